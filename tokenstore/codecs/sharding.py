@@ -1,0 +1,79 @@
+"""Shards: a split's chunks, each with its CRC-32C, behind one index (Zarr's `sharding_indexed`).
+
+Source: FORMAT.md, section 4, and the Zarr v3 specification's sharding codec, version 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import CodecError, DamageError
+
+CHECKSUM_NBYTES = 4
+ABSENT = np.uint64(2**64 - 1)
+"""Offset and length of a chunk that holds no sample."""
+
+Bytes = npt.NDArray[np.uint8]
+Index = npt.NDArray[np.uint64]
+
+
+def crc32c(data: bytes | Bytes) -> int:
+    """CRC-32C (Castagnoli) of some bytes."""
+    return int(google_crc32c.value(data))
+
+
+def index_nbytes(chunks_per_shard: int) -> int:
+    """Bytes of a shard's index: two uint64 a chunk, and a CRC-32C."""
+    return 16 * chunks_per_shard + CHECKSUM_NBYTES
+
+
+def encode_shard(payloads: Iterable[bytes], chunks_per_shard: int) -> bytes:
+    """A shard's bytes from its chunks' encoded payloads, in order; missing last chunks are absent."""
+    index = np.full((chunks_per_shard, 2), ABSENT, dtype="<u8")
+    parts: list[bytes] = []
+    offset = 0
+    for position, payload in enumerate(payloads):
+        parts += (payload, crc32c(payload).to_bytes(CHECKSUM_NBYTES, "little"))
+        index[position] = (offset, len(payload) + CHECKSUM_NBYTES)
+        offset += len(payload) + CHECKSUM_NBYTES
+    encoded_index = index.tobytes()
+    parts += (encoded_index, crc32c(encoded_index).to_bytes(CHECKSUM_NBYTES, "little"))
+    return b"".join(parts)
+
+
+def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str) -> Index:
+    """Offset and length with checksum of each of a shard's first `chunks` chunks: (chunks, 2) uint64.
+
+    `data` are the last `index_nbytes(...)` bytes of a shard of `shard_nbytes`. Raises DamageError where
+    the index's checksum is wrong, a chunk is missing or lies outside the shard.
+    """
+    array = np.frombuffer(data, dtype=np.uint8)
+    stored = int.from_bytes(array[-CHECKSUM_NBYTES:].tobytes(), "little")
+    actual = crc32c(array[:-CHECKSUM_NBYTES])
+    if stored != actual:
+        raise DamageError(f"{where}: the shard index has CRC-32C {actual:08x}, expected {stored:08x}")
+    index: Index = array[:-CHECKSUM_NBYTES].view("<u8").reshape(-1, 2)[:chunks].astype(np.uint64)
+    room = shard_nbytes - len(array)
+    offset, length = index[:, 0], index[:, 1]
+    wrong = (length < CHECKSUM_NBYTES) | (length > room) | (offset > room) | (offset + length > room)
+    if wrong.any():
+        chunk = int(np.argmax(wrong))
+        found = (
+            "is missing" if offset[chunk] == ABSENT else f"lies outside the shard's {room} bytes of chunks"
+        )
+        raise DamageError(f"{where}: chunk {chunk} of the shard {found}")
+    return index
+
+
+def checked_payload(chunk: Bytes) -> Bytes:
+    """A chunk's payload without its checksum; raises CodecError where the checksum is wrong."""
+    payload = chunk[:-CHECKSUM_NBYTES]
+    stored = int.from_bytes(chunk[-CHECKSUM_NBYTES:].tobytes(), "little")
+    actual = crc32c(payload)
+    if stored != actual:
+        raise CodecError(f"the chunk has CRC-32C {actual:08x}, expected {stored:08x}")
+    return payload

@@ -1,0 +1,265 @@
+"""Conversion: a source and a tokenizer in, a store out.
+
+Samples are taken in the source's order. A sample that cannot be read is reported and left out, together
+with its label. A shard is a pure function of the source, the tokenizer and the position it begins at:
+batches never reach over the end of a shard, so a conversion that was killed and resumed gives the same
+bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenstore.errors import ConversionError, SourceError, TokenizerError
+from tokenstore.image_conversion import ImageConversion
+from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
+from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.storage import Storage
+from tokenstore.store import LABELS, Store
+from tokenstore.tokenizers import codebook_fingerprint, load_codebook
+from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.writer import (
+    CHUNK_SAMPLES,
+    Column,
+    Skip,
+    SplitWriter,
+    StoreSpec,
+    StoreWriter,
+    finish_commit,
+    samples_table,
+)
+
+OnError: TypeAlias = Literal["limit", "skip", "fail"]
+_SCAN_SAMPLES = 4096
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What a conversion is to do; all but `batch_size` and `workers` decide the store's bytes."""
+
+    codec: str = "bitpack"
+    """bitpack, zstd, or auto: whichever makes the first shard smaller."""
+    chunk_samples: int = CHUNK_SAMPLES
+    shard_samples: int | None = None
+    splits: tuple[str, ...] | None = None
+    limit: int | None = None
+    on_error: OnError = "limit"
+    """Bad samples: skip and report up to 1 % of a split and fail beyond, skip any number, or fail at one."""
+    image_size: int | None = None
+    resize: Resize = "squash"
+    max_pixels: int = ImageOptions(1).max_pixels
+    codebook_size: int | None = None
+    """For codes whose source does not say; else the largest code + 1."""
+    batch_size: int = 32
+    workers: int = field(default_factory=available_cores)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is: samples of the source dealt with, of `total`, in one split."""
+
+    split: str
+    done: int
+    total: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did."""
+
+    manifest: Manifest
+    skipped: Mapping[str, Sequence[Skip]]
+    resumed_at: Mapping[str, int]
+    """The first sample of each split that was not yet in the store."""
+    already_complete: bool = False
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+
+
+def convert(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    tokenizer: Tokenizer | None = None,
+    options: ConvertOptions | None = None,
+    resume: bool = False,
+    codebook: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Conversion:
+    """Convert a source to a store at `out`: a folder, a `.zip` file or an fsspec URL.
+
+    Images need a `tokenizer`; codes are stored as they are, with the vectors in the file `codebook` or those
+    the source has. Whatever stops a conversion, it leaves a store that `resume=True` goes on with.
+
+    Raises SourceError, TokenizerError, StoreExistsError, and ConversionError for too many bad samples or for a
+    store that was begun with other inputs.
+    """
+    options = options or ConvertOptions()
+    target = Storage(out, storage_options)
+    if resume and finish_commit(target):
+        return Conversion(Store(target).manifest, {}, {}, already_complete=True)
+    names = _chosen_splits(source, options.splits)
+    if isinstance(source, ImageSource):
+        if tokenizer is None:
+            raise TokenizerError("a source of images needs a tokenizer, found none")
+        encoder = Encoder(tokenizer, options.image_size)
+        spec = _image_spec(source, encoder, options)
+    else:
+        spec = _code_spec(source, names, options, codebook)
+    skipped: dict[str, list[Skip]] = {}
+    resumed_at: dict[str, int] = {}
+    with StoreWriter(target, spec, resume=resume, inputs=_inputs(source, names, spec, options)) as writer:
+        for name in names:
+            split = source.splits[name]
+            listed = len(split) if options.limit is None else min(options.limit, len(split))
+            labels = split.labels(0, 0) is not None
+            progress = _Reporter(name, listed, on_progress)
+            if isinstance(source, ImageSource):
+                part = writer.split(name, listed, labels=labels)
+                resumed_at[name] = part.source_position
+                image_options = ImageOptions(encoder.image_size, options.resize, options.max_pixels)
+                ImageConversion(
+                    source.splits[name], part, encoder, image_options, source.class_names, _allowed(options, listed)
+                ).run(listed, options.batch_size, options.workers, progress)
+            else:
+                part = writer.split(name, listed, labels=labels, columns=_columns(source.splits[name]))
+                resumed_at[name] = part.source_position
+                _convert_codes(source.splits[name], part, listed, source.class_names, progress)
+            skipped[name] = part.skipped
+        if not any(part.samples for part in writer.splits):
+            raise ConversionError(f"{source.location}: no sample could be converted; the first reason: "
+                                  f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}")
+        manifest = writer.commit()
+    return Conversion(manifest, skipped, resumed_at)
+
+
+class _Reporter:
+    def __init__(self, split: str, total: int, on_progress: OnProgress | None) -> None:
+        self._split, self._total, self._on_progress = split, total, on_progress
+
+    def __call__(self, done: int, skipped: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._split, done, self._total, skipped))
+
+
+def _convert_codes(
+    split: CodeSplit,
+    part: SplitWriter,
+    listed: int,
+    class_names: tuple[str, ...] | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    while (start := part.source_position) < listed:
+        progress(start, 0)
+        stop = min(start + part.shard_samples, listed)
+        labels = split.labels(start, stop)
+        columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
+        if labels is not None:
+            columns[LABELS] = labels
+        rows = samples_table(np.arange(start, stop), split.names(start, stop), labels, class_names)
+        part.write_shard(split.codes(start, stop), columns, rows, stop, [])
+    progress(listed, 0)
+
+
+def _allowed(options: ConvertOptions, listed: int) -> int | None:
+    """How many samples may be bad; None for any number."""
+    return {"limit": listed // 100, "skip": None, "fail": 0}[options.on_error]
+
+
+def _chosen_splits(source: Source, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    missing = [name for name in wanted or () if name not in source.splits]
+    if missing:
+        raise SourceError(f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}")
+    return wanted or tuple(name for name in source.splits if len(source.splits[name]))
+
+
+def _image_spec(source: ImageSource, encoder: Encoder, options: ConvertOptions) -> StoreSpec:
+    tokenizer = encoder.tokenizer
+    return StoreSpec(
+        grid=encoder.grid,
+        codebook_sizes=tokenizer.codebook_sizes,
+        tokenizer=TokenizerIdentity(tokenizer.name, tokenizer.fingerprint),
+        codec=options.codec,
+        chunk_samples=options.chunk_samples,
+        shard_samples=options.shard_samples,
+        class_names=source.class_names,
+        preprocessing=Preprocessing(encoder.image_size, encoder.image_size, options.resize),
+        source_kind=source.kind,
+        codebook=tokenizer.codebook,
+    )
+
+
+def _code_spec(
+    source: CodeSource,
+    names: tuple[str, ...],
+    options: ConvertOptions,
+    codebook: str | os.PathLike[str] | None,
+) -> StoreSpec:
+    vectors = source.codebook
+    path = codebook or source.codebook_path
+    if path is not None:
+        vectors = load_codebook(path)
+    if options.codebook_size is not None:
+        sizes: tuple[int, ...] = (options.codebook_size,)
+    elif source.codebook_sizes is not None:
+        sizes = source.codebook_sizes
+    elif vectors is not None:
+        sizes = (vectors.shape[-2],) * (vectors.shape[0] if vectors.ndim == 3 else 1)
+    else:
+        sizes = (1 + max(_largest_code(source.splits[name], options.limit) for name in names),)
+    return StoreSpec(
+        grid=source.grid,
+        codebook_sizes=sizes,
+        tokenizer=TokenizerIdentity(
+            source.tokenizer_name, None if vectors is None else codebook_fingerprint(vectors)
+        ),
+        codec=options.codec,
+        chunk_samples=options.chunk_samples,
+        shard_samples=options.shard_samples,
+        class_names=source.class_names,
+        source_kind=source.kind,
+        codebook=vectors,
+        synonyms=source.synonyms,
+    )
+
+
+def _largest_code(split: CodeSplit, limit: int | None) -> int:
+    samples = len(split) if limit is None else min(limit, len(split))
+    blocks = range(0, samples, _SCAN_SAMPLES)
+    return max((int(split.codes(b, min(b + _SCAN_SAMPLES, samples)).max()) for b in blocks), default=0)
+
+
+def _columns(split: CodeSplit) -> dict[str, Column]:
+    return {name: Column(np.dtype(dtype), shape) for name, (dtype, shape) in split.columns.items()}
+
+
+def _inputs(
+    source: Source, names: tuple[str, ...], spec: StoreSpec, options: ConvertOptions
+) -> dict[str, Any]:
+    """All that decides the store's bytes, as JSON values."""
+    decisions = {k: v for k, v in asdict(options).items() if k not in ("batch_size", "workers")}
+    splits: dict[str, Split] = {name: source.splits[name] for name in names}
+    return {
+        "source": {"kind": source.kind, "splits": {n: [len(s), s.fingerprint()] for n, s in splits.items()}},
+        "tokenizer": str(spec.tokenizer),
+        "grid": spec.grid,
+        "codebook_sizes": spec.codebook_sizes,
+        **decisions,
+    }

@@ -1,0 +1,72 @@
+"""Every error tokenstore raises on purpose.
+
+    TokenstoreError
+    ├── ManifestError          the manifest is not valid
+    │   └── VersionError       the store needs a newer tokenstore
+    ├── StoreError             a store, as a whole, cannot be used
+    │   ├── NotAStoreError     nothing there, or something else
+    │   ├── IncompleteStoreError   a conversion has not finished
+    │   └── StoreExistsError   writing would overwrite
+    ├── DamageError            stored bytes are not those that were written
+    ├── CodecError             codes do not fit the codec, or bytes do not decode
+    ├── SourceError            a source, as a whole, cannot be read
+    │   └── SampleError        one sample of a source cannot be read
+    ├── TokenizerError         a tokenizer cannot be loaded, or does not fit
+    └── ConversionError        a conversion stopped; the store can be resumed
+
+A message says what was expected, what was found, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TokenstoreError(Exception):
+    """Base of all errors raised by tokenstore."""
+
+
+class ManifestError(TokenstoreError, ValueError):
+    """A store's manifest is missing a field, or a field has a wrong value."""
+
+
+class VersionError(ManifestError):
+    """The store was written in a format, or with a feature, that this version does not know."""
+
+
+class StoreError(TokenstoreError):
+    """A store as a whole cannot be used."""
+
+
+class NotAStoreError(StoreError, FileNotFoundError):
+    """There is no token store at the path."""
+
+
+class IncompleteStoreError(StoreError):
+    """The store's conversion has not finished, so it has no manifest yet."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """Something is already at the path where a store was to be written."""
+
+
+class DamageError(TokenstoreError):
+    """Stored bytes are missing or are not those that were written."""
+
+
+class CodecError(TokenstoreError, ValueError):
+    """Codes do not fit their codec, or bytes are not a valid encoding."""
+
+
+class SourceError(TokenstoreError):
+    """A source of samples cannot be opened, or contradicts itself."""
+
+
+class SampleError(SourceError):
+    """One sample of a source cannot be read; the message is the reason."""
+
+
+class TokenizerError(TokenstoreError):
+    """A tokenizer cannot be loaded, or does not fit the data it was given."""
+
+
+class ConversionError(TokenstoreError):
+    """A conversion stopped before its end; the message says how to go on."""

@@ -1,0 +1,192 @@
+"""The images of one split through the tokenizer into shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import ConversionError, SampleError
+from tokenstore.sources.base import ImageSplit, Labels
+from tokenstore.sources.decoding import DecodedBatch, decode_in_order
+from tokenstore.sources.images import ImageOptions, Pixels
+from tokenstore.store import LABELS
+from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.writer import Skip, SplitWriter, samples_table
+
+SAVE_SECONDS = 30.0
+"""How much work a crash may lose."""
+
+
+@dataclass
+class _OpenShard:
+    """The samples of a shard that is not full yet, up to the last batch that was encoded."""
+
+    codes: npt.NDArray[Any]
+    count: int = 0
+    rows: list[_Row] = field(default_factory=list)
+    source_stop: int = 0
+
+
+@dataclass(frozen=True)
+class _Row:
+    source_index: int
+    source: str
+    label: int | None
+    width: int
+    height: int
+    nbytes: int
+
+
+class ImageConversion:
+    """Converts one split; begins where an interrupted conversion stood.
+
+    Raises ConversionError when more than `allowed` samples are bad.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        part: SplitWriter,
+        encoder: Encoder,
+        options: ImageOptions,
+        class_names: tuple[str, ...] | None,
+        allowed: int | None,
+    ) -> None:
+        self._split = split
+        self._part = part
+        self._encoder = encoder
+        self._options = options
+        self._class_names = class_names
+        self._allowed = allowed
+        self._bad = len(part.skipped)
+        self._skipped: list[Skip] = []
+        self._shard = self._new_shard(part.source_position)
+        self._pending: list[_Row] = []
+        self._pixels: Pixels = np.empty(0, np.uint8)
+        self._saved = time.monotonic()
+
+    def run(self, listed: int, batch_size: int, workers: int, progress: Callable[[int, int], None]) -> None:
+        """Convert the split's first `listed` samples."""
+        self._pixels = np.empty((batch_size, self._options.height, self._options.width, 3), np.uint8)
+        self._load()
+        try:
+            for batch in decode_in_order(self._split, self._shard.source_stop, listed, self._options, workers):
+                self._take(batch)
+                progress(batch.start + len(batch.outcomes), self._bad)
+        except BaseException:
+            self._save()
+            raise
+        self._encode()
+        self._close_shard()
+        self._part.finish(self._skipped)
+
+    def _take(self, batch: DecodedBatch) -> None:
+        stop = batch.start + len(batch.outcomes)
+        names = self._split.names(batch.start, stop).to_pylist()
+        labels = self._split.labels(batch.start, stop)
+        for position, outcome in enumerate(batch.outcomes):
+            index = batch.start + position
+            if isinstance(outcome, SampleError):
+                self._skip(Skip(index, names[position], str(outcome)))
+                continue
+            label = None if labels is None else int(labels[position])
+            self._pixels[len(self._pending)] = batch.pixels[position]
+            self._pending.append(
+                _Row(index, names[position], label, outcome.width, outcome.height, outcome.nbytes)
+            )
+            room = self._part.shard_samples - self._shard.count
+            if len(self._pending) == min(len(self._pixels), room):
+                self._encode()
+                if self._shard.count == self._part.shard_samples:
+                    self._close_shard()
+                elif time.monotonic() - self._saved > SAVE_SECONDS:
+                    self._save()
+
+    def _skip(self, skip: Skip) -> None:
+        self._skipped.append(skip)
+        self._bad += 1
+        if self._allowed is not None and self._bad > self._allowed:
+            allowed = f"{self._allowed} of them may be" if self._allowed else "none may be"
+            raise ConversionError(
+                f"split {self._part.name}: {self._bad} samples cannot be read, {allowed}; the last is "
+                f"{skip.source}: {skip.reason}. Mend or remove it, or use --on-error skip"
+            )
+
+    def _encode(self) -> None:
+        if not self._pending:
+            return
+        shard, rows = self._shard, self._pending
+        shard.codes[shard.count : shard.count + len(rows)] = self._encoder(self._pixels[: len(rows)])
+        shard.rows[shard.count :] = rows
+        shard.count, shard.source_stop, self._pending = shard.count + len(rows), rows[-1].source_index + 1, []
+
+    def _close_shard(self) -> None:
+        shard = self._shard
+        if not shard.count:
+            return
+        labels = self._labels(shard.rows)
+        table = samples_table(
+            np.array([row.source_index for row in shard.rows]),
+            [row.source for row in shard.rows],
+            labels,
+            self._class_names,
+            width=[row.width for row in shard.rows],
+            height=[row.height for row in shard.rows],
+            source_bytes=[row.nbytes for row in shard.rows],
+        )
+        before, after = self._skips_before(shard.source_stop)
+        columns = {} if labels is None else {LABELS: labels}
+        self._part.write_shard(shard.codes[: shard.count], columns, table, shard.source_stop, before)
+        self._skipped = after
+        self._shard = self._new_shard(shard.source_stop)
+        self._saved = time.monotonic()
+
+    def _labels(self, rows: list[_Row]) -> Labels | None:
+        labels = [row.label for row in rows if row.label is not None]
+        return np.array(labels, np.int32) if labels else None
+
+    def _skips_before(self, source_stop: int) -> tuple[list[Skip], list[Skip]]:
+        before = [skip for skip in self._skipped if skip.source_index < source_stop]
+        return before, self._skipped[len(before) :]
+
+    def _new_shard(self, source_stop: int) -> _OpenShard:
+        codes = np.empty((self._part.shard_samples, *self._encoder.grid), self._encoder.dtype)
+        return _OpenShard(codes, source_stop=source_stop)
+
+    def _save(self) -> None:
+        """Keep the open shard's encoded samples, so that a resumed conversion need not encode them again."""
+        shard = self._shard
+        if shard.count:
+            facts = {
+                "shard": self._part.shards,
+                "source_stop": shard.source_stop,
+                "rows": [list(asdict(row).values()) for row in shard.rows[: shard.count]],
+                "skipped": [list(asdict(skip).values()) for skip in self._skips_before(shard.source_stop)[0]],
+            }
+            state = io.BytesIO()
+            text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+            np.savez(state, allow_pickle=False, codes=shard.codes[: shard.count], facts=text)
+            self._part.save_open_shard(state.getvalue())
+        self._saved = time.monotonic()
+
+    def _load(self) -> None:
+        state = self._part.load_open_shard()
+        if state is None:
+            return
+        with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+            codes, facts = arrays["codes"], json.loads(arrays["facts"].tobytes())
+        if facts["shard"] != self._part.shards:
+            return
+        self._shard.codes[: len(codes)] = codes
+        self._shard.rows = [_Row(*row) for row in facts["rows"]]
+        self._shard.count, self._shard.source_stop = len(codes), facts["source_stop"]
+        self._skipped = [Skip(*skip) for skip in facts["skipped"]]
+        self._bad += len(self._skipped)
+

@@ -1,0 +1,292 @@
+"""What a store says about itself: frozen dataclasses <-> JSON, versioned.
+
+The manifest is the `tokenstore` attribute of the store's root group, so the root `zarr.json` is both
+what Zarr opens and what makes a store complete (FORMAT.md, section 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tokenstore.errors import DamageError, ManifestError, VersionError
+
+FORMAT_VERSION = 1
+REQUIRES = "0.1.0"
+"""The oldest tokenstore that reads what this version writes."""
+KNOWN_FEATURES = frozenset({"bitpack", "zstd"})
+MAX_CODEBOOK_SIZE = 2**31
+
+_EMPTY_DIGEST = "0" * 64
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TokenizerIdentity:
+    """Which tokenizer made the codes."""
+
+    name: str
+    fingerprint: str | None = None
+    """SHA-256 (hex) of weights, codebook and configuration; None where nothing is known."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image became the tokenizer's input."""
+
+    height: int
+    width: int
+    resize: str
+    filter: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What a split holds and what it was made from."""
+
+    samples: int
+    skipped: int = 0
+    source_bytes: int | None = None
+    """Bytes of the encoded images that were converted; None where the source was codes."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of one file of the store."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a store says about itself.
+
+    `grid` is the shape of one sample's codes. With several codebooks its first axis counts them and
+    `codebook_sizes` has one entry each; else `codebook_sizes` has one entry.
+    """
+
+    tokenizer: TokenizerIdentity
+    grid: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    splits: Mapping[str, SplitSummary]
+    files: Mapping[str, FileRecord] = field(default_factory=dict, repr=False)
+    features: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    source_kind: str | None = None
+    created_by: str = ""
+    requires: str = REQUIRES
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def codebook_size(self) -> int:
+        """The largest codebook's size: every code is below it."""
+        return max(self.codebook_sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values, without its digest."""
+        return {
+            "format_version": self.format_version,
+            "requires": self.requires,
+            "features": list(self.features),
+            "created_by": self.created_by,
+            "tokenizer": {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
+            "grid": list(self.grid),
+            "codebook_sizes": list(self.codebook_sizes),
+            "preprocessing": None if self.preprocessing is None else vars(self.preprocessing),
+            "source_kind": self.source_kind,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "splits": {name: vars(split) for name, split in self.splits.items()},
+            "files": {path: [record.size, record.sha256] for path, record in self.files.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: object) -> Manifest:
+        """Parse and check a manifest; raises ManifestError, or VersionError for a newer store."""
+        root = _Fields(values, "manifest")
+        version = root.integer("format_version", minimum=1)
+        requires = root.get("requires", str)
+        features = tuple(root.strings("features"))
+        unknown = sorted(set(features) - KNOWN_FEATURES)
+        if version > FORMAT_VERSION or unknown:
+            what = f"feature {unknown[0]!r}" if unknown else f"format version {version}"
+            raise VersionError(
+                f"this store needs tokenstore >= {requires}: it uses {what}, which this version does not know "
+                f"(it reads format version {FORMAT_VERSION} with {sorted(KNOWN_FEATURES)}). Upgrade tokenstore"
+            )
+        tokenizer = root.fields("tokenizer")
+        preprocessing = root.get("preprocessing", (dict, type(None)))
+        class_names = root.get("class_names", (list, type(None)))
+        manifest = cls(
+            tokenizer=TokenizerIdentity(
+                tokenizer.get("name", str), tokenizer.get("fingerprint", (str, type(None)))
+            ),
+            grid=tuple(root.integers("grid", minimum=1)),
+            codebook_sizes=tuple(root.integers("codebook_sizes", minimum=1, maximum=MAX_CODEBOOK_SIZE)),
+            splits={name: _split(root.fields("splits"), name) for name in root.get("splits", dict)},
+            files={path: _file(root.fields("files"), path) for path in root.get("files", dict)},
+            features=features,
+            class_names=None if class_names is None else tuple(root.strings("class_names")),
+            preprocessing=None if preprocessing is None else _preprocessing(root.fields("preprocessing")),
+            source_kind=root.get("source_kind", (str, type(None))),
+            created_by=root.get("created_by", str),
+            requires=requires,
+            format_version=version,
+        )
+        manifest.check()
+        return manifest
+
+    def check(self) -> None:
+        """Raise ManifestError where fields contradict each other."""
+        if not self.grid:
+            raise ManifestError("manifest.grid: expected at least one axis, found []")
+        if not self.codebook_sizes:
+            raise ManifestError("manifest.codebook_sizes: expected at least one size, found []")
+        codebooks = len(self.codebook_sizes)
+        if codebooks > 1 and self.grid[0] != codebooks:
+            raise ManifestError(
+                f"manifest.grid: with {codebooks} codebooks the first axis must be {codebooks}, "
+                f"found {list(self.grid)}"
+            )
+        if max(self.codebook_sizes) > MAX_CODEBOOK_SIZE:
+            raise ManifestError(
+                f"manifest.codebook_sizes: expected at most {MAX_CODEBOOK_SIZE} codes, "
+                f"found {max(self.codebook_sizes)}"
+            )
+        for path in self.files:
+            if path.startswith("/") or ".." in path.split("/"):
+                raise ManifestError(f"manifest.files: expected a path inside the store, found {path!r}")
+
+
+def encode_root(manifest: Manifest, nodes: Mapping[str, dict[str, Any]]) -> bytes:
+    """The bytes of a complete store's root `zarr.json`.
+
+    `nodes` maps the path of every group and array in the store to its metadata document, so that Zarr
+    readers need one request. Source: FORMAT.md, section 2.
+    """
+    document = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"tokenstore": {**manifest.to_dict(), "digest": _EMPTY_DIGEST}},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": dict(nodes)},
+    }
+    blank = encode_json(document)
+    digest = hashlib.sha256(blank).hexdigest()
+    return blank.replace(f'"digest": "{_EMPTY_DIGEST}"'.encode(), f'"digest": "{digest}"'.encode())
+
+
+def decode_root(data: bytes, where: str) -> Manifest:
+    """The manifest in a root `zarr.json`, its digest checked.
+
+    Raises ManifestError where the document is no store's, VersionError where it is a newer store's and
+    DamageError where its bytes have changed since they were written.
+    """
+    try:
+        attributes = json.loads(data.decode("utf-8"))["attributes"]["tokenstore"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ManifestError(
+            f"{where}: expected a Zarr v3 group with a 'tokenstore' attribute, found none ({error!r}). "
+            "Either this is not a token store or its root zarr.json is damaged"
+        ) from error
+    manifest = Manifest.from_dict(attributes)
+    digest = _Fields(attributes, "manifest").get("digest", str)
+    written = digest.encode()
+    if re.fullmatch(b"[0-9a-f]{64}", written) and data.count(written) == 1:
+        actual = hashlib.sha256(data.replace(written, _EMPTY_DIGEST.encode())).hexdigest()
+    else:
+        actual = "not computable"
+    if actual != digest:
+        raise DamageError(
+            f"{where}: the manifest's digest is {digest!r} but its bytes give {actual}: the file was changed "
+            "after it was written. Restore it from a copy"
+        )
+    return manifest
+
+
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    """A metadata document as this library writes it: UTF-8, two spaces of indent."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _split(splits: _Fields, name: str) -> SplitSummary:
+    fields = splits.fields(name)
+    source_bytes = fields.get("source_bytes", (int, type(None)))
+    return SplitSummary(
+        samples=fields.integer("samples"),
+        skipped=fields.integer("skipped"),
+        source_bytes=None if source_bytes is None else fields.integer("source_bytes"),
+    )
+
+
+def _file(files: _Fields, path: str) -> FileRecord:
+    record = files.get(path, list)
+    if (
+        len(record) != 2
+        or type(record[0]) is not int
+        or record[0] < 0
+        or not isinstance(record[1], str)
+        or not re.fullmatch("[0-9a-f]{64}", record[1])
+    ):
+        raise ManifestError(f"manifest.files[{path!r}]: expected [size, SHA-256 in hex], found {record!r}")
+    return FileRecord(record[0], record[1])
+
+
+def _preprocessing(fields: _Fields) -> Preprocessing:
+    return Preprocessing(
+        height=fields.integer("height", minimum=1),
+        width=fields.integer("width", minimum=1),
+        resize=fields.get("resize", str),
+        filter=fields.get("filter", str),
+    )
+
+
+class _Fields:
+    """A JSON object whose fields are read with their expected type, or raise ManifestError."""
+
+    def __init__(self, values: object, where: str) -> None:
+        if not isinstance(values, dict):
+            raise ManifestError(f"{where}: expected a JSON object, found {type(values).__name__}")
+        self._values = values
+        self._where = where
+
+    def get(self, name: str, kind: type[_T] | tuple[type, ...]) -> Any:
+        if name not in self._values:
+            raise ManifestError(f"{self._where}.{name}: missing")
+        value = self._values[name]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if type(value) not in kinds:
+            expected = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            raise ManifestError(f"{self._where}.{name}: expected {expected}, found {value!r:.80}")
+        return value
+
+    def fields(self, name: str) -> _Fields:
+        return _Fields(self.get(name, dict), f"{self._where}.{name}")
+
+    def integer(self, name: str, minimum: int = 0, maximum: int = 2**63 - 1) -> int:
+        return self._bounded(name, self.get(name, int), minimum, maximum)
+
+    def integers(self, name: str, minimum: int = 0, maximum: int = 2**63 - 1) -> list[int]:
+        values = self.get(name, list)
+        return [self._bounded(f"{name}[{i}]", value, minimum, maximum) for i, value in enumerate(values)]
+
+    def strings(self, name: str) -> list[str]:
+        values: list[str] = self.get(name, list)
+        for i, value in enumerate(values):
+            if not isinstance(value, str):
+                raise ManifestError(f"{self._where}.{name}[{i}]: expected str, found {value!r:.80}")
+        return values
+
+    def _bounded(self, name: str, value: object, minimum: int, maximum: int) -> int:
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise ManifestError(
+                f"{self._where}.{name}: expected an integer from {minimum} to {maximum}, found {value!r:.80}"
+            )
+        return value

@@ -1,0 +1,162 @@
+"""Decode processes: an image split's samples as batches of pixels, in order, with bounded memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.shared_memory import SharedMemory
+from typing import TypeAlias
+
+import numpy as np
+
+from tokenstore.errors import SampleError, SourceError
+from tokenstore.sources.base import ImageRequest, ImageSplit
+from tokenstore.sources.images import ImageOptions, Pixels, decode_image
+
+TASK_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """The size of an image as it is looked at, in pixels, and of its file, in bytes."""
+
+    width: int
+    height: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Neighbouring samples: `pixels` (n, H, W, 3) uint8, where a sample that is bad holds anything.
+
+    `pixels` are only valid until the next batch is asked for.
+    """
+
+    start: int
+    pixels: Pixels
+    outcomes: list[ImageFacts | SampleError]
+
+
+_Outcomes: TypeAlias = list[ImageFacts | SampleError]
+
+
+def decode_in_order(
+    split: ImageSplit, start: int, stop: int, options: ImageOptions, workers: int
+) -> Iterator[DecodedBatch]:
+    """Decode samples [start, stop) in `workers` processes, or in this one where that is 0.
+
+    Raises SourceError where a decode process dies.
+    """
+    tasks = [(first, min(first + TASK_SAMPLES, stop)) for first in range(start, stop, TASK_SAMPLES)]
+    shape = (TASK_SAMPLES, options.height, options.width, 3)
+    if workers < 1:
+        pixels = np.empty(shape, np.uint8)
+        for first, last in tasks:
+            outcomes = _decode_request(split.request(first, last), options, pixels)
+            yield DecodedBatch(first, pixels[: last - first], outcomes)
+        return
+    with _Slots(2 * workers + 2, shape) as slots, _pool(workers, slots, options) as pool:
+        running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
+        waiting = deque(tasks)
+        free = deque(range(len(slots)))
+        try:
+            while waiting or running:
+                while waiting and free:
+                    first, last = waiting.popleft()
+                    slot = free.popleft()
+                    running.append((first, last, slot, pool.submit(_work, split.request(first, last), slot)))
+                first, last, slot, future = running.popleft()
+                yield DecodedBatch(first, slots[slot][: last - first], future.result())
+                free.append(slot)
+        except BrokenProcessPool as error:
+            raise SourceError(
+                "a decode process died (killed, or out of memory) at samples "
+                f"{first} to {last - 1}. Use fewer --workers or a smaller --max-pixels"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int, slots: _Slots, options: ImageOptions) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_work,
+        initargs=(slots.names, slots.shape, options),
+    )
+
+
+class _Slots:
+    """Shared memory that decode processes fill with pixels, a task a slot."""
+
+    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._memory = [SharedMemory(create=True, size=int(np.prod(shape))) for _ in range(count)]
+        self.names = [memory.name for memory in self._memory]
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def __getitem__(self, slot: int) -> Pixels:
+        return np.ndarray(self.shape, np.uint8, buffer=self._memory[slot].buf)
+
+    def __enter__(self) -> _Slots:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for memory in self._memory:
+            memory.unlink()
+            try:
+                memory.close()
+            except BufferError:  # a caller still looks at the last batch; the memory goes with it
+                memory._buf = memory._mmap = None  # type: ignore[attr-defined]
+
+
+_slots: list[SharedMemory] = []
+_shape: tuple[int, ...] = ()
+_options: ImageOptions
+
+
+def _begin_work(names: list[str], shape: tuple[int, ...], options: ImageOptions) -> None:
+    """Set up a decode process: it leaves Ctrl-C to its parent, and ends when its parent does."""
+    global _shape, _options
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _slots.extend(SharedMemory(name) for name in names)
+    _shape, _options = shape, options
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _work(request: ImageRequest, slot: int) -> _Outcomes:
+    pixels: Pixels = np.ndarray(_shape, np.uint8, buffer=_slots[slot].buf)
+    return _decode_request(request, _options, pixels)
+
+
+def _decode_request(request: ImageRequest, options: ImageOptions, pixels: Pixels) -> _Outcomes:
+    outcomes: _Outcomes = []
+    for position, data in enumerate(request.read()):
+        if isinstance(data, SampleError):
+            outcomes.append(data)
+            continue
+        try:
+            image = decode_image(data, options)
+        except SampleError as error:
+            outcomes.append(error)
+            continue
+        pixels[position] = image.pixels
+        outcomes.append(ImageFacts(image.width, image.height, len(data)))
+    return outcomes

@@ -1,0 +1,274 @@
+"""A folder of images, in class folders or flat, with or without folders for the splits.
+
+root/[train|val|test/]class/any/depth/x.jpg     the class is the first folder below the split
+root/[train|val|test/]x.jpg                     no classes, unless a labels file names them
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstore.errors import SampleError, SourceError
+from tokenstore.sources.base import ImageSource, Labels
+from tokenstore.sources.images import EXTENSIONS
+from tokenstore.sources.labelfile import label_listings
+from tokenstore.sources.listing import (
+    ClassIds,
+    Listing,
+    NameBuilder,
+    Tally,
+    check_range,
+    counted,
+    digest,
+    printable,
+    printable_names,
+    read_file,
+    rows,
+)
+from tokenstore.sources.splits import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+
+_ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class FileRequest:
+    """Some files below one folder, whose name ends in a slash."""
+
+    root: bytes
+    paths: tuple[bytes, ...]
+
+    def read(self) -> Sequence[bytes | SampleError]:
+        return [read_file(self.root + path) for path in self.paths]
+
+
+@dataclass(frozen=True)
+class ImageFolderSplit:
+    """The images of one split, sorted by the bytes of their paths."""
+
+    root: bytes
+    listing: Listing
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    def names(self, start: int, stop: int) -> pa.Array:
+        check_range(start, stop, len(self))
+        return printable_names(rows(self.listing.names, start, stop))
+
+    def labels(self, start: int, stop: int) -> Labels | None:
+        check_range(start, stop, len(self))
+        return None if self.listing.labels is None else self.listing.labels[start:stop]
+
+    def fingerprint(self) -> str:
+        return digest(self.listing.names, self.listing.labels)
+
+    def request(self, start: int, stop: int) -> FileRequest:
+        check_range(start, stop, len(self))
+        return FileRequest(self.root, tuple(rows(self.listing.names, start, stop).to_pylist()))
+
+
+class _PassedOver:
+    """What the walk met and did not list."""
+
+    def __init__(self) -> None:
+        self.others = Tally("{} files passed over: their names do not end like an image's")
+        self.special = Tally("{} named like images passed over: not files, or links to nothing")
+        self.loops = Tally("{} folder links passed over: they lead back to a folder they are in")
+        self.empty_classes = Tally("{} folders hold no images and are not classes")
+
+    def notes(self) -> tuple[str, ...]:
+        tallies = (self.others, self.special, self.loops, self.empty_classes)
+        return tuple(note for tally in tallies for note in tally.notes())
+
+
+def open_imagefolder(location: str | Path, labels: str | Path | None = None) -> ImageSource:
+    """List a folder of images; with `labels`, a CSV file of paths and labels, folders are no classes.
+
+    Raises SourceError where the layout does not say which class or split an image belongs to.
+    """
+    root, passed = _with_slash(location), _PassedOver()
+    folders = _split_folders(root, passed, str(location))
+    class_names: tuple[str, ...] | None
+    if labels is None:
+        listings, class_names = _list_classes(root, folders, passed)
+    else:
+        names = {split: _names_below(root, folder, passed) for split, folder in folders.items()}
+        listings, class_names = label_listings(Path(labels), names)
+    if not any(map(len, listings.values())):
+        raise SourceError(f"{location}: no images found; looked for names ending in {_endings()}")
+    for split, listing in listings.items():
+        if not len(listing):
+            raise SourceError(f"{location}: split {split} has no images; remove its folder or fill it")
+    notes = (*passed.notes(), *_class_notes(listings, class_names))
+    splits = {split: ImageFolderSplit(root, listings[split]) for split in in_usual_order(listings)}
+    return ImageSource("imagefolder", str(location), splits, class_names, notes)
+
+
+def has_images(location: str | Path) -> bool:
+    """Is there an image anywhere below a folder?"""
+    return _holds_images(_with_slash(location), b"", _PassedOver())
+
+
+def _split_folders(root: bytes, passed: _PassedOver, where: str) -> Mapping[str, bytes]:
+    """Split -> path of its folder below the root, `b""` for the root itself."""
+    entries = _scan(root, b"", _PassedOver())
+    folders = [entry for entry in entries if entry.endswith(b"/")]
+    if any(split_of_folder(printable(folder[:-1])) for folder in folders):
+        filled = [folder for folder in folders if _holds_images(root, folder, _PassedOver())]
+        grouped = group_folders([os.fsdecode(folder[:-1]) for folder in filled], where)
+        if grouped is not None:
+            stray = next((entry for entry in entries if not entry.endswith(b"/")), None)
+            if stray is not None:
+                raise SourceError(
+                    f"{where}: image {printable(stray)!r} lies beside the split folders; move it away"
+                )
+            _scan(root, b"", passed)
+            return {split: os.fsencode(folder) + b"/" for split, folder in grouped.items()}
+    return {split_of_folder(Path(where).resolve().name) or DEFAULT_SPLIT: b""}
+
+
+def _list_classes(
+    root: bytes, folders: Mapping[str, bytes], passed: _PassedOver
+) -> tuple[dict[str, Listing], tuple[str, ...] | None]:
+    classes, found = ClassIds(), {}
+    for split, folder in folders.items():
+        found[split] = _list_split(root, folder, classes, passed)
+    listings = {
+        split: Listing(names, None if ids is None else classes.final_labels(ids))
+        for split, (names, ids) in found.items()
+    }
+    return listings, classes.sorted_names() if classes else None
+
+
+def _list_split(
+    root: bytes, folder: bytes, classes: ClassIds, passed: _PassedOver
+) -> tuple[pa.ChunkedArray, Labels | None]:
+    """Names of a split's images, and ids of their classes where it has class folders."""
+    names, runs = NameBuilder(), []
+    entries = _scan(root, folder, passed)
+    flat = [entry for entry in entries if not entry.endswith(b"/")]
+    for entry in entries:
+        if not entry.endswith(b"/"):
+            continue
+        count = names.extend(_walk(root, folder + entry, passed))
+        if not count:
+            passed.empty_classes.add(folder + entry)
+            continue
+        if flat:
+            raise SourceError(
+                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class "
+                f"folder {printable(entry[:-1])!r}; move it into a class folder, or give a labels file"
+            )
+        runs.append((classes[entry[:-1]], count))
+    if flat or not runs:
+        names.extend(folder + entry for entry in flat)
+        return names.finish(), None
+    ids, counts = zip(*runs, strict=True)
+    return names.finish(), np.repeat(np.array(ids, np.int32), counts)
+
+
+def _names_below(root: bytes, folder: bytes, passed: _PassedOver) -> pa.ChunkedArray:
+    names = NameBuilder()
+    names.extend(_walk(root, folder, passed))
+    return names.finish()
+
+
+def _holds_images(root: bytes, folder: bytes, passed: _PassedOver) -> bool:
+    return next(_walk(root, folder, passed), None) is not None
+
+
+def _walk(root: bytes, folder: bytes, passed: _PassedOver) -> Iterator[bytes]:
+    """Paths of all images below a folder, sorted by their bytes, links to folders followed."""
+    above = [_identity(root, folder)]
+    levels = [(folder, iter(_scan(root, folder, passed)))]
+    while levels:
+        prefix, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
+            above.pop()
+        elif not entry.endswith(b"/"):
+            yield prefix + entry
+        else:
+            identity = _identity(root, prefix + entry)
+            if identity in above:
+                passed.loops.add(prefix + entry)
+                continue
+            above.append(identity)
+            levels.append((prefix + entry, iter(_scan(root, prefix + entry, passed))))
+
+
+def _identity(root: bytes, folder: bytes) -> tuple[int, int]:
+    try:
+        status = Path(os.fsdecode(root + folder)).stat()
+    except OSError as error:
+        raise _cannot_list(root, folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _scan(root: bytes, folder: bytes, passed: _PassedOver) -> list[bytes]:
+    """Images and folders in a folder; folders end in a slash, so that they sort as their paths do."""
+    entries = []
+    try:
+        with os.scandir(root + folder) as found:
+            for entry in found:
+                name = entry.name
+                if name.startswith(b"."):
+                    continue
+                if _is(entry, "dir"):
+                    entries.append(name + b"/")
+                elif name.rpartition(b".")[2].lower() not in _ENDINGS:
+                    passed.others.add(folder + name)
+                elif _is(entry, "file"):
+                    entries.append(name)
+                else:
+                    passed.special.add(folder + name)
+    except OSError as error:
+        raise _cannot_list(root, folder, error) from error
+    entries.sort()
+    return entries
+
+
+def _is(entry: os.DirEntry[bytes], what: str) -> bool:
+    try:
+        return entry.is_dir() if what == "dir" else entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _cannot_list(root: bytes, folder: bytes, error: OSError) -> SourceError:
+    return SourceError(f"{printable(root + folder)}: cannot be listed: {error.strerror}")
+
+
+def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:
+    if class_names is None:
+        return
+    folded = Counter(name.casefold() for name in class_names)
+    alike = [name for name in class_names if folded[name.casefold()] > 1]
+    if alike:
+        yield f"classes whose names differ only by case are different classes: {', '.join(alike)}"
+    seen = {
+        split: np.bincount(listing.labels, minlength=len(class_names)) > 0
+        for split, listing in listings.items()
+        if listing.labels is not None
+    }
+    for split, present in seen.items():
+        unknown = np.flatnonzero(present & ~seen.get(DEFAULT_SPLIT, present))
+        if unknown.size:
+            what = f"{{}} classes of split {split} do not occur in {DEFAULT_SPLIT}"
+            yield counted(what, unknown.size, class_names[int(unknown[0])])
+
+
+def _with_slash(location: str | Path) -> bytes:
+    return os.fsencode(location).rstrip(b"/") + b"/"
+
+
+def _endings() -> str:
+    return ", ".join(sorted(EXTENSIONS))

@@ -1,0 +1,212 @@
+"""Encoded images to pixels: any ordinary file in, RGB of one size out.
+
+Decoding runs in processes of its own, so this module imports only numpy, Pillow and simplejpeg. The
+pixels are those that Pillow alone would give, bit for bit; JPEG just gets there faster.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from tokenstore.errors import SampleError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Resize: TypeAlias = Literal["squash", "crop", "pad"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read. Others are refused: one of them (EPS) starts a program."""
+
+EXTENSIONS = frozenset(
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
+    )
+)
+"""File name endings, in lower case and without the dot, that say a file is an image."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are brought to one size; together with the file it decides every pixel.
+
+    `squash` brings both sides to the size, `crop` takes the largest centred part of the size's shape,
+    `pad` fits the whole image inside and fills up with black. All use Pillow's bicubic filter, and
+    none touches an image that has the size already.
+    """
+
+    size: int | tuple[int, int]
+    """Pixels: one number for a square, or (height, width)."""
+    resize: Resize = "squash"
+    max_pixels: int = 89_478_485
+    """Images with more pixels are refused before they are decoded."""
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image size: expected at least 1 pixel a side, got {self.size}")
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"resize: expected one of {', '.join(get_args(Resize))}, got {self.resize!r}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels: expected at least 1, got {self.max_pixels}")
+
+    @property
+    def height(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        return self.size if isinstance(self.size, int) else self.size[1]
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as a tokenizer wants it, and the size that it had."""
+
+    pixels: Pixels
+    """RGB (H, W, 3) uint8 of the size asked for, writable."""
+    width: int
+    """Pixels of the file's image, as it is looked at: after its EXIF orientation."""
+    height: int
+
+
+def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
+    """Decode an image file, turn it upright, make it RGB and resize it.
+
+    Animations give their first frame, transparency lies over white, 16-bit values lose their low byte.
+    Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
+    """
+    try:
+        image = _decode(data, options.max_pixels)
+        pixels = np.array(_resize(image, options))
+    except SampleError:
+        raise
+    except UnidentifiedImageError:
+        raise SampleError(_unidentified(data)) from None
+    except Exception as error:
+        raise SampleError(_reason(error)) from error
+    return DecodedImage(pixels, image.width, image.height)
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    with _pillow_to_ourselves(max_pixels):
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > max_pixels:
+            raise SampleError(
+                f"{image.width} x {image.height} is more than the {max_pixels} pixels allowed",
+            )
+        if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
+            return _decode_with_pillow(image)
+        orientation = _orientation(image)
+    pixels = _decode_jpeg(data, image.height, image.width)
+    if pixels is not None:
+        return _turn(Image.fromarray(pixels), orientation)
+    with _pillow_to_ourselves(max_pixels):
+        return _decode_with_pillow(image)
+
+
+def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels | None:
+    """RGB pixels (H, W, 3), or None where Pillow has to decide whether the file can be decoded."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _decode_with_pillow(image: Image.Image) -> Image.Image:
+    # subtle: Pillow turns some formats upright while it loads them and then drops the tag.
+    image.load()
+    orientation = _orientation(image)
+    # Pillow stretches grey PPM of any depth above 8 bits to 0..65535 and holds it in 32 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise SampleError(
+            f"pixels of 32 bits (Pillow mode {image.mode}) have no agreed range; save as 8 or 16 bits",
+        )
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return _turn(image.convert("RGB"), orientation)
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return None
+
+
+def _turn(image: Image.Image, orientation: Any) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _resize(image: Image.Image, options: ImageOptions) -> Image.Image:
+    width, height = options.width, options.height
+    if image.size == (width, height):
+        return image
+    if options.resize == "squash":
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    if options.resize == "crop":
+        scale = min(image.width / width, image.height / height)
+        left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+        box = (left, top, image.width - left, image.height - top)
+        return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    scale = min(width / image.width, height / image.height)
+    fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    padded = Image.new("RGB", (width, height))
+    corner = ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
+    padded.paste(image.resize(fitted, Image.Resampling.BICUBIC), corner)
+    return padded
+
+
+_pillow_lock = threading.Lock()
+
+
+@contextmanager
+def _pillow_to_ourselves(max_pixels: int) -> Iterator[None]:
+    """Silence Pillow's warnings and lend it our pixel limit: both are state of the whole process.
+
+    subtle: hence the lock. Decoding JPEG and resizing happen outside it.
+    """
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _unidentified(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    return f"not an image of a known format ({', '.join(FORMATS)}): it begins with {data[:12]!r}"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"cannot be decoded: {text or type(error).__name__}"

@@ -1,0 +1,120 @@
+"""Shard files: from a path, a pattern or a folder to the files of each split."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenstore.errors import SourceError
+from tokenstore.sources.splits import (
+    DEFAULT_SPLIT,
+    group_files,
+    group_folders,
+    in_usual_order,
+    split_of_file,
+    split_of_folder,
+)
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_HUB_FOLDER = "data"  # where data sets on the Hugging Face hub keep their files
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of each split."""
+
+    splits: dict[str, tuple[Path, ...]]
+    named: bool
+    """Whether names of files or folders told the splits; otherwise all are in one by default."""
+
+
+def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
+    """The files that a path, a brace or wildcard pattern, or a folder stands for.
+
+    A folder holds files with one of the endings, or holds folders named after splits that do.
+    Raises SourceError where there are none, or where names do not tell the split of each.
+    """
+    path, where = Path(location), str(location)
+    if path.is_dir():
+        return _shards_in_folder(path, endings)
+    files = [path] if path.is_file() else _matching(where)
+    by_name = {file.name: file for file in files}
+    return _shards(by_name, where, DEFAULT_SPLIT)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that `a-{000..012}.tar` or `a.{x,y}` stand for, in that order, as a shell expands them.
+
+    Raises SourceError for braces that hold neither a range nor a list.
+    """
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    choices = found[1].split(",")
+    bounds = _RANGE.fullmatch(found[1])
+    if bounds is not None:
+        first, last = int(bounds[1]), int(bounds[2])
+        width = max(map(len, bounds.groups())) if any(text.startswith("0") for text in bounds.groups()) else 0
+        choices = [f"{number:0{width}}" for number in range(first, last + 1)]
+    if len(choices) < 2 and bounds is None or not choices:
+        raise SourceError(f"{pattern}: expected braces like {{000..012}} or {{a,b}}, found {found[0]}")
+    tails = expand_braces(pattern[found.end() :])
+    return [pattern[: found.start()] + choice + tail for choice, tail in itertools.product(choices, tails)]
+
+
+def files_ending(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """Files directly in a folder, sorted by name, hidden ones left out."""
+    try:
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.name.lower().endswith(tuple(endings)) and not path.name.startswith(".") and path.is_file()
+        )
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
+
+
+def _matching(pattern: str) -> list[Path]:
+    files: list[Path] = []
+    missing = []
+    for name in expand_braces(pattern):
+        matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
+        files += [match for match in matches if match.is_file()]
+        if not any(match.is_file() for match in matches):
+            missing.append(name)
+    if missing:
+        raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
+    return files
+
+
+def _shards_in_folder(folder: Path, endings: Sequence[str]) -> Shards:
+    direct = files_ending(folder, endings)
+    below = {
+        path.name: files
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and (files := files_ending(path, endings))
+    }
+    splits = group_folders(list(below), str(folder))
+    if splits is not None and direct:
+        raise SourceError(
+            f"{folder}: file {direct[0].name!r} lies beside split folder {next(iter(below))!r}; move it away"
+        )
+    if splits:
+        return Shards({split: tuple(below[splits[split]]) for split in in_usual_order(splits)}, named=True)
+    if not direct and _HUB_FOLDER in below:
+        return _shards_in_folder(folder / _HUB_FOLDER, endings)
+    if not direct:
+        raise SourceError(f"{folder}: no files ending in {' or '.join(endings)}, nor split folders of them")
+    by_name = {path.name: path for path in direct}
+    return _shards(by_name, str(folder), split_of_folder(folder.resolve().name) or DEFAULT_SPLIT)
+
+
+def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
+    grouped = group_files(by_name, where, fallback)
+    splits = {split: tuple(by_name[name] for name in grouped[split]) for split in in_usual_order(grouped)}
+    return Shards(splits, named=split_of_file(next(iter(by_name))) is not None)

@@ -1,0 +1,176 @@
+"""The members of an uncompressed tar file, from one walk over its headers.
+
+Python's tarfile stops without a word at a damaged header, and keeps an object for every member; this
+walk does neither. It knows ustar, GNU long names and pax (POSIX.1-2001, pax Interchange Format).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tokenstore.errors import SourceError
+
+_BLOCK = 512
+_MAX_EXTENSION_BYTES = 2**20
+_NO_DATA = frozenset(b"123456")  # links, devices, folders and FIFOs: whatever their size field says
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member, and where its bytes lie in the tar file."""
+
+    name: bytes
+    offset: int
+    size: int
+    is_file: bool
+    """False for folders, links, devices and sparse files, whose bytes are not simply there."""
+    is_folder: bool
+
+
+@dataclass
+class _Extensions:
+    """What extension headers say about the next member."""
+
+    name: bytes | None = None
+    size: int | None = None
+    sparse: bool = False
+
+
+def walk_tar(path: Path) -> Iterator[Member]:
+    """Members in file order.
+
+    Raises SourceError, naming file and offset, where the file is no tar, is compressed, ends too early, or
+    goes on after its end.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _walk(file, path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
+    length = os.fstat(file.fileno()).st_size
+    extensions, offset = _Extensions(), 0
+    while True:
+        header = _header(file, offset, path)
+        if header is None:
+            _check_nothing_follows(file, offset, path)
+            return
+        kind, size = header[156:157], _number(header[124:136], path, offset)
+        name = header[:100].partition(b"\0")[0]
+        prefix = header[345:500].partition(b"\0")[0]
+        if header[257:263] == b"ustar\0" and prefix:
+            name = prefix + b"/" + name
+        if kind not in b"LKxXg":
+            name = name if extensions.name is None else extensions.name
+            size = size if extensions.size is None else extensions.size
+        start = offset + _BLOCK
+        if kind == b"S":
+            start = _after_sparse_headers(file, header, start)
+        stop = start if kind[0] in _NO_DATA else start + size
+        if stop > length:
+            raise SourceError(
+                f"{path}: truncated: member {name!r} at offset {offset} should end at {stop}, but the file "
+                f"ends at {length}"
+            )
+        offset = -(-stop // _BLOCK) * _BLOCK
+        if kind in b"LKxXg":
+            _read_extension(file, kind, start, size, extensions, path)
+            continue
+        folder = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
+        plain = kind in b"\x000" or kind == b"7"
+        yield Member(name, start, size, plain and not folder and not extensions.sparse, folder)
+        extensions = _Extensions()
+
+
+def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
+    """The header at an offset, None for the block of zeros that ends an archive."""
+    file.seek(offset)
+    header = file.read(_BLOCK)
+    if offset == 0:
+        for magic, name in _COMPRESSIONS.items():
+            if header.startswith(magic):
+                raise SourceError(f"{path}: compressed with {name}, so samples cannot be reached singly; "
+                                  "decompress it first")
+        if not header:
+            raise SourceError(f"{path}: expected a tar file, found an empty file")
+    if len(header) < _BLOCK:
+        raise SourceError(
+            f"{path}: truncated: ends at offset {offset + len(header)} without the mark that ends a tar file"
+        )
+    if not any(header):
+        return None
+    expected = header[148:156].strip(b"\0 ")
+    if not expected.isdigit() or int(expected, 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        what = "damaged: no header" if offset else "not a tar file: no header"
+        raise SourceError(f"{path}: {what} at offset {offset}")
+    return header
+
+
+def _number(field: bytes, path: Path, offset: int) -> int:
+    """A number field: octal digits, or big-endian bytes after a set high bit (GNU)."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b"\0 ")
+    try:
+        return int(digits, 8) if digits else 0
+    except ValueError:
+        raise SourceError(f"{path}: damaged: {field!r} is no size, at offset {offset}") from None
+
+
+def _read_extension(
+    file: BinaryIO, kind: bytes, start: int, size: int, extensions: _Extensions, path: Path
+) -> None:
+    if size > _MAX_EXTENSION_BYTES:
+        raise SourceError(f"{path}: damaged: a name of {size} bytes at offset {start}")
+    file.seek(start)
+    payload = file.read(size)
+    if kind == b"L":
+        extensions.name = payload.rstrip(b"\0")
+    elif kind in b"xX":
+        for key, value in _pax_records(payload, path, start):
+            if key == b"path":
+                extensions.name = value
+            elif key == b"size":
+                extensions.size = int(value)
+            elif key.startswith(b"GNU.sparse."):
+                extensions.sparse = True
+
+
+def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes, bytes]]:
+    """Records `length key=value newline`, the length counting all of the record."""
+    position = 0
+    while position < len(payload) and payload[position]:
+        digits = payload[position : position + 20].partition(b" ")[0]
+        stop = position + int(digits) if digits.isdigit() else 0
+        key, equals, value = payload[position + len(digits) + 1 : stop].partition(b"=")
+        if not equals or not value.endswith(b"\n") or (key == b"size" and not value[:-1].isdigit()):
+            raise SourceError(f"{path}: damaged: no pax record at offset {start + position}")
+        yield key, value[:-1]
+        position = stop
+
+
+def _after_sparse_headers(file: BinaryIO, header: bytes, start: int) -> int:
+    continues = header[482]
+    while continues:
+        file.seek(start)
+        block = file.read(_BLOCK)
+        continues = len(block) == _BLOCK and block[504]
+        start += _BLOCK
+    return start
+
+
+def _check_nothing_follows(file: BinaryIO, offset: int, path: Path) -> None:
+    file.seek(offset)
+    while piece := file.read(2**20):
+        if piece.count(0) < len(piece):
+            raise SourceError(
+                f"{path}: holds more after its end mark at offset {offset}, as when tar files are put one "
+                "behind the other; take them apart or build one with `tar --concatenate`"
+            )

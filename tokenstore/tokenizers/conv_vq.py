@@ -1,0 +1,296 @@
+"""The default tokenizer: a convolutional vector quantiser, light to encode with.
+
+Images are cut into patches by a pixel-unshuffle; encoder and decoder work at the resolution of the
+grid, with ConvNeXt blocks (Liu et al. 2022, https://arxiv.org/abs/2201.03545). The code of a position
+is the entry of the codebook with the largest cosine similarity to the encoder's vector there (as in
+ViT-VQGAN, Yu et al. 2022, https://arxiv.org/abs/2110.04627).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tokenstore.errors import TokenizerError
+
+FORMAT = "tokenstore.conv_vq.1"
+LARGEST_FIELD = 1 << 16
+"""No field of a config may be larger: a hostile file must not make us build an endless model."""
+ACCELERATOR_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ConvVQConfig:
+    """The shape of a ConvVQ model, kept as JSON in its weights file."""
+
+    name: str = "conv-vq-8x"
+    image_size: int = 256
+    patch: int = 8
+    codebook_size: int = 1024
+    code_dim: int = 32
+    encoder_width: int = 160
+    encoder_blocks: int = 4
+    decoder_width: int = 256
+    decoder_blocks: int = 8
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ConvVQConfig:
+        """Raises TokenizerError unless the text is an object with exactly the fields, of their types."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"expected a JSON object as config, found {text[:80]!r}") from error
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != expected:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise TokenizerError(f"expected a config with the fields {sorted(expected)}, found {found}")
+        for name, value in values.items():
+            if name == "name":
+                if not isinstance(value, str) or not value:
+                    raise TokenizerError(f"config: expected name to be text, found {value!r}")
+            elif type(value) is not int or not 1 <= value <= LARGEST_FIELD:
+                raise TokenizerError(f"config: expected {name} to be in 1..{LARGEST_FIELD}, found {value!r}")
+        return cls(**values)
+
+
+class Block(nn.Module):
+    """A ConvNeXt block of 3x3 depthwise convolution and a pointwise network twice as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.project = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # B, C, H, W
+        y = self.norm(self.spatial(x).permute(0, 2, 3, 1))
+        y = self.project(F.gelu(self.expand(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class ConvVQ(nn.Module):
+    """Encoder, codebook and decoder.
+
+    Pixels are floats in -1..1, (B, 3, H, W); latents and embeddings are unit vectors, (B, D, h, w).
+    """
+
+    codebook: Tensor  # K, D
+
+    def __init__(self, config: ConvVQConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels = 3 * config.patch**2
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(pixels, config.encoder_width, 3, padding=1),
+            *(Block(config.encoder_width) for _ in range(config.encoder_blocks)),
+            nn.Conv2d(config.encoder_width, config.code_dim, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.code_dim, config.decoder_width, 3, padding=1),
+            *(Block(config.decoder_width) for _ in range(config.decoder_blocks)),
+            nn.Conv2d(config.decoder_width, pixels, 3, padding=1),
+            nn.PixelShuffle(config.patch),
+        )
+        codebook = torch.randn(config.codebook_size, config.code_dim)
+        self.register_buffer("codebook", F.normalize(codebook, dim=1))
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
+        return F.normalize(self.encoder(pixels).float(), dim=1)
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Codes (B, h, w) int64 of latents (B, D, h, w)."""
+        batch, _, height, width = latents.shape
+        rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
+        return (rows @ self.codebook.T).argmax(dim=1).view(batch, height, width)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Embeddings (B, D, h, w) of codes (B, h, w)."""
+        return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
+
+    def pixels(self, embeddings: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of embeddings (B, D, h, w)."""
+        return self.decoder(embeddings).float()  # type: ignore[no-any-return]
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Floats in -1..1 of uint8 images."""
+    return images.float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """Uint8 images of floats in -1..1; what lies outside is clipped."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def save_weights(model: ConvVQ, path: Path) -> None:
+    """Write a model as safetensors: networks in float16, the codebook in float32."""
+    tensors = {
+        name: (tensor if name == "codebook" else tensor.half()).detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "config": model.config.to_json()})
+    partial.replace(path)
+
+
+def load_weights(path: Path) -> ConvVQ:
+    """The model in a file that save_weights wrote, in float32 and eval mode.
+
+    Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _read_model(file)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise TokenizerError(f"{path}: expected a weights file, found nothing there") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise TokenizerError(f"{path}: expected a safetensors file, found a damaged one ({error})") from error
+
+
+def _read_model(file: Any) -> ConvVQ:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise TokenizerError(f"expected weights of format {FORMAT!r}, found {metadata.get('format')!r}")
+    config = ConvVQConfig.from_json(metadata.get("config", ""))
+    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if len(found) > LARGEST_FIELD or config.encoder_blocks + config.decoder_blocks > len(found):
+        raise TokenizerError(f"the config asks for more blocks than the file's {len(found)} tensors")
+    with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
+        model = ConvVQ(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise TokenizerError(
+                f"tensor {name!r}: expected shape {expected.get(name, 'absent')}, "
+                f"found {found.get(name, 'absent')}"
+            )
+    tensors = {}
+    for name in expected:
+        tensor = file.get_tensor(name)
+        if tensor.dtype not in (torch.float16, torch.float32):
+            raise TokenizerError(f"tensor {name!r}: expected float16 or float32, found {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise TokenizerError(f"tensor {name!r}: expected finite numbers, found NaN or infinity")
+        tensors[name] = tensor.float()
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def model_fingerprint(model: ConvVQ) -> str:
+    """SHA-256 (hex) over the config and every tensor's name, dtype, shape and bytes, sorted by name."""
+    digest = hashlib.sha256(f"{FORMAT}\n{model.config.to_json()}\n".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(little_endian.tobytes())
+    return digest.hexdigest()
+
+
+class ConvVQTokenizer:
+    """The Tokenizer over a trained ConvVQ.
+
+    Codes don't depend on the batch an image comes in: a pass through the encoder always has the same
+    number of images, one on a CPU, where larger passes gain little.
+    """
+
+    def __init__(self, model: ConvVQ) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._fingerprint = model_fingerprint(model)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConvVQTokenizer:
+        """The tokenizer of a weights file; raises TokenizerError where it cannot be loaded."""
+        return cls(load_weights(Path(path)).to(device))
+
+    @property
+    def name(self) -> str:
+        return self._model.config.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (self._model.config.codebook_size,)
+
+    @property
+    def codebook(self) -> npt.NDArray[np.float32]:
+        return self._model.codebook.cpu().numpy().copy()  # type: ignore[no-any-return]
+
+    @property
+    def image_size(self) -> int:
+        return self._model.config.image_size
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.codebook.device
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        patch = self._model.config.patch
+        if len(input_shape) != 3 or input_shape[0] != 3:
+            raise TokenizerError(f"expected an image of shape (3, H, W), found {tuple(input_shape)}")
+        if any(side < patch or side % patch for side in input_shape[1:]):
+            raise TokenizerError(
+                f"expected height and width to be multiples of {patch}, found {tuple(input_shape[1:])}; "
+                f"resize to {self.image_size}x{self.image_size} or crop"
+            )
+        return (input_shape[1] // patch, input_shape[2] // patch)
+
+    def to(self, device: str | torch.device) -> ConvVQTokenizer:
+        return ConvVQTokenizer(copy.deepcopy(self._model).to(device))
+
+    @torch.inference_mode()
+    def encode(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype != torch.uint8 or inputs.ndim != 4:
+            raise TokenizerError(
+                f"expected images (B, 3, H, W) uint8, found shape {tuple(inputs.shape)} {inputs.dtype}"
+            )
+        grid = self.grid(tuple(inputs.shape[1:]))
+        size = 1 if self.device.type == "cpu" else ACCELERATOR_BATCH
+        codes = [self._encode_pass(images, size) for images in inputs.split(size) if len(images)]
+        return torch.cat(codes) if codes else torch.empty((0, *grid), dtype=torch.int64, device=self.device)
+
+    def _encode_pass(self, images: Tensor, size: int) -> Tensor:
+        filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
+        pixels = to_pixels(filled.to(self.device)).contiguous(memory_format=torch.channels_last)
+        return self._model.nearest(self._model.latents(pixels))[: len(images)]
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        if codes.ndim != 3 or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise TokenizerError(
+                f"expected codes (B, H, W) of an integer dtype, found shape {tuple(codes.shape)} {codes.dtype}"
+            )
+        if not codes.numel():
+            height, width = (side * self._model.config.patch for side in codes.shape[1:])
+            return torch.empty((len(codes), 3, height, width), dtype=torch.uint8, device=self.device)
+        codes = codes.to(self.device, torch.int64)
+        low, high, size = int(codes.min()), int(codes.max()), self._model.config.codebook_size
+        if low < 0 or high >= size:
+            raise TokenizerError(f"expected codes in 0..{size - 1}, found {low}..{high}")
+        embeddings = self._model.embed(codes)
+        return torch.cat([to_images(self._model.pixels(part)) for part in embeddings.split(ACCELERATOR_BATCH)])

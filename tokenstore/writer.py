@@ -1,0 +1,515 @@
+"""Append-only writing of a store: shard by shard, resumable, the manifest last.
+
+While it is being written a store has no root `zarr.json`. What only the writer needs lies in the folder
+`.partial`: what the store is made of (`conversion.json`), and for every finished shard a journal entry
+and its rows of the samples table. A shard's entry is written after the shard, so whatever a crash leaves
+behind is either in the journal and whole, or written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import tokenstore
+from tokenstore.codecs.chunks import Bitpack, ChunkCodec, Zstd
+from tokenstore.errors import CodecError, ConversionError, ManifestError, StoreExistsError
+from tokenstore.manifest import (
+    FileRecord,
+    Manifest,
+    Preprocessing,
+    SplitSummary,
+    TokenizerIdentity,
+    encode_json,
+    encode_root,
+)
+from tokenstore.storage import STAGING, Storage
+from tokenstore.store import (
+    CODEBOOK,
+    LABELS,
+    ROOT,
+    SAMPLES_TABLE,
+    SKIPPED_TABLE,
+    SYNONYMS,
+    TOKENS,
+    ArrayLayout,
+    code_dtype,
+    encode_table_array,
+    file_record,
+    group_document,
+    table_array_document,
+)
+
+CHUNK_SAMPLES = 64
+SHARD_NBYTES = 2**25
+"""What a shard of tokens is to hold unless the user says otherwise."""
+MAX_SHARD_SAMPLES = 2**16
+CODECS = ("bitpack", "zstd", "auto")
+"""`auto` is whichever of the others makes a store's first shard smaller."""
+
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("source_index", pa.int64()),
+        ("source", pa.string()),
+        ("label_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("source_bytes", pa.int64()),
+    ]
+)
+SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
+
+_HEADER = f"{STAGING}/conversion.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
+_SMALL_SAMPLE_NBYTES = 16
+"""Samples up to this size, such as labels, have one chunk a shard: they are read whole."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample of the source that is not in the store."""
+
+    source_index: int
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a new store is to be."""
+
+    grid: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    tokenizer: TokenizerIdentity
+    codec: str = "bitpack"
+    chunk_samples: int = CHUNK_SAMPLES
+    shard_samples: int | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    source_kind: str | None = None
+    codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
+        if self.codec not in CODECS:
+            raise ManifestError(f"codec: expected one of {CODECS}, found {self.codec!r}")
+        if self.chunk_samples < 1:
+            raise ManifestError(f"chunk_samples: expected at least 1, found {self.chunk_samples}")
+        if self.shard_samples is not None and (
+            self.shard_samples < 1 or self.shard_samples % self.chunk_samples
+        ):
+            raise ManifestError(
+                f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
+                f"found {self.shard_samples}"
+            )
+        if self.codebook is not None and self.codebook.shape[-2] < max(self.codebook_sizes):
+            raise ManifestError(
+                f"codebook: expected {max(self.codebook_sizes)} vectors, found shape {self.codebook.shape}"
+            )
+
+    def samples_per_shard(self, listed: int) -> int:
+        """Samples of a full shard in a split of which at most `listed` samples exist."""
+        if self.shard_samples is not None:
+            return self.shard_samples
+        bits = max(1, (max(self.codebook_sizes) - 1).bit_length())
+        sample_nbytes = max(1, int(np.prod(self.grid)) * bits // 8)
+        samples = max(self.chunk_samples, min(SHARD_NBYTES // sample_nbytes, MAX_SHARD_SAMPLES))
+        samples = min(samples, max(1, listed))
+        return -(-samples // self.chunk_samples) * self.chunk_samples
+
+    def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
+        size = max(self.codebook_sizes)
+        codec: ChunkCodec = {"bitpack": Bitpack(size), "zstd": Zstd()}[self.codec]
+        return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
+
+    def with_smallest_codec(self, codes: npt.NDArray[Any], shard_samples: int) -> StoreSpec:
+        """The spec with `auto` made definite by encoding one shard's codes with every codec."""
+        specs = [replace(self, codec=codec) for codec in CODECS if codec != "auto"]
+        return min(
+            specs, key=lambda spec: len(spec.tokens_layout(len(codes), shard_samples).encode_shard(codes))
+        )
+
+    def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
+        nbytes = column.dtype.itemsize * int(np.prod(column.shape))
+        chunk = shard_samples if nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
+        return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
+
+
+@dataclass(frozen=True)
+class Column:
+    """An aligned array beside the tokens: dtype and shape of one sample."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+
+
+LABEL_COLUMN = Column(np.dtype(np.int32))
+
+
+def samples_table(
+    source_index: npt.NDArray[np.int64],
+    source: pa.Array | list[str],
+    labels: npt.NDArray[np.int32] | None,
+    class_names: tuple[str, ...] | None,
+    **sizes: list[int],
+) -> pa.Table:
+    """Rows of SAMPLES_SCHEMA; `sizes` are width, height and source_bytes where they are known."""
+    columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}
+    if labels is not None and class_names is not None:
+        columns["label_name"] = pa.array(class_names, pa.string()).take(pa.array(labels))
+    absent = pa.nulls(len(source_index))
+    return pa.table([columns.get(field.name, absent) for field in SAMPLES_SCHEMA], SAMPLES_SCHEMA.names).cast(
+        SAMPLES_SCHEMA
+    )
+
+
+class StoreWriter:
+    """Writes one store. Use as a context manager; nothing is complete before `commit()`.
+
+    `inputs` (JSON values) is what decides the store's bytes: a resumed conversion must have the same.
+    Raises StoreExistsError where something is in the way, ConversionError where the unfinished store
+    there is of other inputs, or another process is writing it.
+    """
+
+    def __init__(
+        self, target: Storage, spec: StoreSpec, *, resume: bool = False, inputs: Mapping[str, Any] | None = None
+    ) -> None:
+        self.spec = spec
+        self.target = target
+        self.storage = _working_storage(target)
+        self.splits: list[SplitWriter] = []
+        self._lock: IO[bytes] | None = None
+        self._start(resume, {"format": tokenstore.__version__, **(inputs or {})})
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store; unless it was committed it stays unfinished."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _start(self, resume: bool, inputs: dict[str, Any]) -> None:
+        unfinished = self.storage.exists(_HEADER)
+        if unfinished and not resume:
+            raise StoreExistsError(
+                f"{self.target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
+            )
+        if not unfinished and self._occupied():
+            raise StoreExistsError(f"{self.target}: something is already there; remove it or choose another path")
+        self._take_lock()
+        if not unfinished:
+            self.storage.write(_HEADER, encode_json(inputs))
+            return
+        written = json.loads(self.storage.read(_HEADER))
+        expected = json.loads(encode_json(inputs))
+        different = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
+        if different:
+            key = different[0]
+            raise ConversionError(
+                f"{self.target}: cannot resume with other inputs: {key} was {written.get(key)!r:.200}, is now "
+                f"{expected.get(key)!r:.200}. Use what it was begun with, or remove the unfinished store"
+            )
+
+    def _occupied(self) -> bool:
+        if self.storage is not self.target and self.target.exists():
+            return True
+        return any(not path.startswith(STAGING) for path in self.storage.files())
+
+    def _take_lock(self) -> None:
+        if not self.storage.is_local_folder or self.storage.root is None or os.name != "posix":
+            return
+        import fcntl  # posix only
+
+        folder = self.storage.root / STAGING
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise ConversionError(f"{self.target}: another process is writing this store") from error
+
+    def split(
+        self, name: str, listed: int, *, labels: bool = True, columns: Mapping[str, Column] | None = None
+    ) -> SplitWriter:
+        """Begin or go on with a split that has at most `listed` samples."""
+        columns = {**({LABELS: LABEL_COLUMN} if labels else {}), **(columns or {})}
+        for word in (name, *columns):
+            if not _NAME.fullmatch(word) or word in _RESERVED:
+                raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits and _ . -")
+        split = SplitWriter(self, name, self.spec.samples_per_shard(listed), columns)
+        self.splits.append(split)
+        return split
+
+    def commit(self) -> Manifest:
+        """Write all that is left, the manifest last; the store is complete."""
+        nodes: dict[str, dict[str, Any]] = {}
+        files: dict[str, FileRecord] = {}
+        for split in self.splits:
+            nodes[split.name] = group_document()
+            nodes.update(split.array_documents())
+            files.update(split.files())
+            files.update(split.write_tables())
+        for name, values, axes in (
+            (CODEBOOK, self.spec.codebook, ("codebook", "code", "channel")),
+            (SYNONYMS, self.spec.synonyms, ("code", "rank")),
+        ):
+            if values is not None:
+                nodes[name] = table_array_document(values, axes)
+                path = f"{name}/{'/'.join(['c', *('0' for _ in values.shape)])}"
+                files[path] = self._write(path, encode_table_array(values))
+        for path, document in nodes.items():
+            files[f"{path}/{ROOT}"] = self._write(f"{path}/{ROOT}", encode_json(document))
+        manifest = Manifest(
+            tokenizer=self.spec.tokenizer,
+            grid=self.spec.grid,
+            codebook_sizes=self.spec.codebook_sizes,
+            splits={split.name: split.summary() for split in self.splits},
+            files=dict(sorted(files.items())),
+            features=(self.spec.codec,),
+            class_names=self.spec.class_names,
+            preprocessing=self.spec.preprocessing,
+            source_kind=self.spec.source_kind,
+            created_by=f"tokenstore {tokenstore.__version__}",
+        )
+        for path in list(self.storage.files()):
+            if path not in manifest.files and not path.startswith(STAGING):
+                self.storage.remove(path)
+        self.storage.write(ROOT, encode_root(manifest, nodes))
+        self.close()
+        finish_commit(self.target)
+        return manifest
+
+    def _write(self, path: str, data: bytes) -> FileRecord:
+        self.storage.write(path, data)
+        return file_record(data)
+
+
+class SplitWriter:
+    """Writes the shards of one split in order; knows where an interrupted conversion stood."""
+
+    def __init__(
+        self, store: StoreWriter, name: str, shard_samples: int, columns: Mapping[str, Column]
+    ) -> None:
+        self.name = name
+        self.shard_samples = shard_samples
+        self.columns = columns
+        self._store = store
+        self._storage = store.storage
+        self._journal = list(self._read_journal())
+        self._tail: list[Skip] = []
+        if self._journal:
+            store.spec = replace(store.spec, codec=self._journal[0]["codec"])
+
+    @property
+    def shards(self) -> int:
+        return len(self._journal)
+
+    @property
+    def samples(self) -> int:
+        return sum(entry["samples"] for entry in self._journal)
+
+    @property
+    def source_position(self) -> int:
+        """The first sample of the source that no finished shard has dealt with."""
+        return int(self._journal[-1]["source_stop"]) if self._journal else 0
+
+    @property
+    def skipped(self) -> list[Skip]:
+        return [Skip(*skip) for entry in self._journal for skip in entry["skipped"]] + self._tail
+
+    def write_shard(
+        self,
+        codes: npt.NDArray[Any],
+        columns: Mapping[str, npt.NDArray[Any]],
+        samples: pa.Table,
+        source_stop: int,
+        skipped: list[Skip],
+    ) -> None:
+        """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
+
+        Every shard but the last has `shard_samples` samples. Raises CodecError for codes outside their
+        codebook.
+        """
+        if not 0 < len(codes) <= self.shard_samples or self.samples % self.shard_samples:
+            raise ValueError(f"a shard of {len(codes)} samples after {self.samples}, of {self.shard_samples} each")
+        spec = self._store.spec
+        _check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
+        codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
+        if spec.codec == "auto":
+            spec = self._store.spec = spec.with_smallest_codec(codes, self.shard_samples)
+        files = {}
+        for array, rows in {TOKENS: codes, **columns}.items():
+            layout = self._layout(array, len(codes))
+            if rows.shape != layout.shape or rows.dtype != layout.dtype:
+                raise ValueError(
+                    f"{array}: expected {layout.dtype} {layout.shape}, found {rows.dtype} {rows.shape}"
+                )
+            path = f"{self.name}/{array}/{layout.shard_file(self.shards)}"
+            data = layout.encode_shard(rows)
+            self._storage.write(path, data)
+            record = file_record(data)
+            files[path] = [record.size, record.sha256]
+        buffer = io.BytesIO()
+        pq.write_table(samples, buffer, compression="zstd")
+        self._storage.write(self._entry("parquet"), buffer.getvalue())
+        entry = {
+            "samples": len(codes),
+            "codec": spec.codec,
+            "source_stop": source_stop,
+            "source_bytes": pc.sum(samples["source_bytes"]).as_py(),
+            "skipped": [[skip.source_index, skip.source, skip.reason] for skip in skipped],
+            "files": files,
+        }
+        self._storage.write(self._entry("json"), encode_json(entry))
+        self._journal.append(entry)
+        self._storage.remove(self._open_shard)
+
+    def finish(self, skipped: list[Skip]) -> None:
+        """Note the samples skipped after the last shard."""
+        self._tail = skipped
+
+    def save_open_shard(self, state: bytes) -> None:
+        """Keep an unfinished shard's state, for `load_open_shard` after a crash."""
+        self._storage.write(self._open_shard, state)
+
+    def load_open_shard(self) -> bytes | None:
+        try:
+            return self._storage.read(self._open_shard)
+        except FileNotFoundError:
+            return None
+
+    def summary(self) -> SplitSummary:
+        sizes = [entry["source_bytes"] for entry in self._journal]
+        known = [size for size in sizes if size is not None]
+        return SplitSummary(self.samples, len(self.skipped), sum(known) if known else None)
+
+    def files(self) -> dict[str, FileRecord]:
+        return {path: FileRecord(*record) for entry in self._journal for path, record in entry["files"].items()}
+
+    def array_documents(self) -> dict[str, dict[str, Any]]:
+        return {
+            f"{self.name}/{array}": self._layout(array, self.samples).to_zarr(array)
+            for array in (TOKENS, *self.columns)
+        }
+
+    def write_tables(self) -> dict[str, FileRecord]:
+        """Join the shards' rows into the split's samples table, and write the report of skipped samples."""
+        parts = (pq.read_table(io.BytesIO(self._storage.read(self._entry("parquet", shard)))) for shard in range(self.shards))
+        tables = {SAMPLES_TABLE: self._write_table(SAMPLES_TABLE, SAMPLES_SCHEMA, parts)}
+        if self.skipped:
+            rows = pa.Table.from_pylist([vars(skip) for skip in self.skipped], schema=SKIPPED_SCHEMA)
+            tables[SKIPPED_TABLE] = self._write_table(SKIPPED_TABLE, SKIPPED_SCHEMA, iter([rows]))
+        return {f"{self.name}/{name}": record for name, record in tables.items()}
+
+    def _write_table(self, name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> FileRecord:
+        root = self._storage.root if self._storage.is_local_folder else None
+        with tempfile.TemporaryDirectory(dir=None if root is None else root / STAGING) as folder:
+            path = Path(folder) / name
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for part in parts:
+                    writer.write_table(part)
+            with path.open("rb") as file:
+                record = FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            self._storage.move_into_place(path, f"{self.name}/{name}")
+        return record
+
+    def _layout(self, array: str, samples: int) -> ArrayLayout:
+        if array == TOKENS:
+            return self._store.spec.tokens_layout(samples, self.shard_samples)
+        return self._store.spec.column_layout(samples, self.shard_samples, self.columns[array])
+
+    def _entry(self, suffix: str, shard: int | None = None) -> str:
+        return f"{STAGING}/{self.name}/{self.shards if shard is None else shard:06d}.{suffix}"
+
+    @property
+    def _open_shard(self) -> str:
+        return f"{STAGING}/{self.name}/open"
+
+    def _read_journal(self) -> Iterator[dict[str, Any]]:
+        for shard in range(2**31):
+            try:
+                yield json.loads(self._storage.read(self._entry("json", shard)))
+            except FileNotFoundError:
+                return
+
+
+def _check_codes(
+    codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str
+) -> None:
+    if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
+        raise CodecError(
+            f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
+        )
+    planes = [codes] if len(sizes) == 1 else [codes[:, plane] for plane in range(len(sizes))]
+    for plane, (values, size) in enumerate(zip(planes, sizes, strict=True)):
+        if values.size and (int(values.max()) >= size or int(values.min()) < 0):
+            flat = values.reshape(len(values), -1)
+            wrong = ((flat >= size) | (flat < 0)).any(axis=1)
+            sample = int(np.argmax(wrong))
+            raise CodecError(
+                f"{where}, sample {sample}: expected codes from 0 to {size - 1}"
+                f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
+            )
+
+
+def finish_commit(target: Storage) -> bool:
+    """Do what comes after a store's manifest was written, again if a crash came between; True if it was.
+
+    The conversion's own files go, and a store that is to be a zip file is packed.
+    """
+    storage = _working_storage(target)
+    if not storage.exists(ROOT):
+        if storage is target or not target.exists():
+            return False
+        storage.remove("")
+        return True
+    storage.remove(STAGING)
+    if storage is not target and storage.root is not None and target.root is not None:
+        _pack(storage.root, target.root)
+        storage.remove("")
+    return True
+
+
+def _working_storage(target: Storage) -> Storage:
+    """Where a store is written: beside the target if that is to be a zip file, else in place."""
+    zipped = target.root is not None and target.root.suffix == ".zip"
+    return Storage(f"{target.root}{STAGING}") if zipped else target
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """Pack a complete store into one zip file, uncompressed, always the same bytes."""
+    scratch = folder / "packed"
+    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as packed:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != scratch):
+            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            info.external_attr = 0o644 << 16
+            with packed.open(info, "w", force_zip64=False) as member, file.open("rb") as data:
+                while block := data.read(2**20):
+                    member.write(block)
+    with contextlib.suppress(OSError), scratch.open("rb") as done:
+        os.fsync(done.fileno())
+    scratch.replace(target)
