@@ -64,8 +64,7 @@ def test_nine_bit_codes_lie_across_their_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("codebook_size", "width"),
-    [(1, 1), (2, 1), (3, 2), (4, 2), (255, 8), (256, 8), (257, 9), (391, 9), (65535, 16), (65536, 16)]
-    + [(65537, 17), (2**31 - 1, 31), (2**31, 31)],
+    [(1, 1), (2, 1), (3, 2), (4, 2), (255, 8), (256, 8), (257, 9), (65536, 16), (65537, 17), (2**31, 31)],
 )
 def test_the_width_is_the_least_that_tells_the_codes_apart(codebook_size: int, width: int) -> None:
     assert bitpack.bit_width(codebook_size) == width
@@ -73,8 +72,7 @@ def test_the_width_is_the_least_that_tells_the_codes_apart(codebook_size: int, w
 
 @pytest.mark.parametrize(
     ("codebook_size", "dtype"),
-    [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)]
-    + [(2**31, np.uint32)],
+    [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)],
 )
 def test_the_dtype_always_has_a_value_left_that_is_no_code(codebook_size: int, dtype: type) -> None:
     assert bitpack.code_dtype(codebook_size) == dtype
@@ -177,7 +175,7 @@ def test_decoding_names_the_first_code_out_of_range(position: int) -> None:
 
 def test_a_single_code_takes_a_bit_that_must_be_zero() -> None:
     assert bitpack.pack(np.zeros((1, 9), np.uint8), 1).tobytes() == bytes(2)
-    with pytest.raises(CodecError, match="sample 0, position 8: .* codebook size 1, found 1"):
+    with pytest.raises(CodecError, match=r"sample 0, position 8: .* codebook size 1, found 1"):
         decode(np.array([[0, 1]], np.uint8), 9, 1)
 
 

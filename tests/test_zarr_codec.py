@@ -91,7 +91,7 @@ def test_importing_the_codecs_does_not_import_zarr() -> None:
 
 
 def test_a_chunk_is_its_samples_back_to_back(tmp_path: Path) -> None:
-    """The worked example of the packing twice, then a sample of zeros; the fourth sample is beyond the array."""
+    """The worked example of the packing twice, then a sample of zeros; the fourth is beyond the array."""
     array = create(tmp_path / "tokens", shape=(3, 2, 2))
     array[...] = np.array([[[1, 2], [3, 4]], [[1, 2], [3, 4]], [[0, 0], [0, 0]]], np.uint8)
     stored = (tmp_path / "tokens/c/0/0/0").read_bytes()
@@ -116,14 +116,14 @@ def test_a_chunk_of_fill_value_alone_is_an_empty_payload(layout: dict[str, Any])
 @pytest.mark.parametrize("layout", [BARE, SHARDED], ids=["bare", "sharded"])
 def test_fill_value_before_codes_is_refused(layout: dict[str, Any]) -> None:
     array = create(MemoryStore(), **layout)
-    with pytest.raises(CodecError, match="sample 0, position 0: .* codebook size 5, found 255"):
+    with pytest.raises(CodecError, match=r"sample 0, position 0: .* codebook size 5, found 255"):
         array[1] = 0
 
 
 def test_a_code_out_of_range_is_refused() -> None:
     codes = np.zeros((7, 2, 2), np.uint8)
     codes[5, 1, 0] = 5
-    with pytest.raises(CodecError, match="sample 1, position 2: .* codebook size 5, found 5"):
+    with pytest.raises(CodecError, match=r"sample 1, position 2: .* codebook size 5, found 5"):
         create(MemoryStore())[...] = codes
 
 
@@ -163,7 +163,7 @@ def test_a_flipped_bit_fails_the_checksum(tmp_path: Path) -> None:
 def test_an_array_of_another_dtype_or_fill_value_is_refused(
     layout: dict[str, Any], wrong: dict[str, Any]
 ) -> None:
-    with pytest.raises(CodecError, match="5 codes need an array .* of uint8 with fill value 255, found"):
+    with pytest.raises(CodecError, match=r"5 codes need an array .* of uint8 with fill value 255, found"):
         create(MemoryStore(), **{**layout, **wrong})
 
 

@@ -8,35 +8,28 @@ bytes as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tokenstore.errors import ConversionError, SourceError, TokenizerError
 from tokenstore.image_conversion import ImageConversion
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import Storage
 from tokenstore.store import LABELS, Store
-from tokenstore.tokenizers import codebook_fingerprint, load_codebook
+from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.writer import (
-    CHUNK_SAMPLES,
-    Column,
-    Skip,
-    SplitWriter,
-    StoreSpec,
-    StoreWriter,
-    finish_commit,
-    samples_table,
-)
+from tokenstore.writer import SplitWriter, StoreWriter, finish_commit
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 _SCAN_SAMPLES = 4096
@@ -99,7 +92,7 @@ def convert(
     tokenizer: Tokenizer | None = None,
     options: ConvertOptions | None = None,
     resume: bool = False,
-    codebook: str | os.PathLike[str] | None = None,
+    codebook: str | Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Conversion:
@@ -108,8 +101,8 @@ def convert(
     Images need a `tokenizer`; codes are stored as they are, with the vectors in the file `codebook` or those
     the source has. Whatever stops a conversion, it leaves a store that `resume=True` goes on with.
 
-    Raises SourceError, TokenizerError, StoreExistsError, and ConversionError for too many bad samples or for a
-    store that was begun with other inputs.
+    Raises SourceError, TokenizerError, StoreExistsError, and ConversionError for too many bad samples or
+    for a store that was begun with other inputs.
     """
     options = options or ConvertOptions()
     target = Storage(out, storage_options)
@@ -136,7 +129,12 @@ def convert(
                 resumed_at[name] = part.source_position
                 image_options = ImageOptions(encoder.image_size, options.resize, options.max_pixels)
                 ImageConversion(
-                    source.splits[name], part, encoder, image_options, source.class_names, _allowed(options, listed)
+                    source.splits[name],
+                    part,
+                    encoder,
+                    image_options,
+                    source.class_names,
+                    _allowed(options, listed),
                 ).run(listed, options.batch_size, options.workers, progress)
             else:
                 part = writer.split(name, listed, labels=labels, columns=_columns(source.splits[name]))
@@ -144,8 +142,10 @@ def convert(
                 _convert_codes(source.splits[name], part, listed, source.class_names, progress)
             skipped[name] = part.skipped
         if not any(part.samples for part in writer.splits):
-            raise ConversionError(f"{source.location}: no sample could be converted; the first reason: "
-                                  f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}")
+            raise ConversionError(
+                f"{source.location}: no sample could be converted; the first reason: "
+                f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}"
+            )
         manifest = writer.commit()
     return Conversion(manifest, skipped, resumed_at)
 
@@ -210,7 +210,7 @@ def _code_spec(
     source: CodeSource,
     names: tuple[str, ...],
     options: ConvertOptions,
-    codebook: str | os.PathLike[str] | None,
+    codebook: str | Path | None,
 ) -> StoreSpec:
     vectors = source.codebook
     path = codebook or source.codebook_path
@@ -238,6 +238,13 @@ def _code_spec(
         codebook=vectors,
         synonyms=source.synonyms,
     )
+
+
+def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:
+    """SHA-256 (hex) of a codebook's shape and little-endian float32 values."""
+    digest = hashlib.sha256(str(vectors.shape).encode())
+    digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _largest_code(split: CodeSplit, limit: int | None) -> int:

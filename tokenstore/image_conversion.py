@@ -16,9 +16,10 @@ from tokenstore.errors import ConversionError, SampleError
 from tokenstore.sources.base import ImageSplit, Labels
 from tokenstore.sources.decoding import DecodedBatch, decode_in_order
 from tokenstore.sources.images import ImageOptions, Pixels
+from tokenstore.spec import Skip, samples_table
 from tokenstore.store import LABELS
 from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.writer import Skip, SplitWriter, samples_table
+from tokenstore.writer import SplitWriter
 
 SAVE_SECONDS = 30.0
 """How much work a crash may lose."""
@@ -77,7 +78,9 @@ class ImageConversion:
         self._pixels = np.empty((batch_size, self._options.height, self._options.width, 3), np.uint8)
         self._load()
         try:
-            for batch in decode_in_order(self._split, self._shard.source_stop, listed, self._options, workers):
+            for batch in decode_in_order(
+                self._split, self._shard.source_stop, listed, self._options, workers
+            ):
                 self._take(batch)
                 progress(batch.start + len(batch.outcomes), self._bad)
         except BaseException:
@@ -189,4 +192,3 @@ class ImageConversion:
         self._shard.count, self._shard.source_stop = len(codes), facts["source_stop"]
         self._skipped = [Skip(*skip) for skip in facts["skipped"]]
         self._bad += len(self._skipped)
-

@@ -34,7 +34,9 @@ class TokenizerIdentity:
     """SHA-256 (hex) of weights, codebook and configuration; None where nothing is known."""
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
+        return (
+            f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class Manifest:
         if version > FORMAT_VERSION or unknown:
             what = f"feature {unknown[0]!r}" if unknown else f"format version {version}"
             raise VersionError(
-                f"this store needs tokenstore >= {requires}: it uses {what}, which this version does not know "
-                f"(it reads format version {FORMAT_VERSION} with {sorted(KNOWN_FEATURES)}). Upgrade tokenstore"
+                f"this store needs tokenstore >= {requires}: it uses {what}, and this version knows format "
+                f"version {FORMAT_VERSION} with {', '.join(sorted(KNOWN_FEATURES))}. Upgrade tokenstore"
             )
         tokenizer = root.fields("tokenizer")
         preprocessing = root.get("preprocessing", (dict, type(None)))

@@ -108,11 +108,21 @@ class ArrayReader:
             raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
         return values
 
+    def shard_opens(self, shard: int) -> bool:
+        """Whether a shard's size and index are as promised."""
+        try:
+            self._shard(shard * self.layout.chunks_per_shard)
+        except DamageError:
+            return False
+        return True
+
     def where(self, chunk: int) -> str:
         """Shard, chunk and samples, for a message."""
         start, stop = self.layout.chunk_span(chunk)
         shard, position = divmod(chunk, self.layout.chunks_per_shard)
-        return f"{self.store.storage}/{self.name} shard {shard} chunk {position} (samples {start} to {stop - 1})"
+        return (
+            f"{self.store.storage}/{self.name} shard {shard} chunk {position} (samples {start} to {stop - 1})"
+        )
 
     def _read_packed(self, codec: Bitpack, chunk: Indices, row: Indices, out: Values) -> None:
         codes = out.reshape(len(out), -1)
@@ -192,7 +202,9 @@ class _Shard:
         except FileNotFoundError as error:
             raise DamageError(f"{where}: the shard is missing. Restore it from a copy") from error
         if size != expected or size < layout.index_nbytes:
-            raise DamageError(f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy")
+            raise DamageError(
+                f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy"
+            )
         self._bytes = None if region is None else _mapped(*region)
         index: bytes | _Bytes
         if self._bytes is not None:
@@ -225,7 +237,9 @@ class SplitReader:
 
     def __init__(self, store: Store, split: str) -> None:
         if split not in store.splits:
-            raise StoreError(f"{store.storage}: no split {split!r}; it has {', '.join(store.splits) or 'none'}")
+            raise StoreError(
+                f"{store.storage}: no split {split!r}; it has {', '.join(store.splits) or 'none'}"
+            )
         self.store = store
         self.name = split
         self.arrays = {name: ArrayReader(store, f"{split}/{name}") for name in store.split_arrays(split)}
@@ -241,7 +255,10 @@ class SplitReader:
         return values
 
     def read(self, name: str, indices: object, out: Values | None = None) -> Values:
-        """Values (m, *shape) of an aligned array at `indices` (m,). Raises IndexError, StoreError, DamageError."""
+        """Values (m, *shape) of an aligned array at `indices` (m,).
+
+        Raises IndexError, StoreError, DamageError.
+        """
         if name not in self.arrays:
             raise StoreError(
                 f"{self.store.storage}/{self.name}: no array {name!r}; it has {', '.join(self.arrays)}"

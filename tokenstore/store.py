@@ -140,7 +140,10 @@ class ArrayLayout:
             name = where.rsplit("/", 1)[-1]
             if layout.to_zarr(name) != {**document, "dimension_names": _dimension_names(name, shape[1:])}:
                 raise ValueError("other values than this format version has")
-            if not 0 < layout.chunk_samples <= layout.shard_samples or layout.shard_samples % layout.chunk_samples:
+            if (
+                not 0 < layout.chunk_samples <= layout.shard_samples
+                or layout.shard_samples % layout.chunk_samples
+            ):
                 raise ValueError(f"chunks of {layout.chunk_samples} in shards of {layout.shard_samples}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ManifestError(f"{where}: not the metadata of a store's array: {error}") from error
@@ -224,7 +227,7 @@ class Store:
         samples = self.manifest.splits[split].samples
         if layout.samples != samples:
             raise ManifestError(
-                f"{self.storage}/{array}: expected {samples} samples, as the manifest says, found {layout.samples}"
+                f"{self.storage}/{array}: expected the manifest's {samples} samples, found {layout.samples}"
             )
         if name == TOKENS and layout.sample_shape != self.manifest.grid:
             raise ManifestError(
@@ -256,12 +259,14 @@ class Store:
         try:
             data = self.storage.read(path)
         except FileNotFoundError as error:
-            raise DamageError(f"{self.storage}/{path}: the file is missing. Restore it from a copy") from error
+            raise DamageError(
+                f"{self.storage}/{path}: the file is missing. Restore it from a copy"
+            ) from error
         found = file_record(data)
         if found != expected:
             raise DamageError(
-                f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, found "
-                f"{found.size} bytes with {found.sha256}. Restore the file from a copy"
+                f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
+                f"found {found.size} bytes with {found.sha256}. Restore the file from a copy"
             )
         return data
 

@@ -17,7 +17,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,17 +28,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tokenstore
-from tokenstore.codecs.chunks import Bitpack, ChunkCodec, Zstd
 from tokenstore.errors import CodecError, ConversionError, ManifestError, StoreExistsError
 from tokenstore.manifest import (
     FileRecord,
     Manifest,
-    Preprocessing,
     SplitSummary,
-    TokenizerIdentity,
     encode_json,
     encode_root,
 )
+from tokenstore.spec import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip, StoreSpec
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import (
     CODEBOOK,
@@ -56,129 +54,9 @@ from tokenstore.store import (
     table_array_document,
 )
 
-CHUNK_SAMPLES = 64
-SHARD_NBYTES = 2**25
-"""What a shard of tokens is to hold unless the user says otherwise."""
-MAX_SHARD_SAMPLES = 2**16
-CODECS = ("bitpack", "zstd", "auto")
-"""`auto` is whichever of the others makes a store's first shard smaller."""
-
-SAMPLES_SCHEMA = pa.schema(
-    [
-        ("source_index", pa.int64()),
-        ("source", pa.string()),
-        ("label_name", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("source_bytes", pa.int64()),
-    ]
-)
-SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
-
 _HEADER = f"{STAGING}/conversion.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
-_SMALL_SAMPLE_NBYTES = 16
-"""Samples up to this size, such as labels, have one chunk a shard: they are read whole."""
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A sample of the source that is not in the store."""
-
-    source_index: int
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What a new store is to be."""
-
-    grid: tuple[int, ...]
-    codebook_sizes: tuple[int, ...]
-    tokenizer: TokenizerIdentity
-    codec: str = "bitpack"
-    chunk_samples: int = CHUNK_SAMPLES
-    shard_samples: int | None = None
-    class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
-    source_kind: str | None = None
-    codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
-        if self.codec not in CODECS:
-            raise ManifestError(f"codec: expected one of {CODECS}, found {self.codec!r}")
-        if self.chunk_samples < 1:
-            raise ManifestError(f"chunk_samples: expected at least 1, found {self.chunk_samples}")
-        if self.shard_samples is not None and (
-            self.shard_samples < 1 or self.shard_samples % self.chunk_samples
-        ):
-            raise ManifestError(
-                f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
-                f"found {self.shard_samples}"
-            )
-        if self.codebook is not None and self.codebook.shape[-2] < max(self.codebook_sizes):
-            raise ManifestError(
-                f"codebook: expected {max(self.codebook_sizes)} vectors, found shape {self.codebook.shape}"
-            )
-
-    def samples_per_shard(self, listed: int) -> int:
-        """Samples of a full shard in a split of which at most `listed` samples exist."""
-        if self.shard_samples is not None:
-            return self.shard_samples
-        bits = max(1, (max(self.codebook_sizes) - 1).bit_length())
-        sample_nbytes = max(1, int(np.prod(self.grid)) * bits // 8)
-        samples = max(self.chunk_samples, min(SHARD_NBYTES // sample_nbytes, MAX_SHARD_SAMPLES))
-        samples = min(samples, max(1, listed))
-        return -(-samples // self.chunk_samples) * self.chunk_samples
-
-    def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
-        size = max(self.codebook_sizes)
-        codec: ChunkCodec = {"bitpack": Bitpack(size), "zstd": Zstd()}[self.codec]
-        return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
-
-    def with_smallest_codec(self, codes: npt.NDArray[Any], shard_samples: int) -> StoreSpec:
-        """The spec with `auto` made definite by encoding one shard's codes with every codec."""
-        specs = [replace(self, codec=codec) for codec in CODECS if codec != "auto"]
-        return min(
-            specs, key=lambda spec: len(spec.tokens_layout(len(codes), shard_samples).encode_shard(codes))
-        )
-
-    def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
-        nbytes = column.dtype.itemsize * int(np.prod(column.shape))
-        chunk = shard_samples if nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
-        return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
-
-
-@dataclass(frozen=True)
-class Column:
-    """An aligned array beside the tokens: dtype and shape of one sample."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...] = ()
-
-
-LABEL_COLUMN = Column(np.dtype(np.int32))
-
-
-def samples_table(
-    source_index: npt.NDArray[np.int64],
-    source: pa.Array | list[str],
-    labels: npt.NDArray[np.int32] | None,
-    class_names: tuple[str, ...] | None,
-    **sizes: list[int],
-) -> pa.Table:
-    """Rows of SAMPLES_SCHEMA; `sizes` are width, height and source_bytes where they are known."""
-    columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}
-    if labels is not None and class_names is not None:
-        columns["label_name"] = pa.array(class_names, pa.string()).take(pa.array(labels))
-    absent = pa.nulls(len(source_index))
-    return pa.table([columns.get(field.name, absent) for field in SAMPLES_SCHEMA], SAMPLES_SCHEMA.names).cast(
-        SAMPLES_SCHEMA
-    )
 
 
 class StoreWriter:
@@ -190,7 +68,12 @@ class StoreWriter:
     """
 
     def __init__(
-        self, target: Storage, spec: StoreSpec, *, resume: bool = False, inputs: Mapping[str, Any] | None = None
+        self,
+        target: Storage,
+        spec: StoreSpec,
+        *,
+        resume: bool = False,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.spec = spec
         self.target = target
@@ -218,7 +101,9 @@ class StoreWriter:
                 f"{self.target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
             )
         if not unfinished and self._occupied():
-            raise StoreExistsError(f"{self.target}: something is already there; remove it or choose another path")
+            raise StoreExistsError(
+                f"{self.target}: something is already there; remove it or choose another path"
+            )
         self._take_lock()
         if not unfinished:
             self.storage.write(_HEADER, encode_json(inputs))
@@ -228,9 +113,10 @@ class StoreWriter:
         different = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
         if different:
             key = different[0]
+            was, now = (f"{values.get(key)!r:.200}" for values in (written, expected))
             raise ConversionError(
-                f"{self.target}: cannot resume with other inputs: {key} was {written.get(key)!r:.200}, is now "
-                f"{expected.get(key)!r:.200}. Use what it was begun with, or remove the unfinished store"
+                f"{self.target}: cannot resume with other inputs: {key} was {was}, is now {now}. Use what it "
+                "was begun with, or remove the unfinished store"
             )
 
     def _occupied(self) -> bool:
@@ -355,7 +241,9 @@ class SplitWriter:
         codebook.
         """
         if not 0 < len(codes) <= self.shard_samples or self.samples % self.shard_samples:
-            raise ValueError(f"a shard of {len(codes)} samples after {self.samples}, of {self.shard_samples} each")
+            raise ValueError(
+                f"a shard of {len(codes)} samples after {self.samples}, of {self.shard_samples} each"
+            )
         spec = self._store.spec
         _check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
         codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
@@ -408,7 +296,9 @@ class SplitWriter:
         return SplitSummary(self.samples, len(self.skipped), sum(known) if known else None)
 
     def files(self) -> dict[str, FileRecord]:
-        return {path: FileRecord(*record) for entry in self._journal for path, record in entry["files"].items()}
+        return {
+            path: FileRecord(*record) for entry in self._journal for path, record in entry["files"].items()
+        }
 
     def array_documents(self) -> dict[str, dict[str, Any]]:
         return {
@@ -418,7 +308,10 @@ class SplitWriter:
 
     def write_tables(self) -> dict[str, FileRecord]:
         """Join the shards' rows into the split's samples table, and write the report of skipped samples."""
-        parts = (pq.read_table(io.BytesIO(self._storage.read(self._entry("parquet", shard)))) for shard in range(self.shards))
+        parts = (
+            pq.read_table(io.BytesIO(self._storage.read(self._entry("parquet", shard))))
+            for shard in range(self.shards)
+        )
         tables = {SAMPLES_TABLE: self._write_table(SAMPLES_TABLE, SAMPLES_SCHEMA, parts)}
         if self.skipped:
             rows = pa.Table.from_pylist([vars(skip) for skip in self.skipped], schema=SKIPPED_SCHEMA)
@@ -457,9 +350,7 @@ class SplitWriter:
                 return
 
 
-def _check_codes(
-    codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str
-) -> None:
+def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str) -> None:
     if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
         raise CodecError(
             f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"

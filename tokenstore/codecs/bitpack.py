@@ -32,6 +32,9 @@ Addresses: TypeAlias = npt.NDArray[np.uint64]
 
 _MAX_CODEBOOK_SIZE: Final = 2**31
 _CODE_DTYPES: Final = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32))
+_CACHE_LINE_NBYTES: Final = 64
+_PREFETCH_SAMPLES: Final = 2
+_PREFETCH_NBYTES: Final = 4096
 _DECODED_DTYPES: Final = (*_CODE_DTYPES, np.dtype(np.int32), np.dtype(np.int64))
 
 
@@ -180,6 +183,10 @@ def _decoder(width: int) -> Callable[..., int]:
         # subtle: after these, a whole register would reach past the sample, perhaps past its mapping's end
         roomy = min(groups, (nbytes - reach) // width + 1) if nbytes >= reach else 0
         for sample in range(addresses.size):
+            if sample + _PREFETCH_SAMPLES < addresses.size:
+                # Samples are asked for in random order, which no processor foresees.
+                for at in range(0, min(nbytes, _PREFETCH_NBYTES), _CACHE_LINE_NBYTES):
+                    _prefetch(addresses[sample + _PREFETCH_SAMPLES] + at)  # type: ignore[call-arg]
             address = addresses[sample]
             start = sample * codes_per_sample
             rest = address + roomy * width
@@ -212,6 +219,22 @@ def _byte(typing: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
 
     return types.uint8(address), codegen
+
+
+@intrinsic
+def _prefetch(typing: Any, address: Any) -> Any:
+    """Asks for the cache line at an address, which is a hint and reads nothing."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        hint = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+        )
+        to_read, keep, data = (ir.Constant(flag, value) for value in (0, 3, 1))
+        builder.call(hint, [builder.inttoptr(arguments[0], pointer), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(address), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -27,7 +27,9 @@ class BitPackCodec(ArrayBytesCodec):
 
     The dtype is the smallest that holds the codebook size, and the fill value its largest value, which is no
     code. Zarr pads a split's last chunk with it; samples at a chunk's end that hold nothing else are not
-    stored. Raises CodecError for codes out of range, and for bytes that no encoder wrote. FORMAT.md, "bitpack".
+    stored. FORMAT.md, "bitpack".
+
+    Raises CodecError for codes out of range, and for bytes that no encoder wrote.
     """
 
     name: ClassVar = "tokenstore.bitpack"
@@ -96,8 +98,8 @@ class BitPackCodec(ArrayBytesCodec):
         found = spec.dtype.to_native_dtype()
         if found.newbyteorder("=") != dtype or not spec.shape or spec.fill_value != fill_value:
             raise CodecError(
-                f"{self.name}: {self.codebook_size} codes need an array (N, *grid) of {dtype} with fill value "
-                f"{fill_value}, found shape {spec.shape} of {found} with fill value {spec.fill_value}"
+                f"{self.name}: {self.codebook_size} codes need an array (N, *grid) of {dtype} with fill "
+                f"value {fill_value}, found shape {spec.shape} of {found} with fill value {spec.fill_value}"
             )
         return _Chunk(spec.shape[0], math.prod(spec.shape[1:]), dtype, fill_value)
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.listing import Listing, class_labels, counted, indices, printable
+from tokenstore.sources.listing import Listing, counted, indices, label_splits, printable
 
 _PATH_HEADS = frozenset({"path", "file", "filename", "file_name", "image"})
 _LABEL_HEADS = frozenset({"label", "labels", "class", "target"})
@@ -27,7 +27,8 @@ def label_listings(
     where the file names an image that is not there, misses one that is, or labels one twice.
     """
     paths, texts = _read(path)
-    labels, class_names = class_labels(texts, str(path))
+    by_split, class_names = label_splits({"": texts}, str(path))
+    labels = by_split[""]
     first = indices(paths, paths)
     twice = np.flatnonzero(labels[first] != labels)
     if twice.size:

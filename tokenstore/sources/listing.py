@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,18 +122,28 @@ def check_range(start: int, stop: int, length: int) -> None:
         raise IndexError(f"samples [{start}, {stop}) of a split of {length}")
 
 
-def digest(names: pa.ChunkedArray | None, labels: Labels | None, *further: object) -> str:
-    """SHA-256 (hex) over names, labels and the `repr` of whatever else decides the samples."""
-    lengths, values, whole = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    for chunk in () if names is None else names.chunks:
+def digest(*parts: pa.ChunkedArray | npt.NDArray[np.generic] | str | int | None) -> str:
+    """SHA-256 (hex) over columns of names, arrays and single values, whatever the chunks of the names."""
+    whole = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, pa.ChunkedArray):
+            whole.update(_digest_of_names(part))
+        elif isinstance(part, np.ndarray):
+            whole.update(repr((part.dtype.str, part.shape)).encode())
+            whole.update(np.ascontiguousarray(part).view(np.uint8).data)
+        else:
+            whole.update(hashlib.sha256(repr(part).encode("utf-8", "backslashreplace")).digest())
+    return whole.hexdigest()
+
+
+def _digest_of_names(names: pa.ChunkedArray) -> bytes:
+    lengths, values = hashlib.sha256(), hashlib.sha256()
+    for chunk in names.chunks:
         ends = np.cumsum(pc.binary_length(chunk).to_numpy(), dtype=np.int64)
-        lengths.update(np.diff(ends, prepend=0).astype("<i8").data)
+        lengths.update(np.diff(ends, prepend=0).data)
         offset = int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset])
         values.update(memoryview(chunk.buffers()[2])[offset : offset + int(ends[-1])])
-    whole.update(lengths.digest() + values.digest())
-    whole.update(b"-" if labels is None else labels.astype("<i4").data)
-    whole.update(repr(further).encode("utf-8", "backslashreplace"))
-    return whole.hexdigest()
+    return lengths.digest() + values.digest()
 
 
 def check_labels(labels: npt.NDArray[np.generic], where: str) -> Labels:
@@ -152,21 +162,41 @@ def check_labels(labels: npt.NDArray[np.generic], where: str) -> Labels:
     return labels.astype(np.int32)
 
 
-def class_labels(texts: pa.ChunkedArray, where: str) -> tuple[Labels, tuple[str, ...] | None]:
-    """Labels (N,) int32 from `pa.binary()` texts, and the sorted class names unless all are integers.
+def check_class_range(labels: Mapping[str, Labels], class_names: tuple[str, ...] | None, where: str) -> None:
+    """Raise SourceError where a label of some split has no class name."""
+    for split, column in labels.items():
+        if class_names is not None and column.size and int(column.max()) >= len(class_names):
+            sample = int(np.argmax(column >= len(class_names)))
+            raise SourceError(
+                f"{where}: split {split}: sample {sample} has label {column[sample]}, but there are only "
+                f"{len(class_names)} class names"
+            )
 
-    Raises SourceError where integers are negative or too large, and where a text is empty.
+
+def label_splits(
+    texts: Mapping[str, pa.ChunkedArray], where: str, may_be_numbers: bool = True
+) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+    """Labels (N,) int32 of each split from `pa.binary()` texts, and the class names they index.
+
+    The names are those of all splits, sorted. Where all texts are integers they are the labels, and there
+    are no names, unless they may not be numbers. Raises SourceError for numbers that are no labels and for
+    empty texts.
     """
-    unique = texts.unique()
+    together = pa.chunked_array([chunk for column in texts.values() for chunk in column.chunks], pa.binary())
+    unique = together.unique()
     words = [text.strip() for text in unique.to_pylist()]
-    at = indices(texts, unique)
-    if all(_INTEGER.fullmatch(word) for word in words):
-        return check_labels(np.array([int(word) for word in words]), where)[at], None
-    if b"" in words:
+    at = indices(together, unique)
+    class_names = None
+    if may_be_numbers and all(_INTEGER.fullmatch(word) for word in words):
+        labels = check_labels(np.array([int(word) for word in words], ndmin=1), where)[at]
+    elif b"" in words:
         raise SourceError(f"{where}: sample {int(np.argmax(at == words.index(b'')))} has an empty label")
-    classes = ClassIds()
-    ids = np.array([classes[word] for word in words])
-    return classes.final_labels(ids)[at], classes.sorted_names()
+    else:
+        classes = ClassIds()
+        ids = np.array([classes[word] for word in words], np.int32)
+        labels, class_names = classes.final_labels(ids)[at], classes.sorted_names()
+    ends = np.cumsum([len(column) for column in texts.values()])
+    return dict(zip(texts, np.split(labels, ends[:-1]), strict=True)), class_names
 
 
 def indices(wanted: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Labels:

@@ -61,7 +61,7 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = int(bounds[1]), int(bounds[2])
         width = max(map(len, bounds.groups())) if any(text.startswith("0") for text in bounds.groups()) else 0
         choices = [f"{number:0{width}}" for number in range(first, last + 1)]
-    if len(choices) < 2 and bounds is None or not choices:
+    if not choices or (bounds is None and len(choices) < 2):
         raise SourceError(f"{pattern}: expected braces like {{000..012}} or {{a,b}}, found {found[0]}")
     tails = expand_braces(pattern[found.end() :])
     return [pattern[: found.start()] + choice + tail for choice, tail in itertools.product(choices, tails)]
@@ -83,10 +83,11 @@ def _matching(pattern: str) -> list[Path]:
     files: list[Path] = []
     missing = []
     for name in expand_braces(pattern):
-        matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
-        files += [match for match in matches if match.is_file()]
-        if not any(match.is_file() for match in matches):
-            missing.append(name)
+        anchor = Path(name).anchor
+        matches = Path(anchor).glob(name.removeprefix(anchor)) if glob.has_magic(name) else [Path(name)]
+        found = sorted(match for match in matches if match.is_file())
+        files += found
+        missing += [] if found else [name]
     if missing:
         raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
     return files
@@ -118,3 +119,9 @@ def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
     grouped = group_files(by_name, where, fallback)
     splits = {split: tuple(by_name[name] for name in grouped[split]) for split in in_usual_order(grouped)}
     return Shards(splits, named=split_of_file(next(iter(by_name))) is not None)
+
+
+def has_shards(folder: Path, endings: Sequence[str]) -> bool:
+    """Does a folder, or one directly below it, hold files with one of the endings?"""
+    below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return any(files_ending(path, endings) for path in (folder, *below))

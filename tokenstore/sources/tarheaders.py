@@ -96,8 +96,10 @@ def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
     if offset == 0:
         for magic, name in _COMPRESSIONS.items():
             if header.startswith(magic):
-                raise SourceError(f"{path}: compressed with {name}, so samples cannot be reached singly; "
-                                  "decompress it first")
+                raise SourceError(
+                    f"{path}: compressed with {name}, so samples cannot be reached singly; "
+                    "decompress it first"
+                )
         if not header:
             raise SourceError(f"{path}: expected a tar file, found an empty file")
     if len(header) < _BLOCK:

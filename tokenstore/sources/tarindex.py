@@ -74,7 +74,9 @@ def index_tars(paths: Iterable[Path], passed: PassedOver) -> tuple[TarIndex, pa.
             if text is None:
                 unlabelled.add(image.name)
         if 0 < unlabelled.count < len(shards):
-            raise SourceError(f"{path}: {unlabelled.notes()[0]} and others have; label all of a split or none")
+            raise SourceError(
+                f"{path}: {unlabelled.notes()[0]} and others have; label all of a split or none"
+            )
     columns = np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64)
     return TarIndex(members.finish(), *columns), None if unlabelled.count else texts.finish()
 
@@ -129,10 +131,10 @@ def _image(members: dict[str, Member], passed: PassedOver, where: str) -> Member
     if not images:
         images = [ending for ending in members if ending.rpartition(".")[2] in EXTENSIONS]
         if len(images) > 1:
-            raise SourceError(
-                f"{where}: expected one image, found .{' and .'.join(images)}; name the image to take .jpg or .png"
-            )
-    images.sort(key=lambda ending: (PREFERRED.index(ending) if ending in PREFERRED else len(PREFERRED), ending))
+            raise SourceError(f"{where}: expected one image, found .{' and .'.join(images)}; name one .jpg")
+    images.sort(
+        key=lambda ending: (PREFERRED.index(ending) if ending in PREFERRED else len(PREFERRED), ending)
+    )
     for ending in images[1:]:
         passed.images.add(members[ending].name)
     return members[images[0]] if images else None

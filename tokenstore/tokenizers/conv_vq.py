@@ -81,7 +81,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # B, C, H, W
-        y = self.norm(self.spatial(x).permute(0, 2, 3, 1))
+        y: Tensor = self.norm(self.spatial(x).permute(0, 2, 3, 1))
         y = self.project(F.gelu(self.expand(y)))
         return x + y.permute(0, 3, 1, 2)
 
@@ -115,7 +115,8 @@ class ConvVQ(nn.Module):
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
-        return F.normalize(self.encoder(pixels).float(), dim=1)
+        latents: Tensor = self.encoder(pixels)
+        return F.normalize(latents.float(), dim=1)
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Codes (B, h, w) int64 of latents (B, D, h, w)."""
@@ -129,7 +130,8 @@ class ConvVQ(nn.Module):
 
     def pixels(self, embeddings: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) of embeddings (B, D, h, w)."""
-        return self.decoder(embeddings).float()  # type: ignore[no-any-return]
+        pixels: Tensor = self.decoder(embeddings)
+        return pixels.float()
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -239,7 +241,7 @@ class ConvVQTokenizer:
 
     @property
     def codebook(self) -> npt.NDArray[np.float32]:
-        return self._model.codebook.cpu().numpy().copy()  # type: ignore[no-any-return]
+        return self._model.codebook.cpu().numpy().copy()
 
     @property
     def image_size(self) -> int:
@@ -267,11 +269,11 @@ class ConvVQTokenizer:
     def encode(self, inputs: Tensor) -> Tensor:
         if inputs.dtype != torch.uint8 or inputs.ndim != 4:
             raise TokenizerError(
-                f"expected images (B, 3, H, W) uint8, found shape {tuple(inputs.shape)} {inputs.dtype}"
+                f"expected images (B, 3, H, W) uint8, found {tuple(inputs.shape)} {inputs.dtype}"
             )
         grid = self.grid(tuple(inputs.shape[1:]))
         size = 1 if self.device.type == "cpu" else ACCELERATOR_BATCH
-        codes = [self._encode_pass(images, size) for images in inputs.split(size) if len(images)]
+        codes = [self._encode_pass(images, size) for images in torch.split(inputs, size) if len(images)]
         return torch.cat(codes) if codes else torch.empty((0, *grid), dtype=torch.int64, device=self.device)
 
     def _encode_pass(self, images: Tensor, size: int) -> Tensor:
@@ -283,7 +285,7 @@ class ConvVQTokenizer:
     def decode(self, codes: Tensor) -> Tensor:
         if codes.ndim != 3 or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TokenizerError(
-                f"expected codes (B, H, W) of an integer dtype, found shape {tuple(codes.shape)} {codes.dtype}"
+                f"expected codes (B, H, W) of an integer dtype, found {tuple(codes.shape)} {codes.dtype}"
             )
         if not codes.numel():
             height, width = (side * self._model.config.patch for side in codes.shape[1:])
@@ -293,4 +295,5 @@ class ConvVQTokenizer:
         if low < 0 or high >= size:
             raise TokenizerError(f"expected codes in 0..{size - 1}, found {low}..{high}")
         embeddings = self._model.embed(codes)
-        return torch.cat([to_images(self._model.pixels(part)) for part in embeddings.split(ACCELERATOR_BATCH)])
+        parts = torch.split(embeddings, ACCELERATOR_BATCH)
+        return torch.cat([to_images(self._model.pixels(part)) for part in parts])

@@ -24,14 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from tokenstore.tokenizers.conv_vq import (
-    ConvVQ,
-    ConvVQConfig,
-    ConvVQTokenizer,
-    save_weights,
-    to_images,
-    to_pixels,
-)
+from tokenstore.tokenizers import DEFAULT_WEIGHTS
+from tokenstore.tokenizers.conv_vq import ConvVQ, ConvVQConfig, ConvVQTokenizer, save_weights, to_pixels
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 SMALL_SIDE = 128
@@ -49,11 +43,11 @@ class TrainingConfig:
     batch: int = 32
     crop: int = 80
     small_share: float = 0.3
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
+    learning_rate: float = 2e-3
+    warmup_steps: int = 300
     unquantised_steps: int = 400
     l1_weight: float = 0.1
-    commitment: float = 0.02
+    commitment: float = 0.1
     codebook_decay: float = 0.99
     restart_share: float = 0.05
     """A code used less than this share of the mean use starts again from a vector of the batch."""
@@ -125,9 +119,9 @@ class Crops:
     def batch(self, rng: np.random.Generator) -> Tensor:
         share = self.config.small_share if self.photos else 1.0
         small = rng.binomial(self.config.batch, share) if self.small else 0
-        images = [self._crop(self.photos[rng.integers(len(self.photos))], rng) for _ in range(self.config.batch - small)]
-        images += [self._crop(self._enlarge(self.small[rng.integers(len(self.small))], rng), rng) for _ in range(small)]
-        return torch.stack(images)
+        photos = [self.photos[rng.integers(len(self.photos))] for _ in range(self.config.batch - small)]
+        enlarged = [self._enlarge(self.small[rng.integers(len(self.small))], rng) for _ in range(small)]
+        return torch.stack([self._crop(image, rng) for image in photos + enlarged])
 
     def _enlarge(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         least = max(1.0, self.config.crop / min(image.shape[1:]))
@@ -167,7 +161,8 @@ class MovingCodebook:
         codebook = torch.cat(chosen)
         for _ in range(5):
             codes = (rows @ codebook.T).argmax(1)
-            codebook = F.normalize(codebook + 1e6 * torch.zeros_like(codebook).index_add_(0, codes, rows), dim=1)
+            sums = torch.zeros_like(codebook).index_add_(0, codes, rows)
+            codebook = torch.where(sums.any(1, keepdim=True), F.normalize(sums, dim=1), codebook)
         self.model.codebook.copy_(codebook)
         self.sums.copy_(codebook)
         self.counts.fill_(1.0)
@@ -207,7 +202,7 @@ class Trainer:
         self.config, self.crops, self.out = config, crops, out
         torch.manual_seed(config.seed)  # decides the initial weights
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.model = ConvVQ(config.model).to(memory_format=torch.channels_last)
+        self.model = ConvVQ(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.codebook = MovingCodebook(self.model, config)
         self.optimizer = torch.optim.AdamW(
@@ -269,7 +264,7 @@ class Trainer:
                 rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
                 self.codebook.update(rows, codes.flatten(), self.generator, restart=self.progress < 0.9)
             self.update_average()
-        return error.detach().square().mean().item()
+        return float(error.detach().square().mean())
 
     @torch.no_grad()
     def start_codebook(self) -> None:
@@ -282,8 +277,9 @@ class Trainer:
 
     def update_average(self) -> None:
         keep = min(self.config.average_decay, (self.step + 1) / (self.step + 10))
-        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            mean.lerp_(value, 1 - keep)
+        values = self.model.state_dict()
+        for name, mean in self.average.state_dict().items():
+            mean.lerp_(values[name], 1 - keep)
         self.average.codebook.copy_(F.normalize(self.average.codebook, dim=1))
 
     @property
@@ -326,7 +322,7 @@ def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), over RGB with the 11x11 Gaussian window of Wang et al. 2004."""
+    """Structural similarity of each image, (B,), over RGB, with Wang et al.'s (2004) Gaussian window."""
     offsets = torch.arange(11, dtype=torch.float64) - 5
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
     window = torch.outer(line, line).expand(3, 1, 11, 11) / line.sum() ** 2
@@ -341,3 +337,119 @@ def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     ratio = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (ratio / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a tokenizer rebuilds a set of images: means over images, and the use of its codes."""
+
+    images: int
+    psnr: float
+    ssim: float
+    perplexity: float
+    unused_codes: int
+    images_per_second: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images: PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}, perplexity "
+            f"{self.perplexity:.0f}, unused codes {self.unused_codes}, encode {self.images_per_second:.1f}/s"
+        )
+
+
+def evaluate(tokenizer: ConvVQTokenizer, images: Iterator[Tensor]) -> Quality:
+    """Encode and decode images, each (3, H, W) uint8."""
+    uses = torch.zeros(tokenizer.codebook_sizes[0], dtype=torch.int64)
+    noise, similarity, seconds = [], [], 0.0
+    for image in images:
+        start = time.perf_counter()
+        codes = tokenizer.encode(image[None])
+        seconds += time.perf_counter() - start
+        rebuilt = tokenizer.decode(codes).cpu()
+        uses += torch.bincount(codes.flatten().cpu(), minlength=len(uses))
+        noise.append(psnr(image[None], rebuilt).item())
+        similarity.append(ssim(image[None], rebuilt).item())
+    if not noise:
+        raise click.ClickException("expected images to evaluate on, found none")
+    share = uses[uses > 0].double() / uses.sum()
+    perplexity = torch.exp(-(share * share.log()).sum()).item()
+    unused = int((uses == 0).sum())
+    speed = len(noise) / seconds
+    return Quality(len(noise), float(np.mean(noise)), float(np.mean(similarity)), perplexity, unused, speed)
+
+
+def report_quality(tokenizer: ConvVQTokenizer, paths: list[Path]) -> None:
+    """Print the quality on photographs, held out and trained on, in two views of the tokenizer's size."""
+    photos = [path for path in paths if min(read_image(path).size) >= SMALL_SIDE]
+    size = tokenizer.image_size
+    for part, wanted in (("held-out", True), ("training", False)):
+        chosen = [path for path in photos if is_held_out(path) is wanted]
+        for view, fit in (("squashed", squash), ("centre-cropped", center_crop)):
+            quality = evaluate(tokenizer, (to_tensor(fit(read_image(path), size)) for path in chosen))
+            click.echo(f"{part}, {view} to {size}x{size}: {quality}")
+
+
+# ---- the command
+
+
+def train(config: TrainingConfig, paths: list[Path], out: Path) -> None:
+    """Train on the images that are not held out, telling how it goes."""
+    crops = Crops([path for path in paths if not is_held_out(path)], config)
+    click.echo(f"training on {len(crops.photos) // 3} photographs and {len(crops.small)} thumbnails")
+    trainer = Trainer(config, crops, out)
+    console = Console()
+    mean, told = 0.0, time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=1.0)
+        for loss in trainer.run():
+            mean = loss if not mean else 0.98 * mean + 0.02 * loss
+            text = f"step {trainer.step}: PSNR of mean error {10 * np.log10(4 / mean):.2f} dB"
+            bar.update(task, completed=trainer.progress, description=text)
+            if not console.is_terminal and time.monotonic() - told > 60:
+                told = time.monotonic()
+                click.echo(f"{text}, {trainer.progress:.1%} done after {trainer.seconds / 60:.1f} minutes")
+    click.echo(f"{trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {out / 'weights.safetensors'}")
+
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+WEIGHTS_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for the weights and the state of the run.")
+@click.option("--minutes", default=TrainingConfig.minutes, show_default=True, help="Stop after this long.")
+@click.option("--steps", default=TrainingConfig.steps, show_default=True, help="Stop after this many steps.")
+@click.option("--seed", default=TrainingConfig.seed, show_default=True, help="Decides everything random.")
+@click.option("--threads", default=os.cpu_count() or 1, show_default=True, help="Threads of torch.")
+@click.option("--bfloat16/--float32", default=TrainingConfig.bfloat16, help="Arithmetic of training.")
+@click.option("--evaluate", "evaluated", is_flag=True, help="Don't train; print the quality of weights.")
+@click.option("--weights", type=WEIGHTS_FILE, default=DEFAULT_WEIGHTS, help="What to evaluate.")
+def main(
+    images: tuple[Path, ...],
+    out: Path | None,
+    minutes: float,
+    steps: int,
+    seed: int,
+    threads: int,
+    bfloat16: bool,
+    evaluated: bool,
+    weights: Path,
+) -> None:
+    """Train the default tokenizer on the images below IMAGES, or evaluate it.
+
+    Half of the images, chosen by a hash of their file names, are held out of training. A run whose OUT
+    holds an unfinished one goes on with it.
+    """
+    torch.set_num_threads(threads)
+    paths = find_images(images)
+    if evaluated:
+        report_quality(ConvVQTokenizer.load(weights), paths)
+    elif out is None:
+        raise click.UsageError("training needs --out DIR")
+    else:
+        train(TrainingConfig(minutes=minutes, steps=steps, seed=seed, bfloat16=bfloat16), paths, out)
+
+
+if __name__ == "__main__":
+    main()

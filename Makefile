@@ -1,0 +1,38 @@
+# make demo                       convert real images, audit and verify the store, read it
+# make demo IMAGES=/my/folder     the same with your own images
+# make test                       lint, types, tests
+# All three first create the environment in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+IMAGES ?=
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
+
+test: $(VENV)/.dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one by: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing tokenstore and what it needs into $(VENV); this takes a minute or more"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing tokenstore and its test tools into $(VENV); this takes a minute or more"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo

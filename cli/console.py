@@ -1,0 +1,78 @@
+"""What the commands share: the terminal, progress bars, common options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import TimeRemainingColumn as _TimeRemaining
+from rich.text import Text
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+err = Console(stderr=True)
+
+
+class RateColumn(ProgressColumn):
+    """Work done a second, over the last half minute."""
+
+    def __init__(self, unit: str, scale: float = 1) -> None:
+        super().__init__()
+        self._unit, self._scale = unit, scale
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed / self._scale:,.0f} {self._unit}/s")
+
+
+def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
+    """A bar on stderr with rate and time left; nothing where that is no terminal."""
+    byte_counts = unit == "MB"
+    columns = [] if byte_counts else [MofNCompleteColumn()]
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        RateColumn(unit, 1e6 if byte_counts else 1),
+        _TimeRemaining(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        disable=quiet or not err.is_terminal,
+        transient=True,
+    )
+
+
+def parse_storage_options(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """The JSON object of --storage-options."""
+    if value is None:
+        return None
+    try:
+        options = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"expected a JSON object: {error}") from error
+    if not isinstance(options, dict):
+        raise click.BadParameter(f"expected a JSON object, found {value}")
+    return options
+
+
+def storage_options(command: _F) -> _F:
+    """The option --storage-options of commands that open a store."""
+    return click.option(
+        "--storage-options",
+        metavar="JSON",
+        callback=parse_storage_options,
+        help="fsspec options of a remote store, such as '{\"anon\": true}'.",
+    )(command)
+
+
+def human_bytes(nbytes: float) -> str:
+    """Bytes in decimal units, as storage is sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(nbytes) < 999.5:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"

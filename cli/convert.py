@@ -1,0 +1,273 @@
+"""`tokenstore convert`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from typing import Any
+
+import click
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from tokenstore.convert import Conversion, ConvertOptions, Progress, available_cores
+from tokenstore.convert import convert as run_conversion
+from tokenstore.errors import ConversionError
+from tokenstore.manifest import Manifest
+from tokenstore.sources import open_source
+from tokenstore.sources.base import ImageSource, Source
+from tokenstore.sources.images import ImageOptions
+from tokenstore.spec import CHUNK_SAMPLES, CODECS
+from tokenstore.tokenizers import available_tokenizers, load_tokenizer
+
+from .console import human_bytes, progress_bar, storage_options
+from .main import EXIT_CODES
+
+KINDS = ("imagefolder", "tar", "parquet", "seit", "array")
+_SHOWN = 10
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("src")
+@click.argument("out")
+@click.option("--source", type=click.Choice(KINDS), help="Kind of SRC; by default seen from what it holds.")
+@click.option(
+    "--labels",
+    metavar="FILE.csv",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Labels of an image folder: path,label.",
+)
+@click.option(
+    "--tokenizer", default="default", show_default=True, help=f"One of: {', '.join(available_tokenizers())}."
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the tokenizer runs: cpu, cuda, mps ..."
+)
+@click.option("--image-size", type=click.IntRange(1), help="Side in pixels; by default the tokenizer's.")
+@click.option(
+    "--resize",
+    type=click.Choice(["squash", "crop", "pad"]),
+    default="squash",
+    show_default=True,
+    help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(CODECS),
+    default="bitpack",
+    show_default=True,
+    help="zstd needs nothing of ours to read; auto takes the smaller.",
+)
+@click.option(
+    "--chunk-samples",
+    type=click.IntRange(1),
+    default=CHUNK_SAMPLES,
+    show_default=True,
+    help="Samples that are checked and fetched together.",
+)
+@click.option(
+    "--shard-samples", type=click.IntRange(1), help="Samples of one file; by default about 32 MiB of them."
+)
+@click.option("--split", "splits", multiple=True, help="Convert only this split; may be given again.")
+@click.option("--limit", type=click.IntRange(1), help="Convert only the first N samples of each split.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "fail"]),
+    help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=ImageOptions(1).max_pixels,
+    show_default=True,
+    help="Larger images count as bad.",
+)
+@click.option(
+    "--codebook",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Vectors of ready codes: .npy, .pt, .ckpt or .safetensors.",
+)
+@click.option(
+    "--codebook-size",
+    type=click.IntRange(1),
+    help="Size of the codebook of ready codes; by default the largest code + 1.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=available_cores(),
+    show_default="one a core",
+    help="Processes that decode images.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images that the tokenizer takes at once.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
+@click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
+@storage_options
+def convert(
+    src: str,
+    out: str,
+    source: str | None,
+    labels: str | None,
+    tokenizer: str,
+    device: str,
+    codebook: str | None,
+    resume: bool,
+    log_json: bool,
+    storage_options: dict[str, Any] | None,
+    splits: tuple[str, ...],
+    on_error: str | None,
+    **options: Any,
+) -> None:
+    """Turn SRC into the token store OUT.
+
+    SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
+    release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL.
+
+    \b
+    Examples:
+      tokenstore convert imagenet/ imagenet.zarr --device cuda --batch-size 256
+      tokenstore convert 'shards/train-{00000..00099}.tar' train.zarr --resize crop
+      tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
+      tokenstore convert seit-release/ seit.zarr
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    read = open_source(src, source, labels=labels)
+    log = _JsonLog() if log_json else _TextLog(read)
+    log.begin(read)
+    try:
+        with log:
+            conversion = run_conversion(
+                read,
+                out,
+                tokenizer=load_tokenizer(tokenizer, device) if isinstance(read, ImageSource) else None,
+                options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **options),  # type: ignore[arg-type]
+                resume=resume,
+                codebook=codebook,
+                storage_options=storage_options,
+                on_progress=log.progress,
+            )
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word != "--resume"] + ["--resume"]
+        log.interrupted(f"tokenstore {shlex.join(again)}")
+        raise click.exceptions.Exit(130) from None
+    except ConversionError as error:
+        raise ConversionError(f"{error} (then go on with --resume)") from error
+    log.end(conversion, out, time.monotonic() - started)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _source_nbytes(manifest: Manifest) -> int:
+    return sum(split.source_bytes or 0 for split in manifest.splits.values())
+
+
+class _TextLog:
+    """For people: a bar while it runs, then what was done."""
+
+    def __init__(self, source: Source) -> None:
+        self._bar: Bar = progress_bar("samples")
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> None:
+        self._bar.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def begin(self, source: Source) -> None:
+        sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
+        click.echo(f"{source.location}: {source.kind}, {sizes}")
+        for note in source.notes:
+            click.echo(f"  note: {note}")
+
+    def progress(self, state: Progress) -> None:
+        if state.split not in self._tasks:
+            self._tasks[state.split] = self._bar.add_task(
+                state.split, total=state.total, completed=state.done, note=""
+            )
+        note = f"{state.skipped} skipped" if state.skipped else ""
+        self._bar.update(self._tasks[state.split], completed=state.done, note=note)
+
+    def interrupted(self, again: str) -> None:
+        click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
+
+    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
+        manifest = conversion.manifest
+        if conversion.already_complete:
+            click.echo(f"{out}: already complete")
+            return
+        for name, position in conversion.resumed_at.items():
+            if position:
+                click.echo(f"{name}: went on after {position:,} samples")
+        nbytes = sum(record.size for record in manifest.files.values())
+        for name, split in manifest.splits.items():
+            click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
+            for skip in conversion.skipped[name][:_SHOWN]:
+                click.echo(f"  skipped {skip.source}: {skip.reason}")
+            if split.skipped > _SHOWN:
+                click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
+        samples = sum(split.samples for split in manifest.splits.values())
+        source_nbytes = _source_nbytes(manifest)
+        share = (
+            f", {nbytes / source_nbytes:.2%} of the images' {human_bytes(source_nbytes)}"
+            if source_nbytes
+            else ""
+        )
+        click.echo(
+            f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s"
+        )
+
+
+class _JsonLog:
+    """For programs: one JSON object a line."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self, source: Source) -> None:
+        sizes = {name: len(split) for name, split in source.splits.items()}
+        self._write(
+            "begin", location=source.location, kind=source.kind, splits=sizes, notes=list(source.notes)
+        )
+
+    def progress(self, state: Progress) -> None:
+        if state.done == state.total or time.monotonic() - self._last >= 1:
+            self._last = time.monotonic()
+            self._write("progress", **vars(state))
+
+    def interrupted(self, again: str) -> None:
+        self._write("interrupted", resume=again)
+
+    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
+        for name, skips in conversion.skipped.items():
+            for skip in skips:
+                self._write("skipped", split=name, **vars(skip))
+        manifest = conversion.manifest
+        self._write(
+            "end",
+            out=out,
+            already_complete=conversion.already_complete,
+            splits={name: vars(split) for name, split in manifest.splits.items()},
+            nbytes=sum(record.size for record in manifest.files.values()),
+            seconds=round(seconds, 3),
+        )
+
+    def _write(self, event: str, **values: Any) -> None:
+        click.echo(json.dumps({"event": event, **values}))

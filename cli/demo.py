@@ -1,0 +1,84 @@
+"""The main job on real images, from nothing: `python -m tokenstore_cli.demo [IMAGES]`.
+
+Without IMAGES it uses the images that scikit-learn ships: handwritten digits and two photographs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import click
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import tokenstore
+
+from .main import cli
+
+_HOME = Path("demo")
+_DIGITS = 1797
+_PHOTO_CROPS = 64
+_CROP = 192
+
+
+def write_images(folder: Path) -> None:
+    """An image folder of real images, no download: digits 0 to 9 and crops of two photographs."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        image = Image.fromarray((pixels * 15.9375).astype("uint8")).resize((64, 64), Image.Resampling.BICUBIC)
+        _save(image, folder / f"digit-{digit}" / f"{number:04d}.png")
+    photos = load_sample_images()
+    for pixels, name in zip(photos.images, photos.filenames, strict=True):
+        photo = Image.fromarray(pixels)
+        for number in range(_PHOTO_CROPS):
+            left = (photo.width - _CROP) * (number % 8) // 7
+            top = (photo.height - _CROP) * (number // 8) // 7
+            crop = photo.crop((left, top, left + _CROP, top + _CROP))
+            _save(crop, folder / Path(name).stem / f"{number:04d}.jpg")
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def _run(*words: str) -> None:
+    click.secho(f"\n$ tokenstore {' '.join(words)}", bold=True)
+    cli.main(list(words), prog_name="tokenstore", standalone_mode=False)
+
+
+def demo(images: Path | None) -> None:
+    """Make images, convert, audit, verify, and read one shuffled epoch."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+    _HOME.mkdir()
+    image_size = []
+    if images is None:
+        images = _HOME / "images"
+        click.echo(f"writing scikit-learn's digits and photographs to {images}/")
+        write_images(images)
+        image_size = ["--image-size", "64"]
+    store = _HOME / "images.zarr"
+    _run("convert", str(images), str(store), *image_size)
+    _run("stats", str(store))
+    _run("verify", str(store))
+    click.secho("\nreading one shuffled epoch through TokenDataset", bold=True)
+    split = tokenstore.open(store).splits[0]
+    dataset = tokenstore.TokenDataset(store, split)
+    started = time.monotonic()
+    loader = DataLoader(dataset, batch_size=256, shuffle=True)
+    batches = [len(batch[0] if len(dataset.columns) > 1 else batch) for batch in loader]
+    seconds = time.monotonic() - started
+    click.echo(
+        f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
+        f"a sample is {tuple(dataset.reader[0].shape)} codes"
+    )
+    click.echo(f"\nDone. The store is {store}; `tokenstore info {store}` tells more about it.")
+
+
+if __name__ == "__main__":
+    demo(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

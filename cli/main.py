@@ -1,0 +1,89 @@
+"""The command `tokenstore`: parse, call the library, print."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from tokenstore import __version__
+from tokenstore.errors import TokenstoreError
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    failed; for verify: the store is damaged
+  2    the command line is wrong
+  130  interrupted by Ctrl-C or SIGTERM
+"""
+
+_COMMANDS = {
+    "convert": ("tokenstore_cli.convert", "Turn images, or ready codes, into a token store."),
+    "info": ("tokenstore_cli.inspection", "Show what a store says about itself."),
+    "stats": ("tokenstore_cli.inspection", "Audit a store: where its bytes go and how its codes are used."),
+    "verify": ("tokenstore_cli.inspection", "Check every digest, checksum, code and label of a store."),
+}
+"""Where each command is, imported when it is called: torch takes seconds."""
+
+
+class _Commands(click.Group):
+    """Imports commands on use, and turns errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
+            raise
+        except (TokenstoreError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(" ".join(str(error).split())) from error
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(
+                f"unexpected {type(error).__name__}: {error}. `tokenstore --debug ...` shows where"
+            ) from error
+
+
+@click.command(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tokenstore")
+@click.option(
+    "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
+)
+def cli(debug: bool) -> None:
+    """Vision datasets kept as discrete tokens: small, checked, fast to read.
+
+    \b
+      tokenstore convert photos/ photos.zarr
+      tokenstore stats photos.zarr
+      tokenstore verify photos.zarr
+    """
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli.main(prog_name="tokenstore", standalone_mode=True)
+    except BrokenPipeError:
+        # the reader of our output, such as `head`, has gone
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Arrays of ready codes: `.npy`, `.npz`, or a folder with one of them a split.
+
+codes.npy, codes-labels.npy      codes (N, *grid) and, optionally, labels (N,)
+codes.npz                        `tokens` or `codes`, optionally `labels`, `class_names`, `codebook`, and
+                                 any further columns of N rows
+folder/train.npy, folder/val.npy, folder/train-labels.npy ..., or folder/train.npz, folder/val.npz
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenstore.errors import SourceError
+from tokenstore.sources.base import CodeSource, Labels
+from tokenstore.sources.listing import check_class_range, check_labels, check_range, digest
+from tokenstore.sources.npy import StoredArray, open_npy, open_npz
+from tokenstore.sources.shards import files_ending
+from tokenstore.sources.splits import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
+
+ENDINGS = (".npy", ".npz")
+
+_CODES = ("tokens", "codes")
+_LABELS, _CLASS_NAMES, _CODEBOOK = "labels", "class_names", "codebook"
+_LABEL_ENDINGS = ("-labels", "_labels")
+_Value = TypeVar("_Value", tuple[str, ...], npt.NDArray[np.float32])
+_LARGEST_CODE = int(np.iinfo(np.int32).max)
+
+
+@dataclass(frozen=True)
+class ArraySplit:
+    """The rows of one array of codes, and further arrays that go with them."""
+
+    name: str
+    stored: StoredArray
+    all_labels: Labels | None
+    further: Mapping[str, StoredArray]
+
+    @property
+    def columns(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        return {
+            name: (array.dtype.newbyteorder("="), array.shape[1:]) for name, array in self.further.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def names(self, start: int, stop: int) -> pa.Array:
+        check_range(start, stop, len(self))
+        return pa.array([f"{self.name}[{row}]" for row in range(start, stop)], pa.string())
+
+    def labels(self, start: int, stop: int) -> Labels | None:
+        check_range(start, stop, len(self))
+        return None if self.all_labels is None else self.all_labels[start:stop]
+
+    def fingerprint(self) -> str:
+        arrays = {"": self.stored, **self.further}
+        kinds = repr([(name, array.dtype.str, array.shape) for name, array in sorted(arrays.items())])
+        return digest(self.name, kinds, self.all_labels)
+
+    def codes(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
+        """Codes (stop - start, *grid) in the smallest unsigned type that holds them, if not stored in one.
+
+        Raises SourceError for codes below 0 or of more than 31 bits.
+        """
+        check_range(start, stop, len(self))
+        codes = self.stored.rows(start, stop)
+        assert np.issubdtype(codes.dtype, np.integer)
+        low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+        if low < 0 or high > _LARGEST_CODE:
+            wrong = ((codes < 0) | (codes > _LARGEST_CODE)).reshape(len(codes), -1)  # type: ignore[operator]
+            row = int(np.argmax(wrong.any(axis=1)))
+            found = low if low < 0 else high
+            raise SourceError(
+                f"{self.stored.where}: sample {start + row}: expected codes 0..{_LARGEST_CODE}, found {found}"
+            )
+        keeps = codes.dtype.kind == "u" and codes.dtype.itemsize <= np.dtype(np.uint32).itemsize
+        return codes.astype(codes.dtype if keeps else np.min_scalar_type(high), copy=False)
+
+    def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+        check_range(start, stop, len(self))
+        return self.further[name].rows(start, stop)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What one split's files hold."""
+
+    split: ArraySplit
+    class_names: tuple[str, ...] | None
+    codebook: npt.NDArray[np.float32] | None
+    notes: tuple[str, ...]
+
+
+def open_arrays(location: str | Path) -> CodeSource:
+    """Open arrays of codes (N, *grid) of any integer type.
+
+    Raises SourceError for arrays of other types, for labels that do not go with the codes, and where splits
+    differ in grid, codebook or class names. The codes themselves are checked as they are read.
+    """
+    files = _files(Path(location))
+    opened = {split: _open_split(files[split]) for split in in_usual_order(files)}
+    splits = {split: one.split for split, one in opened.items()}
+    grids = {split: one.stored.shape[1:] for split, one in splits.items()}
+    if len(set(grids.values())) > 1:
+        raise SourceError(f"{location}: splits differ in their grids: {grids}")
+    class_names = _agreed([one.class_names for one in opened.values()], _CLASS_NAMES, str(location))
+    codebook = _agreed([one.codebook for one in opened.values()], _CODEBOOK, str(location))
+    labels = {split: one.all_labels for split, one in splits.items() if one.all_labels is not None}
+    check_class_range(labels, class_names, str(location))
+    return CodeSource(
+        kind="array",
+        location=str(location),
+        splits=splits,
+        grid=next(iter(grids.values())),
+        codebook_sizes=None if codebook is None else _sizes(codebook),
+        codebook=codebook,
+        class_names=class_names,
+        notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
+    )
+
+
+def is_array_folder(folder: Path) -> bool:
+    """Does a folder hold arrays named after splits?"""
+    return any(split_of_file(path.name) is not None for path in files_ending(folder, ENDINGS))
+
+
+def _files(location: Path) -> dict[str, Path]:
+    """Split -> file of its codes."""
+    if not location.is_dir():
+        return {split_of_file(location.name) or DEFAULT_SPLIT: location}
+    names = [path.name for path in files_ending(location, ENDINGS) if not path.stem.endswith(_LABEL_ENDINGS)]
+    names = [name for name in names if split_of_file(name) is not None]
+    if not names:
+        raise SourceError(f"{location}: no arrays named after splits, such as train.npy or val.npz")
+    files = {}
+    for split, of_split in group_files(names, str(location)).items():
+        if len(of_split) > 1:
+            raise SourceError(f"{location}: {of_split[0]!r} and {of_split[1]!r} are both split {split}")
+        files[split] = location / of_split[0]
+    return files
+
+
+def _open_split(path: Path) -> _Opened:
+    if path.suffix.lower() == ".npy":
+        beside = [path.with_name(f"{path.stem}{ending}.npy") for ending in _LABEL_ENDINGS]
+        labels = [open_npy(labels_path) for labels_path in beside if labels_path.exists()]
+        return _opened(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
+    arrays = open_npz(path)
+    others = [name for name in arrays if name not in (_LABELS, _CLASS_NAMES, _CODEBOOK)]
+    name = next((name for name in _CODES if name in arrays), others[0] if len(others) == 1 else None)
+    if name is None:
+        raise SourceError(
+            f"{path}: expected an array {' or '.join(_CODES)}, found {', '.join(arrays) or 'none'}"
+        )
+    codes = arrays.pop(name)
+    return _opened(path, codes, arrays)
+
+
+def _opened(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _Opened:
+    if codes.dtype.kind not in "iu" or len(codes.shape) < 2:
+        raise SourceError(
+            f"{codes.where}: expected codes (N, *grid) of an integer type, found {codes.dtype} {codes.shape}"
+        )
+    if not all(codes.shape):
+        raise SourceError(f"{codes.where}: expected at least one sample of one code, found {codes.shape}")
+    labels = others.pop(_LABELS, None)
+    if labels is not None and len(labels) != len(codes):
+        raise SourceError(f"{labels.where}: {len(labels)} labels for {len(codes)} samples")
+    class_names, codebook = others.pop(_CLASS_NAMES, None), others.pop(_CODEBOOK, None)
+    further = {
+        name: array
+        for name, array in others.items()
+        if len(array) == len(codes) and array.dtype.kind in "biuf"
+    }
+    notes = tuple(
+        f"array {name} passed over: {array.dtype} {array.shape} is no column of numbers, one a sample"
+        for name, array in others.items()
+        if name not in further
+    )
+    return _Opened(
+        ArraySplit(path.name, codes, None if labels is None else _labels(labels), further),
+        None if class_names is None else _class_names(class_names),
+        None if codebook is None else _codebook(codebook),
+        notes,
+    )
+
+
+def _labels(stored: StoredArray) -> Labels:
+    return check_labels(stored.whole(), stored.where)
+
+
+def _class_names(stored: StoredArray) -> tuple[str, ...]:
+    if stored.dtype.kind != "U" or len(stored.shape) != 1:
+        raise SourceError(f"{stored.where}: expected a row of names, found {stored.dtype} {stored.shape}")
+    return tuple(map(str, stored.whole()))
+
+
+def _codebook(stored: StoredArray) -> npt.NDArray[np.float32]:
+    if stored.dtype.kind != "f" or len(stored.shape) not in (2, 3):
+        raise SourceError(
+            f"{stored.where}: expected floats (K, D) or (n, K, D), found {stored.dtype} {stored.shape}"
+        )
+    return stored.whole().astype(np.float32)
+
+
+def _sizes(codebook: npt.NDArray[np.float32]) -> tuple[int, ...]:
+    return (codebook.shape[-2],) * (len(codebook) if codebook.ndim == 3 else 1)
+
+
+def _agreed(found: Sequence[_Value | None], what: str, where: str) -> _Value | None:
+    """What the splits that have it agree on."""
+    values = [value for value in found if value is not None]
+    if any(not np.array_equal(value, values[0]) for value in values):
+        raise SourceError(f"{where}: splits differ in their {what}")
+    return values[0] if values else None

@@ -1,0 +1,218 @@
+"""The layout of the SeiT release: one gzip of escaped codes for each split.
+
+    <name>-<split>-token.data.bin.gz     all samples back to back
+    <name>-<split>-token.index.npy.gz    N + 1 byte offsets into that
+    <name>-<split>-label.txt             one integer a line
+    codebook.ckpt, synonyms.json         both optional
+
+A code below 255 is one byte; a larger one is the byte 255 and then the byte `code - 255`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenstore.errors import SourceError
+from tokenstore.sources.base import CodeSource, Labels
+from tokenstore.sources.listing import check_labels, check_range, digest
+from tokenstore.sources.splits import group_folders, in_usual_order
+from tokenstore.sources.streams import ForwardStream
+
+GRID = (32, 32)
+DATA_ENDING = "-token.data.bin.gz"
+
+_CODES_A_SAMPLE = math.prod(GRID)
+_ESCAPE = 255
+_SAMPLES_A_READ = 4096
+_DATA_NAME = re.compile(rf"(.+)-([^-]+){re.escape(DATA_ENDING)}")
+
+
+@dataclass(frozen=True)
+class SeitSplit:
+    """The codes of one split, decoded from the stream as they are asked for."""
+
+    name: str
+    stream: ForwardStream
+    offsets: npt.NDArray[np.int64]
+    all_labels: Labels
+    codebook_size: int | None
+
+    @property
+    def columns(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.all_labels)
+
+    def names(self, start: int, stop: int) -> pa.Array:
+        check_range(start, stop, len(self))
+        return pa.array([f"{self.name}[{sample}]" for sample in range(start, stop)], pa.string())
+
+    def labels(self, start: int, stop: int) -> Labels:
+        check_range(start, stop, len(self))
+        return self.all_labels[start:stop]
+
+    def fingerprint(self) -> str:
+        return digest(self.name, self.offsets, self.all_labels)
+
+    def codes(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
+        """Codes (stop - start, 32, 32). Raises SourceError, naming the sample, for damaged ones.
+
+        Going on where the last call stopped costs nothing; going back reads from the beginning.
+        """
+        check_range(start, stop, len(self))
+        codes = np.empty((stop - start, _CODES_A_SAMPLE), np.uint16)
+        for first in range(start, stop, _SAMPLES_A_READ):
+            last = min(first + _SAMPLES_A_READ, stop)
+            offsets = self.offsets[first : last + 1]
+            data = self.stream.read(int(offsets[0]), int(offsets[-1] - offsets[0]))
+            codes[first - start : last - start] = self._unescape(data, offsets - offsets[0], first)
+        if stop == len(self):
+            self.stream.check_nothing_after(int(self.offsets[-1]))
+        return codes.reshape(stop - start, *GRID)
+
+    def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
+        raise KeyError(name)
+
+    def _unescape(self, data: bytes, offsets: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.uint16]:
+        stored = np.frombuffer(data, np.uint8)
+        is_escape = stored == _ESCAPE
+        is_payload = np.zeros_like(is_escape)
+        is_payload[1:] = is_escape[:-1]
+        # The scheme ends below 255 + 255, so that the byte 255 is never what follows an escape.
+        self._refuse(is_escape[offsets[1:] - 1], first, "ends within an escaped code")
+        twice = np.searchsorted(offsets, np.flatnonzero(is_escape & is_payload), "right") - 1
+        has_twice = np.zeros(len(offsets) - 1, bool)
+        has_twice[twice] = True
+        self._refuse(has_twice, first, "has an escape after an escape")
+        starts = np.concatenate(([0], np.cumsum(~is_payload)))[offsets]
+        counts: npt.NDArray[np.int64] = np.diff(starts)
+        self._refuse(counts != _CODES_A_SAMPLE, first, f"does not hold exactly {_CODES_A_SAMPLE} codes")
+        codes = stored.astype(np.uint16)
+        codes[:-1] += stored[1:] * is_escape[:-1]
+        found: npt.NDArray[np.uint16] = codes[~is_payload].reshape(-1, _CODES_A_SAMPLE)
+        if self.codebook_size is not None:
+            too_large = (found >= self.codebook_size).any(axis=1)
+            self._refuse(too_large, first, f"has a code outside the codebook of {self.codebook_size}")
+        return found
+
+    def _refuse(self, bad: npt.NDArray[np.bool_], first: int, what: str) -> None:
+        if bad.any():
+            raise SourceError(f"{self.name}{DATA_ENDING}: sample {first + int(np.argmax(bad))} {what}")
+
+
+def open_seit(location: str | Path) -> CodeSource:
+    """Open a folder in the layout of the SeiT release.
+
+    Raises SourceError where a file is missing or damaged, or where files contradict each other. The codes
+    themselves are checked as they are read.
+    """
+    folder = Path(location)
+    names = _names_of_splits(folder)
+    synonyms = _synonyms(folder / "synonyms.json")
+    size = None if synonyms is None else len(synonyms)
+    splits = {split: _open_split(folder, names[split], size) for split in in_usual_order(names)}
+    codebook = folder / "codebook.ckpt"
+    return CodeSource(
+        kind="seit",
+        location=str(location),
+        splits=splits,
+        grid=GRID,
+        codebook_sizes=None if size is None else (size,),
+        codebook_path=codebook if codebook.is_file() else None,
+        synonyms=synonyms,
+    )
+
+
+def _names_of_splits(folder: Path) -> dict[str, str]:
+    """Split -> what its files' names begin with."""
+    found = [match for path in sorted(folder.iterdir()) if (match := _DATA_NAME.fullmatch(path.name))]
+    if not found:
+        raise SourceError(f"{folder}: no file ending in {DATA_ENDING}")
+    if len({match[1] for match in found}) > 1:
+        raise SourceError(
+            f"{folder}: files of two data sets, {found[0][1]!r} and {found[-1][1]!r}; take them apart"
+        )
+    words = group_folders([match[2] for match in found], str(folder))
+    if words is None:
+        words = {match[2]: match[2] for match in found}
+    return {split: f"{found[0][1]}-{word}" for split, word in words.items()}
+
+
+def _open_split(folder: Path, name: str, codebook_size: int | None) -> SeitSplit:
+    data, index = folder / f"{name}{DATA_ENDING}", folder / f"{name}-token.index.npy.gz"
+    offsets = _offsets(index)
+    labels = _labels(folder / f"{name}-label.txt")
+    if len(labels) != len(offsets) - 1:
+        raise SourceError(f"{folder}: {len(labels)} labels of {name}, but its index is of {len(offsets) - 1}")
+    stream = ForwardStream(partial(_open_gzip, data), str(data))
+    return SeitSplit(name, stream, offsets, labels, codebook_size)
+
+
+def _open_gzip(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb"))
+
+
+def _offsets(path: Path) -> npt.NDArray[np.int64]:
+    try:
+        with gzip.open(path, "rb") as file:
+            offsets = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise SourceError(f"{path}: the index cannot be read: {error}") from error
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2 or offsets[0] != 0:
+        raise SourceError(
+            f"{path}: expected a row of offsets from 0, found {offsets.dtype} {offsets.shape} {offsets[:1]}"
+        )
+    offsets = offsets.astype(np.int64)
+    lengths = np.diff(offsets)
+    # A sample takes one byte a code, or two: more or less also means an index out of order.
+    wrong = (lengths < _CODES_A_SAMPLE) | (lengths > 2 * _CODES_A_SAMPLE)
+    if wrong.any():
+        sample = int(np.argmax(wrong))
+        raise SourceError(
+            f"{path}: sample {sample} takes {lengths[sample]} bytes, expected {_CODES_A_SAMPLE} to "
+            f"{2 * _CODES_A_SAMPLE}"
+        )
+    return cast(npt.NDArray[np.int64], offsets)
+
+
+def _labels(path: Path) -> Labels:
+    try:
+        lines = path.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: the labels cannot be read: {error}") from error
+    bad = next((number for number, line in enumerate(lines) if not line.isdigit()), None)
+    if bad is not None:
+        raise SourceError(f"{path}: expected an integer in line {bad + 1}, found {lines[bad]!r}")
+    return check_labels(np.array(list(map(int, lines))), str(path))
+
+
+def _synonyms(path: Path) -> npt.NDArray[np.int32] | None:
+    """Nearest codes of each code (K, M), filled up with -1; None where there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        table = {int(code): nearest for code, nearest in json.loads(path.read_bytes()).items()}
+        rows = [table[code] for code in range(len(table))]
+        synonyms = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+        for code, nearest in enumerate(rows):
+            synonyms[code, : len(nearest)] = nearest
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise SourceError(f"{path}: expected a list of nearest codes for each code: {error!r}") from error
+    if (synonyms < -1).any() or (synonyms >= len(rows)).any():
+        raise SourceError(f"{path}: names codes outside the codebook of {len(rows)}")
+    return synonyms

@@ -1,0 +1,57 @@
+"""Byte ranges of a compressed stream: read forwards, started again only when asked to go back."""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import IO
+
+from tokenstore.errors import SourceError
+
+
+class ForwardStream:
+    """Ranges of a stream that is cheap to read forwards and has to start anew to go back.
+
+    `open_stream` must pickle, as a stream that is sent to another process opens there again.
+    """
+
+    def __init__(self, open_stream: Callable[[], IO[bytes]], where: str) -> None:
+        self._open_stream, self._where = open_stream, where
+        self._stream: IO[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, start: int, count: int) -> bytes:
+        """Bytes [start, start + count). Raises SourceError where the stream is damaged or ends before."""
+        data = self._read(start, count)
+        if len(data) < count:
+            raise SourceError(
+                f"{self._where}: truncated: {count} bytes expected at {start}, found {len(data)}"
+            )
+        return data
+
+    def check_nothing_after(self, length: int) -> None:
+        """Raise SourceError where the stream goes on after `length` bytes, or its checksum is wrong."""
+        if self._read(length, 1):
+            raise SourceError(f"{self._where}: expected {length} bytes, found more")
+
+    def _read(self, start: int, count: int) -> bytes:
+        with self._lock:
+            try:
+                if self._stream is None:
+                    self._stream = self._open_stream()
+                # subtle: seek of gzip and zip streams reads on, and begins again to go back.
+                self._stream.seek(start)
+                return self._stream.read(count)
+            except (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+                self._stream = None
+                raise SourceError(
+                    f"{self._where}: damaged or truncated near byte {start}: {error}"
+                ) from error
+
+    def __getstate__(self) -> tuple[Callable[[], IO[bytes]], str]:
+        return self._open_stream, self._where
+
+    def __setstate__(self, state: tuple[Callable[[], IO[bytes]], str]) -> None:
+        self.__init__(*state)  # type: ignore[misc]

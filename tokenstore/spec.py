@@ -1,0 +1,137 @@
+"""What a new store is to be, and the tables that say where its samples came from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
+from tokenstore.codecs.chunks import Bitpack, ChunkCodec, Zstd
+from tokenstore.errors import ManifestError
+from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.store import ArrayLayout
+
+CHUNK_SAMPLES = 64
+SHARD_NBYTES = 2**25
+"""What a shard of tokens is to hold unless the user says otherwise."""
+MAX_SHARD_SAMPLES = 2**16
+CODECS = ("bitpack", "zstd", "auto")
+"""`auto` is whichever of the others makes a store's first shard smaller."""
+
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("source_index", pa.int64()),
+        ("source", pa.string()),
+        ("label_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("source_bytes", pa.int64()),
+    ]
+)
+SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
+
+_SMALL_SAMPLE_NBYTES = 16
+"""Samples up to this size, such as labels, have one chunk a shard: they are read whole."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample of the source that is not in the store."""
+
+    source_index: int
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a new store is to be."""
+
+    grid: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    tokenizer: TokenizerIdentity
+    codec: str = "bitpack"
+    chunk_samples: int = CHUNK_SAMPLES
+    shard_samples: int | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    source_kind: str | None = None
+    codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
+        if self.codec not in CODECS:
+            raise ManifestError(f"codec: expected one of {CODECS}, found {self.codec!r}")
+        if self.chunk_samples < 1:
+            raise ManifestError(f"chunk_samples: expected at least 1, found {self.chunk_samples}")
+        if self.shard_samples is not None and (
+            self.shard_samples < 1 or self.shard_samples % self.chunk_samples
+        ):
+            raise ManifestError(
+                f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
+                f"found {self.shard_samples}"
+            )
+        if self.codebook is not None and self.codebook.shape[-2] < max(self.codebook_sizes):
+            raise ManifestError(
+                f"codebook: expected {max(self.codebook_sizes)} vectors, found shape {self.codebook.shape}"
+            )
+
+    def samples_per_shard(self, listed: int) -> int:
+        """Samples of a full shard in a split of which at most `listed` samples exist."""
+        if self.shard_samples is not None:
+            return self.shard_samples
+        nbytes = sample_nbytes(math.prod(self.grid), max(self.codebook_sizes))
+        samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))
+        samples = min(samples, max(1, listed))
+        return -(-samples // self.chunk_samples) * self.chunk_samples
+
+    def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
+        size = max(self.codebook_sizes)
+        codec: ChunkCodec = Zstd() if self.codec == "zstd" else Bitpack(size)
+        return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
+
+    def with_smallest_codec(self, codes: npt.NDArray[Any], shard_samples: int) -> StoreSpec:
+        """The spec with `auto` made definite by encoding one shard's codes with every codec."""
+        specs = [replace(self, codec=codec) for codec in CODECS if codec != "auto"]
+        return min(
+            specs, key=lambda spec: len(spec.tokens_layout(len(codes), shard_samples).encode_shard(codes))
+        )
+
+    def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
+        nbytes = column.dtype.itemsize * int(np.prod(column.shape))
+        chunk = shard_samples if nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
+        return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
+
+
+@dataclass(frozen=True)
+class Column:
+    """An aligned array beside the tokens: dtype and shape of one sample."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+
+
+LABEL_COLUMN = Column(np.dtype(np.int32))
+
+
+def samples_table(
+    source_index: npt.NDArray[np.int64],
+    source: pa.Array | list[str],
+    labels: npt.NDArray[np.int32] | None,
+    class_names: tuple[str, ...] | None,
+    **sizes: list[int],
+) -> pa.Table:
+    """Rows of SAMPLES_SCHEMA; `sizes` are width, height and source_bytes where they are known."""
+    columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}
+    if labels is not None and class_names is not None:
+        columns["label_name"] = pa.array(class_names, pa.string()).take(pa.array(labels))
+    absent = pa.nulls(len(source_index))
+    return pa.table([columns.get(field.name, absent) for field in SAMPLES_SCHEMA], SAMPLES_SCHEMA.names).cast(
+        SAMPLES_SCHEMA
+    )
