@@ -17,7 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
+from numcodecs.zstd import Zstd
 from rich.console import Console
 from rich.table import Table
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -246,6 +247,20 @@ def test_addresses_are_contiguous_uint64() -> None:
 
 def test_decoding_does_not_hold_the_gil() -> None:
     assert bitpack._decoder(9).targetoptions["nogil"]
+
+
+def test_decoding_works_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_cache(cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(bitpack, "njit", without_cache)
+    decode = bitpack._decoder.__wrapped__(3)
+    packed, out = np.array([[0xD1, 0x08]], np.uint8), np.empty(4, np.uint8)
+    assert decode(addresses_of(packed).view(np.int64), 4, 5, out) == -1
+    assert out.tolist() == [1, 2, 3, 4]
+    assert decode.targetoptions["nogil"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="maps a page that may not be read, by Linux's mmap")

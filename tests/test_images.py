@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -38,21 +38,20 @@ def encoded(image: Image.Image | np.ndarray, format: str = "JPEG", **options: ob
     return file.getvalue()
 
 
-def same_size(data: bytes) -> np.ndarray:
-    """The decoded image, not resized."""
+def by_pillow(data: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        width, height = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size
-    image = decode_image(data, ImageOptions((height, width)))
-    assert (image.height, image.width) == (height, width)
-    assert image.pixels.shape == (height, width, 3)
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def same_size(data: bytes) -> np.ndarray:
+    """The decoded image, not resized."""
+    probe = decode_image(data, ImageOptions(1))
+    image = decode_image(data, ImageOptions((probe.height, probe.width)))
+    assert image.pixels.shape == (probe.height, probe.width, 3)
     assert image.pixels.dtype == np.uint8
     assert image.pixels.flags.writeable
     return image.pixels
-
-
-def by_pillow(data: bytes) -> Image.Image:
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
 
 
 def reason(data: bytes, **options: int) -> str:
@@ -73,7 +72,7 @@ def test_a_jpeg_decodes_to_the_bits_that_pillow_gives(
     assert np.array_equal(same_size(data), np.asarray(by_pillow(data)))
 
 
-@pytest.mark.parametrize("subsampling", ["411", "440", "441"])
+@pytest.mark.parametrize("subsampling", ["411", "440"])
 def test_a_jpeg_of_rarer_subsampling_decodes_to_the_bits_that_pillow_gives(subsampling: str) -> None:
     simplejpeg = images.simplejpeg
     data = simplejpeg.encode_jpeg(scene(), 85, "RGB", subsampling)
@@ -89,6 +88,7 @@ def test_grayscale_and_rgb_coded_jpegs_decode_to_the_bits_that_pillow_gives() ->
         assert np.array_equal(same_size(data), np.asarray(by_pillow(data)))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 100), st.integers(0, 2), st.booleans())
 def test_the_fast_jpeg_path_equals_the_plain_one(
     height: int, width: int, quality: int, subsampling: int, progressive: bool
@@ -136,7 +136,7 @@ def test_an_orientation_that_does_not_exist_is_no_orientation(orientation: int) 
 )
 def test_a_damaged_exif_block_spoils_neither_pixels_nor_warnings(exif: bytes) -> None:
     data = encoded(scene(20, 30), exif=exif)
-    assert np.array_equal(same_size(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(same_size(data), np.asarray(by_pillow(data)))
 
 
 def test_sixteen_bit_grey_loses_its_low_byte() -> None:
@@ -217,11 +217,25 @@ def test_a_truncated_image_is_refused(format: str, kept: float) -> None:
 def test_a_jpeg_cut_anywhere_gives_a_reason_or_what_pillow_gives(cut: int) -> None:
     data = encoded(scene(16, 16))[:cut]
     try:
-        pixels = decode_image(data, ImageOptions(16)).pixels
-    except SampleError as error:
-        assert str(error)
+        expected = np.asarray(by_pillow(data))
+    except Exception:
+        assert reason(data)
     else:
-        assert np.array_equal(pixels, np.asarray(by_pillow(data)))
+        assert np.array_equal(same_size(data), expected)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "JPEG2000"]), st.data())
+def test_flipped_bytes_give_pixels_or_a_reason_and_nothing_else(format: str, data: st.DataObject) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = bytearray(encoded(scene(16, 12), format, **({"exif": exif} if format == "JPEG" else {})))
+    for place in data.draw(st.lists(st.integers(0, len(file) - 1), min_size=1, max_size=4)):
+        file[place] = data.draw(st.integers(0, 255))
+    try:
+        assert decode_image(bytes(file), ImageOptions(8)).pixels.shape == (8, 8, 3)
+    except SampleError:
+        assert reason(bytes(file))
 
 
 def test_an_empty_file_says_that_it_is_empty() -> None:
@@ -252,12 +266,8 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
 
 def test_pillows_own_pixel_limit_neither_warns_nor_stays_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert same_size_of_limited(encoded(scene(20, 30), "PNG")) == (8, 8, 3)
+    assert same_size(encoded(scene(20, 30), "PNG")).shape == (20, 30, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
-
-
-def same_size_of_limited(data: bytes) -> tuple[int, ...]:
-    return decode_image(data, ImageOptions(8)).pixels.shape
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -317,20 +327,20 @@ def test_whatever_pillow_raises_becomes_a_reason_in_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error("went\nwrong")
 
+    def fail_without_a_word(*_: object, **__: object) -> None:
+        raise error
+
+    data = encoded(scene())
     monkeypatch.setattr(images.Image, "open", fail)
-    assert "went wrong" in reason(encoded(scene()))
-    monkeypatch.setattr(images.Image, "open", lambda *_, **__: fail() if error is None else raise_bare(error))
-    assert error.__name__ in reason(encoded(scene()))
-
-
-def raise_bare(error: type[Exception]) -> None:
-    raise error
+    assert "went wrong" in reason(data)
+    monkeypatch.setattr(images.Image, "open", fail_without_a_word)
+    assert error.__name__ in reason(data)
 
 
 def test_threads_decode_at_the_same_time_without_warnings_and_without_mixing() -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05"
     files = [encoded(scene(30, 40, seed), exif=exif) for seed in range(4)]
-    expected = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    expected = [np.asarray(by_pillow(data)) for data in files]
     wrong: list[int] = []
 
     def work(which: int) -> None:

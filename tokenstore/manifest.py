@@ -163,8 +163,11 @@ class Manifest:
                 f"manifest.codebook_sizes: expected at most {MAX_CODEBOOK_SIZE} codes, "
                 f"found {max(self.codebook_sizes)}"
             )
+        for name in self.splits:
+            if not name or "/" in name:
+                raise ManifestError(f"manifest.splits: expected a name without '/', found {name!r}")
         for path in self.files:
-            if path.startswith("/") or ".." in path.split("/"):
+            if not _is_inside(path):
                 raise ManifestError(f"manifest.files: expected a path inside the store, found {path!r}")
 
 
@@ -192,7 +195,8 @@ def decode_root(data: bytes, where: str) -> Manifest:
     DamageError where its bytes have changed since they were written.
     """
     try:
-        attributes = json.loads(data.decode("utf-8"))["attributes"]["tokenstore"]
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
+        attributes = document["attributes"]["tokenstore"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(
             f"{where}: expected a Zarr v3 group with a 'tokenstore' attribute, found none ({error!r}). "
@@ -200,7 +204,7 @@ def decode_root(data: bytes, where: str) -> Manifest:
         ) from error
     manifest = Manifest.from_dict(attributes)
     digest = _Fields(attributes, "manifest").get("digest", str)
-    written = digest.encode()
+    written = digest.encode(errors="replace")
     if re.fullmatch(b"[0-9a-f]{64}", written) and data.count(written) == 1:
         actual = hashlib.sha256(data.replace(written, _EMPTY_DIGEST.encode())).hexdigest()
     else:
@@ -216,6 +220,23 @@ def decode_root(data: bytes, where: str) -> Manifest:
 def encode_json(document: Mapping[str, Any]) -> bytes:
     """A metadata document as this library writes it: UTF-8, two spaces of indent."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return values
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a file's path stays below the store's root, on any system."""
+    parts = path.split("/")
+    return path.isprintable() and not {"", ".", ".."} & set(parts) and not {":", "\\"} & set(path)
 
 
 def _split(splits: _Fields, name: str) -> SplitSummary:

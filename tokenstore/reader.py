@@ -7,6 +7,7 @@ the chunk is first touched, and remembered.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections import OrderedDict
@@ -39,18 +40,18 @@ def normalised(indices: object, samples: int) -> Indices:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "ui":
         raise IndexError(f"expected a list of integers, found {array.dtype} of shape {array.shape}")
+    outside = (array < -samples) | (array >= samples)
+    if outside.any():
+        raise IndexError(f"index {array[outside][0]} is out of range for {samples} samples")
     signed = array.astype(np.int64)
-    signed = np.where(signed < 0, signed + samples, signed)
-    if int(signed.min()) < 0 or int(signed.max()) >= samples:
-        wrong = array[(signed < 0) | (signed >= samples)][0]
-        raise IndexError(f"index {wrong} is out of range for {samples} samples")
-    return signed
+    return np.where(signed < 0, signed + samples, signed)
 
 
 class ArrayReader:
     """Random access to one aligned array (N, *sample_shape) of a store.
 
-    Safe to share between threads and after a fork: its caches need no lock. Pickles to its location.
+    Safe to share between threads and after a fork: its caches need no lock. Only `forget` has to be called
+    while no other thread reads. Pickles to its location.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -131,8 +132,7 @@ class ArrayReader:
         if self.layout.shards <= MAX_OPEN_SHARDS and self.store.storage.maps_files:
             unseen = chunk[~self._verified[chunk]]
             for number in np.unique(unseen).tolist():
-                self._address[number] = self._payload(codec, number).ctypes.data
-                self._verified[number] = True
+                self._payload(codec, number)
             base = self._address[chunk]
         else:
             numbers, inverse = np.unique(chunk, return_inverse=True)
@@ -161,6 +161,8 @@ class ArrayReader:
         except CodecError as error:
             raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
         if shard.mapped:
+            # subtle: in this order, since another thread takes the address of what is verified
+            self._address[chunk] = payload.ctypes.data
             self._verified[chunk] = True
         else:
             self._keep(chunk, payload)
@@ -176,16 +178,22 @@ class ArrayReader:
     def _keep(self, chunk: int, values: Values) -> None:
         self._chunks[chunk] = values
         while len(self._chunks) * values.nbytes > CACHE_NBYTES and len(self._chunks) > 1:
-            self._chunks.popitem(last=False)
+            _drop_oldest(self._chunks)
 
     def _shard(self, chunk: int) -> _Shard:
         number = chunk // self.layout.chunks_per_shard
         shard = self._shards.get(number)
         if shard is None:
-            shard = self._shards[number] = _Shard(self.store, self.name, self.layout, number)
+            # subtle: the first thread's stays, since addresses into its mapping may be in use
+            shard = self._shards.setdefault(number, _Shard(self.store, self.name, self.layout, number))
             while len(self._shards) > MAX_OPEN_SHARDS:
-                self._shards.popitem(last=False)
+                _drop_oldest(self._shards)
         return shard
+
+
+def _drop_oldest(cache: OrderedDict[int, Any]) -> None:
+    with contextlib.suppress(KeyError):  # other threads have emptied it
+        cache.popitem(last=False)
 
 
 class _Shard:

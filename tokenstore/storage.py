@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +16,15 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
+from tokenstore.errors import DamageError
+
 STAGING = ".partial"
 """The folder of an unfinished store that holds what only its conversion needs."""
 
+_BLOCK_NBYTES = 2**22
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+"""What reading a damaged zip file raises."""
 
 
 class Storage:
@@ -36,8 +42,9 @@ class Storage:
         if "://" not in self.url and "::" not in self.url:
             self.root = Path(self.url).absolute()
             if self.root.suffix == ".zip" and self.root.is_file():
-                self._zip = zipfile.ZipFile(self.root)
-                self._fs, self._prefix = ZipFileSystem(str(self.root)), ""
+                with _damage_reported(self.url):
+                    self._zip = zipfile.ZipFile(self.root)
+                    self._fs, self._prefix = ZipFileSystem(str(self.root), skip_instance_cache=True), ""
             else:
                 self._fs, self._prefix = LocalFileSystem(), str(self.root)
         else:
@@ -80,7 +87,7 @@ class Storage:
     def region(self, path: str) -> tuple[Path, int, int] | None:
         """(local file, offset, size) where the file's bytes lie on this machine's disk, else None.
 
-        Raises FileNotFoundError.
+        Raises FileNotFoundError, or DamageError where a zip file contradicts itself.
         """
         if self.root is None:
             return None
@@ -93,33 +100,48 @@ class Storage:
             raise FileNotFoundError(f"{self.url}: no member {path}") from error
         if member.compress_type != zipfile.ZIP_STORED:
             return None
-        with self.root.open("rb") as file_:
+        with _damage_reported(self.url), self.root.open("rb") as file_:
             file_.seek(member.header_offset)
             name_nbytes, extra_nbytes = _ZIP_LOCAL_HEADER.unpack(file_.read(_ZIP_LOCAL_HEADER.size))
-        offset = member.header_offset + _ZIP_LOCAL_HEADER.size + name_nbytes + extra_nbytes
+            offset = member.header_offset + _ZIP_LOCAL_HEADER.size + name_nbytes + extra_nbytes
+            if offset + member.file_size > os.fstat(file_.fileno()).st_size:
+                raise zipfile.BadZipFile(f"{path} reaches beyond the end of the file")
         return self.root, offset, member.file_size
 
     def read(self, path: str) -> bytes:
-        """A whole file. Raises FileNotFoundError."""
+        """A whole file. Raises FileNotFoundError, or DamageError where it lies in a damaged zip file."""
         if self.is_local_folder and self.root is not None:
             return (self.root / path).read_bytes()
-        data: bytes = self.fs.cat_file(self.key(path))
+        with self._damage_reported():
+            data: bytes = self.fs.cat_file(self.key(path))
         return data
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of a file. Raises FileNotFoundError."""
-        data: bytes = self.fs.cat_file(self.key(path), start=start, end=stop)
+        """Bytes [start, stop) of a file. Raises like `read`."""
+        with self._damage_reported():
+            data: bytes = self.fs.cat_file(self.key(path), start=start, end=stop)
         return data
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """A whole file, a few megabytes at a time. Raises like `read`."""
+        with self._damage_reported(), self.fs.open(self.key(path), "rb") as file:
+            while block := file.read(_BLOCK_NBYTES):
+                yield block
+
+    def _damage_reported(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._zip is None else _damage_reported(self.url)
 
     def size(self, path: str) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
         return int(self.fs.size(self.key(path)))
 
     def exists(self, path: str = "") -> bool:
+        self.fs.invalidate_cache()
         return bool(self.fs.exists(self.key(path) if path else self._prefix))
 
     def files(self) -> Iterator[str]:
         """Paths of all files below the root, sorted."""
+        self.fs.invalidate_cache()
         prefix = self._prefix.strip("/")
         for key in sorted(self.fs.find(self._prefix)):
             yield key.strip("/")[len(prefix) :].lstrip("/")
@@ -167,6 +189,20 @@ class Storage:
                 target.unlink(missing_ok=True)
         elif self.exists(path):
             self.fs.rm(self.key(path), recursive=True)
+
+
+@contextlib.contextmanager
+def _damage_reported(url: str) -> Iterator[None]:
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        raise DamageError(f"{url}: not a whole zip file: {error}. Restore it from a copy") from error
+
+
+def working_storage(target: Storage) -> Storage:
+    """Where a store is written: beside the target if that is to be a zip file, else in place."""
+    zipped = target.root is not None and target.root.suffix == ".zip"
+    return Storage(f"{target.root}{STAGING}") if zipped else target
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.codecs.chunks import ChunkCodec
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
 from tokenstore.manifest import FileRecord, Manifest, decode_root, encode_json
-from tokenstore.storage import STAGING, Storage
+from tokenstore.storage import STAGING, Storage, working_storage
 
 ROOT = "zarr.json"
 CODEBOOK = "codebook"
@@ -36,6 +36,8 @@ def fill_value(dtype: np.dtype[Any]) -> int | float:
     """What Zarr readers put where nothing is stored: never a valid code or label."""
     if dtype.kind == "u":
         return int(np.iinfo(dtype).max)
+    if dtype.kind == "b":
+        return False  # Zarr wants a JSON boolean
     return -1 if dtype.kind == "i" else 0
 
 
@@ -217,7 +219,8 @@ class Store:
             for path in self.manifest.files
             if path.startswith(prefix) and path.endswith(suffix)
         ]
-        return tuple(sorted((n for n in names if n), key=lambda name: (name != TOKENS, name != LABELS, name)))
+        names = [name for name in names if name and "/" not in name]
+        return tuple(sorted(names, key=lambda name: (name != TOKENS, name != LABELS, name)))
 
     def layout(self, array: str) -> ArrayLayout:
         """The layout of an aligned array, such as `train/tokens`."""
@@ -271,7 +274,10 @@ class Store:
         return data
 
     def _read_json(self, path: str) -> Any:
-        return json.loads(self.read_checked(path))
+        try:
+            return json.loads(self.read_checked(path))
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"{self.storage}/{path}: expected JSON: {error}") from error
 
     def _table_array(self, name: str) -> npt.NDArray[Any] | None:
         if f"{name}/{ROOT}" not in self.manifest.files:
@@ -284,7 +290,7 @@ class Store:
 
 
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
-    if storage.exists(STAGING):
+    if working_storage(storage).exists(STAGING):
         return IncompleteStoreError(
             f"{storage}: this store is not complete: its conversion was interrupted or is still running. "
             "Run the same `tokenstore convert` again with --resume"

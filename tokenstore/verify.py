@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenstore.errors import DamageError, TokenstoreError
+from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, TokenstoreError
 from tokenstore.manifest import FileRecord
 from tokenstore.reader import ArrayReader
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, Store
-
-_BLOCK_NBYTES = 2**22
 
 
 @dataclass
@@ -50,13 +48,13 @@ def verify(
     `on_progress` is told how many of how many bytes have been read. Raises NotAStoreError and
     IncompleteStoreError where there is no complete store; everything else is reported, not raised.
     """
-    storage = url if isinstance(url, Storage) else Storage(url, storage_options)
     found = Verification()
     try:
+        storage = url if isinstance(url, Storage) else Storage(url, storage_options)
         store = Store(storage)
+    except (NotAStoreError, IncompleteStoreError):
+        raise
     except TokenstoreError as error:
-        if not storage.exists(ROOT):
-            raise
         found.problems.append(str(error))
         return found
     total = sum(record.size for record in store.manifest.files.values())
@@ -82,12 +80,12 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
     digest = hashlib.sha256()
     size = 0
     try:
-        for block in _blocks(storage, path):
+        for block in storage.blocks(path):
             digest.update(block)
             size += len(block)
     except FileNotFoundError:
         return "the file is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DamageError) as error:
         return f"cannot be read: {error}"
     if size != expected.size:
         return f"expected {expected.size} bytes, found {size}"
@@ -96,14 +94,8 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
     return None
 
 
-def _blocks(storage: Storage, path: str) -> Iterator[bytes]:
-    with storage.fs.open(storage.key(path), "rb") as file:
-        while block := file.read(_BLOCK_NBYTES):
-            yield block
-
-
 def _check_listing(store: Store, found: Verification) -> None:
-    nodes = json.loads(store.storage.read(ROOT))["consolidated_metadata"]["metadata"]
+    nodes = _consolidated_metadata(store)
     for path in (path for path in store.manifest.files if path.endswith(f"/{ROOT}")):
         if path.removesuffix(f"/{ROOT}") not in nodes:
             found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata lacks {path}")
@@ -114,6 +106,13 @@ def _check_listing(store: Store, found: Verification) -> None:
     strangers = [path for path in extra if path not in staged]
     if strangers:
         found.notes.append(f"{len(strangers)} files are not the store's, the first is {strangers[0]}")
+
+
+def _consolidated_metadata(store: Store) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(store.storage.read(ROOT))["consolidated_metadata"]["metadata"])
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _check_codebook(store: Store) -> list[str]:

@@ -37,7 +37,7 @@ from tokenstore.manifest import (
     encode_root,
 )
 from tokenstore.spec import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip, StoreSpec
-from tokenstore.storage import STAGING, Storage
+from tokenstore.storage import STAGING, Storage, working_storage
 from tokenstore.store import (
     CODEBOOK,
     LABELS,
@@ -77,10 +77,14 @@ class StoreWriter:
     ) -> None:
         self.spec = spec
         self.target = target
-        self.storage = _working_storage(target)
+        self.storage = working_storage(target)
         self.splits: list[SplitWriter] = []
         self._lock: IO[bytes] | None = None
-        self._start(resume, {"format": tokenstore.__version__, **(inputs or {})})
+        try:
+            self._start(resume, {"tokenstore": tokenstore.__version__, **(inputs or {})})
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -152,6 +156,8 @@ class StoreWriter:
 
     def commit(self) -> Manifest:
         """Write all that is left, the manifest last; the store is complete."""
+        if self.spec.codec == "auto":  # no shard was written to choose by
+            self.spec = replace(self.spec, codec="bitpack")
         nodes: dict[str, dict[str, Any]] = {}
         files: dict[str, FileRecord] = {}
         for split in self.splits:
@@ -372,7 +378,7 @@ def finish_commit(target: Storage) -> bool:
 
     The conversion's own files go, and a store that is to be a zip file is packed.
     """
-    storage = _working_storage(target)
+    storage = working_storage(target)
     if not storage.exists(ROOT):
         if storage is target or not target.exists():
             return False
@@ -383,12 +389,6 @@ def finish_commit(target: Storage) -> bool:
         _pack(storage.root, target.root)
         storage.remove("")
     return True
-
-
-def _working_storage(target: Storage) -> Storage:
-    """Where a store is written: beside the target if that is to be a zip file, else in place."""
-    zipped = target.root is not None and target.root.suffix == ".zip"
-    return Storage(f"{target.root}{STAGING}") if zipped else target
 
 
 def _pack(folder: Path, target: Path) -> None:

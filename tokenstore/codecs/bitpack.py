@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -150,7 +150,15 @@ def _code_out_of_range(codes: Codes | Decoded, sample: int, codebook_size: int) 
     )
 
 
-@njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compiled to run without the GIL, and kept on disk where there is a place for it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither this folder nor the user's cache folder can be written
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def _pack(codes: Any, width: int, packed: Any) -> None:
     for sample in range(codes.shape[0]):
         word = np.uint64(0)
@@ -169,13 +177,13 @@ def _pack(codes: Any, width: int, packed: Any) -> None:
 
 
 @functools.cache
-def _decoder(width: int) -> Callable[..., int]:
+def _decoder(width: int) -> Any:
     """The decoder of one width: returns the first sample it refuses, or -1."""
     # A register takes a power of two of bytes: more than eight codes have, wherever the sample has them too.
     reach = max(8, 1 << (width - 1).bit_length())
     mask = (1 << width) - 1
 
-    @njit(nogil=True, cache=True)
+    @_compiled
     def decode(addresses: Any, codes_per_sample: int, codebook_size: int, out: Any) -> int:
         nbytes = (codes_per_sample * width + 7) // 8
         padding = np.uint8(codes_per_sample * width % 8)

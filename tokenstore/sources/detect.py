@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenstore.errors import SourceError
 from tokenstore.sources import arrays, imagefolder, parquet, seit, tar
 from tokenstore.sources.base import Source
-from tokenstore.sources.shards import expand_braces, has_shards
+from tokenstore.sources.shards import has_shards, is_pattern
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -37,7 +37,9 @@ def open_source(src: str | Path, kind: str | None = None, *, labels: str | Path 
         raise SourceError(f"{where}: sources have to be local for now; copy it to a disk first")
     if kind is not None and kind not in KINDS:
         raise SourceError(f"kind of source: expected one of {', '.join(KINDS)}, got {kind!r}")
-    kind = kind or ("imagefolder" if labels is not None else _detect(Path(src), where))
+    if not Path(src).exists() and not is_pattern(where):
+        raise SourceError(f"{where}: no such file or folder")
+    kind = kind or ("imagefolder" if labels is not None else _detect(Path(src)))
     if labels is None:
         return _OPENERS[kind](src)
     if kind != "imagefolder":
@@ -45,19 +47,11 @@ def open_source(src: str | Path, kind: str | None = None, *, labels: str | Path 
     return imagefolder.open_imagefolder(src, labels)
 
 
-def _detect(path: Path, where: str) -> str:
-    if path.is_dir():
-        return _kind_of_folder(path)
-    kind = _kind_by_ending(where)
-    if (
-        not path.exists()
-        and (kind is None or expand_braces(where) == [where])
-        and not set("*?[") & set(where)
-    ):
-        raise SourceError(f"{where}: no such file or folder")
+def _detect(path: Path) -> str:
+    kind = _kind_of_folder(path) if path.is_dir() else _kind_by_ending(str(path))
     if kind is None:
         endings = ", ".join(ending for endings in _ENDINGS.values() for ending in endings)
-        raise SourceError(f"{where}: expected a folder, or a file ending in {endings}")
+        raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
     return kind
 
 

@@ -78,10 +78,10 @@ class _PassedOver:
     """What the walk met and did not list."""
 
     def __init__(self) -> None:
-        self.others = Tally("{} files passed over: their names do not end like an image's")
-        self.special = Tally("{} named like images passed over: not files, or links to nothing")
-        self.loops = Tally("{} folder links passed over: they lead back to a folder they are in")
-        self.empty_classes = Tally("{} folders hold no images and are not classes")
+        self.others = Tally("files passed over, as their names do not end like an image's")
+        self.special = Tally("named like images but passed over, as they are no files or lead nowhere")
+        self.loops = Tally("links passed over, as they lead back to a folder that they are in")
+        self.empty_classes = Tally("folders without images, which are no classes")
 
     def notes(self) -> tuple[str, ...]:
         tallies = (self.others, self.special, self.loops, self.empty_classes)
@@ -224,7 +224,7 @@ def _scan(root: bytes, folder: bytes, passed: _PassedOver) -> list[bytes]:
                     continue
                 if _is(entry, "dir"):
                     entries.append(name + b"/")
-                elif name.rpartition(b".")[2].lower() not in _ENDINGS:
+                elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
                     passed.others.add(folder + name)
                 elif _is(entry, "file"):
                     entries.append(name)
@@ -262,7 +262,7 @@ def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | N
     for split, present in seen.items():
         unknown = np.flatnonzero(present & ~seen.get(DEFAULT_SPLIT, present))
         if unknown.size:
-            what = f"{{}} classes of split {split} do not occur in {DEFAULT_SPLIT}"
+            what = f"classes of split {split} that do not occur in {DEFAULT_SPLIT}"
             yield counted(what, unknown.size, class_names[int(unknown[0])])
 
 

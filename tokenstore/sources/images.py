@@ -208,5 +208,5 @@ def _unidentified(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"cannot be decoded: {text or type(error).__name__}"
+    text = " ".join(str(error).split()) if error.args else type(error).__name__
+    return f"cannot be decoded: {text}"

@@ -39,13 +39,13 @@ def label_listings(
         at = indices(found, paths)
         unlisted = np.flatnonzero(at < 0)
         if unlisted.size:
-            what = f"{path}: {{}} images of split {split} are not listed"
+            what = f"{path}: images of split {split} that are not listed"
             raise SourceError(counted(what, unlisted.size, _name(found, unlisted[0])))
         used[at] = True
         listings[split] = Listing(found, labels[at])
     absent = np.flatnonzero(~used[first])
     if absent.size:
-        what = f"{path}: {{}} listed images were not found"
+        what = f"{path}: listed images that were not found"
         raise SourceError(counted(what, absent.size, _name(paths, absent[0])))
     return listings, class_names
 

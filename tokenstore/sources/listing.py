@@ -206,8 +206,8 @@ def indices(wanted: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Label
 
 
 def counted(what: str, count: int, example: str) -> str:
-    """A message such as `3 links passed over (first: a/b)`; `what` has `{}` for the number."""
-    return f"{what.format(count)} (first: {example})"
+    """A message such as `links passed over: 3 (first: a/b)`."""
+    return f"{what}: {count} (first: {example})"
 
 
 @dataclass

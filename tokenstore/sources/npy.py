@@ -78,7 +78,9 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 
 
 def _open_member(path: Path, name: str) -> IO[bytes]:
-    return zipfile.ZipFile(path).open(name)
+    # subtle: the member keeps the file open until it is closed itself.
+    with zipfile.ZipFile(path) as archive:
+        return archive.open(name)
 
 
 def _read_range(path: Path, start: int, count: int) -> bytearray:

@@ -29,6 +29,7 @@ import pyarrow as pa
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, Labels
 from tokenstore.sources.listing import check_labels, check_range, digest
+from tokenstore.sources.shards import files_ending
 from tokenstore.sources.splits import group_folders, in_usual_order
 from tokenstore.sources.streams import ForwardStream
 
@@ -106,7 +107,7 @@ class SeitSplit:
         codes[:-1] += stored[1:] * is_escape[:-1]
         found: npt.NDArray[np.uint16] = codes[~is_payload].reshape(-1, _CODES_A_SAMPLE)
         if self.codebook_size is not None:
-            too_large = (found >= self.codebook_size).any(axis=1)
+            too_large: npt.NDArray[np.bool_] = found.max(axis=1) >= self.codebook_size
             self._refuse(too_large, first, f"has a code outside the codebook of {self.codebook_size}")
         return found
 
@@ -140,7 +141,8 @@ def open_seit(location: str | Path) -> CodeSource:
 
 def _names_of_splits(folder: Path) -> dict[str, str]:
     """Split -> what its files' names begin with."""
-    found = [match for path in sorted(folder.iterdir()) if (match := _DATA_NAME.fullmatch(path.name))]
+    paths = files_ending(folder, (DATA_ENDING,))
+    found = [match for path in paths if (match := _DATA_NAME.fullmatch(path.name))]
     if not found:
         raise SourceError(f"{folder}: no file ending in {DATA_ENDING}")
     if len({match[1] for match in found}) > 1:

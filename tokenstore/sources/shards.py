@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
     return _shards(by_name, where, DEFAULT_SPLIT)
 
 
+def is_pattern(location: str) -> bool:
+    """Does a name hold braces or wildcards?"""
+    return glob.has_magic(location) or _BRACES.search(location) is not None
+
+
 def expand_braces(pattern: str) -> list[str]:
     """The names that `a-{000..012}.tar` or `a.{x,y}` stand for, in that order, as a shell expands them.
 
@@ -70,13 +76,15 @@ def expand_braces(pattern: str) -> list[str]:
 def files_ending(folder: Path, endings: Sequence[str]) -> list[Path]:
     """Files directly in a folder, sorted by name, hidden ones left out."""
     try:
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if path.name.lower().endswith(tuple(endings)) and not path.name.startswith(".") and path.is_file()
-        )
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if _is_file_ending(entry, endings))
     except OSError as error:
         raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
+
+
+def _is_file_ending(entry: os.DirEntry[str], endings: Sequence[str]) -> bool:
+    name = entry.name.lower()
+    return name.endswith(tuple(endings)) and not name.startswith(".") and entry.is_file()
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -122,6 +130,6 @@ def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
 
 
 def has_shards(folder: Path, endings: Sequence[str]) -> bool:
-    """Does a folder, or one directly below it, hold files with one of the endings?"""
-    below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return any(files_ending(path, endings) for path in (folder, *below))
+    """Does a folder, or one for a split below it, hold files with one of the endings?"""
+    below = [path for path in folder.iterdir() if split_of_folder(path.name) or path.name == _HUB_FOLDER]
+    return any(files_ending(path, endings) for path in (folder, *below) if path.is_dir())

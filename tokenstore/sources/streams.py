@@ -44,11 +44,16 @@ class ForwardStream:
                 # subtle: seek of gzip and zip streams reads on, and begins again to go back.
                 self._stream.seek(start)
                 return self._stream.read(count)
-            except (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-                self._stream = None
+            except (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+                self._close()
                 raise SourceError(
                     f"{self._where}: damaged or truncated near byte {start}: {error}"
                 ) from error
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
     def __getstate__(self) -> tuple[Callable[[], IO[bytes]], str]:
         return self._open_stream, self._where

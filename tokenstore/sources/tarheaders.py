@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.listing import printable
 
 _BLOCK = 512
 _MAX_EXTENSION_BYTES = 2**20
@@ -76,8 +77,8 @@ def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
         stop = start if kind[0] in _NO_DATA else start + size
         if stop > length:
             raise SourceError(
-                f"{path}: truncated: member {name!r} at offset {offset} should end at {stop}, but the file "
-                f"ends at {length}"
+                f"{path}: truncated: member {printable(name)!r} at offset {offset} should end at {stop}, "
+                f"but the file ends at {length}"
             )
         offset = -(-stop // _BLOCK) * _BLOCK
         if kind in b"LKxXg":
@@ -152,7 +153,8 @@ def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes
         digits = payload[position : position + 20].partition(b" ")[0]
         stop = position + int(digits) if digits.isdigit() else 0
         key, equals, value = payload[position + len(digits) + 1 : stop].partition(b"=")
-        if not equals or not value.endswith(b"\n") or (key == b"size" and not value[:-1].isdigit()):
+        ends = stop <= len(payload) and value.endswith(b"\n")
+        if not equals or not ends or (key == b"size" and not value[:-1].isdigit()):
             raise SourceError(f"{path}: damaged: no pax record at offset {start + position}")
         yield key, value[:-1]
         position = stop

@@ -29,9 +29,9 @@ class PassedOver:
     """Members that are no part of a sample."""
 
     def __init__(self) -> None:
-        self.special = Tally("{} members passed over: links, devices or sparse files")
-        self.others = Tally("{} members passed over: no image goes with them")
-        self.images = Tally("{} images passed over: their samples have one that goes before")
+        self.special = Tally("members passed over, as they are links, devices or sparse files")
+        self.others = Tally("members passed over, as no image goes with them")
+        self.images = Tally("images passed over, as their samples have one that goes before")
 
     def notes(self) -> tuple[str, ...]:
         return (*self.special.notes(), *self.others.notes(), *self.images.notes())
@@ -62,7 +62,7 @@ def index_tars(paths: Iterable[Path], passed: PassedOver) -> tuple[TarIndex, pa.
 
     Raises SourceError where a key is there twice, or where some samples have labels and others not.
     """
-    members, texts, unlabelled = NameBuilder(), NameBuilder(), Tally("{} samples have no label")
+    members, texts, unlabelled = NameBuilder(), NameBuilder(), Tally("samples without a label")
     shards, offsets, sizes = array("i"), array("q"), array("q")
     for number, path in enumerate(paths):
         for image, text in _samples(path, passed):
@@ -75,7 +75,7 @@ def index_tars(paths: Iterable[Path], passed: PassedOver) -> tuple[TarIndex, pa.
                 unlabelled.add(image.name)
         if 0 < unlabelled.count < len(shards):
             raise SourceError(
-                f"{path}: {unlabelled.notes()[0]} and others have; label all of a split or none"
+                f"{path}: {unlabelled.notes()[0]}, while others have one; label all of a split or none"
             )
     columns = np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64)
     return TarIndex(members.finish(), *columns), None if unlabelled.count else texts.finish()

@@ -265,7 +265,7 @@ class ConvVQTokenizer:
     def to(self, device: str | torch.device) -> ConvVQTokenizer:
         return ConvVQTokenizer(copy.deepcopy(self._model).to(device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
         if inputs.dtype != torch.uint8 or inputs.ndim != 4:
             raise TokenizerError(
@@ -281,7 +281,7 @@ class ConvVQTokenizer:
         pixels = to_pixels(filled.to(self.device)).contiguous(memory_format=torch.channels_last)
         return self._model.nearest(self._model.latents(pixels))[: len(images)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         if codes.ndim != 3 or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TokenizerError(

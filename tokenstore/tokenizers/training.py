@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -103,7 +104,8 @@ class Crops:
 
     def __init__(self, paths: list[Path], config: TrainingConfig) -> None:
         self.config = config
-        self.photos: list[Tensor] = []
+        self.photos: list[Tensor] = []  # each photograph at several scales
+        self.photograph_count = 0
         self.small: list[Tensor] = []
         size = config.model.image_size
         for path in paths:
@@ -113,6 +115,7 @@ class Crops:
                 continue
             scaled = (squash(image, size), shorter_side(image, size), shorter_side(image, size * 5 // 4))
             self.photos.extend(to_tensor(version) for version in scaled)
+            self.photograph_count += 1
         if not self.photos and not self.small:
             raise click.ClickException("expected images to train on, found none that is not held out")
 
@@ -234,7 +237,7 @@ class Trainer:
     def train_step(self) -> float:
         config = self.config
         rate = config.learning_rate * min(1.0, (self.step + 1) / config.warmup_steps)
-        rate *= 0.005 + 0.995 * 0.5 * (1 + np.cos(np.pi * self.progress))
+        rate *= 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # subtle: drawn from (seed, step), so a resumed run sees the batches it would have seen
@@ -395,7 +398,7 @@ def report_quality(tokenizer: ConvVQTokenizer, paths: list[Path]) -> None:
 def train(config: TrainingConfig, paths: list[Path], out: Path) -> None:
     """Train on the images that are not held out, telling how it goes."""
     crops = Crops([path for path in paths if not is_held_out(path)], config)
-    click.echo(f"training on {len(crops.photos) // 3} photographs and {len(crops.small)} thumbnails")
+    click.echo(f"training on {crops.photograph_count} photographs and {len(crops.small)} thumbnails")
     trainer = Trainer(config, crops, out)
     console = Console()
     mean, told = 0.0, time.monotonic()
@@ -403,7 +406,7 @@ def train(config: TrainingConfig, paths: list[Path], out: Path) -> None:
         task = bar.add_task("training", total=1.0)
         for loss in trainer.run():
             mean = loss if not mean else 0.98 * mean + 0.02 * loss
-            text = f"step {trainer.step}: PSNR of mean error {10 * np.log10(4 / mean):.2f} dB"
+            text = f"step {trainer.step}: PSNR of mean error {10 * math.log10(4 / mean):.2f} dB"
             bar.update(task, completed=trainer.progress, description=text)
             if not console.is_terminal and time.monotonic() - told > 60:
                 told = time.monotonic()

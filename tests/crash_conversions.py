@@ -1,0 +1,71 @@
+"""Runs conversions that kill themselves: reads `IMAGES OUT OPERATION` lines, answers each with a wait status.
+
+Every conversion runs in a fork of this process, which has everything imported, and gets SIGKILL at its
+OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from brightness import BrightnessTokenizer, write_grey_folder
+
+from tokenstore import image_conversion
+from tokenstore.convert import ConvertOptions, convert
+from tokenstore.sources import open_source
+
+OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
+
+
+def kill_at(operation: int) -> None:
+    """Count the calls that change the disk; die at one of them."""
+    done = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out
+    os.fsync = counted(lambda descriptor: None)
+    os.unlink = counted(os.unlink)
+    os.rmdir = counted(os.rmdir)
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign]
+
+
+def _warm_up() -> None:
+    """Convert once here, so that every fork has the compiled codecs."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_grey_folder(Path(folder, "images"), 1)
+        source = open_source(Path(folder, "images"))
+        convert(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=OPTIONS)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    image_conversion.SAVE_SECONDS = 0.0
+    _warm_up()
+    for line in sys.stdin:
+        images, out, operation = line.split()
+        child = os.fork()
+        if child == 0:
+            kill_at(int(operation))
+            convert(open_source(images), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""kill -9 at any moment, then --resume: the store is the one an undisturbed conversion writes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from brightness import write_grey_folder
+from PIL import Image
+
+import tokenstore
+from tokenstore.errors import IncompleteStoreError, NotAStoreError
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+
+HERE = Path(__file__).parent
+KILLS = 50
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    if out.is_file():
+        return {out.name: out.read_bytes()}
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def opens(out: Path) -> bool:
+    try:
+        store = tokenstore.open(out)
+    except (IncompleteStoreError, NotAStoreError):
+        return False
+    for split in store.splits:
+        store[split][:]
+    return True
+
+
+@pytest.fixture
+def conversions() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(HERE / "crash_conversions.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def run(conversions: subprocess.Popen[str], images: Path, out: Path, operation: int) -> bool:
+    """Whether a conversion came to its end before it was killed at a file operation."""
+    assert conversions.stdin is not None
+    assert conversions.stdout is not None
+    print(images, out, operation, file=conversions.stdin, flush=True)
+    status = int(conversions.stdout.readline())
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the conversion failed"
+    return not os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize(("name", "step"), [("out.zarr", 1), ("out.zip", 2)])
+def test_killed_at_every_file_operation_a_store_resumes_to_the_same_bytes(
+    tmp_path: Path, name: str, step: int, conversions: subprocess.Popen[str]
+) -> None:
+    images = tmp_path / "images"
+    write_grey_folder(images / "train", 4)
+    write_grey_folder(images / "val", 1)
+    (images / "train" / "class-1" / "002.png").write_bytes(b"")
+    (images / "val" / "class-2" / "zzz.png").write_bytes(b"")
+    whole = tmp_path / "whole" / name
+    whole.parent.mkdir()
+    assert run(conversions, images, whole, 0)
+    expected = contents(whole.parent)
+    for operation in range(1, 1000, step):
+        out = tmp_path / "killed" / name
+        out.parent.mkdir()
+        finished = run(conversions, images, out, operation)
+        if opens(out):
+            found = contents(out)
+            assert {path: found.get(path) for path in contents(whole)} == contents(whole)
+        assert run(conversions, images, out, 0)
+        assert contents(out.parent) == expected, f"killed at file operation {operation}"
+        shutil.rmtree(out.parent)
+        if finished:
+            break
+    assert finished
+    assert operation > 50
+
+
+def test_killed_again_and_again_a_store_still_gets_there(
+    tmp_path: Path, conversions: subprocess.Popen[str]
+) -> None:
+    write_grey_folder(tmp_path / "images", 9)
+    assert run(conversions, tmp_path / "images", tmp_path / "whole", 0)
+    rng = random.Random(0)
+    for _ in range(200):
+        if run(conversions, tmp_path / "images", tmp_path / "out", rng.randint(8, 150)):
+            break
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_command_killed_at_50_random_moments_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(600):
+        path = tmp_path / "images" / f"class-{number % 3}" / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "images" / "class-0" / "0000.jpg").write_bytes(b"not an image")
+    command = [sys.executable, "-m", "tokenstore_cli.main", "convert", str(tmp_path / "images")]
+    options = ["--image-size", "64", "--shard-samples", "128", "--resume"]
+    started = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole"), *options], check=True, stdout=subprocess.DEVNULL)
+    duration = time.monotonic() - started
+    expected = contents(tmp_path / "whole")
+    moments = random.Random(0)
+    killed = 0
+    for _ in range(KILLS):
+        out = tmp_path / "out"
+        process = subprocess.Popen(
+            [*command, str(out), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(moments.uniform(0, duration))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        if opens(out):
+            found = contents(out)
+            assert {path: found.get(path) for path in expected} == expected
+        subprocess.run([*command, str(out), *options], check=True, stdout=subprocess.DEVNULL)
+        assert contents(out) == expected
+        shutil.rmtree(out)
+    assert killed > KILLS // 2

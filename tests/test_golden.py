@@ -1,0 +1,235 @@
+"""Stores written by a released version and kept for ever: read, verified, and written again the same.
+
+`golden/v1` holds `bitpack.zarr` and `zstd.zarr`, as the first version of the format was written, and beside
+each a JSON file with all that it must give. Its files never change. A new version of the format gets a folder
+of its own, written once by
+
+    python tests/test_golden.py golden/v2
+
+Today's writer must give the same bytes from the same input, with three exceptions. The parquet tables hold
+the name of the pyarrow version that wrote them: they are compared by their schema and rows. Zstandard may
+compress differently in another version of its library: where numcodecs is not the version that
+`versions.json` names, zstd chunks are compared by their values. And the root `zarr.json` holds the digests
+of those files and the name of the tokenstore version: all else in it is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+import zarr
+from stores import Samples, store_files, write_store
+
+import tokenstore
+from tokenstore import TokenDataset
+from tokenstore.manifest import Preprocessing, TokenizerIdentity
+from tokenstore.spec import Skip
+from tokenstore.verify import verify
+
+V1 = Path(__file__).parent / "golden" / "v1"
+TABLES = ("codebook", "synonyms")
+
+
+class Golden(NamedTuple):
+    """The input of a golden store."""
+
+    splits: dict[str, Samples]
+    codebook_sizes: tuple[int, ...]
+    spec: dict[str, Any]
+
+
+def spread(shape: tuple[int, ...], below: int) -> npt.NDArray[np.int64]:
+    """Numbers from 0 to below - 1, the largest among the first, that are the same for ever."""
+    return (below - 1 - np.arange(math.prod(shape)) * 7919 % below).reshape(shape)
+
+
+def bitpack_golden() -> Golden:
+    """391 codes on a grid of 3 by 4 in several shards, labels, masks, class names, a sample left out."""
+    codes = spread((9, 3, 4), 391).astype(np.uint16)
+    return Golden(
+        {
+            "train": Samples(
+                codes[:7],
+                np.array([0, 2, 1, 1, 0, 2, 2], np.int32),
+                {"masks": spread((7, 2, 3), 256).astype(np.float32) / 256},
+                [Skip(3, "train/3.png", "cannot identify image file")],
+            ),
+            "val": Samples(codes[7:], np.array([1, 0], np.int32), {"masks": np.ones((2, 2, 3), np.float32)}),
+        },
+        (391,),
+        {
+            "codec": "bitpack",
+            "chunk_samples": 2,
+            "shard_samples": 4,
+            "class_names": ("ant", "bee", "Käfer"),
+            "preprocessing": Preprocessing(24, 32, "squash"),
+            "source_kind": "folder",
+            "codebook": spread((391, 2), 1009).astype(np.float32) / 64 - 7,
+            "synonyms": (spread((391, 2), 392) - 1).astype(np.int32),
+        },
+    )
+
+
+def zstd_golden() -> Golden:
+    """Two codebooks of different sizes for clips of 2 by 3 by 4 codes; no labels, an empty split."""
+    planes = [spread((5, 2, 3, 4), size) for size in (300, 7)]
+    codes = np.stack(planes, axis=1).astype(np.uint16)
+    return Golden(
+        {"train": Samples(codes), "test": Samples(codes[:0])},
+        (300, 7),
+        {
+            "codec": "zstd",
+            "chunk_samples": 2,
+            "shard_samples": 4,
+            "codebook": spread((2, 300, 1), 1009).astype(np.float32) / 64 - 7,
+        },
+    )
+
+
+GOLDEN: dict[str, Callable[[], Golden]] = {"bitpack": bitpack_golden, "zstd": zstd_golden}
+
+
+def write_golden(folder: Path, name: str) -> Path:
+    splits, sizes, spec = GOLDEN[name]()
+    path = folder / f"{name}.zarr"
+    write_store(path, splits, sizes, tokenizer=TokenizerIdentity(f"golden-{name}", "0f" * 32), **spec)
+    return path
+
+
+def expected_of(golden: Golden) -> dict[str, Any]:
+    """All values of a golden store as JSON values, by the path of their array."""
+    arrays: dict[str, npt.NDArray[Any]] = {name: golden.spec[name] for name in TABLES if name in golden.spec}
+    for split, samples in golden.splits.items():
+        arrays[f"{split}/tokens"] = samples.codes
+        arrays |= {f"{split}/{name}": values for name, values in samples.columns.items()}
+        if samples.labels is not None:
+            arrays[f"{split}/labels"] = samples.labels
+    return {
+        path: {"dtype": str(values.dtype), "shape": values.shape, "values": values.ravel().tolist()}
+        for path, values in arrays.items()
+    }
+
+
+def write_all(folder: Path) -> None:
+    """Write a folder of golden stores where there is none yet."""
+    folder.mkdir(parents=True)
+    for name, golden in GOLDEN.items():
+        write_golden(folder, name)
+        (folder / f"{name}.json").write_text(json.dumps(expected_of(golden())) + "\n")
+    (folder / "versions.json").write_text(json.dumps({"numcodecs": version("numcodecs")}) + "\n")
+
+
+@pytest.fixture(params=sorted(GOLDEN))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def expected(name: str) -> dict[str, npt.NDArray[Any]]:
+    """What the golden store must give, from the file beside it."""
+    described = json.loads((V1 / f"{name}.json").read_text())
+    return {
+        path: np.array(array["values"], array["dtype"]).reshape(array["shape"])
+        for path, array in described.items()
+    }
+
+
+def test_the_golden_stores_are_there() -> None:
+    assert sorted(path.name for path in V1.iterdir()) == sorted(
+        ["versions.json", *(f"{name}.{suffix}" for name in GOLDEN for suffix in ("json", "zarr"))]
+    )
+
+
+def test_a_golden_store_verifies(name: str) -> None:
+    found = verify(V1 / f"{name}.zarr")
+    assert (found.problems, found.notes) == ([], [])
+    assert found.files == len(store_files(V1 / f"{name}.zarr")) - 1
+
+
+def test_a_golden_store_gives_its_values(name: str, expected: dict[str, npt.NDArray[Any]]) -> None:
+    store = tokenstore.open(V1 / f"{name}.zarr")
+    found: dict[str, npt.NDArray[Any] | None] = {"codebook": store.codebook, "synonyms": store.synonyms}
+    for split in store.splits:
+        reader = store[split]
+        found |= {f"{split}/{column}": reader.read(column, range(len(reader))) for column in reader.columns}
+    found = {path: values for path, values in found.items() if values is not None}
+    assert set(found) == set(expected)
+    for path, values in expected.items():
+        np.testing.assert_array_equal(found[path], values, path, strict=True)
+
+
+def test_a_golden_store_gives_its_values_to_zarr(name: str, expected: dict[str, npt.NDArray[Any]]) -> None:
+    root = zarr.open(V1 / f"{name}.zarr", mode="r")
+    for path, values in expected.items():
+        np.testing.assert_array_equal(root[path][:], values, path, strict=True)
+
+
+def test_a_golden_store_gives_its_samples_to_torch(name: str, expected: dict[str, npt.NDArray[Any]]) -> None:
+    dataset = TokenDataset(V1 / f"{name}.zarr", "train", columns=["tokens"])
+    assert len(dataset) == len(expected["train/tokens"])
+    for tokens, codes in zip(dataset, expected["train/tokens"], strict=True):
+        np.testing.assert_array_equal(tokens, codes)
+
+
+def test_a_golden_store_says_what_it_is() -> None:
+    manifest = tokenstore.open(V1 / "bitpack.zarr").manifest
+    assert manifest.class_names == ("ant", "bee", "Käfer")
+    assert str(manifest.tokenizer) == "golden-bitpack (0f0f0f0f0f0f)"
+    assert manifest.preprocessing == Preprocessing(24, 32, "squash", "bicubic")
+    assert (manifest.splits["train"].samples, manifest.splits["train"].skipped) == (7, 1)
+    (skipped,) = pq.read_table(V1 / "bitpack.zarr/train/skipped.parquet").to_pylist()
+    assert skipped == {"source_index": 3, "source": "train/3.png", "reason": "cannot identify image file"}
+    manifest = tokenstore.open(V1 / "zstd.zarr").manifest
+    assert (manifest.grid, manifest.codebook_sizes) == ((2, 2, 3, 4), (300, 7))
+
+
+def is_zstd(store: Path, path: str) -> bool:
+    """Whether a file is a shard whose chunks Zstandard has compressed."""
+    array, _, shard = path.partition("/c/")
+    return bool(shard) and b'"zstd"' in (store / array / "zarr.json").read_bytes()
+
+
+def root_without(store: Path, files: set[str]) -> Any:
+    """A root document without the digests of some files, and without what follows from them."""
+    root = json.loads((store / "zarr.json").read_bytes())
+    manifest = root["attributes"]["tokenstore"]
+    del manifest["digest"], manifest["created_by"]
+    for path in files:
+        manifest["files"][path] = None
+    return root
+
+
+def test_todays_writer_writes_a_golden_store_again(name: str, tmp_path: Path) -> None:
+    golden, again = V1 / f"{name}.zarr", write_golden(tmp_path, name)
+    assert store_files(again) == store_files(golden)
+    same_zstd = json.loads((V1 / "versions.json").read_text())["numcodecs"] == version("numcodecs")
+    tables = {path for path in store_files(golden) if path.endswith(".parquet")}
+    compressed = set() if same_zstd else {path for path in store_files(golden) if is_zstd(golden, path)}
+    for path in set(store_files(golden)) - tables - compressed - {"zarr.json"}:
+        assert (again / path).read_bytes() == (golden / path).read_bytes(), path
+    for path in tables:
+        table = pq.read_table(golden / path)
+        assert pq.read_table(again / path).equals(table, check_metadata=True), path
+    for array in {path.partition("/c/")[0] for path in compressed}:
+        values = zarr.open(golden, mode="r")[array][:]
+        np.testing.assert_array_equal(zarr.open(again, mode="r")[array][:], values, strict=True)
+    assert root_without(again, tables | compressed) == root_without(golden, tables | compressed)
+
+
+def test_the_input_of_a_golden_store_is_still_what_it_was(name: str) -> None:
+    described = json.loads(json.dumps(expected_of(GOLDEN[name]())))
+    assert described == json.loads((V1 / f"{name}.json").read_text())
+
+
+if __name__ == "__main__":
+    write_all(Path(__file__).parent / sys.argv[1])
