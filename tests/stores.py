@@ -39,7 +39,7 @@ def random_codes(
     planes = [codes] if len(sizes) == 1 else [codes[:, plane] for plane in range(len(sizes))]
     for plane, size in zip(planes, sizes, strict=True):
         plane[...] = rng.integers(0, size, plane.shape)
-        plane.reshape(samples, -1)[:1, -1] = size - 1
+        plane[(slice(1), *[-1] * (plane.ndim - 1))] = size - 1
     return codes
 
 

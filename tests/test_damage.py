@@ -167,7 +167,7 @@ def test_a_flipped_bit_is_found_and_never_gives_a_wrong_code(store: Path) -> Non
 
 @pytest.mark.slow
 def test_many_flipped_bits_are_found_one_by_one(store: Path) -> None:
-    check_flips(store, 20_000, seed=1)
+    check_flips(store, 5_000, seed=1)
 
 
 def test_a_cut_file_is_found_and_never_gives_a_wrong_code(store: Path) -> None:

@@ -220,6 +220,13 @@ def test_a_newer_store_is_refused_with_the_version_that_reads_it(fields: dict[st
         decode_root(with_digest(root), WHERE)
 
 
+def test_an_error_says_which_store_it_is_about() -> None:
+    with pytest.raises(ManifestError, match=r"^store/zarr\.json: manifest\.grid: "):
+        decode_root(with_digest(root_with(grid=[])), WHERE)
+    with pytest.raises(VersionError, match=r"^store/zarr\.json: this store needs tokenstore >= "):
+        decode_root(with_digest(root_with(format_version=2)), WHERE)
+
+
 def test_fields_that_nobody_knows_are_ignored() -> None:
     root = root_with(weather={"deep": [1, 2.5, None, True]})
     values = root["attributes"]["tokenstore"]

@@ -107,7 +107,7 @@ def convert(
     options = options or ConvertOptions()
     target = Storage(out, storage_options)
     if resume and finish_commit(target):
-        return Conversion(Store(target).manifest, {}, {}, already_complete=True)
+        return Conversion(Store(out, storage_options).manifest, {}, {}, already_complete=True)
     names = _chosen_splits(source, options.splits)
     if isinstance(source, ImageSource):
         if tokenizer is None:

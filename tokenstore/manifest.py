@@ -202,8 +202,11 @@ def decode_root(data: bytes, where: str) -> Manifest:
             f"{where}: expected a Zarr v3 group with a 'tokenstore' attribute, found none ({error!r}). "
             "Either this is not a token store or its root zarr.json is damaged"
         ) from error
-    manifest = Manifest.from_dict(attributes)
-    digest = _Fields(attributes, "manifest").get("digest", str)
+    try:
+        manifest = Manifest.from_dict(attributes)
+        digest = _Fields(attributes, "manifest").get("digest", str)
+    except ManifestError as error:
+        raise type(error)(f"{where}: {error}") from error
     written = digest.encode(errors="replace")
     if re.fullmatch(b"[0-9a-f]{64}", written) and data.count(written) == 1:
         actual = hashlib.sha256(data.replace(written, _EMPTY_DIGEST.encode())).hexdigest()

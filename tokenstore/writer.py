@@ -387,6 +387,8 @@ def finish_commit(target: Storage) -> bool:
     storage.remove(STAGING)
     if storage is not target and storage.root is not None and target.root is not None:
         _pack(storage.root, target.root)
+        # subtle: first what says that the folder is whole, or a crash here would have it packed half removed
+        storage.remove(ROOT)
         storage.remove("")
     return True
 

@@ -1,4 +1,8 @@
-"""Trains and evaluates the default tokenizer: `python -m tokenstore.tokenizers.training IMAGES... --out DIR`.
+"""Trains and evaluates the default tokenizer.
+
+    python -m tokenstore.tokenizers.training IMAGES... --out DIR
+
+IMAGES are folders, walked for images; half of them, by a hash of their file names, are held out.
 
 Reconstruction is trained with pixel losses alone (no perceptual network, no adversary), so that the
 tokenizer owes nothing to other weights. The codebook follows the encoder's vectors by moving averages
@@ -35,7 +39,10 @@ SMALL_SIDE = 128
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a tokenizer is trained. Lengths of training: whichever of minutes and steps ends first."""
+    """How a tokenizer is trained, until minutes or steps run out, whichever is first.
+
+    Only a run that ends by steps can be repeated exactly: the learning rate follows what ends it.
+    """
 
     model: ConvVQConfig = field(default_factory=ConvVQConfig)
     minutes: float = 45.0
@@ -203,9 +210,11 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, crops: Crops, out: Path) -> None:
         self.config, self.crops, self.out = config, crops, out
-        torch.manual_seed(config.seed)  # decides the initial weights
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.model = ConvVQ(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator
+            model = ConvVQ(config.model)
+        self.model: ConvVQ = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.codebook = MovingCodebook(self.model, config)
         self.optimizer = torch.optim.AdamW(
@@ -259,7 +268,7 @@ class Trainer:
             error = self.model.pixels(embeddings) - pixels
         loss = error.square().mean() + config.l1_weight * error.abs().mean()
         self.optimizer.zero_grad()
-        (loss + config.commitment * commitment).backward()
+        torch.autograd.backward(loss + config.commitment * commitment)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         with torch.no_grad():

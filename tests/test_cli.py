@@ -1,0 +1,203 @@
+"""The command line: help, exit codes, one-line errors, and the main job from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from brightness import write_grey_folder
+from click.testing import CliRunner, Result
+from tokenstore_cli.main import _COMMANDS, cli
+
+import tokenstore
+
+COMMANDS = sorted(_COMMANDS)
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_grey_folder(folder, 40)
+    (folder / "class-1" / "bad.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("store") / "out.zarr"
+    result = run("convert", images, out, "--image-size", 32, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    assert "train: 120 samples stored, 1 skipped" in result.output
+    assert "skipped class-1/bad.png: the file is empty" in result.output
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_and_exit_codes(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"tokenstore {command} " in result.output
+    assert "Examples:" in result.output
+    assert "130  interrupted" in result.output
+    assert _COMMANDS[command][1].rstrip(".").split(":")[0].split()[0] in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_every_command_has_a_help_text(command: str) -> None:
+    found = cli.get_command(None, command)  # type: ignore[arg-type]
+    assert found is not None
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{command} {parameter.name}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_names_every_command(command: str) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert f"tokenstore {command}" in readme
+
+
+def test_a_wrong_command_line_exits_with_2(images: Path, tmp_path: Path) -> None:
+    assert run("convert", images).exit_code == 2
+    assert run("convert", images, tmp_path / "x", "--codec", "lzma").exit_code == 2
+    assert run("nothing").exit_code == 2
+    result = run("info", tmp_path, "--storage-options", "[1]")
+    assert result.exit_code == 2
+    assert "expected a JSON object" in result.output
+
+
+@pytest.mark.parametrize("command", ["info", "stats", "verify"])
+def test_an_error_is_one_line_and_exits_with_1(command: str, tmp_path: Path) -> None:
+    result = run(command, tmp_path / "nothing")
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert result.output.startswith("Error: ")
+    assert "no such file or folder" in result.output
+
+
+def test_an_unexpected_error_is_one_line_too_unless_debugging(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("tokenstore_cli.inspection.open_store", fail)
+    result = run("info", store)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "ZeroDivisionError" in result.output
+    assert isinstance(run("--debug", "info", store).exception, ZeroDivisionError)
+
+
+def test_info_tells_what_the_manifest_says(store: Path) -> None:
+    text = run("info", store).output
+    assert "120 samples, 1 skipped" in text
+    assert "class-0, class-1, class-2" in text
+    values = json.loads(run("info", store, "--json").output)
+    assert values["manifest"]["splits"]["train"]["samples"] == 120
+    assert values["arrays"]["train/tokens"]["shape"] == [120, 4, 4]
+
+
+def test_stats_agree_with_what_numpy_counts(store: Path) -> None:
+    values = json.loads(run("stats", store, "--json").output)
+    tokens = tokenstore.open(store)["train"][:]
+    counts = np.bincount(tokens.ravel())
+    share = counts[counts > 0] / counts.sum()
+    entropy = -(share * np.log2(share)).sum()
+    (use,) = values["splits"]["train"]["codebooks"]
+    assert use["used"] == len(share)
+    assert use["used"] + use["dead"] == use["size"]
+    assert use["entropy_bits"] == pytest.approx(entropy)
+    assert use["perplexity"] == pytest.approx(2**entropy)
+    assert values["splits"]["train"]["class_counts"] == [40, 40, 40]
+    on_disk = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    assert values["nbytes"] == on_disk == sum(values["nbytes_by_part"].values())
+    text = run("stats", store).output
+    assert "perplexity" in text
+    assert "ImageNet-1k" in text
+
+
+def test_verify_says_ok_and_then_names_the_damaged_chunk(store: Path, tmp_path: Path) -> None:
+    result = run("verify", store)
+    assert result.exit_code == 0
+    assert "ok; checked" in result.output
+    import shutil
+
+    shutil.copytree(store, tmp_path / "copy")
+    shard = tmp_path / "copy" / "train" / "tokens" / "c" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[3] ^= 16
+    shard.write_bytes(data)
+    result = run("verify", tmp_path / "copy")
+    assert result.exit_code == 1
+    assert "train/tokens shard 0 chunk 0 (samples 0 to 63)" in result.output
+    found = json.loads(run("verify", tmp_path / "copy", "--json").output)
+    assert found["ok"] is False
+    assert len(found["problems"]) == 2
+
+
+def test_the_log_as_json_is_one_object_a_line(images: Path, tmp_path: Path) -> None:
+    result = run("convert", images, tmp_path / "x", "--image-size", 16, "--workers", 0, "--log-json")
+    events = [json.loads(line) for line in result.output.splitlines()]
+    assert events[0]["event"] == "begin"
+    assert events[-1]["event"] == "end"
+    assert events[-1]["splits"]["train"]["samples"] == 120
+    assert [event["source"] for event in events if event["event"] == "skipped"] == ["class-1/bad.png"]
+    progress = [event["done"] for event in events if event["event"] == "progress"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 121
+
+
+def test_every_source_kind_can_be_forced(images: Path, tmp_path: Path) -> None:
+    result = run("convert", images, tmp_path / "x", "--source", "parquet")
+    assert result.exit_code == 1
+    assert "Error: " in result.output
+
+
+def test_a_conversion_that_fails_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+    result = run("convert", images, tmp_path / "x", "--image-size", 16, "--workers", 0, "--on-error", "fail")
+    assert result.exit_code == 1
+    assert "--resume" in result.output
+    assert "class-1/bad.png" in result.output
+    (bad := images / "class-1" / "bad.png").unlink()
+    bad.write_bytes(b"")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_conversion_says_how_to_go_on_and_does(tmp_path: Path, sent: signal.Signals) -> None:
+    write_grey_folder(tmp_path / "images", 80, classes=1)
+    for name in (tmp_path / "images" / "class-0").iterdir():
+        os.link(name, name.with_name("again-" + name.name))
+    command = [sys.executable, "-m", "tokenstore_cli.main", "convert", str(tmp_path / "images")]
+    options = ["--image-size", "32", "--shard-samples", "64", "--batch-size", "4"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "out"), *options, "--log-json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while json.loads(process.stdout.readline())["event"] != "progress":
+        time.sleep(0)
+    process.send_signal(sent)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert json.loads(out.splitlines()[-1])["event"] == "interrupted"
+    again = run("convert", tmp_path / "images", tmp_path / "out", *options, "--resume", "--workers", 0)
+    assert again.exit_code == 0, again.output
+    undisturbed = run("convert", tmp_path / "images", tmp_path / "whole", *options, "--workers", 0)
+    assert undisturbed.exit_code == 0
+    assert (tmp_path / "out" / "zarr.json").read_bytes() == (tmp_path / "whole" / "zarr.json").read_bytes()
