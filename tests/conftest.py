@@ -9,6 +9,14 @@ import fsspec
 import pytest
 
 
+@pytest.fixture(scope="module")
+def without_fsync() -> Iterator[None]:
+    """For tests that write many small stores, which need not survive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def memory_url() -> Iterator[str]:
     """A memory:// URL where nothing is, emptied afterwards."""

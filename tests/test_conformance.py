@@ -30,6 +30,7 @@ from tokenstore.errors import (
     CodecError,
     DamageError,
     IncompleteStoreError,
+    ManifestError,
     NotAStoreError,
     StoreExistsError,
     VersionError,
@@ -194,6 +195,13 @@ def test_m03_the_data_type_is_the_smallest_with_a_value_that_is_no_code(
     document = read_json(tmp_path / "store/train/tokens/zarr.json")
     assert document["data_type"] == data_type
     assert document["fill_value"] == fill_value
+
+
+@pytest.mark.parametrize("codebook_size", [6, 256])
+def test_m03_an_array_for_another_codebook_is_refused(example: Path, codebook_size: int) -> None:
+    edit_root(example, lambda root: root["attributes"]["tokenstore"].update(codebook_sizes=[codebook_size]))
+    with pytest.raises(ManifestError, match=rf"for the manifest's {codebook_size} codes, found uint8 for 5"):
+        tokenstore.open(example)["train"]
 
 
 @pytest.mark.parametrize("shape", [(5, 2), (2, 5, 2)])

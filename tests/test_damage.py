@@ -6,6 +6,8 @@ whole. Chunks or shards that changed places are valid to it: those are found by 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 import shutil
@@ -22,10 +24,12 @@ from stores import edit_root, random_codes, replace_files, store_files, write_st
 import tokenstore
 from tokenstore import TokenDataset
 from tokenstore.codecs.sharding import crc32c
-from tokenstore.errors import DamageError, NotAStoreError, TokenstoreError
+from tokenstore.errors import DamageError, ManifestError, NotAStoreError, TokenstoreError
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.spec import Skip
 from tokenstore.verify import Verification, verify
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
 
 CHUNK, SHARD = 2, 6
 SAMPLES = {"train": 15, "val": 3}
@@ -47,6 +51,7 @@ def write(path: Path, codec: str = "bitpack") -> Path:
         shard_samples=SHARD,
         class_names=("ant", "bee", "cat"),
         codebook=np.random.default_rng(4).standard_normal((391, 2)).astype(np.float32),
+        synonyms=np.arange(-1, 390, dtype=np.int32)[:, None],
         tokenizer=TokenizerIdentity("test", "ab" * 32),
     )
     return path
@@ -300,6 +305,81 @@ def test_codes_and_labels_that_cannot_be_are_found_with_their_chunk(tmp_path: Pa
         "train/tokens shard 0 chunk 1 (samples 2 to 3): expected codes from 0 to 298, found 299",
         "train/labels shard 0 chunk 0 (samples 0 to 3): expected labels from 0 to 1, found 2",
     ]
+
+
+def test_a_codebook_or_synonyms_that_cannot_be_are_found(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    codebook = np.array([[1.0], [np.nan], [2.0]], np.float32)
+    synonyms = np.array([[1], [3], [0]], np.int32)
+    write_store(store, {"train": (CODES["train"] % 3,)}, 3, codebook=codebook, synonyms=synonyms)
+    assert [problem.removeprefix(f"{store}/") for problem in verify(store).problems] == [
+        "codebook: holds values that are not finite",
+        "synonyms: expected codes below 3, or -1, found 3",
+    ]
+    edit_root(store, lambda root: root["attributes"]["tokenstore"].update(codebook_sizes=[4]))
+    problems = [problem.removeprefix(f"{store}/") for problem in verify(store).problems]
+    assert "codebook: expected vectors of 4 codes, found shape (3, 1)" in problems
+    assert "synonyms: expected a row for each of 4 codes, found shape (3, 1)" in problems
+
+
+def fields_of(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values inside JSON values."""
+    items = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    )
+    for key, value in items:
+        yield (*path, key)
+        yield from fields_of(value, (*path, key))
+
+
+def read_array(store: Path, array: str) -> Any:
+    """An array's first values, or all of a codebook."""
+    opened = tokenstore.open(store)
+    split, _, name = array.partition("/")
+    return opened[split].read(name, [0]) if name else getattr(opened, array)
+
+
+@pytest.mark.parametrize("array", ["train/tokens", "train/labels", "train/masks", "codebook", "synonyms"])
+def test_metadata_that_no_writer_wrote_is_refused_by_name(tmp_path: Path, array: str) -> None:
+    """Each field in turn takes strange values, all digests right."""
+    store = write(tmp_path / "store")
+    path = f"{array}/zarr.json"
+    document, root = json.loads((store / path).read_bytes()), (store / "zarr.json").read_bytes()
+    rng = random.Random(0)
+    for field in list(fields_of(document)):
+        if field[0] in ("dimension_names", "attributes") or field[-1] == "level":
+            continue  # these have no influence on what is read
+        changed = json.loads(json.dumps(document))
+        parent = changed
+        for key in field[:-1]:
+            parent = parent[key]
+        parent[field[-1]] = value = rng.choice([None, -1, 2**64, 1.5, "object", "V8", [], [0], {}])
+        replace_files(store, {path: json.dumps(changed).encode()})
+        assert any(array in problem for problem in verify(store).problems), (field, value)
+        samples_read(store)
+        with pytest.raises((ManifestError, DamageError), match=array):
+            read_array(store, array)
+        (store / "zarr.json").write_bytes(root)
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000], ids=len)
+def test_metadata_that_is_no_json_is_refused_by_name(store: Path, junk: bytes) -> None:
+    root = (store / "zarr.json").read_bytes()
+    for array in ("train/tokens", "train/masks", "codebook"):
+        data = (store / array / "zarr.json").read_bytes()
+        (store / array / "zarr.json").write_bytes(junk)
+        record = [len(junk), hashlib.sha256(junk).hexdigest()]
+
+        def enter(root: dict[str, Any], array: str = array, record: list[Any] = record) -> None:
+            root["attributes"]["tokenstore"]["files"][f"{array}/zarr.json"] = record
+
+        edit_root(store, enter)
+        with pytest.raises(ManifestError, match=array):
+            read_array(store, array)
+        assert any(array in problem for problem in verify(store).problems)
+        samples_read(store)
+        (store / array / "zarr.json").write_bytes(data)
+        (store / "zarr.json").write_bytes(root)
 
 
 def test_a_file_that_changes_under_an_open_reader_gives_no_wrong_code(store: Path) -> None:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from tokenstore.reader import SplitReader, TokenStore
 from tokenstore.storage import Storage
 from tokenstore.store import ArrayLayout
 from tokenstore.verify import verify
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
 
 CODEBOOK_SIZES = (1, 2, 3, 255, 256, 257, 391, 65535, 65536, 2**31)
 COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -113,14 +114,6 @@ def url_of(place: str, folder: str) -> str:
         "memory": f"memory://{uuid.uuid4().hex}/store",
         "file": f"file://{folder}/store",
     }[place]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_fsync() -> Iterator[None]:
-    """Hundreds of small stores; that files survive a power cut is not the question here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 @given(store=stores(), place=st.sampled_from(PLACES), data=st.data())

@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
-from tokenstore.errors import DamageError
+from tokenstore.errors import DamageError, StoreError
 
 STAGING = ".partial"
 """The folder of an unfinished store that holds what only its conversion needs."""
@@ -48,7 +48,13 @@ class Storage:
             else:
                 self._fs, self._prefix = LocalFileSystem(), str(self.root)
         else:
-            self._fs, self._prefix = fsspec.core.url_to_fs(self.url, **self.storage_options)
+            try:
+                self._fs, self._prefix = fsspec.core.url_to_fs(self.url, **self.storage_options)
+            except (ImportError, ValueError) as error:
+                raise StoreError(
+                    f"{self.url}: this kind of storage cannot be used: {error} "
+                    "(the extras tokenstore[s3] and tokenstore[gcs] install two of them)"
+                ) from error
             if isinstance(self._fs, LocalFileSystem):
                 self.root = Path(self._prefix)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tokenstore.codecs import chunks, sharding
 from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.codecs.chunks import ChunkCodec
+from tokenstore.codecs.chunks import Bitpack, ChunkCodec
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
 from tokenstore.manifest import FileRecord, Manifest, decode_root, encode_json
 from tokenstore.storage import STAGING, Storage, working_storage
@@ -139,9 +139,12 @@ class ArrayLayout:
                 shard_samples=document["chunk_grid"]["configuration"]["chunk_shape"][0],
                 codec=chunks.from_zarr(configuration["codecs"][:-1]),
             )
-            name = where.rsplit("/", 1)[-1]
-            if layout.to_zarr(name) != {**document, "dimension_names": _dimension_names(name, shape[1:])}:
-                raise ValueError("other values than this format version has")
+            expected = layout.to_zarr("")
+            for key in set(expected) - {"attributes", "dimension_names"}:
+                if document[key] != expected[key]:
+                    raise ValueError(f"expected {key} {expected[key]!r}, found {document[key]!r}")
+            if not shape:
+                raise ValueError("an array without an axis of samples")
             if (
                 not 0 < layout.chunk_samples <= layout.shard_samples
                 or layout.shard_samples % layout.chunk_samples
@@ -237,17 +240,24 @@ class Store:
                 f"{self.storage}/{array}: expected the manifest's grid {self.manifest.grid}, "
                 f"found {layout.sample_shape}"
             )
+        size = self.manifest.codebook_size
+        packed_for = layout.codec.codebook_size if isinstance(layout.codec, Bitpack) else size
+        if name == TOKENS and (layout.dtype != code_dtype(size) or packed_for != size):
+            raise ManifestError(
+                f"{self.storage}/{array}: expected {code_dtype(size)} for the manifest's {size} codes, "
+                f"found {layout.dtype} for {packed_for}"
+            )
         return layout
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:
         """The tokenizer's vectors (K, D) or (n, K, D), where the store holds them."""
-        return self._table_array(CODEBOOK)
+        return self._table_array(CODEBOOK, np.dtype(np.float32))
 
     @cached_property
     def synonyms(self) -> npt.NDArray[np.int32] | None:
         """Each code's nearest codes, best first (K, M), filled up with -1, where the store holds them."""
-        return self._table_array(SYNONYMS)
+        return self._table_array(SYNONYMS, np.dtype(np.int32))
 
     def record(self, path: str) -> FileRecord:
         """The size and digest that the manifest has for a file."""
@@ -279,14 +289,21 @@ class Store:
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{self.storage}/{path}: expected JSON: {error}") from error
 
-    def _table_array(self, name: str) -> npt.NDArray[Any] | None:
+    def _table_array(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
         if f"{name}/{ROOT}" not in self.manifest.files:
             return None
         document = self._read_json(f"{name}/{ROOT}")
-        dtype, shape = np.dtype(document["data_type"]), tuple(document["shape"])
-        data = self.read_checked(f"{name}/{'/'.join(['c', *('0' for _ in shape)])}")
-        values = np.frombuffer(data[: -sharding.CHECKSUM_NBYTES], dtype.newbyteorder("<"))
-        return values.reshape(shape).astype(dtype)
+        try:
+            shape = tuple(document["shape"])
+            data = self.read_checked(f"{name}/{'/'.join(['c', *('0' for _ in shape)])}")
+            stored = np.frombuffer(data[: -sharding.CHECKSUM_NBYTES], dtype.newbyteorder("<"))
+            values = stored.reshape(shape).astype(dtype)
+            expected = table_array_document(values, ())
+            if {**document, "dimension_names": []} != expected:
+                raise ValueError(f"expected {expected}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
+        return values
 
 
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:

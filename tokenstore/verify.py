@@ -69,8 +69,12 @@ def verify(
         if on_progress is not None:
             on_progress(found.nbytes, total)
     _check_listing(store, found)
-    if f"codebook/{ROOT}" in store.manifest.files and not _table_is_damaged("codebook", damaged):
-        found.problems += _check_codebook(store)
+    for array, check in (("codebook", _check_codebook), ("synonyms", _check_synonyms)):
+        if f"{array}/{ROOT}" in store.manifest.files and not _table_is_damaged(array, damaged):
+            try:
+                found.problems += check(store)
+            except TokenstoreError as error:
+                found.problems.append(str(error))
     for split in store.splits:
         _check_split(store, split, damaged, found)
     return found
@@ -123,6 +127,19 @@ def _check_codebook(store: Store) -> list[str]:
         return [f"{store.storage}/codebook: expected vectors of {size} codes, found shape {shape}"]
     if not np.isfinite(codebook).all():
         return [f"{store.storage}/codebook: holds values that are not finite"]
+    return []
+
+
+def _check_synonyms(store: Store) -> list[str]:
+    synonyms = store.synonyms
+    size = store.manifest.codebook_size
+    if synonyms is None or synonyms.ndim != 2 or len(synonyms) < size:
+        shape = None if synonyms is None else synonyms.shape
+        return [f"{store.storage}/synonyms: expected a row for each of {size} codes, found shape {shape}"]
+    low, high = int(synonyms.min(initial=-1)), int(synonyms.max(initial=-1))
+    if low < -1 or high >= len(synonyms):
+        found = low if low < -1 else high
+        return [f"{store.storage}/synonyms: expected codes below {len(synonyms)}, or -1, found {found}"]
     return []
 
 

@@ -57,7 +57,7 @@ class Bitpack:
         """Bytes of one sample; raises CodecError where the payload does not hold that many samples."""
         nbytes = bitpack.sample_nbytes(codes_per_sample, self.codebook_size)
         if len(payload) != samples * nbytes:
-            raise CodecError(f"expected {samples} packed samples of {nbytes} bytes, found {len(payload)} bytes")
+            raise CodecError(f"expected {samples} samples of {nbytes} bytes, found {len(payload)} bytes")
         return nbytes
 
 

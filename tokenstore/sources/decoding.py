@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -55,7 +56,7 @@ def decode_in_order(
 
     Raises SourceError where a decode process dies.
     """
-    tasks = [(first, min(first + TASK_SAMPLES, stop)) for first in range(start, stop, TASK_SAMPLES)]
+    tasks = ((first, min(first + TASK_SAMPLES, stop)) for first in range(start, stop, TASK_SAMPLES))
     shape = (TASK_SAMPLES, options.height, options.width, 3)
     if workers < 1:
         pixels = np.empty(shape, np.uint8)
@@ -65,14 +66,14 @@ def decode_in_order(
         return
     with _Slots(2 * workers + 2, shape) as slots, _pool(workers, slots, options) as pool:
         running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
-        waiting = deque(tasks)
-        free = deque(range(len(slots)))
+        free = list(range(len(slots)))
         try:
-            while waiting or running:
-                while waiting and free:
-                    first, last = waiting.popleft()
-                    slot = free.popleft()
+            while True:
+                for first, last in itertools.islice(tasks, len(free)):
+                    slot = free.pop()
                     running.append((first, last, slot, pool.submit(_work, split.request(first, last), slot)))
+                if not running:
+                    return
                 first, last, slot, future = running.popleft()
                 yield DecodedBatch(first, slots[slot][: last - first], future.result())
                 free.append(slot)

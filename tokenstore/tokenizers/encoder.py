@@ -24,10 +24,10 @@ class Encoder:
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         codes = self.tokenizer.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2)).cpu().numpy()
-        expected = (len(pixels), *self.grid)
-        if codes.shape != expected or codes.min() < 0 or codes.max() >= max(self.tokenizer.codebook_sizes):
+        expected, size = (len(pixels), *self.grid), max(self.tokenizer.codebook_sizes)
+        if codes.shape != expected or codes.min() < 0 or codes.max() >= size:
             raise TokenizerError(
-                f"{self.tokenizer.name}: expected codes {expected} from 0 to "
-                f"{max(self.tokenizer.codebook_sizes) - 1}, found {codes.shape} from {codes.min()} to {codes.max()}"
+                f"{self.tokenizer.name}: expected codes {expected} from 0 to {size - 1}, "
+                f"found {codes.shape} from {codes.min()} to {codes.max()}"
             )
         return codes.astype(self.dtype)
