@@ -476,8 +476,8 @@ def test_m17_samples_lie_back_to_back_and_missing_ones_decode_to_the_fill_value(
 @pytest.mark.parametrize(
     ("payload", "by_zarr", "by_reader"),
     [
-        ("11", None, "expected 2 packed samples of 1 bytes"),
-        ("11 23 11", "up to 2 samples of 1 bytes, found 3", "expected 2 packed samples of 1 bytes"),
+        ("11", None, r"expected 2 (packed )?samples of 1 bytes"),
+        ("11 23 11", "up to 2 samples of 1 bytes, found 3", r"expected 2 (packed )?samples of 1 bytes"),
         ("11 25", "sample 1, position 0: .*found 5", "sample 1, position 0: .*found 5"),
         ("11 c0", "sample 1: expected zero bits as padding", "sample 1: expected zero bits as padding"),
     ],
@@ -498,7 +498,7 @@ def test_m18_half_a_sample_is_refused(tmp_path: Path) -> None:
     write_store(store, {"train": (np.array([[1, 2, 390]], np.uint16),)}, 391, chunk_samples=1)
     replace_files(store, {SHARD: shard_of(bytes.fromhex("01 04 18"), chunks_per_shard=1)})
     assert "up to 1 samples of 4 bytes, found 3" in refusal_by_zarr(store)
-    with pytest.raises(DamageError, match="expected 1 packed samples of 4 bytes, found 3"):
+    with pytest.raises(DamageError, match=r"expected 1 (packed )?samples of 4 bytes, found 3"):
         tokenstore.open(store)["train"].read("tokens", [0])
 
 
