@@ -58,14 +58,11 @@ class ArrayReader:
         self.store = store
         self.name = name
         self.layout: ArrayLayout = store.layout(name)
+        self._code_limit = store.manifest.codebook_size if name.endswith(f"/{TOKENS}") else None
         self.forget()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "name": self.name, "layout": self.layout}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.forget()
+    def __reduce__(self) -> tuple[type[ArrayReader], tuple[Store, str]]:
+        return ArrayReader, (self.store, self.name)
 
     def forget(self) -> None:
         """Let go of open shards, cached chunks, and of what was verified."""
@@ -107,6 +104,9 @@ class ArrayReader:
             self.layout.codec.decode(sharding.checked_payload(stored), values)
         except CodecError as error:
             raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
+        if self._code_limit is not None and int(values.max()) >= self._code_limit:
+            expected = f"codes from 0 to {self._code_limit - 1}"
+            raise DamageError(f"{self.where(chunk)}: expected {expected}, found {values.max()}")
         return values
 
     def shard_opens(self, shard: int) -> bool:

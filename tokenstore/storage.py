@@ -57,6 +57,10 @@ class Storage:
                 ) from error
             if isinstance(self._fs, LocalFileSystem):
                 self.root = Path(self._prefix)
+        members = [] if self._zip is None else self._zip.infolist()
+        self._maps_files = self.root is not None and all(
+            member.compress_type == zipfile.ZIP_STORED for member in members
+        )
 
     @property
     def is_local_folder(self) -> bool:
@@ -65,9 +69,7 @@ class Storage:
     @property
     def maps_files(self) -> bool:
         """Whether every file's bytes can be mapped from this machine's disk."""
-        return self.root is not None and (
-            self._zip is None or all(i.compress_type == zipfile.ZIP_STORED for i in self._zip.infolist())
-        )
+        return self._maps_files
 
     @property
     def fs(self) -> Any:

@@ -68,7 +68,7 @@ def verify(
         found.nbytes += record.size
         if on_progress is not None:
             on_progress(found.nbytes, total)
-    _check_listing(store, found)
+    _check_listing(store, damaged, found)
     for array, check in (("codebook", _check_codebook), ("synonyms", _check_synonyms)):
         if f"{array}/{ROOT}" in store.manifest.files and not _table_is_damaged(array, damaged):
             try:
@@ -98,11 +98,11 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
     return None
 
 
-def _check_listing(store: Store, found: Verification) -> None:
+def _check_listing(store: Store, damaged: set[str], found: Verification) -> None:
     nodes = _consolidated_metadata(store)
-    for path in (path for path in store.manifest.files if path.endswith(f"/{ROOT}")):
-        if path.removesuffix(f"/{ROOT}") not in nodes:
-            found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata lacks {path}")
+    for path in (path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged):
+        if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
+            found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}")
     extra = [path for path in store.storage.files() if path not in store.manifest.files and path != ROOT]
     staged = [path for path in extra if path.startswith(STAGING)]
     if staged:
@@ -114,9 +114,16 @@ def _check_listing(store: Store, found: Verification) -> None:
 
 def _consolidated_metadata(store: Store) -> Mapping[str, Any]:
     try:
-        return dict(json.loads(store.storage.read(ROOT))["consolidated_metadata"]["metadata"])
+        return dict(_json(store, ROOT)["consolidated_metadata"]["metadata"])
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def _json(store: Store, path: str) -> Any:
+    try:
+        return json.loads(store.storage.read(path))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _check_codebook(store: Store) -> list[str]:
@@ -161,6 +168,10 @@ def _check_split(store: Store, split: str, damaged: set[str], found: Verificatio
         except TokenstoreError as error:
             found.problems.append(str(error))
             continue
+        if name == LABELS and reader.layout.dtype != np.int32:
+            found.problems.append(
+                f"{store.storage}/{split}/{name}: expected int32, found {reader.layout.dtype}"
+            )
         _check_chunks(reader, name, found)
     for table in (SAMPLES_TABLE, SKIPPED_TABLE):
         path = f"{split}/{table}"

@@ -55,7 +55,7 @@ from tokenstore.store import (
 )
 
 _HEADER = f"{STAGING}/conversion.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
 
@@ -148,8 +148,8 @@ class StoreWriter:
         """Begin or go on with a split that has at most `listed` samples."""
         columns = {**({LABELS: LABEL_COLUMN} if labels else {}), **(columns or {})}
         for word in (name, *columns):
-            if not _NAME.fullmatch(word) or word in _RESERVED:
-                raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits and _ . -")
+            if word == TOKENS or not _NAME.fullmatch(word) or word in _RESERVED:
+                raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
         split = SplitWriter(self, name, self.spec.samples_per_shard(listed), columns)
         self.splits.append(split)
         return split

@@ -49,7 +49,7 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
     """Offset and length with checksum of each of a shard's first `chunks` chunks: (chunks, 2) uint64.
 
     `data` are the last `index_nbytes(...)` bytes of a shard of `shard_nbytes`. Raises DamageError where
-    the index's checksum is wrong, a chunk is missing or lies outside the shard.
+    the index's checksum is wrong, or the chunks do not fill the shard in order.
     """
     array = np.frombuffer(data, dtype=np.uint8)
     stored = int.from_bytes(array[-CHECKSUM_NBYTES:].tobytes(), "little")
@@ -59,13 +59,16 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
     index: Index = array[:-CHECKSUM_NBYTES].view("<u8").reshape(-1, 2)[:chunks].astype(np.uint64)
     room = shard_nbytes - len(array)
     offset, length = index[:, 0], index[:, 1]
-    wrong = (length < CHECKSUM_NBYTES) | (length > room) | (offset > room) | (offset + length > room)
+    expected = np.cumsum(length) - length
+    wrong = (length < CHECKSUM_NBYTES) | (length > room) | (offset != expected)
     if wrong.any():
         chunk = int(np.argmax(wrong))
         found = (
-            "is missing" if offset[chunk] == ABSENT else f"lies outside the shard's {room} bytes of chunks"
+            "is missing" if offset[chunk] == ABSENT else f"is at byte {offset[chunk]}, not {expected[chunk]}"
         )
         raise DamageError(f"{where}: chunk {chunk} of the shard {found}")
+    if int(length.sum()) != room:
+        raise DamageError(f"{where}: the shard's chunks have {int(length.sum())} bytes, expected {room}")
     return index
 
 
