@@ -45,12 +45,6 @@ def write_store(path: Path, codes: np.ndarray, codec: str = "bitpack") -> None:
         writer.commit()
 
 
-def timed(function: Callable[[np.ndarray], object], indices: np.ndarray) -> float:
-    started = time.perf_counter()
-    function(indices)
-    return time.perf_counter() - started
-
-
 @click.command()
 @click.option("--samples", default=50_000, show_default=True)
 @click.option("--repeats", default=40, show_default=True)
@@ -68,27 +62,23 @@ def main(samples: int, repeats: int, codec: str) -> None:
         np.array(memmap)  # into the page cache
         reader.read(np.arange(samples))
 
-        def first_touch(indices: np.ndarray) -> object:
-            reader.forget()
-            return reader.read(indices)
-
-        times: dict[str, dict[int, list[float]]] = {}
+        # name -> what is done before the clock starts, and what is timed
+        contenders: dict[str, tuple[Callable[[np.ndarray], object], Callable[[np.ndarray], object]]] = {
+            "tokenstore, first touch": (lambda i: reader.forget(), reader.read),
+            "tokenstore, verified": (reader.read, reader.read),
+            "zarr-python": (lambda i: None, lambda i: array.oindex[i] if len(i) > 1 else array[int(i[0])]),
+            "numpy memmap": (lambda i: None, lambda i: memmap[i]),
+        }
+        times: dict[str, dict[int, list[float]]] = {name: {1: [], BATCH: []} for name in contenders}
         for _ in range(repeats):
             for count in (1, BATCH):
                 indices = rng.choice(samples, count, replace=False)
-                contenders: dict[str, Callable[[np.ndarray], object]] = {
-                    "tokenstore, first touch": first_touch,
-                    "tokenstore, verified": reader.read,
-                    "zarr-python": lambda i: array.oindex[i] if len(i) > 1 else array[int(i[0])],
-                    "numpy memmap": lambda i: memmap[i],
-                }
-                for name, function in contenders.items():
-                    if name == "tokenstore, verified":
-                        reader.read(indices)
-                    assert np.array_equal(np.squeeze(function(indices)), np.squeeze(codes[indices]))
-                    if name == "tokenstore, verified":
-                        reader.read(indices)
-                    times.setdefault(name, {}).setdefault(count, []).append(timed(function, indices))
+                for name, (prepare, read) in contenders.items():
+                    prepare(indices)
+                    started = time.perf_counter()
+                    values = read(indices)
+                    times[name][count].append(time.perf_counter() - started)
+                    assert np.array_equal(np.squeeze(values), np.squeeze(codes[indices]))
         table = Table("read", "1 sample, ms", f"{BATCH} samples, ms", f"{BATCH}: samples/s")
         table.title = f"{codec}, {samples:,} samples"
         medians = {name: {count: median(t) for count, t in by.items()} for name, by in times.items()}

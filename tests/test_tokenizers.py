@@ -36,7 +36,7 @@ from tokenstore.tokenizers.training import (
     to_tensor,
 )
 
-FINGERPRINT = "@FINGERPRINT@"
+FINGERPRINT = "80b4b2333c87a701b2e8f575dbdf855501a420686e7410baa2aa807c3fff88e8"
 RELEASED_CODEBOOK = Path(__file__).parents[2] / "shared" / "data" / "seit-sample" / "codebook.ckpt"
 
 TINY = ConvVQConfig(
@@ -231,15 +231,15 @@ def test_codes_that_are_none_are_refused(
 
 
 def test_photographs_are_rebuilt_well_with_many_different_codes(tokenizer: ConvVQTokenizer) -> None:
-    """The floors are about 1 dB under what was measured when the weights were made."""
+    """Floors are a little under what the released weights reach: 23.1 and 25.6 dB, 501 codes."""
     datasets = pytest.importorskip("sklearn.datasets")
     photos = [squash(Image.fromarray(photo), 256) for photo in datasets.load_sample_images().images]
     images = torch.stack([to_tensor(photo) for photo in photos])
     codes = tokenizer.encode(images)
     church, flower = psnr(images, tokenizer.decode(codes)).tolist()
-    assert church > 99
-    assert flower > 99
-    assert torch.unique(codes).numel() > 9999
+    assert church > 22.6
+    assert flower > 25.1
+    assert torch.unique(codes).numel() > 450
 
 
 def test_psnr_and_ssim_are_those_of_the_definitions() -> None:

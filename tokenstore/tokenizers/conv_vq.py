@@ -20,7 +20,7 @@ import numpy.typing as npt
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
@@ -151,7 +151,7 @@ def save_weights(model: ConvVQ, path: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": FORMAT, "config": model.config.to_json()})
+    partial.write_bytes(save(tensors, {"format": FORMAT, "config": model.config.to_json()}))
     partial.replace(path)
 
 
