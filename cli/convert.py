@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
@@ -17,17 +18,28 @@ from tokenstore.convert import Conversion, ConvertOptions, Progress, available_c
 from tokenstore.convert import convert as run_conversion
 from tokenstore.errors import ConversionError
 from tokenstore.manifest import Manifest
-from tokenstore.sources import open_source
+from tokenstore.sources import KINDS, open_source
 from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.spec import CHUNK_SAMPLES, CODECS
+from tokenstore.storage import Storage
 from tokenstore.tokenizers import available_tokenizers, load_tokenizer
+from tokenstore.writer import check_target
 
 from .console import human_bytes, progress_bar, storage_options
 from .main import EXIT_CODES
 
-KINDS = ("imagefolder", "tar", "parquet", "seit", "array")
 _SHOWN = 10
+_IMAGE_OPTIONS = (
+    "tokenizer",
+    "device",
+    "image_size",
+    "resize",
+    "on_error",
+    "max_pixels",
+    "workers",
+    "batch_size",
+)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -140,10 +152,11 @@ def convert(
       tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
       tokenstore convert seit-release/ seit.zarr
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
+    _check_out(src, out, resume, storage_options)
     read = open_source(src, source, labels=labels)
-    log = _JsonLog() if log_json else _TextLog(read)
+    _refuse_idle_options(read)
+    log = _JsonLog() if log_json else _TextLog()
     log.begin(read)
     try:
         with log:
@@ -158,16 +171,38 @@ def convert(
                 on_progress=log.progress,
             )
     except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"] + ["--resume"]
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        again.insert(again.index("convert") + 1 if "convert" in again else 0, "--resume")
         log.interrupted(f"tokenstore {shlex.join(again)}")
         raise click.exceptions.Exit(130) from None
     except ConversionError as error:
-        raise ConversionError(f"{error} (then go on with --resume)") from error
+        log.skipped([{"source": name, "reason": reason} for name, reason in error.skipped])
+        raise
     log.end(conversion, out, time.monotonic() - started)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _check_out(src: str, out: str, resume: bool, storage_options: dict[str, Any] | None) -> None:
+    """Refuse what would end in an error or a mess, before minutes go into listing SRC."""
+    target = Storage(out, storage_options)
+    if (
+        target.root is not None
+        and Path(src).is_dir()
+        and target.root.resolve().is_relative_to(Path(src).resolve())
+    ):
+        raise click.UsageError(f"OUT {out} is inside SRC {src}: it would be read as images next time")
+    if not resume:
+        check_target(target, resume)
+
+
+def _refuse_idle_options(source: Source) -> None:
+    """Refuse options that a source of this kind has no use for."""
+    images = isinstance(source, ImageSource)
+    idle = ("codebook", "codebook_size") if images else _IMAGE_OPTIONS
+    context = click.get_current_context()
+    for name in idle:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            what = "ready codes" if images else "images"
+            raise click.UsageError(f"--{name.replace('_', '-')} is for {what}, and {source.location} is not")
 
 
 def _source_nbytes(manifest: Manifest) -> int:
@@ -177,7 +212,7 @@ def _source_nbytes(manifest: Manifest) -> int:
 class _TextLog:
     """For people: a bar while it runs, then what was done."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self) -> None:
         self._bar: Bar = progress_bar("samples")
         self._tasks: dict[str, TaskID] = {}
 
@@ -201,13 +236,17 @@ class _TextLog:
         note = f"{state.skipped} skipped" if state.skipped else ""
         self._bar.update(self._tasks[state.split], completed=state.done, note=note)
 
+    def skipped(self, skips: list[dict[str, Any]]) -> None:
+        for skip in skips[:_SHOWN]:
+            click.echo(f"  skipped {skip['source']}: {skip['reason']}")
+
     def interrupted(self, again: str) -> None:
         click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:
         manifest = conversion.manifest
         if conversion.already_complete:
-            click.echo(f"{out}: already complete")
+            click.echo(f"{out}: already complete; SRC was not compared with it")
             return
         for name, position in conversion.resumed_at.items():
             if position:
@@ -215,8 +254,7 @@ class _TextLog:
         nbytes = sum(record.size for record in manifest.files.values())
         for name, split in manifest.splits.items():
             click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
-            for skip in conversion.skipped[name][:_SHOWN]:
-                click.echo(f"  skipped {skip.source}: {skip.reason}")
+            self.skipped([vars(skip) for skip in conversion.skipped[name]])
             if split.skipped > _SHOWN:
                 click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
         samples = sum(split.samples for split in manifest.splits.values())
@@ -252,13 +290,16 @@ class _JsonLog:
             self._last = time.monotonic()
             self._write("progress", **vars(state))
 
+    def skipped(self, skips: list[dict[str, Any]]) -> None:
+        for skip in skips:
+            self._write("skipped", **skip)
+
     def interrupted(self, again: str) -> None:
         self._write("interrupted", resume=again)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:
         for name, skips in conversion.skipped.items():
-            for skip in skips:
-                self._write("skipped", split=name, **vars(skip))
+            self.skipped([{"split": name, **vars(skip)} for skip in skips])
         manifest = conversion.manifest
         self._write(
             "end",

@@ -49,20 +49,22 @@ def _save(image: Image.Image, path: Path) -> None:
 
 def _run(*words: str) -> None:
     click.secho(f"\n$ tokenstore {' '.join(words)}", bold=True)
-    cli.main(list(words), prog_name="tokenstore", standalone_mode=False)
+    code = cli.main(list(words), prog_name="tokenstore", standalone_mode=False)
+    if code:
+        sys.exit(code)
 
 
 def demo(images: Path | None) -> None:
     """Make images, convert, audit, verify, and read one shuffled epoch."""
-    shutil.rmtree(_HOME, ignore_errors=True)
-    _HOME.mkdir()
+    store = _HOME / "images.zarr"
+    shutil.rmtree(store, ignore_errors=True)
     image_size = []
     if images is None:
         images = _HOME / "images"
+        shutil.rmtree(images, ignore_errors=True)
         click.echo(f"writing scikit-learn's digits and photographs to {images}/")
         write_images(images)
         image_size = ["--image-size", "64"]
-    store = _HOME / "images.zarr"
     _run("convert", str(images), str(store), *image_size)
     _run("stats", str(store))
     _run("verify", str(store))
@@ -80,5 +82,14 @@ def demo(images: Path | None) -> None:
     click.echo(f"\nDone. The store is {store}; `tokenstore info {store}` tells more about it.")
 
 
+def main() -> None:
+    """Run the demo on the folder named on the command line, or on scikit-learn's images."""
+    try:
+        demo(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
-    demo(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main()

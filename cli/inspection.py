@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from tokenstore.reader import open_store
-from tokenstore.stats import IMAGENET_NBYTES, CodebookUse, SplitAudit, StorageAudit, audit, store_summary
+from tokenstore.stats import (
+    IMAGENET_NBYTES,
+    IMAGENET_SAMPLES,
+    CodebookUse,
+    SplitAudit,
+    StorageAudit,
+    audit,
+    store_summary,
+)
 from tokenstore.verify import verify as check_store
 
 from .console import human_bytes, progress_bar, storage_options
@@ -130,7 +138,9 @@ def verify(store: str, as_json: bool, storage_options: dict[str, Any] | None) ->
 
 
 def _print_bytes(console: Console, result: StorageAudit) -> None:
-    console.print(f"[bold]{result.location}[/bold]: {result.samples:,} samples, codec {result.codec}")
+    console.print(
+        f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold", markup=False
+    )
     table = Table("part", "size", "share", "", box=None, header_style="dim")
     for part, nbytes in result.nbytes_by_part.items():
         share = nbytes / max(1, result.nbytes)
@@ -148,7 +158,7 @@ def _print_bytes(console: Console, result: StorageAudit) -> None:
             f"{result.nbytes / result.source_nbytes:.2%} of them"
         )
     console.print(
-        f"at ImageNet-1k's 1,281,167 samples: {human_bytes(result.imagenet_nbytes)}, "
+        f"at ImageNet-1k's {IMAGENET_SAMPLES:,} samples: {human_bytes(result.imagenet_nbytes)}, "
         f"{result.imagenet_nbytes / IMAGENET_NBYTES:.2%} of its {human_bytes(IMAGENET_NBYTES)} of images"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+import signal
 from typing import Any
 
 import click
@@ -45,20 +45,25 @@ class _Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except (TokenstoreError, OSError) as error:
-            if ctx.params["debug"]:
-                raise
-            raise click.ClickException(" ".join(str(error).split())) from error
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            raise click.ClickException(
-                f"unexpected {type(error).__name__}: {error}. `tokenstore --debug ...` shows where"
-            ) from error
+            text = " ".join(str(error).split())
+            if not isinstance(error, (TokenstoreError, OSError)):
+                text = f"unexpected {type(error).__name__}: {text}. `tokenstore --debug ...` shows where"
+            raise click.ClickException(text) from error
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @click.command(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,11 +83,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """The console script."""
-    try:
-        cli.main(prog_name="tokenstore", standalone_mode=True)
-    except BrokenPipeError:
-        # the reader of our output, such as `head`, has gone
-        os._exit(0)
+    cli.main(prog_name="tokenstore")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from brightness import write_grey_folder
 from click.testing import CliRunner, Result
+from tokenstore_cli.demo import demo
+from tokenstore_cli.demo import main as run_demo
 from tokenstore_cli.main import _COMMANDS, cli
 
 import tokenstore
@@ -172,6 +174,62 @@ def test_a_conversion_that_fails_says_how_to_go_on(images: Path, tmp_path: Path)
     assert "class-1/bad.png" in result.output
     (bad := images / "class-1" / "bad.png").unlink()
     bad.write_bytes(b"")
+
+
+def test_options_that_the_source_has_no_use_for_are_refused(images: Path, tmp_path: Path) -> None:
+    result = run("convert", images, tmp_path / "x", "--codebook-size", 7)
+    assert result.exit_code == 2
+    assert "--codebook-size is for ready codes" in result.output
+    np.save(tmp_path / "codes.npy", np.zeros((3, 4), np.uint8))
+    result = run("convert", tmp_path / "codes.npy", tmp_path / "x", "--device", "cuda")
+    assert result.exit_code == 2
+    assert "--device is for images" in result.output
+
+
+def test_a_device_that_is_not_there_is_one_clear_error(images: Path, tmp_path: Path) -> None:
+    result = run("convert", images, tmp_path / "x", "--device", "abacus")
+    assert result.exit_code == 1
+    assert "Error: device 'abacus' cannot be used here" in result.output
+
+
+def test_a_store_inside_its_source_is_refused(images: Path) -> None:
+    result = run("convert", images, images / "out.zarr")
+    assert result.exit_code == 2
+    assert "is inside SRC" in result.output
+
+
+@pytest.mark.parametrize("command", ["info", "stats", "verify"])
+def test_an_interrupt_exits_with_130(command: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokenstore_cli.inspection.open_store", interrupted)
+    monkeypatch.setattr("tokenstore_cli.inspection.check_store", interrupted)
+    result = run(command, store)
+    assert (result.exit_code, result.output) == (130, "interrupted\n")
+
+
+def test_names_with_brackets_are_printed_as_they_are(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "ph[old].zarr").symlink_to(store)
+    assert "ph[old].zarr" in run("stats", tmp_path / "ph[old].zarr").output
+
+
+def test_the_demo_touches_only_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_grey_folder(tmp_path / "demo" / "mine", 3)
+    (tmp_path / "demo" / "thesis.tex").write_text("important")
+    demo(Path("demo/mine"))
+    demo(Path("demo/mine"))
+    assert (tmp_path / "demo" / "thesis.tex").read_text() == "important"
+    assert len(list((tmp_path / "demo" / "mine").rglob("*.png"))) == 9
+    assert "read 9 samples in 1 batches" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["demo", "nothing"])
+    with pytest.raises(SystemExit) as left:
+        run_demo()
+    assert left.value.code == 1
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")

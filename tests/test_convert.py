@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +21,15 @@ from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
     SourceError,
+    StoreError,
     StoreExistsError,
     TokenizerError,
+    TokenstoreError,
 )
+from tokenstore.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
+from tokenstore.spec import MAX_SHARD_SAMPLES, SHARD_NBYTES, Column, StoreSpec
+from tokenstore.storage import Storage
 from tokenstore.verify import verify
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
@@ -271,6 +279,50 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
         assert contents(broken.parent) == contents(whole.parent)
 
 
+class _FailingStorage:
+    """Raises at the n-th change of the disk, once, and lets all others pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+        self.error = error
+        self.left = 0
+        for name in ("write", "remove", "move_into_place"):
+            monkeypatch.setattr(Storage, name, self.wrapped(getattr(Storage, name)))
+
+    def wrapped(self, function: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise self.error
+            function(*args)
+
+        return call
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
+@pytest.mark.parametrize("per_class", [8, 9])
+def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, per_class: int
+) -> None:
+    write_grey_folder(tmp_path / "images", per_class)
+    (tmp_path / "images" / "class-1" / "003.png").write_bytes(b"")
+    source = open_source(tmp_path / "images")
+    options = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
+    convert(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
+    expected = contents(tmp_path / "whole")
+    failing = _FailingStorage(monkeypatch, error)
+    for operation in range(1, 200):
+        out = tmp_path / f"{operation}"
+        failing.left = operation
+        try:
+            convert(source, out, tokenizer=BrightnessTokenizer(), options=options)
+        except type(error):
+            convert(source, out, tokenizer=BrightnessTokenizer(), options=options, resume=True)
+            assert contents(out) == expected, f"failed at change {operation}"
+        else:
+            break
+    assert operation > 20
+
+
 def test_resuming_a_complete_store_changes_nothing(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 3)
     source = open_source(tmp_path / "images")
@@ -332,6 +384,85 @@ def test_resuming_with_other_inputs_is_refused_and_says_what_differs(tmp_path: P
             options=OPTIONS,
             resume=True,
         )
+
+
+def test_what_to_do_with_bad_images_may_change_when_resuming(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 9)
+    (tmp_path / "images" / "class-2" / "000.png").write_bytes(b"")
+    source = open_source(tmp_path / "images")
+    with pytest.raises(ConversionError, match="on-error skip, and go on with --resume") as caught:
+        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    assert caught.value.skipped == (("class-2/000.png", "the file is empty"),)
+    skipping = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
+    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=skipping, resume=True)
+    assert len(tokenstore.open(tmp_path / "out")["train"]) == 26
+
+
+def test_files_that_are_not_the_stores_are_left_alone(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 9)
+    source = open_source(tmp_path / "images")
+    out = tmp_path / "out"
+    with pytest.raises(_StoppedError):
+        convert(source, out, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(27))
+    mine = [out / "notes.txt", out / ".partialfoo", out / "train" / "mine.txt"]
+    for path in mine:
+        path.write_text("mine")
+    resumed = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
+    with pytest.raises(StoreExistsError):
+        convert(source, out, tokenizer=BrightnessTokenizer(), options=resumed)
+    convert(source, out, tokenizer=BrightnessTokenizer(), options=resumed, resume=True)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert verify(str(out)).problems == []
+    assert "3 files are not the store's" in verify(str(out)).notes[0]
+
+
+def test_resuming_never_removes_what_it_cannot_show_to_be_its_own(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 9)
+    source = open_source(tmp_path / "images")
+    packed = tmp_path / "out.zip"
+    with pytest.raises(_StoppedError):
+        convert(source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(20))
+    packed.write_bytes(b"another file")
+    before = contents(tmp_path / "out.zip.partial")
+    with pytest.raises(TokenstoreError):
+        convert(source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+    assert contents(tmp_path / "out.zip.partial") == before
+    foreign = tmp_path / "foreign"
+    (foreign / ".partial").mkdir(parents=True)
+    (foreign / ".partial" / "x").write_text("x")
+    (foreign / "zarr.json").write_text("{}")
+    with pytest.raises(TokenstoreError):
+        convert(source, foreign, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+    assert (foreign / ".partial" / "x").read_text() == "x"
+
+
+def test_a_zip_file_is_local_and_may_be_named_by_a_url(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    source = open_source(tmp_path / "images")
+    url = f"file://{tmp_path}/out.zip"
+    convert(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    assert zipfile.is_zipfile(tmp_path / "out.zip")
+    assert len(tokenstore.open(url)["train"]) == 6
+    with pytest.raises(StoreError, match="zip file can only be written to a local path"):
+        convert(source, "memory://x/out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+
+
+def test_members_of_a_zip_file_may_be_larger_than_its_old_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
+    write_grey_folder(tmp_path / "images", 9)
+    source = open_source(tmp_path / "images")
+    convert(source, tmp_path / "out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    assert len(tokenstore.open(tmp_path / "out.zip")["train"][:]) == 27
+
+
+def test_shards_are_sized_by_the_widest_of_the_aligned_arrays(tmp_path: Path) -> None:
+    spec = StoreSpec((4, 4), (300,), TokenizerIdentity("x"))
+    assert spec.samples_per_shard(10**6) == MAX_SHARD_SAMPLES
+    wide = Column(np.dtype(np.uint8), (256, 256))
+    assert spec.samples_per_shard(10**6, [wide]) * wide.nbytes == SHARD_NBYTES
+    assert spec.samples_per_shard(10) == 64
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are posix's")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,45 @@ def test_transforms_see_tokens_and_the_second_column(store: Path) -> None:
     tokens, labels = dataset[2:5]
     assert np.array_equal(tokens.numpy(), CODES[2:5, :2] + 1)
     assert labels.tolist() == (LABELS[2:5] * 10).tolist()
+
+
+def test_transforms_find_their_column_wherever_it_stands(store: Path) -> None:
+    options = {"transform": lambda tokens: tokens + 1, "target_transform": lambda target: target * 2}
+    label, tokens = TokenDataset(store, columns=["labels", "tokens"], **options)[4]
+    assert np.array_equal(tokens.numpy(), CODES[4] + 1)
+    assert label == LABELS[4] * 2
+    tokens, masks = TokenDataset(store, columns=["tokens", "masks"], **options)[4]
+    assert np.array_equal(masks.numpy(), MASKS[4] * 2)
+
+
+@pytest.mark.parametrize("columns", ["tokens", [], ()])
+def test_columns_that_are_no_list_of_names_are_refused(store: Path, columns: Any) -> None:
+    with pytest.raises(ValueError, match="expected a list of names"):
+        TokenDataset(store, columns=columns)
+
+
+READ_MANY_SHARDS = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+import tokenstore
+dataset = tokenstore.TokenDataset(sys.argv[1], columns=["tokens", "labels", "masks"])
+order = [i * 7 % len(dataset) for i in range(len(dataset))]
+for start in range(0, len(order), 50):
+    for tokens, label, mask in dataset.__getitems__(order[start : start + 50]):
+        assert int(tokens[0]) == label == int(mask[0])
+"""
+
+
+def test_a_store_of_more_shards_than_file_descriptors_is_read(tmp_path: Path) -> None:
+    values = np.arange(300)
+    tokens, masks = values[:, None].astype(np.uint16), np.repeat(values[:, None], 20, 1).astype(np.uint16)
+    np.savez(tmp_path / "codes.npz", tokens=tokens, labels=values, masks=masks)
+    convert(
+        open_source(tmp_path / "codes.npz"),
+        tmp_path / "out",
+        options=ConvertOptions(chunk_samples=1, shard_samples=1),
+    )
+    subprocess.run([sys.executable, "-c", READ_MANY_SHARDS, str(tmp_path / "out")], check=True)
 
 
 def test_a_transform_cannot_change_what_is_read_next(store: Path) -> None:

@@ -246,6 +246,7 @@ def test_more_shards_than_may_be_open_are_read(
 ) -> None:
     path, codes = shards
     monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(reader, "MAX_OPEN_COLUMN_SHARDS", 2)
     opened = tokenstore.open(path)
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -42,7 +42,7 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What a conversion is to do; all but `batch_size` and `workers` decide the store's bytes."""
+    """What a conversion is to do; all but `batch_size`, `workers` and `on_error` decide the store's bytes."""
 
     codec: str = "bitpack"
     """bitpack, zstd, or auto: whichever makes the first shard smaller."""
@@ -261,12 +261,15 @@ def _inputs(
     source: Source, names: tuple[str, ...], spec: StoreSpec, options: ConvertOptions
 ) -> dict[str, Any]:
     """All that decides the store's bytes, as JSON values."""
-    decisions = {k: v for k, v in asdict(options).items() if k not in ("batch_size", "workers")}
+    free = ("batch_size", "workers", "on_error")
+    decisions = {name: value for name, value in asdict(options).items() if name not in free}
+    names_digest = hashlib.sha256(repr(source.class_names).encode()).hexdigest()
     splits: dict[str, Split] = {name: source.splits[name] for name in names}
     return {
         "source": {"kind": source.kind, "splits": {n: [len(s), s.fingerprint()] for n, s in splits.items()}},
         "tokenizer": str(spec.tokenizer),
         "grid": spec.grid,
         "codebook_sizes": spec.codebook_sizes,
+        "class_names": names_digest,
         **decisions,
     }

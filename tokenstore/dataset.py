@@ -23,12 +23,14 @@ class TokenDataset(Dataset[Any]):
     batch, collated: tokens (m, *grid), labels (m,) int64. `columns` chooses other aligned arrays and their
     order; by default they are the tokens and, where the split has them, the labels. Columns of scalars
     give Python numbers, others tensors. `transform` is applied to each sample's tokens, `target_transform`
-    to its second column. `indices` (m,) restricts and orders the dataset.
+    to its label or, without one, to its first column that is not the tokens. `indices` (m,) restricts and
+    orders the dataset.
 
     Batches of indices (`__getitems__`, which torch's DataLoader calls) are decoded in one call. The dataset
     pickles to its location and is safe in forked, spawned and persistent workers.
 
-    Raises StoreError for a split or column that is not there, IndexError for indices out of range.
+    Raises StoreError for a split or column that is not there, ValueError where `columns` is not a list of
+    names, IndexError for indices out of range.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class TokenDataset(Dataset[Any]):
         self.target_transform = target_transform
         if columns is None:
             columns = [name for name in (TOKENS, LABELS) if name in self.reader.columns]
+        if isinstance(columns, str) or not columns:
+            raise ValueError(f"columns: expected a list of names such as ['tokens'], found {columns!r}")
         self.columns = tuple(columns)
         for name in self.columns:
             self.reader.read(name, [])
@@ -56,6 +60,11 @@ class TokenDataset(Dataset[Any]):
     @property
     def class_names(self) -> tuple[str, ...] | None:
         return self.reader.store.manifest.class_names
+
+    @property
+    def _target(self) -> str | None:
+        others = [name for name in self.columns if name != TOKENS]
+        return LABELS if LABELS in others else next(iter(others), None)
 
     def __len__(self) -> int:
         return len(self.reader) if self.indices is None else len(self.indices)
@@ -74,8 +83,9 @@ class TokenDataset(Dataset[Any]):
     def _samples(self, positions: Indices) -> list[Any]:
         wanted = positions if self.indices is None else self.indices[positions]
         columns = [self._column(name, wanted) for name in self.columns]
-        for place, function in enumerate((self.transform, self.target_transform)):
-            if function is not None and place < len(columns):
+        for name, function in ((TOKENS, self.transform), (self._target, self.target_transform)):
+            if function is not None and name in self.columns:
+                place = self.columns.index(name)
                 columns[place] = [function(value) for value in columns[place]]
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 

@@ -19,6 +19,8 @@ A message says what was expected, what was found, where, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TokenstoreError(Exception):
     """Base of all errors raised by tokenstore."""
@@ -69,4 +71,11 @@ class TokenizerError(TokenstoreError):
 
 
 class ConversionError(TokenstoreError):
-    """A conversion stopped before its end; the message says how to go on."""
+    """A conversion stopped before its end; the message says how to go on.
+
+    `skipped` holds the samples that could not be read so far: (source name, reason).
+    """
+
+    def __init__(self, message: str, skipped: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.skipped = tuple(skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -30,9 +31,13 @@ class _OpenShard:
     """The samples of a shard that is not full yet, up to the last batch that was encoded."""
 
     codes: npt.NDArray[Any]
+    number: int
+    start: int
+    """The first sample of the source after the shards before this one."""
     count: int = 0
     rows: list[_Row] = field(default_factory=list)
     source_stop: int = 0
+    """The first sample of the source after those that were encoded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class ImageConversion:
         self._allowed = allowed
         self._bad = len(part.skipped)
         self._skipped: list[Skip] = []
-        self._shard = self._new_shard(part.source_position)
+        self._shard = self._new_shard()
         self._pending: list[_Row] = []
         self._pixels: Pixels = np.empty(0, np.uint8)
         self._saved = time.monotonic()
@@ -77,17 +82,20 @@ class ImageConversion:
         """Convert the split's first `listed` samples."""
         self._pixels = np.empty((batch_size, self._options.height, self._options.width, 3), np.uint8)
         self._load()
+        if self._shard.count == self._part.shard_samples:
+            self._close_shard()
         try:
             for batch in decode_in_order(
                 self._split, self._shard.source_stop, listed, self._options, workers
             ):
                 self._take(batch)
                 progress(batch.start + len(batch.outcomes), self._bad)
+            self._encode()
+            self._close_shard()
         except BaseException:
-            self._save()
+            with contextlib.suppress(Exception):  # what stopped the conversion is what has to be told
+                self._save()
             raise
-        self._encode()
-        self._close_shard()
         self._part.finish(self._skipped)
 
     def _take(self, batch: DecodedBatch) -> None:
@@ -119,7 +127,8 @@ class ImageConversion:
             allowed = f"{self._allowed} of them may be" if self._allowed else "none may be"
             raise ConversionError(
                 f"split {self._part.name}: {self._bad} samples cannot be read, {allowed}; the last is "
-                f"{skip.source}: {skip.reason}. Mend or remove it, or use --on-error skip"
+                f"{skip.source}: {skip.reason}. Mend it, or use --on-error skip, and go on with --resume",
+                skipped=[(bad.source, bad.reason) for bad in (*self._part.skipped, *self._skipped)],
             )
 
     def _encode(self) -> None:
@@ -148,7 +157,7 @@ class ImageConversion:
         columns = {} if labels is None else {LABELS: labels}
         self._part.write_shard(shard.codes[: shard.count], columns, table, shard.source_stop, before)
         self._skipped = after
-        self._shard = self._new_shard(shard.source_stop)
+        self._shard = self._new_shard()
         self._saved = time.monotonic()
 
     def _labels(self, rows: list[_Row]) -> Labels | None:
@@ -159,16 +168,18 @@ class ImageConversion:
         before = [skip for skip in self._skipped if skip.source_index < source_stop]
         return before, self._skipped[len(before) :]
 
-    def _new_shard(self, source_stop: int) -> _OpenShard:
+    def _new_shard(self) -> _OpenShard:
         codes = np.empty((self._part.shard_samples, *self._encoder.grid), self._encoder.dtype)
-        return _OpenShard(codes, source_stop=source_stop)
+        start = self._part.source_position
+        return _OpenShard(codes, self._part.shards, start, source_stop=start)
 
     def _save(self) -> None:
         """Keep the open shard's encoded samples, so that a resumed conversion need not encode them again."""
         shard = self._shard
         if shard.count:
             facts = {
-                "shard": self._part.shards,
+                "shard": shard.number,
+                "start": shard.start,
                 "source_stop": shard.source_stop,
                 "rows": [list(asdict(row).values()) for row in shard.rows[: shard.count]],
                 "skipped": [list(asdict(skip).values()) for skip in self._skips_before(shard.source_stop)[0]],
@@ -185,8 +196,8 @@ class ImageConversion:
             return
         with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
             codes, facts = arrays["codes"], json.loads(arrays["facts"].tobytes())
-        if facts["shard"] != self._part.shards:
-            return
+        if (facts["shard"], facts["start"]) != (self._shard.number, self._shard.start):
+            return  # subtle: it was kept while that shard, now whole, was being written
         self._shard.codes[: len(codes)] = codes
         self._shard.rows = [_Row(*row) for row in facts["rows"]]
         self._shard.count, self._shard.source_stop = len(codes), facts["source_stop"]

@@ -18,6 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from tokenstore.codecs import bitpack, sharding
 from tokenstore.codecs.chunks import Bitpack
 from tokenstore.errors import CodecError, DamageError, StoreError
@@ -27,8 +32,19 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
 _Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-MAX_OPEN_SHARDS = 512
-"""Mapped shards of one array; each holds a file descriptor."""
+
+def _max_open_shards() -> int:
+    """A quarter of the file descriptors that this process may have, so that several arrays can be open."""
+    if resource is None:
+        return 64
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 256 if limit == resource.RLIM_INFINITY else max(8, min(256, limit // 4))
+
+
+MAX_OPEN_SHARDS = _max_open_shards()
+"""Mapped shards of tokens; each holds a file descriptor."""
+MAX_OPEN_COLUMN_SHARDS = 4
+"""Mapped shards of any other array: its decoded chunks are kept instead."""
 CACHE_NBYTES = 2**26
 """Fetched or decoded chunks that one array keeps."""
 
@@ -186,7 +202,8 @@ class ArrayReader:
         if shard is None:
             # subtle: the first thread's stays, since addresses into its mapping may be in use
             shard = self._shards.setdefault(number, _Shard(self.store, self.name, self.layout, number))
-            while len(self._shards) > MAX_OPEN_SHARDS:
+            packed = isinstance(self.layout.codec, Bitpack)
+            while len(self._shards) > (MAX_OPEN_SHARDS if packed else MAX_OPEN_COLUMN_SHARDS):
                 _drop_oldest(self._shards)
         return shard
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,8 +69,10 @@ class StoreSpec:
         Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
         if self.codec not in CODECS:
             raise ManifestError(f"codec: expected one of {CODECS}, found {self.codec!r}")
-        if self.chunk_samples < 1:
-            raise ManifestError(f"chunk_samples: expected at least 1, found {self.chunk_samples}")
+        if not 1 <= self.chunk_samples <= MAX_SHARD_SAMPLES:
+            raise ManifestError(
+                f"chunk_samples: expected 1 to {MAX_SHARD_SAMPLES}, found {self.chunk_samples}"
+            )
         if self.shard_samples is not None and (
             self.shard_samples < 1 or self.shard_samples % self.chunk_samples
         ):
@@ -82,11 +85,12 @@ class StoreSpec:
                 f"codebook: expected {max(self.codebook_sizes)} vectors, found shape {self.codebook.shape}"
             )
 
-    def samples_per_shard(self, listed: int) -> int:
+    def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
         """Samples of a full shard in a split of which at most `listed` samples exist."""
         if self.shard_samples is not None:
             return self.shard_samples
-        nbytes = sample_nbytes(math.prod(self.grid), max(self.codebook_sizes))
+        tokens_nbytes = sample_nbytes(math.prod(self.grid), max(self.codebook_sizes))
+        nbytes = max([tokens_nbytes, *(column.nbytes for column in columns)])
         samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))
         samples = min(samples, max(1, listed))
         return -(-samples // self.chunk_samples) * self.chunk_samples
@@ -104,8 +108,7 @@ class StoreSpec:
         )
 
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
-        nbytes = column.dtype.itemsize * int(np.prod(column.shape))
-        chunk = shard_samples if nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
+        chunk = shard_samples if column.nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
         return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
 
 
@@ -115,6 +118,11 @@ class Column:
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 LABEL_COLUMN = Column(np.dtype(np.int32))

@@ -39,8 +39,9 @@ class Storage:
         self._pid = os.getpid()
         self.root: Path | None = None
         self._zip: zipfile.ZipFile | None = None
-        if "://" not in self.url and "::" not in self.url:
-            self.root = Path(self.url).absolute()
+        url = self.url.removeprefix("file://")
+        if "://" not in url and "::" not in url:
+            self.root = Path(url).expanduser().absolute()
             if self.root.suffix == ".zip" and self.root.is_file():
                 with _damage_reported(self.url):
                     self._zip = zipfile.ZipFile(self.root)
@@ -55,8 +56,6 @@ class Storage:
                     f"{self.url}: this kind of storage cannot be used: {error} "
                     "(the extras tokenstore[s3] and tokenstore[gcs] install two of them)"
                 ) from error
-            if isinstance(self._fs, LocalFileSystem):
-                self.root = Path(self._prefix)
         members = [] if self._zip is None else self._zip.infolist()
         self._maps_files = self.root is not None and all(
             member.compress_type == zipfile.ZIP_STORED for member in members
@@ -208,8 +207,13 @@ def _damage_reported(url: str) -> Iterator[None]:
 
 
 def working_storage(target: Storage) -> Storage:
-    """Where a store is written: beside the target if that is to be a zip file, else in place."""
-    zipped = target.root is not None and target.root.suffix == ".zip"
+    """Where a store is written: beside the target if that is to be a zip file, else in place.
+
+    Raises StoreError for a zip file that is not on this machine's disk.
+    """
+    zipped = target.url.endswith(".zip")
+    if zipped and target.root is None:
+        raise StoreError(f"{target}: a zip file can only be written to a local path; leave out .zip")
     return Storage(f"{target.root}{STAGING}") if zipped else target
 
 

@@ -41,6 +41,15 @@ def fill_value(dtype: np.dtype[Any]) -> int | float:
     return -1 if dtype.kind == "i" else 0
 
 
+def code_planes(
+    codes: npt.NDArray[Any], codebook_sizes: tuple[int, ...]
+) -> list[tuple[npt.NDArray[Any], int]]:
+    """Each codebook's codes out of (n, *grid), and its size."""
+    if len(codebook_sizes) == 1:
+        return [(codes, codebook_sizes[0])]
+    return [(codes[:, plane], size) for plane, size in enumerate(codebook_sizes)]
+
+
 @dataclass(frozen=True)
 class ArrayLayout:
     """A sharded array of aligned samples: shape (N, *sample_shape)."""

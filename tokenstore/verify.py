@@ -18,7 +18,7 @@ from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError,
 from tokenstore.manifest import FileRecord
 from tokenstore.reader import ArrayReader
 from tokenstore.storage import STAGING, Storage
-from tokenstore.store import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, Store
+from tokenstore.store import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, Store, code_planes
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _check_listing(store: Store, damaged: set[str], found: Verification) -> None
         if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
             found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}")
     extra = [path for path in store.storage.files() if path not in store.manifest.files and path != ROOT]
-    staged = [path for path in extra if path.startswith(STAGING)]
+    staged = [path for path in extra if path.startswith(f"{STAGING}/")]
     if staged:
         found.notes.append(f"{len(staged)} files of the finished conversion are left in {STAGING}; remove it")
     strangers = [path for path in extra if path not in staged]
@@ -207,8 +207,7 @@ def _check_chunks(reader: ArrayReader, name: str, found: Verification) -> None:
 
 
 def _code_out_of_range(codes: npt.NDArray[Any], sizes: tuple[int, ...]) -> str | None:
-    planes = [codes] if len(sizes) == 1 else [codes[:, plane] for plane in range(len(sizes))]
-    for values, size in zip(planes, sizes, strict=True):
+    for values, size in code_planes(codes, sizes):
         if values.size and int(values.max()) >= size:
             return f"expected codes from 0 to {size - 1}, found {int(values.max())}"
     return None

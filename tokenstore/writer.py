@@ -47,7 +47,9 @@ from tokenstore.store import (
     SYNONYMS,
     TOKENS,
     ArrayLayout,
+    Store,
     code_dtype,
+    code_planes,
     encode_table_array,
     file_record,
     group_document,
@@ -99,15 +101,7 @@ class StoreWriter:
             self._lock = None
 
     def _start(self, resume: bool, inputs: dict[str, Any]) -> None:
-        unfinished = self.storage.exists(_HEADER)
-        if unfinished and not resume:
-            raise StoreExistsError(
-                f"{self.target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
-            )
-        if not unfinished and self._occupied():
-            raise StoreExistsError(
-                f"{self.target}: something is already there; remove it or choose another path"
-            )
+        unfinished = check_target(self.target, resume)
         self._take_lock()
         if not unfinished:
             self.storage.write(_HEADER, encode_json(inputs))
@@ -122,11 +116,6 @@ class StoreWriter:
                 f"{self.target}: cannot resume with other inputs: {key} was {was}, is now {now}. Use what it "
                 "was begun with, or remove the unfinished store"
             )
-
-    def _occupied(self) -> bool:
-        if self.storage is not self.target and self.target.exists():
-            return True
-        return any(not path.startswith(STAGING) for path in self.storage.files())
 
     def _take_lock(self) -> None:
         if not self.storage.is_local_folder or self.storage.root is None or os.name != "posix":
@@ -150,7 +139,7 @@ class StoreWriter:
         for word in (name, *columns):
             if word == TOKENS or not _NAME.fullmatch(word) or word in _RESERVED:
                 raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
-        split = SplitWriter(self, name, self.spec.samples_per_shard(listed), columns)
+        split = SplitWriter(self, name, self.spec.samples_per_shard(listed, columns.values()), columns)
         self.splits.append(split)
         return split
 
@@ -187,8 +176,11 @@ class StoreWriter:
             source_kind=self.spec.source_kind,
             created_by=f"tokenstore {tokenstore.__version__}",
         )
-        for path in list(self.storage.files()):
-            if path not in manifest.files and not path.startswith(STAGING):
+        ours = tuple(
+            f"{split.name}/{array}/c/" for split in self.splits for array in (TOKENS, *split.columns)
+        )
+        for path in [path for path in self.storage.files() if path.startswith(ours)]:
+            if path not in manifest.files:
                 self.storage.remove(path)
         self.storage.write(ROOT, encode_root(manifest, nodes))
         self.close()
@@ -361,8 +353,7 @@ def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[in
         raise CodecError(
             f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
         )
-    planes = [codes] if len(sizes) == 1 else [codes[:, plane] for plane in range(len(sizes))]
-    for plane, (values, size) in enumerate(zip(planes, sizes, strict=True)):
+    for plane, (values, size) in enumerate(code_planes(codes, sizes)):
         if values.size and (int(values.max()) >= size or int(values.min()) < 0):
             flat = values.reshape(len(values), -1)
             wrong = ((flat >= size) | (flat < 0)).any(axis=1)
@@ -373,20 +364,39 @@ def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[in
             )
 
 
+def check_target(target: Storage, resume: bool) -> bool:
+    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there."""
+    storage = working_storage(target)
+    unfinished = storage.exists(_HEADER)
+    if unfinished and not resume:
+        raise StoreExistsError(
+            f"{target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
+        )
+    occupied = storage is not target and target.exists()
+    if not unfinished:
+        occupied = occupied or any(not path.startswith(f"{STAGING}/") for path in storage.files())
+    if occupied:
+        raise StoreExistsError(f"{target}: something is already there; remove it or choose another path")
+    return unfinished
+
+
 def finish_commit(target: Storage) -> bool:
     """Do what comes after a store's manifest was written, again if a crash came between; True if it was.
 
-    The conversion's own files go, and a store that is to be a zip file is packed.
+    The conversion's own files go, and a store that is to be a zip file is packed. Nothing is touched unless
+    a whole store is there.
     """
     storage = working_storage(target)
-    if not storage.exists(ROOT):
-        if storage is target or not target.exists():
-            return False
-        storage.remove("")
-        return True
-    storage.remove(STAGING)
-    if storage is not target and storage.root is not None and target.root is not None:
-        _pack(storage.root, target.root)
+    if storage.exists(ROOT):
+        Store(storage)
+        storage.remove(STAGING)
+        if storage is not target and storage.root is not None and target.root is not None:
+            _pack(storage.root, target.root)
+    elif storage is target or not target.exists():
+        return False
+    else:
+        Store(Storage(target.url))
+    if storage is not target:
         # subtle: first what says that the folder is whole, or a crash here would have it packed half removed
         storage.remove(ROOT)
         storage.remove("")
@@ -400,7 +410,8 @@ def _pack(folder: Path, target: Path) -> None:
         for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != scratch):
             info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
             info.external_attr = 0o644 << 16
-            with packed.open(info, "w", force_zip64=False) as member, file.open("rb") as data:
+            info.file_size = file.stat().st_size
+            with packed.open(info, "w") as member, file.open("rb") as data:
                 while block := data.read(2**20):
                     member.write(block)
     with contextlib.suppress(OSError), scratch.open("rb") as done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -56,15 +58,16 @@ def decode_in_order(
 
     Raises SourceError where a decode process dies.
     """
-    tasks = ((first, min(first + TASK_SAMPLES, stop)) for first in range(start, stop, TASK_SAMPLES))
-    shape = (TASK_SAMPLES, options.height, options.width, 3)
+    samples = _task_samples(workers, options.height * options.width * 3)
+    tasks = ((first, min(first + samples, stop)) for first in range(start, stop, samples))
+    shape = (samples, options.height, options.width, 3)
     if workers < 1:
         pixels = np.empty(shape, np.uint8)
         for first, last in tasks:
             outcomes = _decode_request(split.request(first, last), options, pixels)
             yield DecodedBatch(first, pixels[: last - first], outcomes)
         return
-    with _Slots(2 * workers + 2, shape) as slots, _pool(workers, slots, options) as pool:
+    with _Slots(_slot_count(workers), shape) as slots, _pool(workers, slots, options) as pool:
         running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
         free = list(range(len(slots)))
         try:
@@ -79,11 +82,30 @@ def decode_in_order(
                 free.append(slot)
         except BrokenProcessPool as error:
             raise SourceError(
-                "a decode process died (killed, or out of memory) at samples "
-                f"{first} to {last - 1}. Use fewer --workers or a smaller --max-pixels"
+                f"a decode process died at samples {first} to {last - 1}: killed, out of memory (use fewer "
+                "workers or a smaller max_pixels), or, in a script, begun where everything that converts "
+                'does not stand under `if __name__ == "__main__":`'
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _slot_count(workers: int) -> int:
+    return 2 * workers + 2
+
+
+def _task_samples(workers: int, image_nbytes: int) -> int:
+    """Samples of one task: so many that all slots take at most half of what is free for shared memory."""
+    shared = Path("/dev/shm")
+    if workers < 1 or not shared.is_dir():
+        return TASK_SAMPLES
+    samples = shutil.disk_usage(shared).free // 2 // (_slot_count(workers) * image_nbytes)
+    if samples < 1:
+        raise SourceError(
+            f"{shared} has too little room to hand images of {image_nbytes:,} bytes between {workers} "
+            "processes. Make it larger, or decode in one process with --workers 0"
+        )
+    return min(TASK_SAMPLES, samples)
 
 
 def _pool(workers: int, slots: _Slots, options: ImageOptions) -> ProcessPoolExecutor:

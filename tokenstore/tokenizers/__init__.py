@@ -31,15 +31,18 @@ def available_tokenizers() -> list[str]:
 def load_tokenizer(name: str = "default", device: str = "cpu") -> Tokenizer:
     """The tokenizer of that name, or that of a .safetensors file the trainer wrote.
 
-    Raises TokenizerError where there is none of that name, or its weights cannot be used.
+    Raises TokenizerError where there is none of that name, or its weights or the device cannot be used.
     """
-    if name in WEIGHTS:
-        return ConvVQTokenizer.load(WEIGHTS[name], device)
-    if name.endswith(".safetensors"):
-        return ConvVQTokenizer.load(name, device)
-    raise TokenizerError(
-        f"expected a tokenizer of {available_tokenizers()} or the path of a .safetensors file, found {name!r}"
-    )
+    if name not in WEIGHTS and not name.endswith(".safetensors"):
+        raise TokenizerError(
+            f"expected a tokenizer of {available_tokenizers()} or the path of a .safetensors file, "
+            f"found {name!r}"
+        )
+    try:
+        return ConvVQTokenizer.load(WEIGHTS.get(name, Path(name)), device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TokenizerError(f"device {device!r} cannot be used here: {reason}") from error
 
 
 def load_codebook(path: str | Path) -> npt.NDArray[np.float32]:
