@@ -22,6 +22,7 @@ from tokenstore.tokenizers import (
     load_tokenizer,
 )
 from tokenstore.tokenizers.conv_vq import FORMAT, ConvVQ, ConvVQConfig, ConvVQTokenizer, save_weights
+from tokenstore.tokenizers.quality import psnr, ssim
 from tokenstore.tokenizers.training import (
     Crops,
     Trainer,
@@ -29,10 +30,8 @@ from tokenstore.tokenizers.training import (
     center_crop,
     is_held_out,
     main,
-    psnr,
     rotate,
     squash,
-    ssim,
     to_tensor,
 )
 
