@@ -251,7 +251,7 @@ class _TextLog:
         for name, position in conversion.resumed_at.items():
             if position:
                 click.echo(f"{name}: went on after {position:,} samples")
-        nbytes = sum(record.size for record in manifest.files.values())
+        nbytes = conversion.nbytes
         for name, split in manifest.splits.items():
             click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
             self.skipped([vars(skip) for skip in conversion.skipped[name]])
@@ -306,7 +306,7 @@ class _JsonLog:
             out=out,
             already_complete=conversion.already_complete,
             splits={name: vars(split) for name, split in manifest.splits.items()},
-            nbytes=sum(record.size for record in manifest.files.values()),
+            nbytes=conversion.nbytes,
             seconds=round(seconds, 3),
         )
 

@@ -76,6 +76,8 @@ class Conversion:
     """What a conversion did."""
 
     manifest: Manifest
+    nbytes: int
+    """Bytes of all files of the store."""
     skipped: Mapping[str, Sequence[Skip]]
     resumed_at: Mapping[str, int]
     """The first sample of each split that was not yet in the store."""
@@ -107,7 +109,8 @@ def convert(
     options = options or ConvertOptions()
     target = Storage(out, storage_options)
     if resume and finish_commit(target):
-        return Conversion(Store(out, storage_options).manifest, {}, {}, already_complete=True)
+        store = Store(out, storage_options)
+        return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
     names = _chosen_splits(source, options.splits)
     if isinstance(source, ImageSource):
         if tokenizer is None:
@@ -147,7 +150,7 @@ def convert(
                 f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}"
             )
         manifest = writer.commit()
-    return Conversion(manifest, skipped, resumed_at)
+    return Conversion(manifest, Store(out, storage_options).nbytes, skipped, resumed_at)
 
 
 class _Reporter:

@@ -210,7 +210,7 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
         else:
             part = rest[0].replace(".parquet", " table")
         parts[part] = parts.get(part, 0) + record.size
-    parts["metadata"] = parts.get("metadata", 0) + len(store.files.storage.read(ROOT))
+    parts["metadata"] = parts.get("metadata", 0) + store.files.root_nbytes
     return dict(sorted(parts.items(), key=lambda item: -item[1]))
 
 

@@ -218,6 +218,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
             raise _why_no_root(self.storage) from error
         self.manifest: Manifest = decode_root(root, f"{self.storage}/{ROOT}")
+        self.root_nbytes = len(root)
+        self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
+        """Bytes of all files of the store."""
 
     @property
     def splits(self) -> tuple[str, ...]:

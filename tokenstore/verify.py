@@ -57,7 +57,7 @@ def verify(
     except TokenstoreError as error:
         found.problems.append(str(error))
         return found
-    total = sum(record.size for record in store.manifest.files.values())
+    found.files, found.nbytes = 1, store.root_nbytes
     damaged = set()
     for path, record in store.manifest.files.items():
         problem = _check_file(storage, path, record)
@@ -67,7 +67,7 @@ def verify(
         found.files += 1
         found.nbytes += record.size
         if on_progress is not None:
-            on_progress(found.nbytes, total)
+            on_progress(found.nbytes, store.nbytes)
     _check_listing(store, damaged, found)
     for array, check in (("codebook", _check_codebook), ("synonyms", _check_synonyms)):
         if f"{array}/{ROOT}" in store.manifest.files and not _table_is_damaged(array, damaged):

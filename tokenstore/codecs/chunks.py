@@ -34,7 +34,7 @@ class ChunkCodec(Protocol):
 
 
 class Bitpack:
-    """ceil(log2 K) bits a code, every sample on its own bytes (FORMAT.md, section 5)."""
+    """ceil(log2 K) bits a code, every sample on its own bytes (FORMAT.md, section 4)."""
 
     name = "bitpack"
 

@@ -1,6 +1,6 @@
 """Shards: a split's chunks, each with its CRC-32C, behind one index (Zarr's `sharding_indexed`).
 
-Source: FORMAT.md, section 4, and the Zarr v3 specification's sharding codec, version 1.0.
+Source: FORMAT.md, section 3, and the Zarr v3 specification's sharding codec, version 1.0.
 """
 
 from __future__ import annotations
