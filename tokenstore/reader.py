@@ -250,10 +250,13 @@ class _Shard:
         return np.frombuffer(self._storage.read_range(self._path, offset, offset + length), np.uint8)
 
 
-def _mapped(path: os.PathLike[str], offset: int, size: int) -> _Bytes:
+def _mapped(path: str, offset: int, size: int) -> _Bytes:
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    with open(path, "rb") as file:  # noqa: PTH123
-        pages = mmap.mmap(file.fileno(), offset + size - start, access=mmap.ACCESS_READ, offset=start)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        pages = mmap.mmap(descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
+    finally:
+        os.close(descriptor)
     return np.frombuffer(pages, np.uint8)[offset - start :]
 
 

@@ -59,7 +59,7 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
     index: Index = array[:-CHECKSUM_NBYTES].view("<u8").reshape(-1, 2)[:chunks].astype(np.uint64)
     room = shard_nbytes - len(array)
     offset, length = index[:, 0], index[:, 1]
-    expected = np.cumsum(length) - length
+    expected = length.cumsum() - length
     wrong = (length < CHECKSUM_NBYTES) | (length > room) | (offset != expected)
     if wrong.any():
         chunk = int(np.argmax(wrong))
