@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+import torch
+from brightness import PATCH, BrightnessTokenizer, write_grey_folder, write_grey_image
 from PIL import Image
 
 import tokenstore
@@ -29,6 +30,7 @@ from tokenstore.errors import (
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.spec import MAX_SHARD_SAMPLES, SHARD_NBYTES, Column, StoreSpec
+from tokenstore.stats import audit
 from tokenstore.storage import Storage
 from tokenstore.verify import verify
 
@@ -490,6 +492,70 @@ def test_codes_outside_the_codebook_stop_the_conversion(tmp_path: Path) -> None:
     tokenizer.codebook = np.zeros((5, 1), np.float32)
     with pytest.raises(TokenizerError, match="from 0 to 4, found"):
         convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+
+
+class _TwoCodebooks(BrightnessTokenizer):
+    """The brightness of each patch, and its upper four bits: codes (2, H, W)."""
+
+    name = "two"
+    codebook_sizes = (256, 16)
+    codebook = None
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (2, *super().grid(input_shape))
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        patches = inputs.float().unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
+        codes = patches.mean(dim=(1, 3, 5)).round().long()
+        return torch.stack([codes, codes // 16], dim=1)
+
+
+class _ListOfTokens(BrightnessTokenizer):
+    """The brightness of the whole image, three times: codes (3,)."""
+
+    name = "list"
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (3,)
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.float().mean(dim=(1, 2, 3)).round().long()[:, None].expand(-1, 3)
+
+
+class _VideoGrid(BrightnessTokenizer):
+    """An image as a film of one picture that does not move: codes (2, H, W) of one codebook."""
+
+    name = "video"
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (2, *super().grid(input_shape))
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        patches = inputs.float().unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
+        return patches.mean(dim=(1, 3, 5)).round().long()[:, None].expand(-1, 2, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "grid"), [(_TwoCodebooks(), (2, 2, 2)), (_ListOfTokens(), (3,)), (_VideoGrid(), (2, 2, 2))]
+)
+def test_grids_of_any_rank_and_several_codebooks_are_stored(
+    tmp_path: Path, tokenizer: BrightnessTokenizer, grid: tuple[int, ...]
+) -> None:
+    write_grey_folder(tmp_path / "images", 40)
+    convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+    store = tokenstore.open(tmp_path / "out")
+    levels = np.arange(120)
+    tokens = store["train"][:]
+    assert tokens.shape == (120, *grid)
+    if tokenizer.name == "two":
+        assert np.array_equal(tokens[:, 0, 0, 0], levels)
+        assert np.array_equal(tokens[:, 1, 1, 1], levels // 16)
+        audited = audit(store).splits["train"].codebooks
+        assert [(use.size, use.used) for use in audited] == [(256, 120), (16, 8)]
+    else:
+        assert (tokens == levels.reshape(-1, *(1 for _ in grid))).all()
+    assert store.manifest.codebook_sizes == tokenizer.codebook_sizes
+    assert verify(str(tmp_path / "out")).problems == []
 
 
 def test_images_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
