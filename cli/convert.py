@@ -176,7 +176,7 @@ def convert(
         log.interrupted(f"tokenstore {shlex.join(again)}")
         raise click.exceptions.Exit(130) from None
     except ConversionError as error:
-        log.skipped([{"source": name, "reason": reason} for name, reason in error.skipped])
+        log.skipped([{"source": name, "reason": reason} for name, reason in error.skipped], "cannot read")
         raise
     log.end(conversion, out, time.monotonic() - started)
 
@@ -236,9 +236,9 @@ class _TextLog:
         note = f"{state.skipped} skipped" if state.skipped else ""
         self._bar.update(self._tasks[state.split], completed=state.done, note=note)
 
-    def skipped(self, skips: list[dict[str, Any]]) -> None:
+    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
         for skip in skips[:_SHOWN]:
-            click.echo(f"  skipped {skip['source']}: {skip['reason']}")
+            click.echo(f"  {event} {skip['source']}: {skip['reason']}")
 
     def interrupted(self, again: str) -> None:
         click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
@@ -290,9 +290,9 @@ class _JsonLog:
             self._last = time.monotonic()
             self._write("progress", **vars(state))
 
-    def skipped(self, skips: list[dict[str, Any]]) -> None:
+    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
         for skip in skips:
-            self._write("skipped", **skip)
+            self._write(event, **skip)
 
     def interrupted(self, again: str) -> None:
         self._write("interrupted", resume=again)

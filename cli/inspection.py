@@ -130,7 +130,7 @@ def verify(store: str, as_json: bool, storage_options: dict[str, Any] | None) ->
             click.echo(f"note: {note}")
         for problem in found.problems:
             click.echo(f"damage: {problem}")
-        verdict = "ok" if found.ok else f"{len(found.problems)} problems"
+        verdict = "ok" if found.ok else f"damaged, {len(found.problems)} findings"
         checked = f"{found.files:,} files, {human_bytes(found.nbytes)}, {found.chunks:,} chunks"
         click.echo(f"{store}: {verdict}; checked {checked}, {found.samples:,} samples")
     if not found.ok:

@@ -181,9 +181,11 @@ def _convert_codes(
     progress(listed, 0)
 
 
-def _allowed(options: ConvertOptions, listed: int) -> int | None:
-    """How many samples may be bad; None for any number."""
-    return {"limit": listed // 100, "skip": None, "fail": 0}[options.on_error]
+def _allowed(options: ConvertOptions, listed: int) -> tuple[int, str] | None:
+    """How many samples may be bad, and why; None for any number."""
+    return {"limit": (listed // 100, f"1 % of {listed:,}"), "skip": None, "fail": (0, "--on-error fail")}[
+        options.on_error
+    ]
 
 
 def _chosen_splits(source: Source, wanted: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ class TokenDataset(Dataset[Any]):
     def class_names(self) -> tuple[str, ...] | None:
         return self.reader.store.manifest.class_names
 
+    def __repr__(self) -> str:
+        where = f"{self.reader.store.storage.url}/{self.split}"
+        return f"TokenDataset({where!r}, {len(self):,} samples of {', '.join(self.columns)})"
+
     @property
     def _target(self) -> str | None:
         others = [name for name in self.columns if name != TOKENS]

@@ -53,7 +53,7 @@ class _Row:
 class ImageConversion:
     """Converts one split; begins where an interrupted conversion stood.
 
-    Raises ConversionError when more than `allowed` samples are bad.
+    Raises ConversionError when more samples are bad than are `allowed`: a number, and why it is that.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ImageConversion:
         encoder: Encoder,
         options: ImageOptions,
         class_names: tuple[str, ...] | None,
-        allowed: int | None,
+        allowed: tuple[int, str] | None,
     ) -> None:
         self._split = split
         self._part = part
@@ -123,11 +123,12 @@ class ImageConversion:
     def _skip(self, skip: Skip) -> None:
         self._skipped.append(skip)
         self._bad += 1
-        if self._allowed is not None and self._bad > self._allowed:
-            allowed = f"{self._allowed} of them may be" if self._allowed else "none may be"
+        if self._allowed is not None and self._bad > self._allowed[0]:
+            count, reason = self._allowed
             raise ConversionError(
-                f"split {self._part.name}: {self._bad} samples cannot be read, {allowed}; the last is "
-                f"{skip.source}: {skip.reason}. Mend it, or use --on-error skip, and go on with --resume",
+                f"split {self._part.name}: {self._bad} samples cannot be read, allowed are {count} "
+                f"({reason}); the last is {skip.source}: {skip.reason}. Mend it, or use --on-error skip, "
+                "and go on with --resume",
                 skipped=[(bad.source, bad.reason) for bad in (*self._part.skipped, *self._skipped)],
             )
 

@@ -275,6 +275,9 @@ class SplitReader:
     def __len__(self) -> int:
         return self.store.manifest.splits[self.name].samples
 
+    def __repr__(self) -> str:
+        return f"SplitReader({self.store.storage.url}/{self.name}, {len(self):,} samples)"
+
     def __getitem__(self, index: int | slice) -> Values:
         """The codes of one sample (*grid), or of a slice (m, *grid)."""
         if isinstance(index, slice):

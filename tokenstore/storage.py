@@ -22,6 +22,9 @@ STAGING = ".partial"
 """The folder of an unfinished store that holds what only its conversion needs."""
 
 _BLOCK_NBYTES = 2**22
+SCRATCH = f"{STAGING}/scratch"
+"""The file that is being written."""
+
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 """What reading a damaged zip file raises."""
@@ -161,7 +164,7 @@ class Storage:
             self.fs.pipe_file(self.key(path), data)
             return
         target = self.root / path
-        scratch = self.root / STAGING / "scratch"
+        scratch = self.root / SCRATCH
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:

@@ -37,7 +37,7 @@ from tokenstore.manifest import (
     encode_root,
 )
 from tokenstore.spec import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip, StoreSpec
-from tokenstore.storage import STAGING, Storage, working_storage
+from tokenstore.storage import SCRATCH, STAGING, Storage, working_storage
 from tokenstore.store import (
     CODEBOOK,
     LABELS,
@@ -57,6 +57,7 @@ from tokenstore.store import (
 )
 
 _HEADER = f"{STAGING}/conversion.json"
+_LOCK = f"{STAGING}/lock"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
@@ -122,9 +123,9 @@ class StoreWriter:
             return
         import fcntl  # posix only
 
-        folder = self.storage.root / STAGING
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("wb")
+        lock = self.storage.root / _LOCK
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = lock.open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -365,16 +366,20 @@ def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[in
 
 
 def check_target(target: Storage, resume: bool) -> bool:
-    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there."""
+    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there.
+
+    One that has written nothing yet counts as nothing.
+    """
     storage = working_storage(target)
-    unfinished = storage.exists(_HEADER)
+    files = [path for path in storage.files() if path not in (_LOCK, SCRATCH)]
+    unfinished = _HEADER in files and len(files) > 1
     if unfinished and not resume:
         raise StoreExistsError(
             f"{target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
         )
     occupied = storage is not target and target.exists()
     if not unfinished:
-        occupied = occupied or any(not path.startswith(f"{STAGING}/") for path in storage.files())
+        occupied = occupied or any(not path.startswith(f"{STAGING}/") for path in files)
     if occupied:
         raise StoreExistsError(f"{target}: something is already there; remove it or choose another path")
     return unfinished

@@ -64,6 +64,10 @@ def _kind_by_ending(name: str) -> str | None:
 
 
 def _kind_of_folder(folder: Path) -> str:
+    if (folder / "zarr.json").exists():
+        raise SourceError(
+            f"{folder}: a Zarr hierarchy, such as a token store; expected images or codes to convert"
+        )
     holds = {
         "seit": any(folder.glob(f"*{seit.DATA_ENDING}")),
         "tar": has_shards(folder, tar.ENDINGS),
