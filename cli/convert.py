@@ -23,8 +23,8 @@ from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.spec import CHUNK_SAMPLES, CODECS
 from tokenstore.storage import Storage
+from tokenstore.target import check_target
 from tokenstore.tokenizers import available_tokenizers, load_tokenizer
-from tokenstore.writer import check_target
 
 from .console import human_bytes, progress_bar, storage_options
 from .main import EXIT_CODES

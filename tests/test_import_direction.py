@@ -17,6 +17,7 @@ ORDER = [
     "storage",
     "store",
     "spec",
+    "target",
     "writer",
     "reader",
     "dataset",

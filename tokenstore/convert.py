@@ -26,10 +26,11 @@ from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import Storage
 from tokenstore.store import LABELS, Store
+from tokenstore.target import finish_commit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.writer import SplitWriter, StoreWriter, finish_commit
+from tokenstore.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 _SCAN_SAMPLES = 4096

@@ -8,14 +8,12 @@ behind is either in the journal and whole, or written again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tokenstore
-from tokenstore.errors import CodecError, ConversionError, ManifestError, StoreExistsError
+from tokenstore.errors import CodecError, ConversionError, ManifestError
 from tokenstore.manifest import (
     FileRecord,
     Manifest,
@@ -37,7 +35,7 @@ from tokenstore.manifest import (
     encode_root,
 )
 from tokenstore.spec import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip, StoreSpec
-from tokenstore.storage import SCRATCH, STAGING, Storage, working_storage
+from tokenstore.storage import STAGING, Storage, working_storage
 from tokenstore.store import (
     CODEBOOK,
     LABELS,
@@ -47,7 +45,6 @@ from tokenstore.store import (
     SYNONYMS,
     TOKENS,
     ArrayLayout,
-    Store,
     code_dtype,
     code_planes,
     encode_table_array,
@@ -55,9 +52,8 @@ from tokenstore.store import (
     group_document,
     table_array_document,
 )
+from tokenstore.target import HEADER, LOCK, check_target, finish_commit
 
-_HEADER = f"{STAGING}/conversion.json"
-_LOCK = f"{STAGING}/lock"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
@@ -105,9 +101,9 @@ class StoreWriter:
         unfinished = check_target(self.target, resume)
         self._take_lock()
         if not unfinished:
-            self.storage.write(_HEADER, encode_json(inputs))
+            self.storage.write(HEADER, encode_json(inputs))
             return
-        written = json.loads(self.storage.read(_HEADER))
+        written = json.loads(self.storage.read(HEADER))
         expected = json.loads(encode_json(inputs))
         different = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
         if different:
@@ -123,7 +119,7 @@ class StoreWriter:
             return
         import fcntl  # posix only
 
-        lock = self.storage.root / _LOCK
+        lock = self.storage.root / LOCK
         lock.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock.open("wb")
         try:
@@ -363,62 +359,3 @@ def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[in
                 f"{where}, sample {sample}: expected codes from 0 to {size - 1}"
                 f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
             )
-
-
-def check_target(target: Storage, resume: bool) -> bool:
-    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there.
-
-    One that has written nothing yet counts as nothing.
-    """
-    storage = working_storage(target)
-    files = [path for path in storage.files() if path not in (_LOCK, SCRATCH)]
-    unfinished = _HEADER in files and len(files) > 1
-    if unfinished and not resume:
-        raise StoreExistsError(
-            f"{target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
-        )
-    occupied = storage is not target and target.exists()
-    if not unfinished:
-        occupied = occupied or any(not path.startswith(f"{STAGING}/") for path in files)
-    if occupied:
-        raise StoreExistsError(f"{target}: something is already there; remove it or choose another path")
-    return unfinished
-
-
-def finish_commit(target: Storage) -> bool:
-    """Do what comes after a store's manifest was written, again if a crash came between; True if it was.
-
-    The conversion's own files go, and a store that is to be a zip file is packed. Nothing is touched unless
-    a whole store is there.
-    """
-    storage = working_storage(target)
-    if storage.exists(ROOT):
-        Store(storage)
-        storage.remove(STAGING)
-        if storage is not target and storage.root is not None and target.root is not None:
-            _pack(storage.root, target.root)
-    elif storage is target or not target.exists():
-        return False
-    else:
-        Store(Storage(target.url))
-    if storage is not target:
-        # subtle: first what says that the folder is whole, or a crash here would have it packed half removed
-        storage.remove(ROOT)
-        storage.remove("")
-    return True
-
-
-def _pack(folder: Path, target: Path) -> None:
-    """Pack a complete store into one zip file, uncompressed, always the same bytes."""
-    scratch = folder / "packed"
-    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as packed:
-        for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != scratch):
-            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
-            info.external_attr = 0o644 << 16
-            info.file_size = file.stat().st_size
-            with packed.open(info, "w") as member, file.open("rb") as data:
-                while block := data.read(2**20):
-                    member.write(block)
-    with contextlib.suppress(OSError), scratch.open("rb") as done:
-        os.fsync(done.fileno())
-    scratch.replace(target)

@@ -1,0 +1,74 @@
+"""Where a store may be written, and what comes after its manifest: clearing up, and packing a zip file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+
+from tokenstore.errors import StoreExistsError
+from tokenstore.storage import SCRATCH, STAGING, Storage, working_storage
+from tokenstore.store import ROOT, Store
+
+HEADER = f"{STAGING}/conversion.json"
+LOCK = f"{STAGING}/lock"
+
+
+def check_target(target: Storage, resume: bool) -> bool:
+    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there.
+
+    One that has written nothing yet counts as nothing.
+    """
+    storage = working_storage(target)
+    files = [path for path in storage.files() if path not in (LOCK, SCRATCH)]
+    unfinished = HEADER in files and len(files) > 1
+    if unfinished and not resume:
+        raise StoreExistsError(
+            f"{target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
+        )
+    occupied = storage is not target and target.exists()
+    if not unfinished:
+        occupied = occupied or any(not path.startswith(f"{STAGING}/") for path in files)
+    if occupied:
+        raise StoreExistsError(f"{target}: something is already there; remove it or choose another path")
+    return unfinished
+
+
+def finish_commit(target: Storage) -> bool:
+    """Do what comes after a store's manifest was written, again if a crash came between; True if it was.
+
+    The conversion's own files go, and a store that is to be a zip file is packed. Nothing is touched unless
+    a whole store is there.
+    """
+    storage = working_storage(target)
+    if storage.exists(ROOT):
+        Store(storage)
+        storage.remove(STAGING)
+        if storage is not target and storage.root is not None and target.root is not None:
+            _pack(storage.root, target.root)
+    elif storage is target or not target.exists():
+        return False
+    else:
+        Store(Storage(target.url))
+    if storage is not target:
+        # subtle: first what says that the folder is whole, or a crash here would have it packed half removed
+        storage.remove(ROOT)
+        storage.remove("")
+    return True
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """Pack a complete store into one zip file, uncompressed, always the same bytes."""
+    scratch = folder / "packed"
+    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as packed:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != scratch):
+            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            info.external_attr = 0o644 << 16
+            info.file_size = file.stat().st_size
+            with packed.open(info, "w") as member, file.open("rb") as data:
+                while block := data.read(2**20):
+                    member.write(block)
+    with contextlib.suppress(OSError), scratch.open("rb") as done:
+        os.fsync(done.fileno())
+    scratch.replace(target)
