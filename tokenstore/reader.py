@@ -8,6 +8,7 @@ the chunk is first touched, and remembered.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections import OrderedDict
@@ -147,7 +148,7 @@ class ArrayReader:
         payloads: list[_Bytes] = []
         if self.layout.shards <= MAX_OPEN_SHARDS and self.store.storage.maps_files:
             unseen = chunk[~self._verified[chunk]]
-            for number in np.unique(unseen).tolist():
+            for number in sorted(set(unseen.tolist())):
                 self._payload(codec, number)
             base = self._address[chunk]
         else:
@@ -173,7 +174,7 @@ class ArrayReader:
         try:
             payload = sharding.checked_payload(stored)
             start, stop = self.layout.chunk_span(chunk)
-            codec.check_size(payload, stop - start, int(np.prod(self.layout.sample_shape)))
+            codec.check_size(payload, stop - start, math.prod(self.layout.sample_shape))
         except CodecError as error:
             raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
         if shard.mapped:
