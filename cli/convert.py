@@ -24,7 +24,7 @@ from tokenstore.sources.images import ImageOptions
 from tokenstore.spec import CHUNK_SAMPLES, CODECS
 from tokenstore.storage import Storage
 from tokenstore.target import check_target
-from tokenstore.tokenizers import available_tokenizers, load_tokenizer
+from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 
 from .console import human_bytes, progress_bar, storage_options
 from .main import EXIT_CODES
@@ -53,7 +53,11 @@ _IMAGE_OPTIONS = (
     help="Labels of an image folder: path,label.",
 )
 @click.option(
-    "--tokenizer", default="default", show_default=True, help=f"One of: {', '.join(available_tokenizers())}."
+    "--tokenizer",
+    metavar="NAME[:ARGUMENT]",
+    default="default",
+    show_default=True,
+    help=f"One of {', '.join(TOKENIZERS)}; `tokenstore tokenizers` tells of them.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="Where the tokenizer runs: cpu, cuda, mps ..."
@@ -122,6 +126,11 @@ _IMAGE_OPTIONS = (
     show_default=True,
     help="Images that the tokenizer takes at once.",
 )
+@click.option(
+    "--prune-codebook",
+    is_flag=True,
+    help="Keep only codes that occur, numbered anew; the manifest keeps the map.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
 @click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
 @storage_options
@@ -164,6 +173,7 @@ def convert(
                 read,
                 out,
                 tokenizer=load_tokenizer(tokenizer, device) if isinstance(read, ImageSource) else None,
+                tokenizer_spec=tokenizer,
                 options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **options),  # type: ignore[arg-type]
                 resume=resume,
                 codebook=codebook,

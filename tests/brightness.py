@@ -19,6 +19,8 @@ class BrightnessTokenizer:
     codebook_sizes = (256,)
     codebook = np.arange(256, dtype=np.float32)[:, None]
     image_size = 16
+    device = torch.device("cpu")
+    dtype = None
 
     def __init__(self) -> None:
         self.batches: list[int] = []

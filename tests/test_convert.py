@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 import tokenstore
 from tokenstore import image_conversion
-from tokenstore.convert import ConvertOptions, Progress, convert
+from tokenstore.convert import UNPRUNED, ConvertOptions, Progress, convert, public_location
 from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
@@ -301,14 +302,14 @@ class _FailingStorage:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
-@pytest.mark.parametrize("per_class", [8, 9])
+@pytest.mark.parametrize(("per_class", "prune"), [(8, False), (9, False), (8, True)])
 def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, per_class: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, per_class: int, prune: bool
 ) -> None:
     write_grey_folder(tmp_path / "images", per_class)
     (tmp_path / "images" / "class-1" / "003.png").write_bytes(b"")
     source = open_source(tmp_path / "images")
-    options = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
+    options = replace(OPTIONS, on_error="skip", prune_codebook=prune)
     convert(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
     expected = contents(tmp_path / "whole")
     failing = _FailingStorage(monkeypatch, error)
@@ -320,6 +321,7 @@ def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
         except type(error):
             convert(source, out, tokenizer=BrightnessTokenizer(), options=options, resume=True)
             assert contents(out) == expected, f"failed at change {operation}"
+            assert not Path(f"{out}{UNPRUNED}").exists()
         else:
             break
     assert operation > 20
@@ -630,3 +632,41 @@ def test_the_store_names_the_tokenizer_and_how_images_were_prepared(tmp_path: Pa
     attributes = json.loads((tmp_path / "out" / "zarr.json").read_bytes())["attributes"]["tokenstore"]
     assert attributes["tokenizer"] == {"name": "brightness", "fingerprint": "b" * 64}
     assert attributes["preprocessing"] == {"height": 16, "width": 16, "resize": "pad", "filter": "bicubic"}
+
+
+def test_the_store_remembers_where_its_source_was_but_no_password(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    source = open_source(tmp_path / "images")
+    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    assert tokenstore.open(tmp_path / "out").manifest.source_location == str(tmp_path / "images")
+    assert public_location("s3://user:secret@bucket/a@b.tar") == "s3://bucket/a@b.tar"
+    assert public_location("photos@home/") == "photos@home/"
+
+
+class _OnAnotherDevice(BrightnessTokenizer):
+    device = torch.device("meta")
+    dtype = torch.float16
+
+
+def test_where_arithmetic_may_change_a_code_the_store_names_it_and_resuming_keeps_to_it(
+    tmp_path: Path,
+) -> None:
+    write_grey_folder(tmp_path / "images", 4)
+    source = open_source(tmp_path / "images")
+    with pytest.raises(_StoppedError):
+        convert(
+            source,
+            tmp_path / "out",
+            tokenizer=_OnAnotherDevice(),
+            options=replace(OPTIONS, shard_samples=4),
+            on_progress=_StopAfter(1),
+        )
+    with pytest.raises(ConversionError, match=r"computed was .*meta.*float16"):
+        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+    convert(source, tmp_path / "other", tokenizer=_OnAnotherDevice(), options=OPTIONS)
+    made = tokenstore.open(tmp_path / "other").manifest.tokenizer
+    assert (made.device, made.dtype) == ("meta", "float16")
+    convert(source, tmp_path / "exact", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    exact = tokenstore.open(tmp_path / "exact").manifest.tokenizer
+    assert (exact.device, exact.dtype) == (None, None)
+    assert exact == made, "the device is no part of a tokenizer's identity"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,18 +22,22 @@ import numpy.typing as npt
 from tokenstore.errors import ConversionError, SourceError, TokenizerError
 from tokenstore.image_conversion import ImageConversion
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.operations import prune_codebook, skips_of
+from tokenstore.reader import TokenStore
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import Storage
-from tokenstore.store import LABELS, Store
-from tokenstore.target import finish_commit
+from tokenstore.store import LABELS, ROOT, Store
+from tokenstore.target import check_target, finish_commit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.tokenizers.encoder import Encoder, identity_of
 from tokenstore.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
+UNPRUNED = ".unpruned"
+"""What the working store beside a store to be pruned ends in."""
 _SCAN_SAMPLES = 4096
 
 
@@ -56,6 +61,8 @@ class ConvertOptions:
     image_size: int | None = None
     resize: Resize = "squash"
     max_pixels: int = ImageOptions(1).max_pixels
+    prune_codebook: bool = False
+    """Keep only codes that occur, numbered anew; takes the store's size twice while it is done."""
     codebook_size: int | None = None
     """For codes whose source does not say; else the largest code + 1."""
     batch_size: int = 32
@@ -93,6 +100,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     tokenizer: Tokenizer | None = None,
+    tokenizer_spec: str | None = None,
     options: ConvertOptions | None = None,
     resume: bool = False,
     codebook: str | Path | None = None,
@@ -109,15 +117,31 @@ def convert(
     """
     options = options or ConvertOptions()
     target = Storage(out, storage_options)
+    unpruned = Storage(f"{os.fspath(out).rstrip('/')}{UNPRUNED}", storage_options)
     if resume and finish_commit(target):
+        _remove_store(unpruned)
         store = Store(out, storage_options)
         return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
+    if options.prune_codebook:
+        check_target(target, resume)
+        whole = convert(
+            source,
+            unpruned.url,
+            tokenizer=tokenizer,
+            tokenizer_spec=tokenizer_spec,
+            options=replace(options, prune_codebook=False, codec="bitpack"),
+            resume=resume,
+            codebook=codebook,
+            storage_options=storage_options,
+            on_progress=on_progress,
+        )
+        return _prune(TokenStore(Store(unpruned)), target, options, resume, whole.resumed_at)
     names = _chosen_splits(source, options.splits)
     if isinstance(source, ImageSource):
         if tokenizer is None:
             raise TokenizerError("a source of images needs a tokenizer, found none")
-        encoder = Encoder(tokenizer, options.image_size)
-        spec = _image_spec(source, encoder, options)
+        encoder = Encoder(tokenizer, _image_options(tokenizer, options))
+        spec = _image_spec(source, encoder, options, tokenizer_spec)
     else:
         spec = _code_spec(source, names, options, codebook)
     skipped: dict[str, list[Skip]] = {}
@@ -129,17 +153,11 @@ def convert(
             labels = split.labels(0, 0) is not None
             progress = _Reporter(name, listed, on_progress)
             if isinstance(source, ImageSource):
-                part = writer.split(name, listed, labels=labels)
+                part = writer.split(name, listed, labels=labels, columns=encoder.columns)
                 resumed_at[name] = part.source_position
-                image_options = ImageOptions(encoder.image_size, options.resize, options.max_pixels)
-                ImageConversion(
-                    source.splits[name],
-                    part,
-                    encoder,
-                    image_options,
-                    source.class_names,
-                    _allowed(options, listed),
-                ).run(listed, options.batch_size, options.workers, progress)
+                allowed = _allowed(options, listed)
+                conversion = ImageConversion(source.splits[name], part, encoder, source.class_names, allowed)
+                conversion.run(listed, options.batch_size, options.workers, progress)
             else:
                 part = writer.split(name, listed, labels=labels, columns=_columns(source.splits[name]))
                 resumed_at[name] = part.source_position
@@ -152,6 +170,24 @@ def convert(
             )
         manifest = writer.commit()
     return Conversion(manifest, Store(out, storage_options).nbytes, skipped, resumed_at)
+
+
+def _prune(
+    whole: TokenStore, target: Storage, options: ConvertOptions, resume: bool, resumed_at: Mapping[str, int]
+) -> Conversion:
+    manifest = prune_codebook(
+        whole, target, codec=options.codec, shard_samples=options.shard_samples, resume=resume
+    )
+    skipped = {name: skips_of(whole[name]) for name in whole.splits}
+    _remove_store(whole.files.storage)
+    nbytes = Store(Storage(target.url, target.storage_options)).nbytes
+    return Conversion(manifest, nbytes, skipped, resumed_at)
+
+
+def _remove_store(storage: Storage) -> None:
+    # subtle: first what says that it is whole, or a crash here would leave a store with missing files
+    storage.remove(ROOT)
+    storage.remove("")
 
 
 class _Reporter:
@@ -196,18 +232,25 @@ def _chosen_splits(source: Source, wanted: tuple[str, ...] | None) -> tuple[str,
     return wanted or tuple(name for name in source.splits if len(source.splits[name]))
 
 
-def _image_spec(source: ImageSource, encoder: Encoder, options: ConvertOptions) -> StoreSpec:
-    tokenizer = encoder.tokenizer
+def _image_options(tokenizer: Tokenizer, options: ConvertOptions) -> ImageOptions:
+    return ImageOptions(options.image_size or tokenizer.image_size, options.resize, options.max_pixels)
+
+
+def _image_spec(
+    source: ImageSource, encoder: Encoder, options: ConvertOptions, tokenizer_spec: str | None
+) -> StoreSpec:
+    tokenizer, images = encoder.tokenizer, encoder.options
     return StoreSpec(
         grid=encoder.grid,
         codebook_sizes=tokenizer.codebook_sizes,
-        tokenizer=TokenizerIdentity(tokenizer.name, tokenizer.fingerprint),
+        tokenizer=identity_of(tokenizer, tokenizer_spec),
         codec=options.codec,
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,
-        preprocessing=Preprocessing(encoder.image_size, encoder.image_size, options.resize),
+        preprocessing=Preprocessing(images.height, images.width, images.resize),
         source_kind=source.kind,
+        source_location=public_location(source.location),
         codebook=tokenizer.codebook,
     )
 
@@ -241,6 +284,7 @@ def _code_spec(
         shard_samples=options.shard_samples,
         class_names=source.class_names,
         source_kind=source.kind,
+        source_location=public_location(source.location),
         codebook=vectors,
         synonyms=source.synonyms,
     )
@@ -251,6 +295,11 @@ def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:
     digest = hashlib.sha256(str(vectors.shape).encode())
     digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
     return digest.hexdigest()
+
+
+def public_location(location: str) -> str:
+    """A location without the user and password that a URL may have."""
+    return re.sub(r"(?<=://)[^/@]*@", "", location)
 
 
 def _largest_code(split: CodeSplit, limit: int | None) -> int:
@@ -274,6 +323,7 @@ def _inputs(
     return {
         "source": {"kind": source.kind, "splits": {n: [len(s), s.fingerprint()] for n, s in splits.items()}},
         "tokenizer": str(spec.tokenizer),
+        "computed": [spec.tokenizer.device, spec.tokenizer.dtype],
         "grid": spec.grid,
         "codebook_sizes": spec.codebook_sizes,
         "class_names": names_digest,

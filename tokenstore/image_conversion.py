@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from tokenstore.errors import ConversionError, SampleError
 from tokenstore.sources.base import ImageSplit, Labels
-from tokenstore.sources.decoding import DecodedBatch, decode_in_order
-from tokenstore.sources.images import ImageOptions, Pixels
+from tokenstore.sources.decoding import DecodedBatch, Inputs, decode_in_order
 from tokenstore.spec import Skip, samples_table
 from tokenstore.store import LABELS
 from tokenstore.tokenizers.encoder import Encoder
@@ -31,6 +30,7 @@ class _OpenShard:
     """The samples of a shard that is not full yet, up to the last batch that was encoded."""
 
     codes: npt.NDArray[Any]
+    columns: dict[str, npt.NDArray[Any]]
     number: int
     start: int
     """The first sample of the source after the shards before this one."""
@@ -61,33 +61,30 @@ class ImageConversion:
         split: ImageSplit,
         part: SplitWriter,
         encoder: Encoder,
-        options: ImageOptions,
         class_names: tuple[str, ...] | None,
         allowed: tuple[int, str] | None,
     ) -> None:
         self._split = split
         self._part = part
         self._encoder = encoder
-        self._options = options
         self._class_names = class_names
         self._allowed = allowed
         self._bad = len(part.skipped)
         self._skipped: list[Skip] = []
         self._shard = self._new_shard()
         self._pending: list[_Row] = []
-        self._pixels: Pixels = np.empty(0, np.uint8)
+        self._inputs: Inputs = np.empty(0, np.uint8)
         self._saved = time.monotonic()
 
     def run(self, listed: int, batch_size: int, workers: int, progress: Callable[[int, int], None]) -> None:
         """Convert the split's first `listed` samples."""
-        self._pixels = np.empty((batch_size, self._options.height, self._options.width, 3), np.uint8)
+        decoder = self._encoder.decoder
+        self._inputs = np.empty((batch_size, *decoder.shape), decoder.dtype)
         self._load()
         if self._shard.count == self._part.shard_samples:
             self._close_shard()
         try:
-            for batch in decode_in_order(
-                self._split, self._shard.source_stop, listed, self._options, workers
-            ):
+            for batch in decode_in_order(self._split, self._shard.source_stop, listed, decoder, workers):
                 self._take(batch)
                 progress(batch.start + len(batch.outcomes), self._bad)
             self._encode()
@@ -108,12 +105,12 @@ class ImageConversion:
                 self._skip(Skip(index, names[position], str(outcome)))
                 continue
             label = None if labels is None else int(labels[position])
-            self._pixels[len(self._pending)] = batch.pixels[position]
+            self._inputs[len(self._pending)] = batch.inputs[position]
             self._pending.append(
                 _Row(index, names[position], label, outcome.width, outcome.height, outcome.nbytes)
             )
             room = self._part.shard_samples - self._shard.count
-            if len(self._pending) == min(len(self._pixels), room):
+            if len(self._pending) == min(len(self._inputs), room):
                 self._encode()
                 if self._shard.count == self._part.shard_samples:
                     self._close_shard()
@@ -136,7 +133,11 @@ class ImageConversion:
         if not self._pending:
             return
         shard, rows = self._shard, self._pending
-        shard.codes[shard.count : shard.count + len(rows)] = self._encoder(self._pixels[: len(rows)])
+        here = slice(shard.count, shard.count + len(rows))
+        inputs = self._inputs[: len(rows)]
+        shard.codes[here] = self._encoder(inputs)
+        for name, values in self._encoder.column_values(inputs).items():
+            shard.columns[name][here] = values
         shard.rows[shard.count :] = rows
         shard.count, shard.source_stop, self._pending = shard.count + len(rows), rows[-1].source_index + 1, []
 
@@ -155,7 +156,9 @@ class ImageConversion:
             source_bytes=[row.nbytes for row in shard.rows],
         )
         before, after = self._skips_before(shard.source_stop)
-        columns = {} if labels is None else {LABELS: labels}
+        columns = {name: values[: shard.count] for name, values in shard.columns.items()}
+        if labels is not None:
+            columns[LABELS] = labels
         self._part.write_shard(shard.codes[: shard.count], columns, table, shard.source_stop, before)
         self._skipped = after
         self._shard = self._new_shard()
@@ -170,9 +173,13 @@ class ImageConversion:
         return before, self._skipped[len(before) :]
 
     def _new_shard(self) -> _OpenShard:
-        codes = np.empty((self._part.shard_samples, *self._encoder.grid), self._encoder.dtype)
-        start = self._part.source_position
-        return _OpenShard(codes, self._part.shards, start, source_stop=start)
+        samples, start = self._part.shard_samples, self._part.source_position
+        codes = np.empty((samples, *self._encoder.grid), self._encoder.dtype)
+        columns = {
+            name: np.empty((samples, *column.shape), column.dtype)
+            for name, column in self._encoder.columns.items()
+        }
+        return _OpenShard(codes, columns, self._part.shards, start, source_stop=start)
 
     def _save(self) -> None:
         """Keep the open shard's encoded samples, so that a resumed conversion need not encode them again."""
@@ -187,7 +194,8 @@ class ImageConversion:
             }
             state = io.BytesIO()
             text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-            np.savez(state, allow_pickle=False, codes=shard.codes[: shard.count], facts=text)
+            columns = {f"column_{name}": values[: shard.count] for name, values in shard.columns.items()}
+            np.savez(state, allow_pickle=False, codes=shard.codes[: shard.count], facts=text, **columns)
             self._part.save_open_shard(state.getvalue())
         self._saved = time.monotonic()
 
@@ -197,9 +205,12 @@ class ImageConversion:
             return
         with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
             codes, facts = arrays["codes"], json.loads(arrays["facts"].tobytes())
+            columns = {name: arrays[f"column_{name}"] for name in self._encoder.columns}
         if (facts["shard"], facts["start"]) != (self._shard.number, self._shard.start):
             return  # subtle: it was kept while that shard, now whole, was being written
         self._shard.codes[: len(codes)] = codes
+        for name, values in columns.items():
+            self._shard.columns[name][: len(values)] = values
         self._shard.rows = [_Row(*row) for row in facts["rows"]]
         self._shard.count, self._shard.source_stop = len(codes), facts["source_stop"]
         self._skipped = [Skip(*skip) for skip in facts["skipped"]]

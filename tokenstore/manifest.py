@@ -7,6 +7,7 @@ what Zarr opens and what makes a store complete (FORMAT.md, section 2).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -27,11 +28,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class TokenizerIdentity:
-    """Which tokenizer made the codes."""
+    """Which tokenizer made the codes, and what they mean."""
 
     name: str
     fingerprint: str | None = None
     """SHA-256 (hex) of weights, codebook and configuration; None where nothing is known."""
+    kept_codes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
+    """For each codebook the tokenizer's own code of every code in the store, where it was pruned."""
+    spec: str | None = field(default=None, compare=False)
+    """How whoever converted named the tokenizer."""
+    device: str | None = field(default=None, compare=False)
+    """Where codes were computed; None where they are the same on every device."""
+    dtype: str | None = field(default=None, compare=False)
+    """The float type codes were computed in; None where they are exact."""
 
     def __str__(self) -> str:
         return (
@@ -84,6 +93,8 @@ class Manifest:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     source_kind: str | None = None
+    source_location: str | None = None
+    """Where the source was, as whoever converted named it."""
     created_by: str = ""
     requires: str = REQUIRES
     format_version: int = FORMAT_VERSION
@@ -100,11 +111,12 @@ class Manifest:
             "requires": self.requires,
             "features": list(self.features),
             "created_by": self.created_by,
-            "tokenizer": {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
+            "tokenizer": _tokenizer_to_dict(self.tokenizer),
             "grid": list(self.grid),
             "codebook_sizes": list(self.codebook_sizes),
             "preprocessing": None if self.preprocessing is None else vars(self.preprocessing),
             "source_kind": self.source_kind,
+            **({} if self.source_location is None else {"source_location": self.source_location}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: vars(split) for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},
@@ -124,13 +136,10 @@ class Manifest:
                 f"this store needs tokenstore >= {requires}: it uses {what}, and this version knows format "
                 f"version {FORMAT_VERSION} with {', '.join(sorted(KNOWN_FEATURES))}. Upgrade tokenstore"
             )
-        tokenizer = root.fields("tokenizer")
         preprocessing = root.get("preprocessing", (dict, type(None)))
         class_names = root.get("class_names", (list, type(None)))
         manifest = cls(
-            tokenizer=TokenizerIdentity(
-                tokenizer.get("name", str), tokenizer.get("fingerprint", (str, type(None)))
-            ),
+            tokenizer=_tokenizer(root.fields("tokenizer")),
             grid=tuple(root.integers("grid", minimum=1)),
             codebook_sizes=tuple(root.integers("codebook_sizes", minimum=1, maximum=MAX_CODEBOOK_SIZE)),
             splits={name: _split(root.fields("splits"), name) for name in root.get("splits", dict)},
@@ -139,6 +148,7 @@ class Manifest:
             class_names=None if class_names is None else tuple(root.strings("class_names")),
             preprocessing=None if preprocessing is None else _preprocessing(root.fields("preprocessing")),
             source_kind=root.get("source_kind", (str, type(None))),
+            source_location=root.optional("source_location", str),
             created_by=root.get("created_by", str),
             requires=requires,
             format_version=version,
@@ -162,6 +172,12 @@ class Manifest:
             raise ManifestError(
                 f"manifest.codebook_sizes: expected at most {MAX_CODEBOOK_SIZE} codes, "
                 f"found {max(self.codebook_sizes)}"
+            )
+        kept = self.tokenizer.kept_codes
+        if kept is not None and tuple(map(len, kept)) != self.codebook_sizes:
+            raise ManifestError(
+                f"manifest.tokenizer.kept_codes: expected lists of {self.codebook_sizes} codes, found "
+                f"{tuple(map(len, kept))}"
             )
         for name in self.splits:
             if not name or "/" in name:
@@ -242,6 +258,41 @@ def _is_inside(path: str) -> bool:
     return path.isprintable() and not {"", ".", ".."} & set(parts) and not {":", "\\"} & set(path)
 
 
+def _tokenizer_to_dict(tokenizer: TokenizerIdentity) -> dict[str, Any]:
+    """Fields that say nothing are left out, but for the fingerprint."""
+    values: dict[str, Any] = {
+        "name": tokenizer.name,
+        "fingerprint": tokenizer.fingerprint,
+        "spec": tokenizer.spec,
+        "device": tokenizer.device,
+        "dtype": tokenizer.dtype,
+        "kept_codes": tokenizer.kept_codes and [list(codes) for codes in tokenizer.kept_codes],
+    }
+    return {name: value for name, value in values.items() if name == "fingerprint" or value is not None}
+
+
+def _tokenizer(fields: _Fields) -> TokenizerIdentity:
+    planes = fields.optional("kept_codes", list)
+    kept = None if planes is None else tuple(_kept(planes, number) for number in range(len(planes)))
+    return TokenizerIdentity(
+        fields.get("name", str),
+        fields.get("fingerprint", (str, type(None))),
+        kept_codes=kept,
+        spec=fields.optional("spec", str),
+        device=fields.optional("device", str),
+        dtype=fields.optional("dtype", str),
+    )
+
+
+def _kept(planes: list[object], number: int) -> tuple[int, ...]:
+    name = f"kept_codes[{number}]"
+    plane = _Fields({name: planes[number]}, "manifest.tokenizer")
+    codes = plane.integers(name, maximum=MAX_CODEBOOK_SIZE - 1)
+    if any(second <= first for first, second in itertools.pairwise(codes)):
+        raise ManifestError(f"manifest.tokenizer.{name}: expected codes in rising order, found {codes!r:.80}")
+    return tuple(codes)
+
+
 def _split(splits: _Fields, name: str) -> SplitSummary:
     fields = splits.fields(name)
     source_bytes = fields.get("source_bytes", (int, type(None)))
@@ -292,6 +343,10 @@ class _Fields:
             expected = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
             raise ManifestError(f"{self._where}.{name}: expected {expected}, found {value!r:.80}")
         return value
+
+    def optional(self, name: str, kind: type[_T]) -> _T | None:
+        """The field's value, or None where it is absent."""
+        return None if self._values.get(name) is None else self.get(name, kind)
 
     def fields(self, name: str) -> _Fields:
         return _Fields(self.get(name, dict), f"{self._where}.{name}")

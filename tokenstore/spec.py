@@ -62,6 +62,7 @@ class StoreSpec:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     source_kind: str | None = None
+    source_location: str | None = None
     codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
 

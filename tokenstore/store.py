@@ -219,6 +219,7 @@ class Store:
             raise _why_no_root(self.storage) from error
         self.manifest: Manifest = decode_root(root, f"{self.storage}/{ROOT}")
         self.root_nbytes = len(root)
+        self.root_digest = hashlib.sha256(root).hexdigest()
         self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
         """Bytes of all files of the store."""
 

@@ -171,6 +171,7 @@ class StoreWriter:
             class_names=self.spec.class_names,
             preprocessing=self.spec.preprocessing,
             source_kind=self.spec.source_kind,
+            source_location=self.spec.source_location,
             created_by=f"tokenstore {tokenstore.__version__}",
         )
         ours = tuple(

@@ -1,8 +1,9 @@
-"""Decode processes: an image split's samples as batches of pixels, in order, with bounded memory."""
+"""Decode processes: an image split's samples as batches of inputs, in order, in bounded memory."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSplit
-from tokenstore.sources.images import ImageOptions, Pixels, decode_image
+from tokenstore.sources.images import Decoder
 
 TASK_SAMPLES = 32
 
@@ -38,36 +40,36 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """Neighbouring samples: `pixels` (n, H, W, 3) uint8, where a sample that is bad holds anything.
+    """Neighbouring samples: `inputs` (n, *shape) as the decoder makes them; one that is bad holds anything.
 
-    `pixels` are only valid until the next batch is asked for.
+    `inputs` are only valid until the next batch is asked for.
     """
 
     start: int
-    pixels: Pixels
+    inputs: Inputs
     outcomes: list[ImageFacts | SampleError]
 
 
+Inputs: TypeAlias = npt.NDArray[Any]
 _Outcomes: TypeAlias = list[ImageFacts | SampleError]
 
 
 def decode_in_order(
-    split: ImageSplit, start: int, stop: int, options: ImageOptions, workers: int
+    split: ImageSplit, start: int, stop: int, decoder: Decoder, workers: int
 ) -> Iterator[DecodedBatch]:
     """Decode samples [start, stop) in `workers` processes, or in this one where that is 0.
 
     Raises SourceError where a decode process dies.
     """
-    samples = _task_samples(workers, options.height * options.width * 3)
+    samples = _task_samples(workers, _nbytes(decoder))
     tasks = ((first, min(first + samples, stop)) for first in range(start, stop, samples))
-    shape = (samples, options.height, options.width, 3)
     if workers < 1:
-        pixels = np.empty(shape, np.uint8)
+        inputs: Inputs = np.empty((samples, *decoder.shape), decoder.dtype)
         for first, last in tasks:
-            outcomes = _decode_request(split.request(first, last), options, pixels)
-            yield DecodedBatch(first, pixels[: last - first], outcomes)
+            outcomes = _decode_request(split.request(first, last), decoder, inputs)
+            yield DecodedBatch(first, inputs[: last - first], outcomes)
         return
-    with _Slots(_slot_count(workers), shape) as slots, _pool(workers, slots, options) as pool:
+    with _Slots(_slot_count(workers), samples, decoder) as slots, _pool(workers, slots, decoder) as pool:
         running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
         free = list(range(len(slots)))
         try:
@@ -94,6 +96,10 @@ def _slot_count(workers: int) -> int:
     return 2 * workers + 2
 
 
+def _nbytes(decoder: Decoder) -> int:
+    return math.prod(decoder.shape) * decoder.dtype.itemsize
+
+
 def _task_samples(workers: int, image_nbytes: int) -> int:
     """Samples of one task: so many that all slots take at most half of what is free for shared memory."""
     shared = Path("/dev/shm")
@@ -108,28 +114,29 @@ def _task_samples(workers: int, image_nbytes: int) -> int:
     return min(TASK_SAMPLES, samples)
 
 
-def _pool(workers: int, slots: _Slots, options: ImageOptions) -> ProcessPoolExecutor:
+def _pool(workers: int, slots: _Slots, decoder: Decoder) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin_work,
-        initargs=(slots.names, slots.shape, options),
+        initargs=(slots.names, slots.samples, decoder),
     )
 
 
 class _Slots:
-    """Shared memory that decode processes fill with pixels, a task a slot."""
+    """Shared memory that decode processes fill with inputs, a task a slot."""
 
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        self._memory = [SharedMemory(create=True, size=int(np.prod(shape))) for _ in range(count)]
+    def __init__(self, count: int, samples: int, decoder: Decoder) -> None:
+        self.samples = samples
+        self._decoder = decoder
+        self._memory = [SharedMemory(create=True, size=samples * _nbytes(decoder)) for _ in range(count)]
         self.names = [memory.name for memory in self._memory]
 
     def __len__(self) -> int:
         return len(self._memory)
 
-    def __getitem__(self, slot: int) -> Pixels:
-        return np.ndarray(self.shape, np.uint8, buffer=self._memory[slot].buf)
+    def __getitem__(self, slot: int) -> Inputs:
+        return _inputs(self._memory[slot], self.samples, self._decoder)
 
     def __enter__(self) -> _Slots:
         return self
@@ -143,20 +150,25 @@ class _Slots:
                 memory._buf = memory._mmap = None  # type: ignore[attr-defined]
 
 
+def _inputs(memory: SharedMemory, samples: int, decoder: Decoder) -> Inputs:
+    inputs: Inputs = np.ndarray((samples, *decoder.shape), decoder.dtype, buffer=memory.buf)
+    return inputs
+
+
 _slots: list[SharedMemory] = []
-_shape: tuple[int, ...] = ()
-_options: ImageOptions
+_samples: int
+_decoder: Decoder
 
 
-def _begin_work(names: list[str], shape: tuple[int, ...], options: ImageOptions) -> None:
+def _begin_work(names: list[str], samples: int, decoder: Decoder) -> None:
     """Set up a decode process: it leaves Ctrl-C to its parent, and ends when its parent does."""
-    global _shape, _options
+    global _samples, _decoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _slots.extend(SharedMemory(name) for name in names)
-    _shape, _options = shape, options
+    _samples, _decoder = samples, decoder
 
 
 def _end_with(sentinel: int) -> None:
@@ -165,21 +177,19 @@ def _end_with(sentinel: int) -> None:
 
 
 def _work(request: ImageRequest, slot: int) -> _Outcomes:
-    pixels: Pixels = np.ndarray(_shape, np.uint8, buffer=_slots[slot].buf)
-    return _decode_request(request, _options, pixels)
+    return _decode_request(request, _decoder, _inputs(_slots[slot], _samples, _decoder))
 
 
-def _decode_request(request: ImageRequest, options: ImageOptions, pixels: Pixels) -> _Outcomes:
+def _decode_request(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> _Outcomes:
     outcomes: _Outcomes = []
     for position, data in enumerate(request.read()):
         if isinstance(data, SampleError):
             outcomes.append(data)
             continue
         try:
-            image = decode_image(data, options)
+            width, height = decoder.decode(data, inputs[position])
         except SampleError as error:
             outcomes.append(error)
             continue
-        pixels[position] = image.pixels
-        outcomes.append(ImageFacts(image.width, image.height, len(data)))
+        outcomes.append(ImageFacts(width, height, len(data)))
     return outcomes

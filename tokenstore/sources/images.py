@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -90,22 +90,71 @@ class DecodedImage:
     height: int
 
 
+class Decoder(Protocol):
+    """Turns an image file into a tokenizer's input.
+
+    It is small and picklable and knows no torch, for it runs in decode processes.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an input."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type of an input."""
+
+    def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
+        """Fill `out` with the input and return the image's width and height; raises SampleError."""
+
+
+@dataclass(frozen=True)
+class PixelDecoder:
+    """The Decoder of tokenizers that take pixels: RGB (H, W, 3) uint8."""
+
+    options: ImageOptions
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.options.height, self.options.width, 3)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
+        image = decode_image(data, self.options)
+        out[:] = image.pixels
+        return image.width, image.height
+
+
 def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """Decode an image file, turn it upright, make it RGB and resize it.
 
     Animations give their first frame, transparency lies over white, 16-bit values lose their low byte.
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
+    image = load_image(data, options.max_pixels)
     try:
-        image = _decode(data, options.max_pixels)
         pixels = np.array(_resize(image, options))
+    except Exception as error:
+        raise SampleError(_reason(error)) from error
+    return DecodedImage(pixels, image.width, image.height)
+
+
+def load_image(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Image.Image:
+    """An image file as an upright RGB image of its own size.
+
+    Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
+    """
+    try:
+        return _decode(data, max_pixels)
     except SampleError:
         raise
     except UnidentifiedImageError:
         raise SampleError(_unidentified(data)) from None
     except Exception as error:
         raise SampleError(_reason(error)) from error
-    return DecodedImage(pixels, image.width, image.height)
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from tokenstore.sources.images import Decoder, ImageOptions
+from tokenstore.spec import Column
 
 
 class Tokenizer(Protocol):
@@ -36,6 +40,14 @@ class Tokenizer(Protocol):
     def image_size(self) -> int:
         """The side in pixels that images are brought to unless the user says otherwise."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The float type of the arithmetic that decides codes; None where codes are exact on any device."""
+
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of one sample's codes for one input, (3, H, W) for an image.
 
@@ -50,3 +62,22 @@ class Tokenizer(Protocol):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Inputs (B, 3, H, W) uint8 for images, rebuilt from codes (B, *grid) of any integer dtype."""
+
+
+@runtime_checkable
+class FileTokenizer(Tokenizer, Protocol):
+    """A tokenizer that looks at files rather than at their pixels.
+
+    `encode` takes what its decoder makes of them, and `decode` what `columns` holds beside the codes, as
+    arguments of those names (B, *shape).
+    """
+
+    def decoder(self, options: ImageOptions) -> Decoder:
+        """What turns a file into an input."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Aligned arrays that a store keeps beside the codes."""
+
+    def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+        """Values (B, *shape) of each of `columns` for a batch of inputs."""

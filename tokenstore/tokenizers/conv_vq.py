@@ -8,16 +8,11 @@ ViT-VQGAN, Yu et al. 2022, https://arxiv.org/abs/2110.04627).
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import safetensors
 import torch
 import torch.nn.functional as F
@@ -25,11 +20,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
+from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
 
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
 FORMAT = "tokenstore.conv_vq.1"
 LARGEST_FIELD = 1 << 16
 """No field of a config may be larger: a hostile file must not make us build an endless model."""
-ACCELERATOR_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,10 @@ class ConvVQConfig:
     name: str = "conv-vq-8x"
     image_size: int = 256
     patch: int = 8
-    codebook_size: int = 1024
+    codebook_size: int = 2048
     code_dim: int = 32
-    encoder_width: int = 160
-    encoder_blocks: int = 4
+    encoder_width: int = 192
+    encoder_blocks: int = 6
     decoder_width: int = 256
     decoder_blocks: int = 8
 
@@ -140,11 +136,6 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def to_images(pixels: Tensor) -> Tensor:
-    """Uint8 images of floats in -1..1; what lies outside is clipped."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def save_weights(model: ConvVQ, path: Path) -> None:
     """Write a model as safetensors: networks in float16, the codebook in float32."""
     tensors = {
@@ -201,119 +192,34 @@ def _read_model(file: Any) -> ConvVQ:
     return model.eval().requires_grad_(False)
 
 
-def model_fingerprint(model: ConvVQ) -> str:
-    """SHA-256 (hex) over the config and every tensor's name, dtype, shape and bytes, sorted by name."""
-    digest = hashlib.sha256(f"{FORMAT}\n{model.config.to_json()}\n".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().numpy()
-        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(little_endian.tobytes())
-    return digest.hexdigest()
+class ConvVQTokenizer(ImageTokenizer):
+    """The Tokenizer over a trained ConvVQ."""
 
-
-class ConvVQTokenizer:
-    """The Tokenizer over a trained ConvVQ.
-
-    Codes don't depend on the batch an image comes in: a pass through the encoder always has the same
-    number of images, one on a CPU, where passes run side by side on as many threads as torch has.
-    """
+    network: ConvVQ
 
     def __init__(self, model: ConvVQ) -> None:
-        self._model = model.eval().requires_grad_(False)
-        self._fingerprint = model_fingerprint(model)
-        self._threads = torch.get_num_threads()
+        super().__init__(model)
+        config = model.config
+        self.name = config.name
+        self.image_size = config.image_size
+        self.stride = config.patch
+        self.codebook_sizes = (config.codebook_size,)
+        self.codebook = model.codebook.cpu().numpy().copy()
+        self.fingerprint = weights_fingerprint(f"{FORMAT}\n{config.to_json()}", model.state_dict())
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ConvVQTokenizer:
+    def load(cls, path: str | Path) -> ConvVQTokenizer:
         """The tokenizer of a weights file; raises TokenizerError where it cannot be loaded."""
-        return cls(load_weights(Path(path)).to(device))
+        return cls(load_weights(Path(path)))
 
-    @property
-    def name(self) -> str:
-        return self._model.config.name
+    def encode_pass(self, images: Tensor) -> Tensor:
+        pixels = to_pixels(images).contiguous(memory_format=torch.channels_last)
+        return self.network.nearest(self.network.latents(pixels))
 
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+    def decode_pass(self, codes: Tensor) -> Tensor:
+        return to_images((self.network.pixels(self.network.embed(codes)) + 1) / 2)
 
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        return (self._model.config.codebook_size,)
 
-    @property
-    def codebook(self) -> npt.NDArray[np.float32]:
-        return self._model.codebook.cpu().numpy().copy()
-
-    @property
-    def image_size(self) -> int:
-        return self._model.config.image_size
-
-    @property
-    def device(self) -> torch.device:
-        return self._model.codebook.device
-
-    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        patch = self._model.config.patch
-        if len(input_shape) != 3 or input_shape[0] != 3:
-            raise TokenizerError(f"expected an image of shape (3, H, W), found {tuple(input_shape)}")
-        if any(side < patch or side % patch for side in input_shape[1:]):
-            raise TokenizerError(
-                f"expected height and width to be multiples of {patch}, found {tuple(input_shape[1:])}; "
-                f"resize to {self.image_size}x{self.image_size} or crop"
-            )
-        return (input_shape[1] // patch, input_shape[2] // patch)
-
-    def to(self, device: str | torch.device) -> ConvVQTokenizer:
-        return ConvVQTokenizer(copy.deepcopy(self._model).to(device))
-
-    @torch.no_grad()
-    def encode(self, inputs: Tensor) -> Tensor:
-        if inputs.dtype != torch.uint8 or inputs.ndim != 4:
-            raise TokenizerError(
-                f"expected images (B, 3, H, W) uint8, found {tuple(inputs.shape)} {inputs.dtype}"
-            )
-        grid = self.grid(tuple(inputs.shape[1:]))
-        if not len(inputs):
-            return torch.empty((0, *grid), dtype=torch.int64, device=self.device)
-        if self.device.type == "cpu":
-            return self._encode_on_cpu(inputs)
-        passes = torch.split(inputs, ACCELERATOR_BATCH)
-        return torch.cat([self._encode_pass(images, ACCELERATOR_BATCH) for images in passes])
-
-    def _encode_on_cpu(self, inputs: Tensor) -> Tensor:
-        """One image a pass, each on a thread of its own.
-
-        subtle: torch's threads inside an operation wait for each other at its end, which costs a factor of
-        ten where other processes use the same cores.
-        """
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(self._threads) as pool:
-                return torch.cat(
-                    list(pool.map(lambda image: self._encode_pass(image, 1), torch.split(inputs, 1)))
-                )
-        finally:
-            torch.set_num_threads(self._threads)
-
-    def _encode_pass(self, images: Tensor, size: int) -> Tensor:
-        filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
-        pixels = to_pixels(filled.to(self.device)).contiguous(memory_format=torch.channels_last)
-        return self._model.nearest(self._model.latents(pixels))[: len(images)]
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        if codes.ndim != 3 or codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise TokenizerError(
-                f"expected codes (B, H, W) of an integer dtype, found {tuple(codes.shape)} {codes.dtype}"
-            )
-        if not codes.numel():
-            height, width = (side * self._model.config.patch for side in codes.shape[1:])
-            return torch.empty((len(codes), 3, height, width), dtype=torch.uint8, device=self.device)
-        codes = codes.to(self.device, torch.int64)
-        low, high, size = int(codes.min()), int(codes.max()), self._model.config.codebook_size
-        if low < 0 or high >= size:
-            raise TokenizerError(f"expected codes in 0..{size - 1}, found {low}..{high}")
-        embeddings = self._model.embed(codes)
-        parts = torch.split(embeddings, ACCELERATOR_BATCH)
-        return torch.cat([to_images(self._model.pixels(part)) for part in parts])
+def load(argument: str | None) -> ConvVQTokenizer:
+    """The tokenizer of a weights file, or the one that ships with the package."""
+    return ConvVQTokenizer.load(DEFAULT_WEIGHTS if argument is None else argument)

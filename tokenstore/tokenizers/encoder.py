@@ -1,33 +1,61 @@
-"""A tokenizer as conversion uses it: arrays of pixels in, arrays of codes out."""
+"""A tokenizer as conversion uses it: arrays of inputs in, arrays of codes out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
+from tokenstore.spec import Column
+from tokenstore.store import code_planes
+from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 
 class Encoder:
-    """A tokenizer at one image size: pixels (n, H, W, 3) uint8 to codes (n, *grid)."""
+    """A tokenizer for images of one size: what its `decoder` makes of files in, codes (n, *grid) out."""
 
-    def __init__(self, tokenizer: Tokenizer, image_size: int | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, options: ImageOptions) -> None:
         self.tokenizer = tokenizer
-        self.image_size = image_size or tokenizer.image_size
-        self.grid = tokenizer.grid((3, self.image_size, self.image_size))
+        self.options = options
+        self.grid = tokenizer.grid((3, options.height, options.width))
         self.dtype = code_dtype(max(tokenizer.codebook_sizes))
+        self._files = tokenizer if isinstance(tokenizer, FileTokenizer) else None
+        self.decoder: Decoder = PixelDecoder(options) if self._files is None else self._files.decoder(options)
+        self.columns: Mapping[str, Column] = {} if self._files is None else self._files.columns
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        codes = self.tokenizer.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2)).cpu().numpy()
-        expected, size = (len(pixels), *self.grid), max(self.tokenizer.codebook_sizes)
-        if codes.shape != expected or codes.min() < 0 or codes.max() >= size:
-            raise TokenizerError(
-                f"{self.tokenizer.name}: expected codes {expected} from 0 to {size - 1}, "
-                f"found {codes.shape} from {codes.min()} to {codes.max()}"
-            )
-        return codes.astype(self.dtype)
+    def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        tensor = torch.from_numpy(inputs)
+        codes = self.tokenizer.encode(tensor.permute(0, 3, 1, 2) if self._files is None else tensor)
+        found = codes.cpu().numpy()
+        expected = (len(inputs), *self.grid)
+        if found.shape != expected:
+            raise TokenizerError(f"{self.tokenizer.name}: expected codes {expected}, found {found.shape}")
+        for values, size in code_planes(found, self.tokenizer.codebook_sizes):
+            low, high = int(values.min(initial=0)), int(values.max(initial=0))
+            if low < 0 or high >= size:
+                raise TokenizerError(
+                    f"{self.tokenizer.name}: expected codes from 0 to {size - 1}, found {low} to {high}"
+                )
+        return found.astype(self.dtype)
+
+    def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+        """Values (n, *shape) of each of `columns`."""
+        return {} if self._files is None else self._files.column_values(inputs)
+
+
+def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdentity:
+    """What a manifest says of a tokenizer; `spec` is how the user named it."""
+    exact = tokenizer.dtype is None
+    return TokenizerIdentity(
+        tokenizer.name,
+        tokenizer.fingerprint,
+        spec=spec,
+        device=None if exact else tokenizer.device.type,
+        dtype=None if exact else str(tokenizer.dtype).removeprefix("torch."),
+    )

@@ -1,0 +1,119 @@
+"""Pruning: only codes that occur stay, and the manifest says what they were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from brightness import BrightnessTokenizer, write_grey_folder
+from stores import Samples, random_codes, write_store
+
+import tokenstore
+from tokenstore.convert import UNPRUNED, ConvertOptions, convert
+from tokenstore.errors import StoreExistsError
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.operations import codes_that_occur, prune_codebook
+from tokenstore.sources import open_source
+from tokenstore.spec import Skip
+from tokenstore.storage import Storage
+from tokenstore.verify import verify
+
+OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, prune_codebook=True)
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.zip"])
+@pytest.mark.parametrize("codec", ["bitpack", "zstd", "auto"])
+def test_a_conversion_keeps_only_the_codes_that_occur(tmp_path: Path, out: str, codec: str) -> None:
+    levels = write_grey_folder(tmp_path / "images", 7)
+    source = open_source(tmp_path / "images")
+    options = replace(OPTIONS, codec=codec)
+    conversion = convert(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
+    store = tokenstore.open(tmp_path / out)
+    manifest = store.manifest
+    assert manifest == conversion.manifest
+    assert manifest.codebook_sizes == (21,)
+    assert manifest.tokenizer.kept_codes == (tuple(sorted(level for level, _ in levels.values())),)
+    old = np.array(manifest.tokenizer.kept_codes[0])
+    names = store["train"].samples_table()["source"].to_pylist()
+    assert old[store["train"][:]][:, 0, 0].tolist() == [levels[name][0] for name in names]
+    assert store["train"].labels.tolist() == [levels[name][1] for name in names]
+    assert store.codebook is not None
+    assert store.codebook[:, 0].tolist() == old.tolist()
+    assert verify(str(tmp_path / out)).ok
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", out], "nothing else is left"
+
+
+def test_a_pruned_store_is_not_of_the_tokenizer_that_was_not_pruned(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    source = open_source(tmp_path / "images")
+    pruned = convert(source, tmp_path / "a", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    whole = convert(
+        source,
+        tmp_path / "b",
+        tokenizer=BrightnessTokenizer(),
+        options=replace(OPTIONS, prune_codebook=False),
+    )
+    assert pruned.manifest.tokenizer.fingerprint == whole.manifest.tokenizer.fingerprint
+    assert pruned.manifest.tokenizer != whole.manifest.tokenizer
+
+
+def test_what_is_in_the_way_is_refused_before_anything_is_converted(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    tokenizer = BrightnessTokenizer()
+    with pytest.raises(StoreExistsError, match="already there"):
+        convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+    assert not tokenizer.batches
+    assert not (tmp_path / f"out{UNPRUNED}").exists()
+
+
+def test_several_codebooks_are_pruned_each_by_itself(tmp_path: Path) -> None:
+    codes = random_codes(10, (2, 3, 3), (5, 9))
+    codes[:, 0][codes[:, 0] == 2] = 3
+    codes[:, 1][codes[:, 1] >= 4] = 8
+    vectors = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
+    masks = np.arange(10 * 4, dtype=np.uint8).reshape(10, 4)
+    skips = [Skip(10, "train/10.png", "the file is empty")]
+    samples = Samples(codes, np.arange(10, dtype=np.int32), {"masks": masks}, skips)
+    write_store(tmp_path / "whole", {"train": samples}, (5, 9), codebook=vectors, chunk_samples=4)
+    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    assert manifest.tokenizer.kept_codes == ((0, 1, 3, 4), (0, 1, 2, 3, 8))
+    assert manifest.codebook_sizes == (4, 5)
+    store = tokenstore.open(tmp_path / "pruned")
+    new = store["train"][:]
+    for plane, kept in enumerate(manifest.tokenizer.kept_codes):
+        np.testing.assert_array_equal(np.array(kept)[new[:, plane]], codes[:, plane])
+        assert store.codebook is not None
+        np.testing.assert_array_equal(store.codebook[plane, : len(kept)], vectors[plane, list(kept)])
+    np.testing.assert_array_equal(store["train"].read("masks", range(10)), masks)
+    assert manifest.splits["train"].skipped == 1
+    assert store["train"].samples_table()["source"].to_pylist() == [f"train/{i}.png" for i in range(10)]
+    assert verify(str(tmp_path / "pruned")).ok
+
+
+def test_synonyms_keep_their_order_and_lose_the_codes_that_went(tmp_path: Path) -> None:
+    codes = np.array([[0, 2], [4, 2]], np.uint8)
+    synonyms = np.array([[1, 2, 4], [0, 2, 3], [4, 3, 0], [1, 2, 4], [3, 1, -1]], np.int32)
+    write_store(tmp_path / "whole", {"train": (codes,)}, 5, synonyms=synonyms)
+    prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    store = tokenstore.open(tmp_path / "pruned")
+    assert store.synonyms is not None
+    assert store.synonyms.tolist() == [[1, 2, -1], [2, 0, -1], [-1, -1, -1]]
+    assert verify(str(tmp_path / "pruned")).ok
+
+
+def test_pruning_a_pruned_store_leads_back_to_the_tokenizers_own_codes(tmp_path: Path) -> None:
+    identity = TokenizerIdentity("test", "f" * 64, kept_codes=((10, 20, 30, 40),))
+    write_store(tmp_path / "whole", {"train": (np.array([[1, 3]], np.uint8),)}, 4, tokenizer=identity)
+    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    assert manifest.tokenizer.kept_codes == ((20, 40),)
+
+
+def test_all_splits_count(tmp_path: Path) -> None:
+    splits = {"train": (np.array([[1]], np.uint8),), "val": (np.array([[6]], np.uint8),)}
+    write_store(tmp_path / "whole", splits, 9)
+    kept = codes_that_occur(tokenstore.open(tmp_path / "whole"))
+    assert [codes.tolist() for codes in kept] == [[1, 6]]
