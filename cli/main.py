@@ -24,6 +24,8 @@ _COMMANDS = {
     "info": ("tokenstore_cli.inspection", "Show what a store says about itself."),
     "stats": ("tokenstore_cli.inspection", "Audit a store: where its bytes go and how its codes are used."),
     "verify": ("tokenstore_cli.inspection", "Check every digest, checksum, code and label of a store."),
+    "tokenizers": ("tokenstore_cli.tokenizers", "List the tokenizers there are."),
+    "train-tokenizer": ("tokenstore_cli.train_tokenizer", "Train a tokenizer of the default kind on images."),
 }
 """Where each command is, imported when it is called: torch takes seconds."""
 
@@ -37,7 +39,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(
+            importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_")
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
