@@ -1,0 +1,428 @@
+"""ViT-VQGAN: an autoencoder of vision transformers with a codebook looked up by cosine similarity.
+
+The network (Yu et al. 2022, https://arxiv.org/abs/2110.04627) is written for the checkpoints that SeiT
+(https://arxiv.org/abs/2303.11114) was published with: its parameters have their names and shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tokenstore.errors import TokenizerError
+from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+
+FORMAT = "tokenstore.vit_vqgan.1"
+HEAD_WIDTH = 64
+SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+DROPPED = ("loss.",)
+"""Beginnings of the names of tensors in a training checkpoint that are no part of the tokenizer."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHOWN = 8
+"""Names that an error lists of each kind of problem."""
+
+
+@dataclass(frozen=True)
+class ViTVQGANConfig:
+    """The shape of a ViT-VQGAN; encoder and decoder are alike."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp: int
+    grid: int = 32
+    patch: int = 8
+    codebook_size: int = 8192
+    code_dim: int = 32
+
+    @property
+    def name(self) -> str:
+        return {SMALL: "vit-vqgan-small", BASE: "vit-vqgan-base"}.get(self, "vit-vqgan")
+
+    @property
+    def image_size(self) -> int:
+        return self.grid * self.patch
+
+
+SMALL = ViTVQGANConfig(width=512, depth=8, heads=8, mlp=2048)
+BASE = ViTVQGANConfig(width=768, depth=12, heads=12, mlp=3072)
+LARGEST = ViTVQGANConfig(width=1 << 12, depth=64, heads=64, mlp=1 << 14, grid=128)
+"""No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
+
+
+class Attention(nn.Module):
+    """Self-attention by heads of HEAD_WIDTH channels."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH, bias=False)
+        self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # B, N, C
+        split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each B, heads, N, HEAD_WIDTH
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear maps with a tanh between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+class Residual(nn.Module):
+    """x + fn(norm(x))."""
+
+    def __init__(self, width: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fn(self.norm(x))
+        return x + out
+
+
+class Transformer(nn.Module):
+    """Pre-norm blocks and a last LayerNorm, over (B, N, width)."""
+
+    def __init__(self, width: int, depth: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(Residual(width, Attention(width, heads)), Residual(width, MLP(width, mlp)))
+                for _ in range(depth)
+            )
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.layers(x))
+        return out
+
+
+class ViTEncoder(nn.Module):
+    """Features (B, N, width) of images (B, 3, H, W), floats in 0..1."""
+
+    en_pos_embedding: Tensor  # 1, N, width
+
+    def __init__(self, config: ViTVQGANConfig) -> None:
+        super().__init__()
+        self.register_buffer("en_pos_embedding", sin_cos_table(config.grid, config.width))
+        self.to_patch_embedding = nn.Sequential(
+            nn.Conv2d(3, config.width, config.patch, stride=config.patch), nn.Flatten(2)
+        )
+        self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
+
+    def forward(self, unit: Tensor) -> Tensor:
+        patches: Tensor = self.to_patch_embedding(unit).transpose(1, 2)
+        features: Tensor = self.transformer(patches + self.en_pos_embedding)
+        return features
+
+
+class ViTDecoder(nn.Module):
+    """Images (B, 3, H, W), floats about 0..1, of features (B, N, width)."""
+
+    de_pos_embedding: Tensor  # 1, N, width
+
+    def __init__(self, config: ViTVQGANConfig) -> None:
+        super().__init__()
+        self.register_buffer("de_pos_embedding", sin_cos_table(config.grid, config.width))
+        self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
+        self.to_pixel = nn.Sequential(
+            nn.Unflatten(2, (config.grid, config.grid)),
+            nn.ConvTranspose2d(config.width, 3, config.patch, stride=config.patch),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.transformer(features + self.de_pos_embedding)
+        unit: Tensor = self.to_pixel(features.transpose(1, 2))
+        return unit
+
+
+class Quantizer(nn.Module):
+    """The codebook; its rows count by their direction alone."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(size, dim)
+
+    def rows(self) -> Tensor:
+        """Unit vectors (K, D)."""
+        return F.normalize(self.embedding.weight, dim=1)
+
+
+class ViTVQGAN(nn.Module):
+    """Encoder, codebook and decoder; images are floats in 0..1, (B, 3, H, W), codes (B, h, w)."""
+
+    def __init__(self, config: ViTVQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ViTEncoder(config)
+        self.decoder = ViTDecoder(config)
+        self.pre_quant = nn.Linear(config.width, config.code_dim)
+        self.post_quant = nn.Linear(config.code_dim, config.width)
+        self.quantizer = Quantizer(config.codebook_size, config.code_dim)
+
+    def latents(self, unit: Tensor) -> Tensor:
+        """Unit vectors (B, h * w, D) of images."""
+        return F.normalize(self.pre_quant(self.encoder(unit)), dim=2)
+
+    def codes(self, unit: Tensor) -> Tensor:
+        """Codes int64 of images: the codebook's row of the largest cosine similarity."""
+        similarity = self.latents(unit) @ self.quantizer.rows().T
+        return similarity.argmax(dim=2).reshape(len(unit), self.config.grid, self.config.grid)
+
+    def rebuild(self, codes: Tensor) -> Tensor:
+        """Images of codes; floats may lie a little outside 0..1."""
+        embeddings = F.embedding(codes.flatten(1), self.quantizer.rows())
+        unit: Tensor = self.decoder(self.post_quant(embeddings))
+        return unit
+
+
+def sin_cos_table(grid: int, width: int) -> Tensor:
+    """Fixed 2-D positions (1, grid * grid, width) float32, row by row.
+
+    The first half of the channels is from the column's index, the second from the row's; a half of d
+    channels is all sines, then all cosines, of index / 10000^(2i/d). Raises TokenizerError where width is
+    no multiple of 4.
+    """
+    if width % 4:
+        raise TokenizerError(f"expected a width that is a multiple of 4, found {width}")
+    half = width // 2
+    frequencies = 10000 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # grid, half
+    columns, rows = line.expand(grid, grid, half), line[:, None].expand(grid, grid, half)
+    return torch.cat([columns, rows], dim=2).reshape(1, grid * grid, width).float()
+
+
+def random_model(config: ViTVQGANConfig, seed: int) -> ViTVQGAN:
+    """An untrained model in eval mode, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ViTVQGAN(config).eval()
+
+
+def load_checkpoint(path: Path) -> ViTVQGAN:
+    """The model in a checkpoint, in float32 and eval mode.
+
+    The file is a safetensors file or one of torch.save: a dict of tensors by name, or a Lightning
+    checkpoint with such a dict as `state_dict`. Nothing in it is ever executed. Raises TokenizerError
+    where it is absent, damaged, or holds other tensors than a ViT-VQGAN.
+    """
+    try:
+        return _build(_tensors_by_name(_read(path)), path.stat().st_size)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    except OSError as error:
+        raise TokenizerError(f"{path}: expected a checkpoint file, found {error}") from error
+
+
+def _read(path: Path) -> object:
+    if path.is_dir():
+        raise TokenizerError("expected a checkpoint file, found a folder; name the file in it")
+    if not path.is_file():
+        raise TokenizerError("expected a checkpoint file, found nothing there")
+    if path.suffix.lower() not in SUFFIXES:
+        raise TokenizerError(f"expected a file ending in one of {', '.join(SUFFIXES)}, found {path.name!r}")
+    if not path.stat().st_size:
+        raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
+    kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"
+    try:
+        return load_file(path) if kind == "safetensors file" else _read_pytorch(path)
+    except TokenizerError:
+        raise
+    except Exception as error:  # torch.load answers a damaged file with nearly any exception
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise TokenizerError(
+                f"expected tensors by name, found a pickled object ({refused[1]}); only tensors are read, "
+                "since a pickle may run code. Where you trust the file, save its tensors alone: "
+                "c = torch.load(FILE, map_location='cpu', weights_only=False); "
+                "torch.save({k: v for k, v in c['state_dict'].items()}, 'tensors.pt'), "
+                "or of a pickled module c.state_dict().items()"
+            ) from error
+        reason = f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0]
+        raise TokenizerError(
+            f"expected a {kind}, found a damaged one or another kind of file ({reason}); fetch it again"
+        ) from error
+
+
+def _read_pytorch(path: Path) -> object:
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
+    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _tensors_by_name(loaded: object) -> dict[str, object]:
+    """What a checkpoint of either layout holds, without what is DROPPED."""
+    inside = isinstance(loaded, dict) and "state_dict" in loaded
+    values = loaded["state_dict"] if isinstance(loaded, dict) and inside else loaded
+    if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
+        found = f"a {type(values).__name__}" + (" as its 'state_dict'" if inside else "")
+        if isinstance(values, dict):
+            found += f" without tensors and with the keys {_listed(map(str, values))}"
+        raise TokenizerError(
+            f"expected a dict of tensors by name, or a Lightning checkpoint with one as 'state_dict'; "
+            f"found {found}"
+        )
+    return {str(name): value for name, value in values.items() if not str(name).startswith(DROPPED)}
+
+
+def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
+    tensors = {name: value for name, value in values.items() if _is_weight(value)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = _recognise(found)
+    with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
+        model = ViTVQGAN(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = {
+        "missing": [name for name in expected if name not in values],
+        "unexpected": [name for name in values if name not in expected],
+        "not a dense tensor of floats": [
+            f"{name} ({getattr(values[name], 'dtype', type(values[name]).__name__)})"
+            for name in expected
+            if name in values and name not in tensors
+        ],
+        "of another shape": [
+            f"{name} (expected {shape}, found {found[name]})"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+        raise TokenizerError(
+            "\n".join([f"expected the {len(expected)} tensors of {_label(config)}, found", *lines])
+        )
+    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * file_bytes:
+        # subtle: a few stored bytes can claim to be tensors of any size, by strides of zero
+        raise TokenizerError("expected dense tensors, found ones of fewer stored bytes than their shapes")
+    model.to_empty(device="cpu").load_state_dict(tensors)
+    wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if wrong:
+        raise TokenizerError(
+            f"expected finite numbers, found NaN or infinity in {len(wrong)}: {_listed(wrong)}"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _is_weight(value: object) -> TypeGuard[Tensor]:
+    return (
+        isinstance(value, Tensor)
+        and value.dtype in FLOATS
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+    )
+
+
+def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> ViTVQGANConfig:
+    """The config that most of the shapes speak for; SMALL in what none speaks for.
+
+    A checkpoint as wide as a published one has its depth: else a lost layer would go unnoticed.
+    """
+
+    def most(ending: str, axis: int, otherwise: int) -> int:
+        sizes = (shape[axis] for name, shape in shapes.items() if name.endswith(ending) and len(shape) > axis)
+        ((size, _),) = Counter(sizes).most_common(1) or [(0, 0)]
+        return size or otherwise
+
+    layers = {match[1] for name in shapes if (match := re.search(r"\.layers\.(\d+)\.", name))}
+    width = most("norm.weight", 0, SMALL.width)
+    published = {config.width: config.depth for config in (SMALL, BASE)}
+    config = ViTVQGANConfig(
+        width=width,
+        depth=published.get(width) or len(layers) or SMALL.depth,
+        heads=most("to_qkv.weight", 0, 3 * HEAD_WIDTH * SMALL.heads) // (3 * HEAD_WIDTH) or 1,
+        mlp=most("net.0.bias", 0, SMALL.mlp),
+        grid=math.isqrt(most("pos_embedding", 1, SMALL.grid**2)),
+    )
+    for field, limit in asdict(LARGEST).items():
+        if getattr(config, field) > limit:
+            raise TokenizerError(f"expected a {field} of at most {limit}, found {getattr(config, field)}")
+    return config
+
+
+def _label(config: ViTVQGANConfig) -> str:
+    sizes = f"width {config.width}, {config.depth} layers, {config.heads} heads, MLP {config.mlp}"
+    return f"{config.name} ({sizes}, grid {config.grid}), the nearest by their shapes"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(name[:120] for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+class ViTVQGANTokenizer(ImageTokenizer):
+    """The Tokenizer over a ViTVQGAN; its positions are for images of one size only."""
+
+    network: ViTVQGAN
+
+    def __init__(self, model: ViTVQGAN) -> None:
+        super().__init__(model)
+        config = model.config
+        self.name = config.name
+        self.image_size = config.image_size
+        self.stride = config.patch
+        self.codebook_sizes = (config.codebook_size,)
+        self.codebook = model.quantizer.rows().detach().cpu().numpy()
+        head = f"{FORMAT}\n{json.dumps(asdict(config), sort_keys=True)}"
+        self.fingerprint = weights_fingerprint(head, model.state_dict())
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        expected = (3, self.image_size, self.image_size)
+        if tuple(input_shape) != expected:
+            raise TokenizerError(
+                f"{self.name}: expected an image {expected}, the only size that it has positions for, "
+                f"found {tuple(input_shape)}; resize to {self.image_size}x{self.image_size}"
+            )
+        return (self.network.config.grid, self.network.config.grid)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        side = self.network.config.grid
+        if tuple(codes.shape[1:]) != (side, side):
+            raise TokenizerError(
+                f"{self.name}: expected codes (B, {side}, {side}), found {tuple(codes.shape)}"
+            )
+        return super().decode(codes)
+
+    def encode_pass(self, images: Tensor) -> Tensor:
+        # subtle: another memory layout may mean another kernel on some devices, and then other codes
+        return self.network.codes((images.float() / 255).contiguous())
+
+    def decode_pass(self, codes: Tensor) -> Tensor:
+        return to_images(self.network.rebuild(codes))
+
+
+def load(argument: str | None) -> ViTVQGANTokenizer:
+    """The tokenizer of a checkpoint file; raises TokenizerError where it cannot be loaded."""
+    if argument is None:
+        raise TokenizerError("expected vit-vqgan:CHECKPOINT, found no path of a checkpoint")
+    return ViTVQGANTokenizer(load_checkpoint(Path(argument)))
