@@ -82,10 +82,10 @@ TOKENIZERS = {
     "autoencoder": TokenizerKind(
         "autoencoder",
         "a continuous autoencoder of diffusers with a codebook that `tokenstore fit-codebook` learned",
-        grid="of the model",
+        grid="[n x] that of the model",
         codebook="as fitted",
         licence="of the model",
-        argument="CODEBOOK.safetensors",
+        argument="CODEBOOK.safetensors[@FOLDER]",
         packages=("diffusers",),
         extra="diffusers",
     ),

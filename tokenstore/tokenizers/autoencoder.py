@@ -1,0 +1,314 @@
+"""A continuous autoencoder of diffusers and a codebook that was learned over its latents: a tokenizer.
+
+Pixels are floats in -1..1 for every class here; AutoencoderTiny brings them to 0..1 itself. Latents are in
+the autoencoder's own units, the mode of the posterior where there is one (Kingma & Welling 2014,
+https://arxiv.org/abs/1312.6114): never a sample of it, and without the scaling that is for diffusion.
+`fitting.py` learns codebooks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tokenstore.errors import TokenizerError
+from tokenstore.tokenizers.conv_vq import to_pixels
+from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.pretrained import load_diffusers, open_model, open_safetensors
+from tokenstore.tokenizers.quantisers import QUANTISERS, FiniteScalar, Quantiser, restore
+
+FORMAT = "tokenstore.autoencoder_codebook.1"
+ENDING = ".safetensors"
+SUBFOLDERS = ("vae",)
+"""Where pipelines keep their autoencoder."""
+LARGEST_FIELD = 1 << 16
+
+
+@dataclass(frozen=True)
+class AutoencoderClass:
+    """What differs between the classes of diffusers that can be used."""
+
+    latents: str
+    """The encoder's output: a posterior, or latents."""
+    blocks: str
+    """The field of the config with an entry for each block of the encoder; all but one halve the sides."""
+    decisive: str
+    """Fields of the config for what the weights' names and shapes do not say. Listed, so that a field that a
+    later version of diffusers adds does not change fingerprints."""
+
+
+CLASSES = {
+    "AutoencoderKL": AutoencoderClass(
+        latents="latent_dist",
+        blocks="block_out_channels",
+        decisive="act_fn block_out_channels down_block_types layers_per_block mid_block_add_attention "
+        "norm_num_groups up_block_types",
+    ),
+    "AutoencoderTiny": AutoencoderClass(
+        latents="latents",
+        blocks="encoder_block_out_channels",
+        decisive="act_fn decoder_block_out_channels encoder_block_out_channels num_decoder_blocks "
+        "num_encoder_blocks upsample_fn upsampling_scaling_factor",
+    ),
+    "AutoencoderDC": AutoencoderClass(
+        latents="latent",
+        blocks="encoder_block_out_channels",
+        decisive="attention_head_dim decoder_act_fns decoder_block_out_channels decoder_block_types "
+        "decoder_conv_act_fn decoder_in_shortcut decoder_layers_per_block decoder_norm_types "
+        "decoder_qkv_multiscales downsample_block_type encoder_block_out_channels encoder_block_types "
+        "encoder_layers_per_block encoder_out_shortcut encoder_qkv_multiscales upsample_block_type",
+    ),
+}
+"""The classes that can be used. No other is loaded, whatever a config says."""
+
+
+class Autoencoder(nn.Module):
+    """Images to latents (B, D, h, w) and back."""
+
+    def __init__(self, model: Any, reference: str) -> None:
+        """`model` is of one of CLASSES, `reference` how the user named it."""
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.reference = reference
+        self.class_name = type(model).__name__
+        self._class = CLASSES[self.class_name]
+        self.channels: int = model.config.latent_channels
+        self.stride: int = 2 ** (len(model.config[self._class.blocks]) - 1)
+        decisive = json.dumps({key: model.config[key] for key in self._class.decisive.split()})
+        head = f"diffusers.{self.class_name}\n{decisive}\npixels -1..1"
+        self.fingerprint = weights_fingerprint(head, model.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents (B, D, h, w) of images (B, 3, H, W) uint8 whose sides are multiples of `stride`."""
+        found = getattr(self.model.encode(to_pixels(images)), self._class.latents)
+        latents: Tensor = found if isinstance(found, Tensor) else found.mode()
+        return latents
+
+    def images(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 of latents (B, D, h, w)."""
+        return to_images((self.model.decode(latents).sample + 1) / 2)
+
+    def tokenizer(self, quantiser: Quantiser, image_size: int) -> AutoencoderTokenizer:
+        """The tokenizer that it makes with a quantiser of its latents."""
+        return AutoencoderTokenizer(self, quantiser, image_size)
+
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Raise TokenizerError unless a small image gives latents of the right shape, and they an image."""
+        side = 2 * self.stride  # subtle: of one position alone some normalisations cannot make anything
+        image = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=self.device)
+        try:
+            latents = self.latents(image)
+            found = [tuple(latents.shape), tuple(self.images(latents).shape)]
+        except (RuntimeError, ValueError) as error:
+            raise TokenizerError(
+                f"{self.reference}: expected an autoencoder of RGB images, found one that cannot take them "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+        expected = [(1, self.channels, 2, 2), tuple(image.shape)]
+        if found != expected:
+            raise TokenizerError(
+                f"{self.reference}: expected latents and an image of shapes {expected}, found {found}"
+            )
+
+
+def load_autoencoder(reference: str, device: str = "cpu") -> Autoencoder:
+    """The autoencoder in a folder, a pipeline's folder or a hub repository, in float32.
+
+    Raises TokenizerError where there is none of CLASSES, its weights are not whole, or the device not usable.
+    """
+    folder = open_model(reference, "_class_name", CLASSES, SUBFOLDERS)
+    model_class = getattr(diffusers, folder.config["_class_name"])
+    with torch.random.fork_rng(devices=[]):  # subtle: it draws weights before it reads them
+        model = load_diffusers(folder, model_class)
+    autoencoder = Autoencoder(model, reference)
+    autoencoder.try_out()
+    try:
+        return autoencoder.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TokenizerError(f"device {device!r} cannot be used here: {reason}") from error
+
+
+class Pair(nn.Module):
+    """An autoencoder and a quantiser of its latents."""
+
+    def __init__(self, autoencoder: Autoencoder, quantiser: Quantiser) -> None:
+        """Raises TokenizerError where they differ in their number of channels."""
+        super().__init__()
+        if quantiser.dimensions != autoencoder.channels:
+            raise TokenizerError(
+                f"{autoencoder.reference}: expected latents of {quantiser.dimensions} channels, as the "
+                f"quantiser has, found {autoencoder.channels}"
+            )
+        self.autoencoder, self.quantiser = autoencoder, quantiser
+
+
+class AutoencoderTokenizer(ImageTokenizer):
+    """The Tokenizer over a pair."""
+
+    network: Pair
+
+    def __init__(self, autoencoder: Autoencoder, quantiser: Quantiser, image_size: int) -> None:
+        super().__init__(Pair(autoencoder, quantiser))
+        self.image_size = image_size
+        self.stride = autoencoder.stride
+        self.codebook_sizes = quantiser.codebook_sizes
+        self.codebook = quantiser.codebook
+        short = autoencoder.class_name.removeprefix("Autoencoder").lower()
+        self.name = f"autoencoder-{short}-{quantiser.label}"
+        head = f"{FORMAT}\n{autoencoder.fingerprint}\n{quantiser.label}"
+        self.fingerprint = weights_fingerprint(head, quantiser.state_dict())
+
+    def encode_pass(self, images: Tensor) -> Tensor:
+        return self.network.quantiser.codes(self.network.autoencoder.latents(images))
+
+    def decode_pass(self, codes: Tensor) -> Tensor:
+        return self.network.autoencoder.images(self.network.quantiser.vectors(codes))
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """What a codebook file says beside its tensors."""
+
+    quantiser: str
+    levels: list[int] | None
+    autoencoder: str
+    """How the user named it: a folder, or a hub id."""
+    autoencoder_class: str
+    autoencoder_fingerprint: str
+    latent_channels: int
+    image_size: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> CodebookConfig:
+        """Raises TokenizerError unless the text is an object with exactly the fields, of their types."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"expected a JSON object as config, found {text[:80]!r}") from error
+        if not isinstance(values, dict) or set(values) != set(_VALID):
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise TokenizerError(f"expected a config with the fields {sorted(_VALID)}, found {found}")
+        for name, (expected, is_valid) in _VALID.items():
+            if not is_valid(values[name]):
+                raise TokenizerError(f"config: expected {name} to be {expected}, found {values[name]!r:.80}")
+        return cls(**values)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_FIELD
+
+
+def _is_levels(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_size, value)))
+
+
+_SIZE = (f"in 1..{LARGEST_FIELD}", _is_size)
+_VALID: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "quantiser": (f"one of {', '.join(QUANTISERS)}", lambda value: _is_text(value) and value in QUANTISERS),
+    "levels": ("null or a list of whole numbers", _is_levels),
+    "autoencoder": ("text", _is_text),
+    "autoencoder_class": (f"one of {', '.join(CLASSES)}", lambda value: _is_text(value) and value in CLASSES),
+    "autoencoder_fingerprint": ("text", _is_text),
+    "latent_channels": _SIZE,
+    "image_size": _SIZE,
+}
+"""What each field of a config has to be."""
+
+
+def write_codebook(tokenizer: AutoencoderTokenizer, path: Path) -> None:
+    """Write what was learned as safetensors, with the name and fingerprint of its autoencoder."""
+    autoencoder, quantiser = tokenizer.network.autoencoder, tokenizer.network.quantiser
+    config = CodebookConfig(
+        quantiser=quantiser.kind,
+        levels=list(quantiser.levels) if isinstance(quantiser, FiniteScalar) else None,
+        autoencoder=autoencoder.reference,
+        autoencoder_class=autoencoder.class_name,
+        autoencoder_fingerprint=autoencoder.fingerprint,
+        latent_channels=autoencoder.channels,
+        image_size=tokenizer.image_size,
+    )
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in quantiser.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(save(tensors, {"format": FORMAT, "config": config.to_json()}))
+    partial.replace(path)
+
+
+def read_codebook(path: Path) -> tuple[CodebookConfig, Quantiser]:
+    """The config and quantiser of a file that write_codebook wrote.
+
+    Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
+    """
+    if not path.is_file():
+        raise TokenizerError(f"{path}: expected a codebook that `tokenstore fit-codebook` wrote, found none")
+    with open_safetensors(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        if metadata.get("format") != FORMAT:
+            raise TokenizerError(f"expected the format {FORMAT!r}, found {metadata.get('format')!r}")
+        config = CodebookConfig.from_json(metadata.get("config", ""))
+        quantiser = restore(config.quantiser, config.levels, tensors)
+        if quantiser.dimensions != config.latent_channels:
+            raise TokenizerError(
+                f"expected vectors of {config.latent_channels} channels, found {quantiser.dimensions}"
+            )
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    return config, quantiser
+
+
+def load(argument: str | None) -> AutoencoderTokenizer:
+    """The tokenizer of `CODEBOOK.safetensors`, or `CODEBOOK.safetensors@FOLDER` where the autoencoder moved.
+
+    A relative folder in the file is looked for as it is, then beside the file. Raises TokenizerError where
+    either is absent or damaged, or where the autoencoder is not the one that the codebook was learned for.
+    """
+    name, ending, moved = (argument or "").partition(f"{ENDING}@")
+    path = Path(name + ENDING if ending else name).expanduser()
+    config, quantiser = read_codebook(path)
+    reference = moved or _beside(path, config.autoencoder)
+    try:
+        autoencoder = load_autoencoder(reference)
+    except TokenizerError as error:
+        raise TokenizerError(
+            f"{path}: its autoencoder {reference} cannot be loaded; if it lies elsewhere, name the folder: "
+            f"autoencoder:{path}@FOLDER ({error})"
+        ) from error
+    found = autoencoder.class_name, autoencoder.fingerprint
+    if found != (config.autoencoder_class, config.autoencoder_fingerprint):
+        raise TokenizerError(
+            f"{path}: expected the autoencoder it was learned for ({config.autoencoder}: "
+            f"{config.autoencoder_class} {config.autoencoder_fingerprint:.16}), found {found[0]} "
+            f"{found[1]:.16} at {reference}; name the folder with the first, or fit a codebook anew"
+        )
+    return autoencoder.tokenizer(quantiser, config.image_size)
+
+
+def _beside(codebook: Path, reference: str) -> str:
+    """The reference, or where only that exists the folder of that name beside the codebook."""
+    folder, _, _ = reference.partition("#")
+    there = codebook.parent / folder
+    is_there = not Path(folder).expanduser().is_dir() and there.is_dir()
+    return str(codebook.parent / reference) if is_there else reference
