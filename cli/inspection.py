@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
-from tokenstore.reader import open_store
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.reader import TokenStore, open_store
 from tokenstore.stats import (
     IMAGENET_NBYTES,
     IMAGENET_SAMPLES,
@@ -19,13 +23,44 @@ from tokenstore.stats import (
     audit,
     store_summary,
 )
+from tokenstore.verify import Verification
 from tokenstore.verify import verify as check_store
 
 from .console import human_bytes, progress_bar, storage_options
 from .main import EXIT_CODES
 
+if TYPE_CHECKING:
+    from tokenstore.reconstruction import Chosen, Retokenization, SplitQuality
+    from tokenstore.sources.base import ImageSource
+    from tokenstore.tokenizers.base import Tokenizer
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 _BAR_WIDTH = 40
 _CLASSES_SHOWN = 10
+
+
+def tokenizer_options(command: _F) -> _F:
+    """The options --tokenizer and --device of commands that decode or encode a store's samples."""
+    named = click.option(
+        "--tokenizer",
+        metavar="NAME[:ARGUMENT]",
+        help="What made STORE's codes; by default what it names itself. `tokenstore tokenizers` lists all.",
+    )
+    device = click.option(
+        "--device", default="cpu", show_default=True, help="Where the tokenizer runs: cpu, cuda, mps ..."
+    )
+    return named(device(command))
+
+
+def source_option(command: _F) -> _F:
+    """The option --images of commands that look at the images a store was made of."""
+    return click.option(
+        "--images",
+        "source",
+        metavar="SRC",
+        help="Where the images are that STORE was made of; by default where they were then.",
+    )(command)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -50,10 +85,12 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
         "store": store,
         "format": f"version {manifest.format_version}, needs tokenstore >= {manifest.requires}",
         "written by": f"{manifest.created_by} from {manifest.source_kind or 'unknown'}",
-        "tokenizer": str(manifest.tokenizer),
+        "tokenizer": _tokenizer(manifest.tokenizer),
         "grid": " x ".join(map(str, manifest.grid)),
         "codebook": " + ".join(f"{size:,}" for size in manifest.codebook_sizes) + " codes",
     }
+    if manifest.source_location is not None:
+        lines["source"] = manifest.source_location
     if manifest.preprocessing is not None:
         steps = manifest.preprocessing
         lines["images"] = f"{steps.width} x {steps.height}, {steps.resize}, {steps.filter}"
@@ -78,44 +115,97 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
 @click.command(epilog=EXIT_CODES)
 @click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="Print the audit as JSON.")
+@click.option(
+    "--quality",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM.",
+)
+@source_option
+@tokenizer_options
 @storage_options
-def stats(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
+def stats(
+    store: str,
+    as_json: bool,
+    quality: int | None,
+    source: str | None,
+    tokenizer: str | None,
+    device: str,
+    storage_options: dict[str, Any] | None,
+) -> None:
     """Audit STORE: where its bytes go and how its codes are used.
 
-    Every code is read and counted.
+    Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
+    compared with their images as the tokenizer saw them: resized, not as they are in their files.
 
     \b
     Examples:
       tokenstore stats photos.zarr
       tokenstore stats photos.zarr --json > audit.json
+      tokenstore stats photos.zarr --quality 500 --device cuda
     """
+    _refuse_idle_options("quality", quality)
     opened = open_store(store, storage_options=storage_options)
+    measured: dict[str, SplitQuality] = {}
+    if quality is not None:
+        from tokenstore.reconstruction import measure_quality  # torch takes seconds
+
+        measured = measure_quality(opened, *_against_source(opened, source, tokenizer, device), quality)
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("counting", total=None, note="")
         result = audit(opened, lambda done, total: bar.update(task, completed=done, total=total))
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        values = result.to_dict()
+        for name, split in measured.items():
+            values["splits"][name]["quality"] = asdict(split)
+        click.echo(json.dumps(values, indent=2))
         return
     console = Console(soft_wrap=True, highlight=False)
     _print_bytes(console, result)
-    for name, split in result.splits.items():
-        _print_split(console, name, split, opened.class_names)
+    for name, audited in result.splits.items():
+        _print_split(console, name, audited, opened.class_names)
+        if name in measured:
+            console.print(f"  {_quality_line(measured[name])}", markup=False)
 
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option(
+    "--retokenize",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Also encode the images of N samples of each split again and compare their codes.",
+)
+@source_option
+@tokenizer_options
 @storage_options
-def verify(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
+def verify(
+    store: str,
+    as_json: bool,
+    retokenize: int | None,
+    source: str | None,
+    tokenizer: str | None,
+    device: str,
+    storage_options: dict[str, Any] | None,
+) -> None:
     """Check every digest, checksum, code and label of STORE.
 
-    Exits with 1 and names the file and chunk where anything is not as it was written.
+    Exits with 1 and names the file and chunk where anything is not as it was written. With --retokenize,
+    codes that differ from those the images give now count as damage too, but only where they are computed
+    as they were then: on the same kind of device, in the same float type.
 
     \b
     Examples:
       tokenstore verify photos.zarr
       tokenstore verify s3://bucket/photos.zarr
+      tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
     """
+    _refuse_idle_options("retokenize", retokenize)
+    compared = None
+    if retokenize is not None:
+        opened = open_store(store, storage_options=storage_options)
+        compared = opened, *_against_source(opened, source, tokenizer, device)
     with progress_bar("MB", quiet=as_json) as bar:
         task = bar.add_task("verifying", total=None, note="")
         found = check_store(
@@ -123,9 +213,17 @@ def verify(store: str, as_json: bool, storage_options: dict[str, Any] | None) ->
             storage_options=storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    again = None
+    if compared is not None and retokenize is not None:
+        again = _retokenized(found, *compared, retokenize)
     if as_json:
-        click.echo(json.dumps({"ok": found.ok, **vars(found)}, indent=2))
+        values = {"ok": found.ok, **vars(found)}
+        if retokenize is not None:
+            values["retokenization"] = None if again is None else again.to_dict()
+        click.echo(json.dumps(values, indent=2))
     else:
+        for line in [] if again is None else _retokenization_lines(again):
+            click.echo(line)
         for note in found.notes:
             click.echo(f"note: {note}")
         for problem in found.problems:
@@ -135,6 +233,70 @@ def verify(store: str, as_json: bool, storage_options: dict[str, Any] | None) ->
         click.echo(f"{store}: {verdict}; checked {checked}, {found.samples:,} samples")
     if not found.ok:
         raise click.exceptions.Exit(1)
+
+
+def _refuse_idle_options(needed: str, value: int | None) -> None:
+    """Refuse options that only say how to compare with images where nothing is to be compared."""
+    context = click.get_current_context()
+    for name, option in (("source", "--images"), ("tokenizer", "--tokenizer"), ("device", "--device")):
+        if value is None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} goes with --{needed} N")
+
+
+def _against_source(
+    store: TokenStore, source: str | None, tokenizer: str | None, device: str
+) -> tuple[Tokenizer, ImageSource]:
+    """What a store is compared with, before hours go into reading it."""
+    from tokenstore.reconstruction import source_of
+    from tokenstore.tokenizers.stored import tokenizer_of
+
+    found = source_of(store.manifest, source)
+    return tokenizer_of(store.manifest, tokenizer, device), found
+
+
+def _retokenized(
+    found: Verification, store: TokenStore, tokenizer: Tokenizer, source: ImageSource, samples: int
+) -> Retokenization | None:
+    """What encoding again gives, entered into what was found; None where the store is damaged."""
+    from tokenstore.reconstruction import retokenize
+
+    if not found.ok:
+        found.notes.append("images were not encoded again: restore what is damaged first")
+        return None
+    again = retokenize(store, tokenizer, source, samples)
+    (found.problems if again.must_agree else found.notes).extend(again.differences)
+    return again
+
+
+def _retokenization_lines(again: Retokenization) -> list[str]:
+    lines = [f"codes were computed in: {again.stored_arithmetic}; now: {again.arithmetic}"]
+    for name, split in again.splits.items():
+        share = f", {split.equal_codes / split.codes:.4%} of their codes" if split.codes else ""
+        lines.append(
+            f"split {name}: {split.equal_samples:,} of {split.samples:,} samples encoded again are equal"
+            f"{share}{_missing_images(split)}"
+        )
+    return lines
+
+
+def _quality_line(quality: SplitQuality) -> str:
+    if quality.psnr is None or quality.ssim is None:
+        return f"reconstructions: none compared{_missing_images(quality)}"
+    return (
+        f"reconstructions: PSNR {quality.psnr:.2f} dB, SSIM {quality.ssim:.4f}, means of {quality.samples:,} "
+        f"samples{_missing_images(quality)}"
+    )
+
+
+def _missing_images(chosen: Chosen) -> str:
+    return f"; {chosen.missing:,} images are missing, the first: {chosen.reason}" if chosen.missing else ""
+
+
+def _tokenizer(identity: TokenizerIdentity) -> str:
+    computed = "" if identity.device is None else f", computed in {identity.device} {identity.dtype}"
+    pruned = "" if identity.kept_codes is None else ", codebook pruned"
+    named = "" if identity.spec is None else f", named {identity.spec}"
+    return f"{identity}{named}{pruned}{computed}"
 
 
 def _print_bytes(console: Console, result: StorageAudit) -> None:

@@ -14,7 +14,7 @@ from tokenstore.errors import TokenstoreError
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    failed; for verify: the store is damaged
+  1    failed; for verify: the store is not as it was written
   2    the command line is wrong
   130  interrupted by Ctrl-C or SIGTERM
 """
@@ -24,8 +24,14 @@ _COMMANDS = {
     "info": ("tokenstore_cli.inspection", "Show what a store says about itself."),
     "stats": ("tokenstore_cli.inspection", "Audit a store: where its bytes go and how its codes are used."),
     "verify": ("tokenstore_cli.inspection", "Check every digest, checksum, code and label of a store."),
-    "tokenizers": ("tokenstore_cli.tokenizers", "List the tokenizers there are."),
+    "preview": (
+        "tokenstore_cli.preview",
+        "Show samples on a sheet: originals and what their codes decode to.",
+    ),
+    "reconstruct": ("tokenstore_cli.preview", "Write samples as images again."),
+    "tokenizers": ("tokenstore_cli.tokenizers", "List what --tokenizer takes."),
     "train-tokenizer": ("tokenstore_cli.train_tokenizer", "Train a tokenizer of the default kind on images."),
+    "fit-codebook": ("tokenstore_cli.fit_codebook", "Learn a codebook over an autoencoder's latents."),
 }
 """Where each command is, imported when it is called: torch takes seconds."""
 

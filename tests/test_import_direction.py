@@ -20,17 +20,19 @@ ORDER = [
     "target",
     "writer",
     "reader",
+    "operations",
     "dataset",
     "sources",
     "tokenizers",
     "image_conversion",
     "convert",
+    "reconstruction",
     "verify",
     "stats",
 ]
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"store", "writer", "reader", "codecs"}
-TORCH = {"tokenizers", "dataset"}
+TORCH = {"tokenizers", "dataset", "reconstruction"}
 
 
 def part(path: Path) -> str:

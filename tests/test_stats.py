@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 
 import tokenstore
 from tokenstore import stats
 from tokenstore.convert import ConvertOptions, convert
+from tokenstore.errors import TokenizerError
+from tokenstore.reconstruction import measure_quality
 from tokenstore.sources import open_source
 from tokenstore.stats import IMAGENET_SAMPLES, audit
+from tokenstore.tokenizers.quality import PSNR_CEILING, evaluate, psnr, ssim
 
 
 def entropy(codes: np.ndarray) -> float:
@@ -65,8 +70,6 @@ def test_bytes_add_up_to_what_is_on_disk_and_scale_to_imagenet(tmp_path: Path, c
 
 
 def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path) -> None:
-    from brightness import BrightnessTokenizer, write_grey_folder
-
     write_grey_folder(tmp_path / "images" / "train", 2)
     write_grey_folder(tmp_path / "images" / "val", 1)
     for path in (tmp_path / "images" / "val").rglob("*.png"):
@@ -90,3 +93,129 @@ def test_progress_counts_up_to_all_samples(tmp_path: Path, codes: np.ndarray) ->
     seen: list[tuple[int, int]] = []
     audit(store_of(tmp_path, codes), lambda done, total: seen.append((done, total)))
     assert seen[-1] == (100, 100)
+
+
+# ---- quality of reconstructions
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_quality_is_measured_against_the_images_as_they_are_now(tmp_path: Path, count: int) -> None:
+    """Every third image differs by 10 levels, the others not at all: PSNR of 28.13 and, capped, 100 dB."""
+    write_grey_folder(tmp_path / "images", 3)
+    source = open_source(tmp_path / "images")
+    options = ConvertOptions(workers=0, image_size=16)
+    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    for label in range(3):
+        write_grey_image(tmp_path / "images" / f"class-{label}" / "000.png", 3 * label + 10)
+    (tmp_path / "images" / "class-2" / "002.png").unlink()
+    quality = measure_quality(tokenstore.open(tmp_path / "out"), BrightnessTokenizer(), source, count)[
+        "train"
+    ]
+    if count == 4:  # samples 0, 2, 4 and 6
+        assert (quality.samples, quality.missing) == (4, 0)
+        assert quality.psnr == pytest.approx((2 * 28.1308 + 2 * PSNR_CEILING) / 4, abs=1e-4)
+    else:
+        assert (quality.samples, quality.missing) == (8, 1)
+        assert quality.reason is not None
+        assert "class-2/002.png" in quality.reason
+        assert quality.psnr == pytest.approx((3 * 28.1308 + 5 * PSNR_CEILING) / 8, abs=1e-4)
+        c1 = 2.55**2  # flat images differ in luminance alone
+        expected = [1.0] * 5 + [
+            (2 * level * (level + 10) + c1) / (level**2 + (level + 10) ** 2 + c1) for level in (0, 3, 6)
+        ]
+        assert quality.ssim == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_a_split_without_samples_has_no_quality(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_grey_image(tmp_path / "images" / split / "a" / "0.png", 3)
+    (tmp_path / "images" / "val" / "a" / "0.png").write_bytes(b"")
+    source = open_source(tmp_path / "images")
+    options = ConvertOptions(workers=0, image_size=16, on_error="skip")
+    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    quality = measure_quality(tokenstore.open(tmp_path / "out"), BrightnessTokenizer(), source, 5)
+    assert (quality["train"].samples, quality["train"].psnr) == (1, PSNR_CEILING)
+    assert (quality["val"].samples, quality["val"].psnr, quality["val"].ssim) == (0, None, None)
+
+
+def noise(seed: int) -> torch.Tensor:
+    """Images (2, 3, 24, 32)."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, 24, 32), np.uint8))
+
+
+def test_psnr_and_ssim_are_those_of_the_definitions() -> None:
+    x, y = noise(0), noise(1)
+    error = ((x.double() - y.double()) ** 2).mean((1, 2, 3))
+    assert psnr(x, y).tolist() == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-5)
+    assert ssim(x, y).tolist() == pytest.approx(
+        [plain_ssim(*pair) for pair in zip(x, y, strict=True)], abs=1e-5
+    )
+
+
+def plain_ssim(image: torch.Tensor, rebuilt: torch.Tensor) -> float:
+    """Wang et al. 2004, equation 13, at every pixel of every channel, images mirrored at their borders."""
+    offsets = np.arange(11) - 5
+    line = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    x, y = (
+        np.pad(channels.numpy().astype(np.float64), ((0, 0), (5, 5), (5, 5)), "reflect")
+        for channels in (image, rebuilt)
+    )
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        views = np.lib.stride_tricks.sliding_window_view(values, (11, 11), (1, 2))
+        return (views * window).sum((3, 4))
+
+    variance_x, variance_y = mean(x * x) - mean(x) ** 2, mean(y * y) - mean(y) ** 2
+    covariance = mean(x * y) - mean(x) * mean(y)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean(x) * mean(y) + c1) / (mean(x) ** 2 + mean(y) ** 2 + c1)
+    return float((luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)).mean())
+
+
+def test_an_image_without_any_error_leaves_means_finite() -> None:
+    images = noise(0)
+    assert psnr(images, images).tolist() == [PSNR_CEILING, PSNR_CEILING]
+    assert ssim(images, images).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "rebuilt", "message"),
+    [
+        (noise(0), noise(0)[:, :, :16], r"found \(2, 3, 24, 32\) torch.uint8 and \(2, 3, 16, 32\)"),
+        (noise(0), noise(0).float(), "found .* torch.uint8 and .* torch.float32"),
+        (noise(0)[..., :5], noise(0)[..., :5], r"more than 5 pixels a side for SSIM, found \(24, 5\)"),
+    ],
+)
+def test_pairs_that_cannot_be_compared_are_refused(
+    images: torch.Tensor, rebuilt: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        ssim(images, rebuilt)
+
+
+class Digits(BrightnessTokenizer):
+    """Brightness in two codes: sixteens, and what is left."""
+
+    codebook_sizes = (16, 20)
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        codes = super().encode(inputs)
+        return torch.stack([codes // 16, codes % 16], dim=1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return super().decode(codes[:, 0] * 16 + codes[:, 1])
+
+
+def test_the_use_of_several_codebooks_is_the_mean_perplexity_and_all_their_unused_codes() -> None:
+    """Sixteens 0 and 1 alike make a perplexity of 2, fours of the rest one of 4."""
+    images = [
+        torch.full((3, 16, 16), 16 * sixteens + rest, dtype=torch.uint8)
+        for sixteens in range(2)
+        for rest in range(4)
+    ]
+    quality = evaluate(Digits(), images)
+    assert quality.perplexity == pytest.approx((2 + 4) / 2)
+    assert quality.unused_codes == (16 - 2) + (20 - 4)
+    assert (quality.images, quality.psnr) == (8, PSNR_CEILING)
+    assert evaluate(BrightnessTokenizer(), images).perplexity == pytest.approx(8)

@@ -1,4 +1,7 @@
-"""How well a tokenizer rebuilds images: PSNR, SSIM and the use of its codes."""
+"""How well a tokenizer rebuilds images: PSNR, SSIM and the use of its codes.
+
+torchmetrics takes seconds to import, so that is done where something is measured.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,69 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.base import Tokenizer
+
+PEAK = 255.0
+PSNR_CEILING = 100.0
+"""dB that a PSNR counts at most, so that an image without any error leaves a mean finite."""
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+"""The Gaussian window of Wang et al. 2004 (https://doi.org/10.1109/TIP.2003.819861), in pixels."""
 
 
 def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, (B,), of uint8 images (B, 3, H, W)."""
-    error = (images.double() - rebuilt.double()).square().mean((1, 2, 3))
-    return 10 * torch.log10(255**2 / error)
+    """Peak signal-to-noise ratio of each image, (B,), in dB, of uint8 images (B, 3, H, W)."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    _check_pair(images, rebuilt)
+    ratio = peak_signal_noise_ratio(rebuilt, images, PEAK, reduction="none", dim=(1, 2, 3))
+    return ratio.clamp(max=PSNR_CEILING)
 
 
 def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), over RGB, with Wang et al.'s (2004) Gaussian window."""
-    offsets = torch.arange(11, dtype=torch.float64) - 5
-    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
-    line = (line / line.sum()).expand(3, 1, 1, 11)
+    """Structural similarity of each image, (B,), over RGB, of uint8 images (B, 3, H, W).
 
-    def mean(values: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(values, line, groups=3), line.mT, groups=3)
+    Images are mirrored at their borders. Raises TokenizerError where they are smaller than half a window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    x, y = images.double(), rebuilt.double()
-    mean_x, mean_y = mean(x), mean(y)
-    var_x, var_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
-    covariance = mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    ratio = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (ratio / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3))
+    _check_pair(images, rebuilt)
+    if min(images.shape[2:]) <= SSIM_WINDOW // 2:
+        raise TokenizerError(
+            f"expected images of more than {SSIM_WINDOW // 2} pixels a side for SSIM, found "
+            f"{tuple(images.shape[2:])}"
+        )
+    similarity = structural_similarity_index_measure(
+        rebuilt.float(),
+        images.float(),
+        gaussian_kernel=True,
+        sigma=SSIM_SIGMA,
+        kernel_size=SSIM_WINDOW,
+        reduction="none",
+        data_range=PEAK,
+    )
+    assert isinstance(similarity, Tensor)  # it is a pair where the whole map is asked for too
+    return similarity
+
+
+def pairwise(
+    images: npt.NDArray[np.uint8], rebuilt: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """PSNR (n,) and SSIM (n,) of images (n, H, W, 3) and of what they were rebuilt as."""
+    pair = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in (images, rebuilt)]
+    return psnr(*pair).numpy(), ssim(*pair).numpy()
+
+
+def _check_pair(images: Tensor, rebuilt: Tensor) -> None:
+    if images.shape != rebuilt.shape or images.ndim != 4 or {images.dtype, rebuilt.dtype} != {torch.uint8}:
+        raise TokenizerError(
+            f"expected images and their reconstructions (B, 3, H, W) uint8, found {tuple(images.shape)} "
+            f"{images.dtype} and {tuple(rebuilt.shape)} {rebuilt.dtype}"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +83,9 @@ class Quality:
     psnr: float
     ssim: float
     perplexity: float
+    """Of the codes; the mean over the codebooks where there are several."""
     unused_codes: int
+    """Of all codebooks together."""
     images_per_second: float
 
     def __str__(self) -> str:
@@ -58,18 +97,29 @@ class Quality:
 
 def evaluate(tokenizer: Tokenizer, images: Iterable[Tensor]) -> Quality:
     """Encode and decode images, each (3, H, W) uint8; at least one."""
-    uses = torch.zeros(tokenizer.codebook_sizes[0], dtype=torch.int64)
+    sizes = tokenizer.codebook_sizes
+    uses = [torch.zeros(size, dtype=torch.int64) for size in sizes]
     noise, similarity, seconds = [], [], 0.0
     for image in images:
         start = time.perf_counter()
         codes = tokenizer.encode(image[None])
         seconds += time.perf_counter() - start
         rebuilt = tokenizer.decode(codes).cpu()
-        uses += torch.bincount(codes.flatten().cpu(), minlength=len(uses))
+        planes = [codes] if len(sizes) == 1 else codes.unbind(1)
+        for use, plane in zip(uses, planes, strict=True):
+            use += torch.bincount(plane.flatten().cpu(), minlength=len(use))
         noise.append(psnr(image[None], rebuilt).item())
         similarity.append(ssim(image[None], rebuilt).item())
-    share = uses[uses > 0].double() / uses.sum()
-    perplexity = torch.exp(-(share * share.log()).sum()).item()
-    unused = int((uses == 0).sum())
-    speed = len(noise) / seconds
-    return Quality(len(noise), float(np.mean(noise)), float(np.mean(similarity)), perplexity, unused, speed)
+    return Quality(
+        images=len(noise),
+        psnr=float(np.mean(noise)),
+        ssim=float(np.mean(similarity)),
+        perplexity=float(np.mean([_perplexity(use) for use in uses])),
+        unused_codes=sum(int((use == 0).sum()) for use in uses),
+        images_per_second=len(noise) / seconds,
+    )
+
+
+def _perplexity(uses: Tensor) -> float:
+    share = uses.double() / uses.sum()
+    return float(torch.exp(torch.special.entr(share).sum()))

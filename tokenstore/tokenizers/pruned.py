@@ -1,0 +1,175 @@
+"""A tokenizer whose codebook was pruned: stores number the codes that stay anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tokenstore.errors import TokenizerError
+from tokenstore.sources.images import Decoder, ImageOptions
+from tokenstore.spec import Column
+from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+
+_ROWS = 1024
+"""Codes whose nearest kept code is looked for at once."""
+
+
+class PrunedTokenizer:
+    """A Tokenizer over the codes of a pruned store.
+
+    `kept_codes` holds for each codebook the inner tokenizer's own code of every code in the store. Encoding
+    takes the nearest kept code, by cosine similarity, for a code that was not kept. Name and fingerprint are
+    the inner tokenizer's. Raises TokenizerError where the kept codes are not codes of the tokenizer.
+    """
+
+    def __init__(self, inner: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> None:
+        self.inner = inner
+        self.kept_codes = tuple(tuple(codes) for codes in kept_codes)
+        _check_kept(inner, self.kept_codes)
+        self.name, self.fingerprint, self.image_size = inner.name, inner.fingerprint, inner.image_size
+        self.codebook_sizes = tuple(map(len, self.kept_codes))
+        self._kept = [torch.tensor(codes, dtype=torch.int64) for codes in self.kept_codes]
+
+    @cached_property
+    def codebook(self) -> npt.NDArray[np.float32] | None:
+        """The vectors of the kept codes, (K, D) or (n, K, D); shorter codebooks are filled up with zeros."""
+        tables = _tables(self.inner)
+        if tables is None:
+            return None
+        rows = np.zeros((len(tables), max(self.codebook_sizes), tables.shape[2]), np.float32)
+        for plane, codes in enumerate(self.kept_codes):
+            rows[plane, : len(codes)] = tables[plane, list(codes)]
+        return rows if len(rows) > 1 else rows[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.inner.dtype
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.inner.grid(input_shape)
+
+    def to(self, device: str | torch.device) -> Self:
+        return type(self)(self.inner.to(device), self.kept_codes)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Codes (B, *grid) int64 in the store's numbers.
+
+        Raises TokenizerError where a code was not kept and the tokenizer has no vectors to compare.
+        """
+        codes = self.inner.encode(inputs).clone()
+        for plane, own in enumerate(self._planes(codes)):
+            new = self._new_codes[plane].to(own.device)[own]
+            missing = int((new < 0).sum())
+            if missing:
+                kept = len(self._kept[plane])
+                raise TokenizerError(
+                    f"{self.name}: {missing} of {own.numel()} codes are not among the {kept} that the pruned "
+                    "store keeps, and the tokenizer has no vectors to find the nearest by. Encode images of "
+                    "the store, or use one whose codebook was not pruned"
+                )
+            own.copy_(new)
+        return codes
+
+    def decode(self, codes: Tensor, **columns: Tensor) -> Tensor:
+        """Inputs of the store's codes (B, *grid) of any integer dtype; `columns` are a FileTokenizer's."""
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise TokenizerError(f"{self.name}: expected codes of an integer dtype, found {codes.dtype}")
+        own = codes.to(torch.int64, copy=True)
+        for plane, (new, kept) in enumerate(zip(self._planes(own), self._kept, strict=True)):
+            low, high = (int(new.min()), int(new.max())) if new.numel() else (0, 0)
+            if low < 0 or high >= len(kept):
+                where = f" of codebook {plane}" if len(self._kept) > 1 else ""
+                raise TokenizerError(
+                    f"{self.name}: expected codes{where} in 0..{len(kept) - 1}, found {low}..{high}"
+                )
+            new.copy_(kept.to(new.device)[new])
+        return self.inner.decode(own, **columns)
+
+    def _planes(self, codes: Tensor) -> list[Tensor]:
+        """Views of each codebook's codes."""
+        if len(self._kept) == 1:
+            return [codes]
+        if codes.ndim < 2 or codes.shape[1] != len(self._kept):
+            raise TokenizerError(
+                f"{self.name}: expected codes (B, {len(self._kept)}, ...), found {tuple(codes.shape)}"
+            )
+        return list(codes.unbind(1))
+
+    @cached_property
+    def _new_codes(self) -> list[Tensor]:
+        """For each codebook the store's code of every code of the tokenizer; -1 where none is known."""
+        tables = _tables(self.inner)
+        new_codes = []
+        for plane, (kept, size) in enumerate(zip(self.kept_codes, self.inner.codebook_sizes, strict=True)):
+            new = np.full(size, -1, np.int64)
+            new[list(kept)] = np.arange(len(kept))
+            lost = np.flatnonzero(new < 0)
+            if tables is not None and len(lost):
+                new[lost] = _nearest(tables[plane, lost], tables[plane, list(kept)])
+            new_codes.append(torch.from_numpy(new))
+        return new_codes
+
+
+class PrunedFileTokenizer(PrunedTokenizer):
+    """A PrunedTokenizer that looks at files: a FileTokenizer over the codes of a pruned store."""
+
+    inner: FileTokenizer
+
+    def decoder(self, options: ImageOptions) -> Decoder:
+        return self.inner.decoder(options)
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return self.inner.columns
+
+    def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+        return self.inner.column_values(inputs)
+
+
+def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTokenizer:
+    """The tokenizer over the codes of a pruned store; a FileTokenizer stays one."""
+    kind = PrunedFileTokenizer if isinstance(tokenizer, FileTokenizer) else PrunedTokenizer
+    return kind(tokenizer, kept_codes)
+
+
+def _check_kept(tokenizer: Tokenizer, kept: tuple[tuple[int, ...], ...]) -> None:
+    sizes = tokenizer.codebook_sizes
+    if len(kept) != len(sizes) or not all(kept):
+        raise TokenizerError(
+            f"{tokenizer.name}: expected kept codes of {len(sizes)} codebooks, found {list(map(len, kept))}"
+        )
+    for codes, size in zip(kept, sizes, strict=True):
+        if min(codes) < 0 or max(codes) >= size or len(set(codes)) < len(codes):
+            raise TokenizerError(
+                f"{tokenizer.name}: expected kept codes in 0..{size - 1}, each once, found {len(codes)} in "
+                f"{min(codes)}..{max(codes)}; the store was pruned from another tokenizer's codes"
+            )
+
+
+def _tables(tokenizer: Tokenizer) -> npt.NDArray[np.float32] | None:
+    """The codebooks (n, K, D) also of a tokenizer that has but one."""
+    codebook = tokenizer.codebook
+    return codebook[None] if codebook is not None and codebook.ndim == 2 else codebook
+
+
+def _nearest(vectors: npt.NDArray[np.float32], kept: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The row of `kept` (K, D) with the largest cosine similarity to each of `vectors` (m, D)."""
+    table = _unit(kept)
+    blocks = np.split(vectors, range(_ROWS, len(vectors), _ROWS))
+    return np.concatenate([(_unit(block) @ table.T).argmax(1) for block in blocks])
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    rows = vectors.astype(np.float64)
+    norms: npt.NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(norms, np.finfo(np.float64).tiny)

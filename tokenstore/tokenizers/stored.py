@@ -1,0 +1,97 @@
+"""The tokenizer that made a store's codes."""
+
+from __future__ import annotations
+
+from tokenstore.errors import TokenizerError
+from tokenstore.manifest import Manifest
+from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.pruned import prune
+from tokenstore.tokenizers.registry import load_tokenizer
+
+_NAME_IT = "name the tokenizer by --tokenizer NAME[:ARGUMENT]; `tokenstore tokenizers` lists them"
+
+
+def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu") -> Tokenizer:
+    """The tokenizer that made a store's codes, over the store's codes where these were pruned.
+
+    `spec` names it, `NAME[:ARGUMENT]`; else it is the one that the manifest names, or the packaged one where
+    the manifest has its name. Its fingerprint must be the manifest's. Where the manifest has none, or the
+    store was converted from ready codes, whose fingerprint is at most that of a bare codebook, a tokenizer
+    that `spec` names is taken if its codebook sizes and grid fit: whether it is the right one cannot be told.
+
+    Raises TokenizerError where no tokenizer is known, and where the one named cannot be loaded or is another.
+    """
+    if spec is not None:
+        return fitted(manifest, load_tokenizer(spec, device), trusted=True)
+    identity = manifest.tokenizer
+    if identity.spec is not None:
+        try:
+            tokenizer = load_tokenizer(identity.spec, device)
+        except TokenizerError as error:
+            raise TokenizerError(
+                f"the store's manifest names its tokenizer {identity.spec!r}, which cannot be loaded: "
+                f"{error}. If it is called otherwise here, {_NAME_IT}"
+            ) from error
+        return fitted(manifest, tokenizer)
+    packaged = load_tokenizer("default", device)
+    if identity.name != packaged.name:
+        what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
+        raise TokenizerError(f"which tokenizer made the codes? The store's manifest {what}; {_NAME_IT}")
+    return fitted(manifest, packaged)
+
+
+def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> Tokenizer:
+    """A tokenizer as it fits a store: checked, and over the store's codes where these were pruned.
+
+    `trusted` takes it without an equal fingerprint where the manifest has none of a whole tokenizer. Raises
+    TokenizerError where it does not fit.
+    """
+    identity = manifest.tokenizer
+    if tokenizer.fingerprint != identity.fingerprint and not (trusted and _fingerprint_is_open(manifest)):
+        raise TokenizerError(
+            f"the store's codes are of tokenizer {identity.name!r} with fingerprint {identity.fingerprint}, "
+            f"but {tokenizer.name!r} has {tokenizer.fingerprint}. They mean nothing to another tokenizer: "
+            f"{_NAME_IT}"
+        )
+    if identity.kept_codes is not None:
+        tokenizer = prune(tokenizer, identity.kept_codes)
+    if tokenizer.codebook_sizes != manifest.codebook_sizes:
+        expected, found = _sizes(manifest.codebook_sizes), _sizes(tokenizer.codebook_sizes)
+        raise TokenizerError(
+            f"expected a tokenizer with {expected} codes as the store has, found {tokenizer.name!r} with "
+            f"{found}. Name another by --tokenizer; if the store holds ready codes of this one, convert them "
+            f"again with --codebook-size {max(tokenizer.codebook_sizes)}"
+        )
+    _check_grid(manifest, tokenizer)
+    return tokenizer
+
+
+def _fingerprint_is_open(manifest: Manifest) -> bool:
+    """Whether the manifest has no fingerprint, or only one of a codebook that came with ready codes."""
+    of_ready_codes = manifest.source_kind is not None and manifest.preprocessing is None
+    return manifest.tokenizer.fingerprint is None or of_ready_codes
+
+
+def _check_grid(manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """subtle: without the images' size only the number of axes can be compared."""
+    steps = manifest.preprocessing
+    side = tokenizer.image_size
+    try:
+        grid = tokenizer.grid((3, side, side) if steps is None else (3, steps.height, steps.width))
+    except TokenizerError:
+        if steps is None:  # a tokenizer of other inputs than images
+            return
+        raise
+    fits = len(grid) == len(manifest.grid) if steps is None else grid == manifest.grid
+    if not fits:
+        raise TokenizerError(
+            f"expected a tokenizer with grids like the store's {manifest.grid}, found {tokenizer.name!r} "
+            f"with {grid}. Name another by --tokenizer"
+        )
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    """`1024`, `1024 + 512`, or `2048 (36 times)`."""
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return f"{sizes[0]} ({len(sizes)} times)"
+    return " + ".join(map(str, sizes))
