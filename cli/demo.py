@@ -55,7 +55,7 @@ def _run(*words: str) -> None:
 
 
 def demo(images: Path | None) -> None:
-    """Make images, convert, audit, verify, and read one shuffled epoch."""
+    """Make images, convert, audit, verify, picture them, and read one shuffled epoch."""
     store = _HOME / "images.zarr"
     shutil.rmtree(store, ignore_errors=True)
     image_size = []
@@ -68,6 +68,8 @@ def demo(images: Path | None) -> None:
     _run("convert", str(images), str(store), *image_size)
     _run("stats", str(store))
     _run("verify", str(store))
+    sheet = _HOME / "sheet.png"
+    _run("preview", str(store), "-o", str(sheet), "-n", "24")
     click.secho("\nreading one shuffled epoch through TokenDataset", bold=True)
     split = tokenstore.open(store).splits[0]
     dataset = tokenstore.TokenDataset(store, split)
@@ -79,7 +81,7 @@ def demo(images: Path | None) -> None:
         f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
-    click.echo(f"\nDone. The store is {store}; `tokenstore info {store}` tells more about it.")
+    click.echo(f"\nDone. The store is {store}; look at {sheet}, and `tokenstore info {store}` tells more.")
 
 
 def main() -> None:
