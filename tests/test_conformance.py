@@ -359,34 +359,6 @@ def test_m11_the_root_carries_the_metadata_of_every_group_and_array(full: Path) 
     assert zarr.open_consolidated(full, mode="r")["val/labels"].shape == (5,)
 
 
-def test_m20_codes_that_were_numbered_anew_can_be_led_back(tmp_path: Path) -> None:
-    identity = TokenizerIdentity("test", "ab" * 32, kept_codes=((3, 5, 8),))
-    codes = np.array([[0, 2], [1, 1]], np.uint8)
-    write_store(tmp_path / "store", {"train": (codes,)}, 3, tokenizer=identity)
-    root = json.loads((tmp_path / "store" / "zarr.json").read_bytes())
-    assert root["attributes"]["tokenstore"]["tokenizer"] == {
-        "name": "test",
-        "fingerprint": "ab" * 32,
-        "kept_codes": [[3, 5, 8]],
-    }
-    read = tokenstore.open(tmp_path / "store").manifest.tokenizer
-    assert read == identity
-    assert read != TokenizerIdentity("test", "ab" * 32)
-
-
-@pytest.mark.parametrize(
-    "kept", [[[3, 5]], [[3, 8, 5]], [[3, 3, 5]], [[3, 5, -1]], [[3, 5, "8"]], [], "all", [3, 5, 8]]
-)
-def test_m20_a_map_that_is_none_is_refused(tmp_path: Path, kept: object) -> None:
-    write_store(tmp_path / "store", {"train": (np.array([[0, 2]], np.uint8),)}, 3)
-    edit_root(
-        tmp_path / "store",
-        lambda root: root["attributes"]["tokenstore"]["tokenizer"].update(kept_codes=kept),
-    )
-    with pytest.raises(ManifestError, match="kept_codes"):
-        tokenstore.open(tmp_path / "store")
-
-
 def test_m12_aligned_arrays_are_sharded_along_the_samples_only(full: Path) -> None:
     for name, sample_shape in (("tokens", [3, 4]), ("labels", []), ("masks", [2, 5])):
         document = read_json(full / "train" / name / "zarr.json")
@@ -625,3 +597,31 @@ def test_zarr_reads_a_column_of_any_dtype_and_its_fill_value_is_valid(
     np.testing.assert_array_equal(zarr.open(tmp_path / "store", mode="r")["train/extra"][:], column)
     document = read_json(tmp_path / "store/train/extra/zarr.json")
     assert isinstance(document["fill_value"], bool) == (document["data_type"] == "bool")
+
+
+def test_m20_codes_that_were_numbered_anew_can_be_led_back(tmp_path: Path) -> None:
+    identity = TokenizerIdentity("test", "ab" * 32, kept_codes=((3, 5, 8),))
+    codes = np.array([[0, 2], [1, 1]], np.uint8)
+    write_store(tmp_path / "store", {"train": (codes,)}, 3, tokenizer=identity)
+    root = json.loads((tmp_path / "store" / "zarr.json").read_bytes())
+    assert root["attributes"]["tokenstore"]["tokenizer"] == {
+        "name": "test",
+        "fingerprint": "ab" * 32,
+        "kept_codes": [[3, 5, 8]],
+    }
+    read = tokenstore.open(tmp_path / "store").manifest.tokenizer
+    assert read == identity
+    assert read != TokenizerIdentity("test", "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    "kept", [[[3, 5]], [[3, 8, 5]], [[3, 3, 5]], [[3, 5, -1]], [[3, 5, "8"]], [], "all", [3, 5, 8]]
+)
+def test_m20_a_map_that_is_none_is_refused(tmp_path: Path, kept: object) -> None:
+    write_store(tmp_path / "store", {"train": (np.array([[0, 2]], np.uint8),)}, 3)
+    edit_root(
+        tmp_path / "store",
+        lambda root: root["attributes"]["tokenstore"]["tokenizer"].update(kept_codes=kept),
+    )
+    with pytest.raises(ManifestError, match="kept_codes"):
+        tokenstore.open(tmp_path / "store")
