@@ -120,7 +120,7 @@ def main(
             tokenizer, seconds = trained(short_config(size, steps, held_out, seed), listed, console)
             yield f"{steps:,} steps", tokenizer, f"{seconds:,.0f}"
 
-    tables = {title: quality_table(title, "weights", "K", last=["training, s"]) for title in sets}
+    tables = {title: quality_table(title, "weights", "K", last=["trained, s"]) for title in sets}
     for name, tokenizer, seconds in finished():
         size = f"{tokenizer.codebook_sizes[0]:,}"
         for title, views in sets.items():

@@ -129,7 +129,7 @@ QUALITY_COLUMNS = (
     "perplexity",
     "of K",
     "unused",
-    "fixed-width bits",
+    "fixed bits",
     "entropy bits",
     "zstd bits",
 )

@@ -11,8 +11,8 @@ from brightness import BrightnessTokenizer, write_grey_folder
 from stores import Samples, random_codes, write_store
 
 import tokenstore
-from tokenstore.convert import UNPRUNED, ConvertOptions, convert
-from tokenstore.errors import StoreExistsError
+from tokenstore.convert import ConvertOptions, Progress, convert
+from tokenstore.errors import ConversionError, StoreExistsError
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.operations import codes_that_occur, prune_codebook
 from tokenstore.sources import open_source
@@ -67,7 +67,7 @@ def test_what_is_in_the_way_is_refused_before_anything_is_converted(tmp_path: Pa
     with pytest.raises(StoreExistsError, match="already there"):
         convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
     assert not tokenizer.batches
-    assert not (tmp_path / f"out{UNPRUNED}").exists()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["notes.txt"]
 
 
 def test_several_codebooks_are_pruned_each_by_itself(tmp_path: Path) -> None:
@@ -117,3 +117,32 @@ def test_all_splits_count(tmp_path: Path) -> None:
     write_store(tmp_path / "whole", splits, 9)
     kept = codes_that_occur(tokenstore.open(tmp_path / "whole"))
     assert [codes.tolist() for codes in kept] == [[1, 6]]
+
+
+def _stop_before_pruning(progress: Progress) -> None:
+    if progress.split.endswith("pruning"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.zip"])
+def test_a_conversion_stopped_before_pruning_is_not_resumed_with_other_inputs(
+    tmp_path: Path, out: str
+) -> None:
+    for name in ("a", "b"):
+        write_grey_folder(tmp_path / name, 4)
+    (tmp_path / "b" / "class-0" / "000.png").unlink()
+    first, other = (open_source(tmp_path / name) for name in ("a", "b"))
+    target, tokenizer = tmp_path / "stores" / out, BrightnessTokenizer()
+    target.parent.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        convert(first, target, tokenizer=tokenizer, options=OPTIONS, on_progress=_stop_before_pruning)
+    with pytest.raises(StoreExistsError, match="--resume"):
+        convert(first, target, tokenizer=tokenizer, options=OPTIONS)
+    with pytest.raises(ConversionError, match="cannot resume with other inputs"):
+        convert(other, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
+    plain = replace(OPTIONS, prune_codebook=False)
+    with pytest.raises(ConversionError, match="prune_codebook was True, is now False"):
+        convert(first, target, tokenizer=tokenizer, options=plain, resume=True)
+    convert(first, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
+    assert [path.name for path in target.parent.iterdir()] == [out]
+    assert tokenstore.open(target).manifest.codebook_sizes == (12,)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,22 +23,22 @@ import numpy.typing as npt
 from tokenstore.errors import ConversionError, SourceError, TokenizerError
 from tokenstore.image_conversion import ImageConversion
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.operations import prune_codebook, skips_of
+from tokenstore.operations import prune_into, skips_of
 from tokenstore.reader import TokenStore
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
-from tokenstore.storage import Storage
-from tokenstore.store import LABELS, ROOT, Store
-from tokenstore.target import check_target, finish_commit
+from tokenstore.storage import STAGING, Storage
+from tokenstore.store import LABELS, Store
+from tokenstore.target import finish_commit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
 from tokenstore.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
-UNPRUNED = ".unpruned"
-"""What the working store beside a store to be pruned ends in."""
+UNPRUNED = f"{STAGING}/.unpruned"
+"""Where a store that is to be pruned is whole first; no split's journal can have that name."""
 _SCAN_SAMPLES = 4096
 
 
@@ -117,25 +118,9 @@ def convert(
     """
     options = options or ConvertOptions()
     target = Storage(out, storage_options)
-    unpruned = Storage(f"{os.fspath(out).rstrip('/')}{UNPRUNED}", storage_options)
     if resume and finish_commit(target):
-        _remove_store(unpruned)
         store = Store(out, storage_options)
         return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
-    if options.prune_codebook:
-        check_target(target, resume)
-        whole = convert(
-            source,
-            unpruned.url,
-            tokenizer=tokenizer,
-            tokenizer_spec=tokenizer_spec,
-            options=replace(options, prune_codebook=False, codec="bitpack"),
-            resume=resume,
-            codebook=codebook,
-            storage_options=storage_options,
-            on_progress=on_progress,
-        )
-        return _prune(TokenStore(Store(unpruned)), target, options, resume, whole.resumed_at)
     names = _chosen_splits(source, options.splits)
     if isinstance(source, ImageSource):
         if tokenizer is None:
@@ -144,9 +129,31 @@ def convert(
         spec = _image_spec(source, encoder, options, tokenizer_spec)
     else:
         spec = _code_spec(source, names, options, codebook)
+    inputs = _inputs(source, names, spec, options)
+    if options.prune_codebook:
+        with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
+            unpruned = Storage(f"{writer.storage.url.rstrip('/')}/{UNPRUNED}", storage_options)
+            whole = convert(
+                source,
+                unpruned.url,
+                tokenizer=tokenizer,
+                tokenizer_spec=tokenizer_spec,
+                options=replace(options, prune_codebook=False, codec="bitpack"),
+                resume=resume,
+                codebook=codebook,
+                storage_options=storage_options,
+                on_progress=on_progress,
+            )
+            complete = TokenStore(Store(unpruned))
+            told = partial(_report_pruning, on_progress)
+            skips: dict[str, list[Skip]] = {name: skips_of(complete[name]) for name in complete.splits}
+            manifest = prune_into(
+                writer, complete, codec=options.codec, shard_samples=options.shard_samples, on_progress=told
+            )
+        return Conversion(manifest, Store(out, storage_options).nbytes, skips, whole.resumed_at)
     skipped: dict[str, list[Skip]] = {}
     resumed_at: dict[str, int] = {}
-    with StoreWriter(target, spec, resume=resume, inputs=_inputs(source, names, spec, options)) as writer:
+    with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
         for name in names:
             split = source.splits[name]
             listed = len(split) if options.limit is None else min(options.limit, len(split))
@@ -172,22 +179,9 @@ def convert(
     return Conversion(manifest, Store(out, storage_options).nbytes, skipped, resumed_at)
 
 
-def _prune(
-    whole: TokenStore, target: Storage, options: ConvertOptions, resume: bool, resumed_at: Mapping[str, int]
-) -> Conversion:
-    manifest = prune_codebook(
-        whole, target, codec=options.codec, shard_samples=options.shard_samples, resume=resume
-    )
-    skipped = {name: skips_of(whole[name]) for name in whole.splits}
-    _remove_store(whole.files.storage)
-    nbytes = Store(Storage(target.url, target.storage_options)).nbytes
-    return Conversion(manifest, nbytes, skipped, resumed_at)
-
-
-def _remove_store(storage: Storage) -> None:
-    # subtle: first what says that it is whole, or a crash here would leave a store with missing files
-    storage.remove(ROOT)
-    storage.remove("")
+def _report_pruning(on_progress: OnProgress | None, split: str, done: int, total: int) -> None:
+    if on_progress is not None:
+        on_progress(Progress(f"{split}, pruning", done, total, 0))
 
 
 class _Reporter:

@@ -26,6 +26,9 @@ _BLOCK_CODES = 2**22
 _DENSE_CODES = 2**24
 
 
+OnProgress: TypeAlias = Callable[[str, int, int], None]
+
+
 def prune_codebook(
     store: TokenStore,
     target: Storage,
@@ -33,7 +36,7 @@ def prune_codebook(
     codec: str = "bitpack",
     shard_samples: int | None = None,
     resume: bool = False,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Write `store` again with only those codes that occur in it, numbered anew in their order.
 
@@ -41,19 +44,47 @@ def prune_codebook(
     of the codes that stay. `on_progress` is told split, samples done and samples in all. Raises
     StoreError, StoreExistsError, ConversionError as StoreWriter does.
     """
+    spec, _ = _pruned(store, codec, shard_samples)
+    inputs = {"pruned": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
+    with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
+        return prune_into(writer, store, codec=codec, shard_samples=shard_samples, on_progress=on_progress)
+
+
+def prune_into(
+    writer: StoreWriter,
+    store: TokenStore,
+    *,
+    codec: str,
+    shard_samples: int | None,
+    on_progress: OnProgress | None = None,
+) -> Manifest:
+    """Let a writer that has written no split yet write `store` pruned, and commit."""
+    writer.spec, kept = _pruned(store, codec, shard_samples)
+    for name in store.splits:
+        split = store[name]
+        columns = {
+            array: Column(reader.layout.dtype, reader.layout.sample_shape)
+            for array, reader in split.arrays.items()
+            if array not in (TOKENS, LABELS)
+        }
+        part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
+        _copy_split(split, part, kept, on_progress)
+    return writer.commit()
+
+
+def _pruned(store: TokenStore, codec: str, shard_samples: int | None) -> tuple[StoreSpec, Kept]:
     kept = codes_that_occur(store)
     if not all(len(codes) for codes in kept):
         raise StoreError(f"{store.files.storage}: expected samples to prune the codebook by, found none")
     manifest: Manifest = store.manifest
     before = manifest.tokenizer.kept_codes
     own = kept if before is None else [np.array(b)[k] for b, k in zip(before, kept, strict=True)]
-    first = store[store.splits[0]].arrays[TOKENS].layout
     spec = StoreSpec(
         grid=manifest.grid,
         codebook_sizes=tuple(map(len, kept)),
         tokenizer=replace(manifest.tokenizer, kept_codes=tuple(tuple(codes.tolist()) for codes in own)),
         codec=codec,
-        chunk_samples=first.chunk_samples,
+        chunk_samples=store[store.splits[0]].arrays[TOKENS].layout.chunk_samples,
         shard_samples=shard_samples,
         class_names=manifest.class_names,
         preprocessing=manifest.preprocessing,
@@ -62,18 +93,7 @@ def prune_codebook(
         codebook=_rows(store.codebook, kept),
         synonyms=_renumbered(store.synonyms, kept[0]),
     )
-    inputs = {"pruned": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
-    with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
-        for name in store.splits:
-            split = store[name]
-            columns = {
-                array: Column(reader.layout.dtype, reader.layout.sample_shape)
-                for array, reader in split.arrays.items()
-                if array not in (TOKENS, LABELS)
-            }
-            part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
-            _copy_split(split, part, kept, on_progress)
-        return writer.commit()
+    return spec, kept
 
 
 def codes_that_occur(store: TokenStore) -> Kept:
@@ -98,7 +118,7 @@ def _copy_split(
     split: SplitReader,
     part: SplitWriter,
     kept: Kept,
-    on_progress: Callable[[str, int, int], None] | None,
+    on_progress: OnProgress | None,
 ) -> None:
     rows = split.samples_table()
     while (start := part.source_position) < len(split):
