@@ -54,6 +54,8 @@ def _image_path(_: click.Context, __: click.Parameter, value: str) -> Path:
         raise click.BadParameter(f"expected a name ending in {', '.join(_FORMATS)}; found {value!r}")
     if path.exists() and not path.is_file():
         raise click.BadParameter(f"{value} is no file, and is left as it is")
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"the folder of {value} does not exist; make it first")
     return path
 
 

@@ -7,11 +7,15 @@ import json
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tokenstore.tokenizers.registry import TOKENIZERS, TokenizerKind
 
 from .main import EXIT_CODES
+
+_HEADS = ("--tokenizer", "grid of H x W", "codebook", "licence", "what it is")
+_WIDTH = 250
+"""Wide enough for every row: what does not fit a terminal is wrapped by it and never cut off."""
 
 
 @click.command(epilog=EXIT_CODES)
@@ -38,12 +42,12 @@ def tokenizers(as_json: bool) -> None:
         }
         click.echo(json.dumps(kinds, indent=2))
         return
-    table = Table("--tokenizer", "what it is", "grid of H x W", "codebook", "licence", box=None)
+    table = Table(*(Column(head, no_wrap=True) for head in _HEADS), box=None)
     for name, kind in TOKENIZERS.items():
         missing = _missing(kind)
         needs = f" (pip install 'tokenstore[{missing}]')" if missing else ""
-        table.add_row(f"{name}{kind.usage}", kind.summary + needs, kind.grid, kind.codebook, kind.licence)
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(f"{name}{kind.usage}", kind.grid, kind.codebook, kind.licence, kind.summary + needs)
+    Console(highlight=False, markup=False, width=_WIDTH).print(table, soft_wrap=True)
 
 
 def _missing(kind: TokenizerKind) -> str | None:

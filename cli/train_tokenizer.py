@@ -15,6 +15,7 @@ from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers.conv_vq import ConvVQConfig
 from tokenstore.tokenizers.quality import Quality
+from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.training import WEIGHTS, StepResult, Trainer, TrainingConfig
 from tokenstore.tokenizers.training_images import list_images
 from tokenstore.tokenizers.training_run import SAMPLES
@@ -151,14 +152,14 @@ def train_tokenizer(
     torch.set_num_threads(threads)
     config = TrainingConfig(
         model=replace(ConvVQConfig(), name=name, codebook_size=codebook_size),
-        steps=steps,
         seed=seed,
         held_out=held_out,
         photographs=photographs,
         thumbnails=thumbnails,
         learning_rate=learning_rate,
         bfloat16=precision == "bf16",
-    )
+    ).shortened(steps)
+    check_device(device)
     listed = list_images([_images(place) for place in images], held_out)
     click.echo(
         f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "

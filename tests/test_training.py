@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,6 +248,39 @@ class _StopError(Exception):
     pass
 
 
+@pytest.mark.parametrize("part", ["_start_codebook", "_forward", "_update_average"])
+def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(
+    images: ImageSet, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(Trainer(CONFIG, images, tmp_path / "whole"), images)
+    interrupted = Trainer(CONFIG, images, tmp_path / "parts")
+    whole_part = getattr(interrupted, part)
+    signalled: list[bool] = []
+
+    def interrupted_part(*arguments: object) -> object:
+        result = whole_part(*arguments)
+        if interrupted.step == CONFIG.unquantised_steps and not signalled:
+            signalled.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(interrupted, part, interrupted_part)
+    with pytest.raises(KeyboardInterrupt):
+        finish(interrupted, images)
+    assert interrupted.step == CONFIG.unquantised_steps + 1
+    finish(Trainer(CONFIG, images, tmp_path / "parts"), images, resume=True)
+    whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_short_runs_still_get_a_codebook() -> None:
+    with pytest.raises(TokenizerError, match="more steps than the 3 without a codebook, found 3"):
+        replace(CONFIG, steps=3)
+    for steps in (1, 2, 100, 10**6):
+        assert TrainingConfig().shortened(steps).unquantised_steps < steps
+    assert TrainingConfig().shortened(11_000) == TrainingConfig()
+
+
 @pytest.mark.parametrize("stop", [2, 3, 5, 7])
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     images: ImageSet, tmp_path: Path, stop: int
@@ -255,7 +290,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     def on_step(result: object) -> None:
         if interrupted.step == stop:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,7 @@ class ImageTokenizer(ABC):
 
     def in_passes(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         """The function over a batch in passes of a constant size, put together again."""
+        batch = batch.contiguous()  # subtle: by their strides torch chooses kernels, which round differently
         if self.device.type == "cpu":
             return on_threads(function, batch, self._threads)
         passes = torch.split(batch, ACCELERATOR_BATCH)
@@ -117,14 +119,34 @@ def on_threads(function: Callable[[Tensor], Tensor], batch: Tensor, threads: int
     subtle: torch's threads inside an operation wait for each other at its end, which costs a factor of
     ten where other processes use the same cores.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            # subtle: torch's modes belong to a thread
-            return torch.cat(list(pool.map(torch.no_grad()(function), torch.split(batch, 1))))
-    finally:
-        torch.set_num_threads(before)
+    with _one_thread_an_operation, ThreadPoolExecutor(threads) as pool:
+        # subtle: torch's modes belong to a thread
+        return torch.cat(list(pool.map(torch.no_grad()(function), torch.split(batch, 1))))
+
+
+class _OneThreadAnOperation:
+    """Holds torch to one thread in each operation, in the whole process, while any thread is within."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                torch.set_num_threads(self._before)
+
+
+_one_thread_an_operation = _OneThreadAnOperation()
 
 
 def check_codes(name: str, codes: Tensor, sizes: tuple[int, ...]) -> None:

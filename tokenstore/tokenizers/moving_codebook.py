@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KMEANS_ROUNDS = 5
+LATENTS_PER_CODE = 64
+"""Latents that first entries are looked for among."""
+BLOCK_NUMBERS = 2**25
+"""Similarities that are held at once."""
 
 
 class MovingCodebook:
@@ -23,6 +27,9 @@ class MovingCodebook:
 
     def start_from(self, rows: Tensor, generator: torch.Generator) -> None:
         """Choose first entries from latents (N, D) as k-means++ does, then run a few rounds of k-means."""
+        thinned = torch.randperm(len(rows), generator=generator)[: LATENTS_PER_CODE * len(self.codebook)]
+        rows = rows[thinned.to(rows.device)]
+        block = max(1, BLOCK_NUMBERS // len(self.codebook))
         first = torch.randint(len(rows), (1,), generator=generator).to(rows.device)
         chosen = [rows[first]]
         distance = 1 - (rows @ chosen[0].T)[:, 0]
@@ -33,7 +40,7 @@ class MovingCodebook:
             distance = torch.minimum(distance, 1 - (rows @ rows[pick].T)[:, 0])
         codebook = torch.cat(chosen)
         for _ in range(KMEANS_ROUNDS):
-            codes = (rows @ codebook.T).argmax(1)
+            codes = torch.cat([(part @ codebook.T).argmax(1) for part in torch.split(rows, block)])
             sums = torch.zeros_like(codebook).index_add_(0, codes, rows)
             codebook = torch.where(sums.any(1, keepdim=True), F.normalize(sums, dim=1), codebook)
         self.codebook.copy_(codebook)

@@ -261,10 +261,19 @@ def load_diffusers(folder: ModelFolder, model_class: Any) -> Any:
         raise TokenizerError(
             f"{folder.where}: expected plain weights, found quantised ones; use the original"
         )
+    stored_nbytes = 0
     for path in weight_files(folder, "diffusion_pytorch_model"):
+        stored_nbytes += path.stat().st_size
         with open_safetensors(path):
             pass
     try:
+        with torch.device("meta"):  # subtle: a few bytes of config can ask for any amount of memory
+            asked = model_class.from_config(dict(folder.config)).state_dict()
+        numbers = sum(tensor.numel() for tensor in asked.values())
+        if numbers > stored_nbytes:
+            raise ValueError(
+                f"{CONFIG} asks for {numbers:,} numbers, the weights have {stored_nbytes:,} bytes"
+            )
         with torch.random.fork_rng(devices=[]):  # subtle: weights are drawn before they are read
             model, report = model_class.from_pretrained(
                 str(folder.path),

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 
+import torch
+
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.base import Tokenizer
 
@@ -126,8 +128,14 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
             )
     module = importlib.import_module(f"tokenstore.tokenizers.{kind.module}")
     tokenizer: Tokenizer = module.load(argument or None)
+    check_device(device)
+    return tokenizer.to(device)
+
+
+def check_device(device: str) -> None:
+    """Raise TokenizerError unless torch can compute on a device of that name here."""
     try:
-        return tokenizer.to(device)
+        torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise TokenizerError(f"device {device!r} cannot be used here: {reason}") from error

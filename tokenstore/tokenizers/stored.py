@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tokenstore.errors import TokenizerError
 from tokenstore.manifest import Manifest
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
-from tokenstore.tokenizers.registry import load_tokenizer
+from tokenstore.tokenizers.registry import TOKENIZERS, load_tokenizer
 
 _NAME_IT = "name the tokenizer by --tokenizer NAME[:ARGUMENT]; `tokenstore tokenizers` lists them"
 
@@ -25,6 +27,7 @@ def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu
         return fitted(manifest, load_tokenizer(spec, device), trusted=True)
     identity = manifest.tokenizer
     if identity.spec is not None:
+        _refuse_to_fetch(identity.spec)
         try:
             tokenizer = load_tokenizer(identity.spec, device)
         except TokenizerError as error:
@@ -38,6 +41,19 @@ def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu
         what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
         raise TokenizerError(f"which tokenizer made the codes? The store's manifest {what}; {_NAME_IT}")
     return fitted(manifest, packaged)
+
+
+def _refuse_to_fetch(spec: str) -> None:
+    """A store, which may be anybody's, shall not have a model fetched from a hub unasked."""
+    name, _, argument = spec.partition(":")
+    kind = TOKENIZERS.get(name)
+    if kind is not None and kind.argument is not None and "HUB-ID" in kind.argument:
+        folder = Path(argument.partition("#")[0]).expanduser()
+        if not folder.exists():
+            raise TokenizerError(
+                f"the store's manifest names its tokenizer {spec!r}, which is no folder here. If you trust "
+                f"the store and want it fetched from the hub, say so by --tokenizer {spec}; else {_NAME_IT}"
+            )
 
 
 def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> Tokenizer:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,22 @@ class TrainingConfig:
     weight_decay: float = 0.01
     average_decay: float = 0.999
     bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.unquantised_steps < self.steps:
+            raise TokenizerError(
+                f"training: expected more steps than the {self.unquantised_steps} without a codebook, "
+                f"found {self.steps}"
+            )
+
+    def shortened(self, steps: int) -> TrainingConfig:
+        """The config for so many steps, with beginnings in proportion where these are few."""
+        return replace(
+            self,
+            steps=steps,
+            warmup_steps=max(1, min(self.warmup_steps, steps // 8)),
+            unquantised_steps=min(self.unquantised_steps, steps // 8),
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -245,7 +261,7 @@ class Trainer:
         """Take up the run in the folder; raises TokenizerError where it is none, or of other inputs."""
         path = self.out / STATE
         try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = state["config"], state["images"]
         except FileNotFoundError as error:
             raise TokenizerError(f"{path}: expected the state of a run, found nothing there") from error
@@ -258,7 +274,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.codebook.sums.copy_(state["codebook"][0])
         self.codebook.counts.copy_(state["codebook"][1])
-        self.generator.set_state(state["generator"].cpu())
+        self.generator.set_state(state["generator"])
         self.step, self.seconds = state["progress"]
 
     def _refuse_another_run(self, path: Path, config: str, images: str) -> None:

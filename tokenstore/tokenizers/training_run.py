@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,9 +43,9 @@ def train(
 ) -> dict[str, Quality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images of each kind.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Whatever
-    stops it, the run can be resumed from its last step. Raises TokenizerError where the folder holds a run
-    and `resume` is false.
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Ctrl-C and
+    SIGTERM stop it after a step, which is kept; a crash loses what came after the last checkpoint. Raises
+    TokenizerError where the folder holds a run and `resume` is false.
     """
     out = trainer.out
     if resume:
@@ -55,25 +58,45 @@ def train(
     _cut_log(out / LOG, trainer.step)
     saved = time.monotonic()
     evaluated = range(evaluate_steps, trainer.config.steps, evaluate_steps) if evaluate_steps else ()
-    with (out / LOG).open("a") as log:
-        try:
-            for result in trainer.run():
-                on_step(result)
-                if result.step % _LOGGED_STEPS == 0:
-                    log.write(json.dumps(asdict(result)) + "\n")
-                    log.flush()
-                if time.monotonic() - saved > checkpoint_seconds:
-                    trainer.save()
-                    saved = time.monotonic()
-                if result.step in evaluated:
-                    on_evaluation(result.step, evaluate_run(trainer, images, evaluate_images))
-        except KeyboardInterrupt:
-            trainer.save()
-            raise
+    with (out / LOG).open("a") as log, _deferred_interrupts() as interrupted:
+        for result in trainer.run():
+            on_step(result)
+            if result.step % _LOGGED_STEPS == 0:
+                log.write(json.dumps(asdict(result)) + "\n")
+                log.flush()
+            if time.monotonic() - saved > checkpoint_seconds:
+                trainer.save()
+                saved = time.monotonic()
+            if result.step in evaluated:
+                on_evaluation(result.step, evaluate_run(trainer, images, evaluate_images))
+            if interrupted.is_set():
+                trainer.save()
+                raise KeyboardInterrupt
     trainer.save()
     quality = evaluate_run(trainer, images, evaluate_images)
     on_evaluation(trainer.step, quality)
     return quality
+
+
+@contextmanager
+def _deferred_interrupts() -> Iterator[threading.Event]:
+    """Turn Ctrl-C and SIGTERM into an event, to stop a run between two steps; a second stops it at once."""
+    interrupted = threading.Event()
+
+    def note(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
