@@ -247,10 +247,10 @@ def _against_source(
     store: TokenStore, source: str | None, tokenizer: str | None, device: str
 ) -> tuple[Tokenizer, ImageSource]:
     """What a store is compared with, before hours go into reading it."""
-    from tokenstore.reconstruction import source_of
+    from tokenstore.reconstruction import folder_of, source_of
     from tokenstore.tokenizers.stored import tokenizer_of
 
-    found = source_of(store.manifest, source)
+    found = source_of(store.manifest, source, folder_of(store))
     return tokenizer_of(store.manifest, tokenizer, device), found
 
 

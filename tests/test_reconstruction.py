@@ -247,6 +247,19 @@ def test_a_source_that_is_gone_gives_none_and_says_why(store: tokenstore.TokenSt
     assert "--images" in found.reason
 
 
+def test_a_relative_source_is_found_from_the_folder_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    monkeypatch.chdir(tmp_path)
+    convert(open_source("images"), "out", tokenizer=BrightnessTokenizer(), options=ConvertOptions(workers=0))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store = tokenstore.open("../out")
+    assert store.manifest.source_location == "images"
+    assert originals(store, "train", [0, 1]).missing == 0
+
+
 def test_a_source_that_was_moved_is_found_where_it_is_named(
     store: tokenstore.TokenStore, images: Path, tmp_path: Path
 ) -> None:

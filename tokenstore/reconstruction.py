@@ -96,7 +96,7 @@ def originals(
     wanted = normalised(indices, len(store[split]))
     try:
         if not isinstance(source, ImageSource):
-            source = source_of(store.manifest, source)
+            source = source_of(store.manifest, source, folder_of(store))
         part = _same_split(store, split, source)
         decoder = decoder or PixelDecoder(image_options(store.manifest))
     except SourceError as error:
@@ -121,9 +121,12 @@ def originals(
     return Originals(inputs, reasons[0] if reasons else None, changed)
 
 
-def source_of(manifest: Manifest, location: str | Path | None = None) -> ImageSource:
+def source_of(
+    manifest: Manifest, location: str | Path | None = None, near: Path | None = None
+) -> ImageSource:
     """The source of a store's images: at `location`, or where the manifest says that it was.
 
+    A relative place in the manifest is looked for from the working folder, then from `near`.
     Raises SourceError where the store was not made of images, or they are not to be found.
     """
     if manifest.preprocessing is None:
@@ -133,6 +136,8 @@ def source_of(manifest: Manifest, location: str | Path | None = None) -> ImageSo
         raise SourceError(
             "the store's manifest does not say where its images were; name the place by --images"
         )
+    if location is None and near is not None and not Path(where).exists() and (near / where).exists():
+        where = near / where
     try:
         source = open_source(where, manifest.source_kind)
     except SourceError as error:
@@ -141,6 +146,12 @@ def source_of(manifest: Manifest, location: str | Path | None = None) -> ImageSo
     if not isinstance(source, ImageSource):
         raise SourceError(f"{where}: expected the images that the store was made of, found codes")
     return source
+
+
+def folder_of(store: TokenStore) -> Path | None:
+    """The folder that a store is in, where it is on this machine."""
+    root: Path | None = store.files.storage.root
+    return None if root is None else root.parent
 
 
 def image_options(manifest: Manifest) -> ImageOptions:
