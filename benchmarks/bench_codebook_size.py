@@ -102,7 +102,7 @@ def main(
 ) -> None:
     """Compare codebook sizes on IMAGES, sources as `tokenstore train-tokenizer` reads them."""
     torch.set_num_threads(threads)
-    console = Console(width=130)
+    console = Console(width=150)
     listed = list_images([image_source(place) for place in images], held_out)
     sets = {
         f"{kind} at {side}x{side}": read_images(refs, side, evaluate_images)

@@ -50,7 +50,7 @@ SIDE = 64
 OPTIONS = ImageOptions(SIDE)
 PATCH = 8
 FITTED_PATCHES = 200_000
-PENALTIES = [10.0**power for power in range(7)]
+PENALTIES = [10.0 ** (half / 2) for half in range(13)]
 """For features of unit variance, of which each image has one row."""
 BATCH = 256
 
@@ -257,7 +257,7 @@ def main(tiny_imagenet: Path, train_count: int, val_count: int, specs: tuple[str
         }
         for kind, (known, unknown) in sets.items():
             top_1, top_5, penalty = probe(known, train.labels, unknown, val.labels, classes)
-            shares = (f"{top_1:.1%}", f"{top_5:.1%}", f"{penalty:g}")
+            shares = (f"{top_1:.1%}", f"{top_5:.1%}", f"{penalty:,.0f}")
             table.add_row(name, kind, f"{known.shape[1]:,}", *shares, taken)
             name = taken = ""
         table.add_section()

@@ -281,7 +281,7 @@ def main(
     if thumbnails is not None:
         sets["thumbnails"] = read_images(list(named_images(thumbnails).values()), THUMBNAIL, count)
     tokenizers = {spec: load_tokenizer(spec) for spec in specs}
-    console = Console(width=130)
+    console = Console(width=150)
     for kind, images in sets.items():
         table = quality_table(f"{kind} at {images.shape[3]}x{images.shape[2]}", "tokenizer", "K")
         for spec, tokenizer in tokenizers.items():

@@ -25,7 +25,7 @@ from tokenstore.tokenizers.conv_vq import (
     save_weights,
 )
 
-FINGERPRINT = "80b4b2333c87a701b2e8f575dbdf855501a420686e7410baa2aa807c3fff88e8"
+FINGERPRINT = "5119381817ea056acf67a88d698557de40ac08fe383d6d62f6cd2a55ba146680"
 RELEASED_CODEBOOK = Path(__file__).parents[2] / "shared" / "data" / "seit-sample" / "codebook.ckpt"
 
 TINY = ConvVQConfig(
@@ -67,11 +67,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_default_tokenizer_says_what_it_is(tokenizer: ConvVQTokenizer) -> None:
-    assert tokenizer.name == "conv-vq-8x"
-    assert tokenizer.codebook_sizes == (1024,)
+    assert tokenizer.name == "conv-vq-8x-2k"
+    assert tokenizer.codebook_sizes == (2048,)
     assert tokenizer.image_size == 256
     assert tokenizer.grid((3, 256, 256)) == (32, 32)
-    assert tokenizer.codebook.shape == (1024, 32)
+    assert tokenizer.codebook.shape == (2048, 32)
     assert tokenizer.codebook.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(tokenizer.codebook, axis=1), 1, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_the_fingerprint_is_that_of_the_released_weights(tokenizer: ConvVQTokeni
 
 
 def test_the_weights_are_small_enough_to_ship() -> None:
-    assert DEFAULT_WEIGHTS.stat().st_size < 8_000_000
+    assert DEFAULT_WEIGHTS.stat().st_size < 16_000_000
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 24), (64, 40), (256, 256)])
@@ -138,7 +138,7 @@ def test_any_multiple_of_the_patch_is_encoded_and_decoded(
     codes = tokenizer.encode(noise(2, 3, height, width))
     assert codes.dtype == torch.int64
     assert codes.shape == (2, height // 8, width // 8) == (2, *tokenizer.grid((3, height, width)))
-    assert 0 <= int(codes.min()) <= int(codes.max()) < 1024
+    assert 0 <= int(codes.min()) <= int(codes.max()) < 2048
     rebuilt = tokenizer.decode(codes)
     assert rebuilt.dtype == torch.uint8
     assert rebuilt.shape == (2, 3, height, width)
@@ -180,7 +180,7 @@ def test_encoding_leaves_its_input_alone_and_records_no_gradients(tokenizer: Con
 
 def test_codes_can_be_trained_on_at_once(tokenizer: ConvVQTokenizer) -> None:
     """Tensors made under inference_mode could not: autograd refuses to keep them."""
-    table = torch.zeros(1024, 4, requires_grad=True)
+    table = torch.zeros(2048, 4, requires_grad=True)
     torch.nn.functional.embedding(tokenizer.encode(noise(1, 3, 32, 32)), table).sum().backward()
     assert table.grad is not None
 
@@ -235,7 +235,7 @@ def test_images_of_a_wrong_dtype_are_refused(tokenizer: ConvVQTokenizer, dtype: 
         (torch.zeros((4, 4), dtype=torch.int64), r"\(B, H, W\) of an integer dtype, found \(4, 4\)"),
         (torch.zeros((1, 4, 4)), "integer dtype, found .* torch.float32"),
         (torch.zeros((1, 4, 4), dtype=torch.bool), "integer dtype, found .* torch.bool"),
-        (torch.full((1, 4, 4), 1024), r"0\.\.1023, found 1024\.\.1024"),
+        (torch.full((1, 4, 4), 2048), r"0\.\.2047, found 2048\.\.2048"),
         (torch.full((1, 4, 4), -1), r"0\.\.1023, found -1\.\.-1"),
     ],
 )
@@ -250,15 +250,15 @@ def test_codes_that_are_none_are_refused(
 
 
 def test_photographs_are_rebuilt_well_with_many_different_codes(tokenizer: ConvVQTokenizer) -> None:
-    """Floors are a little under what the released weights reach: FIGURES."""
+    """Floors are a little under what the released weights reach: 23.3 and 26.3 dB, 724 codes."""
     datasets = pytest.importorskip("sklearn.datasets")
     images = torch.stack([squashed(photo) for photo in datasets.load_sample_images().images])
     codes = tokenizer.encode(images)
     error = (images.double() - tokenizer.decode(codes)).square().mean((1, 2, 3))
     church, flower = (10 * torch.log10(255**2 / error)).tolist()
-    assert church > 22.6
-    assert flower > 25.1
-    assert torch.unique(codes).numel() > 450
+    assert church > 22.8
+    assert flower > 25.8
+    assert torch.unique(codes).numel() > 650
 
 
 def squashed(photo: np.ndarray) -> torch.Tensor:

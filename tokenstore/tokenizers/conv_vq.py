@@ -32,7 +32,7 @@ LARGEST_FIELD = 1 << 16
 class ConvVQConfig:
     """The shape of a ConvVQ model, kept as JSON in its weights file."""
 
-    name: str = "conv-vq-8x"
+    name: str = "conv-vq-8x-2k"
     image_size: int = 256
     patch: int = 8
     codebook_size: int = 2048
