@@ -236,7 +236,7 @@ def test_images_of_a_wrong_dtype_are_refused(tokenizer: ConvVQTokenizer, dtype: 
         (torch.zeros((1, 4, 4)), "integer dtype, found .* torch.float32"),
         (torch.zeros((1, 4, 4), dtype=torch.bool), "integer dtype, found .* torch.bool"),
         (torch.full((1, 4, 4), 2048), r"0\.\.2047, found 2048\.\.2048"),
-        (torch.full((1, 4, 4), -1), r"0\.\.1023, found -1\.\.-1"),
+        (torch.full((1, 4, 4), -1), r"0\.\.2047, found -1\.\.-1"),
     ],
 )
 def test_codes_that_are_none_are_refused(
