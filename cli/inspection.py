@@ -38,6 +38,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _BAR_WIDTH = 40
 _CLASSES_SHOWN = 10
+_CODEBOOKS_SHOWN = 8
 
 
 def tokenizer_options(command: _F) -> _F:
@@ -87,7 +88,7 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
         "written by": f"{manifest.created_by} from {manifest.source_kind or 'unknown'}",
         "tokenizer": _tokenizer(manifest.tokenizer),
         "grid": " x ".join(map(str, manifest.grid)),
-        "codebook": " + ".join(f"{size:,}" for size in manifest.codebook_sizes) + " codes",
+        "codebook": _sizes(manifest.codebook_sizes),
     }
     if manifest.source_location is not None:
         lines["source"] = manifest.source_location
@@ -292,6 +293,12 @@ def _missing_images(chosen: Chosen) -> str:
     return f"; {chosen.missing:,} images are missing, the first: {chosen.reason}" if chosen.missing else ""
 
 
+def _sizes(sizes: tuple[int, ...]) -> str:
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return f"{len(sizes)} of {sizes[0]:,} codes"
+    return " + ".join(f"{size:,}" for size in sizes) + " codes"
+
+
 def _tokenizer(identity: TokenizerIdentity) -> str:
     computed = "" if identity.device is None else f", computed in {identity.device} {identity.dtype}"
     pruned = "" if identity.kept_codes is None else ", codebook pruned"
@@ -331,7 +338,15 @@ def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[
         f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
         f"order-0 entropy {split.entropy_bits:.3f}"
     )
-    for number, use in enumerate(split.codebooks):
+    if len(split.codebooks) > _CODEBOOKS_SHOWN:
+        used = sum(use.used for use in split.codebooks)
+        perplexity = sum(use.perplexity for use in split.codebooks) / len(split.codebooks)
+        console.print(
+            f"  {len(split.codebooks)} codebooks: {used:,} codes used in all, mean perplexity "
+            f"{perplexity:,.1f}; --json has each"
+        )
+    shown = split.codebooks if len(split.codebooks) <= _CODEBOOKS_SHOWN else []
+    for number, use in enumerate(shown):
         label = f" {number}" if len(split.codebooks) > 1 else ""
         _print_codebook(console, label, use)
     if split.class_counts is not None:

@@ -18,7 +18,6 @@ from tokenstore.tokenizers.quality import Quality
 from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.training import WEIGHTS, StepResult, Trainer, TrainingConfig
 from tokenstore.tokenizers.training_images import list_images
-from tokenstore.tokenizers.training_run import SAMPLES
 from tokenstore.tokenizers.training_run import train as run_training
 
 from .console import err, progress_bar
@@ -165,6 +164,8 @@ def train_tokenizer(
         f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "
         f"held out: {len(listed.held_out_photographs):,} and {len(listed.held_out_thumbnails):,}"
     )
+    if not listed.held_out_photographs and not listed.held_out_thumbnails:
+        click.echo("note: no image is held out, so nothing will be evaluated; raise --held-out")
     trainer = Trainer(config, listed, out, device)
     with progress_bar("steps") as bar:
         task = bar.add_task("training", total=steps, note="")
@@ -178,17 +179,23 @@ def train_tokenizer(
                 told = time.monotonic()
                 click.echo(f"step {result.step:,} of {steps:,}: {text}, {result.seconds / 60:.1f} minutes")
 
-        run_training(
-            trainer,
-            listed,
-            resume=resume,
-            checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_every,
-            evaluate_images=evaluate_images,
-            on_step=on_step,
-            on_evaluation=_tell,
-        )
-    click.echo(f"{steps:,} steps in {trainer.seconds / 60:.1f} minutes: {out / WEIGHTS}, {out / SAMPLES}")
+        try:
+            run_training(
+                trainer,
+                listed,
+                resume=resume,
+                checkpoint_seconds=60 * checkpoint_minutes,
+                evaluate_steps=evaluate_every,
+                evaluate_images=evaluate_images,
+                on_step=on_step,
+                on_evaluation=_tell,
+            )
+        except KeyboardInterrupt:
+            click.echo(
+                f"stopped after step {trainer.step:,}; the same command with --resume goes on", err=True
+            )
+            raise
+    click.echo(f"{steps:,} steps in {trainer.seconds / 60:.1f} minutes: {out / WEIGHTS}")
 
 
 def _tell(step: int, quality: dict[str, Quality]) -> None:

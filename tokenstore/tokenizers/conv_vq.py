@@ -152,6 +152,10 @@ def load_weights(path: Path) -> ConvVQ:
 
     Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
     """
+    if path.is_dir():
+        raise TokenizerError(
+            f"{path}: expected a weights file, found a folder; name weights.safetensors in it"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return _read_model(file)

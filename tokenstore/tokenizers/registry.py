@@ -93,7 +93,7 @@ TOKENIZERS = {
     ),
     "dct": TokenizerKind(
         "dct",
-        "quantised DCT coefficients, straight from JPEG files",
+        "quantised DCT coefficients of JPEG files; OPTIONS are y=15,cb=6,cr=6,quality=75,sampling=420",
         grid="n x H/16 x W/16",
         codebook="n x 2,048, no vectors",
         licence="none needed",
