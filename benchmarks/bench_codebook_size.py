@@ -35,8 +35,6 @@ from tokenstore.tokenizers.conv_vq import ConvVQConfig, ConvVQTokenizer, save_we
 from tokenstore.tokenizers.training import WEIGHTS, Trainer, TrainingConfig
 from tokenstore.tokenizers.training_images import ImageSet, list_images
 
-SHARE_BEFORE_CODES = 8
-"""Warm-up and the steps before quantisation are at most one part in so many of all steps."""
 TOLD_STEPS = 50
 
 
@@ -53,17 +51,8 @@ class Sizes(click.ParamType):
 
 
 def short_config(size: int, steps: int, held_out: float, seed: int) -> TrainingConfig:
-    whole = TrainingConfig()
-    before = max(1, steps // SHARE_BEFORE_CODES)
-    return replace(
-        whole,
-        model=replace(ConvVQConfig(), codebook_size=size, name=f"conv-vq-{size}"),
-        steps=steps,
-        held_out=held_out,
-        seed=seed,
-        warmup_steps=min(whole.warmup_steps, before),
-        unquantised_steps=min(whole.unquantised_steps, before),
-    )
+    model = replace(ConvVQConfig(), codebook_size=size, name=f"conv-vq-{size}")
+    return TrainingConfig(model=model, held_out=held_out, seed=seed).shortened(steps)
 
 
 def trained(config: TrainingConfig, images: ImageSet, console: Console) -> tuple[ConvVQTokenizer, float]:

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
+from test_tokenizers import TINY
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import TokenizerError
 from tokenstore.sources import open_source
-from tokenstore.tokenizers.conv_vq import ConvVQConfig, ConvVQTokenizer
+from tokenstore.tokenizers.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.moving_codebook import MovingCodebook
 from tokenstore.tokenizers.training import (
     LOG,
@@ -35,18 +36,8 @@ from tokenstore.tokenizers.training import (
 from tokenstore.tokenizers.training_images import Crops, ImageSet, is_held_out, list_images
 from tokenstore.tokenizers.training_run import EVALUATION, SAMPLES, held_out_views, train
 
-MODEL = ConvVQConfig(
-    name="tiny",
-    image_size=64,
-    codebook_size=16,
-    code_dim=8,
-    encoder_width=16,
-    encoder_blocks=1,
-    decoder_width=16,
-    decoder_blocks=1,
-)
 CONFIG = TrainingConfig(
-    model=MODEL,
+    model=TINY,
     steps=8,
     held_out=0.5,
     photographs=2,
