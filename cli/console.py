@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as _TimeRemaining
 from rich.text import Text
 
+from tokenstore.codec_choice import MIN_DECODE_RATE
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 err = Console(stderr=True)
@@ -66,6 +68,18 @@ def storage_options(command: _F) -> _F:
         metavar="JSON",
         callback=parse_storage_options,
         help="fsspec options of a remote store, such as '{\"anon\": true}'.",
+    )(command)
+
+
+def min_decode_rate(command: _F) -> _F:
+    """The option --min-decode-rate of commands that choose a codec."""
+    return click.option(
+        "--min-decode-rate",
+        metavar="SAMPLES/S",
+        type=click.FloatRange(0),
+        default=MIN_DECODE_RATE,
+        show_default=True,
+        help="What auto chooses decodes at least so many samples a second on one core.",
     )(command)
 
 

@@ -14,19 +14,21 @@ from click.core import ParameterSource
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from tokenstore.convert import Conversion, ConvertOptions, Progress, available_cores
+from tokenstore.codec_choice import CHOICES
+from tokenstore.codecs.machine import available_cores
+from tokenstore.convert import Conversion, ConvertOptions, Progress
 from tokenstore.convert import convert as run_conversion
 from tokenstore.errors import ConversionError
 from tokenstore.manifest import Manifest
 from tokenstore.sources import KINDS, open_source
 from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
-from tokenstore.spec import CHUNK_SAMPLES, CODECS
+from tokenstore.spec import CHUNK_SAMPLES
 from tokenstore.storage import Storage
 from tokenstore.target import check_target
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 
-from .console import human_bytes, progress_bar, storage_options
+from .console import human_bytes, min_decode_rate, progress_bar, storage_options
 from .main import EXIT_CODES
 
 _SHOWN = 10
@@ -72,11 +74,12 @@ _IMAGE_OPTIONS = (
 )
 @click.option(
     "--codec",
-    type=click.Choice(CODECS),
+    type=click.Choice(CHOICES),
     default="bitpack",
     show_default=True,
-    help="zstd needs nothing of ours to read; auto takes the smaller.",
+    help="context is smallest, zstd needs nothing of ours to read; auto: the smallest fast enough.",
 )
+@min_decode_rate
 @click.option(
     "--chunk-samples",
     type=click.IntRange(1),
@@ -267,6 +270,8 @@ class _TextLog:
             self.skipped([vars(skip) for skip in conversion.skipped[name]])
             if split.skipped > _SHOWN:
                 click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
+        if conversion.codec_reason:
+            click.echo(f"codec {conversion.codec_reason}")
         samples = sum(split.samples for split in manifest.splits.values())
         source_nbytes = _source_nbytes(manifest)
         share = (
@@ -317,6 +322,7 @@ class _JsonLog:
             already_complete=conversion.already_complete,
             splits={name: vars(split) for name, split in manifest.splits.items()},
             nbytes=conversion.nbytes,
+            codec_reason=conversion.codec_reason,
             seconds=round(seconds, 3),
         )
 

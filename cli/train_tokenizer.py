@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from tokenstore.convert import available_cores
+from tokenstore.codecs.machine import available_cores
 from tokenstore.errors import SourceError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource

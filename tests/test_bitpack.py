@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenstore.codecs import bitpack
+from tokenstore.codecs import bitpack, machine
 from tokenstore.errors import CodecError
 
 WIDTHS = range(1, 32)
@@ -255,7 +255,7 @@ def test_decoding_works_where_nothing_can_be_written(monkeypatch: pytest.MonkeyP
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(bitpack, "njit", without_cache)
+    monkeypatch.setattr(machine, "njit", without_cache)
     decode = bitpack._decoder.__wrapped__(3)
     packed, out = np.array([[0xD1, 0x08]], np.uint8), np.empty(4, np.uint8)
     assert decode(addresses_of(packed).view(np.int64), 4, 5, out) == -1

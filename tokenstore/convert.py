@@ -20,14 +20,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.codec_choice import MIN_DECODE_RATE, CodecChoice
+from tokenstore.codecs.machine import available_cores
 from tokenstore.errors import ConversionError, SourceError, TokenizerError
 from tokenstore.image_conversion import ImageConversion
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.operations import prune_into, skips_of
+from tokenstore.operations import rewrite_into, skips_of
 from tokenstore.reader import TokenStore
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
-from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
+from tokenstore.spec import CHUNK_SAMPLES, CODECS, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import LABELS, Store
 from tokenstore.target import finish_commit
@@ -38,13 +40,9 @@ from tokenstore.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 UNPRUNED = f"{STAGING}/.unpruned"
-"""Where a store that is to be pruned is whole first; no split's journal can have that name."""
+"""Where a store that is to be pruned, or its codec chosen by its codes, is whole first; no split's journal
+can have that name."""
 _SCAN_SAMPLES = 4096
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ class ConvertOptions:
     """What a conversion is to do; all but `batch_size`, `workers` and `on_error` decide the store's bytes."""
 
     codec: str = "bitpack"
-    """bitpack, zstd, or auto: whichever makes the first shard smaller."""
+    """bitpack, zstd, context, or auto: the smallest of these. The last two take the store's size twice
+    meanwhile."""
+    min_decode_rate: float = MIN_DECODE_RATE
+    """Samples a second and core that what `auto` chooses has to decode at."""
     chunk_samples: int = CHUNK_SAMPLES
     shard_samples: int | None = None
     splits: tuple[str, ...] | None = None
@@ -91,6 +92,8 @@ class Conversion:
     resumed_at: Mapping[str, int]
     """The first sample of each split that was not yet in the store."""
     already_complete: bool = False
+    codec_reason: str | None = None
+    """Why a codec was chosen, where `context` or `auto` was asked for."""
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]
@@ -130,7 +133,7 @@ def convert(
     else:
         spec = _code_spec(source, names, options, codebook)
     inputs = _inputs(source, names, spec, options)
-    if options.prune_codebook:
+    if options.prune_codebook or options.codec in ("context", "auto"):
         with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
             unpruned = Storage(f"{writer.storage.url.rstrip('/')}/{UNPRUNED}", storage_options)
             whole = convert(
@@ -145,12 +148,20 @@ def convert(
                 on_progress=on_progress,
             )
             complete = TokenStore(Store(unpruned))
-            told = partial(_report_pruning, on_progress)
+            reasons: list[CodecChoice] = []
             skips: dict[str, list[Skip]] = {name: skips_of(complete[name]) for name in complete.splits}
-            manifest = prune_into(
-                writer, complete, codec=options.codec, shard_samples=options.shard_samples, on_progress=told
+            manifest = rewrite_into(
+                writer,
+                complete,
+                codec=options.codec,
+                min_decode_rate=options.min_decode_rate,
+                prune=options.prune_codebook,
+                shard_samples=options.shard_samples,
+                on_progress=partial(_report_rewriting, on_progress),
+                on_choice=reasons.append,
             )
-        return Conversion(manifest, Store(out, storage_options).nbytes, skips, whole.resumed_at)
+        nbytes = Store(out, storage_options).nbytes
+        return Conversion(manifest, nbytes, skips, whole.resumed_at, codec_reason=str(reasons[0]))
     skipped: dict[str, list[Skip]] = {}
     resumed_at: dict[str, int] = {}
     with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
@@ -179,9 +190,9 @@ def convert(
     return Conversion(manifest, Store(out, storage_options).nbytes, skipped, resumed_at)
 
 
-def _report_pruning(on_progress: OnProgress | None, split: str, done: int, total: int) -> None:
+def _report_rewriting(on_progress: OnProgress | None, what: str, done: int, total: int) -> None:
     if on_progress is not None:
-        on_progress(Progress(f"{split}, pruning", done, total, 0))
+        on_progress(Progress(what, done, total, 0))
 
 
 class _Reporter:
@@ -238,7 +249,7 @@ def _image_spec(
         grid=encoder.grid,
         codebook_sizes=tokenizer.codebook_sizes,
         tokenizer=identity_of(tokenizer, tokenizer_spec),
-        codec=options.codec,
+        codec=options.codec if options.codec in CODECS else "bitpack",
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,
@@ -273,7 +284,7 @@ def _code_spec(
         tokenizer=TokenizerIdentity(
             source.tokenizer_name, None if vectors is None else codebook_fingerprint(vectors)
         ),
-        codec=options.codec,
+        codec=options.codec if options.codec in CODECS else "bitpack",
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,

@@ -19,7 +19,7 @@ from tokenstore.errors import DamageError, ManifestError, VersionError
 FORMAT_VERSION = 1
 REQUIRES = "0.1.0"
 """The oldest tokenstore that reads what this version writes."""
-KNOWN_FEATURES = frozenset({"bitpack", "zstd"})
+KNOWN_FEATURES = frozenset({"bitpack", "context", "zstd"})
 MAX_CODEBOOK_SIZE = 2**31
 
 _LIST_OF_INTEGERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")
@@ -193,19 +193,30 @@ def encode_root(manifest: Manifest, nodes: Mapping[str, dict[str, Any]]) -> byte
     """The bytes of a complete store's root `zarr.json`.
 
     `nodes` maps the path of every group and array in the store to its metadata document, so that Zarr
-    readers need one request. Source: FORMAT.md, section 2.
+    readers need one request; but for context models, which would be there twice. Source: FORMAT.md,
+    section 2.
     """
     document = {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": {"tokenstore": {**manifest.to_dict(), "digest": _EMPTY_DIGEST}},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": dict(nodes)},
     }
+    if consolidates(manifest):
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(nodes),
+        }
     # kept codes may be thousands of integers: not one a line
     text = encode_json(document).decode()
     blank = _LIST_OF_INTEGERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text).encode()
     digest = hashlib.sha256(blank).hexdigest()
     return blank.replace(f'"digest": "{_EMPTY_DIGEST}"'.encode(), f'"digest": "{digest}"'.encode())
+
+
+def consolidates(manifest: Manifest) -> bool:
+    """Whether the root `zarr.json` holds the metadata of all below it."""
+    return "context" not in manifest.features
 
 
 def decode_root(data: bytes, where: str) -> Manifest:

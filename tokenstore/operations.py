@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from tokenstore.codec_choice import CHOICES, MIN_DECODE_RATE, CodecChoice, choose_codec
 from tokenstore.errors import StoreError
 from tokenstore.manifest import Manifest
 from tokenstore.reader import SplitReader, TokenStore
 from tokenstore.spec import Column, Skip, StoreSpec
 from tokenstore.storage import Storage
-from tokenstore.store import LABELS, SKIPPED_TABLE, TOKENS, code_dtype, code_planes
+from tokenstore.store import LABELS, SKIPPED_TABLE, TOKENS, Store, code_dtype, code_planes
+from tokenstore.target import finish_commit
 from tokenstore.writer import SplitWriter, StoreWriter
 
 Kept: TypeAlias = tuple[npt.NDArray[np.int64], ...]
 """For each codebook the codes that occur, in rising order."""
 
+_CHOICE = "codec.json"
 _BLOCK_CODES = 2**22
 _DENSE_CODES = 2**24
 
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
+OnChoice: TypeAlias = Callable[[CodecChoice], None]
 
 
 def prune_codebook(
@@ -44,22 +51,134 @@ def prune_codebook(
     of the codes that stay. `on_progress` is told split, samples done and samples in all. Raises
     StoreError, StoreExistsError, ConversionError as StoreWriter does.
     """
-    spec, _ = _pruned(store, codec, shard_samples)
     inputs = {"pruned": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
-    with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
-        return prune_into(writer, store, codec=codec, shard_samples=shard_samples, on_progress=on_progress)
+    with StoreWriter(target, _rewritten(store), resume=resume, inputs=inputs) as writer:
+        return rewrite_into(
+            writer, store, codec=codec, prune=True, shard_samples=shard_samples, on_progress=on_progress
+        )
 
 
-def prune_into(
+def recode(
+    store: TokenStore,
+    target: Storage,
+    *,
+    codec: str = "auto",
+    min_decode_rate: float = MIN_DECODE_RATE,
+    shard_samples: int | None = None,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    on_choice: OnChoice | None = None,
+) -> Manifest:
+    """Write `store` again with another codec: bitpack, context, zstd, or auto, the smallest of them.
+
+    Shard by shard, each decoded from checked bytes; resumable. `on_progress` is told split, samples done and
+    samples in all, `on_choice` the codec and why. Raises StoreError, DamageError, and StoreExistsError and
+    ConversionError as StoreWriter does.
+    """
+    inputs = {"recoded": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
+    with StoreWriter(target, _rewritten(store), resume=resume, inputs=inputs) as writer:
+        return rewrite_into(
+            writer,
+            store,
+            codec=codec,
+            min_decode_rate=min_decode_rate,
+            shard_samples=shard_samples,
+            on_progress=on_progress,
+            on_choice=on_choice,
+        )
+
+
+def recode_in_place(
+    url: str | os.PathLike[str],
+    *,
+    codec: str = "auto",
+    min_decode_rate: float = MIN_DECODE_RATE,
+    shard_samples: int | None = None,
+    on_progress: OnProgress | None = None,
+    on_choice: OnChoice | None = None,
+) -> Manifest:
+    """`recode`, and put the new store where the old one was: a local folder or zip file.
+
+    The new store is whole beside the old one before they change places. Called again after a crash it goes
+    on. Raises StoreError for a store that is not local.
+    """
+    storage = Storage(url)
+    if storage.root is None:
+        raise StoreError(
+            f"{storage}: expected a local store to recode in its place. Name another place for the new one"
+        )
+    old = storage.root.with_name(f".{storage.root.stem}.before-recode{storage.root.suffix}")
+    new = storage.root.with_name(f".{storage.root.stem}.recoded{storage.root.suffix}")
+    if not storage.root.exists() and old.exists():  # a crash while they changed places
+        if not new.exists():
+            old.rename(storage.root)
+        else:
+            new.rename(storage.root)
+    elif not old.exists():
+        target = Storage(str(new))
+        if not finish_commit(target):
+            recode(
+                TokenStore(Store(Storage(url))),
+                target,
+                codec=codec,
+                min_decode_rate=min_decode_rate,
+                shard_samples=shard_samples,
+                resume=True,
+                on_progress=on_progress,
+                on_choice=on_choice,
+            )
+        storage.root.rename(old)
+        new.rename(storage.root)
+    _remove(old)
+    return Store(Storage(url)).manifest
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def rewrite_into(
     writer: StoreWriter,
     store: TokenStore,
     *,
     codec: str,
-    shard_samples: int | None,
+    min_decode_rate: float = MIN_DECODE_RATE,
+    prune: bool = False,
+    shard_samples: int | None = None,
     on_progress: OnProgress | None = None,
+    on_choice: OnChoice | None = None,
 ) -> Manifest:
-    """Let a writer that has written no split yet write `store` pruned, and commit."""
-    writer.spec, kept = _pruned(store, codec, shard_samples)
+    """Let a writer that has written no split yet write `store` with a codec, and commit.
+
+    What was chosen is kept beside the shards: a resumed writer goes on with the same codec and model.
+    """
+    if codec not in CHOICES:
+        raise StoreError(f"expected a codec of {', '.join(CHOICES)}, found {codec!r}")
+    kept = _kept(store) if prune else None
+    spec = _rewritten(store) if kept is None else _pruned(store, kept)
+
+    def renumbered(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return codes if kept is None else _renumber(codes, kept)
+
+    noted = writer.recall(_CHOICE)
+    if noted is None:
+        choice = choose_codec(
+            store,
+            codec,
+            spec.codebook_sizes,
+            renumbered,
+            min_decode_rate=min_decode_rate,
+            on_progress=on_progress,
+        )
+        writer.note(_CHOICE, choice.to_json())
+    else:
+        choice = CodecChoice.from_json(noted)
+    if on_choice is not None:
+        on_choice(choice)
+    writer.spec = replace(spec, codec=choice.codec, model=choice.model, shard_samples=shard_samples)
     for name in store.splits:
         split = store[name]
         columns = {
@@ -68,32 +187,45 @@ def prune_into(
             if array not in (TOKENS, LABELS)
         }
         part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
-        _copy_split(split, part, kept, on_progress)
+        _copy_split(split, part, renumbered, on_progress)
     return writer.commit()
 
 
-def _pruned(store: TokenStore, codec: str, shard_samples: int | None) -> tuple[StoreSpec, Kept]:
-    kept = codes_that_occur(store)
-    if not all(len(codes) for codes in kept):
-        raise StoreError(f"{store.files.storage}: expected samples to prune the codebook by, found none")
+def _rewritten(store: TokenStore) -> StoreSpec:
+    """What a store is, for it to be written again."""
     manifest: Manifest = store.manifest
-    before = manifest.tokenizer.kept_codes
-    own = kept if before is None else [np.array(b)[k] for b, k in zip(before, kept, strict=True)]
-    spec = StoreSpec(
+    return StoreSpec(
         grid=manifest.grid,
-        codebook_sizes=tuple(map(len, kept)),
-        tokenizer=replace(manifest.tokenizer, kept_codes=tuple(tuple(codes.tolist()) for codes in own)),
-        codec=codec,
+        codebook_sizes=manifest.codebook_sizes,
+        tokenizer=manifest.tokenizer,
         chunk_samples=store[store.splits[0]].arrays[TOKENS].layout.chunk_samples,
-        shard_samples=shard_samples,
         class_names=manifest.class_names,
         preprocessing=manifest.preprocessing,
         source_kind=manifest.source_kind,
         source_location=manifest.source_location,
+        codebook=store.codebook,
+        synonyms=store.synonyms,
+    )
+
+
+def _kept(store: TokenStore) -> Kept:
+    kept = codes_that_occur(store)
+    if not all(len(codes) for codes in kept):
+        raise StoreError(f"{store.files.storage}: expected samples to prune the codebook by, found none")
+    return kept
+
+
+def _pruned(store: TokenStore, kept: Kept) -> StoreSpec:
+    tokenizer = store.manifest.tokenizer
+    before = tokenizer.kept_codes
+    own = kept if before is None else [np.array(b)[k] for b, k in zip(before, kept, strict=True)]
+    return replace(
+        _rewritten(store),
+        codebook_sizes=tuple(map(len, kept)),
+        tokenizer=replace(tokenizer, kept_codes=tuple(tuple(codes.tolist()) for codes in own)),
         codebook=_rows(store.codebook, kept),
         synonyms=_renumbered(store.synonyms, kept[0]),
     )
-    return spec, kept
 
 
 def codes_that_occur(store: TokenStore) -> Kept:
@@ -117,7 +249,7 @@ def codes_that_occur(store: TokenStore) -> Kept:
 def _copy_split(
     split: SplitReader,
     part: SplitWriter,
-    kept: Kept,
+    renumbered: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     on_progress: OnProgress | None,
 ) -> None:
     rows = split.samples_table()
@@ -125,10 +257,10 @@ def _copy_split(
         stop = min(start + part.shard_samples, len(split))
         here = np.arange(start, stop)
         columns = {name: split.read(name, here) for name in part.columns}
-        codes = _renumber(split[start:stop], kept)
+        codes = renumbered(split[start:stop])
         part.write_shard(codes, columns, rows.slice(start, stop - start), stop, [])
         if on_progress is not None:
-            on_progress(split.name, stop, len(split))
+            on_progress(f"{split.name}, rewriting", stop, len(split))
     part.finish(skips_of(split))
 
 

@@ -26,6 +26,7 @@ except ImportError:  # Windows
 
 from tokenstore.codecs import bitpack, sharding
 from tokenstore.codecs.chunks import Bitpack
+from tokenstore.codecs.context.codec import Context, Located
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.store import LABELS, SAMPLES_TABLE, TOKENS, ArrayLayout, Store
 
@@ -88,6 +89,7 @@ class ArrayReader:
         self._address = np.zeros(chunks, np.uint64)
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._chunks: OrderedDict[int, Values] = OrderedDict()
+        self._located: OrderedDict[int, Located] = OrderedDict()
 
     def __len__(self) -> int:
         return self.layout.samples
@@ -95,8 +97,8 @@ class ArrayReader:
     def read(self, indices: object, out: Values | None = None) -> Values:
         """Values (m, *sample_shape) of the samples at `indices` (m,), in their order.
 
-        `out` may be given to be filled: C-contiguous, of the array's dtype or, for bit-packed codes, int32 or
-        int64. Raises IndexError, DamageError.
+        `out` may be given to be filled: C-contiguous, of the array's dtype or, for codes that are packed
+        or coded by context, int32 or int64. Raises IndexError, DamageError.
         """
         wanted = normalised(indices, self.layout.samples)
         if out is None:
@@ -106,6 +108,8 @@ class ArrayReader:
         chunk, row = np.divmod(wanted, self.layout.chunk_samples)
         if isinstance(self.layout.codec, Bitpack):
             self._read_packed(self.layout.codec, chunk, row, out)
+        elif isinstance(self.layout.codec, Context):
+            self._read_coded(self.layout.codec, chunk, row, out)
         else:
             for number in np.unique(chunk).tolist():
                 here = chunk == number
@@ -162,6 +166,38 @@ class ArrayReader:
         except CodecError as error:
             raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
 
+    def _read_coded(self, codec: Context, chunk: Indices, row: Indices, out: Values) -> None:
+        numbers, inverse = np.unique(chunk, return_inverse=True)
+        located = [self.located(number) for number in numbers.tolist()]
+        try:
+            codec.decode_at(located, inverse.reshape(-1), row, out)
+        except CodecError as error:
+            raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
+        if self._code_limit is not None and int(out.max()) >= self._code_limit:
+            raise DamageError(f"{self.store.storage}/{self.name}: expected codes below {self._code_limit}")
+
+    def located(self, chunk: int) -> Located:
+        """Where each sample of a chunk of the codec `context` lies; checked when first touched."""
+        codec = self.layout.codec
+        assert isinstance(codec, Context)
+        kept = self._located.get(chunk)
+        if kept is None:
+            start, stop = self.layout.chunk_span(chunk)
+            stored = self._shard(chunk).chunk(chunk % self.layout.chunks_per_shard)
+            try:
+                checked = self._verified[chunk]
+                payload = stored[: -sharding.CHECKSUM_NBYTES] if checked else sharding.checked_payload(stored)
+                kept = codec.locate(payload, self.layout.sample_shape, stop - start)
+                if len(kept.addresses) != stop - start:
+                    raise CodecError(f"expected {stop - start} samples, found {len(kept.addresses)}")
+            except CodecError as error:
+                raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
+            self._verified[chunk] = self._shard(chunk).mapped
+            self._located[chunk] = kept
+            while len(self._located) * kept.nbytes > CACHE_NBYTES and len(self._located) > 1:
+                _drop_oldest(self._located)
+        return kept
+
     def _payload(self, codec: Bitpack, chunk: int) -> _Bytes:
         """A chunk's packed samples: mapped, or fetched and kept; checked when first touched."""
         cached = self._chunks.get(chunk)
@@ -203,7 +239,7 @@ class ArrayReader:
         if shard is None:
             # subtle: the first thread's stays, since addresses into its mapping may be in use
             shard = self._shards.setdefault(number, _Shard(self.store, self.name, self.layout, number))
-            packed = isinstance(self.layout.codec, Bitpack)
+            packed = isinstance(self.layout.codec, Bitpack | Context)
             while len(self._shards) > (MAX_OPEN_SHARDS if packed else MAX_OPEN_COLUMN_SHARDS):
                 _drop_oldest(self._shards)
         return shard

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokenstore.codecs import chunks
 from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
-from tokenstore.codecs.chunks import Bitpack, ChunkCodec, Zstd
+from tokenstore.codecs.chunks import Zstd
+from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import ManifestError
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.store import ArrayLayout
@@ -21,8 +23,7 @@ CHUNK_SAMPLES = 64
 SHARD_NBYTES = 2**25
 """What a shard of tokens is to hold unless the user says otherwise."""
 MAX_SHARD_SAMPLES = 2**16
-CODECS = ("bitpack", "zstd", "auto")
-"""`auto` is whichever of the others makes a store's first shard smaller."""
+CODECS = ("bitpack", "context", "zstd")
 
 SAMPLES_SCHEMA = pa.schema(
     [
@@ -57,6 +58,8 @@ class StoreSpec:
     codebook_sizes: tuple[int, ...]
     tokenizer: TokenizerIdentity
     codec: str = "bitpack"
+    model: ContextModel | None = field(default=None, repr=False)
+    """What the codec `context` codes by; without one it packs."""
     chunk_samples: int = CHUNK_SAMPLES
     shard_samples: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -98,15 +101,8 @@ class StoreSpec:
 
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
         size = max(self.codebook_sizes)
-        codec: ChunkCodec = Zstd() if self.codec == "zstd" else Bitpack(size)
+        codec = chunks.named(self.codec, size, self.model)
         return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
-
-    def with_smallest_codec(self, codes: npt.NDArray[Any], shard_samples: int) -> StoreSpec:
-        """The spec with `auto` made definite by encoding one shard's codes with every codec."""
-        specs = [replace(self, codec=codec) for codec in CODECS if codec != "auto"]
-        return min(
-            specs, key=lambda spec: len(spec.tokens_layout(len(codes), shard_samples).encode_shard(codes))
-        )
 
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
         chunk = shard_samples if column.nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples

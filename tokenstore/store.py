@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from tokenstore.codecs import chunks, sharding
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.codecs.chunks import Bitpack, ChunkCodec
+from tokenstore.codecs.context.codec import Context
+from tokenstore.codecs.machine import available_cores
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
 from tokenstore.manifest import FileRecord, Manifest, decode_root, encode_json
 from tokenstore.storage import STAGING, Storage, working_storage
@@ -96,15 +99,30 @@ class ArrayLayout:
 
     def encode_shard(self, rows: npt.NDArray[Any]) -> bytes:
         """The bytes of the shard that holds `rows`."""
-        fill = fill_value(self.dtype)
-        starts = range(0, len(rows), self.chunk_samples)
-        return sharding.encode_shard(
-            (
-                self.codec.encode(rows[start : start + self.chunk_samples], self.chunk_samples, int(fill))
-                for start in starts
-            ),
-            self.chunks_per_shard,
-        )
+        fill = int(fill_value(self.dtype))
+
+        def encoded(start: int) -> bytes:
+            return self.codec.encode(rows[start : start + self.chunk_samples], self.chunk_samples, fill)
+
+        with ThreadPoolExecutor(available_cores()) as pool:
+            payloads = pool.map(encoded, range(0, len(rows), self.chunk_samples))
+            return sharding.encode_shard(payloads, self.chunks_per_shard)
+
+    def decode_shard(self, data: bytes, where: str) -> npt.NDArray[Any]:
+        """The rows of a shard, as a reader finds them; raises DamageError or CodecError."""
+        stored = np.frombuffer(data, np.uint8)
+        chunks_there = self.shard_chunks(0)
+        index = sharding.decode_index(stored[-self.index_nbytes :], chunks_there, len(stored), where)
+        rows = np.empty((min(self.samples, self.shard_samples), *self.sample_shape), self.dtype)
+
+        def decode(chunk: int) -> None:
+            offset, length = index[chunk].tolist()
+            payload = sharding.checked_payload(stored[offset : offset + length])
+            self.codec.decode(payload, rows[chunk * self.chunk_samples : (chunk + 1) * self.chunk_samples])
+
+        with ThreadPoolExecutor(available_cores()) as pool:
+            list(pool.map(decode, range(chunks_there)))
+        return rows
 
     def to_zarr(self, name: str) -> dict[str, Any]:
         """The array's Zarr v3 metadata document (FORMAT.md, section 3)."""
@@ -254,7 +272,7 @@ class Store:
                 f"found {layout.sample_shape}"
             )
         size = self.manifest.codebook_size
-        packed_for = layout.codec.codebook_size if isinstance(layout.codec, Bitpack) else size
+        packed_for = layout.codec.codebook_size if isinstance(layout.codec, Bitpack | Context) else size
         if name == TOKENS and (layout.dtype != code_dtype(size) or packed_for != size):
             raise ManifestError(
                 f"{self.storage}/{array}: expected {code_dtype(size)} for the manifest's {size} codes, "

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, TokenstoreError
-from tokenstore.manifest import FileRecord
+from tokenstore.manifest import FileRecord, consolidates
 from tokenstore.reader import ArrayReader
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, Store, code_planes
@@ -100,7 +100,8 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
 
 def _check_listing(store: Store, damaged: set[str], found: Verification) -> None:
     nodes = _consolidated_metadata(store)
-    for path in (path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged):
+    documents = [path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged]
+    for path in documents if consolidates(store.manifest) else ():
         if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
             found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}")
     extra = [path for path in store.storage.files() if path not in store.manifest.files and path != ROOT]

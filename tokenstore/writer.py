@@ -15,7 +15,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,6 +127,17 @@ class StoreWriter:
             self.close()
             raise ConversionError(f"{self.target}: another process is writing this store") from error
 
+    def note(self, name: str, data: bytes) -> None:
+        """Keep something for `recall` after a crash, until the store is complete."""
+        self.storage.write(f"{STAGING}/{name}", data)
+
+    def recall(self, name: str) -> bytes | None:
+        """What was noted under a name, or None."""
+        try:
+            return self.storage.read(f"{STAGING}/{name}")
+        except FileNotFoundError:
+            return None
+
     def split(
         self, name: str, listed: int, *, labels: bool = True, columns: Mapping[str, Column] | None = None
     ) -> SplitWriter:
@@ -142,8 +152,6 @@ class StoreWriter:
 
     def commit(self) -> Manifest:
         """Write all that is left, the manifest last; the store is complete."""
-        if self.spec.codec == "auto":  # no shard was written to choose by
-            self.spec = replace(self.spec, codec="bitpack")
         nodes: dict[str, dict[str, Any]] = {}
         files: dict[str, FileRecord] = {}
         for split in self.splits:
@@ -203,8 +211,6 @@ class SplitWriter:
         self._storage = store.storage
         self._journal = list(self._read_journal())
         self._tail: list[Skip] = []
-        if self._journal:
-            store.spec = replace(store.spec, codec=self._journal[0]["codec"])
 
     @property
     def shards(self) -> int:
@@ -243,8 +249,6 @@ class SplitWriter:
         spec = self._store.spec
         _check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
         codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
-        if spec.codec == "auto":
-            spec = self._store.spec = spec.with_smallest_codec(codes, self.shard_samples)
         files = {}
         for array, rows in {TOKENS: codes, **columns}.items():
             layout = self._layout(array, len(codes))
@@ -254,6 +258,8 @@ class SplitWriter:
                 )
             path = f"{self.name}/{array}/{layout.shard_file(self.shards)}"
             data = layout.encode_shard(rows)
+            if layout.codec.name == "context":
+                _check_lossless(layout, data, rows, path)
             self._storage.write(path, data)
             record = file_record(data)
             files[path] = [record.size, record.sha256]
@@ -262,7 +268,6 @@ class SplitWriter:
         self._storage.write(self._entry("parquet"), buffer.getvalue())
         entry = {
             "samples": len(codes),
-            "codec": spec.codec,
             "source_stop": source_stop,
             "source_bytes": pc.sum(samples["source_bytes"]).as_py(),
             "skipped": [[skip.source_index, skip.source, skip.reason] for skip in skipped],
@@ -278,13 +283,10 @@ class SplitWriter:
 
     def save_open_shard(self, state: bytes) -> None:
         """Keep an unfinished shard's state, for `load_open_shard` after a crash."""
-        self._storage.write(self._open_shard, state)
+        self._store.note(f"{self.name}/open", state)
 
     def load_open_shard(self) -> bytes | None:
-        try:
-            return self._storage.read(self._open_shard)
-        except FileNotFoundError:
-            return None
+        return self._store.recall(f"{self.name}/open")
 
     def summary(self) -> SplitSummary:
         sizes = [entry["source_bytes"] for entry in self._journal]
@@ -344,6 +346,13 @@ class SplitWriter:
                 yield json.loads(self._storage.read(self._entry("json", shard)))
             except FileNotFoundError:
                 return
+
+
+def _check_lossless(layout: ArrayLayout, data: bytes, rows: npt.NDArray[Any], where: str) -> None:
+    """Entropy coding is undone before it is trusted: a code lost to a fault of this machine can't be found
+    later."""
+    if not np.array_equal(layout.decode_shard(data, where), rows):
+        raise CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
 
 
 def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str) -> None:

@@ -11,16 +11,16 @@ vector operations, because numba's own loops over the same arithmetic stay scala
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tokenstore.codecs.machine import byte_at, compiled, prefetch
 from tokenstore.errors import CodecError
 
 __all__ = ["bit_width", "code_dtype", "pack", "sample_count", "sample_nbytes", "unpack", "unpack_at"]
@@ -124,9 +124,14 @@ def _check_decode(addresses: Addresses, codes_per_sample: int, codebook_size: in
         raise CodecError(
             f"expected contiguous addresses (m,) of uint64, found {addresses.shape} of {addresses.dtype}"
         )
-    if out.shape != (len(addresses), codes_per_sample) or not out.flags.carray:
+    check_buffer(out, (len(addresses), codes_per_sample), codebook_size)
+
+
+def check_buffer(out: npt.NDArray[Any], shape: tuple[int, ...], codebook_size: int) -> None:
+    """Raises CodecError unless codes of this shape can be decoded into a buffer."""
+    if out.shape != shape or not out.flags.carray:
         raise CodecError(
-            f"expected a writable C-contiguous buffer {(len(addresses), codes_per_sample)} for the codes, "
+            f"expected a writable C-contiguous buffer {shape} for the codes, "
             f"found {out.shape} with strides {out.strides}, writable: {out.flags.writeable}"
         )
     if out.dtype not in _DECODED_DTYPES or np.iinfo(out.dtype).max < codebook_size - 1:
@@ -150,15 +155,7 @@ def _code_out_of_range(codes: Codes | Decoded, sample: int, codebook_size: int) 
     )
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiled to run without the GIL, and kept on disk where there is a place for it."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _pack(codes: Any, width: int, packed: Any) -> None:
     for sample in range(codes.shape[0]):
         word = np.uint64(0)
@@ -183,7 +180,7 @@ def _decoder(width: int) -> Any:
     reach = max(8, 1 << (width - 1).bit_length())
     mask = (1 << width) - 1
 
-    @_compiled
+    @compiled
     def decode(addresses: Any, codes_per_sample: int, codebook_size: int, out: Any) -> int:
         nbytes = (codes_per_sample * width + 7) // 8
         padding = np.uint8(codes_per_sample * width % 8)
@@ -194,7 +191,7 @@ def _decoder(width: int) -> Any:
             if sample + _PREFETCH_SAMPLES < addresses.size:
                 # Samples are asked for in random order, which no processor foresees.
                 for at in range(0, min(nbytes, _PREFETCH_NBYTES), _CACHE_LINE_NBYTES):
-                    _prefetch(addresses[sample + _PREFETCH_SAMPLES] + at)  # type: ignore[call-arg]
+                    prefetch(addresses[sample + _PREFETCH_SAMPLES] + at)  # type: ignore[call-arg]
             address = addresses[sample]
             start = sample * codes_per_sample
             rest = address + roomy * width
@@ -206,43 +203,17 @@ def _decoder(width: int) -> Any:
                 bit = position * width
                 word = np.uint64(0)
                 for at in range(bit // 8, (bit + width + 7) // 8):
-                    word |= np.uint64(_byte(address + at)) << np.uint64(8 * (at - bit // 8))
+                    word |= np.uint64(byte_at(address + at)) << np.uint64(8 * (at - bit // 8))
                 code = (word >> np.uint64(bit % 8)) & np.uint64(mask)
                 out[start + position] = code
                 largest = max(largest, code)
             if largest >= np.uint64(codebook_size):
                 return sample
-            if padding and _byte(address + nbytes - 1) >> padding:
+            if padding and byte_at(address + nbytes - 1) >> padding:
                 return sample
         return -1
 
     return decode
-
-
-@intrinsic
-def _byte(typing: Any, address: Any) -> Any:
-    """The byte at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
-
-    return types.uint8(address), codegen
-
-
-@intrinsic
-def _prefetch(typing: Any, address: Any) -> Any:
-    """Asks for the cache line at an address, which is a hint and reads nothing."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        hint = builder.module.declare_intrinsic(
-            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
-        )
-        to_read, keep, data = (ir.Constant(flag, value) for value in (0, 3, 1))
-        builder.call(hint, [builder.inttoptr(arguments[0], pointer), to_read, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(address), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy.typing as npt
 from numcodecs.zstd import Zstd as _Zstd
 
 from tokenstore.codecs import bitpack
+from tokenstore.codecs.context.codec import Context
+from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import CodecError
 
 Rows = npt.NDArray[Any]
@@ -46,7 +49,8 @@ class Bitpack:
         return [{"name": "tokenstore.bitpack", "configuration": {"codebook_size": self.codebook_size}}]
 
     def encode(self, rows: Rows, chunk_samples: int, fill_value: int) -> bytes:
-        return bitpack.pack(rows.reshape(len(rows), -1), self.codebook_size).tobytes()
+        codes = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+        return bitpack.pack(codes, self.codebook_size).tobytes()
 
     def decode(self, payload: Bytes, out: Rows) -> None:
         codes = out.reshape(len(out), -1)
@@ -97,6 +101,18 @@ def _little_endian(rows: Rows) -> Rows:
     return rows.astype(rows.dtype.newbyteorder("<"), copy=False)
 
 
+def named(name: str, codebook_size: int, model: ContextModel | None = None) -> ChunkCodec:
+    """The codec of tokens that a store's manifest names; raises CodecError if unknown."""
+    match name:
+        case "bitpack":
+            return Bitpack(codebook_size)
+        case "context":
+            return Context(codebook_size, model)
+        case "zstd":
+            return Zstd()
+    raise CodecError(f"expected a codec bitpack, context or zstd, found {name!r}")
+
+
 def from_zarr(codecs: list[dict[str, Any]]) -> ChunkCodec:
     """The codec that an array's Zarr metadata names, checksum aside; raises CodecError if unknown."""
     match codecs:
@@ -107,4 +123,6 @@ def from_zarr(codecs: list[dict[str, Any]]) -> ChunkCodec:
             {"name": "zstd", "configuration": {"level": int(level)}},
         ]:
             return Zstd(level)
-    raise CodecError(f"expected the codecs of bitpack or zstd, found {codecs!r}")
+        case [{"name": "tokenstore.context", "configuration": configuration}]:
+            return Context.from_configuration(configuration)
+    raise CodecError(f"expected the codecs of bitpack, context or zstd, found {codecs!r:.200}")

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 from zarr.abc.codec import ArrayBytesCodec
 
 from tokenstore.codecs import bitpack
+from tokenstore.codecs.chunks import Bitpack
+from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import CodecError
 
 if TYPE_CHECKING:
@@ -18,22 +21,81 @@ if TYPE_CHECKING:
     # Zarr names it nowhere public, though every codec is handed one.
     from zarr.core.array_spec import ArraySpec
 
-__all__ = ["BitPackCodec"]
+__all__ = ["BitPackCodec", "ContextCodec"]
+
+
+class _SamplesCodec(ArrayBytesCodec):
+    """A chunk (S, *grid) of samples of codes; samples at its end that are fill value alone are not stored.
+
+    The dtype is the smallest that holds the codebook size, and the fill value its largest value, which is no
+    code: with it Zarr pads a split's last chunk. Raises CodecError for codes out of range, and for bytes
+    that no encoder wrote.
+    """
+
+    name: ClassVar[str]
+    is_fixed_size = False
+    codebook_size: int
+
+    @property
+    def _codec(self) -> Bitpack | Context:
+        raise NotImplementedError
+
+    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
+        """Samples that a payload holds."""
+        raise NotImplementedError
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        self._chunk(array_spec)
+        return self
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        raise NotImplementedError("the size depends on the codes, and on how many samples are fill value")
+
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return self._encode_sync(chunk_data, chunk_spec)
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return self._decode_sync(chunk_data, chunk_spec)
+
+    # Zarr calls these two itself where it can, sparing the event loop.
+    def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        chunk = self._chunk(chunk_spec)
+        codes = chunk_data.as_numpy_array().astype(chunk.dtype, copy=False)
+        codes = codes.reshape(chunk.samples, *chunk.grid)
+        stored = chunk.samples
+        while stored and (codes[stored - 1] == chunk.fill_value).all():
+            stored -= 1
+        payload = self._codec.encode(codes[:stored], chunk.samples, chunk.fill_value)
+        return chunk_spec.prototype.buffer.from_bytes(payload)
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        chunk = self._chunk(chunk_spec)
+        payload = chunk_data.as_numpy_array()
+        stored = self._stored(payload, chunk)
+        codes = np.empty((chunk.samples, *chunk.grid), chunk.dtype)
+        if stored:
+            self._codec.decode(payload, codes[:stored])
+        codes[stored:] = chunk.fill_value
+        codes = codes.astype(chunk_spec.dtype.to_native_dtype(), copy=False)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(codes)
+
+    def _chunk(self, spec: ArraySpec) -> _Chunk:
+        dtype = bitpack.code_dtype(self.codebook_size)
+        fill_value = int(np.iinfo(dtype).max)
+        found = spec.dtype.to_native_dtype()
+        if found.newbyteorder("=") != dtype or not spec.shape or spec.fill_value != fill_value:
+            raise CodecError(
+                f"{self.name}: {self.codebook_size} codes need an array (N, *grid) of {dtype} with fill "
+                f"value {fill_value}, found shape {spec.shape} of {found} with fill value {spec.fill_value}"
+            )
+        return _Chunk(spec.shape[0], spec.shape[1:], dtype, fill_value)
 
 
 @dataclass(frozen=True)
-class BitPackCodec(ArrayBytesCodec):
-    """`tokenstore.bitpack`: the samples of a chunk (S, *grid), packed one after another.
-
-    The dtype is the smallest that holds the codebook size, and the fill value its largest value, which is no
-    code. Zarr pads a split's last chunk with it; samples at a chunk's end that hold nothing else are not
-    stored. FORMAT.md, "bitpack".
-
-    Raises CodecError for codes out of range, and for bytes that no encoder wrote.
-    """
+class BitPackCodec(_SamplesCodec):
+    """`tokenstore.bitpack`: samples packed one after another. FORMAT.md, "bitpack"."""
 
     name: ClassVar = "tokenstore.bitpack"
-    is_fixed_size = False
 
     codebook_size: int
 
@@ -54,59 +116,51 @@ class BitPackCodec(ArrayBytesCodec):
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "configuration": {"codebook_size": self.codebook_size}}
 
-    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
-        self._chunk(array_spec)
-        return self
+    @property
+    def _codec(self) -> Bitpack:
+        return Bitpack(self.codebook_size)
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        raise NotImplementedError(
-            "the size depends on how many samples at the end of the chunk are fill value"
-        )
+    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
+        codes_per_sample = math.prod(chunk.grid)
+        return bitpack.sample_count(payload.size, codes_per_sample, self.codebook_size, at_most=chunk.samples)
 
-    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        return self._encode_sync(chunk_data, chunk_spec)
 
-    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return self._decode_sync(chunk_data, chunk_spec)
+@dataclass(frozen=True)
+class ContextCodec(_SamplesCodec):
+    """`tokenstore.context`: samples coded by a model of neighbouring codes. FORMAT.md, "context"."""
 
-    # Zarr calls these two itself where it can, sparing the event loop.
-    def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        chunk = self._chunk(chunk_spec)
-        codes = chunk_data.as_numpy_array().astype(chunk.dtype, copy=False)
-        codes = codes.reshape(chunk.samples, chunk.codes_per_sample)
-        stored = chunk.samples
-        while stored and (codes[stored - 1] == chunk.fill_value).all():
-            stored -= 1
-        packed = bitpack.pack(codes[:stored], self.codebook_size)
-        return chunk_spec.prototype.buffer.from_array_like(packed.reshape(-1))
+    name: ClassVar = "tokenstore.context"
 
-    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        chunk = self._chunk(chunk_spec)
-        packed = chunk_data.as_numpy_array()
-        stored = bitpack.sample_count(
-            packed.size, chunk.codes_per_sample, self.codebook_size, at_most=chunk.samples
-        )
-        codes = np.empty((chunk.samples, chunk.codes_per_sample), chunk.dtype)
-        bitpack.unpack(packed, chunk.codes_per_sample, self.codebook_size, codes[:stored])
-        codes[stored:] = chunk.fill_value
-        codes = codes.reshape(chunk_spec.shape).astype(chunk_spec.dtype.to_native_dtype(), copy=False)
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(codes)
+    codebook_size: int
+    model: str | None
+    """The model in base64, or None where there is none."""
 
-    def _chunk(self, spec: ArraySpec) -> _Chunk:
-        dtype = bitpack.code_dtype(self.codebook_size)
-        fill_value = int(np.iinfo(dtype).max)
-        found = spec.dtype.to_native_dtype()
-        if found.newbyteorder("=") != dtype or not spec.shape or spec.fill_value != fill_value:
-            raise CodecError(
-                f"{self.name}: {self.codebook_size} codes need an array (N, *grid) of {dtype} with fill "
-                f"value {fill_value}, found shape {spec.shape} of {found} with fill value {spec.fill_value}"
-            )
-        return _Chunk(spec.shape[0], math.prod(spec.shape[1:]), dtype, fill_value)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_context", Context.from_configuration(self.to_dict()["configuration"]))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        configuration = data.get("configuration")
+        Context.from_configuration(configuration)
+        assert isinstance(configuration, dict)
+        return cls(**configuration)
+
+    def to_dict(self) -> dict[str, Any]:
+        configuration = {"codebook_size": self.codebook_size, "model": self.model}
+        return {"name": self.name, "configuration": configuration}
+
+    @property
+    def _codec(self) -> Context:
+        context: Context = self._context  # type: ignore[attr-defined]
+        return context
+
+    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
+        return len(self._codec.locate(payload, chunk.grid, at_most=chunk.samples).addresses)
 
 
 class _Chunk(NamedTuple):
     samples: int
-    codes_per_sample: int
+    grid: tuple[int, ...]
     dtype: np.dtype[np.unsignedinteger]
     fill_value: int
     """The dtype's largest value, which is never a code."""

@@ -1,0 +1,89 @@
+"""`tokenstore recode`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from rich.progress import TaskID
+
+import tokenstore
+from tokenstore.codec_choice import CHOICES, CodecChoice
+from tokenstore.operations import recode as run_recode
+from tokenstore.operations import recode_in_place
+from tokenstore.storage import Storage
+from tokenstore.store import Store
+
+from .console import human_bytes, min_decode_rate, progress_bar, storage_options
+from .main import EXIT_CODES
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("store")
+@click.argument("out", required=False)
+@click.option(
+    "--codec",
+    type=click.Choice(CHOICES),
+    default="auto",
+    show_default=True,
+    help="auto takes the smallest that is fast enough, and says why.",
+)
+@min_decode_rate
+@click.option(
+    "--shard-samples", type=click.IntRange(1), help="Samples of one file; by default about 32 MiB of them."
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted OUT; in its place that needs no asking."
+)
+@storage_options
+def recode(
+    store: str,
+    out: str | None,
+    codec: str,
+    min_decode_rate: float,
+    shard_samples: int | None,
+    resume: bool,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Write STORE again with another codec: to OUT, or else in its place.
+
+    The codes stay the same, and every shard is decoded again before it is written. In its place means that
+    the new store is whole beside the old one before they change places, so both need room for a while.
+
+    \b
+    Examples:
+      tokenstore recode photos.zarr --codec context
+      tokenstore recode photos.zarr small.zarr --codec auto --min-decode-rate 5000
+      tokenstore recode photos.zarr plain.zip --codec zstd
+    """
+    started = time.monotonic()
+    tasks: dict[str, TaskID] = {}
+    choices: list[CodecChoice] = []
+    with progress_bar("") as bar:
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total, note="")
+            bar.update(tasks[what], completed=done)
+
+        settings: dict[str, Any] = {
+            "codec": codec,
+            "min_decode_rate": min_decode_rate,
+            "shard_samples": shard_samples,
+            "on_progress": told,
+            "on_choice": choices.append,
+        }
+        if out is None:
+            before = Store(store).nbytes if Storage(store).exists() else None
+            recode_in_place(store, **settings)
+        else:
+            opened = tokenstore.open(store, storage_options=storage_options)
+            before = opened.files.nbytes
+            run_recode(opened, Storage(out, storage_options), resume=resume, **settings)
+    for choice in choices:
+        click.echo(f"codec {choice}")
+    written = Store(out or store, storage_options)
+    share = f", {written.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
+    took = time.monotonic() - started
+    click.echo(f"{out or store}: {human_bytes(written.nbytes)}{share}; {took:.1f} s")

@@ -1,0 +1,179 @@
+"""Models and codes for tests of the context codec: random, extreme, hand-made, and codes with structure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from tokenstore.codecs import bitpack
+from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane, lanes_for
+from tokenstore.codecs.context.tree import CodeTree
+
+Codes = npt.NDArray[Any]
+
+
+def random_offsets(
+    plane: int, planes: int, rank: int, contexts: int, random: np.random.Generator
+) -> npt.NDArray[np.int8]:
+    """Offsets (contexts, rank) that are earlier in C order; for further codebooks also in those before."""
+    offsets = random.integers(-2, 3, (contexts, rank))
+    if planes > 1:
+        offsets[:, 0] = -random.integers(0, plane + 1, contexts)
+    spatial = offsets[:, 1:] if planes > 1 else offsets
+    for offset, own in zip(offsets, spatial, strict=True):
+        if (planes == 1 or not offset[0]) and next((step for step in own if step), 0) >= 0:
+            own[0] = -abs(own[0])
+            if not own[0]:
+                own[-1 if random.random() < 0.5 else 0] = -1
+            if next(step for step in own if step) > 0:
+                own[0] = -1
+    return offsets.astype(np.int8)
+
+
+def random_model(
+    sizes: tuple[int, ...] = (391,),
+    rank: int = 2,
+    *,
+    contexts: int = 3,
+    components: int = 4,
+    logit_shift: int = 8,
+    row_shift: int = 12,
+    fade: int = 4,
+    extreme: bool = False,
+    seed: int = 0,
+) -> ContextModel:
+    """A model of random integers; extreme ones saturate rows and frequencies and make hidden lanes wrap."""
+    random = np.random.default_rng(seed)
+    lanes = lanes_for(list(sizes))
+    offsets = [random_offsets(at, len(sizes), rank, contexts, random) for at in range(len(sizes))]
+    sources = [at + offset[0] if len(sizes) > 1 else 0 for at in range(len(sizes)) for offset in offsets[at]]
+
+    def whole(dtype: type, *shape: int, spread: int) -> Codes:
+        limits = np.iinfo(dtype)
+        if extreme:
+            return random.integers(limits.min, limits.max + 1, shape).astype(dtype)
+        return np.clip(np.rint(random.standard_normal(shape) * spread), limits.min, limits.max).astype(dtype)
+
+    planes = []
+    for at, size in enumerate(sizes):
+        readers = sources.count(at) + PAST_ROWS
+        children = CodeTree.of(size).children
+        planes.append(
+            Plane(
+                size=size,
+                order=random.permutation(size).astype(np.uint32),
+                contexts=offsets[at],
+                gains=random.integers(0, 65536 if extreme else 200, components).astype(np.uint16),
+                components=whole(np.int8, components, 1 + size, spread=30),
+                readers=whole(np.int8, components, readers, lanes, spread=30),
+                bias=whole(np.int16, lanes, spread=20),
+                weights=whole(np.int8, children, 32, spread=30),
+                biases=whole(np.int16, children, spread=200),
+                row_shift=row_shift,
+                logit_shift=logit_shift,
+                fade=fade,
+            )
+        )
+    return ContextModel(rank, tuple(planes))
+
+
+@st.composite
+def models(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2, 3, 32, 33, 391)) -> ContextModel:
+    """Models of one to four codebooks of grids of one to three axes, with the codebooks' own."""
+    books = draw(st.lists(st.sampled_from(sizes), min_size=1, max_size=4))
+    return random_model(
+        tuple(books),
+        draw(st.integers(1, 3)) if len(books) == 1 else draw(st.integers(2, 3)),
+        contexts=draw(st.integers(1, 4)),
+        components=draw(st.integers(0, 3)),
+        logit_shift=draw(st.integers(0, 15)),
+        row_shift=draw(st.sampled_from([1, 8, 16, 24, 40])),
+        fade=draw(st.integers(1, 16)),
+        extreme=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@st.composite
+def grids(draw: st.DrawFn, model: ContextModel, longest: int = 4) -> tuple[int, ...]:
+    """A small grid that a model's codes may have."""
+    books = (len(model.planes),) if len(model.planes) > 1 else ()
+    rest = model.rank - len(books)
+    axes = draw(st.lists(st.integers(1, longest), min_size=rest, max_size=rest))
+    return (*books, *axes)
+
+
+def codes_of(model: ContextModel, grid: tuple[int, ...], samples: int, seed: int = 0) -> Codes:
+    """Random codes (samples, *grid), each below its own codebook's size; the first sample has the largest."""
+    random = np.random.default_rng(seed)
+    per_plane = math.prod(grid) // len(model.planes)
+    sizes = np.repeat([plane.size for plane in model.planes], per_plane)
+    codes = random.integers(0, sizes, (samples, len(sizes)))
+    codes[:1] = sizes - 1
+    return codes.reshape(samples, *grid).astype(bitpack.code_dtype(model.codebook_size))
+
+
+def smooth_codes(samples: int, grid: tuple[int, ...], size: int, seed: int = 0) -> Codes:
+    """Codes (samples, *grid) that are levels of smooth random fields, as neighbours in images are alike."""
+    random = np.random.default_rng(seed)
+    fields = random.standard_normal((samples, *grid))
+    for axis in range(1, len(grid) + 1):
+        for _ in range(3):
+            fields = fields + np.roll(fields, 1, axis) + np.roll(fields, -1, axis)
+    spread = (fields - fields.min()) / (fields.max() - fields.min())
+    return np.minimum((spread * size).astype(np.int64), size - 1).astype(bitpack.code_dtype(size))
+
+
+def entropy_nbytes(codes: Codes) -> float:
+    """Bytes that the codes take by their own frequencies alone."""
+    counts = np.bincount(codes.ravel().astype(np.int64))
+    shares = counts[counts > 0] / codes.size
+    return float(-(shares * np.log2(shares)).sum() * codes.size / 8)
+
+
+def tiny_model() -> ContextModel:
+    """Three codes of a 2-D grid, predicted from the one to the left, the mean and the trace.
+
+    Row of code c: lane 0 from the left neighbour 10 c, lane 1 from the mean 64 c, lane 2 from the trace
+    8 c; none gives -10 to lane 0. Lane 3 is 5 by the bias. Weights give code 2 lane 0 positively and code 1
+    negatively.
+    """
+    readers = np.zeros((1, 3, 32), np.int8)
+    readers[0, 0, 0], readers[0, 1, 1], readers[0, 2, 2] = 10, 64, 8
+    bias = np.zeros(32, np.int16)
+    bias[3] = 5
+    weights = np.zeros((3, 32), np.int8)
+    weights[:, 0] = 20, 0, -20
+    weights[:, 1] = 0, 3, 0
+    weights[:, 2] = 1, 2, 3
+    weights[:, 3] = 4, 0, -4
+    return ContextModel(
+        2,
+        (
+            Plane(
+                size=3,
+                order=np.array([2, 0, 1], np.uint32),
+                contexts=np.array([[0, -1]], np.int8),
+                gains=np.array([256], np.uint16),
+                components=np.array([[-1, 0, 1, 2]], np.int8),
+                readers=readers,
+                bias=bias,
+                weights=weights,
+                biases=np.array([100, 0, -100], np.int16),
+                row_shift=8,
+                logit_shift=1,
+                fade=1,
+            ),
+        ),
+    )
+
+
+def changed(model: ContextModel, **fields: Any) -> ContextModel:
+    """The model with fields of its first plane replaced."""
+    first = dataclasses.replace(model.planes[0], **fields)
+    return ContextModel(model.rank, (first, *model.planes[1:]))

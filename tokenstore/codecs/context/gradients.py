@@ -1,0 +1,164 @@
+"""Loss and gradients of the context model in float32, for fitting it. Compiled, without the GIL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from tokenstore.codecs.context.kernels import MAX_LEVELS, PRIOR_CODES
+from tokenstore.codecs.context.vectors import LANES
+
+__all__ = ["accumulate", "adam", "spread"]
+
+
+def _compiled(function: Any) -> Any:
+    """Like `machine.compiled`, with additions in any order: only fitting is float, coding never is."""
+    try:
+        return njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
+    except RuntimeError:
+        return njit(nogil=True, fastmath=True, error_model="numpy")(function)
+
+
+@_compiled
+def accumulate(
+    rows: Any,
+    ranks: Any,
+    neighbours: Any,
+    bases: Any,
+    pasts: Any,
+    shapes: Any,
+    nodes: Any,
+    fades: Any,
+    table: Any,
+    bias: Any,
+    weights: Any,
+    table_gradient: Any,
+    bias_gradient: Any,
+    weights_gradient: Any,
+) -> float:
+    """Adds the gradients of samples' summed cross-entropy to the three gradients; returns it, in nats.
+
+    `rows` and `ranks` (n, L) are each code's row in the tables and its rank in its tree. `table` (rows,
+    lanes) holds the tables of all contexts, that of context i of plane p from row bases[p, i], row 0 of
+    each for no code, and those of mean and trace from pasts[p]. `weights` are (nodes, 33, 32), the last of
+    33 the biases; `shapes` contexts, levels and fan.
+    """
+    length = neighbours.shape[0]
+    plane_length = length // shapes.shape[0]
+    lanes = table.shape[1]
+    zero = np.float32(0)
+    hidden = np.empty(lanes, np.float32)
+    hidden_gradient = np.empty((plane_length, lanes), np.float32)
+    memory = np.empty(lanes, np.float32)
+    trace = np.empty(lanes, np.float32)
+    chances = np.empty(LANES, np.float32)
+    loss = 0.0
+    for sample in range(rows.shape[0]):
+        for plane in range(shapes.shape[0]):
+            contexts, levels, fan = shapes[plane]
+            if levels == 0:
+                continue
+            fade = fades[plane]
+            memory[:] = zero
+            trace[:] = zero
+            hidden_gradient[:] = zero
+            mean_at, trace_at = pasts[plane]
+            first = plane * plane_length
+            for seen in range(plane_length):
+                position = first + seen
+                share = np.float32(1 / (seen + PRIOR_CODES))
+                for lane in range(lanes):
+                    hidden[lane] = bias[plane, lane] + memory[lane] * share + trace[lane]
+                for context in range(contexts):
+                    place = neighbours[position, context]
+                    row = bases[plane, context] + (rows[sample, place] if place < length else 0)
+                    for lane in range(lanes):
+                        hidden[lane] += table[row, lane]
+                rank = ranks[sample, position]
+                below = 1
+                for _ in range(levels - 1):
+                    below *= fan
+                for level in range(levels):
+                    prefix = rank // (below * fan)
+                    node = nodes[plane, level] + prefix
+                    children = min(fan, nodes[plane, MAX_LEVELS + level] - prefix * fan)
+                    symbol = rank // below - prefix * fan
+                    below //= fan
+                    upper = LANES if level and lanes > LANES else 0
+                    for child in range(LANES):
+                        chances[child] = weights[node, LANES, child]
+                    for lane in range(LANES):
+                        value = hidden[upper + lane]
+                        for child in range(LANES):
+                            chances[child] += value * weights[node, lane, child]
+                    largest = chances[0]
+                    for child in range(1, children):
+                        largest = max(largest, chances[child])
+                    total = zero
+                    for child in range(LANES):
+                        chances[child] = np.exp(chances[child] - largest) if child < children else zero
+                        total += chances[child]
+                    loss -= np.log(chances[symbol] / total + np.float32(1e-30))
+                    for child in range(LANES):
+                        chances[child] /= total
+                    chances[symbol] -= np.float32(1)
+                    for child in range(LANES):
+                        weights_gradient[node, LANES, child] += chances[child]
+                    for lane in range(LANES):
+                        value = hidden[upper + lane]
+                        slope = zero
+                        for child in range(LANES):
+                            weights_gradient[node, lane, child] += value * chances[child]
+                            slope += weights[node, lane, child] * chances[child]
+                        hidden_gradient[seen, upper + lane] += slope
+                for context in range(contexts):
+                    place = neighbours[position, context]
+                    row = bases[plane, context] + (rows[sample, place] if place < length else 0)
+                    for lane in range(lanes):
+                        table_gradient[row, lane] += hidden_gradient[seen, lane]
+                row = rows[sample, position]
+                for lane in range(lanes):
+                    bias_gradient[plane, lane] += hidden_gradient[seen, lane]
+                    memory[lane] += table[mean_at + row, lane]
+                    trace[lane] += fade * (table[trace_at + row, lane] - trace[lane])
+            # What a code adds to mean and trace acts on all positions after it.
+            memory[:] = zero
+            trace[:] = zero
+            for seen in range(plane_length - 1, -1, -1):
+                row = rows[sample, first + seen]
+                share = np.float32(1 / (seen + PRIOR_CODES))
+                for lane in range(lanes):
+                    table_gradient[mean_at + row, lane] += memory[lane]
+                    table_gradient[trace_at + row, lane] += fade * trace[lane]
+                    memory[lane] += hidden_gradient[seen, lane] * share
+                    trace[lane] += hidden_gradient[seen, lane] - fade * trace[lane]
+    return loss
+
+
+@_compiled
+def adam(
+    values: Any, gradient: Any, scale: Any, decay: Any, first: Any, second: Any, rate: Any, step: Any
+) -> None:
+    """One step of Adam (Kingma and Ba, 2015) on flat float32 values, with an L2 penalty."""
+    keep, keep_squares = np.float32(0.9), np.float32(0.98)
+    correction = np.float32(1 - 0.9**step)
+    correction_squares = np.float32(1 - 0.98**step)
+    for at in range(values.size):
+        slope = gradient[at] * scale + decay * values[at]
+        first[at] = keep * first[at] + (np.float32(1) - keep) * slope
+        second[at] = keep_squares * second[at] + (np.float32(1) - keep_squares) * slope * slope
+        size = np.sqrt(second[at] / correction_squares) + np.float32(1e-9)
+        values[at] -= rate * (first[at] / correction) / size
+
+
+@_compiled
+def spread(left: Any, right: Any, scale: Any, vectors: Any, out: Any) -> None:
+    """Adds to out (K, D) the normalised adjacency of pairs of codes times vectors (K, D)."""
+    for pair in range(left.size):
+        one, other = left[pair], right[pair]
+        weight = scale[one] * scale[other]
+        for at in range(vectors.shape[1]):
+            out[one, at] += weight * vectors[other, at]
+            out[other, at] += weight * vectors[one, at]

@@ -1,0 +1,269 @@
+"""One sample's codes to its stream and back: contexts, decisions, range coding. Compiled, without the GIL.
+
+A stream is a number in [0, 1) in base 256, most significant byte first, its last zero bytes left out.
+Every decision narrows an interval, kept as 32 bits with bytes shifted in below 2 ** 24, by its
+frequencies. FORMAT.md, section 7.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import numpy as np
+
+from tokenstore.codecs.context.vectors import LANES, cumulate, hidden, search
+from tokenstore.codecs.machine import big_endian_at, byte_at, compiled, word_at
+
+PLAN_FIELDS: Final = 12
+FAN, LEVELS, CONTEXTS, PAST, BIAS, WEIGHTS, BIASES, ORDER, RANKS, SHIFT, FADE, SIZE = range(PLAN_FIELDS)
+"""A plane's numbers and the addresses of its tables, by their place in its row of `plan`."""
+PRIOR_CODES: Final = 16
+"""How many codes of nothing the mean over a sample's past begins with."""
+MEMORY_UNIT: Final = 2**16
+MAX_LEVELS: Final = 4
+MAX_CONTEXTS: Final = 16
+SIDE_BY_SIDE: Final = 8
+"""Samples decoded side by side: what one waits for, the others' work fills."""
+WEIGHTS_NBYTES: Final = 2 * LANES * LANES
+BIASES_NBYTES: Final = 4 * LANES
+LONGEST_DECISION: Final = 3
+"""Bytes that one decision adds to a stream at most."""
+_TOP: Final = 2**24
+_WORD: Final = 2**32 - 1
+
+
+@compiled
+def _following(word: Any, count: Any, address: Any, end: Any) -> Any:
+    """A word of 32 bits, its first `count` bytes gone and as many of the stream (or zeros) at its end."""
+    more = np.int64(0)
+    if address + 4 <= end:
+        more = big_endian_at(address)  # type: ignore[call-arg]
+    else:
+        for at in range(address, address + 4):
+            more <<= 8
+            if at < end:
+                more |= np.int64(byte_at(at))  # type: ignore[call-arg]
+    return ((word << (8 * count)) | (more >> (32 - 8 * count))) & _WORD
+
+
+@functools.cache
+def decoder(lanes: int) -> Any:
+    """The decoder of streams whose positions have so many hidden lanes."""
+
+    @compiled
+    def decode(
+        addresses: Any, lengths: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any
+    ) -> int:
+        """Decodes the streams at `addresses` (n,), of `lengths` bytes, to `out` (n * L,).
+
+        Returns the first sample whose stream no encoder wrote, or -1. Whatever the bytes, every code is
+        below its codebook's size, and nothing outside the streams is read.
+        """
+        length = neighbours.shape[0]
+        plane_length = length // plan.shape[0]
+        codes = np.zeros((length + 1, SIDE_BY_SIDE), np.int64)
+        rows = np.empty((SIDE_BY_SIDE, MAX_CONTEXTS), np.int64)
+        memory = np.empty((SIDE_BY_SIDE, lanes), np.int32)
+        trace = np.empty((SIDE_BY_SIDE, lanes), np.int32)
+        inputs = np.empty((SIDE_BY_SIDE, lanes), np.int16)
+        totals = np.zeros((SIDE_BY_SIDE, 1 + LANES), np.int32)  # the first stays zero
+        terms = np.empty(3, np.int64)
+        stride = 4 * (1 + LANES)
+        span, offset, byte, end, prefix, wrong = np.empty((6, SIDE_BY_SIDE), np.int64)
+        rows_at, memory_at, trace_at = rows.ctypes.data, memory.ctypes.data, trace.ctypes.data
+        inputs_at, totals_at, terms_at = inputs.ctypes.data, totals.ctypes.data, terms.ctypes.data
+        for first in range(0, addresses.size, SIDE_BY_SIDE):
+            here = min(SIDE_BY_SIDE, addresses.size - first)
+            for j in range(here):
+                codes[length, j] = -1
+                end[j] = addresses[first + j] + lengths[first + j]
+                offset[j] = _following(0, 4, addresses[first + j], end[j])
+                byte[j] = addresses[first + j] + 4
+                span[j] = _WORD
+                wrong[j] = 0
+            for position in range(length):
+                plane = position // plane_length
+                seen = position - plane * plane_length
+                if seen == 0:
+                    memory[:] = 0
+                    trace[:] = 0
+                contexts = plan[plane, CONTEXTS]
+                levels = plan[plane, LEVELS]
+                fan = plan[plane, FAN]
+                terms[0] = plan[plane, BIAS]
+                terms[1] = MEMORY_UNIT // (seen + PRIOR_CODES)
+                terms[2] = plan[plane, FADE]
+                for context in range(contexts):
+                    place, table = neighbours[position, context], tables[plane, context]
+                    for j in range(SIDE_BY_SIDE):
+                        rows[j, context] = table + (codes[place, j] + 1) * lanes
+                for j in range(here):
+                    prefix[j] = 0
+                    if levels:
+                        past = 0
+                        if seen:
+                            past = plan[plane, PAST] + codes[position - 1, j] * (2 * lanes)
+                        hidden(  # type: ignore[call-arg]
+                            rows_at + j * (8 * MAX_CONTEXTS),
+                            contexts,
+                            memory_at + j * (4 * lanes),
+                            trace_at + j * (4 * lanes),
+                            past,
+                            terms_at,
+                            inputs_at + j * (2 * lanes),
+                            lanes,
+                        )
+                for level in range(levels):
+                    upper = 2 * LANES if level and lanes > LANES else 0
+                    for j in range(here):
+                        node = nodes[plane, level] + prefix[j]
+                        children = min(fan, nodes[plane, MAX_LEVELS + level] - prefix[j] * fan)
+                        cumulate(  # type: ignore[call-arg]
+                            inputs_at + j * (2 * lanes) + upper,
+                            plan[plane, WEIGHTS] + node * WEIGHTS_NBYTES,
+                            plan[plane, BIASES] + node * BIASES_NBYTES,
+                            children,
+                            plan[plane, SHIFT],
+                            totals_at + j * stride + 4,
+                        )
+                        unit = np.int64(np.uint64(span[j]) // np.uint64(totals[j, LANES]))
+                        symbol = search(totals_at + j * stride + 4, unit, offset[j])
+                        symbol = min(symbol, children - 1)
+                        chosen = totals_at + j * stride + 4 * symbol
+                        start = word_at(chosen)
+                        width = unit * (word_at(chosen + 4) - start)
+                        rest = offset[j] - unit * start
+                        wrong[j] |= rest >= width
+                        short = np.int64(width < 2**24) + np.int64(width < 2**16) + np.int64(width < 2**8)
+                        offset[j] = _following(rest, short, byte[j], end[j])
+                        span[j] = width << (8 * short)
+                        byte[j] += short
+                        prefix[j] = prefix[j] * fan + symbol
+                order = plan[plane, ORDER]
+                for j in range(here):
+                    codes[position, j] = word_at(order + 4 * prefix[j])  # type: ignore[call-arg]
+            for j in range(here):
+                for position in range(length):
+                    out[(first + j) * length + position] = codes[position, j]
+            for j in range(here):
+                if wrong[j]:
+                    return first + j
+        return -1
+
+    return decode
+
+
+@functools.cache
+def encoder(lanes: int) -> Any:
+    """The encoder of streams whose positions have so many hidden lanes."""
+
+    @compiled
+    def encode(
+        codes: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any, lengths: Any
+    ) -> None:
+        """Encodes codes (n, L), each below its codebook's size, to streams back to back in `out`.
+
+        `out` has room for `LONGEST_DECISION` bytes a decision and 4 a sample; `lengths` (n,) are filled in.
+        """
+        length = neighbours.shape[0]
+        plane_length = length // plan.shape[0]
+        rows = np.empty(MAX_CONTEXTS, np.int64)
+        memory = np.empty(lanes, np.int32)
+        trace = np.empty(lanes, np.int32)
+        inputs = np.empty(lanes, np.int16)
+        totals = np.empty(LANES, np.int32)
+        terms = np.empty(3, np.int64)
+        begin = 0
+        for sample in range(codes.shape[0]):
+            low = 0
+            span = _WORD
+            at = begin
+            for position in range(length):
+                plane = position // plane_length
+                seen = position - plane * plane_length
+                if seen == 0:
+                    memory[:] = 0
+                    trace[:] = 0
+                levels = plan[plane, LEVELS]
+                if levels == 0:
+                    continue
+                fan = plan[plane, FAN]
+                terms[0] = plan[plane, BIAS]
+                terms[1] = MEMORY_UNIT // (seen + PRIOR_CODES)
+                terms[2] = plan[plane, FADE]
+                for context in range(plan[plane, CONTEXTS]):
+                    place = neighbours[position, context]
+                    row = np.int64(codes[sample, place]) + 1 if place < length else 0
+                    rows[context] = tables[plane, context] + row * lanes
+                past = 0
+                if seen:
+                    past = plan[plane, PAST] + np.int64(codes[sample, position - 1]) * (2 * lanes)
+                hidden(  # type: ignore[call-arg]
+                    rows.ctypes.data,
+                    plan[plane, CONTEXTS],
+                    memory.ctypes.data,
+                    trace.ctypes.data,
+                    past,
+                    terms.ctypes.data,
+                    inputs.ctypes.data,
+                    lanes,
+                )
+                code = np.int64(codes[sample, position])
+                rank = word_at(plan[plane, RANKS] + 4 * code)
+                below = 1
+                for _ in range(levels - 1):
+                    below *= fan
+                for level in range(levels):
+                    prefix = rank // (below * fan)
+                    node = nodes[plane, level] + prefix
+                    cumulate(
+                        inputs.ctypes.data + (2 * LANES if level and lanes > LANES else 0),
+                        plan[plane, WEIGHTS] + node * WEIGHTS_NBYTES,
+                        plan[plane, BIASES] + node * BIASES_NBYTES,
+                        min(fan, nodes[plane, MAX_LEVELS + level] - prefix * fan),
+                        plan[plane, SHIFT],
+                        totals.ctypes.data,
+                    )
+                    symbol = rank // below - prefix * fan
+                    below //= fan
+                    unit = span // totals[LANES - 1]
+                    start = np.int64(totals[symbol - 1]) if symbol else np.int64(0)
+                    low += unit * start
+                    span = unit * (totals[symbol] - start)
+                    if low > _WORD:
+                        low &= _WORD
+                        _carry(out, at)
+                    while span < _TOP:
+                        out[at] = low >> 24
+                        at += 1
+                        low = (low << 8) & _WORD
+                        span <<= 8
+            # The fewest bytes that lie in the interval whatever follows them.
+            for count in range(5):
+                rest = (1 << (32 - 8 * count)) - 1
+                value = (low + rest) & ~rest
+                if value < low + span:
+                    if value > _WORD:
+                        value &= _WORD
+                        _carry(out, at)
+                    for place in range(count):
+                        out[at] = (value >> (24 - 8 * place)) & 255
+                        at += 1
+                    break
+            while at > begin and out[at - 1] == 0:
+                at -= 1
+            lengths[sample] = at - begin
+            begin = at
+
+    return encode
+
+
+@compiled
+def _carry(out: Any, at: int) -> None:
+    """Adds one to the number whose last byte is before `at`."""
+    at -= 1
+    while out[at] == 255:
+        out[at] = 0
+        at -= 1
+    out[at] += 1

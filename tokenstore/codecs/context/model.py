@@ -1,0 +1,232 @@
+"""The context model: what a store keeps of it, and the tables that coding needs.
+
+Each code is predicted from codes before it in C order: its contexts (neighbours at fixed offsets, of its
+own and of earlier codebooks), the mean over the sample so far, and a trace of its last codes that fades.
+Every one adds a row of small integers to the hidden lanes; each decision of the code tree is log-linear in
+them. So a code's probability is a product of experts, one a context. Rows are products of a few components
+per code and weights per context. FORMAT.md, section 7.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.codecs.context.kernels import MAX_CONTEXTS
+from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE, CodeTree
+from tokenstore.codecs.context.vectors import LANES
+from tokenstore.errors import CodecError
+
+VERSION = 1
+PAST_ROWS = 2
+"""Rows of a preceding code: one for the mean, one for the trace."""
+MAX_COMPONENTS = 64
+MAX_PLANES = 256
+MAX_TABLE_NBYTES = 2**30
+
+_HEAD = struct.Struct("<BBH")
+_PLANE = struct.Struct("<IBBBBB")
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """How the codes of one codebook are predicted, and what they tell of others."""
+
+    size: int
+    order: npt.NDArray[np.uint32]
+    """Codes by rank in the tree (K,)."""
+    contexts: npt.NDArray[np.int8]
+    """Offsets along the grid's axes, each earlier in C order (m, rank)."""
+    gains: npt.NDArray[np.uint16]
+    """(T,)"""
+    components: npt.NDArray[np.int8]
+    """What a code tells (T, 1 + K); first of no code, beyond the grid's edge."""
+    readers: npt.NDArray[np.int8]
+    """What all contexts that look at this codebook make of it, then mean and trace (T, readers, lanes)."""
+    bias: npt.NDArray[np.int16]
+    """(lanes,)"""
+    weights: npt.NDArray[np.int8]
+    """(children, 32)"""
+    biases: npt.NDArray[np.int16]
+    """(children,), in units of 2 ** -8 of log2"""
+    row_shift: int
+    logit_shift: int
+    fade: int
+
+    @property
+    def tree(self) -> CodeTree:
+        return CodeTree.of(self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class ContextModel:
+    """The model of one array's codes, a plane a codebook; grids have `rank` axes, the codebooks' included."""
+
+    rank: int
+    planes: tuple[Plane, ...]
+
+    @property
+    def codebook_size(self) -> int:
+        return max(plane.size for plane in self.planes)
+
+    @property
+    def lanes(self) -> int:
+        return lanes_for([plane.size for plane in self.planes])
+
+    def sources(self, plane: int) -> list[int]:
+        """For each context of a plane, the plane it looks at."""
+        offsets = self.planes[plane].contexts
+        return [plane + int(o[0]) if len(self.planes) > 1 else 0 for o in offsets]
+
+    def rows(self, source: int) -> npt.NDArray[np.int8]:
+        """What the codes of a plane add to the hidden lanes of its readers (readers, 1 + K, lanes)."""
+        plane = self.planes[source]
+        weights = plane.readers.astype(np.float64) * plane.gains[:, None, None]
+        # Exact: products and sums of these integers stay far below 2 ** 53.
+        sums = np.tensordot(weights.transpose(1, 0, 2), plane.components.astype(np.float64), ([1], [0]))
+        scaled = np.floor((sums + 2.0 ** (plane.row_shift - 1)) / 2.0**plane.row_shift)
+        return np.ascontiguousarray(np.clip(scaled, -127, 127).astype(np.int8).transpose(0, 2, 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the model as it is stored, before base64."""
+        return len(self.encoded)
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The model as it is stored; as it was stored, where it was read: compressors differ."""
+        head = [_HEAD.pack(VERSION, self.rank, len(self.planes))]
+        for plane in self.planes:
+            counts = plane.size, len(plane.contexts), len(plane.gains)
+            head.append(_PLANE.pack(*counts, plane.row_shift, plane.logit_shift, plane.fade))
+        body = [plane.contexts.tobytes() for plane in self.planes]
+        for shapes, plane in zip(self._shapes(), self.planes, strict=True):
+            for name, (shape, dtype) in shapes.items():
+                array = getattr(plane, name)
+                if array.shape != shape:
+                    raise ValueError(f"{name}: expected {shape}, found {array.shape}")
+                body.append(array.astype(dtype).tobytes())
+        return b"".join(head) + zlib.compress(b"".join(body), 9)
+
+    def _shapes(self) -> list[dict[str, tuple[tuple[int, ...], str]]]:
+        sizes = [plane.size for plane in self.planes]
+        sources = [self.sources(plane) for plane in range(len(sizes))]
+        return _shapes(sizes, sources, [len(plane.gains) for plane in self.planes])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ContextModel:
+        """The model that `to_bytes` wrote; raises CodecError for anything else."""
+        try:
+            model = _parsed(data)
+        except (struct.error, zlib.error, ValueError, IndexError) as error:
+            raise CodecError(f"expected a context model of version {VERSION}: {error}") from error
+        model.__dict__["encoded"] = data
+        return model
+
+    def to_bytes(self) -> bytes:
+        """The model in bytes (FORMAT.md, section 7)."""
+        return self.encoded
+
+
+def lanes_for(sizes: list[int]) -> int:
+    """Hidden lanes: 32 for the first decision, and 32 for all further ones where a codebook needs any."""
+    return LANES if max(sizes) <= LANES else 2 * LANES
+
+
+def _shapes(
+    sizes: list[int], sources: list[list[int]], components: list[int]
+) -> list[dict[str, tuple[tuple[int, ...], str]]]:
+    """For each plane its arrays in their stored order: name -> shape, dtype."""
+    lanes = lanes_for(sizes)
+    shapes = []
+    for number, size in enumerate(sizes):
+        readers = sum(source.count(number) for source in sources) + PAST_ROWS
+        children = CodeTree.of(size).children
+        shapes.append(
+            {
+                "order": ((size,), "<u2"),
+                "gains": ((components[number],), "<u2"),
+                "components": ((components[number], 1 + size), "i1"),
+                "readers": ((components[number], readers, lanes), "i1"),
+                "bias": ((lanes,), "<i2"),
+                "weights": ((children, LANES), "i1"),
+                "biases": ((children,), "<i2"),
+            }
+        )
+    return shapes
+
+
+def _parsed(data: bytes) -> ContextModel:
+    version, rank, number = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"found version {version}")
+    if not 1 <= rank <= 16 or not 1 <= number <= MAX_PLANES:
+        raise ValueError(f"{number} codebooks of grids of {rank} axes")
+    heads = [_PLANE.unpack_from(data, _HEAD.size + at * _PLANE.size) for at in range(number)]
+    for size, contexts, components, row_shift, logit_shift, fade in heads:
+        if not 1 <= size <= MAX_CODEBOOK_SIZE or not 1 <= contexts <= MAX_CONTEXTS:
+            raise ValueError(f"{size} codes with {contexts} contexts")
+        if components > MAX_COMPONENTS or not 1 <= row_shift <= 40 or logit_shift > 15 or not 1 <= fade <= 16:
+            raise ValueError(f"{components} components, shifts of {row_shift}, {logit_shift} and {fade}")
+    sizes = [head[0] for head in heads]
+    table = sum(head[1] + PAST_ROWS for head in heads) * (1 + max(sizes)) * lanes_for(sizes)
+    if table > MAX_TABLE_NBYTES:
+        raise ValueError(f"tables of {table} bytes")
+    # Contexts come first: which codebooks they look at decides how many rows of readers follow.
+    stream = _Stream(data[_HEAD.size + number * _PLANE.size :])
+    contexts = [stream.take((head[1], rank), "i1") for head in heads]
+    sources = [_sources(at, offsets, number, rank) for at, offsets in enumerate(contexts)]
+    planes = []
+    for at, (head, shapes) in enumerate(
+        zip(heads, _shapes(sizes, sources, [head[2] for head in heads]), strict=True)
+    ):
+        arrays = {name: stream.take(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        arrays["order"] = arrays["order"].astype(np.uint32)
+        if not np.array_equal(np.sort(arrays["order"]), np.arange(head[0])):
+            raise ValueError("an order of codes that is no permutation")
+        planes.append(
+            Plane(
+                head[0], contexts=contexts[at], row_shift=head[3], logit_shift=head[4], fade=head[5], **arrays
+            )
+        )
+    stream.finish()
+    return ContextModel(rank, tuple(planes))
+
+
+def _sources(plane: int, offsets: Array, planes: int, rank: int) -> list[int]:
+    for offset in offsets.tolist():
+        if next((step for step in offset if step), 0) >= 0:
+            raise ValueError(f"the context {offset}, which is not earlier")
+        if planes > 1 and not 0 <= plane + offset[0] <= plane:
+            raise ValueError(f"the context {offset} of codebook {plane}")
+    return [plane + offset[0] if planes > 1 else 0 for offset in offsets.tolist()]
+
+
+class _Stream:
+    """Arrays one after another out of compressed bytes, never more than are asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._decompressor, self._data = zlib.decompressobj(), data
+
+    def take(self, shape: tuple[int, ...], dtype: str) -> Array:
+        wanted = math.prod(shape) * np.dtype(dtype).itemsize
+        found = self._decompressor.decompress(self._data, wanted) if wanted else b""
+        self._data = self._decompressor.unconsumed_tail if wanted else self._data
+        if len(found) != wanted:
+            raise ValueError(f"its arrays end after {len(found)} of {wanted} bytes")
+        array = np.frombuffer(found, dtype)
+        return array.astype(array.dtype.newbyteorder("=")).reshape(shape)
+
+    def finish(self) -> None:
+        more = self._decompressor.decompress(self._data, 1)
+        if more or not self._decompressor.eof or self._decompressor.unused_data:
+            raise ValueError("bytes after its last array")

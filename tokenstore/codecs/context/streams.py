@@ -1,0 +1,155 @@
+"""Streams of one model over one grid: codes to streams and back, with the tables that takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.codecs.context import kernels
+from tokenstore.codecs.context.kernels import (
+    BIAS,
+    BIASES,
+    CONTEXTS,
+    FADE,
+    FAN,
+    LEVELS,
+    LONGEST_DECISION,
+    MAX_LEVELS,
+    ORDER,
+    PAST,
+    PLAN_FIELDS,
+    RANKS,
+    SHIFT,
+    SIZE,
+    WEIGHTS,
+)
+from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane
+from tokenstore.codecs.context.vectors import LANES
+from tokenstore.errors import CodecError
+
+__all__ = ["Streams"]
+
+Array = npt.NDArray[Any]
+
+
+class Streams:
+    """Encodes and decodes samples of codes (L = product of the grid) by a model.
+
+    Raises CodecError where the grid is none of the model's.
+    """
+
+    def __init__(self, model: ContextModel, grid: tuple[int, ...]) -> None:
+        planes = len(model.planes)
+        if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
+            raise CodecError(f"expected {_grids_of(model)}, found {grid}")
+        self.model = model
+        self.codes_per_sample = math.prod(grid)
+        self._kept: list[Array] = []
+        self.neighbours = neighbours(model, grid)
+        self.plan = np.zeros((planes, PLAN_FIELDS), np.int64)
+        self.tables = np.zeros((planes, kernels.MAX_CONTEXTS), np.int64)
+        self.nodes = np.zeros((planes, 2 * MAX_LEVELS), np.int64)
+        self._fill()
+
+    def encode(self, codes: Array) -> tuple[bytes, npt.NDArray[np.int64]]:
+        """Streams, back to back, of codes (n, L), and their lengths (n,).
+
+        Raises CodecError for a code that is not below its codebook's size.
+        """
+        for number, plane in enumerate(self.model.planes):
+            per_plane = self.codes_per_sample // len(self.model.planes)
+            own = codes[:, number * per_plane : (number + 1) * per_plane]
+            if own.size and int(own.max()) >= plane.size:
+                sample = int((own >= plane.size).any(axis=1).argmax())
+                raise CodecError(
+                    f"sample {sample}, codebook {number}: expected codes below {plane.size}, "
+                    f"found {own[sample].max()}"
+                )
+        decisions = sum(plane.tree.levels for plane in self.model.planes)
+        decisions *= self.codes_per_sample // len(self.model.planes)
+        lengths = np.empty(len(codes), np.int64)
+        out = np.empty(len(codes) * (LONGEST_DECISION * decisions + 4), np.uint8)
+        encode = kernels.encoder(self.model.lanes)
+        encode(codes, self.plan, self.tables, self.nodes, self.neighbours, out, lengths)
+        return out[: lengths.sum()].tobytes(), lengths
+
+    def decode(self, addresses: Array, lengths: Array, out: Array) -> int:
+        """Decodes the streams at memory addresses (m,) int64 into `out` (m, L), C-contiguous.
+
+        Returns the first sample whose bytes no encoder wrote, or -1; what `out` holds of it then is
+        undefined, but never out of range. One call without the GIL.
+        """
+        decode = kernels.decoder(self.model.lanes)
+        return int(
+            decode(addresses, lengths, self.plan, self.tables, self.nodes, self.neighbours, out.reshape(-1))
+        )
+
+    def _fill(self) -> None:
+        model = self.model
+        readers = [0] * len(model.planes)
+        told = [model.rows(source) for source in range(len(model.planes))]
+        rows = [self._address(each) for each in told]
+        table_nbytes = [(1 + plane.size) * model.lanes for plane in model.planes]
+        for number in range(len(model.planes)):
+            for context, source in enumerate(model.sources(number)):
+                self.tables[number, context] = rows[source] + readers[source] * table_nbytes[source]
+                readers[source] += 1
+        for number, plane in enumerate(model.planes):
+            tree = plane.tree
+            weights, biases = packed_weights(plane)
+            ranks = np.empty(plane.size, np.int32)
+            ranks[plane.order] = np.arange(plane.size)
+            row = self.plan[number]
+            row[[SIZE, FAN, LEVELS, CONTEXTS]] = plane.size, tree.fan, tree.levels, len(plane.contexts)
+            row[[SHIFT, FADE]] = plane.logit_shift, plane.fade
+            row[PAST] = self._address(_past(told[number]))
+            row[BIAS] = self._address(plane.bias)
+            row[WEIGHTS], row[BIASES] = self._address(weights), self._address(biases)
+            row[ORDER], row[RANKS] = self._address(plane.order), self._address(ranks)
+            self.nodes[number, : tree.levels] = tree.first_nodes()
+            for level in range(tree.levels):
+                self.nodes[number, MAX_LEVELS + level] = tree.children_at(level)
+
+    def _address(self, array: Array) -> int:
+        array = np.ascontiguousarray(array)
+        self._kept.append(array)
+        return array.ctypes.data
+
+
+def _past(rows: Array) -> Array:
+    """For each code what it adds to the mean, and beside it what to the trace (K, 2, lanes)."""
+    return np.ascontiguousarray(rows[-PAST_ROWS:, 1:].transpose(1, 0, 2))
+
+
+def packed_weights(plane: Plane) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
+    """Weights as they are multiplied (nodes, 16, 32, 2), and biases in the products' units (nodes, 32)."""
+    tree = plane.tree
+    node, digit = tree.child_places()
+    weights = np.zeros((tree.nodes, LANES // 2, LANES, 2), np.int16)
+    weights[node, :, digit] = plane.weights.reshape(-1, LANES // 2, 2)
+    biases = np.zeros((tree.nodes, LANES), np.int32)
+    biases[node, digit] = plane.biases.astype(np.int32) << plane.logit_shift
+    return weights, biases
+
+
+def neighbours(model: ContextModel, grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:
+    """For each position the positions that its contexts are at (L, contexts); L where that is outside."""
+    length = math.prod(grid)
+    positions = np.stack(np.unravel_index(np.arange(length), grid), axis=1)
+    found = np.full((length, max(len(plane.contexts) for plane in model.planes)), length, np.uint32)
+    per_plane = length // len(model.planes)
+    for number, plane in enumerate(model.planes):
+        here = slice(number * per_plane, (number + 1) * per_plane)
+        for context, offset in enumerate(plane.contexts):
+            there = positions[here] + offset
+            inside = ((there >= 0) & (there < grid)).all(axis=1)
+            found[here, context][inside] = np.ravel_multi_index(tuple(there[inside].T), grid)
+    return found
+
+
+def _grids_of(model: ContextModel) -> str:
+    books = f" whose first has {len(model.planes)}" if len(model.planes) > 1 else ""
+    return f"a grid of {model.rank} axes{books}, as the context model's"

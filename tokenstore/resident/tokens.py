@@ -1,0 +1,115 @@
+"""A split's tokens, compressed in a device's memory and read there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tokenstore.codecs import bitpack
+from tokenstore.codecs.chunks import Bitpack
+from tokenstore.codecs.context.codec import Context, Located
+from tokenstore.errors import CodecError, DamageError, StoreError
+from tokenstore.reader import ArrayReader, normalised
+from tokenstore.resident.bitpack import unpack
+from tokenstore.resident.context import ContextDecoder
+
+__all__ = ["ResidentTokens"]
+
+
+class ResidentTokens:
+    """The tokens of a split (N, *grid) in a device's memory, in as many bytes as the store's shards.
+
+    Loading reads every chunk once and checks it. Raises StoreError where tokens are stored by neither of the
+    codecs `bitpack` and `context`, and DamageError where the store is damaged.
+    """
+
+    def __init__(self, tokens: ArrayReader, device: torch.device | str) -> None:
+        layout = tokens.layout
+        if not isinstance(layout.codec, Bitpack | Context):
+            raise StoreError(
+                f"{tokens.store.storage}/{tokens.name}: expected tokens of the codec bitpack or context, "
+                f"found {layout.codec.name}. Write the store anew with one of those"
+            )
+        self.grid = layout.sample_shape
+        self._where = f"{tokens.store.storage}/{tokens.name}"
+        self._codebook_size = layout.codec.codebook_size
+        self._decoder = None
+        if isinstance(layout.codec, Context) and layout.codec.model is not None:
+            self._decoder = ContextDecoder(layout.codec.model, self.grid, device)
+        self._offsets = np.empty(layout.samples, np.int64)
+        self._lengths = np.empty(layout.samples, np.int64)
+        self._packed = np.empty(layout.samples, np.bool_)
+        self._pool = self._loaded(tokens, torch.device(device))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @property
+    def device(self) -> torch.device:
+        return self._pool.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tokens take on the device; a context model's tables come on top."""
+        return self._pool.untyped_storage().nbytes()
+
+    def read(self, indices: object) -> Tensor:
+        """Codes (m, *grid) int64, on the device, of the samples at `indices` (m,), in their order.
+
+        Raises IndexError, and DamageError where a sample's bytes are not what an encoder wrote.
+        """
+        wanted = normalised(indices.cpu().numpy() if isinstance(indices, Tensor) else indices, len(self))
+        packed = self._packed[wanted]
+        try:
+            if packed.all() or not packed.any():
+                return self._decoded(wanted, bool(packed.all()))
+            codes = torch.empty((len(wanted), *self.grid), dtype=torch.int64, device=self.device)
+            for which in (packed, ~packed):
+                there = torch.from_numpy(np.flatnonzero(which)).to(self.device)
+                codes.index_copy_(0, there, self._decoded(wanted[which], bool(which is packed)))
+            return codes
+        except CodecError as error:
+            raise DamageError(f"{self._where}: {error}") from error
+
+    def _decoded(self, wanted: npt.NDArray[np.int64], packed: bool) -> Tensor:
+        offsets = torch.from_numpy(self._offsets[wanted]).to(self.device)
+        if not packed and self._decoder is not None:
+            return self._decoder.decode(
+                self._pool, offsets, torch.from_numpy(self._lengths[wanted]).to(self.device)
+            )
+        codes = unpack(self._pool, offsets, math.prod(self.grid), self._codebook_size)
+        return codes.reshape(-1, *self.grid)
+
+    def _loaded(self, tokens: ArrayReader, device: torch.device) -> Tensor:
+        """All chunks' payloads, one after another."""
+        layout = tokens.layout
+        files = (f"{tokens.name}/{layout.shard_file(shard)}" for shard in range(layout.shards))
+        room = sum(tokens.store.record(file).size for file in files)
+        pool = torch.empty(room, dtype=torch.uint8, device=device)
+        start = 0
+        for chunk in range(-(-layout.samples // layout.chunk_samples)):
+            located = _located(tokens, chunk)
+            here = slice(*layout.chunk_span(chunk))
+            self._offsets[here] = start + located.addresses - located.payload.ctypes.data
+            self._lengths[here] = located.lengths
+            self._packed[here] = located.packed
+            stop = start + len(located.payload)
+            pool[start:stop] = torch.from_numpy(located.payload.copy())
+            start = stop
+        return pool[:start]
+
+
+def _located(tokens: ArrayReader, chunk: int) -> Located:
+    """A chunk's checked payload, and where its samples lie."""
+    codec = tokens.layout.codec
+    if not isinstance(codec, Bitpack):
+        return tokens.located(chunk)
+    payload = tokens._payload(codec, chunk)
+    nbytes = bitpack.sample_nbytes(math.prod(tokens.layout.sample_shape), codec.codebook_size)
+    starts = np.arange(0, len(payload), nbytes, dtype=np.int64)
+    lengths = np.full(len(starts), nbytes, np.int64)
+    return Located(payload, payload.ctypes.data + starts, lengths, True)
