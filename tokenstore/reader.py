@@ -177,8 +177,10 @@ class ArrayReader:
             raise DamageError(f"{self.store.storage}/{self.name}: expected codes below {self._code_limit}")
 
     def located(self, chunk: int) -> Located:
-        """Where each sample of a chunk of the codec `context` lies; checked when first touched."""
+        """Where each sample of a chunk of `bitpack` or `context` lies; checked when first touched."""
         codec = self.layout.codec
+        if isinstance(codec, Bitpack):
+            return codec.locate(self._payload(codec, chunk), self.layout.sample_shape)
         assert isinstance(codec, Context)
         kept = self._located.get(chunk)
         if kept is None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numcodecs.zstd import Zstd as _Zstd
 
 from tokenstore.codecs import bitpack
-from tokenstore.codecs.context.codec import Context
+from tokenstore.codecs.context.codec import Context, Located
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import CodecError
 
@@ -56,6 +56,12 @@ class Bitpack:
         codes = out.reshape(len(out), -1)
         nbytes = self.check_size(payload, *codes.shape)
         bitpack.unpack(payload.reshape(len(out), nbytes), codes.shape[1], self.codebook_size, codes)
+
+    def locate(self, payload: Bytes, grid: tuple[int, ...]) -> Located:
+        """Where a checked payload's samples lie."""
+        nbytes = bitpack.sample_nbytes(math.prod(grid), self.codebook_size)
+        starts = np.arange(0, len(payload), nbytes, dtype=np.int64)
+        return Located(payload, payload.ctypes.data + starts, np.full(len(starts), nbytes, np.int64), True)
 
     def check_size(self, payload: Bytes, samples: int, codes_per_sample: int) -> int:
         """Bytes of one sample; raises CodecError where the payload does not hold that many samples."""

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from tokenstore.codecs.context.kernels import MEMORY_UNIT, PRIOR_CODES
-from tokenstore.codecs.context.vectors import _A, _B, LANES, LOGIT_BITS, MEMORY_BITS, PEAK_BITS, TRACE_BITS
+from tokenstore.codecs.context.vectors import (
+    BEND,
+    CURVE,
+    LANES,
+    LOGIT_BITS,
+    MEMORY_BITS,
+    PEAK_BITS,
+    TRACE_BITS,
+)
 from tokenstore.resident.tables import STREAM_HEAD, PlanePlan, Tables
 
 PASS_SAMPLES = {"cpu": 2**8}
@@ -140,5 +148,5 @@ def _frequencies() -> Tensor:
     """An alternative's frequency by how far its logit is below the greatest; all beyond have the last."""
     below = torch.arange((PEAK_BITS + 1 << LOGIT_BITS) + 1)
     fraction, whole = below & (2**LOGIT_BITS - 1), below >> LOGIT_BITS
-    peak = 2**PEAK_BITS - (fraction * (_A - _B * fraction) >> LOGIT_BITS)
+    peak = 2**PEAK_BITS - (fraction * (CURVE - BEND * fraction) >> LOGIT_BITS)
     return (peak >> whole).clamp_(min=1)

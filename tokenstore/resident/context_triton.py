@@ -22,7 +22,7 @@ _MEMORY_BITS = tl.constexpr(vectors.MEMORY_BITS)
 _TRACE_BITS = tl.constexpr(vectors.TRACE_BITS)
 _LOGIT_BITS = tl.constexpr(vectors.LOGIT_BITS)
 _PEAK_BITS = tl.constexpr(vectors.PEAK_BITS)
-_A, _B = tl.constexpr(vectors._A), tl.constexpr(vectors._B)
+_CURVE, _BEND = tl.constexpr(vectors.CURVE), tl.constexpr(vectors.BEND)
 _HEAD = tl.constexpr(STREAM_HEAD)
 _LOWEST = tl.constexpr(-(2**30))
 
@@ -201,5 +201,5 @@ def _frequencies(inputs, weights, biases, alternatives, node, shift):  # type: i
     below = tl.max(logits, 0) - logits
     fraction = below & (2**_LOGIT_BITS - 1)
     whole = tl.minimum(below >> _LOGIT_BITS, 31)
-    peak = 2**_PEAK_BITS - ((fraction * (_A - _B * fraction)) >> _LOGIT_BITS)
+    peak = 2**_PEAK_BITS - ((fraction * (_CURVE - _BEND * fraction)) >> _LOGIT_BITS)
     return tl.where(exists, tl.maximum(peak >> whole, 1), 0)

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from tokenstore.codecs.context.kernels import LONGEST_DECISION
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel
-from tokenstore.codecs.context.streams import neighbours, packed_weights
+from tokenstore.codecs.context.streams import check_grid, neighbours, packed_weights
 from tokenstore.codecs.context.vectors import LANES
-from tokenstore.errors import CodecError
 
 STREAM_HEAD = 4
 """Bytes that a decoder takes from a stream before its first decision."""
@@ -76,10 +75,7 @@ class Tables:
 
 def tables(model: ContextModel, grid: tuple[int, ...], device: torch.device) -> Tables:
     """The tables of a model over a grid; raises CodecError where the grid is none of the model's."""
-    planes = len(model.planes)
-    if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
-        books = f" whose first has {planes}" if planes > 1 else ""
-        raise CodecError(f"expected a grid of {model.rank} axes{books}, as the context model's; found {grid}")
+    check_grid(model, grid)
     rows, past, bases = _rows(model)
     weights, biases, alternatives, plans = [], [], [], []
     first_node = first_past = first_order = 0

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import Bitpack
-from tokenstore.codecs.context.codec import Context, Located
+from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.reader import ArrayReader, normalised
 from tokenstore.resident.bitpack import unpack
@@ -92,7 +91,7 @@ class ResidentTokens:
         pool = torch.empty(room, dtype=torch.uint8, device=device)
         start = 0
         for chunk in range(-(-layout.samples // layout.chunk_samples)):
-            located = _located(tokens, chunk)
+            located = tokens.located(chunk)
             here = slice(*layout.chunk_span(chunk))
             self._offsets[here] = start + located.addresses - located.payload.ctypes.data
             self._lengths[here] = located.lengths
@@ -101,15 +100,3 @@ class ResidentTokens:
             pool[start:stop] = torch.from_numpy(located.payload.copy())
             start = stop
         return pool[:start]
-
-
-def _located(tokens: ArrayReader, chunk: int) -> Located:
-    """A chunk's checked payload, and where its samples lie."""
-    codec = tokens.layout.codec
-    if not isinstance(codec, Bitpack):
-        return tokens.located(chunk)
-    payload = tokens._payload(codec, chunk)
-    nbytes = bitpack.sample_nbytes(math.prod(tokens.layout.sample_shape), codec.codebook_size)
-    starts = np.arange(0, len(payload), nbytes, dtype=np.int64)
-    lengths = np.full(len(starts), nbytes, np.int64)
-    return Located(payload, payload.ctypes.data + starts, lengths, True)

@@ -209,8 +209,10 @@ class Context:
                     sources = Located(chunks[0].payload, addresses[which], lengths[which], form)
                     self.decode_at([sources], alike, np.arange(len(which)), some)
                 except CodecError as error:
-                    place, told = re.match(r"sample (\d+)(.*)", str(error)).groups()  # type: ignore[union-attr]
-                    raise CodecError(f"sample {which[int(place)]}{told}") from error
+                    named = re.match(r"sample (\d+)(.*)", str(error))
+                    if named is None:
+                        raise
+                    raise CodecError(f"sample {which[int(named[1])]}{named[2]}") from error
                 out[which] = some
 
     def _decode_streams(

@@ -90,11 +90,16 @@ class ContextModel:
     def rows(self, source: int) -> npt.NDArray[np.int8]:
         """What the codes of a plane add to the hidden lanes of its readers (readers, 1 + K, lanes)."""
         plane = self.planes[source]
-        weights = plane.readers.astype(np.float64) * plane.gains[:, None, None]
-        # Exact: products and sums of these integers stay far below 2 ** 53.
-        sums = np.tensordot(weights.transpose(1, 0, 2), plane.components.astype(np.float64), ([1], [0]))
-        scaled = np.floor((sums + 2.0 ** (plane.row_shift - 1)) / 2.0**plane.row_shift)
-        return np.ascontiguousarray(np.clip(scaled, -127, 127).astype(np.int8).transpose(0, 2, 1))
+        rows = np.empty((plane.readers.shape[1], 1 + plane.size, self.lanes), np.int8)
+        told = plane.components.T.astype(np.float64) * plane.gains
+        for reader, table in enumerate(rows):
+            # Exact: products and sums of these integers stay far below 2 ** 53.
+            sums = told @ plane.readers[:, reader].astype(np.float64)
+            sums += 2.0 ** (plane.row_shift - 1)
+            sums /= 2.0**plane.row_shift
+            np.clip(np.floor(sums, out=sums), -127, 127, out=sums)
+            table[...] = sums
+        return rows
 
     @property
     def nbytes(self) -> int:

@@ -43,8 +43,7 @@ class Streams:
 
     def __init__(self, model: ContextModel, grid: tuple[int, ...]) -> None:
         planes = len(model.planes)
-        if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
-            raise CodecError(f"expected {_grids_of(model)}, found {grid}")
+        check_grid(model, grid)
         self.model = model
         self.codes_per_sample = math.prod(grid)
         self._kept: list[Array] = []
@@ -150,6 +149,9 @@ def neighbours(model: ContextModel, grid: tuple[int, ...]) -> npt.NDArray[np.uin
     return found
 
 
-def _grids_of(model: ContextModel) -> str:
-    books = f" whose first has {len(model.planes)}" if len(model.planes) > 1 else ""
-    return f"a grid of {model.rank} axes{books}, as the context model's"
+def check_grid(model: ContextModel, grid: tuple[int, ...]) -> None:
+    """Raises CodecError unless the model's codes come in such grids."""
+    planes = len(model.planes)
+    if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
+        books = f" whose first has {planes}" if planes > 1 else ""
+        raise CodecError(f"expected a grid of {model.rank} axes{books}, as the context model's, found {grid}")

@@ -26,9 +26,9 @@ PEAK_BITS: Final = 15
 """The likeliest alternative of a decision has the frequency 2 ** 15."""
 
 _i8, _i16, _i32, _i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-# 2 ** -(x / 256) * 2 ** 15, nearly, is 2 ** 15 - (x * (A - B * x) >> 8): exact at both ends, within 0.3 %
-# between.
-_A, _B = 22016, 22
+CURVE: Final = 22016
+BEND: Final = 22
+"""2 ** -(x / 256) * 2 ** 15 is nearly 2 ** 15 - (x * (CURVE - BEND * x) >> 8): exact at both ends."""
 
 
 def _splat(value: int, lanes: int = LANES, element: Any = _i32) -> Any:
@@ -158,7 +158,7 @@ def cumulate(typing: Any, inputs: Any, weights: Any, bias: Any, children: Any, s
         fraction = builder.and_(below, _splat(2**LOGIT_BITS - 1))
         whole = builder.lshr(below, _splat(LOGIT_BITS))
         whole = builder.select(builder.icmp_unsigned("<", whole, _splat(31)), whole, _splat(31))
-        curve = builder.mul(fraction, builder.sub(_splat(_A), builder.mul(fraction, _splat(_B))))
+        curve = builder.mul(fraction, builder.sub(_splat(CURVE), builder.mul(fraction, _splat(BEND))))
         peak = builder.sub(_splat(2**PEAK_BITS), builder.lshr(curve, _splat(8)))
         frequency = builder.lshr(peak, whole)
         frequency = builder.or_(
