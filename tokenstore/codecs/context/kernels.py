@@ -29,6 +29,9 @@ WEIGHTS_NBYTES: Final = 2 * LANES * LANES
 BIASES_NBYTES: Final = 4 * LANES
 LONGEST_DECISION: Final = 3
 """Bytes that one decision adds to a stream at most."""
+CACHE_LINE_NBYTES: Final = 64
+_TOTALS_NBYTES: Final = CACHE_LINE_NBYTES + 4 * LANES
+"""Running totals begin with a cache line whose last word is zero: the total before the first."""
 _TOP: Final = 2**24
 _WORD: Final = 2**32 - 1
 
@@ -64,15 +67,16 @@ def decoder(lanes: int) -> Any:
         plane_length = length // plan.shape[0]
         codes = np.zeros((length + 1, SIDE_BY_SIDE), np.int64)
         rows = np.empty((SIDE_BY_SIDE, MAX_CONTEXTS), np.int64)
-        memory = np.empty((SIDE_BY_SIDE, lanes), np.int32)
-        trace = np.empty((SIDE_BY_SIDE, lanes), np.int32)
-        inputs = np.empty((SIDE_BY_SIDE, lanes), np.int16)
-        totals = np.zeros((SIDE_BY_SIDE, 1 + LANES), np.int32)  # the first stays zero
+        past_nbytes = SIDE_BY_SIDE * 4 * lanes
+        scratch = np.zeros(3 * past_nbytes + SIDE_BY_SIDE * _TOTALS_NBYTES + CACHE_LINE_NBYTES, np.uint8)
         terms = np.empty(3, np.int64)
-        stride = 4 * (1 + LANES)
         span, offset, byte, end, prefix, wrong = np.empty((6, SIDE_BY_SIDE), np.int64)
-        rows_at, memory_at, trace_at = rows.ctypes.data, memory.ctypes.data, trace.ctypes.data
-        inputs_at, totals_at, terms_at = inputs.ctypes.data, totals.ctypes.data, terms.ctypes.data
+        aligned = -scratch.ctypes.data % CACHE_LINE_NBYTES
+        past = scratch[aligned : aligned + 2 * past_nbytes]
+        rows_at, terms_at, memory_at = rows.ctypes.data, terms.ctypes.data, past.ctypes.data
+        trace_at = memory_at + past_nbytes
+        inputs_at = trace_at + past_nbytes
+        totals_at = inputs_at + past_nbytes + CACHE_LINE_NBYTES
         for first in range(0, addresses.size, SIDE_BY_SIDE):
             here = min(SIDE_BY_SIDE, addresses.size - first)
             for j in range(here):
@@ -86,8 +90,7 @@ def decoder(lanes: int) -> Any:
                 plane = position // plane_length
                 seen = position - plane * plane_length
                 if seen == 0:
-                    memory[:] = 0
-                    trace[:] = 0
+                    past[:] = 0
                 contexts = plan[plane, CONTEXTS]
                 levels = plan[plane, LEVELS]
                 fan = plan[plane, FAN]
@@ -101,15 +104,15 @@ def decoder(lanes: int) -> Any:
                 for j in range(here):
                     prefix[j] = 0
                     if levels:
-                        past = 0
+                        preceding = 0
                         if seen:
-                            past = plan[plane, PAST] + codes[position - 1, j] * (2 * lanes)
+                            preceding = plan[plane, PAST] + codes[position - 1, j] * (2 * lanes)
                         hidden(  # type: ignore[call-arg]
                             rows_at + j * (8 * MAX_CONTEXTS),
                             contexts,
                             memory_at + j * (4 * lanes),
                             trace_at + j * (4 * lanes),
-                            past,
+                            preceding,
                             terms_at,
                             inputs_at + j * (2 * lanes),
                             lanes,
@@ -125,12 +128,13 @@ def decoder(lanes: int) -> Any:
                             plan[plane, BIASES] + node * BIASES_NBYTES,
                             children,
                             plan[plane, SHIFT],
-                            totals_at + j * stride + 4,
+                            totals_at + j * _TOTALS_NBYTES,
                         )
-                        unit = np.int64(np.uint64(span[j]) // np.uint64(totals[j, LANES]))
-                        symbol = search(totals_at + j * stride + 4, unit, offset[j])
+                        last = totals_at + j * _TOTALS_NBYTES + 4 * (LANES - 1)
+                        unit = np.int64(np.uint64(span[j]) // np.uint64(word_at(last)))
+                        symbol = search(totals_at + j * _TOTALS_NBYTES, unit, offset[j])
                         symbol = min(symbol, children - 1)
-                        chosen = totals_at + j * stride + 4 * symbol
+                        chosen = totals_at + j * _TOTALS_NBYTES + 4 * (symbol - 1)
                         start = word_at(chosen)
                         width = unit * (word_at(chosen + 4) - start)
                         rest = offset[j] - unit * start
