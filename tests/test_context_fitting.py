@@ -17,8 +17,8 @@ import pytest
 from context_models import entropy_nbytes, smooth_codes
 
 from tokenstore.codecs import bitpack
-from tokenstore.codecs.context import Context, fit_context, fitting, gradients
-from tokenstore.codecs.context.streams import neighbours
+from tokenstore.codecs.context import Context, descent, fit_context, fitting, gradients
+from tokenstore.codecs.context.contexts import context_offsets, neighbours
 from tokenstore.errors import CodecError
 from tokenstore.sources import CodeSource, open_source
 
@@ -179,7 +179,7 @@ def test_another_number_of_threads_gives_the_same_bytes(monkeypatch: pytest.Monk
     codes = smooth_codes(20, (8, 8), 40)
     expected = model_bytes(fitted(codes, 40))
     for threads in (1, 5):
-        monkeypatch.setattr(fitting, "ThreadPoolExecutor", lambda _, n=threads: ThreadPoolExecutor(n))
+        monkeypatch.setattr(descent, "ThreadPoolExecutor", lambda _, n=threads: ThreadPoolExecutor(n))
         assert model_bytes(fitted(codes, 40)) == expected
 
 
@@ -254,7 +254,7 @@ def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_contexts_are_earlier_distinct_and_within_the_grid(grid: tuple[int, ...], planes: int) -> None:
     whole = (planes, *grid) if planes > 1 else grid
     for plane in range(planes):
-        offsets = fitting.context_offsets(whole, plane, planes)
+        offsets = context_offsets(whole, plane, planes)
         assert offsets.shape[1] == len(whole)
         assert 1 <= len(offsets) <= 16
         assert len({tuple(offset) for offset in offsets.tolist()}) == len(offsets)
@@ -272,15 +272,15 @@ class _Problem:
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         self.grid, self.sizes = (2, 2, 3), (5, 40)
-        contexts = [fitting.context_offsets(self.grid, plane, 2) for plane in range(2)]
+        contexts = [context_offsets(self.grid, plane, 2) for plane in range(2)]
         planes = [
-            fitting._Plane(
+            descent.FitPlane(
                 size, offsets, [at + int(o[0]) for o in offsets], np.arange(size, dtype=np.uint32), 2
             )
             for at, (size, offsets) in enumerate(zip(self.sizes, contexts, strict=True))
         ]
-        self.fit = fitting._Fit(planes, self.grid, seed)
-        self.places = neighbours(self.fit._shape_only(), self.grid).astype(np.int64)
+        self.fit = descent.Descent(planes, self.grid, seed)
+        self.places = neighbours([plane.contexts for plane in planes], self.grid).astype(np.int64)
         codes = np.stack([random.integers(0, size, (3, 6)) for size in self.sizes], axis=1).reshape(3, 12)
         self.codes, self.rows = codes, codes + 1
         readers = [2 + sum(plane.sources.count(q) for plane in planes) for q in range(2)]

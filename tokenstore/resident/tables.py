@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tokenstore.codecs.context.contexts import neighbours
 from tokenstore.codecs.context.kernels import LONGEST_DECISION
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel
-from tokenstore.codecs.context.streams import check_grid, neighbours, packed_weights
+from tokenstore.codecs.context.streams import check_grid, packed_weights
 from tokenstore.codecs.context.vectors import LANES
 
 STREAM_HEAD = 4
@@ -107,7 +108,7 @@ def tables(model: ContextModel, grid: tuple[int, ...], device: torch.device) -> 
     return Tables(
         grid,
         tuple(plans),
-        tensor(neighbours(model, grid).astype(np.int32)),
+        tensor(neighbours([plane.contexts for plane in model.planes], grid).astype(np.int32)),
         tensor(rows),
         tensor(past),
         tensor(_side_by_side(np.stack([plane.bias for plane in model.planes]).astype(np.int32))),

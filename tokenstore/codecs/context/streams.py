@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.context import kernels
+from tokenstore.codecs.context.contexts import neighbours
 from tokenstore.codecs.context.kernels import (
     BIAS,
     BIASES,
@@ -48,7 +49,7 @@ class Streams:
         self.model = model
         self.codes_per_sample = math.prod(grid)
         self._kept: list[Array] = []
-        self.neighbours = neighbours(model, grid)
+        self.neighbours = neighbours([plane.contexts for plane in model.planes], grid)
         self.plan = np.zeros((planes, PLAN_FIELDS), np.int64)
         self.tables = np.zeros((planes, kernels.MAX_CONTEXTS), np.int64)
         self.nodes = np.zeros((planes, 2 * MAX_LEVELS), np.int64)
@@ -136,21 +137,6 @@ def packed_weights(plane: Plane) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.
     biases = np.zeros((tree.nodes, LANES), np.int32)
     biases[node, digit] = plane.biases.astype(np.int32) << plane.logit_shift
     return weights, biases
-
-
-def neighbours(model: ContextModel, grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:
-    """For each position the positions that its contexts are at (L, contexts); L where that is outside."""
-    length = math.prod(grid)
-    positions = np.stack(np.unravel_index(np.arange(length), grid), axis=1)
-    found = np.full((length, max(len(plane.contexts) for plane in model.planes)), length, np.uint32)
-    per_plane = length // len(model.planes)
-    for number, plane in enumerate(model.planes):
-        here = slice(number * per_plane, (number + 1) * per_plane)
-        for context, offset in enumerate(plane.contexts):
-            there = positions[here] + offset
-            inside = ((there >= 0) & (there < grid)).all(axis=1)
-            found[here, context][inside] = np.ravel_multi_index(tuple(there[inside].T), grid)
-    return found
 
 
 def check_grid(model: ContextModel, grid: tuple[int, ...]) -> None:

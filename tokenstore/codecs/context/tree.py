@@ -10,7 +10,6 @@ import numpy.typing as npt
 from tokenstore.codecs.context.vectors import LANES
 
 MAX_CODEBOOK_SIZE = 2**16
-GROUPING_DIMENSIONS = 16
 
 
 @dataclass(frozen=True)
@@ -60,34 +59,3 @@ class CodeTree:
             nodes.append(first + child // self.fan)
             digits.append(child % self.fan)
         return np.concatenate(nodes), np.concatenate(digits)
-
-
-def grouped_order(vectors: npt.NDArray[np.floating], tree: CodeTree) -> npt.NDArray[np.uint32]:
-    """Codes by rank, so that codes of like vectors (K, D) share the upper nodes of the tree.
-
-    Groups are halved along the direction in which they vary most, at multiples of what a child holds. Only
-    the vectors' principal components count.
-    """
-    order: list[int] = []
-    centred = vectors - vectors.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, -GROUPING_DIMENSIONS:]
-    vectors = centred @ axes
-
-    def split(codes: npt.NDArray[np.int64], level: int) -> None:
-        if len(codes) <= 1 or level >= tree.levels - 1:  # the children of the last level have no order
-            order.extend(codes.tolist())
-            return
-        below = tree.below(level)
-        if len(codes) <= below:
-            split(codes, level + 1)
-            return
-        half = -(-len(codes) // below) // 2 * below
-        centred = vectors[codes] - vectors[codes].mean(axis=0)
-        direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
-        direction = direction * np.sign(direction[np.abs(direction).argmax()] or 1)
-        ranked = codes[np.argsort(centred @ direction, kind="stable")]
-        split(ranked[:half], level)
-        split(ranked[half:], level)
-
-    split(np.arange(tree.size), 0)
-    return np.array(order, np.uint32)

@@ -1,0 +1,60 @@
+"""Where the codes lie that predict one, and which they are at every position of a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+OFFSETS_1D = ((-1,), (-2,), (-3,), (-4,), (-5,), (-6,))
+OFFSETS_2D = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2))
+
+
+def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArray[np.int8]:
+    """Where the codes lie that predict one: offsets along the grid's axes (m, rank), nearest first.
+
+    Within a row and to rows before it; the same place and its neighbours in the frame before; and the same
+    place in up to four codebooks before.
+    """
+    spatial = grid[1:] if planes > 1 else grid
+    rank = len(spatial)
+    flat = OFFSETS_1D if rank == 1 else OFFSETS_2D
+    lead = (0,) * max(0, rank - 2)
+    offsets = [(*lead, *offset) for offset in flat]
+    if rank > 2:
+        before = (*lead[:-1], -1)
+        frame = [(*before, dy, dx) for dy, dx in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))]
+        offsets = [*offsets[:4], *frame, *offsets[4:6]]
+    if planes > 1:
+        earlier = [(-step, *(0,) * rank) for step in range(1, min(plane, 4) + 1)]
+        beside = [(-1, *(0,) * (rank - 1), 1), (-1, *(0,) * max(0, rank - 2), 1, 0)][
+            : 2 if plane and rank > 1 else 0
+        ]
+        offsets = [*earlier, *((0, *offset) for offset in offsets[:6]), *beside]
+    inside = [all(abs(step) < side for step, side in zip(o, grid, strict=True)) for o in offsets]
+    return np.array(
+        [o for o, reaches in zip(offsets, inside, strict=True) if reaches] or offsets[:1], np.int8
+    )
+
+
+def neighbours(contexts: Sequence[Array], grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:
+    """For each position those that its contexts are at (L, contexts), L where that is outside.
+
+    `contexts` are the offsets (m, rank) of every codebook; with several the grid's first axis is theirs.
+    """
+    length = math.prod(grid)
+    positions = np.stack(np.unravel_index(np.arange(length), grid), axis=1)
+    found = np.full((length, max(map(len, contexts))), length, np.uint32)
+    per_plane = length // len(contexts)
+    for number, offsets in enumerate(contexts):
+        here = slice(number * per_plane, (number + 1) * per_plane)
+        for context, offset in enumerate(offsets):
+            there = positions[here] + offset
+            inside = ((there >= 0) & (there < grid)).all(axis=1)
+            found[here, context][inside] = np.ravel_multi_index(tuple(there[inside].T), grid)
+    return found
