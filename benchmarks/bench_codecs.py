@@ -216,9 +216,8 @@ def main(
     console = Console(width=140)
     print_codecs(console, data, measured, bounds)
     print_threads(console, data, measured[-len(own) :], threads, repeats)
-    if fit_seconds is not None:
-        print(f"context: fitted on {data.fit.size:,} codes in {fit_seconds:.1f} s, ", end="")
-        print(f"tables of {own[-1].table_nbytes:,} bytes")
+    print(f"context: fitted on {data.fit.size:,} codes in {fit_seconds:.1f} s, ", end="")
+    print(f"tables of {own[-1].table_nbytes:,} bytes")
 
 
 if __name__ == "__main__":
