@@ -362,3 +362,35 @@ def test_an_unknown_codec_is_refused(smooth: Path, tmp_path: Path) -> None:
 def test_only_local_stores_are_recoded_in_place() -> None:
     with pytest.raises(StoreError, match="expected a local store"):
         recode_in_place("memory://somewhere.zarr")
+
+
+def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, tmp_path: Path) -> None:
+    target = tmp_path / "whole.zarr"
+    recode(tokenstore.open(smooth), Storage(target), codec="bitpack")
+    recode(tokenstore.open(smooth), Storage(tmp_path / ".whole.recoded.zarr"), codec="bitpack")
+    shutil.copytree(target, tmp_path / ".whole.before-recode.zarr")
+    recode_in_place(target, codec="zstd")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.zarr"]
+    assert tokenstore.open(target).manifest.features == ("zstd",)
+    assert_same_samples(smooth, target)
+
+
+def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, tmp_path: Path) -> None:
+    target = tmp_path / "coded"
+    recode(tokenstore.open(smooth), Storage(target), codec="context", shard_samples=96)
+    expected = tokenstore.open(target)["train"][:]
+    shard = target / "train/tokens/c/1/0/0"
+    intact = shard.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(intact)
+        data[random.integers(len(data))] ^= 1 << random.integers(8)
+        shard.write_bytes(data)
+        try:
+            codes = tokenstore.open(target)["train"].read("tokens", [95, 96, 150, 191])
+        except DamageError:
+            codes = expected[[95, 96, 150, 191]]
+        np.testing.assert_array_equal(codes, expected[[95, 96, 150, 191]])
+        assert any("train/tokens/c/1" in problem for problem in verify(target).problems)
+    shard.write_bytes(intact)
+    assert verify(target).ok

@@ -109,28 +109,38 @@ def recode_in_place(
         )
     old = storage.root.with_name(f".{storage.root.stem}.before-recode{storage.root.suffix}")
     new = storage.root.with_name(f".{storage.root.stem}.recoded{storage.root.suffix}")
-    if not storage.root.exists() and old.exists():  # a crash while they changed places
-        if not new.exists():
-            old.rename(storage.root)
-        else:
-            new.rename(storage.root)
-    elif not old.exists():
-        target = Storage(str(new))
-        if not finish_commit(target):
-            recode(
-                TokenStore(Store(Storage(url))),
-                target,
-                codec=codec,
-                min_decode_rate=min_decode_rate,
-                shard_samples=shard_samples,
-                resume=True,
-                on_progress=on_progress,
-                on_choice=on_choice,
-            )
-        storage.root.rename(old)
-        new.rename(storage.root)
+    if old.exists():  # a crash while they changed places, or before the old one was gone
+        changed = new if new.exists() else old
+        finished = storage.root.exists() or changed is new
+        if not storage.root.exists():
+            changed.rename(storage.root)
+        _remove(old)
+        if finished and _is_wanted(storage, codec):
+            return Store(storage).manifest
+    target = Storage(str(new))
+    complete = finish_commit(target)
+    if complete and not _is_wanted(target, codec):
+        _remove(new)
+        complete = False
+    if not complete:
+        recode(
+            TokenStore(Store(Storage(url))),
+            target,
+            codec=codec,
+            min_decode_rate=min_decode_rate,
+            shard_samples=shard_samples,
+            resume=True,
+            on_progress=on_progress,
+            on_choice=on_choice,
+        )
+    storage.root.rename(old)
+    new.rename(storage.root)
     _remove(old)
     return Store(Storage(url)).manifest
+
+
+def _is_wanted(storage: Storage, codec: str) -> bool:
+    return codec in ("auto", *Store(storage).manifest.features)
 
 
 def _remove(path: Path) -> None:
