@@ -23,6 +23,7 @@ from tokenstore.manifest import TokenizerIdentity
 from tokenstore.operations import codes_that_occur, prune_codebook, recode, recode_in_place, skips_of
 from tokenstore.sources import open_source
 from tokenstore.spec import Skip
+from tokenstore.stats import IMAGENET_SAMPLES, audit
 from tokenstore.storage import Storage
 from tokenstore.store import Store
 from tokenstore.verify import verify
@@ -394,3 +395,19 @@ def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, t
         assert any("train/tokens/c/1" in problem for problem in verify(target).problems)
     shard.write_bytes(intact)
     assert verify(target).ok
+
+
+def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
+    smooth: Path, tmp_path: Path
+) -> None:
+    recode(tokenstore.open(smooth), Storage(tmp_path / "coded"), codec="context")
+    store = tokenstore.open(tmp_path / "coded")
+    result = audit(store)
+    models = sum(store.manifest.files[f"{split}/tokens/zarr.json"].size for split in store.splits)
+    assert result.nbytes_by_part["context model"] == models
+    assert sum(result.nbytes_by_part.values()) == result.nbytes == store.files.nbytes
+    shards = sum(r.size for path, r in store.manifest.files.items() if "/tokens/" in path)
+    assert sum(split.tokens_nbytes for split in result.splits.values()) == shards
+    fixed = models + result.nbytes_by_part["codebook"] + result.nbytes_by_part["synonyms"]
+    grown = (result.nbytes - fixed) / result.samples * IMAGENET_SAMPLES
+    assert result.imagenet_nbytes == fixed + round(grown)

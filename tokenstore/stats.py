@@ -20,6 +20,8 @@ IMAGENET_SAMPLES = 1_281_167
 IMAGENET_NBYTES = 140 * 10**9
 """ImageNet-1k's training set as images (SeiT++, table 1)."""
 
+CONTEXT_MODEL = "context model"
+"""The part that is the metadata of tokens, most of which is the model they are coded by."""
 _BLOCK_CODES = 2**22
 _DENSE_CODES = 2**24
 """Codebooks up to this size are counted in an array, larger ones by their distinct codes."""
@@ -92,7 +94,7 @@ def audit(store: TokenStore, on_progress: Callable[[int, int], None] | None = No
     parts = _nbytes_by_part(store)
     nbytes = sum(parts.values())
     sources = [split.source_bytes for split in manifest.splits.values()]
-    fixed = parts.get(CODEBOOK, 0) + parts.get(SYNONYMS, 0)
+    fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, CONTEXT_MODEL))
     return StorageAudit(
         location=store.files.storage.url,
         codec=", ".join(manifest.features),
@@ -203,7 +205,9 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
     parts: dict[str, int] = {}
     for path, record in manifest.files.items():
         first, *rest = path.split("/")
-        if path.endswith(ROOT):
+        if path.endswith(f"/{TOKENS}/{ROOT}") and "context" in manifest.features:
+            part = CONTEXT_MODEL
+        elif path.endswith(ROOT):
             part = "metadata"
         elif first in (CODEBOOK, SYNONYMS):
             part = first
