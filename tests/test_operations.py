@@ -365,6 +365,17 @@ def test_only_local_stores_are_recoded_in_place() -> None:
         recode_in_place("memory://somewhere.zarr")
 
 
+def test_a_leftover_of_another_store_does_not_take_the_place_of_this_one(
+    smooth: Path, tmp_path: Path
+) -> None:
+    write_store(
+        tmp_path / ".whole.recoded.zarr", {"train": (np.zeros((3, 12, 12), np.uint8),)}, 30, codec="zstd"
+    )
+    recode(tokenstore.open(smooth), Storage(tmp_path / "whole.zarr"), codec="bitpack")
+    recode_in_place(tmp_path / "whole.zarr", codec="zstd")
+    assert_same_samples(smooth, tmp_path / "whole.zarr")
+
+
 def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, tmp_path: Path) -> None:
     target = tmp_path / "whole.zarr"
     recode(tokenstore.open(smooth), Storage(target), codec="bitpack")

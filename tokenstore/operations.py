@@ -118,25 +118,22 @@ def recode_in_place(
         if finished and _is_wanted(storage, codec):
             return Store(storage).manifest
     target = Storage(str(new))
-    complete = finish_commit(target)
-    if complete and not _is_wanted(target, codec):
+    if finish_commit(target):  # whole, but perhaps of a store that was here before
         _remove(new)
-        complete = False
-    if not complete:
-        recode(
-            TokenStore(Store(Storage(url))),
-            target,
-            codec=codec,
-            min_decode_rate=min_decode_rate,
-            shard_samples=shard_samples,
-            resume=True,
-            on_progress=on_progress,
-            on_choice=on_choice,
-        )
+    recode(
+        TokenStore(Store(storage)),
+        target,
+        codec=codec,
+        min_decode_rate=min_decode_rate,
+        shard_samples=shard_samples,
+        resume=True,
+        on_progress=on_progress,
+        on_choice=on_choice,
+    )
     storage.root.rename(old)
     new.rename(storage.root)
     _remove(old)
-    return Store(Storage(url)).manifest
+    return Store(storage).manifest
 
 
 def _is_wanted(storage: Storage, codec: str) -> bool:
