@@ -22,6 +22,7 @@ from tokenstore.convert import ConvertOptions, Progress, convert, public_locatio
 from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
+    ManifestError,
     SourceError,
     StoreError,
     StoreExistsError,
@@ -655,3 +656,10 @@ def test_where_arithmetic_may_change_a_code_the_store_names_it_and_resuming_keep
     exact = tokenstore.open(tmp_path / "exact").manifest.tokenizer
     assert (exact.device, exact.dtype) == (None, None)
     assert exact == made, "the device is no part of a tokenizer's identity"
+
+
+def test_an_unknown_codec_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    np.save(tmp_path / "codes.npy", np.zeros((4, 3), np.uint8))
+    with pytest.raises(ManifestError, match=r"codec: expected one of .*found 'gzip'"):
+        convert(open_source(tmp_path / "codes.npy"), tmp_path / "out", options=ConvertOptions(codec="gzip"))
+    assert not (tmp_path / "out").exists()

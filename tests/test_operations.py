@@ -325,6 +325,8 @@ def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path,
         recode(store, target, codec="context", shard_samples=96)
     with pytest.raises(ConversionError, match="codec was 'context', is now 'zstd'"):
         recode(store, target, codec="zstd", shard_samples=96, resume=True)
+    with pytest.raises(ConversionError, match=r"min_decode_rate was 1000\.0, is now 7"):
+        recode(store, target, codec="context", shard_samples=96, min_decode_rate=7, resume=True)
     recode(store, target, codec="context", shard_samples=96, resume=True, on_progress=refuse)
     recode(store, Storage(tmp_path / "whole"), codec="context", shard_samples=96)
     one, other = (Store(tmp_path / name).manifest for name in ("out", "whole"))

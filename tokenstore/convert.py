@@ -29,7 +29,7 @@ from tokenstore.operations import rewrite_into, skips_of
 from tokenstore.reader import TokenStore
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
-from tokenstore.spec import CHUNK_SAMPLES, CODECS, Column, Skip, StoreSpec, samples_table
+from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import LABELS, Store
 from tokenstore.target import finish_commit
@@ -39,9 +39,9 @@ from tokenstore.tokenizers.encoder import Encoder, identity_of
 from tokenstore.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
-UNPRUNED = f"{STAGING}/.unpruned"
-"""Where a store that is to be pruned, or its codec chosen by its codes, is whole first; no split's journal
-can have that name."""
+WHOLE = f"{STAGING}/.whole"
+"""Where a store whose codebook is pruned, or whose codec its codes choose, is whole first; no split's
+journal can have that name."""
 _SCAN_SAMPLES = 4096
 
 
@@ -135,10 +135,10 @@ def convert(
     inputs = _inputs(source, names, spec, options)
     if options.prune_codebook or options.codec in ("context", "auto"):
         with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
-            unpruned = Storage(f"{writer.storage.url.rstrip('/')}/{UNPRUNED}", storage_options)
+            staged = Storage(f"{writer.storage.url.rstrip('/')}/{WHOLE}", storage_options)
             whole = convert(
                 source,
-                unpruned.url,
+                staged.url,
                 tokenizer=tokenizer,
                 tokenizer_spec=tokenizer_spec,
                 options=replace(options, prune_codebook=False, codec="bitpack"),
@@ -147,7 +147,7 @@ def convert(
                 storage_options=storage_options,
                 on_progress=on_progress,
             )
-            complete = TokenStore(Store(unpruned))
+            complete = TokenStore(Store(staged))
             reasons: list[CodecChoice] = []
             skips: dict[str, list[Skip]] = {name: skips_of(complete[name]) for name in complete.splits}
             manifest = rewrite_into(
@@ -249,7 +249,7 @@ def _image_spec(
         grid=encoder.grid,
         codebook_sizes=tokenizer.codebook_sizes,
         tokenizer=identity_of(tokenizer, tokenizer_spec),
-        codec=options.codec if options.codec in CODECS else "bitpack",
+        codec="bitpack" if options.codec == "auto" else options.codec,  # auto is chosen when codes are there
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,
@@ -284,7 +284,7 @@ def _code_spec(
         tokenizer=TokenizerIdentity(
             source.tokenizer_name, None if vectors is None else codebook_fingerprint(vectors)
         ),
-        codec=options.codec if options.codec in CODECS else "bitpack",
+        codec="bitpack" if options.codec == "auto" else options.codec,  # auto is chosen when codes are there
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,

@@ -75,7 +75,12 @@ def recode(
     samples in all, `on_choice` the codec and why. Raises StoreError, DamageError, and StoreExistsError and
     ConversionError as StoreWriter does.
     """
-    inputs = {"recoded": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
+    inputs = {
+        "recoded": store.files.root_digest,
+        "codec": codec,
+        "min_decode_rate": min_decode_rate,
+        "shard_samples": shard_samples,
+    }
     with StoreWriter(target, _rewritten(store), resume=resume, inputs=inputs) as writer:
         return rewrite_into(
             writer,

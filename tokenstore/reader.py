@@ -173,8 +173,6 @@ class ArrayReader:
             codec.decode_at(located, inverse.reshape(-1), row, out)
         except CodecError as error:
             raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
-        if self._code_limit is not None and int(out.max()) >= self._code_limit:
-            raise DamageError(f"{self.store.storage}/{self.name}: expected codes below {self._code_limit}")
 
     def located(self, chunk: int) -> Located:
         """Where each sample of a chunk of `bitpack` or `context` lies; checked when first touched."""

@@ -340,8 +340,8 @@ class Store:
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
     if working_storage(storage).exists(STAGING):
         return IncompleteStoreError(
-            f"{storage}: this store is not complete: its conversion was interrupted or is still running. "
-            "Run the same `tokenstore convert` again with --resume"
+            f"{storage}: this store is not complete: what writes it was interrupted or is still running. "
+            "Run the same `tokenstore convert` or `recode` again with --resume"
         )
     if storage.exists():
         return NotAStoreError(f"{storage}: expected a token store, found no {ROOT} in it")
