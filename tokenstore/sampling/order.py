@@ -1,0 +1,73 @@
+"""What an order is, the order of the rows as they are stored, and the checks that all orders share."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MOST_SAMPLES", "Indices", "Order", "Sequential", "positions_within", "whole_number"]
+
+Indices: TypeAlias = npt.NDArray[np.int64]
+
+MOST_SAMPLES = 2**62
+"""The longest epoch: what 64-bit arithmetic holds with room for its intermediate values."""
+
+
+class Order(Protocol):
+    """The rows of an epoch, one for each of its positions."""
+
+    def __len__(self) -> int:
+        """Positions of the epoch."""
+        ...
+
+    def __call__(self, positions: Indices) -> Indices:
+        """The rows (n,) int64 at positions (n,), each in [0, len); raises IndexError for others."""
+        ...
+
+
+class Sequential:
+    """The rows as they are stored; raises ValueError for a number of samples not in [0, 2**62]."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = whole_number("samples", samples, 0, MOST_SAMPLES)
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __repr__(self) -> str:
+        return f"Sequential({self._samples})"
+
+    def __call__(self, positions: Indices) -> Indices:
+        """The positions (n,) themselves, copied; raises IndexError for one out of range."""
+        return positions_within(positions, self._samples)
+
+
+def positions_within(positions: Any, samples: int) -> Indices:
+    """Positions (n,) as a new int64 array; raises IndexError for other shapes, dtypes or numbers."""
+    given = np.asarray(positions)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise IndexError(f"positions: expected (n,) integers, found {given.dtype} of shape {given.shape}")
+    copied = np.array(given, np.int64)
+    # subtle: as unsigned numbers, negative ones are too large.
+    if copied.size and int(copied.view(np.uint64).max()) >= samples:
+        wrong = given[(given < 0) | (given >= samples)][0]
+        raise IndexError(
+            f"positions: expected each in [0, {samples}), found {wrong}; "
+            "take positions modulo the length to go on at the epoch's start"
+        )
+    return copied
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as an int; raises ValueError where it is none or not in [least, most]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        limits = f"of at least {least}" if most is None else f"in [{least}, {most}]"
+        raise ValueError(f"{name}: expected a whole number {limits}, found {value!r}")
+    return number
