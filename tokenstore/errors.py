@@ -6,13 +6,15 @@
     ├── StoreError             a store, as a whole, cannot be used
     │   ├── NotAStoreError     nothing there, or something else
     │   ├── IncompleteStoreError   a conversion has not finished
-    │   └── StoreExistsError   writing would overwrite
+    │   ├── StoreExistsError   writing would overwrite
+    │   └── StorageError       storage did not answer, or refused
     ├── DamageError            stored bytes are not those that were written
     ├── CodecError             codes do not fit the codec, or bytes do not decode
     ├── SourceError            a source, as a whole, cannot be read
     │   └── SampleError        one sample of a source cannot be read
     ├── TokenizerError         a tokenizer cannot be loaded, or does not fit
-    └── ConversionError        a conversion stopped; the store can be resumed
+    ├── ConversionError        a conversion stopped; the store can be resumed
+    └── ResumeError            a loader's state does not fit its dataset
 
 A message says what was expected, what was found, where, and what to do next.
 """
@@ -50,6 +52,10 @@ class StoreExistsError(StoreError, FileExistsError):
     """Something is already at the path where a store was to be written."""
 
 
+class StorageError(StoreError, OSError):
+    """Storage did not answer in time, or refused what was asked of it."""
+
+
 class DamageError(TokenstoreError):
     """Stored bytes are missing or are not those that were written."""
 
@@ -79,3 +85,7 @@ class ConversionError(TokenstoreError):
     def __init__(self, message: str, skipped: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.skipped = tuple(skipped)
+
+
+class ResumeError(TokenstoreError, ValueError):
+    """A loader's state is none, or was taken with other samples."""

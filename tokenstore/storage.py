@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
-from tokenstore.errors import DamageError, StoreError
+from tokenstore.errors import StoreError
+from tokenstore.remote import Range, Remote, Retries
+from tokenstore.remote.zipped import LOCAL_HEADER, ZippedRemote, damage_reported, open_remote
 
 STAGING = ".partial"
 """The folder of an unfinished store that holds what only its conversion needs."""
@@ -25,48 +24,57 @@ _BLOCK_NBYTES = 2**22
 SCRATCH = f"{STAGING}/scratch"
 """The file that is being written."""
 
-_ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
-"""What reading a damaged zip file raises."""
-
 
 class Storage:
-    """Files by their path relative to a root. Local folders and zip files are read without fsspec."""
+    """Files by their path relative to a root. Local folders and zip files are read without fsspec.
 
-    def __init__(self, url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
-        self.url = os.fspath(url)
+    What is remote raises StorageError where it does not answer in time or refuses; `retries` says how long
+    it may take.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        storage_options: Mapping[str, Any] | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self._true_url = os.fspath(url)
         self.storage_options = dict(storage_options or {})
-        self._connect()
-
-    def _connect(self) -> None:
-        self._pid = os.getpid()
+        self.retries = retries
+        self.url = self._true_url
+        """Fit to be shown: without a remote URL's user, password and query."""
+        self._remote: Remote | ZippedRemote | None = None
         self.root: Path | None = None
-        self._zip: zipfile.ZipFile | None = None
-        url = self.url.removeprefix("file://")
-        if "://" not in url and "::" not in url:
-            self.root = Path(url).expanduser().absolute()
-            if self.root.suffix == ".zip" and self.root.is_file():
-                with _damage_reported(self.url):
-                    self._zip = zipfile.ZipFile(self.root)
-                    self._fs, self._prefix = ZipFileSystem(str(self.root), skip_instance_cache=True), ""
-            else:
-                self._fs, self._prefix = LocalFileSystem(), str(self.root)
+        path = self._true_url.removeprefix("file://")
+        if "://" in path or "::" in path:
+            self._remote = open_remote(path, storage_options, retries)
+            self.url = self._remote.url
+            self._maps_files = False
         else:
-            try:
-                self._fs, self._prefix = fsspec.core.url_to_fs(self.url, **self.storage_options)
-            except (ImportError, ValueError) as error:
-                raise StoreError(
-                    f"{self.url}: this kind of storage cannot be used: {error} "
-                    "(the extras tokenstore[s3] and tokenstore[gcs] install two of them)"
-                ) from error
+            self.root = Path(path).expanduser().absolute()
+            self._open_local(self.root)
+
+    def _open_local(self, root: Path) -> None:
+        self._pid = os.getpid()
+        self._zip: zipfile.ZipFile | None = None
+        self._prefix = ""
+        if root.suffix == ".zip" and root.is_file():
+            with damage_reported(self.url):
+                self._zip = zipfile.ZipFile(root)
+                self._local_fs = ZipFileSystem(str(root), skip_instance_cache=True)
+        else:
+            self._local_fs, self._prefix = LocalFileSystem(), str(root)
         members = [] if self._zip is None else self._zip.infolist()
-        self._maps_files = self.root is not None and all(
-            member.compress_type == zipfile.ZIP_STORED for member in members
-        )
+        self._maps_files = all(member.compress_type == zipfile.ZIP_STORED for member in members)
 
     @property
     def is_local_folder(self) -> bool:
         return self.root is not None and self._zip is None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are behind a URL, not in a local folder or zip file."""
+        return self._remote is not None
 
     @property
     def maps_files(self) -> bool:
@@ -74,25 +82,39 @@ class Storage:
         return self._maps_files
 
     @property
-    def fs(self) -> Any:
-        """The fsspec file system; a new one in a forked process, whose event loop did not survive."""
-        if self._pid != os.getpid():
-            fsspec.AbstractFileSystem.clear_instance_cache()
-            self._connect()
-        return self._fs
+    def _fs(self) -> Any:
+        """The local file system; a new one in a forked process, which would share a zip file's position."""
+        if self.root is not None and self._pid != os.getpid():
+            self._open_local(self.root)
+        return self._local_fs
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "storage_options": self.storage_options}
+        return {
+            "url": self._true_url,
+            "storage_options": self.storage_options,
+            "retries": self.retries,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"], state["storage_options"])  # type: ignore[misc]
+        self.__init__(state["url"], state["storage_options"], state["retries"])  # type: ignore[misc]
 
     def __str__(self) -> str:
         return self.url
 
-    def key(self, path: str) -> str:
-        """A file's path in the fsspec file system."""
-        return str(PurePosixPath(self._prefix, path)) if self._prefix else path
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    def reopened(self) -> Storage:
+        """The same place, seen as it is now: a zip file may have come to be there."""
+        return Storage(self._true_url, self.storage_options, self.retries)
+
+    def below(self, folder: str) -> Storage:
+        """The storage of a folder, with the same options."""
+        base, mark, query = self._true_url.partition("?") if self.is_remote else (self._true_url, "", "")
+        return Storage(f"{base.rstrip('/')}/{folder}{mark}{query}", self.storage_options, self.retries)
+
+    def _key(self, path: str) -> str:
+        return f"{self._prefix}/{path}" if self._prefix and path else self._prefix or path
 
     def region(self, path: str) -> tuple[str, int, int] | None:
         """(local file, offset, size) where the file's bytes lie on this machine's disk, else None.
@@ -110,58 +132,77 @@ class Storage:
             raise FileNotFoundError(f"{self.url}: no member {path}") from error
         if member.compress_type != zipfile.ZIP_STORED:
             return None
-        with _damage_reported(self.url), self.root.open("rb") as file_:
+        with damage_reported(self.url), self.root.open("rb") as file_:
             file_.seek(member.header_offset)
-            name_nbytes, extra_nbytes = _ZIP_LOCAL_HEADER.unpack(file_.read(_ZIP_LOCAL_HEADER.size))
-            offset = member.header_offset + _ZIP_LOCAL_HEADER.size + name_nbytes + extra_nbytes
+            name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(file_.read(LOCAL_HEADER.size))
+            offset = member.header_offset + LOCAL_HEADER.size + name_nbytes + extra_nbytes
             if offset + member.file_size > os.fstat(file_.fileno()).st_size:
                 raise zipfile.BadZipFile(f"{path} reaches beyond the end of the file")
         return str(self.root), offset, member.file_size
 
     def read(self, path: str) -> bytes:
         """A whole file. Raises FileNotFoundError, or DamageError where it lies in a damaged zip file."""
+        if self._remote is not None:
+            return self._remote.read(path)
         if self.is_local_folder and self.root is not None:
             return (self.root / path).read_bytes()
         with self._damage_reported():
-            data: bytes = self.fs.cat_file(self.key(path))
+            data: bytes = self._fs.cat_file(self._key(path))
         return data
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of a file. Raises like `read`."""
+        """Bytes [start, stop) of a file. Raises like `read`; DamageError where a remote file is shorter."""
+        if self._remote is not None:
+            return self._remote.read_range(path, start, stop)
         with self._damage_reported():
-            data: bytes = self.fs.cat_file(self.key(path), start=start, end=stop)
+            data: bytes = self._fs.cat_file(self._key(path), start=start, end=stop)
         return data
+
+    def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
+        """Bytes of many (path, start, stop), remote ones `concurrency` at a time."""
+        if self._remote is not None:
+            return self._remote.read_ranges(requests, concurrency)
+        return [self.read_range(*request) for request in requests]
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """A whole file, a few megabytes at a time. Raises like `read`."""
-        with self._damage_reported(), self.fs.open(self.key(path), "rb") as file:
+        if self._remote is not None:
+            size = self._remote.size(path)
+            for start in range(0, size, _BLOCK_NBYTES):
+                yield self._remote.read_range(path, start, min(start + _BLOCK_NBYTES, size))
+            return
+        with self._damage_reported(), self._fs.open(self._key(path), "rb") as file:
             while block := file.read(_BLOCK_NBYTES):
                 yield block
 
     def _damage_reported(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._zip is None else _damage_reported(self.url)
+        return contextlib.nullcontext() if self._zip is None else damage_reported(self.url)
 
     def size(self, path: str) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
-        return int(self.fs.size(self.key(path)))
+        if self._remote is not None:
+            return self._remote.size(path)
+        return int(self._fs.size(self._key(path)))
 
     def exists(self, path: str = "") -> bool:
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.key(path) if path else self._prefix))
+        """Whether there is a file or a folder; on a web server, whether it is served."""
+        if self._remote is not None:
+            return self._remote.exists(path)
+        return bool(self._fs.exists(self._key(path)))
 
     def files(self) -> Iterator[str]:
-        """Paths of all files below the root, sorted."""
-        self.fs.invalidate_cache()
+        """Paths of all files below the root, sorted. A plain web server cannot tell: StorageError."""
+        if self._remote is not None:
+            yield from self._remote.files()
+            return
         prefix = self._prefix.strip("/")
-        for key in sorted(self.fs.find(self._prefix)):
+        for key in sorted(self._fs.find(self._prefix)):
             yield key.strip("/")[len(prefix) :].lstrip("/")
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file so that it is seen whole or not at all, also after a crash."""
-        if not self.is_local_folder or self.root is None:
-            with contextlib.suppress(NotImplementedError):
-                self.fs.makedirs(self.fs._parent(self.key(path)), exist_ok=True)
-            self.fs.pipe_file(self.key(path), data)
+        if self.root is None or not self.is_local_folder:
+            self._writable().write(path, data)
             return
         target = self.root / path
         scratch = self.root / SCRATCH
@@ -176,10 +217,8 @@ class Storage:
 
     def move_into_place(self, finished: Path, path: str) -> None:
         """Make a file that was written beside the store one of its files, whole or not at all."""
-        if not self.is_local_folder or self.root is None:
-            with contextlib.suppress(NotImplementedError):
-                self.fs.makedirs(self.fs._parent(self.key(path)), exist_ok=True)
-            self.fs.put_file(str(finished), self.key(path))
+        if self.root is None or not self.is_local_folder:
+            self._writable().put(finished, path)
             finished.unlink()
             return
         with finished.open("rb") as file:
@@ -197,27 +236,20 @@ class Storage:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-        elif self.exists(path):
-            self.fs.rm(self.key(path), recursive=True)
+        else:
+            self._writable().remove(path)
 
-
-@contextlib.contextmanager
-def _damage_reported(url: str) -> Iterator[None]:
-    try:
-        yield
-    except _ZIP_ERRORS as error:
-        raise DamageError(f"{url}: not a whole zip file: {error}. Restore it from a copy") from error
+    def _writable(self) -> Remote:
+        if not isinstance(self._remote, Remote):
+            raise StoreError(f"{self}: a zip file can only be written to a local path; leave out .zip")
+        return self._remote
 
 
 def working_storage(target: Storage) -> Storage:
-    """Where a store is written: beside the target if that is to be a zip file, else in place.
-
-    Raises StoreError for a zip file that is not on this machine's disk.
-    """
-    zipped = target.url.endswith(".zip")
-    if zipped and target.root is None:
-        raise StoreError(f"{target}: a zip file can only be written to a local path; leave out .zip")
-    return Storage(f"{target.root}{STAGING}") if zipped else target
+    """Where a store is written: beside the target if that is to be a local zip file, else in place."""
+    if target.root is not None and target.url.endswith(".zip"):
+        return Storage(f"{target.root}{STAGING}")
+    return target
 
 
 def _sync_folder(folder: Path) -> None:

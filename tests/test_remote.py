@@ -1,0 +1,398 @@
+"""Remote storage through a network that fails: the right bytes, or one clear error before the deadline."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import faults
+import numpy as np
+import pytest
+from fault_proxy import FaultProxy
+from faults import Fault, Rule
+from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import given
+from hypothesis import strategies as st
+from object_storage import S3Server
+from stores import random_codes, write_store
+
+import tokenstore
+from tokenstore.errors import DamageError, StorageError, StoreError
+from tokenstore.remote import Remote, Retries
+
+BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
+PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)
+RESTLESS = Retries(deadline=60, timeout=0.5, first_delay=0.01, longest_delay=0.05)
+HANG = 8.0
+"""Seconds by which all is over that ends at all."""
+DATA = np.random.default_rng(0).bytes(300_000)
+RANGES = [("a/data", start, start + 1000 + start % 7) for start in range(0, 60_000, 6_000)]
+SECRETS = {"key": "AKIDSECRETSECRET", "secret": "s3cr3t/w1th+sl4sh", "token": "t0k3nt0k3n"}
+
+Operation = Callable[[Remote], Any]
+READS: dict[str, Operation] = {
+    "read": lambda remote: remote.read("a/data") == DATA,
+    "range": lambda remote: remote.read_range("a/data", 7, 250_000) == DATA[7:250_000],
+    "ranges": lambda remote: remote.read_ranges(RANGES) == [DATA[start:stop] for _, start, stop in RANGES],
+    "list": lambda remote: "a/data" in remote.files(),
+}
+HEADS: dict[str, Operation] = {
+    "size": lambda remote: remote.size("a/data") == len(DATA),
+    "exists": lambda remote: remote.exists("a") and not remote.exists("b"),
+    "write": lambda remote: remote.write("w", DATA) or remote.read("w") == DATA,
+}
+SUDDEN = {
+    "500": faults.status(500),
+    "503": faults.status(503, b"<Error><Code>SlowDown</Code></Error>"),
+    "429": faults.status(429),
+    "reset": faults.reset(),
+    "lost": faults.lose_answer(),
+}
+IN_THE_BODY = {
+    "reset inside": faults.reset(50),
+    "truncated": faults.truncate(50),
+    "truncated at once": faults.truncate(0),
+}
+SLOW = {"stall": faults.stall(), "stall inside": faults.stall(50), "drip": faults.drip(40)}
+
+
+@pytest.fixture(scope="module")
+def network(s3_server: S3Server) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> str:
+    return s3_server.new_bucket()
+
+
+@pytest.fixture(scope="module")
+def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retries, Remote]:
+    """Remotes of one folder by their patience, all through the network."""
+    options = s3_server.storage_options(network.url)
+    found = {
+        retries: Remote(f"s3://{bucket}/store", options, retries) for retries in (BRIEF, PATIENT, RESTLESS)
+    }
+    for remote in found.values():
+        refusal(lambda remote: remote.read("a/none"), remote)
+    found[PATIENT].write("a/data", DATA)
+    return found
+
+
+@pytest.fixture
+def remote(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
+    """A Remote that waits long enough for a fault to pass."""
+    network.clear()
+    yield opened[PATIENT]
+    network.clear()
+
+
+@pytest.fixture
+def hasty(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
+    """A Remote that soon gives up."""
+    network.clear()
+    yield opened[BRIEF]
+    network.clear()
+
+
+def refusal(operation: Operation, remote: Remote) -> tuple[Exception, float]:
+    """The error of an operation, and the seconds it took."""
+    start = time.monotonic()
+    with pytest.raises((OSError, DamageError)) as caught:
+        operation(remote)
+    return caught.value, time.monotonic() - start
+
+
+def test_what_is_written_is_read_listed_and_removed(remote: Remote) -> None:
+    remote.write("b/c/data", b"12345")
+    remote.write("b/empty", b"")
+    assert remote.read("b/c/data") == b"12345"
+    assert remote.read("b/empty") == b""
+    assert remote.read_range("b/c/data", 1, 3) == b"23"
+    assert remote.read_range("b/c/data", 4, 4) == b""
+    assert remote.read_ranges([]) == []
+    assert remote.size("b/c/data") == 5
+    assert [path for path in remote.files() if path.startswith("b/")] == ["b/c/data", "b/empty"]
+    assert [remote.exists(path) for path in ("", "b", "b/c", "b/c/data", "b/c/dat")] == [True] * 4 + [False]
+    remote.remove("b")
+    remote.remove("b")
+    assert not any(path.startswith("b/") for path in remote.files())
+    assert not remote.exists("b")
+
+
+def test_a_large_file_is_read_in_blocks(remote: Remote, network: FaultProxy) -> None:
+    for size in (2**18 - 1, 2**18, 2**18 + 1, 2**18 + 2**23 + 5):
+        data = np.random.default_rng(size).bytes(size)
+        remote.write("large", data)
+        network.clear()
+        assert remote.read("large") == data
+        assert network.sent <= size + 500
+    remote.remove("large")
+
+
+@pytest.mark.parametrize("fault", [*SUDDEN.values(), *IN_THE_BODY.values()], ids=[*SUDDEN, *IN_THE_BODY])
+def test_a_fault_that_passes_changes_nothing(remote: Remote, network: FaultProxy, fault: Fault) -> None:
+    for name, operation in {**READS, **HEADS}.items():
+        network.clear([Rule(fault, count=2)])
+        assert operation(remote), name
+        assert sum(request.fault is not None for request in network.requests) == 2 or name in HEADS
+
+
+@pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
+def test_an_answer_that_does_not_end_is_asked_for_again(
+    opened: dict[Retries, Remote], network: FaultProxy, fault: Fault
+) -> None:
+    network.clear(lambda request: fault if request.index == 0 else None)
+    assert READS["range"](opened[RESTLESS])
+    assert len(network.requests) >= 2
+
+
+@pytest.mark.parametrize(
+    "fault", [*SUDDEN.values(), *IN_THE_BODY.values(), *SLOW.values()], ids=[*SUDDEN, *IN_THE_BODY, *SLOW]
+)
+def test_a_fault_that_stays_is_one_error_before_the_deadline(
+    hasty: Remote, network: FaultProxy, fault: Fault
+) -> None:
+    has_body = fault in (*IN_THE_BODY.values(), *SLOW.values()) and fault != SLOW["stall"]
+    operations = READS if has_body else {**READS, **HEADS}
+    network.clear([Rule(fault)])
+    with ThreadPoolExecutor(len(operations)) as threads:
+        ends = threads.map(lambda operation: refusal(operation, hasty), operations.values())
+    for name, (error, seconds) in zip(operations, ends, strict=True):
+        assert isinstance(error, StorageError), name
+        assert re.fullmatch(
+            rf"{re.escape(hasty.url)}\S*: no answer within [01]\.\d+ s \((\d+ attempts|1 attempt); the last: "
+            r"[^)]+\)?\)\. Check the service, or give a longer deadline",
+            str(error),
+        ), name
+        assert 0.3 < seconds < HANG, name
+    network.clear()
+    wait_for(lambda: network.most_under_way == 0, network.clear)
+
+
+def wait_for(condition: Callable[[], bool], between: Callable[[], object]) -> None:
+    end = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+        between()
+
+
+def test_attempts_are_ours_alone_and_counted(hasty: Remote, network: FaultProxy) -> None:
+    network.clear([Rule(faults.status(503))])
+    error, _ = refusal(READS["range"], hasty)
+    counted = re.search(r"(\d+) attempts; the last: 503 Service Unavailable", str(error))
+    assert counted is not None
+    assert int(counted[1]) == len(network.requests) > 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 501])
+def test_what_cannot_get_better_is_asked_once(remote: Remote, network: FaultProxy, status: int) -> None:
+    for name, operation in {**READS, "write": HEADS["write"]}.items():
+        network.clear([Rule(faults.status(status))])
+        error, seconds = refusal(operation, remote)
+        assert isinstance(error, StorageError)
+        assert re.search(rf"store\S*: .*{status}", str(error))
+        assert ("credentials" in str(error)) == (status in (401, 403))
+        assert len(network.requests) <= (10 if name == "ranges" else 1)
+        assert seconds < HANG
+
+
+def test_a_missing_file_is_a_missing_file_at_once(remote: Remote, network: FaultProxy) -> None:
+    for ask in (remote.read, remote.size, lambda path: remote.read_range(path, 0, 5)):
+        network.clear()
+        with pytest.raises(FileNotFoundError, match=r"store/none: no such file$"):
+            ask("none")
+        assert len(network.requests) <= 2
+
+
+def test_a_wrong_key_secret_or_bucket_is_named(s3_server: S3Server, bucket: str, network: FaultProxy) -> None:
+    network.clear()
+    for server, place, reason in [
+        (
+            replace(s3_server, secret="wrong"),
+            bucket,
+            r"refused \(403 SignatureDoesNotMatch\): check the cred",
+        ),
+        (replace(s3_server, key="wrong"), bucket, r"refused \(403 InvalidAccessKeyId\): check the cred"),
+        (s3_server, "no-such-bucket", r"there is no such bucket \(404 NoSuchBucket\)"),
+    ]:
+        remote = Remote(f"s3://{place}", server.storage_options(network.url), PATIENT)
+        network.clear()
+        for operation in (READS["read"], READS["list"], lambda remote: remote.write("a", b"")):
+            with pytest.raises(StorageError, match=reason):
+                operation(remote)
+        assert len(network.requests) == 3
+
+
+def test_a_service_that_is_not_there_is_one_error(s3_server: S3Server) -> None:
+    remote = Remote("s3://bucket", s3_server.storage_options("http://127.0.0.1:1"), BRIEF)
+    refusal(READS["range"], remote)
+    error, seconds = refusal(READS["range"], remote)
+    assert "attempts; the last: Connect call failed ('127.0.0.1', 1)" in str(error)
+    assert seconds < HANG
+
+
+def test_bytes_that_are_not_there_are_damage(remote: Remote, network: FaultProxy) -> None:
+    for start in (len(DATA) - 5, len(DATA), len(DATA) + 100):
+        network.clear()
+        with pytest.raises(DamageError, match=rf"store/a/data: expected 10 bytes at {start}, found [05]: "):
+            remote.read_range("a/data", start, start + 10)
+        assert len(network.requests) == 3
+
+
+def test_ranges_are_read_at_once_but_not_too_many(remote: Remote, network: FaultProxy) -> None:
+    network.latency = 0.1
+    try:
+        assert len(remote.read_ranges(RANGES * 3)) == 30
+        assert 12 <= network.most_under_way <= 16
+        network.clear()
+        assert len(remote.read_ranges(RANGES, concurrency=3)) == 10
+        assert 2 <= network.most_under_way <= 3
+    finally:
+        network.latency = 0
+
+
+def test_the_first_lasting_error_ends_all_ranges(remote: Remote, network: FaultProxy) -> None:
+    requests = [("none", 0, 9), *[("a/data", start, start + 9) for start in range(500)]]
+    with pytest.raises(FileNotFoundError, match="store/none"):
+        remote.read_ranges(requests)
+    assert len(network.requests) < 100
+
+
+def test_many_threads_share_one_remote(remote: Remote, network: FaultProxy) -> None:
+    network.clear(lambda request: faults.reset() if request.index % 5 == 0 else None)
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda request: remote.read_range(*request), RANGES * 3)
+        assert list(found) == [DATA[start:stop] for _, start, stop in RANGES * 3]
+
+
+def test_what_was_stored_in_part_is_written_again(monkeypatch: pytest.MonkeyPatch, memory_url: str) -> None:
+    remote = Remote(memory_url, retries=BRIEF)
+    whole = MemoryFileSystem.pipe_file
+    kept = [3, 0]
+
+    def in_part(self: MemoryFileSystem, path: str, value: bytes, **options: Any) -> None:
+        whole(self, path, value[: kept.pop()] if kept else value, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", in_part)
+    remote.write("a", b"12345")
+    assert remote.read("a") == b"12345"
+    kept += [2] * 1000
+    with pytest.raises(StorageError, match=r"store/a: .*the last: wrote 5 bytes, then found 2"):
+        remote.write("a", b"12345")
+
+
+def test_a_file_of_this_machine_is_put_there(remote: Remote, network: FaultProxy, tmp_path: Any) -> None:
+    (tmp_path / "data").write_bytes(DATA)
+    network.clear([Rule(faults.lose_answer(), count=1)])
+    remote.put(tmp_path / "data", "put")
+    assert remote.read("put") == DATA
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        remote.put(tmp_path / "nothing", "put")
+    remote.remove("put")
+
+
+@given(
+    data=st.binary(max_size=200),
+    ranges=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=20),
+)
+def test_ranges_are_slices(data: bytes, ranges: list[tuple[int, int]]) -> None:
+    remote = MEMORY
+    remote.write("file", data)
+    inside = [(min(pair), max(pair)) for pair in ranges if max(pair) <= len(data)]
+    found = remote.read_ranges([("file", start, stop) for start, stop in inside])
+    assert found == [data[start:stop] for start, stop in inside]
+    assert remote.read("file") == data
+    remote.remove("file")
+
+
+MEMORY = Remote("memory://ranges-are-slices/store")
+
+
+@given(
+    attempts=st.integers(1, 10_000),
+    left=st.floats(0, 1e4),
+    first=st.floats(1e-3, 10),
+    longest=st.floats(1e-3, 100),
+)
+def test_a_delay_doubles_and_is_bounded(attempts: int, left: float, first: float, longest: float) -> None:
+    retries = Retries(first_delay=first, longest_delay=longest)
+    delay = retries.delay(attempts, left, random.Random(0))
+    assert 0 <= delay <= min(longest, left / 2)
+    if attempts < 100:
+        assert delay <= first * 2 ** (attempts - 1)
+
+
+def test_delays_differ() -> None:
+    jitter = random.Random(0)
+    assert len({Retries().delay(5, 30, jitter) for _ in range(10)}) == 10
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["deadline", "timeout", "first_delay", "longest_delay"])
+def test_times_that_cannot_be_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a positive number of seconds, found"):
+        Retries(**{name: value})
+
+
+@pytest.mark.parametrize("url", ["nothing://x/y", "gopher::s3://bucket/x"])
+def test_a_kind_of_storage_that_is_not_known_is_refused_at_once(url: str) -> None:
+    with pytest.raises(StoreError, match=re.escape(url)):
+        Remote(url, retries=BRIEF).read("a")
+
+
+def exposed(error: BaseException) -> str:
+    """All that an error shows: its traceback, and those of the errors it hides."""
+    text = ""
+    found: BaseException | None = error
+    while found is not None:
+        text += "".join(traceback.format_exception(found)) + repr(found)
+        found = found.__context__
+    return text
+
+
+def test_no_error_log_or_repr_shows_a_secret(
+    s3_server: S3Server, bucket: str, network: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tokenstore")
+    hidden: list[Remote] = []
+    for secrets in ({"key": SECRETS["key"]}, {"secret": SECRETS["secret"]}, SECRETS):
+        options = s3_server.storage_options(network.url.replace("//", "//me:p4ssw0rd@")) | secrets
+        hidden.append(Remote(f"s3://me:p4ssw0rd@{bucket}", options, BRIEF))
+        hidden.append(Remote(f"s3://{bucket}", options | {"endpoint_url": network.url}, BRIEF))
+    hidden.append(Remote(f"s3://{bucket}", {**SECRETS, "nonsense": "n0ns3ns3"}, BRIEF))
+    web = network.url.replace("//", "//me:p4ssw0rd@")
+    hidden.append(Remote(f"{web}/{bucket}?X-Amz-Signature=s1gn4tur3&token=t0k3nt0k3n", retries=BRIEF))
+    shown = [repr(remote) + str(vars(remote)["url"]) for remote in hidden]
+    for plan in ([], [Rule(faults.status(503))], [Rule(faults.truncate(1))], [Rule(faults.status(400))]):
+        network.clear(plan)
+        with ThreadPoolExecutor(len(hidden)) as threads:
+            for error, _ in threads.map(lambda remote: refusal(READS["read"], remote), hidden):
+                shown.append(exposed(error))
+    unknown_url = "nothing" + web.removeprefix("http") + "?sig=s1gn4tur3"
+    with pytest.raises(StoreError) as unknown:
+        Remote(unknown_url, {"key": SECRETS["key"]})
+    shown.append(exposed(unknown.value))
+    everything = "".join(shown) + caplog.text
+    assert "attempt 1 failed" in caplog.text
+    for secret in (*SECRETS.values(), "p4ssw0rd", "s1gn4tur3", "n0ns3ns3"):
+        assert secret not in everything
+
+
+def test_a_store_that_is_remote_shows_no_secret(memory_url: str) -> None:
+    write_store(memory_url, {"train": (random_codes(5, (4, 4), 391),)})
+    store = tokenstore.open(memory_url, storage_options=SECRETS)
+    storage = store.files.storage
+    shown = repr(store) + repr(store["train"]) + repr(storage) + str(storage) + storage.url
+    assert shown.count(memory_url) == 5
+    assert not any(secret in shown for secret in SECRETS.values())
+    assert storage.storage_options == SECRETS

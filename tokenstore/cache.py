@@ -1,0 +1,306 @@
+"""A bounded cache of bytes on the local disk, shared by any number of processes and threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import operator
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import StoreError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Policy = Literal["lru", "pin"]
+
+PATIENCE = 1.0
+"""Seconds a put waits for the other processes that write to the same folder."""
+PAUSE = 10.0
+"""Seconds without puts after one that failed, so that a full disk or a stuck lock costs little."""
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTP])(i?))?B", re.IGNORECASE)
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+_NAME = re.compile(r"[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}\.tmp")
+_UNKNOWN = -1
+_log = logging.getLogger(__name__)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "10GB", "1.5 TB" or "10GiB"; ValueError for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is not a size: give bytes as an integer, or "512MB", "1.5 TB", "10GiB"')
+    number, prefix, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(Decimal(number) * base ** " KMGTP".index((prefix or " ").upper()))
+
+
+class Cache:
+    """Entries of bytes by key, in one folder, that together never take more than a limit.
+
+    `limit` is in bytes, or a size such as "10GB", "512MB", "1.5 TB", "10GiB"; `largest` is the largest
+    entry, in bytes, that will be put. A key is a relative path such as "store/train/tokens/0/8-16".
+
+    With policy "lru" what was not used for longest makes room. With "pin" what is in first stays, and
+    nothing more is let in once the cache is full. Read in the same order again and again, data larger
+    than the limit is never found with "lru", and limit/size of the time with "pin".
+
+    The entries and what is just being written together stay within the limit at every moment, kill -9
+    included. Sizes are those of the files' contents. Caches of different limits may share a folder: each
+    keeps to its own as it puts, so "lru" with the smaller one empties the folder down to that. Without
+    file locks (Windows) the limit holds for the threads of one process, and only roughly for several.
+
+    A cache is only a help. What cannot be kept, because of a full disk, a vanished folder, missing
+    permissions or a lock that another process does not release, is not kept: that is logged once, and
+    tried again after a pause. Nothing is synced to disk: after a power cut an entry may hold wrong bytes,
+    so check what `get` returns, and `discard` what is wrong.
+
+    Raises ValueError for an impossible limit or an unknown policy, StoreError where the folder cannot be
+    created or written.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        limit: int | str = "10GB",
+        policy: Policy = "lru",
+        *,
+        largest: int = 0,
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.limit = parse_size(limit) if isinstance(limit, str) else operator.index(limit)
+        self.policy = policy
+        self.largest = largest
+        self._entries = str(self.folder / "entries")
+        self._total_file = str(self.folder / "total")
+        self._thread_lock = threading.Lock()
+        self._recounted = self._warned = False
+        self._paused_until = 0.0
+        if policy not in get_args(Policy):
+            raise ValueError(f'{policy!r} is not a policy of the cache: "lru" or "pin" was expected')
+        if self.limit < max(1, largest):
+            raise ValueError(
+                f"a cache of {limit!r} is too small: an entry takes {max(1, largest)} bytes; raise it"
+            )
+        try:
+            Path(self._entries).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._entries).close()
+            disk = shutil.disk_usage(self.folder).total
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: a folder that can be written was expected for the cache: {error}. "
+                "Choose another folder, or read without a cache"
+            ) from error
+        if 0 < disk < self.limit:  # some network file systems do not tell, and say 0
+            raise ValueError(
+                f"the limit of the cache in {self.folder} is {limit!r}, but a disk of {disk} bytes holds "
+                "it: lower the limit, or choose another folder"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "limit": self.limit, "policy": self.policy, "largest": self.largest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def get(self, key: str) -> npt.NDArray[np.uint8] | None:
+        """An entry's bytes, (nbytes,) uint8 in memory of their own, or None; takes no lock."""
+        path = self._path(key)
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (pathlib costs more than the call)
+                data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+                rest = data.data
+                while rest and (read := file.readinto(rest)):
+                    rest = rest[read:]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        if self.policy == "lru":
+            with contextlib.suppress(OSError):  # just evicted, or another user's
+                _mark_used(path)
+        return data
+
+    def put(self, key: str, data: bytes | memoryview | npt.NDArray[np.uint8]) -> None:
+        """Keep an entry, in the place of one with the same key, unless there is no room for it."""
+        path, view = self._path(key), np.frombuffer(data, np.uint8).data
+        if time.monotonic() < self._paused_until:
+            return
+        try:
+            with self._locked() as file:
+                total = self._total(file)
+                _write_total(file, _UNKNOWN)
+                total -= _remove(path)
+                if view.nbytes <= self.limit:
+                    total = self._make_room(total, view.nbytes)
+                    if total + view.nbytes <= self.limit:
+                        _write(path, view)
+                        total += view.nbytes
+                _write_total(file, total)
+        except OSError as error:
+            self._paused_until = time.monotonic() + PAUSE
+            self._warn(error)
+
+    def discard(self, key: str) -> None:
+        """Remove an entry, where there is one."""
+        path = self._path(key)
+        try:
+            with self._locked() as file:
+                total = self._total(file)
+                _write_total(file, _UNKNOWN)
+                _write_total(file, total - _remove(path))
+        except OSError as error:
+            self._warn(error)
+            with contextlib.suppress(OSError):  # without the lock: a total too large is put right later
+                _remove(path)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries; 0 where the folder cannot be read."""
+        try:
+            with self._locked() as file:
+                total = self._total(file)
+                _write_total(file, total)
+                return total
+        except OSError as error:
+            self._warn(error)
+            return 0
+
+    def _path(self, key: str) -> str:
+        if any(segment in ("", ".", "..") for segment in key.split("/")):
+            raise ValueError(
+                f"{key!r} is not a key of the cache: a relative path without empty, '.' or '..' segments, "
+                'such as "store/train/tokens/0/8-16", was expected'
+            )
+        # A digest, because file systems differ in what names they allow and hold to be the same.
+        name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return f"{self._entries}/{name[:2]}/{name}"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The open file with the total, while no other process or thread has it."""
+        file = os.open(self._total_file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is None:
+                with self._thread_lock:
+                    yield file
+                return
+            self._wait_for_lock(file)
+            try:
+                yield file
+            finally:
+                # subtle: closing does not unlock while a child, forked just now, has the file open too.
+                fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            os.close(file)
+
+    def _wait_for_lock(self, file: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process or thread has held the lock for {PATIENCE:g} s")
+            time.sleep(0.0005)
+
+    def _total(self, file: int) -> int:
+        """Bytes of all entries: as written down, or counted where what was begun did not come to its end."""
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            total = int(os.read(file, 32))
+        except ValueError:
+            total = _UNKNOWN
+        return total if total >= 0 else sum(nbytes for _, _, nbytes in self._scan())
+
+    def _make_room(self, total: int, nbytes: int) -> int:
+        """The total after evicting what "lru" can do without, so that `nbytes` more fit."""
+        if total + nbytes <= self.limit or (self.policy == "pin" and self._recounted):
+            return total
+        self._recounted = True
+        entries = self._scan()
+        total = sum(size for _, _, size in entries)
+        if self.policy == "lru":
+            goal = min(self.limit - nbytes, self.limit * 9 // 10)  # a scan is dear: make room for many
+            for _, path, size in sorted(entries):
+                if total <= goal:
+                    break
+                Path(path).unlink(missing_ok=True)
+                total -= size
+        return total
+
+    def _scan(self) -> list[tuple[int, str, int]]:
+        """All entries: (last use in ns since the epoch, path, bytes). Clears what killed processes left."""
+        entries = []
+        Path(self._entries).mkdir(exist_ok=True)  # somebody may have emptied the cache by hand
+        folders = os.listdir(self._entries)  # noqa: PTH208 (pathlib's glob hides errors)
+        for folder in filter(_FOLDER.fullmatch, folders):
+            with os.scandir(f"{self._entries}/{folder}") as found:
+                for file in found:
+                    if _TEMPORARY.fullmatch(file.name):
+                        Path(file.path).unlink(missing_ok=True)
+                    elif _NAME.fullmatch(file.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = file.stat()
+                            entries.append((status.st_mtime_ns, file.path, status.st_size))
+        return entries
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            advice = "look at the folder's permissions and free space, and at stopped processes that use it"
+            _log.warning("%s: the cache cannot be used: %s; reading goes on, %s", self.folder, error, advice)
+
+
+def _mark_used(path: str) -> None:
+    """Set a file's modification time to now, finer than the kernel's own clock ticks."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
+
+
+def _write_total(file: int, total: int) -> None:
+    os.lseek(file, 0, os.SEEK_SET)
+    os.write(file, b"%20d\n" % total)
+
+
+def _remove(path: str) -> int:
+    """Remove a file; the bytes that this frees."""
+    try:
+        nbytes = Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+    Path(path).unlink(missing_ok=True)
+    return nbytes
+
+
+def _write(path: str, data: memoryview) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        _mark_used(str(temporary))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,113 @@
+"""An open file system of one process, and the event loop that its requests run on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import selectors
+import threading
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+import fsspec
+
+from tokenstore.errors import StoreError
+from tokenstore.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
+from tokenstore.remote.redaction import Secrets, shown
+from tokenstore.remote.retrying import Retries
+
+_MAX_CONNECTIONS = 64
+_CLOSING_SECONDS = 1.0
+_T = TypeVar("_T")
+
+
+class ClosedError(Exception):
+    """The connection was closed, for the process is about to end."""
+
+
+class Connection:
+    """A file system, its event loop in a thread of its own, and nothing that a fork shares with the parent.
+
+    Raises StoreError where a kind of storage is not known or its options do not fit.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any], retries: Retries) -> None:
+        self.pid = os.getpid()
+        self.files, self.prefix = _opened(url, storage_options, retries)
+        self.jitter = random.Random()
+        # subtle: an epoll selector would be shared with forked processes, which could unregister sockets
+        selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+        self._loop = asyncio.SelectorEventLoop(selector)
+        self._thread = threading.Thread(target=self._serve, name="tokenstore-remote", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine on the loop until it is done; an interrupt cancels it. Raises ClosedError."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise ClosedError from None
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClosedError from None
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Cancel what is under way and close all sockets."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2 * _CLOSING_SECONDS)
+
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.files.close()
+                await asyncio.sleep(0)  # subtle: sockets are let go of in the loop's next turn
+
+
+def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> tuple[Files, str]:
+    protocol = url.split("://", 1)[0] if "://" in url and "::" not in url else ""
+    options = dict(storage_options)
+    try:
+        is_async = bool(protocol) and fsspec.get_filesystem_class(protocol).async_impl
+        if protocol in ("s3", "s3a"):
+            options["config_kwargs"] = {
+                "connect_timeout": retries.timeout,
+                "read_timeout": retries.timeout,
+                "max_pool_connections": _MAX_CONNECTIONS,
+                "retries": {"total_max_attempts": 1},
+                **options.get("config_kwargs", {}),
+            }
+        if is_async:
+            options |= {"asynchronous": True, "skip_instance_cache": True}
+        fs, prefix = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError, TypeError, KeyError) as error:
+        reason = Secrets(url, storage_options).hide(str(error))
+    else:
+        if not is_async:
+            return ThreadedFiles(fs, 16 if protocol in ("hf", "memory") else 1), prefix
+        if protocol in ("http", "https"):
+            return WebFiles(fs), url
+        if protocol in ("s3", "s3a"):
+            fs.retries = 1
+        return AsyncFiles(fs), prefix
+    raise StoreError(
+        f"{shown(url)}: this kind of storage cannot be used: {reason} "
+        "(the extras tokenstore[s3] and tokenstore[gcs] install two of them)"
+    )

@@ -1,0 +1,167 @@
+"""What went wrong with a request, whichever library says it, and whether trying again can help."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal, TypeAlias
+
+from tokenstore.remote.redaction import Secrets
+
+_PASSING_STATUSES = frozenset({408, 425, 429})
+_LASTING_STATUSES = frozenset({501, 505})
+_PASSING_CODES = frozenset(
+    {
+        "BadDigest",
+        "IncompleteBody",
+        "InternalError",
+        "NoSuchUpload",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+"""S3's names of errors that another attempt may not meet, whatever their HTTP status."""
+_PASSING_TYPES = frozenset(
+    {
+        ("aiohttp", "ClientError"),
+        ("botocore", "ConnectionError"),
+        ("botocore", "HTTPClientError"),
+        ("botocore", "IncompleteReadError"),
+        ("botocore", "ResponseParserError"),
+        ("httpcore", "NetworkError"),
+        ("httpx", "TransportError"),
+        ("requests", "RequestException"),
+        ("urllib3", "HTTPError"),
+    }
+)
+"""Base classes of what libraries raise when the network fails: (package, name)."""
+_CHECKSUM_TYPES = frozenset({("botocore", "FlexibleChecksumError")})
+_CREDENTIALS_TYPES = frozenset(
+    {
+        ("botocore", "NoCredentialsError"),
+        ("botocore", "PartialCredentialsError"),
+        ("botocore", "CredentialRetrievalError"),
+        ("botocore", "TokenRetrievalError"),
+        ("google", "DefaultCredentialsError"),
+        ("google", "RefreshError"),
+    }
+)
+_CUT_OFF = frozenset({"ClientPayloadError", "ConnectionClosedError", "ServerDisconnectedError"})
+_TEXT_LENGTH = 300
+
+Kind: TypeAlias = Literal["missing", "damaged", "refused", "lasting", "passing"]
+
+
+class AnswerError(Exception):
+    """A web server's answer with an HTTP status that says no."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
+
+
+class ShortAnswerError(Exception):
+    """An answer with fewer bytes than were asked for."""
+
+
+class UnsupportedError(Exception):
+    """This kind of storage cannot do what was asked."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a request failed; `text` is fit to be shown."""
+
+    kind: Kind
+    text: str
+
+
+def is_past_end(error: Exception) -> bool:
+    """Whether a range was refused because the file ends before it."""
+    return any(answer is not None and answer[0] == 416 for answer in map(_answer, _chain(error)))
+
+
+def fault_of(error: Exception, secrets: Secrets, seconds: float) -> Fault:
+    """The fault that an attempt of so many `seconds` ended with."""
+    status, code = next(filter(None, map(_answer, _chain(error))), (None, ""))
+    text = " ".join(secrets.hide(_text(error, status, code, seconds)).split())[:_TEXT_LENGTH]
+    if code == "NoSuchBucket":
+        return Fault("lasting", f"there is no such bucket ({text})")
+    if isinstance(error, UnsupportedError):
+        return Fault("lasting", text)
+    if isinstance(error, ShortAnswerError) or _is_any(error, _CHECKSUM_TYPES):
+        return Fault("damaged", text)
+    if code in _PASSING_CODES:
+        return Fault("passing", text)
+    return Fault(_kind_of_error(error) if status is None else _kind_of_status(status), text)
+
+
+def _kind_of_status(status: int) -> Kind:
+    if status in (404, 410):
+        return "missing"
+    if status in (401, 403, 407):
+        return "refused"
+    passes = status in _PASSING_STATUSES or (status >= 500 and status not in _LASTING_STATUSES)
+    return "passing" if passes else "lasting"
+
+
+def _kind_of_error(error: Exception) -> Kind:
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, PermissionError) or _is_any(error, _CREDENTIALS_TYPES):
+        return "refused"
+    if any(isinstance(found, ssl.SSLCertVerificationError) for found in _chain(error)):
+        return "lasting"
+    if isinstance(error, ValueError | FileExistsError | IsADirectoryError | NotADirectoryError):
+        return "lasting"
+    passes = isinstance(error, OSError | EOFError) or _is_any(error, _PASSING_TYPES)
+    return "passing" if passes else "lasting"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    for _ in range(10):
+        if found is None:
+            return
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _answer(error: BaseException) -> tuple[int, str] | None:
+    """The HTTP status and S3's name for the error, where a server has answered."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = str(response.get("Error", {}).get("Code", ""))
+        return (int(code), "") if code.isdigit() else (int(status), code)
+    if type(error).__name__ == "ClientResponseError" and error.__cause__ is not None:
+        return None  # subtle: aiohttp's way to say that the answer is not HTTP
+    candidates = [getattr(response, "status_code", None), getattr(error, "status_code", None)]
+    candidates.append(getattr(error, "status", None))
+    if type(error).__name__ == "HttpError":
+        candidates.append(getattr(error, "code", None))
+    return next(((status, "") for status in candidates if isinstance(status, int)), None)
+
+
+def _text(error: Exception, status: int | None, code: str, seconds: float) -> str:
+    if status is not None:
+        known = status in HTTPStatus._value2member_map_
+        return f"{status} {code or (HTTPStatus(status).phrase if known else '')}".strip()
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"nothing within {seconds:.3g} s"
+    if type(error).__name__ in _CUT_OFF:
+        return "the connection was closed too early"
+    system = [found for found in _chain(error) if isinstance(found, OSError) and found.strerror]
+    if system and not isinstance(error, FileNotFoundError):
+        return str(system[-1].strerror)
+    return str(error) or type(error).__name__
+
+
+def _is_any(error: BaseException, types: frozenset[tuple[str, str]]) -> bool:
+    return any((base.__module__.split(".")[0], base.__name__) in types for base in type(error).__mro__)
