@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from stores import Samples, random_codes, write_store
 
 import tokenstore
-from tokenstore import TokenDataset, reader
+from tokenstore import TokenDataset, fetching, reader, shards
 from tokenstore.errors import StoreError
 from tokenstore.reader import SplitReader, TokenStore
 from tokenstore.storage import Storage
@@ -148,9 +148,9 @@ def test_any_store_comes_back(
 @given(data=st.data())
 @settings(deadline=None, max_examples=30)
 def test_a_dataset_gives_the_samples_at_any_indices(
-    shards: tuple[Path, npt.NDArray[Any]], data: st.DataObject
+    small_shards: tuple[Path, npt.NDArray[Any]], data: st.DataObject
 ) -> None:
-    path, codes = shards
+    path, codes = small_shards
     indices = data.draw(index_lists(len(codes)).filter(bool), "indices")
     dataset = TokenDataset(path, indices=indices)
     assert len(dataset) == len(indices)
@@ -164,7 +164,7 @@ SAMPLES = 50
 
 
 @pytest.fixture(scope="module", params=["bitpack", "zstd"])
-def shards(
+def small_shards(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, npt.NDArray[Any]]:
     """A store of 13 shards of two chunks, its labels the samples' positions; and its codes."""
@@ -201,8 +201,8 @@ def hammer(opened: TokenStore, codes: npt.NDArray[Any], threads: int = 8, rounds
             done.result()
 
 
-def test_threads_share_a_reader(shards: tuple[Path, npt.NDArray[Any]]) -> None:
-    path, codes = shards
+def test_threads_share_a_reader(small_shards: tuple[Path, npt.NDArray[Any]]) -> None:
+    path, codes = small_shards
     for _ in range(5):  # a fresh reader has yet to open its shards and verify its chunks
         hammer(tokenstore.open(path), codes, rounds=10)
 
@@ -210,18 +210,18 @@ def test_threads_share_a_reader(shards: tuple[Path, npt.NDArray[Any]]) -> None:
 @pytest.mark.parametrize(
     ("owner", "moment"),
     [
-        (reader._Shard, "__init__"),
-        (reader._Shard, "chunk"),
-        (reader.sharding, "checked_payload"),
-        (reader.ArrayReader, "_payload"),
-        (reader.ArrayReader, "_shard"),
+        (shards._LocalShard, "__init__"),
+        (shards._LocalShard, "chunk"),
+        (shards.sharding, "checked_payload"),
+        (shards.LocalShards, "payload"),
+        (shards.LocalShards, "_shard"),
     ],
 )
 def test_a_thread_may_read_whenever_another_was_interrupted(
-    shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch, owner: Any, moment: str
+    small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch, owner: Any, moment: str
 ) -> None:
     """The other thread reads the first one's chunk and its shard's other chunk, just after each such call."""
-    path, codes = shards
+    path, codes = small_shards
     split = tokenstore.open(path)["train"]
     function = getattr(owner, moment)
     busy = threading.Lock()
@@ -242,9 +242,9 @@ def test_a_thread_may_read_whenever_another_was_interrupted(
 
 
 def test_more_shards_than_may_be_open_are_read(
-    shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+    small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, codes = shards
+    path, codes = small_shards
     monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
     monkeypatch.setattr(reader, "MAX_OPEN_COLUMN_SHARDS", 2)
     opened = tokenstore.open(path)
@@ -253,7 +253,7 @@ def test_more_shards_than_may_be_open_are_read(
         indices = rng.integers(0, SAMPLES, 12)
         np.testing.assert_array_equal(opened["train"].read("tokens", indices), codes[indices])
     np.testing.assert_array_equal(opened["train"][::-1], codes[::-1])
-    assert len(opened["train"].arrays["tokens"]._shards) <= 2
+    assert len(opened["train"].arrays["tokens"]._shards._open) <= 2
     hammer(tokenstore.open(path), codes)
 
 
@@ -268,16 +268,18 @@ def test_a_cache_too_small_for_a_batch_only_costs_time(
         memory_url, {"train": (codes, labels, columns)}, codec=codec, chunk_samples=2, shard_samples=8
     )
     monkeypatch.setattr(reader, "CACHE_NBYTES", nbytes)
+    monkeypatch.setattr(fetching, "FETCHED_NBYTES", nbytes)
     opened = tokenstore.open(memory_url)
     np.testing.assert_array_equal(opened["train"][:], codes)
     np.testing.assert_array_equal(opened["train"][::-3], codes[::-3])
     hammer(opened, codes, rounds=5)
-    kept = opened["train"].arrays["tokens"]._chunks.values()
-    assert len(kept) == 1 or sum(values.nbytes for values in kept) <= nbytes
+    tokens = opened["train"].arrays["tokens"]
+    for kept in (tokens._decoded.values(), tokens._shards._kept.values()):
+        assert len(kept) <= 1 or sum(values.nbytes for values in kept) <= nbytes
 
 
-def test_forgetting_changes_nothing(shards: tuple[Path, npt.NDArray[Any]]) -> None:
-    path, codes = shards
+def test_forgetting_changes_nothing(small_shards: tuple[Path, npt.NDArray[Any]]) -> None:
+    path, codes = small_shards
     split = tokenstore.open(path)["train"]
     for _ in range(3):
         np.testing.assert_array_equal(split[:], codes)
@@ -291,8 +293,8 @@ def read_all(thing: TokenStore | SplitReader | TokenDataset) -> npt.NDArray[Any]
     return thing[:] if isinstance(thing, SplitReader) else thing["train"][:]
 
 
-def test_readers_pickle_to_their_location(shards: tuple[Path, npt.NDArray[Any]]) -> None:
-    path, codes = shards
+def test_readers_pickle_to_their_location(small_shards: tuple[Path, npt.NDArray[Any]]) -> None:
+    path, codes = small_shards
     store = tokenstore.open(path)
     for thing in (store, store["train"], TokenDataset(path)):
         np.testing.assert_array_equal(read_all(thing), codes)
@@ -332,9 +334,11 @@ INDICES = [[SAMPLES], [-SAMPLES - 1], [0, SAMPLES], [2**63 - 1], [-(2**63)], [2*
 
 
 @pytest.mark.parametrize("indices", INDICES, ids=repr)
-def test_an_index_out_of_range_is_refused(shards: tuple[Path, npt.NDArray[Any]], indices: list[int]) -> None:
-    split = tokenstore.open(shards[0])["train"]
-    dataset = TokenDataset(shards[0])
+def test_an_index_out_of_range_is_refused(
+    small_shards: tuple[Path, npt.NDArray[Any]], indices: list[int]
+) -> None:
+    split = tokenstore.open(small_shards[0])["train"]
+    dataset = TokenDataset(small_shards[0])
     for name in split.columns:
         with pytest.raises(IndexError, match=r"out of range for 50 samples|expected a list of integers"):
             split.read(name, indices)
@@ -345,18 +349,22 @@ def test_an_index_out_of_range_is_refused(shards: tuple[Path, npt.NDArray[Any]],
     with pytest.raises(IndexError):
         dataset.__getitems__(indices)
     with pytest.raises(IndexError):
-        TokenDataset(shards[0], indices=indices)
+        TokenDataset(small_shards[0], indices=indices)
 
 
 @pytest.mark.parametrize("indices", [[0.0], [True], ["0"], [[0]], 3, [None]], ids=repr)
-def test_what_is_no_list_of_integers_is_refused(shards: tuple[Path, npt.NDArray[Any]], indices: Any) -> None:
+def test_what_is_no_list_of_integers_is_refused(
+    small_shards: tuple[Path, npt.NDArray[Any]], indices: Any
+) -> None:
     with pytest.raises(IndexError, match="expected a list of integers"):
-        tokenstore.open(shards[0])["train"].read("tokens", indices)
+        tokenstore.open(small_shards[0])["train"].read("tokens", indices)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, np.uint64])
-def test_indices_may_be_integers_of_any_dtype(shards: tuple[Path, npt.NDArray[Any]], dtype: Any) -> None:
-    path, codes = shards
+def test_indices_may_be_integers_of_any_dtype(
+    small_shards: tuple[Path, npt.NDArray[Any]], dtype: Any
+) -> None:
+    path, codes = small_shards
     split = tokenstore.open(path)["train"]
     indices = np.array([49, 0, 3], dtype)
     np.testing.assert_array_equal(split.read("tokens", indices), codes[[49, 0, 3]])
@@ -366,17 +374,17 @@ def test_indices_may_be_integers_of_any_dtype(shards: tuple[Path, npt.NDArray[An
 
 
 def test_an_unknown_split_or_column_is_answered_with_what_there_is(
-    shards: tuple[Path, npt.NDArray[Any]],
+    small_shards: tuple[Path, npt.NDArray[Any]],
 ) -> None:
-    store = tokenstore.open(shards[0])
+    store = tokenstore.open(small_shards[0])
     with pytest.raises(StoreError, match=r"no split 'test'; it has train$"):
         store["test"]
     with pytest.raises(StoreError, match=r"no split 'test'; it has train$"):
-        TokenDataset(shards[0], "test")
+        TokenDataset(small_shards[0], "test")
     with pytest.raises(StoreError, match=r"no array 'depth'; it has tokens, labels, masks$"):
         store["train"].read("depth", [0])
     with pytest.raises(StoreError, match=r"no array 'depth'; it has tokens, labels, masks$"):
-        TokenDataset(shards[0], columns=["tokens", "depth"])
+        TokenDataset(small_shards[0], columns=["tokens", "depth"])
 
 
 def test_a_layout_comes_back_from_its_metadata() -> None:

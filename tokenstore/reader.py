@@ -7,48 +7,46 @@ the chunk is first touched, and remembered.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
-from tokenstore.codecs import bitpack, sharding
-from tokenstore.codecs.chunks import Bitpack
+from tokenstore.cache import Cache
+from tokenstore.codecs import bitpack
+from tokenstore.codecs.chunks import Bitpack, ChunkCodec
 from tokenstore.codecs.context.codec import Context, Located
 from tokenstore.errors import CodecError, DamageError, StoreError
+from tokenstore.fetching import FetchedShards
+from tokenstore.manifest import Manifest
+from tokenstore.remote import Retries
+from tokenstore.shards import (
+    MAX_OPEN_COLUMN_SHARDS,
+    MAX_OPEN_SHARDS,
+    ArrayFiles,
+    Bytes,
+    Held,
+    HeldShards,
+    LocalShards,
+    Shards,
+    all_payloads,
+    drop_oldest,
+)
+from tokenstore.storage import Storage
 from tokenstore.store import LABELS, SAMPLES_TABLE, TOKENS, ArrayLayout, Store
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
-_Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-
-def _max_open_shards() -> int:
-    """A quarter of the file descriptors that this process may have, so that several arrays can be open."""
-    if resource is None:
-        return 64
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 256 if limit == resource.RLIM_INFINITY else max(8, min(256, limit // 4))
-
-
-MAX_OPEN_SHARDS = _max_open_shards()
-"""Mapped shards of tokens; each holds a file descriptor."""
-MAX_OPEN_COLUMN_SHARDS = 4
-"""Mapped shards of any other array: its decoded chunks are kept instead."""
 CACHE_NBYTES = 2**26
-"""Fetched or decoded chunks that one array keeps."""
+"""Decoded or located chunks that one array keeps."""
+_SMALL_SAMPLE_NBYTES = 16
+"""Arrays of samples up to this size, such as labels, are kept whole once decoded."""
 
 
 def normalised(indices: object, samples: int) -> Indices:
@@ -68,37 +66,84 @@ def normalised(indices: object, samples: int) -> Indices:
 class ArrayReader:
     """Random access to one aligned array (N, *sample_shape) of a store.
 
-    Safe to share between threads and after a fork: its caches need no lock. Only `forget` has to be called
-    while no other thread reads. Pickles to its location.
+    Safe to share between threads and after a fork. Only `forget` has to be called while no other thread
+    reads. Pickles to its location.
     """
 
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.name = name
-        self.layout: ArrayLayout = store.layout(name)
+        self.files = ArrayFiles(store, name)
         self._code_limit = store.manifest.codebook_size if name.endswith(f"/{TOKENS}") else None
         self.forget()
 
     def __reduce__(self) -> tuple[type[ArrayReader], tuple[Store, str]]:
         return ArrayReader, (self.store, self.name)
 
+    @property
+    def layout(self) -> ArrayLayout:
+        return self.files.layout
+
+    @property
+    def is_local(self) -> bool:
+        """Whether samples are read from this machine's disk or memory, wherever they are, at no cost."""
+        return not isinstance(self._shards, FetchedShards)
+
     def forget(self) -> None:
         """Let go of open shards, cached chunks, and of what was verified."""
-        chunks = -(-self.layout.samples // self.layout.chunk_samples)
-        self._verified = np.zeros(chunks, np.bool_)
-        self._address = np.zeros(chunks, np.uint64)
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
-        self._chunks: OrderedDict[int, Values] = OrderedDict()
+        self._codec: ChunkCodec = self.layout.codec
+        packed = isinstance(self._codec, Bitpack | Context)
+        most = MAX_OPEN_SHARDS if packed else MAX_OPEN_COLUMN_SHARDS
+        self._use(
+            LocalShards(self.files, self._check_payload, most)
+            if self.store.storage.maps_files
+            else FetchedShards(self.files, self._check_payload, self.store.cache)
+        )
+
+    def _use(self, shards: Shards) -> None:
+        self._shards: Shards = shards
+        self._address = np.zeros(self.files.chunks, np.uint64)
+        """Where a stable chunk's payload is; 0 while it was not touched."""
+        self._decoded: OrderedDict[int, Values] = OrderedDict()
         self._located: OrderedDict[int, Located] = OrderedDict()
+        rows = len(self) if self._keeps_all else 0
+        self._values = np.empty((rows, *self.layout.sample_shape), self.layout.dtype)
+        self._is_decoded = np.zeros(self.files.chunks, np.bool_)
+
+    def in_memory(self) -> Self:
+        """The same array with all its chunks, compressed as they are, in this process's memory.
+
+        Codes whose codec has no random access (`zstd`) are packed instead. Raises DamageError.
+        """
+        reader = type(self)(self.store, self.name)
+        if self.is_local:
+            # Mapped pages would count as memory of this process, and stay in it.
+            reader._use(LocalShards(self.files, self._check_payload, 1, mapped=False))
+        room = sum(self.files.record_nbytes(shard) for shard in range(self.layout.shards))
+        payloads = all_payloads(self.files, reader._shards)
+        if self._code_limit is not None and not isinstance(self._codec, Bitpack | Context):
+            room = len(self) * bitpack.sample_nbytes(math.prod(self.layout.sample_shape), self._code_limit)
+            payloads = reader._packed_payloads(self._code_limit)
+        held = HeldShards(self.files.chunks, room, payloads)
+        if self._code_limit is not None and not isinstance(self._codec, Bitpack | Context):
+            reader._codec = Bitpack(self._code_limit)
+        reader._use(held)
+        return reader
+
+    def _packed_payloads(self, codebook_size: int) -> Iterator[Bytes]:
+        for chunk in range(self.files.chunks):
+            codes = self.decode_chunk(chunk)
+            yield bitpack.pack(codes.reshape(len(codes), -1), codebook_size).reshape(-1)
 
     def __len__(self) -> int:
         return self.layout.samples
 
-    def read(self, indices: object, out: Values | None = None) -> Values:
+    def read(self, indices: object, out: Values | None = None, held: Held | None = None) -> Values:
         """Values (m, *sample_shape) of the samples at `indices` (m,), in their order.
 
         `out` may be given to be filled: C-contiguous, of the array's dtype or, for codes that are packed
-        or coded by context, int32 or int64. Raises IndexError, DamageError.
+        or coded by context, int32 or int64. `held` are chunks that `hold` gave. Raises IndexError,
+        DamageError, and StorageError where remote storage does not answer.
         """
         wanted = normalised(indices, self.layout.samples)
         if out is None:
@@ -106,25 +151,38 @@ class ArrayReader:
         if not len(wanted):
             return out
         chunk, row = np.divmod(wanted, self.layout.chunk_samples)
-        if isinstance(self.layout.codec, Bitpack):
-            self._read_packed(self.layout.codec, chunk, row, out)
-        elif isinstance(self.layout.codec, Context):
-            self._read_coded(self.layout.codec, chunk, row, out)
+        if isinstance(self._codec, Bitpack):
+            self._read_packed(self._codec, chunk, row, out, held)
+        elif isinstance(self._codec, Context):
+            self._read_coded(self._codec, chunk, row, out, held)
+        elif self._keeps_all:
+            out[...] = self._small_values(chunk)[wanted]
         else:
             for number in np.unique(chunk).tolist():
                 here = chunk == number
-                out[here] = self._decoded(number)[row[here]]
+                out[here] = self._decoded_chunk(number)[row[here]]
         return out
 
+    def hold(self, indices: Indices) -> Held | None:
+        """Fetch the chunks of samples ahead of reading them; None where reading needs nothing fetched."""
+        if self.is_local or not isinstance(self._codec, Bitpack | Context):
+            return None
+        return self._shards.hold(np.unique(indices // self.layout.chunk_samples))
+
+    def keep(self, nbytes: int) -> None:
+        """Let at least so many bytes of fetched chunks stay in memory for reads that follow."""
+        if isinstance(self._shards, FetchedShards):
+            self._shards.keep_nbytes = max(self._shards.keep_nbytes, nbytes)
+
     def decode_chunk(self, chunk: int) -> Values:
-        """The values of one chunk, freshly checked and decoded; raises DamageError."""
+        """The values of one chunk, decoded; raises DamageError."""
         start, stop = self.layout.chunk_span(chunk)
         values = np.empty((stop - start, *self.layout.sample_shape), self.layout.dtype)
-        stored = self._shard(chunk).chunk(chunk % self.layout.chunks_per_shard)
+        payload = self._shards.payload(chunk)
         try:
-            self.layout.codec.decode(sharding.checked_payload(stored), values)
+            self._codec.decode(payload, values)
         except CodecError as error:
-            raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
+            raise self.files.damage(chunk, error) from error
         if self._code_limit is not None and int(values.max()) >= self._code_limit:
             expected = f"codes from 0 to {self._code_limit - 1}"
             raise DamageError(f"{self.where(chunk)}: expected {expected}, found {values.max()}")
@@ -133,168 +191,105 @@ class ArrayReader:
     def shard_opens(self, shard: int) -> bool:
         """Whether a shard's size and index are as promised."""
         try:
-            self._shard(shard * self.layout.chunks_per_shard)
+            self._shards.open(shard)
         except DamageError:
             return False
         return True
 
     def where(self, chunk: int) -> str:
         """Shard, chunk and samples, for a message."""
-        start, stop = self.layout.chunk_span(chunk)
-        shard, position = divmod(chunk, self.layout.chunks_per_shard)
-        return (
-            f"{self.store.storage}/{self.name} shard {shard} chunk {position} (samples {start} to {stop - 1})"
-        )
+        return self.files.where(chunk)
 
-    def _read_packed(self, codec: Bitpack, chunk: Indices, row: Indices, out: Values) -> None:
+    def located(self, chunk: int, held: Held | None = None) -> Located:
+        """Where each sample of a chunk of `bitpack` or `context` lies; checked when first touched."""
+        codec = self._codec
+        if isinstance(codec, Bitpack):
+            return codec.locate(self._shards.payload(chunk), self.layout.sample_shape)
+        assert isinstance(codec, Context)
+        kept = self._located.get(chunk)
+        if kept is None:
+            start, stop = self.layout.chunk_span(chunk)
+            payload = self._payload(chunk, held)
+            try:
+                kept = codec.locate(payload, self.layout.sample_shape, stop - start)
+                if len(kept.addresses) != stop - start:
+                    raise CodecError(f"expected {stop - start} samples, found {len(kept.addresses)}")
+            except CodecError as error:
+                raise self.files.damage(chunk, error) from error
+            self._located[chunk] = kept
+            while len(self._located) * kept.nbytes > CACHE_NBYTES and len(self._located) > 1:
+                drop_oldest(self._located)
+        return kept
+
+    def _payload(self, chunk: int, held: Held | None) -> Bytes:
+        places = None if held is None else held.places(np.array([chunk]))
+        return self._shards.payload(chunk) if held is None or places is None else held.payloads[places[0]]
+
+    def _check_payload(self, chunk: int, payload: Bytes) -> None:
+        if isinstance(self.layout.codec, Bitpack):
+            start, stop = self.layout.chunk_span(chunk)
+            self.layout.codec.check_size(payload, stop - start, math.prod(self.layout.sample_shape))
+
+    def _read_packed(
+        self, codec: Bitpack, chunk: Indices, row: Indices, out: Values, held: Held | None
+    ) -> None:
         codes = out.reshape(len(out), -1)
         sample_nbytes = bitpack.sample_nbytes(codes.shape[1], codec.codebook_size)
-        payloads: list[_Bytes] = []
-        if self.layout.shards <= MAX_OPEN_SHARDS and self.store.storage.maps_files:
-            unseen = chunk[~self._verified[chunk]]
-            for number in sorted(set(unseen.tolist())):
-                self._payload(codec, number)
+        if self._shards.stable:
             base = self._address[chunk]
+            if not base.all():
+                for number in np.unique(chunk[base == 0]).tolist():
+                    self._address[number] = self._shards.payload(number).ctypes.data
+                base = self._address[chunk]
         else:
-            numbers, inverse = np.unique(chunk, return_inverse=True)
-            payloads = [self._payload(codec, number) for number in numbers.tolist()]
-            base = np.array([payload.ctypes.data for payload in payloads], np.uint64)[inverse]
+            places = None if held is None else held.places(chunk)
+            if held is None or places is None:
+                held = self._shards.hold(np.unique(chunk))
+                places = np.searchsorted(held.chunks, chunk)
+            base = held.addresses[places]
+        addresses = base + (row * sample_nbytes).astype(np.uint64)
         try:
-            bitpack.unpack_at(
-                base + (row * sample_nbytes).astype(np.uint64), codes.shape[1], codec.codebook_size, codes
-            )
+            bitpack.unpack_at(addresses, codes.shape[1], codec.codebook_size, codes)
         except CodecError as error:
             raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
 
-    def _read_coded(self, codec: Context, chunk: Indices, row: Indices, out: Values) -> None:
+    def _read_coded(
+        self, codec: Context, chunk: Indices, row: Indices, out: Values, held: Held | None
+    ) -> None:
         numbers, inverse = np.unique(chunk, return_inverse=True)
-        located = [self.located(number) for number in numbers.tolist()]
+        if held is None and not self._shards.stable:
+            unknown = [number for number in numbers.tolist() if number not in self._located]
+            held = self._shards.hold(np.array(unknown, np.int64)) if unknown else None
+        located = [self.located(number, held) for number in numbers.tolist()]
         try:
             codec.decode_at(located, inverse.reshape(-1), row, out)
         except CodecError as error:
             raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
 
-    def located(self, chunk: int) -> Located:
-        """Where each sample of a chunk of `bitpack` or `context` lies; checked when first touched."""
-        codec = self.layout.codec
-        if isinstance(codec, Bitpack):
-            return codec.locate(self._payload(codec, chunk), self.layout.sample_shape)
-        assert isinstance(codec, Context)
-        kept = self._located.get(chunk)
-        if kept is None:
-            start, stop = self.layout.chunk_span(chunk)
-            stored = self._shard(chunk).chunk(chunk % self.layout.chunks_per_shard)
-            try:
-                checked = self._verified[chunk]
-                payload = stored[: -sharding.CHECKSUM_NBYTES] if checked else sharding.checked_payload(stored)
-                kept = codec.locate(payload, self.layout.sample_shape, stop - start)
-                if len(kept.addresses) != stop - start:
-                    raise CodecError(f"expected {stop - start} samples, found {len(kept.addresses)}")
-            except CodecError as error:
-                raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
-            self._verified[chunk] = self._shard(chunk).mapped
-            self._located[chunk] = kept
-            while len(self._located) * kept.nbytes > CACHE_NBYTES and len(self._located) > 1:
-                _drop_oldest(self._located)
-        return kept
+    @cached_property
+    def _keeps_all(self) -> bool:
+        sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
+        return sample_nbytes <= _SMALL_SAMPLE_NBYTES and len(self) * sample_nbytes <= CACHE_NBYTES
 
-    def _payload(self, codec: Bitpack, chunk: int) -> _Bytes:
-        """A chunk's packed samples: mapped, or fetched and kept; checked when first touched."""
-        cached = self._chunks.get(chunk)
-        if cached is not None:
-            return cached
-        shard = self._shard(chunk)
-        stored = shard.chunk(chunk % self.layout.chunks_per_shard)
-        if self._verified[chunk] and shard.mapped:
-            return stored[: -sharding.CHECKSUM_NBYTES]
-        try:
-            payload = sharding.checked_payload(stored)
-            start, stop = self.layout.chunk_span(chunk)
-            codec.check_size(payload, stop - start, math.prod(self.layout.sample_shape))
-        except CodecError as error:
-            raise DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy") from error
-        if shard.mapped:
-            # subtle: in this order, since another thread takes the address of what is verified
-            self._address[chunk] = payload.ctypes.data
-            self._verified[chunk] = True
-        else:
-            self._keep(chunk, payload)
-        return payload
+    def _small_values(self, chunk: Indices) -> Values:
+        """All values, of which those of some chunks are decoded; all are where they have to be fetched."""
+        if not self._is_decoded[chunk].all():
+            missing = np.unique(chunk[~self._is_decoded[chunk]]).tolist()
+            if not self.is_local:
+                missing = np.flatnonzero(~self._is_decoded).tolist()
+                self._shards.hold(np.array(missing))
+            for number in missing:
+                self._values[slice(*self.layout.chunk_span(number))] = self.decode_chunk(number)
+                self._is_decoded[number] = True
+        return self._values
 
-    def _decoded(self, chunk: int) -> Values:
-        values = self._chunks.get(chunk)
+    def _decoded_chunk(self, chunk: int) -> Values:
+        values = self._decoded.get(chunk)
         if values is None:
-            values = self.decode_chunk(chunk)
-            self._keep(chunk, values)
+            values = self._decoded[chunk] = self.decode_chunk(chunk)
+            while len(self._decoded) * values.nbytes > CACHE_NBYTES and len(self._decoded) > 1:
+                drop_oldest(self._decoded)
         return values
-
-    def _keep(self, chunk: int, values: Values) -> None:
-        self._chunks[chunk] = values
-        while len(self._chunks) * values.nbytes > CACHE_NBYTES and len(self._chunks) > 1:
-            _drop_oldest(self._chunks)
-
-    def _shard(self, chunk: int) -> _Shard:
-        number = chunk // self.layout.chunks_per_shard
-        shard = self._shards.get(number)
-        if shard is None:
-            # subtle: the first thread's stays, since addresses into its mapping may be in use
-            shard = self._shards.setdefault(number, _Shard(self.store, self.name, self.layout, number))
-            packed = isinstance(self.layout.codec, Bitpack | Context)
-            while len(self._shards) > (MAX_OPEN_SHARDS if packed else MAX_OPEN_COLUMN_SHARDS):
-                _drop_oldest(self._shards)
-        return shard
-
-
-def _drop_oldest(cache: OrderedDict[int, Any]) -> None:
-    with contextlib.suppress(KeyError):  # other threads have emptied it
-        cache.popitem(last=False)
-
-
-class _Shard:
-    """One shard's bytes and its checked index."""
-
-    def __init__(self, store: Store, array: str, layout: ArrayLayout, number: int) -> None:
-        self._storage = store.storage
-        self._path = f"{array}/{layout.shard_file(number)}"
-        where = f"{store.storage}/{self._path}"
-        expected = store.record(self._path).size
-        try:
-            region = self._storage.region(self._path)
-            size = self._storage.size(self._path) if region is None else region[2]
-        except FileNotFoundError as error:
-            raise DamageError(f"{where}: the shard is missing. Restore it from a copy") from error
-        if size != expected or size < layout.index_nbytes:
-            raise DamageError(
-                f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy"
-            )
-        self._bytes = None if region is None else _mapped(*region)
-        index: bytes | _Bytes
-        if self._bytes is not None:
-            index = self._bytes[-layout.index_nbytes :]
-        else:
-            index = self._storage.read_range(self._path, size - layout.index_nbytes, size)
-        self._index = sharding.decode_index(index, layout.shard_chunks(number), size, where)
-
-    @property
-    def mapped(self) -> bool:
-        return self._bytes is not None
-
-    def chunk(self, position: int) -> _Bytes:
-        """A chunk's stored bytes, checksum included."""
-        offset, length = self._index[position].tolist()
-        if self._bytes is not None:
-            return self._bytes[offset : offset + length]
-        return np.frombuffer(self._storage.read_range(self._path, offset, offset + length), np.uint8)
-
-
-def _mapped(path: str, offset: int, size: int) -> _Bytes:
-    start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        pages = mmap.mmap(descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
-    finally:
-        os.close(descriptor)
-    return np.frombuffer(pages, np.uint8)[offset - start :]
 
 
 class SplitReader:
@@ -322,20 +317,29 @@ class SplitReader:
         values: Values = self.read(TOKENS, [index])[0]
         return values
 
-    def read(self, name: str, indices: object, out: Values | None = None) -> Values:
-        """Values (m, *shape) of an aligned array at `indices` (m,).
-
-        Raises IndexError, StoreError, DamageError.
-        """
+    def array(self, name: str) -> ArrayReader:
+        """An aligned array; raises StoreError where there is none of that name."""
         if name not in self.arrays:
             raise StoreError(
                 f"{self.store.storage}/{self.name}: no array {name!r}; it has {', '.join(self.arrays)}"
             )
-        return self.arrays[name].read(indices, out)
+        return self.arrays[name]
+
+    def read(self, name: str, indices: object, out: Values | None = None, held: Held | None = None) -> Values:
+        """Values (m, *shape) of an aligned array at `indices` (m,), as `ArrayReader.read` gives them.
+
+        Raises IndexError, StoreError, DamageError.
+        """
+        return self.array(name).read(indices, out, held)
 
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(self.arrays)
+
+    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of one sample of an aligned array; raises StoreError."""
+        layout = self.array(name).layout
+        return layout.sample_shape, layout.dtype
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int32] | None:
@@ -343,6 +347,38 @@ class SplitReader:
         if LABELS not in self.arrays:
             return None
         return self.read(LABELS, np.arange(len(self)))
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        return (self.store.manifest,)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the samples are, wherever they lie."""
+        return f"{self.store.root_digest}/{self.name}"
+
+    @property
+    def is_local(self) -> bool:
+        return self.arrays[TOKENS].is_local
+
+    @cached_property
+    def starts(self) -> Indices:
+        """First sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
+        return self.arrays[TOKENS].files.run_starts
+
+    def hold(self, indices: Indices) -> Held | None:
+        """Fetch the tokens of samples ahead of reading them; None where nothing has to be fetched."""
+        return self.arrays[TOKENS].hold(indices)
+
+    def keep(self, nbytes: int) -> None:
+        """Let at least so many bytes of fetched tokens stay in memory for reads that follow."""
+        self.arrays[TOKENS].keep(nbytes)
+
+    def in_memory(self, columns: Sequence[str]) -> SplitReader:
+        """The same split with some of its arrays, compressed as they are, in this process's memory."""
+        split = SplitReader(self.store, self.name)
+        split.arrays.update({name: self.array(name).in_memory() for name in columns})
+        return split
 
     def samples_table(self) -> Any:
         """Where each sample came from, as a `pyarrow.Table` of N rows."""
@@ -393,10 +429,21 @@ class TokenStore:
 
 
 def open_store(
-    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    retries: Retries | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_limit: int | str = "10GB",
+    cache_policy: Literal["lru", "pin"] = "lru",
 ) -> TokenStore:
     """Open a store for reading: a folder, a zip file or an fsspec URL.
 
-    Raises NotAStoreError, IncompleteStoreError, VersionError, ManifestError or DamageError.
+    What is fetched of a store that is not on this machine is kept in the folder `cache_dir`, where one is
+    named, up to `cache_limit` (bytes, or a text such as "10GB"); several processes and stores may share it.
+    `retries` says how long requests are tried. Raises NotAStoreError, IncompleteStoreError, VersionError,
+    ManifestError, DamageError, and StorageError where storage does not answer; ValueError for a limit that
+    cannot be.
     """
-    return TokenStore(Store(url, storage_options))
+    cache = None if cache_dir is None else Cache(cache_dir, cache_limit, cache_policy)
+    return TokenStore(Store(Storage(url, storage_options, retries), cache=cache))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.cache import Cache
 from tokenstore.codecs import chunks, sharding
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.codecs.chunks import Bitpack, ChunkCodec
@@ -228,9 +229,15 @@ class Store:
     """
 
     def __init__(
-        self, url: str | os.PathLike[str] | Storage, storage_options: Mapping[str, Any] | None = None
+        self,
+        url: str | os.PathLike[str] | Storage,
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        cache: Cache | None = None,
     ) -> None:
         self.storage = url if isinstance(url, Storage) else Storage(url, storage_options)
+        self.cache = cache
+        """Where fetched parts of the store are kept on this machine's disk."""
         try:
             root = self.storage.read(ROOT)
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
@@ -341,7 +348,7 @@ def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
     if working_storage(storage).exists(STAGING):
         return IncompleteStoreError(
             f"{storage}: this store is not complete: what writes it was interrupted or is still running. "
-            "Run the same `tokenstore convert` or `recode` again with --resume"
+            "Run the same `tokenstore convert`, `recode` or `copy` again with --resume"
         )
     if storage.exists():
         return NotAStoreError(f"{storage}: expected a token store, found no {ROOT} in it")

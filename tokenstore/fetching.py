@@ -1,0 +1,264 @@
+"""Chunks of shards that have to be fetched: from object storage, a web server, a compressed zip file.
+
+Of a shard its index is fetched once, and then runs of neighbouring chunks, many at a time. What two
+threads want is fetched once. A chunk whose checksum is wrong is fetched once more before it counts as
+damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TypeAlias
+
+import numpy as np
+
+from tokenstore.cache import Cache
+from tokenstore.codecs import sharding
+from tokenstore.errors import CodecError, DamageError
+from tokenstore.shards import ArrayFiles, Bytes, Check, Held, Indices
+
+__all__ = ["FETCHED_NBYTES", "FetchedShards"]
+
+FETCHED_NBYTES = 2**26
+"""Fetched chunks that one array keeps in memory, for reads that follow."""
+_INDEXES_AT_ONCE = 256
+
+Run: TypeAlias = tuple[int, int]
+"""First chunk of a shard's neighbouring chunks, and the one after the last."""
+
+_instances: weakref.WeakSet[FetchedShards] = weakref.WeakSet()
+
+
+class FetchedShards:
+    """Checked payloads of chunks that are fetched by ranges, and kept for a while; on disk, where there is a
+    cache."""
+
+    stable = False
+
+    def __init__(self, files: ArrayFiles, check: Check, cache: Cache | None = None) -> None:
+        self._files = files
+        self._check = check
+        self._cache = cache
+        self._folder = f"{files.store.root_digest}/{files.name}"
+        self._indexes: dict[int, sharding.Index] = {}
+        self._kept: OrderedDict[int, Bytes] = OrderedDict()
+        self._kept_nbytes = 0
+        self.keep_nbytes = FETCHED_NBYTES
+        self.reset_locks()
+        _instances.add(self)
+
+    def reset_locks(self) -> None:
+        """After a fork: whoever held a lock, or was to fetch something, is not in this process."""
+        self._lock = threading.Lock()
+        self._index_lock = threading.Lock()
+        self._pending: dict[int, Future[dict[int, Bytes]]] = {}
+
+    def payload(self, chunk: int) -> Bytes:
+        return self.hold(np.array([chunk])).payloads[0]
+
+    def hold(self, chunks: Indices) -> Held:
+        wanted = chunks.tolist()
+        found, waiting, runs = self._claim(wanted)
+        if runs:
+            found.update(self._fetched(runs))
+        for chunk, future in waiting.items():
+            found[chunk] = future.result()[chunk]
+        return Held(chunks, [found[chunk] for chunk in wanted])
+
+    def open(self, shard: int) -> None:
+        self._index(shard)
+
+    def _claim(
+        self, wanted: list[int]
+    ) -> tuple[dict[int, Bytes], dict[int, Future[dict[int, Bytes]]], list[Run]]:
+        """What is there of chunks, what other threads are fetching, and the runs that are this thread's to
+        fetch."""
+        with self._lock:
+            found = {chunk: self._kept[chunk] for chunk in wanted if chunk in self._kept}
+            waiting = {
+                chunk: self._pending[chunk]
+                for chunk in wanted
+                if chunk not in found and chunk in self._pending
+            }
+            missing = [chunk for chunk in wanted if chunk not in found and chunk not in waiting]
+            runs = list(self._runs(missing))
+            mine: Future[dict[int, Bytes]] = Future()
+            for start, stop in runs:
+                self._pending.update(dict.fromkeys(range(start, stop), mine))
+        return found, waiting, runs
+
+    def _runs(self, missing: list[int]) -> Iterable[Run]:
+        """Runs that cover the missing chunks: whole ones where most of one is missing, else what is."""
+        by_run: dict[tuple[int, int], list[int]] = {}
+        size, per_shard = self._files.run_chunks, self._files.layout.chunks_per_shard
+        for chunk in missing:
+            shard, position = divmod(chunk, per_shard)
+            by_run.setdefault((shard, position // size), []).append(chunk)
+        for (shard, number), chunks in by_run.items():
+            start = shard * per_shard + number * size
+            stop = min(start + size, (shard + 1) * per_shard, self._files.chunks)
+            free = not any(chunk in self._kept or chunk in self._pending for chunk in range(start, stop))
+            if free and 2 * len(chunks) >= stop - start:
+                yield start, stop
+            else:
+                yield from _neighbours(chunks)
+
+    def _fetched(self, runs: list[Run]) -> dict[int, Bytes]:
+        """Fetch what this thread has claimed, for itself and for those that wait for it."""
+        chunks = [chunk for start, stop in runs for chunk in range(start, stop)]
+        future = self._pending[chunks[0]]
+        try:
+            found = self._obtain(runs)
+            with self._lock:
+                for chunk, payload in found.items():
+                    self._kept[chunk] = payload
+                    self._kept_nbytes += payload.nbytes
+                while self._kept_nbytes > self.keep_nbytes and len(self._kept) > 1:
+                    _, dropped = self._kept.popitem(last=False)
+                    self._kept_nbytes -= dropped.nbytes
+            future.set_result(found)
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                for chunk in chunks:
+                    del self._pending[chunk]
+        return found
+
+    def _obtain(self, runs: list[Run]) -> dict[int, Bytes]:
+        self._load_indexes({start // self._files.layout.chunks_per_shard for start, _ in runs})
+        found: dict[int, Bytes] = {}
+        missing = [run for run in runs if not self._from_cache(run, found)]
+        for last_attempt in (False, True):
+            if not missing:
+                break
+            answers = self._read_ranges([self._range(run) for run in missing])
+            damaged = []
+            for run, data in zip(missing, answers, strict=True):
+                try:
+                    found.update(self._checked(run, np.frombuffer(data, np.uint8)))
+                except DamageError:
+                    if last_attempt:
+                        raise
+                    damaged.append(run)
+                else:
+                    if self._cache is not None:
+                        self._cache.put(self._key(run), data)
+            missing = damaged
+        return found
+
+    def _from_cache(self, run: Run, found: dict[int, Bytes]) -> bool:
+        data = None if self._cache is None else self._cache.get(self._key(run))
+        if data is None or self._cache is None:
+            return False
+        try:
+            found.update(self._checked(run, data))
+        except DamageError:
+            self._cache.discard(self._key(run))
+            return False
+        return True
+
+    def _checked(self, run: Run, data: Bytes) -> dict[int, Bytes]:
+        """Payloads of a run's chunks, each against its checksum; raises DamageError."""
+        shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
+        index = self._index(shard)[first : first + run[1] - run[0]].tolist()
+        payloads = {}
+        for chunk, (offset, length) in enumerate(index, run[0]):
+            start = offset - index[0][0]
+            try:
+                payload = sharding.checked_payload(data[start : start + length])
+                self._check(chunk, payload)
+            except CodecError as error:
+                raise self._files.damage(chunk, error) from error
+            payloads[chunk] = payload
+        return payloads
+
+    def _key(self, run: Run) -> str:
+        return f"{self._folder}/{run[0]}-{run[1]}"
+
+    def _range(self, run: Run) -> tuple[str, int, int]:
+        shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
+        index = self._index(shard)
+        offset, length = index[first + run[1] - run[0] - 1].tolist()
+        return self._files.path(shard), int(index[first, 0]), offset + length
+
+    def _index(self, shard: int) -> sharding.Index:
+        if shard not in self._indexes:
+            self._load_indexes({shard})
+        return self._indexes[shard]
+
+    def _load_indexes(self, wanted: set[int]) -> None:
+        """Fetch indexes of shards: all where there are not too many, since a shuffle wants them all."""
+        if wanted <= self._indexes.keys():
+            return
+        with self._index_lock:
+            if self._files.layout.shards <= _INDEXES_AT_ONCE:
+                wanted = set(range(self._files.layout.shards))
+            missing = sorted(wanted - self._indexes.keys())
+            missing = [shard for shard in missing if not self._index_from_cache(shard)]
+            ranges = []
+            for shard in missing:
+                size = self._files.record_nbytes(shard)
+                ranges.append((self._files.path(shard), max(0, size - self._files.layout.index_nbytes), size))
+            for shard, request, data in zip(missing, ranges, self._read_ranges(ranges), strict=True):
+                try:
+                    self._indexes[shard] = self._decoded_index(shard, data)
+                except DamageError:
+                    (data,) = self._read_ranges([request])
+                    self._indexes[shard] = self._decoded_index(shard, data)
+                if self._cache is not None:
+                    self._cache.put(f"{self._folder}/index/{shard}", data)
+
+    def _index_from_cache(self, shard: int) -> bool:
+        key = f"{self._folder}/index/{shard}"
+        data = None if self._cache is None else self._cache.get(key)
+        if data is None or self._cache is None:
+            return False
+        try:
+            self._indexes[shard] = self._decoded_index(shard, data)
+        except DamageError:
+            self._cache.discard(key)
+            return False
+        return True
+
+    def _decoded_index(self, shard: int, data: bytes | Bytes) -> sharding.Index:
+        files = self._files
+        where = f"{files.store.storage}/{files.path(shard)}"
+        expected = files.layout.index_nbytes
+        if len(data) != expected:
+            raise DamageError(f"{where}: expected an index of {expected} bytes, found {len(data)}")
+        chunks = files.layout.shard_chunks(shard)
+        return sharding.decode_index(data, chunks, files.record_nbytes(shard), where)
+
+    def _read_ranges(self, ranges: list[tuple[str, int, int]]) -> list[bytes]:
+        try:
+            return self._files.store.storage.read_ranges(ranges)
+        except FileNotFoundError as error:
+            raise DamageError(f"{self._files.store.storage}: a shard is missing: {error}") from error
+
+
+def _neighbours(chunks: list[int]) -> Iterable[Run]:
+    """Ascending chunks as runs without gaps."""
+    start = previous = chunks[0]
+    for chunk in chunks[1:]:
+        if chunk != previous + 1:
+            yield start, previous + 1
+            start = chunk
+        previous = chunk
+    yield start, previous + 1
+
+
+def _reset_after_fork() -> None:
+    for instance in _instances:
+        instance.reset_locks()
+
+
+with contextlib.suppress(AttributeError):  # no forks on Windows
+    os.register_at_fork(after_in_child=_reset_after_fork)
