@@ -14,16 +14,28 @@ ORDER = [
     "errors",
     "manifest",
     "codecs",
+    "sampling",
+    "remote",
     "storage",
+    "cache",
     "store",
     "spec",
     "target",
     "writer",
+    "shards",
+    "fetching",
     "reader",
     "codec_choice",
     "operations",
+    "copying",
+    "views",
+    "shuffling",
     "dataset",
+    "combining",
     "resident",
+    "pipeline",
+    "loader",
+    "augment",
     "sources",
     "tokenizers",
     "image_conversion",
@@ -34,7 +46,7 @@ ORDER = [
 ]
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"store", "writer", "reader", "codecs"}
-TORCH = {"tokenizers", "dataset", "resident", "reconstruction"}
+TORCH = {"tokenizers", "dataset", "combining", "resident", "pipeline", "loader", "augment", "reconstruction"}
 
 
 def part(path: Path) -> str:
@@ -84,10 +96,14 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
 
     assert tokenstore.__all__ == [
         "Manifest",
+        "Retries",
         "TokenDataset",
+        "TokenLoader",
         "TokenStore",
         "TokenstoreError",
         "__version__",
+        "concat",
+        "mix",
         "open",
     ]
     assert all(getattr(tokenstore, name) is not None for name in tokenstore.__all__)

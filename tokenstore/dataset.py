@@ -1,19 +1,31 @@
-"""TokenDataset: a store's split as a map-style dataset for torch."""
+"""TokenDataset: a store's split as a map-style dataset for torch, and views of it."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from tokenstore.errors import StoreError
+from tokenstore.manifest import TokenizerIdentity
 from tokenstore.reader import Indices, SplitReader, TokenStore, normalised, open_store
+from tokenstore.remote import Retries
+from tokenstore.sampling import Order, Permutation
+from tokenstore.shuffling import Shuffle, order_of
 from tokenstore.store import LABELS, TOKENS
+from tokenstore.views import Rows, Selected
+
+__all__ = ["Shuffle", "TokenDataset"]
 
 Transform: TypeAlias = Callable[[Any], Any]
+
+_SPLIT_KEY = 0x73706C6974
+"""Sets the draw of `split` apart from the orders of epochs of the same seed."""
 
 
 class TokenDataset(Dataset[Any]):
@@ -24,10 +36,13 @@ class TokenDataset(Dataset[Any]):
     order; by default they are the tokens and, where the split has them, the labels. Columns of scalars
     give Python numbers, others tensors. `transform` is applied to each sample's tokens, `target_transform`
     to its label or, without one, to its first column that is not the tokens. `indices` (m,) restricts and
-    orders the dataset.
+    orders the dataset, as `select` does.
 
     Batches of indices (`__getitems__`, which torch's DataLoader calls) are decoded in one call. The dataset
-    pickles to its location and is safe in forked, spawned and persistent workers.
+    pickles to its location and is safe in forked, spawned and persistent workers. `TokenLoader` reads it
+    faster than a DataLoader, in an order that does not depend on the number of ranks.
+
+    Remote stores, and the arguments from `storage_options` on, are as in `tokenstore.open`.
 
     Raises StoreError for a split or column that is not there, ValueError where `columns` is not a list of
     names, IndexError for indices out of range.
@@ -42,64 +57,157 @@ class TokenDataset(Dataset[Any]):
         columns: Sequence[str] | None = None,
         indices: Sequence[int] | Indices | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        *,
+        retries: Retries | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_limit: int | str = "10GB",
+        cache_policy: Literal["lru", "pin"] = "lru",
     ) -> None:
-        store = path if isinstance(path, TokenStore) else open_store(path, storage_options=storage_options)
-        self.reader: SplitReader = store[split]
-        self.split = split
+        if isinstance(path, TokenStore):
+            store = path
+        else:
+            store = open_store(
+                path,
+                storage_options=storage_options,
+                retries=retries,
+                cache_dir=cache_dir,
+                cache_limit=cache_limit,
+                cache_policy=cache_policy,
+            )
+        rows: Rows = store[split]
+        self._take(rows if indices is None else Selected(rows, indices), columns, transform, target_transform)
+
+    def _take(
+        self,
+        rows: Rows,
+        columns: Sequence[str] | None,
+        transform: Transform | None,
+        target_transform: Transform | None,
+    ) -> None:
+        self.rows: Rows = rows
         self.transform = transform
         self.target_transform = target_transform
         if columns is None:
-            columns = [name for name in (TOKENS, LABELS) if name in self.reader.columns]
+            columns = [name for name in (TOKENS, LABELS) if name in rows.columns]
         if isinstance(columns, str) or not columns:
             raise ValueError(f"columns: expected a list of names such as ['tokens'], found {columns!r}")
         self.columns = tuple(columns)
         for name in self.columns:
-            self.reader.read(name, [])
-        self.indices = None if indices is None else normalised(indices, len(self.reader))
+            rows.described(name)
+
+    @property
+    def reader(self) -> SplitReader:
+        """The split that samples come from; raises StoreError where there are several."""
+        rows = self.rows.rows if isinstance(self.rows, Selected) else self.rows
+        if not isinstance(rows, SplitReader):
+            raise StoreError(f"expected a dataset of one split, found {rows!r}")
+        return rows
+
+    @property
+    def indices(self) -> Indices | None:
+        """The split's samples that are in the dataset, in their order; None where it is all of them."""
+        return self.rows.indices if isinstance(self.rows, Selected) else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        return self.reader.store.manifest.class_names
-
-    def __repr__(self) -> str:
-        where = f"{self.reader.store.storage.url}/{self.split}"
-        return f"TokenDataset({where!r}, {len(self):,} samples of {', '.join(self.columns)})"
+        return self.rows.manifests[0].class_names
 
     @property
-    def _target(self) -> str | None:
-        others = [name for name in self.columns if name != TOKENS]
-        return LABELS if LABELS in others else next(iter(others), None)
+    def tokenizer(self) -> TokenizerIdentity:
+        """What made the codes."""
+        return self.rows.manifests[0].tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """What the samples and their order are, wherever they lie."""
+        return self.rows.fingerprint
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, {self.rows!r})"
 
     def __len__(self) -> int:
-        return len(self.reader) if self.indices is None else len(self.indices)
+        return len(self.rows)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             positions = np.arange(*index.indices(len(self)))
             if not len(positions):
                 raise IndexError(f"{index} selects none of {len(self)} samples")
-            return default_collate(self._samples(positions))
-        return self._samples(normalised([index], len(self)))[0]
+            return default_collate(self.samples(self._rows_at(positions)))
+        return self.samples(self._rows_at(normalised([index], len(self))))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        return self._samples(normalised(indices, len(self)))
+        return self.samples(self._rows_at(normalised(indices, len(self))))
 
-    def _samples(self, positions: Indices) -> list[Any]:
-        wanted = positions if self.indices is None else self.indices[positions]
-        columns = [self._column(name, wanted) for name in self.columns]
+    def select(self, indices: Sequence[int] | Indices) -> Self:
+        """The samples at `indices` (m,), in that order; nothing is copied. Raises IndexError."""
+        view = copy.copy(self)
+        view.rows = Selected(self.rows, indices)
+        return view
+
+    def filter(self, *, labels: Iterable[int | str]) -> Self:
+        """The samples with one of `labels`: class indices or names.
+
+        Raises StoreError where the dataset has no labels, ValueError for a label that no class has.
+        """
+        found = self.rows.labels
+        if found is None:
+            raise StoreError(f"expected a dataset with labels, found {self!r}")
+        names = self.class_names
+        wanted = []
+        for label in [labels] if isinstance(labels, str) else labels:
+            if isinstance(label, str):
+                if names is None or label not in names:
+                    raise ValueError(f"labels: expected a class name of {self.rows!r}, found {label!r}")
+                label = names.index(label)
+            elif names is not None and not 0 <= label < len(names):
+                raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {label}")
+            wanted.append(int(label))
+        return self.select(np.flatnonzero(np.isin(found, wanted)))
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
+        """Two datasets without a sample in common: the rest, and a random `fraction` of the samples.
+
+        Both keep the order of the samples, and are the same for the same seed. Raises ValueError for a
+        fraction that is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction: expected a number between 0 and 1, found {fraction}")
+        drawn = Permutation(len(self), seed, _SPLIT_KEY)(np.arange(len(self)))
+        held_out = round(fraction * len(self))
+        return self.select(np.sort(drawn[held_out:])), self.select(np.sort(drawn[:held_out]))
+
+    def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:
+        """The rows of an epoch: positions (m,) to indices into `rows`.
+
+        `window` is in samples, of the shuffle "block" alone.
+        """
+        return order_of(self.rows, shuffle, window, seed, epoch)
+
+    def _rows_at(self, positions: Indices) -> Indices:
+        return positions
+
+    @property
+    def _target(self) -> str | None:
+        others = [name for name in self.columns if name != TOKENS]
+        return LABELS if LABELS in others else next(iter(others), None)
+
+    def samples(self, rows: Indices, held: Any = None) -> list[Any]:
+        """The samples of some of `rows`, transformed, as `dataset[i]` gives them."""
+        columns = [self._column(name, rows, held) for name in self.columns]
         for name, function in ((TOKENS, self.transform), (self._target, self.target_transform)):
             if function is not None and name in self.columns:
                 place = self.columns.index(name)
                 columns[place] = [function(value) for value in columns[place]]
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
-    def _column(self, name: str, wanted: Indices) -> Sequence[Any]:
-        layout = self.reader.arrays[name].layout
+    def _column(self, name: str, rows: Indices, held: Any) -> Sequence[Any]:
         if name == TOKENS:
-            tokens = torch.empty((len(wanted), *layout.sample_shape), dtype=torch.int64)
-            self.reader.read(name, wanted, out=tokens.numpy())
+            shape, _ = self.rows.described(name)
+            tokens = torch.empty((len(rows), *shape), dtype=torch.int64)
+            self.rows.read(name, rows, tokens.numpy(), held)
             return tokens.unbind(0)
-        values = self.reader.read(name, wanted)
+        values = self.rows.read(name, rows)
         if values.ndim == 1:
             scalars: list[Any] = values.tolist()
             return scalars

@@ -1,0 +1,283 @@
+"""TokenLoader: batches for a training loop, decoded by threads, in an exact order that can be resumed."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from tokenstore.codecs.machine import available_cores
+from tokenstore.dataset import TokenDataset
+from tokenstore.errors import ResumeError
+from tokenstore.pipeline import Buffers, FetchAhead, Mover, handed_over, in_order
+from tokenstore.reader import Indices
+from tokenstore.resident.rows import DeviceRows
+from tokenstore.sampling import Order, Permutation, Steps
+from tokenstore.sampling.feistel import folded
+from tokenstore.sampling.permutation import key_words
+from tokenstore.shuffling import Shuffle, default_window, packed_nbytes
+from tokenstore.store import TOKENS
+from tokenstore.views import Rows
+
+__all__ = ["TokenLoader"]
+
+_MOST_THREADS = 16
+_WINDOWS_KEPT = 4
+_SPAN_BATCHES = 16
+_STATE_VERSION = 1
+
+# Numba loads its own parts, some 0.3 s, with the first call of anything compiled: here, not in a first batch.
+Permutation(2, 0)(np.arange(2))
+
+
+class TokenLoader:
+    """Batches of a dataset, each `(tokens, labels)`: tokens (B, *grid) int64, labels (B,) int64, on `device`.
+
+    The arguments are those of torch's DataLoader where they mean the same; a dataset of one column gives its
+    tensor alone, other columns come as their dtype. There are no worker processes: `num_threads` threads
+    (by default one a core; 0: the caller's) decode up to `prefetch` batches each ahead of use, into buffers
+    that are used again when nobody holds their tensors any more.
+
+    **Order.** With `shuffle`, the order of an epoch is a function of seed, epoch and the dataset alone, the
+    same for every number of ranks, threads and batch size. True is "full", a permutation of all samples,
+    where the store is on this machine or resident; else "block": runs of neighbouring samples are permuted,
+    and the samples within windows of about `shuffle_window` samples, so that each is fetched once an epoch.
+
+    **Ranks.** Each step takes the next batch_size * world_size samples, of which a rank gets an equal part;
+    by default `rank` and `world_size` are torch.distributed's, or those that torchrun sets.
+    All ranks have equally many batches. At the end of an epoch samples that do not fill a step are left out
+    (`drop_last`), filled up with the first ones again (`pad`), or shared out, so that each comes once and the
+    last batches are smaller.
+
+    **Resuming.** `state_dict()` is where the training loop is: after the batch it got last. A loader that
+    loads it gives the rest of that epoch and nothing else, with any number of ranks and threads, from any
+    place where the same store lies. A loop that is left early and begun again begins its epoch again. After
+    an epoch's end the next begins; `set_epoch` chooses another.
+
+    `resident="ram"` reads the compressed split into memory first; `"gpu"` into that of the device (by default
+    "cuda"), where batches are then decoded.
+
+    `batch_transform(*columns, generator=...)` makes of a batch's tensors what is given out; it runs in the
+    threads, with a torch.Generator that depends on seed, epoch and position in the epoch. `collate_fn`
+    makes a batch of a list of samples, as for torch's DataLoader; it, and transforms of the dataset, work
+    sample by sample, which is slower.
+
+    Raises ValueError for arguments that cannot be. Iterating raises DamageError, and StorageError where
+    remote storage does not answer.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        batch_size: int = 1,
+        shuffle: bool | Literal["full", "block"] = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        num_threads: int | None = None,
+        prefetch: int = 2,
+        device: torch.device | str | None = None,
+        pin_memory: bool | None = None,
+        resident: Literal["ram", "gpu"] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        batch_transform: Callable[..., Any] | None = None,
+        pad: bool = False,
+        shuffle_window: int | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.pad = pad
+        self.num_threads = min(available_cores(), _MOST_THREADS) if num_threads is None else num_threads
+        self.prefetch = prefetch
+        self.device = torch.device(device or ("cuda" if resident == "gpu" else "cpu"))
+        self.pin_memory = self.device.type == "cuda" if pin_memory is None else pin_memory
+        self.resident = resident
+        self.collate_fn = collate_fn
+        self.batch_transform = batch_transform
+        self.epoch = 0
+        self._rank, self._world_size = rank, world_size
+        self._consumed = 0
+        self._resume_at = 0
+        self._check()
+        self._rows = self._source()
+        self.shuffle: Shuffle = self._kind_of_shuffle(shuffle)
+        manifest = dataset.rows.manifests[0]
+        self.shuffle_window = default_window(manifest) if shuffle_window is None else shuffle_window
+        self._view = copy.copy(dataset)
+        if not isinstance(self._rows, DeviceRows):
+            self._view.rows = self._rows
+        self._mover = Mover(self.device)
+        self._tokens = Buffers((batch_size, *manifest.grid), torch.int64, self.pin_memory)
+        if self.shuffle == "block":
+            self._rows.keep(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
+        self._steps(0)
+
+    def _check(self) -> None:
+        if not isinstance(self.dataset, TokenDataset):
+            raise ValueError(f"dataset: expected a TokenDataset, found {type(self.dataset).__name__}")
+        if (self._rank is None) != (self._world_size is None):
+            raise ValueError("rank, world_size: expected both or neither")
+        if self._rank is not None and not 0 <= self._rank < (self._world_size or 0):
+            raise ValueError(f"rank: expected 0 to world_size - 1, found {self._rank} of {self._world_size}")
+        for name, least in (("num_threads", 0), ("prefetch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if self.resident not in (None, "ram", "gpu"):
+            raise ValueError(f"resident: expected None, 'ram' or 'gpu', found {self.resident!r}")
+        if self.collate_fn is not None and self.batch_transform is not None:
+            raise ValueError("collate_fn, batch_transform: expected one at most, found both")
+        if self.resident == "gpu" and self._by_sample:
+            raise ValueError("resident='gpu': samples are not read one by one; use batch_transform")
+
+    def _source(self) -> Rows | DeviceRows:
+        if self.resident == "ram":
+            return self.dataset.rows.in_memory(self.dataset.columns)
+        if self.resident == "gpu":
+            return DeviceRows(self.dataset.rows, self.dataset.columns, self.device)
+        return self.dataset.rows
+
+    def _kind_of_shuffle(self, shuffle: bool | Literal["full", "block"]) -> Shuffle:
+        if shuffle in (False, None):
+            return "none"
+        if shuffle is True:
+            return "full" if self._rows.is_local else "block"
+        if shuffle in ("full", "block"):
+            return shuffle
+        raise ValueError(f"shuffle: expected True, False, 'full' or 'block', found {shuffle!r}")
+
+    @property
+    def rank(self) -> int:
+        return self._place()[0]
+
+    @property
+    def world_size(self) -> int:
+        return self._place()[1]
+
+    def _place(self) -> tuple[int, int]:
+        if self._rank is not None and self._world_size is not None:
+            return self._rank, self._world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same on every rank."""
+        return len(self._steps(0))
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenLoader({self.dataset!r}, batch_size={self.batch_size}, shuffle={self.shuffle!r}, "
+            f"seed={self.seed}, rank {self.rank} of {self.world_size})"
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that comes next; the one that a loaded state stands in is gone on with."""
+        if epoch != self.epoch:
+            self.epoch, self._consumed, self._resume_at = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training loop stands, the same on every rank; JSON values."""
+        return {
+            "version": _STATE_VERSION,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "consumed": self._consumed,
+            "samples": len(self.dataset),
+            "shuffle": self.shuffle,
+            "shuffle_window": self.shuffle_window,
+            "fingerprint": self.dataset.fingerprint,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken: with its seed, order, epoch and position.
+
+        Raises ResumeError where it is not a loader's state, or of other samples.
+        """
+        expected = self.state_dict()
+        if state.keys() != expected.keys() or state["version"] != _STATE_VERSION:
+            raise ResumeError(f"expected a TokenLoader's state of {sorted(expected)}, found {state!r:.300}")
+        if state["fingerprint"] != expected["fingerprint"]:
+            raise ResumeError(
+                f"cannot go on with other samples: the state is of {state['fingerprint']}, the dataset is "
+                f"{expected['fingerprint']} ({self.dataset!r}). Load the store that the state was taken with"
+            )
+        self.seed, self.epoch = state["seed"], state["epoch"]
+        self.shuffle, self.shuffle_window = state["shuffle"], state["shuffle_window"]
+        self._consumed = self._resume_at = state["consumed"]
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, consumed = self.epoch, self._resume_at
+        self._consumed, self._resume_at = consumed, 0
+        order, steps, rank = self._order(epoch), self._steps(consumed), self.rank
+        ahead = None
+        if not self._rows.is_local and not isinstance(self._rows, DeviceRows):
+            ahead = FetchAhead(self._rows, order, steps, rank, _SPAN_BATCHES * self.batch_size)
+
+        def announced() -> Iterator[tuple[int, list[Future[Any]]]]:
+            for step in range(len(steps)):
+                yield step, [] if ahead is None else ahead.announce(step)
+
+        def batch(item: tuple[int, list[Future[Any]]]) -> Any:
+            step, fetched = item
+            start, stop = steps.span(step, rank)
+            positions = np.arange(start, stop)
+            if stop > steps.samples:
+                positions %= steps.samples
+            held = [future.result() for future in fetched]
+            return self._batch(order(positions), held[0] if len(held) == 1 else None, epoch, start)
+
+        try:
+            depth = self.num_threads * self.prefetch
+            for step, made in enumerate(in_order(batch, announced(), self.num_threads, depth)):
+                self._consumed = steps.consumed_after(step)
+                yield handed_over(made, self.device)
+        finally:
+            if ahead is not None:
+                ahead.close()
+        self.epoch, self._consumed = epoch + 1, 0
+
+    def _order(self, epoch: int) -> Order:
+        return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)
+
+    def _steps(self, consumed: int) -> Steps:
+        return Steps(len(self.dataset), self.batch_size, self.world_size, self.drop_last, self.pad, consumed)
+
+    def _batch(self, rows: Indices, held: Any, epoch: int, start: int) -> Any:
+        if self._by_sample:
+            collate = self.collate_fn or default_collate
+            return self._mover.moved(collate(self._view.samples(rows, held)))
+        columns = self._mover.moved(tuple(self._column(name, rows, held) for name in self.dataset.columns))
+        if self.batch_transform is None:
+            return columns if len(columns) > 1 else columns[0]
+        with self._mover.stream():
+            generator = torch.Generator(self.device)
+            generator.manual_seed(int(folded(key_words(self.seed, epoch, start))) >> 1)
+            return self.batch_transform(*columns, generator=generator)
+
+    @property
+    def _by_sample(self) -> bool:
+        dataset = self.dataset
+        return bool(self.collate_fn or dataset.transform or dataset.target_transform)
+
+    def _column(self, name: str, rows: Indices, held: Any) -> Tensor:
+        if name == TOKENS and isinstance(self._rows, DeviceRows):
+            with self._mover.stream():
+                return self._rows.tokens(rows)
+        if name == TOKENS:
+            buffer = self._tokens.take(len(rows))
+            self._rows.read(name, rows, buffer, held)
+            return torch.from_numpy(buffer)
+        values = self._rows.read(name, rows)
+        if values.ndim == 1 and values.dtype.kind in "iu":
+            values = values.astype(np.int64)
+        return torch.from_numpy(values)

@@ -1,0 +1,173 @@
+"""What a loader's batches go through: buffers that are used again, threads, and fetching ahead."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tokenstore.reader import Indices
+from tokenstore.sampling import BlockShuffle, Order, Steps
+from tokenstore.views import Rows
+
+__all__ = ["Buffers", "FetchAhead", "Mover", "handed_over", "in_order"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Buffers:
+    """Memory for batches of up to `shape`; a buffer is used again once nobody holds what was made of it."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._pinned = pinned
+        self._free: deque[Tensor] = deque()
+
+    def take(self, samples: int) -> npt.NDArray[Any]:
+        """An array (samples, ...) that nobody else uses, of which `torch.from_numpy` makes a tensor."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = torch.empty(self._shape, dtype=self._dtype, pin_memory=self._pinned)
+        array = buffer.numpy()[:samples]
+        # A tensor made of the array, and every view of it, keeps this very array alive.
+        weakref.finalize(array, self._free.append, buffer).atexit = False
+        return array
+
+
+def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead: int) -> Iterator[_R]:
+    """`work` of every item, in order, done by threads up to `ahead` items before they are asked for.
+
+    Without threads it is done when asked for. What work raises is raised in its item's place.
+    """
+    if not threads:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenstore-loader")
+    try:
+        waiting: deque[Future[_R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Mover:
+    """Moves batches to a device, on a CUDA stream of its own where there is one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = None
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[None]:
+        """What is done on the device here has been done when this ends."""
+        if self._device.type != "cuda":
+            yield
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            yield
+            # The buffer that a copy reads from may be used again as soon as nobody holds it.
+            self._stream.record_event().synchronize()
+
+    def moved(self, batch: Any) -> Any:
+        """The batch with its tensors on the device."""
+        if self._device.type == "cpu":
+            return batch
+        with self.stream():
+            return _map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+
+
+def handed_over(batch: Any, device: torch.device) -> Any:
+    """A batch for the caller's CUDA stream: its memory is not used again before that is done with it."""
+    if device.type == "cuda":
+        stream = torch.cuda.current_stream(device)
+        _map_tensors(batch, lambda tensor: tensor.record_stream(stream) if tensor.is_cuda else None)
+    return batch
+
+
+def _map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
+    match batch:
+        case Tensor():
+            return function(batch)
+        case Mapping():
+            return {key: _map_tensors(value, function) for key, value in batch.items()}
+        case tuple() | list():
+            return type(batch)([_map_tensors(value, function) for value in batch])
+    return batch
+
+
+class FetchAhead:
+    """Fetches the tokens of an epoch's steps, a span of it at a time, while those before are decoded.
+
+    A span is a window of the shuffle or, for other orders, `span` positions.
+    """
+
+    def __init__(self, rows: Rows, order: Order, steps: Steps, rank: int, span: int) -> None:
+        self._rows = rows
+        self._order = order
+        self._steps = steps
+        self._rank = rank
+        self._span = span
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tokenstore-fetch")
+        self._fetched: dict[int, Future[Any]] = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def announce(self, step: int) -> list[Future[Any]]:
+        """What is fetched for a step, begun at the latest now, and the next span with it.
+
+        One result holds all the step's tokens in memory; where there are several, they are kept for a while.
+        """
+        start, stop = self._steps.span(step, self._rank)
+        first, last = self._span_of(start), self._span_of(stop - 1)
+        for span in range(first, last + 2):
+            if span not in self._fetched and self._bounds(span)[0] < self._steps.samples:
+                self._fetched[span] = self._pool.submit(self._fetch, span)
+        for span in [span for span in self._fetched if span < first]:
+            del self._fetched[span]
+        return [self._fetched[span] for span in range(first, last + 1)]
+
+    def _span_of(self, position: int) -> int:
+        position = min(position, self._steps.samples - 1)
+        if isinstance(self._order, BlockShuffle):
+            return int(self._order.window_of(np.array([position]))[0])
+        return position // self._span
+
+    def _bounds(self, span: int) -> tuple[int, int]:
+        if not isinstance(self._order, BlockShuffle):
+            return span * self._span, (span + 1) * self._span
+        if span >= self._order.windows:
+            return self._steps.samples, self._steps.samples
+        return self._order.window_span(span)
+
+    def _fetch(self, span: int) -> Any:
+        return self._rows.hold(self._order(self._positions(*self._bounds(span))))
+
+    def _positions(self, start: int, stop: int) -> Indices:
+        """What of the positions [start, stop) is this rank's."""
+        size = self._steps.batch_size * self._steps.world_size
+        first = max(0, (start - self._steps.consumed) // size)
+        last = min(len(self._steps), -(-(stop - self._steps.consumed) // size) + 1)
+        parts = [np.empty(0, np.int64)]
+        for step in range(first, last):
+            low, high = self._steps.span(step, self._rank)
+            parts.append(np.arange(max(low, start), min(high, stop, self._steps.samples)))
+        return np.concatenate(parts)
