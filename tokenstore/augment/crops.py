@@ -1,0 +1,203 @@
+"""Crops of a whole batch at once: a box for each sample, and its resizing as two matrix products.
+
+A box (top, left, height, width) counts in positions of the grid; boxes are (B, 4) int64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CenterCrop", "Interpolation", "RandomResizedCrop", "random_boxes", "resized_crop", "taps"]
+
+Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
+
+_TRIES: Final = 10
+_CUBIC_SHARPNESS: Final = -0.75
+_TAP_OFFSETS: Final = (-1, 0, 1, 2)
+
+
+class RandomResizedCrop(nn.Module):
+    """A random box of each sample, resized to `size`: (B, C, H, W) to (B, C, *size), in the input's dtype.
+
+    `size` is (height, width), or one number for both. `scale` bounds a box's share of the grid's area,
+    `ratio` its width over its height; see `random_boxes`. Each result is what cropping a sample and then
+    `torch.nn.functional.interpolate(..., align_corners=False)` gives. Raises ValueError for a size, range or
+    interpolation that is none.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        super().__init__()
+        self.size = _pair(size)
+        self.scale = _range("scale", scale)
+        self.ratio = _range("ratio", ratio)
+        if interpolation not in _KERNELS:
+            raise ValueError(f"interpolation: expected one of {list(_KERNELS)}, found {interpolation!r}")
+        self.interpolation = interpolation
+
+    def boxes(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Boxes (count, 4) int64 on the generator's device, for whatever has to be cropped alike."""
+        return random_boxes(count, grid, self.scale, self.ratio, generator)
+
+    def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        _check_embeddings(embeddings)
+        height, width = embeddings.shape[2:]
+        boxes = self.boxes(len(embeddings), (height, width), generator)
+        # subtle: towards the host, a copy that does not block may be read before it is there
+        boxes = boxes.to(embeddings.device, non_blocking=embeddings.device.type != "cpu")
+        return resized_crop(embeddings, boxes, self.size, self.interpolation)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, scale={self.scale}, ratio={self.ratio}, {self.interpolation}"
+
+
+class CenterCrop(nn.Module):
+    """The central `size` of codes, embeddings or masks (..., H, W): a view (..., *size) of them.
+
+    Where a margin is odd, the smaller half is above and to the left. Raises ValueError for a smaller grid.
+    """
+
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = _pair(size)
+
+    def forward(self, grids: Tensor) -> Tensor:
+        (height, width), (rows, columns) = grids.shape[-2:], self.size
+        if height < rows or width < columns:
+            raise ValueError(f"expected a grid of at least {self.size}, found {(height, width)}")
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return grids[..., top : top + rows, left : left + columns]
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+def random_boxes(
+    count: int,
+    grid: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+) -> Tensor:
+    """Boxes (count, 4) int64 inside a grid (H, W), on the generator's device.
+
+    The rule of Inception's crop as torchvision states it: an area uniform in `scale` of the grid's and an
+    aspect, width over height, log-uniform in `ratio`; the first of ten draws that fits lies anywhere. Where
+    none fits, the largest central box whose aspect is nearest to the grid's.
+    """
+    height, width = grid
+    if height < 1 or width < 1:
+        raise ValueError(f"expected a grid of at least (1, 1), found {tuple(grid)}")
+    device = generator.device
+    share, aspect = torch.rand((2, count, _TRIES), generator=generator, device=device)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * aspect)
+    sides = torch.stack(((area / aspect).sqrt(), (area * aspect).sqrt())).round().long()
+    largest = torch.tensor(grid).to(device, non_blocking=True)[:, None]
+    fits = ((sides >= 1) & (sides <= largest[..., None])).all(0)
+    central = torch.tensor(_largest_box(grid, ratio)).to(device, non_blocking=True)[:, None]
+    chosen = sides.gather(2, fits.int().argmax(1).expand(2, 1, count).mT)[..., 0]
+    chosen = torch.where(fits.any(1), chosen, central)
+    margin = largest - chosen
+    place = torch.rand((2, count), generator=generator, device=device)
+    # subtle: the product can round up to margin + 1
+    drawn = (place * (margin + 1)).long().minimum(margin)
+    corner = torch.where(fits.any(1), drawn, margin // 2)
+    return torch.cat((corner, chosen)).T.contiguous()
+
+
+def resized_crop(
+    embeddings: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation = "bicubic"
+) -> Tensor:
+    """Boxes (B, 4) of embeddings (B, C, H, W), resized to (B, C, *size): differentiable, on any device.
+
+    Boxes lie on the embeddings' device and inside the grid, which is the caller's promise: no device is
+    waited for. The products are float32's for float32, unless torch is told to use TF32.
+    """
+    _check_embeddings(embeddings)
+    batch, channels, height, width = embeddings.shape
+    top, left, rows, columns = boxes.unbind(1)
+    vertical = _matrices(top, rows, height, size[0], interpolation).to(embeddings.dtype)
+    horizontal = _matrices(left, columns, width, size[1], interpolation).to(embeddings.dtype)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        lines = embeddings.reshape(batch, channels * height, width) @ horizontal.mT
+        return vertical[:, None] @ lines.view(batch, channels, height, size[1])
+
+
+def taps(lengths: Tensor, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
+    """What `size` positions take from grids of these lengths (n,): indices and weights, both (n, size, 4).
+
+    Indices, int64, are from 0 to length - 1, the border's repeated; weights are float32. Coordinates are
+    fractions of integers, exact until their last division.
+    """
+    lengths = lengths[:, None]
+    places = 2 * torch.arange(size, device=lengths.device) + 1
+    numerator = places * lengths - size
+    first = torch.div(numerator, 2 * size, rounding_mode="floor")
+    fraction = (numerator - first * (2 * size)).float() / (2 * size)
+    offsets = torch.arange(_TAP_OFFSETS[0], _TAP_OFFSETS[-1] + 1, device=lengths.device)
+    indices = (first[..., None] + offsets).clamp(min=0).minimum(lengths[..., None] - 1)
+    return indices, _KERNELS[interpolation]((fraction[..., None] - offsets).abs())
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' convolution kernel (1981, equation 4) with torch's sharpness, for distances to 2."""
+    a = _CUBIC_SHARPNESS
+    # Factored: sums of the expanded terms lose digits.
+    near = (1 - distance) * (1 + distance - (a + 2) * distance**2)
+    far = a * (distance - 1) * (distance - 2) ** 2
+    return torch.where(distance <= 1, near, far)
+
+
+def _linear(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp(min=0)
+
+
+_KERNELS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"bicubic": _cubic, "bilinear": _linear}
+
+
+def _matrices(first: Tensor, lengths: Tensor, extent: int, size: int, interpolation: Interpolation) -> Tensor:
+    """Matrices (B, size, extent) float32 that resize the stretches from `first` (B,) of `lengths` (B,)."""
+    indices, weights = taps(lengths, size, interpolation)
+    matrices = weights.new_zeros((len(lengths), size, extent))
+    return matrices.scatter_add_(2, indices + first[:, None, None], weights)
+
+
+def _largest_box(grid: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the largest box in a grid whose aspect is in `ratio`."""
+    height, width = grid
+    if width < height * ratio[0]:
+        return max(1, round(width / ratio[0])), width
+    if width > height * ratio[1]:
+        return height, max(1, round(height * ratio[1]))
+    return height, width
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if rows < 1 or columns < 1:
+        raise ValueError(f"size: expected one or two positive integers, found {size}")
+    return rows, columns
+
+
+def _range(name: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not 0 < low <= high:
+        raise ValueError(f"{name}: expected two numbers with 0 < low <= high, found {bounds}")
+    return low, high
+
+
+def _check_embeddings(embeddings: Tensor) -> None:
+    if embeddings.ndim != 4:
+        raise ValueError(f"expected embeddings (B, C, H, W), found shape {tuple(embeddings.shape)}")
