@@ -23,6 +23,7 @@ _COMMANDS = {
     "convert": ("tokenstore_cli.convert", "Turn images, or ready codes, into a token store."),
     "info": ("tokenstore_cli.inspection", "Show what a store says about itself."),
     "recode": ("tokenstore_cli.recode", "Write a store again with another codec."),
+    "copy": ("tokenstore_cli.copy", "Copy a store to another place, every file verified."),
     "stats": ("tokenstore_cli.inspection", "Audit a store: where its bytes go and how its codes are used."),
     "verify": ("tokenstore_cli.inspection", "Check every digest, checksum, code and label of a store."),
     "preview": (

@@ -101,7 +101,7 @@ OnProgress: TypeAlias = Callable[[Progress], None]
 
 def convert(
     source: Source,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | Storage,
     *,
     tokenizer: Tokenizer | None = None,
     tokenizer_spec: str | None = None,
@@ -111,7 +111,7 @@ def convert(
     storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Conversion:
-    """Convert a source to a store at `out`: a folder, a `.zip` file or an fsspec URL.
+    """Convert a source to a store at `out`: a folder, a `.zip` file or an fsspec URL, or a Storage of one.
 
     Images need a `tokenizer`; codes are stored as they are, with the vectors in the file `codebook` or those
     the source has. Whatever stops a conversion, it leaves a store that `resume=True` goes on with.
@@ -120,9 +120,9 @@ def convert(
     for a store that was begun with other inputs.
     """
     options = options or ConvertOptions()
-    target = Storage(out, storage_options)
+    target = out if isinstance(out, Storage) else Storage(out, storage_options)
     if resume and finish_commit(target):
-        store = Store(out, storage_options)
+        store = Store(target.reopened())
         return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
     names = _chosen_splits(source, options.splits)
     if isinstance(source, ImageSource):
@@ -135,16 +135,15 @@ def convert(
     inputs = _inputs(source, names, spec, options)
     if options.prune_codebook or options.codec in ("context", "auto"):
         with StoreWriter(target, spec, resume=resume, inputs=inputs) as writer:
-            staged = Storage(f"{writer.storage.url.rstrip('/')}/{WHOLE}", storage_options)
+            staged = writer.storage.below(WHOLE)
             whole = convert(
                 source,
-                staged.url,
+                staged,
                 tokenizer=tokenizer,
                 tokenizer_spec=tokenizer_spec,
                 options=replace(options, prune_codebook=False, codec="bitpack"),
                 resume=resume,
                 codebook=codebook,
-                storage_options=storage_options,
                 on_progress=on_progress,
             )
             complete = TokenStore(Store(staged))
@@ -160,7 +159,7 @@ def convert(
                 on_progress=partial(_report_rewriting, on_progress),
                 on_choice=reasons.append,
             )
-        nbytes = Store(out, storage_options).nbytes
+        nbytes = Store(target.reopened()).nbytes
         return Conversion(manifest, nbytes, skips, whole.resumed_at, codec_reason=str(reasons[0]))
     skipped: dict[str, list[Skip]] = {}
     resumed_at: dict[str, int] = {}
@@ -187,7 +186,7 @@ def convert(
                 f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}"
             )
         manifest = writer.commit()
-    return Conversion(manifest, Store(out, storage_options).nbytes, skipped, resumed_at)
+    return Conversion(manifest, Store(target.reopened()).nbytes, skipped, resumed_at)
 
 
 def _report_rewriting(on_progress: OnProgress | None, what: str, done: int, total: int) -> None:

@@ -1,0 +1,63 @@
+"""`tokenstore copy`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+import tokenstore
+from tokenstore.copying import copy as run_copy
+from tokenstore.storage import Storage
+
+from .console import human_bytes, parse_storage_options, progress_bar, storage_options
+from .main import EXIT_CODES
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("src")
+@click.argument("dst")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted copy; files that are whole there are kept."
+)
+@storage_options
+@click.option(
+    "--target-storage-options",
+    metavar="JSON",
+    callback=parse_storage_options,
+    help="fsspec options of a remote DST; --storage-options are those of SRC.",
+)
+def copy(
+    src: str,
+    dst: str,
+    resume: bool,
+    storage_options: dict[str, Any] | None,
+    target_storage_options: dict[str, Any] | None,
+) -> None:
+    """Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
+
+    Every file is checked against the manifest while it is read, and read back after it was written. What an
+    interrupted copy leaves behind does not open as a store; --resume goes on with it.
+
+    \b
+    Examples:
+      tokenstore copy photos.zarr s3://bucket/photos.zarr
+      tokenstore copy s3://bucket/photos.zarr /data/photos.zarr --resume
+      tokenstore copy photos.zarr photos.zip
+      tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
+    """
+    started = time.monotonic()
+    source = tokenstore.open(src, storage_options=storage_options)
+    target = Storage(dst, target_storage_options)
+    with progress_bar("MB") as bar:
+        task = bar.add_task("copying", total=None, note="")
+        manifest = run_copy(
+            source,
+            target,
+            resume=resume,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    files = len(manifest.files) + 1
+    took = time.monotonic() - started
+    click.echo(f"{target}: {files:,} files, {human_bytes(source.files.nbytes)}, verified; {took:.1f} s")
