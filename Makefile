@@ -1,14 +1,15 @@
 # make demo                       convert real images, audit and verify the store, read it
 # make demo IMAGES=/my/folder     the same with your own images
 # make test                       lint, types, tests
-# All three first create the environment in .venv.
+# make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
+# All of them first create the environment in .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
 IMAGES ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test test-s3 clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
@@ -18,6 +19,9 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+test-s3: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m s3_real
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
