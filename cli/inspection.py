@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.table import Table
 
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.reader import TokenStore, open_store
-from tokenstore.stats import (
-    IMAGENET_NBYTES,
-    IMAGENET_SAMPLES,
-    CodebookUse,
-    SplitAudit,
-    StorageAudit,
-    audit,
-    store_summary,
-)
+from tokenstore.shuffling import Mixing, measure_mixing
+from tokenstore.stats import audit, store_summary
 from tokenstore.verify import Verification
 from tokenstore.verify import verify as check_store
 
+from .audit import FIGURE, print_bytes, print_mixing, print_split
 from .console import human_bytes, progress_bar, storage_options
 from .main import EXIT_CODES
 
@@ -36,9 +29,9 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_BAR_WIDTH = 40
 _CLASSES_SHOWN = 10
-_CODEBOOKS_SHOWN = 8
+_IMAGE_OPTIONS = {"source": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+_SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-window"}
 
 
 def tokenizer_options(command: _F) -> _F:
@@ -122,6 +115,21 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
     type=click.IntRange(1),
     help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM.",
 )
+@click.option("--shuffle", is_flag=True, help="Also say how well the orders of an epoch mix each split.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(2),
+    default=256,
+    show_default=True,
+    help="Samples of a batch, for --shuffle.",
+)
+@click.option(
+    "--shuffle-window",
+    metavar="SAMPLES",
+    type=click.IntRange(1),
+    help="Window of the shuffle 'block', for --shuffle; by default TokenLoader's.",
+)
 @source_option
 @tokenizer_options
 @storage_options
@@ -129,6 +137,9 @@ def stats(
     store: str,
     as_json: bool,
     quality: int | None,
+    shuffle: bool,
+    batch_size: int,
+    shuffle_window: int | None,
     source: str | None,
     tokenizer: str | None,
     device: str,
@@ -137,15 +148,19 @@ def stats(
     """Audit STORE: where its bytes go and how its codes are used.
 
     Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
-    compared with their images as the tokenizer saw them: resized, not as they are in their files.
+    compared with their images as the tokenizer saw them: resized, not as they are in their files. With
+    --shuffle, batches of an epoch are drawn, without reading their codes, to count the distinct classes and
+    the distinct runs of samples in each: as stored, fully shuffled, and shuffled by blocks.
 
     \b
     Examples:
       tokenstore stats photos.zarr
       tokenstore stats photos.zarr --json > audit.json
       tokenstore stats photos.zarr --quality 500 --device cuda
+      tokenstore stats s3://bucket/photos.zarr --shuffle --shuffle-window 50000
     """
-    _refuse_idle_options("quality", quality)
+    _refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
+    _refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
     opened = open_store(store, storage_options=storage_options)
     measured: dict[str, SplitQuality] = {}
     if quality is not None:
@@ -155,18 +170,27 @@ def stats(
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("counting", total=None, note="")
         result = audit(opened, lambda done, total: bar.update(task, completed=done, total=total))
+    mixings: dict[str, Mixing | None] = {}
+    if shuffle:
+        mixings = {name: measure_mixing(opened[name], batch_size, shuffle_window) for name in opened.splits}
     if as_json:
         values = result.to_dict()
         for name, split in measured.items():
             values["splits"][name]["quality"] = asdict(split)
+        for name, mixing in mixings.items():
+            values["splits"][name]["shuffle"] = None if mixing is None else mixing.to_dict()
         click.echo(json.dumps(values, indent=2))
         return
     console = Console(soft_wrap=True, highlight=False)
-    _print_bytes(console, result)
+    print_bytes(console, result)
     for name, audited in result.splits.items():
-        _print_split(console, name, audited, opened.class_names)
+        print_split(console, name, audited, opened.class_names)
         if name in measured:
             console.print(f"  {_quality_line(measured[name])}", markup=False)
+        if name in mixings:
+            print_mixing(console, mixings[name])
+    if any(mixings.values()):
+        console.print(f"\n{FIGURE}")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -202,7 +226,7 @@ def verify(
       tokenstore verify s3://bucket/photos.zarr
       tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
     """
-    _refuse_idle_options("retokenize", retokenize)
+    _refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
     compared = None
     if retokenize is not None:
         opened = open_store(store, storage_options=storage_options)
@@ -236,12 +260,12 @@ def verify(
         raise click.exceptions.Exit(1)
 
 
-def _refuse_idle_options(needed: str, value: int | None) -> None:
-    """Refuse options that only say how to compare with images where nothing is to be compared."""
+def _refuse_idle_options(options: dict[str, str], needed: str, idle: bool) -> None:
+    """Refuse options that only say how to do what is not asked for."""
     context = click.get_current_context()
-    for name, option in (("source", "--images"), ("tokenizer", "--tokenizer"), ("device", "--device")):
-        if value is None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option} goes with --{needed} N")
+    for name, option in options.items():
+        if idle and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} goes with {needed}")
 
 
 def _against_source(
@@ -304,78 +328,3 @@ def _tokenizer(identity: TokenizerIdentity) -> str:
     pruned = "" if identity.kept_codes is None else ", codebook pruned"
     named = "" if identity.spec is None else f", named {identity.spec}"
     return f"{identity}{named}{pruned}{computed}"
-
-
-def _print_bytes(console: Console, result: StorageAudit) -> None:
-    console.print(
-        f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold", markup=False
-    )
-    table = Table("part", "size", "share", "", box=None, header_style="dim")
-    for part, nbytes in result.nbytes_by_part.items():
-        share = nbytes / max(1, result.nbytes)
-        table.add_row(part, human_bytes(nbytes), f"{share:.1%}", _bar(share))
-    table.add_row(
-        "store",
-        human_bytes(result.nbytes),
-        "",
-        f"{result.nbytes / max(1, result.samples):,.0f} bytes a sample",
-    )
-    console.print(table)
-    if result.source_nbytes:
-        console.print(
-            f"source images {human_bytes(result.source_nbytes)}: the store is "
-            f"{result.nbytes / result.source_nbytes:.2%} of them"
-        )
-    console.print(
-        f"at ImageNet-1k's {IMAGENET_SAMPLES:,} samples: {human_bytes(result.imagenet_nbytes)}, "
-        f"{result.imagenet_nbytes / IMAGENET_NBYTES:.2%} of its {human_bytes(IMAGENET_NBYTES)} of images"
-    )
-
-
-def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
-    console.print(f"\n[bold]split {name}[/bold]: {split.samples:,} samples, {split.skipped:,} skipped")
-    console.print(
-        f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
-        f"order-0 entropy {split.entropy_bits:.3f}"
-    )
-    if len(split.codebooks) > _CODEBOOKS_SHOWN:
-        used = sum(use.used for use in split.codebooks)
-        perplexity = sum(use.perplexity for use in split.codebooks) / len(split.codebooks)
-        console.print(
-            f"  {len(split.codebooks)} codebooks: {used:,} codes used in all, mean perplexity "
-            f"{perplexity:,.1f}; --json has each"
-        )
-    shown = split.codebooks if len(split.codebooks) <= _CODEBOOKS_SHOWN else []
-    for number, use in enumerate(shown):
-        label = f" {number}" if len(split.codebooks) > 1 else ""
-        _print_codebook(console, label, use)
-    if split.class_counts is not None:
-        _print_classes(console, split.class_counts, classes)
-
-
-def _print_codebook(console: Console, label: str, use: CodebookUse) -> None:
-    console.print(
-        f"  codebook{label}: {use.used:,} of {use.size:,} codes used, {use.dead:,} dead, "
-        f"perplexity {use.perplexity:,.1f} ({use.perplexity / use.size:.1%} of the codebook)"
-    )
-    console.print("  share of all codes by tenths of the codebook, most frequent first:")
-    for tenth, share in enumerate(use.rank_histogram):
-        console.print(f"    {tenth * 10:>3}-{tenth * 10 + 10:>3} %  {share:6.1%}  {_bar(share)}")
-    console.print("  most frequent: " + ", ".join(f"{code} ({count:,})" for code, count in use.top_codes[:5]))
-
-
-def _print_classes(console: Console, counts: list[int], names: tuple[str, ...] | None) -> None:
-    console.print(f"  classes: {len(counts):,}, with {min(counts):,} to {max(counts):,} samples")
-    largest = sorted(range(len(counts)), key=lambda label: -counts[label])[:_CLASSES_SHOWN]
-    for label in largest:
-        name = str(label) if names is None else names[label]
-        console.print(
-            f"    {name[:24]:<24} {counts[label]:>9,}  {_bar(counts[label] / max(1, max(counts)))}",
-            markup=False,
-        )
-    if len(counts) > len(largest):
-        console.print(f"    ... and {len(counts) - len(largest):,} more")
-
-
-def _bar(share: float) -> str:
-    return "█" * round(share * _BAR_WIDTH)

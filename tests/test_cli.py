@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from brightness import write_grey_folder
 from click.testing import CliRunner, Result
+from stores import random_codes, write_store
 from tokenstore_cli.demo import demo
 from tokenstore_cli.demo import main as run_demo
 from tokenstore_cli.main import _COMMANDS, cli
@@ -128,6 +129,48 @@ def test_stats_agree_with_what_numpy_counts(store: Path) -> None:
     text = run("stats", store).output
     assert "perplexity" in text
     assert "ImageNet-1k" in text
+
+
+@pytest.fixture(scope="module")
+def mixed_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split sorted by class, in 10 runs of a class each; two without labels, in 2 runs and in one."""
+    path = tmp_path_factory.mktemp("splits") / "store"
+    codes, labels = random_codes(500, (4, 6), 391), np.arange(500, dtype=np.int32) // 50
+    splits = {"train": (codes, labels), "plain": (codes[:100],), "val": (codes[:10],)}
+    write_store(path, splits, chunk_samples=50, shard_samples=50)
+    return path
+
+
+def test_stats_say_how_well_each_order_mixes_each_split(mixed_splits: Path) -> None:
+    words = "stats", mixed_splits, "--shuffle", "--batch-size", 20, "--shuffle-window", 100
+    splits = json.loads(run(*words, "--json").output)["splits"]
+    assert splits["val"]["shuffle"] is None
+    found = splits["train"]["shuffle"]
+    assert (found["runs"], found["window"]) == (10, 100)
+    orders = found["orders"]
+    assert orders["none"]["figure"] < 0.2 < orders["block"]["figure"] < 0.8 < orders["full"]["figure"]
+    assert splits["plain"]["shuffle"]["orders"]["none"]["classes"] is None
+    assert {order["batch_size"] for order in orders.values()} == {20}
+    text = run(*words).output
+    for name, title in (("none", "none"), ("full", "full"), ("block", "block (window 100 samples)")):
+        lines = [line.strip() for line in text.splitlines() if line.strip().startswith(title)]
+        order = orders[name]
+        numbers = [order[key] for key in ("runs", "runs_expected", "classes", "classes_expected")]
+        shown = [f"{number:,.1f}" for number in numbers] + [f"{order['figure']:.2f}"]
+        assert lines[0].removeprefix(title).split() == shown
+        assert lines[1].removeprefix(title).split()[2:4] == ["-", "-"]
+        assert len(lines) == 2
+    assert text.count("orders: not measured") == 1
+    assert text.count("1 is as good as a full shuffle") == 1
+    assert "shuffle" not in json.loads(run("stats", mixed_splits, "--json").output)["splits"]["train"]
+    assert "full shuffle" not in run("stats", mixed_splits).output
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--shuffle-window"])
+def test_options_of_orders_are_refused_without_shuffle(option: str, store: Path) -> None:
+    result = run("stats", store, option, 10)
+    assert result.exit_code == 2
+    assert f"{option} goes with --shuffle" in result.output
 
 
 def test_verify_says_ok_and_then_names_the_damaged_chunk(store: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tokenstore.views import Rows
 __all__ = ["TokenLoader"]
 
 _MOST_THREADS = 16
-_WINDOWS_KEPT = 4
+_WINDOWS_KEPT = 3
 _SPAN_BATCHES = 16
 _STATE_VERSION = 1
 
@@ -100,7 +100,9 @@ class TokenLoader:
         self.num_threads = min(available_cores(), _MOST_THREADS) if num_threads is None else num_threads
         self.prefetch = prefetch
         self.device = torch.device(device or ("cuda" if resident == "gpu" else "cpu"))
-        self.pin_memory = self.device.type == "cuda" if pin_memory is None else pin_memory
+        self.pin_memory = torch.cuda.is_available() and (
+            self.device.type == "cuda" if pin_memory is None else pin_memory
+        )
         self.resident = resident
         self.collate_fn = collate_fn
         self.batch_transform = batch_transform
@@ -136,6 +138,8 @@ class TokenLoader:
             raise ValueError(f"resident: expected None, 'ram' or 'gpu', found {self.resident!r}")
         if self.collate_fn is not None and self.batch_transform is not None:
             raise ValueError("collate_fn, batch_transform: expected one at most, found both")
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: expected one that torch has here, found {self.device}")
         if self.resident == "gpu" and self._by_sample:
             raise ValueError("resident='gpu': samples are not read one by one; use batch_transform")
 

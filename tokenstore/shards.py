@@ -240,7 +240,7 @@ def _read(path: str, offset: int, size: int) -> Bytes:
         file.seek(offset)
         data = np.empty(size, np.uint8)
         found = 0
-        while found < size and (count := file.readinto(memoryview(data)[found:])):
+        while found < size and (count := file.readinto(data.data[found:])):
             found += count
     if found < size:
         raise DamageError(f"{path}: expected {size} bytes at {offset}, found {found}")

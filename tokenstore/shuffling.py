@@ -23,7 +23,7 @@ __all__ = ["Mixing", "Shuffle", "default_window", "measure_mixing", "order_of", 
 
 Shuffle: TypeAlias = Literal["none", "full", "block"]
 
-WINDOW_NBYTES = 2**25
+WINDOW_NBYTES = 2**26
 """Packed tokens of a window of the shuffle "block", about, where none is given."""
 _MOST_BLOCKS = 2**20
 

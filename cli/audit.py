@@ -1,0 +1,117 @@
+"""What `tokenstore stats` prints."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from tokenstore.shuffling import Mixing
+from tokenstore.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, CodebookUse, SplitAudit, StorageAudit
+
+from .console import human_bytes
+
+FIGURE = (
+    "figure, 0 to 1: how many distinct runs and classes a batch holds, as a share of what one of a full "
+    "shuffle is expected to hold, whichever share is smaller; 1 is as good as a full shuffle"
+)
+"""What the figure of an order says."""
+
+_BAR_WIDTH = 40
+_CLASSES_SHOWN = 10
+_CODEBOOKS_SHOWN = 8
+
+
+def print_bytes(console: Console, result: StorageAudit) -> None:
+    """The store's bytes, part by part."""
+    console.print(
+        f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold", markup=False
+    )
+    table = Table("part", "size", "share", "", box=None, header_style="dim")
+    for part, nbytes in result.nbytes_by_part.items():
+        share = nbytes / max(1, result.nbytes)
+        table.add_row(part, human_bytes(nbytes), f"{share:.1%}", _bar(share))
+    table.add_row(
+        "store",
+        human_bytes(result.nbytes),
+        "",
+        f"{result.nbytes / max(1, result.samples):,.0f} bytes a sample",
+    )
+    console.print(table)
+    if result.source_nbytes:
+        console.print(
+            f"source images {human_bytes(result.source_nbytes)}: the store is "
+            f"{result.nbytes / result.source_nbytes:.2%} of them"
+        )
+    console.print(
+        f"at ImageNet-1k's {IMAGENET_SAMPLES:,} samples: {human_bytes(result.imagenet_nbytes)}, "
+        f"{result.imagenet_nbytes / IMAGENET_NBYTES:.2%} of its {human_bytes(IMAGENET_NBYTES)} of images"
+    )
+
+
+def print_split(console: Console, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
+    """A split's codes and classes."""
+    console.print(f"\n[bold]split {name}[/bold]: {split.samples:,} samples, {split.skipped:,} skipped")
+    console.print(
+        f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
+        f"order-0 entropy {split.entropy_bits:.3f}"
+    )
+    if len(split.codebooks) > _CODEBOOKS_SHOWN:
+        used = sum(use.used for use in split.codebooks)
+        perplexity = sum(use.perplexity for use in split.codebooks) / len(split.codebooks)
+        console.print(
+            f"  {len(split.codebooks)} codebooks: {used:,} codes used in all, mean perplexity "
+            f"{perplexity:,.1f}; --json has each"
+        )
+    shown = split.codebooks if len(split.codebooks) <= _CODEBOOKS_SHOWN else []
+    for number, use in enumerate(shown):
+        label = f" {number}" if len(split.codebooks) > 1 else ""
+        _print_codebook(console, label, use)
+    if split.class_counts is not None:
+        _print_classes(console, split.class_counts, classes)
+
+
+def print_mixing(console: Console, mixing: Mixing | None) -> None:
+    """How well each order mixes a split."""
+    if mixing is None:
+        console.print("  orders: not measured, as there is no second run of samples and no second class")
+        return
+    quality = next(iter(mixing.orders.values()))
+    window = f"block (window {mixing.window:,} samples)"
+    console.print(
+        f"  orders of an epoch, in batches of {quality.batch_size:,}, means of {quality.batches:,}; "
+        f"{mixing.runs:,} runs of samples are each fetched as one"
+    )
+    console.print(f"    {'':<{len(window)}}      runs  expected   classes  expected  figure")
+    for order, quality in mixing.orders.items():
+        counts = (quality.blocks, quality.blocks_expected, quality.classes, quality.classes_expected)
+        shown = "".join(f"{'-' if count is None else f'{count:,.1f}':>10}" for count in counts)
+        name = window if order == "block" else order
+        console.print(f"    {name:<{len(window)}}{shown}  {quality.figure:>6.2f}")
+
+
+def _print_codebook(console: Console, label: str, use: CodebookUse) -> None:
+    console.print(
+        f"  codebook{label}: {use.used:,} of {use.size:,} codes used, {use.dead:,} dead, "
+        f"perplexity {use.perplexity:,.1f} ({use.perplexity / use.size:.1%} of the codebook)"
+    )
+    console.print("  share of all codes by tenths of the codebook, most frequent first:")
+    for tenth, share in enumerate(use.rank_histogram):
+        console.print(f"    {tenth * 10:>3}-{tenth * 10 + 10:>3} %  {share:6.1%}  {_bar(share)}")
+    console.print("  most frequent: " + ", ".join(f"{code} ({count:,})" for code, count in use.top_codes[:5]))
+
+
+def _print_classes(console: Console, counts: list[int], names: tuple[str, ...] | None) -> None:
+    console.print(f"  classes: {len(counts):,}, with {min(counts):,} to {max(counts):,} samples")
+    largest = sorted(range(len(counts)), key=lambda label: -counts[label])[:_CLASSES_SHOWN]
+    for label in largest:
+        name = str(label) if names is None else names[label]
+        console.print(
+            f"    {name[:24]:<24} {counts[label]:>9,}  {_bar(counts[label] / max(1, max(counts)))}",
+            markup=False,
+        )
+    if len(counts) > len(largest):
+        console.print(f"    ... and {len(counts) - len(largest):,} more")
+
+
+def _bar(share: float) -> str:
+    return "█" * round(share * _BAR_WIDTH)
