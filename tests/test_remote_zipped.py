@@ -173,7 +173,7 @@ def test_the_directory_is_read_once_and_then_a_range_is_a_request(
     for start in range(0, 500_000, 100_000):
         assert storage.read_range("a", start, start + 10) == RANDOM[start : start + 10]
     assert [request.method for request in fault_proxy.requests] == ["GET"] * 5
-    assert fault_proxy.sent == 50
+    assert fault_proxy.sent <= 50
 
 
 def test_a_service_that_fails_is_not_damage(on_s3: Storage, fault_proxy: FaultProxy) -> None:

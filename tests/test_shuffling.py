@@ -84,7 +84,7 @@ def test_what_is_measured_is_what_the_batches_of_a_loader_hold(
 
 def test_the_default_window_is_that_of_the_loader(store: tokenstore.TokenStore) -> None:
     loader = TokenLoader(TokenDataset(store), 30, "block")
-    assert mixing_of(store["train"]).window == loader.shuffle_window == 2**25 // packed_nbytes(store.manifest)
+    assert mixing_of(store["train"]).window == loader.shuffle_window == 2**26 // packed_nbytes(store.manifest)
     assert packed_nbytes(store.manifest) == -(-4 * 6 * 9 // 8)
 
 
