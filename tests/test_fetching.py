@@ -21,6 +21,7 @@ import tokenstore
 from tokenstore import Retries, TokenDataset, TokenLoader, fetching, shards
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.storage import Storage
+from tokenstore.verify import verify
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -410,5 +411,8 @@ def test_a_store_is_read_from_a_web_server_and_a_remote_zip_file(
         except TokenstoreError as error:
             raise AssertionError(f"{place}: {error}") from error
         check_epoch(TokenLoader(dataset, 16, shuffle=True, num_threads=2))
+        found = verify(Storage(place, options, QUICK))
+        assert not found.problems
+        assert bool(found.notes) == (place == f"{site}/a"), "a web server cannot list its files"
     with pytest.raises(TokenstoreError):
         tokenstore.open(f"{site}/nothing", retries=QUICK)

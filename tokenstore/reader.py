@@ -217,7 +217,8 @@ class ArrayReader:
             except CodecError as error:
                 raise self.files.damage(chunk, error) from error
             self._located[chunk] = kept
-            while len(self._located) * kept.nbytes > CACHE_NBYTES and len(self._located) > 1:
+            owned = kept.nbytes - (payload.nbytes if self._shards.stable else 0)
+            while len(self._located) * owned > CACHE_NBYTES and len(self._located) > 1:
                 drop_oldest(self._located)
         return kept
 

@@ -14,7 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, TokenstoreError
+from tokenstore.errors import (
+    DamageError,
+    IncompleteStoreError,
+    NotAStoreError,
+    StorageError,
+    TokenstoreError,
+)
 from tokenstore.manifest import FileRecord, consolidates
 from tokenstore.reader import ArrayReader
 from tokenstore.storage import STAGING, Storage
@@ -104,7 +110,12 @@ def _check_listing(store: Store, damaged: set[str], found: Verification) -> None
     for path in documents if consolidates(store.manifest) else ():
         if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
             found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}")
-    extra = [path for path in store.storage.files() if path not in store.manifest.files and path != ROOT]
+    try:
+        listed = list(store.storage.files())
+    except StorageError as error:
+        found.notes.append(f"files that are not the store's are not looked for: {error}")
+        return
+    extra = [path for path in listed if path not in store.manifest.files and path != ROOT]
     staged = [path for path in extra if path.startswith(f"{STAGING}/")]
     if staged:
         found.notes.append(f"{len(staged)} files of the finished conversion are left in {STAGING}; remove it")
