@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,8 @@ def test_a_state_of_other_samples_is_refused(packed: Path, tmp_path: Path) -> No
     for other in (TokenDataset(tmp_path / "other"), dataset.select(range(50)), dataset.select(range(51))):
         with pytest.raises(ResumeError, match="cannot go on with other samples"):
             TokenLoader(other, 5).load_state_dict(state)
-    for wrong in ({}, {**state, "version": 2}, {**state, "more": 1}):
-        with pytest.raises(ResumeError, match="expected a TokenLoader's state"):
+    for wrong in (None, {}, {**state, "version": 2}, {**state, "more": 1}, {**state, "consumed": 1e3}):
+        with pytest.raises(ResumeError, match="expected a TokenLoader's state such as"):
             TokenLoader(dataset, 5).load_state_dict(wrong)
 
 
@@ -252,7 +253,15 @@ def test_an_error_comes_where_its_batch_would(tmp_path: Path) -> None:
         assert [next(batches)[1].tolist() for _ in range(6)] == np.arange(48).reshape(6, 8).tolist()
         with pytest.raises(DamageError, match=r"shard 3 chunk 0 \(samples 48 to 51\).*CRC"):
             next(batches)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenstore")]
+    wait_for_threads()
+
+
+def wait_for_threads() -> None:
+    """Until no loader's thread is left, which is soon."""
+    end = time.monotonic() + 30
+    while [thread for thread in threading.enumerate() if thread.name.startswith("tokenstore-loader")]:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_leaving_a_loop_ends_its_threads(packed: Path) -> None:
@@ -260,7 +269,7 @@ def test_leaving_a_loop_ends_its_threads(packed: Path) -> None:
     next(batches)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("tokenstore")]
     del batches
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenstore")]
+    wait_for_threads()
 
 
 def test_transforms_of_the_dataset_and_collate_fn_work_sample_by_sample(packed: Path) -> None:
@@ -323,7 +332,9 @@ def test_the_place_among_ranks_is_what_torchrun_set(packed: Path, monkeypatch: p
         ({"prefetch": 0}, "prefetch"),
         ({"resident": "disk"}, "resident"),
         ({"shuffle": "weak"}, "shuffle"),
-        ({"seed": -(2**70), "shuffle": True}, "seed: expected"),
+        ({"seed": -(2**70), "shuffle": True}, "expected whole numbers"),
+        ({"shuffle_window": -1}, "shuffle_window"),
+        ({"device": "gpu"}, "device: expected one that torch knows"),
         ({"drop_last": True, "pad": True}, "drop_last, pad"),
         ({"collate_fn": list, "batch_transform": list}, "collate_fn, batch_transform"),
     ],

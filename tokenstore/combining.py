@@ -63,7 +63,8 @@ class MixedDataset(TokenDataset):
         first = datasets[0]
         self._take(_joined(datasets), first.columns, first.transform, first.target_transform)
         self.datasets = tuple(datasets)
-        self.weights = tuple(map(float, weights or [len(dataset) for dataset in datasets]))
+        sizes = [len(dataset) for dataset in datasets]
+        self.weights = tuple(map(float, sizes if weights is None else weights))
         self.stopping: Stopping = stopping
         self.set_epoch(0)
 

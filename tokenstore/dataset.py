@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
@@ -154,6 +155,8 @@ class TokenDataset(Dataset[Any]):
         if found is None:
             raise StoreError(f"expected a dataset with labels, found {self!r}")
         names = self.class_names
+        if any(manifest.class_names != names for manifest in self.rows.manifests):
+            raise StoreError(f"labels mean different classes in {self!r}: filter before concatenating")
         wanted = []
         for label in [labels] if isinstance(labels, str) else labels:
             if isinstance(label, str):
@@ -162,7 +165,7 @@ class TokenDataset(Dataset[Any]):
                 label = names.index(label)
             elif names is not None and not 0 <= label < len(names):
                 raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {label}")
-            wanted.append(int(label))
+            wanted.append(operator.index(label))
         return self.select(np.flatnonzero(np.isin(found, wanted)))
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
@@ -204,7 +207,7 @@ class TokenDataset(Dataset[Any]):
     def _column(self, name: str, rows: Indices, held: Any) -> Sequence[Any]:
         if name == TOKENS:
             shape, _ = self.rows.described(name)
-            tokens = torch.empty((len(rows), *shape), dtype=torch.int64)
+            tokens = torch.empty((len(rows), *shape), dtype=torch.int64, device="cpu")
             self.rows.read(name, rows, tokens.numpy(), held)
             return tokens.unbind(0)
         values = self.rows.read(name, rows)

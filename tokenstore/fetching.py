@@ -1,8 +1,8 @@
 """Chunks of shards that have to be fetched: from object storage, a web server, a compressed zip file.
 
-Of a shard its index is fetched once, and then runs of neighbouring chunks, many at a time. What two
-threads want is fetched once. A chunk whose checksum is wrong is fetched once more before it counts as
-damaged.
+Of a shard its index is fetched once, and then runs of neighbouring chunks, many at a time; runs that are
+neighbours too are asked for as one. What two threads want is fetched once. A chunk whose checksum is wrong
+is fetched once more before it counts as damaged.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeAlias
 
 import numpy as np
 
+from tokenstore import shards
 from tokenstore.cache import Cache
 from tokenstore.codecs import sharding
 from tokenstore.errors import CodecError, DamageError
@@ -28,6 +29,9 @@ __all__ = ["FETCHED_NBYTES", "FetchedShards"]
 FETCHED_NBYTES = 2**26
 """Fetched chunks that one array keeps in memory, for reads that follow."""
 _INDEXES_AT_ONCE = 256
+_REQUESTS_AT_ONCE = 32
+_JOINED_RUNS = 8
+"""What one request asks for, at most, in the size of a run."""
 
 Run: TypeAlias = tuple[int, int]
 """First chunk of a shard's neighbouring chunks, and the one after the last."""
@@ -64,18 +68,32 @@ class FetchedShards:
 
     def hold(self, chunks: Indices) -> Held:
         wanted = chunks.tolist()
-        found, waiting, runs = self._claim(wanted)
-        if runs:
-            found.update(self._fetched(runs))
+        mine: Future[dict[int, Bytes]] = Future()
+        try:
+            found, waiting, runs = self._claim(wanted, mine)
+            if runs:
+                found.update(self._obtain(runs))
+                self._keep(found)
+            mine.set_result(found)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                for chunk in [chunk for chunk, future in self._pending.items() if future is mine]:
+                    del self._pending[chunk]
         for chunk, future in waiting.items():
-            found[chunk] = future.result()[chunk]
+            try:
+                found[chunk] = future.result()[chunk]
+            except DamageError:  # perhaps of another chunk
+                found[chunk] = self.payload(chunk)
         return Held(chunks, [found[chunk] for chunk in wanted])
 
     def open(self, shard: int) -> None:
         self._index(shard)
 
     def _claim(
-        self, wanted: list[int]
+        self, wanted: list[int], mine: Future[dict[int, Bytes]]
     ) -> tuple[dict[int, Bytes], dict[int, Future[dict[int, Bytes]]], list[Run]]:
         """What is there of chunks, what other threads are fetching, and the runs that are this thread's to
         fetch."""
@@ -88,7 +106,6 @@ class FetchedShards:
             }
             missing = [chunk for chunk in wanted if chunk not in found and chunk not in waiting]
             runs = list(self._runs(missing))
-            mine: Future[dict[int, Bytes]] = Future()
             for start, stop in runs:
                 self._pending.update(dict.fromkeys(range(start, stop), mine))
         return found, waiting, runs
@@ -109,28 +126,15 @@ class FetchedShards:
             else:
                 yield from _neighbours(chunks)
 
-    def _fetched(self, runs: list[Run]) -> dict[int, Bytes]:
-        """Fetch what this thread has claimed, for itself and for those that wait for it."""
-        chunks = [chunk for start, stop in runs for chunk in range(start, stop)]
-        future = self._pending[chunks[0]]
-        try:
-            found = self._obtain(runs)
-            with self._lock:
-                for chunk, payload in found.items():
+    def _keep(self, found: dict[int, Bytes]) -> None:
+        with self._lock:
+            for chunk, payload in found.items():
+                if chunk not in self._kept:
                     self._kept[chunk] = payload
                     self._kept_nbytes += payload.nbytes
-                while self._kept_nbytes > self.keep_nbytes and len(self._kept) > 1:
-                    _, dropped = self._kept.popitem(last=False)
-                    self._kept_nbytes -= dropped.nbytes
-            future.set_result(found)
-        except BaseException as error:
-            future.set_exception(error)
-            raise
-        finally:
-            with self._lock:
-                for chunk in chunks:
-                    del self._pending[chunk]
-        return found
+            while self._kept_nbytes > self.keep_nbytes and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._kept_nbytes -= dropped.nbytes
 
     def _obtain(self, runs: list[Run]) -> dict[int, Bytes]:
         self._load_indexes({start // self._files.layout.chunks_per_shard for start, _ in runs})
@@ -139,11 +143,10 @@ class FetchedShards:
         for last_attempt in (False, True):
             if not missing:
                 break
-            answers = self._read_ranges([self._range(run) for run in missing])
             damaged = []
-            for run, data in zip(missing, answers, strict=True):
+            for run, data in self._read_runs(missing):
                 try:
-                    found.update(self._checked(run, np.frombuffer(data, np.uint8)))
+                    found.update(self._checked(run, data))
                 except DamageError:
                     if last_attempt:
                         raise
@@ -153,6 +156,29 @@ class FetchedShards:
                         self._cache.put(self._key(run), data)
             missing = damaged
         return found
+
+    def _read_runs(self, runs: list[Run]) -> Iterator[tuple[Run, Bytes]]:
+        """Stored bytes of ascending runs."""
+        joined: list[list[Run]] = []
+        for run in runs:
+            if joined and self._joins(run, joined[-1]):
+                joined[-1].append(run)
+            else:
+                joined.append([run])
+        answers = self._read_ranges([self._range((group[0][0], group[-1][1])) for group in joined])
+        for group, data in zip(joined, answers, strict=True):
+            position = 0
+            for run in group:
+                _, start, stop = self._range(run)
+                yield run, np.frombuffer(data, np.uint8, stop - start, position)
+                position += stop - start
+
+    def _joins(self, run: Run, group: list[Run]) -> bool:
+        """Whether a run follows others in their shard, and is little enough to be fetched with them."""
+        if run[0] != group[-1][1] or run[0] % self._files.layout.chunks_per_shard == 0:
+            return False
+        _, start, stop = self._range((group[0][0], run[1]))
+        return stop - start <= _JOINED_RUNS * shards.RUN_NBYTES
 
     def _from_cache(self, run: Run, found: dict[int, Bytes]) -> bool:
         data = None if self._cache is None else self._cache.get(self._key(run))
@@ -167,6 +193,10 @@ class FetchedShards:
 
     def _checked(self, run: Run, data: Bytes) -> dict[int, Bytes]:
         """Payloads of a run's chunks, each against its checksum; raises DamageError."""
+        _, first_byte, last_byte = self._range(run)
+        if len(data) != last_byte - first_byte:
+            error = CodecError(f"expected {last_byte - first_byte} bytes, found {len(data)}")
+            raise self._files.damage(run[0], error)
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
         index = self._index(shard)[first : first + run[1] - run[0]].tolist()
         payloads = {}
@@ -239,7 +269,7 @@ class FetchedShards:
 
     def _read_ranges(self, ranges: list[tuple[str, int, int]]) -> list[bytes]:
         try:
-            return self._files.store.storage.read_ranges(ranges)
+            return self._files.store.storage.read_ranges(ranges, _REQUESTS_AT_ONCE)
         except FileNotFoundError as error:
             raise DamageError(f"{self._files.store.storage}: a shard is missing: {error}") from error
 

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from tokenstore.reader import Indices
 from tokenstore.resident.rows import DeviceRows
 from tokenstore.sampling import Order, Permutation, Steps
 from tokenstore.sampling.feistel import folded
+from tokenstore.sampling.order import whole_number
 from tokenstore.sampling.permutation import key_words
 from tokenstore.shuffling import Shuffle, default_window, packed_nbytes
-from tokenstore.store import TOKENS
+from tokenstore.store import LABELS, TOKENS
 from tokenstore.views import Rows
 
 __all__ = ["TokenLoader"]
@@ -54,7 +55,8 @@ class TokenLoader:
     by default `rank` and `world_size` are torch.distributed's, or those that torchrun sets.
     All ranks have equally many batches. At the end of an epoch samples that do not fill a step are left out
     (`drop_last`), filled up with the first ones again (`pad`), or shared out, so that each comes once and the
-    last batches are smaller.
+    last batches are smaller. (Only where fewer samples than ranks are left and no batch can give one away,
+    as with a batch size of 1, first ones come again.)
 
     **Resuming.** `state_dict()` is where the training loop is: after the batch it got last. A loader that
     loads it gives the rest of that epoch and nothing else, with any number of ranks and threads, from any
@@ -99,7 +101,7 @@ class TokenLoader:
         self.pad = pad
         self.num_threads = min(available_cores(), _MOST_THREADS) if num_threads is None else num_threads
         self.prefetch = prefetch
-        self.device = torch.device(device or ("cuda" if resident == "gpu" else "cpu"))
+        self.device = _with_index(device if device is not None else "cuda" if resident == "gpu" else "cpu")
         self.pin_memory = torch.cuda.is_available() and (
             self.device.type == "cuda" if pin_memory is None else pin_memory
         )
@@ -110,19 +112,23 @@ class TokenLoader:
         self._rank, self._world_size = rank, world_size
         self._consumed = 0
         self._resume_at = 0
+        self._turn = 0
+        self.shuffle_window = shuffle_window or 0
         self._check()
         self._rows = self._source()
         self.shuffle: Shuffle = self._kind_of_shuffle(shuffle)
         manifest = dataset.rows.manifests[0]
-        self.shuffle_window = default_window(manifest) if shuffle_window is None else shuffle_window
+        if shuffle_window is None:
+            self.shuffle_window = default_window(manifest)
         self._view = copy.copy(dataset)
         if not isinstance(self._rows, DeviceRows):
             self._view.rows = self._rows
         self._mover = Mover(self.device)
-        self._tokens = Buffers((batch_size, *manifest.grid), torch.int64, self.pin_memory)
-        if self.shuffle == "block":
-            self._rows.keep(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
-        self._steps(0)
+        most = self.batch_size if pad else min(self.batch_size, max(1, len(dataset)))
+        spare = self.num_threads * prefetch + 2
+        self._tokens = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
+        self._keep_windows()
+        self._order(0)
 
     def _check(self) -> None:
         if not isinstance(self.dataset, TokenDataset):
@@ -131,15 +137,16 @@ class TokenLoader:
             raise ValueError("rank, world_size: expected both or neither")
         if self._rank is not None and not 0 <= self._rank < (self._world_size or 0):
             raise ValueError(f"rank: expected 0 to world_size - 1, found {self._rank} of {self._world_size}")
-        for name, least in (("num_threads", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("num_threads", 0), ("prefetch", 1), ("shuffle_window", 0)):
+            setattr(self, name, whole_number(name, getattr(self, name), least))
+        key_words(self.seed)
+        self.seed = int(self.seed)
+        if self.drop_last and self.pad:
+            raise ValueError("drop_last, pad: expected one at most, found both; leave out the other")
         if self.resident not in (None, "ram", "gpu"):
             raise ValueError(f"resident: expected None, 'ram' or 'gpu', found {self.resident!r}")
         if self.collate_fn is not None and self.batch_transform is not None:
             raise ValueError("collate_fn, batch_transform: expected one at most, found both")
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device: expected one that torch has here, found {self.device}")
         if self.resident == "gpu" and self._by_sample:
             raise ValueError("resident='gpu': samples are not read one by one; use batch_transform")
 
@@ -184,10 +191,16 @@ class TokenLoader:
             f"seed={self.seed}, rank {self.rank} of {self.world_size})"
         )
 
+    def _keep_windows(self) -> None:
+        if self.shuffle == "block":
+            manifest = self.dataset.rows.manifests[0]
+            self._rows.keep(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next; the one that a loaded state stands in is gone on with."""
         if epoch != self.epoch:
-            self.epoch, self._consumed, self._resume_at = epoch, 0, 0
+            self._turn += 1
+            self.epoch, self._consumed, self._resume_at = int(epoch), 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands, the same on every rank; JSON values."""
@@ -208,8 +221,8 @@ class TokenLoader:
         Raises ResumeError where it is not a loader's state, or of other samples.
         """
         expected = self.state_dict()
-        if state.keys() != expected.keys() or state["version"] != _STATE_VERSION:
-            raise ResumeError(f"expected a TokenLoader's state of {sorted(expected)}, found {state!r:.300}")
+        if not _is_state(state, expected):
+            raise ResumeError(f"expected a TokenLoader's state such as {expected}, found {state!r:.300}")
         if state["fingerprint"] != expected["fingerprint"]:
             raise ResumeError(
                 f"cannot go on with other samples: the state is of {state['fingerprint']}, the dataset is "
@@ -218,14 +231,23 @@ class TokenLoader:
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.shuffle, self.shuffle_window = state["shuffle"], state["shuffle_window"]
         self._consumed = self._resume_at = state["consumed"]
+        self._turn += 1
+        self._keep_windows()
 
     def __iter__(self) -> Iterator[Any]:
         epoch, consumed = self.epoch, self._resume_at
         self._consumed, self._resume_at = consumed, 0
+        self._turn += 1
+        turn = self._turn
         order, steps, rank = self._order(epoch), self._steps(consumed), self.rank
         ahead = None
-        if not self._rows.is_local and not isinstance(self._rows, DeviceRows):
-            ahead = FetchAhead(self._rows, order, steps, rank, _SPAN_BATCHES * self.batch_size)
+        if (
+            not self._rows.is_local
+            and TOKENS in self.dataset.columns
+            and not isinstance(self._rows, DeviceRows)
+        ):
+            span = _SPAN_BATCHES * self.batch_size * self.world_size
+            ahead = FetchAhead(self._rows, order, steps, rank, span)
 
         def announced() -> Iterator[tuple[int, list[Future[Any]]]]:
             for step in range(len(steps)):
@@ -243,12 +265,14 @@ class TokenLoader:
         try:
             depth = self.num_threads * self.prefetch
             for step, made in enumerate(in_order(batch, announced(), self.num_threads, depth)):
-                self._consumed = steps.consumed_after(step)
+                if turn == self._turn:
+                    self._consumed = steps.consumed_after(step)
                 yield handed_over(made, self.device)
         finally:
             if ahead is not None:
                 ahead.close()
-        self.epoch, self._consumed = epoch + 1, 0
+        if turn == self._turn:
+            self.epoch, self._consumed = epoch + 1, 0
 
     def _order(self, epoch: int) -> Order:
         return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)
@@ -278,10 +302,35 @@ class TokenLoader:
             with self._mover.stream():
                 return self._rows.tokens(rows)
         if name == TOKENS:
-            buffer = self._tokens.take(len(rows))
-            self._rows.read(name, rows, buffer, held)
-            return torch.from_numpy(buffer)
-        values = self._rows.read(name, rows)
-        if values.ndim == 1 and values.dtype.kind in "iu":
-            values = values.astype(np.int64)
-        return torch.from_numpy(values)
+            tokens = self._tokens.take(len(rows))
+            self._rows.read(name, rows, tokens.numpy(), held)
+            return tokens
+        values = torch.from_numpy(self._rows.read(name, rows))
+        return values.long() if name == LABELS else values
+
+
+def _with_index(device: torch.device | str | int) -> torch.device:
+    """A device as torch names it, a GPU by its number; raises ValueError for one that is not here."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected one that torch knows, found {device!r}") from error
+    if found.type != "cuda":
+        return found
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: expected one that torch has here, found {found}")
+    return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+
+
+def _is_state(state: Any, expected: Mapping[str, Any]) -> bool:
+    """Whether a loader can have made a state, of whatever samples."""
+    if not isinstance(state, Mapping) or state.keys() != expected.keys():
+        return False
+    if any(type(state[key]) is not type(value) for key, value in expected.items()):
+        return False
+    return (
+        state["version"] == _STATE_VERSION
+        and state["shuffle"] in get_args(Shuffle)
+        and 0 <= state["consumed"] <= state["samples"]
+        and state["shuffle_window"] > 0
+    )

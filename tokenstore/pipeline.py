@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from tokenstore.errors import DamageError
 from tokenstore.reader import Indices
 from tokenstore.sampling import BlockShuffle, Order, Steps
 from tokenstore.views import Rows
@@ -25,45 +28,64 @@ _R = TypeVar("_R")
 
 
 class Buffers:
-    """Memory for batches of up to `shape`; a buffer is used again once nobody holds what was made of it."""
+    """Memory for batches of up to `shape`; a buffer is used again once nobody holds what was made of it.
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> None:
+    At most `spare` unused ones are kept. Pinned memory is torch's own to use again: its copies to a device
+    may go on when nobody holds it any more.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool, spare: int) -> None:
         self._shape = shape
         self._dtype = dtype
         self._pinned = pinned
-        self._free: deque[Tensor] = deque()
+        self._free: deque[npt.NDArray[Any]] = deque(maxlen=spare)
 
-    def take(self, samples: int) -> npt.NDArray[Any]:
-        """An array (samples, ...) that nobody else uses, of which `torch.from_numpy` makes a tensor."""
+    def __reduce__(self) -> tuple[type[Buffers], tuple[Any, ...]]:
+        return Buffers, (self._shape, self._dtype, self._pinned, self._free.maxlen)
+
+    def take(self, samples: int) -> Tensor:
+        """A tensor (samples, ...) on the CPU that nobody else uses."""
+        if self._pinned:
+            return torch.empty((samples, *self._shape[1:]), dtype=self._dtype, device="cpu", pin_memory=True)
         try:
             buffer = self._free.pop()
         except IndexError:
-            buffer = torch.empty(self._shape, dtype=self._dtype, pin_memory=self._pinned)
-        array = buffer.numpy()[:samples]
-        # A tensor made of the array, and every view of it, keeps this very array alive.
+            buffer = torch.empty(self._shape, dtype=self._dtype, device="cpu").numpy()
+        array = buffer[:samples]
+        # The tensor that is made of the array, and every view of it, keeps this very array alive.
         weakref.finalize(array, self._free.append, buffer).atexit = False
-        return array
+        return torch.from_numpy(array)
 
 
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead: int) -> Iterator[_R]:
     """`work` of every item, in order, done by threads up to `ahead` items before they are asked for.
 
-    Without threads it is done when asked for. What work raises is raised in its item's place.
+    Without threads it is done when asked for. What work raises is raised in its item's place. Raises
+    RuntimeError where a forked process goes on with its parent's iterator, whose threads it does not have.
     """
     if not threads:
         yield from map(work, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenstore-loader")
+    process = os.getpid()
+
+    def next_result() -> _R:
+        if os.getpid() != process:
+            raise RuntimeError(
+                "expected to go on in the process that began to iterate; begin anew in this one"
+            )
+        return waiting.popleft().result()
+
     try:
         waiting: deque[Future[_R]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > ahead:
-                yield waiting.popleft().result()
+                yield next_result()
         while waiting:
-            yield waiting.popleft().result()
+            yield next_result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Mover:
@@ -72,18 +94,17 @@ class Mover:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
         """What is done on the device here has been done when this ends."""
-        if self._device.type != "cuda":
+        if self._stream is None:
             yield
             return
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             yield
-            # The buffer that a copy reads from may be used again as soon as nobody holds it.
             self._stream.record_event().synchronize()
 
     def moved(self, batch: Any) -> Any:
@@ -91,25 +112,17 @@ class Mover:
         if self._device.type == "cpu":
             return batch
         with self.stream():
-            return _map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+            on_stream = self._stream is not None
+            return tree_map_only(
+                Tensor, lambda tensor: tensor.to(self._device, non_blocking=on_stream), batch
+            )
 
 
 def handed_over(batch: Any, device: torch.device) -> Any:
     """A batch for the caller's CUDA stream: its memory is not used again before that is done with it."""
     if device.type == "cuda":
         stream = torch.cuda.current_stream(device)
-        _map_tensors(batch, lambda tensor: tensor.record_stream(stream) if tensor.is_cuda else None)
-    return batch
-
-
-def _map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
-    match batch:
-        case Tensor():
-            return function(batch)
-        case Mapping():
-            return {key: _map_tensors(value, function) for key, value in batch.items()}
-        case tuple() | list():
-            return type(batch)([_map_tensors(value, function) for value in batch])
+        tree_map_only(Tensor, lambda tensor: tensor.record_stream(stream) if tensor.is_cuda else None, batch)
     return batch
 
 
@@ -129,7 +142,8 @@ class FetchAhead:
         self._fetched: dict[int, Future[Any]] = {}
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Fetch no more; what is under way is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def announce(self, step: int) -> list[Future[Any]]:
         """What is fetched for a step, begun at the latest now, and the next span with it.
@@ -159,7 +173,9 @@ class FetchAhead:
         return self._order.window_span(span)
 
     def _fetch(self, span: int) -> Any:
-        return self._rows.hold(self._order(self._positions(*self._bounds(span))))
+        with contextlib.suppress(DamageError):  # it is raised where its sample's batch would come
+            return self._rows.hold(self._order(self._positions(*self._bounds(span))))
+        return None
 
     def _positions(self, start: int, stop: int) -> Indices:
         """What of the positions [start, stop) is this rank's."""

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from tokenstore.fetching import FetchedShards
 from tokenstore.manifest import Manifest
 from tokenstore.remote import Retries
 from tokenstore.shards import (
+    HELD_CHUNKS,
     MAX_OPEN_COLUMN_SHARDS,
     MAX_OPEN_SHARDS,
     ArrayFiles,
@@ -55,7 +57,8 @@ def normalised(indices: object, samples: int) -> Indices:
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "ui":
-        raise IndexError(f"expected a list of integers, found {array.dtype} of shape {array.shape}")
+        hint = "; of a mask, give np.flatnonzero(mask)" if array.dtype.kind == "b" else ""
+        raise IndexError(f"expected a list of integers, found {array.dtype} of shape {array.shape}{hint}")
     outside = (array < -samples) | (array >= samples)
     if outside.any():
         raise IndexError(f"index {array[outside][0]} is out of range for {samples} samples")
@@ -131,8 +134,8 @@ class ArrayReader:
         return reader
 
     def _packed_payloads(self, codebook_size: int) -> Iterator[Bytes]:
-        for chunk in range(self.files.chunks):
-            codes = self.decode_chunk(chunk)
+        for chunk, payload in enumerate(all_payloads(self.files, self._shards)):
+            codes = self.decode_chunk(chunk, Held(np.array([chunk]), [payload]))
             yield bitpack.pack(codes.reshape(len(codes), -1), codebook_size).reshape(-1)
 
     def __len__(self) -> int:
@@ -158,9 +161,7 @@ class ArrayReader:
         elif self._keeps_all:
             out[...] = self._small_values(chunk)[wanted]
         else:
-            for number in np.unique(chunk).tolist():
-                here = chunk == number
-                out[here] = self._decoded_chunk(number)[row[here]]
+            self._read_decoded(chunk, row, out)
         return out
 
     def hold(self, indices: Indices) -> Held | None:
@@ -169,16 +170,23 @@ class ArrayReader:
             return None
         return self._shards.hold(np.unique(indices // self.layout.chunk_samples))
 
+    def held_in_turn(self) -> Iterator[tuple[int, Held | None]]:
+        """Every chunk's number, and what `located` takes of it; many are fetched at a time."""
+        for start in range(0, self.files.chunks, HELD_CHUNKS):
+            numbers = np.arange(start, min(start + HELD_CHUNKS, self.files.chunks))
+            held = None if self.is_local else self._shards.hold(numbers)
+            yield from ((number, held) for number in numbers.tolist())
+
     def keep(self, nbytes: int) -> None:
         """Let at least so many bytes of fetched chunks stay in memory for reads that follow."""
         if isinstance(self._shards, FetchedShards):
             self._shards.keep_nbytes = max(self._shards.keep_nbytes, nbytes)
 
-    def decode_chunk(self, chunk: int) -> Values:
+    def decode_chunk(self, chunk: int, held: Held | None = None) -> Values:
         """The values of one chunk, decoded; raises DamageError."""
         start, stop = self.layout.chunk_span(chunk)
         values = np.empty((stop - start, *self.layout.sample_shape), self.layout.dtype)
-        payload = self._shards.payload(chunk)
+        payload = self._payload(chunk, held)
         try:
             self._codec.decode(payload, values)
         except CodecError as error:
@@ -204,7 +212,7 @@ class ArrayReader:
         """Where each sample of a chunk of `bitpack` or `context` lies; checked when first touched."""
         codec = self._codec
         if isinstance(codec, Bitpack):
-            return codec.locate(self._shards.payload(chunk), self.layout.sample_shape)
+            return codec.locate(self._payload(chunk, held), self.layout.sample_shape)
         assert isinstance(codec, Context)
         kept = self._located.get(chunk)
         if kept is None:
@@ -267,6 +275,14 @@ class ArrayReader:
         except CodecError as error:
             raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
 
+    def _read_decoded(self, chunk: Indices, row: Indices, out: Values) -> None:
+        numbers = np.unique(chunk)
+        unknown = [number for number in numbers.tolist() if number not in self._decoded]
+        held = self._shards.hold(np.array(unknown, np.int64)) if unknown and not self.is_local else None
+        for number in numbers.tolist():
+            here = chunk == number
+            out[here] = self._decoded_chunk(number, held)[row[here]]
+
     @cached_property
     def _keeps_all(self) -> bool:
         sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
@@ -278,16 +294,16 @@ class ArrayReader:
             missing = np.unique(chunk[~self._is_decoded[chunk]]).tolist()
             if not self.is_local:
                 missing = np.flatnonzero(~self._is_decoded).tolist()
-                self._shards.hold(np.array(missing))
+            held = None if self.is_local else self._shards.hold(np.array(missing, np.int64))
             for number in missing:
-                self._values[slice(*self.layout.chunk_span(number))] = self.decode_chunk(number)
+                self._values[slice(*self.layout.chunk_span(number))] = self.decode_chunk(number, held)
                 self._is_decoded[number] = True
         return self._values
 
-    def _decoded_chunk(self, chunk: int) -> Values:
+    def _decoded_chunk(self, chunk: int, held: Held | None) -> Values:
         values = self._decoded.get(chunk)
         if values is None:
-            values = self._decoded[chunk] = self.decode_chunk(chunk)
+            values = self._decoded[chunk] = self.decode_chunk(chunk, held)
             while len(self._decoded) * values.nbytes > CACHE_NBYTES and len(self._decoded) > 1:
                 drop_oldest(self._decoded)
         return values
@@ -304,6 +320,10 @@ class SplitReader:
         self.store = store
         self.name = split
         self.arrays = {name: ArrayReader(store, f"{split}/{name}") for name in store.split_arrays(split)}
+        self._in_memory: WeakValueDictionary[tuple[str, ...], SplitReader] = WeakValueDictionary()
+
+    def __reduce__(self) -> tuple[type[SplitReader], tuple[Store, str]]:
+        return SplitReader, (self.store, self.name)
 
     def __len__(self) -> int:
         return self.store.manifest.splits[self.name].samples
@@ -377,8 +397,11 @@ class SplitReader:
 
     def in_memory(self, columns: Sequence[str]) -> SplitReader:
         """The same split with some of its arrays, compressed as they are, in this process's memory."""
-        split = SplitReader(self.store, self.name)
-        split.arrays.update({name: self.array(name).in_memory() for name in columns})
+        asked = tuple(sorted(set(columns)))
+        split = self._in_memory.get(asked)  # several views of a split share it
+        if split is None:
+            split = self._in_memory[asked] = SplitReader(self.store, self.name)
+            split.arrays.update({name: self.array(name).in_memory() for name in asked})
         return split
 
     def samples_table(self) -> Any:

@@ -36,7 +36,7 @@ Check: TypeAlias = Callable[[int, Bytes], None]
 RUN_NBYTES = 2**17
 """What is fetched at once, about: neighbouring chunks are joined until they have so many bytes."""
 _MOST_RUNS = 2**20
-_PIECE_CHUNKS = 256
+HELD_CHUNKS = 256
 
 
 def _max_open_shards() -> int:
@@ -146,6 +146,8 @@ class LocalShards:
     def payload(self, chunk: int) -> Bytes:
         number, position = divmod(chunk, self._files.layout.chunks_per_shard)
         stored = self._shard(number).chunk(position)
+        if not self.stable:
+            stored = stored.copy()  # or it would keep its shard's file open
         if self._verified[chunk]:
             return stored[: -sharding.CHECKSUM_NBYTES]
         try:
@@ -226,8 +228,8 @@ class HeldShards:
 
 def all_payloads(files: ArrayFiles, shards: Shards) -> Iterable[Bytes]:
     """Every chunk's payload, in order, a few held at a time."""
-    for start in range(0, files.chunks, _PIECE_CHUNKS):
-        yield from shards.hold(np.arange(start, min(start + _PIECE_CHUNKS, files.chunks))).payloads
+    for start in range(0, files.chunks, HELD_CHUNKS):
+        yield from shards.hold(np.arange(start, min(start + HELD_CHUNKS, files.chunks))).payloads
 
 
 def drop_oldest(cache: OrderedDict[int, Any]) -> None:

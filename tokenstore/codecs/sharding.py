@@ -74,6 +74,8 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
 
 def checked_payload(chunk: Bytes) -> Bytes:
     """A chunk's payload without its checksum; raises CodecError where the checksum is wrong."""
+    if len(chunk) < CHECKSUM_NBYTES:
+        raise CodecError(f"expected a chunk with its CRC-32C, found {len(chunk)} bytes")
     payload = chunk[:-CHECKSUM_NBYTES]
     stored = int.from_bytes(chunk[-CHECKSUM_NBYTES:].tobytes(), "little")
     actual = crc32c(payload)

@@ -90,8 +90,8 @@ class ResidentTokens:
         room = sum(tokens.store.record(file).size for file in files)
         pool = torch.empty(room, dtype=torch.uint8, device=device)
         start = 0
-        for chunk in range(-(-layout.samples // layout.chunk_samples)):
-            located = tokens.located(chunk)
+        for chunk, held in tokens.held_in_turn():
+            located = tokens.located(chunk, held)
             here = slice(*layout.chunk_span(chunk))
             self._offsets[here] = start + located.addresses - located.payload.ctypes.data
             self._lengths[here] = located.lengths
