@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import tokenstore
 from tokenstore import Retries, TokenDataset, TokenLoader, fetching, shards
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
+from tokenstore.remote import Remote
 from tokenstore.storage import Storage
 from tokenstore.verify import verify
 
@@ -29,6 +30,7 @@ SAMPLES = 300
 CODES = random_codes(SAMPLES, (4, 6), 391)
 LABELS = np.arange(SAMPLES, dtype=np.int32)
 QUICK = Retries(deadline=20, timeout=1, first_delay=0.005, longest_delay=0.05)
+BRIEF = Retries(deadline=4, timeout=2, first_delay=0.005, longest_delay=0.05)
 PASSING = {
     "late": faults.latency(0.02),
     "503": faults.status(503, b"<Error><Code>SlowDown</Code></Error>"),
@@ -168,21 +170,32 @@ FATAL = {
 }
 
 
-@pytest.mark.parametrize("name", FATAL)
-@pytest.mark.parametrize("path", ["tokens/c/1/", "labels/c/"])
+def wait_for(dataset: TokenDataset, retries: Retries) -> None:
+    """Change how long a store that is open is waited for."""
+    remote = dataset.reader.store.storage._remote
+    assert isinstance(remote, Remote)
+    remote.retries = retries
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [*((name, "tokens/c/1/") for name in FATAL), ("503", "labels/c/"), ("flipped bit", "labels/c/")],
+)
 def test_a_fault_that_stays_is_one_clear_error(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy, each_chunk_alone: None, name: str, path: str
 ) -> None:
     fault, error, match = FATAL[name]
-    dataset = opened(url, s3_server, fault_proxy, retries=Retries(2, 1, 0.005, 0.05))
+    dataset = opened(url, s3_server, fault_proxy)
     fault_proxy.clear([Rule(fault, path=path)])
+    wait_for(dataset, BRIEF)
     start = time.monotonic()
     with pytest.raises(error, match=match) as raised:
         check_epoch(TokenLoader(dataset, 16, shuffle=True, num_threads=2))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 15
     assert url in str(raised.value)
     assert s3_server.secret not in str(raised.value)
     fault_proxy.clear()
+    wait_for(dataset, QUICK)
     check_epoch(TokenLoader(dataset, 16, shuffle=True))
 
 
@@ -383,12 +396,14 @@ def test_two_ranks_of_one_machine_share_a_cache(
 def test_an_error_does_not_stay_for_the_next_reader(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:
-    dataset = opened(url, s3_server, fault_proxy, retries=Retries(1.5, 1, 0.005, 0.05))
+    dataset = opened(url, s3_server, fault_proxy)
     fault_proxy.clear([Rule(faults.status(503), path="tokens/c/")])
+    wait_for(dataset, BRIEF)
     for _ in range(2):
         with pytest.raises(StorageError):
             dataset[0]
     fault_proxy.clear()
+    wait_for(dataset, QUICK)
     np.testing.assert_array_equal(dataset[0][0], CODES[0])
 
 

@@ -27,7 +27,7 @@ from tokenstore.storage import STAGING, Storage
 from tokenstore.store import Store
 
 PATIENT = Retries(deadline=30, timeout=5, first_delay=0.005, longest_delay=0.02)
-BRIEF = Retries(deadline=1.0, timeout=0.5, first_delay=0.01, longest_delay=0.05)
+BRIEF = Retries(deadline=4.0, timeout=2.0, first_delay=0.01, longest_delay=0.05)
 SHARD = "train/tokens/c/1/0/0"
 PASSING = [
     faults.status(503, b"slow down"),

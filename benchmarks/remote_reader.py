@@ -1,0 +1,100 @@
+"""One measured process of `bench_remote.py`: it reads a store, and tells each result as a line of JSON.
+
+The first line of its standard input is JSON: the path of a store, its storage options, and what to read.
+After each result it waits for another line, so that whoever started it can count what was asked of the
+storage.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenstore import TokenDataset, TokenLoader
+
+Result = dict[str, Any]
+
+
+def epoch(loader: TokenLoader, started: float) -> Result:
+    """Samples a second of a whole epoch, and after its first batch; seconds to that from `started`.
+
+    `cpu` are the seconds that all threads of this process computed.
+    """
+    begun, computed = time.perf_counter(), time.process_time()
+    seen = 0
+    for number, (tokens, _) in enumerate(loader):
+        if not number:
+            first, first_samples = time.perf_counter(), len(tokens)
+        seen += len(tokens)
+    ended = time.perf_counter()
+    if seen != len(loader.dataset):
+        raise ValueError(f"WRONG: an epoch of {seen} samples, expected {len(loader.dataset)}")
+    return {
+        "first_batch": first - started,
+        "rate": seen / (ended - begun),
+        "sustained": (seen - first_samples) / (ended - first),
+        "cpu": time.process_time() - computed,
+    }
+
+
+def epochs(given: dict[str, Any]) -> Iterator[Result]:
+    """The first epoch of this process, opening included in its first batch; then the means of those that
+    follow, at least one, for about so many `seconds`."""
+    started = time.perf_counter()
+    loader = TokenLoader(
+        opened(given), given["batch_size"], shuffle=given["shuffle"], num_threads=given["threads"]
+    )
+    yield epoch(loader, started)
+    begun, later = time.perf_counter(), []
+    while not later or time.perf_counter() - begun < given["seconds"]:
+        later.append(epoch(loader, time.perf_counter()))
+    yield {
+        "rate": statistics.harmonic_mean([one["rate"] for one in later]),
+        "cpu": statistics.mean([one["cpu"] for one in later]),
+        "epochs": len(later),
+    }
+
+
+def single_samples(given: dict[str, Any]) -> Iterator[Result]:
+    """Seconds to a first sample, opening included, and then to each of `count` random ones, the median."""
+    started = time.perf_counter()
+    dataset = opened(given)
+    chosen = np.random.default_rng(0).choice(len(dataset), given["count"] + 1, replace=False).tolist()
+    dataset[chosen[0]]
+    yield {"seconds": time.perf_counter() - started}
+    seconds = []
+    for sample in chosen[1:]:
+        started = time.perf_counter()
+        dataset[sample]
+        seconds.append(time.perf_counter() - started)
+    yield {"seconds": statistics.median(seconds), "count": given["count"]}
+
+
+def opened(given: dict[str, Any]) -> TokenDataset:
+    return TokenDataset(
+        given["path"], storage_options=given.get("storage_options"), cache_dir=given.get("cache_dir")
+    )
+
+
+def peak_nbytes() -> int:
+    """Bytes of this process's memory at its highest, mapped files included. Linux."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
+def main() -> None:
+    given = json.loads(sys.stdin.readline())
+    for result in {"epochs": epochs, "single_samples": single_samples}[given["read"]](given):
+        print(json.dumps({**result, "peak": peak_nbytes()}), flush=True)
+        sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()
