@@ -112,6 +112,7 @@ class TokenLoader:
         self._rank, self._world_size = rank, world_size
         self._consumed = 0
         self._resume_at = 0
+        self._is_over = False
         self._turn = 0
         self.shuffle_window = shuffle_window or 0
         self._check()
@@ -200,7 +201,12 @@ class TokenLoader:
         """Choose the epoch that comes next; the one that a loaded state stands in is gone on with."""
         if epoch != self.epoch:
             self._turn += 1
-            self.epoch, self._consumed, self._resume_at = int(epoch), 0, 0
+            self.epoch, self._consumed, self._resume_at, self._is_over = int(epoch), 0, 0, False
+
+    @property
+    def sampler(self) -> TokenLoader:
+        """Itself: Lightning calls `set_epoch` of a loader's sampler."""
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training loop stands, the same on every rank; JSON values."""
@@ -231,10 +237,13 @@ class TokenLoader:
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.shuffle, self.shuffle_window = state["shuffle"], state["shuffle_window"]
         self._consumed = self._resume_at = state["consumed"]
+        self._is_over = False
         self._turn += 1
         self._keep_windows()
 
     def __iter__(self) -> Iterator[Any]:
+        if self._is_over:  # the last batch was given out, and nobody asked for another
+            self.epoch, self._is_over = self.epoch + 1, False
         epoch, consumed = self.epoch, self._resume_at
         self._consumed, self._resume_at = consumed, 0
         self._turn += 1
@@ -267,12 +276,13 @@ class TokenLoader:
             for step, made in enumerate(in_order(batch, announced(), self.num_threads, depth)):
                 if turn == self._turn:
                     self._consumed = steps.consumed_after(step)
+                    self._is_over = step == len(steps) - 1
                 yield handed_over(made, self.device)
         finally:
             if ahead is not None:
                 ahead.close()
         if turn == self._turn:
-            self.epoch, self._consumed = epoch + 1, 0
+            self.epoch, self._consumed, self._is_over = epoch + 1, 0, False
 
     def _order(self, epoch: int) -> Order:
         return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)

@@ -27,6 +27,12 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+class _Lent(weakref.ref[npt.NDArray[Any]]):
+    """An array that is in use, and the buffer that it is part of."""
+
+    buffer: npt.NDArray[Any]
+
+
 class Buffers:
     """Memory for batches of up to `shape`; a buffer is used again once nobody holds what was made of it.
 
@@ -38,22 +44,30 @@ class Buffers:
         self._shape = shape
         self._dtype = dtype
         self._pinned = pinned
-        self._free: deque[npt.NDArray[Any]] = deque(maxlen=spare)
+        self._free: deque[_Lent] = deque()
+        self._lent: dict[int, _Lent] = {}
+        self._spare = spare
 
     def __reduce__(self) -> tuple[type[Buffers], tuple[Any, ...]]:
-        return Buffers, (self._shape, self._dtype, self._pinned, self._free.maxlen)
+        return Buffers, (self._shape, self._dtype, self._pinned, self._spare)
 
     def take(self, samples: int) -> Tensor:
         """A tensor (samples, ...) on the CPU that nobody else uses."""
         if self._pinned:
             return torch.empty((samples, *self._shape[1:]), dtype=self._dtype, device="cpu", pin_memory=True)
         try:
-            buffer = self._free.pop()
+            buffer = self._lent.pop(id(lent := self._free.pop())).buffer
+            del lent
+            while len(self._free) > self._spare:
+                self._lent.pop(id(self._free.popleft()))
         except IndexError:
             buffer = torch.empty(self._shape, dtype=self._dtype, device="cpu").numpy()
         array = buffer[:samples]
         # The tensor that is made of the array, and every view of it, keeps this very array alive.
-        weakref.finalize(array, self._free.append, buffer).atexit = False
+        # subtle: no Python is called when it is freed, in which an interrupt (Ctrl-C) would be ignored
+        lent = _Lent(array, self._free.append)
+        lent.buffer = buffer
+        self._lent[id(lent)] = lent
         return torch.from_numpy(array)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 __all__ = ["available_cores", "big_endian_at", "byte_at", "compiled", "prefetch", "word_at"]
@@ -26,6 +27,15 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, cache=True, error_model="numpy")(function)
     except RuntimeError:  # neither this folder nor the user's cache folder can be written
         return njit(nogil=True, error_model="numpy")(function)
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork while another thread compiles would leave the child waiting for that thread for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 @intrinsic

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import random
 import selectors
 import threading
+import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ from tokenstore.remote.retrying import Retries
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0
 _T = TypeVar("_T")
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class ClosedError(Exception):
@@ -43,6 +46,7 @@ class Connection:
         self._loop = asyncio.SelectorEventLoop(selector)
         self._thread = threading.Thread(target=self._serve, name="tokenstore-remote", daemon=True)
         self._thread.start()
+        _open.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine on the loop until it is done; an interrupt cancels it. Raises ClosedError."""
@@ -79,6 +83,16 @@ class Connection:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self.files.close()
                 await asyncio.sleep(0)  # subtle: sockets are let go of in the loop's next turn
+
+
+def _close_all() -> None:
+    for connection in list(_open):
+        if connection.pid == os.getpid():
+            connection.close()
+
+
+# subtle: executors wait for their threads before atexit's functions run, and a thread may be fetching
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
 def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> tuple[Files, str]:
