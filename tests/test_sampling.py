@@ -278,6 +278,7 @@ def test_a_window_is_a_full_shuffle_of_its_own_blocks(
         rows = np.concatenate([np.arange(starts[block], starts[block + 1]) for block in mine])
         assert order.window_span(number) == (len(expected), len(expected) + len(rows))
         assert (order.window_of(np.arange(*order.window_span(number))) == number).all()
+        np.testing.assert_array_equal(np.sort(order.window_blocks(number)), np.sort(rows))
         expected += rows[whole(Permutation(len(rows), seed, epoch, number))].tolist()
     assert len(order) == sum(sizes)
     assert whole(order).tolist() == expected
@@ -297,6 +298,8 @@ def test_there_is_no_window_after_the_last() -> None:
     for wrong in (-1, 2):
         with pytest.raises(IndexError, match=f"window: expected one of 2, counted from 0, found {wrong}"):
             order.window_span(wrong)
+        with pytest.raises(IndexError):
+            order.window_blocks(wrong)
     with pytest.raises(IndexError):
         order.window_of(np.array([9]))
 

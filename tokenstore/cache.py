@@ -121,12 +121,16 @@ class Cache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def get(self, key: str) -> npt.NDArray[np.uint8] | None:
-        """An entry's bytes, (nbytes,) uint8 in memory of their own, or None; takes no lock."""
+    def get(self, key: str, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8] | None:
+        """An entry's bytes, (nbytes,) uint8, or None; takes no lock.
+
+        They are in `room`, contiguous, where it is just as large, else in memory of their own.
+        """
         path = self._path(key)
         try:
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (pathlib costs more than the call)
-                data = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
+                nbytes = os.fstat(file.fileno()).st_size
+                data = np.empty(nbytes, np.uint8) if room is None or room.nbytes != nbytes else room
                 rest = data.data
                 while rest and (read := file.readinto(rest)):
                     rest = rest[read:]

@@ -139,7 +139,7 @@ class FetchedShards:
     def _obtain(self, runs: list[Run]) -> dict[int, Bytes]:
         self._load_indexes({start // self._files.layout.chunks_per_shard for start, _ in runs})
         found: dict[int, Bytes] = {}
-        missing = [run for run in runs if not self._from_cache(run, found)]
+        missing = self._taken_from_cache(runs, found)
         for last_attempt in (False, True):
             if not missing:
                 break
@@ -169,27 +169,35 @@ class FetchedShards:
         for group, data in zip(joined, answers, strict=True):
             position = 0
             for run in group:
-                _, start, stop = self._range(run)
-                yield run, np.frombuffer(data, np.uint8, stop - start, position)
-                position += stop - start
+                nbytes = self._nbytes(run)
+                yield run, np.frombuffer(data, np.uint8, nbytes, position)
+                position += nbytes
 
     def _joins(self, run: Run, group: list[Run]) -> bool:
         """Whether a run follows others in their shard, and is little enough to be fetched with them."""
         if run[0] != group[-1][1] or run[0] % self._files.layout.chunks_per_shard == 0:
             return False
-        _, start, stop = self._range((group[0][0], run[1]))
-        return stop - start <= _JOINED_RUNS * shards.RUN_NBYTES
+        return self._nbytes((group[0][0], run[1])) <= _JOINED_RUNS * shards.RUN_NBYTES
 
-    def _from_cache(self, run: Run, found: dict[int, Bytes]) -> bool:
-        data = None if self._cache is None else self._cache.get(self._key(run))
-        if data is None or self._cache is None:
-            return False
-        try:
-            found.update(self._checked(run, data))
-        except DamageError:
-            self._cache.discard(self._key(run))
-            return False
-        return True
+    def _taken_from_cache(self, runs: list[Run], found: dict[int, Bytes]) -> list[Run]:
+        """Take what the cache has of runs; returns the others."""
+        if self._cache is None:
+            return runs
+        stops = np.cumsum([self._nbytes(run) for run in runs])
+        # One block for all: small ones, taken in a thread of their own every epoch, would pile up in malloc.
+        room = np.empty(stops[-1], np.uint8)
+        missing = []
+        for run, part in zip(runs, np.split(room, stops[:-1]), strict=True):
+            data = self._cache.get(self._key(run), part)
+            try:
+                if data is None:
+                    missing.append(run)
+                else:
+                    found.update(self._checked(run, data))
+            except DamageError:
+                self._cache.discard(self._key(run))
+                missing.append(run)
+        return missing
 
     def _checked(self, run: Run, data: Bytes) -> dict[int, Bytes]:
         """Payloads of a run's chunks, each against its checksum; raises DamageError."""
@@ -218,6 +226,10 @@ class FetchedShards:
         index = self._index(shard)
         offset, length = index[first + run[1] - run[0] - 1].tolist()
         return self._files.path(shard), int(index[first, 0]), offset + length
+
+    def _nbytes(self, run: Run) -> int:
+        _, start, stop = self._range(run)
+        return stop - start
 
     def _index(self, shard: int) -> sharding.Index:
         if shard not in self._indexes:

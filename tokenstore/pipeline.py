@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -83,23 +85,37 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenstore-loader")
     process = os.getpid()
 
+    def deliver(item: _T, place: SimpleQueue[Callable[[], _R]]) -> None:
+        try:
+            result = work(item)
+        except BaseException as error:
+            place.put(functools.partial(_raise, error))
+        else:
+            place.put(lambda: result)
+
     def next_result() -> _R:
         if os.getpid() != process:
             raise RuntimeError(
                 "expected to go on in the process that began to iterate; begin anew in this one"
             )
-        return waiting.popleft().result()
+        return waiting.popleft().get()()
 
     try:
-        waiting: deque[Future[_R]] = deque()
+        # Results come through queues: waiting for the futures takes up to a fifth of a small batch's time.
+        waiting: deque[SimpleQueue[Callable[[], _R]]] = deque()
         for item in items:
-            waiting.append(pool.submit(work, item))
+            waiting.append(SimpleQueue())
+            pool.submit(deliver, item, waiting[-1])
             if len(waiting) > ahead:
                 yield next_result()
         while waiting:
             yield next_result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 class Mover:
@@ -154,6 +170,9 @@ class FetchAhead:
         self._span = span
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tokenstore-fetch")
         self._fetched: dict[int, Future[Any]] = {}
+        self._held: list[Future[Any]] = []
+        self._held_span = 0, 0
+        """The positions whose tokens are in what is held; none while a step lies in two spans."""
 
     def close(self) -> None:
         """Fetch no more; what is under way is not waited for."""
@@ -165,13 +184,17 @@ class FetchAhead:
         One result holds all the step's tokens in memory; where there are several, they are kept for a while.
         """
         start, stop = self._steps.span(step, self._rank)
+        if self._held_span[0] <= start and stop <= self._held_span[1]:
+            return self._held
         first, last = self._span_of(start), self._span_of(stop - 1)
         for span in range(first, last + 2):
             if span not in self._fetched and self._bounds(span)[0] < self._steps.samples:
                 self._fetched[span] = self._pool.submit(self._fetch, span)
         for span in [span for span in self._fetched if span < first]:
             del self._fetched[span]
-        return [self._fetched[span] for span in range(first, last + 1)]
+        self._held = [self._fetched[span] for span in range(first, last + 1)]
+        self._held_span = self._bounds(first) if first == last else (0, 0)
+        return self._held
 
     def _span_of(self, position: int) -> int:
         position = min(position, self._steps.samples - 1)
@@ -188,6 +211,8 @@ class FetchAhead:
 
     def _fetch(self, span: int) -> Any:
         with contextlib.suppress(DamageError):  # it is raised where its sample's batch would come
+            if isinstance(self._order, BlockShuffle) and self._steps.world_size == 1:
+                return self._rows.hold(self._order.window_blocks(span))
             return self._rows.hold(self._order(self._positions(*self._bounds(span))))
         return None
 

@@ -100,7 +100,7 @@ class Held:
     def __init__(self, chunks: Indices, payloads: list[Bytes]) -> None:
         self.chunks = chunks
         self.payloads = payloads
-        self.addresses = np.array([payload.ctypes.data for payload in payloads], np.uint64)
+        self.addresses = np.array([payload.__array_interface__["data"][0] for payload in payloads], np.uint64)
 
     def places(self, chunks: Indices) -> Indices | None:
         """Where chunks (m,) are among these, or None where one is not."""

@@ -67,6 +67,14 @@ class BlockShuffle:
         last = min(first + self._runs_a_window, len(self._first_rows))
         return int(self._edges[first]), int(self._edges[last])
 
+    def window_blocks(self, window: int) -> Indices:
+        """The rows (n,) int64 of a window, not shuffled; raises IndexError where there is no such window."""
+        start, stop = self.window_span(window)
+        first = window * self._runs_a_window
+        edges = self._edges[first : first + self._runs_a_window + 1]
+        first_rows = self._first_rows[first : first + self._runs_a_window]
+        return np.arange(start, stop) + np.repeat(first_rows - edges[:-1], np.diff(edges))
+
 
 def bounded_starts(starts: Indices, limit: int) -> Indices:
     """The starts of at most `limit` blocks, each of equally many neighbours joined; the last may be of fewer.
