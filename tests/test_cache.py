@@ -227,6 +227,20 @@ def test_any_contiguous_bytes_can_be_put_and_are_got_in_memory_of_their_own(tmp_
         assert holds(cache, "key", data.tobytes())
 
 
+def test_an_entry_is_got_in_the_room_that_there_is_for_it(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, LIMIT)
+    cache.put("key", b"0123456789")
+    room = np.zeros(12, np.uint8)
+    for nbytes in (10, 4, 0):
+        found = cache.get("key", room[:nbytes])
+        assert found is not None
+        assert found.tobytes() == b"0123456789"[:nbytes]
+        assert np.shares_memory(found, room) or not nbytes
+    assert room[10:].tolist() == [0, 0]
+    assert cache.get("key", room) is None
+    assert cache.get("other", room) is None
+
+
 def test_a_relative_folder_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = Cache("cache", LIMIT, "pin", largest=7)
@@ -553,7 +567,11 @@ def test_a_put_that_fails_is_logged_once_and_forgotten(
     for key in ("good", "old"):
         cache.put(key, b"x" * 400)
 
-    def fail(*arguments: object, **named: object) -> None:
+    unbroken = os.open
+
+    def fail(*arguments: Any, **named: object) -> int:
+        if call == "os.open" and arguments[1] == os.O_RDONLY:
+            return unbroken(*arguments)
         raise OSError(code, os.strerror(code), str(arguments[0]))
 
     with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:

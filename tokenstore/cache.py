@@ -124,16 +124,11 @@ class Cache:
     def get(self, key: str, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8] | None:
         """An entry's bytes, (nbytes,) uint8, or None; takes no lock.
 
-        They are in `room`, contiguous, where it is just as large, else in memory of their own.
+        Where there is `room`, (nbytes,) uint8, they are in it: as many as it has, None where there are fewer.
         """
         path = self._path(key)
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (pathlib costs more than the call)
-                nbytes = os.fstat(file.fileno()).st_size
-                data = np.empty(nbytes, np.uint8) if room is None or room.nbytes != nbytes else room
-                rest = data.data
-                while rest and (read := file.readinto(rest)):
-                    rest = rest[read:]
+            room = _read(path, room)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -142,7 +137,7 @@ class Cache:
         if self.policy == "lru":
             with contextlib.suppress(OSError):  # just evicted, or another user's
                 _mark_used(path)
-        return data
+        return room
 
     def put(self, key: str, data: bytes | memoryview | npt.NDArray[np.uint8]) -> None:
         """Keep an entry, in the place of one with the same key, unless there is no room for it."""
@@ -294,6 +289,29 @@ def _remove(path: str) -> int:
         return 0
     Path(path).unlink(missing_ok=True)
     return nbytes
+
+
+def _read(path: str, room: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8] | None:
+    """A file's bytes, in `room` where there is one, or None where it is too short for that."""
+    # subtle: each call of the system lets other threads take the GIL, so there are as few as can be
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if room is None:
+            room = np.empty(os.fstat(file).st_size, np.uint8)
+        rest = room.data
+        while rest and (read := _read_some(file, rest)):
+            rest = rest[read:]
+    finally:
+        os.close(file)
+    return None if rest else room
+
+
+def _read_some(file: int, room: memoryview) -> int:
+    if hasattr(os, "readv"):
+        return os.readv(file, [room])
+    data = os.read(file, len(room))  # Windows
+    room[: len(data)] = data
+    return len(data)
 
 
 def _write(path: str, data: memoryview) -> None:

@@ -22,6 +22,7 @@ from tokenstore import shards
 from tokenstore.cache import Cache
 from tokenstore.codecs import sharding
 from tokenstore.errors import CodecError, DamageError
+from tokenstore.memory import ReusedMemory
 from tokenstore.shards import ArrayFiles, Bytes, Check, Held, Indices
 
 __all__ = ["FETCHED_NBYTES", "FetchedShards"]
@@ -53,6 +54,7 @@ class FetchedShards:
         self._indexes: dict[int, sharding.Index] = {}
         self._kept: OrderedDict[int, Bytes] = OrderedDict()
         self._kept_nbytes = 0
+        self._memory = ReusedMemory(spare=1)
         self.keep_nbytes = FETCHED_NBYTES
         self.reset_locks()
         _instances.add(self)
@@ -169,23 +171,23 @@ class FetchedShards:
         for group, data in zip(joined, answers, strict=True):
             position = 0
             for run in group:
-                nbytes = self._nbytes(run)
-                yield run, np.frombuffer(data, np.uint8, nbytes, position)
-                position += nbytes
+                start, stop = self._span(run)
+                yield run, np.frombuffer(data, np.uint8, stop - start, position)
+                position += stop - start
 
     def _joins(self, run: Run, group: list[Run]) -> bool:
         """Whether a run follows others in their shard, and is little enough to be fetched with them."""
         if run[0] != group[-1][1] or run[0] % self._files.layout.chunks_per_shard == 0:
             return False
-        return self._nbytes((group[0][0], run[1])) <= _JOINED_RUNS * shards.RUN_NBYTES
+        start, stop = self._span((group[0][0], run[1]))
+        return stop - start <= _JOINED_RUNS * shards.RUN_NBYTES
 
     def _taken_from_cache(self, runs: list[Run], found: dict[int, Bytes]) -> list[Run]:
         """Take what the cache has of runs; returns the others."""
         if self._cache is None:
             return runs
-        stops = np.cumsum([self._nbytes(run) for run in runs])
-        # One block for all: small ones, taken in a thread of their own every epoch, would pile up in malloc.
-        room = np.empty(stops[-1], np.uint8)
+        stops = np.cumsum([stop - start for start, stop in map(self._span, runs)])
+        room = self._memory.take(int(stops[-1]))
         missing = []
         for run, part in zip(runs, np.split(room, stops[:-1]), strict=True):
             data = self._cache.get(self._key(run), part)
@@ -201,10 +203,9 @@ class FetchedShards:
 
     def _checked(self, run: Run, data: Bytes) -> dict[int, Bytes]:
         """Payloads of a run's chunks, each against its checksum; raises DamageError."""
-        _, first_byte, last_byte = self._range(run)
-        if len(data) != last_byte - first_byte:
-            error = CodecError(f"expected {last_byte - first_byte} bytes, found {len(data)}")
-            raise self._files.damage(run[0], error)
+        start, stop = self._span(run)
+        if len(data) != stop - start:
+            raise self._files.damage(run[0], CodecError(f"expected {stop - start} bytes, found {len(data)}"))
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
         index = self._index(shard)[first : first + run[1] - run[0]].tolist()
         payloads = {}
@@ -222,14 +223,14 @@ class FetchedShards:
         return f"{self._folder}/{run[0]}-{run[1]}"
 
     def _range(self, run: Run) -> tuple[str, int, int]:
+        return self._files.path(run[0] // self._files.layout.chunks_per_shard), *self._span(run)
+
+    def _span(self, run: Run) -> tuple[int, int]:
+        """Where in its shard a run's bytes are."""
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
         index = self._index(shard)
         offset, length = index[first + run[1] - run[0] - 1].tolist()
-        return self._files.path(shard), int(index[first, 0]), offset + length
-
-    def _nbytes(self, run: Run) -> int:
-        _, start, stop = self._range(run)
-        return stop - start
+        return int(index[first, 0]), offset + length
 
     def _index(self, shard: int) -> sharding.Index:
         if shard not in self._indexes:

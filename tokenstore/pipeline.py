@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +13,12 @@ from queue import SimpleQueue
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tokenstore.errors import DamageError
+from tokenstore.memory import ReusedMemory
 from tokenstore.reader import Indices
 from tokenstore.sampling import BlockShuffle, Order, Steps
 from tokenstore.views import Rows
@@ -27,12 +27,6 @@ __all__ = ["Buffers", "FetchAhead", "Mover", "handed_over", "in_order"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-class _Lent(weakref.ref[npt.NDArray[Any]]):
-    """An array that is in use, and the buffer that it is part of."""
-
-    buffer: npt.NDArray[Any]
 
 
 class Buffers:
@@ -46,31 +40,16 @@ class Buffers:
         self._shape = shape
         self._dtype = dtype
         self._pinned = pinned
-        self._free: deque[_Lent] = deque()
-        self._lent: dict[int, _Lent] = {}
-        self._spare = spare
-
-    def __reduce__(self) -> tuple[type[Buffers], tuple[Any, ...]]:
-        return Buffers, (self._shape, self._dtype, self._pinned, self._spare)
+        self._nbytes = math.prod(shape) * dtype.itemsize
+        self._numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+        self._memory = ReusedMemory(spare)
 
     def take(self, samples: int) -> Tensor:
         """A tensor (samples, ...) on the CPU that nobody else uses."""
         if self._pinned:
             return torch.empty((samples, *self._shape[1:]), dtype=self._dtype, device="cpu", pin_memory=True)
-        try:
-            buffer = self._lent.pop(id(lent := self._free.pop())).buffer
-            del lent
-            while len(self._free) > self._spare:
-                self._lent.pop(id(self._free.popleft()))
-        except IndexError:
-            buffer = torch.empty(self._shape, dtype=self._dtype, device="cpu").numpy()
-        array = buffer[:samples]
-        # The tensor that is made of the array, and every view of it, keeps this very array alive.
-        # subtle: no Python is called when it is freed, in which an interrupt (Ctrl-C) would be ignored
-        lent = _Lent(array, self._free.append)
-        lent.buffer = buffer
-        self._lent[id(lent)] = lent
-        return torch.from_numpy(array)
+        memory = self._memory.take(self._nbytes)
+        return torch.from_numpy(np.ndarray((samples, *self._shape[1:]), self._numpy_dtype, memory))
 
 
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead: int) -> Iterator[_R]:
