@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import resource
+import struct
 import sys
 import threading
 from collections import namedtuple
@@ -15,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three shards open, next to nothing kept in memory, and threads that take turns all the time."""
     monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 3)
     monkeypatch.setattr(reader, "CACHE_NBYTES", 2000)
+    monkeypatch.setattr(reader, "_SMALL_ARRAY_NBYTES", 0)
     monkeypatch.setattr(shards, "RUN_NBYTES", 200)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", 0)
     interval = sys.getswitchinterval()
@@ -114,8 +117,10 @@ def test_codes_are_right_however_loaders_of_one_view_interleave(
             ]
             for future in futures:
                 future.result(timeout=120)
-    left = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in left if name.startswith(("tokenstore-loader", "tokenstore-fetch"))]
+    for thread in threading.enumerate():
+        if thread.name.startswith(("tokenstore-loader", "tokenstore-fetch")):
+            thread.join(timeout=30)
+            assert not thread.is_alive()
 
 
 GRIDS: list[tuple[tuple[int, ...], Any]] = [
@@ -315,3 +320,27 @@ def test_an_epoch_chosen_during_an_epoch_comes_next(tmp_path: Path) -> None:
         if number == 3:
             loader.set_epoch(7)
     assert loader.epoch == 7
+
+
+@pytest.mark.parametrize("codec", ["bitpack", "context"])
+def test_wrong_codes_under_a_right_checksum_are_an_error_that_names_shard_chunk_and_sample(
+    tmp_path: Path, codec: str
+) -> None:
+    written(tmp_path / "store", codec)
+    shard = tmp_path / "store/train/tokens/c/1/0/0"
+    data = bytearray(shard.read_bytes())
+    offset, length = np.frombuffer(data[-4 - 4 * 16 : -4], np.uint64).reshape(4, 2)[2].tolist()
+    data[offset + length - 4 - 10 : offset + length - 4] = b"\xff" * 10  # the end of the last sample, 27
+    data[offset + length - 4 : offset + length] = struct.pack(
+        "<I", google_crc32c.value(bytes(data[offset : offset + length - 4]))
+    )
+    shard.write_bytes(data)
+    dataset = TokenDataset(tmp_path / "store")
+    expected = r"tokens shard 1 chunk 2 \(sample 27\): (position|expected).*Restore the shard"
+    for indices in ([27], [3, 27, 26], [149, 20, 27, 27]):
+        with pytest.raises(DamageError, match=expected):
+            dataset.__getitems__(indices)
+    np.testing.assert_array_equal(
+        torch.stack([tokens for tokens, _ in dataset.__getitems__([24, 25, 26, 28])]),
+        CODES[codec][[24, 25, 26, 28]],
+    )

@@ -268,6 +268,7 @@ def test_a_cache_too_small_for_a_batch_only_costs_time(
         memory_url, {"train": (codes, labels, columns)}, codec=codec, chunk_samples=2, shard_samples=8
     )
     monkeypatch.setattr(reader, "CACHE_NBYTES", nbytes)
+    monkeypatch.setattr(reader, "_SMALL_ARRAY_NBYTES", nbytes)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", nbytes)
     opened = tokenstore.open(memory_url)
     np.testing.assert_array_equal(opened["train"][:], codes)

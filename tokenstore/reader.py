@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self, TypeAlias
 from weakref import WeakValueDictionary
@@ -49,6 +49,7 @@ CACHE_NBYTES = 2**26
 """Decoded or located chunks that one array keeps."""
 _SMALL_SAMPLE_NBYTES = 16
 """Arrays of samples up to this size, such as labels, are kept whole once decoded."""
+_SMALL_ARRAY_NBYTES = 2**30
 
 
 def normalised(indices: object, samples: int) -> Indices:
@@ -257,10 +258,11 @@ class ArrayReader:
                 places = np.searchsorted(held.chunks, chunk)
             base = held.addresses[places]
         addresses = base + (row * sample_nbytes).astype(np.uint64)
-        try:
-            bitpack.unpack_at(addresses, codes.shape[1], codec.codebook_size, codes)
-        except CodecError as error:
-            raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
+
+        def unpack(samples: slice) -> None:
+            bitpack.unpack_at(addresses[samples], codes.shape[1], codec.codebook_size, codes[samples])
+
+        self._decode_all(unpack, chunk, row)
 
     def _read_coded(
         self, codec: Context, chunk: Indices, row: Indices, out: Values, held: Held | None
@@ -270,10 +272,25 @@ class ArrayReader:
             unknown = [number for number in numbers.tolist() if number not in self._located]
             held = self._shards.hold(np.array(unknown, np.int64)) if unknown else None
         located = [self.located(number, held) for number in numbers.tolist()]
+        places = inverse.reshape(-1)
+
+        def decode(samples: slice) -> None:
+            codec.decode_at(located, places[samples], row[samples], out[samples])
+
+        self._decode_all(decode, chunk, row)
+
+    def _decode_all(self, decode: Callable[[slice], None], chunk: Indices, row: Indices) -> None:
+        """Decode samples, all at once; one by one after an error, to name the one that is damaged."""
         try:
-            codec.decode_at(located, inverse.reshape(-1), row, out)
-        except CodecError as error:
-            raise DamageError(f"{self.store.storage}/{self.name}: {error}") from error
+            decode(slice(None))
+        except CodecError:
+            for at, (number, position) in enumerate(zip(chunk.tolist(), row.tolist(), strict=True)):
+                try:
+                    decode(slice(at, at + 1))
+                except CodecError as error:
+                    message = str(error).removeprefix("sample 0, ").removeprefix("sample 0: ")
+                    raise self.files.damage(number, CodecError(message), position) from error
+            raise
 
     def _read_decoded(self, chunk: Indices, row: Indices, out: Values) -> None:
         numbers = np.unique(chunk)
@@ -286,7 +303,7 @@ class ArrayReader:
     @cached_property
     def _keeps_all(self) -> bool:
         sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
-        return sample_nbytes <= _SMALL_SAMPLE_NBYTES and len(self) * sample_nbytes <= CACHE_NBYTES
+        return sample_nbytes <= _SMALL_SAMPLE_NBYTES and len(self) * sample_nbytes <= _SMALL_ARRAY_NBYTES
 
     def _small_values(self, chunk: Indices) -> Values:
         """All values, of which those of some chunks are decoded; all are where they have to be fetched."""

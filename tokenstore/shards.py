@@ -83,15 +83,15 @@ class ArrayFiles:
         """Bytes of a shard, as the manifest has it."""
         return self.store.record(self.path(shard)).size
 
-    def where(self, chunk: int) -> str:
-        """Shard, chunk and samples, for a message."""
+    def where(self, chunk: int, row: int | None = None) -> str:
+        """Shard, chunk and its samples, or the one that is a row of it, for a message."""
         start, stop = self.layout.chunk_span(chunk)
         shard, position = divmod(chunk, self.layout.chunks_per_shard)
-        place = f"{self.store.storage}/{self.name} shard {shard} chunk {position}"
-        return f"{place} (samples {start} to {stop - 1})"
+        samples = f"samples {start} to {stop - 1}" if row is None else f"sample {start + row}"
+        return f"{self.store.storage}/{self.name} shard {shard} chunk {position} ({samples})"
 
-    def damage(self, chunk: int, error: Exception) -> DamageError:
-        return DamageError(f"{self.where(chunk)}: {error}. Restore the shard from a copy")
+    def damage(self, chunk: int, error: Exception, row: int | None = None) -> DamageError:
+        return DamageError(f"{self.where(chunk, row)}: {error}. Restore the shard from a copy")
 
 
 class Held:
