@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self, TypeAlias
@@ -120,18 +120,23 @@ class ArrayReader:
         Codes whose codec has no random access (`zstd`) are packed instead. Raises DamageError.
         """
         reader = type(self)(self.store, self.name)
-        if self.is_local:
+        repacks = self._code_limit is not None and not isinstance(self._codec, Bitpack | Context)
+        if self.store.storage.maps_files:
             # Mapped pages would count as memory of this process, and stay in it.
-            reader._use(LocalShards(self.files, self._check_payload, 1, mapped=False))
-        room = sum(self.files.record_nbytes(shard) for shard in range(self.layout.shards))
+            most = 1 if repacks else self.layout.shards
+            reader._use(LocalShards(self.files, self._check_payload, most, mapped=False))
         payloads = all_payloads(self.files, reader._shards)
-        if self._code_limit is not None and not isinstance(self._codec, Bitpack | Context):
+        if repacks:
+            assert self._code_limit is not None
             room = len(self) * bitpack.sample_nbytes(math.prod(self.layout.sample_shape), self._code_limit)
-            payloads = reader._packed_payloads(self._code_limit)
-        held = HeldShards(self.files.chunks, room, payloads)
-        if self._code_limit is not None and not isinstance(self._codec, Bitpack | Context):
+            held = HeldShards(self.files.chunks, room, reader._packed_payloads(self._code_limit))
             reader._codec = Bitpack(self._code_limit)
-        reader._use(held)
+            reader._use(held)
+        elif self.store.storage.maps_files:
+            deque(payloads, maxlen=0)  # the shards stay, once their chunks were checked
+        else:
+            room = sum(self.files.record_nbytes(shard) for shard in range(self.layout.shards))
+            reader._use(HeldShards(self.files.chunks, room, payloads))
         return reader
 
     def _packed_payloads(self, codebook_size: int) -> Iterator[Bytes]:

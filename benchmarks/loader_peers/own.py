@@ -51,7 +51,7 @@ def epochs(
         batch_size,
         shuffle=True,
         seed=seed,
-        num_threads=max(1, workers),
+        num_threads=workers,
         resident=None if how == "local" else "ram",
         batch_transform=training_input(files) if how == "training" else None,
     )
