@@ -488,8 +488,8 @@ def test_m17_samples_lie_back_to_back_and_missing_ones_decode_to_the_fill_value(
     [
         ("11", None, r"expected 2 (packed )?samples of 1 bytes"),
         ("11 23 11", "up to 2 samples of 1 bytes, found 3", r"expected 2 (packed )?samples of 1 bytes"),
-        ("11 25", "sample 1, position 0: .*found 5", "sample 1, position 0: .*found 5"),
-        ("11 c0", "sample 1: expected zero bits as padding", "sample 1: expected zero bits as padding"),
+        ("11 25", "sample 1, position 0: .*found 5", r"sample 1\): position 0: .*found 5"),
+        ("11 c0", "sample 1: expected zero bits as padding", r"sample 1\): expected zero bits as padding"),
     ],
 )
 def test_m18_bytes_that_no_encoder_wrote_are_refused(
