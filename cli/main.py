@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -38,23 +39,26 @@ _COMMANDS = {
 """Where each command is, imported when it is called: torch takes seconds."""
 
 
-class _Commands(click.Group):
+class LazyCommands(click.Group):
     """Imports commands on use, and turns errors into one line."""
 
+    homes: Mapping[str, tuple[str, str]] = {}
+    """Of each command its module and what it does."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(self.homes)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.homes:
             return None
         command: click.Command = getattr(
-            importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_")
+            importlib.import_module(self.homes[cmd_name][0]), cmd_name.replace("-", "_")
         )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.homes.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         signal.signal(signal.SIGTERM, _interrupt)
@@ -70,8 +74,12 @@ class _Commands(click.Group):
                 raise
             text = " ".join(str(error).split())
             if not isinstance(error, (TokenstoreError, OSError)):
-                text = f"unexpected {type(error).__name__}: {text}. `tokenstore --debug ...` shows where"
+                text = f"unexpected {type(error).__name__}: {text}. `{ctx.info_name} --debug ...` shows where"
             raise click.ClickException(text) from error
+
+
+class _Commands(LazyCommands):
+    homes = _COMMANDS
 
 
 def _interrupt(*_: object) -> None:

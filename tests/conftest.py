@@ -10,8 +10,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
+import hypothesis
 import pytest
 from object_storage import fault_proxy, rados_gateway, s3_server
+
+# The first call of anything compiled takes longer than the deadline of an example.
+hypothesis.settings.register_profile("tokenstore", deadline=None)
+hypothesis.settings.load_profile("tokenstore")
 
 __all__ = ["fault_proxy", "rados_gateway", "s3_server"]
 

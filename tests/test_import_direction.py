@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "memory",
+    "transformer",
     "manifest",
     "codecs",
     "sampling",
@@ -39,6 +40,7 @@ ORDER = [
     "augment",
     "sources",
     "tokenizers",
+    "adapters",
     "image_conversion",
     "convert",
     "reconstruction",
@@ -47,7 +49,18 @@ ORDER = [
 ]
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"store", "writer", "reader", "codecs"}
-TORCH = {"tokenizers", "dataset", "combining", "resident", "pipeline", "loader", "augment", "reconstruction"}
+TORCH = {
+    "adapters",
+    "transformer",
+    "tokenizers",
+    "dataset",
+    "combining",
+    "resident",
+    "pipeline",
+    "loader",
+    "augment",
+    "reconstruction",
+}
 
 
 def part(path: Path) -> str:
@@ -111,3 +124,13 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
     assert set(tokenstore.__all__) <= set(dir(tokenstore))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tokenstore.nothing
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_store_knows_no_models(path: Path) -> None:
+    assert not [name for name in imported(path) if name.startswith(("seitpp_models", "tokenstore_cli"))]
+
+
+def test_no_model_imports_a_command() -> None:
+    for path in (ROOT / "seitpp_models").rglob("*.py"):
+        assert not [name for name in imported(path) if name.startswith("tokenstore_cli")]

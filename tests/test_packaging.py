@@ -22,7 +22,8 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def test_every_package_is_listed() -> None:
-    folders = {path.parent for path in (ROOT / "tokenstore").rglob("__init__.py")}
+    tops = ("tokenstore", "seitpp_models")
+    folders = {path.parent for top in tops for path in (ROOT / top).rglob("__init__.py")}
     names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert names | {"tokenstore_cli"} == set(PROJECT["tool"]["setuptools"]["packages"])
 
@@ -37,14 +38,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_a_wheel_holds_every_module_the_weights_and_the_type_markers(wheel: set[str]) -> None:
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "tokenstore").rglob("*.py")}
+    tops = ("tokenstore", "seitpp_models")
+    modules = {str(path.relative_to(ROOT)) for top in tops for path in (ROOT / top).rglob("*.py")}
     modules |= {f"tokenstore_cli/{path.name}" for path in (ROOT / "cli").glob("*.py")}
     assert modules <= wheel
-    assert {"tokenstore/py.typed", "tokenstore_cli/py.typed"} <= wheel
+    assert {"tokenstore/py.typed", "tokenstore_cli/py.typed", "seitpp_models/py.typed"} <= wheel
     assert "tokenstore/tokenizers/weights/default.safetensors" in wheel
     assert "tokenstore/tokenizers/weights/MODEL_CARD.md" in wheel
 
 
 def test_a_wheel_puts_nothing_else_at_the_top_level(wheel: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
-    assert tops == {"tokenstore", "tokenstore_cli", f"tokenstore-{tokenstore.__version__}.dist-info"}
+    assert tops == {
+        "tokenstore",
+        "seitpp_models",
+        "tokenstore_cli",
+        f"tokenstore-{tokenstore.__version__}.dist-info",
+    }

@@ -27,8 +27,8 @@ from tokenstore.tokenizers.vit_vqgan import (
     ViTVQGANTokenizer,
     load,
     random_model,
-    sin_cos_table,
 )
+from tokenstore.transformer import sin_cos_table
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "reference" / "checkpoint-keys.json"
 TINY = ViTVQGANConfig(width=48, depth=2, heads=2, mlp=80, grid=4)
@@ -165,7 +165,7 @@ def test_positions_are_sines_and_cosines_of_the_column_and_then_of_the_row() -> 
     one = [0.84147098, 0.00999983, 0.54030231, 0.99995000]
     two = [0.90929743, 0.01999867, -0.41614684, 0.99980001]
     expected = [column + row for row in (zero, one, two) for column in (zero, one, two)]
-    table = sin_cos_table(3, 8)
+    table = sin_cos_table((3, 3), 8)
     assert table.dtype == torch.float32
     assert table.shape == (1, 9, 8)
     np.testing.assert_allclose(table[0].numpy(), expected, atol=1e-7)
@@ -173,8 +173,8 @@ def test_positions_are_sines_and_cosines_of_the_column_and_then_of_the_row() -> 
 
 def test_untrained_models_have_the_fixed_positions() -> None:
     model = random_model(TINY, seed=0)
-    assert torch.equal(model.encoder.en_pos_embedding, sin_cos_table(4, 48))
-    assert torch.equal(model.decoder.de_pos_embedding, sin_cos_table(4, 48))
+    assert torch.equal(model.encoder.en_pos_embedding, sin_cos_table((4, 4), 48))
+    assert torch.equal(model.decoder.de_pos_embedding, sin_cos_table((4, 4), 48))
 
 
 # ---- the arithmetic, once more and slowly
@@ -446,7 +446,7 @@ def test_weights_do_not_hang_on_their_file(tmp_path: Path) -> None:
 def test_positions_come_from_the_checkpoint(tmp_path: Path) -> None:
     tensors = random_tensors()
     codes = loaded(tmp_path / "a.pt", tensors).encode(images(1))
-    tensors["encoder.en_pos_embedding"] = sin_cos_table(4, 48)
+    tensors["encoder.en_pos_embedding"] = sin_cos_table((4, 4), 48)
     assert not torch.equal(loaded(tmp_path / "b.pt", tensors).encode(images(1)), codes)
 
 

@@ -19,7 +19,7 @@ from tokenstore.remote import Retries
 from tokenstore.sampling import Order, Permutation
 from tokenstore.shuffling import Shuffle, order_of
 from tokenstore.store import LABELS, TOKENS
-from tokenstore.views import Rows, Selected
+from tokenstore.views import Rows, Selected, places_of
 
 __all__ = ["Shuffle", "TokenDataset"]
 
@@ -36,8 +36,10 @@ class TokenDataset(Dataset[Any]):
     batch, collated: tokens (m, *grid), labels (m,) int64. `columns` chooses other aligned arrays and their
     order; by default they are the tokens and, where the split has them, the labels. Columns of scalars
     give Python numbers, others tensors. `transform` is applied to each sample's tokens, `target_transform`
-    to its label or, without one, to its first column that is not the tokens. `indices` (m,) restricts and
-    orders the dataset, as `select` does.
+    to its label or, without one, to its first column that is not the tokens. A transform with a method
+    `of_rows(rows, values)`, such as `tokenstore.augment.PerSample`, gets the samples' places (m,) in the
+    split, or in the concatenation of several, with their values, and gives a list. `indices` (m,) restricts
+    and orders the dataset, as `select` does.
 
     Batches of indices (`__getitems__`, which torch's DataLoader calls) are decoded in one call. The dataset
     pickles to its location and is safe in forked, spawned and persistent workers. `TokenLoader` reads it
@@ -201,7 +203,11 @@ class TokenDataset(Dataset[Any]):
         for name, function in ((TOKENS, self.transform), (self._target, self.target_transform)):
             if function is not None and name in self.columns:
                 place = self.columns.index(name)
-                columns[place] = [function(value) for value in columns[place]]
+                of_rows = getattr(function, "of_rows", None)
+                if of_rows is None:
+                    columns[place] = [function(value) for value in columns[place]]
+                else:
+                    columns[place] = of_rows(places_of(self.rows, rows), columns[place])
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
     def _column(self, name: str, rows: Indices, held: Any) -> Sequence[Any]:

@@ -13,6 +13,7 @@
     ├── SourceError            a source, as a whole, cannot be read
     │   └── SampleError        one sample of a source cannot be read
     ├── TokenizerError         a tokenizer cannot be loaded, or does not fit
+    ├── AdapterError           weights of a TokenAdapt cannot be loaded, or do not fit
     ├── ConversionError        a conversion stopped; the store can be resumed
     └── ResumeError            a loader's state does not fit its dataset
 
@@ -74,6 +75,10 @@ class SampleError(SourceError):
 
 class TokenizerError(TokenstoreError):
     """A tokenizer cannot be loaded, or does not fit the data it was given."""
+
+
+class AdapterError(TokenstoreError):
+    """The weights of a TokenAdapt cannot be loaded, or do not fit the data."""
 
 
 class ConversionError(TokenstoreError):

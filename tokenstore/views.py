@@ -15,7 +15,7 @@ from tokenstore.manifest import Manifest
 from tokenstore.reader import Indices, Values, normalised
 from tokenstore.store import LABELS
 
-__all__ = ["Concatenated", "Rows", "Selected"]
+__all__ = ["Concatenated", "Rows", "Selected", "places_of"]
 
 
 class Rows(Protocol):
@@ -122,6 +122,11 @@ class Selected:
 
     def in_memory(self, columns: Sequence[str]) -> Rows:
         return Selected(self.rows.in_memory(columns), self.indices)
+
+
+def places_of(rows: Rows, indices: Indices) -> Indices:
+    """Where samples at `indices` (m,) of a view are in what was selected from."""
+    return rows.indices[indices] if isinstance(rows, Selected) else indices
 
 
 class Concatenated:

@@ -12,7 +12,15 @@ from typing import Final, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CenterCrop", "Interpolation", "RandomResizedCrop", "random_boxes", "resized_crop", "taps"]
+__all__ = [
+    "CenterCrop",
+    "Interpolation",
+    "RandomResizedCrop",
+    "nearest_crop",
+    "random_boxes",
+    "resized_crop",
+    "taps",
+]
 
 Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 
@@ -133,6 +141,24 @@ def resized_crop(
     with torch.autocast(embeddings.device.type, enabled=False):
         lines = embeddings.reshape(batch, channels * height, width) @ horizontal.mT
         return vertical[:, None] @ lines.view(batch, channels, height, size[1])
+
+
+def nearest_crop(grids: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (B, 4) of grids (B, C, H, W) of any dtype, resized to (B, C, *size) by nearest neighbour.
+
+    What torch calls "nearest-exact": each place takes what its centre lies in.
+    """
+    top, left, rows, columns = boxes.unbind(1)
+    lines = _nearest(top, rows, size[0])[:, None, :, None].expand(-1, grids.shape[1], -1, grids.shape[3])
+    taken = grids.gather(2, lines)
+    places = _nearest(left, columns, size[1])[:, None, None].expand(-1, *taken.shape[1:3], -1)
+    return taken.gather(3, places)
+
+
+def _nearest(first: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """Indices (B, size) that `size` places take of stretches from `first` (B,) of `lengths` (B,)."""
+    places = 2 * torch.arange(size, device=lengths.device) + 1
+    return first[:, None] + torch.div(places * lengths[:, None], 2 * size, rounding_mode="floor")
 
 
 def taps(lengths: Tensor, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,7 @@ class CodebookEmbedding(nn.Module):
 
     def __init__(self, codebook: Tensor | npt.NDArray[Any]) -> None:
         super().__init__()
-        if isinstance(codebook, np.ndarray):
-            codebook = torch.from_numpy(np.array(codebook, np.float32))
-        vectors = codebook.detach().to(torch.float32, copy=True).contiguous()
-        if vectors.ndim != 2 or not vectors.numel():
-            raise ValueError(f"codebook: expected vectors (K, C), found shape {tuple(vectors.shape)}")
-        self.register_buffer("codebook", vectors)
+        self.register_buffer("codebook", codebook_vectors(codebook))
 
     def forward(self, codes: Tensor) -> Tensor:
         check_dtype(codes)
@@ -42,6 +37,16 @@ class CodebookEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return "{} codes of {} channels".format(*self.codebook.shape)
+
+
+def codebook_vectors(codebook: Tensor | npt.NDArray[Any]) -> Tensor:
+    """A copy (K, C) float32 of a codebook's vectors; raises ValueError where they have another shape."""
+    if isinstance(codebook, np.ndarray):
+        codebook = torch.from_numpy(np.array(codebook, np.float32))
+    vectors = codebook.detach().to(torch.float32, copy=True).contiguous()
+    if vectors.ndim != 2 or not vectors.numel():
+        raise ValueError(f"codebook: expected vectors (K, C), found shape {tuple(vectors.shape)}")
+    return vectors
 
 
 def check_dtype(codes: Tensor) -> None:

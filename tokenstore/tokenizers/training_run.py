@@ -55,10 +55,10 @@ def train(
             f"{out}: a run is there. Go on with it by --resume, or train into another folder"
         )
     out.mkdir(parents=True, exist_ok=True)
-    _cut_log(out / LOG, trainer.step)
+    cut_log(out / LOG, trainer.step)
     saved = time.monotonic()
     evaluated = range(evaluate_steps, trainer.config.steps, evaluate_steps) if evaluate_steps else ()
-    with (out / LOG).open("a") as log, _deferred_interrupts() as interrupted:
+    with (out / LOG).open("a") as log, deferred_interrupts() as interrupted:
         for result in trainer.run():
             on_step(result)
             if result.step % _LOGGED_STEPS == 0:
@@ -79,7 +79,7 @@ def train(
 
 
 @contextmanager
-def _deferred_interrupts() -> Iterator[threading.Event]:
+def deferred_interrupts() -> Iterator[threading.Event]:
     """Turn Ctrl-C and SIGTERM into an event, to stop a run between two steps; a second stops it at once."""
     interrupted = threading.Event()
 
@@ -163,7 +163,7 @@ def picture_of(tokenizer: ConvVQTokenizer, images: Sequence[Tensor], gap: int = 
     return Image.fromarray(sheet)
 
 
-def _cut_log(path: Path, step: int) -> None:
+def cut_log(path: Path, step: int) -> None:
     """Drop what the log says of steps that will be done again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]

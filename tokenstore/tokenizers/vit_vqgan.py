@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
 FORMAT = "tokenstore.vit_vqgan.1"
-HEAD_WIDTH = 64
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 DROPPED = ("loss.",)
 """Beginnings of the names of tensors in a training checkpoint that are no part of the tokenizer."""
@@ -62,66 +62,6 @@ LARGEST = ViTVQGANConfig(width=1 << 12, depth=64, heads=64, mlp=1 << 14, grid=12
 """No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
 
 
-class Attention(nn.Module):
-    """Self-attention by heads of HEAD_WIDTH channels."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH, bias=False)
-        self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
-
-    def forward(self, x: Tensor) -> Tensor:  # B, N, C
-        split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each B, heads, N, HEAD_WIDTH
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class MLP(nn.Module):
-    """Two linear maps with a tanh between them."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out
-
-
-class Residual(nn.Module):
-    """x + fn(norm(x))."""
-
-    def __init__(self, width: int, fn: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.fn = fn
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fn(self.norm(x))
-        return x + out
-
-
-class Transformer(nn.Module):
-    """Pre-norm blocks and a last LayerNorm, over (B, N, width)."""
-
-    def __init__(self, width: int, depth: int, heads: int, mlp: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(Residual(width, Attention(width, heads)), Residual(width, MLP(width, mlp)))
-                for _ in range(depth)
-            )
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.layers(x))
-        return out
-
-
 class ViTEncoder(nn.Module):
     """Features (B, N, width) of images (B, 3, H, W), floats in 0..1."""
 
@@ -129,7 +69,7 @@ class ViTEncoder(nn.Module):
 
     def __init__(self, config: ViTVQGANConfig) -> None:
         super().__init__()
-        self.register_buffer("en_pos_embedding", sin_cos_table(config.grid, config.width))
+        self.register_buffer("en_pos_embedding", sin_cos_table((config.grid, config.grid), config.width))
         self.to_patch_embedding = nn.Sequential(
             nn.Conv2d(3, config.width, config.patch, stride=config.patch), nn.Flatten(2)
         )
@@ -148,7 +88,7 @@ class ViTDecoder(nn.Module):
 
     def __init__(self, config: ViTVQGANConfig) -> None:
         super().__init__()
-        self.register_buffer("de_pos_embedding", sin_cos_table(config.grid, config.width))
+        self.register_buffer("de_pos_embedding", sin_cos_table((config.grid, config.grid), config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
         self.to_pixel = nn.Sequential(
             nn.Unflatten(2, (config.grid, config.grid)),
@@ -201,23 +141,6 @@ class ViTVQGAN(nn.Module):
         return unit
 
 
-def sin_cos_table(grid: int, width: int) -> Tensor:
-    """Fixed 2-D positions (1, grid * grid, width) float32, row by row.
-
-    The first half of the channels is from the column's index, the second from the row's; a half of d
-    channels is all sines, then all cosines, of index / 10000^(2i/d). Raises TokenizerError where width is
-    no multiple of 4.
-    """
-    if width % 4:
-        raise TokenizerError(f"expected a width that is a multiple of 4, found {width}")
-    half = width // 2
-    frequencies = 10000 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
-    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # grid, half
-    columns, rows = line.expand(grid, grid, half), line[:, None].expand(grid, grid, half)
-    return torch.cat([columns, rows], dim=2).reshape(1, grid * grid, width).float()
-
-
 def random_model(config: ViTVQGANConfig, seed: int) -> ViTVQGAN:
     """An untrained model in eval mode, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
@@ -233,11 +156,16 @@ def load_checkpoint(path: Path) -> ViTVQGAN:
     where it is absent, damaged, or holds other tensors than a ViT-VQGAN.
     """
     try:
-        return _build(_tensors_by_name(_read(path)), path.stat().st_size)
+        return _build(read_checkpoint(path), path.stat().st_size)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from error
     except OSError as error:
         raise TokenizerError(f"{path}: expected a checkpoint file, found {error}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """What a safetensors file or one of torch.save holds by name; raises TokenizerError."""
+    return _tensors_by_name(_read(path))
 
 
 def _read(path: Path) -> object:
@@ -299,6 +227,8 @@ def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
     tensors = {name: value for name, value in values.items() if _is_weight(value)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config = _recognise(found)
+    if config.width % 4:
+        raise TokenizerError(f"expected a width that is a multiple of 4, found {config.width}")
     with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
         model = ViTVQGAN(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -1,0 +1,42 @@
+"""The command `seitpp`: networks that learn from tokens."""
+
+from __future__ import annotations
+
+import click
+
+from tokenstore import __version__
+
+from .main import EXIT_CODES, LazyCommands
+
+_COMMANDS = {
+    "train-tokenadapt": (
+        "tokenstore_cli.train_tokenadapt",
+        "Train TokenAdapt, which augments tokens as images are, for a tokenizer.",
+    ),
+}
+
+
+class _Commands(LazyCommands):
+    homes = _COMMANDS
+
+
+@click.command(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seitpp")
+@click.option(
+    "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
+)
+def cli(debug: bool) -> None:
+    """Networks that learn from discrete tokens, after SeiT++.
+
+    \b
+      seitpp train-tokenadapt --images photos/ --out adapter.safetensors
+    """
+
+
+def main() -> None:
+    """The console script."""
+    cli.main(prog_name="seitpp")
+
+
+if __name__ == "__main__":
+    main()

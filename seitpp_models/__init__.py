@@ -1,0 +1,1 @@
+"""seitpp_models: networks that learn from discrete tokens, and how they are trained."""

@@ -1,0 +1,99 @@
+"""How near TokenAdapt comes to the tokens of images that were really augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seitpp_models.training.adapter_pairs import augmented_images
+from tokenstore.augment.crops import RandomResizedCrop
+from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.tokenizers import Tokenizer
+from tokenstore.tokenizers.quality import psnr
+
+__all__ = ["AdapterQuality", "evaluate_adapter", "evaluated_transforms"]
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class AdapterQuality:
+    """Means over images for one transform."""
+
+    share: float
+    """Of codes that are those of the augmented image."""
+    psnr: float
+    """dB of what TokenAdapt's codes decode to against the augmented image."""
+    naive_share: float
+    """As `share`, of the same transform applied to the grid of codes by nearest neighbour."""
+    naive_psnr: float
+    exact_psnr: float
+    """dB of what the augmented image's own codes decode to, which no augmentation of tokens can pass."""
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.share:.1f} % of codes, {self.psnr:.2f} dB (naive {100 * self.naive_share:.1f} %, "
+            f"{self.naive_psnr:.2f} dB; exact {self.exact_psnr:.2f} dB)"
+        )
+
+
+def evaluated_transforms(size: tuple[int, int]) -> dict[str, Geometry]:
+    """The transforms that are looked at one by one; a crop gives g's `size` (h, w), all others the grid."""
+    crop = RandomResizedCrop((SCALE * size[0], SCALE * size[1]))
+    return {
+        "flip": Geometry(flip=HorizontalFlip(1)),
+        "crop-resize": Geometry(crop=crop),
+        "rotation": Geometry(affine=RandomAffine(30, 0, 0, p=1, group_p=1)),
+        "translation": Geometry(affine=RandomAffine(0, 0.2, 0, p=1, group_p=1)),
+        "shear": Geometry(affine=RandomAffine(0, 0, 15, p=1, group_p=1)),
+    }
+
+
+@torch.no_grad()
+def evaluate_adapter(
+    adapter: TokenAdapt, tokenizer: Tokenizer, images: Tensor, seed: int = 0
+) -> dict[str, AdapterQuality]:
+    """Each transform's quality on images (N, 3, H, W) uint8 of the adapter's grid."""
+    embedding = CodebookEmbedding(torch.from_numpy(tokenizer.codebook)).to(tokenizer.device)
+    black = int(tokenizer.encode(torch.zeros_like(images[:1])).flatten().mode().values)
+    rows, columns = adapter.config.grid
+    quality = {}
+    for name, geometry in evaluated_transforms(adapter.config.size).items():
+        generator = torch.Generator().manual_seed(seed)
+        figures = []
+        for batch in torch.split(images, _BATCH):
+            drawn = geometry.draw(len(batch), (SCALE * rows, SCALE * columns), generator)
+            augmented = augmented_images(batch, drawn)
+            exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
+            adapted = adapter.to_logits(drawn.apply(adapter.to_map(embedding(codes)))).argmax(1)
+            naive = naively(codes, drawn, black)
+            figures.append(
+                torch.stack(
+                    [
+                        *(_share(adapted, exact), _psnr(tokenizer, adapted, augmented)),
+                        *(_share(naive, exact), _psnr(tokenizer, naive, augmented)),
+                        _psnr(tokenizer, exact, augmented),
+                    ]
+                )
+            )
+        quality[name] = AdapterQuality(*torch.cat(figures, 1).mean(1).tolist())
+    return quality
+
+
+def naively(codes: Tensor, geometry: DrawnGeometry, fill: int) -> Tensor:
+    """Codes (B, H, W) moved about as they are, by nearest neighbour; `fill` comes in from outside."""
+    fine = codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
+    # Of each 2x2 places of the map one is the code's: that nearest to its centre, below and right of it.
+    return geometry.apply_to_labels(fine, fill)[:, SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+
+
+def _share(codes: Tensor, exact: Tensor) -> Tensor:
+    return (codes == exact).flatten(1).double().mean(1)
+
+
+def _psnr(tokenizer: Tokenizer, codes: Tensor, images: Tensor) -> Tensor:
+    return psnr(tokenizer.decode(codes), images).double()

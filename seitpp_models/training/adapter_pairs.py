@@ -1,0 +1,123 @@
+"""What TokenAdapt learns from: tokens of images, and those of the same images after image augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from tokenstore.augment.geometry import DrawnGeometry, Geometry
+from tokenstore.errors import SampleError, TokenizerError
+from tokenstore.sources.images import load_image
+from tokenstore.tokenizers import Tokenizer
+from tokenstore.tokenizers.training_images import ImageRef
+
+__all__ = ["Pairs", "PairsBatch", "Pictures", "augmented_images"]
+
+_BAD_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class PairsBatch:
+    """A batch of pairs (T_x, T_A(x)), with A."""
+
+    codes: Tensor
+    """(B, H, W) int64, of the images."""
+    geometry: DrawnGeometry
+    """A, its places counted on f's map."""
+    targets: Tensor
+    """(B, h, w) int64, of the augmented images."""
+
+
+class Pictures:
+    """Images of one square size, uint8 (3, side, side), drawn at random from files of any size.
+
+    An image at least half as large as that is squashed to it, as a conversion does. Smaller ones, which
+    would be nothing but blur, are laid side by side: 2x2, 4x4 ... of them, each enlarged at most twice.
+    """
+
+    def __init__(self, refs: Sequence[ImageRef], side: int) -> None:
+        self._refs = refs
+        self._side = side
+
+    def draw(self, rng: np.random.Generator) -> Tensor:
+        first = self._read(rng)
+        shorter = min(first.shape[1:])
+        most = max(1, self._side // max(1, shorter))
+        tiles = 1
+        while 2 * tiles <= most:
+            tiles *= 2
+        if tiles > 1 and rng.random() < 0.5:
+            tiles //= 2
+        if tiles == 1:
+            return self._resized(first, self._side)
+        tile = self._side // tiles
+        images = [first, *(self._read(rng) for _ in range(tiles * tiles - 1))]
+        small = torch.stack([self._resized(image, tile) for image in images])
+        lines = small.view(tiles, tiles, *small.shape[1:]).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+        return lines if tile * tiles == self._side else self._resized(lines, self._side)
+
+    def _read(self, rng: np.random.Generator) -> Tensor:
+        for _ in range(_BAD_DRAWS):
+            ref = self._refs[int(rng.integers(len(self._refs)))]
+            try:
+                image = load_image(ref.data())
+            except SampleError:
+                continue
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        raise TokenizerError(
+            f"{_BAD_DRAWS} images drawn in a row cannot be read; `tokenstore convert` lists why"
+        )
+
+    @staticmethod
+    def _resized(image: Tensor, side: int) -> Tensor:
+        if image.shape[1:] == (side, side):
+            return image
+        resized = F.interpolate(image[None].float(), (side, side), mode="bicubic", antialias=True)
+        return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+
+class Pairs(Dataset[PairsBatch]):
+    """Batches of pairs, each a pure function of (seed, step): `pairs[step]`.
+
+    One batch in `uncropped_every` keeps the whole grid, so that g learns sizes other than a crop's.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        tokenizer: Tokenizer,
+        geometry: Geometry,
+        map_grid: tuple[int, int],
+        batch_size: int,
+        uncropped_every: int,
+        seed: int,
+    ) -> None:
+        self._pictures = pictures
+        self._tokenizer = tokenizer
+        self._geometry = geometry
+        self._whole = Geometry(geometry.flip, geometry.affine)
+        self._map_grid = map_grid
+        self._batch_size = batch_size
+        self._uncropped_every = uncropped_every
+        self._seed = seed
+
+    def __getitem__(self, step: int) -> PairsBatch:
+        rng = np.random.default_rng((self._seed, step))
+        images = torch.stack([self._pictures.draw(rng) for _ in range(self._batch_size)])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        uncropped = self._uncropped_every and step % self._uncropped_every == 0
+        geometry = self._whole if uncropped else self._geometry
+        drawn = geometry.draw(len(images), self._map_grid, generator)
+        augmented = augmented_images(images, drawn)
+        return PairsBatch(self._tokenizer.encode(images), drawn, self._tokenizer.encode(augmented))
+
+
+def augmented_images(images: Tensor, geometry: DrawnGeometry) -> Tensor:
+    """Images (B, 3, H, W) uint8 after a geometry whose grid H and W are multiples of, as uint8."""
+    return geometry.apply(images.float() / 255).mul(255).round().clamp(0, 255).to(torch.uint8)

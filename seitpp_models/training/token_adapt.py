@@ -1,0 +1,241 @@
+"""Trains TokenAdapt; `seitpp train-tokenadapt` runs it.
+
+f and g learn from pairs (T_x, T_A(x)), with the same A applied to the image and to f's map: cross-entropy
+of g(A(f(T_x))) against T_A(x). SeiT++, https://arxiv.org/abs/2312.10105, section 3.2; its recipe was not
+published, so rates and sizes of batches here are our own.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from seitpp_models.training.adapter_pairs import Pairs, PairsBatch, Pictures
+from tokenstore.adapters import save_adapter
+from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.token_adapt import SCALE, AdapterConfig, TokenAdapt, adapter_geometry
+from tokenstore.errors import AdapterError
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.tokenizers import Tokenizer
+from tokenstore.tokenizers.training_images import ImageSet
+
+__all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
+
+STATE = "state.pt"
+WEIGHTS = "adapter.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterTrainingConfig:
+    """How a TokenAdapt is trained. The same config, images and threads give the same weights on a CPU."""
+
+    steps: int = 4000
+    seed: int = 0
+    batch_size: int = 16
+    width: int = 384
+    depth: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    average_decay: float = 0.999
+    uncropped_every: int = 4
+    """One batch in so many keeps the whole grid; 0: none."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that a crop has."""
+    bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(self.scale))
+        if self.width % 64 or self.width < 64 or min(self.steps, self.batch_size, self.depth) < 1:
+            raise AdapterError(f"expected a width that is a multiple of 64 and positive sizes, found {self}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of training, on its batch."""
+
+    step: int
+    """Steps done."""
+    loss: float
+    """Cross-entropy in nats."""
+    accuracy: float
+    """Share of the codes that are those of the augmented images."""
+    learning_rate: float
+    seconds: float
+    """Of training so far."""
+
+
+class AdapterTrainer:
+    """A run that trains f and g for a tokenizer, and its state in a folder."""
+
+    def __init__(
+        self,
+        config: AdapterTrainingConfig,
+        images: ImageSet,
+        tokenizer: Tokenizer,
+        out: Path,
+        *,
+        workers: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if tokenizer.codebook is None or tokenizer.codebook.ndim != 2:
+            raise AdapterError(f"expected a tokenizer with one codebook of vectors, found {tokenizer.name}")
+        self.config, self.out, self.device = config, out, torch.device(device)
+        self.images_digest = images.digest
+        self.tokenizer = tokenizer
+        side = tokenizer.image_size
+        rows, columns = tokenizer.grid((3, side, side))
+        size = rows * 7 // 8, columns * 7 // 8
+        self.adapter_config = AdapterConfig(
+            codebook_size=tokenizer.codebook_sizes[0],
+            channels=tokenizer.codebook.shape[1],
+            grid=(rows, columns),
+            size=size,
+            width=config.width,
+            heads=config.width // 64,
+            mlp=4 * config.width,
+            depth=config.depth,
+        )
+        self.identity = TokenizerIdentity(tokenizer.name, tokenizer.fingerprint)
+        self.pairs = Pairs(
+            Pictures([*images.photographs, *images.thumbnails], side),
+            tokenizer,
+            adapter_geometry(size, config.scale),
+            (SCALE * rows, SCALE * columns),
+            config.batch_size,
+            config.uncropped_every,
+            config.seed,
+        )
+        self._workers = workers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator
+            model = TokenAdapt(self.adapter_config, tokenizer=self.identity)
+        self.embedding = CodebookEmbedding(tokenizer.codebook).to(self.device)
+        self.model = model.to(self.device).train().requires_grad_(True)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
+        )
+        self.step, self.seconds = 0, 0.0
+
+    def run(self) -> Iterator[StepResult]:
+        """Train on to the last step, yielding what each step gave; save() keeps a run to go on with."""
+        start = time.monotonic()
+        batches = DataLoader(
+            self.pairs,
+            batch_size=None,
+            sampler=range(self.step, self.config.steps),
+            num_workers=self._workers,
+            worker_init_fn=_one_thread,
+        )
+        for batch in batches:
+            loss, accuracy, rate = self.train_step(batch)
+            self.step += 1
+            self.seconds += time.monotonic() - start
+            start = time.monotonic()
+            yield StepResult(self.step, loss, accuracy, rate, self.seconds)
+
+    def train_step(self, batch: PairsBatch) -> tuple[float, float, float]:
+        """One step: cross-entropy, share of right codes, learning rate."""
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        logits = self._logits(self.model, batch)
+        targets = batch.targets.to(self.device)
+        loss = F.cross_entropy(logits, targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise AdapterError(
+                f"training: the loss of step {self.step} is {value}. The last checkpoint in {self.out} is "
+                "from before; begin anew with a lower learning rate"
+            )
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        keep = min(self.config.average_decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(weight, 1 - keep)
+        return value, float((logits.argmax(1) == targets).float().mean()), rate
+
+    def _logits(self, model: TokenAdapt, batch: PairsBatch) -> Tensor:
+        embeddings = self.embedding(batch.codes.to(self.device))
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
+        with autocast:
+            adapted = model.to_map(embeddings)
+        augmented = batch.geometry.apply(adapted.float())
+        with autocast:
+            return model.to_logits(augmented).float()
+
+    def _learning_rate(self) -> float:
+        warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        return self.config.learning_rate * warmup * (0.005 + 0.995 * cosine)
+
+    def save(self) -> None:
+        """Write the averaged weights, and all that is needed to go on."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.average, self.out / WEIGHTS)
+        state = {
+            "config": self.config.to_json(),
+            "images": self.images_digest,
+            "tokenizer": self.identity.fingerprint,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": (self.step, self.seconds),
+        }
+        partial = self.out / f"{STATE}.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / STATE)
+
+    def restore(self) -> None:
+        """Take up the run in the folder; raises AdapterError where it is none, or of other inputs."""
+        path = self.out / STATE
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            found = state["config"], state["images"], state["tokenizer"]
+        except FileNotFoundError as error:
+            raise AdapterError(f"{path}: expected the state of a run, found nothing there") from error
+        except Exception as error:  # torch.load answers a damaged file with nearly any exception
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise AdapterError(f"{path}: expected the state of a run, found damage ({reason})") from error
+        self._refuse_another_run(path, *found)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["progress"]
+
+    def _refuse_another_run(self, path: Path, config: str, images: str, tokenizer: str) -> None:
+        ours, theirs = json.loads(self.config.to_json()), json.loads(config)
+        changed = [
+            f"{name} {theirs.get(name)} -> {ours[name]}" for name in ours if ours[name] != theirs.get(name)
+        ]
+        if images != self.images_digest:
+            changed.append("the list of images")
+        if tokenizer != self.identity.fingerprint:
+            changed.append("the tokenizer")
+        if changed:
+            raise AdapterError(
+                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
+                "begun with, or train into another folder"
+            )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,91 @@
+"""A whole run that trains a TokenAdapt, in a folder: steps, checkpoints, log, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seitpp_models.training.adapter_evaluation import AdapterQuality, evaluate_adapter
+from seitpp_models.training.adapter_pairs import Pictures
+from seitpp_models.training.token_adapt import STATE, AdapterTrainer, StepResult
+from tokenstore.errors import AdapterError
+from tokenstore.tokenizers.training_images import ImageRef, ImageSet
+from tokenstore.tokenizers.training_run import cut_log, deferred_interrupts
+
+__all__ = ["evaluate_run", "held_out_pictures", "train"]
+
+LOG = "log.jsonl"
+EVALUATION = "evaluation.json"
+_LOGGED_STEPS = 10
+
+
+def train(
+    trainer: AdapterTrainer,
+    images: ImageSet,
+    *,
+    resume: bool,
+    checkpoint_seconds: float,
+    evaluate_steps: int,
+    evaluate_images: int,
+    on_step: Callable[[StepResult], None],
+    on_evaluation: Callable[[int, dict[str, AdapterQuality]], None],
+) -> dict[str, AdapterQuality]:
+    """Train to the last step and return the quality on up to `evaluate_images` held-out images.
+
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Ctrl-C and SIGTERM stop
+    it after a step, which is kept; a crash loses what came after the last checkpoint. Raises AdapterError
+    where the folder holds a run and `resume` is false.
+    """
+    out = trainer.out
+    if resume:
+        trainer.restore()
+    elif (out / STATE).exists():
+        raise AdapterError(f"{out}: a run is there. Go on with it by --resume, or train into another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    cut_log(out / LOG, trainer.step)
+    saved = time.monotonic()
+    evaluated = range(evaluate_steps, trainer.config.steps, evaluate_steps) if evaluate_steps else ()
+    with (out / LOG).open("a") as log, deferred_interrupts() as interrupted:
+        for result in trainer.run():
+            on_step(result)
+            if result.step % _LOGGED_STEPS == 0:
+                log.write(json.dumps(asdict(result)) + "\n")
+                log.flush()
+            if time.monotonic() - saved > checkpoint_seconds:
+                trainer.save()
+                saved = time.monotonic()
+            if result.step in evaluated:
+                on_evaluation(result.step, evaluate_run(trainer, images, evaluate_images))
+            if interrupted.is_set():
+                trainer.save()
+                raise KeyboardInterrupt
+    trainer.save()
+    quality = evaluate_run(trainer, images, evaluate_images)
+    on_evaluation(trainer.step, quality)
+    return quality
+
+
+def evaluate_run(trainer: AdapterTrainer, images: ImageSet, count: int) -> dict[str, AdapterQuality]:
+    """Quality of the averaged weights on held-out images by transform, also written to a file."""
+    refs = [*images.held_out_photographs, *images.held_out_thumbnails]
+    if not refs:
+        return {}
+    pictures = held_out_pictures(refs, trainer.tokenizer.image_size, count)
+    quality = evaluate_adapter(trainer.average, trainer.tokenizer, pictures)
+    report = {"step": trainer.step, "seconds": round(trainer.seconds), "images": len(pictures)}
+    facts = {name: asdict(figures) for name, figures in quality.items()}
+    (trainer.out / EVALUATION).write_text(json.dumps(report | facts, indent=2) + "\n")
+    return quality
+
+
+def held_out_pictures(refs: Sequence[ImageRef], side: int, count: int, seed: int = 0) -> Tensor:
+    """Up to `count` of the images (n, 3, side, side) uint8, or that many of small ones laid side by side."""
+    pictures = Pictures(refs, side)
+    rng = np.random.default_rng((seed, len(refs)))
+    return torch.stack([pictures.draw(rng) for _ in range(min(count, len(refs)))])

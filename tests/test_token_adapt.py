@@ -1,0 +1,374 @@
+"""TokenAdapt against section 3 of the facts, stated plainly; its files; and the recipes it is used in."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenstore.adapters import load_adapter, save_adapter
+from tokenstore.augment import (
+    AdapterConfig,
+    CodebookEmbedding,
+    ColorAdapt,
+    Geometry,
+    Recipe,
+    TokenAdapt,
+    adapter_geometry,
+    recipes,
+)
+from tokenstore.errors import AdapterError
+from tokenstore.manifest import TokenizerIdentity
+
+SMALL = AdapterConfig(20, 8, (4, 6), (3, 5), width=64, heads=1, mlp=96)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def official_shapes(codes: int = 391) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of f and g in the published checkpoints."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "conversion_function.0.weight": (384, 32),
+        "conversion_function.0.bias": (384,),
+        "conversion_function.1.de_pos_embedding": (1, 1024, 384),
+        "conversion_function.1.to_pixel.1.weight": (384, 32, 2, 2),
+        "conversion_function.1.to_pixel.1.bias": (32,),
+        "reverse_transform.0.en_pos_embedding": (1, 784, 384),
+        "reverse_transform.0.to_patch_embedding.0.weight": (384, 32, 2, 2),
+        "reverse_transform.0.to_patch_embedding.0.bias": (384,),
+        "reverse_transform.1.weight": (codes, 384),
+        "reverse_transform.1.bias": (codes,),
+    }
+    for part in ("conversion_function.1", "reverse_transform.0"):
+        block = f"{part}.transformer.layers.0"
+        shapes |= {
+            f"{block}.0.norm.weight": (384,),
+            f"{block}.0.norm.bias": (384,),
+            f"{block}.0.fn.to_qkv.weight": (1152, 384),
+            f"{block}.0.fn.to_out.weight": (384, 384),
+            f"{block}.0.fn.to_out.bias": (384,),
+            f"{block}.1.norm.weight": (384,),
+            f"{block}.1.norm.bias": (384,),
+            f"{block}.1.fn.net.0.weight": (1536, 384),
+            f"{block}.1.fn.net.0.bias": (1536,),
+            f"{block}.1.fn.net.2.weight": (384, 1536),
+            f"{block}.1.fn.net.2.bias": (384,),
+            f"{part}.transformer.norm.weight": (384,),
+            f"{part}.transformer.norm.bias": (384,),
+        }
+    return shapes
+
+
+def official_tensors(seed: int = 0) -> dict[str, Tensor]:
+    generator = seeded(seed)
+    return {name: torch.randn(shape, generator=generator) / 16 for name, shape in official_shapes().items()}
+
+
+def block_by_hand(x: Tensor, tensors: dict[str, Tensor], part: str) -> Tensor:
+    """x + attention(norm(x)), then x + mlp(norm(x)), then the last norm, for one sample (N, 384)."""
+
+    def of(name: str) -> Tensor:
+        return tensors[f"{part}.transformer.{name}"].double()
+
+    def norm(values: Tensor, name: str) -> Tensor:
+        return F.layer_norm(values, (384,), of(f"{name}.weight"), of(f"{name}.bias"), 1e-5)
+
+    layer = "layers.0"
+    qkv = norm(x, f"{layer}.0.norm") @ of(f"{layer}.0.fn.to_qkv.weight").T
+    queries, keys, values = qkv.chunk(3, 1)
+    heads = []
+    for head in range(6):
+        own = slice(64 * head, 64 * head + 64)
+        weights = (queries[:, own] @ keys[:, own].T / math.sqrt(64)).softmax(1)
+        heads.append(weights @ values[:, own])
+    x = x + torch.cat(heads, 1) @ of(f"{layer}.0.fn.to_out.weight").T + of(f"{layer}.0.fn.to_out.bias")
+    hidden = norm(x, f"{layer}.1.norm") @ of(f"{layer}.1.fn.net.0.weight").T + of(f"{layer}.1.fn.net.0.bias")
+    x = x + hidden.tanh() @ of(f"{layer}.1.fn.net.2.weight").T + of(f"{layer}.1.fn.net.2.bias")
+    return norm(x, "norm")
+
+
+def f_by_hand(vectors: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """(32, 32, 32) to (32, 64, 64)."""
+    x = vectors.double().flatten(1).T @ tensors["conversion_function.0.weight"].double().T
+    x = x + tensors["conversion_function.0.bias"] + tensors["conversion_function.1.de_pos_embedding"][0]
+    x = block_by_hand(x, tensors, "conversion_function.1")
+    weight = tensors["conversion_function.1.to_pixel.1.weight"].double()
+    result = torch.empty(32, 64, 64, dtype=torch.float64)
+    for row in range(2):
+        for column in range(2):
+            patch = x @ weight[:, :, row, column] + tensors["conversion_function.1.to_pixel.1.bias"]
+            result[:, row::2, column::2] = patch.T.reshape(32, 32, 32)
+    return result
+
+
+def g_by_hand(adapted: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """(32, 56, 56) to logits (391, 28, 28)."""
+    weight = tensors["reverse_transform.0.to_patch_embedding.0.weight"].double()
+    x = torch.zeros(784, 384, dtype=torch.float64)
+    for row in range(2):
+        for column in range(2):
+            x += adapted[:, row::2, column::2].double().flatten(1).T @ weight[:, :, row, column].T
+    x = x + tensors["reverse_transform.0.to_patch_embedding.0.bias"]
+    x = block_by_hand(x + tensors["reverse_transform.0.en_pos_embedding"][0], tensors, "reverse_transform.0")
+    logits = x @ tensors["reverse_transform.1.weight"].double().T + tensors["reverse_transform.1.bias"]
+    return logits.T.reshape(391, 28, 28)
+
+
+def test_official_weights_give_the_published_definition() -> None:
+    tensors = official_tensors()
+    adapter = TokenAdapt.from_tensors({**tensors, "encoder.of.the.model": torch.zeros(3)})
+    assert adapter.config == AdapterConfig()
+    vectors = torch.randn(2, 32, 32, 32, generator=seeded(1))
+    adapted = adapter.to_map(vectors)
+    for mine, sample in zip(adapted, vectors, strict=True):
+        torch.testing.assert_close(mine.double(), f_by_hand(sample, tensors), atol=1e-5, rtol=0)
+    cropped = adapted[:, :, 4:60, 4:60]
+    logits = adapter.to_logits(cropped)
+    assert logits.shape == (2, 391, 28, 28)
+    for mine, sample in zip(logits, cropped, strict=True):
+        torch.testing.assert_close(mine.double(), g_by_hand(sample, tensors), atol=1e-5, rtol=0)
+    # The whole: f, A with its own draws, g and the largest logit.
+    drawn = adapter_geometry((28, 28)).draw(2, (64, 64), seeded(2))
+    expected = adapter.to_logits(drawn.apply(adapted)).argmax(1)
+    assert torch.equal(adapter(vectors, generator=seeded(2)), expected)
+
+
+def test_the_names_are_those_of_the_published_checkpoints() -> None:
+    path = Path(__file__).parent.parent.parent / "shared/reference/checkpoint-keys.json"
+    if not path.is_file():
+        pytest.skip("the list of published names and shapes is not beside the repository")
+    published = json.loads(path.read_text())["mtm_pretrain_vit_base"]
+    named = {name: tuple(shape) for name, shape in published.items() if name in official_shapes()}
+    assert named == official_shapes()
+    assert not [name for name in published if name.startswith("conv") and name not in named]
+
+
+def test_positions_are_the_published_table() -> None:
+    adapter = TokenAdapt(AdapterConfig())
+    table = adapter.tensors()["conversion_function.1.de_pos_embedding"]
+    row, column, pair = 5, 17, 31
+    angle = 1 / 10000 ** (2 * pair / 192)
+    place = table[0, 32 * row + column]
+    for start, index in ((0, column), (192, row)):
+        assert place[start + pair] == pytest.approx(math.sin(index * angle), abs=1e-6)
+        assert place[start + 96 + pair] == pytest.approx(math.cos(index * angle), abs=1e-6)
+
+
+def small_adapter(seed: int = 0) -> TokenAdapt:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return TokenAdapt(SMALL, tokenizer=TokenizerIdentity("some tokenizer", "ab" * 32))
+
+
+def test_sizes_come_from_the_config_and_g_takes_other_sizes() -> None:
+    adapter = small_adapter()
+    vectors = torch.randn(3, 8, 4, 6, generator=seeded(0))
+    assert adapter.to_map(vectors).shape == (3, 8, 8, 12)
+    assert adapter(vectors, generator=seeded(0)).shape == (3, 3, 5)
+    assert adapter.to_logits(adapter.to_map(vectors)).shape == (3, 20, 4, 6)
+    adapter.augmentation = Geometry()
+    assert adapter(vectors, generator=seeded(0)).shape == (3, 4, 6)
+    assert not any(weight.requires_grad for weight in adapter.parameters())
+    with pytest.raises(ValueError, match=r"embeddings \(B, 8, 4, 6\), found \(3, 8, 6, 4\)"):
+        adapter.to_map(vectors.mT)
+    with pytest.raises(ValueError, match=r"a map \(B, 8, 2h, 2w\)"):
+        adapter.to_logits(torch.zeros(1, 8, 3, 4))
+    for wrong in ({"width": 6}, {"grid": (0, 3)}, {"codebook_size": 0}):
+        with pytest.raises(AdapterError, match="positive sizes"):
+            AdapterConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_file_gives_back_weights_sizes_and_tokenizer(tmp_path: Path) -> None:
+    adapter = small_adapter()
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    loaded = load_adapter(tmp_path / "adapter.safetensors")
+    assert (loaded.config, loaded.tokenizer) == (adapter.config, adapter.tokenizer)
+    assert loaded.tensors().keys() == adapter.tensors().keys()
+    assert all(torch.equal(tensor, adapter.tensors()[name]) for name, tensor in loaded.tensors().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model.safetensors"])
+def test_published_checkpoints_are_loaded_in_every_form(tmp_path: Path, name: str) -> None:
+    tensors = official_tensors() | {"blocks.0.weight": torch.zeros(2)}
+    if name.endswith("safetensors"):
+        save_file(tensors, tmp_path / name)
+    else:
+        torch.save({"state_dict": tensors} if name.endswith("ckpt") else tensors, tmp_path / name)
+    adapter = load_adapter(tmp_path / name)
+    assert torch.equal(adapter.reverse_transform[1].weight, tensors["reverse_transform.1.weight"])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("run",)
+
+
+def test_files_that_are_no_adapters_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "noise.safetensors").write_bytes(bytes(range(200)))
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    save_adapter(small_adapter(), tmp_path / "cut.safetensors")
+    data = (tmp_path / "cut.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(data[: len(data) // 2])
+    for name in (
+        "empty.safetensors",
+        "noise.safetensors",
+        "evil.pth",
+        "other.safetensors",
+        "cut.safetensors",
+        "absent.safetensors",
+        "absent.pth",
+    ):
+        with pytest.raises(AdapterError, match=f"{name}: expected the weights of a TokenAdapt"):
+            load_adapter(tmp_path / name)
+    assert "run" not in capsys.readouterr().out
+    tensors = official_tensors()
+    for change, message in (
+        ({"reverse_transform.1.bias": torch.zeros(5)}, r"reverse_transform.1.bias: expected shape \(391,\)"),
+        (
+            {"conversion_function.2.weight": torch.zeros(5)},
+            "conversion_function.2.weight: expected shape none",
+        ),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            TokenAdapt.from_tensors({**tensors, **change})
+    del tensors["reverse_transform.0.transformer.norm.bias"]
+    with pytest.raises(AdapterError, match=r"norm.bias: expected shape \(384,\), found none"):
+        TokenAdapt.from_tensors(tensors)
+
+
+CODEBOOK = torch.randn(20, 8, generator=seeded(9))
+
+
+def made(name: str) -> nn.Module:
+    arguments = {
+        "seit": lambda: recipes.seit(CODEBOOK, 7, (3, 5)),
+        "mtm_pretrain": lambda: recipes.mtm_pretrain(CODEBOOK, small_adapter(), (3, 5)),
+        "finetune": lambda: recipes.finetune(CODEBOOK, small_adapter(), 7, (3, 5)),
+        "none": lambda: recipes.none((3, 5)),
+    }
+    return arguments[name]()
+
+
+NAMES = ("seit", "mtm_pretrain", "finetune", "none")
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_give_what_their_networks_take(name: str, count: int) -> None:
+    codes = torch.randint(0, 20, (count, 4, 6), generator=seeded(0))
+    labels = torch.arange(count) % 7
+    kept = codes.clone()
+    for seed in range(6):
+        inputs, targets = made(name)(codes, labels, generator=seeded(seed))
+        again = made(name)(codes, labels, generator=seeded(seed))
+        assert torch.equal(inputs, again[0])
+        assert torch.equal(targets, again[1])
+        assert torch.equal(codes, kept)
+        if name == "seit":
+            assert (inputs.shape, inputs.dtype) == ((count, 8, 3, 5), torch.float32)
+        else:
+            assert (inputs.shape, inputs.dtype) == ((count, 3, 5), torch.int64)
+            assert 0 <= inputs.min() <= inputs.max() < 20
+        if name in ("seit", "finetune"):
+            assert targets.shape == (count, 7)
+            torch.testing.assert_close(targets.sum(1), torch.ones(count))
+        else:
+            assert torch.equal(targets, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_can_be_read(name: str) -> None:
+    text = str(made(name))
+    expected = {
+        "seit": ("SynonymReplacement", "rate=0.25", "PatchSwap", "EmbNoise", "scale=(0.08, 1.0)", "CutMix"),
+        "mtm_pretrain": (
+            "ColorAdapt",
+            "EmbNoise",
+            "scale=(0.2, 1.0)",
+            "TokenAdapt",
+            "degrees=30",
+            "Requantise",
+        ),
+        "finetune": ("p=[0.25, 0.75]", "Mixup", "alpha=0.8", "smoothing=0.1", "scale=(0.08, 1.0)"),
+        "none": ("CenterCrop",),
+    }
+    assert all(part in text for part in expected[name]), text
+
+
+def test_half_of_a_batch_takes_each_path() -> None:
+    adapter = small_adapter()
+    recipe = Recipe(CODEBOOK, nn.Identity(), adapter=adapter, requantise=True)
+    recipe.crop = _Same()
+    adapter.augmentation = _Same()
+    codes = torch.randint(0, 20, (5, 4, 6), generator=seeded(0))
+    inputs, _ = recipe(codes, None, generator=seeded(0))
+    assert torch.equal(inputs[:3], codes[:3])
+    vectors = CodebookEmbedding(CODEBOOK)(codes[3:])
+    assert torch.equal(inputs[3:], adapter.to_logits(adapter.to_map(vectors)).argmax(1))
+
+
+class _Same(nn.Module):
+    def forward(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        return x
+
+
+def test_targets_that_are_probabilities_need_labels_and_classes() -> None:
+    codes = torch.zeros(2, 4, 6, dtype=torch.long)
+    with pytest.raises(ValueError, match="labels: expected labels"):
+        made("finetune")(codes, None, generator=seeded(0))
+    with pytest.raises(ValueError, match="classes"):
+        Recipe(CODEBOOK, nn.Identity(), smoothing=0.1)
+    with pytest.raises(ValueError, match="20 codes, found one for 391"):
+        Recipe(CODEBOOK, nn.Identity(), adapter=TokenAdapt(AdapterConfig()))
+    inputs, targets = made("mtm_pretrain")(codes, None, generator=seeded(0))
+    assert targets is None
+    assert len(inputs) == 2
+
+
+@pytest.mark.parametrize("name", ["seit", "mtm_pretrain", "finetune"])
+def test_per_sample_depends_on_seed_epoch_and_place_alone(name: str) -> None:
+    codes = torch.randint(0, 20, (40, 4, 6), generator=seeded(0))
+    partners = torch.randint(0, 20, (9, 4, 6), generator=seeded(1))
+    recipe = made(name)
+    assert isinstance(recipe, Recipe)
+    transform = recipe.per_sample(3, partners)
+    rows = np.arange(100, 140)
+    whole = transform.of_rows(rows, list(codes))
+    order = torch.randperm(40, generator=seeded(2)).tolist()
+    for places in (order[:7], order[7:]):
+        for place, found in zip(
+            places, transform.of_rows(rows[places], [codes[place] for place in places]), strict=True
+        ):
+            assert torch.equal(found, whole[place])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(made(name).per_sample(3, partners).of_rows(rows, list(codes)), whole, strict=True)
+    )
+    transform.set_epoch(1)
+    other = transform.of_rows(rows, list(codes))
+    assert sum(not torch.equal(a, b) for a, b in zip(other, whole, strict=True)) > 20
+    others = made(name).per_sample(4, partners).of_rows(rows, list(codes))
+    assert sum(not torch.equal(a, b) for a, b in zip(others, whole, strict=True)) > 20
+
+
+def test_per_sample_leaves_the_recipe_alone_and_gives_colours_of_partners() -> None:
+    recipe = recipes.mtm_pretrain(CODEBOOK, small_adapter(), (3, 5))
+    before = str(recipe)
+    transform = recipe.per_sample(0, torch.randint(0, 20, (9, 4, 6), generator=seeded(1)))
+    assert str(recipe) == before
+    banks = [module for module in transform.module.modules() if isinstance(module, ColorAdapt)]
+    assert [module.bank for module in banks] == [9]
+    assert not any(module.training for module in transform.module.modules())

@@ -1,0 +1,215 @@
+"""Geometry of a batch: drawn once, then applied alike to embeddings, images and label maps of any size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenstore.augment.crops import RandomResizedCrop, nearest_crop, resized_crop
+
+__all__ = ["DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"]
+
+
+class HorizontalFlip(nn.Module):
+    """Each sample (B, ..., H, W) mirrored left to right with probability `p`.
+
+    Of codes it is the naive flip: the codes change places, but each still stands for a patch that was not
+    mirrored.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = probability("p", p)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Which of the samples are mirrored: (count,) bool on the generator's device."""
+        return torch.rand(count, generator=generator, device=generator.device) < self.p
+
+    def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
+        return flipped(grids, self.draw(len(grids), generator).to(grids.device, non_blocking=True))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class RandomAffine(nn.Module):
+    """Each sample (B, C, H, W) rotated, moved and sheared about its centre, bilinearly, zeros around it.
+
+    With probability `group_p` a sample is changed at all, and then each of five parts with probability `p`:
+    a rotation up to `degrees`, a move by up to `translate` of the width and of the height, a shear along x
+    and along y by up to `shear` degrees. The parts are one map and one interpolation.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 30.0,
+        translate: float = 0.2,
+        shear: float = 15.0,
+        p: float = 0.5,
+        group_p: float = 0.5,
+    ) -> None:
+        super().__init__()
+        for name, value, most in (
+            ("degrees", degrees, 180),
+            ("translate", translate, 1),
+            ("shear", shear, 89),
+        ):
+            if not 0 <= value <= most:
+                raise ValueError(f"{name}: expected a number from 0 to {most}, found {value}")
+        self.degrees, self.translate, self.shear = degrees, translate, shear
+        self.p, self.group_p = probability("p", p), probability("group_p", group_p)
+
+    def draw(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Maps (count, 2, 3) float32 for grids of the shape of `grid`, as `affine` takes them."""
+        device = generator.device
+        chosen = torch.rand(count, generator=generator, device=device) < self.group_p
+        chance, size = torch.rand((2, 5, count), generator=generator, device=device)
+        size = (2 * size - 1) * (chosen & (chance < self.p))
+        turn = math.radians(self.degrees) * size[0]
+        across, down = self.translate * size[1], self.translate * size[2]
+        along_x, along_y = (math.radians(self.shear) * size[3:]).tan()
+        return affine_maps(turn, across, down, along_x, along_y, grid)
+
+    def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        rows, columns = embeddings.shape[2:]
+        maps = self.draw(len(embeddings), (rows, columns), generator)
+        return affine(embeddings, maps.to(embeddings.device, non_blocking=True))
+
+    def extra_repr(self) -> str:
+        return (
+            f"degrees={self.degrees}, translate={self.translate}, shear={self.shear}, p={self.p}, "
+            f"group_p={self.group_p}"
+        )
+
+
+class Geometry(nn.Module):
+    """A flip, an affine map and a random resized crop, in this order; those that are None are left out."""
+
+    def __init__(
+        self,
+        flip: HorizontalFlip | None = None,
+        affine: RandomAffine | None = None,
+        crop: RandomResizedCrop | None = None,
+    ) -> None:
+        super().__init__()
+        self.flip, self.affine, self.crop = flip, affine, crop
+
+    def draw(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> DrawnGeometry:
+        """What to do with `count` samples whose places are counted on `grid` (H, W)."""
+        return DrawnGeometry(
+            grid,
+            None if self.flip is None else self.flip.draw(count, generator),
+            None if self.affine is None else self.affine.draw(count, grid, generator),
+            None if self.crop is None else self.crop.boxes(count, grid, generator),
+            grid if self.crop is None else self.crop.size,
+            "bicubic" if self.crop is None else self.crop.interpolation,
+        )
+
+    def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        rows, columns = embeddings.shape[2:]
+        return self.draw(len(embeddings), (rows, columns), generator).apply(embeddings)
+
+
+@dataclass(frozen=True)
+class DrawnGeometry:
+    """What one draw of a `Geometry` does with each of B samples, at any resolution."""
+
+    grid: tuple[int, int]
+    flip: Tensor | None
+    """(B,) bool."""
+    maps: Tensor | None
+    """(B, 2, 3) float32."""
+    boxes: Tensor | None
+    """(B, 4) int64: top, left, height, width in positions of the grid."""
+    size: tuple[int, int]
+    """What the boxes are resized to, in positions of the grid."""
+    interpolation: str = "bicubic"
+
+    def apply(self, samples: Tensor) -> Tensor:
+        """Samples (B, C, H, W) of any float dtype, H and W whole multiples of the grid's, interpolated."""
+        return self._applied(samples, nearest=False)
+
+    def apply_to_labels(self, labels: Tensor, fill: int = 255) -> Tensor:
+        """Label maps (B, H, W) of any dtype, by nearest neighbour; what comes from outside is `fill`."""
+        return self._applied(labels[:, None], nearest=True, fill=fill)[:, 0]
+
+    def _applied(self, samples: Tensor, *, nearest: bool, fill: int = 0) -> Tensor:
+        scale = self._scale(samples)
+        if self.flip is not None:
+            samples = flipped(samples, self.flip.to(samples.device, non_blocking=True))
+        if self.maps is not None:
+            maps = self.maps.to(samples.device, non_blocking=True)
+            samples = affine_nearest(samples, maps, fill) if nearest else affine(samples, maps)
+        if self.boxes is None:
+            return samples
+        boxes = scale * self.boxes.to(samples.device, non_blocking=True)
+        size = scale * self.size[0], scale * self.size[1]
+        if nearest:
+            return nearest_crop(samples, boxes, size)
+        return resized_crop(samples, boxes, size, self.interpolation)  # type: ignore[arg-type]
+
+    def _scale(self, samples: Tensor) -> int:
+        rows, columns = samples.shape[-2:]
+        scale = max(1, rows // self.grid[0])
+        if (rows, columns) != (scale * self.grid[0], scale * self.grid[1]):
+            raise ValueError(f"expected whole multiples of the grid {self.grid}, found {(rows, columns)}")
+        return scale
+
+
+def flipped(grids: Tensor, which: Tensor) -> Tensor:
+    """Grids (B, ..., H, W), those of `which` (B,) mirrored left to right."""
+    return torch.where(which.view(-1, *[1] * (grids.ndim - 1)), grids.flip(-1), grids)
+
+
+def affine_maps(
+    turn: Tensor, across: Tensor, down: Tensor, along_x: Tensor, along_y: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """Maps (B, 2, 3) float32 from places in the result to places in the source, as `affine` takes them.
+
+    The result is the source turned clockwise by `turn` radians, then moved by `across` of its width and
+    `down` of its height, then sheared: x grows by `along_x` times y, then y by `along_y` times x. All (B,).
+    """
+    rows, columns = grid
+    one, zero = torch.ones_like(turn), torch.zeros_like(turn)
+    unturn = _matrices(turn.cos(), turn.sin(), zero, -turn.sin(), turn.cos(), zero)
+    unmove = _matrices(one, zero, -across * columns, zero, one, -down * rows)
+    unshear_x = _matrices(one, -along_x, zero, zero, one, zero)
+    unshear_y = _matrices(one, zero, zero, -along_y, one, zero)
+    places = unturn @ unmove @ unshear_x @ unshear_y
+    # From positions about the centre to halves of the sides, in which torch counts.
+    half = places.new_tensor([columns / 2, rows / 2, 1.0])
+    return (places * half / half[:, None])[:, :2]
+
+
+def affine(samples: Tensor, maps: Tensor) -> Tensor:
+    """Samples (B, C, H, W) seen through maps (B, 2, 3), bilinearly, zeros around them; differentiable."""
+    return _sampled(samples, maps, "bilinear")
+
+
+def affine_nearest(samples: Tensor, maps: Tensor, fill: int) -> Tensor:
+    """Samples (B, C, H, W) of any dtype seen through maps, each place the nearest; `fill` around them."""
+    moved = _sampled(samples.double() - fill, maps.double(), "nearest") + fill
+    return moved.round().to(samples.dtype)
+
+
+def _sampled(samples: Tensor, maps: Tensor, mode: str) -> Tensor:
+    with torch.autocast(samples.device.type, enabled=False):
+        places = F.affine_grid(maps.to(samples.dtype), list(samples.shape), align_corners=False)
+        return F.grid_sample(samples, places, mode, "zeros", align_corners=False)
+
+
+def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
+    """Matrices (B, 3, 3) with a b c / d e f above 0 0 1."""
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    return torch.stack((a, b, c, d, e, f, zero, zero, one), -1).view(-1, 3, 3)
+
+
+def probability(name: str, value: float) -> float:
+    """The value; raises ValueError unless it is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a probability from 0 to 1, found {value}")
+    return value

@@ -1,0 +1,196 @@
+"""Augmentation of the codes themselves (B, H, W): Token-EDA's synonyms and swapped patches, and plain crops.
+
+SeiT, https://arxiv.org/abs/2303.11114, section 3.3.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tokenstore.augment.embedding import check_dtype, codebook_vectors
+from tokenstore.augment.geometry import probability
+
+__all__ = ["PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"]
+
+_ROWS_AT_ONCE = 1024
+
+
+class SynonymReplacement(nn.Module):
+    """With probability `p` for a batch, each code is replaced with probability `rate` by a synonym.
+
+    `synonyms` (K, M) are each code's nearest codes, best first, filled up with -1: `nearest_codes` of a
+    codebook, or `synonym_table` of the release's synonyms.json. One of the first `most` is drawn; a code
+    without any stays. Codes (B, *grid) of any integer dtype keep it.
+    """
+
+    synonyms: Tensor
+    counts: Tensor
+
+    def __init__(
+        self, synonyms: Tensor | npt.NDArray[Any], rate: float = 0.25, most: int = 5, p: float = 0.25
+    ) -> None:
+        super().__init__()
+        table = torch.as_tensor(synonyms).long()
+        if table.ndim != 2 or most < 1 or (table.numel() and int(table.max()) >= len(table)):
+            raise ValueError(
+                f"expected synonyms (K, M) below K and most >= 1, found {tuple(table.shape)}, most={most}"
+            )
+        table = table[:, :most].clone()
+        self.register_buffer("synonyms", table)
+        self.register_buffer("counts", (table >= 0).long().cumprod(1).sum(1))
+        self.rate, self.p = probability("rate", rate), probability("p", p)
+
+    def forward(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
+        check_dtype(codes)
+        device = generator.device
+        picked = torch.rand((), generator=generator, device=device) < self.p
+        chance, which = torch.rand((2, *codes.shape), generator=generator, device=device)
+        chance, which = chance.to(codes.device, non_blocking=True), which.to(codes.device, non_blocking=True)
+        wide = codes.long()
+        counts = self.counts[wide]
+        # subtle: the product can round up to the count itself
+        number = (which * counts).long().minimum(counts - 1).clamp(min=0)
+        replaced = self.synonyms[wide, number].to(codes.dtype)
+        change = (chance < self.rate) & (counts > 0) & picked.to(codes.device, non_blocking=True)
+        return torch.where(change, replaced, codes)
+
+    def extra_repr(self) -> str:
+        codes, most = self.synonyms.shape
+        return f"{codes} codes of up to {most} synonyms, rate={self.rate}, p={self.p}"
+
+
+class PatchSwap(nn.Module):
+    """With probability `p` for a batch, two square patches of each sample that do not overlap change places.
+
+    Their side is drawn up to `side` of the shorter side of the grid. Codes (B, H, W) or embeddings
+    (B, C, H, W).
+    """
+
+    def __init__(self, side: float = 0.25, p: float = 0.25) -> None:
+        super().__init__()
+        if not 0 < side <= 1 / 3:  # so that there is always room for a second patch
+            raise ValueError(f"side: expected a share of the grid above 0 and up to 1/3, found {side}")
+        self.side, self.p = side, probability("p", p)
+
+    def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
+        count, (rows, columns) = len(grids), grids.shape[-2:]
+        longest = int(self.side * min(rows, columns))
+        if longest < 1:
+            return grids
+        device = generator.device
+        picked = torch.rand((), generator=generator, device=device) < self.p
+        chances = torch.rand((5, count), generator=generator, device=device)
+        side = 1 + (chances[0] * longest).long().clamp(max=longest - 1)
+        heights, widths = rows - side + 1, columns - side + 1
+        top, left = _below(chances[1], heights), _below(chances[2], widths)
+        # The second patch lies anywhere it does not touch the first: apart in rows, or else in columns.
+        places = heights * widths
+        barred_top = torch.stack(((top - side + 1).clamp(min=0), (top + side).minimum(heights)))
+        barred_left = torch.stack(((left - side + 1).clamp(min=0), (left + side).minimum(widths)))
+        barred_rows, barred_columns = barred_top[1] - barred_top[0], barred_left[1] - barred_left[0]
+        free = places - barred_rows * barred_columns
+        number = _below(chances[3], free)
+        # Free places row by row: those above the barred rows, those beside them, those below.
+        above = barred_top[0] * widths
+        beside = barred_rows * (widths - barred_columns)
+        in_beside = number - above
+        beside_row = torch.div(in_beside, (widths - barred_columns).clamp(min=1), rounding_mode="floor")
+        beside_column = in_beside - beside_row * (widths - barred_columns)
+        beside_column = beside_column + barred_columns * (beside_column >= barred_left[0])
+        in_below = number - above - beside
+        is_above, is_beside = number < above, (number >= above) & (number < above + beside)
+        row_above, row_below = torch.div(number, widths, rounding_mode="floor"), in_below // widths
+        other_top = torch.where(
+            is_above, row_above, torch.where(is_beside, barred_top[0] + beside_row, barred_top[1] + row_below)
+        )
+        other_left = torch.where(
+            is_above, number - row_above * widths, torch.where(is_beside, beside_column, in_below % widths)
+        )
+        return _swapped(grids, top, left, other_top, other_left, side * picked)
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}, p={self.p}"
+
+
+class RandomCrop(nn.Module):
+    """A random part of `size` (h, w) of each sample: codes (B, H, W) or embeddings (B, C, H, W)."""
+
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else size
+
+    def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
+        rows, columns = grids.shape[-2:]
+        if rows < self.size[0] or columns < self.size[1]:
+            raise ValueError(f"expected a grid of at least {self.size}, found {(rows, columns)}")
+        chances = torch.rand((2, len(grids)), generator=generator, device=generator.device)
+        chances = chances.to(grids.device, non_blocking=True)
+        tops = (chances[0] * (rows - self.size[0] + 1)).long().clamp(max=rows - self.size[0])
+        lefts = (chances[1] * (columns - self.size[1] + 1)).long().clamp(max=columns - self.size[1])
+        lines = tops[:, None] + torch.arange(self.size[0], device=grids.device)
+        places = lefts[:, None] + torch.arange(self.size[1], device=grids.device)
+        inner = [1] * (grids.ndim - 3)
+        taken = grids.gather(-2, lines.view(len(grids), *inner, -1, 1).expand(*grids.shape[:-2], -1, columns))
+        wide = places.view(len(grids), *inner, 1, -1).expand(*grids.shape[:-2], self.size[0], -1)
+        return taken.gather(-1, wide)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
+def nearest_codes(codebook: Tensor | npt.NDArray[Any], most: int = 5) -> Tensor:
+    """Each code's nearest codes (K, most) int64 by cosine similarity of the codebook's vectors (K, D)."""
+    rows = nn.functional.normalize(codebook_vectors(codebook), dim=1)
+    if not 1 <= most < len(rows):
+        raise ValueError(f"expected vectors (K, D) of more than {most} codes, found {tuple(rows.shape)}")
+    nearest = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        similarity = rows[start : start + _ROWS_AT_ONCE] @ rows.T
+        similarity.diagonal(start).fill_(-torch.inf)
+        nearest.append(similarity.topk(most, 1).indices)
+    return torch.cat(nearest)
+
+
+def synonym_table(path: Path | str, codebook_size: int) -> Tensor:
+    """The synonyms.json of SeiT's release as a table (K, M) int64, filled up with -1.
+
+    Raises ValueError where a code or a synonym is not from 0 to codebook_size - 1.
+    """
+    listed = {int(code): list(map(int, near)) for code, near in json.loads(Path(path).read_text()).items()}
+    most = max(map(len, listed.values()), default=0)
+    table = torch.full((codebook_size, most), -1)
+    for code, near in listed.items():
+        if not all(0 <= number < codebook_size for number in (code, *near)):
+            raise ValueError(f"{path}: expected codes from 0 to {codebook_size - 1}, found {code}: {near}")
+        table[code, : len(near)] = torch.tensor(near, dtype=torch.long)
+    return table
+
+
+def _below(chance: Tensor, limit: Tensor) -> Tensor:
+    """Integers from 0 to limit - 1 (B,) for chances in 0..1; 0 where the limit is 0."""
+    return (chance * limit).long().minimum(limit - 1).clamp(min=0)
+
+
+def _swapped(
+    grids: Tensor, top: Tensor, left: Tensor, other_top: Tensor, other_left: Tensor, side: Tensor
+) -> Tensor:
+    """Grids (B, ..., H, W) with the patches of `side` at two corners exchanged; sides of 0 change nothing."""
+    rows, columns = grids.shape[-2:]
+    device = grids.device
+    corners = torch.stack((top, left, other_top, other_left, side)).to(device, non_blocking=True)
+    top, left, other_top, other_left, side = corners[:, :, None, None]
+    y = torch.arange(rows, device=device)[:, None]
+    x = torch.arange(columns, device=device)
+    in_first = (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
+    in_other = (y >= other_top) & (y < other_top + side) & (x >= other_left) & (x < other_left + side)
+    offset = (other_top - top) * columns + other_left - left
+    source = y * columns + x + offset * in_first.long() - offset * in_other.long()
+    flat = grids.flatten(-2)
+    index = source.flatten(1).view(len(grids), *[1] * (flat.ndim - 2), -1).expand_as(flat)
+    return flat.gather(-1, index).view_as(grids)

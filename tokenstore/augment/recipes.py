@@ -1,0 +1,225 @@
+"""The published pipelines of SeiT and SeiT++ as modules `(codes, labels) -> (inputs, targets)`.
+
+SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105, section 4.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
+from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
+from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
+from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement, nearest_codes
+from tokenstore.augment.per_sample import PerSample
+from tokenstore.augment.requantise import Requantise
+from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
+
+__all__ = ["Recipe", "finetune", "mtm_pretrain", "none", "seit"]
+
+Codebook = Tensor | npt.NDArray[Any]
+
+_SIZE = (28, 28)
+_PRETRAINING_SCALE = (0.2, 1.0)
+_TRAINING_SCALE = (0.08, 1.0)
+
+
+class Recipe(nn.Module):
+    """Codes (B, H, W) and labels (B,), or None, to inputs and targets; printing it shows every step.
+
+    1. `on_codes`, one after another. 2. Codes to vectors. 3. `colour`. 4. The first half of the batch, or
+    all without an adapter: `crop`, then `mixing`. 5. The other half: f of `adapter`, its augmentation,
+    `adapter_mixing`, g, and the likeliest codes. 6. With `requantise` the first half becomes codes too, and
+    inputs are codes (B, h, w) int64; else all are vectors (B, C, h, w).
+
+    Where anything is mixed or `smoothing` is not 0, targets are probabilities (B, classes) and labels must
+    not be None; else they are the labels.
+    """
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        crop: nn.Module,
+        *,
+        on_codes: Sequence[nn.Module] = (),
+        colour: nn.Module | None = None,
+        mixing: nn.Module | None = None,
+        adapter: TokenAdapt | None = None,
+        adapter_mixing: nn.Module | None = None,
+        requantise: bool = False,
+        classes: int = 0,
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.on_codes = nn.ModuleList(on_codes)
+        self.embedding = CodebookEmbedding(codebook)
+        self.colour = colour
+        self.crop = crop
+        self.mixing = mixing
+        self.adapter = adapter
+        self.adapter_mixing = adapter_mixing
+        self.requantise = Requantise(self.embedding.codebook) if requantise else None
+        self.classes, self.smoothing = classes, smoothing
+        if self._softens and classes < 1:
+            raise ValueError("classes: expected the number of classes, since targets are probabilities")
+        size = len(self.embedding.codebook)
+        if adapter is not None and adapter.config.codebook_size != size:
+            raise ValueError(
+                f"expected an adapter for the codebook's {size} codes, found one for "
+                f"{adapter.config.codebook_size}"
+            )
+
+    @torch.no_grad()
+    def forward(
+        self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        targets = self._targets(labels)
+        count = len(codes)
+        first = count if self.adapter is None else count - count // 2
+        if self.adapter is not None and count == 1:
+            first = int(torch.rand((), generator=generator, device=generator.device) < 0.5)
+        for module in self.on_codes:
+            codes = module(codes, generator=generator)
+        embeddings = self.embedding(codes)
+        if self.colour is not None:
+            embeddings = self.colour(embeddings, generator=generator)
+        parts = []
+        if first:
+            parts.append(self.plain(embeddings[:first], _part(targets, 0, first), generator))
+        if first < count:
+            parts.append(self.adapted(embeddings[first:], _part(targets, first, count), generator))
+        inputs = torch.cat([part for part, _ in parts])
+        mixed = [part for _, part in parts if part is not None]
+        return inputs, torch.cat(mixed) if mixed else None
+
+    def plain(
+        self, embeddings: Tensor, targets: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """The path of the first half: a crop, mixing, and codes again where they are asked for."""
+        inputs: Tensor = self.crop(embeddings, generator=generator)
+        if self.mixing is not None and targets is not None:
+            inputs, targets = self.mixing(inputs, targets, generator=generator)
+        return (inputs if self.requantise is None else self.requantise(inputs)), targets
+
+    def adapted(
+        self, embeddings: Tensor, targets: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """The path of the other half: f, image augmentation and mixing of its map, g."""
+        assert self.adapter is not None
+        adapted = self.adapter.augmentation(self.adapter.to_map(embeddings), generator=generator)
+        if self.adapter_mixing is not None and targets is not None:
+            adapted, targets = self.adapter_mixing(adapted, targets, generator=generator)
+        codes = self.adapter.to_logits(adapted).argmax(1)
+        return (codes if self.requantise is not None else self.embedding(codes)), targets
+
+    def per_sample(self, seed: int = 0, partners: Tensor | None = None) -> PerSample:
+        """A dataset's `transform` that does the same with each sample's codes alone; nothing is mixed.
+
+        A sample takes either path, with equal chances. `partners` are codes (M, H, W) of other samples whose
+        moments ColorAdapt gives; without them it changes nothing.
+        """
+        recipe = copy.deepcopy(self)
+        recipe.mixing = recipe.adapter_mixing = None
+        recipe.smoothing = 0.0
+        if partners is not None:
+            bank = ColorAdapt(bank=len(partners), channels=self.embedding.codebook.shape[1])
+            bank.remember(self.embedding(partners))
+            for parent in list(recipe.modules()):
+                for name, module in parent.named_children():
+                    if isinstance(module, ColorAdapt):
+                        setattr(parent, name, bank)
+                        bank.share = module.share
+        return PerSample(recipe, seed)
+
+    @property
+    def _softens(self) -> bool:
+        return bool(self.mixing or self.adapter_mixing or self.smoothing)
+
+    def _targets(self, labels: Tensor | None) -> Tensor | None:
+        if not self._softens:
+            return labels
+        if labels is None:
+            raise ValueError("labels: expected labels (B,), since targets are probabilities; found none")
+        return soft_targets(labels, self.classes, self.smoothing)
+
+    def extra_repr(self) -> str:
+        return f"classes={self.classes}, smoothing={self.smoothing}" if self._softens else ""
+
+
+class _Evaluation(nn.Module):
+    """The central part of codes, and labels as they are."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.crop = CenterCrop(size)
+
+    def forward(
+        self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.crop(codes), labels
+
+
+def seit(
+    codebook: Codebook, classes: int, size: tuple[int, int] = _SIZE, synonyms: Tensor | None = None
+) -> Recipe:
+    """SeiT, supervised: Token-EDA, Emb-Noise, a random resized crop, CutMix; vectors go in.
+
+    `synonyms` (K, M) are by default the nearest codes of the codebook.
+    """
+    table = nearest_codes(codebook) if synonyms is None else synonyms
+    return Recipe(
+        codebook,
+        RandomResizedCrop(size, _TRAINING_SCALE),
+        on_codes=[SynonymReplacement(table), PatchSwap()],
+        colour=EmbNoise(),
+        mixing=CutMix(),
+        classes=classes,
+    )
+
+
+def mtm_pretrain(codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE) -> Recipe:
+    """SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt; codes go in."""
+    if adapter is not None:
+        adapter.augmentation = adapter_geometry(size, _PRETRAINING_SCALE)
+    return Recipe(
+        codebook,
+        RandomResizedCrop(size, _PRETRAINING_SCALE),
+        colour=OneOf([ColorAdapt(), EmbNoise()], [1 / 3, 1 / 3]),
+        adapter=adapter,
+        requantise=True,
+    )
+
+
+def finetune(
+    codebook: Codebook, adapter: TokenAdapt | None, classes: int, size: tuple[int, int] = _SIZE
+) -> Recipe:
+    """SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix; codes go in."""
+    if adapter is not None:
+        adapter.augmentation = adapter_geometry(size, _TRAINING_SCALE)
+    return Recipe(
+        codebook,
+        RandomResizedCrop(size, _TRAINING_SCALE),
+        colour=OneOf([ColorAdapt(), EmbNoise()], [0.25, 0.75]),
+        mixing=CutMix(),
+        adapter=adapter,
+        adapter_mixing=None if adapter is None else CutMixOrMixup(CutMix(), Mixup()),
+        requantise=True,
+        classes=classes,
+        smoothing=0.1,
+    )
+
+
+def none(size: tuple[int, int] = _SIZE) -> nn.Module:
+    """No augmentation: the central part of the codes, as for evaluation."""
+    return _Evaluation(size)
+
+
+def _part(targets: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if targets is None else targets[start:stop]

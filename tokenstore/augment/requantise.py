@@ -1,0 +1,60 @@
+"""Embeddings back to codes: the nearest vector of a codebook."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenstore.augment.embedding import codebook_vectors
+
+__all__ = ["Requantise"]
+
+Metric = Literal["cosine", "euclidean"]
+
+
+class Requantise(nn.Module):
+    """The code of the nearest vector (K, C) for each place of embeddings (B, C, *grid): (B, *grid) int64.
+
+    By "cosine" similarity, as SeiT++ does, or "euclidean" distance; of equally near codes the first. At most
+    `chunk` similarities (numbers) are in memory at a time.
+    """
+
+    codebook: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self, codebook: Tensor | npt.NDArray[Any], metric: Metric = "cosine", chunk: int = 2**24
+    ) -> None:
+        super().__init__()
+        rows = codebook_vectors(codebook)
+        if metric not in get_args(Metric):
+            raise ValueError(f"metric: expected one of {list(get_args(Metric))}, found {metric!r}")
+        if metric == "cosine":
+            rows = F.normalize(rows, dim=1)
+        self.metric, self.chunk = metric, chunk
+        self.register_buffer("codebook", rows)
+        # |x - c|^2 is least where x.c - |c|^2 / 2 is greatest; of cosine all |c| are 1.
+        lengths = rows.square().sum(1) / 2
+        self.register_buffer("offsets", torch.zeros_like(lengths) if metric == "cosine" else lengths)
+
+    @torch.no_grad()
+    def forward(self, embeddings: Tensor) -> Tensor:
+        size, channels = self.codebook.shape
+        if embeddings.ndim < 2 or embeddings.shape[1] != channels:
+            raise ValueError(f"expected embeddings (B, {channels}, *grid), found {tuple(embeddings.shape)}")
+        rows = embeddings.movedim(1, -1).reshape(-1, channels).float()
+        nearest = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+        at_once = max(1, self.chunk // size)
+        with torch.autocast(rows.device.type, enabled=False):
+            for start in range(0, len(rows), at_once):
+                part = rows[start : start + at_once]
+                scores = torch.addmm(-self.offsets, part, self.codebook.T)
+                nearest[start : start + at_once] = scores.argmax(1)
+        return nearest.view(len(embeddings), *embeddings.shape[2:])
+
+    def extra_repr(self) -> str:
+        return "{} codes of {} channels, {}".format(*self.codebook.shape, self.metric)

@@ -1,0 +1,92 @@
+"""The transformer blocks of ViT-VQGAN and TokenAdapt, with the parameter names of SeiT's checkpoints."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["HEAD_WIDTH", "Attention", "Transformer", "sin_cos_table"]
+
+HEAD_WIDTH = 64
+
+
+class Attention(nn.Module):
+    """Self-attention by heads of HEAD_WIDTH channels."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH, bias=False)
+        self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # B, N, C
+        split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each B, heads, N, HEAD_WIDTH
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear maps with a tanh between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+class Residual(nn.Module):
+    """x + fn(norm(x))."""
+
+    def __init__(self, width: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fn(self.norm(x))
+        return x + out
+
+
+class Transformer(nn.Module):
+    """Pre-norm blocks and a last LayerNorm, over (B, N, width)."""
+
+    def __init__(self, width: int, depth: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(Residual(width, Attention(width, heads)), Residual(width, MLP(width, mlp)))
+                for _ in range(depth)
+            )
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.layers(x))
+        return out
+
+
+def sin_cos_table(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D positions (1, H * W, width) float32 of a grid (H, W), row by row.
+
+    The first half of the channels is from the column's index, the second from the row's; a half of d
+    channels is all sines, then all cosines, of index / 10000^(2i/d). Raises ValueError where width is
+    no multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"expected a width that is a multiple of 4, found {width}")
+    half = width // 2
+    frequencies = 10000 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    angles = torch.arange(max(grid), dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # max(grid), half
+    rows, columns = grid
+    by_column, by_row = (
+        line[:columns].expand(rows, columns, half),
+        line[:rows, None].expand(rows, columns, half),
+    )
+    return torch.cat([by_column, by_row], dim=2).reshape(1, rows * columns, width).float()
