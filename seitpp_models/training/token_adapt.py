@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 
 STATE = "state.pt"
 WEIGHTS = "adapter.safetensors"
+_LOUDNESS = 3.0
+"""Of tokens' vectors beside their positions, where training begins."""
+_SHARPNESS = 15.0
+"""Of the logits' cosine similarity, where training begins."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class AdapterTrainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator
             model = TokenAdapt(self.adapter_config, tokenizer=self.identity)
+            start_from_codebook(model, torch.from_numpy(tokenizer.codebook))
         self.embedding = CodebookEmbedding(tokenizer.codebook).to(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -235,6 +240,35 @@ class AdapterTrainer:
                 f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
                 "begun with, or train into another folder"
             )
+
+
+@torch.no_grad()
+def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
+    """Let f begin as an enlargement of the tokens' vectors, and g as the nearest vector of a mean of 2x2.
+
+    So learning begins where resampling the vectors leads by itself, and the blocks, which begin by adding
+    nothing, learn the rest. Vectors (K, C) go through an orthonormal basis, large beside the positions.
+    """
+    width, channels = adapter.config.width, adapter.config.channels
+    vectors = F.normalize(codebook, dim=1)
+    basis = torch.linalg.qr(torch.randn(width, max(channels, 1))).Q[:, :channels]
+    length = _LOUDNESS * (width / 2) ** 0.5  # of a vector beside its position's, which is sqrt(width / 2)
+    mean_length = float(codebook.norm(dim=1).mean())
+    gain = (width / (length**2 + width / 2)) ** 0.5  # of the last LayerNorm
+    to_width, from_width = length * basis / mean_length, basis.T / (gain * length) * mean_length
+    first, decoder, encoder, head = cast(Any, (*adapter.conversion_function, *adapter.reverse_transform))
+    first.weight.copy_(to_width)
+    decoder.to_pixel[1].weight.copy_(from_width.T[:, :, None, None].expand_as(decoder.to_pixel[1].weight))
+    patches = encoder.to_patch_embedding[0]
+    patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / SCALE**2)
+    head.weight.copy_(_SHARPNESS * vectors @ from_width / mean_length)
+    for layer in (first, decoder.to_pixel[1], patches, head):
+        layer.bias.zero_()
+    for part in (decoder, encoder):
+        for attention, mlp in part.transformer.layers:
+            for last in (attention.fn.to_out, mlp.fn.net[2]):
+                last.weight.zero_()
+                last.bias.zero_()
 
 
 def _one_thread(_: int) -> None:
