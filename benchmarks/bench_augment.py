@@ -1,0 +1,176 @@
+"""How fast is a recipe? Beside it the published order of operations, written plainly.
+
+    bench_augment.py [--batch-size 256] [--device cpu]
+
+Codes (B, 32, 32) of 391, vectors of 32 channels, TokenAdapt of the published sizes with random weights. The
+plain way makes one-hot maps (B, 391, 32, 32), crops and resizes them one sample at a time and multiplies them
+by the codebook; of the other half, f's maps are flipped, turned, moved, sheared and cropped one sample and
+one step at a time; attention is written out. Each runs in a process of its own, for its peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokenstore import transformer
+from tokenstore.augment import AdapterConfig, TokenAdapt, recipes
+from tokenstore.augment.geometry import affine_maps
+
+CODES, CHANNELS, GRID, SIZE = 391, 32, 32, 28
+
+
+def plain_attention(self: transformer.Attention, x: Tensor) -> Tensor:
+    """Softmax of all similarities at once, as the definition has it."""
+    batch, places, _ = x.shape
+    queries, keys, values = self.to_qkv(x).view(batch, places, 3, self.heads, 64).permute(2, 0, 3, 1, 4)
+    weights = (queries @ keys.mT / math.sqrt(64)).softmax(-1)
+    mixed: Tensor = self.to_out((weights @ values).transpose(1, 2).flatten(2))
+    return mixed
+
+
+def plain_crop(sample: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
+    """Inception's random crop of one sample (C, H, W), and torch's bicubic interpolation."""
+    rows, columns = sample.shape[1:]
+    for _ in range(10):
+        area = rows * columns * random.uniform(*scale)
+        aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= columns and 0 < height <= rows:
+            top, left = random.randint(0, rows - height), random.randint(0, columns - width)
+            box = sample[None, :, top : top + height, left : left + width]
+            return F.interpolate(box, (size, size), mode="bicubic", align_corners=False)[0]
+    return F.interpolate(sample[None], (size, size), mode="bicubic", align_corners=False)[0]
+
+
+def plain_geometry(sample: Tensor, size: int) -> Tensor:
+    """A of one map (C, H, W), step by step."""
+    if random.random() < 0.5:
+        sample = sample.flip(2)
+    if random.random() < 0.5:
+        for number, most in enumerate((math.radians(30), 0.2, 0.2, math.tan(math.radians(15)), 0.26)):
+            if random.random() < 0.5:
+                parts = [torch.zeros(1, device=sample.device) for _ in range(5)]
+                parts[number] += random.uniform(-most, most)
+                maps = affine_maps(*parts, (sample.shape[1], sample.shape[2]))
+                places = F.affine_grid(maps, [1, *sample.shape], align_corners=False)
+                sample = F.grid_sample(sample[None], places, align_corners=False)[0]
+    return plain_crop(sample, size, (0.2, 1.0))
+
+
+def plain_colour(vectors: Tensor) -> Tensor:
+    """ColorAdapt, Emb-Noise or nothing for the batch; each sample by itself."""
+    choice = random.randrange(3)
+    changed = random.sample(range(len(vectors)), len(vectors) // 2)
+    result = list(vectors)
+    for number in changed:
+        sample, partner = vectors[number], vectors[len(vectors) - 1 - number]
+        if choice == 0:
+            mean, deviation = sample.mean((1, 2), keepdim=True), sample.std((1, 2), keepdim=True)
+            result[number] = (sample - mean) / deviation * partner.std((1, 2), keepdim=True) + partner.mean(
+                (1, 2), keepdim=True
+            )
+        elif choice == 1:
+            result[number] = sample + torch.randn_like(sample) + torch.randn_like(sample[:, :1, :1])
+    return torch.stack(result)
+
+
+@torch.no_grad()
+def plain_recipe(codes: Tensor, codebook: Tensor, adapter: TokenAdapt) -> Tensor:
+    one_hot = F.one_hot(codes, CODES).permute(0, 3, 1, 2).float()
+    half = len(codes) - len(codes) // 2
+    cropped = torch.stack([plain_crop(sample, SIZE, (0.2, 1.0)) for sample in one_hot[:half]])
+    first = plain_colour(torch.einsum("bkhw,kc->bchw", cropped, codebook))
+    rows = F.normalize(first.movedim(1, -1).reshape(-1, CHANNELS), dim=1)
+    nearest = (rows @ F.normalize(codebook, dim=1).T).argmax(1).view(half, SIZE, SIZE)
+    vectors = plain_colour(torch.einsum("bkhw,kc->bchw", one_hot[half:], codebook))
+    adapted = adapter.to_map(vectors)
+    augmented = torch.stack([plain_geometry(sample, 2 * SIZE) for sample in adapted])
+    return torch.cat((nearest, adapter.to_logits(augmented).argmax(1)))
+
+
+def timed(step: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Median seconds of a step, after one to warm up."""
+    step()
+    taken: list[float] = []
+    while sum(taken) < seconds or len(taken) < 3:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[len(taken) // 2]
+
+
+def peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def measured(kind: str, batch_size: int, device: torch.device, seconds: float) -> dict[str, float]:
+    """Samples/s and memory above what was there before the first step."""
+    torch.manual_seed(0)
+    random.seed(0)
+    codebook = torch.randn(CODES, CHANNELS)
+    adapter = TokenAdapt(AdapterConfig())
+    codes = torch.randint(0, CODES, (batch_size, GRID, GRID), device=device)
+    if kind == "plain":
+        transformer.Attention.forward = plain_attention  # type: ignore[method-assign]
+        codebook, adapter = codebook.to(device), adapter.to(device)
+
+        def step() -> object:
+            return plain_recipe(codes, codebook, adapter)
+    else:
+        recipe = recipes.mtm_pretrain(codebook, adapter if kind == "recipe" else None).to(device)
+        generator = torch.Generator(device).manual_seed(0)
+
+        def step() -> object:
+            return recipe(codes, generator=generator)
+
+    before = peak_mb(device)
+    taken = timed(step, device, seconds)
+    return {"samples/s": batch_size / taken, "MB": peak_mb(device) - before}
+
+
+@click.command()
+@click.option("--batch-size", default=256, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--seconds", default=10.0, show_default=True, help="A measurement, at least.")
+@click.option("--only", hidden=True)
+def main(batch_size: int, device: str, seconds: float, only: str | None) -> None:
+    """Measure the recipe of masked token modelling and print a table."""
+    if only is not None:
+        print(json.dumps(measured(only, batch_size, torch.device(device), seconds)))
+        return
+    table = Table(title=f"mtm_pretrain, batches of {batch_size}, {device}, {torch.get_num_threads()} threads")
+    for column in ("way", "samples/s", "x", "MB above the start"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    first = None
+    for kind in ("plain", "recipe", "recipe without TokenAdapt"):
+        command = [sys.executable, __file__, "--batch-size", str(batch_size), "--device", device]
+        command += ["--seconds", str(seconds), "--only", kind]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        first = first or found["samples/s"]
+        rate = found["samples/s"]
+        table.add_row(kind, f"{rate:,.1f}", f"{rate / first:.2f}", f"{found['MB']:,.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
