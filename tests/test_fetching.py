@@ -237,8 +237,9 @@ def test_faults_at_every_request_of_an_epoch(
     writer = Storage(url, s3_server.storage_options())
     write_store(writer, {"train": (CODES, LABELS)}, chunk_samples=2, shard_samples=4 * 16)
     options = s3_server.storage_options(fault_proxy.url)
-    retries = Retries(deadline=1, timeout=0.2, first_delay=0.002, longest_delay=0.02)
-    epoch_at(url, options, retries)
+    # Where the fault passes, a busy machine may need the time; where it stays, this is how soon it is told.
+    retries = Retries(deadline=1 if stays else 10, timeout=0.5, first_delay=0.002, longest_delay=0.02)
+    epoch_at(url, options, Retries())
     requests = fault_proxy.count()
     assert requests >= 150
     for index in range(0, requests, 7 if stays else 1):
