@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
 
-from tokenstore.codecs.machine import available_cores
-from tokenstore.errors import SourceError
-from tokenstore.sources import open_source
-from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers.conv_vq import ConvVQConfig
 from tokenstore.tokenizers.quality import Quality
 from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.training import WEIGHTS, StepResult, Trainer, TrainingConfig
-from tokenstore.tokenizers.training_images import list_images
 from tokenstore.tokenizers.training_run import train as run_training
 
-from .console import err, progress_bar
 from .main import EXIT_CODES
+from .training import listed_images, note_unless_held_out, shown, training_options
 
 _DEFAULT = TrainingConfig()
-_TOLD_SECONDS = 60.0
 
 
 @click.command(epilog=EXIT_CODES)
@@ -34,9 +28,6 @@ _TOLD_SECONDS = 60.0
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for weights and run.",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=_DEFAULT.steps, show_default=True, help="Steps in all."
 )
 @click.option(
     "--codebook-size",
@@ -52,14 +43,6 @@ _TOLD_SECONDS = 60.0
     help="What stores will call the tokenizer; its fingerprint tells it from others of that name.",
 )
 @click.option(
-    "--held-out",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=_DEFAULT.held_out,
-    show_default=True,
-    help="Share of the images kept out of training, by a hash of their file names. Splits named val or test "
-    "are kept out whole.",
-)
-@click.option(
     "--photographs",
     type=click.IntRange(0),
     default=_DEFAULT.photographs,
@@ -73,51 +56,16 @@ _TOLD_SECONDS = 60.0
     show_default=True,
     help="Crops of images below 128 pixels in a batch.",
 )
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
-    default=_DEFAULT.learning_rate,
-    show_default=True,
-    help="Of AdamW, at its highest.",
+@training_options(
+    steps=_DEFAULT.steps,
+    held_out=_DEFAULT.held_out,
+    learning_rate=_DEFAULT.learning_rate,
+    seed=_DEFAULT.seed,
+    evaluate_every=2000,
+    evaluate_images=256,
+    evaluated="Held-out images of a kind to evaluate on.",
+    resumed="Go on with the run in OUT, given the same options.",
 )
-@click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Decides everything random.")
-@click.option(
-    "--precision",
-    type=click.Choice(["bf16", "fp32"]),
-    default="bf16",
-    show_default=True,
-    help="Arithmetic of the networks; weights are kept in float32.",
-)
-@click.option("--device", default="cpu", show_default=True, help="Where it trains: cpu, cuda ...")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=available_cores(),
-    show_default="one a core",
-    help="On a CPU.",
-)
-@click.option(
-    "--evaluate-every",
-    type=click.IntRange(0),
-    default=2000,
-    show_default=True,
-    help="Evaluate after as many steps; 0: at the end only.",
-)
-@click.option(
-    "--evaluate-images",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    help="Held-out images of a kind to evaluate on.",
-)
-@click.option(
-    "--checkpoint-minutes",
-    type=click.FloatRange(0),
-    default=3.0,
-    show_default=True,
-    help="What a crash may lose.",
-)
-@click.option("--resume", is_flag=True, help="Go on with the run in OUT, given the same options.")
 def train_tokenizer(
     images: tuple[str, ...],
     out: Path,
@@ -159,52 +107,31 @@ def train_tokenizer(
         bfloat16=precision == "bf16",
     ).shortened(steps)
     check_device(device)
-    listed = list_images([_images(place) for place in images], held_out)
+    listed = listed_images(images, held_out)
+    photos, thumbs = len(listed.held_out_photographs), len(listed.held_out_thumbnails)
     click.echo(
         f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "
-        f"held out: {len(listed.held_out_photographs):,} and {len(listed.held_out_thumbnails):,}"
+        f"held out: {photos:,} and {thumbs:,}"
     )
-    if not listed.held_out_photographs and not listed.held_out_thumbnails:
-        click.echo("note: no image is held out, so nothing will be evaluated; raise --held-out")
+    note_unless_held_out(photos + thumbs)
     trainer = Trainer(config, listed, out, device)
-    with progress_bar("steps") as bar:
-        task = bar.add_task("training", total=steps, note="")
-        told = time.monotonic()
 
-        def on_step(result: StepResult) -> None:
-            nonlocal told
-            text = f"PSNR {result.psnr:.2f} dB, perplexity {result.perplexity:,.0f}"
-            bar.update(task, completed=result.step, note=text)
-            if not err.is_terminal and time.monotonic() - told > _TOLD_SECONDS:
-                told = time.monotonic()
-                click.echo(f"step {result.step:,} of {steps:,}: {text}, {result.seconds / 60:.1f} minutes")
+    def train(on_step: Callable[[StepResult], None]) -> None:
+        run_training(
+            trainer,
+            listed,
+            resume=resume,
+            checkpoint_seconds=60 * checkpoint_minutes,
+            evaluate_steps=evaluate_every,
+            evaluate_images=evaluate_images,
+            on_step=on_step,
+            on_evaluation=_tell,
+        )
 
-        try:
-            run_training(
-                trainer,
-                listed,
-                resume=resume,
-                checkpoint_seconds=60 * checkpoint_minutes,
-                evaluate_steps=evaluate_every,
-                evaluate_images=evaluate_images,
-                on_step=on_step,
-                on_evaluation=_tell,
-            )
-        except KeyboardInterrupt:
-            click.echo(
-                f"stopped after step {trainer.step:,}; the same command with --resume goes on", err=True
-            )
-            raise
+    shown(trainer, train, lambda result: f"PSNR {result.psnr:.2f} dB, perplexity {result.perplexity:,.0f}")
     click.echo(f"{steps:,} steps in {trainer.seconds / 60:.1f} minutes: {out / WEIGHTS}")
 
 
 def _tell(step: int, quality: dict[str, Quality]) -> None:
     for kind, figures in quality.items():
         click.echo(f"step {step:,}, held-out {kind}: {figures}")
-
-
-def _images(place: str) -> ImageSource:
-    source = open_source(place)
-    if not isinstance(source, ImageSource):
-        raise SourceError(f"{place}: expected images to train on, found ready codes ({source.kind})")
-    return source

@@ -18,14 +18,13 @@ from torch import Tensor
 from seitpp_models.training.adapter_evaluation import evaluate_adapter, naively
 from seitpp_models.training.adapter_pairs import Pictures, augmented_images
 from seitpp_models.training.token_adapt import (
-    STATE,
     WEIGHTS,
     AdapterTrainer,
     AdapterTrainingConfig,
     StepResult,
     start_from_codebook,
 )
-from seitpp_models.training.token_adapt_run import EVALUATION, LOG, train
+from seitpp_models.training.token_adapt_run import EVALUATION, train
 from tokenstore.adapters import load_adapter
 from tokenstore.augment import (
     AdapterConfig,
@@ -36,6 +35,7 @@ from tokenstore.augment import (
     TokenAdapt,
 )
 from tokenstore.errors import AdapterError
+from tokenstore.runs import LOG, STATE
 from tokenstore.sources import open_source
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.images import ImageTokenizer

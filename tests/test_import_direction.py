@@ -14,6 +14,7 @@ ORDER = [
     "errors",
     "memory",
     "transformer",
+    "runs",
     "manifest",
     "codecs",
     "sampling",
@@ -51,6 +52,7 @@ MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"store", "writer", "reader", "codecs"}
 TORCH = {
     "adapters",
+    "runs",
     "transformer",
     "tokenizers",
     "dataset",

@@ -20,12 +20,11 @@ from test_tokenizers import TINY
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import TokenizerError
+from tokenstore.runs import LOG, STATE
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.moving_codebook import MovingCodebook
 from tokenstore.tokenizers.training import (
-    LOG,
-    STATE,
     WEIGHTS,
     Trainer,
     TrainingConfig,

@@ -8,11 +8,8 @@ published, so rates and sizes of batches here are our own.
 from __future__ import annotations
 
 import copy
-import json
-import math
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +24,12 @@ from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.token_adapt import SCALE, AdapterConfig, TokenAdapt, adapter_geometry
 from tokenstore.errors import AdapterError
 from tokenstore.manifest import TokenizerIdentity
+from tokenstore.runs import ResumableRun
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.training_images import ImageSet
 
 __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 
-STATE = "state.pt"
 WEIGHTS = "adapter.safetensors"
 _LOUDNESS = 3.0
 """Of tokens' vectors beside their positions, where training begins."""
@@ -64,9 +61,6 @@ class AdapterTrainingConfig:
         if self.width % 64 or self.width < 64 or min(self.steps, self.batch_size, self.depth) < 1:
             raise AdapterError(f"expected a width that is a multiple of 64 and positive sizes, found {self}")
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
 
 @dataclass(frozen=True)
 class StepResult:
@@ -83,8 +77,11 @@ class StepResult:
     """Of training so far."""
 
 
-class AdapterTrainer:
+class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
     """A run that trains f and g for a tokenizer, and its state in a folder."""
+
+    error = AdapterError
+    config: AdapterTrainingConfig
 
     def __init__(
         self,
@@ -98,8 +95,12 @@ class AdapterTrainer:
     ) -> None:
         if tokenizer.codebook is None or tokenizer.codebook.ndim != 2:
             raise AdapterError(f"expected a tokenizer with one codebook of vectors, found {tokenizer.name}")
-        self.config, self.out, self.device = config, out, torch.device(device)
-        self.images_digest = images.digest
+        inputs = {
+            "images": ("the list of images", images.digest),
+            "tokenizer": ("the tokenizer", tokenizer.fingerprint),
+        }
+        super().__init__(config, out, inputs)
+        self.device = torch.device(device)
         self.tokenizer = tokenizer
         side = tokenizer.image_size
         rows, columns = tokenizer.grid((3, side, side))
@@ -135,28 +136,23 @@ class AdapterTrainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
-        self.step, self.seconds = 0, 0.0
 
-    def run(self) -> Iterator[StepResult]:
-        """Train on to the last step, yielding what each step gave; save() keeps a run to go on with."""
-        start = time.monotonic()
-        batches = DataLoader(
+    def batches(self) -> Iterable[PairsBatch]:
+        return DataLoader(
             self.pairs,
             batch_size=None,
             sampler=range(self.step, self.config.steps),
             num_workers=self._workers,
             worker_init_fn=_one_thread,
         )
-        for batch in batches:
-            loss, accuracy, rate = self.train_step(batch)
-            self.step += 1
-            self.seconds += time.monotonic() - start
-            start = time.monotonic()
-            yield StepResult(self.step, loss, accuracy, rate, self.seconds)
+
+    def trained(self, batch: PairsBatch) -> Callable[[int, float], StepResult]:
+        loss, accuracy, rate = self.train_step(batch)
+        return lambda step, seconds: StepResult(step, loss, accuracy, rate, seconds)
 
     def train_step(self, batch: PairsBatch) -> tuple[float, float, float]:
         """One step: cross-entropy, share of right codes, learning rate."""
-        rate = self._learning_rate()
+        rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -164,11 +160,7 @@ class AdapterTrainer:
         targets = batch.targets.to(self.device)
         loss = F.cross_entropy(logits, targets)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise AdapterError(
-                f"training: the loss of step {self.step} is {value}. The last checkpoint in {self.out} is "
-                "from before; begin anew with a lower learning rate"
-            )
+        self.refuse_unless_finite("loss", value)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -187,59 +179,20 @@ class AdapterTrainer:
         with autocast:
             return model.to_logits(augmented).float()
 
-    def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
-        return self.config.learning_rate * warmup * (0.005 + 0.995 * cosine)
-
-    def save(self) -> None:
-        """Write the averaged weights, and all that is needed to go on."""
-        self.out.mkdir(parents=True, exist_ok=True)
+    def save_weights(self) -> None:
         save_adapter(self.average, self.out / WEIGHTS)
-        state = {
-            "config": self.config.to_json(),
-            "images": self.images_digest,
-            "tokenizer": self.identity.fingerprint,
+
+    def state(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": (self.step, self.seconds),
         }
-        partial = self.out / f"{STATE}.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / STATE)
 
-    def restore(self) -> None:
-        """Take up the run in the folder; raises AdapterError where it is none, or of other inputs."""
-        path = self.out / STATE
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["config"], state["images"], state["tokenizer"]
-        except FileNotFoundError as error:
-            raise AdapterError(f"{path}: expected the state of a run, found nothing there") from error
-        except Exception as error:  # torch.load answers a damaged file with nearly any exception
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise AdapterError(f"{path}: expected the state of a run, found damage ({reason})") from error
-        self._refuse_another_run(path, *found)
+    def take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["progress"]
-
-    def _refuse_another_run(self, path: Path, config: str, images: str, tokenizer: str) -> None:
-        ours, theirs = json.loads(self.config.to_json()), json.loads(config)
-        changed = [
-            f"{name} {theirs.get(name)} -> {ours[name]}" for name in ours if ours[name] != theirs.get(name)
-        ]
-        if images != self.images_digest:
-            changed.append("the list of images")
-        if tokenizer != self.identity.fingerprint:
-            changed.append("the tokenizer")
-        if changed:
-            raise AdapterError(
-                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
-                "begun with, or train into another folder"
-            )
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -13,16 +12,13 @@ from torch import Tensor
 
 from seitpp_models.training.adapter_evaluation import AdapterQuality, evaluate_adapter
 from seitpp_models.training.adapter_pairs import Pictures
-from seitpp_models.training.token_adapt import STATE, AdapterTrainer, StepResult
-from tokenstore.errors import AdapterError
+from seitpp_models.training.token_adapt import AdapterTrainer, StepResult
+from tokenstore.runs import run_steps
 from tokenstore.tokenizers.training_images import ImageRef, ImageSet
-from tokenstore.tokenizers.training_run import cut_log, deferred_interrupts
 
 __all__ = ["evaluate_run", "held_out_pictures", "train"]
 
-LOG = "log.jsonl"
 EVALUATION = "evaluation.json"
-_LOGGED_STEPS = 10
 
 
 def train(
@@ -38,36 +34,23 @@ def train(
 ) -> dict[str, AdapterQuality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Ctrl-C and SIGTERM stop
-    it after a step, which is kept; a crash loses what came after the last checkpoint. Raises AdapterError
-    where the folder holds a run and `resume` is false.
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Raises AdapterError where
+    the folder holds a run and `resume` is false.
     """
-    out = trainer.out
-    if resume:
-        trainer.restore()
-    elif (out / STATE).exists():
-        raise AdapterError(f"{out}: a run is there. Go on with it by --resume, or train into another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    cut_log(out / LOG, trainer.step)
-    saved = time.monotonic()
-    evaluated = range(evaluate_steps, trainer.config.steps, evaluate_steps) if evaluate_steps else ()
-    with (out / LOG).open("a") as log, deferred_interrupts() as interrupted:
-        for result in trainer.run():
-            on_step(result)
-            if result.step % _LOGGED_STEPS == 0:
-                log.write(json.dumps(asdict(result)) + "\n")
-                log.flush()
-            if time.monotonic() - saved > checkpoint_seconds:
-                trainer.save()
-                saved = time.monotonic()
-            if result.step in evaluated:
-                on_evaluation(result.step, evaluate_run(trainer, images, evaluate_images))
-            if interrupted.is_set():
-                trainer.save()
-                raise KeyboardInterrupt
-    trainer.save()
-    quality = evaluate_run(trainer, images, evaluate_images)
-    on_evaluation(trainer.step, quality)
+    quality: dict[str, AdapterQuality] = {}
+
+    def evaluate_now() -> None:
+        quality.update(evaluate_run(trainer, images, evaluate_images))
+        on_evaluation(trainer.step, quality)
+
+    run_steps(
+        trainer,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        evaluate_steps=evaluate_steps,
+        on_step=on_step,
+        evaluate=evaluate_now,
+    )
     return quality
 
 

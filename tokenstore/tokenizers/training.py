@@ -7,11 +7,9 @@ tokenizer owes nothing to other weights.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
+from tokenstore.runs import ResumableRun
 from tokenstore.tokenizers.conv_vq import ConvVQ, ConvVQConfig, save_weights, to_pixels
 from tokenstore.tokenizers.moving_codebook import MovingCodebook
 from tokenstore.tokenizers.training_images import Crops, ImageSet
 
 WEIGHTS = "weights.safetensors"
-STATE = "state.pt"
-LOG = "log.jsonl"
 _START_BATCHES = 24
 
 
@@ -76,9 +73,6 @@ class TrainingConfig:
             unquantised_steps=min(self.unquantised_steps, steps // 8),
         )
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
 
 def pixel_loss(error: Tensor) -> Tensor:
     """The mean over a batch of each image's logarithm of its squared error: PSNR, up to a factor.
@@ -125,14 +119,17 @@ class StepResult:
     """Of training so far."""
 
 
-class Trainer:
-    """A training run and its state in a folder."""
+class Trainer(ResumableRun[list[Tensor], StepResult]):
+    """A training run of a tokenizer and its state in a folder."""
+
+    error = TokenizerError
+    config: TrainingConfig
 
     def __init__(
         self, config: TrainingConfig, images: ImageSet, out: Path, device: str | torch.device = "cpu"
     ) -> None:
-        self.config, self.out, self.device = config, out, torch.device(device)
-        self.images_digest = images.digest
+        super().__init__(config, out, {"images": ("the list of images", images.digest)})
+        self.device = torch.device(device)
         self.crops = Crops(
             images,
             image_size=config.model.image_size,
@@ -153,24 +150,19 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
-        self.step, self.seconds = 0, 0.0
 
-    def run(self) -> Iterator[StepResult]:
-        """Train on to the last step, yielding what each step gave; save() keeps a run to go on with."""
-        start = time.monotonic()
-        for batch in self.crops.batches(self.step, self.config.steps):
-            mean_error, perplexity, rate = self.train_step(
-                [to_pixels(crops.to(self.device)) for crops in batch]
-            )
-            self.step += 1
-            self.seconds += time.monotonic() - start
-            start = time.monotonic()
-            psnr = 10 * math.log10(4 / mean_error)
-            yield StepResult(self.step, psnr, perplexity, rate, self.seconds)
+    def batches(self) -> Iterator[list[Tensor]]:
+        return self.crops.batches(self.step, self.config.steps)
+
+    def trained(self, batch: list[Tensor]) -> Callable[[int, float], StepResult]:
+        pixels = [to_pixels(crops.to(self.device)) for crops in batch]
+        mean_error, perplexity, rate = self.train_step(pixels)
+        psnr = 10 * math.log10(4 / mean_error)
+        return lambda step, seconds: StepResult(step, psnr, perplexity, rate, seconds)
 
     def train_step(self, batch: list[Tensor]) -> tuple[float, float, float]:
         """One step on pixels (n, 3, H, W) of several sizes: mean squared error, perplexity, learning rate."""
-        rate = self._learning_rate()
+        rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.step == self.config.unquantised_steps:
@@ -185,11 +177,7 @@ class Trainer:
             squared += share * float(error.detach().square().mean())
             latents_of.append(latents.detach().permute(0, 2, 3, 1).flatten(0, 2))
             codes_of.append(codes.flatten())
-        if not math.isfinite(squared):
-            raise TokenizerError(
-                f"training: the error of step {self.step} is {squared}. The last checkpoint in {self.out} is "
-                "from before; begin anew with a lower learning rate"
-            )
+        self.refuse_unless_finite("error", squared)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         rows, codes = torch.cat(latents_of), torch.cat(codes_of)
@@ -218,11 +206,6 @@ class Trainer:
             error = self.model.pixels(embeddings) - pixels
         return pixel_loss(error) + regulariser, error, latents, codes
 
-    def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
-        return self.config.learning_rate * warmup * (0.005 + 0.995 * cosine)
-
     @torch.no_grad()
     def _start_codebook(self) -> None:
         rows = []
@@ -239,56 +222,25 @@ class Trainer:
             mean.lerp_(values[name], 1 - keep)
         self.average.codebook.copy_(F.normalize(self.average.codebook, dim=1))
 
-    def save(self) -> None:
-        """Write the averaged weights, and all that is needed to go on."""
-        self.out.mkdir(parents=True, exist_ok=True)
+    def save_weights(self) -> None:
         save_weights(self.average, self.out / WEIGHTS)
-        state = {
-            "config": self.config.to_json(),
-            "images": self.images_digest,
+
+    def state(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "codebook": (self.codebook.sums, self.codebook.counts),
             "generator": self.generator.get_state(),
-            "progress": (self.step, self.seconds),
         }
-        partial = self.out / f"{STATE}.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / STATE)
 
-    def restore(self) -> None:
-        """Take up the run in the folder; raises TokenizerError where it is none, or of other inputs."""
-        path = self.out / STATE
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["config"], state["images"]
-        except FileNotFoundError as error:
-            raise TokenizerError(f"{path}: expected the state of a run, found nothing there") from error
-        except Exception as error:  # torch.load answers a damaged file with nearly any exception
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise TokenizerError(f"{path}: expected the state of a run, found damage ({reason})") from error
-        self._refuse_another_run(path, *found)
+    def take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.codebook.sums.copy_(state["codebook"][0])
         self.codebook.counts.copy_(state["codebook"][1])
         self.generator.set_state(state["generator"])
-        self.step, self.seconds = state["progress"]
-
-    def _refuse_another_run(self, path: Path, config: str, images: str) -> None:
-        ours, theirs = json.loads(self.config.to_json()), json.loads(config)
-        changed = [
-            f"{name} {theirs.get(name)} -> {ours[name]}" for name in ours if ours[name] != theirs.get(name)
-        ]
-        if images != self.images_digest:
-            changed.append("the list of images")
-        if changed:
-            raise TokenizerError(
-                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
-                "begun with, or train into another folder"
-            )
 
 
 def _perplexity(codes: Tensor, size: int) -> float:

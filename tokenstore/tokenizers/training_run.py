@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from tokenstore.errors import SampleError, TokenizerError
+from tokenstore.errors import SampleError
+from tokenstore.runs import run_steps
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
 from tokenstore.tokenizers.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.quality import Quality, evaluate
-from tokenstore.tokenizers.training import LOG, STATE, StepResult, Trainer
+from tokenstore.tokenizers.training import StepResult, Trainer
 from tokenstore.tokenizers.training_images import ImageRef, ImageSet
 
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.png"
-_LOGGED_STEPS = 10
 _PICTURED = 8
 
 
@@ -43,60 +38,24 @@ def train(
 ) -> dict[str, Quality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images of each kind.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Ctrl-C and
-    SIGTERM stop it after a step, which is kept; a crash loses what came after the last checkpoint. Raises
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Raises
     TokenizerError where the folder holds a run and `resume` is false.
     """
-    out = trainer.out
-    if resume:
-        trainer.restore()
-    elif (out / STATE).exists():
-        raise TokenizerError(
-            f"{out}: a run is there. Go on with it by --resume, or train into another folder"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    cut_log(out / LOG, trainer.step)
-    saved = time.monotonic()
-    evaluated = range(evaluate_steps, trainer.config.steps, evaluate_steps) if evaluate_steps else ()
-    with (out / LOG).open("a") as log, deferred_interrupts() as interrupted:
-        for result in trainer.run():
-            on_step(result)
-            if result.step % _LOGGED_STEPS == 0:
-                log.write(json.dumps(asdict(result)) + "\n")
-                log.flush()
-            if time.monotonic() - saved > checkpoint_seconds:
-                trainer.save()
-                saved = time.monotonic()
-            if result.step in evaluated:
-                on_evaluation(result.step, evaluate_run(trainer, images, evaluate_images))
-            if interrupted.is_set():
-                trainer.save()
-                raise KeyboardInterrupt
-    trainer.save()
-    quality = evaluate_run(trainer, images, evaluate_images)
-    on_evaluation(trainer.step, quality)
+    quality: dict[str, Quality] = {}
+
+    def evaluate_now() -> None:
+        quality.update(evaluate_run(trainer, images, evaluate_images))
+        on_evaluation(trainer.step, quality)
+
+    run_steps(
+        trainer,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        evaluate_steps=evaluate_steps,
+        on_step=on_step,
+        evaluate=evaluate_now,
+    )
     return quality
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event, to stop a run between two steps; a second stops it at once."""
-    interrupted = threading.Event()
-
-    def note(*_: object) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
@@ -161,17 +120,3 @@ def picture_of(tokenizer: ConvVQTokenizer, images: Sequence[Tensor], gap: int = 
             top, left = gap + row * (height + gap), gap + column * (width + gap)
             sheet[top : top + picture.shape[1], left : left + picture.shape[2]] = picture.permute(1, 2, 0)
     return Image.fromarray(sheet)
-
-
-def cut_log(path: Path, step: int) -> None:
-    """Drop what the log says of steps that will be done again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in lines))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line that a crash cut off
-        return float("inf")
