@@ -249,3 +249,10 @@ def test_one_of_both_mixes() -> None:
         Mixup(0)
     with pytest.raises(ValueError, match="switch"):
         CutMixOrMixup(CutMix(), Mixup(), 2)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_a_probability(share: float) -> None:
+    for made in (ColorAdapt, EmbNoise):
+        with pytest.raises(ValueError, match="share: expected a probability from 0 to 1, found"):
+            made(share=share)

@@ -15,6 +15,7 @@ ORDER = [
     "memory",
     "transformer",
     "runs",
+    "checkpoints",
     "manifest",
     "codecs",
     "sampling",
@@ -53,6 +54,7 @@ ZARR = {"store", "writer", "reader", "codecs"}
 TORCH = {
     "adapters",
     "runs",
+    "checkpoints",
     "transformer",
     "tokenizers",
     "dataset",

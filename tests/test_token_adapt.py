@@ -320,6 +320,16 @@ def test_half_of_a_batch_takes_each_path() -> None:
     assert torch.equal(inputs[3:], adapter.to_logits(adapter.to_map(vectors)).argmax(1))
 
 
+def test_recipes_leave_the_adapter_as_it_is() -> None:
+    adapter = small_adapter()
+    before = str(adapter)
+    pretraining = recipes.mtm_pretrain(CODEBOOK, adapter, (3, 5))
+    finetuning = recipes.finetune(CODEBOOK, adapter, 7, (3, 5))
+    assert str(adapter) == before
+    assert "scale=(0.2, 1.0)" in str(pretraining.adapter_geometry)
+    assert "scale=(0.08, 1.0)" in str(finetuning.adapter_geometry)
+
+
 class _Same(nn.Module):
     def forward(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         return x
@@ -336,6 +346,11 @@ def test_targets_that_are_probabilities_need_labels_and_classes() -> None:
     inputs, targets = made("mtm_pretrain")(codes, None, generator=seeded(0))
     assert targets is None
     assert len(inputs) == 2
+
+
+def test_no_augmentation_sample_by_sample_is_the_central_crop() -> None:
+    codes = torch.randint(0, 20, (4, 6), generator=seeded(0))
+    assert torch.equal(recipes.none((2, 4)).per_sample()(codes), codes[1:3, 1:5])
 
 
 @pytest.mark.parametrize("name", ["seit", "mtm_pretrain", "finetune"])

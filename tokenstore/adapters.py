@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
+from tokenstore.checkpoints import read_checkpoint
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.manifest import TokenizerIdentity
-from tokenstore.tokenizers.vit_vqgan import read_checkpoint
 
 __all__ = ["load_adapter", "save_adapter"]
 

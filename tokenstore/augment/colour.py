@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tokenstore.augment.geometry import probability
+
 __all__ = ["ColorAdapt", "EmbNoise", "Moments", "OneOf", "moments"]
 
 Moments = tuple[Tensor, Tensor]
@@ -21,7 +23,7 @@ class EmbNoise(nn.Module):
 
     def __init__(self, strength: float = 1.0, share: float = 0.5) -> None:
         super().__init__()
-        self.strength, self.share = strength, share
+        self.strength, self.share = strength, probability("share", share)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         device, dtype = generator.device, embeddings.dtype
@@ -53,7 +55,7 @@ class ColorAdapt(nn.Module):
         super().__init__()
         if bank and channels < 1:
             raise ValueError("channels: expected the number of channels beside a bank, found none")
-        self.share, self.bank = share, bank
+        self.share, self.bank = probability("share", share), bank
         self.register_buffer("means", torch.zeros(bank, channels))
         self.register_buffer("deviations", torch.ones(bank, channels))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))

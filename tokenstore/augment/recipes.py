@@ -22,7 +22,7 @@ from tokenstore.augment.per_sample import PerSample
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
 
-__all__ = ["Recipe", "finetune", "mtm_pretrain", "none", "seit"]
+__all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
 
 Codebook = Tensor | npt.NDArray[Any]
 
@@ -35,9 +35,10 @@ class Recipe(nn.Module):
     """Codes (B, H, W) and labels (B,), or None, to inputs and targets; printing it shows every step.
 
     1. `on_codes`, one after another. 2. Codes to vectors. 3. `colour`. 4. The first half of the batch, or
-    all without an adapter: `crop`, then `mixing`. 5. The other half: f of `adapter`, its augmentation,
-    `adapter_mixing`, g, and the likeliest codes. 6. With `requantise` the first half becomes codes too, and
-    inputs are codes (B, h, w) int64; else all are vectors (B, C, h, w).
+    all without an adapter: `crop`, then `mixing`. 5. The other half: f of `adapter`, `adapter_geometry` (by
+    default the adapter's own augmentation), `adapter_mixing`, g, and the likeliest codes. 6. With
+    `requantise` the first half becomes codes too, and inputs are codes (B, h, w) int64; else all are
+    vectors (B, C, h, w).
 
     Where anything is mixed or `smoothing` is not 0, targets are probabilities (B, classes) and labels must
     not be None; else they are the labels.
@@ -52,6 +53,7 @@ class Recipe(nn.Module):
         colour: nn.Module | None = None,
         mixing: nn.Module | None = None,
         adapter: TokenAdapt | None = None,
+        adapter_geometry: nn.Module | None = None,
         adapter_mixing: nn.Module | None = None,
         requantise: bool = False,
         classes: int = 0,
@@ -64,6 +66,7 @@ class Recipe(nn.Module):
         self.crop = crop
         self.mixing = mixing
         self.adapter = adapter
+        self.adapter_geometry = adapter_geometry
         self.adapter_mixing = adapter_mixing
         self.requantise = Requantise(self.embedding.codebook) if requantise else None
         self.classes, self.smoothing = classes, smoothing
@@ -113,7 +116,8 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The path of the other half: f, image augmentation and mixing of its map, g."""
         assert self.adapter is not None
-        adapted = self.adapter.augmentation(self.adapter.to_map(embeddings), generator=generator)
+        augmentation = self.adapter_geometry or self.adapter.augmentation
+        adapted = augmentation(self.adapter.to_map(embeddings), generator=generator)
         if self.adapter_mixing is not None and targets is not None:
             adapted, targets = self.adapter_mixing(adapted, targets, generator=generator)
         codes = self.adapter.to_logits(adapted).argmax(1)
@@ -153,7 +157,7 @@ class Recipe(nn.Module):
         return f"classes={self.classes}, smoothing={self.smoothing}" if self._softens else ""
 
 
-class _Evaluation(nn.Module):
+class Evaluation(nn.Module):
     """The central part of codes, and labels as they are."""
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -164,6 +168,10 @@ class _Evaluation(nn.Module):
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
         return self.crop(codes), labels
+
+    def per_sample(self, seed: int = 0) -> PerSample:
+        """A dataset's `transform` that does the same with each sample's codes alone."""
+        return PerSample(self, seed)
 
 
 def seit(
@@ -186,13 +194,12 @@ def seit(
 
 def mtm_pretrain(codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE) -> Recipe:
     """SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt; codes go in."""
-    if adapter is not None:
-        adapter.augmentation = adapter_geometry(size, _PRETRAINING_SCALE)
     return Recipe(
         codebook,
         RandomResizedCrop(size, _PRETRAINING_SCALE),
         colour=OneOf([ColorAdapt(), EmbNoise()], [1 / 3, 1 / 3]),
         adapter=adapter,
+        adapter_geometry=None if adapter is None else adapter_geometry(size, _PRETRAINING_SCALE),
         requantise=True,
     )
 
@@ -201,14 +208,13 @@ def finetune(
     codebook: Codebook, adapter: TokenAdapt | None, classes: int, size: tuple[int, int] = _SIZE
 ) -> Recipe:
     """SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix; codes go in."""
-    if adapter is not None:
-        adapter.augmentation = adapter_geometry(size, _TRAINING_SCALE)
     return Recipe(
         codebook,
         RandomResizedCrop(size, _TRAINING_SCALE),
         colour=OneOf([ColorAdapt(), EmbNoise()], [0.25, 0.75]),
         mixing=CutMix(),
         adapter=adapter,
+        adapter_geometry=None if adapter is None else adapter_geometry(size, _TRAINING_SCALE),
         adapter_mixing=None if adapter is None else CutMixOrMixup(CutMix(), Mixup()),
         requantise=True,
         classes=classes,
@@ -216,9 +222,9 @@ def finetune(
     )
 
 
-def none(size: tuple[int, int] = _SIZE) -> nn.Module:
+def none(size: tuple[int, int] = _SIZE) -> Evaluation:
     """No augmentation: the central part of the codes, as for evaluation."""
-    return _Evaluation(size)
+    return Evaluation(size)
 
 
 def _part(targets: Tensor | None, start: int, stop: int) -> Tensor | None:

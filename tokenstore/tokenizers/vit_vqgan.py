@@ -9,29 +9,23 @@ from __future__ import annotations
 import json
 import math
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tokenstore.checkpoints import listed, read_checkpoint
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
 FORMAT = "tokenstore.vit_vqgan.1"
-SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
-DROPPED = ("loss.",)
-"""Beginnings of the names of tensors in a training checkpoint that are no part of the tokenizer."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHOWN = 8
-"""Names that an error lists of each kind of problem."""
 
 
 @dataclass(frozen=True)
@@ -163,66 +157,6 @@ def load_checkpoint(path: Path) -> ViTVQGAN:
         raise TokenizerError(f"{path}: expected a checkpoint file, found {error}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, object]:
-    """What a safetensors file or one of torch.save holds by name; raises TokenizerError."""
-    return _tensors_by_name(_read(path))
-
-
-def _read(path: Path) -> object:
-    if path.is_dir():
-        raise TokenizerError("expected a checkpoint file, found a folder; name the file in it")
-    if not path.is_file():
-        raise TokenizerError("expected a checkpoint file, found nothing there")
-    if path.suffix.lower() not in SUFFIXES:
-        raise TokenizerError(f"expected a file ending in one of {', '.join(SUFFIXES)}, found {path.name!r}")
-    if not path.stat().st_size:
-        raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
-    kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"
-    try:
-        return load_file(path) if kind == "safetensors file" else _read_pytorch(path)
-    except TokenizerError:
-        raise
-    except Exception as error:  # torch.load answers a damaged file with nearly any exception
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise TokenizerError(
-                f"expected tensors by name, found a pickled object ({refused[1]}); only tensors are read, "
-                "since a pickle may run code. Where you trust the file, save its tensors alone: "
-                "c = torch.load(FILE, map_location='cpu', weights_only=False); "
-                "torch.save({k: v for k, v in c['state_dict'].items()}, 'tensors.pt'), "
-                "or of a pickled module c.state_dict().items()"
-            ) from error
-        reason = f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0]
-        raise TokenizerError(
-            f"expected a {kind}, found a damaged one or another kind of file ({reason}); fetch it again"
-        ) from error
-
-
-def _read_pytorch(path: Path) -> object:
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
-    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
-
-
-def _tensors_by_name(loaded: object) -> dict[str, object]:
-    """What a checkpoint of either layout holds, without what is DROPPED."""
-    inside = isinstance(loaded, dict) and "state_dict" in loaded
-    values = loaded["state_dict"] if isinstance(loaded, dict) and inside else loaded
-    if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
-        found = f"a {type(values).__name__}" + (" as its 'state_dict'" if inside else "")
-        if isinstance(values, dict):
-            found += f" without tensors and with the keys {_listed(map(str, values))}"
-        raise TokenizerError(
-            f"expected a dict of tensors by name, or a Lightning checkpoint with one as 'state_dict'; "
-            f"found {found}"
-        )
-    return {str(name): value for name, value in values.items() if not str(name).startswith(DROPPED)}
-
-
 def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
     tensors = {name: value for name, value in values.items() if _is_weight(value)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -247,7 +181,7 @@ def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
         ],
     }
     if any(problems.values()):
-        lines = [f"  {len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+        lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
         raise TokenizerError(
             "\n".join([f"expected the {len(expected)} tensors of {_label(config)}, found", *lines])
         )
@@ -258,7 +192,7 @@ def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
     wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if wrong:
         raise TokenizerError(
-            f"expected finite numbers, found NaN or infinity in {len(wrong)}: {_listed(wrong)}"
+            f"expected finite numbers, found NaN or infinity in {len(wrong)}: {listed(wrong)}"
         )
     return model.eval().requires_grad_(False)
 
@@ -303,11 +237,6 @@ def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> ViTVQGANConfig:
 def _label(config: ViTVQGANConfig) -> str:
     sizes = f"width {config.width}, {config.depth} layers, {config.heads} heads, MLP {config.mlp}"
     return f"{config.name} ({sizes}, grid {config.grid}), the nearest by their shapes"
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(name[:120] for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 class ViTVQGANTokenizer(ImageTokenizer):

@@ -1,0 +1,88 @@
+"""Checkpoints of other programs: tensors by name, read without executing anything in them."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tokenstore.errors import TokenizerError
+
+__all__ = ["listed", "read_checkpoint"]
+
+_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+_DROPPED = ("loss.",)
+"""Beginnings of the names of tensors that only training needs."""
+_SHOWN = 8
+"""Names that an error lists of each kind of problem."""
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """What a safetensors file or one of torch.save holds by name; raises TokenizerError."""
+    return _tensors_by_name(_read(path))
+
+
+def _read(path: Path) -> object:
+    if path.is_dir():
+        raise TokenizerError("expected a checkpoint file, found a folder; name the file in it")
+    if not path.is_file():
+        raise TokenizerError("expected a checkpoint file, found nothing there")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise TokenizerError(f"expected a file ending in one of {', '.join(_SUFFIXES)}, found {path.name!r}")
+    if not path.stat().st_size:
+        raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
+    kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"
+    try:
+        return load_file(path) if kind == "safetensors file" else _read_pytorch(path)
+    except TokenizerError:
+        raise
+    except Exception as error:  # torch.load answers a damaged file with nearly any exception
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise TokenizerError(
+                f"expected tensors by name, found a pickled object ({refused[1]}); only tensors are read, "
+                "since a pickle may run code. Where you trust the file, save its tensors alone: "
+                "c = torch.load(FILE, map_location='cpu', weights_only=False); "
+                "torch.save({k: v for k, v in c['state_dict'].items()}, 'tensors.pt'), "
+                "or of a pickled module c.state_dict().items()"
+            ) from error
+        reason = f"{type(error).__name__}: {str(error)[:100]}".splitlines()[0]
+        raise TokenizerError(
+            f"expected a {kind}, found a damaged one or another kind of file ({reason}); fetch it again"
+        ) from error
+
+
+def _read_pytorch(path: Path) -> object:
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
+    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _tensors_by_name(loaded: object) -> dict[str, object]:
+    """What a checkpoint of either layout holds, without what is _DROPPED."""
+    inside = isinstance(loaded, dict) and "state_dict" in loaded
+    values = loaded["state_dict"] if isinstance(loaded, dict) and inside else loaded
+    if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
+        found = f"a {type(values).__name__}" + (" as its 'state_dict'" if inside else "")
+        if isinstance(values, dict):
+            found += f" without tensors and with the keys {listed(map(str, values))}"
+        raise TokenizerError(
+            f"expected a dict of tensors by name, or a Lightning checkpoint with one as 'state_dict'; "
+            f"found {found}"
+        )
+    return {str(name): value for name, value in values.items() if not str(name).startswith(_DROPPED)}
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, for an error."""
+    names = list(names)
+    return ", ".join(name[:120] for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
