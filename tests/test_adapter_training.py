@@ -17,12 +17,12 @@ from torch import Tensor
 
 from seitpp_models.training.adapter_evaluation import evaluate_adapter, naively
 from seitpp_models.training.adapter_pairs import Pictures, augmented_images
+from seitpp_models.training.adapter_start import start_from_codebook
 from seitpp_models.training.token_adapt import (
     WEIGHTS,
     AdapterTrainer,
     AdapterTrainingConfig,
     StepResult,
-    start_from_codebook,
 )
 from seitpp_models.training.token_adapt_run import EVALUATION, train
 from tokenstore.adapters import load_adapter
@@ -157,6 +157,44 @@ def test_it_begins_as_the_nearest_codes_of_resampled_vectors() -> None:
     assert torch.equal(adapter.to_logits(adapted).argmax(1), codes)
     assert torch.equal(adapter.to_logits(adapted.flip(3)).argmax(1), codes.flip(2))
     assert torch.equal(adapter.to_logits(adapted[:, :, 2:, :8]).argmax(1), codes[:, 1:, :4])
+
+
+class Edges(ImageTokenizer):
+    """Codes are where the light is in a patch: left or right, above or below, by how much."""
+
+    name, fingerprint = "edges", "ef" * 32
+    codebook_sizes, image_size, stride = (81,), 64, 8
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(1, 1))
+        steps = torch.arange(-4, 5) / 4
+        vectors = torch.cartesian_prod(steps, steps)
+        self.codebook = torch.cat((vectors, torch.ones(81, 2)), 1).numpy()
+
+    def encode_pass(self, images: Tensor) -> Tensor:
+        quarters = torch.nn.functional.avg_pool2d(images.float().mean(1), 4).unfold(1, 2, 2).unfold(2, 2, 2)
+        across = (quarters[..., 1] - quarters[..., 0]).mean(-1)
+        down = (quarters[..., 1, :] - quarters[..., 0, :]).mean(-1)
+        across, down = (side.div(16).round().clamp(-4, 4).long() + 4 for side in (across, down))
+        return 9 * across + down
+
+    def decode_pass(self, codes: Tensor) -> Tensor:
+        across, down = (codes // 9 - 4) * 8, (codes % 9 - 4) * 8
+        sides = torch.tensor([-1, 1])
+        quarters = across[..., None, None] * sides + down[..., None, None] * sides[:, None] + 128
+        grey = quarters.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2).to(torch.uint8)
+        return grey.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1)
+
+
+def test_linear_maps_already_know_what_a_flip_changes(images: ImageSet, tmp_path: Path) -> None:
+    """Moved as they are, codes of edges keep the side that is light; f shows it in the colours of 2x2."""
+    tokenizer = Edges()
+    trainer = AdapterTrainer(replace(CONFIG, batch_size=8, scale=(0.3, 1.0)), images, tokenizer, tmp_path)
+    pictures = torch.stack([Pictures(images.thumbnails, 64).draw(np.random.default_rng(n)) for n in range(8)])
+    trainer.batches()
+    after = evaluate_adapter(trainer.average, tokenizer, pictures)["flip"]
+    assert after.share > after.naive_share + 0.2
+    assert all(tensor.isfinite().all() for tensor in weights(trainer).values())
 
 
 def test_it_learns_and_writes_what_it_learned(images: ImageSet, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from seitpp_models.training.adapter_pairs import Pairs, PairsBatch, Pictures
+from seitpp_models.training.adapter_start import start_from_codebook, start_from_pairs
 from tokenstore.adapters import save_adapter
 from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.token_adapt import SCALE, AdapterConfig, TokenAdapt, adapter_geometry
@@ -31,10 +32,8 @@ from tokenstore.tokenizers.training_images import ImageSet
 __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 
 WEIGHTS = "adapter.safetensors"
-_LOUDNESS = 3.0
-"""Of tokens' vectors beside their positions, where training begins."""
-_SHARPNESS = 15.0
-"""Of the logits' cosine similarity, where training begins."""
+_START_BATCHES = 8
+"""That the linear parts are fitted to; none of them is trained on."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,11 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         )
 
     def batches(self) -> Iterable[PairsBatch]:
+        if not self.step:
+            untrained = range(self.config.steps, self.config.steps + _START_BATCHES)
+            pairs = (self.pairs[step] for step in untrained)
+            start_from_pairs(self.model, self.tokenizer, self.embedding, pairs)
+            self.average.load_state_dict(self.model.state_dict())
         return DataLoader(
             self.pairs,
             batch_size=None,
@@ -193,35 +197,6 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-@torch.no_grad()
-def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
-    """Let f begin as an enlargement of the tokens' vectors, and g as the nearest vector of a mean of 2x2.
-
-    So learning begins where resampling the vectors leads by itself, and the blocks, which begin by adding
-    nothing, learn the rest. Vectors (K, C) go through an orthonormal basis, large beside the positions.
-    """
-    width, channels = adapter.config.width, adapter.config.channels
-    vectors = F.normalize(codebook, dim=1)
-    basis = torch.linalg.qr(torch.randn(width, max(channels, 1))).Q[:, :channels]
-    length = _LOUDNESS * (width / 2) ** 0.5  # of a vector beside its position's, which is sqrt(width / 2)
-    mean_length = float(codebook.norm(dim=1).mean())
-    gain = (width / (length**2 + width / 2)) ** 0.5  # of the last LayerNorm
-    to_width, from_width = length * basis / mean_length, basis.T / (gain * length) * mean_length
-    first, decoder, encoder, head = cast(Any, (*adapter.conversion_function, *adapter.reverse_transform))
-    first.weight.copy_(to_width)
-    decoder.to_pixel[1].weight.copy_(from_width.T[:, :, None, None].expand_as(decoder.to_pixel[1].weight))
-    patches = encoder.to_patch_embedding[0]
-    patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / SCALE**2)
-    head.weight.copy_(_SHARPNESS * vectors @ from_width / mean_length)
-    for layer in (first, decoder.to_pixel[1], patches, head):
-        layer.bias.zero_()
-    for part in (decoder, encoder):
-        for attention, mlp in part.transformer.layers:
-            for last in (attention.fn.to_out, mlp.fn.net[2]):
-                last.weight.zero_()
-                last.bias.zero_()
 
 
 def _one_thread(_: int) -> None:

@@ -1,0 +1,127 @@
+"""Where TokenAdapt's training begins: the best that linear maps do, so that its blocks learn the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seitpp_models.training.adapter_pairs import PairsBatch
+from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.tokenizers import Tokenizer
+
+__all__ = ["start_from_codebook", "start_from_pairs"]
+
+_LOUDNESS = 3.0
+"""Of tokens' vectors beside their positions."""
+_SHARPNESS = 15.0
+"""Of the logits' cosine similarity."""
+_RIDGE = 1e-3
+_COLOURS = 3
+
+
+@torch.no_grad()
+def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
+    """Let f begin as an enlargement of the tokens' vectors, and g as the nearest vector of a mean of 2x2.
+
+    So learning begins where resampling the vectors leads by itself, and the blocks begin by adding nothing.
+    Vectors (K, C) go through an orthonormal basis, large beside the positions.
+    """
+    width, channels = adapter.config.width, adapter.config.channels
+    vectors = F.normalize(codebook, dim=1)
+    basis = torch.linalg.qr(torch.randn(width, channels)).Q[:, :channels]
+    length = _LOUDNESS * (width / 2) ** 0.5  # of a vector beside its position's, which is sqrt(width / 2)
+    mean_length = float(codebook.norm(dim=1).mean())
+    gain = (width / (length**2 + width / 2)) ** 0.5  # of the last LayerNorm
+    to_width, from_width = length * basis / mean_length, basis.T / (gain * length) * mean_length
+    first, decoder, encoder, head = _linear_parts(adapter)
+    pixels, patches = decoder.to_pixel[1], encoder.to_patch_embedding[0]
+    first.weight.copy_(to_width)
+    pixels.weight.copy_(from_width.T[:, :, None, None].expand_as(pixels.weight))
+    patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / SCALE**2)
+    head.weight.copy_(_SHARPNESS * vectors @ from_width / mean_length)
+    for layer in (first, pixels, patches, head):
+        layer.bias.zero_()
+    for part in (decoder, encoder):
+        for attention, mlp in part.transformer.layers:
+            for last in (attention.fn.to_out, mlp.fn.net[2]):
+                last.weight.zero_()
+                last.bias.zero_()
+
+
+@torch.no_grad()
+def start_from_pairs(
+    adapter: TokenAdapt, tokenizer: Tokenizer, embedding: CodebookEmbedding, pairs: Iterable[PairsBatch]
+) -> None:
+    """Fit f's and g's linear parts, as `start_from_codebook` leaves them, by ridge regression.
+
+    The first channels of f's map become the colours that tokens decode to, each place's own: what a flip
+    changes about a token is then seen, and the four places of a token begin to differ. g reads vectors of
+    augmented images from 2x2 places. The map's numbers come to have a variance of one.
+    """
+    pairs = list(pairs)
+    first, decoder, encoder, _ = _linear_parts(adapter)
+    pixels, patches = decoder.to_pixel[1], encoder.to_patch_embedding[0]
+    device = embedding.codebook.device
+    vectors = [embedding(batch.codes.to(device)) for batch in pairs]
+    count = min(_COLOURS, adapter.config.channels // 4)
+    colours = [_colours(tokenizer, batch.codes)[:, :count].to(device) for batch in pairs]
+    inside = torch.cat([_rows(part) for part in vectors])
+    weights, bias = _ridge(inside, torch.cat([_rows(_patches(part)) for part in colours]))
+    from_width = pixels.weight[:, :, 0, 0]  # width, C: each channel of the vector
+    own = (from_width @ weights).unflatten(1, (count, SCALE, SCALE))
+    pixels.weight[:, :count] = own
+    pixels.bias[:count] = bias.view(count, -1).mean(1)
+
+    maps = [adapter.to_map(part) for part in vectors]
+    scale = 1 / torch.cat([part.flatten(2) for part in maps]).std((0, 2)).clamp(min=1e-6)
+    pixels.weight *= scale[:, None, None]
+    pixels.bias *= scale
+    augmented = [
+        batch.geometry.apply(part * scale[:, None, None]) for batch, part in zip(pairs, maps, strict=True)
+    ]
+    wanted = torch.cat([_rows(embedding(batch.targets.to(device))) for batch in pairs])
+    found = torch.cat([_rows(_patches(part)) for part in augmented])
+    weights, bias = _ridge(found, wanted)
+    read = (found @ weights + bias).norm(dim=1).mean()
+    length = wanted.norm(dim=1).mean() / read  # regression shrinks what it is not sure of
+    to_width = first.weight  # width, C
+    patches.weight.copy_(length * (to_width @ weights.T).view_as(patches.weight))
+    patches.bias.copy_(length * (to_width @ bias))
+
+
+def _linear_parts(adapter: TokenAdapt) -> tuple[Any, Any, Any, Any]:
+    first, decoder, encoder, head = cast(Any, (*adapter.conversion_function, *adapter.reverse_transform))
+    return first, decoder, encoder, head
+
+
+def _colours(tokenizer: Tokenizer, codes: Tensor) -> Tensor:
+    """What codes (B, H, W) decode to, (B, 3, 2H, 2W) in -0.5..0.5."""
+    images = tokenizer.decode(codes)
+    rows, columns = codes.shape[1:]
+    return F.adaptive_avg_pool2d(images.float() / 255 - 0.5, (SCALE * rows, SCALE * columns))
+
+
+def _patches(maps: Tensor) -> Tensor:
+    """Maps (B, C, 2H, 2W) as (B, 4C, H, W), in the order of a convolution's weights."""
+    return F.pixel_unshuffle(maps, SCALE)
+
+
+def _rows(grids: Tensor) -> Tensor:
+    """Grids (B, C, H, W) as (B * H * W, C)."""
+    return grids.movedim(1, -1).flatten(0, 2)
+
+
+def _ridge(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (n, m) and bias (m,) that lead from rows (N, n) to rows (N, m) with the least square error."""
+    inputs, outputs = inputs.double(), outputs.double()
+    centre, mean = inputs.mean(0), outputs.mean(0)
+    shifted = inputs - centre
+    gram = shifted.T @ shifted
+    gram.diagonal().add_(_RIDGE * gram.diagonal() + 1e-6 * len(inputs))
+    weights = torch.linalg.solve(gram, shifted.T @ (outputs - mean))
+    return weights.float(), (mean - centre @ weights).float()
