@@ -202,7 +202,7 @@ def test_it_learns_and_writes_what_it_learned(images: ImageSet, tmp_path: Path) 
     seen: list[StepResult] = []
     quality = run(trainer, images, on_step=seen.append)
     first, last = (np.mean([result.loss for result in part]) for part in (seen[:10], seen[-10:]))
-    assert last < 0.8 * first
+    assert last < 0.9 * first  # the fitted linear maps leave this much to learn
     assert set(quality) == {"flip", "crop-resize", "rotation", "translation", "shear"}
     adapter = load_adapter(tmp_path / WEIGHTS)
     assert same(adapter.tensors(), weights(trainer))
