@@ -296,7 +296,7 @@ def test_accelerate_saves_and_loads_where_a_token_loader_is(
 
 
 RANK = """
-import datetime, json, sys
+import datetime, json, os, sys
 from pathlib import Path
 import torch
 from accelerate import Accelerator
@@ -323,7 +323,9 @@ gathered = [accelerator.gather_for_metrics(labels).tolist() for _, labels in sha
 found = {"batches": batches, "states": states, "gathered": gathered, "after": loader.state_dict(),
          "weights": model.module.weight.sum().item(), "world_size": loader.world_size}
 Path(out, f"{loader.rank}.json").write_text(json.dumps(found))
-torch.distributed.destroy_process_group()
+torch.distributed.barrier()
+# Taking gloo's group down aborts now and then on a busy machine (1 of 12 runs of torch alone, three ranks).
+os._exit(0)
 """
 
 
