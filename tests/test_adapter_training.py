@@ -198,20 +198,21 @@ def test_linear_maps_already_know_what_a_flip_changes(images: ImageSet, tmp_path
 
 
 def test_it_learns_and_writes_what_it_learned(images: ImageSet, tmp_path: Path) -> None:
-    trainer = trainer_of(images, tmp_path, steps=60, batch_size=4, learning_rate=2e-3, warmup_steps=5)
+    config = replace(CONFIG, steps=90, batch_size=4, learning_rate=2e-3, warmup_steps=5)
+    trainer = AdapterTrainer(config, images, Edges(), tmp_path)
     seen: list[StepResult] = []
     quality = run(trainer, images, on_step=seen.append)
     first, last = (np.mean([result.loss for result in part]) for part in (seen[:10], seen[-10:]))
-    assert last < 0.9 * first  # the fitted linear maps leave this much to learn
+    assert last < 0.8 * first
     assert set(quality) == {"flip", "crop-resize", "rotation", "translation", "shear"}
     adapter = load_adapter(tmp_path / WEIGHTS)
     assert same(adapter.tensors(), weights(trainer))
     assert adapter.tokenizer == trainer.identity
-    assert (adapter.config.grid, adapter.config.size, adapter.config.codebook_size) == ((8, 8), (7, 7), 16)
+    assert (adapter.config.grid, adapter.config.size, adapter.config.codebook_size) == ((8, 8), (7, 7), 81)
     report = json.loads((tmp_path / EVALUATION).read_text())
-    assert report["step"] == 60
+    assert report["step"] == 90
     assert 0 <= report["flip"]["share"] <= 1
-    assert len((tmp_path / LOG).read_text().splitlines()) == 6
+    assert len((tmp_path / LOG).read_text().splitlines()) == 9
 
 
 @pytest.mark.parametrize("workers", [0, 2])

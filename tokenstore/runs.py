@@ -46,6 +46,7 @@ class StepResult(Protocol):
 
 _Result = TypeVar("_Result", bound=StepResult)
 _Batch = TypeVar("_Batch")
+_Quality = TypeVar("_Quality")
 
 
 class ResumableRun(ABC, Generic[_Batch, _Result]):
@@ -115,11 +116,14 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         self.take(state)
         self.step, self.seconds = state["progress"]
 
-    def learning_rate(self) -> float:
-        """Of the present step: a warm-up, then half a cosine to 0.5 %."""
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> float:
+        """That of the present step: a warm-up, then half a cosine to 0.5 %."""
         warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
-        return float(self.config.learning_rate * warmup * (0.005 + 0.995 * cosine))
+        rate = float(self.config.learning_rate * warmup * (0.005 + 0.995 * cosine))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def refuse_unless_finite(self, name: str, value: float) -> None:
         """Raises `error` where the present step's loss or error is no number."""
@@ -152,9 +156,10 @@ def run_steps(
     checkpoint_seconds: float,
     evaluate_steps: int,
     on_step: Callable[[_Result], None],
-    evaluate: Callable[[], None],
-) -> None:
-    """Train to the last step, with `evaluate` every `evaluate_steps` (0: never) and at the end.
+    evaluate: Callable[[], _Quality],
+    on_evaluation: Callable[[int, _Quality], None],
+) -> _Quality:
+    """Train to the last step and evaluate, also every `evaluate_steps` before (0: never); the last quality.
 
     Ctrl-C and SIGTERM stop it after a step, which is kept; a crash loses what came after the last
     checkpoint. Raises the run's error where its folder holds a run and `resume` is false.
@@ -178,12 +183,14 @@ def run_steps(
                 run.save()
                 saved = time.monotonic()
             if result.step in evaluated:
-                evaluate()
+                on_evaluation(run.step, evaluate())
             if interrupted.is_set():
                 run.save()
                 raise KeyboardInterrupt
     run.save()
-    evaluate()
+    quality = evaluate()
+    on_evaluation(run.step, quality)
+    return quality
 
 
 @contextmanager

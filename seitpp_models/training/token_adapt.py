@@ -156,9 +156,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
 
     def train_step(self, batch: PairsBatch) -> tuple[float, float, float]:
         """One step: cross-entropy, share of right codes, learning rate."""
-        rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self.set_learning_rate(self.optimizer)
         self.optimizer.zero_grad()
         logits = self._logits(self.model, batch)
         targets = batch.targets.to(self.device)

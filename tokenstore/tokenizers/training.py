@@ -162,9 +162,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
 
     def train_step(self, batch: list[Tensor]) -> tuple[float, float, float]:
         """One step on pixels (n, 3, H, W) of several sizes: mean squared error, perplexity, learning rate."""
-        rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = self.set_learning_rate(self.optimizer)
         if self.step == self.config.unquantised_steps:
             self._start_codebook()
         self.optimizer.zero_grad()

@@ -41,21 +41,15 @@ def train(
     Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Raises
     TokenizerError where the folder holds a run and `resume` is false.
     """
-    quality: dict[str, Quality] = {}
-
-    def evaluate_now() -> None:
-        quality.update(evaluate_run(trainer, images, evaluate_images))
-        on_evaluation(trainer.step, quality)
-
-    run_steps(
+    return run_steps(
         trainer,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         evaluate_steps=evaluate_steps,
         on_step=on_step,
-        evaluate=evaluate_now,
+        evaluate=lambda: evaluate_run(trainer, images, evaluate_images),
+        on_evaluation=on_evaluation,
     )
-    return quality
 
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
