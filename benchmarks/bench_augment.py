@@ -31,6 +31,7 @@ from tokenstore.augment import AdapterConfig, TokenAdapt, recipes
 from tokenstore.augment.geometry import affine_maps
 
 CODES, CHANNELS, GRID, SIZE = 391, 32, 32, 28
+KINDS = ("plain", "plain, bfloat16", "recipe", "recipe, float32", "recipe, without TokenAdapt")
 
 
 def plain_attention(self: transformer.Attention, x: Tensor) -> Tensor:
@@ -130,14 +131,16 @@ def measured(kind: str, batch_size: int, device: torch.device, seconds: float) -
     codebook = torch.randn(CODES, CHANNELS)
     adapter = TokenAdapt(AdapterConfig())
     codes = torch.randint(0, CODES, (batch_size, GRID, GRID), device=device)
-    if kind == "plain":
+    if kind.startswith("plain"):
         transformer.Attention.forward = plain_attention  # type: ignore[method-assign]
         codebook, adapter = codebook.to(device), adapter.to(device)
 
         def step() -> object:
-            return plain_recipe(codes, codebook, adapter)
+            with torch.autocast(device.type, torch.bfloat16, enabled="bfloat16" in kind):
+                return plain_recipe(codes, codebook, adapter)
     else:
-        recipe = recipes.mtm_pretrain(codebook, adapter if kind == "recipe" else None).to(device)
+        adapter.precision = "fp32" if "float32" in kind else "auto"
+        recipe = recipes.mtm_pretrain(codebook, None if "without" in kind else adapter).to(device)
         generator = torch.Generator(device).manual_seed(0)
 
         def step() -> object:
@@ -162,7 +165,7 @@ def main(batch_size: int, device: str, seconds: float, only: str | None) -> None
     for column in ("way", "samples/s", "x", "MB above the start"):
         table.add_column(column, justify="left" if column == "way" else "right")
     first = None
-    for kind in ("plain", "recipe", "recipe without TokenAdapt"):
+    for kind in KINDS:
         command = [sys.executable, __file__, "--batch-size", str(batch_size), "--device", device]
         command += ["--seconds", str(seconds), "--only", kind]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

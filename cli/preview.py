@@ -10,11 +10,16 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from tokenstore.adapters import load_adapter
+from tokenstore.augment.examples import augmented_examples
 from tokenstore.reader import Indices, SplitReader, TokenStore, normalised, open_store
 from tokenstore.reconstruction import BATCH, Images, evenly_spaced, originals
 from tokenstore.reconstruction import reconstruct as decode
+from tokenstore.store import TOKENS
+from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.stored import tokenizer_of
 
 from .console import storage_options
@@ -71,8 +76,26 @@ def _image_path(_: click.Context, __: click.Parameter, value: str) -> Path:
 )
 @click.option("--split", help="Which split; by default the first that has samples.")
 @click.option("--indices", metavar="I,J,...", callback=_parse_indices, help="Which samples; -1 is the last.")
-@click.option("-n", "count", type=click.IntRange(1), help="So many samples, evenly spaced.  [default: 16]")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    help="So many samples, evenly spaced.  [default: 16, with --augment 4]",
+)
 @click.option("--columns", type=click.IntRange(1), help="Samples side by side; by default as they fit best.")
+@click.option(
+    "--augment",
+    type=click.Choice(["seitpp"]),
+    help="Show what the augmentation of SeiT++ makes of each sample: a flip and a crop, naive and by "
+    "TokenAdapt, and ColorAdapt.",
+)
+@click.option(
+    "--adapter",
+    metavar="FILE",
+    default="default",
+    show_default=True,
+    help="The TokenAdapt of --augment; by default the packaged one, which is for the default tokenizer.",
+)
 @source_option
 @tokenizer_options
 @storage_options
@@ -83,6 +106,8 @@ def preview(
     indices: list[int] | None,
     count: int | None,
     columns: int | None,
+    augment: str | None,
+    adapter: str,
     source: str | None,
     tokenizer: str | None,
     device: str,
@@ -94,13 +119,22 @@ def preview(
     Examples:
       tokenstore preview photos.zarr -o sheet.png
       tokenstore preview photos.zarr -o sheet.jpg --split val --indices 0,5,17 --images /new/place/photos
+      tokenstore preview photos.zarr -o augmented.png --augment seitpp
     """
     if indices is not None and count is not None:
         raise click.UsageError("expected --indices or -n, found both")
     opened = open_store(store, storage_options=storage_options)
     reader = _chosen_split(opened, split)
-    wanted = _in_range(reader, evenly_spaced(len(reader), count or 16) if indices is None else indices)
-    rebuilt = decode(opened, reader.name, wanted, tokenizer_of(opened.manifest, tokenizer, device))
+    count = count or (16 if augment is None else 4)
+    wanted = _in_range(reader, evenly_spaced(len(reader), count) if indices is None else indices)
+    maker = tokenizer_of(opened.manifest, tokenizer, device)
+    if augment is not None:
+        examples = _augmented(opened, reader, wanted, maker, adapter)
+        samples = list(zip(*examples.values(), strict=True))
+        _save(_sheet(samples, _captions(opened, reader, wanted), columns or 1, list(examples)), out)
+        click.echo(f"{out}: {len(wanted):,} samples of split {reader.name}: {', '.join(examples)}")
+        return
+    rebuilt = decode(opened, reader.name, wanted, maker)
     found = originals(opened, reader.name, wanted, source)
     there = len(wanted) - found.missing
     strips = [_strip(images) for images in rebuilt]
@@ -195,6 +229,24 @@ def _captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[
     return [f"{index}  {text}" for index, text in zip(indices, texts, strict=True)]
 
 
+def _augmented(
+    store: TokenStore, reader: SplitReader, indices: Indices, tokenizer: Tokenizer, adapter: str
+) -> dict[str, Images]:
+    """Images (n, H, W, 3) that the samples' codes give, as they are and augmented, by name."""
+    codes = torch.from_numpy(reader.read(TOKENS, indices).astype(np.int64))
+    loaded = load_adapter(adapter, tokenizer=store.manifest.tokenizer)
+    codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
+    expected, found = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
+    if expected != found or codes.ndim != 3:
+        raise click.ClickException(
+            f"--adapter {adapter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
+            f"{tuple(codes.shape[1:])} of {found}. `seitpp train-tokenadapt` trains one"
+        )
+    examples = augmented_examples(codes, torch.from_numpy(codebook), loaded)
+    decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
+    return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
+
+
 def _strip(images: Images) -> Images:
     """An image (H, W, 3) as it is; of video (T, H, W, 3) some frames side by side."""
     if images.ndim == 3:
@@ -205,16 +257,23 @@ def _strip(images: Images) -> Images:
 
 
 def _sheet(
-    samples: Sequence[tuple[Images | None, ...]], captions: Sequence[str], columns: int | None
+    samples: Sequence[tuple[Images | None, ...]],
+    captions: Sequence[str],
+    columns: int | None,
+    headings: Sequence[str] = (),
 ) -> Image.Image:
-    """Every sample's images side by side above its caption; an image that is missing leaves a grey place."""
+    """Every sample's images side by side above its caption; an image that is missing leaves a grey place.
+
+    `headings` say what each of a sample's images is, at the top of the sheet.
+    """
     sizes = [image.shape[:2] for images in samples for image in images if image is not None]
     height, width = (max(sides) for sides in zip(*sizes, strict=True))
     scale = max(1, math.ceil(_SMALLEST / width))
     height, width = scale * height, scale * width
     cell = (len(samples[0]) * (width + _GAP) + _GAP, height + _CAPTION + _GAP)
     columns = min(len(samples), columns or round(math.sqrt(_WIDE * len(samples) * cell[1] / cell[0])) or 1)
-    size = (columns * cell[0] + _GAP, -(-len(samples) // columns) * cell[1] + _GAP)
+    head = _CAPTION if headings else 0
+    size = (columns * cell[0] + _GAP, -(-len(samples) // columns) * cell[1] + _GAP + head)
     if math.prod(size) > _LARGEST:
         raise click.ClickException(
             f"a sheet of {size[0]:,} x {size[1]:,} pixels is more than the {_LARGEST:,} allowed: ask for "
@@ -222,9 +281,13 @@ def _sheet(
         )
     sheet = Image.new("RGB", size, _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    for column in range(columns):
+        for place, heading in enumerate(headings):
+            left = _GAP + column * cell[0] + place * (width + _GAP)
+            draw.text((left, _GAP), _shortened(heading, font, width), _INK, font)
     for number, (images, caption) in enumerate(zip(samples, captions, strict=True)):
         row, column = divmod(number, columns)
-        top, left = _GAP + row * cell[1], _GAP + column * cell[0]
+        top, left = _GAP + head + row * cell[1], _GAP + column * cell[0]
         for place, image in enumerate(images):
             corner = (left + place * (width + _GAP), top)
             if image is None:

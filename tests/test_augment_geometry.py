@@ -122,6 +122,31 @@ def test_a_geometry_is_flip_then_affine_then_crop() -> None:
     torch.testing.assert_close(whole_geometry()(samples, generator=seeded(1)), after)
 
 
+@settings(max_examples=60)
+@given(
+    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    parts=st.sets(st.sampled_from(["flip", "affine", "crop"])),
+    seed=st.integers(0, 2**32),
+)
+def test_what_is_needed_is_what_results_depend_on(grid: tuple[int, int], parts: set[str], seed: int) -> None:
+    whole = Geometry(HorizontalFlip(), RandomAffine(), RandomResizedCrop((3, 4), (0.1, 1)))
+    for name in {"flip", "affine", "crop"} - parts:
+        setattr(whole, name, None)
+    drawn_once = whole.draw(3, grid, seeded(seed))
+    samples = drawn(seed + 1, 3, 1, *grid).requires_grad_()
+    (drawn_once.apply(samples) * drawn(seed + 2, 3, 1, *drawn_once.size)).sum().backward()
+    assert samples.grad is not None
+    depends = samples.grad[:, 0].abs() > 1e-4
+    needed = drawn_once.needed()
+    if needed is None:
+        assert not parts & {"affine", "crop"}
+        return
+    assert not (depends & ~needed).any()
+    near = F.max_pool2d((samples.grad != 0).float(), 3, stride=1, padding=1)[:, 0].bool()
+    assert not (needed & ~near).any()
+    assert torch.equal(drawn_once[1:].needed(), needed[1:])  # type: ignore[arg-type]
+
+
 def smooth(rows: int, columns: int) -> Tensor:
     """A picture (1, 1, rows, columns) that is the same at any resolution, but for its sampling."""
     y = (torch.arange(rows) + 0.5) / rows

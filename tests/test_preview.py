@@ -20,6 +20,9 @@ from tokenstore_cli import preview as module
 from tokenstore_cli.main import cli
 
 import tokenstore
+from tokenstore.adapters import load_adapter, save_adapter
+from tokenstore.augment import AdapterConfig, TokenAdapt
+from tokenstore.augment.examples import augmented_examples
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.reconstruction import reconstruct
 from tokenstore.tokenizers import registry
@@ -132,6 +135,47 @@ def test_samples_are_spaced_evenly_over_the_split_that_is_asked_for(store: Path,
         assert said == [
             f"{tmp_path / 'sheet.png'}: {count} samples of split {split}, {count} with their originals"
         ]
+
+
+def test_augmented_samples_are_shown_beside_each_other(store: Path, tmp_path: Path) -> None:
+    out, adapter = tmp_path / "sheet.png", tmp_path / "adapter.safetensors"
+    write_adapter(adapter)
+    said = lines(
+        run("preview", store, "-o", out, "--augment", "seitpp", "--adapter", adapter, "--indices", "4,1")
+    )
+    names = ("original", "naive flip", "TokenAdapt flip", "naive crop", "TokenAdapt crop", "ColorAdapt")
+    assert said == [f"{out}: 2 samples of split train: {', '.join(names)}"]
+    tokenizer = load_tokenizer("default")
+    codes = torch.from_numpy(tokenstore.open(store)["train"].read("tokens", [4, 1]).astype(np.int64))
+    examples = augmented_examples(codes, torch.from_numpy(tokenizer.codebook), load_adapter(adapter))
+    assert tuple(examples) == names[1:]
+    assert torch.equal(examples["naive flip"], codes.flip(2))
+    sheet = pixels(out)[module._CAPTION :]
+    for number in range(2):
+        for column, each in enumerate((codes, *examples.values())):
+            expected = tokenizer.decode(each[number : number + 1])[0].permute(1, 2, 0).numpy()
+            np.testing.assert_array_equal(place(sheet, number, column, SIZE, 1, 6), expected)
+
+
+def test_adapters_of_other_tokenizers_are_refused(store: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    words = ("preview", store, "-o", tmp_path / "sheet.png", "--augment", "seitpp", "--adapter", adapter)
+    write_adapter(adapter, tokenizer=TokenizerIdentity("another", "cd" * 32))
+    refused = run(*words)
+    assert refused.exit_code == 1
+    assert "expected an adapter for the codes of" in refused.output
+    write_adapter(adapter, codebook_size=9)
+    refused = run(*words)
+    assert refused.exit_code == 1
+    assert "a codebook of (9, " in refused.output
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def write_adapter(path: Path, tokenizer: TokenizerIdentity | None = None, **sizes: int) -> None:
+    """A small adapter for the packaged tokenizer's codes, untrained."""
+    codebook = load_tokenizer("default").codebook
+    wanted = {"codebook_size": len(codebook), "channels": codebook.shape[1]} | sizes
+    save_adapter(TokenAdapt(AdapterConfig(**wanted, width=64, heads=1, mlp=64), tokenizer=tokenizer), path)
 
 
 def test_without_the_images_the_sheet_says_why_and_shows_the_rest(store: Path, tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +30,7 @@ from tokenstore.augment import (
 )
 from tokenstore.errors import AdapterError
 from tokenstore.manifest import TokenizerIdentity
+from tokenstore.transformer import attention, sin_cos_table
 
 SMALL = AdapterConfig(20, 8, (4, 6), (3, 5), width=64, heads=1, mlp=96)
 
@@ -138,6 +142,7 @@ def test_official_weights_give_the_published_definition() -> None:
     for mine, sample in zip(logits, cropped, strict=True):
         torch.testing.assert_close(mine.double(), g_by_hand(sample, tensors), atol=1e-5, rtol=0)
     # The whole: f, A with its own draws, g and the largest logit.
+    adapter.precision = "fp32"
     drawn = adapter_geometry((28, 28)).draw(2, (64, 64), seeded(2))
     expected = adapter.to_logits(drawn.apply(adapted)).argmax(1)
     assert torch.equal(adapter(vectors, generator=seeded(2)), expected)
@@ -179,13 +184,61 @@ def test_sizes_come_from_the_config_and_g_takes_other_sizes() -> None:
     adapter.augmentation = Geometry()
     assert adapter(vectors, generator=seeded(0)).shape == (3, 4, 6)
     assert not any(weight.requires_grad for weight in adapter.parameters())
-    with pytest.raises(ValueError, match=r"embeddings \(B, 8, 4, 6\), found \(3, 8, 6, 4\)"):
-        adapter.to_map(vectors.mT)
+    with pytest.raises(ValueError, match=r"embeddings \(B, 8, H, W\), found \(3, 6, 4, 8\)"):
+        adapter.to_map(vectors.transpose(1, 3))
     with pytest.raises(ValueError, match=r"a map \(B, 8, 2h, 2w\)"):
         adapter.to_logits(torch.zeros(1, 8, 3, 4))
     for wrong in ({"width": 6}, {"grid": (0, 3)}, {"codebook_size": 0}):
         with pytest.raises(AdapterError, match="positive sizes"):
             AdapterConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_any_grid_has_positions_of_its_own() -> None:
+    adapter = small_adapter()
+    adapter.augmentation = Geometry()
+    larger = TokenAdapt.from_tensors(
+        {
+            **adapter.tensors(),
+            "conversion_function.1.de_pos_embedding": sin_cos_table((7, 3), 64),
+            "reverse_transform.0.en_pos_embedding": sin_cos_table((7, 3), 64),
+        },
+        replace(SMALL, grid=(7, 3), size=(7, 3)),
+        adapter.augmentation,
+    )
+    vectors = torch.randn(2, 8, 7, 3, generator=seeded(0))
+    assert torch.equal(adapter(vectors, generator=seeded(0)), larger(vectors, generator=seeded(0)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), depth=st.integers(1, 2), count=st.integers(1, 9))
+def test_f_only_where_the_geometry_looks_is_f(seed: int, depth: int, count: int) -> None:
+    torch.manual_seed(seed)
+    adapter = TokenAdapt(replace(SMALL, depth=depth))
+    vectors = torch.randn(count, 8, 4, 6, generator=seeded(seed))
+    geometry = adapter_geometry((3, 5)).draw(count, (8, 12), seeded(seed))
+    expected = geometry.apply(adapter.to_map(vectors))
+    torch.testing.assert_close(adapter.drawn(vectors, geometry), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [400, 784])
+def test_attention_a_head_at_a_time_is_attention(length: int) -> None:
+    parts = torch.randn(3, 2, 3, length, 64, generator=seeded(0)).bfloat16()
+    exact = F.scaled_dot_product_attention(*parts.double())
+    torch.testing.assert_close(attention(*parts).double(), exact, atol=0.02, rtol=0.02)
+
+
+def test_bfloat16_changes_few_codes_and_only_where_it_is_asked_for() -> None:
+    torch.manual_seed(0)
+    adapter = TokenAdapt(AdapterConfig())
+    vectors = torch.randn(2, 32, 32, 32, generator=seeded(0))
+    found = {}
+    for precision in ("bf16", "fp32"):
+        adapter.precision = precision  # type: ignore[assignment]
+        found[precision] = adapter(vectors, generator=seeded(1))
+        assert adapter.to_map(vectors).dtype == torch.float32
+    assert 0.9 < (found["bf16"] == found["fp32"]).double().mean() < 1
+    adapter.precision = "auto"
+    assert any(torch.equal(adapter(vectors, generator=seeded(1)), codes) for codes in found.values())
 
 
 def test_a_file_gives_back_weights_sizes_and_tokenizer(tmp_path: Path) -> None:
@@ -196,6 +249,55 @@ def test_a_file_gives_back_weights_sizes_and_tokenizer(tmp_path: Path) -> None:
     assert loaded.tensors().keys() == adapter.tensors().keys()
     assert all(torch.equal(tensor, adapter.tensors()[name]) for name, tensor in loaded.tensors().items())
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+
+
+def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path: Path) -> None:
+    adapter = small_adapter()
+    for name, dtype in (("whole", None), ("half", torch.float16)):
+        save_adapter(adapter, tmp_path / f"{name}.safetensors", dtype)
+    whole, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.6 * whole
+    for name, tensor in load_adapter(tmp_path / "half.safetensors").tensors().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, adapter.tensors()[name], atol=1e-3, rtol=1e-3)
+
+
+def test_an_adapter_is_for_the_codes_of_its_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    adapter = small_adapter()
+    save_adapter(adapter, path)
+    assert adapter.tokenizer is not None
+    same, unknown = adapter.tokenizer, TokenizerIdentity("codes from somewhere")
+    for tokenizer in (None, same, unknown):
+        loaded = load_adapter(path, tokenizer=tokenizer)
+        assert torch.equal(loaded.reverse_transform[1].weight, adapter.reverse_transform[1].weight)
+    other = TokenizerIdentity("another", "cd" * 32)
+    with pytest.raises(AdapterError, match=r"of another \(cdcd.*found one .* some tokenizer \(abab.*trains"):
+        load_adapter(path, tokenizer=other)
+    adapter.tokenizer = None
+    save_adapter(adapter, path)
+    assert load_adapter(path, tokenizer=other).tokenizer is None
+
+
+def test_an_adapter_follows_codes_that_were_pruned(tmp_path: Path) -> None:
+    path, pruned_path = tmp_path / "adapter.safetensors", tmp_path / "pruned.safetensors"
+    adapter = small_adapter()
+    assert adapter.tokenizer is not None
+    save_adapter(adapter, path)
+    pruned = replace(adapter.tokenizer, kept_codes=((3, 0, 17),))
+    loaded = load_adapter(path, tokenizer=pruned)
+    assert (loaded.config.codebook_size, loaded.tokenizer) == (3, pruned)
+    vectors = torch.randn(2, 8, 4, 6, generator=seeded(0))
+    whole, part = (each.to_logits(each.to_map(vectors)) for each in (adapter, loaded))
+    torch.testing.assert_close(part, whole[:, [3, 0, 17]])
+    save_adapter(loaded, pruned_path)
+    assert load_adapter(pruned_path, tokenizer=pruned).tokenizer == pruned
+    for tokenizer in (adapter.tokenizer, replace(pruned, kept_codes=((3, 0, 16),))):
+        with pytest.raises(AdapterError, match="pruned to 3; "):
+            load_adapter(pruned_path, tokenizer=tokenizer)
+    for kept in (((3,), (4,)), ((3, 20),)):
+        with pytest.raises(AdapterError, match="some of 20 codes"):
+            load_adapter(path, tokenizer=replace(pruned, kept_codes=kept))
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.ckpt", "model.safetensors"])
@@ -310,6 +412,7 @@ def test_recipes_can_be_read(name: str) -> None:
 
 def test_half_of_a_batch_takes_each_path() -> None:
     adapter = small_adapter()
+    adapter.precision = "fp32"
     recipe = Recipe(CODEBOOK, nn.Identity(), adapter=adapter, requantise=True)
     recipe.crop = _Same()
     adapter.augmentation = _Same()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,35 +18,91 @@ from tokenstore.manifest import TokenizerIdentity
 
 __all__ = ["load_adapter", "save_adapter"]
 
+DEFAULT_ADAPTER = Path(__file__).parent / "augment" / "weights" / "default.safetensors"
+
 _FORMAT = "tokenstore.token_adapt.1"
 
 
-def save_adapter(adapter: TokenAdapt, path: Path | str) -> None:
-    """Write f and g, with their sizes and tokenizer, as a safetensors file, whole or not at all."""
+def save_adapter(adapter: TokenAdapt, path: Path | str, dtype: torch.dtype | None = None) -> None:
+    """Write f and g, with their sizes and tokenizer, as a safetensors file, whole or not at all.
+
+    `dtype` is that of the file, such as torch.float16 for half its size; loading gives float32 again.
+    """
     metadata = {"format": _FORMAT, "config": json.dumps(asdict(adapter.config))}
     if adapter.tokenizer is not None:
         metadata["tokenizer"] = json.dumps(asdict(adapter.tokenizer))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.tensors().items()}
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in adapter.tensors().items()
+    }
     partial = Path(f"{path}.partial")
     save_file(tensors, partial, metadata)
     partial.replace(path)
 
 
-def load_adapter(path: Path | str, augmentation: nn.Module | None = None) -> TokenAdapt:
+def load_adapter(
+    path: Path | str = "default",
+    augmentation: nn.Module | None = None,
+    *,
+    tokenizer: TokenizerIdentity | None = None,
+) -> TokenAdapt:
     """The adapter in a file of `save_adapter`, or in a checkpoint of SeiT++ (.pth, .ckpt or .safetensors).
 
-    Of a checkpoint only f and g are taken; nothing in it is executed. Raises AdapterError where the file is
-    none of these.
+    "default" is the packaged one, for the default tokenizer. Of a checkpoint only f and g are taken; nothing
+    in it is executed. `tokenizer` is whose codes are to be augmented, such as a dataset's: the adapter must
+    be made for it, as far as both are known, and takes over its pruned codes. Raises AdapterError where the
+    file is none of these, or the adapter another tokenizer's.
     """
-    path = Path(path)
+    adapter = _loaded(DEFAULT_ADAPTER if path == "default" else Path(path), augmentation)
+    return adapter if tokenizer is None else _fitted(adapter, tokenizer, path)
+
+
+def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str) -> TokenAdapt:
+    """An adapter for the codes of a store, which may have been pruned."""
+    own = adapter.tokenizer or TokenizerIdentity("an unknown tokenizer")
+    other = None not in (own.fingerprint, tokenizer.fingerprint) and own.fingerprint != tokenizer.fingerprint
+    if other or own.kept_codes not in (None, tokenizer.kept_codes):
+        raise AdapterError(
+            f"{path}: expected an adapter for the codes of {_described(tokenizer)}, found one for those of "
+            f"{_described(own)}; `seitpp train-tokenadapt` trains one"
+        )
+    if own.kept_codes == tokenizer.kept_codes:
+        return adapter
+    kept = torch.tensor([code for codes in tokenizer.kept_codes or () for code in codes])
+    if len(tokenizer.kept_codes or ()) != 1 or int(kept.max()) >= adapter.config.codebook_size:
+        raise AdapterError(
+            f"{path}: expected a store with some of {adapter.config.codebook_size} codes, found one of "
+            f"{len(tokenizer.kept_codes or ())} codebooks with codes up to {int(kept.max())}"
+        )
+    head = "reverse_transform.1."
+    tensors = {
+        name: tensor[kept] if name.startswith(head) else tensor for name, tensor in adapter.tensors().items()
+    }
+    config = replace(adapter.config, codebook_size=len(kept))
+    return TokenAdapt.from_tensors(tensors, config, adapter.augmentation, tokenizer)
+
+
+def _described(tokenizer: TokenizerIdentity) -> str:
+    if tokenizer.kept_codes is None:
+        return str(tokenizer)
+    return f"{tokenizer}, pruned to {sum(map(len, tokenizer.kept_codes))}"
+
+
+def _identity(text: str | None) -> TokenizerIdentity | None:
+    """A tokenizer as `save_adapter` writes it."""
+    if text is None:
+        return None
+    tokenizer = TokenizerIdentity(**json.loads(text))
+    kept = tokenizer.kept_codes
+    return replace(tokenizer, kept_codes=kept and tuple(tuple(codes) for codes in kept))
+
+
+def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
     try:
         metadata, tensors = _read(path)
         if "config" not in metadata:
             return TokenAdapt.from_tensors(tensors, augmentation=augmentation)
         config = AdapterConfig(**json.loads(metadata["config"]))
-        identity = metadata.get("tokenizer")
-        tokenizer = None if identity is None else TokenizerIdentity(**json.loads(identity))
-        return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
+        return TokenAdapt.from_tensors(tensors, config, augmentation, _identity(metadata.get("tokenizer")))
     except (AdapterError, TokenizerError, SafetensorError, OSError, ValueError, TypeError) as error:
         raise AdapterError(f"{path}: expected the weights of a TokenAdapt: {error}") from error
 

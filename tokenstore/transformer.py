@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 __all__ = ["HEAD_WIDTH", "Attention", "Transformer", "sin_cos_table"]
 
 HEAD_WIDTH = 64
+_LONG = 400
+"""Places from which attention on a CPU in bfloat16 is faster a head at a time."""
 
 
 class Attention(nn.Module):
@@ -20,12 +24,31 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH, bias=False)
         self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
 
-    def forward(self, x: Tensor) -> Tensor:  # B, N, C
+    def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
+        """Of x (B, N, C) all results, or rows (M, C) of those that are `needed` (B, N) bool."""
         split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
         queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each B, heads, N, HEAD_WIDTH
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
-        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        if needed is None:
+            mixed = attention(queries, keys, values).transpose(1, 2)
+        else:
+            rows = [
+                attention(queries[one, None, :, wanted], keys[one, None], values[one, None])[0]
+                for one, wanted in enumerate(needed)
+            ]
+            mixed = torch.cat(rows, 1).transpose(0, 1)
+        out: Tensor = self.to_out(mixed.flatten(-2))
         return out
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(queries keys^T / sqrt(HEAD_WIDTH)) values of (B, heads, N, HEAD_WIDTH)."""
+    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16 or keys.shape[2] < _LONG:
+        return F.scaled_dot_product_attention(queries, keys, values)
+    # A head's similarities stay in the cache: up to twice as fast as torch's fused kernel in bfloat16.
+    scale = HEAD_WIDTH**-0.5
+    heads = zip(*(part.flatten(0, 1).unbind() for part in (queries, keys, values)), strict=True)
+    mixed = [torch.mm(torch.mm(scale * query, key.T).softmax(1), value) for query, key, value in heads]
+    return torch.stack(mixed).view_as(queries)
 
 
 class MLP(nn.Module):
@@ -52,9 +75,14 @@ class Residual(nn.Module):
         out: Tensor = self.fn(self.norm(x))
         return x + out
 
+    def of(self, needed: Tensor, x: Tensor) -> Tensor:
+        """Rows (M, C) of the result that are `needed` (B, N) bool, where `fn` is attention."""
+        out: Tensor = self.fn(self.norm(x), needed)
+        return x[needed] + out
+
 
 class Transformer(nn.Module):
-    """Pre-norm blocks and a last LayerNorm, over (B, N, width)."""
+    """Pre-norm blocks and a last LayerNorm: (B, N, width) to the same, or rows (M, width) that are needed."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -66,8 +94,13 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.layers(x))
+    def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
+        if needed is None:
+            x = self.layers(x)
+        else:
+            attention, mlp = cast(Any, self.layers[-1])
+            x = mlp(attention.of(needed, self.layers[:-1](x)))
+        out: Tensor = self.norm(x)
         return out
 
 

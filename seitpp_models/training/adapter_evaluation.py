@@ -10,7 +10,8 @@ from torch import Tensor
 from seitpp_models.training.adapter_pairs import augmented_images
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+from tokenstore.augment.examples import moved_codes
+from tokenstore.augment.geometry import Geometry, HorizontalFlip, RandomAffine
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.quality import psnr
@@ -69,8 +70,8 @@ def evaluate_adapter(
             drawn = geometry.draw(len(batch), (SCALE * rows, SCALE * columns), generator)
             augmented = augmented_images(batch, drawn)
             exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
-            adapted = adapter.to_logits(drawn.apply(adapter.to_map(embedding(codes)))).argmax(1)
-            naive = naively(codes, drawn, black)
+            adapted = adapter.to_codes(adapter.drawn(embedding(codes), drawn))
+            naive = moved_codes(codes, drawn, black)
             figures.append(
                 torch.stack(
                     [
@@ -82,13 +83,6 @@ def evaluate_adapter(
             )
         quality[name] = AdapterQuality(*torch.cat(figures, 1).mean(1).tolist())
     return quality
-
-
-def naively(codes: Tensor, geometry: DrawnGeometry, fill: int) -> Tensor:
-    """Codes (B, H, W) moved about as they are, by nearest neighbour; `fill` comes in from outside."""
-    fine = codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
-    # Of each 2x2 places of the map one is the code's: that nearest to its centre, below and right of it.
-    return geometry.apply_to_labels(fine, fill)[:, SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
 
 
 def _share(codes: Tensor, exact: Tensor) -> Tensor:

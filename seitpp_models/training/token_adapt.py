@@ -49,7 +49,7 @@ class AdapterTrainingConfig:
     warmup_steps: int = 200
     weight_decay: float = 0.01
     average_decay: float = 0.999
-    uncropped_every: int = 4
+    uncropped_every: int = 2
     """One batch in so many keeps the whole grid; 0: none."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Share of the area that a crop has."""
@@ -174,12 +174,8 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
 
     def _logits(self, model: TokenAdapt, batch: PairsBatch) -> Tensor:
         embeddings = self.embedding(batch.codes.to(self.device))
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
-        with autocast:
-            adapted = model.to_map(embeddings)
-        augmented = batch.geometry.apply(adapted.float())
-        with autocast:
-            return model.to_logits(augmented).float()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return model.to_logits(model.drawn(embeddings, batch.geometry)).float()
 
     def save_weights(self) -> None:
         save_adapter(self.average, self.out / WEIGHTS)

@@ -5,6 +5,8 @@ SeiT, https://arxiv.org/abs/2303.11114, section 3.3; SeiT++, https://arxiv.org/a
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -99,13 +101,17 @@ class OneOf(nn.Module):
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         chance = torch.rand((), generator=generator, device=generator.device)
-        chance = chance.to(embeddings.device, non_blocking=True)
         result, low = embeddings, 0.0
-        # subtle: all are computed and one is taken, since to branch would wait for the device
         for choice, p in zip(self.choices, self.p, strict=True):
             picked = (chance >= low) & (chance < low + p)
-            result = torch.where(picked, choice(embeddings, generator=generator), result)
             low += p
+            if picked.device.type == "cpu":
+                if picked:
+                    return cast(Tensor, choice(embeddings, generator=generator))
+                continue
+            # subtle: all are computed and one is taken, since to branch would wait for the device
+            picked = picked.to(embeddings.device, non_blocking=True)
+            result = torch.where(picked, choice(embeddings, generator=generator), result)
         return result
 
     def extra_repr(self) -> str:

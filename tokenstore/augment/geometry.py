@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -129,9 +129,36 @@ class DrawnGeometry:
     """What the boxes are resized to, in positions of the grid."""
     interpolation: str = "bicubic"
 
+    def __getitem__(self, samples: slice) -> DrawnGeometry:
+        """That of some of the samples."""
+        parts = {
+            name: None if drawn is None else drawn[samples]
+            for name, drawn in (("flip", self.flip), ("maps", self.maps), ("boxes", self.boxes))
+        }
+        return replace(self, **parts)  # type: ignore[arg-type]
+
     def apply(self, samples: Tensor) -> Tensor:
         """Samples (B, C, H, W) of any float dtype, H and W whole multiples of the grid's, interpolated."""
         return self._applied(samples, nearest=False)
+
+    def needed(self) -> Tensor | None:
+        """Places of the grid that the results of `apply` depend on, (B, H, W) bool; None where all may be.
+
+        It waits for the device of the draw.
+        """
+        drawn = self.maps if self.boxes is None else self.boxes
+        if drawn is None:
+            return None
+        rows, columns = self.grid
+        wanted = torch.ones(len(drawn), rows, columns, dtype=torch.bool)
+        if self.boxes is not None:
+            top, left, height, width = self.boxes.cpu().T[..., None]
+            row, column = torch.arange(rows), torch.arange(columns)
+            down, across = (row >= top) & (row < top + height), (column >= left) & (column < left + width)
+            wanted = down[:, :, None] & across[:, None]
+        if self.maps is not None:
+            wanted = _looked_at(wanted, self.maps.cpu())
+        return wanted if self.flip is None else flipped(wanted, self.flip.cpu())
 
     def apply_to_labels(self, labels: Tensor, fill: int = 255) -> Tensor:
         """Label maps (B, H, W) of any dtype, by nearest neighbour; what comes from outside is `fill`."""
@@ -194,6 +221,22 @@ def affine_nearest(samples: Tensor, maps: Tensor, fill: int) -> Tensor:
     """Samples (B, C, H, W) of any dtype seen through maps, each place the nearest; `fill` around them."""
     moved = _sampled(samples.double() - fill, maps.double(), "nearest") + fill
     return moved.round().to(samples.dtype)
+
+
+def _looked_at(wanted: Tensor, maps: Tensor) -> Tensor:
+    """Places of the source that the `wanted` places (B, H, W) of `affine` are interpolated from."""
+    count, rows, columns = wanted.shape
+    samples, *_ = wanted.nonzero(as_tuple=True)
+    places = F.affine_grid(maps, [count, 1, rows, columns], align_corners=False)[wanted]
+    sides = torch.tensor([columns, rows])
+    first = ((places + 1) * sides / 2 - 0.5).floor().long()  # of two along each side
+    source = torch.zeros_like(wanted)
+    for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        place = first + torch.tensor(corner)
+        inside = ((place >= 0) & (place < sides)).all(1)
+        column, row = place[inside].T
+        source[samples[inside], row, column] = True
+    return source
 
 
 def _sampled(samples: Tensor, maps: Tensor, mode: str) -> Tensor:

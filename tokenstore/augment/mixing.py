@@ -5,6 +5,8 @@ Yun et al. 2019, https://arxiv.org/abs/1905.04899; Zhang et al. 2018, https://ar
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,8 +84,12 @@ class CutMixOrMixup(nn.Module):
         self, samples: Tensor, targets: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         chance = torch.rand((), generator=generator, device=generator.device)
-        cut = (chance < self.switch).to(samples.device, non_blocking=True)
+        cut = chance < self.switch
+        if cut.device.type == "cpu":
+            chosen = self.cutmix if cut else self.mixup
+            return cast(tuple[Tensor, Tensor], chosen(samples, targets, generator=generator))
         # subtle: both are computed, since to branch would wait for the device
+        cut = cut.to(samples.device, non_blocking=True)
         pairs = zip(
             self.cutmix(samples, targets, generator=generator),
             self.mixup(samples, targets, generator=generator),

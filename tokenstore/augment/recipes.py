@@ -117,10 +117,10 @@ class Recipe(nn.Module):
         """The path of the other half: f, image augmentation and mixing of its map, g."""
         assert self.adapter is not None
         augmentation = self.adapter_geometry or self.adapter.augmentation
-        adapted = augmentation(self.adapter.to_map(embeddings), generator=generator)
+        adapted = self.adapter.augmented(embeddings, augmentation, generator=generator)
         if self.adapter_mixing is not None and targets is not None:
             adapted, targets = self.adapter_mixing(adapted, targets, generator=generator)
-        codes = self.adapter.to_logits(adapted).argmax(1)
+        codes = self.adapter.to_codes(adapted)
         return (codes if self.requantise is not None else self.embedding(codes)), targets
 
     def per_sample(self, seed: int = 0, partners: Tensor | None = None) -> PerSample:

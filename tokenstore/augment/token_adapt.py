@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.geometry import Geometry, HorizontalFlip, RandomAffine
+from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+from tokenstore.augment.precision import Precision, products
 from tokenstore.errors import AdapterError
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
@@ -22,6 +24,8 @@ __all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
 
 SCALE = 2
 """Side of the patch of the adapted map that a token becomes, and that becomes a token."""
+_AT_ONCE = 4
+"""Samples that f and g take on a CPU, so that what is between their layers stays in its cache."""
 _PARTS = ("conversion_function.", "reverse_transform.")
 
 
@@ -58,7 +62,7 @@ class AdapterConfig:
 
 
 class FromTokens(nn.Module):
-    """Features (B, H * W, width) to a map (B, channels, 2H, 2W)."""
+    """Features (B, H, W, width) of any grid to a map (B, channels, 2H, 2W)."""
 
     de_pos_embedding: Tensor  # 1, H * W, width
 
@@ -67,14 +71,19 @@ class FromTokens(nn.Module):
         self.grid = config.grid
         self.register_buffer("de_pos_embedding", sin_cos_table(config.grid, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
-        self.to_pixel = nn.Sequential(
-            nn.Unflatten(2, config.grid),
-            nn.ConvTranspose2d(config.width, config.channels, SCALE, stride=SCALE),
-        )
+        pixels = nn.ConvTranspose2d(config.width, config.channels, SCALE, stride=SCALE)
+        self.to_pixel = nn.Sequential(nn.Identity(), pixels)  # published as to_pixel.1
 
-    def forward(self, features: Tensor) -> Tensor:
-        features = self.transformer(features + self.de_pos_embedding)
-        adapted: Tensor = self.to_pixel(features.transpose(1, 2))
+    def forward(self, features: Tensor, needed: Tensor | None = None) -> Tensor:
+        batch, rows, columns, width = features.shape
+        features = features.flatten(1, 2) + _positions(self.de_pos_embedding, self.grid, (rows, columns))
+        if needed is None:
+            features = self.transformer(features)
+        else:
+            needed = needed.flatten(1)
+            found = self.transformer(features, needed)
+            features = found.new_zeros(features.shape).index_put((needed,), found)
+        adapted: Tensor = self.to_pixel(features.mT.reshape(batch, width, rows, columns))
         return adapted
 
 
@@ -94,11 +103,8 @@ class ToTokens(nn.Module):
 
     def forward(self, adapted: Tensor) -> Tensor:
         size = adapted.shape[2] // SCALE, adapted.shape[3] // SCALE
-        positions = self.en_pos_embedding
-        if size != self.size:
-            positions = sin_cos_table(size, positions.shape[2]).to(positions)
         patches: Tensor = self.to_patch_embedding(adapted).transpose(1, 2)
-        features: Tensor = self.transformer(patches + positions)
+        features: Tensor = self.transformer(patches + _positions(self.en_pos_embedding, self.size, size))
         return features
 
 
@@ -110,6 +116,9 @@ class TokenAdapt(nn.Module):
     `to_logits` are they alone. `tokenizer`, where it is known, is whose codes they are made for.
     Raises AdapterError for sizes that cannot be.
     """
+
+    precision: Precision = "auto"
+    """Of augmentation; `to_map` and `to_logits` by themselves compute as they are called."""
 
     def __init__(
         self,
@@ -127,14 +136,16 @@ class TokenAdapt(nn.Module):
         self.augmentation = adapter_geometry(config.size) if augmentation is None else augmentation
         self.eval().requires_grad_(False)
 
-    def to_map(self, embeddings: Tensor) -> Tensor:
-        """f: embeddings (B, C, H, W) to the map (B, C, 2H, 2W) that images' augmentation works on."""
-        expected = (self.config.channels, *self.config.grid)
-        if embeddings.ndim != 4 or embeddings.shape[1:] != expected:
-            raise ValueError(
-                f"expected embeddings (B, {', '.join(map(str, expected))}), found {tuple(embeddings.shape)}"
-            )
-        adapted: Tensor = self.conversion_function(embeddings.flatten(2).transpose(1, 2))
+    def to_map(self, embeddings: Tensor, needed: Tensor | None = None) -> Tensor:
+        """f: embeddings (B, C, H, W) of any grid to the map (B, C, 2H, 2W) that images' augmentation is for.
+
+        What tokens that are not `needed`, (B, H, W) bool, become is left open, and f is that much faster.
+        """
+        channels = self.config.channels
+        if embeddings.ndim != 4 or embeddings.shape[1] != channels:
+            raise ValueError(f"expected embeddings (B, {channels}, H, W), found {tuple(embeddings.shape)}")
+        first, decoder = self.conversion_function
+        adapted: Tensor = decoder(first(embeddings.movedim(1, -1)), needed)
         return adapted
 
     def to_logits(self, adapted: Tensor) -> Tensor:
@@ -151,7 +162,43 @@ class TokenAdapt(nn.Module):
         return logits.reshape(*logits.shape[:2], adapted.shape[2] // SCALE, adapted.shape[3] // SCALE)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
-        return self.to_logits(self.augmentation(self.to_map(embeddings), generator=generator)).argmax(1)
+        return self.to_codes(self.augmented(embeddings, self.augmentation, generator=generator))
+
+    @torch.no_grad()
+    def augmented(self, embeddings: Tensor, augmentation: nn.Module, *, generator: torch.Generator) -> Tensor:
+        """f, then `augmentation` of its map: (B, C, 2h, 2w) float32, in the adapter's precision."""
+        with products(embeddings.device, self.precision):
+            if not isinstance(augmentation, Geometry):
+                result: Tensor = augmentation(self.to_map(embeddings).float(), generator=generator)
+                return result
+            rows, columns = embeddings.shape[2:]
+            drawn = augmentation.draw(len(embeddings), (SCALE * rows, SCALE * columns), generator)
+            return self.drawn(embeddings, drawn)
+
+    def drawn(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
+        """f, then a drawn geometry of its map: (B, C, 2h, 2w) float32.
+
+        On a CPU it is a few samples at a time, and f is computed only where the geometry looks; other devices
+        would have to be waited for.
+        """
+        if embeddings.device.type != "cpu":
+            return geometry.apply(self.to_map(embeddings).float())
+        parts = []
+        for start in range(0, len(embeddings), _AT_ONCE):
+            part = geometry[start : start + _AT_ONCE]
+            needed = part.needed()
+            if needed is not None:
+                needed = F.max_pool2d(needed.float(), SCALE).bool()
+            adapted = self.to_map(embeddings[start : start + _AT_ONCE], needed)
+            parts.append(part.apply(adapted.float()))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def to_codes(self, adapted: Tensor) -> Tensor:
+        """g and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64, in the adapter's precision."""
+        at_once = _AT_ONCE if adapted.device.type == "cpu" else max(1, len(adapted))
+        with products(adapted.device, self.precision):
+            return torch.cat([self.to_logits(part).argmax(1) for part in torch.split(adapted, at_once)])
 
     def extra_repr(self) -> str:
         return str(self.config)
@@ -193,6 +240,11 @@ def adapter_geometry(
     """
     crop = RandomResizedCrop((SCALE * size[0], SCALE * size[1]), scale)
     return Geometry(HorizontalFlip(flip_p), RandomAffine(), crop)
+
+
+def _positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The table (1, H * W, width) of a network's own grid, or that of another."""
+    return table if grid == own else sin_cos_table(grid, table.shape[2]).to(table)
 
 
 def _config_of(tensors: Mapping[str, Tensor]) -> AdapterConfig:
