@@ -23,7 +23,7 @@ from tokenstore.tokenizers.training_images import ImageRef
 
 
 @click.command()
-@click.argument("adapter", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("adapter")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--tokenizer", default="default", show_default=True)
 @click.option("--split", help="Only images of this split.")
@@ -31,7 +31,7 @@ from tokenstore.tokenizers.training_images import ImageRef
 @click.option("--count", default=128, show_default=True, help="Images of each source.")
 @click.option("--seed", default=0, show_default=True)
 def main(
-    adapter: Path,
+    adapter: str,
     images: tuple[str, ...],
     tokenizer: str,
     split: str | None,
@@ -39,7 +39,7 @@ def main(
     count: int,
     seed: int,
 ) -> None:
-    """Measure ADAPTER on each of the sources IMAGES, held out from its training, and print a table."""
+    """Measure ADAPTER, a file or "default", on each of the sources IMAGES, held out from its training, and print a table."""
     token_adapt, loaded = load_adapter(adapter), load_tokenizer(tokenizer)
     listed = None if names is None else {line.strip() for line in names if line.strip()}
     table = Table()

@@ -45,6 +45,8 @@ def test_a_wheel_holds_every_module_the_weights_and_the_type_markers(wheel: set[
     assert {"tokenstore/py.typed", "tokenstore_cli/py.typed", "seitpp_models/py.typed"} <= wheel
     assert "tokenstore/tokenizers/weights/default.safetensors" in wheel
     assert "tokenstore/tokenizers/weights/MODEL_CARD.md" in wheel
+    assert "tokenstore/augment/weights/default.safetensors" in wheel
+    assert "tokenstore/augment/weights/MODEL_CARD.md" in wheel
 
 
 def test_a_wheel_puts_nothing_else_at_the_top_level(wheel: set[str]) -> None:
