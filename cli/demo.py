@@ -55,7 +55,7 @@ def _run(*words: str) -> None:
 
 
 def demo(images: Path | None) -> None:
-    """Make images, convert, audit, verify, picture them, and read one shuffled epoch."""
+    """Make images, convert, audit, verify, picture and augment them, and read one shuffled epoch."""
     store = _HOME / "images.zarr"
     shutil.rmtree(store, ignore_errors=True)
     image_size = []
@@ -70,6 +70,8 @@ def demo(images: Path | None) -> None:
     _run("verify", str(store))
     sheet = _HOME / "sheet.png"
     _run("preview", str(store), "-o", str(sheet), "-n", "24")
+    augmented = _HOME / "augmented.png"
+    _run("preview", str(store), "-o", str(augmented), "-n", "6", "--augment", "seitpp")
     click.secho("\nreading one shuffled epoch through TokenDataset", bold=True)
     split = tokenstore.open(store).splits[0]
     dataset = tokenstore.TokenDataset(store, split)
@@ -81,7 +83,7 @@ def demo(images: Path | None) -> None:
         f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
-    click.echo(f"\nDone. The store is {store}; look at {sheet}, and `tokenstore info {store}` tells more.")
+    click.echo(f"\nDone. The store is {store}; look at {sheet} and {augmented}, and `tokenstore info {store}` tells more.")
 
 
 def main() -> None:
