@@ -39,7 +39,7 @@ def main(
     count: int,
     seed: int,
 ) -> None:
-    """Measure ADAPTER, a file or "default", on each of the sources IMAGES, held out from its training, and print a table."""
+    """Measure ADAPTER, a file or "default", on each of the sources IMAGES, which it was not trained on."""
     token_adapt, loaded = load_adapter(adapter), load_tokenizer(tokenizer)
     listed = None if names is None else {line.strip() for line in names if line.strip()}
     table = Table()

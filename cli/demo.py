@@ -83,7 +83,9 @@ def demo(images: Path | None) -> None:
         f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
-    click.echo(f"\nDone. The store is {store}; look at {sheet} and {augmented}, and `tokenstore info {store}` tells more.")
+    click.echo(
+        f"\nDone. The store is {store}; look at {sheet} and {augmented}. `tokenstore info {store}` says more."
+    )
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def save_adapter(adapter: TokenAdapt, path: Path | str, dtype: torch.dtype | Non
     """
     metadata = {"format": _FORMAT, "config": json.dumps(asdict(adapter.config))}
     if adapter.tokenizer is not None:
-        metadata["tokenizer"] = json.dumps(asdict(adapter.tokenizer))
+        metadata["tokenizer"] = json.dumps(adapter.tokenizer.to_dict())
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in adapter.tensors().items()
     }
@@ -87,22 +87,17 @@ def _described(tokenizer: TokenizerIdentity) -> str:
     return f"{tokenizer}, pruned to {sum(map(len, tokenizer.kept_codes))}"
 
 
-def _identity(text: str | None) -> TokenizerIdentity | None:
-    """A tokenizer as `save_adapter` writes it."""
-    if text is None:
-        return None
-    tokenizer = TokenizerIdentity(**json.loads(text))
-    kept = tokenizer.kept_codes
-    return replace(tokenizer, kept_codes=kept and tuple(tuple(codes) for codes in kept))
-
-
 def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
     try:
         metadata, tensors = _read(path)
         if "config" not in metadata:
             return TokenAdapt.from_tensors(tensors, augmentation=augmentation)
         config = AdapterConfig(**json.loads(metadata["config"]))
-        return TokenAdapt.from_tensors(tensors, config, augmentation, _identity(metadata.get("tokenizer")))
+        made_for = metadata.get("tokenizer")
+        tokenizer = (
+            None if made_for is None else TokenizerIdentity.from_dict(json.loads(made_for), "tokenizer")
+        )
+        return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
     except (AdapterError, TokenizerError, SafetensorError, OSError, ValueError, TypeError) as error:
         raise AdapterError(f"{path}: expected the weights of a TokenAdapt: {error}") from error
 

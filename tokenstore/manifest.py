@@ -49,6 +49,33 @@ class TokenizerIdentity:
             f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON has them; those that say nothing are left out, but for the fingerprint."""
+        values: dict[str, Any] = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec,
+            "device": self.device,
+            "dtype": self.dtype,
+            "kept_codes": self.kept_codes and [list(codes) for codes in self.kept_codes],
+        }
+        return {name: value for name, value in values.items() if name == "fingerprint" or value is not None}
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> TokenizerIdentity:
+        """What `to_dict` gave; raises ManifestError, which says `where`."""
+        fields = _Fields(values, where)
+        planes = fields.optional("kept_codes", list)
+        kept = None if planes is None else tuple(_kept(planes, number) for number in range(len(planes)))
+        return cls(
+            fields.get("name", str),
+            fields.get("fingerprint", (str, type(None))),
+            kept_codes=kept,
+            spec=fields.optional("spec", str),
+            device=fields.optional("device", str),
+            dtype=fields.optional("dtype", str),
+        )
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -113,7 +140,7 @@ class Manifest:
             "requires": self.requires,
             "features": list(self.features),
             "created_by": self.created_by,
-            "tokenizer": _tokenizer_to_dict(self.tokenizer),
+            "tokenizer": self.tokenizer.to_dict(),
             "grid": list(self.grid),
             "codebook_sizes": list(self.codebook_sizes),
             "preprocessing": None if self.preprocessing is None else vars(self.preprocessing),
@@ -141,7 +168,7 @@ class Manifest:
         preprocessing = root.get("preprocessing", (dict, type(None)))
         class_names = root.get("class_names", (list, type(None)))
         manifest = cls(
-            tokenizer=_tokenizer(root.fields("tokenizer")),
+            tokenizer=TokenizerIdentity.from_dict(root.get("tokenizer", dict), "manifest.tokenizer"),
             grid=tuple(root.integers("grid", minimum=1)),
             codebook_sizes=tuple(root.integers("codebook_sizes", minimum=1, maximum=MAX_CODEBOOK_SIZE)),
             splits={name: _split(root.fields("splits"), name) for name in root.get("splits", dict)},
@@ -271,32 +298,6 @@ def _is_inside(path: str) -> bool:
     """Whether a file's path stays below the store's root, on any system."""
     parts = path.split("/")
     return path.isprintable() and not {"", ".", ".."} & set(parts) and not {":", "\\"} & set(path)
-
-
-def _tokenizer_to_dict(tokenizer: TokenizerIdentity) -> dict[str, Any]:
-    """Fields that say nothing are left out, but for the fingerprint."""
-    values: dict[str, Any] = {
-        "name": tokenizer.name,
-        "fingerprint": tokenizer.fingerprint,
-        "spec": tokenizer.spec,
-        "device": tokenizer.device,
-        "dtype": tokenizer.dtype,
-        "kept_codes": tokenizer.kept_codes and [list(codes) for codes in tokenizer.kept_codes],
-    }
-    return {name: value for name, value in values.items() if name == "fingerprint" or value is not None}
-
-
-def _tokenizer(fields: _Fields) -> TokenizerIdentity:
-    planes = fields.optional("kept_codes", list)
-    kept = None if planes is None else tuple(_kept(planes, number) for number in range(len(planes)))
-    return TokenizerIdentity(
-        fields.get("name", str),
-        fields.get("fingerprint", (str, type(None))),
-        kept_codes=kept,
-        spec=fields.optional("spec", str),
-        device=fields.optional("device", str),
-        dtype=fields.optional("dtype", str),
-    )
 
 
 def _kept(planes: list[object], number: int) -> tuple[int, ...]:

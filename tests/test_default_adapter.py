@@ -1,0 +1,52 @@
+"""The packaged TokenAdapt: for the default tokenizer, and better than moving codes about."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.nn import functional as F
+
+from seitpp_models.training.adapter_evaluation import evaluate_adapter
+from tokenstore.adapters import load_adapter
+from tokenstore.augment import recipes
+from tokenstore.errors import AdapterError
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.tokenizers import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Tensor:
+    """Two photographs (2, 3, 256, 256) uint8 that no tokenizer or adapter was trained on."""
+    pixels = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
+    square = pixels.permute(0, 3, 1, 2)[..., :427, :427].float()
+    return F.interpolate(square, (256, 256), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
+
+
+def test_it_is_for_the_default_tokenizer_and_no_other() -> None:
+    tokenizer = load_tokenizer("default")
+    identity = TokenizerIdentity(tokenizer.name, tokenizer.fingerprint)
+    assert load_adapter(tokenizer=identity).tokenizer == identity
+    with pytest.raises(AdapterError, match="expected an adapter for the codes of other"):
+        load_adapter(tokenizer=TokenizerIdentity("other", "ab" * 32))
+
+
+def test_it_comes_nearer_to_the_augmented_image_than_naive_augmentation(photographs: Tensor) -> None:
+    quality = evaluate_adapter(load_adapter(), load_tokenizer("default"), photographs)
+    assert set(quality) == {"flip", "crop-resize", "rotation", "translation", "shear"}
+    for figures in quality.values():
+        assert figures.share > figures.naive_share
+        assert figures.naive_psnr + 1 < figures.psnr < figures.exact_psnr
+    gains = [figures.psnr - figures.naive_psnr for figures in quality.values()]
+    assert sum(gains) / len(gains) > 2
+
+
+def test_it_works_in_the_recipes_on_grids_of_any_size(photographs: Tensor) -> None:
+    tokenizer = load_tokenizer("default")
+    codes = tokenizer.encode(photographs)
+    for part, size in ((codes, (28, 28)), (codes[:, :8, :12], (7, 10))):
+        recipe = recipes.mtm_pretrain(tokenizer.codebook, load_adapter(), size)
+        inputs, _ = recipe(part, None, generator=torch.Generator().manual_seed(0))
+        assert inputs.shape == (2, *size)
+        assert 0 <= inputs.min() <= inputs.max() < tokenizer.codebook_sizes[0]
