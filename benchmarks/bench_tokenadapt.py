@@ -16,6 +16,7 @@ from rich.table import Table
 from seitpp_models.training.adapter_evaluation import evaluate_adapter
 from seitpp_models.training.token_adapt_run import held_out_pictures
 from tokenstore.adapters import load_adapter
+from tokenstore.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers import load_tokenizer
@@ -40,7 +41,8 @@ def main(
     seed: int,
 ) -> None:
     """Measure ADAPTER, a file or "default", on each of the sources IMAGES, which it was not trained on."""
-    token_adapt, loaded = load_adapter(adapter), load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer)
+    token_adapt = load_adapter(adapter, tokenizer=TokenizerIdentity(loaded.name, loaded.fingerprint))
     listed = None if names is None else {line.strip() for line in names if line.strip()}
     table = Table()
     for column in ("images", "transform", "codes, %", "naive", "PSNR, dB", "naive", "gain", "exact"):

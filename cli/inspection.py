@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 
 from tokenstore.manifest import TokenizerIdentity
@@ -19,7 +18,7 @@ from tokenstore.verify import Verification
 from tokenstore.verify import verify as check_store
 
 from .audit import FIGURE, print_bytes, print_mixing, print_split
-from .console import human_bytes, progress_bar, storage_options
+from .console import human_bytes, progress_bar, refuse_idle_options, storage_options
 from .main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -159,8 +158,8 @@ def stats(
       tokenstore stats photos.zarr --quality 500 --device cuda
       tokenstore stats s3://bucket/photos.zarr --shuffle --shuffle-window 50000
     """
-    _refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
-    _refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
+    refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
+    refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
     opened = open_store(store, storage_options=storage_options)
     measured: dict[str, SplitQuality] = {}
     if quality is not None:
@@ -226,7 +225,7 @@ def verify(
       tokenstore verify s3://bucket/photos.zarr
       tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
     """
-    _refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
+    refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
     compared = None
     if retokenize is not None:
         opened = open_store(store, storage_options=storage_options)
@@ -258,14 +257,6 @@ def verify(
         click.echo(f"{store}: {verdict}; checked {checked}, {found.samples:,} samples")
     if not found.ok:
         raise click.exceptions.Exit(1)
-
-
-def _refuse_idle_options(options: dict[str, str], needed: str, idle: bool) -> None:
-    """Refuse options that only say how to do what is not asked for."""
-    context = click.get_current_context()
-    for name, option in options.items():
-        if idle and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option} goes with {needed}")
 
 
 def _against_source(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tokenstore.store import TOKENS
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.stored import tokenizer_of
 
-from .console import storage_options
+from .console import refuse_idle_options, storage_options
 from .inspection import source_option, tokenizer_options
 from .main import EXIT_CODES
 
@@ -123,6 +124,8 @@ def preview(
     """
     if indices is not None and count is not None:
         raise click.UsageError("expected --indices or -n, found both")
+    refuse_idle_options({"adapter": "--adapter"}, "--augment", augment is None)
+    refuse_idle_options({"source": "--images"}, "a sheet without --augment", augment is not None)
     opened = open_store(store, storage_options=storage_options)
     reader = _chosen_split(opened, split)
     count = count or (16 if augment is None else 4)
@@ -234,7 +237,9 @@ def _augmented(
 ) -> dict[str, Images]:
     """Images (n, H, W, 3) that the samples' codes give, as they are and augmented, by name."""
     codes = torch.from_numpy(reader.read(TOKENS, indices).astype(np.int64))
-    loaded = load_adapter(adapter, tokenizer=store.manifest.tokenizer)
+    stored = store.manifest.tokenizer
+    identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
+    loaded = load_adapter(adapter, tokenizer=identity)
     codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
     expected, found = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
     if expected != found or codes.ndim != 3:
@@ -242,7 +247,7 @@ def _augmented(
             f"--adapter {adapter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
             f"{tuple(codes.shape[1:])} of {found}. `seitpp train-tokenadapt` trains one"
         )
-    examples = augmented_examples(codes, torch.from_numpy(codebook), loaded)
+    examples = augmented_examples(codes, codebook, loaded)
     decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
     return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
 

@@ -171,6 +171,14 @@ def test_adapters_of_other_tokenizers_are_refused(store: Path, tmp_path: Path) -
     assert not (tmp_path / "sheet.png").exists()
 
 
+def test_options_that_have_nothing_to_do_are_refused(store: Path, tmp_path: Path) -> None:
+    sheet = ("preview", store, "-o", tmp_path / "sheet.png")
+    for words in (("--adapter", "default"), ("--augment", "seitpp", "--images", tmp_path / "photos")):
+        refused = run(*sheet, *words)
+        assert refused.exit_code == 2
+        assert f"{words[-2]} goes with" in refused.output
+
+
 def write_adapter(path: Path, tokenizer: TokenizerIdentity | None = None, **sizes: int) -> None:
     """A small adapter for the packaged tokenizer's codes, untrained."""
     codebook = load_tokenizer("default").codebook

@@ -65,14 +65,17 @@ def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str)
             f"{path}: expected an adapter for the codes of {_described(tokenizer)}, found one for those of "
             f"{_described(own)}; `seitpp train-tokenadapt` trains one"
         )
-    if own.kept_codes == tokenizer.kept_codes:
+    pruned, codes = tokenizer.kept_codes, adapter.config.codebook_size
+    if pruned == own.kept_codes or pruned is None:
         return adapter
-    kept = torch.tensor([code for codes in tokenizer.kept_codes or () for code in codes])
-    if len(tokenizer.kept_codes or ()) != 1 or int(kept.max()) >= adapter.config.codebook_size:
+    if own.fingerprint is None and [len(kept) for kept in pruned] == [codes]:
+        return adapter  # a published one, made for just so many codes
+    if own.fingerprint is None or len(pruned) != 1 or max(pruned[0]) >= codes:
         raise AdapterError(
-            f"{path}: expected a store with some of {adapter.config.codebook_size} codes, found one of "
-            f"{len(tokenizer.kept_codes or ())} codebooks with codes up to {int(kept.max())}"
+            f"{path}: expected an adapter for codes of {_described(tokenizer)}, found one for {codes} codes "
+            f"of {own}; `seitpp train-tokenadapt` trains one"
         )
+    kept = torch.tensor(pruned[0])
     head = "reverse_transform.1."
     tensors = {
         name: tensor[kept] if name.startswith(head) else tensor for name, tensor in adapter.tensors().items()

@@ -66,7 +66,9 @@ class TokenizerIdentity:
         """What `to_dict` gave; raises ManifestError, which says `where`."""
         fields = _Fields(values, where)
         planes = fields.optional("kept_codes", list)
-        kept = None if planes is None else tuple(_kept(planes, number) for number in range(len(planes)))
+        kept = (
+            None if planes is None else tuple(_kept(planes, number, where) for number in range(len(planes)))
+        )
         return cls(
             fields.get("name", str),
             fields.get("fingerprint", (str, type(None))),
@@ -300,12 +302,12 @@ def _is_inside(path: str) -> bool:
     return path.isprintable() and not {"", ".", ".."} & set(parts) and not {":", "\\"} & set(path)
 
 
-def _kept(planes: list[object], number: int) -> tuple[int, ...]:
+def _kept(planes: list[object], number: int, where: str) -> tuple[int, ...]:
     name = f"kept_codes[{number}]"
-    plane = _Fields({name: planes[number]}, "manifest.tokenizer")
+    plane = _Fields({name: planes[number]}, where)
     codes = plane.integers(name, maximum=MAX_CODEBOOK_SIZE - 1)
     if any(second <= first for first, second in itertools.pairwise(codes)):
-        raise ManifestError(f"manifest.tokenizer.{name}: expected codes in rising order, found {codes!r:.80}")
+        raise ManifestError(f"{where}.{name}: expected codes in rising order, found {codes!r:.80}")
     return tuple(codes)
 
 

@@ -58,8 +58,9 @@ def evaluated_transforms(size: tuple[int, int]) -> dict[str, Geometry]:
 def evaluate_adapter(
     adapter: TokenAdapt, tokenizer: Tokenizer, images: Tensor, seed: int = 0
 ) -> dict[str, AdapterQuality]:
-    """Each transform's quality on images (N, 3, H, W) uint8 of the adapter's grid."""
-    embedding = CodebookEmbedding(torch.from_numpy(tokenizer.codebook)).to(tokenizer.device)
+    """Each transform's quality on images (N, 3, H, W) uint8 of the adapter's grid, in its precision."""
+    device = next(adapter.parameters()).device
+    embedding = CodebookEmbedding(torch.from_numpy(tokenizer.codebook)).to(device)
     black = int(tokenizer.encode(torch.zeros_like(images[:1])).flatten().mode().values)
     rows, columns = adapter.config.grid
     quality = {}
@@ -70,7 +71,7 @@ def evaluate_adapter(
             drawn = geometry.draw(len(batch), (SCALE * rows, SCALE * columns), generator)
             augmented = augmented_images(batch, drawn)
             exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
-            adapted = adapter.to_codes(adapter.drawn(embedding(codes), drawn))
+            adapted = adapter.drawn_codes(embedding(codes.to(device)), drawn).to(codes.device)
             naive = moved_codes(codes, drawn, black)
             figures.append(
                 torch.stack(

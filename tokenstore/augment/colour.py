@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tokenstore.augment.devices import moved
 from tokenstore.augment.geometry import probability
 
 __all__ = ["ColorAdapt", "EmbNoise", "Moments", "OneOf", "moments"]
@@ -34,7 +35,7 @@ class EmbNoise(nn.Module):
         noise = noise + torch.randn(
             (*embeddings.shape[:2], 1, 1), generator=generator, device=device, dtype=dtype
         )
-        noise = noise.to(embeddings.device, non_blocking=True)
+        noise = moved(noise, embeddings.device)
         return torch.where(changed, embeddings + self.strength * noise, embeddings)
 
     def extra_repr(self) -> str:
@@ -79,7 +80,7 @@ class ColorAdapt(nn.Module):
                 self.remember(embeddings)
             filled = self.seen.clamp(max=self.bank)
             chance = torch.rand(count, generator=generator, device=generator.device)
-            partner = (chance.to(device, non_blocking=True) * filled).long().minimum(filled - 1)
+            partner = (moved(chance, device) * filled).long().minimum(filled - 1)
             wanted = self.means[partner].to(embeddings), self.deviations[partner].to(embeddings)
         else:
             wanted = own[0].flip(0), own[1].flip(0)
@@ -90,7 +91,10 @@ class ColorAdapt(nn.Module):
 
 
 class OneOf(nn.Module):
-    """One of some modules for the whole batch, drawn with probabilities `p`; none with what is left of 1."""
+    """One of some modules for the whole batch, drawn with probabilities `p`; none with what is left of 1.
+
+    With a generator on the CPU the others are not called; on other devices all are, and their results dropped.
+    """
 
     def __init__(self, choices: list[nn.Module], p: list[float]) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ class OneOf(nn.Module):
                     return cast(Tensor, choice(embeddings, generator=generator))
                 continue
             # subtle: all are computed and one is taken, since to branch would wait for the device
-            picked = picked.to(embeddings.device, non_blocking=True)
+            picked = moved(picked, embeddings.device)
             result = torch.where(picked, choice(embeddings, generator=generator), result)
         return result
 
@@ -139,4 +143,4 @@ def _some(embeddings: Tensor, share: float, generator: torch.Generator) -> Tenso
         chosen = chance < share
     else:
         chosen = chance.argsort().argsort() < int(share * len(embeddings))
-    return chosen[:, None, None, None].to(embeddings.device, non_blocking=True)
+    return moved(chosen[:, None, None, None], embeddings.device)

@@ -12,6 +12,8 @@ from typing import Final, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tokenstore.augment.devices import in_float32, moved
+
 __all__ = [
     "CenterCrop",
     "Interpolation",
@@ -61,8 +63,7 @@ class RandomResizedCrop(nn.Module):
         _check_embeddings(embeddings)
         height, width = embeddings.shape[2:]
         boxes = self.boxes(len(embeddings), (height, width), generator)
-        # subtle: towards the host, a copy that does not block may be read before it is there
-        boxes = boxes.to(embeddings.device, non_blocking=embeddings.device.type != "cpu")
+        boxes = moved(boxes, embeddings.device)
         return resized_crop(embeddings, boxes, self.size, self.interpolation)
 
     def extra_repr(self) -> str:
@@ -112,9 +113,9 @@ def random_boxes(
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * aspect)
     sides = torch.stack(((area / aspect).sqrt(), (area * aspect).sqrt())).round().long()
-    largest = torch.tensor(grid).to(device, non_blocking=True)[:, None]
+    largest = moved(torch.tensor(grid), device)[:, None]
     fits = ((sides >= 1) & (sides <= largest[..., None])).all(0)
-    central = torch.tensor(_largest_box(grid, ratio)).to(device, non_blocking=True)[:, None]
+    central = moved(torch.tensor(_largest_box(grid, ratio)), device)[:, None]
     chosen = sides.gather(2, fits.int().argmax(1).expand(2, 1, count).mT)[..., 0]
     chosen = torch.where(fits.any(1), chosen, central)
     margin = largest - chosen
@@ -138,7 +139,7 @@ def resized_crop(
     top, left, rows, columns = boxes.unbind(1)
     vertical = _matrices(top, rows, height, size[0], interpolation).to(embeddings.dtype)
     horizontal = _matrices(left, columns, width, size[1], interpolation).to(embeddings.dtype)
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with in_float32(embeddings.device):
         lines = embeddings.reshape(batch, channels * height, width) @ horizontal.mT
         return vertical[:, None] @ lines.view(batch, channels, height, size[1])
 

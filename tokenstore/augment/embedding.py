@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from tokenstore.errors import CodecError
 
-__all__ = ["CodebookEmbedding", "check_codes"]
+__all__ = ["Codebook", "CodebookEmbedding", "check_codes"]
+
+Codebook: TypeAlias = Tensor | npt.NDArray[Any]
+"""Vectors (K, C)."""
 
 
 class CodebookEmbedding(nn.Module):
@@ -25,7 +28,7 @@ class CodebookEmbedding(nn.Module):
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor | npt.NDArray[Any]) -> None:
+    def __init__(self, codebook: Codebook) -> None:
         super().__init__()
         self.register_buffer("codebook", codebook_vectors(codebook))
 
@@ -39,7 +42,7 @@ class CodebookEmbedding(nn.Module):
         return "{} codes of {} channels".format(*self.codebook.shape)
 
 
-def codebook_vectors(codebook: Tensor | npt.NDArray[Any]) -> Tensor:
+def codebook_vectors(codebook: Codebook) -> Tensor:
     """A copy (K, C) float32 of a codebook's vectors; raises ValueError where they have another shape."""
     if isinstance(codebook, np.ndarray):
         codebook = torch.from_numpy(np.array(codebook, np.float32))

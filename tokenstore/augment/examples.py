@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenstore.augment.colour import moments, with_moments
 from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.embedding import Codebook, CodebookEmbedding
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
@@ -19,17 +19,16 @@ _CROP_SCALE = (0.25, 0.4)
 
 @torch.no_grad()
 def augmented_examples(
-    codes: Tensor, codebook: Tensor, adapter: TokenAdapt, seed: int = 0
+    codes: Tensor, codebook: Codebook, adapter: TokenAdapt, seed: int = 0
 ) -> dict[str, Tensor]:
     """Codes (B, H, W) int64 after a flip and a crop, naive and by TokenAdapt, and after ColorAdapt, by name.
 
     All are (B, H, W): a crop, the same of both ways, is resized to the whole grid. ColorAdapt's partner is
-    the next sample of the batch. Raises ValueError where the grid is not the adapter's.
+    the next sample of the batch.
     """
     rows, columns = codes.shape[1:]
     embedding = CodebookEmbedding(codebook)
     vectors = embedding(codes)
-    adapted = adapter.to_map(vectors)
     generator = torch.Generator().manual_seed(seed)
     geometries = {
         "flip": Geometry(flip=HorizontalFlip(1)),
@@ -39,7 +38,7 @@ def augmented_examples(
     for name, geometry in geometries.items():
         drawn = geometry.draw(len(codes), (SCALE * rows, SCALE * columns), generator)
         examples[f"naive {name}"] = moved_codes(codes, drawn)
-        examples[f"TokenAdapt {name}"] = adapter.to_logits(drawn.apply(adapted)).argmax(1)
+        examples[f"TokenAdapt {name}"] = adapter.drawn_codes(vectors, drawn)
     own = moments(vectors)
     coloured = with_moments(vectors, own, (own[0].roll(-1, 0), own[1].roll(-1, 0)))
     return examples | {"ColorAdapt": Requantise(embedding.codebook)(coloured)}

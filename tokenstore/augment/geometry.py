@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenstore.augment.crops import RandomResizedCrop, nearest_crop, resized_crop
+from tokenstore.augment.devices import in_float32, moved
 
 __all__ = ["DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"]
 
@@ -30,7 +31,7 @@ class HorizontalFlip(nn.Module):
         return torch.rand(count, generator=generator, device=generator.device) < self.p
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
-        return flipped(grids, self.draw(len(grids), generator).to(grids.device, non_blocking=True))
+        return flipped(grids, moved(self.draw(len(grids), generator), grids.device))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -77,7 +78,7 @@ class RandomAffine(nn.Module):
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         rows, columns = embeddings.shape[2:]
         maps = self.draw(len(embeddings), (rows, columns), generator)
-        return affine(embeddings, maps.to(embeddings.device, non_blocking=True))
+        return affine(embeddings, moved(maps, embeddings.device))
 
     def extra_repr(self) -> str:
         return (
@@ -142,9 +143,9 @@ class DrawnGeometry:
         return self._applied(samples, nearest=False)
 
     def needed(self) -> Tensor | None:
-        """Places of the grid that the results of `apply` depend on, (B, H, W) bool; None where all may be.
+        """Places of the grid that what `apply` makes of samples of its size depends on, (B, H, W) bool.
 
-        It waits for the device of the draw.
+        None where all may be. It waits for the device of the draw.
         """
         drawn = self.maps if self.boxes is None else self.boxes
         if drawn is None:
@@ -167,13 +168,13 @@ class DrawnGeometry:
     def _applied(self, samples: Tensor, *, nearest: bool, fill: int = 0) -> Tensor:
         scale = self._scale(samples)
         if self.flip is not None:
-            samples = flipped(samples, self.flip.to(samples.device, non_blocking=True))
+            samples = flipped(samples, moved(self.flip, samples.device))
         if self.maps is not None:
-            maps = self.maps.to(samples.device, non_blocking=True)
+            maps = moved(self.maps, samples.device)
             samples = affine_nearest(samples, maps, fill) if nearest else affine(samples, maps)
         if self.boxes is None:
             return samples
-        boxes = scale * self.boxes.to(samples.device, non_blocking=True)
+        boxes = scale * moved(self.boxes, samples.device)
         size = scale * self.size[0], scale * self.size[1]
         if nearest:
             return nearest_crop(samples, boxes, size)
@@ -206,7 +207,8 @@ def affine_maps(
     unmove = _matrices(one, zero, -across * columns, zero, one, -down * rows)
     unshear_x = _matrices(one, -along_x, zero, zero, one, zero)
     unshear_y = _matrices(one, zero, zero, -along_y, one, zero)
-    places = unturn @ unmove @ unshear_x @ unshear_y
+    with in_float32(turn.device):
+        places = unturn @ unmove @ unshear_x @ unshear_y
     # From positions about the centre to halves of the sides, in which torch counts.
     half = places.new_tensor([columns / 2, rows / 2, 1.0])
     return (places * half / half[:, None])[:, :2]
@@ -227,7 +229,8 @@ def _looked_at(wanted: Tensor, maps: Tensor) -> Tensor:
     """Places of the source that the `wanted` places (B, H, W) of `affine` are interpolated from."""
     count, rows, columns = wanted.shape
     samples, *_ = wanted.nonzero(as_tuple=True)
-    places = F.affine_grid(maps, [count, 1, rows, columns], align_corners=False)[wanted]
+    with in_float32(maps.device):
+        places = F.affine_grid(maps, [count, 1, rows, columns], align_corners=False)[wanted]
     sides = torch.tensor([columns, rows])
     first = ((places + 1) * sides / 2 - 0.5).floor().long()  # of two along each side
     source = torch.zeros_like(wanted)
@@ -240,7 +243,9 @@ def _looked_at(wanted: Tensor, maps: Tensor) -> Tensor:
 
 
 def _sampled(samples: Tensor, maps: Tensor, mode: str) -> Tensor:
-    with torch.autocast(samples.device.type, enabled=False):
+    if not len(samples):  # torch refuses a grid of none
+        return samples
+    with in_float32(samples.device):
         places = F.affine_grid(maps.to(samples.dtype), list(samples.shape), align_corners=False)
         return F.grid_sample(samples, places, mode, "zeros", align_corners=False)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenstore.augment.devices import moved
 from tokenstore.augment.geometry import probability
 
 __all__ = ["CutMix", "CutMixOrMixup", "Mixup", "soft_targets"]
@@ -35,7 +36,7 @@ class Mixup(nn.Module):
     def forward(
         self, samples: Tensor, targets: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        share = beta(self.alpha, generator).to(samples.device, samples.dtype, non_blocking=True)
+        share = moved(beta(self.alpha, generator), samples.device).to(samples.dtype)
         return _blended(samples, share), _blended(targets, share.to(targets.dtype))
 
     def extra_repr(self) -> str:
@@ -60,7 +61,7 @@ class CutMix(nn.Module):
         device = samples.device
         side = (1 - beta(self.alpha, generator)).sqrt()
         place = torch.rand(2, generator=generator, device=generator.device)
-        side, place = side.to(device, non_blocking=True), place.to(device, non_blocking=True)
+        side, place = moved(side, device), moved(place, device)
         inside_rows = _between(place[0], side, rows)
         inside_columns = _between(place[1], side, columns)
         inside = inside_rows[:, None] & inside_columns
@@ -89,7 +90,7 @@ class CutMixOrMixup(nn.Module):
             chosen = self.cutmix if cut else self.mixup
             return cast(tuple[Tensor, Tensor], chosen(samples, targets, generator=generator))
         # subtle: both are computed, since to branch would wait for the device
-        cut = cut.to(samples.device, non_blocking=True)
+        cut = moved(cut, samples.device)
         pairs = zip(
             self.cutmix(samples, targets, generator=generator),
             self.mixup(samples, targets, generator=generator),

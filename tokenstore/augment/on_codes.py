@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tokenstore.augment.devices import moved
 from tokenstore.augment.embedding import check_dtype, codebook_vectors
 from tokenstore.augment.geometry import probability
 
@@ -51,13 +52,13 @@ class SynonymReplacement(nn.Module):
         device = generator.device
         picked = torch.rand((), generator=generator, device=device) < self.p
         chance, which = torch.rand((2, *codes.shape), generator=generator, device=device)
-        chance, which = chance.to(codes.device, non_blocking=True), which.to(codes.device, non_blocking=True)
+        chance, which = moved(chance, codes.device), moved(which, codes.device)
         wide = codes.long()
         counts = self.counts[wide]
         # subtle: the product can round up to the count itself
         number = (which * counts).long().minimum(counts - 1).clamp(min=0)
         replaced = self.synonyms[wide, number].to(codes.dtype)
-        change = (chance < self.rate) & (counts > 0) & picked.to(codes.device, non_blocking=True)
+        change = (chance < self.rate) & (counts > 0) & moved(picked, codes.device)
         return torch.where(change, replaced, codes)
 
     def extra_repr(self) -> str:
@@ -130,7 +131,7 @@ class RandomCrop(nn.Module):
         if rows < self.size[0] or columns < self.size[1]:
             raise ValueError(f"expected a grid of at least {self.size}, found {(rows, columns)}")
         chances = torch.rand((2, len(grids)), generator=generator, device=generator.device)
-        chances = chances.to(grids.device, non_blocking=True)
+        chances = moved(chances, grids.device)
         tops = (chances[0] * (rows - self.size[0] + 1)).long().clamp(max=rows - self.size[0])
         lefts = (chances[1] * (columns - self.size[1] + 1)).long().clamp(max=columns - self.size[1])
         lines = tops[:, None] + torch.arange(self.size[0], device=grids.device)
@@ -183,7 +184,7 @@ def _swapped(
     """Grids (B, ..., H, W) with the patches of `side` at two corners exchanged; sides of 0 change nothing."""
     rows, columns = grids.shape[-2:]
     device = grids.device
-    corners = torch.stack((top, left, other_top, other_left, side)).to(device, non_blocking=True)
+    corners = moved(torch.stack((top, left, other_top, other_left, side)), device)
     top, left, other_top, other_left, side = corners[:, :, None, None]
     y = torch.arange(rows, device=device)[:, None]
     x = torch.arange(columns, device=device)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
-from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment.embedding import Codebook, CodebookEmbedding
 from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
 from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement, nearest_codes
 from tokenstore.augment.per_sample import PerSample
@@ -23,8 +21,6 @@ from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
 
 __all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
-
-Codebook = Tensor | npt.NDArray[Any]
 
 _SIZE = (28, 28)
 _PRETRAINING_SCALE = (0.2, 1.0)

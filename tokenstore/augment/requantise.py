@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenstore.augment.devices import in_float32
 from tokenstore.augment.embedding import codebook_vectors
 
 __all__ = ["Requantise"]
@@ -49,7 +50,7 @@ class Requantise(nn.Module):
         rows = embeddings.movedim(1, -1).reshape(-1, channels).float()
         nearest = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
         at_once = max(1, self.chunk // size)
-        with torch.autocast(rows.device.type, enabled=False):
+        with in_float32(rows.device):
             for start in range(0, len(rows), at_once):
                 part = rows[start : start + at_once]
                 scores = torch.addmm(-self.offsets, part, self.codebook.T)

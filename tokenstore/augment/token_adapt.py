@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenstore.augment.crops import RandomResizedCrop
+from tokenstore.augment.devices import Precision, in_float32, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
-from tokenstore.augment.precision import Precision, products
 from tokenstore.errors import AdapterError
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
@@ -141,39 +141,41 @@ class TokenAdapt(nn.Module):
 
         What tokens that are not `needed`, (B, H, W) bool, become is left open, and f is that much faster.
         """
-        channels = self.config.channels
-        if embeddings.ndim != 4 or embeddings.shape[1] != channels:
-            raise ValueError(f"expected embeddings (B, {channels}, H, W), found {tuple(embeddings.shape)}")
+        self._check(embeddings)
         first, decoder = self.conversion_function
         adapted: Tensor = decoder(first(embeddings.movedim(1, -1)), needed)
         return adapted
 
     def to_logits(self, adapted: Tensor) -> Tensor:
         """g: a map (B, C, 2h, 2w), of any even size, to logits (B, K, h, w)."""
-        if (
-            adapted.ndim != 4
-            or adapted.shape[1] != self.config.channels
-            or any(side % SCALE for side in adapted.shape[2:])
-        ):
-            raise ValueError(
-                f"expected a map (B, {self.config.channels}, 2h, 2w), found {tuple(adapted.shape)}"
-            )
+        self._check_map(adapted)
         logits: Tensor = self.reverse_transform(adapted).transpose(1, 2)
         return logits.reshape(*logits.shape[:2], adapted.shape[2] // SCALE, adapted.shape[3] // SCALE)
 
+    @torch.no_grad()
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         return self.to_codes(self.augmented(embeddings, self.augmentation, generator=generator))
 
     @torch.no_grad()
     def augmented(self, embeddings: Tensor, augmentation: nn.Module, *, generator: torch.Generator) -> Tensor:
-        """f, then `augmentation` of its map: (B, C, 2h, 2w) float32, in the adapter's precision."""
-        with products(embeddings.device, self.precision):
-            if not isinstance(augmentation, Geometry):
-                result: Tensor = augmentation(self.to_map(embeddings).float(), generator=generator)
-                return result
+        """f, in the adapter's precision, then `augmentation` of its map: (B, C, 2h, 2w) float32."""
+        self._check(embeddings)
+        if isinstance(augmentation, Geometry):
             rows, columns = embeddings.shape[2:]
             drawn = augmentation.draw(len(embeddings), (SCALE * rows, SCALE * columns), generator)
-            return self.drawn(embeddings, drawn)
+            with products(embeddings.device, self.precision):
+                return self.drawn(embeddings, drawn)
+        with products(embeddings.device, self.precision):
+            adapted = self.to_map(embeddings).float()
+        result: Tensor = augmentation(adapted, generator=generator)
+        return result
+
+    @torch.no_grad()
+    def drawn_codes(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
+        """The likeliest codes (B, h, w) int64 after a drawn geometry, all in the adapter's precision."""
+        with products(embeddings.device, self.precision):
+            adapted = self.drawn(embeddings, geometry)
+        return self.to_codes(adapted)
 
     def drawn(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
         """f, then a drawn geometry of its map: (B, C, 2h, 2w) float32.
@@ -181,12 +183,14 @@ class TokenAdapt(nn.Module):
         On a CPU it is a few samples at a time, and f is computed only where the geometry looks; other devices
         would have to be waited for.
         """
-        if embeddings.device.type != "cpu":
+        self._check(embeddings)
+        if embeddings.device.type != "cpu" or not len(embeddings):
             return geometry.apply(self.to_map(embeddings).float())
+        rows, columns = embeddings.shape[2:]
         parts = []
         for start in range(0, len(embeddings), _AT_ONCE):
             part = geometry[start : start + _AT_ONCE]
-            needed = part.needed()
+            needed = part.needed() if part.grid == (SCALE * rows, SCALE * columns) else None
             if needed is not None:
                 needed = F.max_pool2d(needed.float(), SCALE).bool()
             adapted = self.to_map(embeddings[start : start + _AT_ONCE], needed)
@@ -195,10 +199,29 @@ class TokenAdapt(nn.Module):
 
     @torch.no_grad()
     def to_codes(self, adapted: Tensor) -> Tensor:
-        """g and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64, in the adapter's precision."""
+        """g, in the adapter's precision, and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64."""
         at_once = _AT_ONCE if adapted.device.type == "cpu" else max(1, len(adapted))
+        return torch.cat([self._likeliest(part) for part in torch.split(adapted, at_once)])
+
+    def _likeliest(self, adapted: Tensor) -> Tensor:
+        self._check_map(adapted)
+        encoder, head = self.reverse_transform
         with products(adapted.device, self.precision):
-            return torch.cat([self.to_logits(part).argmax(1) for part in torch.split(adapted, at_once)])
+            features = encoder(adapted)
+        with in_float32(adapted.device):  # rounded logits would be equal too often
+            codes: Tensor = head(features.float()).argmax(2)
+        return codes.view(len(adapted), *(side // SCALE for side in adapted.shape[2:]))
+
+    def _check(self, embeddings: Tensor) -> None:
+        channels = self.config.channels
+        if embeddings.ndim != 4 or embeddings.shape[1] != channels:
+            raise ValueError(f"expected embeddings (B, {channels}, H, W), found {tuple(embeddings.shape)}")
+
+    def _check_map(self, adapted: Tensor) -> None:
+        channels = self.config.channels
+        even = not any(side % SCALE for side in adapted.shape[2:])
+        if adapted.ndim != 4 or adapted.shape[1] != channels or not even:
+            raise ValueError(f"expected a map (B, {channels}, 2h, 2w), found {tuple(adapted.shape)}")
 
     def extra_repr(self) -> str:
         return str(self.config)
