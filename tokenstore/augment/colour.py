@@ -93,7 +93,7 @@ class ColorAdapt(nn.Module):
 class OneOf(nn.Module):
     """One of some modules for the whole batch, drawn with probabilities `p`; none with what is left of 1.
 
-    With a generator on the CPU the others are not called; on other devices all are, and their results dropped.
+    With a generator on the CPU the others are not called; else all are, and their results are dropped.
     """
 
     def __init__(self, choices: list[nn.Module], p: list[float]) -> None:
