@@ -26,17 +26,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
         """Of x (B, N, C) all results, or rows (M, C) of those that are `needed` (B, N) bool."""
+        if needed is not None:
+            return self._needed(x, needed)
         split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
         queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each B, heads, N, HEAD_WIDTH
-        if needed is None:
-            mixed = attention(queries, keys, values).transpose(1, 2)
-        else:
-            rows = [
-                attention(queries[one, None, :, wanted], keys[one, None], values[one, None])[0]
-                for one, wanted in enumerate(needed)
-            ]
-            mixed = torch.cat(rows, 1).transpose(0, 1)
-        out: Tensor = self.to_out(mixed.flatten(-2))
+        out: Tensor = self.to_out(attention(queries, keys, values).transpose(1, 2).flatten(2))
+        return out
+
+    def _needed(self, x: Tensor, needed: Tensor) -> Tensor:
+        for_queries, for_others = self.to_qkv.weight.tensor_split([self.heads * HEAD_WIDTH])
+        rows = F.linear(x[needed], for_queries).view(-1, self.heads, HEAD_WIDTH).transpose(0, 1)
+        others = F.linear(x, for_others).view(*x.shape[:2], 2, self.heads, HEAD_WIDTH)
+        keys, values = others.permute(2, 0, 3, 1, 4)
+        samples = zip(torch.split(rows, needed.sum(1).tolist(), 1), keys, values, strict=True)
+        mixed = [attention(*(part[None] for part in sample))[0] for sample in samples]
+        out: Tensor = self.to_out(torch.cat(mixed, 1).transpose(0, 1).flatten(1))
         return out
 
 

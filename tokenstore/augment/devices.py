@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["Precision", "has_bfloat16", "in_float32", "moved", "products"]
+__all__ = ["Precision", "has_bfloat16", "in_float32", "in_parts", "moved", "products"]
 
 Precision: TypeAlias = Literal["auto", "bf16", "fp32"]
 
@@ -39,6 +41,23 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
     return any(ask is not None and bool(ask()) for ask in asked)
+
+
+def in_parts(function: Callable[[slice], Tensor], count: int, at_once: int, device: torch.device) -> Tensor:
+    """What `function` gives for the samples 0 to count, joined: on a CPU for `at_once` of them at a time.
+
+    There the parts are computed side by side, each by one thread, which has less to wait for than all threads
+    in every step of one part; on other devices there is one part. The caller's contexts of torch, such as
+    no_grad and autocast, are not those of the threads.
+    """
+    parts = [slice(start, start + at_once) for start in range(0, max(1, count), at_once)]
+    threads = min(torch.get_num_threads(), len(parts))
+    if device.type != "cpu":
+        return function(slice(0, count))
+    if threads == 1:
+        return torch.cat([function(part) for part in parts])
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return torch.cat(list(pool.map(function, parts)))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -16,19 +16,22 @@ __all__ = ["Requantise"]
 
 Metric = Literal["cosine", "euclidean"]
 
+_IN_CACHE = 2**18
+_IN_MEMORY = 2**24
+
 
 class Requantise(nn.Module):
     """The code of the nearest vector (K, C) for each place of embeddings (B, C, *grid): (B, *grid) int64.
 
     By "cosine" similarity, as SeiT++ does, or "euclidean" distance; of equally near codes the first. At most
-    `chunk` similarities (numbers) are in memory at a time.
+    `chunk` similarities (numbers) are in memory at a time; by default what a CPU's cache holds, or 2^24.
     """
 
     codebook: Tensor
     offsets: Tensor
 
     def __init__(
-        self, codebook: Tensor | npt.NDArray[Any], metric: Metric = "cosine", chunk: int = 2**24
+        self, codebook: Tensor | npt.NDArray[Any], metric: Metric = "cosine", chunk: int | None = None
     ) -> None:
         super().__init__()
         rows = codebook_vectors(codebook)
@@ -49,7 +52,8 @@ class Requantise(nn.Module):
             raise ValueError(f"expected embeddings (B, {channels}, *grid), found {tuple(embeddings.shape)}")
         rows = embeddings.movedim(1, -1).reshape(-1, channels).float()
         nearest = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-        at_once = max(1, self.chunk // size)
+        chunk = self.chunk or (_IN_CACHE if rows.device.type == "cpu" else _IN_MEMORY)
+        at_once = max(1, chunk // size)
         with in_float32(rows.device):
             for start in range(0, len(rows), at_once):
                 part = rows[start : start + at_once]

@@ -6,7 +6,7 @@ of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.devices import Precision, in_float32, products
+from tokenstore.augment.devices import Precision, in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
 from tokenstore.errors import AdapterError
 from tokenstore.manifest import TokenizerIdentity
@@ -24,7 +24,8 @@ __all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
 
 SCALE = 2
 """Side of the patch of the adapted map that a token becomes, and that becomes a token."""
-_AT_ONCE = 4
+_ROWS = 64
+_AT_ONCE = 2
 """Samples that f and g take on a CPU, so that what is between their layers stays in its cache."""
 _PARTS = ("conversion_function.", "reverse_transform.")
 
@@ -152,30 +153,41 @@ class TokenAdapt(nn.Module):
         logits: Tensor = self.reverse_transform(adapted).transpose(1, 2)
         return logits.reshape(*logits.shape[:2], adapted.shape[2] // SCALE, adapted.shape[3] // SCALE)
 
-    @torch.no_grad()
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         return self.to_codes(self.augmented(embeddings, self.augmentation, generator=generator))
 
-    @torch.no_grad()
     def augmented(self, embeddings: Tensor, augmentation: nn.Module, *, generator: torch.Generator) -> Tensor:
         """f, in the adapter's precision, then `augmentation` of its map: (B, C, 2h, 2w) float32."""
         self._check(embeddings)
         if isinstance(augmentation, Geometry):
             rows, columns = embeddings.shape[2:]
             drawn = augmentation.draw(len(embeddings), (SCALE * rows, SCALE * columns), generator)
-            with products(embeddings.device, self.precision):
-                return self.drawn(embeddings, drawn)
-        with products(embeddings.device, self.precision):
-            adapted = self.to_map(embeddings).float()
-        result: Tensor = augmentation(adapted, generator=generator)
+            return self._in_parts(lambda part: self.drawn(embeddings[part], drawn[part]), embeddings)
+        adapted = self._in_parts(lambda part: self.to_map(embeddings[part]).float(), embeddings)
+        with torch.no_grad():
+            result: Tensor = augmentation(adapted, generator=generator)
         return result
 
-    @torch.no_grad()
     def drawn_codes(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
         """The likeliest codes (B, h, w) int64 after a drawn geometry, all in the adapter's precision."""
-        with products(embeddings.device, self.precision):
-            adapted = self.drawn(embeddings, geometry)
-        return self.to_codes(adapted)
+        self._check(embeddings)
+        return self._in_parts(
+            lambda part: self._likeliest(self.drawn(embeddings[part], geometry[part])), embeddings
+        )
+
+    def to_codes(self, adapted: Tensor) -> Tensor:
+        """g, in the adapter's precision, and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64."""
+        self._check_map(adapted)
+        return self._in_parts(lambda part: self._likeliest(adapted[part]), adapted)
+
+    def _in_parts(self, function: Callable[[slice], Tensor], samples: Tensor) -> Tensor:
+        """What `function` gives for parts of the samples, without gradients, in the adapter's precision."""
+
+        def computed(part: slice) -> Tensor:
+            with torch.no_grad(), products(samples.device, self.precision):
+                return function(part)
+
+        return in_parts(computed, len(samples), _AT_ONCE, samples.device)
 
     def drawn(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
         """f, then a drawn geometry of its map: (B, C, 2h, 2w) float32.
@@ -192,22 +204,14 @@ class TokenAdapt(nn.Module):
             part = geometry[start : start + _AT_ONCE]
             needed = part.needed() if part.grid == (SCALE * rows, SCALE * columns) else None
             if needed is not None:
-                needed = F.max_pool2d(needed.float(), SCALE).bool()
+                needed = _rounded_up(F.max_pool2d(needed.float(), SCALE).bool())
             adapted = self.to_map(embeddings[start : start + _AT_ONCE], needed)
             parts.append(part.apply(adapted.float()))
         return torch.cat(parts)
 
-    @torch.no_grad()
-    def to_codes(self, adapted: Tensor) -> Tensor:
-        """g, in the adapter's precision, and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64."""
-        at_once = _AT_ONCE if adapted.device.type == "cpu" else max(1, len(adapted))
-        return torch.cat([self._likeliest(part) for part in torch.split(adapted, at_once)])
-
     def _likeliest(self, adapted: Tensor) -> Tensor:
-        self._check_map(adapted)
         encoder, head = self.reverse_transform
-        with products(adapted.device, self.precision):
-            features = encoder(adapted)
+        features = encoder(adapted)
         with in_float32(adapted.device):  # rounded logits would be equal too often
             codes: Tensor = head(features.float()).argmax(2)
         return codes.view(len(adapted), *(side // SCALE for side in adapted.shape[2:]))
@@ -268,6 +272,16 @@ def adapter_geometry(
 def _positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """The table (1, H * W, width) of a network's own grid, or that of another."""
     return table if grid == own else sin_cos_table(grid, table.shape[2]).to(table)
+
+
+def _rounded_up(needed: Tensor) -> Tensor:
+    """Some more places of (B, H, W) bool, so that each sample has a multiple of _ROWS or all.
+
+    Products of so many numbers of rows are compiled once each, and held, where others are for every batch.
+    """
+    flat = needed.flatten(1)
+    missing = -flat.sum(1, keepdim=True) % _ROWS
+    return (flat | ((~flat).cumsum(1) <= missing)).view_as(needed)
 
 
 def _config_of(tensors: Mapping[str, Tensor]) -> AdapterConfig:
