@@ -41,7 +41,7 @@ class FaultProxy:
         self._stopped = threading.Event()
         self._clients: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._under_way = 0
+        self._under_way: set[Request] = set()
         socket.create_connection(self._upstream, 5).close()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -51,7 +51,7 @@ class FaultProxy:
         """Forget all requests, and go on with another plan."""
         with self._lock:
             self.requests: list[Request] = []
-            self.most_under_way = self._under_way
+            self.most_under_way = len(self._under_way)
             """The most requests that were under way at one moment."""
             self._planned = Planned(plan)
 
@@ -115,15 +115,15 @@ class FaultProxy:
         with self._lock:
             request = Request(len(self.requests), method, path, headers_of(head).get("range"))
             self.requests.append(request)
-            self._under_way += 1
-            self.most_under_way = max(self.most_under_way, self._under_way)
+            self._under_way.add(request)
+            self.most_under_way = max(self.most_under_way, len(self._under_way))
             request.fault = self._planned.fault(request)
         return request
 
-    def end(self) -> None:
-        """Count a request as answered, or lost."""
+    def end(self, request: Request) -> None:
+        """Count a request as answered, or lost: before its last byte, which lets the client go on."""
         with self._lock:
-            self._under_way -= 1
+            self._under_way.discard(request)
 
 
 class _Conversation:
@@ -146,7 +146,7 @@ class _Conversation:
             try:
                 going_on = self._answer(request, request.fault or Fault(), head)
             finally:
-                self._proxy.end()
+                self._proxy.end(request)
 
     def close(self) -> None:
         self._client.socket.close()
@@ -169,6 +169,7 @@ class _Conversation:
             request.status = fault.status
             body = b"" if request.method == "HEAD" else fault.body
             line = f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: {len(body)}\r\n\r\n"
+            self._proxy.end(request)
             self._client.socket.sendall(line.encode() + body)
             request.sent = len(body)
             return True
@@ -207,12 +208,15 @@ class _Conversation:
             left = _spoiled(block, request.sent, fault)
             for piece in self._pieces(left, fault):
                 framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
-                self._client.socket.sendall(unsent + framed)
-                unsent = b""
+                if request.sent:
+                    self._client.socket.sendall(unsent)
+                    unsent = b""
+                unsent += framed
                 request.sent += len(piece)
             if len(left) < len(block):
                 self._client.socket.sendall(unsent)
                 return self._cut(fault)
+        self._proxy.end(request)
         self._client.socket.sendall(unsent + (b"0\r\n\r\n" if chunked and not bodiless else b""))
         closes = "close" in headers.get("connection", "").lower() or answer.startswith(b"HTTP/1.0")
         return not closes and (bodiless or chunked or "content-length" in headers)

@@ -126,10 +126,13 @@ def test_a_geometry_is_flip_then_affine_then_crop() -> None:
 @given(
     grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     parts=st.sets(st.sampled_from(["flip", "affine", "crop"])),
+    size=st.sampled_from([(3, 4), (12, 12)]),
     seed=st.integers(0, 2**32),
 )
-def test_what_is_needed_is_what_results_depend_on(grid: tuple[int, int], parts: set[str], seed: int) -> None:
-    whole = Geometry(HorizontalFlip(), RandomAffine(), RandomResizedCrop((3, 4), (0.1, 1)))
+def test_what_is_needed_is_what_results_depend_on(
+    grid: tuple[int, int], parts: set[str], size: tuple[int, int], seed: int
+) -> None:
+    whole = Geometry(HorizontalFlip(), RandomAffine(), RandomResizedCrop(size, (0.1, 1)))
     for name in {"flip", "affine", "crop"} - parts:
         setattr(whole, name, None)
     drawn_once = whole.draw(3, grid, seeded(seed))
@@ -142,8 +145,9 @@ def test_what_is_needed_is_what_results_depend_on(grid: tuple[int, int], parts: 
         assert not parts & {"affine", "crop"}
         return
     assert not (depends & ~needed).any()
-    near = F.max_pool2d((samples.grad != 0).float(), 3, stride=1, padding=1)[:, 0].bool()
-    assert not (needed & ~near).any()
+    if size == (12, 12) or "crop" not in parts:  # a crop that shrinks reads between its taps too
+        near = F.max_pool2d((samples.grad != 0).float(), 3, stride=1, padding=1)[:, 0].bool()
+        assert not (needed & ~near).any()
     assert torch.equal(drawn_once[1:].needed(), needed[1:])  # type: ignore[arg-type]
 
 
