@@ -40,6 +40,13 @@ class PatchMask:
     masked: Tensor
     """(B, M) int64: the places that are predicted; all that are not kept are among them."""
 
+    def to(self, device: torch.device) -> PatchMask:
+        """The same on a device."""
+        return PatchMask(
+            self.kept.to(device, non_blocking=device.type != "cpu"),
+            self.masked.to(device, non_blocking=device.type != "cpu"),
+        )
+
 
 def draw_ratio(distribution: MaskRatio, generator: torch.Generator) -> float:
     """A share of the patches, by the inverse of the cut distribution; it waits for the generator's device."""
