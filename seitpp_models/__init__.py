@@ -1,1 +1,27 @@
-"""seitpp_models: networks that learn from discrete tokens, and how they are trained."""
+"""seitpp_models: networks that learn from discrete tokens, and how they are trained.
+
+Importing it registers the token ViTs with timm.
+"""
+
+from tokenstore.torchvision_import import import_torchvision
+
+import_torchvision()
+
+from seitpp_models.errors import ModelError  # noqa: E402
+from seitpp_models.masking import MaskRatio, PatchMask, draw_mask, draw_ratio  # noqa: E402
+from seitpp_models.mtm import MaskedTokenConfig, MaskedTokenModel, MaskedTokenOutput  # noqa: E402
+from seitpp_models.official import load_official  # noqa: E402
+from seitpp_models.vit import TokenViT  # noqa: E402
+
+__all__ = [
+    "MaskRatio",
+    "MaskedTokenConfig",
+    "MaskedTokenModel",
+    "MaskedTokenOutput",
+    "ModelError",
+    "PatchMask",
+    "TokenViT",
+    "draw_mask",
+    "draw_ratio",
+    "load_official",
+]

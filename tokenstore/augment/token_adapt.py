@@ -27,7 +27,7 @@ SCALE = 2
 _ROWS = 64
 _AT_ONCE = 2
 """Samples that f and g take on a CPU, so that what is between their layers stays in its cache."""
-_PARTS = ("conversion_function.", "reverse_transform.")
+ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class TokenAdapt(nn.Module):
         Other names than those of f and g are left alone. Without `config` the sizes are those of the
         tensors, and the grids are square. Raises AdapterError where a tensor is missing or of another shape.
         """
-        given = {name: tensor for name, tensor in tensors.items() if name.startswith(_PARTS)}
+        given = {name: tensor for name, tensor in tensors.items() if name.startswith(ADAPTER_PARTS)}
         adapter = cls(config or _config_of(given), augmentation, tokenizer)
         expected = {name: tuple(tensor.shape) for name, tensor in adapter.tensors().items()}
         for name in sorted(expected.keys() | given.keys()):
@@ -255,7 +255,7 @@ class TokenAdapt(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and positions of f and g by their published names."""
-        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(_PARTS)}
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(ADAPTER_PARTS)}
 
 
 def adapter_geometry(
@@ -306,6 +306,6 @@ def _config_of(tensors: Mapping[str, Tensor]) -> AdapterConfig:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise AdapterError(
-            f"expected the tensors of f and g ({' and '.join(part + '*' for part in _PARTS)}), "
+            f"expected the tensors of f and g ({' and '.join(part + '*' for part in ADAPTER_PARTS)}), "
             f"found {', '.join(sorted(tensors)[:4]) or 'none'} ({error})"
         ) from error

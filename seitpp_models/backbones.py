@@ -1,0 +1,49 @@
+"""Any timm backbone on tokens, such as a ConvNeXt: the case SeiT leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from seitpp_models.token_embedding import TokenEmbedding
+
+__all__ = ["TokenClassifier"]
+
+_IMAGE_SIDE = 224
+"""That timm's backbones are made for; a grid is enlarged towards it."""
+
+
+class TokenClassifier(nn.Module):
+    """A timm model over vectors (B, C, H, W), or over codes (B, H, W) with `codebook_size`, to logits (B, classes).
+
+    A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28, so a transposed
+    convolution first makes `enlarge` x `enlarge` pixels of each token; by default 4, which leaves a ConvNeXt
+    a quarter of the work it has on images. Raises ValueError for a name timm does not know.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        channels: int = 32,
+        codebook_size: int | None = None,
+        enlarge: int = 4,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ValueError(f"name: expected a model of timm, found {name!r}; near: {', '.join(near) or 'none'}")
+        if enlarge < 1:
+            raise ValueError(f"enlarge: expected a positive integer, found {enlarge}")
+        self.codebook_size = codebook_size
+        self.token_emb = None if codebook_size is None else TokenEmbedding(codebook_size, channels)
+        self.enlarge = nn.ConvTranspose2d(channels, channels, enlarge, stride=enlarge)
+        self.backbone = timm.create_model(name, in_chans=channels, num_classes=num_classes, **arguments)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        vectors = tokens if self.token_emb is None else self.token_emb(tokens)
+        logits: Tensor = self.backbone(self.enlarge(vectors))
+        return logits

@@ -1,0 +1,118 @@
+"""Networks as files: safetensors, the sizes to build them by, and the tokenizer whose codes they take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from seitpp_models.backbones import TokenClassifier
+from seitpp_models.errors import ModelError
+from seitpp_models.mtm import MaskedTokenConfig, MaskedTokenModel
+from seitpp_models.segmentation import TokenSegmenter
+from seitpp_models.vit import token_vit
+from tokenstore.errors import TokenstoreError
+from tokenstore.manifest import TokenizerIdentity
+
+__all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
+
+_FORMAT = "seitpp_models.1"
+
+
+def _segmenter(backbone: Mapping[str, Any], **arguments: Any) -> TokenSegmenter:
+    return TokenSegmenter(token_vit(**backbone), **arguments)
+
+
+def _masked(**arguments: Any) -> MaskedTokenModel:
+    return MaskedTokenModel(MaskedTokenConfig(**arguments))
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "masked": _masked,
+    "vit": token_vit,
+    "timm": TokenClassifier,
+    "segmenter": _segmenter,
+}
+
+
+def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """An untrained network: "masked", "vit", "timm" or "segmenter", by the arguments of its class.
+
+    Raises ModelError where they do not fit.
+    """
+    if kind not in _BUILDERS:
+        raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}")
+    try:
+        return _BUILDERS[kind](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"a network of kind {kind}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network, how it was built, and what it was trained on."""
+
+    model: nn.Module
+    kind: str
+    arguments: Mapping[str, Any]
+    tokenizer: TokenizerIdentity
+    """Whose codes it takes."""
+    labels: tuple[str, ...] | None = None
+    """Names of the classes, where it has any."""
+
+    def check(self, tokenizer: TokenizerIdentity, where: str) -> None:
+        """Raises ModelError where the codes of `where` are another tokenizer's."""
+        ours, theirs = self.tokenizer, tokenizer
+        unknown = None in (ours.fingerprint, theirs.fingerprint)
+        if (ours.fingerprint != theirs.fingerprint and not unknown) or ours.kept_codes != theirs.kept_codes:
+            raise ModelError(
+                f"{where}: expected codes of {ours}, which the network was trained on, found codes of {theirs}; "
+                "convert the images with that tokenizer, or train a network on these"
+            )
+
+
+def save_model(trained: TrainedModel, path: Path | str) -> None:
+    """Write a network as a safetensors file, whole or not at all."""
+    metadata = {
+        "format": _FORMAT,
+        "kind": trained.kind,
+        "arguments": json.dumps(trained.arguments),
+        "tokenizer": json.dumps(trained.tokenizer.to_dict()),
+        "labels": json.dumps(trained.labels),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    partial = Path(f"{path}.partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_model(path: Path | str) -> TrainedModel:
+    """The network in a file of `save_model`, in eval mode.
+
+    Raises ModelError where the file is none, a tensor is missing, of another shape or not finite.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != _FORMAT:
+            raise ModelError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+        arguments = json.loads(metadata["arguments"])
+        model = build_model(metadata["kind"], arguments)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ModelError(f"{name}: expected finite numbers, found others")
+        model.load_state_dict(tensors)
+        labels = json.loads(metadata["labels"])
+        tokenizer = TokenizerIdentity.from_dict(json.loads(metadata["tokenizer"]), "tokenizer")
+    except (TokenstoreError, SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: expected a network of save_model: {error}") from error
+    labels = None if labels is None else tuple(labels)
+    return TrainedModel(model.eval(), metadata["kind"], arguments, tokenizer, labels)

@@ -1,0 +1,200 @@
+"""The masked-token model: a transformer that learns from codes alone, by predicting those it does not see.
+
+SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. Parameters have the names of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seitpp_models.masking import PatchMask
+from seitpp_models.token_embedding import EPSILON, TokenEmbedding
+from tokenstore.transformer import sin_cos_table
+
+__all__ = ["MaskedTokenConfig", "MaskedTokenModel", "MaskedTokenOutput"]
+
+_INITIAL_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class MaskedTokenConfig:
+    """Sizes of a masked-token model; those of SeiT++ with ViT-B unless said otherwise."""
+
+    codebook_size: int = 391
+    channels: int = 32
+    grid: tuple[int, int] = (28, 28)
+    """Of the codes that go in."""
+    patch: int = 2
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_width: int = 512
+    decoder_depth: int = 4
+    decoder_heads: int = 16
+    dropout: float = 0.1
+    """After the token embedding, and in the decoder."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if min(self.grid) < self.patch or any(side % self.patch for side in self.grid):
+            raise ValueError(
+                f"grid: expected sides that are multiples of the patch, {self.patch}, found {self.grid}"
+            )
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.grid[0] // self.patch, self.grid[1] // self.patch
+
+
+@dataclass(frozen=True)
+class MaskedTokenOutput:
+    """What a masked-token model gives for a batch."""
+
+    loss: Tensor
+    """() float32: cross-entropy in nats of a token, mean over the masked patches."""
+    logits: Tensor
+    """(B, M, T, K): of the T = patch * patch tokens of each of the M masked patches, row by row."""
+    targets: Tensor
+    """(B, M, T) int64."""
+
+
+class Projection(nn.Module):
+    """The patch convolution, by its published name."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, stride=patch)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        patches: Tensor = self.proj(vectors)
+        return patches.flatten(2).mT
+
+
+class TokenHead(nn.Module):
+    """Features of patches (..., width) to logits of their tokens (..., patch * patch, K)."""
+
+    def __init__(self, codebook_size: int, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.bias = nn.Parameter(torch.zeros(1, 1, codebook_size))
+        self.fc = nn.Linear(width, patch * patch * channels)
+        self.ln = nn.LayerNorm(channels)
+
+    def forward(self, features: Tensor, table: Tensor) -> Tensor:
+        """`table` (K, C) holds the codes' vectors, through which no gradient goes."""
+        tokens = self.fc(features).unflatten(-1, (-1, self.channels))
+        logits: Tensor = F.linear(self.ln(F.gelu(tokens)), table.detach()) + self.bias
+        return logits
+
+
+class MaskedTokenModel(nn.Module):
+    """Codes (B, H, W) and a mask of their patches to the cross-entropy of the codes in masked patches.
+
+    The encoder works on kept patches only, the head on masked ones only. `label_smoothing` is the
+    loss's. `encode` gives features without any mask. Raises ValueError for codes of another grid.
+    """
+
+    pos_embed: Tensor  # 1, 1 + N, width; zeros for the class token
+
+    def __init__(self, config: MaskedTokenConfig, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.config, self.label_smoothing = config, label_smoothing
+        count = config.patches[0] * config.patches[1]
+        norm = partial(nn.LayerNorm, eps=EPSILON)
+        self.token_emb = TokenEmbedding(config.codebook_size, config.channels, config.dropout)
+        self.patch_embed = Projection(config.channels, config.width, config.patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.mask_token_label = nn.Parameter(torch.zeros(1, 1, config.width))
+        positions = sin_cos_table(config.patches, config.width)
+        self.register_buffer("pos_embed", F.pad(positions, (0, 0, 1, 0)))
+        self.blocks = nn.Sequential(
+            *(
+                Block(config.width, config.heads, qkv_bias=True, norm_layer=norm)
+                for _ in range(config.depth)
+            )
+        )
+        self.norm = norm(config.width)
+        self.decoder_embed = nn.Linear(config.width, config.decoder_width)
+        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, 1 + count, config.decoder_width))
+        self.decoder_blocks = nn.Sequential(
+            *(
+                Block(
+                    config.decoder_width,
+                    config.decoder_heads,
+                    qkv_bias=True,
+                    proj_drop=config.dropout,
+                    attn_drop=config.dropout,
+                    norm_layer=norm,
+                )
+                for _ in range(config.decoder_depth)
+            )
+        )
+        self.decoder_norm = norm(config.decoder_width)
+        self.mlm_layer = TokenHead(
+            config.codebook_size, config.channels, config.decoder_width, config.patch
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
+        for token in (self.cls_token, self.mask_token_label, self.decoder_pos_embed_learned):
+            trunc_normal_(token, std=_INITIAL_DEVIATION)
+
+    def forward(self, codes: Tensor, mask: PatchMask) -> MaskedTokenOutput:
+        patches = self._embedded(codes)
+        kept = mask.kept[..., None]
+        hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=codes.device)
+        hidden = hidden.scatter(1, mask.masked, True)[..., None]
+        patches = torch.where(hidden, self.mask_token_label.to(patches.dtype), patches)
+        patches = patches + self.pos_embed[:, 1:]
+        seen = self._encoded(patches.gather(1, kept.expand(-1, -1, patches.shape[2])))
+        features = self.decoder_embed(seen)
+        token, features = features[:, :1], features[:, 1:]
+        # What is not kept is masked, and every masked place takes the class token's features.
+        places = token.expand(-1, patches.shape[1], -1)
+        places = places.scatter(1, kept.expand_as(features), features)
+        places = torch.where(hidden, token, places)
+        decoded = torch.cat((token, places), 1) + self.decoder_pos_embed_learned
+        decoded = self.decoder_norm(self.decoder_blocks(decoded))[:, 1:]
+        wanted = decoded.gather(1, mask.masked[..., None].expand(-1, -1, decoded.shape[2]))
+        logits = self.mlm_layer(wanted, self.token_emb.word_embeddings.weight)
+        tokens = self._tokens(codes)
+        targets = tokens.gather(1, mask.masked[..., None].expand(-1, -1, tokens.shape[2]))
+        loss = F.cross_entropy(
+            logits.flatten(0, 2).float(), targets.flatten(), label_smoothing=self.label_smoothing
+        )
+        return MaskedTokenOutput(loss, logits, targets)
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """Features (B, 1 + N, width) of codes (B, H, W): the class token's and the patches'."""
+        return self._encoded(self._embedded(codes) + self.pos_embed[:, 1:])
+
+    def _embedded(self, codes: Tensor) -> Tensor:
+        if codes.shape[1:] != self.config.grid:
+            raise ValueError(f"expected codes (B, {self.config.grid}), found {tuple(codes.shape)}")
+        patches: Tensor = self.patch_embed(self.token_emb(codes))
+        return patches
+
+    def _encoded(self, patches: Tensor) -> Tensor:
+        token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        features: Tensor = self.norm(self.blocks(torch.cat((token.to(patches.dtype), patches), 1)))
+        return features
+
+    def _tokens(self, codes: Tensor) -> Tensor:
+        """Codes (B, H, W) by patch: (B, N, patch * patch) int64."""
+        side, (rows, columns) = self.config.patch, self.config.patches
+        split = codes.long().view(-1, rows, side, columns, side)
+        return split.transpose(2, 3).flatten(3).flatten(1, 2)

@@ -1,0 +1,79 @@
+"""Grids of codes or of their vectors to the patches of a transformer.
+
+SeiT, https://arxiv.org/abs/2303.11114, section 3.2; SeiT++, https://arxiv.org/abs/2312.10105, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+__all__ = ["EPSILON", "LearnedPatches", "StemAdaptor", "TokenEmbedding"]
+
+EPSILON = 1e-6
+"""Of every LayerNorm in the published transformers, but that of the MTM head."""
+_INITIAL_DEVIATION = 0.02
+
+
+class TokenEmbedding(nn.Module):
+    """Codes (B, H, W) of any integer dtype to learned vectors (B, C, H, W), normalised, with dropout."""
+
+    def __init__(self, codebook_size: int, channels: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(codebook_size, channels)
+        self.LayerNorm = nn.LayerNorm(channels, EPSILON)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.word_embeddings.weight, std=_INITIAL_DEVIATION)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        if codes.is_floating_point() or codes.ndim != 3:
+            raise ValueError(
+                f"expected codes (B, H, W) of an integer dtype, found {tuple(codes.shape)} {codes.dtype}"
+            )
+        vectors: Tensor = self.dropout(self.LayerNorm(self.word_embeddings(codes.long())))
+        return vectors.movedim(-1, 1)
+
+
+class StemAdaptor(PatchEmbed):  # type: ignore[misc]
+    """Patches of vectors (B, C, H, W) that overlap: for patches of 2x2 a convolution 4x4, stride 2, padding 1."""
+
+    def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int, **arguments: Any) -> None:
+        super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **arguments)
+        kernel = 2 * patch_size if patch_size > 1 else 3
+        padding = (kernel - patch_size) // 2
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride=patch_size, padding=padding)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        if not vectors.is_floating_point() or vectors.ndim != 4 or vectors.shape[1] != self.proj.in_channels:
+            raise ValueError(
+                f"expected vectors (B, {self.proj.in_channels}, H, W), found {tuple(vectors.shape)} "
+                f"{vectors.dtype}; a network of codes is made with their number, codebook_size"
+            )
+        patches: Tensor = super().forward(vectors)
+        return patches
+
+
+class LearnedPatches(PatchEmbed):  # type: ignore[misc]
+    """Patches of codes (B, H, W) with a learned embedding."""
+
+    def __init__(self, *, codebook_size: int, in_chans: int, dropout: float = 0.1, **arguments: Any) -> None:
+        super().__init__(in_chans=in_chans, **arguments)
+        self.token_emb = TokenEmbedding(codebook_size, in_chans, dropout)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        patches: Tensor = super().forward(self.token_emb(codes))
+        return patches
+
+
+def check_code_range(codes: Tensor, codebook_size: int) -> None:
+    """Raises ValueError where codes are not in 0..codebook_size - 1; it waits for their device."""
+    if codes.numel():
+        low, high = (int(bound) for bound in torch.aminmax(codes))
+        if low < 0 or high >= codebook_size:
+            raise ValueError(
+                f"expected codes from 0 to {codebook_size - 1}, found {low} to {high}: the store's codebook "
+                "is another than the network's"
+            )

@@ -1,0 +1,103 @@
+"""Vision transformers over tokens, as timm models.
+
+    timm.create_model("seit_vit_base_token", num_classes=1000)                      # vectors (B, 32, 28, 28)
+    timm.create_model("seit_vit_base_token", codebook_size=391, num_classes=1000)   # codes (B, 28, 28)
+
+after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
+
+__all__ = ["TokenViT"]
+
+_SIZES = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+}
+
+
+class TokenViT(VisionTransformer):  # type: ignore[misc]
+    """A ViT over vectors (B, C, H, W), with the Stem-Adaptor, or over codes (B, H, W), with `codebook_size`.
+
+    The class is that of the mean of the patches, normalised. Grids of another size than `grid`, whole patches
+    high and wide, get interpolated positions. All else is timm's VisionTransformer. Raises ValueError where
+    patches do not fill the grid, or the input is of the other kind.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int] = (28, 28),
+        channels: int = 32,
+        codebook_size: int | None = None,
+        patch: int = 2,
+        embedding_dropout: float = 0.1,
+        **arguments: Any,
+    ) -> None:
+        grid = tuple(grid)  # type: ignore[assignment]
+        if min(grid) < patch or any(side % patch for side in grid):
+            raise ValueError(f"grid: expected sides that are multiples of the patch, {patch}, found {grid}")
+        layer: Any = StemAdaptor
+        if codebook_size is not None:
+            layer = partial(LearnedPatches, codebook_size=codebook_size, dropout=embedding_dropout)
+        super().__init__(
+            img_size=grid,
+            patch_size=patch,
+            in_chans=channels,
+            global_pool="avg",
+            fc_norm=True,
+            dynamic_img_size=True,
+            norm_layer=partial(nn.LayerNorm, eps=EPSILON),
+            embed_layer=layer,
+            **arguments,
+        )
+        self.codebook_size = codebook_size
+
+
+def token_vit(size: str, **arguments: Any) -> TokenViT:
+    """A TokenViT "tiny", "small", "base" or "large"."""
+    if size not in _SIZES:
+        raise ValueError(f"size: expected one of {list(_SIZES)}, found {size!r}")
+    return TokenViT(**(_SIZES[size] | arguments))
+
+
+def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
+    if arguments.pop("pretrained", False):
+        raise ValueError("no weights are published under this name; load_official reads those of SeiT")
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        arguments.pop(name, None)
+    return token_vit(size, **arguments)
+
+
+@register_model
+def seit_vit_tiny_token(**arguments: Any) -> TokenViT:
+    """A ViT-Ti over tokens."""
+    return _registered("tiny", arguments)
+
+
+@register_model
+def seit_vit_small_token(**arguments: Any) -> TokenViT:
+    """A ViT-S over tokens."""
+    return _registered("small", arguments)
+
+
+@register_model
+def seit_vit_base_token(**arguments: Any) -> TokenViT:
+    """A ViT-B over tokens."""
+    return _registered("base", arguments)
+
+
+@register_model
+def seit_vit_large_token(**arguments: Any) -> TokenViT:
+    """A ViT-L over tokens."""
+    return _registered("large", arguments)

@@ -1,0 +1,286 @@
+"""Published checkpoints in our networks: random weights in their names, against the definition stated plainly."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seitpp_models import MaskedTokenModel, ModelError, PatchMask, TokenViT, draw_mask, load_official
+from seitpp_models.official import from_official, to_official
+
+GRID, PATCHES, CODES, CHANNELS = 28, 196, 391, 32
+
+Tensors = dict[str, Tensor]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def vit_shapes(width: int, kernel: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, PATCHES + 1, width),
+        "patch_embed.proj.weight": (width, CHANNELS, kernel, kernel),
+        "patch_embed.proj.bias": (width,),
+        **block_shapes("blocks", width, 12),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+
+
+def block_shapes(name: str, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    parts = {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "mlp.fc1.weight": (4 * width, width),
+        "mlp.fc1.bias": (4 * width,),
+        "mlp.fc2.weight": (width, 4 * width),
+        "mlp.fc2.bias": (width,),
+    }
+    return {f"{name}.{number}.{part}": shape for number in range(depth) for part, shape in parts.items()}
+
+
+TOKEN_EMBEDDING = {
+    "token_emb.word_embeddings.weight": (CODES, CHANNELS),
+    "token_emb.LayerNorm.weight": (CHANNELS,),
+    "token_emb.LayerNorm.bias": (CHANNELS,),
+}
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "seit_vit_small_dim32": vit_shapes(384, 4) | {"head.weight": (1000, 384), "head.bias": (1000,)},
+    "seit_vit_base_dim32": vit_shapes(768, 4) | {"head.weight": (1000, 768), "head.bias": (1000,)},
+    "mtm_finetune_vit_base": vit_shapes(768, 2)
+    | TOKEN_EMBEDDING
+    | {"head.weight": (1000, 768), "head.bias": (1000,)},
+    "mtm_pretrain_vit_base": vit_shapes(768, 2)
+    | TOKEN_EMBEDDING
+    | {
+        "mask_token_label": (1, 1, 768),
+        "decoder_pos_embed": (1, PATCHES + 1, 512),
+        "decoder_pos_embed_learned": (1, PATCHES + 1, 512),
+        "decoder_embed.weight": (512, 768),
+        "decoder_embed.bias": (512,),
+        **block_shapes("decoder_blocks", 512, 4),
+        "decoder_norm.weight": (512,),
+        "decoder_norm.bias": (512,),
+        "mlm_layer.bias": (1, 1, CODES),
+        "mlm_layer.fc.weight": (4 * CHANNELS, 512),
+        "mlm_layer.fc.bias": (4 * CHANNELS,),
+        "mlm_layer.ln.weight": (CHANNELS,),
+        "mlm_layer.ln.bias": (CHANNELS,),
+    },
+}
+
+
+def tensors_of(name: str, seed: int = 0) -> Tensors:
+    generator = seeded(seed)
+    found = {}
+    for parameter, shape in SHAPES[name].items():
+        scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 and "embeddings" not in parameter else 0.5
+        found[parameter] = torch.randn(shape, generator=generator) * scale
+    return found
+
+
+# ---- the definition, one sample at a time in float64
+
+
+def norm(x: Tensor, tensors: Tensors, name: str, epsilon: float = 1e-6) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    variance = (x - mean).square().mean(-1, keepdim=True)
+    scaled = (x - mean) / (variance + epsilon).sqrt()
+    return scaled * tensors[f"{name}.weight"].double() + tensors[f"{name}.bias"].double()
+
+
+def linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+    return x @ tensors[f"{name}.weight"].double().T + tensors[f"{name}.bias"].double()
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def blocks(x: Tensor, tensors: Tensors, name: str, depth: int, heads: int) -> Tensor:
+    """x (N, width)."""
+    for number in range(depth):
+        block = f"{name}.{number}"
+        queries, keys, values = linear(norm(x, tensors, f"{block}.norm1"), tensors, f"{block}.attn.qkv").chunk(
+            3, 1
+        )
+        side = x.shape[1] // heads
+        parts = []
+        for head in range(heads):
+            own = slice(head * side, (head + 1) * side)
+            weights = (queries[:, own] @ keys[:, own].T / math.sqrt(side)).softmax(1)
+            parts.append(weights @ values[:, own])
+        x = x + linear(torch.cat(parts, 1), tensors, f"{block}.attn.proj")
+        hidden = gelu(linear(norm(x, tensors, f"{block}.norm2"), tensors, f"{block}.mlp.fc1"))
+        x = x + linear(hidden, tensors, f"{block}.mlp.fc2")
+    return x
+
+
+def patches_by_hand(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
+    """Vectors (C, 28, 28) to (196, width), a place at a time."""
+    weight = tensors["patch_embed.proj.weight"].double()
+    kernel = weight.shape[2]
+    padded = F.pad(vectors.double(), (padding,) * 4)
+    rows = []
+    for row in range(GRID // 2):
+        for column in range(GRID // 2):
+            part = padded[:, 2 * row : 2 * row + kernel, 2 * column : 2 * column + kernel]
+            rows.append((weight * part).sum((1, 2, 3)))
+    return torch.stack(rows) + tensors["patch_embed.proj.bias"].double()
+
+
+def vectors_of(codes: Tensor, tensors: Tensors) -> Tensor:
+    """The learned vectors of codes (28, 28), normalised: (C, 28, 28)."""
+    table = tensors["token_emb.word_embeddings.weight"].double()
+    return norm(table[codes], tensors, "token_emb.LayerNorm").movedim(-1, 0)
+
+
+def classified(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
+    """Vectors (C, 28, 28) to logits (1000,)."""
+    x = patches_by_hand(vectors, tensors, padding)
+    positions = tensors["pos_embed"][0].double()
+    x = torch.cat((tensors["cls_token"][0].double(), x)) + positions
+    x = blocks(x, tensors, "blocks", 12, x.shape[1] // 64)
+    return linear(norm(x[1:].mean(0), tensors, "norm"), tensors, "head")
+
+
+def masked_by_hand(codes: Tensor, kept: list[int], masked: list[int], tensors: Tensors) -> tuple[Tensor, Tensor]:
+    """Logits (196, 4, 391) of every patch of codes (28, 28), and the loss of the masked ones."""
+    x = patches_by_hand(vectors_of(codes, tensors), tensors, 0)
+    for place in masked:
+        x[place] = tensors["mask_token_label"][0, 0].double()
+    positions = tensors["pos_embed"][0].double()
+    x = x + positions[1:]
+    token = tensors["cls_token"][0].double() + positions[:1]
+    x = blocks(torch.cat((token, x[kept])), tensors, "blocks", 12, 12)
+    x = linear(norm(x, tensors, "norm"), tensors, "decoder_embed")
+    filled = x[:1].repeat(PATCHES, 1)
+    for row, place in enumerate(kept):
+        filled[place] = x[1 + row]
+    for place in masked:
+        filled[place] = x[0]
+    x = torch.cat((x[:1], filled)) + tensors["decoder_pos_embed_learned"][0].double()
+    x = norm(blocks(x, tensors, "decoder_blocks", 4, 16), tensors, "decoder_norm")[1:]
+    tokens = linear(x, tensors, "mlm_layer.fc").view(14, 14, 2, 2, CHANNELS)
+    raster = torch.empty(GRID, GRID, CHANNELS, dtype=torch.float64)
+    for row in range(2):
+        for column in range(2):
+            raster[row::2, column::2] = tokens[:, :, row, column]
+    raster = norm(gelu(raster), tensors, "mlm_layer.ln", 1e-5)
+    logits = raster @ tensors["token_emb.word_embeddings.weight"].double().T + tensors["mlm_layer.bias"][0]
+    losses = -logits.log_softmax(-1).gather(2, codes[..., None])[..., 0]
+    by_patch = losses.view(14, 2, 14, 2).mean((1, 3)).flatten()
+    by_patch_logits = logits.view(14, 2, 14, 2, CODES).transpose(1, 2).reshape(PATCHES, 4, CODES)
+    return by_patch_logits, by_patch[masked].mean()
+
+
+def test_the_shapes_here_are_those_of_the_published_checkpoints() -> None:
+    path = Path(__file__).parent.parent.parent / "shared/reference/checkpoint-keys.json"
+    if not path.is_file():
+        pytest.skip("the list of published names and shapes is not beside the repository")
+    published = json.loads(path.read_text())
+    for name, shapes in SHAPES.items():
+        parts = ("conversion_function.", "reverse_transform.")
+        named = {key: tuple(shape) for key, shape in published[name].items() if not key.startswith(parts)}
+        assert named == shapes
+
+
+@pytest.mark.parametrize("name", ["seit_vit_small_dim32", "seit_vit_base_dim32"])
+def test_supervised_seit_gives_the_published_definition(name: str, tmp_path: Path) -> None:
+    tensors = tensors_of(name)
+    torch.save({"state_dict": tensors}, tmp_path / "seit.ckpt")
+    model = load_official(tmp_path / "seit.ckpt")
+    assert isinstance(model, TokenViT)
+    assert not model.training
+    vectors = torch.randn(2, CHANNELS, GRID, GRID, generator=seeded(1))
+    with torch.no_grad():
+        found = model(vectors)
+    for mine, sample in zip(found, vectors, strict=True):
+        torch.testing.assert_close(mine.double(), classified(sample, tensors, 1), atol=1e-4, rtol=0)
+
+
+def test_mtm_fine_tuning_gives_the_published_definition() -> None:
+    tensors = tensors_of("mtm_finetune_vit_base")
+    model = from_official(tensors)
+    codes = torch.randint(0, CODES, (2, GRID, GRID), generator=seeded(1))
+    with torch.no_grad():
+        found = model(codes)
+    for mine, sample in zip(found, codes, strict=True):
+        expected = classified(vectors_of(sample, tensors), tensors, 0)
+        torch.testing.assert_close(mine.double(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.63, 1.0])
+def test_mtm_pre_training_gives_the_published_definition(ratio: float) -> None:
+    tensors = tensors_of("mtm_pretrain_vit_base")
+    model = from_official(tensors)
+    assert isinstance(model, MaskedTokenModel)
+    codes = torch.randint(0, CODES, (2, GRID, GRID), generator=seeded(1))
+    mask = draw_mask(2, PATCHES, ratio, 0.4, seeded(2))
+    with torch.no_grad():
+        found = model(codes, mask)
+    losses = []
+    for number in range(2):
+        masked = mask.masked[number].tolist()
+        logits, loss = masked_by_hand(codes[number], mask.kept[number].tolist(), masked, tensors)
+        losses.append(loss)
+        torch.testing.assert_close(found.logits[number].double(), logits[masked], atol=1e-4, rtol=0)
+    assert float(found.loss) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_names_and_values_come_back_as_they_were(name: str) -> None:
+    tensors = tensors_of(name)
+    back = to_official(from_official(tensors))
+    assert {key: tuple(tensor.shape) for key, tensor in back.items()} == SHAPES[name]
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors if key != "decoder_pos_embed")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks.3.mlp.fc1.bias": None}, "blocks.3.mlp.fc1.bias: expected shape .1536,., found none"),
+        ({"blocks.3.gamma": torch.zeros(2)}, "blocks.3.gamma: expected shape none, found .2,."),
+        ({"head.bias": torch.zeros(9)}, "head.bias: expected shape .1000,., found .9,."),
+        ({"norm.bias": torch.full((384,), math.nan)}, "norm.bias: expected finite numbers"),
+        ({"pos_embed": None}, "no tensor 'pos_embed'"),
+    ],
+)
+def test_other_tensors_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    tensors = tensors_of("seit_vit_small_dim32") | change
+    torch.save({key: tensor for key, tensor in tensors.items() if tensor is not None}, tmp_path / "wrong.pth")
+    with pytest.raises(ModelError, match=f"wrong.pth: expected a checkpoint of SeiT.*{message}"):
+        load_official(tmp_path / "wrong.pth")
+
+
+def test_a_mask_by_hand_hides_what_it_says() -> None:
+    """Codes of masked patches change nothing but the targets; codes of kept ones do."""
+    model = from_official(tensors_of("mtm_pretrain_vit_base"))
+    assert isinstance(model, MaskedTokenModel)
+    codes = torch.randint(0, CODES, (1, GRID, GRID), generator=seeded(1))
+    places = torch.arange(PATCHES)
+    mask = PatchMask(kept=places[None, 90:], masked=places[None, :120])
+    other, seen = codes.clone(), codes.clone()
+    other[:, :16] = (other[:, :16] + 1) % CODES  # rows of patches 0 to 7: 112 patches
+    seen[:, 27, 27] = (seen[:, 27, 27] + 1) % CODES
+    with torch.no_grad():
+        first, second, third = (model(each, mask) for each in (codes, other, seen))
+    assert torch.equal(first.logits, second.logits)
+    assert not torch.equal(first.targets, second.targets)
+    assert not torch.equal(first.logits, third.logits)
+    assert first.targets[0, 15].tolist() == codes[0, 2:4, 2:4].flatten().tolist()
