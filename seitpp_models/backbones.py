@@ -16,7 +16,7 @@ _IMAGE_SIDE = 224
 
 
 class TokenClassifier(nn.Module):
-    """A timm model over vectors (B, C, H, W), or over codes (B, H, W) with `codebook_size`, to logits (B, classes).
+    """A timm model over vectors (B, C, H, W), or codes (B, H, W) with `codebook_size`, to logits (B, n).
 
     A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28, so a transposed
     convolution first makes `enlarge` x `enlarge` pixels of each token; by default 4, which leaves a ConvNeXt
@@ -35,7 +35,9 @@ class TokenClassifier(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-            raise ValueError(f"name: expected a model of timm, found {name!r}; near: {', '.join(near) or 'none'}")
+            raise ValueError(
+                f"name: expected a model of timm, found {name!r}; near: {', '.join(near) or 'none'}"
+            )
         if enlarge < 1:
             raise ValueError(f"enlarge: expected a positive integer, found {enlarge}")
         self.codebook_size = codebook_size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class MaskRatio:
 
 @dataclass(frozen=True)
 class PatchMask:
-    """Of N patches of each of B samples: `masked` ones are predicted, and those that are not `kept` are not seen.
+    """Of N patches of each of B samples: `masked` ones are predicted, those that are not `kept` are not seen.
 
     A masked patch that is kept enters the encoder as a learned vector.
     """
@@ -50,7 +51,7 @@ class PatchMask:
 
 def draw_ratio(distribution: MaskRatio, generator: torch.Generator) -> float:
     """A share of the patches, by the inverse of the cut distribution; it waits for the generator's device."""
-    normal = torch.distributions.Normal(0.0, 1.0)
+    normal: Any = torch.distributions.Normal(0.0, 1.0)
     bounds = torch.tensor([distribution.low, distribution.high], dtype=torch.float64)
     low, high = normal.cdf((bounds - distribution.mean) / distribution.deviation).tolist()
     chance = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).cpu()

@@ -73,7 +73,8 @@ class TrainedModel:
         unknown = None in (ours.fingerprint, theirs.fingerprint)
         if (ours.fingerprint != theirs.fingerprint and not unknown) or ours.kept_codes != theirs.kept_codes:
             raise ModelError(
-                f"{where}: expected codes of {ours}, which the network was trained on, found codes of {theirs}; "
+                f"{where}: expected codes of {ours}, which the network was trained on, found codes of "
+                f"{theirs}; "
                 "convert the images with that tokenizer, or train a network on these"
             )
 
@@ -87,7 +88,9 @@ def save_model(trained: TrainedModel, path: Path | str) -> None:
         "tokenizer": json.dumps(trained.tokenizer.to_dict()),
         "labels": json.dumps(trained.labels),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()
+    }
     partial = Path(f"{path}.partial")
     save_file(tensors, partial, metadata)
     partial.replace(path)

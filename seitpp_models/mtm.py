@@ -116,10 +116,7 @@ class MaskedTokenModel(nn.Module):
         positions = sin_cos_table(config.patches, config.width)
         self.register_buffer("pos_embed", F.pad(positions, (0, 0, 1, 0)))
         self.blocks = nn.Sequential(
-            *(
-                Block(config.width, config.heads, qkv_bias=True, norm_layer=norm)
-                for _ in range(config.depth)
-            )
+            *(Block(config.width, config.heads, qkv_bias=True, norm_layer=norm) for _ in range(config.depth))
         )
         self.norm = norm(config.width)
         self.decoder_embed = nn.Linear(config.width, config.decoder_width)
@@ -138,9 +135,7 @@ class MaskedTokenModel(nn.Module):
             )
         )
         self.decoder_norm = norm(config.decoder_width)
-        self.mlm_layer = TokenHead(
-            config.codebook_size, config.channels, config.decoder_width, config.patch
-        )
+        self.mlm_layer = TokenHead(config.codebook_size, config.channels, config.decoder_width, config.patch)
         self._initialise()
 
     def _initialise(self) -> None:

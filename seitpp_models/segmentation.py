@@ -24,7 +24,8 @@ class TokenSegmenter(nn.Module):
     """Tokens to logits (B, classes, *size): a TokenViT's features, a head, and bilinear enlargement.
 
     `size` is the label map's, by default that of the patches. `depths` are the blocks whose features the
-    head sees, by default a quarter, a half, three quarters and all of them for "upernet", the last for "linear".
+    head sees, by default a quarter, a half, three quarters and all of them for "upernet", the last for
+    "linear".
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Module):
 
 
 class StemAdaptor(PatchEmbed):  # type: ignore[misc]
-    """Patches of vectors (B, C, H, W) that overlap: for patches of 2x2 a convolution 4x4, stride 2, padding 1."""
+    """Patches of vectors (B, C, H, W) that overlap: a convolution 4x4, stride 2, padding 1 for 2x2."""
 
     def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int, **arguments: Any) -> None:
         super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **arguments)

@@ -79,25 +79,25 @@ def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
     return token_vit(size, **arguments)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def seit_vit_tiny_token(**arguments: Any) -> TokenViT:
     """A ViT-Ti over tokens."""
     return _registered("tiny", arguments)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def seit_vit_small_token(**arguments: Any) -> TokenViT:
     """A ViT-S over tokens."""
     return _registered("small", arguments)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def seit_vit_base_token(**arguments: Any) -> TokenViT:
     """A ViT-B over tokens."""
     return _registered("base", arguments)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def seit_vit_large_token(**arguments: Any) -> TokenViT:
     """A ViT-L over tokens."""
     return _registered("large", arguments)

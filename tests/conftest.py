@@ -14,6 +14,10 @@ import hypothesis
 import pytest
 from object_storage import fault_proxy, rados_gateway, s3_server
 
+from tokenstore.torchvision_import import import_torchvision
+
+import_torchvision()  # before a test imports what would import it
+
 # The first call of anything compiled takes longer than the deadline of an example.
 hypothesis.settings.register_profile("tokenstore", deadline=None)
 hypothesis.settings.load_profile("tokenstore")

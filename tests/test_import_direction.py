@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "memory",
+    "torchvision_import",
     "transformer",
     "runs",
     "checkpoints",
@@ -55,6 +56,7 @@ TORCH = {
     "adapters",
     "runs",
     "checkpoints",
+    "torchvision_import",
     "transformer",
     "tokenizers",
     "dataset",

@@ -353,3 +353,19 @@ def test_an_empty_selection_has_no_batches(packed: Path) -> None:
     loader = TokenLoader(TokenDataset(packed).select([]), 4, True)
     assert len(loader) == 0
     assert list(loader) == []
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_the_rows_of_the_last_batch_are_known(packed: Path, pad: bool) -> None:
+    for rank in range(2):
+        loader = TokenLoader(
+            TokenDataset(packed), 7, True, seed=3, rank=rank, world_size=2, pad=pad, num_threads=2
+        )
+        assert len(loader.last_rows) == 0
+        states = []
+        for _, labels in loader:
+            assert loader.last_rows.tolist() == labels.tolist()
+            states.append(loader.state_dict())
+        loader.load_state_dict(states[1])
+        for _, labels in loader:
+            assert loader.last_rows.tolist() == labels.tolist()

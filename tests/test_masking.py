@@ -61,7 +61,9 @@ def test_ratios_are_a_normal_distribution_cut_off() -> None:
         assert float((drawn < bound).double().mean()) == pytest.approx(float(expected), abs=0.03)
 
 
-@pytest.mark.parametrize("wrong", [{"low": 0.0}, {"low": 0.6, "high": 0.5}, {"high": 1.1}, {"deviation": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"low": 0.0}, {"low": 0.6, "high": 0.5}, {"high": 1.1}, {"deviation": 0.0}]
+)
 def test_distributions_that_are_none_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected 0 < low <= high <= 1"):
         MaskRatio(**wrong)

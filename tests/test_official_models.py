@@ -1,4 +1,4 @@
-"""Published checkpoints in our networks: random weights in their names, against the definition stated plainly."""
+"""Published checkpoints in our networks: random weights in their names, against a plain definition."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def tensors_of(name: str, seed: int = 0) -> Tensors:
     generator = seeded(seed)
     found = {}
     for parameter, shape in SHAPES[name].items():
-        scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 and "embeddings" not in parameter else 0.5
+        scale = (
+            1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 and "embeddings" not in parameter else 0.5
+        )
         found[parameter] = torch.randn(shape, generator=generator) * scale
     return found
 
@@ -116,9 +118,9 @@ def blocks(x: Tensor, tensors: Tensors, name: str, depth: int, heads: int) -> Te
     """x (N, width)."""
     for number in range(depth):
         block = f"{name}.{number}"
-        queries, keys, values = linear(norm(x, tensors, f"{block}.norm1"), tensors, f"{block}.attn.qkv").chunk(
-            3, 1
-        )
+        queries, keys, values = linear(
+            norm(x, tensors, f"{block}.norm1"), tensors, f"{block}.attn.qkv"
+        ).chunk(3, 1)
         side = x.shape[1] // heads
         parts = []
         for head in range(heads):
@@ -159,7 +161,9 @@ def classified(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
     return linear(norm(x[1:].mean(0), tensors, "norm"), tensors, "head")
 
 
-def masked_by_hand(codes: Tensor, kept: list[int], masked: list[int], tensors: Tensors) -> tuple[Tensor, Tensor]:
+def masked_by_hand(
+    codes: Tensor, kept: list[int], masked: list[int], tensors: Tensors
+) -> tuple[Tensor, Tensor]:
     """Logits (196, 4, 391) of every patch of codes (28, 28), and the loss of the masked ones."""
     x = patches_by_hand(vectors_of(codes, tensors), tensors, 0)
     for place in masked:

@@ -114,6 +114,7 @@ class TokenLoader:
         self._resume_at = 0
         self._is_over = False
         self._turn = 0
+        self._last: tuple[int, int, int] | None = None
         self.shuffle_window = shuffle_window or 0
         self._check()
         self._rows = self._source()
@@ -197,6 +198,14 @@ class TokenLoader:
             manifest = self.dataset.rows.manifests[0]
             self._rows.keep(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
 
+    @property
+    def last_rows(self) -> Indices:
+        """Rows of the split, (B,) int64, that the last batch given out holds; none before the first."""
+        if self._last is None:
+            return np.zeros(0, np.int64)
+        epoch, consumed, step = self._last
+        return _rows_of(self._order(epoch), self._steps(consumed), step, self.rank)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next; the one that a loaded state stands in is gone on with."""
         if epoch != self.epoch:
@@ -264,12 +273,9 @@ class TokenLoader:
 
         def batch(item: tuple[int, list[Future[Any]]]) -> Any:
             step, fetched = item
-            start, stop = steps.span(step, rank)
-            positions = np.arange(start, stop)
-            if stop > steps.samples:
-                positions %= steps.samples
             held = [future.result() for future in fetched]
-            return self._batch(order(positions), held[0] if len(held) == 1 else None, epoch, start)
+            rows = _rows_of(order, steps, step, rank)
+            return self._batch(rows, held[0] if len(held) == 1 else None, epoch, steps.span(step, rank)[0])
 
         try:
             depth = self.num_threads * self.prefetch
@@ -277,6 +283,7 @@ class TokenLoader:
                 if turn == self._turn:
                     self._consumed = steps.consumed_after(step)
                     self._is_over = step == len(steps) - 1
+                    self._last = epoch, consumed, step
                 yield handed_over(made, self.device)
         finally:
             if ahead is not None:
@@ -317,6 +324,12 @@ class TokenLoader:
             return tokens
         values = torch.from_numpy(self._rows.read(name, rows))
         return values.long() if name == LABELS else values
+
+
+def _rows_of(order: Order, steps: Steps, step: int, rank: int) -> Indices:
+    start, stop = steps.span(step, rank)
+    positions = np.arange(start, stop)
+    return order(positions % steps.samples if stop > steps.samples else positions)
 
 
 def _with_index(device: torch.device | str | int) -> torch.device:

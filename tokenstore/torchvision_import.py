@@ -9,13 +9,14 @@ import importlib
 import importlib.util
 import re
 import sys
+from typing import Any
 
 import torch
 
 __all__ = ["import_torchvision"]
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
-_DECLARED: list[torch.library.Library] = []
+_DECLARED: list[Any] = []
 """Operators are forgotten with their library."""
 
 
@@ -33,5 +34,6 @@ def import_torchvision() -> None:
                 raise
             for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
-            _DECLARED.append(torch.library.Library("torchvision", "FRAGMENT"))
+            library: Any = torch.library.Library
+            _DECLARED.append(library("torchvision", "FRAGMENT"))
             _DECLARED[-1].define(f"{missing[1]}() -> ()")

@@ -79,8 +79,8 @@ class NetworkStep:
 class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
     """A run that trains a network on a loader's batches, and its state in a folder.
 
-    `accelerator` says on which devices, in how many processes and in what precision. All randomness of a step is
-    a function of seed, step and process, so that a run that goes on gives what it would have given.
+    `accelerator` says on which devices, in how many processes and in what precision. All randomness of a
+    step is a function of seed, step and process, so that a run that goes on gives what it would have given.
     """
 
     error = ModelError

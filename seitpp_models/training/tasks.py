@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seitpp_models.masking import MaskRatio, draw_mask, draw_ratio
-from seitpp_models.mtm import MaskedTokenModel
 from seitpp_models.segmentation import segmentation_loss
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "Task"]
@@ -65,9 +64,7 @@ class Classification:
         inputs, targets = self.recipe(batch[0], batch[1], generator=generator)
         logits = model(inputs)
         soft = targets.is_floating_point()
-        loss = F.cross_entropy(
-            logits.float(), targets, label_smoothing=0.0 if soft else self.label_smoothing
-        )
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.0 if soft else self.label_smoothing)
         wanted = targets.argmax(1) if soft else targets
         return Loss(loss, (logits.detach().argmax(1) == wanted).float().mean())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.torchvision_import import import_torchvision
 
 PEAK = 255.0
 PSNR_CEILING = 100.0
@@ -26,6 +27,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, (B,), in dB, of uint8 images (B, 3, H, W)."""
+    import_torchvision()  # torchmetrics would
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     _check_pair(images, rebuilt)
@@ -38,6 +40,7 @@ def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
 
     Images are mirrored at their borders. Raises TokenizerError where they are smaller than half a window.
     """
+    import_torchvision()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _check_pair(images, rebuilt)

@@ -10,6 +10,7 @@ import torch
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.torchvision_import import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
             raise TokenizerError(
                 f"tokenizer {name!r} needs the package {package}; pip install 'tokenstore[{kind.extra}]'"
             )
+    import_torchvision()  # transformers and diffusers would
     module = importlib.import_module(f"tokenstore.tokenizers.{kind.module}")
     tokenizer: Tokenizer = module.load(argument or None)
     check_device(device)
