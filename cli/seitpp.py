@@ -9,6 +9,7 @@ from tokenstore import __version__
 from .main import EXIT_CODES, LazyCommands
 
 _COMMANDS = {
+    "pretrain": ("tokenstore_cli.pretrain", "Train a masked-token model on a store, without labels."),
     "train-tokenadapt": (
         "tokenstore_cli.train_tokenadapt",
         "Train TokenAdapt, which augments tokens as images are, for a tokenizer.",
