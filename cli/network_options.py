@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,18 @@ import click
 import torch
 import yaml
 from accelerate import Accelerator
+from torch import nn
 
 import seitpp_models
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel
+from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
+from seitpp_models.training.store_evaluation import evaluate_store
 from seitpp_models.training.tasks import Task
+from seitpp_models.transfer import backbone_arguments, pretrained_network, start_from
+from seitpp_models.vit import SIZES, TokenViT
 from tokenstore.adapters import load_adapter
 from tokenstore.augment.token_adapt import TokenAdapt
 from tokenstore.codecs.machine import available_cores
@@ -28,6 +33,7 @@ from tokenstore.reader import TokenStore
 from tokenstore.runs import STATE
 from tokenstore.tokenizers.registry import check_device
 
+from .console import refuse_idle_options
 from .training import shown
 
 RECIPES = Path(seitpp_models.__file__).parent / "recipes"
@@ -257,16 +263,79 @@ def _take_config(context: click.Context, _: click.Parameter, value: str | None) 
 
 
 def network_grid(
-    store_grid: tuple[int, int], patch: int | None, size: int | None
+    store_grid: tuple[int, int], patch: int | None, size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, int], int]:
     """What a network sees of a store's grid, and its patch: 7/8 of it, as 28 of 32, if it has 16 or more."""
     patch = patch or (2 if min(store_grid) >= 16 else 1)
     if size is not None:
-        return (size, size), patch
+        return ((size, size) if isinstance(size, int) else size), patch
     if min(store_grid) < 16:
         return store_grid, patch
     rows, columns = (7 * side // 8 // patch * patch for side in store_grid)
     return (rows, columns), patch
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network to train, and how it was built."""
+
+    model: nn.Module
+    kind: str
+    arguments: dict[str, Any]
+    grid: tuple[int, int]
+    """Of the codes that it sees."""
+    takes_codes: bool
+
+
+def vit_to_train(
+    common: NetworkOptions,
+    store: TokenStore,
+    where: str,
+    begin: Path | None,
+    form: str,
+    size: int | tuple[int, int] | None,
+    arguments: Mapping[str, Any],
+) -> Backbone:
+    """A ViT with the weights in `begin`, or an untrained one of --model, which timm may know too.
+
+    `arguments` are the head's and the like. Raises ModelError where `begin` is of other codes.
+    """
+    torch.manual_seed(common.seed)
+    codebook = codebook_of(store)
+    store_grid = store.manifest.grid
+    before = None if begin is None else pretrained_network(begin, store.manifest.tokenizer, where)
+    refuse_idle_options(
+        {"model": "--model", "depth": "--depth", "patch": "--patch", "form": "--input"},
+        "networks from scratch, without --from",
+        before is not None,
+    )
+    if before is None and common.model not in SIZES:
+        grid, _ = network_grid(store_grid, common.patch, size)
+        chosen = {"name": common.model, "channels": codebook.shape[1], **arguments}
+        chosen["codebook_size"] = len(codebook) if form == "codes" else None
+        return Backbone(build_model("timm", chosen), "timm", chosen, grid, form == "codes")
+    if before is None:
+        grid, patch = network_grid(store_grid, common.patch, size)
+        sizes: dict[str, Any] = {"size": common.model, "patch": patch, "channels": codebook.shape[1]}
+        sizes["codebook_size"] = len(codebook) if form == "codes" else None
+        if common.depth is not None:
+            sizes["depth"] = common.depth
+    else:
+        sizes = backbone_arguments(before)
+        fits = sizes["grid"] if max(sizes["grid"]) <= min(store_grid) else None
+        wanted = size if size is not None else fits
+        grid, _ = network_grid(store_grid, sizes["patch"], wanted)
+        if sizes["codebook_size"] not in (None, len(codebook)):
+            raise ModelError(
+                f"{where}: expected a store of {sizes['codebook_size']} codes, which {begin} was trained on, "
+                f"found {len(codebook)}"
+            )
+    chosen = {**sizes, "grid": grid, **arguments}
+    model = build_model("vit", chosen)
+    assert isinstance(model, TokenViT)
+    if before is not None:
+        start_from(model, before)
+    return Backbone(model, "vit", chosen, grid, sizes["codebook_size"] is not None)
 
 
 def chosen_adapter(common: NetworkOptions, store: TokenStore, device: torch.device) -> TokenAdapt | None:
@@ -292,9 +361,13 @@ def run_training(
     samples: TokenDataset,
     settings: Mapping[str, Any],
     devices: Accelerator,
-    evaluate: Callable[[], Mapping[str, Any]],
+    store: TokenStore,
+    evaluation: Mapping[str, Any],
 ) -> None:
-    """Train as the options say, show it, and name what came of it."""
+    """Train as the options say, show it, and name what came of it.
+
+    `evaluation` are the arguments of `evaluate_store` for the other split of `store`.
+    """
     each, rest = divmod(common.batch_size, devices.num_processes)
     if rest or each < common.accumulation:
         raise ModelError(
@@ -331,6 +404,21 @@ def run_training(
     every = {"precision": common.precision, "adapter": common.adapter, "store": samples.fingerprint}
     chosen = {name: str(value) for name, value in {**every, **settings}.items()}
     run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
+
+    def evaluate() -> Mapping[str, Any]:
+        if common.evaluate_split not in store.splits:
+            return {}
+        evaluated = replace(network, model=run.evaluated)
+        return evaluate_store(
+            evaluated,
+            store,
+            common.evaluate_split,
+            batch_size=each,
+            threads=common.loader_threads,
+            device=devices.device,
+            **evaluation,
+        )
+
     if run.writes:
         count = sum(parameter.numel() for parameter in network.model.parameters())
         click.echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -130,8 +129,4 @@ def pretrain(
     rows, columns = config.patches
     task = MaskedTokens(recipe.to(devices.device), rows * columns, ratio)
     settings = {"network": arguments, "augment": augment, "mask": ratio, "smoothing": smoothing}
-
-    def evaluate() -> Mapping[str, Any]:
-        return {}
-
-    run_training(common, network, task, samples, settings, devices, evaluate)
+    run_training(common, network, task, samples, settings, devices, opened, {})

@@ -20,7 +20,7 @@ from tokenstore.checkpoints import read_checkpoint
 from tokenstore.errors import TokenstoreError
 from tokenstore.transformer import HEAD_WIDTH, sin_cos_table
 
-__all__ = ["from_official", "load_official", "to_official"]
+__all__ = ["from_official", "from_official_names", "load_official", "to_official"]
 
 _UNUSED = "decoder_pos_embed"
 """A fixed table that published MTM checkpoints hold beside the learned one, which is what is added."""
