@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seitpp_models.blocks import LeanBlock
 from seitpp_models.masking import PatchMask
 from seitpp_models.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.transformer import sin_cos_table
@@ -144,14 +144,17 @@ class MaskedTokenModel(nn.Module):
         positions = sin_cos_table(config.patches, config.width)
         self.register_buffer("pos_embed", F.pad(positions, (0, 0, 1, 0)))
         self.blocks = nn.Sequential(
-            *(Block(config.width, config.heads, qkv_bias=True, norm_layer=norm) for _ in range(config.depth))
+            *(
+                LeanBlock(config.width, config.heads, qkv_bias=True, norm_layer=norm)
+                for _ in range(config.depth)
+            )
         )
         self.norm = norm(config.width)
         self.decoder_embed = nn.Linear(config.width, config.decoder_width)
         self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, 1 + count, config.decoder_width))
         self.decoder_blocks = nn.Sequential(
             *(
-                Block(
+                LeanBlock(
                     config.decoder_width,
                     config.decoder_heads,
                     qkv_bias=True,

@@ -15,6 +15,7 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from seitpp_models.blocks import LeanBlock
 from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
 __all__ = ["SIZES", "TokenViT", "token_vit"]
@@ -50,6 +51,7 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         layer: Any = StemAdaptor
         if codebook_size is not None:
             layer = partial(LearnedPatches, codebook_size=codebook_size, dropout=embedding_dropout)
+        arguments.setdefault("block_fn", LeanBlock)
         super().__init__(
             img_size=grid,
             patch_size=patch,
