@@ -77,6 +77,11 @@ from .network_options import (
     show_default=True,
     help="finetune: of SeiT++; seit: of SeiT; none: the central part.",
 )
+@click.option(
+    "--noise",
+    type=click.FloatRange(0),
+    help="Strength of Emb-Noise; 1.0 is published. [default: the standard deviation of the vectors]",
+)
 def finetune(
     store: str,
     common: NetworkOptions,
@@ -89,6 +94,7 @@ def finetune(
     drop_path: float,
     smoothing: float,
     augment: str,
+    noise: float | None,
 ) -> None:
     """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
 
@@ -122,12 +128,14 @@ def finetune(
         gives_codes=backbone.takes_codes,
         classes=classes,
         adapter=adapter,
+        noise=noise,
     )
     task = Classification(recipe.to(devices.device), smoothing)
     settings = {
         "network": backbone.arguments,
         "from": begin,
         "augment": augment,
+        "noise": noise,
         "share": (share, share_seed),
         "smoothing": smoothing,
     }

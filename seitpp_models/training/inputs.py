@@ -141,21 +141,25 @@ def training_recipe(
     gives_codes: bool,
     classes: int = 0,
     adapter: TokenAdapt | None = None,
+    noise: float | None = None,
 ) -> nn.Module:
     """`(codes, labels) -> (inputs, targets)`: a published recipe, its inputs codes or their vectors.
 
+    `noise` is the strength of Emb-Noise, by default the standard deviation of the codebook's numbers: the
+    published 1.0 would drown vectors of length one.
     Raises ModelError where an adapter is given to a recipe that has none.
     """
     if adapter is not None and name not in ("mtm", "finetune"):
         raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
     if name == "none":
         return CentralPart(size, None if gives_codes else codebook)
+    noise = float(torch.as_tensor(codebook).std()) if noise is None else noise
     if name == "mtm":
-        recipe = recipes.mtm_pretrain(codebook, adapter, size)
+        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise)
     elif name == "finetune":
-        recipe = recipes.finetune(codebook, adapter, classes, size)
+        recipe = recipes.finetune(codebook, adapter, classes, size, noise)
     else:
-        recipe = recipes.seit(codebook, classes, size)
+        recipe = recipes.seit(codebook, classes, size, noise=noise)
     recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
     return recipe
 
@@ -179,7 +183,8 @@ class MovedMasks(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = CodebookEmbedding(codebook)
-        self.colour = OneOf([ColorAdapt(), EmbNoise()], [1 / 3, 1 / 3])
+        noise = float(self.embedding.codebook.std())
+        self.colour = OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
         places = (SCALE * size[0], SCALE * size[1])
         self.adapter = adapter
