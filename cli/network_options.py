@@ -251,15 +251,21 @@ def _take_config(context: click.Context, _: click.Parameter, value: str | None) 
         raise click.BadParameter(f"expected a YAML file or one of {known}, found {value}: {error}") from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path}: expected options by their names, found {values!r:.80}")
-    named = {str(name).replace("-", "_"): setting for name, setting in values.items()}
-    known_names = {parameter.name for parameter in context.command.params} - {"config"}
-    unknown = sorted(named.keys() - known_names)
+    names = {
+        option.removeprefix("--"): parameter.name
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--") and parameter.name != "config"
+    }
+    given = {str(name).replace("_", "-"): setting for name, setting in values.items()}
+    unknown = sorted(given.keys() - names.keys())
     if unknown:
         raise click.BadParameter(
             f"{path}: {context.command.name} has no option {', '.join(unknown)}; it has "
-            f"{', '.join(sorted(name for name in known_names if name))}"
+            f"{', '.join(sorted(names))}"
         )
-    context.default_map = {**named, **(context.default_map or {})}
+    settings = {names[name] or name: setting for name, setting in given.items()}
+    context.default_map = {**settings, **(context.default_map or {})}
 
 
 def network_grid(

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+import torch
 
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, build_model
@@ -126,6 +127,7 @@ def pretrain(
         **{name: value for name, value in sizes.items() if value is not None},
     )
     arguments = asdict(config)
+    torch.manual_seed(common.seed)
     model: Any = build_model("masked", arguments)
     model.label_smoothing = smoothing
     network = TrainedModel(model, "masked", arguments, opened.manifest.tokenizer)

@@ -8,12 +8,13 @@ after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++, ht
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
@@ -62,6 +63,19 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
             **arguments,
         )
         self.codebook_size = codebook_size
+
+    def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        """What some of the blocks give for the patches, each (B, width, h, w), from shallow to deep."""
+        patches = self.patch_embed(tokens)  # (B, h, w, width), since any size is taken
+        rows, columns = patches.shape[1:3]
+        hidden = self.norm_pre(self._pos_embed(patches))
+        found = []
+        for number, block in enumerate(self.blocks[: max(depths) + 1]):
+            hidden = block(hidden)
+            if number in depths:
+                of_patches = hidden[:, self.num_prefix_tokens :]
+                found.append(of_patches.mT.unflatten(2, (rows, columns)))
+        return found
 
 
 def token_vit(size: str, **arguments: Any) -> TokenViT:
