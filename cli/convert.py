@@ -59,8 +59,8 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.option(
     "--masks",
     metavar="DIR",
-    help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg. Or the name "
-    "of a folder in each split of SRC, beside its folder of images: train/DIR/b.png for train/images/b.jpg.",
+    help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg; or a "
+    "folder's name in each split, beside the folder of images: train/DIR/b.png for train/images/b.jpg.",
 )
 @click.option(
     "--mask-size",
@@ -188,8 +188,8 @@ def convert(
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
     started = time.monotonic()
-    _check_out(src, out, resume, storage_options)
     refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
+    _check_out(src, out, resume, storage_options)
     read = open_source(src, source, labels=labels, masks=masks)
     _refuse_idle_options(read)
     log = _JsonLog() if log_json else _TextLog()

@@ -88,7 +88,7 @@ class MaskedFolderSplit(ImageFolderSplit):
     def masks(self, start: int, stop: int) -> MaskRequest:
         check_range(start, stop, len(self))
         names = rows(self.listing.names, start, stop)
-        return MaskRequest(tuple(mask_paths(names, self.folder, self.mask_folder).to_pylist()))
+        return MaskRequest(tuple(mask_paths(names, self.folder, self.mask_folder)))
 
 
 def open_imagefolder(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.folders import PassedOver, holds_images, scan, walk, with_slash
@@ -30,12 +29,8 @@ class MaskRequest:
     paths: tuple[bytes, ...]
 
     def read(self) -> Sequence[bytes | SampleError]:
-        return [
-            read_file(path)
-            if os.path.lexists(path)
-            else SampleError("is missing; add it, or remove the image")
-            for path in self.paths
-        ]
+        missing = SampleError("is missing; add it, or remove the image")
+        return [read_file(path) if os.path.lexists(path) else missing for path in self.paths]
 
     def where(self, position: int) -> str:
         return printable(self.paths[position])
@@ -57,53 +52,51 @@ def find_mask_folders(root: bytes, folders: Mapping[str, bytes], masks: str | Pa
     `masks` is a folder laid out as the root, or the name of a folder in the splits. Raises SourceError where
     it is neither, or where it is unclear which folder of a split holds its images.
     """
-    name = os.fsencode(masks)
+    name = os.fsencode(masks).rstrip(b"/")
     if b"/" not in name and any(folder and _is_folder(root + folder + name) for folder in folders.values()):
         images = {split: folder + _beside(root + folder, name + b"/") for split, folder in folders.items()}
         beside = {split: root + folder + name + b"/" for split, folder in folders.items()}
         return MaskFolders(images, beside, [folder for folder in beside.values() if _is_folder(folder)])
     if not _is_folder(name):
         raise SourceError(
-            f"{masks}: expected a folder of label maps, or the name of one in each split of {printable(root)}, "
-            "found neither"
+            f"{masks}: expected a folder of label maps, or the name of one in each split of "
+            f"{printable(root)}, found neither. Give the path of the folder"
         )
     if Path(masks).resolve().is_relative_to(Path(os.fsdecode(root)).resolve()):
         raise SourceError(
-            f"{masks}: the label maps lie in {printable(root)} and would be read as images. Give the folder that "
-            "holds the images alone"
+            f"{masks}: the label maps lie in {printable(root)} and would be read as images. Give the folder "
+            "that holds the images alone"
         )
     below = with_slash(masks)
     return MaskFolders(folders, {split: below + folder for split, folder in folders.items()}, [below])
 
 
-def mask_paths(names: pa.Array | pa.ChunkedArray, folder: bytes, masks: bytes) -> pa.Array | pa.ChunkedArray:
-    """Whole paths of the label maps of images, `pa.binary()`, from their paths below the root."""
-    tails = pc.replace_substring_regex(pc.binary_slice(names, len(folder)), r"\.[^.]*$", _ENDING.decode())
-    return pc.binary_join_element_wise(pa.scalar(masks, pa.binary()), tails, pa.scalar(b"", pa.binary()))
+def mask_paths(names: pa.Array, folder: bytes, masks: bytes) -> list[bytes]:
+    """Whole paths of the label maps of images, from the images' paths below the root, `pa.binary()`."""
+    return [masks + name[len(folder) :].rpartition(b".")[0] + _ENDING for name in names.to_pylist()]
 
 
 def check_masks(places: MaskFolders, names: Mapping[str, pa.ChunkedArray], where: str) -> tuple[str, ...]:
     """Notes on the label maps of the images named by split; raises SourceError for maps of no image."""
-    others, found = (
-        Tally(f"files passed over, as names of label maps end in {_ENDING.decode()}"),
-        NameBuilder(),
-    )
+    found, wanted = NameBuilder(), NameBuilder()
+    others = Tally(f"files passed over, as names of label maps end in {_ENDING.decode()}")
     for top in places.tops:
         for path in walk(top, b"", PassedOver()):
             if path.endswith(_ENDING):
                 found.append(top + path)
             else:
                 others.add(top + path)
-    maps = found.finish()
-    parts = [mask_paths(names[split], places.images[split], places.masks[split]) for split in names]
-    expected = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.binary())
+    for split, listed in names.items():
+        for chunk in listed.chunks:
+            wanted.extend(mask_paths(chunk, places.images[split], places.masks[split]))
+    maps, expected = found.finish(), wanted.finish()
     strays = np.flatnonzero(indices(maps, expected) < 0)
     if strays.size:
         shown = ", ".join(printable(maps[int(row)].as_py()) for row in strays[:_SHOWN])
         raise SourceError(
             f"{where}: expected an image for each label map, found none for {strays.size}: {shown}"
-            f"{', ...' if strays.size > _SHOWN else ''}. A map has its image's path but for the ending; remove "
-            "those that have no image, or add the images"
+            f"{', ...' if strays.size > _SHOWN else ''}. A map has its image's path but for the ending; "
+            "remove those that have no image, or add the images"
         )
     missing = np.flatnonzero(indices(expected, maps) < 0)
     if missing.size:
@@ -119,8 +112,8 @@ def _beside(folder: bytes, masks: bytes) -> bytes:
     if len(filled) != 1 or not filled[0].endswith(b"/"):
         found = ", ".join(printable(entry) for entry in filled[:_SHOWN]) or "nothing"
         raise SourceError(
-            f"{printable(folder)}: expected one folder of images beside {printable(masks)}, found {found}. Put "
-            "the images into one folder"
+            f"{printable(folder)}: expected one folder of images beside {printable(masks)}, found {found}. "
+            "Put the images into one folder"
         )
     return filled[0]
 

@@ -51,9 +51,9 @@ class MaskDecoder:
         """
         values = load_mask(data, self.images.max_pixels)
         if values.shape != (height, width):
+            found = f"{values.shape[1]} x {values.shape[0]}"
             raise SampleError(
-                f"expected its image's size, {width} x {height}, found {values.shape[1]} x {values.shape[0]}; "
-                "resize neither of them before the conversion"
+                f"expected its image's size, {width} x {height}, found {found}; give both as they were drawn"
             )
         box, corner, placed = place(width, height, self.images)
         columns = _nearest(self.size, self.images.width, corner[0], placed[0], box[0], box[2])
@@ -80,14 +80,15 @@ def load_mask(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Pixe
         raise SampleError(decoding_reason(error)) from error
     if values.ndim != 2:
         raise SampleError(
-            f"expected one channel of class indices, palette or grey, found {mode}; convert its colours to indices"
+            f"expected one channel of class indices, palette or grey, found {mode}; convert its colours to "
+            "indices"
         )
     if mode == "L":
         # subtle: Pillow stretches grey of 2 and 4 bits to 0..255
         values = values // (LARGEST_VALUE // (2 ** min(data[_DEPTH_BYTE], 8) - 1))
-    if int(values.max()) > LARGEST_VALUE:
+    if (largest := int(values.max())) > LARGEST_VALUE:
         raise SampleError(
-            f"expected class indices up to {LARGEST_VALUE}, found {int(values.max())}; number the classes anew"
+            f"expected class indices up to {LARGEST_VALUE}, found {largest}; number the classes anew"
         )
     return values.astype(np.uint8)
 
@@ -97,7 +98,8 @@ def _nearest(
 ) -> npt.NDArray[np.intp]:
     """Along one side, the pixel of an image under each of `size` values (size,); -1 where there is none.
 
-    Both cover the `length` pixels of an input, of which [start, start + extent) show the image's [first, last).
+    Both cover the `length` pixels of an input, of which [start, start + extent) show the image's
+    [first, last).
     """
     centres: npt.NDArray[Any] = (np.arange(size) + 0.5) * length - start * size
     pixels = first + centres * (last - first) / (extent * size)
