@@ -23,6 +23,8 @@ from tokenstore.sources.images import (
 LARGEST_VALUE = 255
 _DEPTH_BYTE = 24
 """Where a PNG file says how many bits a value has."""
+_STRETCH = {bits: LARGEST_VALUE // (2**bits - 1) for bits in (2, 4)}
+"""By what Pillow multiplies grey values of few bits."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ def load_mask(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Pixe
             "indices"
         )
     if mode == "L":
-        # subtle: Pillow stretches grey of 2 and 4 bits to 0..255
-        values = values // (LARGEST_VALUE // (2 ** min(data[_DEPTH_BYTE], 8) - 1))
+        values = values // _STRETCH.get(data[_DEPTH_BYTE], 1)
     if (largest := int(values.max())) > LARGEST_VALUE:
         raise SampleError(
             f"expected class indices up to {LARGEST_VALUE}, found {largest}; number the classes anew"
