@@ -1,0 +1,275 @@
+"""How good a network is on data: figures over all batches of a loader, and over all processes.
+
+Where torch.distributed is initialised each process takes its part of the samples and all get the figures of
+the whole; give it a loader without `drop_last` and `pad`, so that each sample counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from seitpp_models.class_names import ClassMap
+from seitpp_models.errors import ModelError
+from seitpp_models.masking import MaskRatio, PatchMask, draw_mask
+from seitpp_models.mtm import MaskedTokenModel
+from seitpp_models.segmentation import segmentation_loss
+from tokenstore.augment.crops import CenterCrop
+from tokenstore.loader import TokenLoader
+from tokenstore.sampling.feistel import folded
+from tokenstore.sampling.permutation import key_words
+
+__all__ = [
+    "ClassifierFigures",
+    "OnBatch",
+    "evaluate_classifier",
+    "evaluate_masked",
+    "evaluate_segmenter",
+    "in_eval_mode",
+]
+
+Crop: TypeAlias = int | tuple[int, int]
+OnBatch: TypeAlias = Callable[[int], None]
+"""Told how many samples a batch had."""
+
+_TOP = 5
+
+
+class ClassifierFigures:
+    """Loss, top-1 and top-5 of logits, gathered batch by batch.
+
+    `classes` says which of the network's classes the labels are, and whose logits count.
+    """
+
+    def __init__(self, classes: ClassMap | None = None) -> None:
+        self._classes = classes
+        self._metrics: dict[str, Metric] = {}
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (B, K) and labels (B,) int64, on one device.
+
+        Raises ModelError for labels that the network has no logits for.
+        """
+        logits = logits.float()
+        count = logits.shape[1] if self._classes is None else len(self._classes.labels)
+        _check_labels((labels < 0) | (labels >= count), labels, count)
+        if self._classes is not None:
+            labels = self._classes.labels.to(labels.device)[labels]
+            logits = logits.masked_fill(~self._classes.kept.to(logits.device), -torch.inf)
+        if not self._metrics:
+            self._metrics = _classifier_metrics(logits.shape[1], logits.device)
+        self._metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
+        for name in ("top1", "top5"):
+            self._metrics[name].update(logits, labels)
+
+    def compute(self) -> dict[str, float]:
+        """`loss` in nats and the shares `top1` and `top5`, 0 to 1, of all samples.
+
+        Fewer than five classes make top-5 their number. Raises ModelError where there was no batch.
+        """
+        if not self._metrics:
+            raise ModelError("expected samples to evaluate on, found none")
+        return {name: float(metric.compute()) for name, metric in self._metrics.items()}
+
+
+def _classifier_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
+    if classes < 2:
+        raise ModelError(f"expected a network of two classes or more, found {classes}")
+    metrics: dict[str, Metric] = {"loss": _mean()}
+    for name, most in (("top1", 1), ("top5", _TOP)):
+        metrics[name] = MulticlassAccuracy(
+            classes, top_k=min(most, classes), average="micro", validate_args=False
+        )
+    return {name: metric.to(device) for name, metric in metrics.items()}
+
+
+@torch.no_grad()
+def evaluate_classifier(
+    model: nn.Module,
+    loader: Iterable[Sequence[Tensor]],
+    *,
+    embedding: nn.Module | None = None,
+    crop: Crop | None = None,
+    classes: ClassMap | None = None,
+    on_batch: OnBatch | None = None,
+) -> dict[str, float]:
+    """`loss`, `top1` and `top5` of a classifier on batches of codes (B, H, W) and labels (B,).
+
+    The network sees the central `crop` of the codes, or what `embedding` makes of it, in eval mode on its
+    own device; see `ClassifierFigures`. Raises ModelError for labels out of range, and for no batch.
+    """
+    figures = ClassifierFigures(classes)
+    with in_eval_mode(model) as device:
+        for codes, labels in loader:
+            logits = model(network_input(codes.to(device), crop, embedding))
+            figures.update(logits, labels.to(device).long())
+            if on_batch is not None:
+                on_batch(len(codes))
+    return figures.compute()
+
+
+@torch.no_grad()
+def evaluate_segmenter(
+    model: nn.Module,
+    loader: Iterable[Sequence[Tensor]],
+    *,
+    classes: int,
+    ignore_index: int,
+    embedding: nn.Module | None = None,
+    crop: Crop | None = None,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """`loss`, `miou`, `accuracy` and the `iou` of each class, on codes (B, H, W) and label maps (B, h, w).
+
+    Pixels of `ignore_index` count nowhere. `miou` is the mean over classes that occur, in the maps or in what
+    was predicted; the others' `iou` is NaN, as is that of `ignore_index`. With `crop` the same central part
+    is taken of codes and maps. Raises ModelError for labels out of range, maps that the crop divides within
+    a pixel, and where no pixel counts.
+    """
+    loss: Metric | None = None
+    with in_eval_mode(model) as device:
+        for codes, masks in loader:
+            codes, masks = codes.to(device), masks.to(device).long()
+            masks = central_masks(masks, codes.shape[1:], crop)
+            counted = masks != ignore_index
+            _check_labels(counted & ((masks < 0) | (masks >= classes)), masks, classes)
+            if loss is None:
+                loss = _mean().to(device)
+                confusion = MulticlassConfusionMatrix(
+                    classes, ignore_index=ignore_index, validate_args=False
+                ).to(device)
+            logits = model(network_input(codes, crop, embedding), tuple(masks.shape[1:]))
+            loss.update(segmentation_loss(logits, masks, ignore_index), counted.sum())
+            confusion.update(logits.argmax(1), masks)
+            if on_batch is not None:
+                on_batch(len(codes))
+    if loss is None:
+        raise ModelError("expected samples to evaluate on, found none")
+    table: Tensor = confusion.compute().double()
+    if not bool(table.any()):
+        raise ModelError(
+            f"expected pixels to evaluate on, found none but of {ignore_index}, which is ignored"
+        )
+    iou = _intersections_over_unions(table, ignore_index)
+    return {
+        "loss": float(loss.compute()),
+        "miou": float(iou.nanmean()),
+        "accuracy": float(table.diagonal().sum() / table.sum()),
+        "iou": iou.tolist(),
+    }
+
+
+@torch.no_grad()
+def evaluate_masked(
+    model: nn.Module,
+    loader: TokenLoader,
+    *,
+    seed: int = 0,
+    ratio: float = MaskRatio.mean,
+    crop: Crop | None = None,
+    on_batch: OnBatch | None = None,
+) -> dict[str, float]:
+    """`loss` in nats of a masked code and the share `right` of them, of a MaskedTokenModel.
+
+    `loader` gives codes (B, H, W), alone or first. `ratio` of each sample's patches is masked, which ones is
+    a function of `seed` and of the sample's row: the same for every size of batch and number of processes.
+    """
+    loss: Metric | None = None
+    right = _mean()
+    with in_eval_mode(model) as device:
+        network = getattr(model, "module", model)
+        if not isinstance(network, MaskedTokenModel):
+            raise ModelError(f"expected a masked-token model, found {type(network).__name__}")
+        rows, columns = network.config.patches
+        for batch in loader:
+            codes = batch if isinstance(batch, Tensor) else batch[0]
+            mask = _masks_of_rows(loader.last_rows.tolist(), rows * columns, ratio, seed).to(device)
+            output = model(network_input(codes.to(device), crop, None), mask)
+            if loss is None:
+                loss, right = _mean().to(device), right.to(device)
+            loss.update(output.loss, len(codes))
+            right.update((output.logits.argmax(-1) == output.targets).float().mean(), len(codes))
+            if on_batch is not None:
+                on_batch(len(codes))
+    if loss is None:
+        raise ModelError("expected samples to evaluate on, found none")
+    return {"loss": float(loss.compute()), "right": float(right.compute())}
+
+
+def network_input(codes: Tensor, crop: Crop | None, embedding: nn.Module | None) -> Tensor:
+    """The central `crop` of codes (B, H, W), or what `embedding` makes of it."""
+    if crop is not None:
+        codes = CenterCrop(crop)(codes)
+    return codes if embedding is None else embedding(codes)
+
+
+def central_masks(masks: Tensor, grid: Sequence[int], crop: Crop | None) -> Tensor:
+    """The part of label maps (B, h, w) that lies over the central `crop` of a grid (H, W) of codes.
+
+    Raises ModelError where its borders are not between pixels.
+    """
+    if crop is None:
+        return masks
+    sides = (crop, crop) if isinstance(crop, int) else crop
+    parts = []
+    for length, codes, side in zip(masks.shape[1:], grid, sides, strict=True):
+        first = (codes - side) // 2  # as CenterCrop has it
+        if length * first % codes or length * side % codes:
+            raise ModelError(
+                f"expected label maps whose sides are multiples of the grid's, {tuple(grid)}, found "
+                f"{tuple(masks.shape[1:])}: the central {tuple(sides)} codes do not cover whole pixels"
+            )
+        parts.append(slice(length * first // codes, length * (first + side) // codes))
+    return masks[:, parts[0], parts[1]]
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[torch.device]:
+    """A network in eval mode, and the device that it is on; afterwards it is in the mode it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def _mean() -> MeanMetric:
+    return MeanMetric(nan_strategy="disable")
+
+
+def _intersections_over_unions(table: Tensor, ignore_index: int) -> Tensor:
+    """IoU of each class of a confusion table (true, predicted); NaN for those that do not occur."""
+    both = table.diagonal()
+    either = table.sum(0) + table.sum(1) - both
+    iou = torch.where(either > 0, both / either, torch.nan)
+    if 0 <= ignore_index < len(iou):
+        iou[ignore_index] = torch.nan
+    return iou
+
+
+def _masks_of_rows(rows: Sequence[int], patches: int, ratio: float, seed: int) -> PatchMask:
+    """A mask of each row's own."""
+    generator = torch.Generator()
+    dropped = min(MaskRatio.low, ratio)
+    masks = []
+    for row in rows:
+        generator.manual_seed(int(folded(key_words(seed, row))) >> 1)
+        masks.append(draw_mask(1, patches, ratio, dropped, generator))
+    return PatchMask(torch.cat([mask.kept for mask in masks]), torch.cat([mask.masked for mask in masks]))
+
+
+def _check_labels(wrong: Tensor, labels: Tensor, classes: int) -> None:
+    if bool(wrong.any()):
+        found = int(labels[wrong][0])
+        raise ModelError(
+            f"expected labels from 0 to {classes - 1}, of the {classes} classes that the network was trained "
+            f"on, found {found}; evaluate it on data with these classes"
+        )

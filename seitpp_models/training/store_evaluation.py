@@ -1,0 +1,115 @@
+"""How good a network of any kind is on a split of a token store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from seitpp_models.class_names import match_classes
+from seitpp_models.errors import ModelError
+from seitpp_models.masking import MaskRatio
+from seitpp_models.models import TrainedModel
+from seitpp_models.networks import shape_of
+from seitpp_models.training.evaluation import (
+    OnBatch,
+    evaluate_classifier,
+    evaluate_masked,
+    evaluate_segmenter,
+)
+from tokenstore.dataset import TokenDataset
+from tokenstore.loader import TokenLoader
+from tokenstore.reader import SplitReader, TokenStore
+from tokenstore.store import LABELS, TOKENS
+
+__all__ = ["CLASSIFIERS", "MASKS", "chosen_split", "evaluate_store"]
+
+CLASSIFIERS = ("vit", "timm")
+"""Kinds of networks that classify."""
+MASKS = "masks"
+"""The column of label maps (H, W), a class a pixel."""
+_USUAL_SPLIT = "val"
+
+
+def chosen_split(splits: Sequence[str], wanted: str | None, where: str) -> str:
+    """`wanted`, or by default val, or the only one; raises ModelError where it is none of `splits`."""
+    usual = _USUAL_SPLIT if len(splits) != 1 else splits[0]
+    split = usual if wanted is None else wanted
+    if split not in splits:
+        raise ModelError(
+            f"{where}: no split {split!r}; it has {', '.join(splits) or 'none'}; choose by --split"
+        )
+    return split
+
+
+def evaluate_store(
+    trained: TrainedModel,
+    store: TokenStore,
+    split: str,
+    *,
+    crop: tuple[int, int] | None = None,
+    all_classes: bool = False,
+    ignore_index: int = 255,
+    mask_ratio: float = MaskRatio.mean,
+    seed: int = 0,
+    batch_size: int = 64,
+    threads: int | None = None,
+    device: str | torch.device = "cpu",
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """The figures of `evaluate_classifier`, `evaluate_segmenter` or `evaluate_masked`, by the network's kind.
+
+    The network, which must be on `device`, sees the central part of the codes that it was built for, or
+    `crop`. `threads` decode. Raises ModelError where codes, labels or masks are not the network's.
+    """
+    manifest = store.manifest
+    reader = store[split]
+    where = f"{reader.store.storage}, split {split}"
+    trained.check(manifest.tokenizer, where)
+    if len(manifest.codebook_sizes) != 1:
+        raise ModelError(f"{where}: expected codes of one codebook, found {len(manifest.codebook_sizes)}")
+    shape = shape_of(trained.model)
+    sides = shape.crop(manifest.grid, where, crop)
+    embedding = shape.embedding(manifest.codebook_size, store.codebook, where)
+    embedding = None if embedding is None else embedding.to(device)
+    column = {"segmenter": MASKS, "masked": None}.get(trained.kind, LABELS)
+    if column is not None:
+        _check_column(reader, column, where)
+    columns = [TOKENS] if column is None else [TOKENS, column]
+    dataset = TokenDataset(store, split, columns=columns)
+    loader = TokenLoader(dataset, batch_size, num_threads=threads, device=device)
+    if trained.kind == "masked":
+        return dict(
+            evaluate_masked(trained.model, loader, seed=seed, ratio=mask_ratio, crop=sides, on_batch=on_batch)
+        )
+    if trained.kind == "segmenter":
+        return evaluate_segmenter(
+            trained.model,
+            loader,
+            classes=shape.classes,
+            ignore_index=ignore_index,
+            embedding=embedding,
+            crop=sides,
+            on_batch=on_batch,
+        )
+    classes = match_classes(
+        manifest.class_names, trained.labels, shape.classes, where, all_classes=all_classes
+    )
+    return dict(
+        evaluate_classifier(
+            trained.model, loader, embedding=embedding, crop=sides, classes=classes, on_batch=on_batch
+        )
+    )
+
+
+def _check_column(reader: SplitReader, column: str, where: str) -> None:
+    if column not in reader.columns:
+        raise ModelError(
+            f"{where}: expected {column} beside the codes, found {', '.join(reader.columns)}; evaluate on a "
+            f"split that has {column}"
+        )
+    shape, dtype = reader.described(column)
+    axes, kind = (2, "label maps (H, W)") if column == MASKS else (0, "a number a sample")
+    if len(shape) != axes or dtype.kind not in "iu":
+        raise ModelError(f"{where}: expected {column} to be {kind} of integers, found {shape} {dtype}")
