@@ -240,11 +240,9 @@ def _on_images(
             on_progress=lambda done: bar.update(task, completed=done),
             **options,
         )
-    classes = len(source.class_names or ())
     click.echo(
-        f"{place}: {found.samples:,} images of split {split}, {classes:,} classes; {images.height}x{images.width} "
-        f"pixels are {_sides(encoder.grid)} codes of {encoder.tokenizer.name}, and the network sees "
-        f"{_sides(found.crop)}"
+        f"{place}: {found.samples:,} images of split {split}; {images.height}x{images.width} pixels are "
+        f"{_sides(encoder.grid)} codes of {encoder.tokenizer.name}, and the network sees {_sides(found.crop)}"
     )
     if found.skipped:
         name, reason = found.skipped[0]
@@ -256,7 +254,7 @@ def _on_images(
         "split": split,
         "samples": found.samples,
         "skipped": [list(skip) for skip in found.skipped],
-        "classes": classes,
+        "classes": None if source.class_names is None else len(source.class_names),
         "all_classes": options["all_classes"],
         "tokenizer": encoder.tokenizer.name,
         "image_size": [images.height, images.width],

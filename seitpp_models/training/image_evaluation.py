@@ -103,25 +103,22 @@ def evaluate_images(
     where = source.location
     if trained.kind not in CLASSIFIERS:
         raise ModelError(f"expected a classifier for images, found a network of kind {trained.kind!r}")
-    if source.class_names is None:
+    chosen = source.splits[split]
+    if chosen.labels(0, 0) is None:
         raise ModelError(
             f"{where}: expected images in folders named after their classes, found images without labels"
         )
+    name = encoder.tokenizer.name
     if any(condition != CLEAN for condition in conditions) and not isinstance(encoder.decoder, PixelDecoder):
-        raise ModelError(
-            f"{encoder.tokenizer.name}: expected a tokenizer of pixels, which can be corrupted, found one of files"
-        )
+        raise ModelError(f"{name}: expected a tokenizer of pixels to corrupt, found one of files")
     sizes = encoder.tokenizer.codebook_sizes
     if len(sizes) != 1:
-        raise ModelError(
-            f"{encoder.tokenizer.name}: expected a tokenizer of one codebook, found {len(sizes)}"
-        )
+        raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")
     shape = shape_of(trained.model)
-    sides = shape.crop(encoder.grid, encoder.tokenizer.name, crop)
-    embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, encoder.tokenizer.name)
+    sides = shape.crop(encoder.grid, name, crop)
+    embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, name)
     classes = match_classes(source.class_names, trained.labels, shape.classes, where, all_classes=all_classes)
     figures = {condition: ClassifierFigures(classes) for condition in conditions}
-    chosen = source.splits[split]
     skipped: list[tuple[str, str]] = []
     samples = 0
     with in_eval_mode(trained.model) as device, ThreadPoolExecutor(threads) as pool:
@@ -146,7 +143,7 @@ def evaluate_images(
 def _labels(split: ImageSplit, positions: Sequence[int]) -> Tensor:
     first = positions[0]
     labels = split.labels(first, positions[-1] + 1)
-    assert labels is not None  # there are names of classes
+    assert labels is not None  # as it was looked up before
     return torch.from_numpy(labels[np.array(positions) - first].astype(np.int64))
 
 
