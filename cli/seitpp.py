@@ -9,6 +9,9 @@ from tokenstore import __version__
 from .main import EXIT_CODES, LazyCommands
 
 _COMMANDS = {
+    "finetune": ("tokenstore_cli.finetune", "Train a classifier, from pre-trained weights or from scratch."),
+    "segment": ("tokenstore_cli.segment", "Train a network that gives each pixel a class."),
+    "pretrain": ("tokenstore_cli.pretrain", "Train a masked-token model on a store, without labels."),
     "train-tokenadapt": (
         "tokenstore_cli.train_tokenadapt",
         "Train TokenAdapt, which augments tokens as images are, for a tokenizer.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
@@ -18,9 +19,10 @@ from seitpp_models.masking import PatchMask
 from seitpp_models.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.transformer import sin_cos_table
 
-__all__ = ["MaskedTokenConfig", "MaskedTokenModel", "MaskedTokenOutput"]
+__all__ = ["MaskedTokenConfig", "MaskedTokenModel", "MaskedTokenOutput", "masked_token_config"]
 
 _INITIAL_DEVIATION = 0.02
+_DECODER_HEAD_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class MaskedTokenConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
+        for name, width, heads in (
+            ("heads", self.width, self.heads),
+            ("decoder_heads", self.decoder_width, self.decoder_heads),
+        ):
+            if heads < 1 or width % heads:
+                raise ValueError(f"{name}: expected a divisor of the width {width}, found {heads}")
         if min(self.grid) < self.patch or any(side % self.patch for side in self.grid):
             raise ValueError(
                 f"grid: expected sides that are multiples of the patch, {self.patch}, found {self.grid}"
@@ -64,6 +72,26 @@ class MaskedTokenOutput:
     """(B, M, T, K): of the T = patch * patch tokens of each of the M masked patches, row by row."""
     targets: Tensor
     """(B, M, T) int64."""
+
+
+_SIZES = {
+    "tiny": {"width": 192, "depth": 12, "heads": 3, "decoder_width": 192},
+    "small": {"width": 384, "depth": 12, "heads": 6, "decoder_width": 256},
+    "base": {"width": 768, "depth": 12, "heads": 12},
+    "large": {"width": 1024, "depth": 24, "heads": 16},
+}
+
+
+def masked_token_config(size: str, **sizes: Any) -> MaskedTokenConfig:
+    """Sizes around an encoder "tiny", "small", "base" or "large"; the published model is "base".
+
+    Heads of the decoder are 32 wide, as there. Raises ValueError for another name, or sizes that do not fit.
+    """
+    if size not in _SIZES:
+        raise ValueError(f"size: expected one of {list(_SIZES)}, found {size!r}")
+    chosen = _SIZES[size] | sizes
+    chosen.setdefault("decoder_heads", chosen.get("decoder_width", 512) // _DECODER_HEAD_WIDTH)
+    return MaskedTokenConfig(**chosen)
 
 
 class Projection(nn.Module):
@@ -172,6 +200,10 @@ class MaskedTokenModel(nn.Module):
             logits.flatten(0, 2).float(), targets.flatten(), label_smoothing=self.label_smoothing
         )
         return MaskedTokenOutput(loss, logits, targets)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that AdamW leaves alone, for timm."""
+        return {"cls_token", "mask_token_label", "decoder_pos_embed_learned"}
 
     def encode(self, codes: Tensor) -> Tensor:
         """Features (B, 1 + N, width) of codes (B, H, W): the class token's and the patches'."""

@@ -20,7 +20,7 @@ from tokenstore.checkpoints import read_checkpoint
 from tokenstore.errors import TokenstoreError
 from tokenstore.transformer import HEAD_WIDTH, sin_cos_table
 
-__all__ = ["from_official", "load_official", "to_official"]
+__all__ = ["from_official", "from_official_names", "load_official", "to_official"]
 
 _UNUSED = "decoder_pos_embed"
 """A fixed table that published MTM checkpoints hold beside the learned one, which is what is added."""
@@ -63,8 +63,7 @@ def from_official(tensors: Mapping[str, Tensor]) -> TokenViT | MaskedTokenModel:
             raise ModelError(f"{name}: expected shape {wanted}, found {found}")
         if not bool(torch.isfinite(given[name]).all()):
             raise ModelError(f"{name}: expected finite numbers, found others")
-    named = given if isinstance(model, MaskedTokenModel) else {_ours(name): given[name] for name in given}
-    model.load_state_dict(named)
+    model.load_state_dict(given if isinstance(model, MaskedTokenModel) else from_official_names(given))
     return model.eval()
 
 
@@ -76,6 +75,11 @@ def to_official(model: TokenViT | MaskedTokenModel) -> dict[str, Tensor]:
         fixed = sin_cos_table(config.patches, config.decoder_width)
         return tensors | {_UNUSED: F.pad(fixed, (0, 0, 1, 0))}
     return {_published(name): tensor for name, tensor in tensors.items()}
+
+
+def from_official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A TokenViT's tensors by their own names, from the published ones."""
+    return {_ours(name): tensor for name, tensor in tensors.items()}
 
 
 def _vit(tensors: Mapping[str, Tensor]) -> TokenViT:

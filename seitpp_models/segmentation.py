@@ -42,6 +42,8 @@ class TokenSegmenter(nn.Module):
             depths = [count - 1] if head == "linear" else [(count * part) // 4 - 1 for part in (1, 2, 3, 4)]
         if not depths or min(depths) < 0 or max(depths) >= count:
             raise ValueError(f"depths: expected blocks from 0 to {count - 1}, found {list(depths)}")
+        # What classifies images has nothing to learn here.
+        backbone.fc_norm, backbone.head = nn.Identity(), nn.Identity()
         self.backbone, self.depths = backbone, list(depths)
         self.classes = classes
         self.head: nn.Module
@@ -51,6 +53,17 @@ class TokenSegmenter(nn.Module):
             self.head = PyramidHead(backbone.embed_dim, len(self.depths), width, classes)
         else:
             raise ValueError(f"head: expected 'linear' or 'upernet', found {head!r}")
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that AdamW leaves alone, for timm."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which layer parameters are of, for timm's decay of learning rates by layer."""
+        return {
+            "stem": r"^backbone\.(cls_token|pos_embed|patch_embed)",
+            "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm|^head", (99999,))],
+        }
 
     def forward(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         features = self.backbone.forward_intermediates(

@@ -17,9 +17,9 @@ from torch import nn
 
 from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
-__all__ = ["TokenViT"]
+__all__ = ["SIZES", "TokenViT", "token_vit"]
 
-_SIZES = {
+SIZES = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
@@ -66,9 +66,9 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
 
 def token_vit(size: str, **arguments: Any) -> TokenViT:
     """A TokenViT "tiny", "small", "base" or "large"."""
-    if size not in _SIZES:
-        raise ValueError(f"size: expected one of {list(_SIZES)}, found {size!r}")
-    return TokenViT(**(_SIZES[size] | arguments))
+    if size not in SIZES:
+        raise ValueError(f"size: expected one of {list(SIZES)}, found {size!r}")
+    return TokenViT(**(SIZES[size] | arguments))
 
 
 def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import zipfile
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ __all__ = ["listed", "read_checkpoint"]
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
 """Beginnings of the names of tensors that only training needs."""
+_NESTED = ("state_dict", "model")
+"""Where checkpoints of whole runs hold the tensors: Lightning's, and those in the manner of MAE."""
 _SHOWN = 8
 """Names that an error lists of each kind of problem."""
 
@@ -64,19 +67,23 @@ def _read_pytorch(path: Path) -> object:
             # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
-    return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+    with torch.serialization.safe_globals(
+        [argparse.Namespace]
+    ):  # the options of a run, which are plain values
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
 
 
 def _tensors_by_name(loaded: object) -> dict[str, object]:
     """What a checkpoint of either layout holds, without what is _DROPPED."""
-    inside = isinstance(loaded, dict) and "state_dict" in loaded
-    values = loaded["state_dict"] if isinstance(loaded, dict) and inside else loaded
+    inside = next((name for name in _NESTED if isinstance(loaded, dict) and name in loaded), None)
+    values = loaded[inside] if isinstance(loaded, dict) and inside else loaded
     if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
-        found = f"a {type(values).__name__}" + (" as its 'state_dict'" if inside else "")
+        found = f"a {type(values).__name__}" + (f" as its {inside!r}" if inside else "")
         if isinstance(values, dict):
             found += f" without tensors and with the keys {listed(map(str, values))}"
         raise TokenizerError(
-            f"expected a dict of tensors by name, or a Lightning checkpoint with one as 'state_dict'; "
+            "expected a dict of tensors by name, or a checkpoint with one as "
+            f"{' or '.join(map(repr, _NESTED))}; "
             f"found {found}"
         )
     return {str(name): value for name, value in values.items() if not str(name).startswith(_DROPPED)}

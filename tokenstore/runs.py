@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -18,11 +19,10 @@ import torch
 
 from tokenstore.errors import TokenstoreError
 
-__all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "run_steps"]
+__all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
 
 STATE = "state.pt"
 LOG = "log.jsonl"
-_LOGGED_STEPS = 10
 
 
 class RunConfig(Protocol):
@@ -53,6 +53,8 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     """A training run and its state in a folder. Errors are of the class `error`."""
 
     error: ClassVar[type[TokenstoreError]]
+    logged_steps: ClassVar[int] = 10
+    """Steps from each line of the log to the next."""
 
     def __init__(self, config: Any, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
         """`inputs` are, by the name they have in the state, what messages call them and a digest of them."""
@@ -80,6 +82,15 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     @abstractmethod
     def take(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes to the folder; of several that train together, one does."""
+        return True
+
+    def agreed(self, *wishes: bool) -> tuple[bool, ...]:
+        """What all processes that train together do, where each has wishes of its own."""
+        return wishes
 
     def run(self) -> Iterator[_Result]:
         """Train on to the last step, yielding what each step gave; save() keeps a run to go on with."""
@@ -170,23 +181,25 @@ def run_steps(
     elif (out / STATE).exists():
         raise run.error(f"{out}: a run is there. Go on with it by --resume, or train into another folder")
     out.mkdir(parents=True, exist_ok=True)
-    _cut_log(out / LOG, run.step)
+    if run.writes:
+        cut_log(out / LOG, run.step)
     saved = time.monotonic()
     evaluated = range(evaluate_steps, run.config.steps, evaluate_steps) if evaluate_steps else ()
-    with (out / LOG).open("a") as log, _deferred_interrupts() as interrupted:
+    log_path = out / LOG if run.writes else Path(os.devnull)
+    with log_path.open("a") as log, _deferred_interrupts() as interrupted:
         for result in run.run():
             on_step(result)
-            if result.step % _LOGGED_STEPS == 0:
+            if result.step % run.logged_steps == 0:
                 log.write(json.dumps(asdict(result)) + "\n")  # type: ignore[call-overload]
                 log.flush()
-            if time.monotonic() - saved > checkpoint_seconds:
+            due, stopped = run.agreed(time.monotonic() - saved > checkpoint_seconds, interrupted.is_set())
+            if due or stopped:
                 run.save()
                 saved = time.monotonic()
+            if stopped:
+                raise KeyboardInterrupt
             if result.step in evaluated:
                 on_evaluation(run.step, evaluate())
-            if interrupted.is_set():
-                run.save()
-                raise KeyboardInterrupt
     run.save()
     quality = evaluate()
     on_evaluation(run.step, quality)
@@ -214,7 +227,7 @@ def _deferred_interrupts() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _cut_log(path: Path, step: int) -> None:
+def cut_log(path: Path, step: int) -> None:
     """Drop what the log says of steps that will be done again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]

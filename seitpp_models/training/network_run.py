@@ -18,13 +18,11 @@ from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.models import TrainedModel, save_model
-from seitpp_models.training.tasks import Task
+from seitpp_models.training.tasks import StepRandom, Task
 from tokenstore.loader import TokenLoader
 from tokenstore.runs import ResumableRun
-from tokenstore.sampling.feistel import folded
-from tokenstore.sampling.permutation import key_words
 
-__all__ = ["NetworkRun", "NetworkStep", "OptimiserConfig"]
+__all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]
 
 WEIGHTS = "model.safetensors"
 
@@ -38,7 +36,9 @@ class OptimiserConfig:
     """Samples a step, of all processes together."""
     learning_rate: float
     """At its highest."""
-    warmup_epochs: float = 5.0
+    steps: int
+    """In all the epochs."""
+    warmup_steps: int = 0
     minimum_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
@@ -51,19 +51,11 @@ class OptimiserConfig:
     accumulation: int = 1
     """Parts that a process computes its share of a step in."""
     seed: int = 0
-    steps: int = 0
-    """In all; of the epochs."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        positive = (self.epochs, self.batch_size, self.accumulation, self.learning_rate)
-        if min(positive) <= 0 or self.warmup_epochs < 0 or not 0 < self.layer_decay <= 1:
-            raise ModelError(f"expected positive numbers, and a layer_decay up to 1, found {self}")
 
 
 @dataclass(frozen=True)
 class NetworkStep:
-    """One step of training, of the first process's part of the batch."""
+    """One step of training, over the batches of all processes."""
 
     step: int
     """Steps done."""
@@ -84,45 +76,56 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
     """
 
     error = ModelError
-    config: OptimiserConfig
+    logged_steps = 1
 
     def __init__(
         self,
         config: OptimiserConfig,
-        trained: TrainedModel,
+        network: TrainedModel,
         task: Task,
         loader: TokenLoader,
         out: Path,
-        inputs: Mapping[str, tuple[str, str]],
+        settings: Mapping[str, str],
         accelerator: Accelerator,
     ) -> None:
-        super().__init__(config, out, inputs)
-        self.accelerator, self.task, self.loader = accelerator, task, loader
-        self.trained_model = trained
+        """`settings` decide the run beside `config`; a run that goes on has to have the same."""
+        super().__init__(
+            config, out, {name: (f"{name} is now {value}", value) for name, value in settings.items()}
+        )
+        self.network, self.task, self.loader, self.accelerator = network, task, loader, accelerator
         optimizer = create_optimizer_v2(
-            trained.model,
+            network.model,
             opt="adamw",
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             betas=config.betas,
             layer_decay=None if config.layer_decay == 1 else config.layer_decay,
+            fused=True,
         )
-        self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
-        self.average = ModelEmaV3(trained.model, config.average_decay) if config.average_decay else None
-        per_epoch = len(loader)
         self.schedule = CosineLRScheduler(
             optimizer,
             t_initial=config.steps,
             lr_min=config.minimum_rate,
-            warmup_t=round(config.warmup_epochs * per_epoch),
+            warmup_t=config.warmup_steps,
             warmup_lr_init=0.0,
             t_in_epochs=False,
         )
+        self.model, self.optimizer = accelerator.prepare(network.model, optimizer)
+        self.average = ModelEmaV3(network.model, config.average_decay) if config.average_decay else None
 
     @property
     def evaluated(self) -> nn.Module:
         """The network whose weights count: their average, where one is kept."""
-        return self.trained_model.model if self.average is None else self.average.module
+        return self.network.model if self.average is None else self.average.module
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def agreed(self, *wishes: bool) -> tuple[bool, ...]:
+        if self.accelerator.num_processes == 1:
+            return wishes
+        return tuple(bool(count) for count in self._summed(*wishes))
 
     def batches(self) -> Iterable[Sequence[Tensor]]:
         for epoch in range(self.loader.epoch, self.config.epochs):
@@ -131,37 +134,47 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
                 yield batch if isinstance(batch, (tuple, list)) else (batch,)
 
     def trained(self, batch: Sequence[Tensor]) -> Callable[[int, float], NetworkStep]:
-        rank = self.accelerator.process_index
-        seed = int(folded(key_words(self.config.seed, self.step, rank))) >> 1
-        torch.manual_seed(seed)  # dropout and drop-path draw from the global generator
-        generator = torch.Generator(self.accelerator.device).manual_seed(seed)
+        random = StepRandom.of(
+            self.config.seed, self.step, self.accelerator.process_index, self.accelerator.num_processes,
+            self.accelerator.device,
+        )  # fmt: skip
         self.schedule.step_update(self.step + 1)
         self.optimizer.zero_grad()
         self.model.train()
-        parts = list(zip(*(column.chunk(self.config.accumulation) for column in batch), strict=True))
         count = len(batch[0])
+        [everyone] = self._summed(count)
+        parts = list(zip(*(column.chunk(self.config.accumulation) for column in batch), strict=True))
         loss = right = 0.0
         for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            share = len(part[0]) / count
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            waits = number < len(parts) - 1
+            with self.accelerator.no_sync(self.model) if waits else nullcontext():
                 with self.accelerator.autocast():
-                    found = self.task.loss(self.model, part, generator)
+                    found = self.task.loss(self.model, part, random)
                 value = float(found.value.detach())
-                self._refuse_unless_finite(value, batch)
-                self.accelerator.backward(found.value * share)
+                self._refuse_unless_finite(value)
+                # Gradients of several processes are averaged; so each counts by its samples.
+                share = len(part[0]) / everyone
+                self.accelerator.backward(found.value * (share * self.accelerator.num_processes))
             loss += share * value
             right += share * float(found.right)
         if self.config.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(self.accelerator.unwrap_model(self.model), self.step)
+            self.average.update(self.network.model, self.step)
+        loss, right = self._summed(loss, right)
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         epoch = (self.step + 1) / len(self.loader)
         return lambda step, seconds: NetworkStep(step, epoch, loss, right, rate, seconds)
 
-    def _refuse_unless_finite(self, value: float, batch: Sequence[Tensor]) -> None:
+    def _summed(self, *numbers: float) -> tuple[float, ...]:
+        """Of all processes."""
+        if self.accelerator.num_processes == 1:
+            return numbers
+        here = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return tuple(self.accelerator.reduce(here, "sum").tolist())
+
+    def _refuse_unless_finite(self, value: float) -> None:
         if math.isfinite(value):
             return
         rows = ", ".join(map(str, self.loader.last_rows.tolist()))
@@ -172,24 +185,25 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         )
 
     def save_weights(self) -> None:
-        save_model(replace(self.trained_model, model=self.evaluated), self.out / WEIGHTS)
+        save_model(replace(self.network, model=self.evaluated), self.out / WEIGHTS)
 
     def save(self) -> None:
-        if self.accelerator.is_main_process:
+        if self.writes:
             super().save()
         self.accelerator.wait_for_everyone()
 
     def state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
         return {
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "model": self.network.model.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
             "loader": self.loader.state_dict(),
         }
 
     def take(self, state: Mapping[str, Any]) -> None:
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.network.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,452 @@
+"""What the commands that train networks on a store have in common: options, recipe files, and the run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
+
+import seitpp_models
+from seitpp_models.errors import ModelError
+from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.training.inputs import codebook_of
+from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
+from seitpp_models.training.network_training import train_network
+from seitpp_models.training.store_evaluation import evaluate_store
+from seitpp_models.training.tasks import Task
+from seitpp_models.transfer import backbone_arguments, pretrained_network, start_from
+from seitpp_models.vit import SIZES, TokenViT
+from tokenstore.adapters import load_adapter
+from tokenstore.augment.token_adapt import TokenAdapt
+from tokenstore.codecs.machine import available_cores
+from tokenstore.dataset import TokenDataset
+from tokenstore.loader import TokenLoader
+from tokenstore.reader import TokenStore
+from tokenstore.runs import STATE
+from tokenstore.tokenizers.registry import check_device
+
+from .console import refuse_idle_options
+from .training import shown
+
+RECIPES = Path(seitpp_models.__file__).parent / "recipes"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The options of every command that trains a network on a store, by their names."""
+
+    out: Path
+    split: str
+    evaluate_split: str
+    model: str
+    depth: int | None
+    patch: int | None
+    epochs: int
+    batch_size: int
+    accumulation: int
+    learning_rate: float
+    warmup_epochs: float
+    weight_decay: float
+    beta2: float
+    layer_decay: float
+    clip: float
+    ema: float
+    seed: int
+    adapter: str
+    precision: str
+    device: str
+    threads: int
+    loader_threads: int | None
+    resident: str
+    compile: bool
+    evaluate_every: int
+    checkpoint_minutes: float
+    resume: str
+
+
+def network_options(**defaults: Any) -> Callable[[_Command], _Command]:
+    """The options of `NetworkOptions`, with a command's defaults; it gets them as its argument `common`."""
+    positive, share = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
+    options = (
+        click.option(
+            "--config",
+            is_eager=True,
+            callback=_take_config,
+            expose_value=False,
+            metavar="NAME|FILE",
+            help="A YAML file of options by their names, which those on the command line override; or a "
+            f"recipe of the package: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}.",
+        ),
+        click.option(
+            "--out",
+            required=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of the run.",
+        ),
+        click.option("--split", default="train", show_default=True, help="To train on."),
+        click.option(
+            "--evaluate-split", default="val", show_default=True, help="To evaluate on, if the store has it."
+        ),
+        click.option(
+            "--model",
+            default="base",
+            show_default=True,
+            help="Of the ViT: tiny, small, base or large; to classify, also any name that timm knows.",
+        ),
+        click.option(
+            "--depth", type=click.IntRange(1), help="Blocks of the ViT. [default: the model's, 12 or 24]"
+        ),
+        click.option(
+            "--patch",
+            type=click.IntRange(1),
+            help="Tokens along a patch's side. [default: 2, or 1 for grids smaller than 16]",
+        ),
+        click.option("--epochs", type=click.IntRange(1), show_default=True, help="Passes over the split."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            show_default=True,
+            help="Samples a step, of all processes.",
+        ),
+        click.option(
+            "--accumulation",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Parts that each process computes its share of a step in, for less memory.",
+        ),
+        click.option("--learning-rate", type=positive, show_default=True, help="Of AdamW, at its highest."),
+        click.option(
+            "--warmup-epochs",
+            type=click.FloatRange(0),
+            show_default=True,
+            help="Before the cosine begins to fall.",
+        ),
+        click.option("--weight-decay", type=click.FloatRange(0), show_default=True, help="Of AdamW."),
+        click.option("--beta2", type=share, show_default=True, help="Of AdamW."),
+        click.option(
+            "--layer-decay",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=1.0,
+            show_default=True,
+            help="Factor of the learning rate from each layer to the one before it.",
+        ),
+        click.option(
+            "--clip",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="Largest norm of the gradients; 0: any.",
+        ),
+        click.option(
+            "--ema",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.0,
+            show_default=True,
+            help="Decay of the average of the weights that is kept and evaluated; 0: none.",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Decides everything random."),
+        click.option(
+            "--adapter",
+            default="none",
+            show_default=True,
+            metavar="none|default|FILE",
+            help="TokenAdapt that augments half of each batch.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(list(_PRECISIONS)),
+            default="fp32",
+            show_default=True,
+            help="Arithmetic of the networks; weights are kept in float32.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu"]),
+            default="auto",
+            show_default=True,
+            help="auto: what Accelerate finds, as `accelerate launch` or torchrun say.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=available_cores(),
+            show_default="one a core",
+            help="On a CPU.",
+        ),
+        click.option(
+            "--loader-threads",
+            type=click.IntRange(0),
+            help="That decode batches. [default: one a core; 0: the training's own]",
+        ),
+        click.option(
+            "--resident",
+            type=click.Choice(["none", "ram", "gpu"]),
+            default="ram",
+            show_default=True,
+            help="Where the compressed split is kept.",
+        ),
+        click.option("--compile", is_flag=True, help="Compile the network by torch.compile."),
+        click.option(
+            "--evaluate-every",
+            type=click.IntRange(0),
+            default=1,
+            show_default=True,
+            help="Epochs from one evaluation to the next; 0: at the end only.",
+        ),
+        click.option(
+            "--checkpoint-minutes",
+            type=click.FloatRange(0),
+            default=3.0,
+            show_default=True,
+            help="What a crash may lose.",
+        ),
+        click.option(
+            "--resume",
+            type=click.Choice(["auto", "never"]),
+            default="never",
+            show_default=True,
+            help="auto: go on with the run in OUT, given the same options, if there is one.",
+        ),
+    )
+
+    def decorated(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def collected(**given: Any) -> Any:
+            common = NetworkOptions(**{field.name: given.pop(field.name) for field in fields(NetworkOptions)})
+            return command(common=common, **given)
+
+        wrapped: Any = collected
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        for parameter in wrapped.__click_params__:
+            if parameter.name in defaults:
+                parameter.default = defaults[parameter.name]
+        return wrapped  # type: ignore[no-any-return]
+
+    return decorated
+
+
+def _take_config(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Make a recipe's options the command's defaults; raises click.BadParameter where it is none."""
+    if value is None:
+        return
+    packaged = RECIPES / f"{value}.yaml"
+    path = packaged if packaged.exists() else Path(value)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise click.BadParameter(f"expected a YAML file or one of {known}, found {value}: {error}") from error
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path}: expected options by their names, found {values!r:.80}")
+    named = {str(name).replace("-", "_"): setting for name, setting in values.items()}
+    known_names = {parameter.name for parameter in context.command.params} - {"config"}
+    unknown = sorted(named.keys() - known_names)
+    if unknown:
+        raise click.BadParameter(
+            f"{path}: {context.command.name} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(name for name in known_names if name))}"
+        )
+    context.default_map = {**named, **(context.default_map or {})}
+
+
+def network_grid(
+    store_grid: tuple[int, int], patch: int | None, size: int | tuple[int, int] | None
+) -> tuple[tuple[int, int], int]:
+    """What a network sees of a store's grid, and its patch: 7/8 of it, as 28 of 32, if it has 16 or more."""
+    patch = patch or (2 if min(store_grid) >= 16 else 1)
+    if size is not None:
+        return ((size, size) if isinstance(size, int) else size), patch
+    if min(store_grid) < 16:
+        return store_grid, patch
+    rows, columns = (7 * side // 8 // patch * patch for side in store_grid)
+    return (rows, columns), patch
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network to train, and how it was built."""
+
+    model: nn.Module
+    kind: str
+    arguments: dict[str, Any]
+    grid: tuple[int, int]
+    """Of the codes that it sees."""
+    takes_codes: bool
+
+
+def vit_to_train(
+    common: NetworkOptions,
+    store: TokenStore,
+    where: str,
+    begin: Path | None,
+    form: str,
+    size: int | tuple[int, int] | None,
+    arguments: Mapping[str, Any],
+) -> Backbone:
+    """A ViT with the weights in `begin`, or an untrained one of --model, which timm may know too.
+
+    `arguments` are the head's and the like. Raises ModelError where `begin` is of other codes.
+    """
+    torch.manual_seed(common.seed)
+    codebook = codebook_of(store)
+    store_grid = store.manifest.grid
+    before = None if begin is None else pretrained_network(begin, store.manifest.tokenizer, where)
+    refuse_idle_options(
+        {"model": "--model", "depth": "--depth", "patch": "--patch", "form": "--input"},
+        "networks from scratch, without --from",
+        before is not None,
+    )
+    if before is None and common.model not in SIZES:
+        grid, _ = network_grid(store_grid, common.patch, size)
+        chosen = {"name": common.model, "channels": codebook.shape[1], **arguments}
+        chosen["codebook_size"] = len(codebook) if form == "codes" else None
+        return Backbone(build_model("timm", chosen), "timm", chosen, grid, form == "codes")
+    if before is None:
+        grid, patch = network_grid(store_grid, common.patch, size)
+        sizes: dict[str, Any] = {"size": common.model, "patch": patch, "channels": codebook.shape[1]}
+        sizes["codebook_size"] = len(codebook) if form == "codes" else None
+        if common.depth is not None:
+            sizes["depth"] = common.depth
+    else:
+        sizes = backbone_arguments(before)
+        fits = sizes["grid"] if max(sizes["grid"]) <= min(store_grid) else None
+        wanted = size if size is not None else fits
+        grid, _ = network_grid(store_grid, sizes["patch"], wanted)
+        if sizes["codebook_size"] not in (None, len(codebook)):
+            raise ModelError(
+                f"{where}: expected a store of {sizes['codebook_size']} codes, which {begin} was trained on, "
+                f"found {len(codebook)}"
+            )
+    chosen = {**sizes, "grid": grid, **arguments}
+    model = build_model("vit", chosen)
+    assert isinstance(model, TokenViT)
+    if before is not None:
+        start_from(model, before)
+    return Backbone(model, "vit", chosen, grid, sizes["codebook_size"] is not None)
+
+
+def chosen_adapter(common: NetworkOptions, store: TokenStore, device: torch.device) -> TokenAdapt | None:
+    """The TokenAdapt of --adapter; raises AdapterError where it is another tokenizer's."""
+    if common.adapter == "none":
+        return None
+    return load_adapter(common.adapter, tokenizer=store.manifest.tokenizer).to(device)
+
+
+def accelerator(common: NetworkOptions) -> Accelerator:
+    """Devices and processes as the options and the launcher say."""
+    torch.set_num_threads(common.threads)
+    if common.precision == "fp16" and (common.device == "cpu" or not torch.cuda.is_available()):
+        raise ModelError("--precision: expected fp32 or bf16 on a CPU, found fp16")
+    check_device("cpu")
+    return Accelerator(cpu=common.device == "cpu", mixed_precision=_PRECISIONS[common.precision])
+
+
+def run_training(
+    common: NetworkOptions,
+    network: TrainedModel,
+    task: Task,
+    samples: TokenDataset,
+    settings: Mapping[str, Any],
+    devices: Accelerator,
+    store: TokenStore,
+    evaluation: Mapping[str, Any],
+) -> None:
+    """Train as the options say, show it, and name what came of it.
+
+    `evaluation` are the arguments of `evaluate_store` for the other split of `store`.
+    """
+    each, rest = divmod(common.batch_size, devices.num_processes)
+    if rest or each < common.accumulation:
+        raise ModelError(
+            f"--batch-size: expected a multiple of {devices.num_processes} processes, at least "
+            f"{devices.num_processes * common.accumulation}, found {common.batch_size}"
+        )
+    loader = TokenLoader(
+        samples,
+        each,
+        shuffle=True,
+        seed=common.seed,
+        rank=devices.process_index,
+        world_size=devices.num_processes,
+        num_threads=common.loader_threads,
+        device=devices.device,
+        resident=None if common.resident == "none" else common.resident,  # type: ignore[arg-type]
+    )
+    config = OptimiserConfig(
+        epochs=common.epochs,
+        batch_size=common.batch_size,
+        learning_rate=common.learning_rate,
+        steps=common.epochs * len(loader),
+        warmup_steps=round(common.warmup_epochs * len(loader)),
+        betas=(0.9, common.beta2),
+        weight_decay=common.weight_decay,
+        layer_decay=common.layer_decay,
+        clip=common.clip,
+        average_decay=common.ema,
+        accumulation=common.accumulation,
+        seed=common.seed,
+    )
+    if common.compile:
+        network.model.compile()
+    every = {"precision": common.precision, "adapter": common.adapter, "store": samples.fingerprint}
+    chosen = {name: str(value) for name, value in {**every, **settings}.items()}
+    run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
+
+    def evaluate() -> Mapping[str, Any]:
+        if common.evaluate_split not in store.splits:
+            return {}
+        evaluated = replace(network, model=run.evaluated)
+        return evaluate_store(
+            evaluated,
+            store,
+            common.evaluate_split,
+            batch_size=each,
+            threads=common.loader_threads,
+            device=devices.device,
+            **evaluation,
+        )
+
+    if run.writes:
+        count = sum(parameter.numel() for parameter in network.model.parameters())
+        click.echo(
+            f"{count / 1e6:.1f} M parameters, {len(samples):,} samples, {config.steps:,} steps of "
+            f"{common.batch_size} on {devices.num_processes} x {devices.device}, {common.precision}"
+        )
+
+    def train(on_step: Callable[[NetworkStep], None]) -> None:
+        train_network(
+            run,
+            resume=common.resume == "auto" and (common.out / STATE).exists(),
+            checkpoint_seconds=60 * common.checkpoint_minutes,
+            evaluate_steps=common.evaluate_every * len(loader),
+            evaluate=evaluate,
+            on_step=on_step,
+            on_evaluation=lambda step, figures: _tell(run, step, figures),
+        )
+
+    shown(run, train, _described)
+    if run.writes:
+        click.echo(f"{run.step:,} steps in {run.seconds / 60:.1f} minutes: {common.out / WEIGHTS}")
+
+
+def _described(result: NetworkStep) -> str:
+    return f"epoch {result.epoch:.2f}, loss {result.loss:.4f}, {100 * result.right:.1f} % right"
+
+
+def _tell(run: NetworkRun, step: int, figures: Mapping[str, Any]) -> None:
+    if run.writes and figures:
+        shown_figures = [f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float)]
+        click.echo(f"step {step:,}: {', '.join(shown_figures)}")

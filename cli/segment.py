@@ -1,0 +1,134 @@
+"""`seitpp segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seitpp_models.errors import ModelError
+from seitpp_models.models import TrainedModel
+from seitpp_models.segmentation import TokenSegmenter
+from seitpp_models.training.inputs import (
+    check_masks,
+    codebook_of,
+    segmentation_recipe,
+    training_samples,
+)
+from seitpp_models.training.tasks import Segmentation
+from tokenstore.reader import open_store
+
+from .main import EXIT_CODES
+from .network_options import (
+    NetworkOptions,
+    accelerator,
+    chosen_adapter,
+    network_options,
+    run_training,
+    vit_to_train,
+)
+
+_USUAL_IGNORED = 255
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("store")
+@network_options(
+    epochs=100,
+    batch_size=16,
+    learning_rate=1e-4,
+    warmup_epochs=5.0,
+    weight_decay=0.05,
+    beta2=0.999,
+)
+@click.option(
+    "--from",
+    "begin",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A network to begin with: of `seitpp pretrain` or `finetune`, or a published checkpoint (.pth, "
+    ".ckpt). Its sizes count.",
+)
+@click.option(
+    "--input",
+    "form",
+    type=click.Choice(["codes", "vectors"]),
+    default="codes",
+    show_default=True,
+    help="codes: re-quantised, with a learned embedding; vectors: the codebook's, as plain SeiT has them.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["linear", "upernet"]),
+    default="upernet",
+    show_default=True,
+    help="linear: a class for each patch; upernet: UPerNet's decoder over features of four depths.",
+)
+@click.option(
+    "--classes", required=True, type=click.IntRange(2), help="Of label maps, without what is ignored."
+)
+@click.option("--ignore-index", type=int, help="Label that counts nowhere. [default: the store's]")
+@click.option(
+    "--drop-path", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of the ViT's blocks."
+)
+@click.option(
+    "--augment",
+    type=click.Choice(["crops", "none"]),
+    default="crops",
+    show_default=True,
+    help="crops: random parts of the grid and colours; with --adapter half of the batch is flipped too.",
+)
+def segment(
+    store: str,
+    common: NetworkOptions,
+    begin: Path | None,
+    form: str,
+    head: str,
+    classes: int,
+    ignore_index: int | None,
+    drop_path: float,
+    augment: str,
+) -> None:
+    """Train a network that gives each pixel of STORE's label maps a class.
+
+    The store is made by `tokenstore convert --masks`. The network sees the whole grid.
+
+    \b
+    Examples:
+      seitpp segment streets.zarr --classes 11 --from runs/mtm/model.safetensors --out runs/streets
+      seitpp segment streets.zarr --classes 11 --head linear --model small --out runs/linear
+    """
+    devices = accelerator(common)
+    opened = open_store(store)
+    samples = training_samples(opened, common.split, Segmentation.columns)
+    stored = getattr(opened.manifest, "ignore_index", None)
+    ignored = _USUAL_IGNORED if stored is None else stored
+    ignored = ignored if ignore_index is None else ignore_index
+    check_masks(samples, classes, ignored)
+    backbone = vit_to_train(
+        common,
+        opened,
+        store,
+        begin,
+        form,
+        opened.manifest.grid,
+        {"num_classes": 0, "drop_path_rate": drop_path},
+    )
+    if backbone.kind != "vit":
+        raise ModelError(
+            f"--model: expected a ViT, tiny, small, base or large, to segment, found {common.model}"
+        )
+    arguments: dict[str, Any] = {"backbone": backbone.arguments, "classes": classes, "head": head}
+    model = TokenSegmenter(backbone.model, classes, head)  # type: ignore[arg-type]
+    network = TrainedModel(model, "segmenter", arguments, opened.manifest.tokenizer)
+    recipe = segmentation_recipe(
+        augment,  # type: ignore[arg-type]
+        codebook_of(opened),
+        backbone.grid,
+        gives_codes=backbone.takes_codes,
+        ignore_index=ignored,
+        adapter=chosen_adapter(common, opened, devices.device),
+    )
+    task = Segmentation(recipe.to(devices.device), ignored)
+    settings = {"network": arguments, "from": begin, "augment": augment, "ignore-index": ignored}
+    run_training(common, network, task, samples, settings, devices, opened, {"ignore_index": ignored})

@@ -1,0 +1,92 @@
+"""What a run leaves to look at: TensorBoard's files, and a picture of how its loss fell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seitpp_models.training.network_run import NetworkStep
+from tokenstore.runs import LOG, cut_log
+
+__all__ = ["CURVE", "EVALUATIONS", "RunReport", "draw_curve"]
+
+EVALUATIONS = "evaluations.jsonl"
+CURVE = "curve.png"
+_TENSORBOARD = "tensorboard"
+_SHOWN_POINTS = 400
+
+
+class RunReport:
+    """Numbers of a run beside its log: evaluations as JSON lines, all of it for TensorBoard, a picture.
+
+    A run that goes on writes over what came after `step`. Nothing is written unless `writes`.
+    """
+
+    def __init__(self, folder: Path, step: int, *, writes: bool) -> None:
+        self._folder, self._writes = folder, writes
+        if writes:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder.mkdir(parents=True, exist_ok=True)
+            cut_log(folder / EVALUATIONS, step)
+            writer: Any = SummaryWriter
+            self._board = writer(str(folder / _TENSORBOARD), purge_step=step + 1)
+
+    def close(self) -> None:
+        """Write what TensorBoard's writer still holds."""
+        if self._writes:
+            self._board.close()
+
+    def step(self, result: NetworkStep) -> None:
+        """Note a step."""
+        if self._writes:
+            for name in ("loss", "right", "learning_rate", "epoch"):
+                self._board.add_scalar(f"train/{name}", asdict(result)[name], result.step)
+
+    def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Note what an evaluation after a step found; lists go into the file alone."""
+        if not self._writes:
+            return
+        with (self._folder / EVALUATIONS).open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        for name, value in figures.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f"val/{name}", value, step)
+        draw_curve(self._folder)
+
+
+def draw_curve(folder: Path) -> None:
+    """Draw a run's loss, smoothed, and its evaluations' into curve.png of its folder."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    steps = _lines(folder / LOG)
+    evaluations = _lines(folder / EVALUATIONS)
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    width = max(1, len(steps) // _SHOWN_POINTS)
+    means = [
+        (part[-1]["step"], sum(line["loss"] for line in part) / len(part))
+        for part in (steps[start : start + width] for start in range(0, len(steps), width))
+    ]
+    if means:
+        axes.plot(*zip(*means, strict=True), label="training", linewidth=1)
+    held_out = [(line["step"], line["loss"]) for line in evaluations if "loss" in line]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o-", label="held out", markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    partial = folder / f"partial-{CURVE}"
+    figure.savefig(partial, dpi=110)
+    plt.close(figure)
+    partial.replace(folder / CURVE)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
