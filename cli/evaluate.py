@@ -164,6 +164,8 @@ def evaluate(
     refuse_idle_options(_OF_IMAGES, "--images", images is None)
     refuse_idle_options({"storage_options": "--storage-options"}, "--store", store is None)
     refuse_idle_options({"severities": "--severity"}, "--corruption", not corruptions)
+    if report is not None and not report.absolute().parent.is_dir():
+        raise click.UsageError(f"--json: the folder of {report} does not exist; make it first")
     torch.set_num_threads(threads)
     check_device(device)
     trained = load_model(model)

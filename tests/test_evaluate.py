@@ -461,6 +461,7 @@ def test_options_that_would_say_nothing_are_refused(store: Path, tmp_path: Path)
         ((file, "--images", tmp_path, "--severity", 3), "--severity goes with --corruption"),
         ((file, "--images", tmp_path, "--corruption", "snow"), "'snow' is not one of"),
         ((file, "--images", tmp_path, "--corruption", "all", "--severity", 6), "6 is not in the range"),
+        ((file, "--store", store, "--json", tmp_path / "no" / "f.json"), "does not exist; make it first"),
         ((file, "--store", store, "--ignore-index", 0), "--ignore-index goes with a segmenter"),
         ((file, "--store", store, "--mask-ratio", 0.5), "--mask-ratio goes with a masked-token model"),
         ((masked, "--store", store, "--all-classes"), "--all-classes goes with a classifier"),

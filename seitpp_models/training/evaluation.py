@@ -171,7 +171,7 @@ def evaluate_segmenter(
                 on_batch(len(codes))
     if loss is None:
         raise ModelError("expected samples to evaluate on, found none")
-    table: Tensor = confusion.compute().double()
+    table: Tensor = confusion.compute().cpu().double()
     if not bool(table.any()):
         raise ModelError(
             f"expected pixels to evaluate on, found none but of {ignore_index}, which is ignored"
