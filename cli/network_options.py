@@ -17,6 +17,7 @@ from torch import nn
 import seitpp_models
 from seitpp_models.errors import ModelError
 from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.store_sizes import seen_grid
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
@@ -271,14 +272,11 @@ def _take_config(context: click.Context, _: click.Parameter, value: str | None) 
 def network_grid(
     store_grid: tuple[int, int], patch: int | None, size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, int], int]:
-    """What a network sees of a store's grid, and its patch: 7/8 of it, as 28 of 32, if it has 16 or more."""
-    patch = patch or (2 if min(store_grid) >= 16 else 1)
+    """What a network sees of a store's grid, `size` or the usual part, and its patch."""
+    grid, patch = seen_grid(store_grid, patch)
     if size is not None:
-        return ((size, size) if isinstance(size, int) else size), patch
-    if min(store_grid) < 16:
-        return store_grid, patch
-    rows, columns = (7 * side // 8 // patch * patch for side in store_grid)
-    return (rows, columns), patch
+        grid = (size, size) if isinstance(size, int) else size
+    return grid, patch
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     timm.create_model("seit_vit_base_token", num_classes=1000)                      # vectors (B, 32, 28, 28)
     timm.create_model("seit_vit_base_token", codebook_size=391, num_classes=1000)   # codes (B, 28, 28)
+    timm.create_model("seit_vit_base_token", store=tokenstore.open("imagenet.zarr"))  # its sizes
 
 after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105.
 """
@@ -16,6 +17,7 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from seitpp_models.store_sizes import seen_grid, sizes_of
 from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
 __all__ = ["SIZES", "TokenViT", "token_vit"]
@@ -90,6 +92,14 @@ def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
         raise ValueError("no weights are published under this name; load_official reads those of SeiT")
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(name, None)
+    store = arguments.pop("store", None)
+    if store is not None:
+        sizes = sizes_of(store)
+        grid, patch = seen_grid(sizes.grid, arguments.get("patch"))
+        found = {"grid": grid, "patch": patch, "channels": sizes.channels}
+        if sizes.classes is not None:
+            found["num_classes"] = sizes.classes
+        arguments = found | arguments
     return token_vit(size, **arguments)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
+from seitpp_models.store_sizes import sizes_of
 from tokenstore.augment import recipes
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
@@ -47,13 +48,12 @@ def training_samples(
 ) -> TokenDataset:
     """A split's samples, or with `share` < 1 a random share of each class.
 
-    The draw depends on `seed` and the split alone. Raises ModelError where the codes have no 2-D grid, or a
-    column is missing; StoreError for a split that is not there.
+    The draw depends on `seed` and the split alone. Raises ModelError where networks cannot have such codes,
+    or a column is missing; StoreError for a split that is not there.
     """
     dataset = TokenDataset(store, split, columns=[TOKENS])
     where = f"{store.files.storage.url}/{split}"
-    if len(dataset.rows.described(TOKENS)[0]) != 2 or len(store.manifest.codebook_sizes) != 1:
-        raise ModelError(f"{where}: expected grids (H, W) of one codebook, found {store.manifest.grid}")
+    sizes_of(store)
     for column in columns:
         if column not in dataset.rows.columns:
             way = "--masks" if column == MASKS else "class folders"
@@ -76,11 +76,7 @@ def training_samples(
 
 def codebook_of(store: TokenStore) -> Tensor:
     """The vectors (K, C) float32 of a store's codes; raises ModelError where it does not hold them."""
-    if store.codebook is None:
-        raise ModelError(
-            f"{store.files.storage.url}: expected the tokenizer's codebook, found none; convert the images "
-            "with a tokenizer that has one"
-        )
+    sizes_of(store)
     return torch.from_numpy(np.array(store.codebook))
 
 
