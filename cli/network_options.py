@@ -370,7 +370,8 @@ def run_training(
 ) -> None:
     """Train as the options say, show it, and name what came of it.
 
-    `evaluation` are the arguments of `evaluate_store` for the other split of `store`.
+    `evaluation` are further arguments of `evaluate_store`; with `rows`, these of the split that is trained on
+    are evaluated, else the other split of `store`.
     """
     each, rest = divmod(common.batch_size, devices.num_processes)
     if rest or each < common.accumulation:
@@ -410,13 +411,14 @@ def run_training(
     run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
 
     def evaluate() -> Mapping[str, Any]:
-        if common.evaluate_split not in store.splits:
+        split = common.split if "rows" in evaluation else common.evaluate_split
+        if split not in store.splits:
             return {}
         evaluated = replace(network, model=run.evaluated)
         return evaluate_store(
             evaluated,
             store,
-            common.evaluate_split,
+            split,
             batch_size=each,
             threads=common.loader_threads,
             device=devices.device,
