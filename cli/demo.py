@@ -100,9 +100,8 @@ def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
     names = dataset.class_names or ()
     if len(names) < 2 or not 2 * len(names) <= len(dataset) <= _MOST_TRAINED:
         click.echo(
-            f"\nNo classifier is trained: that takes up to {_MOST_TRAINED:,} images of 2 classes or more, "
-            f"in class folders; found {len(dataset):,} of {len(names)} classes. `seitpp finetune {store}` trains "
-            "one."
+            f"\nNo classifier is trained: that takes up to {_MOST_TRAINED:,} images of 2 classes or more, in "
+            f"class folders; found {len(dataset):,} of {len(names)} classes. `seitpp finetune` trains others."
         )
         return
     out = _HOME / "classifier"
