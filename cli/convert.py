@@ -23,12 +23,13 @@ from tokenstore.manifest import Manifest
 from tokenstore.sources import KINDS, open_source
 from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
+from tokenstore.sources.masks import LARGEST_VALUE
 from tokenstore.spec import CHUNK_SAMPLES
 from tokenstore.storage import Storage
 from tokenstore.target import check_target
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 
-from .console import human_bytes, min_decode_rate, progress_bar, storage_options
+from .console import human_bytes, min_decode_rate, progress_bar, refuse_idle_options, storage_options
 from .main import EXIT_CODES
 
 _SHOWN = 10
@@ -42,6 +43,7 @@ _IMAGE_OPTIONS = (
     "workers",
     "batch_size",
 )
+_MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 
 
 @click.command(epilog=EXIT_CODES)
@@ -53,6 +55,24 @@ _IMAGE_OPTIONS = (
     metavar="FILE.csv",
     type=click.Path(exists=True, dir_okay=False),
     help="Labels of an image folder: path,label.",
+)
+@click.option(
+    "--masks",
+    metavar="DIR",
+    help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg; or a "
+    "folder's name in each split, beside the folder of images: train/DIR/b.png for train/images/b.jpg.",
+)
+@click.option(
+    "--mask-size",
+    type=click.IntRange(1),
+    help="Side in pixels that label maps are stored at; by default that of the images.",
+)
+@click.option(
+    "--ignore-index",
+    type=click.IntRange(0, LARGEST_VALUE),
+    default=LARGEST_VALUE,
+    show_default=True,
+    help="The value of pixels without a class in label maps; kept in the manifest.",
 )
 @click.option(
     "--tokenizer",
@@ -142,6 +162,7 @@ def convert(
     out: str,
     source: str | None,
     labels: str | None,
+    masks: str | None,
     tokenizer: str,
     device: str,
     codebook: str | None,
@@ -163,10 +184,13 @@ def convert(
       tokenstore convert 'shards/train-{00000..00099}.tar' train.zarr --resize crop
       tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
       tokenstore convert seit-release/ seit.zarr
+      tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
+      tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
     started = time.monotonic()
+    refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
     _check_out(src, out, resume, storage_options)
-    read = open_source(src, source, labels=labels)
+    read = open_source(src, source, labels=labels, masks=masks)
     _refuse_idle_options(read)
     log = _JsonLog() if log_json else _TextLog()
     log.begin(read)

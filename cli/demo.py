@@ -5,6 +5,7 @@ Without IMAGES it uses the images that scikit-learn ships: handwritten digits an
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -15,13 +16,17 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import tokenstore
+from seitpp_models.training.reports import EVALUATIONS
 
 from .main import cli
+from .seitpp import cli as networks
 
 _HOME = Path("demo")
 _DIGITS = 1797
 _PHOTO_CROPS = 64
 _CROP = 192
+_MOST_TRAINED = 20_000
+"""Images; of more, an epoch is no demo."""
 
 
 def write_images(folder: Path) -> None:
@@ -47,15 +52,16 @@ def _save(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
-def _run(*words: str) -> None:
-    click.secho(f"\n$ tokenstore {' '.join(words)}", bold=True)
-    code = cli.main(list(words), prog_name="tokenstore", standalone_mode=False)
+def _run(*words: str, program: str = "tokenstore") -> None:
+    click.secho(f"\n$ {program} {' '.join(words)}", bold=True)
+    group = cli if program == "tokenstore" else networks
+    code = group.main(list(words), prog_name=program, standalone_mode=False)
     if code:
         sys.exit(code)
 
 
 def demo(images: Path | None) -> None:
-    """Make images, convert, audit, verify, picture and augment them, and read one shuffled epoch."""
+    """Make images, convert, audit, verify, picture and augment them, read an epoch, and train a small ViT."""
     store = _HOME / "images.zarr"
     shutil.rmtree(store, ignore_errors=True)
     image_size = []
@@ -83,9 +89,27 @@ def demo(images: Path | None) -> None:
         f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
+    _train(store, dataset)
     click.echo(
         f"\nDone. The store is {store}; look at {sheet} and {augmented}. `tokenstore info {store}` says more."
     )
+
+
+def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
+    """Train a classifier on four fifths of a store of classes, and say how good it is on the rest."""
+    names = dataset.class_names or ()
+    if len(names) < 2 or not 2 * len(names) <= len(dataset) <= _MOST_TRAINED:
+        click.echo(
+            f"\nNo classifier is trained: that takes up to {_MOST_TRAINED:,} images of 2 classes or more, in "
+            f"class folders; found {len(dataset):,} of {len(names)} classes. `seitpp finetune` trains others."
+        )
+        return
+    out = _HOME / "classifier"
+    shutil.rmtree(out, ignore_errors=True)
+    options = ["--split", dataset.reader.name, "--config", "finetune-demo"]
+    _run("finetune", str(store), "--out", str(out), *options, program="seitpp")
+    (found,) = (json.loads(line) for line in (out / EVALUATIONS).read_text().splitlines())
+    click.echo(f"held-out accuracy: {100 * found['top1']:.1f} %, of {len(names)} classes")
 
 
 def main() -> None:

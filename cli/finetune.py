@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -61,6 +62,13 @@ from .network_options import (
 )
 @click.option("--share-seed", default=0, show_default=True, help="Decides which samples --share draws.")
 @click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the samples to evaluate on, where the store has no --evaluate-split.",
+)
+@click.option(
     "--drop-path", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of the ViT's blocks."
 )
 @click.option(
@@ -77,6 +85,11 @@ from .network_options import (
     show_default=True,
     help="finetune: of SeiT++; seit: of SeiT; none: the central part.",
 )
+@click.option(
+    "--noise",
+    type=click.FloatRange(0),
+    help="Strength of Emb-Noise; 1.0 is published. [default: the standard deviation of the vectors]",
+)
 def finetune(
     store: str,
     common: NetworkOptions,
@@ -86,9 +99,11 @@ def finetune(
     classes: int | None,
     share: float,
     share_seed: int,
+    held_out: float,
     drop_path: float,
     smoothing: float,
     augment: str,
+    noise: float | None,
 ) -> None:
     """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
 
@@ -104,6 +119,10 @@ def finetune(
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, Classification.columns, share, share_seed)
+    evaluation: dict[str, Any] = {}
+    if held_out and common.evaluate_split not in opened.splits:
+        samples, kept = samples.split(held_out, common.seed)
+        evaluation["rows"] = kept.indices
     names = opened.class_names
     classes = classes or (int(samples.rows.labels.max()) + 1 if names is None else len(names))  # type: ignore[union-attr]
     check_labels(samples, classes)
@@ -122,13 +141,17 @@ def finetune(
         gives_codes=backbone.takes_codes,
         classes=classes,
         adapter=adapter,
+        noise=noise,
     )
     task = Classification(recipe.to(devices.device), smoothing)
     settings = {
         "network": backbone.arguments,
         "from": begin,
         "augment": augment,
+        "noise": noise,
         "share": (share, share_seed),
         "smoothing": smoothing,
     }
-    run_training(common, network, task, samples, settings, devices, opened, {"crop": backbone.grid})
+    run_training(
+        common, network, task, samples, settings, devices, opened, evaluation | {"crop": backbone.grid}
+    )

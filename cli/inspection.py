@@ -87,6 +87,8 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
     if manifest.preprocessing is not None:
         steps = manifest.preprocessing
         lines["images"] = f"{steps.width} x {steps.height}, {steps.resize}, {steps.filter}"
+    if manifest.ignore_index is not None:
+        lines["masks"] = f"{manifest.ignore_index} where a pixel has no class"
     if manifest.class_names is not None:
         names = manifest.class_names
         more = f" ... {names[-1]}" if len(names) > _CLASSES_SHOWN else ""

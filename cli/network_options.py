@@ -17,6 +17,7 @@ from torch import nn
 import seitpp_models
 from seitpp_models.errors import ModelError
 from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.store_sizes import seen_grid
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
@@ -251,28 +252,31 @@ def _take_config(context: click.Context, _: click.Parameter, value: str | None) 
         raise click.BadParameter(f"expected a YAML file or one of {known}, found {value}: {error}") from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path}: expected options by their names, found {values!r:.80}")
-    named = {str(name).replace("-", "_"): setting for name, setting in values.items()}
-    known_names = {parameter.name for parameter in context.command.params} - {"config"}
-    unknown = sorted(named.keys() - known_names)
+    names = {
+        option.removeprefix("--"): parameter.name
+        for parameter in context.command.params
+        for option in parameter.opts
+        if option.startswith("--") and parameter.name != "config"
+    }
+    given = {str(name).replace("_", "-"): setting for name, setting in values.items()}
+    unknown = sorted(given.keys() - names.keys())
     if unknown:
         raise click.BadParameter(
             f"{path}: {context.command.name} has no option {', '.join(unknown)}; it has "
-            f"{', '.join(sorted(name for name in known_names if name))}"
+            f"{', '.join(sorted(names))}"
         )
-    context.default_map = {**named, **(context.default_map or {})}
+    settings = {names[name] or name: setting for name, setting in given.items()}
+    context.default_map = {**settings, **(context.default_map or {})}
 
 
 def network_grid(
     store_grid: tuple[int, int], patch: int | None, size: int | tuple[int, int] | None
 ) -> tuple[tuple[int, int], int]:
-    """What a network sees of a store's grid, and its patch: 7/8 of it, as 28 of 32, if it has 16 or more."""
-    patch = patch or (2 if min(store_grid) >= 16 else 1)
+    """What a network sees of a store's grid, `size` or the usual part, and its patch."""
+    grid, patch = seen_grid(store_grid, patch)
     if size is not None:
-        return ((size, size) if isinstance(size, int) else size), patch
-    if min(store_grid) < 16:
-        return store_grid, patch
-    rows, columns = (7 * side // 8 // patch * patch for side in store_grid)
-    return (rows, columns), patch
+        grid = (size, size) if isinstance(size, int) else size
+    return grid, patch
 
 
 @dataclass(frozen=True)
@@ -366,7 +370,8 @@ def run_training(
 ) -> None:
     """Train as the options say, show it, and name what came of it.
 
-    `evaluation` are the arguments of `evaluate_store` for the other split of `store`.
+    `evaluation` are further arguments of `evaluate_store`; with `rows`, these of the split that is trained on
+    are evaluated, else the other split of `store`.
     """
     each, rest = divmod(common.batch_size, devices.num_processes)
     if rest or each < common.accumulation:
@@ -406,13 +411,14 @@ def run_training(
     run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
 
     def evaluate() -> Mapping[str, Any]:
-        if common.evaluate_split not in store.splits:
+        split = common.split if "rows" in evaluation else common.evaluate_split
+        if split not in store.splits:
             return {}
         evaluated = replace(network, model=run.evaluated)
         return evaluate_store(
             evaluated,
             store,
-            common.evaluate_split,
+            split,
             batch_size=each,
             threads=common.loader_threads,
             device=devices.device,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+import torch
 
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, build_model
@@ -82,6 +83,11 @@ _RATIO = MaskRatio()
     show_default=True,
     help="mtm: crops, ColorAdapt and Emb-Noise; none: the central part.",
 )
+@click.option(
+    "--noise",
+    type=click.FloatRange(0),
+    help="Strength of Emb-Noise; 1.0 is published. [default: the standard deviation of the vectors]",
+)
 def pretrain(
     store: str,
     common: NetworkOptions,
@@ -94,6 +100,7 @@ def pretrain(
     mask_high: float,
     smoothing: float,
     augment: str,
+    noise: float | None,
 ) -> None:
     """Train a masked-token model on the codes of STORE, without labels.
 
@@ -120,13 +127,20 @@ def pretrain(
         **{name: value for name, value in sizes.items() if value is not None},
     )
     arguments = asdict(config)
+    torch.manual_seed(common.seed)
     model: Any = build_model("masked", arguments)
     model.label_smoothing = smoothing
     network = TrainedModel(model, "masked", arguments, opened.manifest.tokenizer)
     adapter = chosen_adapter(common, opened, devices.device)
-    recipe = training_recipe(augment, codebook, grid, gives_codes=True, adapter=adapter)  # type: ignore[arg-type]
+    recipe = training_recipe(augment, codebook, grid, gives_codes=True, adapter=adapter, noise=noise)  # type: ignore[arg-type]
     ratio = MaskRatio(mask_mean, mask_deviation, mask_low, mask_high)
     rows, columns = config.patches
     task = MaskedTokens(recipe.to(devices.device), rows * columns, ratio)
-    settings = {"network": arguments, "augment": augment, "mask": ratio, "smoothing": smoothing}
+    settings = {
+        "network": arguments,
+        "augment": augment,
+        "noise": noise,
+        "mask": ratio,
+        "smoothing": smoothing,
+    }
     run_training(common, network, task, samples, settings, devices, opened, {})

@@ -16,6 +16,10 @@ _COMMANDS = {
         "tokenstore_cli.train_tokenadapt",
         "Train TokenAdapt, which augments tokens as images are, for a tokenizer.",
     ),
+    "evaluate": (
+        "tokenstore_cli.evaluate",
+        "Measure a network on a token store or on images, as they are and corrupted.",
+    ),
 }
 
 
@@ -33,6 +37,7 @@ def cli(debug: bool) -> None:
 
     \b
       seitpp train-tokenadapt --images photos/ --out adapter.safetensors
+      seitpp evaluate model.safetensors --store imagenet.zarr
     """
 
 

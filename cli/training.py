@@ -124,7 +124,7 @@ def shown(
 ) -> None:
     """Train, `train(on_step)`, with a progress bar, or a line a minute where there is no terminal."""
     steps: int = run.config.steps
-    with progress_bar("steps") as bar:
+    with progress_bar("steps", quiet=not run.writes) as bar:
         task = bar.add_task("training", total=steps, note="")
         told = time.monotonic()
 
@@ -132,12 +132,13 @@ def shown(
             nonlocal told
             text = described(result)
             bar.update(task, completed=result.step, note=text)
-            if not err.is_terminal and time.monotonic() - told > _TOLD_SECONDS:
+            if run.writes and not err.is_terminal and time.monotonic() - told > _TOLD_SECONDS:
                 told = time.monotonic()
                 click.echo(f"step {result.step:,} of {steps:,}: {text}, {run.seconds / 60:.1f} minutes")
 
         try:
             train(on_step)
         except KeyboardInterrupt:
-            click.echo(f"stopped after step {run.step:,}; the same command with --resume goes on", err=True)
+            if run.writes:
+                click.echo(f"stopped after step {run.step:,}; the same command goes on by --resume", err=True)
             raise

@@ -7,10 +7,14 @@ from tokenstore.torchvision_import import import_torchvision
 
 import_torchvision()
 
+from seitpp_models.backbones import TokenClassifier  # noqa: E402
 from seitpp_models.errors import ModelError  # noqa: E402
 from seitpp_models.masking import MaskRatio, PatchMask, draw_mask, draw_ratio  # noqa: E402
+from seitpp_models.models import TrainedModel, load_model, save_model  # noqa: E402
 from seitpp_models.mtm import MaskedTokenConfig, MaskedTokenModel, MaskedTokenOutput  # noqa: E402
 from seitpp_models.official import load_official  # noqa: E402
+from seitpp_models.segmentation import TokenSegmenter  # noqa: E402
+from seitpp_models.transfer import start_from  # noqa: E402
 from seitpp_models.vit import TokenViT  # noqa: E402
 
 __all__ = [
@@ -20,8 +24,14 @@ __all__ = [
     "MaskedTokenOutput",
     "ModelError",
     "PatchMask",
+    "TokenClassifier",
+    "TokenSegmenter",
     "TokenViT",
+    "TrainedModel",
     "draw_mask",
     "draw_ratio",
+    "load_model",
     "load_official",
+    "save_model",
+    "start_from",
 ]

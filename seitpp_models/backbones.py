@@ -7,7 +7,9 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from seitpp_models.store_sizes import sizes_of
 from seitpp_models.token_embedding import TokenEmbedding
+from tokenstore.reader import TokenStore
 
 __all__ = ["TokenClassifier"]
 
@@ -20,19 +22,26 @@ class TokenClassifier(nn.Module):
 
     A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28, so a transposed
     convolution first makes `enlarge` x `enlarge` pixels of each token; by default 4, which leaves a ConvNeXt
-    a quarter of the work it has on images. Raises ValueError for a name timm does not know.
+    a quarter of the work it has on images. `store` gives the sizes that are not given. Raises ValueError for
+    a name timm does not know.
     """
 
     def __init__(
         self,
         name: str,
-        num_classes: int,
-        channels: int = 32,
+        num_classes: int | None = None,
+        channels: int | None = None,
         codebook_size: int | None = None,
         enlarge: int = 4,
+        store: TokenStore | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
+        sizes = None if store is None else sizes_of(store)
+        if channels is None:
+            channels = 32 if sizes is None else sizes.channels
+        if num_classes is None:
+            num_classes = 1000 if sizes is None or sizes.classes is None else sizes.classes
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ValueError(

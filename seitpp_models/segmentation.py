@@ -44,7 +44,7 @@ class TokenSegmenter(nn.Module):
             raise ValueError(f"depths: expected blocks from 0 to {count - 1}, found {list(depths)}")
         # What classifies images has nothing to learn here.
         backbone.fc_norm, backbone.head = nn.Identity(), nn.Identity()
-        self.backbone, self.depths = backbone, list(depths)
+        self.backbone, self.depths = backbone, sorted(depths)
         self.classes = classes
         self.head: nn.Module
         if head == "linear":
@@ -66,10 +66,7 @@ class TokenSegmenter(nn.Module):
         }
 
     def forward(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        features = self.backbone.forward_intermediates(
-            tokens, indices=self.depths, norm=True, intermediates_only=True
-        )
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.backbone.features(tokens, self.depths))
         if size is None:
             return logits
         return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)

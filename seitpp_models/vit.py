@@ -2,20 +2,23 @@
 
     timm.create_model("seit_vit_base_token", num_classes=1000)                      # vectors (B, 32, 28, 28)
     timm.create_model("seit_vit_base_token", codebook_size=391, num_classes=1000)   # codes (B, 28, 28)
+    timm.create_model("seit_vit_base_token", store=tokenstore.open("imagenet.zarr"))  # its sizes
 
 after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from seitpp_models.blocks import LeanBlock
+from seitpp_models.store_sizes import seen_grid, sizes_of
 from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
 __all__ = ["SIZES", "TokenViT", "token_vit"]
@@ -65,6 +68,19 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         )
         self.codebook_size = codebook_size
 
+    def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        """What some of the blocks give for the patches, each (B, width, h, w), from shallow to deep."""
+        patches = self.patch_embed(tokens)  # (B, h, w, width), since any size is taken
+        rows, columns = patches.shape[1:3]
+        hidden = self.norm_pre(self._pos_embed(patches))
+        found = []
+        for number, block in enumerate(self.blocks[: max(depths) + 1]):
+            hidden = block(hidden)
+            if number in depths:
+                of_patches = hidden[:, self.num_prefix_tokens :]
+                found.append(of_patches.mT.unflatten(2, (rows, columns)))
+        return found
+
 
 def token_vit(size: str, **arguments: Any) -> TokenViT:
     """A TokenViT "tiny", "small", "base" or "large"."""
@@ -78,6 +94,14 @@ def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
         raise ValueError("no weights are published under this name; load_official reads those of SeiT")
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         arguments.pop(name, None)
+    store = arguments.pop("store", None)
+    if store is not None:
+        sizes = sizes_of(store)
+        grid, patch = seen_grid(sizes.grid, arguments.get("patch"))
+        found = {"grid": grid, "patch": patch, "channels": sizes.channels}
+        if sizes.classes is not None:
+            found["num_classes"] = sizes.classes
+        arguments = found | arguments
     return token_vit(size, **arguments)
 
 

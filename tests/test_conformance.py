@@ -281,6 +281,8 @@ def test_m06_the_manifest_has_these_fields_and_others_are_ignored(full: Path, tm
     newer = write_full(tmp_path / "newer")
     edit_root(newer, lambda root: root["attributes"]["tokenstore"].update(mood={"good": [True, None]}))
     assert tokenstore.open(newer).splits == ("train", "val")
+    edit_root(newer, lambda root: root["attributes"]["tokenstore"].update(ignore_index=7))
+    assert tokenstore.open(newer).manifest.ignore_index == 7
 
 
 @pytest.mark.parametrize(

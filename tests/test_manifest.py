@@ -78,6 +78,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         class_names=draw(st.none() | st.lists(words, max_size=3).map(tuple)),
         preprocessing=draw(st.none() | preprocessing),
         source_kind=draw(optional_words),
+        ignore_index=draw(st.none() | counts),
         created_by=draw(words),
         requires=draw(words),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -85,8 +86,13 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def tensors_of(name: str, seed: int = 0) -> Tensors:
-    generator = seeded(seed)
+def tensors_of(name: str) -> Tensors:
+    return dict(_tensors_of(name))
+
+
+@functools.lru_cache(maxsize=1)
+def _tensors_of(name: str) -> Tensors:
+    generator = seeded(0)
     found = {}
     for parameter, shape in SHAPES[name].items():
         scale = (

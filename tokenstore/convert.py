@@ -27,8 +27,9 @@ from tokenstore.image_conversion import ImageConversion
 from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.operations import rewrite_into, skips_of
 from tokenstore.reader import TokenStore
-from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, Source, Split
+from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, MaskedSplit, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.sources.masks import LARGEST_VALUE, MaskDecoder
 from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
 from tokenstore.storage import STAGING, Storage
 from tokenstore.store import LABELS, Store
@@ -63,6 +64,10 @@ class ConvertOptions:
     image_size: int | None = None
     resize: Resize = "squash"
     max_pixels: int = ImageOptions(1).max_pixels
+    mask_size: int | None = None
+    """Side of the label maps, where the source has some; by default that of the images."""
+    ignore_index: int = LARGEST_VALUE
+    """The value of the label maps' pixels that have no class."""
     prune_codebook: bool = False
     """Keep only codes that occur, numbered anew; takes the store's size twice while it is done."""
     codebook_size: int | None = None
@@ -128,7 +133,7 @@ def convert(
     if isinstance(source, ImageSource):
         if tokenizer is None:
             raise TokenizerError("a source of images needs a tokenizer, found none")
-        encoder = Encoder(tokenizer, _image_options(tokenizer, options))
+        encoder = _encoder(source, tokenizer, options)
         spec = _image_spec(source, encoder, options, tokenizer_spec)
     else:
         spec = _code_spec(source, names, options, codebook)
@@ -236,8 +241,11 @@ def _chosen_splits(source: Source, wanted: tuple[str, ...] | None) -> tuple[str,
     return wanted or tuple(name for name in source.splits if len(source.splits[name]))
 
 
-def _image_options(tokenizer: Tokenizer, options: ConvertOptions) -> ImageOptions:
-    return ImageOptions(options.image_size or tokenizer.image_size, options.resize, options.max_pixels)
+def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions) -> Encoder:
+    images = ImageOptions(options.image_size or tokenizer.image_size, options.resize, options.max_pixels)
+    masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
+    masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
+    return Encoder(tokenizer, images, masks if masked else None)
 
 
 def _image_spec(
@@ -253,6 +261,7 @@ def _image_spec(
         shard_samples=options.shard_samples,
         class_names=source.class_names,
         preprocessing=Preprocessing(images.height, images.width, images.resize),
+        ignore_index=None if encoder.masks is None else encoder.masks.ignore_index,
         source_kind=source.kind,
         source_location=public_location(source.location),
         codebook=tokenizer.codebook,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenstore.errors import ConversionError, SampleError
 from tokenstore.sources.base import ImageSplit, Labels
 from tokenstore.sources.decoding import DecodedBatch, Inputs, decode_in_order
+from tokenstore.sources.images import Pixels
 from tokenstore.spec import Skip, samples_table
 from tokenstore.store import LABELS
 from tokenstore.tokenizers.encoder import Encoder
@@ -74,17 +75,20 @@ class ImageConversion:
         self._shard = self._new_shard()
         self._pending: list[_Row] = []
         self._inputs: Inputs = np.empty(0, np.uint8)
+        self._masks: Pixels = np.empty(0, np.uint8)
         self._saved = time.monotonic()
 
     def run(self, listed: int, batch_size: int, workers: int, progress: Callable[[int, int], None]) -> None:
         """Convert the split's first `listed` samples."""
-        decoder = self._encoder.decoder
+        decoder, masks = self._encoder.decoder, self._encoder.masks
         self._inputs = np.empty((batch_size, *decoder.shape), decoder.dtype)
+        self._masks = np.empty((batch_size, *(() if masks is None else masks.shape)), np.uint8)
         self._load()
         if self._shard.count == self._part.shard_samples:
             self._close_shard()
         try:
-            for batch in decode_in_order(self._split, self._shard.source_stop, listed, decoder, workers):
+            start = self._shard.source_stop
+            for batch in decode_in_order(self._split, start, listed, decoder, workers, masks):
                 self._take(batch)
                 progress(batch.start + len(batch.outcomes), self._bad)
             self._encode()
@@ -106,6 +110,8 @@ class ImageConversion:
                 continue
             label = None if labels is None else int(labels[position])
             self._inputs[len(self._pending)] = batch.inputs[position]
+            if batch.masks is not None:
+                self._masks[len(self._pending)] = batch.masks[position]
             self._pending.append(
                 _Row(index, names[position], label, outcome.width, outcome.height, outcome.nbytes)
             )
@@ -136,7 +142,7 @@ class ImageConversion:
         here = slice(shard.count, shard.count + len(rows))
         inputs = self._inputs[: len(rows)]
         shard.codes[here] = self._encoder(inputs)
-        for name, values in self._encoder.column_values(inputs).items():
+        for name, values in self._encoder.column_values(inputs, self._masks[: len(rows)]).items():
             shard.columns[name][here] = values
         shard.rows[shard.count :] = rows
         shard.count, shard.source_stop, self._pending = shard.count + len(rows), rows[-1].source_index + 1, []

@@ -126,6 +126,8 @@ class Manifest:
     source_kind: str | None = None
     source_location: str | None = None
     """Where the source was, as whoever converted named it."""
+    ignore_index: int | None = None
+    """The value of `masks` where a pixel has no class; None where nothing is known."""
     created_by: str = ""
     requires: str = REQUIRES
     format_version: int = FORMAT_VERSION
@@ -148,6 +150,7 @@ class Manifest:
             "preprocessing": None if self.preprocessing is None else vars(self.preprocessing),
             "source_kind": self.source_kind,
             **({} if self.source_location is None else {"source_location": self.source_location}),
+            **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: vars(split) for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},
@@ -180,6 +183,7 @@ class Manifest:
             preprocessing=None if preprocessing is None else _preprocessing(root.fields("preprocessing")),
             source_kind=root.get("source_kind", (str, type(None))),
             source_location=root.optional("source_location", str),
+            ignore_index=None if root.optional("ignore_index", int) is None else root.integer("ignore_index"),
             created_by=root.get("created_by", str),
             requires=requires,
             format_version=version,

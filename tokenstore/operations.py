@@ -213,6 +213,7 @@ def _rewritten(store: TokenStore) -> StoreSpec:
         chunk_samples=store[store.splits[0]].arrays[TOKENS].layout.chunk_samples,
         class_names=manifest.class_names,
         preprocessing=manifest.preprocessing,
+        ignore_index=manifest.ignore_index,
         source_kind=manifest.source_kind,
         source_location=manifest.source_location,
         codebook=store.codebook,

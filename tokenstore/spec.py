@@ -64,6 +64,7 @@ class StoreSpec:
     shard_samples: int | None = None
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    ignore_index: int | None = None
     source_kind: str | None = None
     source_location: str | None = None
     codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)

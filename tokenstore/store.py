@@ -29,6 +29,7 @@ CODEBOOK = "codebook"
 SYNONYMS = "synonyms"
 TOKENS = "tokens"
 LABELS = "labels"
+MASKS = "masks"
 SAMPLES_TABLE = "samples.parquet"
 SKIPPED_TABLE = "skipped.parquet"
 

@@ -178,6 +178,7 @@ class StoreWriter:
             features=(self.spec.codec,),
             class_names=self.spec.class_names,
             preprocessing=self.spec.preprocessing,
+            ignore_index=self.spec.ignore_index,
             source_kind=self.spec.source_kind,
             source_location=self.spec.source_location,
             created_by=f"tokenstore {tokenstore.__version__}",

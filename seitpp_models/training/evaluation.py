@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from seitpp_models.class_names import ClassMap
@@ -40,6 +40,25 @@ OnBatch: TypeAlias = Callable[[int], None]
 """Told how many samples a batch had."""
 
 _TOP = 5
+
+
+class _Mean(Metric):
+    """A weighted mean; torchmetrics' own forgets the weights unless it looks for NaN, and then drops that."""
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), "sum")
+        self.add_state("weight", torch.tensor(0.0), "sum")
+
+    def update(self, value: Tensor, weight: Tensor | int) -> None:
+        self.total = self.total + value * weight
+        self.weight = self.weight + weight
+
+    def compute(self) -> Tensor:
+        return self.total / self.weight
 
 
 class ClassifierFigures:
@@ -82,7 +101,7 @@ class ClassifierFigures:
 def _classifier_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
     if classes < 2:
         raise ModelError(f"expected a network of two classes or more, found {classes}")
-    metrics: dict[str, Metric] = {"loss": _mean()}
+    metrics: dict[str, Metric] = {"loss": _Mean()}
     for name, most in (("top1", 1), ("top5", _TOP)):
         metrics[name] = MulticlassAccuracy(
             classes, top_k=min(most, classes), average="micro", validate_args=False
@@ -141,7 +160,7 @@ def evaluate_segmenter(
             counted = masks != ignore_index
             _check_labels(counted & ((masks < 0) | (masks >= classes)), masks, classes)
             if loss is None:
-                loss = _mean().to(device)
+                loss = _Mean().to(device)
                 confusion = MulticlassConfusionMatrix(
                     classes, ignore_index=ignore_index, validate_args=False
                 ).to(device)
@@ -152,7 +171,7 @@ def evaluate_segmenter(
                 on_batch(len(codes))
     if loss is None:
         raise ModelError("expected samples to evaluate on, found none")
-    table: Tensor = confusion.compute().double()
+    table: Tensor = confusion.compute().cpu().double()
     if not bool(table.any()):
         raise ModelError(
             f"expected pixels to evaluate on, found none but of {ignore_index}, which is ignored"
@@ -182,7 +201,7 @@ def evaluate_masked(
     a function of `seed` and of the sample's row: the same for every size of batch and number of processes.
     """
     loss: Metric | None = None
-    right = _mean()
+    right = _Mean()
     with in_eval_mode(model) as device:
         network = getattr(model, "module", model)
         if not isinstance(network, MaskedTokenModel):
@@ -193,7 +212,7 @@ def evaluate_masked(
             mask = _masks_of_rows(loader.last_rows.tolist(), rows * columns, ratio, seed).to(device)
             output = model(network_input(codes.to(device), crop, None), mask)
             if loss is None:
-                loss, right = _mean().to(device), right.to(device)
+                loss, right = _Mean().to(device), right.to(device)
             loss.update(output.loss, len(codes))
             right.update((output.logits.argmax(-1) == output.targets).float().mean(), len(codes))
             if on_batch is not None:
@@ -239,10 +258,6 @@ def in_eval_mode(model: nn.Module) -> Iterator[torch.device]:
         yield next(model.parameters()).device
     finally:
         model.train(training)
-
-
-def _mean() -> MeanMetric:
-    return MeanMetric(nan_strategy="disable")
 
 
 def _intersections_over_unions(table: Tensor, ignore_index: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
+from seitpp_models.store_sizes import sizes_of
 from tokenstore.augment import recipes
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
@@ -47,13 +48,12 @@ def training_samples(
 ) -> TokenDataset:
     """A split's samples, or with `share` < 1 a random share of each class.
 
-    The draw depends on `seed` and the split alone. Raises ModelError where the codes have no 2-D grid, or a
-    column is missing; StoreError for a split that is not there.
+    The draw depends on `seed` and the split alone. Raises ModelError where networks cannot have such codes,
+    or a column is missing; StoreError for a split that is not there.
     """
     dataset = TokenDataset(store, split, columns=[TOKENS])
     where = f"{store.files.storage.url}/{split}"
-    if len(dataset.rows.described(TOKENS)[0]) != 2 or len(store.manifest.codebook_sizes) != 1:
-        raise ModelError(f"{where}: expected grids (H, W) of one codebook, found {store.manifest.grid}")
+    sizes_of(store)
     for column in columns:
         if column not in dataset.rows.columns:
             way = "--masks" if column == MASKS else "class folders"
@@ -76,11 +76,7 @@ def training_samples(
 
 def codebook_of(store: TokenStore) -> Tensor:
     """The vectors (K, C) float32 of a store's codes; raises ModelError where it does not hold them."""
-    if store.codebook is None:
-        raise ModelError(
-            f"{store.files.storage.url}: expected the tokenizer's codebook, found none; convert the images "
-            "with a tokenizer that has one"
-        )
+    sizes_of(store)
     return torch.from_numpy(np.array(store.codebook))
 
 
@@ -141,21 +137,25 @@ def training_recipe(
     gives_codes: bool,
     classes: int = 0,
     adapter: TokenAdapt | None = None,
+    noise: float | None = None,
 ) -> nn.Module:
     """`(codes, labels) -> (inputs, targets)`: a published recipe, its inputs codes or their vectors.
 
+    `noise` is the strength of Emb-Noise, by default the standard deviation of the codebook's numbers: the
+    published 1.0 would drown vectors of length one.
     Raises ModelError where an adapter is given to a recipe that has none.
     """
     if adapter is not None and name not in ("mtm", "finetune"):
         raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
     if name == "none":
         return CentralPart(size, None if gives_codes else codebook)
+    noise = float(torch.as_tensor(codebook).std()) if noise is None else noise
     if name == "mtm":
-        recipe = recipes.mtm_pretrain(codebook, adapter, size)
+        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise)
     elif name == "finetune":
-        recipe = recipes.finetune(codebook, adapter, classes, size)
+        recipe = recipes.finetune(codebook, adapter, classes, size, noise)
     else:
-        recipe = recipes.seit(codebook, classes, size)
+        recipe = recipes.seit(codebook, classes, size, noise=noise)
     recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
     return recipe
 
@@ -179,7 +179,8 @@ class MovedMasks(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = CodebookEmbedding(codebook)
-        self.colour = OneOf([ColorAdapt(), EmbNoise()], [1 / 3, 1 / 3])
+        noise = float(self.embedding.codebook.std())
+        self.colour = OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
         places = (SCALE * size[0], SCALE * size[1])
         self.adapter = adapter

@@ -20,7 +20,7 @@ from seitpp_models.training.evaluation import (
 )
 from tokenstore.dataset import TokenDataset
 from tokenstore.loader import TokenLoader
-from tokenstore.reader import SplitReader, TokenStore
+from tokenstore.reader import Indices, SplitReader, TokenStore
 from tokenstore.store import LABELS, TOKENS
 
 __all__ = ["CLASSIFIERS", "MASKS", "chosen_split", "evaluate_store"]
@@ -57,11 +57,13 @@ def evaluate_store(
     threads: int | None = None,
     device: str | torch.device = "cpu",
     on_batch: OnBatch | None = None,
+    rows: Indices | None = None,
 ) -> dict[str, Any]:
     """The figures of `evaluate_classifier`, `evaluate_segmenter` or `evaluate_masked`, by the network's kind.
 
     The network, which must be on `device`, sees the central part of the codes that it was built for, or
-    `crop`. `threads` decode. Raises ModelError where codes, labels or masks are not the network's.
+    `crop`, of the samples `rows` (m,) of the split, by default all. `threads` decode. Raises ModelError where
+    codes, labels or masks are not the network's.
     """
     manifest = store.manifest
     reader = store[split]
@@ -77,7 +79,7 @@ def evaluate_store(
     if column is not None:
         _check_column(reader, column, where)
     columns = [TOKENS] if column is None else [TOKENS, column]
-    dataset = TokenDataset(store, split, columns=columns)
+    dataset = TokenDataset(store, split, columns=columns, indices=rows)
     loader = TokenLoader(dataset, batch_size, num_threads=threads, device=device)
     if trained.kind == "masked":
         return dict(

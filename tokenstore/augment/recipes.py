@@ -171,29 +171,38 @@ class Evaluation(nn.Module):
 
 
 def seit(
-    codebook: Codebook, classes: int, size: tuple[int, int] = _SIZE, synonyms: Tensor | None = None
+    codebook: Codebook,
+    classes: int,
+    size: tuple[int, int] = _SIZE,
+    synonyms: Tensor | None = None,
+    noise: float = 1.0,
 ) -> Recipe:
     """SeiT, supervised: Token-EDA, Emb-Noise, a random resized crop, CutMix; vectors go in.
 
-    `synonyms` (K, M) are by default the nearest codes of the codebook.
+    `synonyms` (K, M) are by default the nearest codes of the codebook. `noise` is the strength of Emb-Noise.
     """
     table = nearest_codes(codebook) if synonyms is None else synonyms
     return Recipe(
         codebook,
         RandomResizedCrop(size, _TRAINING_SCALE),
         on_codes=[SynonymReplacement(table), PatchSwap()],
-        colour=EmbNoise(),
+        colour=EmbNoise(noise),
         mixing=CutMix(),
         classes=classes,
     )
 
 
-def mtm_pretrain(codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE) -> Recipe:
-    """SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt; codes go in."""
+def mtm_pretrain(
+    codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE, noise: float = 1.0
+) -> Recipe:
+    """SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt; codes go in.
+
+    `noise` is the strength of Emb-Noise.
+    """
     return Recipe(
         codebook,
         RandomResizedCrop(size, _PRETRAINING_SCALE),
-        colour=OneOf([ColorAdapt(), EmbNoise()], [1 / 3, 1 / 3]),
+        colour=OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3]),
         adapter=adapter,
         adapter_geometry=None if adapter is None else adapter_geometry(size, _PRETRAINING_SCALE),
         requantise=True,
@@ -201,13 +210,20 @@ def mtm_pretrain(codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int
 
 
 def finetune(
-    codebook: Codebook, adapter: TokenAdapt | None, classes: int, size: tuple[int, int] = _SIZE
+    codebook: Codebook,
+    adapter: TokenAdapt | None,
+    classes: int,
+    size: tuple[int, int] = _SIZE,
+    noise: float = 1.0,
 ) -> Recipe:
-    """SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix; codes go in."""
+    """SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix; codes go in.
+
+    `noise` is the strength of Emb-Noise.
+    """
     return Recipe(
         codebook,
         RandomResizedCrop(size, _TRAINING_SCALE),
-        colour=OneOf([ColorAdapt(), EmbNoise()], [0.25, 0.75]),
+        colour=OneOf([ColorAdapt(), EmbNoise(noise)], [0.25, 0.75]),
         mixing=CutMix(),
         adapter=adapter,
         adapter_geometry=None if adapter is None else adapter_geometry(size, _TRAINING_SCALE),

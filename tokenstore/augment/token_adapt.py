@@ -25,6 +25,7 @@ __all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
 SCALE = 2
 """Side of the patch of the adapted map that a token becomes, and that becomes a token."""
 _ROWS = 64
+"""Places of a sample that f computes on a CPU are a multiple of it."""
 _AT_ONCE = 2
 """Samples that f and g take on a CPU, so that what is between their layers stays in its cache."""
 ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")

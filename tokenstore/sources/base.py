@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,21 @@ class ImageSplit(Split, Protocol):
 
     def request(self, start: int, stop: int) -> ImageRequest:
         """How a decoding process reads samples [start, stop)."""
+
+
+class MaskRequest(ImageRequest, Protocol):
+    """A small picklable order for the label maps, as PNG files, of some neighbouring samples."""
+
+    def where(self, position: int) -> str:
+        """The printable path of one of them."""
+
+
+@runtime_checkable
+class MaskedSplit(ImageSplit, Protocol):
+    """A split whose samples are encoded images, each with a label map."""
+
+    def masks(self, start: int, stop: int) -> MaskRequest:
+        """How a decoding process reads the label maps of samples [start, stop)."""
 
 
 class CodeSplit(Split, Protocol):

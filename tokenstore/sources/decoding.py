@@ -1,9 +1,8 @@
-"""Decode processes: an image split's samples as batches of inputs, in order, in bounded memory."""
+"""Decode processes: an image split's samples as batches, in order, in bounded memory."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import multiprocessing
 import os
 import shutil
@@ -23,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageRequest, ImageSplit
-from tokenstore.sources.images import Decoder
+from tokenstore.sources.base import ImageRequest, ImageSplit, MaskedSplit, MaskRequest
+from tokenstore.sources.images import Decoder, Pixels
+from tokenstore.sources.masks import MaskDecoder
 
 TASK_SAMPLES = 32
 
@@ -42,45 +42,77 @@ class ImageFacts:
 class DecodedBatch:
     """Neighbouring samples: `inputs` (n, *shape) as the decoder makes them; one that is bad holds anything.
 
-    `inputs` are only valid until the next batch is asked for.
+    `masks` (n, H, W) are their label maps, where those are asked for. Both are only valid until the next
+    batch is asked for.
     """
 
     start: int
     inputs: Inputs
+    masks: Pixels | None
     outcomes: list[ImageFacts | SampleError]
 
 
 Inputs: TypeAlias = npt.NDArray[Any]
 _Outcomes: TypeAlias = list[ImageFacts | SampleError]
+_Records: TypeAlias = npt.NDArray[Any]
+"""(n,) of what a decode process makes of a sample: fields `input` and, where there are label maps, `mask`."""
+
+
+@dataclass(frozen=True)
+class _Decoders:
+    images: Decoder
+    masks: MaskDecoder | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of a record."""
+        fields: list[Any] = [("input", self.images.dtype, self.images.shape)]
+        if self.masks is not None:
+            fields.append(("mask", np.uint8, self.masks.shape))
+        return np.dtype(fields, align=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    images: ImageRequest
+    masks: MaskRequest | None
 
 
 def decode_in_order(
-    split: ImageSplit, start: int, stop: int, decoder: Decoder, workers: int
+    split: ImageSplit,
+    start: int,
+    stop: int,
+    decoder: Decoder,
+    workers: int,
+    masks: MaskDecoder | None = None,
 ) -> Iterator[DecodedBatch]:
     """Decode samples [start, stop) in `workers` processes, or in this one where that is 0.
 
-    Raises SourceError where a decode process dies.
+    With `masks` the split is a MaskedSplit, and a sample without a right label map is bad. Raises SourceError
+    where a decode process dies.
     """
-    samples = _task_samples(workers, _nbytes(decoder))
+    decoders = _Decoders(decoder, masks)
+    samples = _task_samples(workers, decoders.dtype.itemsize)
     tasks = ((first, min(first + samples, stop)) for first in range(start, stop, samples))
     if workers < 1:
-        inputs: Inputs = np.empty((samples, *decoder.shape), decoder.dtype)
+        records: _Records = np.empty(samples, decoders.dtype)
         for first, last in tasks:
-            outcomes = _decode_request(split.request(first, last), decoder, inputs)
-            yield DecodedBatch(first, inputs[: last - first], outcomes)
+            outcomes = _decode_task(_task(split, first, last, masks), decoders, records)
+            yield _batch(first, records[: last - first], outcomes)
         return
-    with _Slots(_slot_count(workers), samples, decoder) as slots, _pool(workers, slots, decoder) as pool:
+    with _Slots(_slot_count(workers), samples, decoders) as slots, _pool(workers, slots, decoders) as pool:
         running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
         free = list(range(len(slots)))
         try:
             while True:
                 for first, last in itertools.islice(tasks, len(free)):
                     slot = free.pop()
-                    running.append((first, last, slot, pool.submit(_work, split.request(first, last), slot)))
+                    task = _task(split, first, last, masks)
+                    running.append((first, last, slot, pool.submit(_work, task, slot)))
                 if not running:
                     return
                 first, last, slot, future = running.popleft()
-                yield DecodedBatch(first, slots[slot][: last - first], future.result())
+                yield _batch(first, slots[slot][: last - first], future.result())
                 free.append(slot)
         except BrokenProcessPool as error:
             raise SourceError(
@@ -92,51 +124,61 @@ def decode_in_order(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _task(split: ImageSplit, first: int, last: int, masks: MaskDecoder | None) -> _Task:
+    if masks is None:
+        return _Task(split.request(first, last), None)
+    if not isinstance(split, MaskedSplit):
+        raise TypeError(f"expected a split with label maps, found {type(split).__name__}")
+    return _Task(split.request(first, last), split.masks(first, last))
+
+
+def _batch(start: int, records: _Records, outcomes: _Outcomes) -> DecodedBatch:
+    masks = records["mask"] if "mask" in (records.dtype.names or ()) else None
+    return DecodedBatch(start, records["input"], masks, outcomes)
+
+
 def _slot_count(workers: int) -> int:
     return 2 * workers + 2
 
 
-def _nbytes(decoder: Decoder) -> int:
-    return math.prod(decoder.shape) * decoder.dtype.itemsize
-
-
-def _task_samples(workers: int, image_nbytes: int) -> int:
+def _task_samples(workers: int, nbytes: int) -> int:
     """Samples of one task: so many that all slots take at most half of what is free for shared memory."""
     shared = Path("/dev/shm")
     if workers < 1 or not shared.is_dir():
         return TASK_SAMPLES
-    samples = shutil.disk_usage(shared).free // 2 // (_slot_count(workers) * image_nbytes)
+    samples = shutil.disk_usage(shared).free // 2 // (_slot_count(workers) * nbytes)
     if samples < 1:
         raise SourceError(
-            f"{shared} has too little room to hand images of {image_nbytes:,} bytes between {workers} "
+            f"{shared} has too little room to hand images of {nbytes:,} bytes between {workers} "
             "processes. Make it larger, or decode in one process with --workers 0"
         )
     return min(TASK_SAMPLES, samples)
 
 
-def _pool(workers: int, slots: _Slots, decoder: Decoder) -> ProcessPoolExecutor:
+def _pool(workers: int, slots: _Slots, decoders: _Decoders) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin_work,
-        initargs=(slots.names, slots.samples, decoder),
+        initargs=(slots.names, slots.samples, decoders),
     )
 
 
 class _Slots:
-    """Shared memory that decode processes fill with inputs, a task a slot."""
+    """Shared memory that decode processes fill with records, a task a slot."""
 
-    def __init__(self, count: int, samples: int, decoder: Decoder) -> None:
+    def __init__(self, count: int, samples: int, decoders: _Decoders) -> None:
         self.samples = samples
-        self._decoder = decoder
-        self._memory = [SharedMemory(create=True, size=samples * _nbytes(decoder)) for _ in range(count)]
+        self._dtype = decoders.dtype
+        nbytes = samples * self._dtype.itemsize
+        self._memory = [SharedMemory(create=True, size=nbytes) for _ in range(count)]
         self.names = [memory.name for memory in self._memory]
 
     def __len__(self) -> int:
         return len(self._memory)
 
-    def __getitem__(self, slot: int) -> Inputs:
-        return _inputs(self._memory[slot], self.samples, self._decoder)
+    def __getitem__(self, slot: int) -> _Records:
+        return np.ndarray(self.samples, self._dtype, buffer=self._memory[slot].buf)
 
     def __enter__(self) -> _Slots:
         return self
@@ -150,25 +192,20 @@ class _Slots:
                 memory._buf = memory._mmap = None  # type: ignore[attr-defined]
 
 
-def _inputs(memory: SharedMemory, samples: int, decoder: Decoder) -> Inputs:
-    inputs: Inputs = np.ndarray((samples, *decoder.shape), decoder.dtype, buffer=memory.buf)
-    return inputs
-
-
 _slots: list[SharedMemory] = []
 _samples: int
-_decoder: Decoder
+_decoders: _Decoders
 
 
-def _begin_work(names: list[str], samples: int, decoder: Decoder) -> None:
+def _begin_work(names: list[str], samples: int, decoders: _Decoders) -> None:
     """Set up a decode process: it leaves Ctrl-C to its parent, and ends when its parent does."""
-    global _samples, _decoder
+    global _samples, _decoders
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _slots.extend(SharedMemory(name) for name in names)
-    _samples, _decoder = samples, decoder
+    _samples, _decoders = samples, decoders
 
 
 def _end_with(sentinel: int) -> None:
@@ -176,11 +213,19 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(request: ImageRequest, slot: int) -> _Outcomes:
-    return _decode_request(request, _decoder, _inputs(_slots[slot], _samples, _decoder))
+def _work(task: _Task, slot: int) -> _Outcomes:
+    records: _Records = np.ndarray(_samples, _decoders.dtype, buffer=_slots[slot].buf)
+    return _decode_task(task, _decoders, records)
 
 
-def _decode_request(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> _Outcomes:
+def _decode_task(task: _Task, decoders: _Decoders, records: _Records) -> _Outcomes:
+    outcomes = _decode_images(task.images, decoders.images, records["input"])
+    if task.masks is None or decoders.masks is None:
+        return outcomes
+    return _decode_masks(task.masks, decoders.masks, records["mask"], outcomes)
+
+
+def _decode_images(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> _Outcomes:
     outcomes: _Outcomes = []
     for position, data in enumerate(request.read()):
         if isinstance(data, SampleError):
@@ -193,3 +238,22 @@ def _decode_request(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> 
             continue
         outcomes.append(ImageFacts(width, height, len(data)))
     return outcomes
+
+
+def _decode_masks(
+    request: MaskRequest, decoder: MaskDecoder, masks: Pixels, outcomes: _Outcomes
+) -> _Outcomes:
+    """The outcomes, once the label maps of the images that are good have been decoded too."""
+    both: _Outcomes = []
+    for position, (data, outcome) in enumerate(zip(request.read(), outcomes, strict=True)):
+        if isinstance(outcome, SampleError):
+            both.append(outcome)
+            continue
+        try:
+            if isinstance(data, SampleError):
+                raise data
+            decoder.decode(data, outcome.width, outcome.height, masks[position])
+            both.append(outcome)
+        except SampleError as error:
+            both.append(SampleError(f"label map {request.where(position)}: {error}"))
+    return both

@@ -26,11 +26,17 @@ KINDS = tuple(_OPENERS)
 """The kinds of sources there are."""
 
 
-def open_source(src: str | Path, kind: str | None = None, *, labels: str | Path | None = None) -> Source:
+def open_source(
+    src: str | Path,
+    kind: str | None = None,
+    *,
+    labels: str | Path | None = None,
+    masks: str | Path | None = None,
+) -> Source:
     """List the samples of a local path, whose kind is found out unless it is given.
 
-    `labels` is a CSV file of paths and labels, for a folder of images. Raises SourceError where there is
-    nothing at the path, nothing known, or more than one kind of thing.
+    `labels` is a CSV file of paths and labels, `masks` a folder of label maps, both for a folder of images.
+    Raises SourceError where there is nothing at the path, nothing known, or more than one kind of thing.
     """
     where = str(src)
     if _URL.match(where):
@@ -40,11 +46,12 @@ def open_source(src: str | Path, kind: str | None = None, *, labels: str | Path 
     if not Path(src).exists() and not is_pattern(where):
         raise SourceError(f"{where}: no such file or folder")
     kind = kind or ("imagefolder" if labels is not None else _detect(Path(src)))
-    if labels is None:
+    if labels is None and masks is None:
         return _OPENERS[kind](src)
     if kind != "imagefolder":
-        raise SourceError(f"{where}: a labels file goes with a folder of images, not with kind {kind}")
-    return imagefolder.open_imagefolder(src, labels)
+        what = "a labels file goes" if labels is not None else "label maps go"
+        raise SourceError(f"{where}: {what} with a folder of images, not with kind {kind}")
+    return imagefolder.open_imagefolder(src, labels, masks)
 
 
 def _detect(path: Path) -> str:

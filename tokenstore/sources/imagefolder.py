@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageSource, Labels
+from tokenstore.sources.folders import PassedOver, holds_images, scan, walk, with_slash
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.labelfile import label_listings
 from tokenstore.sources.listing import (
     ClassIds,
     Listing,
     NameBuilder,
-    Tally,
     check_range,
     counted,
     digest,
@@ -32,9 +32,8 @@ from tokenstore.sources.listing import (
     read_file,
     rows,
 )
+from tokenstore.sources.maskpairs import MaskFolders, MaskRequest, check_masks, find_mask_folders, mask_paths
 from tokenstore.sources.splits import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
-
-_ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,37 @@ class ImageFolderSplit:
         return FileRequest(self.root, tuple(rows(self.listing.names, start, stop).to_pylist()))
 
 
-class _PassedOver:
-    """What the walk met and did not list."""
+@dataclass(frozen=True)
+class MaskedFolderSplit(ImageFolderSplit):
+    """The images of one split, each with its label map."""
 
-    def __init__(self) -> None:
-        self.others = Tally("files passed over, as their names do not end like an image's")
-        self.special = Tally("named like images but passed over, as they are no files or lead nowhere")
-        self.loops = Tally("links passed over, as they lead back to a folder that they are in")
-        self.empty_classes = Tally("folders without images, which are no classes")
+    folder: bytes
+    """Where all images are, below the root."""
+    mask_folder: bytes
+    """The whole path of the folder of label maps."""
 
-    def notes(self) -> tuple[str, ...]:
-        tallies = (self.others, self.special, self.loops, self.empty_classes)
-        return tuple(note for tally in tallies for note in tally.notes())
+    def fingerprint(self) -> str:
+        return digest(super().fingerprint(), "masks")
+
+    def masks(self, start: int, stop: int) -> MaskRequest:
+        check_range(start, stop, len(self))
+        names = rows(self.listing.names, start, stop)
+        return MaskRequest(tuple(mask_paths(names, self.folder, self.mask_folder)))
 
 
-def open_imagefolder(location: str | Path, labels: str | Path | None = None) -> ImageSource:
+def open_imagefolder(
+    location: str | Path, labels: str | Path | None = None, masks: str | Path | None = None
+) -> ImageSource:
     """List a folder of images; with `labels`, a CSV file of paths and labels, folders are no classes.
 
-    Raises SourceError where the layout does not say which class or split an image belongs to.
+    `masks` is a folder of label maps, laid out as that of the images, or the name of one that each split has
+    beside a folder of images. Raises SourceError where the layout does not say which class or split an image
+    belongs to, and for a label map without an image.
     """
-    root, passed = _with_slash(location), _PassedOver()
+    root, passed = with_slash(location), PassedOver()
     folders = _split_folders(root, passed, str(location))
+    places = None if masks is None else find_mask_folders(root, folders, masks)
+    folders = folders if places is None else places.images
     class_names: tuple[str, ...] | None
     if labels is None:
         listings, class_names = _list_classes(root, folders, passed)
@@ -107,21 +116,30 @@ def open_imagefolder(location: str | Path, labels: str | Path | None = None) -> 
         if not len(listing):
             raise SourceError(f"{location}: split {split} has no images; remove its folder or fill it")
     notes = (*passed.notes(), *_class_notes(listings, class_names))
-    splits = {split: ImageFolderSplit(root, listings[split]) for split in in_usual_order(listings)}
+    if places is not None:
+        found = {split: listing.names for split, listing in listings.items()}
+        notes = (*notes, *check_masks(places, found, str(location)))
+    splits = {split: _split(root, split, listings[split], places) for split in in_usual_order(listings)}
     return ImageSource("imagefolder", str(location), splits, class_names, notes)
+
+
+def _split(root: bytes, split: str, listing: Listing, places: MaskFolders | None) -> ImageFolderSplit:
+    if places is None:
+        return ImageFolderSplit(root, listing)
+    return MaskedFolderSplit(root, listing, places.images[split], places.masks[split])
 
 
 def has_images(location: str | Path) -> bool:
     """Is there an image anywhere below a folder?"""
-    return _holds_images(_with_slash(location), b"", _PassedOver())
+    return holds_images(with_slash(location), b"")
 
 
-def _split_folders(root: bytes, passed: _PassedOver, where: str) -> Mapping[str, bytes]:
+def _split_folders(root: bytes, passed: PassedOver, where: str) -> Mapping[str, bytes]:
     """Split -> path of its folder below the root, `b""` for the root itself."""
-    entries = _scan(root, b"", _PassedOver())
+    entries = scan(root, b"", PassedOver())
     folders = [entry for entry in entries if entry.endswith(b"/")]
     if any(split_of_folder(printable(folder[:-1])) for folder in folders):
-        filled = [folder for folder in folders if _holds_images(root, folder, _PassedOver())]
+        filled = [folder for folder in folders if holds_images(root, folder)]
         grouped = group_folders([os.fsdecode(folder[:-1]) for folder in filled], where)
         if grouped is not None:
             stray = next((entry for entry in entries if not entry.endswith(b"/")), None)
@@ -129,13 +147,13 @@ def _split_folders(root: bytes, passed: _PassedOver, where: str) -> Mapping[str,
                 raise SourceError(
                     f"{where}: image {printable(stray)!r} lies beside the split folders; move it away"
                 )
-            _scan(root, b"", passed)
+            scan(root, b"", passed)
             return {split: os.fsencode(folder) + b"/" for split, folder in grouped.items()}
     return {split_of_folder(Path(where).resolve().name) or DEFAULT_SPLIT: b""}
 
 
 def _list_classes(
-    root: bytes, folders: Mapping[str, bytes], passed: _PassedOver
+    root: bytes, folders: Mapping[str, bytes], passed: PassedOver
 ) -> tuple[dict[str, Listing], tuple[str, ...] | None]:
     classes, found = ClassIds(), {}
     for split, folder in folders.items():
@@ -148,16 +166,16 @@ def _list_classes(
 
 
 def _list_split(
-    root: bytes, folder: bytes, classes: ClassIds, passed: _PassedOver
+    root: bytes, folder: bytes, classes: ClassIds, passed: PassedOver
 ) -> tuple[pa.ChunkedArray, Labels | None]:
     """Names of a split's images, and ids of their classes where it has class folders."""
     names, runs = NameBuilder(), []
-    entries = _scan(root, folder, passed)
+    entries = scan(root, folder, passed)
     flat = [entry for entry in entries if not entry.endswith(b"/")]
     for entry in entries:
         if not entry.endswith(b"/"):
             continue
-        count = names.extend(_walk(root, folder + entry, passed))
+        count = names.extend(walk(root, folder + entry, passed))
         if not count:
             passed.empty_classes.add(folder + entry)
             continue
@@ -174,77 +192,10 @@ def _list_split(
     return names.finish(), np.repeat(np.array(ids, np.int32), counts)
 
 
-def _names_below(root: bytes, folder: bytes, passed: _PassedOver) -> pa.ChunkedArray:
+def _names_below(root: bytes, folder: bytes, passed: PassedOver) -> pa.ChunkedArray:
     names = NameBuilder()
-    names.extend(_walk(root, folder, passed))
+    names.extend(walk(root, folder, passed))
     return names.finish()
-
-
-def _holds_images(root: bytes, folder: bytes, passed: _PassedOver) -> bool:
-    return next(_walk(root, folder, passed), None) is not None
-
-
-def _walk(root: bytes, folder: bytes, passed: _PassedOver) -> Iterator[bytes]:
-    """Paths of all images below a folder, sorted by their bytes, links to folders followed."""
-    above = [_identity(root, folder)]
-    levels = [(folder, iter(_scan(root, folder, passed)))]
-    while levels:
-        prefix, entries = levels[-1]
-        entry = next(entries, None)
-        if entry is None:
-            levels.pop()
-            above.pop()
-        elif not entry.endswith(b"/"):
-            yield prefix + entry
-        else:
-            identity = _identity(root, prefix + entry)
-            if identity in above:
-                passed.loops.add(prefix + entry)
-                continue
-            above.append(identity)
-            levels.append((prefix + entry, iter(_scan(root, prefix + entry, passed))))
-
-
-def _identity(root: bytes, folder: bytes) -> tuple[int, int]:
-    try:
-        status = Path(os.fsdecode(root + folder)).stat()
-    except OSError as error:
-        raise _cannot_list(root, folder, error) from error
-    return status.st_dev, status.st_ino
-
-
-def _scan(root: bytes, folder: bytes, passed: _PassedOver) -> list[bytes]:
-    """Images and folders in a folder; folders end in a slash, so that they sort as their paths do."""
-    entries = []
-    try:
-        with os.scandir(root + folder) as found:
-            for entry in found:
-                name = entry.name
-                if name.startswith(b"."):
-                    continue
-                if _is(entry, "dir"):
-                    entries.append(name + b"/")
-                elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
-                    passed.others.add(folder + name)
-                elif _is(entry, "file"):
-                    entries.append(name)
-                else:
-                    passed.special.add(folder + name)
-    except OSError as error:
-        raise _cannot_list(root, folder, error) from error
-    entries.sort()
-    return entries
-
-
-def _is(entry: os.DirEntry[bytes], what: str) -> bool:
-    try:
-        return entry.is_dir() if what == "dir" else entry.is_file()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _cannot_list(root: bytes, folder: bytes, error: OSError) -> SourceError:
-    return SourceError(f"{printable(root + folder)}: cannot be listed: {error.strerror}")
 
 
 def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:
@@ -264,10 +215,6 @@ def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | N
         if unknown.size:
             what = f"classes of split {split} that do not occur in {DEFAULT_SPLIT}"
             yield counted(what, unknown.size, class_names[int(unknown[0])])
-
-
-def _with_slash(location: str | Path) -> bytes:
-    return os.fsencode(location).rstrip(b"/") + b"/"
 
 
 def _endings() -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,17 @@ class ImageOptions:
         return self.size if isinstance(self.size, int) else self.size[1]
 
 
+class Placement(NamedTuple):
+    """The geometry of a resize: which part of an image covers which part of an input."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of the image's part, in its own pixels."""
+    corner: tuple[int, int]
+    """Left and top of the input's part, in pixels."""
+    size: tuple[int, int]
+    """Width and height of the input's part."""
+
+
 @dataclass(frozen=True)
 class DecodedImage:
     """An image as a tokenizer wants it, and the size that it had."""
@@ -138,7 +149,7 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     try:
         pixels = np.array(_resize(image, options))
     except Exception as error:
-        raise SampleError(_reason(error)) from error
+        raise SampleError(decoding_reason(error)) from error
     return DecodedImage(pixels, image.width, image.height)
 
 
@@ -154,11 +165,11 @@ def load_image(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Ima
     except UnidentifiedImageError:
         raise SampleError(_unidentified(data)) from None
     except Exception as error:
-        raise SampleError(_reason(error)) from error
+        raise SampleError(decoding_reason(error)) from error
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
-    with _pillow_to_ourselves(max_pixels):
+    with pillow_to_ourselves(max_pixels):
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise SampleError(
@@ -170,7 +181,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     pixels = _decode_jpeg(data, image.height, image.width)
     if pixels is not None:
         return _turn(Image.fromarray(pixels), orientation)
-    with _pillow_to_ourselves(max_pixels):
+    with pillow_to_ourselves(max_pixels):
         return _decode_with_pillow(image)
 
 
@@ -200,6 +211,12 @@ def _decode_with_pillow(image: Image.Image) -> Image.Image:
     return _turn(image.convert("RGB"), orientation)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image, loaded, as it is looked at."""
+    image.load()  # subtle: before the tag is read, as for images
+    return _turn(image, _orientation(image))
+
+
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION_TAG)
@@ -212,22 +229,30 @@ def _turn(image: Image.Image, orientation: Any) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _resize(image: Image.Image, options: ImageOptions) -> Image.Image:
-    width, height = options.width, options.height
-    if image.size == (width, height):
-        return image
+def place(width: int, height: int, options: ImageOptions) -> Placement:
+    """Where an image of that size lands in an input."""
+    whole = (0.0, 0.0, float(width), float(height))
     if options.resize == "squash":
-        return image.resize((width, height), Image.Resampling.BICUBIC)
+        return Placement(whole, (0, 0), (options.width, options.height))
     if options.resize == "crop":
-        scale = min(image.width / width, image.height / height)
-        left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-        box = (left, top, image.width - left, image.height - top)
-        return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    scale = min(width / image.width, height / image.height)
-    fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    padded = Image.new("RGB", (width, height))
-    corner = ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
-    padded.paste(image.resize(fitted, Image.Resampling.BICUBIC), corner)
+        scale = min(width / options.width, height / options.height)
+        left, top = (width - scale * options.width) / 2, (height - scale * options.height) / 2
+        return Placement((left, top, width - left, height - top), (0, 0), (options.width, options.height))
+    scale = min(options.width / width, options.height / height)
+    fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
+    corner = ((options.width - fitted[0]) // 2, (options.height - fitted[1]) // 2)
+    return Placement(whole, corner, fitted)
+
+
+def _resize(image: Image.Image, options: ImageOptions) -> Image.Image:
+    if image.size == (options.width, options.height):
+        return image
+    placed = place(image.width, image.height, options)
+    resized = image.resize(placed.size, Image.Resampling.BICUBIC, box=placed.box)
+    if options.resize != "pad":
+        return resized
+    padded = Image.new("RGB", (options.width, options.height))
+    padded.paste(resized, placed.corner)
     return padded
 
 
@@ -235,7 +260,7 @@ _pillow_lock = threading.Lock()
 
 
 @contextmanager
-def _pillow_to_ourselves(max_pixels: int) -> Iterator[None]:
+def pillow_to_ourselves(max_pixels: int) -> Iterator[None]:
     """Silence Pillow's warnings and lend it our pixel limit: both are state of the whole process.
 
     subtle: hence the lock. Decoding JPEG and resizing happen outside it.
@@ -256,6 +281,7 @@ def _unidentified(data: bytes) -> str:
     return f"not an image of a known format ({', '.join(FORMATS)}): it begins with {data[:12]!r}"
 
 
-def _reason(error: Exception) -> str:
+def decoding_reason(error: Exception) -> str:
+    """One line that says why Pillow could not decode a file."""
     text = " ".join(str(error).split()) if error.args else type(error).__name__
     return f"cannot be decoded: {text}"

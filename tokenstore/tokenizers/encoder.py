@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -12,22 +13,30 @@ from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import TokenizerError
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
+from tokenstore.sources.masks import MaskDecoder
 from tokenstore.spec import Column
-from tokenstore.store import code_planes
+from tokenstore.store import MASKS, code_planes
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 
 class Encoder:
-    """A tokenizer for images of one size: what its `decoder` makes of files in, codes (n, *grid) out."""
+    """A tokenizer for images of one size: what its `decoder` makes of files in, codes (n, *grid) out.
 
-    def __init__(self, tokenizer: Tokenizer, options: ImageOptions) -> None:
+    `masks` makes the label maps that a store keeps beside the codes, where there are any.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, options: ImageOptions, masks: MaskDecoder | None = None) -> None:
         self.tokenizer = tokenizer
         self.options = options
+        self.masks = masks
         self.grid = tokenizer.grid((3, options.height, options.width))
         self.dtype = code_dtype(max(tokenizer.codebook_sizes))
         self._files = tokenizer if isinstance(tokenizer, FileTokenizer) else None
         self.decoder: Decoder = PixelDecoder(options) if self._files is None else self._files.decoder(options)
-        self.columns: Mapping[str, Column] = {} if self._files is None else self._files.columns
+        self.columns: Mapping[str, Column] = {
+            **({} if self._files is None else self._files.columns),
+            **({} if masks is None else {MASKS: Column(np.dtype(np.uint8), masks.shape)}),
+        }
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         tensor = torch.from_numpy(inputs)
@@ -44,9 +53,12 @@ class Encoder:
                 )
         return found.astype(self.dtype)
 
-    def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
-        """Values (n, *shape) of each of `columns`."""
-        return {} if self._files is None else self._files.column_values(inputs)
+    def column_values(
+        self, inputs: npt.NDArray[Any], masks: npt.NDArray[np.uint8]
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """Values (n, *shape) of each of `columns`; `masks` (n, H, W) where there are label maps."""
+        values = {} if self._files is None else self._files.column_values(inputs)
+        return values if self.masks is None else {**values, MASKS: masks}
 
 
 def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdentity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenstore.errors import TokenizerError
-from tokenstore.manifest import Manifest
+from tokenstore.manifest import Manifest, TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import TOKENIZERS, load_tokenizer
@@ -25,34 +25,45 @@ def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu
     """
     if spec is not None:
         return fitted(manifest, load_tokenizer(spec, device), trusted=True)
-    identity = manifest.tokenizer
+    return fitted(manifest, load_named(manifest.tokenizer, device))
+
+
+def load_named(
+    identity: TokenizerIdentity, device: str = "cpu", where: str = "the store's manifest"
+) -> Tokenizer:
+    """The tokenizer that an identity found in `where` names, or the packaged one where it has its name.
+
+    Its fingerprint is not looked at. Raises TokenizerError where none is known, it cannot be loaded, or it
+    would have to be fetched from a hub.
+    """
     if identity.spec is not None:
-        _refuse_to_fetch(identity.spec)
+        _refuse_to_fetch(identity.spec, where)
         try:
-            tokenizer = load_tokenizer(identity.spec, device)
+            return load_tokenizer(identity.spec, device)
         except TokenizerError as error:
             raise TokenizerError(
-                f"the store's manifest names its tokenizer {identity.spec!r}, which cannot be loaded: "
+                f"{where} names its tokenizer {identity.spec!r}, which cannot be loaded: "
                 f"{error}. If it is called otherwise here, {_NAME_IT}"
             ) from error
-        return fitted(manifest, tokenizer)
     packaged = load_tokenizer("default", device)
     if identity.name != packaged.name:
         what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
-        raise TokenizerError(f"which tokenizer made the codes? The store's manifest {what}; {_NAME_IT}")
-    return fitted(manifest, packaged)
+        raise TokenizerError(
+            f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}"
+        )
+    return packaged
 
 
-def _refuse_to_fetch(spec: str) -> None:
-    """A store, which may be anybody's, shall not have a model fetched from a hub unasked."""
+def _refuse_to_fetch(spec: str, where: str) -> None:
+    """A file, which may be anybody's, shall not have a model fetched from a hub unasked."""
     name, _, argument = spec.partition(":")
     kind = TOKENIZERS.get(name)
     if kind is not None and kind.argument is not None and "HUB-ID" in kind.argument:
         folder = Path(argument.partition("#")[0]).expanduser()
         if not folder.exists():
             raise TokenizerError(
-                f"the store's manifest names its tokenizer {spec!r}, which is no folder here. If you trust "
-                f"the store and want it fetched from the hub, say so by --tokenizer {spec}; else {_NAME_IT}"
+                f"{where} names its tokenizer {spec!r}, which is no folder here. If you trust "
+                f"it and want the model fetched from the hub, say so by --tokenizer {spec}; else {_NAME_IT}"
             )
 
 

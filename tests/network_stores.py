@@ -1,0 +1,126 @@
+"""Small stores and networks for tests of training; run as a program, one step of several processes.
+
+torchrun --nproc-per-node 2 tests/network_stores.py STORE TASK OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from stores import write_store
+from torch import nn
+
+import tokenstore
+from seitpp_models.masking import MaskRatio
+from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.mtm import masked_token_config
+from seitpp_models.training.inputs import training_recipe, training_samples
+from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
+from seitpp_models.training.tasks import Classification, MaskedTokens, Task
+from tokenstore.loader import TokenLoader
+
+CODES, CHANNELS, GRID, CLASSES = 16, 8, (6, 6), 4
+SAMPLES = 96
+VIT = {
+    "size": "tiny",
+    "depth": 2,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "grid": GRID,
+    "patch": 2,
+    "channels": CHANNELS,
+    "codebook_size": CODES,
+    "embedding_dropout": 0.0,
+    "num_classes": CLASSES,
+}
+MASKED = asdict(
+    masked_token_config(
+        "tiny", depth=2, width=32, heads=2, decoder_width=32, decoder_depth=1, codebook_size=CODES,
+        channels=CHANNELS, grid=GRID, dropout=0.0,
+    )
+)  # fmt: skip
+
+
+def codebook() -> np.ndarray[Any, Any]:
+    vectors = np.random.default_rng(7).standard_normal((CODES, CHANNELS)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_labelled(path: Path, samples: int = SAMPLES, **spec: Any) -> Path:
+    """Grids whose left halves repeat the class's code, in splits train and val, with label maps of it."""
+    rng = np.random.default_rng(3)
+    splits = {}
+    for name, count in (("train", samples), ("val", 24)):
+        labels = (np.arange(count) % CLASSES).astype(np.int32)
+        codes = rng.integers(CLASSES, CODES, (count, *GRID)).astype(np.uint8)
+        codes[:, :, :3] = labels[:, None, None]
+        masks = np.full((count, 12, 12), CLASSES, np.uint8)
+        masks[:, :, :6] = labels[:, None, None]
+        masks[:, 0] = 255
+        splits[name] = (codes, labels, {"masks": masks})
+    write_store(path, splits, CODES, codebook=codebook(), class_names=tuple("abcd"), **spec)
+    return path
+
+
+def network_run(
+    store: Path, out: Path, task: str, accelerator: Accelerator, batch_size: int = 32, **changes: Any
+) -> NetworkRun:
+    """A run without augmentation or dropout, so that its gradients depend on the samples alone."""
+    opened = tokenstore.open(store)
+    vectors = torch.from_numpy(codebook())
+    recipe = training_recipe("none", vectors, GRID, gives_codes=True)
+    torch.manual_seed(0)
+    model: nn.Module
+    if task == "masked":
+        chosen: Task = MaskedTokens(recipe, 9, MaskRatio())
+        kind, arguments = "masked", MASKED
+    else:
+        chosen = Classification(recipe, 0.1)
+        kind, arguments = "vit", VIT
+    model = build_model(kind, arguments)
+    loader = TokenLoader(
+        training_samples(opened, "train", chosen.columns),
+        batch_size // accelerator.num_processes,
+        shuffle=True,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_threads=0,
+    )
+    settings = {"epochs": 2, "batch_size": batch_size, "learning_rate": 1e-3, "steps": 2 * len(loader)}
+    return NetworkRun(
+        OptimiserConfig(**(settings | changes)),
+        TrainedModel(model, kind, arguments, opened.manifest.tokenizer),
+        chosen,
+        loader,
+        out,
+        {},
+        accelerator,
+    )
+
+
+def gradients_and_rows(store: Path, task: str) -> dict[str, Any]:
+    """Of a first step: its gradients and loss; and the rows that this process sees in an epoch."""
+    accelerator = Accelerator(cpu=True)
+    run = network_run(store, Path("unused"), task, accelerator)
+    batches = iter(run.batches())
+    batch = next(batches)
+    step = run.trained(batch)(1, 0.0)
+    named = run.network.model.named_parameters()
+    gradients = {name: part.grad.clone() for name, part in named if part.grad is not None}
+    rows = run.loader.last_rows.tolist()
+    for _ in range(len(run.loader) - 1):
+        next(batches)
+        rows += run.loader.last_rows.tolist()
+    return {"gradients": gradients, "loss": step.loss, "rows": rows, "rank": accelerator.process_index}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = gradients_and_rows(Path(sys.argv[1]), sys.argv[2])
+    torch.save(found, f"{sys.argv[3]}.{found['rank']}")

@@ -1,0 +1,331 @@
+"""Training networks on stores: it learns, stops and goes on anywhere, on any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from click.testing import CliRunner, Result
+from network_stores import CLASSES, CODES, GRID, gradients_and_rows, network_run, write_labelled
+from stores import write_store
+from tokenstore_cli.network_options import RECIPES
+from tokenstore_cli.seitpp import cli
+
+import tokenstore
+from seitpp_models.errors import ModelError
+from seitpp_models.models import load_model
+from seitpp_models.training.inputs import training_samples
+from seitpp_models.training.network_run import WEIGHTS
+from tokenstore.manifest import TokenizerIdentity
+from tokenstore.runs import LOG, STATE
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
+TESTS = Path(__file__).parent
+SMALL = ["--model", "tiny", "--depth", "1", "--threads", "1", "--loader-threads", "0"]
+QUICK = [*SMALL, "--adapter", "none", "--batch-size", "32", "--warmup-epochs", "1"]
+QUICK += ["--learning-rate", "0.002", "--device", "cpu"]
+PRETRAIN = [*QUICK, "--decoder-width", "32", "--decoder-depth", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    """Accelerate keeps the precision of a process's first command."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled(tmp_path_factory.mktemp("training") / "store")
+
+
+def seitpp(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in lines(run / LOG)]
+
+
+@pytest.fixture(scope="module")
+def pretrained(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    result = seitpp("pretrain", store, "--out", out, *PRETRAIN, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_pretraining_leaves_weights_a_log_evaluations_and_a_picture(pretrained: Path) -> None:
+    steps = lines(pretrained / LOG)
+    assert [line["step"] for line in steps] == list(range(1, 7))
+    assert all(0 < line["loss"] < 2 * np.log(CODES) for line in steps)
+    assert [line["step"] for line in lines(pretrained / "evaluations.jsonl")] == [3, 6]
+    assert (pretrained / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((pretrained / "tensorboard").glob("events*"))
+    trained = load_model(pretrained / WEIGHTS)
+    assert trained.kind == "masked"
+    assert trained.tokenizer == TokenizerIdentity("test")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--augment", "finetune"],
+        ["--augment", "seit", "--input", "vectors", "--ema", "0.9"],
+        ["--augment", "none", "--precision", "bf16", "--accumulation", "2", "--clip", "1"],
+        ["--augment", "none", "--layer-decay", "0.7", "--share", "0.5"],
+    ],
+    ids=lambda options: "-".join(options[1::2]),
+)
+def test_a_classifier_is_trained_from_scratch(store: Path, tmp_path: Path, options: list[str]) -> None:
+    result = seitpp("finetune", store, "--out", tmp_path / "run", *QUICK, "--epochs", 1, *options)
+    assert result.exit_code == 0, result.output
+    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    assert set(evaluation) == {"step", "loss", "top1", "top5"}
+    assert load_model(tmp_path / "run" / WEIGHTS).labels == ("a", "b", "c", "d")
+
+
+def test_what_can_be_learnt_is_learnt_from_pretrained_weights(
+    store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    options = [*QUICK[4:], "--from", pretrained / WEIGHTS, "--augment", "none", "--epochs", 12]
+    result = seitpp("finetune", store, "--out", tmp_path / "run", *options, "--evaluate-every", 0)
+    assert result.exit_code == 0, result.output
+    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    assert evaluation["top1"] > 0.9
+    ours = load_model(tmp_path / "run" / WEIGHTS).model.state_dict()
+    before = load_model(pretrained / WEIGHTS).model.state_dict()
+    assert ours["blocks.0.attn.qkv.weight"].shape == before["blocks.0.attn.qkv.weight"].shape
+
+
+@pytest.mark.parametrize("head", ["linear", "upernet"])
+def test_label_maps_are_learnt(store: Path, pretrained: Path, tmp_path: Path, head: str) -> None:
+    options = ["--classes", CLASSES + 1, "--head", head, "--epochs", 1, "--batch-size", 16]
+    begin = [] if head == "upernet" else ["--from", pretrained / WEIGHTS]
+    sizes = ["--model", "tiny", "--depth", "4"] if head == "upernet" else []
+    options += [*sizes, *begin, "--threads", 1, "--loader-threads", 0, "--learning-rate", 0.002]
+    result = seitpp("segment", store, "--out", tmp_path / "run", *options, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    assert evaluation["miou"] > 0
+    assert len(evaluation["iou"]) == CLASSES + 1
+    assert load_model(tmp_path / "run" / WEIGHTS).kind == "segmenter"
+
+
+def test_any_backbone_of_timm_is_trained(store: Path, tmp_path: Path) -> None:
+    options = ["--model", "resnet10t", *QUICK[4:], "--augment", "none", "--epochs", 1, "--input", "vectors"]
+    result = seitpp("finetune", store, "--out", tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    assert load_model(tmp_path / "run" / WEIGHTS).kind == "timm"
+
+
+# Stopping and going on.
+
+
+def command(store: Path, out: Path, processes: int, *options: object) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        launcher += ["-m", *torchrun]
+    program = ["-m", "tokenstore_cli.seitpp", "pretrain", str(store), "--out", str(out), *PRETRAIN]
+    return [*launcher, *program, "--epochs", "8", "--evaluate-every", "0", *map(str, options)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def wait_for_steps(process: subprocess.Popen[bytes], out: Path, least: int) -> None:
+    end = time.monotonic() + 180
+    while not ((out / LOG).exists() and len((out / LOG).read_bytes().splitlines()) > least):
+        assert process.poll() is None, "it ended before it was stopped"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, processes: int) -> None:
+    store = write_labelled(tmp_path / "store", samples=90)  # 32, 32 and 26 a step
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(store, whole, processes), check=True, env=environment(), timeout=300)
+    every_step = ("--checkpoint-minutes", 0, "--resume", "auto")
+    begun = subprocess.Popen(
+        command(store, killed, processes, *every_step), env=environment(), start_new_session=True
+    )
+    wait_for_steps(begun, killed, random.randint(1, 12))
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    assert 0 < len(losses(killed)) < 24
+    subprocess.run(command(store, killed, processes, *every_step), check=True, env=environment(), timeout=300)
+    assert losses(killed) == losses(whole)
+    ours, theirs = (load_model(run / WEIGHTS).model.state_dict() for run in (killed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_terminated_run_is_kept(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(store, out, 1), env=environment(), stderr=subprocess.PIPE)
+    wait_for_steps(process, out, 2)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = torch.load(out / STATE, weights_only=True)["progress"][0]
+    assert f"stopped after step {done}".encode() in told
+    assert losses(out)[-1][0] == done < 24
+
+
+def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Path) -> None:
+    result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2)
+    assert result.exit_code == 1
+    assert "a run is there" in result.output
+    for option, told in ((["--seed", 1], "seed 0 -> 1"), (["--augment", "none"], "augment is now none")):
+        result = seitpp(
+            "pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2, "--resume", "auto", *option
+        )
+        assert result.exit_code == 1
+        assert told in result.output
+
+
+# Several processes.
+
+
+@pytest.mark.parametrize("task", ["masked", "classes"])
+def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, task: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [str(TESTS / "network_stores.py"), str(store), task, str(tmp_path / "found")]
+    subprocess.run([*launcher, *arguments], check=True, env=environment(), timeout=300)
+    found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
+    alone = gradients_and_rows(store, task)
+    assert sorted(found[0]["rows"] + found[1]["rows"]) == sorted(alone["rows"]) == list(range(96))
+    assert found[0]["loss"] == found[1]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    assert found[0]["gradients"].keys() == alone["gradients"].keys()
+    for name, expected in alone["gradients"].items():
+        for part in found:
+            torch.testing.assert_close(part["gradients"][name], expected, atol=1e-5, rtol=0)
+
+
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(store: Path, tmp_path: Path) -> None:
+    def gradients(parts: int) -> list[torch.Tensor]:
+        run = network_run(store, tmp_path, "classes", Accelerator(cpu=True), accumulation=parts)
+        run.trained(next(iter(run.batches())))
+        return [part.grad for part in run.network.model.parameters() if part.grad is not None]
+
+    for whole, summed in zip(gradients(1), gradients(3), strict=True):
+        torch.testing.assert_close(summed, whole, atol=1e-5, rtol=0)
+
+
+# Refusals.
+
+
+def test_a_loss_that_is_no_number_names_the_samples(store: Path, tmp_path: Path) -> None:
+    run = network_run(store, tmp_path, "classes", Accelerator(cpu=True))
+    batch = next(iter(run.batches()))
+    torch.nn.init.constant_(run.network.model.head.bias, float("nan"))  # type: ignore[union-attr, arg-type]
+    rows = ", ".join(map(str, run.loader.last_rows.tolist()))
+    with pytest.raises(ModelError, match=rf"the loss of step 0 is nan, on samples {rows} of the split"):
+        run.trained(batch)
+
+
+def refused(*arguments: object) -> str:
+    result = seitpp(*arguments)
+    assert result.exit_code == 1, result.output
+    return result.output
+
+
+def test_weights_of_another_tokenizer_are_refused(pretrained: Path, tmp_path: Path) -> None:
+    other = TokenizerIdentity("other", "ab" * 32)
+    store = write_labelled(tmp_path / "store", tokenizer=TokenizerIdentity("test", "cd" * 32))
+    begun = seitpp("pretrain", store, "--out", tmp_path / "a", *PRETRAIN, "--epochs", 1)
+    assert begun.exit_code == 0, begun.output
+    theirs = write_labelled(tmp_path / "theirs", tokenizer=other)
+    weights = tmp_path / "a" / WEIGHTS
+    told = refused("finetune", theirs, "--out", tmp_path / "b", "--from", weights, *QUICK[4:])
+    assert "which the network was trained on" in told
+
+
+def test_weights_for_fewer_codes_are_refused(pretrained: Path, tmp_path: Path) -> None:
+    codes = np.zeros((8, *GRID), np.uint8)
+    vectors = np.eye(CODES + 1, 8, dtype=np.float32)
+    labels = np.zeros(8, np.int32)
+    write_store(tmp_path / "store", {"train": (codes, labels)}, CODES + 1, codebook=vectors)
+    weights = pretrained / WEIGHTS
+    told = refused("finetune", tmp_path / "store", "--out", tmp_path / "b", "--from", weights, *QUICK[4:])
+    assert f"expected a store of {CODES} codes" in told
+
+
+def test_labels_out_of_range_are_refused(store: Path, tmp_path: Path) -> None:
+    told = refused("finetune", store, "--out", tmp_path / "run", *QUICK, "--classes", 3)
+    assert "expected labels from 0 to 2, found 3 at row 3 and 23 more" in told
+    told = refused("segment", store, "--out", tmp_path / "run", "--classes", 4, *QUICK[:6])
+    assert "expected labels from 0 to 3 or 255, which is ignored, found 4 in the map of row 0" in told
+
+
+def test_columns_that_are_missing_or_of_another_size_are_refused(tmp_path: Path) -> None:
+    codes = np.zeros((8, *GRID), np.uint8)
+    vectors = np.eye(CODES, 8, dtype=np.float32)
+    write_store(tmp_path / "bare", {"train": (codes,)}, CODES, codebook=vectors)
+    told = refused("finetune", tmp_path / "bare", "--out", tmp_path / "run", *QUICK)
+    assert "expected labels, found tokens" in told
+    columns = {"masks": np.zeros((8, 13, 12), np.uint8)}
+    write_store(tmp_path / "odd", {"train": (codes, None, columns)}, CODES, codebook=vectors)
+    told = refused("segment", tmp_path / "odd", "--out", tmp_path / "run", "--classes", 2, *QUICK[:6])
+    assert "expected label maps of whole multiples of the grid (6, 6), found (13, 12)" in told
+
+
+# Options.
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_packaged_recipe_has_options_of_its_command(recipe: Path, tmp_path: Path) -> None:
+    name = {"pretrain": "pretrain", "segment": "segment"}.get(recipe.stem.split("-")[0], "finetune")
+    result = seitpp(
+        name, tmp_path / "none", "--config", recipe.stem, "--out", tmp_path, "--classes", 3
+    ) if name == "segment" else seitpp(
+        name, tmp_path / "none", "--config", recipe.stem, "--out", tmp_path, "--device", "cpu"
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    assert "no store" in result.output or "expected" in result.output
+    assert "option" not in result.output
+
+
+def test_a_recipe_file_gives_defaults_that_the_command_line_overrides(store: Path, tmp_path: Path) -> None:
+    options = zip(QUICK[::2], QUICK[1::2], strict=True)
+    named = "".join(f"{name.removeprefix('--')}: {value}\n" for name, value in options)
+    (tmp_path / "recipe.yaml").write_text(f"{named}epochs: 7\naugment: none\n")
+    recipe = ["--config", tmp_path / "recipe.yaml", "--epochs", 1]
+    result = seitpp("finetune", store, "--out", tmp_path / "run", *recipe)
+    assert result.exit_code == 0, result.output
+    assert len(losses(tmp_path / "run")) == 3
+    (tmp_path / "recipe.yaml").write_text("epoch: 7\n")
+    result = seitpp("finetune", store, "--out", tmp_path / "run2", *recipe)
+    assert result.exit_code == 2
+    assert "finetune has no option epoch" in result.output
+
+
+def test_a_share_of_the_samples_is_one_of_each_class(store: Path) -> None:
+    opened = tokenstore.open(store)
+
+    def rows(share: float, seed: int) -> Sequence[int]:
+        samples = training_samples(opened, "train", ("tokens", "labels"), share, seed)
+        found = samples.rows.labels
+        assert np.bincount(found).tolist() == [round(share * 24)] * CLASSES
+        return samples.indices.tolist()  # type: ignore[union-attr]
+
+    assert rows(0.25, 0) == rows(0.25, 0) != rows(0.25, 1)

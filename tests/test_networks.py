@@ -1,0 +1,251 @@
+"""Networks on tokens: sizes from stores, other grids, features, beginnings, files, compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from network_stores import CHANNELS, CLASSES, CODES, GRID, MASKED, VIT, codebook, write_labelled
+from safetensors.torch import load_file, save_file
+
+import tokenstore
+from seitpp_models import (
+    MaskedTokenModel,
+    ModelError,
+    TokenClassifier,
+    TokenSegmenter,
+    TokenViT,
+    TrainedModel,
+    draw_mask,
+    load_model,
+    save_model,
+    start_from,
+)
+from seitpp_models.models import build_model
+from seitpp_models.segmentation import segmentation_loss
+from seitpp_models.store_sizes import seen_grid
+from seitpp_models.training.inputs import MovedMasks
+from seitpp_models.training.tasks import MaskedTokens, StepRandom
+from seitpp_models.transfer import backbone_arguments
+from tokenstore.augment.colour import OneOf
+from tokenstore.augment.crops import nearest_crop
+from tokenstore.manifest import TokenizerIdentity
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
+
+def codes_of(count: int, grid: tuple[int, int] = GRID, seed: int = 0) -> torch.Tensor:
+    return torch.randint(CODES, (count, *grid), generator=torch.Generator().manual_seed(seed))
+
+
+def vit(**changes: Any) -> TokenViT:
+    torch.manual_seed(0)
+    model = build_model("vit", VIT | changes)
+    assert isinstance(model, TokenViT)
+    return model.eval()
+
+
+def masked() -> MaskedTokenModel:
+    torch.manual_seed(1)
+    model = build_model("masked", MASKED)
+    assert isinstance(model, MaskedTokenModel)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tokenstore.TokenStore:
+    return tokenstore.open(write_labelled(tmp_path_factory.mktemp("networks") / "store"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "patch", "expected"),
+    [
+        ((32, 32), None, ((28, 28), 2)),
+        ((32, 48), 2, ((28, 42), 2)),
+        ((8, 8), None, ((8, 8), 1)),
+        ((16, 16), 4, ((12, 12), 4)),
+    ],
+)
+def test_seven_eighths_of_a_grid_are_seen(grid: Any, patch: int | None, expected: Any) -> None:
+    assert seen_grid(grid, patch) == expected
+
+
+def test_sizes_come_from_a_store(store: tokenstore.TokenStore) -> None:
+    vectors = torch.randn(2, CHANNELS, *GRID)
+    for name in ("seit_vit_tiny_token", "seit_vit_small_token"):
+        model = timm.create_model(name, store=store, depth=1)
+        assert model(vectors).shape == (2, CLASSES)
+    assert TokenClassifier("resnet10t", store=store)(vectors).shape == (2, CLASSES)
+
+
+def test_the_registered_models_have_the_published_sizes() -> None:
+    sizes = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
+    with torch.device("meta"):
+        for name, width in sizes.items():
+            model = timm.create_model(f"seit_vit_{name}_token", num_classes=1000)
+            assert model.embed_dim == width
+            assert model.patch_embed.proj.weight.shape == (width, 32, 4, 4)
+    assert sum(part.numel() for part in model.parameters()) == pytest.approx(304e6, rel=0.01)
+
+
+@pytest.mark.parametrize("grid", [(4, 10), (12, 8)])
+def test_other_grids_get_interpolated_positions(grid: tuple[int, int]) -> None:
+    assert vit()(codes_of(2, grid)).shape == (2, CLASSES)
+    tall = vit(grid=grid)
+    assert tall(codes_of(2, grid)).shape == (2, CLASSES)
+    start_from(tall, vit())
+
+
+def test_features_are_those_of_the_blocks() -> None:
+    model, codes = vit(), codes_of(3)
+    first, last = model.features(codes, [0, 1])
+    hidden = model.norm_pre(model._pos_embed(model.patch_embed(codes)))
+    for block, found in zip(model.blocks, (first, last), strict=True):
+        hidden = block(hidden)
+        torch.testing.assert_close(found, hidden[:, 1:].mT.reshape(3, 32, 3, 3))
+    torch.testing.assert_close(model.fc_norm(last.flatten(2).mean(2)) @ model.head.weight.T, model(codes))
+
+
+def test_a_vit_begins_with_a_masked_token_model() -> None:
+    before = masked()
+    model = build_model("vit", backbone_arguments(before) | {"num_classes": 5}).eval()
+    assert isinstance(model, TokenViT)
+    start_from(model, before)
+    codes = codes_of(4)
+    encoded = before._embedded(codes) + before.pos_embed[:, 1:]
+    token = (before.cls_token + before.pos_embed[:, :1]).expand(4, -1, -1)
+    expected = before.blocks(torch.cat((token, encoded), 1))[:, 1:]
+    (found,) = model.features(codes, [1])
+    torch.testing.assert_close(found.flatten(2).mT, expected)
+    assert float(model.head.weight.detach().abs().max()) < 1e-4
+    with pytest.raises(ModelError, match=r"blocks\.1\..*found none"):
+        start_from(vit(depth=3), vit(depth=1))
+    with pytest.raises(ModelError, match=r"found none|expected shape"):
+        start_from(vit(codebook_size=None), before)
+
+
+def test_label_maps_move_with_the_codes() -> None:
+    codes = codes_of(40, (8, 8)) % 4
+    masks = codes.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint8)
+    vectors = torch.eye(CODES)
+    moved = MovedMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(0.5, 1))
+    moved.colour = OneOf([], [])
+    inputs, labels = moved(codes, masks, generator=torch.Generator().manual_seed(0))
+    assert labels.shape == (40, 16, 16)
+    assert labels.max() < 4
+    generator = torch.Generator().manual_seed(0)
+    moved.colour(vectors, generator=generator)
+    boxes = moved.geometry.draw(40, (8, 8), generator).boxes
+    assert boxes is not None
+    assert torch.equal(labels, nearest_crop(masks[:, None], 2 * boxes, (16, 16))[:, 0])
+    whole = (boxes[:, 2:] == 8).all(1)
+    same = (inputs.repeat_interleave(2, 1).repeat_interleave(2, 2) == labels).flatten(1).float().mean(1)
+    assert whole.any()
+    assert bool((same[whole] == 1).all())
+    assert float(same.mean()) > 0.6  # bicubic and nearest differ at borders
+    whole_moved = MovedMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(1, 1))
+    whole_moved.colour = moved.colour
+    inputs, labels = whole_moved(codes, masks, generator=torch.Generator())
+    assert torch.equal(inputs, codes)
+    assert torch.equal(labels, masks)
+
+
+@pytest.mark.parametrize("head", ["linear", "upernet"])
+def test_a_segmenter_gives_logits_of_the_label_maps_size(head: Any) -> None:
+    model = TokenSegmenter(vit(depth=4), 7, head, width=16).eval()
+    codes = codes_of(2)
+    assert model(codes).shape[:2] == (2, 7)
+    assert model(codes, (48, 36)).shape == (2, 7, 48, 36)
+    used = {id(part) for part in model.parameters() if part.requires_grad}
+    model(codes, (12, 12)).sum().backward()
+    assert used == {id(part) for part in model.parameters() if part.grad is not None}
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    labels[:, 2:] = 9
+    expected = torch.nn.functional.cross_entropy(logits[:, :, :2], labels[:, :2])
+    torch.testing.assert_close(segmentation_loss(logits, labels, 9), expected)
+    assert float(segmentation_loss(logits, torch.full_like(labels, 9), 9)) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        ("masked", MASKED),
+        ("vit", VIT),
+        ("timm", {"name": "resnet10t", "num_classes": 3, "channels": 4}),
+        ("segmenter", {"backbone": VIT | {"depth": 4}, "classes": 3, "head": "upernet", "width": 16}),
+    ],
+)
+def test_a_network_is_what_its_file_holds(tmp_path: Path, kind: str, arguments: dict[str, Any]) -> None:
+    identity = TokenizerIdentity("test", "ab" * 32)
+    before = TrainedModel(build_model(kind, arguments), kind, arguments, identity, ("x", "y"))
+    save_model(before, tmp_path / "model.safetensors")
+    after = load_model(tmp_path / "model.safetensors")
+    assert (after.kind, after.tokenizer, after.labels) == (kind, identity, ("x", "y"))
+    ours, theirs = before.model.state_dict(), after.model.state_dict()
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.items())
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(TrainedModel(vit(), "vit", VIT, TokenizerIdentity("test")), path)
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"cut\.safetensors: expected a network of save_model"):
+        load_model(tmp_path / "cut.safetensors")
+    save_file(load_file(path), tmp_path / "bare.safetensors")
+    with pytest.raises(ModelError, match="its format is None"):
+        load_model(tmp_path / "bare.safetensors")
+    broken = vit()
+    torch.nn.init.constant_(broken.head.weight, float("nan"))
+    save_model(TrainedModel(broken, "vit", VIT, TokenizerIdentity("test")), path)
+    with pytest.raises(ModelError, match=r"head\.weight: expected finite numbers"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("network", ["masked", "vit"])
+def test_a_step_compiles_in_one_piece(network: str) -> None:
+    model: Any = masked() if network == "masked" else vit()
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
+    codes = codes_of(2)
+    if network == "vit":
+        torch.testing.assert_close(compiled(codes), model(codes))
+        return
+    mask = draw_mask(2, 9, 0.6, 0.4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(compiled(codes, mask).loss, model(codes, mask).loss)
+
+
+def test_a_step_draws_the_same_again_and_other_processes_something_else() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, codes: torch.Tensor, mask: Any) -> Any:
+            seen.append(mask.masked)
+            output = masked()(codes, mask)
+            return dataclasses.replace(output, loss=output.loss)
+
+    from seitpp_models.masking import MaskRatio
+    from seitpp_models.training.inputs import CentralPart
+
+    task = MaskedTokens(CentralPart(GRID), 9, MaskRatio())
+    for step, rank, processes in ((0, 0, 1), (0, 0, 1), (0, 0, 2), (0, 1, 2), (1, 0, 1)):
+        random = StepRandom.of(5, step, rank, processes, torch.device("cpu"))
+        codes = codes_of(4 // processes, seed=rank)
+        task.loss(Recorder(), [codes], random)
+    whole, again, first, second, later = seen
+    assert torch.equal(whole, again)
+    assert torch.equal(whole, torch.cat((first, second)))
+    assert whole.shape != later.shape or not torch.equal(whole, later)
+
+
+def test_vectors_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected vectors \(B, 8, H, W\)"):
+        vit(codebook_size=None)(torch.randn(2, 5, *GRID))
+    with pytest.raises(ValueError, match="expected codes"):
+        vit()(torch.from_numpy(np.array(codebook()))[:6, :6].expand(2, 6, 6))

@@ -1,0 +1,100 @@
+"""Walks through a folder of images: what is there, in the order of its paths' bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenstore.errors import SourceError
+from tokenstore.sources.images import EXTENSIONS
+from tokenstore.sources.listing import Tally, printable
+
+_ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
+
+
+class PassedOver:
+    """What the walk met and did not list."""
+
+    def __init__(self) -> None:
+        self.others = Tally("files passed over, as their names do not end like an image's")
+        self.special = Tally("named like images but passed over, as they are no files or lead nowhere")
+        self.loops = Tally("links passed over, as they lead back to a folder that they are in")
+        self.empty_classes = Tally("folders without images, which are no classes")
+
+    def notes(self) -> tuple[str, ...]:
+        tallies = (self.others, self.special, self.loops, self.empty_classes)
+        return tuple(note for tally in tallies for note in tally.notes())
+
+
+def holds_images(root: bytes, folder: bytes) -> bool:
+    """Is there an image anywhere below a folder?"""
+    return next(walk(root, folder, PassedOver()), None) is not None
+
+
+def walk(root: bytes, folder: bytes, passed: PassedOver) -> Iterator[bytes]:
+    """Paths of all images below a folder, sorted by their bytes, links to folders followed."""
+    above = [_identity(root, folder)]
+    levels = [(folder, iter(scan(root, folder, passed)))]
+    while levels:
+        prefix, entries = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
+            above.pop()
+        elif not entry.endswith(b"/"):
+            yield prefix + entry
+        else:
+            identity = _identity(root, prefix + entry)
+            if identity in above:
+                passed.loops.add(prefix + entry)
+                continue
+            above.append(identity)
+            levels.append((prefix + entry, iter(scan(root, prefix + entry, passed))))
+
+
+def _identity(root: bytes, folder: bytes) -> tuple[int, int]:
+    try:
+        status = Path(os.fsdecode(root + folder)).stat()
+    except OSError as error:
+        raise _cannot_list(root, folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def scan(root: bytes, folder: bytes, passed: PassedOver) -> list[bytes]:
+    """Images and folders in a folder; folders end in a slash, so that they sort as their paths do."""
+    entries = []
+    try:
+        with os.scandir(root + folder) as found:
+            for entry in found:
+                name = entry.name
+                if name.startswith(b"."):
+                    continue
+                if _is(entry, "dir"):
+                    entries.append(name + b"/")
+                elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
+                    passed.others.add(folder + name)
+                elif _is(entry, "file"):
+                    entries.append(name)
+                else:
+                    passed.special.add(folder + name)
+    except OSError as error:
+        raise _cannot_list(root, folder, error) from error
+    entries.sort()
+    return entries
+
+
+def _is(entry: os.DirEntry[bytes], what: str) -> bool:
+    try:
+        return entry.is_dir() if what == "dir" else entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _cannot_list(root: bytes, folder: bytes, error: OSError) -> SourceError:
+    return SourceError(f"{printable(root + folder)}: cannot be listed: {error.strerror}")
+
+
+def with_slash(location: str | Path) -> bytes:
+    """A folder's path as paths below it are appended to."""
+    return os.fsencode(location).rstrip(b"/") + b"/"
