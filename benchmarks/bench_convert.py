@@ -23,7 +23,7 @@ from rich.table import Table
 from tokenstore.convert import ConvertOptions, available_cores, convert
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import decode_in_order
-from tokenstore.sources.images import ImageOptions
+from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 CROPS = 2000
 CROP = (400, 320)
@@ -37,6 +37,8 @@ class NoTokenizer:
     codebook_sizes = (391,)
     codebook = None
     image_size = 256
+    device = torch.device("cpu")
+    dtype = None
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         return (input_shape[1] // 8, input_shape[2] // 8)
@@ -80,7 +82,9 @@ def main(images: Path | None, workers: int, repeats: int) -> None:
         best: dict[str, float] = {}
         for repeat in range(repeats):
             started = time.perf_counter()
-            for _ in decode_in_order(source.splits[split], 0, count, ImageOptions(256), workers):
+            for _ in decode_in_order(
+                source.splits[split], 0, count, PixelDecoder(ImageOptions(256)), workers
+            ):
                 pass
             decoded = time.perf_counter()
             out = Path(scratch, f"{repeat}.zarr")

@@ -26,13 +26,13 @@ from seitpp_models.training.tasks import Task
 from seitpp_models.transfer import backbone_arguments, pretrained_network, start_from
 from seitpp_models.vit import SIZES, TokenViT
 from tokenstore.adapters import load_adapter
+from tokenstore.augment.devices import has_bfloat16
 from tokenstore.augment.token_adapt import TokenAdapt
 from tokenstore.codecs.machine import available_cores
 from tokenstore.dataset import TokenDataset
 from tokenstore.loader import TokenLoader
 from tokenstore.reader import TokenStore
 from tokenstore.runs import STATE
-from tokenstore.tokenizers.registry import check_device
 
 from .console import refuse_idle_options
 from .training import shown
@@ -167,10 +167,11 @@ def network_options(**defaults: Any) -> Callable[[_Command], _Command]:
         ),
         click.option(
             "--precision",
-            type=click.Choice(list(_PRECISIONS)),
-            default="fp32",
+            type=click.Choice(["auto", *_PRECISIONS]),
+            default="auto",
             show_default=True,
-            help="Arithmetic of the networks; weights are kept in float32.",
+            help="Arithmetic of the networks; auto: bf16 where the device multiplies it natively, else fp32. "
+            "Weights are kept in float32.",
         ),
         click.option(
             "--device",
@@ -352,10 +353,13 @@ def chosen_adapter(common: NetworkOptions, store: TokenStore, device: torch.devi
 def accelerator(common: NetworkOptions) -> Accelerator:
     """Devices and processes as the options and the launcher say."""
     torch.set_num_threads(common.threads)
-    if common.precision == "fp16" and (common.device == "cpu" or not torch.cuda.is_available()):
+    device = torch.device("cuda" if common.device == "auto" and torch.cuda.is_available() else "cpu")
+    precision = common.precision
+    if precision == "auto":
+        precision = "bf16" if has_bfloat16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
         raise ModelError("--precision: expected fp32 or bf16 on a CPU, found fp16")
-    check_device("cpu")
-    return Accelerator(cpu=common.device == "cpu", mixed_precision=_PRECISIONS[common.precision])
+    return Accelerator(cpu=common.device == "cpu", mixed_precision=_PRECISIONS[precision])
 
 
 def run_training(
@@ -406,7 +410,7 @@ def run_training(
     )
     if common.compile:
         network.model.compile()
-    every = {"precision": common.precision, "adapter": common.adapter, "store": samples.fingerprint}
+    every = {"precision": devices.mixed_precision, "adapter": common.adapter, "store": samples.fingerprint}
     chosen = {name: str(value) for name, value in {**every, **settings}.items()}
     run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
 
@@ -429,7 +433,8 @@ def run_training(
         count = sum(parameter.numel() for parameter in network.model.parameters())
         click.echo(
             f"{count / 1e6:.1f} M parameters, {len(samples):,} samples, {config.steps:,} steps of "
-            f"{common.batch_size} on {devices.num_processes} x {devices.device}, {common.precision}"
+            f"{common.batch_size} on {devices.num_processes} x {devices.device}, "
+            f"{devices.mixed_precision.replace('no', 'fp32')}"
         )
 
     def train(on_step: Callable[[NetworkStep], None]) -> None:
