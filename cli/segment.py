@@ -64,6 +64,7 @@ _USUAL_IGNORED = 255
     show_default=True,
     help="linear: a class for each patch; upernet: UPerNet's decoder over features of four depths.",
 )
+@click.option("--width", type=click.IntRange(8), default=256, show_default=True, help="Of UPerNet's decoder.")
 @click.option(
     "--classes", required=True, type=click.IntRange(2), help="Of label maps, without what is ignored."
 )
@@ -84,6 +85,7 @@ def segment(
     begin: Path | None,
     form: str,
     head: str,
+    width: int,
     classes: int,
     ignore_index: int | None,
     drop_path: float,
@@ -118,8 +120,13 @@ def segment(
         raise ModelError(
             f"--model: expected a ViT, tiny, small, base or large, to segment, found {common.model}"
         )
-    arguments: dict[str, Any] = {"backbone": backbone.arguments, "classes": classes, "head": head}
-    model = TokenSegmenter(backbone.model, classes, head)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {
+        "backbone": backbone.arguments,
+        "classes": classes,
+        "head": head,
+        "width": width,
+    }
+    model = TokenSegmenter(backbone.model, classes, head, width=width)  # type: ignore[arg-type]
     network = TrainedModel(model, "segmenter", arguments, opened.manifest.tokenizer)
     recipe = segmentation_recipe(
         augment,  # type: ignore[arg-type]

@@ -120,7 +120,18 @@ def test_label_maps_are_learnt(store: Path, pretrained: Path, tmp_path: Path, he
     options = ["--classes", CLASSES + 1, "--head", head, "--epochs", 1, "--batch-size", 16]
     begin = [] if head == "upernet" else ["--from", pretrained / WEIGHTS]
     sizes = ["--model", "tiny", "--depth", "4"] if head == "upernet" else []
-    options += [*sizes, *begin, "--threads", 1, "--loader-threads", 0, "--learning-rate", 0.002]
+    options += [
+        "--width",
+        16,
+        *sizes,
+        *begin,
+        "--threads",
+        1,
+        "--loader-threads",
+        0,
+        "--learning-rate",
+        0.002,
+    ]
     result = seitpp("segment", store, "--out", tmp_path / "run", *options, "--device", "cpu")
     assert result.exit_code == 0, result.output
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
