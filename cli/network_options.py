@@ -371,6 +371,7 @@ def run_training(
     devices: Accelerator,
     store: TokenStore,
     evaluation: Mapping[str, Any],
+    reference: tuple[str, float] | None = None,
 ) -> None:
     """Train as the options say, show it, and name what came of it.
 
@@ -446,8 +447,11 @@ def run_training(
             evaluate=evaluate,
             on_step=on_step,
             on_evaluation=lambda step, figures: _tell(run, step, figures),
+            reference=reference,
         )
 
+    if run.writes and reference is not None:
+        click.echo(f"{reference[0]}: {reference[1]:.4f} nats")
     shown(run, train, _described)
     if run.writes:
         click.echo(f"{run.step:,} steps in {run.seconds / 60:.1f} minutes: {common.out / WEIGHTS}")

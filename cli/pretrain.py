@@ -11,7 +11,7 @@ import torch
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, build_model
 from seitpp_models.mtm import masked_token_config
-from seitpp_models.training.inputs import codebook_of, training_recipe, training_samples
+from seitpp_models.training.inputs import code_entropy, codebook_of, training_recipe, training_samples
 from seitpp_models.training.tasks import MaskedTokens
 from tokenstore.reader import open_store
 
@@ -143,4 +143,14 @@ def pretrain(
         "mask": ratio,
         "smoothing": smoothing,
     }
-    run_training(common, network, task, samples, settings, devices, opened, {})
+    run_training(
+        common,
+        network,
+        task,
+        samples,
+        settings,
+        devices,
+        opened,
+        {},
+        ("order-0 entropy of the codes", code_entropy(samples)),
+    )

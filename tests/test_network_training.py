@@ -27,7 +27,7 @@ from tokenstore_cli.seitpp import cli
 import tokenstore
 from seitpp_models.errors import ModelError
 from seitpp_models.models import load_model
-from seitpp_models.training.inputs import training_samples
+from seitpp_models.training.inputs import code_entropy, training_samples
 from seitpp_models.training.network_run import WEIGHTS
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.runs import LOG, STATE
@@ -328,6 +328,13 @@ def test_a_recipe_file_gives_defaults_that_the_command_line_overrides(store: Pat
     result = seitpp("finetune", store, "--out", tmp_path / "run2", *recipe)
     assert result.exit_code == 2
     assert "finetune has no option epoch" in result.output
+
+
+def test_the_entropy_of_codes_is_that_of_their_shares(tmp_path: Path) -> None:
+    codes = np.repeat(np.array([0, 0, 1, 2], np.uint8), 9).reshape(4, 3, 3)
+    write_store(tmp_path / "store", {"train": (codes,)}, CODES, codebook=np.eye(CODES, 8, dtype=np.float32))
+    samples = training_samples(tokenstore.open(tmp_path / "store"), "train", ("tokens",))
+    assert code_entropy(samples) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(4))
 
 
 def test_a_share_of_the_samples_is_one_of_each_class(store: Path) -> None:

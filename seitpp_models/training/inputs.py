@@ -29,6 +29,7 @@ __all__ = [
     "MovedMasks",
     "check_labels",
     "check_masks",
+    "code_entropy",
     "codebook_of",
     "segmentation_recipe",
     "training_recipe",
@@ -72,6 +73,19 @@ def training_samples(
         for rows in (np.flatnonzero(groups == group) for group in np.unique(groups))
     ]
     return dataset.select(np.sort(np.concatenate(chosen)))
+
+
+def code_entropy(dataset: TokenDataset, most: int = 10_000) -> float:
+    """Nats of a code, by how often each occurs in up to `most` samples, evenly spread.
+
+    It is the loss of a network that knows nothing of a code's neighbours.
+    """
+    rows = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(np.int64)
+    counts = np.zeros(dataset.rows.manifests[0].codebook_size, np.int64)
+    for part in np.array_split(rows, -(-len(rows) // 1000)):
+        counts += np.bincount(dataset.rows.read(TOKENS, part).ravel(), minlength=len(counts))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def codebook_of(store: TokenStore) -> Tensor:

@@ -21,18 +21,20 @@ def train_network(
     evaluate: Callable[[], Mapping[str, Any]],
     on_step: Callable[[NetworkStep], None],
     on_evaluation: Callable[[int, Mapping[str, Any]], None],
+    reference: tuple[str, float] | None = None,
 ) -> Mapping[str, Any]:
     """Train to the last step and return what `evaluate` then finds, as it does every `evaluate_steps` before.
 
-    All processes that train together call it. Raises ModelError where the folder holds a run and `resume` is
-    false, or a loss is not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, with the last step kept.
+    All processes that train together call it. `reference` names a loss to compare with. Raises ModelError
+    where the folder holds a run and `resume` is false, or a loss is not finite; KeyboardInterrupt after
+    Ctrl-C or SIGTERM, with the last step kept.
     """
     report: RunReport | None = None
 
     def begun() -> RunReport:
         nonlocal report
         if report is None:  # only now is it known what step the run begins with
-            report = RunReport(run.out, run.step - 1, writes=run.writes)
+            report = RunReport(run.out, run.step - 1, writes=run.writes, reference=reference)
         return report
 
     def noted_step(result: NetworkStep) -> None:

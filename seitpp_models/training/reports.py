@@ -25,8 +25,11 @@ class RunReport:
     A run that goes on writes over what came after `step`. Nothing is written unless `writes`.
     """
 
-    def __init__(self, folder: Path, step: int, *, writes: bool) -> None:
-        self._folder, self._writes = folder, writes
+    def __init__(
+        self, folder: Path, step: int, *, writes: bool, reference: tuple[str, float] | None = None
+    ) -> None:
+        """`reference` is a name and a loss to compare with, in the picture."""
+        self._folder, self._writes, self._reference = folder, writes, reference
         if writes:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -55,11 +58,14 @@ class RunReport:
         for name, value in figures.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"val/{name}", value, step)
-        draw_curve(self._folder)
+        draw_curve(self._folder, self._reference)
 
 
-def draw_curve(folder: Path) -> None:
-    """Draw a run's loss, smoothed, and its evaluations' into curve.png of its folder."""
+def draw_curve(folder: Path, reference: tuple[str, float] | None = None) -> None:
+    """Draw a run's loss, smoothed, and its evaluations' into curve.png of its folder.
+
+    `reference` is a name and a loss, drawn as a line.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -78,6 +84,8 @@ def draw_curve(folder: Path) -> None:
     held_out = [(line["step"], line["loss"]) for line in evaluations if "loss" in line]
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o-", label="held out", markersize=3)
+    if reference is not None:
+        axes.axhline(reference[1], linestyle="--", color="grey", linewidth=1, label=reference[0])
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
