@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from seitpp_models.corruptions import CORRUPTIONS, SEVERITIES
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, load_model
+from seitpp_models.training.evaluation import without_nan
 from seitpp_models.training.image_evaluation import CLEAN, Condition, evaluate_images, tokenizer_for
 from seitpp_models.training.store_evaluation import CLASSIFIERS, chosen_split, evaluate_store
 from tokenstore.codecs.machine import available_cores
@@ -69,9 +70,7 @@ _HEADS = {
 @click.option(
     "--ignore-index",
     type=click.IntRange(0),
-    default=255,
-    show_default=True,
-    help="Of masks: pixels of it do not count.",
+    help="Of masks: pixels of it do not count. [default: the store's]",
 )
 @click.option(
     "--mask-ratio",
@@ -132,7 +131,7 @@ def evaluate(
     split: str | None,
     crop: int | None,
     all_classes: bool,
-    ignore_index: int,
+    ignore_index: int | None,
     mask_ratio: float,
     tokenizer: str | None,
     image_size: int | None,
@@ -188,7 +187,7 @@ def evaluate(
         facts = _on_images(trained, source, split, encoder, _conditions(corruptions, severities), options)
     if report is not None:
         document = {"model": str(model), "kind": kind, **facts}
-        report.write_text(json.dumps(_without_nan(document), indent=2) + "\n")
+        report.write_text(json.dumps(without_nan(document), indent=2) + "\n")
 
 
 def _source(place: str) -> ImageSource:
@@ -310,12 +309,3 @@ def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
 
 def _figure(name: str, value: float) -> str:
     return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
-
-
-def _without_nan(value: Any) -> Any:
-    """The same as JSON has it, which knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,16 +8,24 @@ from typing import Any
 import click
 
 from seitpp_models.models import TrainedModel
-from seitpp_models.training.inputs import check_labels, codebook_of, training_recipe, training_samples
+from seitpp_models.training.inputs import (
+    check_labels,
+    codebook_of,
+    share_of,
+    training_recipe,
+    training_samples,
+)
 from seitpp_models.training.tasks import Classification
 from tokenstore.reader import open_store
 
+from .console import refuse_idle_options
 from .main import EXIT_CODES
 from .network_options import (
     NetworkOptions,
     accelerator,
     chosen_adapter,
     network_options,
+    refuse_missing_split,
     run_training,
     vit_to_train,
 )
@@ -30,6 +38,7 @@ from .network_options import (
     batch_size=1024,
     learning_rate=4e-3,
     warmup_epochs=5.0,
+    layer_decay=0.65,
     weight_decay=0.1,
     beta2=0.999,
     adapter="default",
@@ -107,7 +116,8 @@ def finetune(
 ) -> None:
     """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
 
-    The defaults are the published ones of SeiT++. From scratch, with vectors, it is plain SeiT.
+    The defaults are the published ones of SeiT++, but that Emb-Noise is as strong as the store's codebook.
+    From scratch, with vectors, it is plain SeiT.
 
     \b
     Examples:
@@ -118,22 +128,32 @@ def finetune(
     """
     devices = accelerator(common)
     opened = open_store(store)
-    samples = training_samples(opened, common.split, Classification.columns, share, share_seed)
-    evaluation: dict[str, Any] = {}
-    if held_out and common.evaluate_split not in opened.splits:
-        samples, kept = samples.split(held_out, common.seed)
-        evaluation["rows"] = kept.indices
+    samples = training_samples(opened, common.split, Classification.columns)
     names = opened.class_names
     classes = classes or (int(samples.rows.labels.max()) + 1 if names is None else len(names))  # type: ignore[union-attr]
     check_labels(samples, classes)
+    evaluation: dict[str, Any] = {}
+    if common.evaluate_split not in opened.splits or common.evaluate_split == common.split:
+        refuse_missing_split(common, opened)
+        if held_out:
+            samples, kept = samples.split(held_out)  # of any --seed and --share the same
+            evaluation["rows"] = kept.indices
+    else:
+        refuse_idle_options({"held_out": "--held-out"}, "stores without --evaluate-split", True)
+        check_labels(training_samples(opened, common.evaluate_split, Classification.columns), classes)
+    samples = share_of(samples, share, share_seed)
     codebook = codebook_of(opened)
     backbone = vit_to_train(
         common, opened, store, begin, form, size, {"num_classes": classes, "drop_path_rate": drop_path}
     )
     network = TrainedModel(
-        backbone.model, backbone.kind, backbone.arguments, opened.manifest.tokenizer, opened.class_names
+        backbone.model,
+        backbone.kind,
+        backbone.arguments,
+        opened.manifest.tokenizer,
+        names if names is not None and len(names) == classes else None,
     )
-    adapter = chosen_adapter(common, opened, devices.device)
+    adapter = chosen_adapter(common, opened, devices.device, used=augment == "finetune")
     recipe = training_recipe(
         augment,  # type: ignore[arg-type]
         codebook,

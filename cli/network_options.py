@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from click.core import ParameterSource
 from torch import nn
 
 import seitpp_models
@@ -40,6 +43,7 @@ from .training import shown
 RECIPES = Path(seitpp_models.__file__).parent / "recipes"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_KINDS = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -67,7 +71,7 @@ class NetworkOptions:
     adapter: str
     precision: str
     device: str
-    threads: int
+    threads: int | None
     loader_threads: int | None
     resident: str
     compile: bool
@@ -183,9 +187,7 @@ def network_options(**defaults: Any) -> Callable[[_Command], _Command]:
         click.option(
             "--threads",
             type=click.IntRange(1),
-            default=available_cores(),
-            show_default="one a core",
-            help="On a CPU.",
+            help="Of each process, on a CPU. [default: one a core, shared by the processes here]",
         ),
         click.option(
             "--loader-threads",
@@ -260,6 +262,9 @@ def _take_config(context: click.Context, _: click.Parameter, value: str | None) 
         if option.startswith("--") and parameter.name != "config"
     }
     given = {str(name).replace("_", "-"): setting for name, setting in values.items()}
+    for name, setting in given.items():
+        if not isinstance(setting, (str, int, float)):
+            raise click.BadParameter(f"{path}: {name}: expected one value, found {setting!r:.80}")
     unknown = sorted(given.keys() - names.keys())
     if unknown:
         raise click.BadParameter(
@@ -277,6 +282,11 @@ def network_grid(
     grid, patch = seen_grid(store_grid, patch)
     if size is not None:
         grid = (size, size) if isinstance(size, int) else size
+    if any(side > most or side % patch for side, most in zip(grid, store_grid, strict=True)):
+        raise ModelError(
+            f"--size, --patch: expected whole patches within the store's grid of {store_grid}, found {grid} "
+            f"in patches of {patch}"
+        )
     return grid, patch
 
 
@@ -343,23 +353,47 @@ def vit_to_train(
     return Backbone(model, "vit", chosen, grid, sizes["codebook_size"] is not None)
 
 
-def chosen_adapter(common: NetworkOptions, store: TokenStore, device: torch.device) -> TokenAdapt | None:
-    """The TokenAdapt of --adapter; raises AdapterError where it is another tokenizer's."""
-    if common.adapter == "none":
+def chosen_adapter(
+    common: NetworkOptions, store: TokenStore, device: torch.device, *, used: bool = True
+) -> TokenAdapt | None:
+    """The TokenAdapt of --adapter; raises AdapterError where it is another tokenizer's.
+
+    Where it is not `used`, a default is none, and one that was asked for is refused.
+    """
+    source = click.get_current_context().get_parameter_source("adapter")
+    if common.adapter == "none" or (not used and source is ParameterSource.DEFAULT):
         return None
+    if not used:
+        raise ModelError(f"--adapter: expected none with this --augment, found {common.adapter}")
     return load_adapter(common.adapter, tokenizer=store.manifest.tokenizer).to(device)
 
 
 def accelerator(common: NetworkOptions) -> Accelerator:
     """Devices and processes as the options and the launcher say."""
-    torch.set_num_threads(common.threads)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(common.threads or max(1, available_cores() // processes))
     device = torch.device("cuda" if common.device == "auto" and torch.cuda.is_available() else "cpu")
     precision = common.precision
     if precision == "auto":
         precision = "bf16" if has_bfloat16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise ModelError("--precision: expected fp32 or bf16 on a CPU, found fp16")
-    return Accelerator(cpu=common.device == "cpu", mixed_precision=_PRECISIONS[precision])
+    devices = Accelerator(cpu=common.device == "cpu", mixed_precision=_PRECISIONS[precision])
+    if devices.distributed_type not in _KINDS:
+        raise ModelError(
+            f"expected one process, or several by DDP, found {devices.distributed_type}; launch them by "
+            "torchrun"
+        )
+    return devices
+
+
+def refuse_missing_split(common: NetworkOptions, store: TokenStore) -> None:
+    """Raises ModelError where an --evaluate-split was asked for that the store does not have."""
+    source = click.get_current_context().get_parameter_source("evaluate_split")
+    if common.evaluate_split not in store.splits and source is not ParameterSource.DEFAULT:
+        raise ModelError(
+            f"--evaluate-split: expected one of {', '.join(store.splits)}, found {common.evaluate_split}"
+        )
 
 
 def run_training(
@@ -371,12 +405,14 @@ def run_training(
     devices: Accelerator,
     store: TokenStore,
     evaluation: Mapping[str, Any],
+    *,
     reference: tuple[str, float] | None = None,
+    whole_batches: bool = False,
 ) -> None:
     """Train as the options say, show it, and name what came of it.
 
     `evaluation` are further arguments of `evaluate_store`; with `rows`, these of the split that is trained on
-    are evaluated, else the other split of `store`.
+    are evaluated, else the other split of `store`. `whole_batches` fills the last batch of an epoch up.
     """
     each, rest = divmod(common.batch_size, devices.num_processes)
     if rest or each < common.accumulation:
@@ -393,6 +429,7 @@ def run_training(
         world_size=devices.num_processes,
         num_threads=common.loader_threads,
         device=devices.device,
+        pad=whole_batches,
         resident=None if common.resident == "none" else common.resident,  # type: ignore[arg-type]
     )
     config = OptimiserConfig(
@@ -417,7 +454,7 @@ def run_training(
 
     def evaluate() -> Mapping[str, Any]:
         split = common.split if "rows" in evaluation else common.evaluate_split
-        if split not in store.splits:
+        if split not in store.splits or (split == common.split and "rows" not in evaluation):
             return {}
         evaluated = replace(network, model=run.evaluated)
         return evaluate_store(
@@ -450,6 +487,9 @@ def run_training(
             reference=reference,
         )
 
+    others = set(store.splits) - {common.split}
+    if run.writes and "rows" not in evaluation and common.evaluate_split not in others:
+        click.echo(f"note: nothing is evaluated, since the store has no other split {common.evaluate_split}")
     if run.writes and reference is not None:
         click.echo(f"{reference[0]}: {reference[1]:.4f} nats")
     shown(run, train, _described)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import torch
 
+from seitpp_models.errors import ModelError
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, build_model
 from seitpp_models.mtm import masked_token_config
@@ -22,6 +23,7 @@ from .network_options import (
     chosen_adapter,
     network_grid,
     network_options,
+    refuse_missing_split,
     run_training,
 )
 
@@ -104,7 +106,8 @@ def pretrain(
 ) -> None:
     """Train a masked-token model on the codes of STORE, without labels.
 
-    The defaults are the published ones, for ImageNet on eight GPUs.
+    The defaults are the published ones, for ImageNet on eight GPUs, but that Emb-Noise is as strong as the
+    store's codebook.
 
     \b
     Examples:
@@ -118,22 +121,25 @@ def pretrain(
     grid, patch = network_grid(opened.manifest.grid, common.patch, size)
     codebook = codebook_of(opened)
     sizes: dict[str, Any] = {"depth": common.depth, "decoder_width": decoder_width}
-    config = masked_token_config(
-        common.model,
-        codebook_size=len(codebook),
-        grid=grid,
-        patch=patch,
-        decoder_depth=decoder_depth,
-        **{name: value for name, value in sizes.items() if value is not None},
-    )
+    try:
+        ratio = MaskRatio(mask_mean, mask_deviation, mask_low, mask_high)
+        config = masked_token_config(
+            common.model,
+            codebook_size=len(codebook),
+            grid=grid,
+            patch=patch,
+            decoder_depth=decoder_depth,
+            **{name: value for name, value in sizes.items() if value is not None},
+        )
+    except ValueError as error:
+        raise ModelError(f"a masked-token model: {error}") from error
     arguments = asdict(config)
     torch.manual_seed(common.seed)
     model: Any = build_model("masked", arguments)
     model.label_smoothing = smoothing
     network = TrainedModel(model, "masked", arguments, opened.manifest.tokenizer)
-    adapter = chosen_adapter(common, opened, devices.device)
+    adapter = chosen_adapter(common, opened, devices.device, used=augment == "mtm")
     recipe = training_recipe(augment, codebook, grid, gives_codes=True, adapter=adapter, noise=noise)  # type: ignore[arg-type]
-    ratio = MaskRatio(mask_mean, mask_deviation, mask_low, mask_high)
     rows, columns = config.patches
     task = MaskedTokens(recipe.to(devices.device), rows * columns, ratio)
     settings = {
@@ -143,14 +149,6 @@ def pretrain(
         "mask": ratio,
         "smoothing": smoothing,
     }
-    run_training(
-        common,
-        network,
-        task,
-        samples,
-        settings,
-        devices,
-        opened,
-        {},
-        ("order-0 entropy of the codes", code_entropy(samples)),
-    )
+    refuse_missing_split(common, opened)
+    reference = ("order-0 entropy of the codes", code_entropy(samples))
+    run_training(common, network, task, samples, settings, devices, opened, {}, reference=reference)

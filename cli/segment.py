@@ -16,6 +16,7 @@ from seitpp_models.training.inputs import (
     segmentation_recipe,
     training_samples,
 )
+from seitpp_models.training.store_evaluation import ignored_label
 from seitpp_models.training.tasks import Segmentation
 from tokenstore.reader import open_store
 
@@ -25,11 +26,10 @@ from .network_options import (
     accelerator,
     chosen_adapter,
     network_options,
+    refuse_missing_split,
     run_training,
     vit_to_train,
 )
-
-_USUAL_IGNORED = 255
 
 
 @click.command(epilog=EXIT_CODES)
@@ -103,10 +103,17 @@ def segment(
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, Segmentation.columns)
-    stored = getattr(opened.manifest, "ignore_index", None)
-    ignored = _USUAL_IGNORED if stored is None else stored
-    ignored = ignored if ignore_index is None else ignore_index
+    if head == "upernet" and common.batch_size // devices.num_processes // common.accumulation < 2:
+        raise ModelError(
+            "--head upernet: expected two samples or more for each process and part, since it normalises "
+            f"over them, found --batch-size {common.batch_size}; give a larger one, or --head linear"
+        )
+    ignored = ignored_label(opened) if ignore_index is None else ignore_index
     check_masks(samples, classes, ignored)
+    refuse_missing_split(common, opened)
+    if common.evaluate_split in opened.splits:
+        evaluated = training_samples(opened, common.evaluate_split, Segmentation.columns)
+        check_masks(evaluated, classes, ignored)
     backbone = vit_to_train(
         common,
         opened,
@@ -126,7 +133,10 @@ def segment(
         "head": head,
         "width": width,
     }
-    model = TokenSegmenter(backbone.model, classes, head, width=width)  # type: ignore[arg-type]
+    try:
+        model = TokenSegmenter(backbone.model, classes, head, width=width)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ModelError(f"--head {head}: {error}; give a --depth of 4 or more, or --head linear") from error
     network = TrainedModel(model, "segmenter", arguments, opened.manifest.tokenizer)
     recipe = segmentation_recipe(
         augment,  # type: ignore[arg-type]
@@ -134,8 +144,9 @@ def segment(
         backbone.grid,
         gives_codes=backbone.takes_codes,
         ignore_index=ignored,
-        adapter=chosen_adapter(common, opened, devices.device),
+        adapter=chosen_adapter(common, opened, devices.device, used=augment == "crops"),
     )
     task = Segmentation(recipe.to(devices.device), ignored)
     settings = {"network": arguments, "from": begin, "augment": augment, "ignore-index": ignored}
-    run_training(common, network, task, samples, settings, devices, opened, {"ignore_index": ignored})
+    evaluation = {"ignore_index": ignored}
+    run_training(common, network, task, samples, settings, devices, opened, evaluation, whole_batches=True)

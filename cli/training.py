@@ -140,5 +140,6 @@ def shown(
             train(on_step)
         except KeyboardInterrupt:
             if run.writes:
-                click.echo(f"stopped after step {run.step:,}; the same command goes on by --resume", err=True)
+                goes_on = f"the same command goes on by {run.resume_option}"
+                click.echo(f"stopped after step {run.step:,}; {goes_on}", err=True)
             raise

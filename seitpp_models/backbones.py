@@ -13,9 +13,6 @@ from tokenstore.reader import TokenStore
 
 __all__ = ["TokenClassifier"]
 
-_IMAGE_SIDE = 224
-"""That timm's backbones are made for; a grid is enlarged towards it."""
-
 
 class TokenClassifier(nn.Module):
     """A timm model over vectors (B, C, H, W), or codes (B, H, W) with `codebook_size`, to logits (B, n).

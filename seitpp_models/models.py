@@ -34,10 +34,18 @@ def _masked(**arguments: Any) -> MaskedTokenModel:
     return MaskedTokenModel(MaskedTokenConfig(**arguments))
 
 
+def _timm(**arguments: Any) -> TokenClassifier:
+    unknown = sorted(arguments.keys() - _TIMM_ARGUMENTS)
+    if unknown:  # others would let a file make timm fetch or read weights
+        raise ValueError(f"expected arguments among {', '.join(sorted(_TIMM_ARGUMENTS))}, found {unknown}")
+    return TokenClassifier(**arguments, pretrained=False)
+
+
+_TIMM_ARGUMENTS = {"name", "num_classes", "channels", "codebook_size", "enlarge", "drop_path_rate"}
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "masked": _masked,
     "vit": token_vit,
-    "timm": TokenClassifier,
+    "timm": _timm,
     "segmenter": _segmenter,
 }
 
@@ -51,7 +59,7 @@ def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}")
     try:
         return _BUILDERS[kind](**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise ModelError(f"a network of kind {kind}: {error}") from error
 
 
@@ -114,8 +122,16 @@ def load_model(path: Path | str) -> TrainedModel:
                 raise ModelError(f"{name}: expected finite numbers, found others")
         model.load_state_dict(tensors)
         labels = json.loads(metadata["labels"])
+        labels = None if labels is None else tuple(map(str, labels))
         tokenizer = TokenizerIdentity.from_dict(json.loads(metadata["tokenizer"]), "tokenizer")
-    except (TokenstoreError, SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (
+        TokenstoreError,
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+    ) as error:
         raise ModelError(f"{path}: expected a network of save_model: {error}") from error
-    labels = None if labels is None else tuple(labels)
     return TrainedModel(model.eval(), metadata["kind"], arguments, tokenizer, labels)

@@ -108,11 +108,9 @@ class PyramidHead(nn.Module):
         return logits
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int, **arguments: Any) -> Tensor:
+def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """Cross-entropy of logits (B, classes, H, W) for label maps (B, H, W); 0 where every pixel is ignored."""
-    loss = F.cross_entropy(
-        logits.float(), labels.long(), ignore_index=ignore_index, reduction="sum", **arguments
-    )
+    loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignore_index, reduction="sum")
     return loss / (labels != ignore_index).sum().clamp(min=1)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
@@ -43,7 +42,7 @@ class StemAdaptor(PatchEmbed):  # type: ignore[misc]
     def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int, **arguments: Any) -> None:
         super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **arguments)
         kernel = 2 * patch_size if patch_size > 1 else 3
-        padding = (kernel - patch_size) // 2
+        padding = (kernel - patch_size + 1) // 2
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride=patch_size, padding=padding)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -66,14 +65,3 @@ class LearnedPatches(PatchEmbed):  # type: ignore[misc]
     def forward(self, codes: Tensor) -> Tensor:
         patches: Tensor = super().forward(self.token_emb(codes))
         return patches
-
-
-def check_code_range(codes: Tensor, codebook_size: int) -> None:
-    """Raises ValueError where codes are not in 0..codebook_size - 1; it waits for their device."""
-    if codes.numel():
-        low, high = (int(bound) for bound in torch.aminmax(codes))
-        if low < 0 or high >= codebook_size:
-            raise ValueError(
-                f"expected codes from 0 to {codebook_size - 1}, found {low} to {high}: the store's codebook "
-                "is another than the network's"
-            )

@@ -27,7 +27,7 @@ from tokenstore_cli.seitpp import cli
 import tokenstore
 from seitpp_models.errors import ModelError
 from seitpp_models.models import load_model
-from seitpp_models.training.inputs import code_entropy, training_samples
+from seitpp_models.training.inputs import code_entropy, share_of, training_samples
 from seitpp_models.training.network_run import WEIGHTS
 from tokenstore.manifest import TokenizerIdentity
 from tokenstore.runs import LOG, STATE
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("without_fsync")
 
 TESTS = Path(__file__).parent
 SMALL = ["--model", "tiny", "--depth", "1", "--threads", "1", "--loader-threads", "0"]
-QUICK = [*SMALL, "--adapter", "none", "--batch-size", "32", "--warmup-epochs", "1"]
+QUICK = [*SMALL, "--adapter", "none", "--batch-size", "32", "--warmup-epochs", "0.5"]
 QUICK += ["--learning-rate", "0.002", "--device", "cpu"]
 PRETRAIN = [*QUICK, "--decoder-width", "32", "--decoder-depth", "1"]
 
@@ -117,21 +117,12 @@ def test_what_can_be_learnt_is_learnt_from_pretrained_weights(
 
 @pytest.mark.parametrize("head", ["linear", "upernet"])
 def test_label_maps_are_learnt(store: Path, pretrained: Path, tmp_path: Path, head: str) -> None:
-    options = ["--classes", CLASSES + 1, "--head", head, "--epochs", 1, "--batch-size", 16]
-    begin = [] if head == "upernet" else ["--from", pretrained / WEIGHTS]
-    sizes = ["--model", "tiny", "--depth", "4"] if head == "upernet" else []
-    options += [
-        "--width",
-        16,
-        *sizes,
-        *begin,
-        "--threads",
-        1,
-        "--loader-threads",
-        0,
-        "--learning-rate",
-        0.002,
-    ]
+    options = f"--classes {CLASSES + 1} --head {head} --width 16 --epochs 1 --batch-size 16".split()
+    options += ["--threads", "1", "--loader-threads", "0", "--learning-rate", "0.002", "--warmup-epochs", "0"]
+    if head == "upernet":
+        options += ["--model", "tiny", "--depth", "4"]
+    else:
+        options += ["--from", str(pretrained / WEIGHTS)]
     result = seitpp("segment", store, "--out", tmp_path / "run", *options, "--device", "cpu")
     assert result.exit_code == 0, result.output
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
@@ -300,6 +291,38 @@ def test_columns_that_are_missing_or_of_another_size_are_refused(tmp_path: Path)
     assert "expected label maps of whole multiples of the grid (6, 6), found (13, 12)" in told
 
 
+def test_sizes_and_options_that_cannot_be_are_refused(store: Path, tmp_path: Path) -> None:
+    def told(*arguments: object) -> str:
+        return refused(*arguments[:1], store, "--out", tmp_path / "run", *arguments[1:])
+
+    assert "found (7, 7) in patches of 1" in told("finetune", *QUICK, "--size", 7)
+    assert "expected whole patches" in told("pretrain", *PRETRAIN, "--patch", 4)
+    assert "decoder_heads: expected a divisor" in told("pretrain", *QUICK, "--decoder-width", 100)
+    assert "0 < low <= high" in told("pretrain", *PRETRAIN, "--mask-low", 0.9, "--mask-high", 0.5)
+    assert "a warm-up shorter than the 3 steps" in told(
+        "finetune", *QUICK, "--epochs", 1, "--warmup-epochs", 1
+    )
+    assert "--evaluate-split: expected one of" in told("pretrain", *PRETRAIN, "--evaluate-split", "vla")
+    assert "--adapter: expected none" in told("finetune", *QUICK, "--augment", "none", "--adapter", "default")
+    assert "give a --depth of 4 or more" in told("segment", *QUICK, "--classes", 5)
+    assert "two samples or more" in told("segment", *QUICK, "--classes", 5, "--batch-size", 1)
+    assert "expected a model of timm, found 'resnet5'" in told("finetune", *QUICK, "--model", "resnet5")
+
+
+def test_held_out_samples_are_the_same_for_every_share_and_seed(tmp_path: Path) -> None:
+    store = write_labelled(tmp_path / "store")
+    figures = []
+    for share, seed in ((1, 0), (0.5, 1)):
+        out = tmp_path / f"run{seed}"
+        options = [*QUICK, "--epochs", 1, "--learning-rate", 1e-30, "--held-out", 0.25, "--augment", "none"]
+        options += ["--evaluate-split", "train", "--share", share, "--share-seed", seed]
+        result = seitpp("finetune", store, "--out", out, *options)
+        assert result.exit_code == 0, result.output
+        assert f"{round(72 * share)} samples" in result.output or share < 1
+        figures.append(lines(out / "evaluations.jsonl")[0]["loss"])
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
 # Options.
 
 
@@ -341,7 +364,7 @@ def test_a_share_of_the_samples_is_one_of_each_class(store: Path) -> None:
     opened = tokenstore.open(store)
 
     def rows(share: float, seed: int) -> Sequence[int]:
-        samples = training_samples(opened, "train", ("tokens", "labels"), share, seed)
+        samples = share_of(training_samples(opened, "train", ("tokens", "labels")), share, seed)
         found = samples.rows.labels
         assert np.bincount(found).tolist() == [round(share * 24)] * CLASSES
         return samples.indices.tolist()  # type: ignore[union-attr]

@@ -56,6 +56,9 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     logged_steps: ClassVar[int] = 10
     """Steps from each line of the log to the next."""
 
+    resume_option: ClassVar[str] = "--resume"
+    """Of the command that trains, for messages."""
+
     def __init__(self, config: Any, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
         """`inputs` are, by the name they have in the state, what messages call them and a digest of them."""
         self.config = config
@@ -179,7 +182,9 @@ def run_steps(
     if resume:
         run.restore()
     elif (out / STATE).exists():
-        raise run.error(f"{out}: a run is there. Go on with it by --resume, or train into another folder")
+        raise run.error(
+            f"{out}: a run is there. Go on with it by {run.resume_option}, or train into another folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if run.writes:
         cut_log(out / LOG, run.step)
@@ -231,7 +236,9 @@ def cut_log(path: Path, step: int) -> None:
     """Drop what the log says of steps that will be done again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in lines))
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text("".join(line + "\n" for line in lines))
+        partial.replace(path)
 
 
 def _step_of(line: str) -> float:

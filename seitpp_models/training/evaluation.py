@@ -6,6 +6,7 @@ the whole; give it a loader without `drop_last` and `pad`, so that each sample c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate_masked",
     "evaluate_segmenter",
     "in_eval_mode",
+    "without_nan",
 ]
 
 Crop: TypeAlias = int | tuple[int, int]
@@ -213,13 +215,23 @@ def evaluate_masked(
             output = model(network_input(codes.to(device), crop, None), mask)
             if loss is None:
                 loss, right = _Mean().to(device), right.to(device)
-            loss.update(output.loss, len(codes))
+            logits, targets = output.logits.flatten(0, 2).float(), output.targets.flatten()
+            loss.update(F.cross_entropy(logits, targets), len(codes))  # whatever the model's smoothing
             right.update((output.logits.argmax(-1) == output.targets).float().mean(), len(codes))
             if on_batch is not None:
                 on_batch(len(codes))
     if loss is None:
         raise ModelError("expected samples to evaluate on, found none")
     return {"loss": float(loss.compute()), "right": float(right.compute())}
+
+
+def without_nan(value: Any) -> Any:
+    """The same as JSON has it, which knows no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def network_input(codes: Tensor, crop: Crop | None, embedding: nn.Module | None) -> Tensor:

@@ -20,10 +20,9 @@ from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 from tokenstore.dataset import TokenDataset
 from tokenstore.reader import TokenStore
-from tokenstore.store import TOKENS
+from tokenstore.store import MASKS, TOKENS
 
 __all__ = [
-    "MASKS",
     "Augmentation",
     "CentralPart",
     "MovedMasks",
@@ -32,25 +31,21 @@ __all__ = [
     "code_entropy",
     "codebook_of",
     "segmentation_recipe",
+    "share_of",
     "training_recipe",
     "training_samples",
 ]
-
-MASKS = "masks"
-"""The column of label maps (N, H, W)."""
 
 Augmentation: TypeAlias = Literal["mtm", "finetune", "seit", "none"]
 
 _SEGMENTATION_SCALE = (0.25, 1.0)
 
 
-def training_samples(
-    store: TokenStore, split: str, columns: Sequence[str], share: float = 1.0, seed: int = 0
-) -> TokenDataset:
-    """A split's samples, or with `share` < 1 a random share of each class.
+def training_samples(store: TokenStore, split: str, columns: Sequence[str]) -> TokenDataset:
+    """A split's samples.
 
-    The draw depends on `seed` and the split alone. Raises ModelError where networks cannot have such codes,
-    or a column is missing; StoreError for a split that is not there.
+    Raises ModelError where networks cannot have such codes, or a column is missing; StoreError for a split
+    that is not there.
     """
     dataset = TokenDataset(store, split, columns=[TOKENS])
     where = f"{store.files.storage.url}/{split}"
@@ -62,7 +57,11 @@ def training_samples(
                 f"{where}: expected {column}, found {', '.join(dataset.rows.columns)}; convert the images "
                 f"with {way}"
             )
-    dataset = TokenDataset(store, split, columns=columns)
+    return TokenDataset(store, split, columns=columns)
+
+
+def share_of(dataset: TokenDataset, share: float, seed: int) -> TokenDataset:
+    """A random share of each class, at least a sample; it depends on `seed` and the dataset alone."""
     if share == 1:
         return dataset
     rng = np.random.default_rng(seed)
@@ -232,5 +231,7 @@ def segmentation_recipe(
 ) -> nn.Module:
     """`(codes, masks) -> (inputs, masks)`: random crops and colours, or the whole as it is."""
     if name == "none":
+        if adapter is not None:
+            raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
     return MovedMasks(codebook, size, gives_codes=gives_codes, ignore_index=ignore_index, adapter=adapter)

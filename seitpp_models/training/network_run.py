@@ -39,7 +39,6 @@ class OptimiserConfig:
     steps: int
     """In all the epochs."""
     warmup_steps: int = 0
-    minimum_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     layer_decay: float = 1.0
@@ -51,6 +50,14 @@ class OptimiserConfig:
     accumulation: int = 1
     """Parts that a process computes its share of a step in."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.warmup_steps < self.steps):
+            raise ModelError(
+                f"expected a learning rate above 0, and a warm-up shorter than the {self.steps} steps of "
+                f"{self.epochs} epochs, found {self.learning_rate} and {self.warmup_steps} steps; give fewer "
+                "--warmup-epochs"
+            )
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
 
     error = ModelError
     logged_steps = 1
+    resume_option = "--resume auto"
 
     def __init__(
         self,
@@ -104,10 +112,10 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         )
         self.schedule = CosineLRScheduler(
             optimizer,
-            t_initial=config.steps,
-            lr_min=config.minimum_rate,
+            t_initial=config.steps - config.warmup_steps + 1,  # so that the last step learns too
             warmup_t=config.warmup_steps,
             warmup_lr_init=0.0,
+            warmup_prefix=True,
             t_in_epochs=False,
         )
         self.model, self.optimizer = accelerator.prepare(network.model, optimizer)
@@ -151,14 +159,15 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
                 with self.accelerator.autocast():
                     found = self.task.loss(self.model, part, random)
                 value = float(found.value.detach())
-                self._refuse_unless_finite(value)
+                self._refuse_unless_finite("loss", value)
                 # Gradients of several processes are averaged; so each counts by its samples.
                 share = len(part[0]) / everyone
                 self.accelerator.backward(found.value * (share * self.accelerator.num_processes))
             loss += share * value
             right += share * float(found.right)
-        if self.config.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        if self.accelerator.scaler is None:  # which leaves out steps that are not finite by itself
+            self._refuse_unless_finite("norm of the gradients", float(norm))
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network.model, self.step)
@@ -174,12 +183,12 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         here = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
         return tuple(self.accelerator.reduce(here, "sum").tolist())
 
-    def _refuse_unless_finite(self, value: float) -> None:
+    def _refuse_unless_finite(self, name: str, value: float) -> None:
         if math.isfinite(value):
             return
         rows = ", ".join(map(str, self.loader.last_rows.tolist()))
         raise ModelError(
-            f"training: the loss of step {self.step} is {value}, on samples {rows} of the split. The last "
+            f"training: the {name} of step {self.step} is {value}, on samples {rows} of the split. The last "
             f"checkpoint in {self.out} is from before; look at these samples, or begin anew with a lower "
             "learning rate"
         )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from seitpp_models.training.evaluation import without_nan
 from seitpp_models.training.network_run import NetworkStep
 from tokenstore.runs import LOG, cut_log
 
@@ -54,7 +55,7 @@ class RunReport:
         if not self._writes:
             return
         with (self._folder / EVALUATIONS).open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.write(json.dumps(without_nan({"step": step, **figures})) + "\n")
         for name, value in figures.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"val/{name}", value, step)

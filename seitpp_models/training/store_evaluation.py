@@ -21,15 +21,14 @@ from seitpp_models.training.evaluation import (
 from tokenstore.dataset import TokenDataset
 from tokenstore.loader import TokenLoader
 from tokenstore.reader import Indices, SplitReader, TokenStore
-from tokenstore.store import LABELS, TOKENS
+from tokenstore.store import LABELS, MASKS, TOKENS
 
-__all__ = ["CLASSIFIERS", "MASKS", "chosen_split", "evaluate_store"]
+__all__ = ["CLASSIFIERS", "chosen_split", "evaluate_store", "ignored_label"]
 
 CLASSIFIERS = ("vit", "timm")
 """Kinds of networks that classify."""
-MASKS = "masks"
-"""The column of label maps (H, W), a class a pixel."""
 _USUAL_SPLIT = "val"
+_USUAL_IGNORED = 255
 
 
 def chosen_split(splits: Sequence[str], wanted: str | None, where: str) -> str:
@@ -50,7 +49,7 @@ def evaluate_store(
     *,
     crop: tuple[int, int] | None = None,
     all_classes: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     mask_ratio: float = MaskRatio.mean,
     seed: int = 0,
     batch_size: int = 64,
@@ -63,7 +62,7 @@ def evaluate_store(
 
     The network, which must be on `device`, sees the central part of the codes that it was built for, or
     `crop`, of the samples `rows` (m,) of the split, by default all. `threads` decode. Raises ModelError where
-    codes, labels or masks are not the network's.
+    codes, labels or masks are not the network's. `ignore_index` is by default the store's.
     """
     manifest = store.manifest
     reader = store[split]
@@ -90,7 +89,7 @@ def evaluate_store(
             trained.model,
             loader,
             classes=shape.classes,
-            ignore_index=ignore_index,
+            ignore_index=ignored_label(store) if ignore_index is None else ignore_index,
             embedding=embedding,
             crop=sides,
             on_batch=on_batch,
@@ -103,6 +102,12 @@ def evaluate_store(
             trained.model, loader, embedding=embedding, crop=sides, classes=classes, on_batch=on_batch
         )
     )
+
+
+def ignored_label(store: TokenStore) -> int:
+    """The label of pixels without a class: the store's, or 255 where it says none."""
+    stored: int | None = store.manifest.ignore_index
+    return _USUAL_IGNORED if stored is None else stored
 
 
 def _check_column(reader: SplitReader, column: str, where: str) -> None:

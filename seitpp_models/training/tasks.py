@@ -65,7 +65,7 @@ class Task(Protocol):
 class MaskedTokens:
     """Predict the codes of masked patches: `recipe(codes, None, generator=...)`, then a mask.
 
-    All processes have the same ratio, and the masks that one would have had.
+    All processes have the same ratio, and in whole batches the masks that one would have had.
     """
 
     columns = ("tokens",)
