@@ -126,6 +126,8 @@ def finetune(
       seitpp finetune small.zarr --out runs/small --config finetune-cpu
       seitpp finetune small.zarr --model convnext_tiny --input vectors --adapter none --out runs/cnn
     """
+    refuse_idle_options({"noise": "--noise"}, "augmentation", augment == "none")
+    refuse_idle_options({"smoothing": "--smoothing"}, "--augment none", augment != "none")
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, Classification.columns)

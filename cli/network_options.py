@@ -326,7 +326,10 @@ def vit_to_train(
     )
     if before is None and common.model not in SIZES:
         grid, _ = network_grid(store_grid, common.patch, size)
-        chosen = {"name": common.model, "channels": codebook.shape[1], **arguments}
+        refuse_idle_options({"depth": "--depth", "patch": "--patch"}, "ViTs of this package", True)
+        chosen = {"name": common.model, "channels": codebook.shape[1], "grid": grid, **arguments}
+        if not chosen["drop_path_rate"]:
+            del chosen["drop_path_rate"]  # which not every backbone has
         chosen["codebook_size"] = len(codebook) if form == "codes" else None
         return Backbone(build_model("timm", chosen), "timm", chosen, grid, form == "codes")
     if before is None:
@@ -446,6 +449,9 @@ def run_training(
         accumulation=common.accumulation,
         seed=common.seed,
     )
+    if devices.num_processes > 1 and devices.device.type == "cuda":
+        synchronised: Any = nn.SyncBatchNorm
+        network = replace(network, model=synchronised.convert_sync_batchnorm(network.model))
     if common.compile:
         network.model.compile()
     every = {"precision": devices.mixed_precision, "adapter": common.adapter, "store": samples.fingerprint}

@@ -16,6 +16,7 @@ from seitpp_models.training.inputs import code_entropy, codebook_of, training_re
 from seitpp_models.training.tasks import MaskedTokens
 from tokenstore.reader import open_store
 
+from .console import refuse_idle_options
 from .main import EXIT_CODES
 from .network_options import (
     NetworkOptions,
@@ -115,6 +116,7 @@ def pretrain(
       seitpp pretrain small.zarr --out runs/mtm --config pretrain-cpu --epochs 20
       torchrun --nproc-per-node 8 -m tokenstore_cli.seitpp pretrain imagenet.zarr --out runs/mtm
     """
+    refuse_idle_options({"noise": "--noise"}, "augmentation", augment == "none")
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, MaskedTokens.columns)

@@ -20,6 +20,7 @@ from seitpp_models.training.store_evaluation import ignored_label
 from seitpp_models.training.tasks import Segmentation
 from tokenstore.reader import open_store
 
+from .console import refuse_idle_options
 from .main import EXIT_CODES
 from .network_options import (
     NetworkOptions,
@@ -100,6 +101,7 @@ def segment(
       seitpp segment streets.zarr --classes 11 --from runs/mtm/model.safetensors --out runs/streets
       seitpp segment streets.zarr --classes 11 --head linear --model small --out runs/linear
     """
+    refuse_idle_options({"width": "--width"}, "--head upernet", head != "upernet")
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, Segmentation.columns)

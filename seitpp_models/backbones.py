@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from seitpp_models.store_sizes import sizes_of
@@ -19,8 +21,9 @@ class TokenClassifier(nn.Module):
 
     A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28, so a transposed
     convolution first makes `enlarge` x `enlarge` pixels of each token; by default 4, which leaves a ConvNeXt
-    a quarter of the work it has on images. `store` gives the sizes that are not given. Raises ValueError for
-    a name timm does not know.
+    a quarter of the work it has on images. `store` gives the sizes that are not given. `grid` is what
+    it is made for, (H, W) tokens, which some backbones need. Raises ValueError for a name timm does not know,
+    and where the backbone takes no such grid.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class TokenClassifier(nn.Module):
         codebook_size: int | None = None,
         enlarge: int = 4,
         store: TokenStore | None = None,
+        grid: Sequence[int] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
@@ -48,10 +52,31 @@ class TokenClassifier(nn.Module):
             raise ValueError(f"enlarge: expected a positive integer, found {enlarge}")
         self.codebook_size = codebook_size
         self.token_emb = None if codebook_size is None else TokenEmbedding(codebook_size, channels)
+        self.num_classes = num_classes
         self.enlarge = nn.ConvTranspose2d(channels, channels, enlarge, stride=enlarge)
-        self.backbone = timm.create_model(name, in_chans=channels, num_classes=num_classes, **arguments)
+        self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
+        arguments |= {"in_chans": channels, "num_classes": num_classes}
+        self.backbone = _backbone(
+            name, self.grid and (enlarge * self.grid[0], enlarge * self.grid[1]), arguments
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         vectors = tokens if self.token_emb is None else self.token_emb(tokens)
         logits: Tensor = self.backbone(self.enlarge(vectors))
         return logits
+
+
+def _backbone(name: str, size: tuple[int, int] | None, arguments: dict[str, Any]) -> nn.Module:
+    """A timm model for images of `size`, if it has to be made for one."""
+    if size is None:
+        return timm.create_model(name, **arguments)  # type: ignore[no-any-return]
+    try:
+        model: nn.Module = timm.create_model(name, img_size=size, **arguments)
+    except TypeError:  # most take any size, and no such argument
+        model = timm.create_model(name, **arguments)
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, arguments["in_chans"], *size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{name} does not take {size[0]}x{size[1]} pixels: {error}") from error
+    return model.train()

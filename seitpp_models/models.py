@@ -41,7 +41,7 @@ def _timm(**arguments: Any) -> TokenClassifier:
     return TokenClassifier(**arguments, pretrained=False)
 
 
-_TIMM_ARGUMENTS = {"name", "num_classes", "channels", "codebook_size", "enlarge", "drop_path_rate"}
+_TIMM_ARGUMENTS = {"name", "num_classes", "channels", "codebook_size", "enlarge", "grid", "drop_path_rate"}
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "masked": _masked,
     "vit": token_vit,

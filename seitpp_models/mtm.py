@@ -206,7 +206,14 @@ class MaskedTokenModel(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves alone, for timm."""
-        return {"cls_token", "mask_token_label", "decoder_pos_embed_learned"}
+        return {"cls_token", "mask_token_label", "decoder_pos_embed_learned", "mlm_layer.bias"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which layer parameters are of, for timm's decay of learning rates by layer."""
+        return {
+            "stem": r"^(?:cls_token|mask_token_label|token_emb|patch_embed)",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
 
     def encode(self, codes: Tensor) -> Tensor:
         """Features (B, 1 + N, width) of codes (B, H, W): the class token's and the patches'."""

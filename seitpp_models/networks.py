@@ -86,9 +86,7 @@ def shape_of(model: nn.Module) -> NetworkShape:
     if isinstance(model, TokenViT):
         return _of_vit(model, model.num_classes)
     if isinstance(model, TokenClassifier):
-        return NetworkShape(
-            None, 1, model.codebook_size, model.enlarge.in_channels, model.backbone.num_classes
-        )
+        return NetworkShape(model.grid, 1, model.codebook_size, model.enlarge.in_channels, model.num_classes)
     raise ModelError(f"expected a network that build_model makes, found {type(model).__name__}")
 
 

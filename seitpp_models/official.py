@@ -36,9 +36,8 @@ def load_official(path: Path | str) -> TokenViT | MaskedTokenModel:
     Nothing in the file is executed. Raises ModelError where a tensor is missing, unknown or of another shape.
     """
     try:
-        tensors = {
-            name: tensor for name, tensor in read_checkpoint(Path(path)).items() if isinstance(tensor, Tensor)
-        }
+        found = read_checkpoint(Path(path), of_runs=True)
+        tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
         return from_official(tensors)
     except (TokenstoreError, OSError, ValueError) as error:
         raise ModelError(f"{path}: expected a checkpoint of SeiT or SeiT++: {error}") from error

@@ -61,8 +61,8 @@ class TokenSegmenter(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which layer parameters are of, for timm's decay of learning rates by layer."""
         return {
-            "stem": r"^backbone\.(cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm|^head", (99999,))],
+            "stem": r"^backbone\.(?:cls_token|pos_embed|patch_embed)",
+            "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm", (99999,))],
         }
 
     def forward(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:

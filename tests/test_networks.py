@@ -12,6 +12,7 @@ import timm
 import torch
 from network_stores import CHANNELS, CLASSES, CODES, GRID, MASKED, VIT, codebook, write_labelled
 from safetensors.torch import load_file, save_file
+from timm.optim import create_optimizer_v2
 
 import tokenstore
 from seitpp_models import (
@@ -249,3 +250,48 @@ def test_vectors_of_another_width_are_refused() -> None:
         vit(codebook_size=None)(torch.randn(2, 5, *GRID))
     with pytest.raises(ValueError, match="expected codes"):
         vit()(torch.from_numpy(np.array(codebook()))[:6, :6].expand(2, 6, 6))
+
+
+def test_backbones_for_one_size_are_made_for_the_grid() -> None:
+    vectors = torch.randn(2, CHANNELS, 8, 8)
+    for name in ("vit_tiny_patch16_224", "resnet10t"):
+        model = TokenClassifier(name, 3, CHANNELS, grid=(8, 8), enlarge=8)
+        assert model.training
+        assert model(vectors).shape == (2, 3)
+
+
+def test_a_file_makes_timm_fetch_nothing() -> None:
+    for asked in ({"pretrained": True}, {"checkpoint_path": "/etc/passwd"}, {"pretrained_cfg": {"url": "x"}}):
+        with pytest.raises(ModelError, match="expected arguments among"):
+            build_model("timm", {"name": "resnet10t", "num_classes": 3, **asked})
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4])
+def test_patches_of_any_size_fill_the_grid(patch: int) -> None:
+    model = vit(codebook_size=None, grid=(12, 12), patch=patch)
+    assert model.patch_embed(torch.randn(1, CHANNELS, 12, 12)).shape[1:3] == (12 // patch, 12 // patch)
+    assert model.pos_embed.shape[1] == 1 + (12 // patch) ** 2
+
+
+def test_rates_decay_by_layer() -> None:
+    def scales(model: Any) -> dict[str, tuple[float, float]]:
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.1, layer_decay=0.5)
+        groups = {
+            id(part): (group["lr_scale"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for part in group["params"]
+        }
+        return {name: groups[id(part)] for name, part in model.named_parameters()}
+
+    of_masked = scales(masked())
+    rates = [
+        of_masked[f"{name}.weight"][0]
+        for name in ("patch_embed.proj", "blocks.0.mlp.fc1", "blocks.1.mlp.fc1", "mlm_layer.fc")
+    ]
+    assert rates == [0.125, 0.25, 0.5, 1.0]
+    assert of_masked["mlm_layer.bias"][1] == of_masked["cls_token"][1] == 0
+    of_segmenter = scales(TokenSegmenter(vit(), 3))
+    names = ("backbone.patch_embed.proj", "backbone.blocks.0.mlp.fc1", "backbone.blocks.1.mlp.fc1")
+    rates = [of_segmenter[f"{name}.weight"][0] for name in (*names, "head.classify")]
+    assert rates == [0.125, 0.25, 0.5, 1.0]
+    assert of_segmenter["backbone.pos_embed"][1] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import math
@@ -276,6 +277,14 @@ def test_other_tensors_are_refused(change: dict[str, Any], message: str, tmp_pat
     torch.save({key: tensor for key, tensor in tensors.items() if tensor is not None}, tmp_path / "wrong.pth")
     with pytest.raises(ModelError, match=f"wrong.pth: expected a checkpoint of SeiT.*{message}"):
         load_official(tmp_path / "wrong.pth")
+
+
+def test_checkpoints_of_whole_runs_are_read(tmp_path: Path) -> None:
+    tensors = tensors_of("seit_vit_small_dim32")
+    run = {"model": tensors, "args": argparse.Namespace(lr=1e-3, epochs=300), "epoch": 299}
+    torch.save(run, tmp_path / "run.pth")
+    model = load_official(tmp_path / "run.pth")
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in to_official(model).items())
 
 
 def test_a_mask_by_hand_hides_what_it_says() -> None:

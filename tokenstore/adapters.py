@@ -112,5 +112,5 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             if metadata.get("format") == _FORMAT:
                 return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors = read_checkpoint(path)
+    tensors = read_checkpoint(path, of_runs=True)
     return {}, {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}

@@ -19,18 +19,21 @@ __all__ = ["listed", "read_checkpoint"]
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
 """Beginnings of the names of tensors that only training needs."""
-_NESTED = ("state_dict", "model")
-"""Where checkpoints of whole runs hold the tensors: Lightning's, and those in the manner of MAE."""
+_LIGHTNING, _MAE = "state_dict", "model"
+"""Where checkpoints of whole runs hold the tensors."""
 _SHOWN = 8
 """Names that an error lists of each kind of problem."""
 
 
-def read_checkpoint(path: Path) -> dict[str, object]:
-    """What a safetensors file or one of torch.save holds by name; raises TokenizerError."""
-    return _tensors_by_name(_read(path))
+def read_checkpoint(path: Path, *, of_runs: bool = False) -> dict[str, object]:
+    """What a safetensors file or one of torch.save holds by name; raises TokenizerError.
+
+    `of_runs` also takes tensors under 'model', beside a run's options as an argparse.Namespace.
+    """
+    return _tensors_by_name(_read(path, of_runs), of_runs)
 
 
-def _read(path: Path) -> object:
+def _read(path: Path, of_runs: bool) -> object:
     if path.is_dir():
         raise TokenizerError("expected a checkpoint file, found a folder; name the file in it")
     if not path.is_file():
@@ -41,7 +44,7 @@ def _read(path: Path) -> object:
         raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
     kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"
     try:
-        return load_file(path) if kind == "safetensors file" else _read_pytorch(path)
+        return load_file(path) if kind == "safetensors file" else _read_pytorch(path, of_runs)
     except TokenizerError:
         raise
     except Exception as error:  # torch.load answers a damaged file with nearly any exception
@@ -59,7 +62,7 @@ def _read(path: Path) -> object:
         ) from error
 
 
-def _read_pytorch(path: Path) -> object:
+def _read_pytorch(path: Path, of_runs: bool) -> object:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if zipped:
@@ -67,23 +70,21 @@ def _read_pytorch(path: Path) -> object:
             # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
-    with torch.serialization.safe_globals(
-        [argparse.Namespace]
-    ):  # the options of a run, which are plain values
+    with torch.serialization.safe_globals([argparse.Namespace] if of_runs else []):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def _tensors_by_name(loaded: object) -> dict[str, object]:
+def _tensors_by_name(loaded: object, of_runs: bool) -> dict[str, object]:
     """What a checkpoint of either layout holds, without what is _DROPPED."""
-    inside = next((name for name in _NESTED if isinstance(loaded, dict) and name in loaded), None)
+    names = (_LIGHTNING, _MAE) if of_runs else (_LIGHTNING,)
+    inside = next((name for name in names if isinstance(loaded, dict) and name in loaded), None)
     values = loaded[inside] if isinstance(loaded, dict) and inside else loaded
     if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
         found = f"a {type(values).__name__}" + (f" as its {inside!r}" if inside else "")
         if isinstance(values, dict):
             found += f" without tensors and with the keys {listed(map(str, values))}"
         raise TokenizerError(
-            "expected a dict of tensors by name, or a checkpoint with one as "
-            f"{' or '.join(map(repr, _NESTED))}; "
+            f"expected a dict of tensors by name, or a Lightning checkpoint with one as {_LIGHTNING!r}; "
             f"found {found}"
         )
     return {str(name): value for name, value in values.items() if not str(name).startswith(_DROPPED)}
