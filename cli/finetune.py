@@ -20,11 +20,10 @@ from tokenstore.reader import open_store
 
 from .console import refuse_idle_options
 from .main import EXIT_CODES
-from .network_options import (
-    NetworkOptions,
+from .network_options import NetworkOptions, network_options, vit_options
+from .network_runs import (
     accelerator,
     chosen_adapter,
-    network_options,
     refuse_missing_split,
     run_training,
     vit_to_train,
@@ -43,21 +42,7 @@ from .network_options import (
     beta2=0.999,
     adapter="default",
 )
-@click.option(
-    "--from",
-    "begin",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A network to begin with: of `seitpp pretrain` or `finetune`, or a published checkpoint (.pth, "
-    ".ckpt). Its sizes count.",
-)
-@click.option(
-    "--input",
-    "form",
-    type=click.Choice(["codes", "vectors"]),
-    default="codes",
-    show_default=True,
-    help="codes: re-quantised, with a learned embedding; vectors: the codebook's, as plain SeiT has them.",
-)
+@vit_options
 @click.option(
     "--size", type=click.IntRange(1), help="Tokens a side that the network sees. [default: 7/8 of the grid]"
 )
@@ -76,9 +61,6 @@ from .network_options import (
     default=0.1,
     show_default=True,
     help="Share of the samples to evaluate on, where the store has no --evaluate-split.",
-)
-@click.option(
-    "--drop-path", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of the ViT's blocks."
 )
 @click.option(
     "--smoothing",

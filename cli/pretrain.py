@@ -18,12 +18,11 @@ from tokenstore.reader import open_store
 
 from .console import refuse_idle_options
 from .main import EXIT_CODES
-from .network_options import (
-    NetworkOptions,
+from .network_options import NetworkOptions, network_options
+from .network_runs import (
     accelerator,
     chosen_adapter,
     network_grid,
-    network_options,
     refuse_missing_split,
     run_training,
 )

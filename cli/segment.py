@@ -22,11 +22,10 @@ from tokenstore.reader import open_store
 
 from .console import refuse_idle_options
 from .main import EXIT_CODES
-from .network_options import (
-    NetworkOptions,
+from .network_options import NetworkOptions, network_options, vit_options
+from .network_runs import (
     accelerator,
     chosen_adapter,
-    network_options,
     refuse_missing_split,
     run_training,
     vit_to_train,
@@ -43,21 +42,7 @@ from .network_options import (
     weight_decay=0.05,
     beta2=0.999,
 )
-@click.option(
-    "--from",
-    "begin",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A network to begin with: of `seitpp pretrain` or `finetune`, or a published checkpoint (.pth, "
-    ".ckpt). Its sizes count.",
-)
-@click.option(
-    "--input",
-    "form",
-    type=click.Choice(["codes", "vectors"]),
-    default="codes",
-    show_default=True,
-    help="codes: re-quantised, with a learned embedding; vectors: the codebook's, as plain SeiT has them.",
-)
+@vit_options
 @click.option(
     "--head",
     type=click.Choice(["linear", "upernet"]),
@@ -70,9 +55,6 @@ from .network_options import (
     "--classes", required=True, type=click.IntRange(2), help="Of label maps, without what is ignored."
 )
 @click.option("--ignore-index", type=int, help="Label that counts nowhere. [default: the store's]")
-@click.option(
-    "--drop-path", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of the ViT's blocks."
-)
 @click.option(
     "--augment",
     type=click.Choice(["crops", "none"]),
