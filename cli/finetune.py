@@ -24,6 +24,7 @@ from .network_options import NetworkOptions, network_options, vit_options
 from .network_runs import (
     accelerator,
     chosen_adapter,
+    content_of,
     refuse_missing_split,
     run_training,
     vit_to_train,
@@ -150,7 +151,7 @@ def finetune(
     task = Classification(recipe.to(devices.device), smoothing)
     settings = {
         "network": backbone.arguments,
-        "from": begin,
+        "from": content_of(begin),
         "augment": augment,
         "noise": noise,
         "share": (share, share_seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -137,6 +138,14 @@ def chosen_adapter(
     return load_adapter(common.adapter, tokenizer=store.manifest.tokenizer).to(device)
 
 
+def content_of(path: Path | None) -> str | None:
+    """A digest that tells a file from others, whatever it is called; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def accelerator(common: NetworkOptions) -> Accelerator:
     """Devices and processes as the options and the launcher say."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -220,7 +229,11 @@ def run_training(
         network = replace(network, model=synchronised.convert_sync_batchnorm(network.model))
     if common.compile:
         network.model.compile()
-    every = {"precision": devices.mixed_precision, "adapter": common.adapter, "store": samples.fingerprint}
+    every = {
+        "precision": devices.mixed_precision,
+        "adapter": content_of(Path(common.adapter)) or common.adapter,
+        "store": samples.fingerprint,
+    }
     chosen = {name: str(value) for name, value in {**every, **settings}.items()}
     run = NetworkRun(config, network, task, loader, common.out, chosen, devices)
 

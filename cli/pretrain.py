@@ -152,4 +152,5 @@ def pretrain(
     }
     refuse_missing_split(common, opened)
     reference = ("order-0 entropy of the codes", code_entropy(samples))
-    run_training(common, network, task, samples, settings, devices, opened, {}, reference=reference)
+    evaluation = {"mask_ratio": min(max(mask_mean, mask_low), mask_high)}
+    run_training(common, network, task, samples, settings, devices, opened, evaluation, reference=reference)

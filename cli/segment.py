@@ -26,6 +26,7 @@ from .network_options import NetworkOptions, network_options, vit_options
 from .network_runs import (
     accelerator,
     chosen_adapter,
+    content_of,
     refuse_missing_split,
     run_training,
     vit_to_train,
@@ -131,6 +132,6 @@ def segment(
         adapter=chosen_adapter(common, opened, devices.device, used=augment == "crops"),
     )
     task = Segmentation(recipe.to(devices.device), ignored)
-    settings = {"network": arguments, "from": begin, "augment": augment, "ignore-index": ignored}
+    settings = {"network": arguments, "from": content_of(begin), "augment": augment, "ignore-index": ignored}
     evaluation = {"ignore_index": ignored}
     run_training(common, network, task, samples, settings, devices, opened, evaluation, whole_batches=True)

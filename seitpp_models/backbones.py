@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from seitpp_models.store_sizes import sizes_of
@@ -14,6 +15,8 @@ from seitpp_models.token_embedding import TokenEmbedding
 from tokenstore.reader import TokenStore
 
 __all__ = ["TokenClassifier"]
+
+_BACKBONE = "backbone."
 
 
 class TokenClassifier(nn.Module):
@@ -59,6 +62,17 @@ class TokenClassifier(nn.Module):
         self.backbone = _backbone(
             name, self.grid and (enlarge * self.grid[0], enlarge * self.grid[1]), arguments
         )
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that AdamW leaves alone, for timm."""
+        names: Any = getattr(self.backbone, "no_weight_decay", set)
+        return {f"{_BACKBONE}{name}" for name in names()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The number of a parameter's layer, for timm's decay of learning rates by layer."""
+        matcher: Any = getattr(self.backbone, "group_matcher", lambda coarse: lambda name: 0)
+        layers = group_parameters(self.backbone, matcher(coarse=coarse), reverse=True)
+        return lambda name: layers.get(name.removeprefix(_BACKBONE), 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         vectors = tokens if self.token_emb is None else self.token_emb(tokens)

@@ -20,9 +20,10 @@ import tokenstore
 from seitpp_models.masking import MaskRatio
 from seitpp_models.models import TrainedModel, build_model
 from seitpp_models.mtm import masked_token_config
+from seitpp_models.segmentation import TokenSegmenter
 from seitpp_models.training.inputs import training_recipe, training_samples
 from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
-from seitpp_models.training.tasks import Classification, MaskedTokens, Task
+from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
 from tokenstore.loader import TokenLoader
 
 CODES, CHANNELS, GRID, CLASSES = 16, 8, (6, 6), 4
@@ -63,6 +64,7 @@ def write_labelled(path: Path, samples: int = SAMPLES, **spec: Any) -> Path:
         masks = np.full((count, 12, 12), CLASSES, np.uint8)
         masks[:, :, :6] = labels[:, None, None]
         masks[:, 0] = 255
+        masks[::5, 4:] = 255
         splits[name] = (codes, labels, {"masks": masks})
     write_store(path, splits, CODES, codebook=codebook(), class_names=tuple("abcd"), **spec)
     return path
@@ -80,10 +82,16 @@ def network_run(
     if task == "masked":
         chosen: Task = MaskedTokens(recipe, 9, MaskRatio())
         kind, arguments = "masked", MASKED
+    elif task == "maps":
+        chosen = Segmentation(recipe, 255)
+        backbone = {**VIT, "num_classes": 0}
+        kind, arguments = "segmenter", {"backbone": backbone, "classes": CLASSES + 1, "head": "linear"}
     else:
         chosen = Classification(recipe, 0.1)
         kind, arguments = "vit", VIT
     model = build_model(kind, arguments)
+    if isinstance(model, TokenSegmenter):
+        model.head.norm = nn.Identity()  # which would see the samples of its own part and process alone
     loader = TokenLoader(
         training_samples(opened, "train", chosen.columns),
         batch_size // accelerator.num_processes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,12 +23,13 @@ from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from network_stores import CLASSES, CODES, GRID, gradients_and_rows, network_run, write_labelled
 from stores import write_store
+from tokenstore_cli import network_runs
 from tokenstore_cli.network_options import RECIPES
 from tokenstore_cli.seitpp import cli
 
 import tokenstore
 from seitpp_models.errors import ModelError
-from seitpp_models.models import load_model
+from seitpp_models.models import load_model, save_model
 from seitpp_models.training.inputs import code_entropy, share_of, training_samples
 from seitpp_models.training.network_run import WEIGHTS
 from tokenstore.manifest import TokenizerIdentity
@@ -193,6 +196,34 @@ def test_a_terminated_run_is_kept(store: Path, tmp_path: Path) -> None:
     assert losses(out)[-1][0] == done < 24
 
 
+def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    program = ["pretrain", store, "--out", out, *PRETRAIN, "--epochs", 2, "--checkpoint-minutes", 0]
+    with monkeypatch.context() as patched:
+        patched.setattr(network_runs, "evaluate_store", Mock(side_effect=KeyboardInterrupt))
+        assert seitpp(*program).exit_code != 0
+    assert torch.load(out / STATE, weights_only=True)["progress"][0] == 3
+    result = seitpp(*program, "--resume", "auto")
+    assert result.exit_code == 0, result.output
+    assert [line["step"] for line in lines(out / "evaluations.jsonl")] == [3, 6]
+
+
+def test_a_run_goes_on_wherever_its_first_weights_lie(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    moved, other = tmp_path / "moved.safetensors", tmp_path / "other.safetensors"
+    shutil.copy(pretrained / WEIGHTS, moved)
+    trained = load_model(moved)
+    torch.nn.init.zeros_(trained.model.cls_token)  # type: ignore[arg-type]
+    save_model(trained, other)
+    program = ["finetune", store, "--out", tmp_path / "run", *QUICK[4:], "--augment", "none", "--epochs", 1]
+    assert seitpp(*program, "--from", pretrained / WEIGHTS).exit_code == 0
+    assert seitpp(*program, "--from", moved, "--resume", "auto").exit_code == 0
+    refusal = seitpp(*program, "--from", other, "--resume", "auto")
+    assert refusal.exit_code == 1
+    assert "from is now" in refusal.output
+
+
 def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Path) -> None:
     result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2)
     assert result.exit_code == 1
@@ -208,7 +239,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
 # Several processes.
 
 
-@pytest.mark.parametrize("task", ["masked", "classes"])
+@pytest.mark.parametrize("task", ["masked", "classes", "maps"])
 def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, task: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(TESTS / "network_stores.py"), str(store), task, str(tmp_path / "found")]
@@ -223,9 +254,10 @@ def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, ta
             torch.testing.assert_close(part["gradients"][name], expected, atol=1e-5, rtol=0)
 
 
-def test_parts_of_a_batch_have_the_gradients_of_the_whole(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["classes", "maps"])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(store: Path, tmp_path: Path, task: str) -> None:
     def gradients(parts: int) -> list[torch.Tensor]:
-        run = network_run(store, tmp_path, "classes", Accelerator(cpu=True), accumulation=parts)
+        run = network_run(store, tmp_path, task, Accelerator(cpu=True), accumulation=parts)
         run.trained(next(iter(run.batches())))
         return [part.grad for part in run.network.model.parameters() if part.grad is not None]
 
@@ -243,6 +275,20 @@ def test_a_loss_that_is_no_number_names_the_samples(store: Path, tmp_path: Path)
     rows = ", ".join(map(str, run.loader.last_rows.tolist()))
     with pytest.raises(ModelError, match=rf"the loss of step 0 is nan, on samples {rows} of the split"):
         run.trained(batch)
+
+
+def test_a_loss_that_is_no_number_ends_all_processes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = network_run(store, tmp_path, "classes", Accelerator(cpu=True))
+    batch = next(iter(run.batches()))
+    sums = iter([(len(batch[0]),), (float("nan"), 0.0, len(batch[0]))])  # as if of others
+    monkeypatch.setattr(run, "_summed", lambda *_: next(sums))
+    before = [part.detach().clone() for part in run.network.model.parameters()]
+    with pytest.raises(ModelError, match="the loss of step 0 is nan, on those of another process"):
+        run.trained(batch)
+    for ours, theirs in zip(run.network.model.parameters(), before, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def refused(*arguments: object) -> str:

@@ -295,3 +295,9 @@ def test_rates_decay_by_layer() -> None:
     rates = [of_segmenter[f"{name}.weight"][0] for name in (*names, "head.classify")]
     assert rates == [0.125, 0.25, 0.5, 1.0]
     assert of_segmenter["backbone.pos_embed"][1] == 0
+    of_backbone = scales(TokenClassifier("resnet10t", 3, CHANNELS, codebook_size=CODES))
+    names = ("token_emb.word_embeddings", "enlarge", "backbone.conv1.0", "backbone.layer4.0.conv1")
+    rates = [of_backbone[f"{name}.weight"][0] for name in (*names, "backbone.fc")]
+    assert rates == [0.5**5, 0.5**5, 0.5**5, 0.5, 1.0]
+    of_backbone = scales(TokenClassifier("vit_tiny_patch16_224", 3, CHANNELS, grid=(8, 8)))
+    assert of_backbone["backbone.pos_embed"] == (0.5**13, 0)

@@ -192,6 +192,8 @@ def run_steps(
     evaluated = range(evaluate_steps, run.config.steps, evaluate_steps) if evaluate_steps else ()
     log_path = out / LOG if run.writes else Path(os.devnull)
     with log_path.open("a") as log, _deferred_interrupts() as interrupted:
+        if run.step in evaluated:  # it may have stopped before it was
+            on_evaluation(run.step, evaluate())
         for result in run.run():
             on_step(result)
             if result.step % run.logged_steps == 0:

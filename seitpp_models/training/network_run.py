@@ -152,26 +152,30 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         count = len(batch[0])
         [everyone] = self._summed(count)
         parts = list(zip(*(column.chunk(self.config.accumulation) for column in batch), strict=True))
-        loss = right = 0.0
+        loss = right = weight = 0.0
         for number, part in enumerate(parts):
             waits = number < len(parts) - 1
             with self.accelerator.no_sync(self.model) if waits else nullcontext():
                 with self.accelerator.autocast():
                     found = self.task.loss(self.model, part, random)
-                value = float(found.value.detach())
-                self._refuse_unless_finite("loss", value)
-                # Gradients of several processes are averaged; so each counts by its samples.
-                share = len(part[0]) / everyone
+                share = found.weight / everyone
+                # Gradients of several processes are averaged, and these are to be added up.
                 self.accelerator.backward(found.value * (share * self.accelerator.num_processes))
-            loss += share * value
-            right += share * float(found.right)
+            loss += float(share * found.value.detach())
+            right += float(share * found.right)
+            weight += float(found.weight)
+        here = loss
+        loss, right, weight = self._summed(loss, right, weight)
+        self._refuse_unless_finite("loss", loss, here)
+        if 0 < weight != everyone:  # parts of the samples are ignored
+            loss, right = (everyone / weight * figure for figure in (loss, right))
+            self._scale_gradients(everyone / weight)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         if self.accelerator.scaler is None:  # which leaves out steps that are not finite by itself
-            self._refuse_unless_finite("norm of the gradients", float(norm))
+            self._refuse_unless_finite("norm of the gradients", float(norm), math.nan)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network.model, self.step)
-        loss, right = self._summed(loss, right)
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         epoch = (self.step + 1) / len(self.loader)
         return lambda step, seconds: NetworkStep(step, epoch, loss, right, rate, seconds)
@@ -183,14 +187,18 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         here = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
         return tuple(self.accelerator.reduce(here, "sum").tolist())
 
-    def _refuse_unless_finite(self, name: str, value: float) -> None:
+    def _scale_gradients(self, factor: float) -> None:
+        torch._foreach_mul_([part.grad for part in self.model.parameters() if part.grad is not None], factor)
+
+    def _refuse_unless_finite(self, name: str, value: float, here: float) -> None:
+        """Raises ModelError in all processes where a step's `value` is no number; `here` is this one's."""
         if math.isfinite(value):
             return
         rows = ", ".join(map(str, self.loader.last_rows.tolist()))
+        whose = "those of another process" if math.isfinite(here) else f"samples {rows} of the split"
         raise ModelError(
-            f"training: the {name} of step {self.step} is {value}, on samples {rows} of the split. The last "
-            f"checkpoint in {self.out} is from before; look at these samples, or begin anew with a lower "
-            "learning rate"
+            f"training: the {name} of step {self.step} is {value}, on {whose}. The last checkpoint in "
+            f"{self.out} is from before; look at these samples, or begin anew with a lower learning rate"
         )
 
     def save_weights(self) -> None:

@@ -26,9 +26,11 @@ class Loss:
     """What a batch gave."""
 
     value: Tensor
-    """() mean over samples, to go back through."""
+    """() mean over all that counts, to go back through."""
     right: Tensor
     """() share of predictions that were right."""
+    weight: float | Tensor
+    """How many samples, or parts of them, the means are over."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class MaskedTokens:
         here = slice(count * random.rank, count * (random.rank + 1))
         output = model(codes, PatchMask(mask.kept[here], mask.masked[here]).to(codes.device))
         right = (output.logits.detach().argmax(-1) == output.targets).float().mean()
-        return Loss(output.loss, right)
+        return Loss(output.loss, right, count)
 
 
 class Classification:
@@ -100,11 +102,14 @@ class Classification:
         smoothing = 0.0 if soft else self.label_smoothing
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         wanted = targets.argmax(1) if soft else targets
-        return Loss(loss, (logits.detach().argmax(1) == wanted).float().mean())
+        return Loss(loss, (logits.detach().argmax(1) == wanted).float().mean(), len(logits))
 
 
 class Segmentation:
-    """Predict label maps: `recipe(codes, masks, generator=...)` moves both alike."""
+    """Predict label maps: `recipe(codes, masks, generator=...)` moves both alike.
+
+    Each pixel that is not ignored counts alike, whatever sample, part or process it is in.
+    """
 
     columns = ("tokens", "masks")
 
@@ -117,4 +122,5 @@ class Segmentation:
         logits: Any = model(inputs, tuple(masks.shape[1:]))
         counted = masks != self.ignore_index
         right = ((logits.detach().argmax(1) == masks) & counted).sum() / counted.sum().clamp(min=1)
-        return Loss(segmentation_loss(logits, masks, self.ignore_index), right)
+        weight = counted.sum() / masks[0].numel()
+        return Loss(segmentation_loss(logits, masks, self.ignore_index), right, weight)
