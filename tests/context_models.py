@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import plain_context as plain
 from hypothesis import strategies as st
 
 from tokenstore.codecs import bitpack
+from tokenstore.codecs.context import Context
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane, lanes_for
 from tokenstore.codecs.context.tree import CodeTree
 
 Codes = npt.NDArray[Any]
+HEAD = struct.Struct("<BIIB")
+"""Of a chunk."""
 
 
 def random_offsets(
@@ -177,3 +182,49 @@ def changed(model: ContextModel, **fields: Any) -> ContextModel:
     """The model with fields of its first plane replaced."""
     first = dataclasses.replace(model.planes[0], **fields)
     return ContextModel(model.rank, (first, *model.planes[1:]))
+
+
+def payload_of(data: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
+
+
+def decoded(codec: Context, payload: bytes, samples: int, grid: tuple[int, ...]) -> Codes:
+    out = np.empty((samples, *grid), bitpack.code_dtype(codec.codebook_size))
+    codec.decode(payload_of(payload), out)
+    return out
+
+
+def coded_payload(codec: Context, codes: Codes) -> bytes:
+    """The payload of codes by the model, even where packing takes fewer bytes."""
+    streams, lengths = codec.streams(codes.shape[1:]).encode(codes.reshape(len(codes), -1))
+    longer = lengths - lengths.min()
+    width = int(longer.max()).bit_length()
+    head = HEAD.pack(1, len(codes), int(lengths.min()), width)
+    return head + plain.packed(longer.tolist(), width) + streams
+
+
+def mutated(data: bytes, random: np.random.Generator) -> bytes:
+    """Some bits flipped, bytes set, cut out, or put in."""
+    changed = bytearray(data)
+    for _ in range(random.integers(1, 4)):
+        at = int(random.integers(0, len(changed) + 1))
+        match int(random.integers(0, 5)):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << int(random.integers(0, 8))
+            case 1 if at < len(changed):
+                changed[at] = int(random.choice([0, 1, 127, 128, 255]))
+            case 2:
+                del changed[at : at + int(random.integers(1, 9))]
+            case 3:
+                changed[at:at] = random.bytes(int(random.integers(1, 9)))
+            case 4:
+                del changed[at:]
+    return bytes(changed)
+
+
+def in_range(model: ContextModel, out: Codes) -> bool:
+    planes = out.reshape(len(out), len(model.planes), -1)
+    return all(
+        bool((planes[:, at] >= 0).all() and (planes[:, at] < plane.size).all())
+        for at, plane in enumerate(model.planes)
+    )
