@@ -215,16 +215,21 @@ def network_options(**defaults: Any) -> Callable[[_Command], _Command]:
     return decorated
 
 
+def begin_option(kind: str, commands: str) -> Callable[[_Command], _Command]:
+    """The option --from, which names a network of a `kind` that `commands` train."""
+    return click.option(
+        "--from",
+        "begin",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help=f"A {kind} to begin with: of {commands}, or a published checkpoint (.pth, .ckpt). Its sizes "
+        "count.",
+    )
+
+
 def vit_options(command: _Command) -> _Command:
     """The options --from, --input and --drop-path of commands that train a ViT further."""
     options = (
-        click.option(
-            "--from",
-            "begin",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="A network to begin with: of `seitpp pretrain` or `finetune`, or a published checkpoint "
-            "(.pth, .ckpt). Its sizes count.",
-        ),
+        begin_option("network", "`seitpp pretrain` or `finetune`"),
         click.option(
             "--input",
             "form",

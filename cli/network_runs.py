@@ -18,6 +18,7 @@ from torch import nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.models import TrainedModel, build_model
+from seitpp_models.mtm import MaskedTokenModel
 from seitpp_models.store_sizes import seen_grid
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
@@ -121,6 +122,21 @@ def vit_to_train(
     if before is not None:
         start_from(model, before)
     return Backbone(model, "vit", chosen, grid, sizes["codebook_size"] is not None)
+
+
+def masked_model(path: Path, store: TokenStore, where: str) -> MaskedTokenModel:
+    """The masked-token model in a file, to go on with; raises ModelError where it is none for such codes."""
+    found = pretrained_network(path, store.manifest.tokenizer, where)
+    if not isinstance(found, MaskedTokenModel):
+        raise ModelError(
+            f"{path}: expected a masked-token model to begin with, found a {type(found).__name__}"
+        )
+    if found.config.codebook_size != store.manifest.codebook_size:
+        raise ModelError(
+            f"{where}: expected a store of {found.config.codebook_size} codes, which {path} was trained on, "
+            f"found {store.manifest.codebook_size}"
+        )
+    return found
 
 
 def chosen_adapter(

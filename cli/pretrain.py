@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,16 +19,26 @@ from tokenstore.reader import open_store
 
 from .console import refuse_idle_options
 from .main import EXIT_CODES
-from .network_options import NetworkOptions, network_options
+from .network_options import NetworkOptions, begin_option, network_options
 from .network_runs import (
     accelerator,
     chosen_adapter,
+    content_of,
+    masked_model,
     network_grid,
     refuse_missing_split,
     run_training,
 )
 
 _RATIO = MaskRatio()
+_SIZES = {
+    "model": "--model",
+    "depth": "--depth",
+    "patch": "--patch",
+    "size": "--size",
+    "decoder_width": "--decoder-width",
+    "decoder_depth": "--decoder-depth",
+}
 
 
 @click.command(epilog=EXIT_CODES)
@@ -42,6 +53,7 @@ _RATIO = MaskRatio()
     clip=3.0,
     adapter="default",
 )
+@begin_option("masked-token model", "`seitpp pretrain`")
 @click.option(
     "--size", type=click.IntRange(1), help="Tokens a side that the network sees. [default: 7/8 of the grid]"
 )
@@ -93,6 +105,7 @@ _RATIO = MaskRatio()
 def pretrain(
     store: str,
     common: NetworkOptions,
+    begin: Path | None,
     size: int | None,
     decoder_width: int | None,
     decoder_depth: int,
@@ -113,38 +126,48 @@ def pretrain(
     Examples:
       seitpp pretrain imagenet.zarr --out runs/mtm --config pretrain-one-gpu
       seitpp pretrain small.zarr --out runs/mtm --config pretrain-cpu --epochs 20
+      seitpp pretrain streets.zarr --out runs/on --config pretrain-cpu --from runs/mtm/model.safetensors
       torchrun --nproc-per-node 8 -m tokenstore_cli.seitpp pretrain imagenet.zarr --out runs/mtm
     """
     refuse_idle_options({"noise": "--noise"}, "augmentation", augment == "none")
+    refuse_idle_options(_SIZES, "models without --from", begin is not None)
     devices = accelerator(common)
     opened = open_store(store)
     samples = training_samples(opened, common.split, MaskedTokens.columns)
-    grid, patch = network_grid(opened.manifest.grid, common.patch, size)
     codebook = codebook_of(opened)
+    before = None if begin is None else masked_model(begin, opened, store)
     sizes: dict[str, Any] = {"depth": common.depth, "decoder_width": decoder_width}
     try:
         ratio = MaskRatio(mask_mean, mask_deviation, mask_low, mask_high)
-        config = masked_token_config(
-            common.model,
-            codebook_size=len(codebook),
-            grid=grid,
-            patch=patch,
-            decoder_depth=decoder_depth,
-            **{name: value for name, value in sizes.items() if value is not None},
-        )
+        if before is not None:
+            config = before.config
+            network_grid(opened.manifest.grid, config.patch, config.grid)
+        else:
+            grid, patch = network_grid(opened.manifest.grid, common.patch, size)
+            config = masked_token_config(
+                common.model,
+                codebook_size=len(codebook),
+                grid=grid,
+                patch=patch,
+                decoder_depth=decoder_depth,
+                **{name: value for name, value in sizes.items() if value is not None},
+            )
     except ValueError as error:
         raise ModelError(f"a masked-token model: {error}") from error
     arguments = asdict(config)
     torch.manual_seed(common.seed)
     model: Any = build_model("masked", arguments)
+    if before is not None:
+        model.load_state_dict(before.state_dict())
     model.label_smoothing = smoothing
     network = TrainedModel(model, "masked", arguments, opened.manifest.tokenizer)
     adapter = chosen_adapter(common, opened, devices.device, used=augment == "mtm")
-    recipe = training_recipe(augment, codebook, grid, gives_codes=True, adapter=adapter, noise=noise)  # type: ignore[arg-type]
+    recipe = training_recipe(augment, codebook, config.grid, gives_codes=True, adapter=adapter, noise=noise)  # type: ignore[arg-type]
     rows, columns = config.patches
     task = MaskedTokens(recipe.to(devices.device), rows * columns, ratio)
     settings = {
         "network": arguments,
+        "from": content_of(begin),
         "augment": augment,
         "noise": noise,
         "mask": ratio,

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +25,8 @@ class TokenSegmenter(nn.Module):
     """Tokens to logits (B, classes, *size): a TokenViT's features, a head, and bilinear enlargement.
 
     `size` is the label map's, by default that of the patches. `depths` are the blocks whose features the
-    head sees, by default a quarter, a half, three quarters and all of them for "upernet", the last for
-    "linear".
+    head sees, each after a LayerNorm of its own, by default a quarter, a half, three quarters and all of
+    them for "upernet", the last for "linear".
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class TokenSegmenter(nn.Module):
         # What classifies images has nothing to learn here.
         backbone.fc_norm, backbone.head = nn.Identity(), nn.Identity()
         self.backbone, self.depths = backbone, sorted(depths)
+        # A ViT's blocks add up, to numbers of other sizes at each depth, and of others once pre-trained.
+        self.norms = nn.ModuleList(LayerNorm2d(backbone.embed_dim) for _ in self.depths)
         self.classes = classes
         self.head: nn.Module
         if head == "linear":
@@ -66,7 +69,8 @@ class TokenSegmenter(nn.Module):
         }
 
     def forward(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        logits: Tensor = self.head(self.backbone.features(tokens, self.depths))
+        features = self.backbone.features(tokens, self.depths)
+        logits: Tensor = self.head([norm(part) for norm, part in zip(self.norms, features, strict=True)])
         if size is None:
             return logits
         return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)

@@ -224,6 +224,25 @@ def test_a_run_goes_on_wherever_its_first_weights_lie(store: Path, pretrained: P
     assert "from is now" in refusal.output
 
 
+def test_pretraining_goes_on_from_other_weights(store: Path, pretrained: Path, tmp_path: Path) -> None:
+    options = [*QUICK[4:], "--from", pretrained / WEIGHTS, "--epochs", 1, "--learning-rate", 1e-9]
+    result = seitpp("pretrain", store, "--out", tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    (ours,), (*_, theirs) = (lines(run / "evaluations.jsonl") for run in (tmp_path / "run", pretrained))
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    refusal = seitpp("pretrain", store, "--out", tmp_path / "b", *options, "--decoder-depth", 1)
+    assert refusal.exit_code == 2
+    assert "--decoder-depth goes with models without --from" in refusal.output
+
+
+def test_pretraining_goes_on_from_masked_models_alone(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "classifier"
+    program = ["finetune", store, "--out", out, *QUICK, "--augment", "none", "--epochs", 1]
+    assert seitpp(*program).exit_code == 0
+    told = refused("pretrain", store, "--out", tmp_path / "run", *QUICK[4:], "--from", out / WEIGHTS)
+    assert "expected a masked-token model to begin with, found a TokenViT" in told
+
+
 def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Path) -> None:
     result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2)
     assert result.exit_code == 1
