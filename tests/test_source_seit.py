@@ -219,7 +219,11 @@ def test_an_index_that_cannot_be_is_refused(tmp_path: Path, offsets: list[int], 
         open_seit(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no npy"), gz_npy([0, 1024])[:-20]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"no npy"), gz_npy([0, 1024])[:-20]],
+    ids=["empty", "no gzip", "no npy", "cut off"],
+)
 def test_an_index_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     write_release(tmp_path, [PLAIN])
     (tmp_path / "tiny-train-token.index.npy.gz").write_bytes(content)
