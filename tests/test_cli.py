@@ -279,8 +279,9 @@ def test_the_demo_touches_only_what_it_made(
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_conversion_says_how_to_go_on_and_does(tmp_path: Path, sent: signal.Signals) -> None:
     write_grey_folder(tmp_path / "images", 80, classes=1)
-    for name in (tmp_path / "images" / "class-0").iterdir():
-        os.link(name, name.with_name("again-" + name.name))
+    for name in list((tmp_path / "images" / "class-0").iterdir()):
+        for number in range(9):  # many, so that the signal comes before the last
+            os.link(name, name.with_name(f"again-{number}-{name.name}"))
     command = [sys.executable, "-m", "tokenstore_cli.main", "convert", str(tmp_path / "images")]
     options = ["--image-size", "32", "--shard-samples", "64", "--batch-size", "4"]
     process = subprocess.Popen(
