@@ -17,6 +17,7 @@ import click
 from PIL import Image
 
 SIDE, ACROSS = 256, 4
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
@@ -48,9 +49,9 @@ def tiled(paths: list[Path]) -> Image.Image:
 
 @click.command(help=__doc__)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--streets", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--photos", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--small", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--streets", type=FOLDER, required=True, help="Scenes, wider than high.")
+@click.option("--photos", type=FOLDER, required=True, help="Photographs, each name once.")
+@click.option("--small", type=FOLDER, required=True, help="Images to tile.")
 def main(out: Path, streets: Path, photos: Path, small: Path) -> None:
     folders = {name: out / "train" / name for name in ("streets", "photos", "tiles")}
     for folder in folders.values():

@@ -19,6 +19,7 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.models import TrainedModel, build_model
 from seitpp_models.mtm import MaskedTokenModel
+from seitpp_models.networks import shape_of
 from seitpp_models.store_sizes import seen_grid
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
@@ -86,7 +87,7 @@ def vit_to_train(
     torch.manual_seed(common.seed)
     codebook = codebook_of(store)
     store_grid = store.manifest.grid
-    before = None if begin is None else pretrained_network(begin, store.manifest.tokenizer, where)
+    before = None if begin is None else _network_for(begin, store, where)
     refuse_idle_options(
         {"model": "--model", "depth": "--depth", "patch": "--patch", "form": "--input"},
         "networks from scratch, without --from",
@@ -111,11 +112,6 @@ def vit_to_train(
         fits = sizes["grid"] if max(sizes["grid"]) <= min(store_grid) else None
         wanted = size if size is not None else fits
         grid, _ = network_grid(store_grid, sizes["patch"], wanted)
-        if sizes["codebook_size"] not in (None, len(codebook)):
-            raise ModelError(
-                f"{where}: expected a store of {sizes['codebook_size']} codes, which {begin} was trained on, "
-                f"found {len(codebook)}"
-            )
     chosen = {**sizes, "grid": grid, **arguments}
     model = build_model("vit", chosen)
     assert isinstance(model, TokenViT)
@@ -126,15 +122,22 @@ def vit_to_train(
 
 def masked_model(path: Path, store: TokenStore, where: str) -> MaskedTokenModel:
     """The masked-token model in a file, to go on with; raises ModelError where it is none for such codes."""
-    found = pretrained_network(path, store.manifest.tokenizer, where)
+    found = _network_for(path, store, where)
     if not isinstance(found, MaskedTokenModel):
         raise ModelError(
             f"{path}: expected a masked-token model to begin with, found a {type(found).__name__}"
         )
-    if found.config.codebook_size != store.manifest.codebook_size:
+    return found
+
+
+def _network_for(path: Path, store: TokenStore, where: str) -> MaskedTokenModel | TokenViT:
+    """The network in a file to begin with; raises ModelError where it is of other codes than a store's."""
+    found = pretrained_network(path, store.manifest.tokenizer, where)
+    codes = shape_of(found).codebook_size
+    if codes not in (None, store.manifest.codebook_size):
         raise ModelError(
-            f"{where}: expected a store of {found.config.codebook_size} codes, which {path} was trained on, "
-            f"found {store.manifest.codebook_size}"
+            f"{where}: expected a store of {codes} codes, which {path} was trained on, found "
+            f"{store.manifest.codebook_size}"
         )
     return found
 

@@ -170,9 +170,10 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         if 0 < weight != everyone:  # parts of the samples are ignored
             loss, right = (everyone / weight * figure for figure in (loss, right))
             self._scale_gradients(everyone / weight)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        clip = self.config.clip or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), clip))
         if self.accelerator.scaler is None:  # which leaves out steps that are not finite by itself
-            self._refuse_unless_finite("norm of the gradients", float(norm), math.nan)
+            self._refuse_unless_finite("norm of the gradients", norm, norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network.model, self.step)
