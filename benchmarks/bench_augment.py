@@ -27,10 +27,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenstore import transformer
 from tokenstore.augment import AdapterConfig, TokenAdapt, recipes
 from tokenstore.augment.devices import has_bfloat16, products
 from tokenstore.augment.geometry import affine_maps
+from tokenstore.networks import transformer
 
 CODES, CHANNELS, GRID, SIZE = 391, 32, 32, 28
 KINDS = ("plain", "plain, bfloat16", "recipe", "recipe, float32", "recipe, without TokenAdapt")

@@ -30,10 +30,10 @@ from bench_tokenizers import (
 )
 from rich.console import Console
 
-from tokenstore.convert import available_cores
-from tokenstore.tokenizers.conv_vq import ConvVQConfig, ConvVQTokenizer, save_weights
-from tokenstore.tokenizers.training import WEIGHTS, Trainer, TrainingConfig
-from tokenstore.tokenizers.training_images import ImageSet, list_images
+from tokenstore.conversion.convert import available_cores
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer, save_weights
+from tokenstore.tokenizers.train.images import ImageSet, list_images
+from tokenstore.tokenizers.train.trainer import WEIGHTS, Trainer, TrainingConfig
 
 TOLD_STEPS = 50
 

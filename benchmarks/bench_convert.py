@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from tokenstore.convert import ConvertOptions, available_cores, convert
+from tokenstore.conversion.convert import ConvertOptions, available_cores, convert
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import decode_in_order
 from tokenstore.sources.images import ImageOptions, PixelDecoder

@@ -37,7 +37,7 @@ from rich.table import Table
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from tokenstore.convert import available_cores
+from tokenstore.conversion.convert import available_cores
 from tokenstore.errors import SampleError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, ImageSplit

@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tokenstore
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.spec import StoreSpec, samples_table
-from tokenstore.storage import Storage
-from tokenstore.writer import StoreWriter
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.tables import samples_table
+from tokenstore.storage.places import Storage
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.writer import StoreWriter
 
 CODEBOOK_SIZE = 391
 GRID = (32, 32)

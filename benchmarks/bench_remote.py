@@ -41,16 +41,16 @@ from rich.console import Console
 from rich.table import Table
 
 import tokenstore
-from tokenstore.convert import ConvertOptions, convert
-from tokenstore.copying import copy
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.sources import open_source
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
+from tokenstore.writing.copy import copy
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
 
-from fault_proxy import FaultProxy  # noqa: E402
-from object_storage import radosgw  # noqa: E402
+from helpers.fault_proxy import FaultProxy  # noqa: E402
+from helpers.object_storage import radosgw  # noqa: E402
 
 FIRST, LATER = "epoch 1", "later epochs"
 NEW = "new process, cache"

@@ -25,7 +25,7 @@ from rich.table import Table
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.context.model import CodeTree, ContextModel, Plane, lanes_for
 from tokenstore.codecs.context.streams import Streams
-from tokenstore.resident import ContextDecoder, unpack
+from tokenstore.loading.resident import ContextDecoder, unpack
 
 NEIGHBOURS = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2)]
 COMPONENTS = 24

@@ -13,14 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from seitpp_models.training.adapter_evaluation import evaluate_adapter
-from seitpp_models.training.token_adapt_run import held_out_pictures
-from tokenstore.adapters import load_adapter
-from tokenstore.manifest import TokenizerIdentity
+from seitpp_models.adapter.evaluation import evaluate_adapter
+from seitpp_models.adapter.run import held_out_pictures
+from tokenstore.augment.adapters import load_adapter
+from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.training_images import ImageRef
+from tokenstore.tokenizers.train.images import ImageRef
 
 
 @click.command()

@@ -36,19 +36,19 @@ from rich.table import Table
 from torch import Tensor
 
 from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
-from tokenstore.convert import available_cores
+from tokenstore.conversion.convert import available_cores
 from tokenstore.errors import TokenizerError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.layout import code_planes
+from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image
-from tokenstore.spec import StoreSpec
-from tokenstore.store import code_planes
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.images import on_threads
 from tokenstore.tokenizers.quality import Quality, evaluate
 from tokenstore.tokenizers.registry import load_tokenizer
-from tokenstore.tokenizers.training_images import ImageRef
+from tokenstore.tokenizers.train.images import ImageRef
+from tokenstore.writing.spec import StoreSpec
 
 HELD_OUT = Path(__file__).parent / "held_out_photographs.txt"
 PHOTOGRAPH, THUMBNAIL = 256, 64

@@ -49,8 +49,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from seitpp_models import MaskedTokenConfig, MaskedTokenModel, MaskRatio, TokenViT, draw_mask
-from seitpp_models.official import to_official
 from seitpp_models.training.tasks import Classification, MaskedTokens, StepRandom, Task
+from seitpp_models.weights.official import to_official
 from tokenstore.augment import nearest_codes, recipes
 from tokenstore.augment.devices import has_bfloat16
 

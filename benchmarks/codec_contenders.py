@@ -24,7 +24,7 @@ from numcodecs.zstd import Zstd
 
 from tokenstore.codecs.chunks import Bitpack, ChunkCodec
 from tokenstore.codecs.context import fit_context
-from tokenstore.store import code_planes, fill_value
+from tokenstore.format.layout import code_planes, fill_value
 
 Rows: TypeAlias = npt.NDArray[Any]
 Note: TypeAlias = Callable[[str], None]

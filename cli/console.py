@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as _TimeRemaining
 from rich.text import Text
 
-from tokenstore.codec_choice import MIN_DECODE_RATE
+from tokenstore.writing.codec_choice import MIN_DECODE_RATE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

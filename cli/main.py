@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from tokenstore import __version__
 from tokenstore.errors import TokenstoreError
+from tokenstore.version import __version__
 
 EXIT_CODES = """\b
 Exit codes:
@@ -21,22 +21,31 @@ Exit codes:
 """
 
 _COMMANDS = {
-    "convert": ("tokenstore_cli.convert", "Turn images, or ready codes, into a token store."),
-    "info": ("tokenstore_cli.inspection", "Show what a store says about itself."),
-    "recode": ("tokenstore_cli.recode", "Write a store again with another codec."),
-    "copy": ("tokenstore_cli.copy", "Copy a store to another place, every file verified."),
-    "stats": ("tokenstore_cli.inspection", "Audit a store: where its bytes go and how its codes are used."),
-    "verify": ("tokenstore_cli.inspection", "Check every digest, checksum, code and label of a store."),
+    "convert": ("store.convert", "Turn images, or ready codes, into a token store."),
+    "info": ("store.inspection", "Show what a store says about itself."),
+    "recode": ("store.recode", "Write a store again with another codec."),
+    "copy": ("store.copy", "Copy a store to another place, every file verified."),
+    "stats": (
+        "store.inspection",
+        "Audit a store: where its bytes go and how its codes are used.",
+    ),
+    "verify": ("store.inspection", "Check every digest, checksum, code and label of a store."),
     "preview": (
-        "tokenstore_cli.preview",
+        "store.preview",
         "Show samples on a sheet: originals and what their codes decode to.",
     ),
-    "reconstruct": ("tokenstore_cli.preview", "Write samples as images again."),
-    "tokenizers": ("tokenstore_cli.tokenizers", "List what --tokenizer takes."),
-    "train-tokenizer": ("tokenstore_cli.train_tokenizer", "Train a tokenizer of the default kind on images."),
-    "fit-codebook": ("tokenstore_cli.fit_codebook", "Learn a codebook over an autoencoder's latents."),
+    "reconstruct": ("store.preview", "Write samples as images again."),
+    "tokenizers": ("tokenizers.list_kinds", "List what --tokenizer takes."),
+    "train-tokenizer": (
+        "tokenizers.train_tokenizer",
+        "Train a tokenizer of the default kind on images.",
+    ),
+    "fit-codebook": (
+        "tokenizers.fit_codebook",
+        "Learn a codebook over an autoencoder's latents.",
+    ),
 }
-"""Where each command is, imported when it is called: torch takes seconds."""
+"""The module of each command in this package, imported when it is called, since torch takes seconds."""
 
 
 class LazyCommands(click.Group):
@@ -52,7 +61,7 @@ class LazyCommands(click.Group):
         if cmd_name not in self.homes:
             return None
         command: click.Command = getattr(
-            importlib.import_module(self.homes[cmd_name][0]), cmd_name.replace("-", "_")
+            importlib.import_module(f".{self.homes[cmd_name][0]}", __package__), cmd_name.replace("-", "_")
         )
         return command
 

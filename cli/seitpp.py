@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import click
 
-from tokenstore import __version__
+from tokenstore.version import __version__
 
 from .main import EXIT_CODES, LazyCommands
 
 _COMMANDS = {
-    "finetune": ("tokenstore_cli.finetune", "Train a classifier, from pre-trained weights or from scratch."),
-    "segment": ("tokenstore_cli.segment", "Train a network that gives each pixel a class."),
-    "pretrain": ("tokenstore_cli.pretrain", "Train a masked-token model on a store, without labels."),
+    "finetune": (
+        "networks.finetune",
+        "Train a classifier, from pre-trained weights or from scratch.",
+    ),
+    "segment": ("networks.segment", "Train a network that gives each pixel a class."),
+    "pretrain": (
+        "networks.pretrain",
+        "Train a masked-token model on a store, without labels.",
+    ),
     "train-tokenadapt": (
-        "tokenstore_cli.train_tokenadapt",
+        "networks.train_tokenadapt",
         "Train TokenAdapt, which augments tokens as images are, for a tokenizer.",
     ),
     "evaluate": (
-        "tokenstore_cli.evaluate",
+        "networks.evaluate",
         "Measure a network on a token store or on images, as they are and corrupted.",
     ),
 }

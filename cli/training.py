@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
-from tokenstore.codecs.machine import available_cores
 from tokenstore.errors import SourceError
-from tokenstore.runs import ResumableRun, StepResult
+from tokenstore.machine import available_cores
+from tokenstore.networks.runs import ResumableRun, StepResult
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
-from tokenstore.tokenizers.training_images import ImageSet, list_images
+from tokenstore.tokenizers.train.images import ImageSet, list_images
 
 from .console import err, progress_bar
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,11 +13,15 @@ from pathlib import Path
 import fsspec
 import hypothesis
 import pytest
-from object_storage import fault_proxy, rados_gateway, s3_server
+from helpers.object_storage import fault_proxy, rados_gateway, s3_server
+from helpers.paths import TESTS
 
 from tokenstore.torchvision_import import import_torchvision
 
 import_torchvision()  # before a test imports what would import it
+
+# Helpers that tests run as programs import one another.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
 # The first call of anything compiled takes longer than the deadline of an example.
 hypothesis.settings.register_profile("tokenstore", deadline=None)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from tokenstore.combining import concat, mix
-    from tokenstore.dataset import TokenDataset
-    from tokenstore.errors import TokenstoreError
-    from tokenstore.loader import TokenLoader
-    from tokenstore.manifest import Manifest
-    from tokenstore.reader import TokenStore
-    from tokenstore.reader import open_store as open
-    from tokenstore.remote import Retries
+from tokenstore.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from tokenstore.errors import TokenstoreError
+    from tokenstore.format.manifest import Manifest
+    from tokenstore.loading.dataset import TokenDataset
+    from tokenstore.loading.loader import TokenLoader
+    from tokenstore.loading.mixing import concat, mix
+    from tokenstore.reading.reader import TokenStore
+    from tokenstore.reading.reader import open_store as open
+    from tokenstore.storage.remote import Retries
+
 __all__ = [
     "Manifest",
     "Retries",
@@ -30,15 +31,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Manifest": ("tokenstore.manifest", "Manifest"),
-    "Retries": ("tokenstore.remote", "Retries"),
-    "TokenDataset": ("tokenstore.dataset", "TokenDataset"),
-    "TokenLoader": ("tokenstore.loader", "TokenLoader"),
-    "TokenStore": ("tokenstore.reader", "TokenStore"),
+    "Manifest": ("tokenstore.format.manifest", "Manifest"),
+    "Retries": ("tokenstore.storage.remote", "Retries"),
+    "TokenDataset": ("tokenstore.loading.dataset", "TokenDataset"),
+    "TokenLoader": ("tokenstore.loading.loader", "TokenLoader"),
+    "TokenStore": ("tokenstore.reading.reader", "TokenStore"),
     "TokenstoreError": ("tokenstore.errors", "TokenstoreError"),
-    "concat": ("tokenstore.combining", "concat"),
-    "mix": ("tokenstore.combining", "mix"),
-    "open": ("tokenstore.reader", "open_store"),
+    "concat": ("tokenstore.loading.mixing", "concat"),
+    "mix": ("tokenstore.loading.mixing", "mix"),
+    "open": ("tokenstore.reading.reader", "open_store"),
 }
 
 

@@ -24,7 +24,7 @@ CROP_SIDE = 28
 
 def write(source: Path, files: Path, variant: str) -> None:
     # here, because reading needs none of these and its memory is measured
-    from tokenstore.convert import ConvertOptions, convert
+    from tokenstore.conversion.convert import ConvertOptions, convert
     from tokenstore.sources import open_source
 
     files.rmdir()

@@ -16,22 +16,22 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Column, Table
 
-from seitpp_models.corruptions import CORRUPTIONS, SEVERITIES
-from seitpp_models.masking import MaskRatio
-from seitpp_models.models import TrainedModel, load_model
-from seitpp_models.training.evaluation import without_nan
-from seitpp_models.training.image_evaluation import CLEAN, Condition, evaluate_images, tokenizer_for
-from seitpp_models.training.store_evaluation import CLASSIFIERS, chosen_split, evaluate_store
-from tokenstore.codecs.machine import available_cores
+from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from seitpp_models.evaluation.figures import without_nan
+from seitpp_models.evaluation.on_images import CLEAN, Condition, evaluate_images, tokenizer_for
+from seitpp_models.evaluation.on_stores import CLASSIFIERS, chosen_split, evaluate_store
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.weights.files import TrainedModel, load_model
 from tokenstore.errors import SourceError
-from tokenstore.reader import open_store
+from tokenstore.machine import available_cores
+from tokenstore.reading.reader import open_store
 from tokenstore.sources import ImageSource, open_source
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
 
-from .console import progress_bar, refuse_idle_options, storage_options
-from .main import EXIT_CODES
+from ..console import progress_bar, refuse_idle_options, storage_options
+from ..main import EXIT_CODES
 
 _ALL = "all"
 _OF_IMAGES = {

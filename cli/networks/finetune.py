@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from seitpp_models.models import TrainedModel
 from seitpp_models.training.inputs import (
     check_labels,
     codebook_of,
@@ -16,10 +15,11 @@ from seitpp_models.training.inputs import (
     training_samples,
 )
 from seitpp_models.training.tasks import Classification
-from tokenstore.reader import open_store
+from seitpp_models.weights.files import TrainedModel
+from tokenstore.reading.reader import open_store
 
-from .console import refuse_idle_options
-from .main import EXIT_CODES
+from ..console import refuse_idle_options
+from ..main import EXIT_CODES
 from .network_options import NetworkOptions, network_options, vit_options
 from .network_runs import (
     accelerator,

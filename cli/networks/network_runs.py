@@ -17,29 +17,29 @@ from click.core import ParameterSource
 from torch import nn
 
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel, build_model
-from seitpp_models.mtm import MaskedTokenModel
-from seitpp_models.networks import shape_of
-from seitpp_models.store_sizes import seen_grid
+from seitpp_models.evaluation.on_stores import evaluate_store
+from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.shape import shape_of
+from seitpp_models.networks.store_sizes import seen_grid
+from seitpp_models.networks.vit import SIZES, TokenViT
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
-from seitpp_models.training.store_evaluation import evaluate_store
 from seitpp_models.training.tasks import Task
-from seitpp_models.transfer import backbone_arguments, pretrained_network, start_from
-from seitpp_models.vit import SIZES, TokenViT
-from tokenstore.adapters import load_adapter
+from seitpp_models.weights.files import TrainedModel, build_model
+from seitpp_models.weights.transfer import backbone_arguments, pretrained_network, start_from
+from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.devices import has_bfloat16
 from tokenstore.augment.token_adapt import TokenAdapt
-from tokenstore.codecs.machine import available_cores
-from tokenstore.dataset import TokenDataset
-from tokenstore.loader import TokenLoader
-from tokenstore.reader import TokenStore
-from tokenstore.runs import STATE
+from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading.loader import TokenLoader
+from tokenstore.machine import available_cores
+from tokenstore.networks.runs import STATE
+from tokenstore.reading.reader import TokenStore
 
-from .console import refuse_idle_options
+from ..console import refuse_idle_options
+from ..training import shown
 from .network_options import PRECISIONS, NetworkOptions
-from .training import shown
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 

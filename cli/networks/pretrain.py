@@ -10,15 +10,15 @@ import click
 import torch
 
 from seitpp_models.errors import ModelError
-from seitpp_models.masking import MaskRatio
-from seitpp_models.models import TrainedModel, build_model
-from seitpp_models.mtm import masked_token_config
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.networks.mtm import masked_token_config
 from seitpp_models.training.inputs import code_entropy, codebook_of, training_recipe, training_samples
 from seitpp_models.training.tasks import MaskedTokens
-from tokenstore.reader import open_store
+from seitpp_models.weights.files import TrainedModel, build_model
+from tokenstore.reading.reader import open_store
 
-from .console import refuse_idle_options
-from .main import EXIT_CODES
+from ..console import refuse_idle_options
+from ..main import EXIT_CODES
 from .network_options import NetworkOptions, begin_option, network_options
 from .network_runs import (
     accelerator,

@@ -8,20 +8,20 @@ from typing import Any
 import click
 
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel
-from seitpp_models.segmentation import TokenSegmenter
+from seitpp_models.evaluation.on_stores import ignored_label
+from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.training.inputs import (
     check_masks,
     codebook_of,
     segmentation_recipe,
     training_samples,
 )
-from seitpp_models.training.store_evaluation import ignored_label
 from seitpp_models.training.tasks import Segmentation
-from tokenstore.reader import open_store
+from seitpp_models.weights.files import TrainedModel
+from tokenstore.reading.reader import open_store
 
-from .console import refuse_idle_options
-from .main import EXIT_CODES
+from ..console import refuse_idle_options
+from ..main import EXIT_CODES
 from .network_options import NetworkOptions, network_options, vit_options
 from .network_runs import (
     accelerator,

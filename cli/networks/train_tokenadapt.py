@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 import torch
 
-from seitpp_models.training.adapter_evaluation import AdapterQuality
-from seitpp_models.training.token_adapt import AdapterTrainer, AdapterTrainingConfig, StepResult
-from seitpp_models.training.token_adapt_run import train as run_training
-from tokenstore.adapters import save_adapter
+from seitpp_models.adapter.evaluation import AdapterQuality
+from seitpp_models.adapter.run import train as run_training
+from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig, StepResult
+from tokenstore.augment.adapters import save_adapter
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.registry import check_device
 
-from .main import EXIT_CODES
-from .training import listed_images, note_unless_held_out, shown, training_options
+from ..main import EXIT_CODES
+from ..training import listed_images, note_unless_held_out, shown, training_options
 
 _DEFAULT = AdapterTrainingConfig()
 

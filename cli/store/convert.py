@@ -14,23 +14,23 @@ from click.core import ParameterSource
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from tokenstore.codec_choice import CHOICES
-from tokenstore.codecs.machine import available_cores
-from tokenstore.convert import Conversion, ConvertOptions, Progress
-from tokenstore.convert import convert as run_conversion
+from tokenstore.conversion.convert import Conversion, ConvertOptions, Progress
+from tokenstore.conversion.convert import convert as run_conversion
 from tokenstore.errors import ConversionError
-from tokenstore.manifest import Manifest
+from tokenstore.format.manifest import Manifest
+from tokenstore.machine import available_cores
 from tokenstore.sources import KINDS, open_source
 from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import LARGEST_VALUE
-from tokenstore.spec import CHUNK_SAMPLES
-from tokenstore.storage import Storage
-from tokenstore.target import check_target
+from tokenstore.storage.places import Storage
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
+from tokenstore.writing.codec_choice import CHOICES
+from tokenstore.writing.spec import CHUNK_SAMPLES
+from tokenstore.writing.target import check_target
 
-from .console import human_bytes, min_decode_rate, progress_bar, refuse_idle_options, storage_options
-from .main import EXIT_CODES
+from ..console import human_bytes, min_decode_rate, progress_bar, refuse_idle_options, storage_options
+from ..main import EXIT_CODES
 
 _SHOWN = 10
 _IMAGE_OPTIONS = (

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 import tokenstore
-from tokenstore.copying import copy as run_copy
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
+from tokenstore.writing.copy import copy as run_copy
 
-from .console import human_bytes, parse_storage_options, progress_bar, storage_options
-from .main import EXIT_CODES
+from ..console import human_bytes, parse_storage_options, progress_bar, storage_options
+from ..main import EXIT_CODES
 
 
 @click.command(epilog=EXIT_CODES)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.reader import TokenStore, open_store
-from tokenstore.shuffling import Mixing, measure_mixing
-from tokenstore.stats import audit, store_summary
-from tokenstore.verify import Verification
-from tokenstore.verify import verify as check_store
+from tokenstore.audit.stats import audit, store_summary
+from tokenstore.audit.verify import Verification
+from tokenstore.audit.verify import verify as check_store
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.loading.orders import Mixing, measure_mixing
+from tokenstore.reading.reader import TokenStore, open_store
 
-from .audit import FIGURE, print_bytes, print_mixing, print_split
-from .console import human_bytes, progress_bar, refuse_idle_options, storage_options
-from .main import EXIT_CODES
+from ..console import human_bytes, progress_bar, refuse_idle_options, storage_options
+from ..main import EXIT_CODES
+from .stats_tables import FIGURE, print_bytes, print_mixing, print_split
 
 if TYPE_CHECKING:
-    from tokenstore.reconstruction import Chosen, Retokenization, SplitQuality
+    from tokenstore.audit.reconstruction import Chosen, Retokenization, SplitQuality
     from tokenstore.sources.base import ImageSource
     from tokenstore.tokenizers.base import Tokenizer
 
@@ -165,7 +165,7 @@ def stats(
     opened = open_store(store, storage_options=storage_options)
     measured: dict[str, SplitQuality] = {}
     if quality is not None:
-        from tokenstore.reconstruction import measure_quality  # torch takes seconds
+        from tokenstore.audit.reconstruction import measure_quality
 
         measured = measure_quality(opened, *_against_source(opened, source, tokenizer, device), quality)
     with progress_bar("samples", quiet=as_json) as bar:
@@ -265,7 +265,7 @@ def _against_source(
     store: TokenStore, source: str | None, tokenizer: str | None, device: str
 ) -> tuple[Tokenizer, ImageSource]:
     """What a store is compared with, before hours go into reading it."""
-    from tokenstore.reconstruction import folder_of, source_of
+    from tokenstore.audit.reconstruction import folder_of, source_of
     from tokenstore.tokenizers.stored import tokenizer_of
 
     found = source_of(store.manifest, source, folder_of(store))
@@ -276,7 +276,7 @@ def _retokenized(
     found: Verification, store: TokenStore, tokenizer: Tokenizer, source: ImageSource, samples: int
 ) -> Retokenization | None:
     """What encoding again gives, entered into what was found; None where the store is damaged."""
-    from tokenstore.reconstruction import retokenize
+    from tokenstore.audit.reconstruction import retokenize
 
     if not found.ok:
         found.notes.append("images were not encoded again: restore what is damaged first")

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from tokenstore.adapters import load_adapter
+from tokenstore.audit.reconstruction import BATCH, Images, evenly_spaced, originals
+from tokenstore.audit.reconstruction import reconstruct as decode
+from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.examples import augmented_examples
-from tokenstore.reader import Indices, SplitReader, TokenStore, normalised, open_store
-from tokenstore.reconstruction import BATCH, Images, evenly_spaced, originals
-from tokenstore.reconstruction import reconstruct as decode
-from tokenstore.store import TOKENS
+from tokenstore.format.layout import TOKENS
+from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised, open_store
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.stored import tokenizer_of
 
-from .console import refuse_idle_options, storage_options
+from ..console import refuse_idle_options, storage_options
+from ..main import EXIT_CODES
 from .inspection import source_option, tokenizer_options
-from .main import EXIT_CODES
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _SAVING: dict[str, dict[str, Any]] = {

@@ -9,14 +9,14 @@ import click
 from rich.progress import TaskID
 
 import tokenstore
-from tokenstore.codec_choice import CHOICES, CodecChoice
-from tokenstore.operations import recode as run_recode
-from tokenstore.operations import recode_in_place
-from tokenstore.storage import Storage
-from tokenstore.store import Store
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import Storage
+from tokenstore.writing.codec_choice import CHOICES, CodecChoice
+from tokenstore.writing.operations import recode as run_recode
+from tokenstore.writing.operations import recode_in_place
 
-from .console import human_bytes, min_decode_rate, progress_bar, storage_options
-from .main import EXIT_CODES
+from ..console import human_bytes, min_decode_rate, progress_bar, storage_options
+from ..main import EXIT_CODES
 
 
 @click.command(epilog=EXIT_CODES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tokenstore.shuffling import Mixing
-from tokenstore.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, CodebookUse, SplitAudit, StorageAudit
+from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, CodebookUse, SplitAudit, StorageAudit
+from tokenstore.loading.orders import Mixing
 
-from .console import human_bytes
+from ..console import human_bytes
 
 FIGURE = (
     "figure, 0 to 1: how many distinct runs and classes a batch holds, as a share of what one of a full "

@@ -13,11 +13,11 @@ from tokenstore.errors import SourceError, TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, Resize
-from tokenstore.tokenizers.fitting import FitOptions, FitReport
-from tokenstore.tokenizers.fitting import fit_codebook as run_fit
+from tokenstore.tokenizers.train.fitting import FitOptions, FitReport
+from tokenstore.tokenizers.train.fitting import fit_codebook as run_fit
 
-from .console import progress_bar
-from .main import EXIT_CODES
+from ..console import progress_bar
+from ..main import EXIT_CODES
 
 _DEFAULT = FitOptions()
 _ENDING = ".safetensors"
@@ -133,7 +133,7 @@ def fit_codebook(
     if name not in source.splits:
         raise SourceError(f"{images}: expected a split of {', '.join(source.splits)}, found {name!r}")
     try:
-        from tokenstore.tokenizers.autoencoder import load_autoencoder, write_codebook
+        from tokenstore.tokenizers.kinds.autoencoder import load_autoencoder, write_codebook
     except ImportError as error:
         raise TokenizerError(
             f"fit-codebook needs the package diffusers; pip install 'tokenstore[diffusers]' ({error})"

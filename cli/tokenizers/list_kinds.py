@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from tokenstore.tokenizers.registry import TOKENIZERS, TokenizerKind
 
-from .main import EXIT_CODES
+from ..main import EXIT_CODES
 
 _HEADS = ("--tokenizer", "grid of H x W", "codebook", "licence", "what it is")
 _WIDTH = 250

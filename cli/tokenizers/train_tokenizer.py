@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 import torch
 
-from tokenstore.tokenizers.conv_vq import ConvVQConfig
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig
 from tokenstore.tokenizers.quality import Quality
 from tokenstore.tokenizers.registry import check_device
-from tokenstore.tokenizers.training import WEIGHTS, StepResult, Trainer, TrainingConfig
-from tokenstore.tokenizers.training_run import train as run_training
+from tokenstore.tokenizers.train.run import train as run_training
+from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
 
-from .main import EXIT_CODES
-from .training import listed_images, note_unless_held_out, shown, training_options
+from ..main import EXIT_CODES
+from ..training import listed_images, note_unless_held_out, shown, training_options
 
 _DEFAULT = TrainingConfig()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seitpp_models.training.adapter_pairs import augmented_images
+from seitpp_models.adapter.pairs import augmented_images
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.examples import moved_codes

@@ -15,7 +15,7 @@ from tokenstore.augment.geometry import DrawnGeometry, Geometry
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources.images import load_image
 from tokenstore.tokenizers import Tokenizer
-from tokenstore.tokenizers.training_images import ImageRef
+from tokenstore.tokenizers.train.images import ImageRef
 
 __all__ = ["Pairs", "PairsBatch", "Pictures", "augmented_images"]
 

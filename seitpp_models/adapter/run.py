@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seitpp_models.training.adapter_evaluation import AdapterQuality, evaluate_adapter
-from seitpp_models.training.adapter_pairs import Pictures
-from seitpp_models.training.token_adapt import AdapterTrainer, StepResult
-from tokenstore.runs import run_steps
-from tokenstore.tokenizers.training_images import ImageRef, ImageSet
+from seitpp_models.adapter.evaluation import AdapterQuality, evaluate_adapter
+from seitpp_models.adapter.pairs import Pictures
+from seitpp_models.adapter.trainer import AdapterTrainer, StepResult
+from tokenstore.networks.runs import run_steps
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet
 
 __all__ = ["evaluate_run", "held_out_pictures", "train"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seitpp_models.training.adapter_pairs import PairsBatch
+from seitpp_models.adapter.pairs import PairsBatch
 from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 from tokenstore.tokenizers import Tokenizer

@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from seitpp_models.training.adapter_pairs import Pairs, PairsBatch, Pictures
-from seitpp_models.training.adapter_start import start_from_codebook, start_from_pairs
-from tokenstore.adapters import save_adapter
+from seitpp_models.adapter.pairs import Pairs, PairsBatch, Pictures
+from seitpp_models.adapter.start import start_from_codebook, start_from_pairs
+from tokenstore.augment.adapters import save_adapter
 from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.token_adapt import SCALE, AdapterConfig, TokenAdapt, adapter_geometry
 from tokenstore.errors import AdapterError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.runs import ResumableRun
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.runs import ResumableRun
 from tokenstore.tokenizers import Tokenizer
-from tokenstore.tokenizers.training_images import ImageSet
+from tokenstore.tokenizers.train.images import ImageSet
 
 __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 

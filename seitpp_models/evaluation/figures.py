@@ -17,15 +17,14 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from seitpp_models.class_names import ClassMap
 from seitpp_models.errors import ModelError
-from seitpp_models.masking import MaskRatio, PatchMask, draw_mask
-from seitpp_models.mtm import MaskedTokenModel
-from seitpp_models.segmentation import segmentation_loss
+from seitpp_models.evaluation.class_names import ClassMap
+from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
+from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.segmentation import segmentation_loss
 from tokenstore.augment.crops import CenterCrop
-from tokenstore.loader import TokenLoader
-from tokenstore.sampling.feistel import folded
-from tokenstore.sampling.permutation import key_words
+from tokenstore.loading.loader import TokenLoader
+from tokenstore.randomness import folded, key_words
 
 __all__ = [
     "ClassifierFigures",

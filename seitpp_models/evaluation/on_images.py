@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seitpp_models.class_names import match_classes
-from seitpp_models.corruptions import corrupted_batch
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel
-from seitpp_models.networks import shape_of
-from seitpp_models.training.evaluation import ClassifierFigures, in_eval_mode, network_input
-from seitpp_models.training.store_evaluation import CLASSIFIERS
+from seitpp_models.evaluation.class_names import match_classes
+from seitpp_models.evaluation.corruptions import corrupted_batch
+from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, network_input
+from seitpp_models.evaluation.on_stores import CLASSIFIERS
+from seitpp_models.networks.shape import shape_of
+from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.decoding import Inputs, decode_in_order
 from tokenstore.sources.images import PixelDecoder

@@ -7,21 +7,16 @@ from typing import Any
 
 import torch
 
-from seitpp_models.class_names import match_classes
 from seitpp_models.errors import ModelError
-from seitpp_models.masking import MaskRatio
-from seitpp_models.models import TrainedModel
-from seitpp_models.networks import shape_of
-from seitpp_models.training.evaluation import (
-    OnBatch,
-    evaluate_classifier,
-    evaluate_masked,
-    evaluate_segmenter,
-)
-from tokenstore.dataset import TokenDataset
-from tokenstore.loader import TokenLoader
-from tokenstore.reader import Indices, SplitReader, TokenStore
-from tokenstore.store import LABELS, MASKS, TOKENS
+from seitpp_models.evaluation.class_names import match_classes
+from seitpp_models.evaluation.figures import OnBatch, evaluate_classifier, evaluate_masked, evaluate_segmenter
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.networks.shape import shape_of
+from seitpp_models.weights.files import TrainedModel
+from tokenstore.format.layout import LABELS, MASKS, TOKENS
+from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading.loader import TokenLoader
+from tokenstore.reading.reader import Indices, SplitReader, TokenStore
 
 __all__ = ["CLASSIFIERS", "chosen_split", "evaluate_store", "ignored_label"]
 

@@ -10,9 +10,9 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from seitpp_models.store_sizes import sizes_of
-from seitpp_models.token_embedding import TokenEmbedding
-from tokenstore.reader import TokenStore
+from seitpp_models.networks.store_sizes import sizes_of
+from seitpp_models.networks.token_embedding import TokenEmbedding
+from tokenstore.reading.reader import TokenStore
 
 __all__ = ["TokenClassifier"]
 

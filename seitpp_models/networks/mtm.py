@@ -14,10 +14,10 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seitpp_models.blocks import LeanBlock
-from seitpp_models.masking import PatchMask
-from seitpp_models.token_embedding import EPSILON, TokenEmbedding
-from tokenstore.transformer import sin_cos_table
+from seitpp_models.networks.blocks import LeanBlock
+from seitpp_models.networks.masking import PatchMask
+from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
+from tokenstore.networks.transformer import sin_cos_table
 
 __all__ = ["MaskedTokenConfig", "MaskedTokenModel", "MaskedTokenOutput", "masked_token_config"]
 

@@ -14,7 +14,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seitpp_models.vit import TokenViT
+from seitpp_models.networks.vit import TokenViT
 
 __all__ = ["Head", "LinearHead", "PyramidHead", "TokenSegmenter", "segmentation_loss"]
 

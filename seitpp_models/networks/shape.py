@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from seitpp_models.backbones import TokenClassifier
 from seitpp_models.errors import ModelError
-from seitpp_models.mtm import MaskedTokenModel
-from seitpp_models.segmentation import TokenSegmenter
-from seitpp_models.vit import TokenViT
+from seitpp_models.networks.backbones import TokenClassifier
+from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.segmentation import TokenSegmenter
+from seitpp_models.networks.vit import TokenViT
 from tokenstore.augment.embedding import CodebookEmbedding
 
 __all__ = ["NetworkShape", "shape_of"]

@@ -17,9 +17,9 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from seitpp_models.blocks import LeanBlock
-from seitpp_models.store_sizes import seen_grid, sizes_of
-from seitpp_models.token_embedding import EPSILON, LearnedPatches, StemAdaptor
+from seitpp_models.networks.blocks import LeanBlock
+from seitpp_models.networks.store_sizes import seen_grid, sizes_of
+from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
 __all__ = ["SIZES", "TokenViT", "token_vit"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
-from seitpp_models.store_sizes import sizes_of
+from seitpp_models.networks.store_sizes import sizes_of
 from tokenstore.augment import recipes
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
@@ -18,9 +18,9 @@ from tokenstore.augment.embedding import Codebook, CodebookEmbedding
 from tokenstore.augment.geometry import Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
-from tokenstore.dataset import TokenDataset
-from tokenstore.reader import TokenStore
-from tokenstore.store import MASKS, TOKENS
+from tokenstore.format.layout import MASKS, TOKENS
+from tokenstore.loading.dataset import TokenDataset
+from tokenstore.reading.reader import TokenStore
 
 __all__ = [
     "Augmentation",

@@ -17,10 +17,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel, save_model
 from seitpp_models.training.tasks import StepRandom, Task
-from tokenstore.loader import TokenLoader
-from tokenstore.runs import ResumableRun
+from seitpp_models.weights.files import TrainedModel, save_model
+from tokenstore.loading.loader import TokenLoader
+from tokenstore.networks.runs import ResumableRun
 
 __all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]
 

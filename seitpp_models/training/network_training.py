@@ -7,7 +7,7 @@ from typing import Any
 
 from seitpp_models.training.network_run import NetworkRun, NetworkStep
 from seitpp_models.training.reports import RunReport
-from tokenstore.runs import run_steps
+from tokenstore.networks.runs import run_steps
 
 __all__ = ["train_network"]
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seitpp_models.training.evaluation import without_nan
+from seitpp_models.evaluation.figures import without_nan
 from seitpp_models.training.network_run import NetworkStep
-from tokenstore.runs import LOG, cut_log
+from tokenstore.networks.runs import LOG, cut_log
 
 __all__ = ["CURVE", "EVALUATIONS", "RunReport", "draw_curve"]
 

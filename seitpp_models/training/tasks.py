@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seitpp_models.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
-from seitpp_models.segmentation import segmentation_loss
-from tokenstore.sampling.feistel import folded
-from tokenstore.sampling.permutation import key_words
+from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
+from seitpp_models.networks.segmentation import segmentation_loss
+from tokenstore.randomness import folded, key_words
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]
 

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from seitpp_models.backbones import TokenClassifier
 from seitpp_models.errors import ModelError
-from seitpp_models.mtm import MaskedTokenConfig, MaskedTokenModel
-from seitpp_models.segmentation import TokenSegmenter
-from seitpp_models.vit import token_vit
+from seitpp_models.networks.backbones import TokenClassifier
+from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
+from seitpp_models.networks.segmentation import TokenSegmenter
+from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
 
 __all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
 

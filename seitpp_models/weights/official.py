@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seitpp_models.errors import ModelError
-from seitpp_models.mtm import MaskedTokenConfig, MaskedTokenModel
-from seitpp_models.vit import TokenViT
+from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
+from seitpp_models.networks.vit import TokenViT
 from tokenstore.augment.token_adapt import ADAPTER_PARTS
-from tokenstore.checkpoints import read_checkpoint
 from tokenstore.errors import TokenstoreError
-from tokenstore.transformer import HEAD_WIDTH, sin_cos_table
+from tokenstore.networks.checkpoints import read_checkpoint
+from tokenstore.networks.transformer import HEAD_WIDTH, sin_cos_table
 
 __all__ = ["from_official", "from_official_names", "load_official", "to_official"]
 
@@ -32,7 +32,7 @@ _DECODER_HEADS = 16
 def load_official(path: Path | str) -> TokenViT | MaskedTokenModel:
     """The network in a published checkpoint: supervised SeiT, MTM pre-training, or MTM fine-tuning.
 
-    In eval mode. TokenAdapt's f and g, which some hold too, are `tokenstore.adapters.load_adapter`'s.
+    In eval mode. TokenAdapt's f and g, which some hold too, are `tokenstore.augment.adapters.load_adapter`'s.
     Nothing in the file is executed. Raises ModelError where a tensor is missing, unknown or of another shape.
     """
     try:

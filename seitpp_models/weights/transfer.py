@@ -10,12 +10,12 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from seitpp_models.errors import ModelError
-from seitpp_models.models import load_model
-from seitpp_models.mtm import MaskedTokenModel
-from seitpp_models.networks import shape_of
-from seitpp_models.official import from_official_names, load_official, to_official
-from seitpp_models.vit import TokenViT
-from tokenstore.manifest import TokenizerIdentity
+from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.shape import shape_of
+from seitpp_models.networks.vit import TokenViT
+from seitpp_models.weights.files import load_model
+from seitpp_models.weights.official import from_official_names, load_official, to_official
+from tokenstore.format.manifest import TokenizerIdentity
 
 __all__ = ["backbone_arguments", "pretrained_network", "start_from"]
 

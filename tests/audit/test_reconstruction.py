@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.stores import Samples, write_store
 from PIL import Image
-from stores import Samples, write_store
 
 import tokenstore
-from tokenstore.convert import ConvertOptions, convert
-from tokenstore.errors import ManifestError, SourceError, TokenizerError
-from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.reconstruction import (
+from tokenstore.audit.reconstruction import (
     evenly_spaced,
     image_options,
     measure_quality,
@@ -31,6 +28,9 @@ from tokenstore.reconstruction import (
     retokenize,
     source_of,
 )
+from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.errors import ManifestError, SourceError, TokenizerError
+from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import registry

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 
 import tokenstore
-from tokenstore import stats
-from tokenstore.convert import ConvertOptions, convert
+from tokenstore.audit import stats
+from tokenstore.audit.reconstruction import measure_quality
+from tokenstore.audit.stats import IMAGENET_SAMPLES, audit
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.errors import TokenizerError
-from tokenstore.reconstruction import measure_quality
 from tokenstore.sources import open_source
-from tokenstore.stats import IMAGENET_SAMPLES, audit
 from tokenstore.tokenizers.quality import PSNR_CEILING, evaluate, psnr, ssim
 
 
@@ -84,7 +84,7 @@ def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path)
     assert len(store["val"]) == 0
     assert store["val"].labels is not None
     assert len(tokenstore.TokenDataset(store, "val")) == 0
-    from tokenstore.verify import verify
+    from tokenstore.audit.verify import verify
 
     assert verify(str(tmp_path / "out")).problems == []
 

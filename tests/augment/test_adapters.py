@@ -18,8 +18,8 @@ from tokenstore_cli.main import cli
 import tokenstore
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
-from tokenstore.tokenizers.conv_vq import DEFAULT_WEIGHTS
 from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.tokenizers.kinds.conv_vq import DEFAULT_WEIGHTS
 
 COUNT = 8
 

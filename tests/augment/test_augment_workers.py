@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stores import random_codes, write_store
+from helpers.stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 from tokenstore import TokenDataset

@@ -8,11 +8,11 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from seitpp_models.training.adapter_evaluation import evaluate_adapter
-from tokenstore.adapters import load_adapter
+from seitpp_models.adapter.evaluation import evaluate_adapter
 from tokenstore.augment import recipes
+from tokenstore.augment.adapters import load_adapter
 from tokenstore.errors import AdapterError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.tokenizers import load_tokenizer
 
 

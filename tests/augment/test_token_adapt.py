@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.paths import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenstore.adapters import load_adapter, save_adapter
 from tokenstore.augment import (
     AdapterConfig,
     CodebookEmbedding,
@@ -28,10 +28,11 @@ from tokenstore.augment import (
     adapter_geometry,
     recipes,
 )
+from tokenstore.augment.adapters import load_adapter, save_adapter
 from tokenstore.augment.devices import has_bfloat16
 from tokenstore.errors import AdapterError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.transformer import attention, sin_cos_table
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.transformer import attention, sin_cos_table
 
 SMALL = AdapterConfig(20, 8, (4, 6), (3, 5), width=64, heads=1, mlp=96)
 
@@ -150,7 +151,7 @@ def test_official_weights_give_the_published_definition() -> None:
 
 
 def test_the_names_are_those_of_the_published_checkpoints() -> None:
-    path = Path(__file__).parent.parent.parent / "shared/reference/checkpoint-keys.json"
+    path = SHARED / "reference/checkpoint-keys.json"
     if not path.is_file():
         pytest.skip("the list of published names and shapes is not beside the repository")
     published = json.loads(path.read_text())["mtm_pretrain_vit_base"]

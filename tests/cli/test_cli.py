@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from brightness import write_grey_folder
 from click.testing import CliRunner, Result
-from stores import random_codes, write_store
+from helpers.brightness import write_grey_folder
+from helpers.paths import ROOT
+from helpers.stores import random_codes, write_store
 from tokenstore_cli.demo import demo
 from tokenstore_cli.demo import main as run_demo
 from tokenstore_cli.main import _COMMANDS, cli
@@ -68,7 +69,7 @@ def test_every_option_of_every_command_has_a_help_text(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_readme_names_every_command(command: str) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert f"tokenstore {command}" in readme
 
 
@@ -96,7 +97,7 @@ def test_an_unexpected_error_is_one_line_too_unless_debugging(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("tokenstore_cli.inspection.open_store", fail)
+    monkeypatch.setattr("tokenstore_cli.store.inspection.open_store", fail)
     result = run("info", store)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "ZeroDivisionError" in result.output
@@ -246,8 +247,8 @@ def test_an_interrupt_exits_with_130(command: str, store: Path, monkeypatch: pyt
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenstore_cli.inspection.open_store", interrupted)
-    monkeypatch.setattr("tokenstore_cli.inspection.check_store", interrupted)
+    monkeypatch.setattr("tokenstore_cli.store.inspection.open_store", interrupted)
+    monkeypatch.setattr("tokenstore_cli.store.inspection.check_store", interrupted)
     result = run(command, store)
     assert (result.exit_code, result.output) == (130, "interrupted\n")
 

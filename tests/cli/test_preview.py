@@ -12,19 +12,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 from click.testing import CliRunner, Result
+from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.stores import Samples, edit_root, write_store
 from PIL import Image
-from stores import Samples, edit_root, write_store
-from tokenstore_cli import preview as module
 from tokenstore_cli.main import cli
+from tokenstore_cli.store import preview as module
 
 import tokenstore
-from tokenstore.adapters import load_adapter, save_adapter
+from tokenstore.audit.reconstruction import reconstruct
 from tokenstore.augment import AdapterConfig, TokenAdapt
+from tokenstore.augment.adapters import load_adapter, save_adapter
 from tokenstore.augment.examples import augmented_examples
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.reconstruction import reconstruct
+from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.tokenizers import registry
 from tokenstore.tokenizers.registry import TokenizerKind, load_tokenizer
 

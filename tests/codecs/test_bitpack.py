@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenstore.codecs import bitpack, machine
+from tokenstore import machine
+from tokenstore.codecs import bitpack
 from tokenstore.errors import CodecError
 
 WIDTHS = range(1, 32)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import plain_context as plain
 import pytest
-from context_models import (
+from helpers import plain_context as plain
+from helpers.context_models import (
     HEAD,
     changed,
     coded_payload,

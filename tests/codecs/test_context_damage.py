@@ -7,11 +7,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from context_models import (
+from helpers.context_models import (
     HEAD,
     coded_payload,
     codes_of,
@@ -22,6 +21,7 @@ from context_models import (
     random_model,
     tiny_model,
 )
+from helpers.paths import TESTS
 
 from tokenstore.codecs.context import Context
 from tokenstore.codecs.context.codec import Located
@@ -148,7 +148,7 @@ def test_decoding_reads_no_byte_past_the_last_stream() -> None:
         print("all read", flush=True)
         whole[page]
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout == "all read\n", done.stderr
     assert done.returncode < 0, "the guard page could be read, so the test shows nothing"
@@ -171,7 +171,7 @@ def test_a_head_that_promises_billions_of_samples_takes_no_memory() -> None:
         except CodecError:
             print("refused")
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == "refused\n", done.stderr[-300:]
 

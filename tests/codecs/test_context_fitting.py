@@ -8,13 +8,13 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from context_models import entropy_nbytes, smooth_codes
+from helpers.context_models import entropy_nbytes, smooth_codes
+from helpers.paths import SHARED, TESTS
 
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.context import Context, descent, fit_context, fitting, gradients
@@ -23,7 +23,7 @@ from tokenstore.errors import CodecError
 from tokenstore.sources import CodeSource, open_source
 
 Codes = npt.NDArray[Any]
-SEIT = Path(__file__).parent.parent.parent / "shared" / "data" / "seit-sample"
+SEIT = SHARED / "data" / "seit-sample"
 
 
 def payload_of(codec: Context, codes: Codes) -> npt.NDArray[np.uint8]:
@@ -195,7 +195,7 @@ def test_another_process_with_other_thread_settings_gives_the_same_bytes() -> No
         codes = smooth_codes(20, (8, 8), 40)
         print(fit_context(codes, (40,), total_codes=10**6).model.to_bytes().hex())
     """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == model_bytes(fitted(codes, 40)).hex()

@@ -7,15 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from context_models import (
-    changed,
-    in_range,
-    models,
-    mutated,
-    payload_of,
-    random_model,
-    tiny_model,
-)
+from helpers.context_models import changed, in_range, models, mutated, payload_of, random_model, tiny_model
 from hypothesis import given, settings
 
 from tokenstore.codecs.context import ContextModel

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from context_models import (
-    changed,
-    coded_payload,
-    random_model,
-    tiny_model,
-)
+from helpers.context_models import changed, coded_payload, random_model, tiny_model
 from zarr.storage import MemoryStore
 
 from tokenstore.codecs.context import Context, ContextModel

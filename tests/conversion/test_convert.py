@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brightness import PATCH, BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.brightness import PATCH, BrightnessTokenizer, write_grey_folder, write_grey_image
 from PIL import Image
 
 import tokenstore
-from tokenstore import image_conversion
-from tokenstore.convert import ConvertOptions, Progress, convert, public_location
+from tokenstore.audit.stats import audit
+from tokenstore.audit.verify import verify
+from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion.convert import ConvertOptions, Progress, convert, public_location
 from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
@@ -29,12 +31,11 @@ from tokenstore.errors import (
     TokenizerError,
     TokenstoreError,
 )
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.tables import Column
 from tokenstore.sources import open_source
-from tokenstore.spec import MAX_SHARD_SAMPLES, SHARD_NBYTES, Column, StoreSpec
-from tokenstore.stats import audit
-from tokenstore.storage import Storage
-from tokenstore.verify import verify
+from tokenstore.storage.places import Storage
+from tokenstore.writing.spec import MAX_SHARD_SAMPLES, SHARD_NBYTES, StoreSpec
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
 

@@ -17,25 +17,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-from brightness import BrightnessTokenizer, write_grey_image
 from click.testing import CliRunner, Result
+from helpers.brightness import BrightnessTokenizer, write_grey_image
+from helpers.stores import write_store
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from stores import write_store
 from tokenstore_cli.main import cli
 
 import tokenstore
-from tokenstore import TokenDataset, image_conversion
-from tokenstore.convert import ConvertOptions, Progress, convert
+from tokenstore import TokenDataset
+from tokenstore.audit.verify import verify
+from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion.convert import ConvertOptions, Progress, convert
 from tokenstore.errors import ConversionError, IncompleteStoreError, ManifestError, SampleError, SourceError
-from tokenstore.manifest import Manifest, TokenizerIdentity
-from tokenstore.operations import recode
+from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, Resize, decode_image
 from tokenstore.sources.masks import MaskDecoder, load_mask
-from tokenstore.storage import Storage
-from tokenstore.verify import verify
+from tokenstore.storage.places import Storage
+from tokenstore.writing.operations import recode
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
 RESIZES: tuple[Resize, ...] = ("squash", "crop", "pad")

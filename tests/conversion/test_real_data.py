@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from brightness import BrightnessTokenizer
+from helpers.brightness import BrightnessTokenizer
+from helpers.paths import SHARED
 
 import tokenstore
-from tokenstore.convert import ConvertOptions, convert
+from tokenstore.audit.verify import verify
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.sources import open_source
-from tokenstore.verify import verify
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+DATA = SHARED / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not beside the repository")
 
 

@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plain_context
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from context_models import codes_of, random_model
-from stores import edit_root, random_codes, replace_files, store_files, write_store
+from helpers import plain_context
+from helpers.context_models import codes_of, random_model
+from helpers.paths import ROOT
+from helpers.stores import edit_root, random_codes, replace_files, store_files, write_store
 from zarr.storage import ZipStore
 
 import tokenstore
+from tokenstore.audit.verify import verify
 from tokenstore.codecs import chunks
 from tokenstore.codecs.context import Context, ContextModel
 from tokenstore.codecs.context.model import Plane
@@ -44,12 +46,11 @@ from tokenstore.errors import (
     StoreExistsError,
     VersionError,
 )
-from tokenstore.manifest import Preprocessing, TokenizerIdentity
-from tokenstore.spec import Skip
-from tokenstore.storage import Storage
-from tokenstore.verify import verify
+from tokenstore.format.manifest import Preprocessing, TokenizerIdentity
+from tokenstore.format.tables import Skip
+from tokenstore.storage.places import Storage
 
-FORMAT = Path(__file__).parents[1] / "FORMAT.md"
+FORMAT = ROOT / "FORMAT.md"
 
 SHARD = "train/tokens/c/0/0"
 EXAMPLE_CODES = np.array([[1, 2], [3, 4], [0, 1]], np.uint8)

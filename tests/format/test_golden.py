@@ -31,18 +31,19 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from stores import Samples, store_files, write_store
+from helpers.paths import GOLDEN
+from helpers.stores import Samples, store_files, write_store
 
 import tokenstore
 from tokenstore import TokenDataset
+from tokenstore.audit.verify import verify
 from tokenstore.codecs.context import ContextModel
 from tokenstore.codecs.context.model import Plane
 from tokenstore.codecs.context.tree import CodeTree
-from tokenstore.manifest import Preprocessing, TokenizerIdentity
-from tokenstore.spec import Skip
-from tokenstore.verify import verify
+from tokenstore.format.manifest import Preprocessing, TokenizerIdentity
+from tokenstore.format.tables import Skip
 
-V1 = Path(__file__).parent / "golden" / "v1"
+V1 = GOLDEN / "v1"
 TABLES = ("codebook", "synonyms")
 
 
@@ -296,4 +297,4 @@ def test_the_input_of_a_golden_store_is_still_what_it_was(name: str) -> None:
 
 
 if __name__ == "__main__":
-    write_all(Path(__file__).parent / sys.argv[1])
+    write_all(GOLDEN.parent / sys.argv[1])

@@ -8,12 +8,12 @@ import re
 from typing import Any
 
 import pytest
+from helpers.stores import sign, with_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import sign, with_digest
 
 from tokenstore.errors import DamageError, ManifestError, VersionError
-from tokenstore.manifest import (
+from tokenstore.format.manifest import (
     KNOWN_FEATURES,
     MAX_CODEBOOK_SIZE,
     FileRecord,

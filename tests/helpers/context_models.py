@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import plain_context as plain
 from hypothesis import strategies as st
 
+from helpers import plain_context as plain
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.context import Context
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane, lanes_for

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from brightness import BrightnessTokenizer, write_grey_folder
 
-from tokenstore import image_conversion
-from tokenstore.convert import ConvertOptions, convert
+from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.sources import open_source
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")

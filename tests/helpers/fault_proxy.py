@@ -17,8 +17,8 @@ import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from faults import Fault, Plan, Planned, Request
-from http_connection import BLOCK_NBYTES, Connection, headers_of
+from helpers.faults import Fault, Plan, Planned, Request
+from helpers.http_connection import BLOCK_NBYTES, Connection, headers_of
 
 _DRIPS_PER_SECOND = 50
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from stores import write_store
 from torch import nn
 
 import tokenstore
-from seitpp_models.masking import MaskRatio
-from seitpp_models.models import TrainedModel, build_model
-from seitpp_models.mtm import masked_token_config
-from seitpp_models.segmentation import TokenSegmenter
+from helpers.stores import write_store
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.networks.mtm import masked_token_config
+from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.training.inputs import training_recipe, training_samples
 from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
 from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
-from tokenstore.loader import TokenLoader
+from seitpp_models.weights.files import TrainedModel, build_model
+from tokenstore.loading.loader import TokenLoader
 
 CODES, CHANNELS, GRID, CLASSES = 16, 8, (6, 6), 4
 SAMPLES = 96

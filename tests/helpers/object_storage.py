@@ -28,7 +28,8 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from fault_proxy import FaultProxy
+
+from helpers.fault_proxy import FaultProxy
 
 REGION = "us-east-1"
 _START_SECONDS = 60

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.manifest import Manifest, TokenizerIdentity
-from tokenstore.spec import Column, Skip, StoreSpec, samples_table
-from tokenstore.storage import Storage
-from tokenstore.writer import StoreWriter
+from tokenstore.format.manifest import Manifest, TokenizerIdentity
+from tokenstore.format.tables import Column, Skip, samples_table
+from tokenstore.storage.places import Storage
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.writer import StoreWriter
 
 
 class Samples(NamedTuple):

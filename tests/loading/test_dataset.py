@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import tokenstore
 from tokenstore import TokenDataset
-from tokenstore.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.errors import NotAStoreError, StoreError
 from tokenstore.sources import open_source
 

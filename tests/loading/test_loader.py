@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.stores import random_codes, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import random_codes, write_store
 from torch import Tensor
 
 from tokenstore import TokenDataset, TokenLoader

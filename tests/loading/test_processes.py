@@ -18,19 +18,19 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-import faults
 import numba
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Fault, Request
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Request
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 from numba.core.compiler_lock import global_compiler_lock
-from object_storage import S3Server
-from stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 from tokenstore import Retries, TokenDataset, TokenLoader
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
 
 pytestmark = [
     pytest.mark.usefixtures("without_fsync"),

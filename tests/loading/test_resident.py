@@ -22,18 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from helpers.stores import random_codes, replace_files, write_store
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stores import random_codes, replace_files, write_store
 
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import Bitpack
 from tokenstore.codecs.context.model import CodeTree, ContextModel, Plane, lanes_for
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.errors import CodecError, DamageError, StoreError
-from tokenstore.reader import SplitReader, open_store
-from tokenstore.resident import ContextDecoder, ResidentTokens, unpack
-from tokenstore.store import ArrayLayout
+from tokenstore.format.layout import ArrayLayout
+from tokenstore.loading.resident import ContextDecoder, ResidentTokens, unpack
+from tokenstore.reading.reader import SplitReader, open_store
 
 Codes = npt.NDArray[Any]
 CPU = torch.device("cpu")
@@ -308,7 +308,7 @@ def test_torch_decodes_codes_as_unlikely_as_they_come() -> None:
 
 
 def test_more_samples_than_one_pass_takes_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenstore.resident.context_torch.PASS_SAMPLES", {"cpu": 3})
+    monkeypatch.setattr("tokenstore.loading.resident.context_torch.PASS_SAMPLES", {"cpu": 3})
     check_alike(CASES[1], any_streams(CASES[1], 5), "torch")
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tokenstore.sampling import (
+from tokenstore.loading.sampling import (
     BlockShuffle,
     Mixture,
     Order,

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import random_codes, write_store
+from helpers.stores import random_codes, write_store
 
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
-from tokenstore.shuffling import Mixing, measure_mixing, order_of, packed_nbytes
-from tokenstore.spec import Skip
-from tokenstore.views import Selected
+from tokenstore.format.tables import Skip
+from tokenstore.loading.orders import Mixing, measure_mixing, order_of, packed_nbytes
+from tokenstore.reading.views import Selected
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

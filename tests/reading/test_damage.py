@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import edit_root, random_codes, replace_files, store_files, write_store
+from helpers.stores import edit_root, random_codes, replace_files, store_files, write_store
 
 import tokenstore
 from tokenstore import TokenDataset
-from tokenstore.codecs.sharding import crc32c
+from tokenstore.audit.verify import Verification, verify
 from tokenstore.errors import DamageError, ManifestError, NotAStoreError, TokenstoreError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.spec import Skip
-from tokenstore.verify import Verification, verify
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.sharding import crc32c
+from tokenstore.format.tables import Skip
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

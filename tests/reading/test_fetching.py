@@ -8,21 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faults
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Fault, Rule
-from object_storage import S3Server
-from stores import random_codes, write_store
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Rule
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 import tokenstore
-from tokenstore import Retries, TokenDataset, TokenLoader, fetching, shards
+from tokenstore import Retries, TokenDataset, TokenLoader
+from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
-from tokenstore.remote import Remote
-from tokenstore.storage import Storage
-from tokenstore.verify import verify
+from tokenstore.reading import fetching, shards
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Remote
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

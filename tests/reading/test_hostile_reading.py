@@ -20,12 +20,13 @@ import google_crc32c
 import numpy as np
 import pytest
 import torch
-from stores import random_codes, write_store
+from helpers.stores import random_codes, write_store
 
 import tokenstore
-from tokenstore import TokenDataset, TokenLoader, fetching, reader, shards
+from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError
-from tokenstore.storage import Storage
+from tokenstore.reading import fetching, reader, shards
+from tokenstore.storage.places import Storage
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

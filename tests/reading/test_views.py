@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.stores import random_codes, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
-from tokenstore.combining import MixedDataset
 from tokenstore.errors import StoreError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.loading.mixing import MixedDataset
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

@@ -11,21 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_training import write_images
+from helpers.pictures import write_images
 from tokenstore_cli.seitpp import cli
 from torch import Tensor
 
-from seitpp_models.training.adapter_evaluation import evaluate_adapter
-from seitpp_models.training.adapter_pairs import Pictures, augmented_images
-from seitpp_models.training.adapter_start import start_from_codebook
-from seitpp_models.training.token_adapt import (
-    WEIGHTS,
-    AdapterTrainer,
-    AdapterTrainingConfig,
-    StepResult,
-)
-from seitpp_models.training.token_adapt_run import EVALUATION, train
-from tokenstore.adapters import load_adapter
+from seitpp_models.adapter.evaluation import evaluate_adapter
+from seitpp_models.adapter.pairs import Pictures, augmented_images
+from seitpp_models.adapter.run import EVALUATION, train
+from seitpp_models.adapter.start import start_from_codebook
+from seitpp_models.adapter.trainer import WEIGHTS, AdapterTrainer, AdapterTrainingConfig, StepResult
 from tokenstore.augment import (
     AdapterConfig,
     CodebookEmbedding,
@@ -34,13 +28,14 @@ from tokenstore.augment import (
     RandomResizedCrop,
     TokenAdapt,
 )
+from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.examples import moved_codes
 from tokenstore.errors import AdapterError
-from tokenstore.runs import LOG, STATE
+from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.images import ImageTokenizer
-from tokenstore.tokenizers.training_images import ImageSet, list_images
+from tokenstore.tokenizers.train.images import ImageSet, list_images
 
 CONFIG = AdapterTrainingConfig(steps=6, batch_size=3, width=64, warmup_steps=2, uncropped_every=3)
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from seitpp_models.blocks import LeanBlock
+from seitpp_models.networks.blocks import LeanBlock
 
 
 def pair(**arguments: Any) -> tuple[Block, LeanBlock]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from seitpp_models.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_batch
+from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted_batch
 
 Pixels = npt.NDArray[np.uint8]
 

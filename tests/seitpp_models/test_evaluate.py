@@ -15,35 +15,35 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers.stores import Samples, random_codes, write_store
 from PIL import Image
-from stores import Samples, random_codes, write_store
 from tokenstore_cli.seitpp import cli
 from torch import Tensor, nn
 
-from seitpp_models.class_names import match_classes
 from seitpp_models.errors import ModelError
-from seitpp_models.models import TrainedModel, build_model, save_model
-from seitpp_models.networks import shape_of
-from seitpp_models.training.evaluation import (
+from seitpp_models.evaluation.class_names import match_classes
+from seitpp_models.evaluation.figures import (
     ClassifierFigures,
     central_masks,
     evaluate_classifier,
     evaluate_masked,
     evaluate_segmenter,
 )
-from seitpp_models.training.image_evaluation import (
+from seitpp_models.evaluation.on_images import (
     CLEAN,
     Condition,
     ImageEvaluation,
     evaluate_images,
     tokenizer_for,
 )
-from seitpp_models.training.store_evaluation import evaluate_store
+from seitpp_models.evaluation.on_stores import evaluate_store
+from seitpp_models.networks.shape import shape_of
+from seitpp_models.weights.files import TrainedModel, build_model, save_model
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.augment import CodebookEmbedding
-from tokenstore.convert import ConvertOptions, convert
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.reader import open_store
+from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.reading.reader import open_store
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import Tokenizer, load_tokenizer
@@ -591,7 +591,7 @@ def test_the_command_measures_a_classifier_on_images(
 
 
 def test_every_corruption_can_be_asked_for_at_once() -> None:
-    from tokenstore_cli.evaluate import _conditions
+    from tokenstore_cli.networks.evaluate import _conditions
 
     assert len(_conditions(["all"], [])) == 1 + 13 * 5
     assert len(_conditions(["contrast", "contrast"], [3, 3])) == 2

@@ -21,23 +21,23 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
-from network_stores import CLASSES, CODES, GRID, gradients_and_rows, network_run, write_labelled
-from stores import write_store
-from tokenstore_cli import network_runs
-from tokenstore_cli.network_options import RECIPES
+from helpers.network_stores import CLASSES, CODES, GRID, gradients_and_rows, network_run, write_labelled
+from helpers.paths import TESTS
+from helpers.stores import write_store
+from tokenstore_cli.networks import network_runs
+from tokenstore_cli.networks.network_options import RECIPES
 from tokenstore_cli.seitpp import cli
 
 import tokenstore
 from seitpp_models.errors import ModelError
-from seitpp_models.models import load_model, save_model
 from seitpp_models.training.inputs import code_entropy, share_of, training_samples
 from seitpp_models.training.network_run import WEIGHTS
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.runs import LOG, STATE
+from seitpp_models.weights.files import load_model, save_model
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.runs import LOG, STATE
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
-TESTS = Path(__file__).parent
 SMALL = ["--model", "tiny", "--depth", "1", "--threads", "1", "--loader-threads", "0"]
 QUICK = [*SMALL, "--adapter", "none", "--batch-size", "32", "--warmup-epochs", "0.5"]
 QUICK += ["--learning-rate", "0.002", "--device", "cpu"]
@@ -261,7 +261,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
 @pytest.mark.parametrize("task", ["masked", "classes", "maps"])
 def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, task: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(TESTS / "network_stores.py"), str(store), task, str(tmp_path / "found")]
+    arguments = [str(TESTS / "helpers/network_stores.py"), str(store), task, str(tmp_path / "found")]
     subprocess.run([*launcher, *arguments], check=True, env=environment(), timeout=300)
     found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
     alone = gradients_and_rows(store, task)

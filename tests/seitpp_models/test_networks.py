@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from network_stores import CHANNELS, CLASSES, CODES, GRID, MASKED, VIT, codebook, write_labelled
+from helpers.network_stores import CHANNELS, CLASSES, CODES, GRID, MASKED, VIT, codebook, write_labelled
 from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
 
@@ -27,15 +27,15 @@ from seitpp_models import (
     save_model,
     start_from,
 )
-from seitpp_models.models import build_model
-from seitpp_models.segmentation import segmentation_loss
-from seitpp_models.store_sizes import seen_grid
+from seitpp_models.networks.segmentation import segmentation_loss
+from seitpp_models.networks.store_sizes import seen_grid
 from seitpp_models.training.inputs import MovedMasks
 from seitpp_models.training.tasks import MaskedTokens, StepRandom
-from seitpp_models.transfer import backbone_arguments
+from seitpp_models.weights.files import build_model
+from seitpp_models.weights.transfer import backbone_arguments
 from tokenstore.augment.colour import OneOf
 from tokenstore.augment.crops import nearest_crop
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -231,7 +231,7 @@ def test_a_step_draws_the_same_again_and_other_processes_something_else() -> Non
             output = masked()(codes, mask)
             return dataclasses.replace(output, loss=output.loss)
 
-    from seitpp_models.masking import MaskRatio
+    from seitpp_models.networks.masking import MaskRatio
     from seitpp_models.training.inputs import CentralPart
 
     task = MaskedTokens(CentralPart(GRID), 9, MaskRatio())

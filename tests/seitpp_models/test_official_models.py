@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.paths import SHARED
 from torch import Tensor
 from torch.nn import functional as F
 
 from seitpp_models import MaskedTokenModel, ModelError, PatchMask, TokenViT, draw_mask, load_official
-from seitpp_models.official import from_official, to_official
+from seitpp_models.weights.official import from_official, to_official
 
 GRID, PATCHES, CODES, CHANNELS = 28, 196, 391, 32
 
@@ -201,7 +202,7 @@ def masked_by_hand(
 
 
 def test_the_shapes_here_are_those_of_the_published_checkpoints() -> None:
-    path = Path(__file__).parent.parent.parent / "shared/reference/checkpoint-keys.json"
+    path = SHARED / "reference/checkpoint-keys.json"
     if not path.is_file():
         pytest.skip("the list of published names and shapes is not beside the repository")
     published = json.loads(path.read_text())

@@ -8,10 +8,10 @@ import tarfile
 import threading
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -21,7 +21,7 @@ from tokenstore.sources import images
 from tokenstore.sources.images import ImageOptions, decode_image
 
 ORIENTATION = 0x0112
-REAL_IMAGES = Path(__file__).parents[2] / "shared/data/imagenet-sample.tar"
+REAL_IMAGES = SHARED / "data/imagenet-sample.tar"
 
 
 def scene(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from helpers.paths import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from tokenstore.errors import SourceError
 from tokenstore.sources import CodeSource, open_source, seit
 from tokenstore.sources.seit import open_seit
 
-RELEASE_SAMPLE = Path(__file__).parents[2] / "shared/data/seit-sample"
+RELEASE_SAMPLE = SHARED / "data/seit-sample"
 CODES = 1024
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from tokenstore.sources.shards import expand_braces
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tarheaders import walk_tar
 
-DATA = Path(__file__).parents[2] / "shared/data"
+DATA = SHARED / "data"
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 Content = Mapping[str, bytes | str | int]

@@ -31,9 +31,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tokenstore import cache as cache_module
-from tokenstore.cache import Cache, Policy, parse_size
 from tokenstore.errors import StoreError
+from tokenstore.storage import cache as cache_module
+from tokenstore.storage.cache import Cache, Policy, parse_size
 
 fcntl = pytest.importorskip("fcntl", reason="several processes need POSIX file locks")
 

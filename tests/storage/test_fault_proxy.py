@@ -13,13 +13,12 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import fault_proxy
-import faults
 import pytest
-from fault_proxy import FaultProxy
-from faults import Fault, Rule
-from http_connection import BLOCK_NBYTES
-from object_storage import S3Server
+from helpers import fault_proxy, faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Rule
+from helpers.http_connection import BLOCK_NBYTES
+from helpers.object_storage import S3Server
 
 BODY = bytes(range(256)) * 5000
 assert len(BODY) > 2 * BLOCK_NBYTES

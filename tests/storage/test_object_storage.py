@@ -9,10 +9,10 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-import object_storage
 import pytest
 import s3fs
-from object_storage import S3Server, moto_server
+from helpers import object_storage
+from helpers.object_storage import S3Server, moto_server
 
 
 @pytest.fixture(

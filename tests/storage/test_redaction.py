@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenstore.remote.redaction import Secrets, shown
+from tokenstore.storage.remote.redaction import Secrets, shown
 
 
 @pytest.mark.parametrize(

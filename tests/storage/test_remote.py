@@ -12,20 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import faults
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Fault, Rule
 from fsspec.implementations.memory import MemoryFileSystem
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Rule
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 from hypothesis import given
 from hypothesis import strategies as st
-from object_storage import S3Server
-from stores import random_codes, write_store
 
 import tokenstore
 from tokenstore.errors import DamageError, StorageError, StoreError
-from tokenstore.remote import Remote, Retries
+from tokenstore.storage.remote import Remote, Retries
 
 BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
 PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)

@@ -11,15 +11,15 @@ import time
 import warnings
 from collections.abc import Iterator
 
-import faults
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Rule
-from object_storage import S3Server
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Rule
+from helpers.object_storage import S3Server
 
-from tokenstore.remote import Retries
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Retries
 
 RETRIES = Retries(deadline=20, timeout=5)
 DATA = np.random.default_rng(0).bytes(100_000)

@@ -17,12 +17,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from stores import random_codes, write_store
+from helpers.stores import random_codes, write_store
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError
-from tokenstore.remote import Remote, Retries
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Remote, Retries
 
 BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
 PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)

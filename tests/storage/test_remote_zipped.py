@@ -9,21 +9,21 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import faults
 import fsspec
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Rule
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Rule
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_storage import S3Server
-from stores import random_codes, write_store
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError, StoreError
-from tokenstore.remote import Retries
-from tokenstore.storage import Storage
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Retries
 
 BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
 PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)

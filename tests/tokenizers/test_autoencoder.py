@@ -22,8 +22,10 @@ from tokenstore.errors import SourceError, TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSplit
 from tokenstore.sources.images import ImageOptions
-from tokenstore.tokenizers import fitting, load_tokenizer
-from tokenstore.tokenizers.fitting import (
+from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers.quantisers import nearest
+from tokenstore.tokenizers.train import fitting
+from tokenstore.tokenizers.train.fitting import (
     FitOptions,
     Images,
     Reservoir,
@@ -34,13 +36,12 @@ from tokenstore.tokenizers.fitting import (
     kmeans_start,
     relative_error,
 )
-from tokenstore.tokenizers.quantisers import nearest
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-from tokenstore_cli.fit_codebook import fit_codebook as command  # noqa: E402
+from tokenstore_cli.tokenizers.fit_codebook import fit_codebook as command  # noqa: E402
 
-from tokenstore.tokenizers.autoencoder import (  # noqa: E402
+from tokenstore.tokenizers.kinds.autoencoder import (  # noqa: E402
     FORMAT,
     Autoencoder,
     AutoencoderTokenizer,
@@ -722,7 +723,7 @@ def test_what_is_no_source_of_images_is_refused(words: list[object], tmp_path: P
 def test_without_diffusers_the_command_says_what_to_install(
     words: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "tokenstore.tokenizers.autoencoder")
+    monkeypatch.delitem(sys.modules, "tokenstore.tokenizers.kinds.autoencoder")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     refused = run(*words)
     assert isinstance(refused.exception, TokenizerError)

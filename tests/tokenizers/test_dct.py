@@ -13,22 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.paths import SHARED
 from PIL import Image
 
 import tokenstore
-from tokenstore.convert import ConvertOptions, convert
+from tokenstore.audit.verify import verify
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import FileTokenizer, load_tokenizer
 from tokenstore.tokenizers.quality import psnr
-from tokenstore.verify import verify
 
 jpeglib = pytest.importorskip("jpeglib", reason="jpeglib is not installed (extra `jpeg`)")
 from tokenstore.sources.coefficients import ZIGZAG, CoefficientDecoder, PlaneLayout, parse_jpeg  # noqa: E402
-from tokenstore.tokenizers.dct import DctTokenizer, load  # noqa: E402
+from tokenstore.tokenizers.kinds.dct import DctTokenizer, load  # noqa: E402
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = SHARED / "data"
 PHOTOGRAPHS = DATA / "imagenet-sample.tar"
 THUMBNAILS = DATA / "tiny-imagenet-100.tar.gz"
 EXIF_ORIENTATION = 0x0112

@@ -24,12 +24,12 @@ import huggingface_hub.constants as hub  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 import tokenstore  # noqa: E402
-from tokenstore.convert import ConvertOptions, convert  # noqa: E402
+from tokenstore.audit.verify import verify  # noqa: E402
+from tokenstore.conversion.convert import ConvertOptions, convert  # noqa: E402
 from tokenstore.errors import TokenizerError  # noqa: E402
 from tokenstore.sources import open_source  # noqa: E402
 from tokenstore.tokenizers import load_tokenizer  # noqa: E402
-from tokenstore.tokenizers.diffusers_vq import DiffusersVQTokenizer, image_size_of, load  # noqa: E402
-from tokenstore.verify import verify  # noqa: E402
+from tokenstore.tokenizers.kinds.diffusers_vq import DiffusersVQTokenizer, image_size_of, load  # noqa: E402
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CODES, DIM, STRIDE, SIDE = 128, 6, 4, 48

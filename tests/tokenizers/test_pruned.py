@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from brightness import BrightnessTokenizer
+from helpers.brightness import BrightnessTokenizer
 from PIL import Image
 
 from tokenstore.errors import TokenizerError
@@ -160,7 +160,7 @@ def test_an_empty_batch_stays_empty() -> None:
 
 def test_a_tokenizer_of_files_stays_one_with_its_columns() -> None:
     pytest.importorskip("jpeglib", reason="the extra jpeg is not installed")
-    from tokenstore.tokenizers.dct import load
+    from tokenstore.tokenizers.kinds.dct import load
 
     dct = load("1")
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, None, None], (32, 32, 3))

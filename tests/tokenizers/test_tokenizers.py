@@ -10,34 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.paths import SHARED
+from helpers.tokenizers import TINY
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tokenstore.errors import TokenizerError
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import TOKENIZERS, load_codebook, load_tokenizer
-from tokenstore.tokenizers.conv_vq import (
+from tokenstore.tokenizers.kinds.conv_vq import (
     DEFAULT_WEIGHTS,
     FORMAT,
     ConvVQ,
-    ConvVQConfig,
     ConvVQTokenizer,
     save_weights,
 )
 
 FINGERPRINT = "5119381817ea056acf67a88d698557de40ac08fe383d6d62f6cd2a55ba146680"
-RELEASED_CODEBOOK = Path(__file__).parents[2] / "shared" / "data" / "seit-sample" / "codebook.ckpt"
-
-TINY = ConvVQConfig(
-    name="tiny",
-    image_size=64,
-    codebook_size=16,
-    code_dim=8,
-    encoder_width=16,
-    encoder_blocks=1,
-    decoder_width=16,
-    decoder_blocks=1,
-)
+RELEASED_CODEBOOK = SHARED / "data" / "seit-sample" / "codebook.ckpt"
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from helpers.pictures import write_images
+from helpers.tokenizers import TINY
 from PIL import Image
 from safetensors.torch import load_file
-from test_tokenizers import TINY
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import TokenizerError
-from tokenstore.runs import LOG, STATE
+from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
-from tokenstore.tokenizers.conv_vq import ConvVQTokenizer
-from tokenstore.tokenizers.moving_codebook import MovingCodebook
-from tokenstore.tokenizers.training import (
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
+from tokenstore.tokenizers.train.images import Crops, ImageSet, is_held_out, list_images
+from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
+from tokenstore.tokenizers.train.run import EVALUATION, SAMPLES, held_out_views, train
+from tokenstore.tokenizers.train.trainer import (
     WEIGHTS,
     Trainer,
     TrainingConfig,
@@ -32,8 +35,6 @@ from tokenstore.tokenizers.training import (
     pixel_loss,
     rotate,
 )
-from tokenstore.tokenizers.training_images import Crops, ImageSet, is_held_out, list_images
-from tokenstore.tokenizers.training_run import EVALUATION, SAMPLES, held_out_views, train
 
 CONFIG = TrainingConfig(
     model=TINY,
@@ -46,16 +47,6 @@ CONFIG = TrainingConfig(
     warmup_steps=2,
     unquantised_steps=3,
 )
-
-
-def write_images(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Smooth images with grain, all different."""
-    rng = np.random.default_rng(size[0])
-    folder.mkdir(parents=True)
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
-        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tokenstore.errors import TokenizerError  # noqa: E402
 from tokenstore.tokenizers import load_tokenizer  # noqa: E402
-from tokenstore.tokenizers.transformers_vq import (  # noqa: E402
+from tokenstore.tokenizers.kinds.transformers_vq import (  # noqa: E402
     ChameleonTokenizer,
     Emu3Tokenizer,
     JanusTokenizer,

@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from helpers.paths import SHARED
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.transformer import sin_cos_table
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.vit_vqgan import (
+from tokenstore.tokenizers.kinds.vit_vqgan import (
     BASE,
     SMALL,
     ViTVQGAN,
@@ -28,9 +30,8 @@ from tokenstore.tokenizers.vit_vqgan import (
     load,
     random_model,
 )
-from tokenstore.transformer import sin_cos_table
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "reference" / "checkpoint-keys.json"
+PUBLISHED = SHARED / "reference" / "checkpoint-keys.json"
 TINY = ViTVQGANConfig(width=48, depth=2, heads=2, mlp=80, grid=4)
 Tensors = dict[str, Tensor]
 Array = npt.NDArray[np.float64]

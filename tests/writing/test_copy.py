@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from stores import random_codes, write_store
+from helpers.stores import random_codes, write_store
 from tokenstore_cli.main import cli
 
 import tokenstore
-from tokenstore.copying import copy
+from tokenstore.audit.verify import verify
 from tokenstore.errors import (
     ConversionError,
     DamageError,
@@ -21,10 +21,10 @@ from tokenstore.errors import (
     NotAStoreError,
     StoreExistsError,
 )
-from tokenstore.reader import TokenStore
-from tokenstore.storage import STAGING, Storage
-from tokenstore.store import Store
-from tokenstore.verify import verify
+from tokenstore.reading.reader import TokenStore
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import STAGING, Storage
+from tokenstore.writing.copy import copy
 
 SHARD = "train/tokens/c/1/0/0"
 

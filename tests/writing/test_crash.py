@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brightness import write_grey_folder
+from helpers.brightness import write_grey_folder
+from helpers.paths import TESTS
 from PIL import Image
 
 import tokenstore
@@ -22,7 +23,6 @@ from tokenstore.errors import IncompleteStoreError, NotAStoreError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
-HERE = Path(__file__).parent
 KILLS = 50
 
 
@@ -44,7 +44,7 @@ def opens(out: Path) -> bool:
 
 @pytest.fixture
 def conversions() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(HERE / "crash_conversions.py")]
+    command = [sys.executable, str(TESTS / "helpers/crash_conversions.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         assert process.stdin is not None

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from brightness import BrightnessTokenizer, write_grey_folder
-from stores import Samples, random_codes, write_store
+from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from helpers.stores import Samples, random_codes, write_store
 
 import tokenstore
-from tokenstore.codec_choice import CodecChoice
+from tokenstore.audit.stats import IMAGENET_SAMPLES, audit
+from tokenstore.audit.verify import verify
 from tokenstore.codecs.context import Context
-from tokenstore.convert import ConvertOptions, Progress, convert
+from tokenstore.conversion.convert import ConvertOptions, Progress, convert
 from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.operations import codes_that_occur, prune_codebook, recode, recode_in_place, skips_of
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.tables import Skip
+from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
-from tokenstore.spec import Skip
-from tokenstore.stats import IMAGENET_SAMPLES, audit
-from tokenstore.storage import Storage
-from tokenstore.store import Store
-from tokenstore.verify import verify
+from tokenstore.storage.places import Storage
+from tokenstore.writing.codec_choice import CodecChoice
+from tokenstore.writing.operations import codes_that_occur, prune_codebook, recode, recode_in_place, skips_of
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, prune_codebook=True)
 

@@ -9,22 +9,22 @@ import sys
 import time
 from pathlib import Path
 
-import faults
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from fault_proxy import FaultProxy
-from faults import Fault, Request, Rule
-from object_storage import S3Server
-from stores import random_codes, write_store
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Request, Rule
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 from tokenstore_cli.main import cli
 
-from tokenstore.copying import copy
 from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, StorageError
-from tokenstore.reader import TokenStore
-from tokenstore.remote import Retries
-from tokenstore.storage import STAGING, Storage
-from tokenstore.store import Store
+from tokenstore.reading.reader import TokenStore
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage.remote import Retries
+from tokenstore.writing.copy import copy
 
 PATIENT = Retries(deadline=30, timeout=5, first_delay=0.005, longest_delay=0.02)
 BRIEF = Retries(deadline=4.0, timeout=2.0, first_delay=0.01, longest_delay=0.05)

@@ -9,20 +9,20 @@ import sys
 import time
 from pathlib import Path
 
-import faults
 import numpy as np
 import pytest
-from fault_proxy import FaultProxy
-from faults import Fault, Request, Rule
-from object_storage import S3Server
-from stores import random_codes, write_store
+from helpers import faults
+from helpers.fault_proxy import FaultProxy
+from helpers.faults import Fault, Request, Rule
+from helpers.object_storage import S3Server
+from helpers.stores import random_codes, write_store
 
-from tokenstore.convert import Conversion, ConvertOptions, convert
+from tokenstore.conversion.convert import Conversion, ConvertOptions, convert
 from tokenstore.errors import IncompleteStoreError, NotAStoreError, StorageError, StoreExistsError
-from tokenstore.remote import Retries
+from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
-from tokenstore.storage import STAGING, Storage
-from tokenstore.store import Store
+from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage.remote import Retries
 
 SAMPLES = 20
 OPTIONS = ConvertOptions(chunk_samples=2, shard_samples=8)

@@ -17,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import zarr
+from helpers.stores import Samples, random_codes, write_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import Samples, random_codes, write_store
 
 import tokenstore
-from tokenstore import TokenDataset, fetching, reader, shards
+from tokenstore import TokenDataset
+from tokenstore.audit.verify import verify
 from tokenstore.errors import StoreError
-from tokenstore.reader import SplitReader, TokenStore
-from tokenstore.storage import Storage
-from tokenstore.store import ArrayLayout
-from tokenstore.verify import verify
+from tokenstore.format.layout import ArrayLayout
+from tokenstore.reading import fetching, reader, shards
+from tokenstore.reading.reader import SplitReader, TokenStore
+from tokenstore.storage.places import Storage
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 

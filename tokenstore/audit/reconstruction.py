@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import torch
 
 from tokenstore.errors import ManifestError, SampleError, SourceError, TokenizerError
-from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.reader import Indices, TokenStore, normalised
+from tokenstore.format.layout import TOKENS
+from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.reading.reader import Indices, TokenStore, normalised
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
-from tokenstore.store import TOKENS
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
 from tokenstore.tokenizers.quality import pairwise

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import bit_width
-from tokenstore.manifest import Manifest
-from tokenstore.reader import SplitReader, TokenStore
-from tokenstore.store import CODEBOOK, ROOT, SYNONYMS, TOKENS
+from tokenstore.format.layout import CODEBOOK, ROOT, SYNONYMS, TOKENS
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.reader import SplitReader, TokenStore
 
 IMAGENET_SAMPLES = 1_281_167
 IMAGENET_NBYTES = 140 * 10**9

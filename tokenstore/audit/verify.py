@@ -21,10 +21,11 @@ from tokenstore.errors import (
     StorageError,
     TokenstoreError,
 )
-from tokenstore.manifest import FileRecord, consolidates
-from tokenstore.reader import ArrayReader
-from tokenstore.storage import STAGING, Storage
-from tokenstore.store import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, Store, code_planes
+from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, code_planes
+from tokenstore.format.manifest import FileRecord, consolidates
+from tokenstore.reading.reader import ArrayReader
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import STAGING, Storage
 
 
 @dataclass

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
-from tokenstore.checkpoints import read_checkpoint
 from tokenstore.errors import AdapterError, TokenizerError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.checkpoints import read_checkpoint
 
 __all__ = ["load_adapter", "save_adapter"]
 
-DEFAULT_ADAPTER = Path(__file__).parent / "augment" / "weights" / "default.safetensors"
+DEFAULT_ADAPTER = Path(__file__).parent / "weights" / "default.safetensors"
 
 _FORMAT = "tokenstore.token_adapt.1"
 

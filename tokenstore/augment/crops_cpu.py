@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenstore.augment.crops import Interpolation, taps
 from tokenstore.augment.embedding import check_codes
-from tokenstore.codecs.machine import compiled
+from tokenstore.machine import compiled
 
 __all__ = ["check_out", "embed_resized_crop"]
 

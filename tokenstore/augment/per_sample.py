@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tokenstore.sampling.feistel import folded
-from tokenstore.sampling.permutation import key_words
+from tokenstore.randomness import folded, key_words
 
 __all__ = ["PerSample"]
 

@@ -17,8 +17,8 @@ from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.devices import Precision, in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
 from tokenstore.errors import AdapterError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
 __all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
 

@@ -20,8 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tokenstore.codecs.machine import byte_at, compiled, prefetch
 from tokenstore.errors import CodecError
+from tokenstore.machine import byte_at, compiled, prefetch
 
 __all__ = ["bit_width", "code_dtype", "pack", "sample_count", "sample_nbytes", "unpack", "unpack_at"]
 

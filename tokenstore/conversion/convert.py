@@ -20,24 +20,26 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codec_choice import MIN_DECODE_RATE, CodecChoice
-from tokenstore.codecs.machine import available_cores
+from tokenstore.conversion.images import ImageConversion
 from tokenstore.errors import ConversionError, SourceError, TokenizerError
-from tokenstore.image_conversion import ImageConversion
-from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.operations import rewrite_into, skips_of
-from tokenstore.reader import TokenStore
+from tokenstore.format.layout import LABELS
+from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.format.tables import Column, Skip, samples_table
+from tokenstore.machine import available_cores
+from tokenstore.reading.reader import TokenStore
+from tokenstore.reading.store_files import Store
 from tokenstore.sources.base import CodeSource, CodeSplit, ImageSource, MaskedSplit, Source, Split
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE, MaskDecoder
-from tokenstore.spec import CHUNK_SAMPLES, Column, Skip, StoreSpec, samples_table
-from tokenstore.storage import STAGING, Storage
-from tokenstore.store import LABELS, Store
-from tokenstore.target import finish_commit
+from tokenstore.storage.places import STAGING, Storage
 from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
-from tokenstore.writer import SplitWriter, StoreWriter
+from tokenstore.writing.codec_choice import MIN_DECODE_RATE, CodecChoice
+from tokenstore.writing.operations import rewrite_into, skips_of
+from tokenstore.writing.spec import CHUNK_SAMPLES, StoreSpec
+from tokenstore.writing.target import finish_commit
+from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 WHOLE = f"{STAGING}/.whole"

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import ConversionError, SampleError
+from tokenstore.format.layout import LABELS
+from tokenstore.format.tables import Skip, samples_table
 from tokenstore.sources.base import ImageSplit, Labels
 from tokenstore.sources.decoding import DecodedBatch, Inputs, decode_in_order
 from tokenstore.sources.images import Pixels
-from tokenstore.spec import Skip, samples_table
-from tokenstore.store import LABELS
 from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.writer import SplitWriter
+from tokenstore.writing.writer import SplitWriter
 
 SAVE_SECONDS = 30.0
 """How much work a crash may lose."""

@@ -1,28 +1,21 @@
-"""A store's paths and arrays: what is where, and its metadata on the way in and out."""
+"""A store's paths and arrays: their names, shapes and Zarr metadata (FORMAT.md, section 3)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.cache import Cache
-from tokenstore.codecs import chunks, sharding
-from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.codecs.chunks import Bitpack, ChunkCodec
-from tokenstore.codecs.context.codec import Context
-from tokenstore.codecs.machine import available_cores
-from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
-from tokenstore.manifest import FileRecord, Manifest, decode_root, encode_json
-from tokenstore.storage import STAGING, Storage, working_storage
+from tokenstore.codecs import chunks
+from tokenstore.codecs.chunks import ChunkCodec
+from tokenstore.errors import ManifestError
+from tokenstore.format import sharding
+from tokenstore.format.manifest import FileRecord
+from tokenstore.machine import available_cores
 
 ROOT = "zarr.json"
 CODEBOOK = "codebook"
@@ -220,140 +213,3 @@ def group_document() -> dict[str, Any]:
 
 def file_record(data: bytes) -> FileRecord:
     return FileRecord(len(data), hashlib.sha256(data).hexdigest())
-
-
-class Store:
-    """A complete store's files and metadata; a reader turns them into codes.
-
-    Raises NotAStoreError where there is none, IncompleteStoreError where a conversion has not finished,
-    VersionError where it is newer than this version, DamageError where its metadata has changed.
-    """
-
-    def __init__(
-        self,
-        url: str | os.PathLike[str] | Storage,
-        storage_options: Mapping[str, Any] | None = None,
-        *,
-        cache: Cache | None = None,
-    ) -> None:
-        self.storage = url if isinstance(url, Storage) else Storage(url, storage_options)
-        self.cache = cache
-        """Where fetched parts of the store are kept on this machine's disk."""
-        try:
-            root = self.storage.read(ROOT)
-        except (FileNotFoundError, NotADirectoryError, KeyError) as error:
-            raise _why_no_root(self.storage) from error
-        self.manifest: Manifest = decode_root(root, f"{self.storage}/{ROOT}")
-        self.root_nbytes = len(root)
-        self.root_digest = hashlib.sha256(root).hexdigest()
-        self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
-        """Bytes of all files of the store."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.manifest.splits)
-
-    def split_arrays(self, split: str) -> tuple[str, ...]:
-        """Names of a split's aligned arrays, `tokens` first."""
-        prefix, suffix = f"{split}/", f"/{ROOT}"
-        names = [
-            path[len(prefix) : -len(suffix)]
-            for path in self.manifest.files
-            if path.startswith(prefix) and path.endswith(suffix)
-        ]
-        names = [name for name in names if name and "/" not in name]
-        return tuple(sorted(names, key=lambda name: (name != TOKENS, name != LABELS, name)))
-
-    def layout(self, array: str) -> ArrayLayout:
-        """The layout of an aligned array, such as `train/tokens`."""
-        path = f"{array}/{ROOT}"
-        layout = ArrayLayout.from_zarr(self._read_json(path), f"{self.storage}/{array}")
-        split, name = array.split("/")
-        samples = self.manifest.splits[split].samples
-        if layout.samples != samples:
-            raise ManifestError(
-                f"{self.storage}/{array}: expected the manifest's {samples} samples, found {layout.samples}"
-            )
-        if name == TOKENS and layout.sample_shape != self.manifest.grid:
-            raise ManifestError(
-                f"{self.storage}/{array}: expected the manifest's grid {self.manifest.grid}, "
-                f"found {layout.sample_shape}"
-            )
-        size = self.manifest.codebook_size
-        packed_for = layout.codec.codebook_size if isinstance(layout.codec, Bitpack | Context) else size
-        if name == TOKENS and (layout.dtype != code_dtype(size) or packed_for != size):
-            raise ManifestError(
-                f"{self.storage}/{array}: expected {code_dtype(size)} for the manifest's {size} codes, "
-                f"found {layout.dtype} for {packed_for}"
-            )
-        return layout
-
-    @cached_property
-    def codebook(self) -> npt.NDArray[np.float32] | None:
-        """The tokenizer's vectors (K, D) or (n, K, D), where the store holds them."""
-        return self._table_array(CODEBOOK, np.dtype(np.float32))
-
-    @cached_property
-    def synonyms(self) -> npt.NDArray[np.int32] | None:
-        """Each code's nearest codes, best first (K, M), filled up with -1, where the store holds them."""
-        return self._table_array(SYNONYMS, np.dtype(np.int32))
-
-    def record(self, path: str) -> FileRecord:
-        """The size and digest that the manifest has for a file."""
-        try:
-            return self.manifest.files[path]
-        except KeyError:
-            raise DamageError(f"{self.storage}: the manifest lists no file {path}") from None
-
-    def read_checked(self, path: str) -> bytes:
-        """A whole file, its digest checked; raises DamageError."""
-        expected = self.record(path)
-        try:
-            data = self.storage.read(path)
-        except FileNotFoundError as error:
-            raise DamageError(
-                f"{self.storage}/{path}: the file is missing. Restore it from a copy"
-            ) from error
-        found = file_record(data)
-        if found != expected:
-            raise DamageError(
-                f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
-                f"found {found.size} bytes with {found.sha256}. Restore the file from a copy"
-            )
-        return data
-
-    def _read_json(self, path: str) -> Any:
-        try:
-            return json.loads(self.read_checked(path))
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{self.storage}/{path}: expected JSON: {error}") from error
-
-    def _table_array(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
-        if f"{name}/{ROOT}" not in self.manifest.files:
-            return None
-        document = self._read_json(f"{name}/{ROOT}")
-        try:
-            shape = tuple(document["shape"])
-            data = self.read_checked(f"{name}/{'/'.join(['c', *('0' for _ in shape)])}")
-            stored = np.frombuffer(data[: -sharding.CHECKSUM_NBYTES], dtype.newbyteorder("<"))
-            values = stored.reshape(shape).astype(dtype)
-            expected = table_array_document(values, ())
-            if {**document, "dimension_names": []} != expected:
-                raise ValueError(f"expected {expected}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
-        return values
-
-
-def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
-    if working_storage(storage).exists(STAGING):
-        return IncompleteStoreError(
-            f"{storage}: this store is not complete: what writes it was interrupted or is still running. "
-            "Run the same `tokenstore convert`, `recode` or `copy` again with --resume"
-        )
-    if storage.exists():
-        return NotAStoreError(f"{storage}: expected a token store, found no {ROOT} in it")
-    return NotAStoreError(f"{storage}: no such file or folder; expected a token store")
-
-
-__all__ = ["ArrayLayout", "Store", "code_dtype", "encode_json"]

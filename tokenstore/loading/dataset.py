@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from tokenstore.errors import StoreError
-from tokenstore.manifest import TokenizerIdentity
-from tokenstore.reader import Indices, SplitReader, TokenStore, normalised, open_store
-from tokenstore.remote import Retries
-from tokenstore.sampling import Order, Permutation
-from tokenstore.shuffling import Shuffle, order_of
-from tokenstore.store import LABELS, TOKENS
-from tokenstore.views import Rows, Selected, places_of
+from tokenstore.format.layout import LABELS, TOKENS
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.loading.orders import Shuffle, order_of
+from tokenstore.loading.sampling import Order, Permutation
+from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised, open_store
+from tokenstore.reading.views import Rows, Selected, places_of
+from tokenstore.storage.remote import Retries
 
 __all__ = ["Shuffle", "TokenDataset"]
 

@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from tokenstore.codecs.machine import available_cores
-from tokenstore.dataset import TokenDataset
 from tokenstore.errors import ResumeError
-from tokenstore.pipeline import Buffers, FetchAhead, Mover, handed_over, in_order
-from tokenstore.reader import Indices
-from tokenstore.resident.rows import DeviceRows
-from tokenstore.sampling import Order, Permutation, Steps
-from tokenstore.sampling.feistel import folded
-from tokenstore.sampling.order import whole_number
-from tokenstore.sampling.permutation import key_words
-from tokenstore.shuffling import Shuffle, default_window, packed_nbytes
-from tokenstore.store import LABELS, TOKENS
-from tokenstore.views import Rows
+from tokenstore.format.layout import LABELS, TOKENS
+from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
+from tokenstore.loading.pipeline import Buffers, FetchAhead, Mover, handed_over, in_order
+from tokenstore.loading.resident.rows import DeviceRows
+from tokenstore.loading.sampling import Order, Permutation, Steps
+from tokenstore.loading.sampling.order import whole_number
+from tokenstore.machine import available_cores
+from tokenstore.randomness import folded, key_words
+from tokenstore.reading.reader import Indices
+from tokenstore.reading.views import Rows
 
 __all__ = ["TokenLoader"]
 

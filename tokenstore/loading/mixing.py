@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Self
 
-from tokenstore.dataset import Shuffle, TokenDataset
 from tokenstore.errors import StoreError
-from tokenstore.reader import Indices
-from tokenstore.sampling import Mixture, Order, Stopping
-from tokenstore.store import LABELS
-from tokenstore.views import Concatenated
+from tokenstore.format.layout import LABELS
+from tokenstore.loading.dataset import Shuffle, TokenDataset
+from tokenstore.loading.sampling import Mixture, Order, Stopping
+from tokenstore.reading.reader import Indices
+from tokenstore.reading.views import Concatenated
 
 __all__ = ["MixedDataset", "concat", "mix"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from tokenstore.codecs import bitpack
-from tokenstore.manifest import Manifest
-from tokenstore.sampling import (
+from tokenstore.format.manifest import Manifest
+from tokenstore.loading.sampling import (
     BlockShuffle,
     Order,
     Permutation,
@@ -17,7 +17,7 @@ from tokenstore.sampling import (
     bounded_starts,
     shuffle_quality,
 )
-from tokenstore.views import Rows
+from tokenstore.reading.views import Rows
 
 __all__ = ["Mixing", "Shuffle", "default_window", "measure_mixing", "order_of", "packed_nbytes"]
 

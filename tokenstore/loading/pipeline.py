@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tokenstore.errors import DamageError
-from tokenstore.memory import ReusedMemory
-from tokenstore.reader import Indices
-from tokenstore.sampling import BlockShuffle, Order, Steps
-from tokenstore.views import Rows
+from tokenstore.loading.sampling import BlockShuffle, Order, Steps
+from tokenstore.reading.memory import ReusedMemory
+from tokenstore.reading.reader import Indices
+from tokenstore.reading.views import Rows
 
 __all__ = ["Buffers", "FetchAhead", "Mover", "handed_over", "in_order"]
 

@@ -18,12 +18,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tokenstore import shards
-from tokenstore.cache import Cache
-from tokenstore.codecs import sharding
 from tokenstore.errors import CodecError, DamageError
-from tokenstore.memory import ReusedMemory
-from tokenstore.shards import ArrayFiles, Bytes, Check, Held, Indices
+from tokenstore.format import sharding
+from tokenstore.reading import shards
+from tokenstore.reading.memory import ReusedMemory
+from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Held, Indices
+from tokenstore.storage.cache import Cache
 
 __all__ = ["FETCHED_NBYTES", "FetchedShards"]
 

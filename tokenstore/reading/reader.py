@@ -18,15 +18,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.cache import Cache
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import Bitpack, ChunkCodec
 from tokenstore.codecs.context.codec import Context, Located
 from tokenstore.errors import CodecError, DamageError, StoreError
-from tokenstore.fetching import FetchedShards
-from tokenstore.manifest import Manifest
-from tokenstore.remote import Retries
-from tokenstore.shards import (
+from tokenstore.format.layout import LABELS, SAMPLES_TABLE, TOKENS, ArrayLayout
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.fetching import FetchedShards
+from tokenstore.reading.shards import (
     HELD_CHUNKS,
     MAX_OPEN_COLUMN_SHARDS,
     MAX_OPEN_SHARDS,
@@ -39,8 +38,10 @@ from tokenstore.shards import (
     all_payloads,
     drop_oldest,
 )
-from tokenstore.storage import Storage
-from tokenstore.store import LABELS, SAMPLES_TABLE, TOKENS, ArrayLayout, Store
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.cache import Cache
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Retries
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]

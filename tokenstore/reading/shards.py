@@ -22,9 +22,10 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from tokenstore.codecs import sharding
 from tokenstore.errors import CodecError, DamageError
-from tokenstore.store import ArrayLayout, Store
+from tokenstore.format import sharding
+from tokenstore.format.layout import ArrayLayout
+from tokenstore.reading.store_files import Store
 
 __all__ = ["ArrayFiles", "Held", "HeldShards", "LocalShards", "Shards"]
 

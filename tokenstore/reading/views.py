@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import StoreError
-from tokenstore.manifest import Manifest
-from tokenstore.reader import Indices, Values, normalised
-from tokenstore.store import LABELS
+from tokenstore.format.layout import LABELS
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.reader import Indices, Values, normalised
 
 __all__ = ["Concatenated", "Rows", "Selected", "places_of"]
 

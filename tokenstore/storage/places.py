@@ -14,8 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
 from tokenstore.errors import StoreError
-from tokenstore.remote import Range, Remote, Retries
-from tokenstore.remote.zipped import LOCAL_HEADER, ZippedRemote, damage_reported, open_remote
+from tokenstore.storage.remote import Range, Remote, Retries
+from tokenstore.storage.remote.zipped import LOCAL_HEADER, ZippedRemote, damage_reported, open_remote
 
 STAGING = ".partial"
 """The folder of an unfinished store that holds what only its conversion needs."""

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokenstore.format.tables import Column
 from tokenstore.sources.images import Decoder, ImageOptions
-from tokenstore.spec import Column
 
 
 class Tokenizer(Protocol):

@@ -11,11 +11,11 @@ import torch
 
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import TokenizerError
-from tokenstore.manifest import TokenizerIdentity
+from tokenstore.format.layout import MASKS, code_planes
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.tables import Column
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
 from tokenstore.sources.masks import MaskDecoder
-from tokenstore.spec import Column
-from tokenstore.store import MASKS, code_planes
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 

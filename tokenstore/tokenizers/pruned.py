@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
+from tokenstore.format.tables import Column
 from tokenstore.sources.images import Decoder, ImageOptions
-from tokenstore.spec import Column
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 _ROWS = 1024

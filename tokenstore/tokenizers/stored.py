@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenstore.errors import TokenizerError
-from tokenstore.manifest import Manifest, TokenizerIdentity
+from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import TOKENIZERS, load_tokenizer

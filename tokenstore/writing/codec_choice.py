@@ -18,8 +18,8 @@ from tokenstore.codecs.chunks import ChunkCodec
 from tokenstore.codecs.context import Context, ContextModel, fit_context
 from tokenstore.codecs.context.fitting import MAX_FIT_CODES
 from tokenstore.errors import StoreError
-from tokenstore.reader import TokenStore
-from tokenstore.store import TOKENS, fill_value
+from tokenstore.format.layout import TOKENS, fill_value
+from tokenstore.reading.reader import TokenStore
 
 Choosable: TypeAlias = Literal["bitpack", "context", "zstd", "auto"]
 CHOICES: tuple[str, ...] = get_args(Choosable)

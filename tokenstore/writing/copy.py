@@ -15,13 +15,14 @@ from threading import Lock
 from typing import TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
-from tokenstore.manifest import FileRecord, Manifest
-from tokenstore.reader import TokenStore
-from tokenstore.spec import StoreSpec
-from tokenstore.storage import STAGING, Storage, working_storage
-from tokenstore.store import ROOT, Store
-from tokenstore.target import finish_commit
-from tokenstore.writer import StoreWriter
+from tokenstore.format.layout import ROOT
+from tokenstore.format.manifest import FileRecord, Manifest
+from tokenstore.reading.reader import TokenStore
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.target import finish_commit
+from tokenstore.writing.writer import StoreWriter
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 

@@ -14,15 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from tokenstore.codec_choice import CHOICES, MIN_DECODE_RATE, CodecChoice, choose_codec
+from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import StoreError
-from tokenstore.manifest import Manifest
-from tokenstore.reader import SplitReader, TokenStore
-from tokenstore.spec import Column, Skip, StoreSpec
-from tokenstore.storage import Storage
-from tokenstore.store import LABELS, SKIPPED_TABLE, TOKENS, Store, code_dtype, code_planes
-from tokenstore.target import finish_commit
-from tokenstore.writer import SplitWriter, StoreWriter
+from tokenstore.format.layout import LABELS, SKIPPED_TABLE, TOKENS, code_planes
+from tokenstore.format.manifest import Manifest
+from tokenstore.format.tables import Column, Skip
+from tokenstore.reading.reader import SplitReader, TokenStore
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import Storage
+from tokenstore.writing.codec_choice import CHOICES, MIN_DECODE_RATE, CodecChoice, choose_codec
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.target import finish_commit
+from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 Kept: TypeAlias = tuple[npt.NDArray[np.int64], ...]
 """For each codebook the codes that occur, in rising order."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tokenstore.codecs import chunks
 from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
 from tokenstore.codecs.chunks import Zstd
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import ManifestError
-from tokenstore.manifest import Manifest, Preprocessing, TokenizerIdentity
-from tokenstore.store import ArrayLayout
+from tokenstore.format.layout import ArrayLayout
+from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.format.tables import Column
 
 CHUNK_SAMPLES = 64
 SHARD_NBYTES = 2**25
@@ -25,29 +24,8 @@ SHARD_NBYTES = 2**25
 MAX_SHARD_SAMPLES = 2**16
 CODECS = ("bitpack", "context", "zstd")
 
-SAMPLES_SCHEMA = pa.schema(
-    [
-        ("source_index", pa.int64()),
-        ("source", pa.string()),
-        ("label_name", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("source_bytes", pa.int64()),
-    ]
-)
-SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
-
 _SMALL_SAMPLE_NBYTES = 16
 """Samples up to this size, such as labels, have one chunk a shard: they are read whole."""
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A sample of the source that is not in the store."""
-
-    source_index: int
-    source: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -108,36 +86,3 @@ class StoreSpec:
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
         chunk = shard_samples if column.nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
         return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
-
-
-@dataclass(frozen=True)
-class Column:
-    """An aligned array beside the tokens: dtype and shape of one sample."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one sample."""
-        return self.dtype.itemsize * math.prod(self.shape)
-
-
-LABEL_COLUMN = Column(np.dtype(np.int32))
-
-
-def samples_table(
-    source_index: npt.NDArray[np.int64],
-    source: pa.Array | list[str],
-    labels: npt.NDArray[np.int32] | None,
-    class_names: tuple[str, ...] | None,
-    **sizes: list[int],
-) -> pa.Table:
-    """Rows of SAMPLES_SCHEMA; `sizes` are width, height and source_bytes where they are known."""
-    columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}
-    if labels is not None and class_names is not None:
-        columns["label_name"] = pa.array(class_names, pa.string()).take(pa.array(labels))
-    absent = pa.nulls(len(source_index))
-    return pa.table([columns.get(field.name, absent) for field in SAMPLES_SCHEMA], SAMPLES_SCHEMA.names).cast(
-        SAMPLES_SCHEMA
-    )

@@ -8,8 +8,9 @@ import zipfile
 from pathlib import Path
 
 from tokenstore.errors import StoreExistsError
-from tokenstore.storage import SCRATCH, STAGING, Storage, working_storage
-from tokenstore.store import ROOT, Store
+from tokenstore.format.layout import ROOT
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import SCRATCH, STAGING, Storage, working_storage
 
 HEADER = f"{STAGING}/conversion.json"
 LOCK = f"{STAGING}/lock"

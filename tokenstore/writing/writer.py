@@ -25,17 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import tokenstore
+from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import CodecError, ConversionError, ManifestError
-from tokenstore.manifest import (
-    FileRecord,
-    Manifest,
-    SplitSummary,
-    encode_json,
-    encode_root,
-)
-from tokenstore.spec import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip, StoreSpec
-from tokenstore.storage import STAGING, Storage, working_storage
-from tokenstore.store import (
+from tokenstore.format.layout import (
     CODEBOOK,
     LABELS,
     ROOT,
@@ -44,14 +36,17 @@ from tokenstore.store import (
     SYNONYMS,
     TOKENS,
     ArrayLayout,
-    code_dtype,
     code_planes,
     encode_table_array,
     file_record,
     group_document,
     table_array_document,
 )
-from tokenstore.target import HEADER, LOCK, check_target, finish_commit
+from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary, encode_json, encode_root
+from tokenstore.format.tables import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip
+from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.target import HEADER, LOCK, check_target, finish_commit
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from tokenstore.codecs.context.vectors import LANES, cumulate, hidden, search
-from tokenstore.codecs.machine import big_endian_at, byte_at, compiled, word_at
+from tokenstore.machine import big_endian_at, byte_at, compiled, word_at
 
 PLAN_FIELDS: Final = 12
 FAN, LEVELS, CONTEXTS, PAST, BIAS, WEIGHTS, BIASES, ORDER, RANKS, SHIFT, FADE, SIZE = range(PLAN_FIELDS)

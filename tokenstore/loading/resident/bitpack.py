@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenstore.codecs import bitpack
 from tokenstore.errors import CodecError
-from tokenstore.resident.pool import check_pool
+from tokenstore.loading.resident.pool import check_pool
 
 __all__ = ["unpack"]
 

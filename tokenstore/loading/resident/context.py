@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import CodecError
-from tokenstore.resident.context_torch import TorchDecoder
-from tokenstore.resident.pool import check_pool
-from tokenstore.resident.tables import tables
+from tokenstore.loading.resident.context_torch import TorchDecoder
+from tokenstore.loading.resident.pool import check_pool
+from tokenstore.loading.resident.tables import tables
 
 __all__ = ["ContextDecoder"]
 
@@ -40,7 +40,7 @@ class ContextDecoder:
             kernel = "triton" if there else "torch"
         self.kernel: Literal["torch", "triton"] = kernel
         if kernel == "triton":
-            from tokenstore.resident.context_triton import TritonDecoder
+            from tokenstore.loading.resident.context_triton import TritonDecoder
 
             self._decode: TorchDecoder | TritonDecoder = TritonDecoder(self._tables)
         else:

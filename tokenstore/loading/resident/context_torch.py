@@ -18,7 +18,7 @@ from tokenstore.codecs.context.vectors import (
     PEAK_BITS,
     TRACE_BITS,
 )
-from tokenstore.resident.tables import STREAM_HEAD, PlanePlan, Tables
+from tokenstore.loading.resident.tables import STREAM_HEAD, PlanePlan, Tables
 
 PASS_SAMPLES = {"cpu": 2**8}
 """Samples decoded together: some 10 kB each, which stay in a processor's cache ..."""

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenstore.codecs.context import kernels, vectors
-from tokenstore.resident.tables import STREAM_HEAD, Tables
+from tokenstore.loading.resident.tables import STREAM_HEAD, Tables
 
 _LANES = tl.constexpr(vectors.LANES)
 _MEMORY_UNIT = tl.constexpr(kernels.MEMORY_UNIT)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenstore.reader import Indices, SplitReader, Values
-from tokenstore.resident.tokens import ResidentTokens
-from tokenstore.store import TOKENS
-from tokenstore.views import Concatenated, Rows, Selected
+from tokenstore.format.layout import TOKENS
+from tokenstore.loading.resident.tokens import ResidentTokens
+from tokenstore.reading.reader import Indices, SplitReader, Values
+from tokenstore.reading.views import Concatenated, Rows, Selected
 
 __all__ = ["DeviceRows"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from tokenstore.codecs.chunks import Bitpack
 from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import CodecError, DamageError, StoreError
-from tokenstore.reader import ArrayReader, normalised
-from tokenstore.resident.bitpack import unpack
-from tokenstore.resident.context import ContextDecoder
+from tokenstore.loading.resident.bitpack import unpack
+from tokenstore.loading.resident.context import ContextDecoder
+from tokenstore.reading.reader import ArrayReader, normalised
 
 __all__ = ["ResidentTokens"]
 

@@ -5,12 +5,13 @@ An order maps the positions of an epoch to rows; `Steps` cuts the positions into
 
 from __future__ import annotations
 
-from tokenstore.sampling.blocks import BlockShuffle, bounded_starts
-from tokenstore.sampling.mixture import Mixture, Stopping
-from tokenstore.sampling.order import Order, Sequential
-from tokenstore.sampling.permutation import Permutation, key_words
-from tokenstore.sampling.quality import ShuffleQuality, shuffle_quality
-from tokenstore.sampling.steps import Steps
+from tokenstore.loading.sampling.blocks import BlockShuffle, bounded_starts
+from tokenstore.loading.sampling.mixture import Mixture, Stopping
+from tokenstore.loading.sampling.order import Order, Sequential
+from tokenstore.loading.sampling.permutation import Permutation
+from tokenstore.loading.sampling.quality import ShuffleQuality, shuffle_quality
+from tokenstore.loading.sampling.steps import Steps
+from tokenstore.randomness import key_words
 
 __all__ = [
     "BlockShuffle",

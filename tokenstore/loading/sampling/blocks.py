@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.sampling.feistel import folded, window_rows
-from tokenstore.sampling.order import MOST_SAMPLES, Indices, positions_within, whole_number
-from tokenstore.sampling.permutation import Permutation, key_words
+from tokenstore.loading.sampling.feistel import window_rows
+from tokenstore.loading.sampling.order import MOST_SAMPLES, Indices, positions_within, whole_number
+from tokenstore.loading.sampling.permutation import Permutation
+from tokenstore.randomness import folded, key_words
 
 __all__ = ["BlockShuffle", "bounded_starts", "checked_starts"]
 

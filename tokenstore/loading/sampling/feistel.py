@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenstore.codecs.machine import compiled
+from tokenstore.machine import compiled
+from tokenstore.randomness import GAMMA, keyed, mixed
 
-__all__ = ["folded", "inverted", "permuted", "round_keys", "window_rows"]
+__all__ = ["inverted", "permuted", "round_keys", "window_rows"]
 
 # Few samples need many rounds: after 8, some permutations of 6 samples are twice as frequent as they should
 # be, after 24 all are right within 0.4 %. The places of two of 1,024 samples are independent within 0.003 %
@@ -25,41 +26,17 @@ ROUNDS = 8
 SMALL_ROUNDS = 24
 SMALL = 1024
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
-_ONE, _27, _30, _31, _32 = (np.uint64(value) for value in (1, 27, 30, 31, 32))
-
-
-@compiled
-def _mixed(x: Any) -> Any:
-    x = (x ^ (x >> _30)) * _FIRST
-    x = (x ^ (x >> _27)) * _SECOND
-    return x ^ (x >> _31)
-
-
-@compiled
-def _keyed(state: Any, word: Any) -> Any:
-    return _mixed((state ^ word) + _GAMMA)
-
-
-@compiled
-def folded(words: Any) -> Any:
-    """One uint64 that depends on every word of a key (k,) uint64 and on their order."""
-    state = np.uint64(0)
-    for word in words:
-        state = _keyed(state, word)
-    return state
+_ONE, _32 = np.uint64(1), np.uint64(32)
 
 
 @compiled
 def round_keys(state: Any, samples: Any) -> Any:
     """The keys (rounds,) uint64 of the permutation of `samples` (uint64) that a folded key selects."""
     keys = np.empty(SMALL_ROUNDS if samples < SMALL else ROUNDS, np.uint64)
-    start = _keyed(state, samples)
+    start = keyed(state, samples)
     for number in range(len(keys)):
-        start += _GAMMA
-        keys[number] = _mixed(start)
+        start += GAMMA
+        keys[number] = mixed(start)
     return keys
 
 
@@ -81,7 +58,7 @@ def _sides(samples: Any) -> Any:
 @compiled
 def _drawn(key: Any, half: Any, size: Any) -> Any:
     """A number in [0, size), size at most 2**31: the hash's upper 32 bits as a fraction of it."""
-    return ((_mixed(key + half * _GAMMA) >> _32) * size) >> _32
+    return ((mixed(key + half * GAMMA) >> _32) * size) >> _32
 
 
 @compiled
@@ -160,7 +137,7 @@ def window_rows(positions: Any, edges: Any, first_rows: Any, window: Any, state:
             start, stop = edges[first], edges[last]
             size = np.uint64(stop - start)
             a, b = _sides(size)
-            keys = round_keys(_keyed(state, np.uint64(place)), size)
+            keys = round_keys(keyed(state, np.uint64(place)), size)
         moved = start + np.int64(_forward(np.uint64(position - start), size, a, b, keys))
         run = _run_of(edges, moved, first, last)
         positions[number] = first_rows[run] + moved - edges[run]

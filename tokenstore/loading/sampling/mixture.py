@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from tokenstore.codecs.machine import compiled
-from tokenstore.sampling.order import MOST_SAMPLES, Indices, Order, positions_within, whole_number
+from tokenstore.loading.sampling.order import MOST_SAMPLES, Indices, Order, positions_within, whole_number
+from tokenstore.machine import compiled
 
 __all__ = ["Mixture", "Stopping"]
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.sampling.feistel import folded, inverted, permuted, round_keys
-from tokenstore.sampling.order import MOST_SAMPLES, Indices, positions_within, whole_number
+from tokenstore.loading.sampling.feistel import inverted, permuted, round_keys
+from tokenstore.loading.sampling.order import MOST_SAMPLES, Indices, positions_within, whole_number
+from tokenstore.randomness import folded, key_words
 
-__all__ = ["Permutation", "key_words"]
+__all__ = ["Permutation"]
 
 
 class Permutation:
@@ -45,15 +44,3 @@ class Permutation:
         positions = positions_within(indices, self._samples)
         inverted(positions, self._size, self._round_keys)
         return positions
-
-
-def key_words(*key: int) -> npt.NDArray[np.uint64]:
-    """A key's integers (k,) modulo 2**64; raises ValueError where one is not in [-2**63, 2**64)."""
-    try:
-        words = [operator.index(word) for word in key]
-    except TypeError:
-        raise ValueError(f"seed: expected whole numbers, found {key!r}") from None
-    for word in words:
-        if not -(2**63) <= word < 2**64:
-            raise ValueError(f"seed: expected whole numbers in [-2**63, 2**64), found {word}")
-    return np.array([word % 2**64 for word in words], np.uint64)

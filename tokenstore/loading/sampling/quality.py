@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.sampling.blocks import checked_starts
-from tokenstore.sampling.order import Indices, Order, whole_number
+from tokenstore.loading.sampling.blocks import checked_starts
+from tokenstore.loading.sampling.order import Indices, Order, whole_number
 
 __all__ = ["ShuffleQuality", "shuffle_quality"]
 

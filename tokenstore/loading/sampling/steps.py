@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenstore.sampling.order import MOST_SAMPLES, whole_number
+from tokenstore.loading.sampling.order import MOST_SAMPLES, whole_number
 
 __all__ = ["Steps"]
 

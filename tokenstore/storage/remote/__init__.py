@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenstore.errors import StorageError
-from tokenstore.remote.access import Files
-from tokenstore.remote.connection import ClosedError, Connection
-from tokenstore.remote.faults import ShortAnswerError, is_past_end
-from tokenstore.remote.redaction import Secrets, shown
-from tokenstore.remote.retrying import Retries, retried
+from tokenstore.storage.remote.access import Files
+from tokenstore.storage.remote.connection import ClosedError, Connection
+from tokenstore.storage.remote.faults import ShortAnswerError, is_past_end
+from tokenstore.storage.remote.redaction import Secrets, shown
+from tokenstore.storage.remote.retrying import Retries, retried
 
 __all__ = ["Range", "Remote", "Retries"]
 

@@ -1,7 +1,7 @@
 """Requests to one file system, each once: fsspec's async ones, its others in threads, and plain web servers.
 
-All raise whatever their library raises; `tokenstore.remote.faults` knows what it means. Keys are the file
-system's own.
+All raise whatever their library raises; `tokenstore.storage.remote.faults` knows what it means. Keys are the
+file system's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from tokenstore.remote.faults import AnswerError, UnsupportedError
+from tokenstore.storage.remote.faults import AnswerError, UnsupportedError
 
 _KEYS_AT_ONCE = 1000
 """Objects that S3 removes in one request."""

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import fsspec
 
 from tokenstore.errors import StoreError
-from tokenstore.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
-from tokenstore.remote.redaction import Secrets, shown
-from tokenstore.remote.retrying import Retries
+from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
+from tokenstore.storage.remote.redaction import Secrets, shown
+from tokenstore.storage.remote.retrying import Retries
 
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
-from tokenstore.remote.redaction import Secrets
+from tokenstore.storage.remote.redaction import Secrets
 
 _PASSING_STATUSES = frozenset({408, 425, 429})
 _LASTING_STATUSES = frozenset({501, 505})

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tokenstore.errors import DamageError, StorageError
-from tokenstore.remote.faults import Fault, fault_of
-from tokenstore.remote.redaction import Secrets
+from tokenstore.storage.remote.faults import Fault, fault_of
+from tokenstore.storage.remote.redaction import Secrets
 
 SLOWEST_RATE = 1e6
 """Bytes a second that storage is given time for, on top of the seconds of `Retries`."""

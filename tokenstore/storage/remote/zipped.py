@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tokenstore.errors import DamageError
-from tokenstore.remote import Range, Remote, Retries
+from tokenstore.storage.remote import Range, Remote, Retries
 
 LOCAL_HEADER = struct.Struct("<26xHH")
 """The part of a fixed size before a member's name, extra field and data: their lengths."""

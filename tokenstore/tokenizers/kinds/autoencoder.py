@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.conv_vq import to_pixels
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.pretrained import load_diffusers, open_model, open_safetensors
 from tokenstore.tokenizers.quantisers import QUANTISERS, FiniteScalar, Quantiser, restore
 

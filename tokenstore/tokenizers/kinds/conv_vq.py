@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
 
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "default.safetensors"
+DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
 FORMAT = "tokenstore.conv_vq.1"
 LARGEST_FIELD = 1 << 16
 """No field of a config may be larger: a hostile file must not make us build an endless model."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
+from tokenstore.format.tables import Column
 from tokenstore.sources.coefficients import (
     COEFFICIENTS,
     COMPONENTS,
@@ -31,7 +32,6 @@ from tokenstore.sources.coefficients import (
     write_jpeg,
 )
 from tokenstore.sources.images import Decoder, ImageOptions, decode_image
-from tokenstore.spec import Column
 from tokenstore.tokenizers.images import ImageTokenizer, check_codes, weights_fingerprint
 
 FORMAT = "tokenstore.dct.1"

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenstore.checkpoints import listed, read_checkpoint
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.checkpoints import listed, read_checkpoint
+from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
-from tokenstore.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
 FORMAT = "tokenstore.vit_vqgan.1"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

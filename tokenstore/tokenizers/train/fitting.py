@@ -33,7 +33,7 @@ from tokenstore.tokenizers.quantisers import (
 )
 
 if TYPE_CHECKING:  # it needs diffusers
-    from tokenstore.tokenizers.autoencoder import Autoencoder, AutoencoderTokenizer
+    from tokenstore.tokenizers.kinds.autoencoder import Autoencoder, AutoencoderTokenizer
 
 HELD_OUT = 10
 """One image of so many is not learned from but measured with."""

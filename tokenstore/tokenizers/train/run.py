@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from tokenstore.errors import SampleError
-from tokenstore.runs import run_steps
+from tokenstore.networks.runs import run_steps
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
-from tokenstore.tokenizers.conv_vq import ConvVQTokenizer
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.quality import Quality, evaluate
-from tokenstore.tokenizers.training import StepResult, Trainer
-from tokenstore.tokenizers.training_images import ImageRef, ImageSet
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet
+from tokenstore.tokenizers.train.trainer import StepResult, Trainer
 
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.png"

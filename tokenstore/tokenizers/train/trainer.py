@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
-from tokenstore.runs import ResumableRun
-from tokenstore.tokenizers.conv_vq import ConvVQ, ConvVQConfig, save_weights, to_pixels
-from tokenstore.tokenizers.moving_codebook import MovingCodebook
-from tokenstore.tokenizers.training_images import Crops, ImageSet
+from tokenstore.networks.runs import ResumableRun
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQ, ConvVQConfig, save_weights, to_pixels
+from tokenstore.tokenizers.train.images import Crops, ImageSet
+from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
 
 WEIGHTS = "weights.safetensors"
 _START_BATCHES = 24

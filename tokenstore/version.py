@@ -1,0 +1,3 @@
+"""The version of tokenstore and seitpp_models."""
+
+__version__ = "0.1.0"
