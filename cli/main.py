@@ -81,10 +81,21 @@ class LazyCommands(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            text = " ".join(str(error).split())
+            text = " ".join(spoken(error).split())
             if not isinstance(error, (TokenstoreError, OSError)):
                 text = f"unexpected {type(error).__name__}: {text}. `{ctx.info_name} --debug ...` shows where"
             raise click.ClickException(text) from error
+
+
+def spoken(error: Exception) -> str:
+    """Return an error's message, with options where it names parameters of a Python call."""
+    text = str(error)
+    for parameter in getattr(error, "parameters", ()):
+        option = f"--{parameter.name.replace('_', '-')}"
+        if parameter.value not in (None, True):
+            option += f" {parameter.value}"
+        text = text.replace(str(parameter), option)
+    return text
 
 
 class _Commands(LazyCommands):

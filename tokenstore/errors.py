@@ -17,16 +17,43 @@
     ├── ConversionError        a conversion stopped; the store can be resumed
     └── ResumeError            a loader's state does not fit its dataset
 
-A message says what was expected, what was found, where, and what to do next.
+A message says what was expected, what was found, where, and what to do next. Where a parameter of the
+call would help, the message names it as Python does, and the error carries it as a `Parameter`, from
+which a command line makes its own option:
+
+    resume = Parameter("resume", True)
+    raise StoreExistsError(f"{target}: ... Go on with {resume}, or remove it", parameters=[resume])
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a Python call that an error's message names, such as `resume=True`.
+
+    Without a value, the message says `name=...`.
+    """
+
+    name: str
+    value: object = None
+
+    def __str__(self) -> str:
+        return f"{self.name}={'...' if self.value is None else repr(self.value)}"
 
 
 class TokenstoreError(Exception):
-    """Base of all errors raised by tokenstore."""
+    """The base of all errors raised by tokenstore.
+
+    `parameters` are the parameters that the message names.
+    """
+
+    def __init__(self, message: str = "", *, parameters: Iterable[Parameter] = ()) -> None:
+        super().__init__(message)
+        self.parameters = tuple(parameters)
 
 
 class ManifestError(TokenstoreError, ValueError):
@@ -87,8 +114,14 @@ class ConversionError(TokenstoreError):
     `skipped` holds the samples that could not be read so far: (source name, reason).
     """
 
-    def __init__(self, message: str, skipped: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        skipped: Sequence[tuple[str, str]] = (),
+        *,
+        parameters: Iterable[Parameter] = (),
+    ) -> None:
+        super().__init__(message, parameters=parameters)
         self.skipped = tuple(skipped)
 
 
