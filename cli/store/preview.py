@@ -18,6 +18,7 @@ from tokenstore.audit.reconstruction import BATCH, Images, evenly_spaced, origin
 from tokenstore.audit.reconstruction import reconstruct as decode
 from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.examples import augmented_examples
+from tokenstore.files import whole_file
 from tokenstore.format.layout import TOKENS
 from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised, open_store
 from tokenstore.tokenizers import Tokenizer
@@ -314,10 +315,6 @@ def _shortened(text: str, font: Any, width: int) -> str:
 
 def _save(image: Image.Image, path: Path) -> None:
     """Write an image in one go: what was at the path stays as it is until the new one is whole."""
-    partial = path.with_name(f".{path.name}.partial")
     kind = _FORMATS[path.suffix.lower()]
-    try:
-        image.save(partial, kind, **_SAVING[kind])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, temporary=path.with_name(f".{path.name}.partial")) as file:
+        image.save(file, kind, **_SAVING[kind])

@@ -10,6 +10,7 @@ from typing import Any
 
 from seitpp_models.evaluation.figures import without_nan
 from seitpp_models.training.network_run import NetworkStep
+from tokenstore.files import whole_file
 from tokenstore.networks.runs import LOG, cut_log
 
 __all__ = ["CURVE", "EVALUATIONS", "RunReport", "draw_curve"]
@@ -91,10 +92,9 @@ def draw_curve(folder: Path, reference: tuple[str, float] | None = None) -> None
     axes.set_ylabel("loss (nats)")
     axes.grid(alpha=0.3)
     axes.legend()
-    partial = folder / f"partial-{CURVE}"
-    figure.savefig(partial, dpi=110)
+    with whole_file(folder / CURVE) as file:
+        figure.savefig(file, dpi=110, format=Path(CURVE).suffix[1:])
     plt.close(figure)
-    partial.replace(folder / CURVE)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

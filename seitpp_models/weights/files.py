@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from seitpp_models.errors import ModelError
@@ -19,6 +19,7 @@ from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError
+from tokenstore.files import write_file
 from tokenstore.format.manifest import TokenizerIdentity
 
 __all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
@@ -99,9 +100,7 @@ def save_model(trained: TrainedModel, path: Path | str) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()
     }
-    partial = Path(f"{path}.partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    write_file(path, save(tensors, metadata))
 
 
 def load_model(path: Path | str) -> TrainedModel:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
 from tokenstore.errors import AdapterError, TokenizerError
+from tokenstore.files import write_file
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.networks.checkpoints import read_checkpoint
 
@@ -34,9 +35,7 @@ def save_adapter(adapter: TokenAdapt, path: Path | str, dtype: torch.dtype | Non
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in adapter.tensors().items()
     }
-    partial = Path(f"{path}.partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    write_file(path, save(tensors, metadata))
 
 
 def load_adapter(

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from tokenstore.errors import TokenstoreError
+from tokenstore.files import whole_file, write_file
 
 __all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
 
@@ -111,9 +112,8 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         self.save_weights()
         digests = {name: digest for name, (_, digest) in self._inputs.items()}
         state = {"config": self._config_json(), **digests, **self.state()}
-        partial = self.out / f"{STATE}.partial"
-        torch.save(state | {"progress": (self.step, self.seconds)}, partial)
-        partial.replace(self.out / STATE)
+        with whole_file(self.out / STATE) as file:
+            torch.save(state | {"progress": (self.step, self.seconds)}, file)
 
     def restore(self) -> None:
         """Take up the run in the folder; raises `error` where it is none, or of other inputs."""
@@ -238,9 +238,7 @@ def cut_log(path: Path, step: int) -> None:
     """Drop what the log says of steps that will be done again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text("".join(line + "\n" for line in lines))
-        partial.replace(path)
+        write_file(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _step_of(line: str) -> float:

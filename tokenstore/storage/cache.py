@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import StoreError
+from tokenstore.files import whole_file
 
 try:
     import fcntl
@@ -315,14 +316,10 @@ def _read_some(file: int, room: memoryview) -> int:
 
 
 def _write(path: str, data: memoryview) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write an entry's file, whole or not at all, and mark it as used now."""
     temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
+    with whole_file(path, temporary=temporary, sync=False) as file:
+        file.write(data)
+        file.flush()
         _mark_used(str(temporary))
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

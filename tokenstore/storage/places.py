@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
 from tokenstore.errors import StoreError
+from tokenstore.files import move_file, write_file
 from tokenstore.storage.remote import Range, Remote, Retries
 from tokenstore.storage.remote.zipped import LOCAL_HEADER, ZippedRemote, damage_reported, open_remote
 
@@ -208,12 +209,7 @@ class Storage:
         scratch = self.root / SCRATCH
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(target)
-        _sync_folder(target.parent)
+        write_file(target, data, temporary=scratch)
 
     def move_into_place(self, finished: Path, path: str) -> None:
         """Make a file that was written beside the store one of its files, whole or not at all."""
@@ -221,12 +217,9 @@ class Storage:
             self._writable().put(finished, path)
             finished.unlink()
             return
-        with finished.open("rb") as file:
-            os.fsync(file.fileno())
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        finished.replace(target)
-        _sync_folder(target.parent)
+        move_file(finished, target)
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing happens where there is none."""
@@ -250,12 +243,3 @@ def working_storage(target: Storage) -> Storage:
     if target.root is not None and target.url.endswith(".zip"):
         return Storage(f"{target.root}{STAGING}")
     return target
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zipfile
 from pathlib import Path
 
 from tokenstore.errors import StoreExistsError
+from tokenstore.files import whole_file
 from tokenstore.format.layout import ROOT
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import SCRATCH, STAGING, Storage, working_storage
@@ -62,7 +61,10 @@ def finish_commit(target: Storage) -> bool:
 def _pack(folder: Path, target: Path) -> None:
     """Pack a complete store into one zip file, uncompressed, always the same bytes."""
     scratch = folder / "packed"
-    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as packed:
+    with (
+        whole_file(target, temporary=scratch) as opened,
+        zipfile.ZipFile(opened, "w", zipfile.ZIP_STORED) as packed,
+    ):
         for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != scratch):
             info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
             info.external_attr = 0o644 << 16
@@ -70,6 +72,3 @@ def _pack(folder: Path, target: Path) -> None:
             with packed.open(info, "w") as member, file.open("rb") as data:
                 while block := data.read(2**20):
                     member.write(block)
-    with contextlib.suppress(OSError), scratch.open("rb") as done:
-        os.fsync(done.fileno())
-    scratch.replace(target)

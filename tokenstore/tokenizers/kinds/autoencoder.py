@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
+from tokenstore.files import write_file
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.pretrained import load_diffusers, open_model, open_safetensors
@@ -250,9 +251,7 @@ def write_codebook(tokenizer: AutoencoderTokenizer, path: Path) -> None:
         image_size=tokenizer.image_size,
     )
     tensors = {name: tensor.cpu().contiguous() for name, tensor in quantiser.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(tensors, {"format": FORMAT, "config": config.to_json()}))
-    partial.replace(path)
+    write_file(path, save(tensors, {"format": FORMAT, "config": config.to_json()}))
 
 
 def read_codebook(path: Path) -> tuple[CodebookConfig, Quantiser]:

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
+from tokenstore.files import write_file
 from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
@@ -142,9 +143,7 @@ def save_weights(model: ConvVQ, path: Path) -> None:
         name: (tensor if name == "codebook" else tensor.half()).detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(tensors, {"format": FORMAT, "config": model.config.to_json()}))
-    partial.replace(path)
+    write_file(path, save(tensors, {"format": FORMAT, "config": model.config.to_json()}))
 
 
 def load_weights(path: Path) -> ConvVQ:
