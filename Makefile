@@ -28,14 +28,16 @@ $(VENV)/bin/python:
 		{ echo "Python 3.11 or newer is needed; name one by: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt .ci/fit_torchvision.py
 	@echo "Installing tokenstore and what it needs into $(VENV); this takes a minute or more"
 	$(PIP) --editable '.[demo]'
+	@$(VENV)/bin/python .ci/fit_torchvision.py
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt .ci/fit_torchvision.py
 	@echo "Installing tokenstore and its test tools into $(VENV); this takes a minute or more"
 	$(PIP) --editable '.[dev]'
+	@$(VENV)/bin/python .ci/fit_torchvision.py
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -3,7 +3,7 @@
 Importing it registers the token ViTs with timm.
 """
 
-from tokenstore.torchvision_import import import_torchvision
+from tokenstore.networks.torchvision import import_torchvision
 
 import_torchvision()
 

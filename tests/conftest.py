@@ -16,10 +16,6 @@ import pytest
 from helpers.object_storage import fault_proxy, rados_gateway, s3_server
 from helpers.paths import TESTS
 
-from tokenstore.torchvision_import import import_torchvision
-
-import_torchvision()  # before a test imports what would import it
-
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 

@@ -16,7 +16,6 @@ ORDER = [
     "machine",
     "randomness",
     "files",
-    "torchvision_import",
     "codecs",
     "storage",
     "sources",
@@ -32,7 +31,7 @@ ORDER = [
 ]
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"codecs"}
-TORCH = {"networks", "torchvision_import", "tokenizers", "augment", "loading", "audit"}
+TORCH = {"networks", "tokenizers", "augment", "loading", "audit"}
 
 
 def part(path: Path) -> str:

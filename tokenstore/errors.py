@@ -108,6 +108,10 @@ class AdapterError(TokenstoreError):
     """The weights of a TokenAdapt cannot be loaded, or do not fit the data."""
 
 
+class DependencyError(TokenstoreError, ImportError):
+    """An installed package does not fit another; the message says which version does."""
+
+
 class ConversionError(TokenstoreError):
     """A conversion stopped before its end; the message says how to go on.
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.torchvision import import_torchvision
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.torchvision_import import import_torchvision
 
 PEAK = 255.0
 PSNR_CEILING = 100.0
@@ -27,7 +27,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image, (B,), in dB, of uint8 images (B, 3, H, W)."""
-    import_torchvision()  # torchmetrics would
+    import_torchvision()  # torchmetrics imports torchvision
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     _check_pair(images, rebuilt)

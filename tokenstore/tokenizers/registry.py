@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.torchvision import import_torchvision
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.torchvision_import import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
             raise TokenizerError(
                 f"tokenizer {name!r} needs the package {package}; pip install 'tokenstore[{kind.extra}]'"
             )
-    import_torchvision()  # transformers and diffusers would
+    if kind.packages:  # transformers and diffusers import torchvision
+        import_torchvision()
     module = importlib.import_module(f"tokenstore.tokenizers.{kind.module}")
     tokenizer: Tokenizer = module.load(argument or None)
     check_device(device)
