@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from helpers.object_storage import fault_proxy, rados_gateway, s3_server
 from helpers.paths import TESTS
+from helpers.waiting import SleeplessClock
 
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
@@ -32,6 +33,12 @@ def without_fsync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
+
+
+@pytest.fixture
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without the delays between attempts, which count for the deadline all the same."""
+    monkeypatch.setattr("tokenstore.storage.remote.retrying.Clock", SleeplessClock)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from helpers.brightness import write_grey_folder
 from helpers.paths import ROOT
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG
 from tokenstore_cli.demo import demo
 from tokenstore_cli.demo import main as run_demo
 from tokenstore_cli.main import _COMMANDS, cli
@@ -295,7 +296,7 @@ def test_an_interrupted_conversion_says_how_to_go_on_and_does(tmp_path: Path, se
     while json.loads(process.stdout.readline())["event"] != "progress":
         time.sleep(0)
     process.send_signal(sent)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=HANG)
     assert process.returncode == 130, errors
     assert errors == ""
     assert json.loads(out.splitlines()[-1])["event"] == "interrupted"

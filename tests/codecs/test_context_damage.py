@@ -22,6 +22,7 @@ from helpers.context_models import (
     tiny_model,
 )
 from helpers.paths import TESTS
+from helpers.waiting import HANG
 
 from tokenstore.codecs.context import Context
 from tokenstore.codecs.context.codec import Located
@@ -81,7 +82,7 @@ def hostile_payloads(valid: list[bytes], count: int, random: np.random.Generator
 def test_any_bytes_are_refused_or_decode_in_range(
     sizes: tuple[int, ...], grid: tuple[int, ...], attempts: int, seed: int
 ) -> None:
-    """Nothing outside the buffer is written, and no payload takes long."""
+    """Nothing outside the buffer is written, and no payload takes long, in seconds of the processor."""
     random = np.random.default_rng(seed)
     codec = Context(max(sizes), random_model(sizes, len(grid)))
     assert codec.model is not None
@@ -91,17 +92,17 @@ def test_any_bytes_are_refused_or_decode_in_range(
     refused = 0
     for payload in hostile_payloads(valid, attempts, random):
         data = payload_of(payload)
-        for _ in range(4):  # again where it took long, which may be another process's doing
+        for _ in range(4):  # again where it took long, for something may have been compiled meanwhile
             out = around[1:4]
             out[:] = 0
-            start = time.perf_counter()
+            start = time.thread_time()
             try:
                 codec.decode(data, out)
             except CodecError:
                 wrong = True
             else:
                 wrong = False
-            taken = time.perf_counter() - start
+            taken = time.thread_time() - start
             if taken < 0.01:
                 break
         assert taken < 0.01, f"{payload.hex()} took {taken:.3f} s"
@@ -149,7 +150,7 @@ def test_decoding_reads_no_byte_past_the_last_stream() -> None:
         whole[page]
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.stdout == "all read\n", done.stderr
     assert done.returncode < 0, "the guard page could be read, so the test shows nothing"
 
@@ -172,7 +173,7 @@ def test_a_head_that_promises_billions_of_samples_takes_no_memory() -> None:
             print("refused")
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.stdout == "refused\n", done.stderr[-300:]
 
 

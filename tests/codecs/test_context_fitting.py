@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 from helpers.context_models import entropy_nbytes, smooth_codes
 from helpers.paths import SHARED, TESTS
+from helpers.waiting import HANG
 
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.context import Context, descent, fit_context, fitting, gradients
@@ -196,7 +197,7 @@ def test_another_process_with_other_thread_settings_gives_the_same_bytes() -> No
         print(fit_context(codes, (40,), total_codes=10**6).model.to_bytes().hex())
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == model_bytes(fitted(codes, 40)).hex()
 

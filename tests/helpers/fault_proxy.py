@@ -21,6 +21,7 @@ from helpers.faults import Fault, Plan, Planned, Request
 from helpers.http_connection import BLOCK_NBYTES, Connection, headers_of
 
 _DRIPS_PER_SECOND = 50
+_GATE_SECONDS = 300.0
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 _EXPECT = re.compile(rb"\r\nexpect:[^\r]*", re.IGNORECASE)
 
@@ -102,7 +103,7 @@ class FaultProxy:
         conversation = _Conversation(self, client, self._upstream, self._stopped)
         try:
             conversation.run()
-        except OSError:
+        except (OSError, threading.BrokenBarrierError):
             pass
         finally:
             with self._lock:
@@ -155,6 +156,8 @@ class _Conversation:
 
     def _answer(self, request: Request, fault: Fault, head: bytes) -> bool:
         """Answer a request as its fault says; whether the connection goes on."""
+        if fault.gate is not None:
+            fault.gate.wait(_GATE_SECONDS)
         self._wait(self._proxy.latency + fault.latency)
         cut_early = fault.cut is not None and fault.after is None
         if cut_early and not fault.forwarded:

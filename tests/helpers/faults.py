@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -14,6 +15,8 @@ class Fault:
 
     latency: float = 0.0
     """Seconds before anything else happens."""
+    gate: threading.Barrier | None = None
+    """Where the request waits, before anything else happens, until enough others have come."""
     status: int | None = None
     """The answer instead of the server's, with `body`."""
     body: bytes = b""
@@ -32,6 +35,11 @@ class Fault:
 def latency(seconds: float) -> Fault:
     """An answer that comes so much later."""
     return Fault(latency=seconds)
+
+
+def together(gate: threading.Barrier) -> Fault:
+    """An answer that comes once as many requests as the gate is for are under way."""
+    return Fault(gate=gate)
 
 
 def status(code: int, body: bytes = b"") -> Fault:

@@ -32,7 +32,7 @@ from botocore.credentials import Credentials
 from helpers.fault_proxy import FaultProxy
 
 REGION = "us-east-1"
-_START_SECONDS = 60
+_START_SECONDS = 300
 _NO_PACKAGES = 3
 """The exit code of radosgw.sh where its packages cannot be had."""
 _ALLOW_ALL = {

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG
 from torch.utils.data import DataLoader, get_worker_info
 
 from tokenstore import TokenDataset, TokenLoader
@@ -28,7 +29,6 @@ pytestmark = [
 SAMPLES = 101
 CODES = random_codes(SAMPLES, (4, 6), 391)
 LABELS = np.arange(SAMPLES, dtype=np.int32)
-HANG = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ from torch.utils.data import DataLoader
 from tokenstore import TokenDataset, TokenLoader
 
 store, state, out = sys.argv[1:]
-torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
 loader = TokenLoader(TokenDataset(store), 7, shuffle=True, seed=5)
 if state:
     loader.load_state_dict(json.loads(state))

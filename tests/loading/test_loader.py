@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.stores import random_codes, write_store
+from helpers.waiting import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -258,10 +258,9 @@ def test_an_error_comes_where_its_batch_would(tmp_path: Path) -> None:
 
 def wait_for_threads() -> None:
     """Until no loader's thread is left, which is soon."""
-    end = time.monotonic() + 30
-    while [thread for thread in threading.enumerate() if thread.name.startswith("tokenstore-loader")]:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(
+        lambda: not any(thread.name.startswith("tokenstore-loader") for thread in threading.enumerate())
+    )
 
 
 def test_leaving_a_loop_ends_its_threads(packed: Path) -> None:

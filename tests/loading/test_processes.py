@@ -26,6 +26,7 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Fault, Request
 from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG, wait_until
 from numba.core.compiler_lock import global_compiler_lock
 from torch.utils.data import DataLoader
 
@@ -42,11 +43,8 @@ SAMPLES = 300
 CODES = random_codes(SAMPLES, (4, 6), 391)
 LABELS = np.arange(SAMPLES, dtype=np.int32)
 SHARDS = {"chunk_samples": 4, "shard_samples": 64}
-HANG = 60.0
-SOON = 30.0
-"""Seconds that a process may take to end, on a busy machine; it takes one or two."""
-PATIENT = Retries(deadline=300, timeout=300)
-"""Who waits for storage, waits longer than a test."""
+ENDLESS = Retries(deadline=3600, timeout=3600)
+"""Retries with which waiting for storage takes longer than HANG, after which a test fails."""
 FORK = multiprocessing.get_context("fork") if os.name == "posix" else multiprocessing.get_context()
 
 
@@ -153,7 +151,7 @@ def test_a_process_forked_while_another_thread_compiles_can_compile() -> None:
     thread.start()
     compiles.wait(HANG)
     with child(lambda: numba.njit(lambda number: number + 1)(1)) as process:
-        process.join(SOON)
+        process.join(HANG)
         assert process.exitcode == 0
     thread.join()
 
@@ -171,7 +169,7 @@ def test_an_iterator_is_not_gone_on_with_in_a_forked_process(packed: Path) -> No
     batches = iter(TokenLoader(TokenDataset(packed), 2, num_threads=2))
     next(batches)
     with child(go_on, batches) as process:
-        process.join(SOON)
+        process.join(HANG)
         assert process.exitcode == 7
     assert len(list(batches)) == SAMPLES // 2 - 1
 
@@ -222,7 +220,7 @@ def test_who_shares_a_cache_with_a_killed_process_reads_on(
 ) -> None:
     """The cache does not hold the store, so that there is always something to write."""
     limit = 4_000
-    options = {"storage_options": s3_server.storage_options(), "retries": PATIENT}
+    options = {"storage_options": s3_server.storage_options(), "retries": ENDLESS}
     options |= {"cache_dir": tmp_path / "cache", "cache_limit": limit}
     for moment in (0, 9, 20):
         started = FORK.Event()
@@ -252,7 +250,7 @@ def test_an_interrupt_ends_an_epoch(packed: Path) -> None:
             assert started.wait(HANG)
             time.sleep(0.001 * moment)
             os.kill(process.pid, signal.SIGINT)
-            process.join(SOON)
+            process.join(HANG)
             assert process.exitcode == 7
 
 
@@ -269,10 +267,7 @@ def stalling(url: str, s3_server: S3Server, fault_proxy: FaultProxy) -> dict[str
 
 
 def wait_for_a_stall(proxy: FaultProxy) -> None:
-    end = time.monotonic() + HANG
-    while not any(request.fault for request in proxy.requests):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: any(request.fault for request in proxy.requests))
     time.sleep(0.2)
 
 
@@ -280,12 +275,12 @@ def test_an_interrupt_ends_an_epoch_whose_storage_stalls(
     stalling: dict[str, Any], fault_proxy: FaultProxy
 ) -> None:
     started = FORK.Event()
-    dataset = TokenDataset(**stalling, retries=PATIENT)
+    dataset = TokenDataset(**stalling, retries=ENDLESS)
     with child(read_until_interrupted, dataset, started) as process:
         assert started.wait(HANG)
         wait_for_a_stall(fault_proxy)
         os.kill(process.pid, signal.SIGINT)
-        process.join(SOON)
+        process.join(HANG)
         assert process.exitcode == 7
 
 
@@ -300,10 +295,10 @@ def test_a_loop_whose_storage_stalls_is_left_at_once(
     stalling: dict[str, Any], fault_proxy: FaultProxy
 ) -> None:
     may_leave = FORK.Event()
-    with child(leave_a_loop, TokenDataset(**stalling, retries=PATIENT), may_leave) as process:
+    with child(leave_a_loop, TokenDataset(**stalling, retries=ENDLESS), may_leave) as process:
         wait_for_a_stall(fault_proxy)
         may_leave.set()
-        process.join(SOON)
+        process.join(HANG)
         assert process.exitcode == 7
 
 
@@ -313,7 +308,7 @@ from tokenstore import Retries, TokenDataset, TokenLoader
 
 unfinished = []
 for arguments in json.loads(sys.argv[1]):
-    dataset = TokenDataset(**arguments, retries=Retries(deadline=300, timeout=300))
+    dataset = TokenDataset(**arguments, retries=Retries(deadline=3600, timeout=3600))
     unfinished.append(iter(TokenLoader(dataset, 4, num_threads=2)))
     next(unfinished[-1])
 time.sleep(0.3)
@@ -328,5 +323,5 @@ def test_a_program_ends_soon_and_silently_with_unfinished_iterators(
     arguments = json.dumps([{"path": str(packed)}, remote, stalling])
     quiet = ["-W", "error", "-W", "ignore::DeprecationWarning"]
     command = [sys.executable, *quiet, "-c", UNFINISHED, arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG
 
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
@@ -117,10 +118,10 @@ def test_codes_are_right_however_loaders_of_one_view_interleave(
                 for _ in range(3)
             ]
             for future in futures:
-                future.result(timeout=120)
+                future.result(timeout=HANG)
     for thread in threading.enumerate():
         if thread.name.startswith(("tokenstore-loader", "tokenstore-fetch")):
-            thread.join(timeout=30)
+            thread.join(timeout=HANG)
             assert not thread.is_alive()
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from click.testing import CliRunner, Result
 from helpers.network_stores import CLASSES, CODES, GRID, gradients_and_rows, network_run, write_labelled
 from helpers.paths import TESTS
 from helpers.stores import write_store
+from helpers.waiting import HANG, wait_until
 from tokenstore_cli.networks import network_runs
 from tokenstore_cli.networks.network_options import RECIPES
 from tokenstore_cli.seitpp import cli
@@ -158,18 +158,16 @@ def environment() -> dict[str, str]:
 
 
 def wait_for_steps(process: subprocess.Popen[bytes], out: Path, least: int) -> None:
-    end = time.monotonic() + 180
-    while not ((out / LOG).exists() and len((out / LOG).read_bytes().splitlines()) > least):
-        assert process.poll() is None, "it ended before it was stopped"
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(
+        lambda: (out / LOG).exists() and len((out / LOG).read_bytes().splitlines()) > least, process=process
+    )
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, processes: int) -> None:
     store = write_labelled(tmp_path / "store", samples=90)  # 32, 32 and 26 a step
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(store, whole, processes), check=True, env=environment(), timeout=300)
+    subprocess.run(command(store, whole, processes), check=True, env=environment(), timeout=HANG)
     every_step = ("--checkpoint-minutes", 0, "--resume", "auto")
     begun = subprocess.Popen(
         command(store, killed, processes, *every_step), env=environment(), start_new_session=True
@@ -178,7 +176,8 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, processes: int)
     os.killpg(begun.pid, signal.SIGKILL)
     begun.wait()
     assert 0 < len(losses(killed)) < 24
-    subprocess.run(command(store, killed, processes, *every_step), check=True, env=environment(), timeout=300)
+    again = command(store, killed, processes, *every_step)
+    subprocess.run(again, check=True, env=environment(), timeout=HANG)
     assert losses(killed) == losses(whole)
     ours, theirs = (load_model(run / WEIGHTS).model.state_dict() for run in (killed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -189,7 +188,7 @@ def test_a_terminated_run_is_kept(store: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(store, out, 1), env=environment(), stderr=subprocess.PIPE)
     wait_for_steps(process, out, 2)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=HANG)
     assert process.returncode == 130
     done = torch.load(out / STATE, weights_only=True)["progress"][0]
     assert f"stopped after step {done}".encode() in told
@@ -262,7 +261,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
 def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, task: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(TESTS / "helpers/network_stores.py"), str(store), task, str(tmp_path / "found")]
-    subprocess.run([*launcher, *arguments], check=True, env=environment(), timeout=300)
+    subprocess.run([*launcher, *arguments], check=True, env=environment(), timeout=HANG)
     found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
     alone = gradients_and_rows(store, task)
     assert sorted(found[0]["rows"] + found[1]["rows"]) == sorted(alone["rows"]) == list(range(96))

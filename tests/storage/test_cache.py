@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.waiting import HANG
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -83,14 +84,20 @@ def locked_by_another(folder: Path) -> Iterator[None]:
 
 def start(function: str, *arguments: object) -> subprocess.Popen[str]:
     """Run a function of this file in a process of its own, which has one thread and so can fork."""
-    patient = "test_cache.cache_module.PATIENCE = 30"  # however busy the machine is
+    patient = "test_cache.cache_module.PATIENCE = 300"  # however busy the machine is
     call = f"import test_cache; {patient}; test_cache.{function}(*{tuple(map(str, arguments))!r})"
     return subprocess.Popen([sys.executable, "-c", call], cwd=Path(__file__).parent, text=True)
 
 
 def run(function: str, *arguments: object) -> int:
     with start(function, *arguments) as process:
-        return process.wait(120)
+        return process.wait(HANG)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts that wait for other threads for as long as it takes."""
+    monkeypatch.setattr(cache_module, "PATIENCE", HANG)
 
 
 class ModelledCache(RuleBasedStateMachine):
@@ -379,9 +386,9 @@ def test_four_processes_never_exceed_the_limit_nor_get_wrong_bytes(policy: Polic
     Cache(tmp_path, LIMIT).put("first", b"")
     processes = [start("hammer", tmp_path, policy, seed, 800) for seed in range(4)]
     seen = []
-    deadline = time.monotonic() + 100
+    end = time.monotonic() + HANG
     while any(process.poll() is None for process in processes):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < end
         with locked_by_another(tmp_path):
             seen.append(disk_nbytes(tmp_path))
         time.sleep(0.003)
@@ -390,6 +397,7 @@ def test_four_processes_never_exceed_the_limit_nor_get_wrong_bytes(policy: Polic
     assert Cache(tmp_path, LIMIT).nbytes == disk_nbytes(tmp_path)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("file_locks", [True, False])
 def test_threads_share_a_cache_also_without_file_locks(
     file_locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -411,12 +419,13 @@ def test_threads_share_a_cache_also_without_file_locks(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG)
         assert not thread.is_alive()
     assert not failures
     assert 0 < cache.nbytes == disk_nbytes(tmp_path) <= LIMIT
 
 
+@pytest.mark.usefixtures("patient")
 def test_without_file_locks_a_thread_waits_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,7 +436,7 @@ def test_without_file_locks_a_thread_waits_for_another(
         thread.start()
         thread.join(0.2)
         assert holds(cache, "key", None)
-    thread.join(60)
+    thread.join(HANG)
     assert holds(cache, "key", b"data")
 
 

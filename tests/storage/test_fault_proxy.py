@@ -19,6 +19,7 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Fault, Rule
 from helpers.http_connection import BLOCK_NBYTES
 from helpers.object_storage import S3Server
+from helpers.waiting import HANG, wait_until
 
 BODY = bytes(range(256)) * 5000
 assert len(BODY) > 2 * BLOCK_NBYTES
@@ -93,11 +94,11 @@ def proxy(upstream: str) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def connect(url: str, timeout: float = 20) -> closing[http.client.HTTPConnection]:
+def connect(url: str, timeout: float = HANG) -> closing[http.client.HTTPConnection]:
     return closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout))
 
 
-def get(url: str, path: str = "/", timeout: float = 20) -> bytes:
+def get(url: str, path: str = "/", timeout: float = HANG) -> bytes:
     with connect(url, timeout) as connection:
         connection.request("GET", path)
         return connection.getresponse().read()
@@ -198,10 +199,10 @@ def test_a_proxy_stops_while_requests_stall_or_drip(upstream: str) -> None:
     with FaultProxy(upstream) as proxy, ThreadPoolExecutor() as pool:
         proxy.clear([Rule(faults.stall(), path="/stall"), Rule(faults.drip(1000), path="/drip")])
         asked = [pool.submit(get, proxy.url, path) for path in ("/stall", "/drip")]
-        while sum(request.fault is not None for request in proxy.requests) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: sum(request.fault is not None for request in proxy.requests) == 2)
         proxy.__exit__()
-        assert all(isinstance(future.exception(10), http.client.HTTPException | OSError) for future in asked)
+        ends = [future.exception(HANG) for future in asked]
+        assert all(isinstance(end, http.client.HTTPException | OSError) for end in ends)
 
 
 def test_a_drip_takes_its_time_and_latency_comes_on_top(proxy: FaultProxy) -> None:

@@ -13,6 +13,7 @@ import pytest
 import s3fs
 from helpers import object_storage
 from helpers.object_storage import S3Server, moto_server
+from helpers.waiting import HANG
 
 
 @pytest.fixture(
@@ -40,7 +41,7 @@ def test_whoever_signs_with_a_wrong_secret_or_not_at_all_is_refused(server: S3Se
     with pytest.raises(PermissionError):
         s3fs.S3FileSystem(**replace(server, key="nobody").storage_options()).ls(bucket)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{server.endpoint}/{bucket}", timeout=10)
+        urllib.request.urlopen(f"{server.endpoint}/{bucket}", timeout=HANG)
     with refused.value:
         assert refused.value.code in (403, 500)  # 500: moto falls over a request that has no signature
 
@@ -53,7 +54,7 @@ def test_a_server_ends_with_its_test_run_also_when_a_test_fails() -> None:
     with pytest.raises(ZeroDivisionError), moto_server() as server:
         _ = 1 / 0
     with pytest.raises(urllib.error.URLError, match="refused"):
-        urllib.request.urlopen(server.endpoint, timeout=10)
+        urllib.request.urlopen(server.endpoint, timeout=HANG)
 
 
 def test_a_server_ends_when_the_process_that_started_it_dies() -> None:

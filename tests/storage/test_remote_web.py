@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,14 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from helpers.stores import random_codes, write_store
+from helpers.waiting import PATIENT, RESIGNED
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError
 from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Remote, Retries
+from tokenstore.storage.remote import Remote
 
-BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
-PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)
 DATA = bytes(range(256)) * 8
 
 
@@ -132,11 +131,12 @@ def test_a_file_that_is_too_short_is_damage(server: Server, manner: str) -> None
             remote.read_range("a/data", start, start + len(DATA))
 
 
+@pytest.mark.usefixtures("no_delays")
 @pytest.mark.parametrize("manner", ["elsewhere", "unsaid"])
 def test_other_bytes_than_were_asked_for_are_not_taken(server: Server, manner: str) -> None:
     server.manner = manner
     with pytest.raises(StorageError, match="the last: expected the bytes from 7, found"):
-        Remote(f"{server.url}/store", retries=BRIEF).read_range("a/data", 7, 12)
+        Remote(f"{server.url}/store", retries=RESIGNED).read_range("a/data", 7, 12)
 
 
 def test_a_file_without_a_size_says_so(server: Server) -> None:
@@ -174,6 +174,7 @@ def test_what_it_cannot_do_is_said(server: Server, tmp_path: Path) -> None:
     assert server.requests == []
 
 
+@pytest.mark.usefixtures("no_delays")
 def test_what_is_served_exists(server: Server) -> None:
     remote = Remote(f"{server.url}/store", retries=PATIENT)
     assert [remote.exists(path) for path in ("a/data", "empty", "none")] == [True, True, False]
@@ -181,7 +182,7 @@ def test_what_is_served_exists(server: Server) -> None:
     assert not remote.exists("none")
     server.manner = "busy"
     with pytest.raises(StorageError, match="the last: 503 Service Unavailable"):
-        Remote(f"{server.url}/store", retries=BRIEF).exists("none")
+        Remote(f"{server.url}/store", retries=RESIGNED).exists("none")
 
 
 def test_a_store_is_opened_and_read_without_a_listing(server: Server, tmp_path: Path) -> None:
@@ -233,10 +234,12 @@ def secure(tmp_path: Path) -> Iterator[Server]:
     yield from served(context)
 
 
-def test_a_certificate_that_is_not_trusted_is_refused_at_once(secure: Server) -> None:
-    start = time.monotonic()
+def test_a_certificate_that_is_not_trusted_is_refused_at_once(
+    secure: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tokenstore")
     with pytest.raises(StorageError, match=r"store/empty: .*certificate verify failed"):
         Remote(f"{secure.url}/store").read("empty")
-    assert time.monotonic() - start < 8
+    assert "attempt 1 failed" not in caplog.text
     assert secure.requests == []
     assert Remote(f"{secure.url}/store", {"ssl": False}).read("a/data") == DATA

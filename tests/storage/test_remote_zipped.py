@@ -17,16 +17,14 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Rule
 from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
+from helpers.waiting import PATIENT, RESIGNED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError, StoreError
 from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Retries
 
-BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
-PATIENT = Retries(deadline=60, timeout=30, first_delay=0.01, longest_delay=0.05)
 RANDOM = np.random.default_rng(0).bytes(700_000)
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 
@@ -176,13 +174,14 @@ def test_the_directory_is_read_once_and_then_a_range_is_a_request(
     assert fault_proxy.sent <= 50
 
 
+@pytest.mark.usefixtures("no_delays")
 def test_a_service_that_fails_is_not_damage(on_s3: Storage, fault_proxy: FaultProxy) -> None:
     on_s3.write("x.zip", packed({"a": (0, RANDOM)}))
     place = f"{on_s3.url}/x.zip"
     for first in range(4):
         fault_proxy.clear([Rule(faults.status(503), first=first)])
         with pytest.raises(StorageError, match=r"x\.zip: no answer within"):
-            Storage(place, on_s3.storage_options, BRIEF).read("a")
+            Storage(place, on_s3.storage_options, RESIGNED).read("a")
         fault_proxy.clear([Rule(faults.reset(), first=first, count=1)])
         assert on_s3.below("x.zip").read("a") == RANDOM
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Fault, Request, Rule
 from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG, HASTY, PATIENT, RESIGNED, wait_until
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, StorageError
@@ -26,8 +26,6 @@ from tokenstore.storage.places import STAGING, Storage
 from tokenstore.storage.remote import Retries
 from tokenstore.writing.copy import copy
 
-PATIENT = Retries(deadline=30, timeout=5, first_delay=0.005, longest_delay=0.02)
-BRIEF = Retries(deadline=4.0, timeout=2.0, first_delay=0.01, longest_delay=0.05)
 SHARD = "train/tokens/c/1/0/0"
 PASSING = [
     faults.status(503, b"slow down"),
@@ -126,6 +124,7 @@ def test_every_request_failing_once_changes_nothing(
     assert sum(request.fault is not None for request in fault_proxy.requests) > 30
 
 
+@pytest.mark.usefixtures("no_delays")
 def test_a_bit_that_flips_on_the_way_is_fetched_again_but_not_for_ever(
     store: Path, tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:
@@ -137,11 +136,12 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again_but_not_for_ever(
     fault_proxy.clear([Rule(faults.flip(5), "GET", SHARD)])
     # subtle: S3's own checksums may notice first
     with pytest.raises((DamageError, StorageError), match=SHARD):
-        copied(on_s3(s3_server, fault_proxy, BRIEF, there.url), tmp_path / "c")
+        copied(on_s3(s3_server, fault_proxy, RESIGNED, there.url), tmp_path / "c")
     with pytest.raises(IncompleteStoreError):
         Store(tmp_path / "c")
 
 
+@pytest.mark.usefixtures("no_delays")
 @pytest.mark.parametrize(
     ("fault", "method", "message"),
     [
@@ -155,7 +155,8 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again_but_not_for_ever(
 def test_a_service_that_stays_away_is_one_clear_error_and_the_copy_goes_on_later(
     small: Path, s3_server: S3Server, fault_proxy: FaultProxy, fault: Fault, method: str, message: str
 ) -> None:
-    there = on_s3(s3_server, fault_proxy, BRIEF)
+    retries = HASTY if fault == faults.stall() else RESIGNED
+    there = on_s3(s3_server, fault_proxy, retries)
     assert not there.exists("connected")
     fault_proxy.clear([Rule(fault, method, first=1)])
     with pytest.raises(StorageError, match=message) as error:
@@ -175,11 +176,9 @@ def test_killed_half_way_it_goes_on_and_sends_only_the_rest(
     options = json.dumps(s3_server.storage_options(fault_proxy.url))
     command = ["copy", str(store), there.url, "--target-storage-options", options]
     with subprocess.Popen([sys.executable, "-m", "tokenstore_cli.main", *command]) as process:
-        while not any(request.fault for request in fault_proxy.requests):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: any(request.fault for request in fault_proxy.requests), process=process)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(HANG) == -signal.SIGKILL
     with pytest.raises((IncompleteStoreError, NotAStoreError)):
         Store(there)
     kept = [path for path in there.files() if not path.startswith(STAGING)]

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,16 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Fault, Request, Rule
 from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
+from helpers.waiting import HANG, PATIENT, wait_until
 
 from tokenstore.conversion.convert import Conversion, ConvertOptions, convert
 from tokenstore.errors import IncompleteStoreError, NotAStoreError, StorageError, StoreExistsError
 from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
 from tokenstore.storage.places import STAGING, Storage
-from tokenstore.storage.remote import Retries
 
 SAMPLES = 20
 OPTIONS = ConvertOptions(chunk_samples=2, shard_samples=8)
-PATIENT = Retries(deadline=30, timeout=5, first_delay=0.005, longest_delay=0.02)
 PASSING = [
     faults.status(503, b"slow down"),
     faults.lose_answer(),
@@ -165,11 +163,9 @@ def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
     command += ["--chunk-samples", "2", "--shard-samples", "8", "--storage-options", storage_options]
     fault_proxy.clear([Rule(faults.stall(), "PUT", first=9)])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not any(request.fault for request in fault_proxy.requests):
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: any(request.fault for request in fault_proxy.requests), process=process)
         process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(HANG) == -signal.SIGKILL
     there = Storage(out, s3_server.storage_options())
     with pytest.raises((IncompleteStoreError, NotAStoreError)):
         Store(there)

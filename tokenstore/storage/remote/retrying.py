@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,18 @@ _DAMAGED_ANSWERS = 3
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+class Clock:
+    """The clock that the retries of one request go by; a test may put another in its place."""
+
+    def now(self) -> float:
+        """Return the seconds since a fixed moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -64,15 +77,15 @@ async def retried(
     DamageError where a file is too short or fails the storage's own checksum, and StorageError for all else;
     no error has a context, whose text could hold credentials.
     """
-    loop = asyncio.get_running_loop()
+    clock = Clock()
     allowance = nbytes / SLOWEST_RATE
     deadline = retries.deadline + allowance
-    end = loop.time() + deadline
+    end = clock.now() + deadline
     longest = max(retries.timeout, deadline / 2) if long else retries.timeout + allowance
     fault: Fault | None = None
     attempts = damaged = 0
     while True:
-        started = loop.time()
+        started = clock.now()
         limit = min(longest, end - started)
         try:
             async with asyncio.timeout(limit):
@@ -88,12 +101,12 @@ async def retried(
         except Exception as error:
             # subtle: what the last attempt, cut short by the deadline, met is not what is wrong
             if fault is None or limit == longest or not isinstance(error, TimeoutError):
-                fault = fault_of(error, secrets, loop.time() - started)
+                fault = fault_of(error, secrets, clock.now() - started)
         attempts += 1
         damaged += fault.kind == "damaged"
         if fault.kind not in ("passing", "damaged") or damaged == _DAMAGED_ANSWERS:
             raise _lasting(fault, where)
-        left = end - loop.time()
+        left = end - clock.now()
         if left < retries.first_delay:
             raise StorageError(
                 f"{where}: no answer within {deadline:.3g} s ({attempts} attempt{'s' * (attempts > 1)}; "
@@ -101,7 +114,7 @@ async def retried(
             )
         delay = retries.delay(attempts, left, jitter)
         _log.info("%s: attempt %d failed: %s. Again in %.2f s", where, attempts, fault.text, delay)
-        await asyncio.sleep(delay)
+        await clock.sleep(delay)
 
 
 def _lasting(fault: Fault, where: str) -> Exception:

@@ -1,0 +1,60 @@
+"""Waiting in tests: how long, for what, and on which clock.
+
+No test's verdict hangs on how busy the machine is. A bound in real seconds only guards against hanging, so it
+is minutes long; how often a request is tried again is decided on a clock that moves without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable
+
+from tokenstore.storage.remote import Retries
+from tokenstore.storage.remote.retrying import Clock
+
+HANG = 300.0
+"""The seconds after which whatever has not ended counts as hanging."""
+PATIENT = Retries(deadline=600, timeout=300, first_delay=0.005, longest_delay=0.05)
+"""Retries for faults that pass: soon again, and for longer than any test waits."""
+RESTLESS = Retries(deadline=600, timeout=0.5, first_delay=0.005, longest_delay=0.05)
+"""Retries for answers that stall now and then: an attempt is soon given up, the request never."""
+RESIGNED = Retries(deadline=600, timeout=300, first_delay=60, longest_delay=600)
+"""Retries for faults that stay, on a SleeplessClock: a handful of attempts, however long each takes."""
+HASTY = Retries(deadline=2, timeout=1, first_delay=0.5, longest_delay=2)
+"""Retries for answers that always stall, on a SleeplessClock: a few attempts of a second."""
+
+
+class SleeplessClock(Clock):
+    """A clock that moves by the delays between attempts alone, and waits for none of them."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Return the sum of all delays so far."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Move the clock, and let other tasks run."""
+        self._now += seconds
+        await asyncio.sleep(0)
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    between: Callable[[], object] = lambda: None,
+    process: subprocess.Popen[bytes] | subprocess.Popen[str] | None = None,
+) -> None:
+    """Wait until a condition holds, calling `between` meanwhile.
+
+    Raises AssertionError where it hangs, or where the `process` that is to make it hold has ended.
+    """
+    end = time.monotonic() + HANG
+    while not condition():
+        assert process is None or process.poll() is None, "the process ended too early"
+        assert time.monotonic() < end, f"still not so after {HANG:.0f} s"
+        between()
+        time.sleep(0.005)
