@@ -19,7 +19,6 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import evaluate_store
 from seitpp_models.networks.mtm import MaskedTokenModel
-from seitpp_models.networks.shape import shape_of
 from seitpp_models.networks.store_sizes import seen_grid
 from seitpp_models.networks.vit import SIZES, TokenViT
 from seitpp_models.training.inputs import codebook_of
@@ -133,7 +132,7 @@ def masked_model(path: Path, store: TokenStore, where: str) -> MaskedTokenModel:
 def _network_for(path: Path, store: TokenStore, where: str) -> MaskedTokenModel | TokenViT:
     """The network in a file to begin with; raises ModelError where it is of other codes than a store's."""
     found = pretrained_network(path, store.manifest.tokenizer, where)
-    codes = shape_of(found).codebook_size
+    codes = found.shape.codebook_size
     if codes not in (None, store.manifest.codebook_size):
         raise ModelError(
             f"{where}: expected a store of {codes} codes, which {path} was trained on, found "

@@ -15,7 +15,6 @@ from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.corruptions import corrupted_batch
 from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, network_input
 from seitpp_models.evaluation.on_stores import CLASSIFIERS
-from seitpp_models.networks.shape import shape_of
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
 from tokenstore.format.manifest import TokenizerIdentity
@@ -114,7 +113,7 @@ def evaluate_images(
     sizes = encoder.tokenizer.codebook_sizes
     if len(sizes) != 1:
         raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")
-    shape = shape_of(trained.model)
+    shape = trained.shape
     sides = shape.crop(encoder.grid, name, crop)
     embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, name)
     classes = match_classes(source.class_names, trained.labels, shape.classes, where, all_classes=all_classes)

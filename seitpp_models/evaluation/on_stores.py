@@ -11,7 +11,6 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.figures import OnBatch, evaluate_classifier, evaluate_masked, evaluate_segmenter
 from seitpp_models.networks.masking import MaskRatio
-from seitpp_models.networks.shape import shape_of
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.format.layout import LABELS, MASKS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
@@ -65,7 +64,7 @@ def evaluate_store(
     trained.check(manifest.tokenizer, where)
     if len(manifest.codebook_sizes) != 1:
         raise ModelError(f"{where}: expected codes of one codebook, found {len(manifest.codebook_sizes)}")
-    shape = shape_of(trained.model)
+    shape = trained.shape
     sides = shape.crop(manifest.grid, where, crop)
     embedding = shape.embedding(manifest.codebook_size, store.codebook, where)
     embedding = None if embedding is None else embedding.to(device)

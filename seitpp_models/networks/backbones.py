@@ -10,6 +10,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
 from tokenstore.reading.reader import TokenStore
@@ -62,6 +63,12 @@ class TokenClassifier(nn.Module):
         self.backbone = _backbone(
             name, self.grid and (enlarge * self.grid[0], enlarge * self.grid[1]), arguments
         )
+
+    @property
+    def shape(self) -> NetworkShape:
+        """The sizes of the input and of the output."""
+        channels = self.enlarge.in_channels
+        return NetworkShape(self.grid, 1, self.codebook_size, channels, self.num_classes, "class")
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves alone, for timm."""

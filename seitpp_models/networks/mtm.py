@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from seitpp_models.networks.blocks import LeanBlock
 from seitpp_models.networks.masking import PatchMask
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.networks.transformer import sin_cos_table
 
@@ -168,6 +169,13 @@ class MaskedTokenModel(nn.Module):
         self.decoder_norm = norm(config.decoder_width)
         self.mlm_layer = TokenHead(config.codebook_size, config.channels, config.decoder_width, config.patch)
         self._initialise()
+
+    @property
+    def shape(self) -> NetworkShape:
+        """The sizes of the input and of the output."""
+        config = self.config
+        codes = config.codebook_size
+        return NetworkShape(config.grid, config.patch, codes, config.channels, codes, "codes")
 
     def _initialise(self) -> None:
         for module in self.modules():

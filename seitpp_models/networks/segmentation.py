@@ -6,6 +6,7 @@ A linear head, and one after UPerNet, https://arxiv.org/abs/1807.10221, over fea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.vit import TokenViT
 
 __all__ = ["Head", "LinearHead", "PyramidHead", "TokenSegmenter", "segmentation_loss"]
@@ -56,6 +58,11 @@ class TokenSegmenter(nn.Module):
             self.head = PyramidHead(backbone.embed_dim, len(self.depths), width, classes)
         else:
             raise ValueError(f"head: expected 'linear' or 'upernet', found {head!r}")
+
+    @property
+    def shape(self) -> NetworkShape:
+        """The sizes of the input and of the output."""
+        return replace(self.backbone.shape, classes=self.classes, output="label map")
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that AdamW leaves alone, for timm."""

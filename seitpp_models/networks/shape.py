@@ -1,48 +1,51 @@
-"""What a network takes and gives, read off the network, and that codes fit it."""
+"""The sizes of what a network takes and gives, and the checks that codes fit them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from seitpp_models.errors import ModelError
-from seitpp_models.networks.backbones import TokenClassifier
-from seitpp_models.networks.mtm import MaskedTokenModel
-from seitpp_models.networks.segmentation import TokenSegmenter
-from seitpp_models.networks.vit import TokenViT
 from tokenstore.augment.embedding import CodebookEmbedding
 
-__all__ = ["NetworkShape", "shape_of"]
+__all__ = ["NetworkShape", "Output"]
+
+Output: TypeAlias = Literal["codes", "class", "label map"]
+"""The thing that a network's logits are of."""
 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """Sizes of a network's input and output."""
+    """The sizes of a network's input and output: the `shape` of every network of this package."""
 
     grid: tuple[int, int] | None
-    """Of the codes that it was built for; None where it takes any."""
+    """The grid (H, W) that the network was built for; None if it takes any."""
     patch: int
-    """Sides of other grids have to be multiples of it."""
+    """The side of a patch in tokens, which divides the sides of every grid that the network takes."""
     codebook_size: int | None
-    """Codes it knows; None where their vectors go in."""
+    """The number of codes that the network knows; None if it takes the codes' vectors."""
     channels: int
-    """Of the vectors of codes."""
+    """The channels of the codes' vectors."""
     classes: int
-    """Logits that it gives; of masked-token models those of a code."""
+    """The number of logits; for a masked-token model, the logits of one code."""
+    output: Output
+    """The thing that the logits are of."""
 
     def crop(
-        self, grid: tuple[int, ...], where: str, wanted: tuple[int, int] | None = None
+        self, grid: tuple[int, ...], where: str, requested: tuple[int, int] | None = None
     ) -> tuple[int, int]:
-        """Sides of the central part of the codes of `where` that goes in: `wanted`, or what it was built for.
+        """Return the sides (H, W) of the central part of a grid that the network sees.
 
-        Raises ModelError where a grid is no plane, or smaller than that.
+        They are `requested`, or those the network was built for, or the whole grid. `where` names the codes
+        in messages. Raises ModelError if the grid is no plane, if it is smaller than the part, or if patches
+        do not fill the part.
         """
         if len(grid) != 2:
             raise ModelError(f"{where}: expected grids (H, W) of one codebook's codes, found {grid}")
-        height, width = wanted or self.grid or grid
+        height, width = requested or self.grid or grid
         if height % self.patch or width % self.patch:
             raise ModelError(f"expected a crop of whole patches of {self.patch}, found {(height, width)}")
         if height > grid[0] or width > grid[1]:
@@ -54,9 +57,10 @@ class NetworkShape:
     def embedding(
         self, codebook_size: int, codebook: npt.NDArray[np.float32] | None, where: str
     ) -> CodebookEmbedding | None:
-        """What makes the network's input of codes of `where`; None where it takes codes.
+        """Return the embedding that makes the network's input of codes; None if it takes the codes.
 
-        Raises ModelError where there are more codes than it knows, or vectors of another kind.
+        `where` names the codes in messages. Raises ModelError if the codebook has more codes than the network
+        knows, or vectors of other channels than it takes.
         """
         if self.codebook_size is not None:
             if codebook_size > self.codebook_size:
@@ -72,26 +76,3 @@ class NetworkShape:
                 f"takes, found {'none' if shape is None else f'shape {shape}'}"
             )
         return CodebookEmbedding(codebook)
-
-
-def shape_of(model: nn.Module) -> NetworkShape:
-    """The sizes of a network of any kind; raises ModelError for a module of another."""
-    if isinstance(model, MaskedTokenModel):
-        config = model.config
-        return NetworkShape(
-            config.grid, config.patch, config.codebook_size, config.channels, config.codebook_size
-        )
-    if isinstance(model, TokenSegmenter):
-        return _of_vit(model.backbone, model.classes)
-    if isinstance(model, TokenViT):
-        return _of_vit(model, model.num_classes)
-    if isinstance(model, TokenClassifier):
-        return NetworkShape(model.grid, 1, model.codebook_size, model.enlarge.in_channels, model.num_classes)
-    raise ModelError(f"expected a network that build_model makes, found {type(model).__name__}")
-
-
-def _of_vit(vit: TokenViT, classes: int) -> NetworkShape:
-    patches = vit.patch_embed
-    return NetworkShape(
-        patches.img_size, patches.patch_size[0], vit.codebook_size, patches.proj.in_channels, classes
-    )

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from seitpp_models.networks.blocks import LeanBlock
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.store_sizes import seen_grid, sizes_of
 from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
@@ -67,6 +68,15 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
             **arguments,
         )
         self.codebook_size = codebook_size
+
+    @property
+    def shape(self) -> NetworkShape:
+        """The sizes of the input and of the output."""
+        patches = self.patch_embed
+        channels = patches.proj.in_channels
+        return NetworkShape(
+            patches.img_size, patches.patch_size[0], self.codebook_size, channels, self.num_classes, "class"
+        )
 
     def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
         """What some of the blocks give for the patches, each (B, width, h, w), from shallow to deep."""

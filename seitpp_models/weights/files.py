@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.networks.backbones import TokenClassifier
 from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.segmentation import TokenSegmenter
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError
 from tokenstore.files import write_file
@@ -75,6 +76,12 @@ class TrainedModel:
     """Whose codes it takes."""
     labels: tuple[str, ...] | None = None
     """Names of the classes, where it has any."""
+
+    @property
+    def shape(self) -> NetworkShape:
+        """The sizes of the network's input and output."""
+        shape: NetworkShape = cast(Any, self.model).shape
+        return shape
 
     def check(self, tokenizer: TokenizerIdentity, where: str) -> None:
         """Raises ModelError where the codes of `where` are another tokenizer's."""

@@ -11,7 +11,6 @@ from torch import nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
-from seitpp_models.networks.shape import shape_of
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.weights.files import load_model
 from seitpp_models.weights.official import from_official_names, load_official, to_official
@@ -42,7 +41,7 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
 
 def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any]:
     """The arguments of `token_vit` for a ViT that can begin with the weights of `pretrained`."""
-    shape = shape_of(pretrained)
+    shape = pretrained.shape
     masked = isinstance(pretrained, MaskedTokenModel)
     first: Any = pretrained.blocks[0]
     return {
