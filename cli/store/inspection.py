@@ -266,7 +266,7 @@ def _against_source(
 ) -> tuple[Tokenizer, ImageSource]:
     """What a store is compared with, before hours go into reading it."""
     from tokenstore.audit.reconstruction import folder_of, source_of
-    from tokenstore.tokenizers.stored import tokenizer_of
+    from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
     found = source_of(store.manifest, source, folder_of(store))
     return tokenizer_of(store.manifest, tokenizer, device), found

@@ -22,7 +22,7 @@ from tokenstore.files import whole_file
 from tokenstore.format.layout import TOKENS
 from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised, open_store
 from tokenstore.tokenizers import Tokenizer
-from tokenstore.tokenizers.stored import tokenizer_of
+from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
 from ..console import refuse_idle_options, storage_options
 from ..main import EXIT_CODES

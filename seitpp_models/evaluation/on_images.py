@@ -25,7 +25,7 @@ from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import load_tokenizer
-from tokenstore.tokenizers.stored import load_named
+from tokenstore.tokenizers.store_tokenizer import load_named
 
 __all__ = ["CLEAN", "Condition", "ImageEvaluation", "evaluate_images", "tokenizer_for"]
 

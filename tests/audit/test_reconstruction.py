@@ -35,7 +35,7 @@ from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import registry
 from tokenstore.tokenizers.registry import TokenizerKind, load_tokenizer
-from tokenstore.tokenizers.stored import tokenizer_of
+from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
 LEVELS = 9
 """Images of the class folders: of level 0, 1, 2 ... in the order of the store."""
@@ -161,7 +161,7 @@ def test_grids_of_other_ranks_are_compared_like_any(images: Path, tmp_path: Path
 
 
 def tokenizer_of_is_fitted(manifest: Manifest, tokenizer: Any) -> bool:
-    from tokenstore.tokenizers.stored import fitted
+    from tokenstore.tokenizers.store_tokenizer import fitted
 
     return fitted(manifest, tokenizer) is tokenizer
 

@@ -34,7 +34,7 @@ from tokenstore.errors import AdapterError
 from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.images import ImageTokenizer
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 from tokenstore.tokenizers.train.images import ImageSet, list_images
 
 CONFIG = AdapterTrainingConfig(steps=6, batch_size=3, width=64, warmup_steps=2, uncropped_every=3)

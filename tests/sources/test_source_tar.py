@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources import ImageSource, open_source
-from tokenstore.sources.shards import expand_braces
+from tokenstore.sources.shard_files import expand_braces
 from tokenstore.sources.tar import open_tar
-from tokenstore.sources.tarheaders import walk_tar
+from tokenstore.sources.tar_headers import walk_tar
 
 DATA = SHARED / "data"
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -19,8 +19,8 @@ from PIL import Image
 
 from tokenstore.errors import SourceError
 from tokenstore.sources import KINDS, ImageSource, open_source
-from tokenstore.sources.splits import group_files, group_folders, split_of_file, split_of_folder
-from tokenstore.sources.streams import ForwardStream
+from tokenstore.sources.forward_stream import ForwardStream
+from tokenstore.sources.split_names import group_files, group_folders, split_of_file, split_of_folder
 
 
 def put_image(path: Path) -> None:

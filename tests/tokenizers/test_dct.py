@@ -26,7 +26,7 @@ from tokenstore.tokenizers import FileTokenizer, load_tokenizer
 from tokenstore.tokenizers.quality import psnr
 
 jpeglib = pytest.importorskip("jpeglib", reason="jpeglib is not installed (extra `jpeg`)")
-from tokenstore.sources.coefficients import ZIGZAG, CoefficientDecoder, PlaneLayout, parse_jpeg  # noqa: E402
+from tokenstore.sources.jpeg_coefficients import ZIGZAG, CoefficientDecoder, PlaneLayout, parse_jpeg  # noqa: E402
 from tokenstore.tokenizers.kinds.dct import DctTokenizer, load  # noqa: E402
 
 DATA = SHARED / "data"

@@ -20,9 +20,9 @@ import pyarrow as pa
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, Labels
 from tokenstore.sources.listing import check_class_range, check_labels, check_range, digest
-from tokenstore.sources.npy import StoredArray, open_npy, open_npz
-from tokenstore.sources.shards import files_ending
-from tokenstore.sources.splits import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
+from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
+from tokenstore.sources.shard_files import files_ending
+from tokenstore.sources.split_names import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
 
 ENDINGS = (".npy", ".npz")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenstore.errors import SourceError
 from tokenstore.sources import arrays, imagefolder, parquet, seit, tar
 from tokenstore.sources.base import Source
-from tokenstore.sources.shards import has_shards, is_pattern
+from tokenstore.sources.shard_files import has_shards, is_pattern
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageSource, Labels
-from tokenstore.sources.folders import PassedOver, holds_images, scan, walk, with_slash
+from tokenstore.sources.image_walk import PassedOver, holds_images, scan, walk, with_slash
 from tokenstore.sources.images import EXTENSIONS
-from tokenstore.sources.labelfile import label_listings
+from tokenstore.sources.label_file import label_listings
 from tokenstore.sources.listing import (
     ClassIds,
     Listing,
@@ -32,8 +32,14 @@ from tokenstore.sources.listing import (
     read_file,
     rows,
 )
-from tokenstore.sources.maskpairs import MaskFolders, MaskRequest, check_masks, find_mask_folders, mask_paths
-from tokenstore.sources.splits import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+from tokenstore.sources.mask_folders import (
+    MaskFolders,
+    MaskRequest,
+    check_masks,
+    find_mask_folders,
+    mask_paths,
+)
+from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
 
 
 @dataclass(frozen=True)

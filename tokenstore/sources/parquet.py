@@ -28,8 +28,8 @@ from tokenstore.sources.listing import (
     printable,
     read_file,
 )
-from tokenstore.sources.parquetcolumns import Columns, choose_columns
-from tokenstore.sources.shards import find_shards
+from tokenstore.sources.parquet_columns import Columns, choose_columns
+from tokenstore.sources.shard_files import find_shards
 
 ENDINGS = (".parquet",)
 

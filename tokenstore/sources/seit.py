@@ -28,10 +28,10 @@ import pyarrow as pa
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, Labels
+from tokenstore.sources.forward_stream import ForwardStream
 from tokenstore.sources.listing import check_labels, check_range, digest
-from tokenstore.sources.shards import files_ending
-from tokenstore.sources.splits import group_folders, in_usual_order
-from tokenstore.sources.streams import ForwardStream
+from tokenstore.sources.shard_files import files_ending
+from tokenstore.sources.split_names import group_folders, in_usual_order
 
 GRID = (32, 32)
 DATA_ENDING = "-token.data.bin.gz"

@@ -29,9 +29,9 @@ from tokenstore.sources.listing import (
     printable_names,
     rows,
 )
-from tokenstore.sources.shards import find_shards
-from tokenstore.sources.splits import group_folders, in_usual_order, split_of_folder
-from tokenstore.sources.tarindex import PassedOver, TarIndex, index_tars
+from tokenstore.sources.shard_files import find_shards
+from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
+from tokenstore.sources.tar_index import PassedOver, TarIndex, index_tars
 
 ENDINGS = (".tar",)
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
-from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
-from tokenstore.tokenizers.pretrained import load_diffusers, open_model, open_safetensors
+from tokenstore.tokenizers.model_folders import load_diffusers, open_model, open_safetensors
 from tokenstore.tokenizers.quantisers import QUANTISERS, FiniteScalar, Quantiser, restore
 
 FORMAT = "tokenstore.autoencoder_codebook.1"

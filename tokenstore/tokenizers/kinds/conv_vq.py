@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
-from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
 FORMAT = "tokenstore.conv_vq.1"

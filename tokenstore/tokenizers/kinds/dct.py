@@ -2,7 +2,7 @@
 
 A code is a coefficient + 1,024. One position of the grid is one MCU of the JPEG file, 16 x 16 pixels with
 4:2:0 sampling and 8 x 8 with 4:4:4, and each coefficient that is kept is one plane of the grid, as
-`tokenstore.sources.coefficients.PlaneLayout` has them.
+`tokenstore.sources.jpeg_coefficients.PlaneLayout` has them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format.tables import Column
-from tokenstore.sources.coefficients import (
+from tokenstore.sources.images import Decoder, ImageOptions, decode_image
+from tokenstore.sources.jpeg_coefficients import (
     COEFFICIENTS,
     COMPONENTS,
     LARGEST_SIDE,
@@ -31,8 +32,7 @@ from tokenstore.sources.coefficients import (
     encode_jpeg,
     write_jpeg,
 )
-from tokenstore.sources.images import Decoder, ImageOptions, decode_image
-from tokenstore.tokenizers.images import ImageTokenizer, check_codes, weights_fingerprint
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, check_codes, weights_fingerprint
 
 FORMAT = "tokenstore.dct.1"
 CODES = 2048

@@ -15,9 +15,9 @@ from typing import Any
 from diffusers import VQModel
 from torch import Tensor
 
-from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
-from tokenstore.tokenizers.pretrained import load_diffusers, open_model, try_out, whole_positions
+from tokenstore.tokenizers.model_folders import load_diffusers, open_model, try_out, whole_positions
 
 SUBFOLDERS = ("vqvae", "movq", "vae")
 """Where pipelines keep their VQModel."""

@@ -36,8 +36,8 @@ from transformers import (
 )
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.images import ImageTokenizer, check_codes, to_images, weights_fingerprint
-from tokenstore.tokenizers.pretrained import (
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, check_codes, to_images, weights_fingerprint
+from tokenstore.tokenizers.model_folders import (
     ModelFolder,
     check_names,
     open_model,

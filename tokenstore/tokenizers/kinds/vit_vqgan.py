@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.checkpoints import listed, read_checkpoint
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
-from tokenstore.tokenizers.images import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 
 FORMAT = "tokenstore.vit_vqgan.1"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

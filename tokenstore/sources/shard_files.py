@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.splits import (
+from tokenstore.sources.split_names import (
     DEFAULT_SPLIT,
     group_files,
     group_folders,

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.images import ImageTokenizer
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 
 CONFIG = "config.json"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenstore.errors import SourceError
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.listing import NameBuilder, Tally, indices, printable
-from tokenstore.sources.tarheaders import Member, walk_tar
+from tokenstore.sources.tar_headers import Member, walk_tar
 
 PREFERRED = ("jpg", "jpeg", "png", "webp")
 """Which image is taken where a sample has several; any others come after these, by name."""

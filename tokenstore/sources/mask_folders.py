@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.folders import PassedOver, holds_images, scan, walk, with_slash
+from tokenstore.sources.image_walk import PassedOver, holds_images, scan, walk, with_slash
 from tokenstore.sources.listing import NameBuilder, Tally, counted, indices, printable, read_file
 
 _ENDING = b".png"

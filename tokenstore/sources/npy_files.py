@@ -16,7 +16,7 @@ import numpy.lib.format as npy_format
 import numpy.typing as npt
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.streams import ForwardStream
+from tokenstore.sources.forward_stream import ForwardStream
 
 _HEADER_BYTES = 2**16
 _NPY = ".npy"
