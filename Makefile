@@ -1,6 +1,8 @@
 # make demo                       convert real images, audit and verify the store, read it
 # make demo IMAGES=/my/folder     the same with your own images
-# make test                       lint, types, tests
+# make test                       lint, types, imports, tests
+# make check                      the same without the tests
+# make test-quick                 the tests of the format, the codecs, reading and loading: about a minute
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
 # All of them first create the environment in .venv.
 
@@ -9,16 +11,23 @@ VENV ?= .venv
 IMAGES ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-s3 clean
+.PHONY: demo test check test-quick test-s3 clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
 
-test: $(VENV)/.dev
+test: check
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+check: $(VENV)/.dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/lint-imports --no-logo
+
+test-quick: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
+		tests/format tests/codecs tests/reading tests/loading
 
 test-s3: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m s3_real
