@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import tokenstore
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.errors import CodecError, ConversionError, ManifestError
 from tokenstore.format.layout import (
@@ -45,6 +44,7 @@ from tokenstore.format.layout import (
 from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary, encode_json, encode_root
 from tokenstore.format.tables import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip
 from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.version import __version__
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import HEADER, LOCK, check_target, finish_commit
 
@@ -74,7 +74,7 @@ class StoreWriter:
         self.splits: list[SplitWriter] = []
         self._lock: IO[bytes] | None = None
         try:
-            self._start(resume, {"tokenstore": tokenstore.__version__, **(inputs or {})})
+            self._start(resume, {"tokenstore": __version__, **(inputs or {})})
         except BaseException:
             self.close()
             raise
@@ -176,7 +176,7 @@ class StoreWriter:
             ignore_index=self.spec.ignore_index,
             source_kind=self.spec.source_kind,
             source_location=self.spec.source_location,
-            created_by=f"tokenstore {tokenstore.__version__}",
+            created_by=f"tokenstore {__version__}",
         )
         ours = tuple(
             f"{split.name}/{array}/c/" for split in self.splits for array in (TOKENS, *split.columns)
