@@ -120,7 +120,7 @@ def test_decoding_reads_no_byte_past_the_last_stream() -> None:
         import ctypes, mmap, sys
         import numpy as np
         sys.path.insert(0, sys.argv[1])
-        from context_models import codes_of, random_model
+        from helpers.context_models import codes_of, random_model
         from tokenstore.codecs.context.streams import Streams
 
         page = mmap.PAGESIZE
@@ -161,7 +161,7 @@ def test_a_head_that_promises_billions_of_samples_takes_no_memory() -> None:
         import resource, struct, sys
         import numpy as np
         sys.path.insert(0, sys.argv[1])
-        from context_models import tiny_model
+        from helpers.context_models import tiny_model
         from tokenstore.codecs.context import Context
         from tokenstore.errors import CodecError
 

@@ -191,7 +191,7 @@ def test_another_process_with_other_thread_settings_gives_the_same_bytes() -> No
         for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
             os.environ[name + "_NUM_THREADS"] = "2"
         sys.path.insert(0, sys.argv[1])
-        from context_models import smooth_codes
+        from helpers.context_models import smooth_codes
         from tokenstore.codecs.context import fit_context
         codes = smooth_codes(20, (8, 8), 40)
         print(fit_context(codes, (40,), total_codes=10**6).model.to_bytes().hex())

@@ -4,7 +4,7 @@
 each a JSON file with all that it must give. Its files never change. A new version of the format gets a folder
 of its own, written once by
 
-    python tests/test_golden.py golden/v2
+    PYTHONPATH=tests python tests/format/test_golden.py golden/v2
 
 Today's writer must give the same bytes from the same input, with four exceptions. The parquet tables hold
 the name of the pyarrow version that wrote them: they are compared by their schema and rows. Zstandard may

@@ -3,7 +3,7 @@
 Requests go on byte for byte, the Host header too, so that signatures stay valid; connections are kept alive
 on both sides. Alone it is a slow network:
 
-    python tests/fault_proxy.py --upstream http://127.0.0.1:9000 --latency 0.02
+    PYTHONPATH=tests python tests/helpers/fault_proxy.py --upstream http://127.0.0.1:9000 --latency 0.02
 """
 
 from __future__ import annotations
