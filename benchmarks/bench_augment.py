@@ -1,4 +1,4 @@
-"""How fast is a recipe? Beside it the published order of operations, written plainly.
+"""A benchmark: how fast is a recipe of augmentation, beside the published order of operations.
 
     bench_augment.py [--batch-size 256] [--device cpu]
 
@@ -37,7 +37,7 @@ KINDS = ("plain", "plain, bfloat16", "recipe", "recipe, float32", "recipe, witho
 
 
 def plain_attention(self: transformer.Attention, x: Tensor) -> Tensor:
-    """Softmax of all similarities at once, as the definition has it."""
+    """Compute the softmax of all similarities at once, as the definition has it."""
     batch, places, _ = x.shape
     queries, keys, values = self.to_qkv(x).view(batch, places, 3, self.heads, 64).permute(2, 0, 3, 1, 4)
     weights = (queries @ keys.mT / math.sqrt(64)).softmax(-1)
@@ -46,7 +46,7 @@ def plain_attention(self: transformer.Attention, x: Tensor) -> Tensor:
 
 
 def plain_crop(sample: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
-    """Inception's random crop of one sample (C, H, W), and torch's bicubic interpolation."""
+    """Take Inception's random crop of one sample (C, H, W) and resize it by torch's bicubic interpolation."""
     rows, columns = sample.shape[1:]
     for _ in range(10):
         area = rows * columns * random.uniform(*scale)
@@ -60,7 +60,7 @@ def plain_crop(sample: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
 
 
 def plain_geometry(sample: Tensor, size: int) -> Tensor:
-    """A of one map (C, H, W), step by step."""
+    """Apply TokenAdapt's A to one map (C, H, W), step by step."""
     if random.random() < 0.5:
         sample = sample.flip(2)
     if random.random() < 0.5:
@@ -75,7 +75,7 @@ def plain_geometry(sample: Tensor, size: int) -> Tensor:
 
 
 def plain_colour(vectors: Tensor) -> Tensor:
-    """ColorAdapt, Emb-Noise or nothing for the batch; each sample by itself."""
+    """Apply ColorAdapt, Emb-Noise or nothing to the batch, each sample by itself."""
     choice = random.randrange(3)
     changed = random.sample(range(len(vectors)), len(vectors) // 2)
     result = list(vectors)
@@ -93,6 +93,7 @@ def plain_colour(vectors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def plain_recipe(codes: Tensor, codebook: Tensor, adapter: TokenAdapt) -> Tensor:
+    """Augment codes (B, H, W) by the published order of operations; return vectors (B, C, H, W)."""
     one_hot = F.one_hot(codes, CODES).permute(0, 3, 1, 2).float()
     half = len(codes) - len(codes) // 2
     cropped = torch.stack([plain_crop(sample, SIZE, (0.2, 1.0)) for sample in one_hot[:half]])
@@ -106,7 +107,7 @@ def plain_recipe(codes: Tensor, codebook: Tensor, adapter: TokenAdapt) -> Tensor
 
 
 def timed(step: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median seconds of a step, after one to warm up."""
+    """Return the median seconds of a step, after one step to warm up."""
     step()
     taken: list[float] = []
     while sum(taken) < seconds or len(taken) < 3:
@@ -121,13 +122,14 @@ def timed(step: Callable[[], object], device: torch.device, seconds: float) -> f
 
 
 def peak_mb(device: torch.device) -> float:
+    """Return the most memory that this process has used on the device, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def measured(kind: str, batch_size: int, device: torch.device, seconds: float) -> dict[str, float]:
-    """Samples/s and memory above what was there before the first step."""
+    """Return samples a second, and the memory in MB on top of that before the first step."""
     torch.manual_seed(0)
     random.seed(0)
     codebook = torch.randn(CODES, CHANNELS)

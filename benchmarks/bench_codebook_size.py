@@ -1,4 +1,4 @@
-"""How many codes should the default tokenizer have: what does a larger codebook gain, and what does it cost?
+"""A benchmark: what a larger codebook of the default tokenizer gains, and what it costs.
 
     python benchmarks/bench_codebook_size.py IMAGES... [--sizes 512,1024,2048,4096] [--steps 400]
     python benchmarks/bench_codebook_size.py IMAGES... --weights A.safetensors --weights B.safetensors
@@ -39,11 +39,14 @@ TOLD_STEPS = 50
 
 
 class Sizes(click.ParamType):
+    """The parameter type of codebook sizes, separated by commas."""
+
     name = "sizes"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
+        """Parse sizes such as "512,1024". Raises click.BadParameter for anything else."""
         try:
             return tuple(int(size) for size in value.split(","))
         except ValueError:
@@ -51,12 +54,13 @@ class Sizes(click.ParamType):
 
 
 def short_config(size: int, steps: int, held_out: float, seed: int) -> TrainingConfig:
+    """Return the default configuration with a codebook size, shortened to so many steps."""
     model = replace(ConvVQConfig(), codebook_size=size, name=f"conv-vq-{size}")
     return TrainingConfig(model=model, held_out=held_out, seed=seed).shortened(steps)
 
 
 def trained(config: TrainingConfig, images: ImageSet, console: Console) -> tuple[ConvVQTokenizer, float]:
-    """The tokenizer of averaged weights, as a weights file would hold it, and the seconds of training."""
+    """Train a tokenizer; return it with its averaged weights, and the seconds that training took."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, images, Path(folder))
         for result in trainer.run():

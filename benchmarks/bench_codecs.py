@@ -1,4 +1,4 @@
-"""How small is each codec, and how fast, all contenders in one run?
+"""A benchmark: how small each codec is, and how fast, with all contenders in one run.
 
     python benchmarks/bench_codecs.py [STORE_OR_SOURCE] [--fit-split train] [--score-split val] [--limit N]
         [--neural-epochs N] [--no-neural] [--repeats 3] [--threads 2] [--grid 32x32] [--codebook-size 391]
@@ -48,7 +48,7 @@ class Data:
 
 
 def open_data(location: str, fit_split: str, score_split: str, limit: int | None) -> Data:
-    """The codes of a store or of a source of ready codes."""
+    """Read the codes of a store, or of a source of ready codes."""
     reads: dict[str, Callable[[], Rows]]
     if "://" in location or location.endswith(".zip") or Path(location, "zarr.json").exists():
         store = tokenstore.open(location)
@@ -75,7 +75,7 @@ def open_data(location: str, fit_split: str, score_split: str, limit: int | None
 
 
 def _apart(codes: Rows) -> tuple[Rows, Rows]:
-    """All but a fifth of the samples, and that fifth; both in their order."""
+    """Split samples into all but a fifth, and that fifth; both stay in order."""
     drawn = np.random.default_rng(0).permutation(len(codes))
     kept, scored = np.split(drawn, [len(codes) - max(1, len(codes) // 5)])
     return codes[np.sort(kept)], codes[np.sort(scored)]
@@ -88,7 +88,7 @@ def _some(codes: Rows, limit: int | None) -> Rows:
 
 
 def synthetic_codes(samples: int, grid: tuple[int, ...], codebook_size: int, seed: int = 0) -> Rows:
-    """Codes (samples, *grid) of smooth random fields with a little noise, quantised to their vectors."""
+    """Draw codes (samples, *grid) of smooth random fields with a little noise, quantised to vectors."""
     channels, noise, length = 4, 0.05, math.prod(grid)
     random = np.random.default_rng(seed)
     axes = tuple(range(2, 2 + len(grid)))
@@ -113,7 +113,7 @@ def synthetic_codes(samples: int, grid: tuple[int, ...], codebook_size: int, see
 
 
 def threaded_rate(one: Measured, codes: Rows, threads: int) -> float:
-    """Samples a second that threads decode together, each its part of the chunks."""
+    """Return the samples a second that threads decode together, each its part of the chunks."""
     lengths = [len(rows) for rows in one.contender.chunks(codes)]
     chunks = list(zip(one.payloads, lengths, strict=True)) * math.ceil(THREADED_SECONDS / one.decode_seconds)
 
@@ -129,7 +129,7 @@ def threaded_rate(one: Measured, codes: Rows, threads: int) -> float:
 
 
 def print_codecs(console: Console, data: Data, measured: list[Measured], bounds: dict[str, float]) -> None:
-    """One row a contender, and one a bound; ratios are to the first of `measured`."""
+    """Print a table with a row a contender and a row a bound; ratios are to the first of `measured`."""
     codes, reference = data.score, measured[0]
     numbers = ["bits a code", "with tables", "encode/s", "decode/s", "x bytes", "x decode/s"]
     table = Table("codec", "alone", *numbers)
@@ -158,7 +158,7 @@ def print_codecs(console: Console, data: Data, measured: list[Measured], bounds:
 
 
 def print_threads(console: Console, data: Data, measured: list[Measured], threads: int, repeats: int) -> None:
-    """How decoding of chunks scales with threads."""
+    """Print how decoding of chunks scales with threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     table = Table("decode, samples/s", "1 thread", f"{threads} threads", "ratio")
     table.title = f"threads share the chunks; cores: {cores}"

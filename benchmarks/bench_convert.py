@@ -1,4 +1,4 @@
-"""Is conversion a bottleneck beside decoding the images?
+"""A benchmark: whether conversion is a bottleneck beside decoding the images.
 
     python benchmarks/bench_convert.py [IMAGES] [--workers 2] [--repeats 3]
 
@@ -30,7 +30,7 @@ CROP = (400, 320)
 
 
 class NoTokenizer:
-    """Codes of zeros, at no cost."""
+    """A tokenizer that gives codes of zeros, at no cost."""
 
     name = "none"
     fingerprint = "0" * 64
@@ -41,19 +41,24 @@ class NoTokenizer:
     dtype = None
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return a grid of one code."""
         return (input_shape[1] // 8, input_shape[2] // 8)
 
     def to(self, device: object) -> NoTokenizer:
+        """Return this tokenizer, which runs on any device."""
         return self
 
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return zeros."""
         return torch.zeros((len(inputs), *self.grid(tuple(inputs.shape[1:]))), dtype=torch.int64)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Raise, for nothing can be decoded from zeros."""
         raise ValueError("there is nothing to decode")
 
 
 def write_crops(folder: Path) -> None:
+    """Write JPEG crops of the two photographs that scikit-learn ships."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
@@ -71,6 +76,7 @@ def write_crops(folder: Path) -> None:
 @click.option("--workers", default=available_cores(), show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(images: Path | None, workers: int, repeats: int) -> None:
+    """Convert IMAGES and decode them alone, in turn, and print a table."""
     with tempfile.TemporaryDirectory() as scratch:
         if images is None:
             images = Path(scratch, "images")

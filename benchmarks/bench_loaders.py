@@ -1,4 +1,4 @@
-"""How fast are shuffled batches read, by whom, from how many bytes, and in how much memory?
+"""A benchmark: how fast loaders read shuffled batches, from how many bytes, in how much memory.
 
     python benchmarks/bench_loaders.py SEIT --work DIR [--samples 50000] [--environments DIR]
         [--make-environments] [--only NAME] [--seconds 3] [--repeats 3] [--batch-size 256]
@@ -46,21 +46,22 @@ WORKERS = {0: "1 process", 2: "2 workers"}
 WRITE_SECONDS = 7200
 CHECK_SECONDS = 60
 GRACE_SECONDS = 120
-"""What a contender may take beyond its measurement to start, open, and end."""
+"""The seconds that a contender may take beyond its measurement to start, open, and end."""
 MB = 10**6
 
 
 @dataclass
 class Result:
-    """What was measured of a contender: its best numbers by workers."""
+    """The best numbers measured of a contender, by workers."""
 
     contender: Contender
     bytes_a_sample: float = 0.0
     best: dict[int, dict[str, Any]] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
-    """In the order in which they were made, each once."""
+    """The remarks in the order in which they were made, each once."""
 
     def take(self, workers: int, found: dict[str, Any]) -> None:
+        """Keep the better of each number, and each remark once."""
         found["peak"] += found["workers"]
         best = self.best.setdefault(workers, found)
         best["rate"] = max(best["rate"], found["rate"])
@@ -69,7 +70,7 @@ class Result:
 
 
 def write_files(contender: Contender, python: Path, specification: dict[str, Any]) -> Path:
-    """The contender's files, written unless they are there. Raises NotRunError."""
+    """Write the contender's files unless they exist. Raises NotRunError."""
     files = Path(specification["source"]).parent / contender.files
     if not files.exists():
         unfinished = files.with_name(f"{files.name}-unfinished")
@@ -81,7 +82,7 @@ def write_files(contender: Contender, python: Path, specification: dict[str, Any
 
 
 def measure(result: Result, python: Path, specification: dict[str, Any], is_first: bool) -> None:
-    """One turn of a contender, with each number of workers."""
+    """Measure one turn of a contender, with each number of workers."""
     for workers, name in WORKERS.items():
         given = {**specification, "workers": workers}
         result.bytes_a_sample = warm_nbytes(Path(given["files"])) / given["samples"]
@@ -99,7 +100,7 @@ def measure(result: Result, python: Path, specification: dict[str, Any], is_firs
 
 
 def print_table(console: Console, results: list[Result], title: str) -> None:
-    """One row a contender; ratios are to the first row in 1 process."""
+    """Print a row a contender; ratios are to the first row in one process."""
     numbers = ["bytes/sample", "samples/s", "x", "first batch, ms", "import, MB", "peak, MB", "mapped, MB"]
     table = Table("contender", "shuffle", *numbers, title=title, box=MARKDOWN)
     table.caption = f"{' / '.join(WORKERS.values())}; x: to {results[0].contender.name} in 1 process"

@@ -1,4 +1,4 @@
-"""How much memory does a conversion take, and does it grow with the data set?
+"""A benchmark: how much memory a conversion takes, and whether it grows with the data set.
 
     python benchmarks/bench_memory.py [--samples 500000 --samples 2000000] [--side 32]
 
@@ -43,6 +43,7 @@ print(json.dumps({"before": before, "peak": peak()}))
 
 
 def write_codes(path: Path, samples: int, side: int) -> None:
+    """Write random codes (samples, side, side) uint16 to a `.npy` file, block by block."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         header = {"descr": "<u2", "fortran_order": False, "shape": (samples, side, side)}
@@ -56,6 +57,7 @@ def write_codes(path: Path, samples: int, side: int) -> None:
 @click.option("--samples", "sizes", multiple=True, default=(500_000, 2_000_000), show_default=True)
 @click.option("--side", default=32, show_default=True)
 def main(sizes: tuple[int, ...], side: int) -> None:
+    """Convert data sets of several sizes and print a table of peak memory."""
     table = Table("samples", "before, MB", "peak, MB", "grown by, MB", "s", "samples/s")
     for samples in sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What do codes say of an image? A linear classifier over the codes of small images.
+"""A benchmark: what codes say of an image, to a linear classifier over the codes of small images.
 
     python benchmarks/bench_probe.py TINY_IMAGENET [--train 20000] [--val 5000] [--tokenizer default]
 
@@ -51,7 +51,7 @@ OPTIONS = ImageOptions(SIDE)
 PATCH = 8
 FITTED_PATCHES = 200_000
 PENALTIES = [10.0 ** (half / 2) for half in range(13)]
-"""For features of unit variance, of which each image has one row."""
+"""The penalties to choose from, for features of unit variance."""
 BATCH = 256
 
 Floats = npt.NDArray[np.float32]
@@ -68,14 +68,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Features:
-    """What a contender says of the training images and of the others, (n, D) each."""
+    """The features of the training images and of the others, (n, D) each, by one contender."""
 
     vectors: tuple[Floats, Floats]
     histogram: tuple[Floats, Floats]
 
 
 def read_part(split: ImageSplit, count: int) -> Part:
-    """Up to `count` images evenly spaced over a split, which has its classes one after another."""
+    """Read up to `count` images evenly spaced over a split, which has its classes one after another."""
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int).tolist()
     files = []
     for index in chosen:
@@ -90,7 +90,7 @@ def read_part(split: ImageSplit, count: int) -> Part:
 
 
 def codes_of(tokenizer: Tokenizer, files: Sequence[bytes]) -> Integers:
-    """Codes (n, *grid) of files, as conversion would have them."""
+    """Encode files to codes (n, *grid), as conversion does."""
     encoder = Encoder(tokenizer, OPTIONS)
     starts = range(0, len(files), BATCH)
     return np.concatenate(
@@ -99,6 +99,7 @@ def codes_of(tokenizer: Tokenizer, files: Sequence[bytes]) -> Integers:
 
 
 def decoded(decoder: Decoder, files: Sequence[bytes]) -> npt.NDArray[Any]:
+    """Decode files to pixels."""
     inputs = np.empty((len(files), *decoder.shape), decoder.dtype)
     for data, out in zip(files, inputs, strict=True):
         decoder.decode(data, out)
@@ -106,7 +107,7 @@ def decoded(decoder: Decoder, files: Sequence[bytes]) -> npt.NDArray[Any]:
 
 
 def hellinger(codes: Integers, size: int) -> Floats:
-    """The square root of each code's share of the codes (n, positions) of an image: (n, size)."""
+    """Return the square root of each code's share of an image: codes (n, positions) to (n, size)."""
     samples, positions = codes.shape
     cells = np.arange(samples)[:, None] * size + codes
     counts = np.bincount(cells.ravel(), minlength=samples * size).reshape(samples, size)
@@ -114,13 +115,14 @@ def hellinger(codes: Integers, size: int) -> Floats:
 
 
 def codebook_features(codes: Sequence[Integers], codebook: Floats) -> Features:
-    """Features of codes (n, positions) of the training images and of the others."""
+    """Return features of codes (n, positions) of the training images and of the others."""
     means = [codebook[each].mean(axis=1) for each in codes]
     histograms = [hellinger(each, len(codebook)) for each in codes]
     return Features((means[0], means[1]), (histograms[0], histograms[1]))
 
 
 def tokenizer_features(tokenizer: Tokenizer, train: Part, val: Part) -> Features:
+    """Return features of a tokenizer's codes of both parts."""
     if tokenizer.codebook is None or len(tokenizer.codebook_sizes) > 1:
         raise click.UsageError(f"{tokenizer.name}: expected a tokenizer with one codebook of vectors")
     codes = [codes_of(tokenizer, part.files) for part in (train, val)]
@@ -128,7 +130,7 @@ def tokenizer_features(tokenizer: Tokenizer, train: Part, val: Part) -> Features
 
 
 def dct_features(tokenizer: Tokenizer, train: Part, val: Part, size: int) -> Features:
-    """Features of the tokenizer `dct`, with about `size` in the histogram."""
+    """Return features of the tokenizer `dct`, with about `size` in the histogram."""
     planes, zero = len(tokenizer.codebook_sizes), tokenizer.codebook_sizes[0] // 2
     codes = [codes_of(tokenizer, part.files) for part in (train, val)]
     values = [each.reshape(len(each), planes, -1).astype(np.int32) - zero for each in codes]
@@ -144,14 +146,14 @@ def dct_features(tokenizer: Tokenizer, train: Part, val: Part, size: int) -> Fea
 
 
 def patches_of(files: Sequence[bytes]) -> Floats:
-    """Patches (n, positions, 192) of the files' images, in 0..1."""
+    """Cut the files' images into patches (n, positions, 192) with values in 0..1."""
     images = decoded(PixelDecoder(OPTIONS), files)
     images = images.reshape(len(files), SIDE // PATCH, PATCH, SIDE // PATCH, PATCH, 3).swapaxes(2, 3)
     return images.reshape(len(files), -1, 3 * PATCH**2).astype(np.float32) / 255
 
 
 def kmeans_features(train: Part, val: Part, size: int) -> Features:
-    """Features of k-means over patches, with `size` codes."""
+    """Return features of k-means over patches, with `size` codes."""
     per_image = (SIDE // PATCH) ** 2
     fitted_on = train.files[:: max(1, len(train.files) * per_image // FITTED_PATCHES)]
     rows = patches_of(fitted_on).reshape(-1, 3 * PATCH**2)
@@ -167,7 +169,7 @@ def kmeans_features(train: Part, val: Part, size: int) -> Features:
 
 
 def nearest(rows: Tensor, codebook: Tensor) -> Tensor:
-    """Codes (n, positions) of vectors (n, positions, D)."""
+    """Return codes (n, positions) of the codebook's vectors nearest to vectors (n, positions, D)."""
     return (rows @ codebook.T - codebook.square().sum(1) / 2).argmax(-1)
 
 
@@ -188,7 +190,7 @@ class Ridge:
         return (torch.from_numpy(features) - self._mean) * self._scale
 
     def scores(self, features: Floats, penalty: float) -> Tensor:
-        """A score for each class (n, classes)."""
+        """Return a score for each class, (n, classes)."""
         eye = torch.eye(len(self._gram), dtype=torch.float64)
         factor = torch.linalg.cholesky(self._gram + penalty * eye)
         weights = torch.cholesky_solve(self._moments, factor).float()
@@ -196,7 +198,7 @@ class Ridge:
 
 
 def accuracy(scores: Tensor, labels: Integers, best: int) -> float:
-    """The share of images whose label is among the `best` highest scores."""
+    """Return the share of images whose label is among the `best` highest scores."""
     found = scores.topk(best, dim=1).indices == torch.from_numpy(labels).long()[:, None]
     return float(found.any(1).double().mean())
 
@@ -204,7 +206,7 @@ def accuracy(scores: Tensor, labels: Integers, best: int) -> float:
 def probe(
     train: Floats, train_labels: Integers, val: Floats, val_labels: Integers, classes: int
 ) -> tuple[float, float, float]:
-    """Top-1 and top-5 on `val`, and the penalty."""
+    """Fit the classifier; return top-1 and top-5 on `val`, and the penalty."""
     kept_out = np.random.default_rng(0).random(len(train)) < 0.1
     trial = Ridge(train[~kept_out], train_labels[~kept_out], classes)
     tried = [

@@ -1,4 +1,4 @@
-"""How fast are one sample and 256 random samples read, against zarr-python and numpy's memmap?
+"""A benchmark: how fast one sample and 256 random samples are read, against zarr-python and numpy's memmap.
 
     python benchmarks/bench_read.py [--samples 50000]
 
@@ -37,6 +37,7 @@ IN_A_ROW = 5
 
 
 def write_store(path: Path, codes: np.ndarray, codec: str = "bitpack") -> None:
+    """Write codes to a store in chunks of 64."""
     spec = StoreSpec(GRID, (CODEBOOK_SIZE,), TokenizerIdentity("random"), codec=codec)
     labels = np.zeros(len(codes), np.int32)
     with StoreWriter(Storage(path), spec) as writer:
@@ -53,6 +54,7 @@ def write_store(path: Path, codes: np.ndarray, codec: str = "bitpack") -> None:
 @click.option("--repeats", default=20, show_default=True)
 @click.option("--codec", type=click.Choice(["bitpack", "zstd"]), default="bitpack", show_default=True)
 def main(samples: int, repeats: int, codec: str) -> None:
+    """Read by every contender in turn and print a table of medians."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, CODEBOOK_SIZE, (samples, *GRID)).astype(np.uint16)
     with tempfile.TemporaryDirectory() as folder:

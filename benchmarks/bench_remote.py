@@ -1,4 +1,4 @@
-"""How fast is a store read from S3 over a slow network, by how many requests, and then from the cache?
+"""A benchmark: how fast a store is read from S3 over a slow network, and then from the cache.
 
     python benchmarks/bench_remote.py SEIT --work DIR [--gateway DIR | --url s3://BUCKET/FOLDER]
         [--storage-options JSON] [--samples 50000] [--latency 0.02] [--json FILE]
@@ -6,10 +6,10 @@
 SEIT is a folder in the layout of the SeiT release; its samples are written again and again until there are
 `--samples` of them, as a store of each codec below `--work`, where later runs find them.
 
-The stores are copied to a Ceph gateway that is started on this machine (`tests/radosgw.sh`; its packages
-are kept in `--gateway`), or to a folder of an S3 bucket, where they stay. A proxy in this process adds
-`--latency` seconds to every request and counts what is asked and sent; before a bucket behind https there
-is none.
+The stores are copied to a Ceph gateway that is started on this machine (`tests/helpers/radosgw.sh`; its
+packages are kept in `--gateway`), or to a folder of an S3 bucket, where they stay. A proxy in this process
+adds `--latency` seconds to every request and counts requests and bytes; before a bucket behind https there
+is no proxy.
 
 Each measurement is a process of its own, on the same cores as the gateway and the proxy. Its first epoch is
 with an empty cache, the next ones with what it has in memory and in the cache; a new process then has the
@@ -56,14 +56,14 @@ FIRST, LATER = "epoch 1", "later epochs"
 NEW = "new process, cache"
 LOCAL, LOCAL_FULL = "local", "local, full shuffle"
 BEST = {"rate": max, "sustained": max, "first_batch": min, "seconds": min, "cpu": min, "peak": min}
-"""Of the numbers that were measured several times; of the others the last one counts."""
+"""The better of two values, by number; of numbers not named here the last value counts."""
 MB = 10**6
 
 Results = dict[str, dict[str, Any]]
 
 
 def made_store(seit: Path, home: Path, codec: str, samples: int) -> Path:
-    """The store of a codec, written unless it is there."""
+    """Write the store of a codec unless it exists; return its path."""
     store = home / f"store-{codec}"
     if not store.exists():
         tile(seit, home / "source", samples)
@@ -72,14 +72,14 @@ def made_store(seit: Path, home: Path, codec: str, samples: int) -> Path:
 
 
 def uploaded(store: Path, url: str, options: dict[str, Any]) -> None:
-    """Copy a store to a folder of a bucket, unless it is there."""
+    """Copy a store to a folder of a bucket unless it is complete there."""
     target = Storage(url, options)
     if not target.exists("zarr.json"):
         copy(tokenstore.open(store), target, resume=True)
 
 
 def fetched_nbytes(store: Path) -> int:
-    """Bytes of the tokens and labels, indexes included: what an epoch has to read."""
+    """Return the bytes of tokens and labels, indexes included: what an epoch has to read."""
     files = tokenstore.open(store).manifest.files
     return sum(r.size for path, r in files.items() if path.startswith(("train/tokens/c", "train/labels/c")))
 
@@ -88,7 +88,7 @@ def fetched_nbytes(store: Path) -> int:
 def bucket(
     gateway: Path | None, url: str | None, options: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """URL and storage options of a folder to write to: of the bucket that is given, or of a new gateway."""
+    """Return URL and storage options of a folder to write to: in the given bucket, or in a new gateway."""
     if url is not None:
         yield url.rstrip("/"), options
         return
@@ -106,7 +106,10 @@ def bucket(
 def slow_network(
     options: dict[str, Any], latency: float
 ) -> Iterator[tuple[dict[str, Any], FaultProxy | None]]:
-    """Storage options that lead through a proxy, and the proxy; the same options where there can be none."""
+    """Return storage options that lead through a proxy, and the proxy.
+
+    Before https they are the same options and None.
+    """
     endpoint = str(options.get("endpoint_url", ""))
     if not endpoint.startswith("http://"):
         yield options, None
@@ -116,7 +119,7 @@ def slow_network(
 
 
 def measured(proxy: FaultProxy | None, given: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a process of its own finds, each result with the requests and bytes that it took."""
+    """Run one process; return each of its results with the requests and bytes that the result took."""
     if proxy is not None:
         proxy.clear()
     command = [sys.executable, str(HERE / "remote_reader.py")]
@@ -138,7 +141,7 @@ def measured(proxy: FaultProxy | None, given: dict[str, Any]) -> list[dict[str, 
 
 
 def turn(proxy: FaultProxy | None, remote: dict[str, Any], local: dict[str, Any], scratch: Path) -> Results:
-    """Each way of reading a store once."""
+    """Measure each way of reading a store once."""
     cached = {**remote, "cache_dir": str(scratch / "cache")}
     shutil.rmtree(scratch / "cache", ignore_errors=True)
     found: Results = {}
@@ -154,8 +157,8 @@ def turn(proxy: FaultProxy | None, remote: dict[str, Any], local: dict[str, Any]
     return found
 
 
-def kept(best: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The better of each number."""
+def better(best: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the better of each number."""
     return {
         name: BEST[name](best[name], value) if name in BEST and name in best else value
         for name, value in found.items()
@@ -163,7 +166,7 @@ def kept(best: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_of(title: str, results: Results, nbytes: int) -> Table:
-    """One row a way of reading; ratios are to the local store with the same shuffle and as late an epoch."""
+    """Return a table with a row a way of reading; ratios are to the local store, same shuffle, same epoch."""
     numbers = ["epoch, samples/s", "after its first batch", "x local", "CPU, s", "first batch, ms"]
     table = Table("", *numbers, "requests", "x bytes", "peak, MB", title=title, box=MARKDOWN)
     for column in table.columns:
@@ -192,6 +195,7 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 
 
 def print_singles(console: Console, codec: str, first: dict[str, Any], others: dict[str, Any]) -> None:
+    """Print the seconds of single samples."""
     requests = ""
     if "requests" in first:
         each = others["requests"] / others["count"]
@@ -257,7 +261,7 @@ def main(
                 for count in threads:
                     given = {"threads": count}
                     for name, found in turn(proxy, remote | given, local | given, scratch).items():
-                        best[count][name] = kept(best[count].get(name, {}), found)
+                        best[count][name] = better(best[count].get(name, {}), found)
             singles = measured(proxy, {**remote, "read": "single_samples"})
             for count, results in best.items():
                 title = f"{codec}: {samples:,} samples, {nbytes / MB:.1f} MB, threads: {count}"

@@ -1,4 +1,4 @@
-"""How fast are tokens decoded that lie compressed in a device's memory, beside a processor's core?
+"""A benchmark: how fast a device decodes tokens that lie compressed in its memory, beside a processor's core.
 
     python benchmarks/bench_resident.py [--device cuda] [--samples 16384] [--codebook-size 391] [--repeats 5]
 
@@ -30,21 +30,24 @@ from tokenstore.loading.resident import ContextDecoder, unpack
 NEIGHBOURS = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2)]
 COMPONENTS = 24
 DISTINCT = 2048
-"""Samples that are really drawn; the others repeat them, in another order."""
+"""The number of samples that are drawn; the others repeat them, in another order."""
 
 Codes = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Contender:
+    """A decoder, and the bytes that a sample takes for it."""
+
     name: str
     nbytes: float
-    """Of a sample."""
+    """The bytes of a sample."""
     decode: Callable[[npt.NDArray[np.int64]], object]
     """The codes of the samples at indices (m,)."""
 
 
 def random_model(codebook_size: int) -> ContextModel:
+    """Return a context model of random weights."""
     rng = np.random.default_rng(0)
     tree, lanes = CodeTree.of(codebook_size), lanes_for([codebook_size])
 
@@ -69,7 +72,7 @@ def random_model(codebook_size: int) -> ContextModel:
 
 
 def drawn_codes(streams: Streams, samples: int, dtype: npt.DTypeLike) -> Codes:
-    """Codes (samples, L) as the model expects them."""
+    """Draw codes (samples, L) as the model expects them."""
     rng = np.random.default_rng(1)
     codes = np.empty((samples, streams.codes_per_sample), dtype)
     at = 0
@@ -83,7 +86,7 @@ def drawn_codes(streams: Streams, samples: int, dtype: npt.DTypeLike) -> Codes:
 def contenders(
     codes: Codes, streams: Streams, repeated: npt.NDArray[np.int64], device: torch.device
 ) -> list[Contender]:
-    """Decoders of the samples codes[repeated]."""
+    """Return the decoders of the samples codes[repeated]."""
     size = streams.model.codebook_size
     packed = bitpack.pack(codes, size)
     data, lengths = streams.encode(codes)
@@ -132,7 +135,7 @@ def contenders(
 
 
 def best_rate(row: Contender, samples: int, batch: int, codes: Codes, repeats: int) -> float:
-    """Samples a second; what was decoded is compared with `codes` first."""
+    """Return the best samples a second, once the decoded codes equal `codes`."""
     order = np.random.default_rng(2).permutation(samples)
     batches = [order[at : at + batch] for at in range(0, max(batch, samples // 8), batch)]
     found = torch.as_tensor(row.decode(batches[0])).cpu().numpy()

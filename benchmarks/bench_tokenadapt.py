@@ -1,4 +1,4 @@
-"""Does TokenAdapt give the tokens of the augmented image? Beside it the naive way: codes moved as they are.
+"""A benchmark: whether TokenAdapt gives the tokens of the augmented image, beside codes moved as they are.
 
     bench_tokenadapt.py ADAPTER IMAGES...
 

@@ -1,4 +1,4 @@
-"""How well do tokenizers rebuild images, in how many bits, and how fast beside a small autoencoder?
+"""A benchmark: how well tokenizers rebuild images, in how many bits, how fast beside a small autoencoder.
 
     python benchmarks/bench_tokenizers.py PHOTOS [--thumbnails FOLDER] [--tokenizer default --tokenizer dct]
 
@@ -70,6 +70,7 @@ class Bits:
 
 
 def image_source(place: str | Path) -> ImageSource:
+    """Open a source of images."""
     source = open_source(place)
     if not isinstance(source, ImageSource):
         raise click.BadParameter(f"{place}: expected images, found ready codes ({source.kind})")
@@ -77,7 +78,7 @@ def image_source(place: str | Path) -> ImageSource:
 
 
 def named_images(place: Path) -> dict[str, ImageRef]:
-    """The images of all splits by their names."""
+    """Return the images of all splits by their names."""
     return {
         name: ImageRef(split, index)
         for split in image_source(place).splits.values()
@@ -86,18 +87,19 @@ def named_images(place: Path) -> dict[str, ImageRef]:
 
 
 def read_images(refs: Sequence[ImageRef], side: int, count: int) -> Tensor:
-    """Up to `count` of the images, evenly spaced, squashed to a square: (n, 3, side, side) uint8."""
+    """Read up to `count` of the images, evenly spaced, squashed to a square: (n, 3, side, side) uint8."""
     chosen = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
     pixels = [decode_image(refs[index].data(), ImageOptions(side)).pixels for index in chosen]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
 def encode(tokenizer: Tokenizer, images: Tensor, batch: int = BATCHES[-1]) -> Tensor:
+    """Encode images batch by batch; return codes (n, *grid)."""
     return torch.cat([tokenizer.encode(part) for part in images.split(batch)])
 
 
 def bits_of(tokenizer: Tokenizer, codes: npt.NDArray[Any]) -> Bits:
-    """Bits for an image of codes (n, *grid)."""
+    """Return the bits that an image of codes (n, *grid) takes."""
     sizes, grid = tokenizer.codebook_sizes, codes.shape[1:]
     spec = StoreSpec(grid, sizes, TokenizerIdentity(tokenizer.name), codec="zstd")
     layout = spec.tokens_layout(len(codes), spec.samples_per_shard(len(codes)))
@@ -118,7 +120,7 @@ def _entropy(codes: npt.NDArray[Any], size: int) -> float:
 
 
 def measure(tokenizer: Tokenizer, images: Tensor) -> tuple[Quality, Bits]:
-    """Quality and bits on images (n, 3, H, W) uint8."""
+    """Measure quality and bits on images (n, 3, H, W) uint8."""
     return evaluate(tokenizer, images), bits_of(tokenizer, encode(tokenizer, images).cpu().numpy())
 
 
@@ -136,6 +138,7 @@ QUALITY_COLUMNS = (
 
 
 def quality_table(title: str, *first: str, last: Sequence[str] = ()) -> Table:
+    """Return an empty table of quality, with further columns first and last."""
     table = Table(*first, *QUALITY_COLUMNS, *last, title=title)
     table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
@@ -144,7 +147,7 @@ def quality_table(title: str, *first: str, last: Sequence[str] = ()) -> Table:
 
 
 def quality_cells(tokenizer: Tokenizer, quality: Quality, bits: Bits) -> list[str]:
-    """The cells of QUALITY_COLUMNS."""
+    """Return the cells of QUALITY_COLUMNS."""
     return [
         str(quality.images),
         f"{quality.psnr:.2f}",
@@ -158,12 +161,15 @@ def quality_cells(tokenizer: Tokenizer, quality: Quality, bits: Bits) -> list[st
 
 @dataclass(frozen=True)
 class Contender:
+    """An encoder and its decoder, in the form that is timed."""
+
     name: str
     encode: Callable[[], object]
     decode: Callable[[], object]
 
 
 def contenders(tokenizers: dict[str, Tokenizer], images: Tensor) -> Iterator[Contender]:
+    """Yield the tokenizers, and the autoencoder where diffusers is installed."""
     for spec, tokenizer in tokenizers.items():
         codes = tokenizer.encode(images)
         yield Contender(spec, partial(tokenizer.encode, images), partial(tokenizer.decode, codes))
@@ -172,6 +178,7 @@ def contenders(tokenizers: dict[str, Tokenizer], images: Tensor) -> Iterator[Con
 
 
 def autoencoder_contenders(images: Tensor) -> Iterator[Contender]:
+    """Yield diffusers' AutoencoderTiny: on the batch at once, and image by image on threads."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(0)  # for the weights, which speed does not depend on
@@ -192,7 +199,7 @@ def autoencoder_contenders(images: Tensor) -> Iterator[Contender]:
 
 
 def median_seconds(rows: Sequence[Contender], rounds: int) -> dict[str, tuple[float, float]]:
-    """Seconds of encoding and decoding for each contender; a round before the first is not counted."""
+    """Return seconds of encoding and decoding for each contender, after an uncounted round."""
     times: dict[str, tuple[list[float], list[float]]] = {row.name: ([], []) for row in rows}
     for number in range(rounds + 1):
         for row in rows:
@@ -205,6 +212,7 @@ def median_seconds(rows: Sequence[Contender], rounds: int) -> dict[str, tuple[fl
 
 
 def tell_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor, rounds: int) -> None:
+    """Time all contenders and print a table."""
     table = Table("what", title=f"speed at {PHOTOGRAPH}x{PHOTOGRAPH}, {torch.get_num_threads()} threads")
     rates: dict[str, list[float]] = {}
     for batch in BATCHES:
@@ -232,6 +240,7 @@ def tell_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tenso
 
 
 def tell_sameness(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor) -> None:
+    """Print whether an image's codes depend on the batch that it comes in."""
     table = Table("codes as of single images?", *(f"batches of {batch}" for batch in OTHER_BATCHES))
     table.add_column(f"shuffled, batches of {OTHER_BATCHES[0]}")
     table.title = f"the same codes, whatever the batch? {len(images)} images"

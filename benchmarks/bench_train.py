@@ -1,4 +1,4 @@
-"""How fast is a step of training, and in how much memory? Beside it the published order of work, plainly.
+"""A benchmark: how fast a step of training is, in how much memory, beside the published order of work.
 
     bench_train.py [--task mtm --task seit] [--batch 4] [--device cpu] [--compile]
 
@@ -70,7 +70,7 @@ Step = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Way:
-    """One line of the table."""
+    """One line of the table: a network, its optimiser and its loss."""
 
     name: str
     network: nn.Module
@@ -79,6 +79,7 @@ class Way:
     precision: AbstractContextManager[object]
 
     def forward_and_back(self, codes: Tensor, labels: Tensor) -> None:
+        """Compute the loss and its gradients."""
         self.optimizer.zero_grad(set_to_none=False)
         with self.precision:
             loss = self.loss(self.network, codes, labels)
@@ -89,18 +90,20 @@ class Way:
 
 
 def plain_vectors(codes: Tensor, codebook: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Crop one-hot maps of codes (B, H, W) and multiply them by the codebook: (B, C, H, W)."""
     one_hot = F.one_hot(codes, CODES).permute(0, 3, 1, 2).float()
     cropped = torch.stack([plain_crop(sample, SIZE, scale) for sample in one_hot])
     return torch.einsum("bkhw,kc->bchw", cropped, codebook)
 
 
 def plain_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Return the codes nearest to vectors (B, C, H, W)."""
     rows = F.normalize(vectors.movedim(1, -1).reshape(-1, CHANNELS), dim=1)
     return (rows @ F.normalize(codebook, dim=1).T).argmax(1).view(len(vectors), SIZE, SIZE)
 
 
 def plain_eda(codes: Tensor, synonyms: Tensor) -> Tensor:
-    """Synonyms and swapped patches; each for one batch in four."""
+    """Replace codes by synonyms and swap patches, each for one batch in four."""
     codes = codes.clone()
     if random.random() < 0.25:
         for sample in codes:
@@ -122,6 +125,7 @@ def plain_eda(codes: Tensor, synonyms: Tensor) -> Tensor:
 
 
 def plain_noise(vectors: Tensor) -> Tensor:
+    """Add Emb-Noise, sample by sample."""
     noisy = list(vectors)
     for number in random.sample(range(len(vectors)), len(vectors) // 2):
         sample = vectors[number]
@@ -130,6 +134,7 @@ def plain_noise(vectors: Tensor) -> Tensor:
 
 
 def plain_cutmix(vectors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix a batch by CutMix, as its paper writes the operations."""
     side = int(SIZE * (1 - random.random()) ** 0.5)
     top, left = random.randint(0, SIZE - side), random.randint(0, SIZE - side)
     mixed = vectors.clone()
@@ -144,6 +149,7 @@ def plain_cutmix(vectors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plain_losses(codebook: Tensor, ratio: float, generator: torch.Generator) -> dict[str, Step]:
+    """Return the plain step of each task."""
     synonyms = nearest_codes(codebook)
 
     def mtm(network: nn.Module, codes: Tensor, labels: Tensor) -> Tensor:
@@ -176,6 +182,7 @@ def plain_losses(codebook: Tensor, ratio: float, generator: torch.Generator) -> 
 
 
 def our_losses(codebook: Tensor, ratio: float, generator: torch.Generator) -> dict[str, Step]:
+    """Return our step of each task."""
     device = generator.device
     draws = StepRandom(generator, torch.Generator().manual_seed(0), rank=0, world_size=1)
     fixed = MaskRatio(mean=ratio, deviation=1e-9, low=DROPPED)  # so that each step is as much work
@@ -196,7 +203,10 @@ def our_losses(codebook: Tensor, ratio: float, generator: torch.Generator) -> di
 
 
 def networks(task: str, size: str) -> tuple[nn.Module, nn.Module]:
-    """The plain one and ours, of the same weights; ViT-B's fine-tuning without drop-path, as both would."""
+    """Return the plain network and ours with the same weights.
+
+    ViT-B is fine-tuned without drop-path in both.
+    """
     width, heads = SIZES[size]
     ours: MaskedTokenModel | TokenViT
     plain: nn.Module
@@ -213,7 +223,7 @@ def networks(task: str, size: str) -> tuple[nn.Module, nn.Module]:
 
 
 def check_equal(task: str, plain: nn.Module, ours: nn.Module, ratio: float, device: torch.device) -> None:
-    """Losses and gradients of two samples, without dropout; raises AssertionError where they differ."""
+    """Compare losses and gradients of two samples, without dropout; raises AssertionError on a difference."""
     generator = torch.Generator(device).manual_seed(1)
     codes = torch.randint(0, CODES, (2, SIZE, SIZE), generator=generator, device=device)
     plain.eval()
@@ -243,12 +253,13 @@ def check_equal(task: str, plain: nn.Module, ours: nn.Module, ratio: float, devi
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(way: Way, codes: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Of a step, and of AdamW in it."""
+    """Return the seconds of a step, and of AdamW in the step."""
     synchronise(codes.device)
     start = time.perf_counter()
     way.forward_and_back(codes, labels)
@@ -261,7 +272,7 @@ def seconds(way: Way, codes: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def activations(way: Way, codes: Tensor, labels: Tensor) -> int:
-    """Bytes at most allocated above what there was, once gradients and AdamW's state are there."""
+    """Return the most bytes allocated on top of weights, gradients and AdamW's state."""
     device = codes.device
     if device.type == "cuda":
         synchronise(device)
@@ -286,7 +297,7 @@ def activations(way: Way, codes: Tensor, labels: Tensor) -> int:
 
 
 def products(way: Way, codes: Tensor, labels: Tensor) -> int:
-    """Operations in the matrix products of a step of a network that is not compiled."""
+    """Count the operations in the matrix products of a step of a network that is not compiled."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         way.forward_and_back(codes[:1], labels[:1])
     return counter.get_total_flops() * len(codes)
@@ -295,7 +306,7 @@ def products(way: Way, codes: Tensor, labels: Tensor) -> int:
 def measured(
     ways: Sequence[Way], codes: Tensor, labels: Tensor, repeats: int
 ) -> tuple[list[list[tuple[float, float]]], list[int]]:
-    """Seconds of steps and of their AdamW, and peak bytes, of each way."""
+    """Return seconds of steps and of their AdamW, and peak bytes, of each way."""
     memory = []
     for way in ways:
         seconds(way, codes, labels)
@@ -308,6 +319,7 @@ def measured(
 
 
 def peak_of(device: torch.device) -> float | None:
+    """Return a device's dense bfloat16 products in TFLOP/s by its name; None for an unknown device."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

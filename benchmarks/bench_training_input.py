@@ -1,4 +1,4 @@
-"""How fast are tokens made ready for training, against the SeiT layout's loader with its training transform?
+"""A benchmark: how fast tokens are made ready for training, against the loader of the SeiT layout.
 
     python benchmarks/bench_training_input.py SEIT [--threads 1 --threads 2] [--batch 256] [--size 28]
 
@@ -62,6 +62,7 @@ class OneHotCrops(Dataset[Any]):
         return self.crop(self.codes(index), self.box()), self.labels[index]
 
     def codes(self, index: int) -> Tensor:
+        """Return the codes (32, 32) of a sample, its escapes resolved."""
         stored = np.frombuffer(self.stream[self.offsets[index] : self.offsets[index + 1]], np.uint8)
         escapes = np.flatnonzero(stored == 255)
         codes = stored.astype(np.int64)
@@ -69,6 +70,7 @@ class OneHotCrops(Dataset[Any]):
         return torch.from_numpy(np.delete(codes, escapes + 1).reshape(GRID))
 
     def box(self) -> tuple[int, int, int, int]:
+        """Draw a random box of a map: top, left, height, width."""
         height, width = GRID
         for _ in range(TRIES):
             area = height * width * float(torch.empty(1).uniform_(*SCALE))
@@ -80,6 +82,7 @@ class OneHotCrops(Dataset[Any]):
         return 0, 0, height, width
 
     def crop(self, codes: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+        """Return the one-hot map (K, size, size) of a box of codes."""
         one_hot = F.one_hot(codes, self.codebook_size).permute(2, 0, 1).float()
         top, left, rows, columns = box
         part = one_hot[None, :, top : top + rows, left : left + columns]
@@ -97,18 +100,20 @@ class PackedCrops:
         self.cropped = CroppedEmbedding(codebook, RandomResizedCrop(size, SCALE, RATIO))
 
     def codes(self, indices: Indices) -> Tensor:
+        """Return the codes (B, 32, 32) of samples."""
         codes = np.empty((len(indices), CODES), np.int64)
         addresses = self.packed.ctypes.data + indices * self.packed.shape[1]
         bitpack.unpack_at(addresses.astype(np.uint64), CODES, self.codebook_size, codes)
         return torch.from_numpy(codes.reshape(-1, *GRID))
 
     def batch(self, indices: Indices, seed: int) -> Ready:
+        """Return cropped vectors (B, C, size, size) of samples."""
         generator = torch.Generator().manual_seed(seed)
         return self.cropped(self.codes(indices), generator=generator), self.labels[indices]
 
 
 def check(theirs: OneHotCrops, ours: PackedCrops, codebook: Tensor) -> None:
-    """Both give the same for the same boxes."""
+    """Compare both on the same boxes; raises AssertionError on a difference."""
     indices = np.arange(0, len(theirs), len(theirs) // 16)
     found, labels = ours.batch(indices, 0)
     boxes = ours.cropped.crop.boxes(len(indices), GRID, torch.Generator().manual_seed(0)).tolist()
@@ -119,7 +124,7 @@ def check(theirs: OneHotCrops, ours: PackedCrops, codebook: Tensor) -> None:
 
 
 def batches(samples: int, of: int, batch: int) -> list[Indices]:
-    """Indices of `samples` samples in random order, epoch after epoch."""
+    """Return row numbers of `samples` samples in random order, epoch after epoch."""
     random = np.random.default_rng(0)
     epochs = [random.permutation(of) for _ in range(-(-samples // of))]
     return np.split(np.concatenate(epochs)[:samples], range(batch, samples, batch))
@@ -128,6 +133,7 @@ def batches(samples: int, of: int, batch: int) -> list[Indices]:
 def one_hot_rate(
     theirs: OneHotCrops, codebook: Tensor, order: list[Indices], threads: int, workers: int
 ) -> float:
+    """Return the samples a second of the release's way."""
     torch.set_num_threads(threads)
     loader: DataLoader[Any] = DataLoader(
         theirs, batch_sampler=order, num_workers=workers, prefetch_factor=1 if workers else None
@@ -139,6 +145,7 @@ def one_hot_rate(
 
 
 def packed_rate(ours: PackedCrops, order: list[Indices], threads: int) -> float:
+    """Return the samples a second of tokenstore's way."""
     torch.set_num_threads(1)
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -153,6 +160,7 @@ def packed_rate(ours: PackedCrops, order: list[Indices], threads: int) -> float:
 
 
 def best(repeats: int, rate: Callable[[], float]) -> float:
+    """Return the best rate of the repeats."""
     return max(rate() for _ in range(repeats))
 
 
@@ -167,6 +175,7 @@ def best(repeats: int, rate: Callable[[], float]) -> float:
 def main(
     seit: Path, threads: list[int], batch: int, size: int, samples: int, one_hot_samples: int, repeats: int
 ) -> None:
+    """Measure both ways on the samples of SEIT and print a table."""
     vectors = load_codebook(seit / "codebook.ckpt")
     codebook = torch.from_numpy(vectors)
     theirs, ours = OneHotCrops(seit, len(vectors), size), PackedCrops(seit, vectors, size)

@@ -1,4 +1,4 @@
-"""How fast are codes packed and unpacked, against a memcpy of the decoded codes?
+"""A benchmark: how fast codes are packed and unpacked, against a memcpy of the decoded codes.
 
     python benchmarks/bench_unpack.py [--samples 16384] [--codes 1024] [--bits 9 --bits 10] [--repeats 15]
 
@@ -28,15 +28,17 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Contender:
+    """A row of the table: how many samples a run makes, and the run."""
+
     name: str
     samples: int
     run: Callable[[], object]
     encoded: Sequence[bytes | npt.NDArray[np.uint8]] = ()
-    """What is decoded; held here because addresses into it keep nothing alive."""
+    """The encoded samples. They are referenced here because bare addresses keep nothing alive."""
 
 
 def likely_codes(samples: int, codes: int, codebook_size: int) -> npt.NDArray[Any]:
-    """Codes with a few frequent ones, a fifth of them like their neighbour, as a tokenizer makes them."""
+    """Draw codes with a few frequent ones, and a fifth like their neighbour, as a tokenizer makes them."""
     random = np.random.default_rng(0)
     weights = 1 / (np.arange(codebook_size) + codebook_size / 8)
     edges = np.cumsum(weights / weights.sum())
@@ -48,6 +50,7 @@ def likely_codes(samples: int, codes: int, codebook_size: int) -> npt.NDArray[An
 
 
 def contenders(codes: npt.NDArray[Any], codebook_size: int, chunk: int, level: int) -> list[Contender]:
+    """Return the rows of the table for codes (samples, L)."""
     samples, length = codes.shape
     packed = bitpack.pack(codes, codebook_size)
     addresses = (packed.ctypes.data + np.arange(samples) * packed.shape[1]).astype(np.uint64)
@@ -93,6 +96,7 @@ def contenders(codes: npt.NDArray[Any], codebook_size: int, chunk: int, level: i
 
 
 def best_seconds(rows: list[Contender], repeats: int) -> list[float]:
+    """Return each row's best seconds; the rows take turns."""
     best = [float("inf")] * len(rows)
     for _ in range(repeats):
         for at, row in enumerate(rows):

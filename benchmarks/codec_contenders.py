@@ -1,4 +1,4 @@
-"""The contenders of bench_codecs.py: ways to make samples of codes to bytes and back, measured in turns.
+"""The contenders of bench_codecs.py: ways to turn samples of codes into bytes and back, measured in turns.
 
 General-purpose compressors see codes either as little-endian integers or in the bytes of the SeiT release,
 where a code below 255 is one byte and a larger one the byte 255 and then the byte `code - 255`. Their
@@ -36,25 +36,28 @@ CHUNK_SAMPLES = 64
 SEIT_LARGEST_CODEBOOK = 509
 _ESCAPE = 255
 _ONE_RUN_SECONDS = 5.0
-"""An encoder that takes longer is not run again."""
+"""The seconds beyond which an encoder is not run again."""
 _TURN_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Samples (n, *grid) to a payload and back, `chunk_samples` at a time, or all at once if that is None."""
+    """A codec: samples (n, *grid) to a payload and back.
+
+    `chunk_samples` go into a payload; None: all of them.
+    """
 
     name: str
     alone: str
-    """What can be decoded without the rest."""
+    """The part that can be decoded without the rest, in words."""
     encode: ToBytes
     decode: FromBytes
     chunk_samples: int | None
     table_nbytes: int = 0
-    """What decoding needs beside the payloads."""
+    """The bytes that decoding needs beside the payloads."""
 
     def chunks(self, rows: Rows) -> list[Rows]:
-        """The samples of each payload."""
+        """Split samples into those of each payload."""
         step = self.chunk_samples or len(rows)
         return [rows[start : start + step] for start in range(0, len(rows), step)]
 
@@ -70,11 +73,12 @@ class Measured:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of all payloads."""
         return sum(map(len, self.payloads))
 
 
 def measure(contenders: list[Contender], codes: Rows, repeats: int, note: Note) -> list[Measured]:
-    """Encodes, checks that decoding gives the codes back, and takes times in turns; raises ValueError."""
+    """Encode, check that decoding gives the codes back, and time in turns. Raises ValueError."""
     measured, out = [], np.empty_like(codes)
 
     def encode(contender: Contender) -> list[bytes]:
@@ -103,7 +107,7 @@ def measure(contenders: list[Contender], codes: Rows, repeats: int, note: Note) 
 
 
 def _best(run: Callable[[], object]) -> float:
-    """A core's seconds in the fastest of the runs that fit into one turn."""
+    """Return a core's seconds in the fastest of the runs that fit into one turn."""
     best, spent = math.inf, 0.0
     while spent < _TURN_SECONDS:
         started = time.process_time()
@@ -114,7 +118,7 @@ def _best(run: Callable[[], object]) -> float:
 
 
 def general(codebook_size: int, dtype: np.dtype[Any], note: Note) -> list[Contender]:
-    """General-purpose compressors, the reference first; those not installed are noted and left out."""
+    """Return general-purpose compressors, the reference first; those not installed are noted and left out."""
     makers: dict[str, Callable[[], Compressor]] = {
         "gzip -9": lambda: (_gzip, partial(zlib.decompress, wbits=31, bufsize=2**17)),
         "zstd -19": lambda: (Zstd(19).encode, Zstd().decode),
@@ -181,7 +185,7 @@ def _from_little_endian(data: bytes, out: Rows) -> None:
 
 
 def to_seit(rows: Rows) -> bytes:
-    """Codes up to 508 in the bytes of the SeiT release."""
+    """Write codes up to 508 in the bytes of the SeiT release."""
     codes = rows.reshape(-1)
     escaped = codes >= _ESCAPE
     stored = np.stack(
@@ -191,13 +195,14 @@ def to_seit(rows: Rows) -> bytes:
 
 
 def from_seit(data: bytes, out: Rows) -> None:
+    """Read codes from the bytes of the SeiT release."""
     if not _unescape(np.frombuffer(data, np.uint8), out.reshape(-1)):
         raise ValueError(f"expected {out.size} codes in {len(data)} escaped bytes")
 
 
 @njit(nogil=True)
 def _unescape(data: Any, out: Any) -> bool:
-    # What follows an escape is below 255, so that a byte's meaning hangs on the byte before it alone,
+    # The byte after an escape is below 255, so that a byte's meaning hangs on the byte before it alone,
     # and no branch depends on the data.
     at = 0
     added = 0
@@ -212,7 +217,7 @@ def _unescape(data: Any, out: Any) -> bool:
 
 
 def ours(fit_codes: Rows, codebook_sizes: tuple[int, ...], note: Note) -> tuple[list[Contender], float]:
-    """The store's own codecs, bit packing first, and the seconds that fitting the context model took."""
+    """Return the store's own codecs, bit packing first, and the seconds of fitting the context model."""
     dtype = fit_codes.dtype
     packed = _own("bitpack, fixed width", Bitpack(max(codebook_sizes)), dtype)
     started = time.perf_counter()
@@ -232,7 +237,7 @@ def _own(name: str, codec: ChunkCodec, dtype: np.dtype[Any], table_nbytes: int =
 
 
 def order_0_bits(codes: Rows, codebook_sizes: tuple[int, ...]) -> float:
-    """Bits a code that no coder of single codes goes below, each codebook by itself."""
+    """Return the bits a code that no coder of single codes goes below, each codebook by itself."""
     bits = 0.0
     for plane, _ in code_planes(codes, codebook_sizes):
         counts = np.unique(plane, return_counts=True)[1]

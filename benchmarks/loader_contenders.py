@@ -1,4 +1,4 @@
-"""Who takes part in `bench_loaders.py`, in which environments, and on which samples."""
+"""The contenders of `bench_loaders.py`, their environments and their samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Contender:
     files: str
     """The folder of what it reads; contenders may share one."""
     shuffle: str
-    """How far a sample can get from where it was written."""
+    """The distance that a sample can get from where it was written, in words."""
     environment: str | None = None
     """None: the environment that runs the benchmark."""
     yields_codes: bool = True
@@ -91,7 +91,7 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--no-deps", "--no-build-isolation", "ffcv"),
     ),
 }
-"""What is installed in each environment, by one pip after the other."""
+"""The packages of each environment, installed by one pip after the other."""
 
 
 class NotRunError(Exception):
@@ -99,7 +99,7 @@ class NotRunError(Exception):
 
 
 def python_of(environment: str | None, folder: Path | None) -> Path:
-    """The interpreter of an environment. Raises NotRunError where there is none."""
+    """Return the interpreter of an environment. Raises NotRunError if it does not exist."""
     if environment is None:
         return Path(sys.executable)
     if folder is None:
@@ -128,7 +128,7 @@ def make_environment(environment: str, folder: Path) -> None:
 
 
 def _reason(log: str) -> str:
-    """The last line that names an error, or the last line."""
+    """Return the last line that names an error, or the last line."""
     lines = log.strip().splitlines() or ["no reason was given"]
     return next((line.strip() for line in reversed(lines) if "Error" in line), lines[-1])
 
@@ -164,7 +164,7 @@ def tile(seit: Path, source: Path, samples: int) -> int:
 
 
 def _write_seit(folder: Path, codes: np.ndarray, labels: np.ndarray) -> None:
-    """One split: the samples of `codes` (n, H, W) in a circle, as many as there are labels."""
+    """Write one split: the samples of `codes` (n, H, W) in a circle, as many as there are labels."""
     streams = []
     for sample in codes.reshape(len(codes), -1):
         is_large = sample >= ESCAPE
@@ -186,7 +186,7 @@ def _write_seit(folder: Path, codes: np.ndarray, labels: np.ndarray) -> None:
 
 
 def warm_nbytes(folder: Path) -> int:
-    """Read all files of a folder, so that they lie in the page cache; returns their bytes."""
+    """Read all files of a folder, so that they lie in the page cache; return their bytes."""
     nbytes = 0
     for path in folder.rglob("*"):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Images to pre-train on for street scenes: crops of the scenes, photographs, and tiles of small images.
+"""A maker of images to pre-train on for street scenes: scenes, photographs, and tiles of small images.
 
     make_street_images.py OUT --streets camvid/train/images --photos photos/ --small tiny-imagenet/train
 
@@ -22,11 +22,12 @@ SUFFIXES = {".jpeg", ".jpg", ".png"}
 
 
 def images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, in order."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def views(path: Path) -> Iterator[tuple[str, Image.Image]]:
-    """A scene, and the squares at its two ends."""
+    """Yield a scene and the squares at its two ends, each with a name."""
     with Image.open(path) as opened:
         scene = opened.convert("RGB")
     width, height = scene.size
@@ -36,6 +37,7 @@ def views(path: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def tiled(paths: list[Path]) -> Image.Image:
+    """Return small images side by side in one image of 256x256."""
     tile = Image.new("RGB", (SIDE, SIDE))
     side = SIDE // ACROSS
     for number, path in enumerate(paths):
@@ -53,6 +55,7 @@ def tiled(paths: list[Path]) -> Image.Image:
 @click.option("--photos", type=FOLDER, required=True, help="Photographs, each name once.")
 @click.option("--small", type=FOLDER, required=True, help="Images to tile.")
 def main(out: Path, streets: Path, photos: Path, small: Path) -> None:
+    """Write the images to OUT."""
     folders = {name: out / "train" / name for name in ("streets", "photos", "tiles")}
     for folder in folders.values():
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a small neural network needs for a code, given its neighbours: a bound for context models.
+"""A bound for context models: the bits that a small neural network needs for a code, given its neighbours.
 
 A network like this is too slow to be a codec; it says how much there is to gain. Its cross-entropy alone
 counts, not the bytes of its weights.
@@ -43,7 +43,11 @@ class Contexts:
 
     @classmethod
     def of(cls, codes: npt.NDArray[Any], outside: int) -> Contexts:
-        """Of codes (n, L), the six before; of (n, *, H, W), left, up, up-left, up-right, left-left, up-up."""
+        """Pad codes and list their neighbours.
+
+        Codes (n, L) have the six before as neighbours. Codes (n, *, H, W) have left, up, up-left, up-right,
+        two to the left and two up.
+        """
         if codes.ndim == 2:
             margins, steps = ((0, 0), (_PREVIOUS, 0)), np.arange(-1, -1 - _PREVIOUS, -1)
         else:
@@ -55,7 +59,7 @@ class Contexts:
         return cls(outside, *map(torch.from_numpy, (padded, inside, steps)))
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Neighbours (B, 6) and codes (B,) at some of the positions."""
+        """Return neighbours (B, 6) and codes (B,) at some of the positions."""
         at = self.positions[chosen]
         return self.padded[at[:, None] + self.neighbours].long(), self.padded[at].long()
 
@@ -73,6 +77,7 @@ class NeighbourNetwork(nn.Module):
         self.register_buffer("first", torch.arange(_PREVIOUS) * (codebook_size + 1))
 
     def forward(self, neighbours: Tensor) -> Tensor:
+        """Return logits (B, K) of neighbours (B, 6)."""
         vectors = self.tables(neighbours + self.first).flatten(1)
         return self.logits(self.dropout(F.gelu(self.hidden(vectors))))
 
@@ -88,7 +93,7 @@ def neural_bound_bits(
     threads: int = 1,
     note: Callable[[str], None] = print,
 ) -> float:
-    """Bits a code of `score_codes` under a network fitted to `fit_codes`, both (n, *grid).
+    """Return the bits a code of `score_codes` under a network fitted to `fit_codes`, both (n, *grid).
 
     Axes of the grid before its last two are taken for further samples. No choice is made by `score_codes`.
     """

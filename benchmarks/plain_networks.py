@@ -12,7 +12,10 @@ EPSILON = 1e-6
 
 
 class PlainBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); all similarities of a layer (B, heads, N, N) at once."""
+    """A block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    All similarities (B, heads, N, N) are in memory at once.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -23,6 +26,7 @@ class PlainBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, C) for x (B, N, C)."""
         batch, places, width = x.shape
         qkv = self.attn["qkv"](self.norm1(x)).view(batch, places, 3, self.heads, width // self.heads)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
@@ -34,7 +38,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainTokenEmbedding(nn.Module):
-    """Codes (B, H, W) to learned vectors (B, C, H, W)."""
+    """A table from codes (B, H, W) to learned vectors (B, C, H, W)."""
 
     def __init__(self, codes: int, channels: int) -> None:
         super().__init__()
@@ -43,12 +47,13 @@ class PlainTokenEmbedding(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, codes: Tensor) -> Tensor:
+        """Return vectors (B, C, H, W) of codes (B, H, W)."""
         vectors: Tensor = self.dropout(self.LayerNorm(self.word_embeddings(codes)))
         return vectors.permute(0, 3, 1, 2)
 
 
 class PlainMaskedModel(nn.Module):
-    """The loss of codes (B, H, W): head and cross-entropy of every token, of which masked patches' count."""
+    """The masked model: the loss of codes (B, H, W), with logits of every token, masked or not."""
 
     pos_embed: Tensor
 
@@ -71,7 +76,7 @@ class PlainMaskedModel(nn.Module):
         self.mlm_layer.bias = nn.Parameter(torch.zeros(1, 1, codes))
 
     def forward(self, codes: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
-        """`kept` (B, N - dropped) and `masked` (B, M): places of patches."""
+        """Return the loss, given the places of patches `kept` (B, N - dropped) and `masked` (B, M)."""
         batch, half = len(codes), self.side // 2
         x = self.patch_embed["proj"](self.token_emb(codes)).flatten(2).transpose(1, 2)
         hidden = torch.zeros(batch, half * half, device=codes.device).scatter(1, masked, 1)
@@ -95,7 +100,7 @@ class PlainMaskedModel(nn.Module):
 
 
 class PlainClassifier(nn.Module):
-    """Vectors (B, C, H, W), or codes (B, H, W) where `codes` is their number, to logits (B, classes)."""
+    """A classifier of vectors (B, C, H, W), or of codes (B, H, W) where `codes` is their number."""
 
     def __init__(
         self, codes: int | None, channels: int, side: int, width: int, heads: int, classes: int
@@ -114,6 +119,7 @@ class PlainClassifier(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes)."""
         if not x.is_floating_point():
             x = self.token_emb(x)
         x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""One measured process of `bench_remote.py`: it reads a store, and tells each result as a line of JSON.
+"""One measured process of `bench_remote.py`: it reads a store and prints each result as a line of JSON.
 
 The first line of its standard input is JSON: the path of a store, its storage options, and what to read.
 After each result it waits for another line, so that whoever started it can count what was asked of the
@@ -23,7 +23,7 @@ Result = dict[str, Any]
 
 
 def epoch(loader: TokenLoader, started: float) -> Result:
-    """Samples a second of a whole epoch, and after its first batch; seconds to that from `started`.
+    """Return samples a second of an epoch, and after its first batch; seconds to that batch from `started`.
 
     `cpu` are the seconds that all threads of this process computed.
     """
@@ -45,8 +45,10 @@ def epoch(loader: TokenLoader, started: float) -> Result:
 
 
 def epochs(given: dict[str, Any]) -> Iterator[Result]:
-    """The first epoch of this process, opening included in its first batch; then the means of those that
-    follow, at least one, for about so many `seconds`."""
+    """Yield the result of a first epoch, opening included in its first batch, then means of later ones.
+
+    At least one later epoch is read, and as many as begin within so many `seconds`.
+    """
     started = time.perf_counter()
     loader = TokenLoader(
         opened(given), given["batch_size"], shuffle=given["shuffle"], num_threads=given["threads"]
@@ -63,7 +65,7 @@ def epochs(given: dict[str, Any]) -> Iterator[Result]:
 
 
 def single_samples(given: dict[str, Any]) -> Iterator[Result]:
-    """Seconds to a first sample, opening included, and then to each of `count` random ones, the median."""
+    """Yield the seconds to a first sample, opening included, then the median of `count` random ones."""
     started = time.perf_counter()
     dataset = opened(given)
     chosen = np.random.default_rng(0).choice(len(dataset), given["count"] + 1, replace=False).tolist()
@@ -78,18 +80,20 @@ def single_samples(given: dict[str, Any]) -> Iterator[Result]:
 
 
 def opened(given: dict[str, Any]) -> TokenDataset:
+    """Open the data set."""
     return TokenDataset(
         given["path"], storage_options=given.get("storage_options"), cache_dir=given.get("cache_dir")
     )
 
 
 def peak_nbytes() -> int:
-    """Bytes of this process's memory at its highest, mapped files included. Linux."""
+    """Return the bytes of this process's memory at its highest, mapped files included. Linux."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 
 def main() -> None:
+    """Read the task from standard input and measure."""
     given = json.loads(sys.stdin.readline())
     for result in {"epochs": epochs, "single_samples": single_samples}[given["read"]](given):
         print(json.dumps({**result, "peak": peak_nbytes()}), flush=True)

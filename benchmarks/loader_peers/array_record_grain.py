@@ -20,6 +20,7 @@ FILE_SAMPLES = 2**17
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write the samples as records."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     for number, start in enumerate(range(0, len(codes), FILE_SAMPLES)):
         # groups of one record, as is advised for random access
@@ -50,6 +51,7 @@ class Batches:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Return a function from epoch number to batches."""
     records = grain.sources.ArrayRecordDataSource(sorted(map(str, files.glob("*.array_record"))))
     # a thread that reads ahead gains nothing here, and is one more than "1 process" says
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

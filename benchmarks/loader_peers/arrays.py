@@ -20,6 +20,7 @@ AHEAD = 2
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Copy the arrays."""
     for name in ("codes.npy", "labels.npy"):
         shutil.copyfile(source / name, files / name)
 
@@ -27,6 +28,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Return a function from epoch number to batches."""
     names = "codes.npy", "labels.npy"
     # plain arrays over the mapped pages: the class memmap only adds to each call
     codes, labels = (np.asarray(np.load(files / name, mmap_mode="r")) for name in names)

@@ -31,6 +31,7 @@ class Rows:
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a .beton file."""
     rows = Rows(source)
     fields = {"tokens": NDArrayField(np.dtype(np.int16), rows.codes.shape[1:]), "label": IntField()}
     DatasetWriter(str(files / "samples.beton"), fields, num_workers=1).from_indexed_dataset(rows)
@@ -39,6 +40,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[Any, Any]]]:
+    """Return a function from epoch number to batches."""
     loader = Loader(
         str(files / "samples.beton"),
         batch_size=batch_size,

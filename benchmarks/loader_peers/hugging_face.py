@@ -1,4 +1,6 @@
-"""Hugging Face datasets: an Arrow file, read by batches of indices. Variants are a feature type and a format:
+"""Hugging Face datasets: an Arrow file, read by batches of indices.
+
+Variants are a feature type and a format:
 
 Array2D torch    what the guide to torch advises for arrays
 List numpy       lists of fixed length, with which no value is looked at one by one
@@ -43,6 +45,7 @@ class Rows(torch.utils.data.Dataset[Any]):
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write an Arrow data set."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     is_array = variant.startswith("Array2D")
     tokens = Array2D(SHAPE, "uint16") if is_array else List(Value("uint16"), length=codes[0].size)
@@ -60,4 +63,5 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[Any, Any]]]:
+    """Return a function from epoch number to batches."""
     return whole_batches(Rows(load_from_disk(files / "saved"), variant.split()[1]), batch_size, workers, seed)

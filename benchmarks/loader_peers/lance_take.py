@@ -27,6 +27,7 @@ class LanceRows(Dataset[Any]):
 
     @cached_property
     def rows(self) -> lance.LanceDataset:
+        """The data set, opened once."""
         return lance.dataset(self.uri)
 
     def __len__(self) -> int:
@@ -39,6 +40,7 @@ class LanceRows(Dataset[Any]):
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a Lance data set."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     schema = pa.schema([("tokens", TOKENS), ("label", pa.int32())])
 
@@ -54,5 +56,6 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[Any]]:
+    """Return a function from epoch number to batches."""
     spawned = {"multiprocessing_context": "spawn"} if workers else {}
     return whole_batches(LanceRows(str(files / "samples.lance")), batch_size, workers, seed, **spawned)

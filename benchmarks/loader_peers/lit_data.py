@@ -20,6 +20,7 @@ SAMPLES_A_TASK = 2**12
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write blocks of tokens."""
     samples = len(np.load(source / "labels.npy", mmap_mode="r"))
     optimize(
         fn=partial(_blocks, source),
@@ -42,6 +43,7 @@ def _blocks(source: Path, start: int) -> Iterator[torch.Tensor]:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Return a function from epoch number to batches."""
     dataset = StreamingDataset(str(files), item_loader=TokensLoader(BLOCK), shuffle=True, seed=seed)
     loader = StreamingDataLoader(
         dataset, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0

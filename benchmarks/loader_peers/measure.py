@@ -1,4 +1,4 @@
-"""Write, measure or check one contender, in a process of its own.
+"""A program that writes, measures or checks one contender, in a process of its own.
 
     python measure.py write SPECIFICATION RESULT
     python measure.py read SPECIFICATION RESULT
@@ -35,7 +35,7 @@ Batch = tuple[Any, Any]
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: its peak, and the mapped files at this moment. Linux; elsewhere only the peak.
+    """Return bytes of this process: its peak, and, on Linux, the mapped files at this moment.
 
     The kernel's own mark is read because `getrusage` counts the memory of the process that started this one.
     """
@@ -51,7 +51,7 @@ def memory() -> dict[str, int]:
 
 
 def worker_memory() -> int:
-    """Bytes that the descendants of this process have to themselves at this moment. Linux."""
+    """Return the bytes that the descendants of this process have to themselves at this moment. Linux."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -70,12 +70,15 @@ def worker_memory() -> int:
 
 
 def stream(epoch: Callable[[int], Iterator[Batch]]) -> Iterator[Batch]:
-    """Batches of one epoch after the other."""
+    """Yield the batches of one epoch after the other."""
     return itertools.chain.from_iterable(map(epoch, itertools.count()))
 
 
 def read(module: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Seconds to the first batch; samples a second after an epoch, or as many seconds, of warming up."""
+    """Return the seconds to the first batch, and samples a second after a warm-up.
+
+    The warm-up is an epoch, or as many seconds as are measured.
+    """
     imported = memory()
     started = time.perf_counter()
     epoch = module.epochs(Path(given["files"]), *reading(given))
@@ -100,11 +103,12 @@ def read(module: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def reading(given: dict[str, Any]) -> tuple[str, int, int, int]:
+    """Return how a contender is read: variant, batch size, workers, seed."""
     return given["variant"], given["batch_size"], given["workers"], given["seed"]
 
 
 class Fingerprints:
-    """Knows every distinct sample by one number over its codes and label, or over its label alone."""
+    """A table that knows every distinct sample by one number over its codes and label, or its label alone."""
 
     def __init__(self, source: Path, distinct: int, with_codes: bool, seed: int) -> None:
         codes = np.load(source / "codes.npy", mmap_mode="r")[:distinct]
@@ -123,7 +127,7 @@ class Fingerprints:
         return rows @ self.weights[:-1] + np.asarray(labels).reshape(-1).astype(np.uint64) * self.weights[-1]
 
     def kinds_of(self, tokens: Any, labels: Any) -> np.ndarray:
-        """Which of the known numbers each sample has (B,); raises ValueError where one has none of them."""
+        """Return which known sample each of a batch is, (B,). Raises ValueError for an unknown one."""
         found = self._of(tokens, labels)
         kinds = np.minimum(np.searchsorted(self.known, found), len(self.known) - 1)
         if (wrong := self.known[kinds] != found).any():
@@ -162,6 +166,7 @@ def check(module: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Do what the command line says."""
     action, specification, result = sys.argv[1:]
     given = json.loads(specification)
     module = importlib.import_module(given["module"])

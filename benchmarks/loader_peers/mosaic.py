@@ -14,6 +14,7 @@ PACKAGE = "mosaicml-streaming"
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write MDS shards."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     sides = ",".join(map(str, codes.shape[1:]))
     with MDSWriter(out=str(files), columns={"tokens": f"ndarray:uint16:{sides}", "label": "int32"}) as out:
@@ -24,6 +25,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[Any, Any]]]:
+    """Return a function from epoch number to batches."""
     clean_stale_shared_memory()
     dataset = StreamingDataset(local=str(files), shuffle=True, shuffle_seed=seed, batch_size=batch_size)
     loader = StreamingDataLoader(

@@ -1,4 +1,6 @@
-"""tokenstore. A variant is a codec and how it is read:
+"""The contender tokenstore.
+
+A variant is a codec and how it is read:
 
 local        TokenLoader from local disk
 ram          TokenLoader, the compressed split in memory
@@ -23,6 +25,7 @@ CROP_SIDE = 28
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a store."""
     # here, because reading needs none of these and its memory is measured
     from tokenstore.conversion.convert import ConvertOptions, convert
     from tokenstore.sources import open_source
@@ -34,6 +37,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[Any]]:
+    """Return a function from epoch number to batches."""
     how = variant.split()[1]
     dataset = TokenDataset(files)
     if how == "DataLoader":
@@ -64,6 +68,7 @@ def epochs(
 
 
 def training_input(files: Path) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Return the transform to vectors in random resized crops."""
     from tokenstore.augment import CroppedEmbedding, RandomResizedCrop
 
     cropped = CroppedEmbedding(tokenstore.open(files).codebook, RandomResizedCrop(CROP_SIDE))

@@ -21,6 +21,7 @@ POOL_GROUPS = 16
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a Parquet file."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     length = codes[0].size
     tokens = pa.binary(2 * length) if variant == "binary" else pa.list_(pa.uint16(), length)
@@ -39,6 +40,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Return a function from epoch number to batches."""
     pa.set_cpu_count(max(1, workers))
     file = pq.ParquetFile(files / PARQUET, memory_map=True)
 

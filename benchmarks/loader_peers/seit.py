@@ -49,6 +49,7 @@ class SeitLayout(Dataset[Any]):
         return (random_resized_crop(self.one_hot(tokens)) if self.crop else tokens), self.labels[index]
 
     def tokens(self, index: int) -> torch.Tensor:
+        """Return the codes (32, 32) int64 of a sample."""
         codes, escaped = [], False
         for byte in self.data[self.offsets[index] : self.offsets[index + 1]]:
             if escaped:
@@ -61,11 +62,12 @@ class SeitLayout(Dataset[Any]):
         return torch.tensor(codes).reshape(SIDE, SIDE)
 
     def one_hot(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the one-hot map (K, 32, 32) of codes."""
         return one_hot(tokens, self.codebook_size).permute(2, 0, 1).float()
 
 
 def random_resized_crop(image: torch.Tensor) -> torch.Tensor:
-    """A box of random area and shape of an image (C, H, W), resized to (C, 28, 28), bicubic."""
+    """Cut a box of random area and shape out of an image (C, H, W) and resize it to (C, 28, 28), bicubic."""
     height, width = image.shape[1:]
     for _ in range(TRIES):
         area = height * width * torch.empty(()).uniform_(*SCALE).item()
@@ -82,12 +84,14 @@ def random_resized_crop(image: torch.Tensor) -> torch.Tensor:
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Raise NotImplementedError, for the tiled data is in this layout already."""
     raise NotImplementedError("the tiled data is in this layout already")
 
 
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[Any]]:
+    """Return a function from epoch number to batches."""
     torch.manual_seed(seed)
     loader: DataLoader[Any] = DataLoader(
         SeitLayout(files, variant == "training"),

@@ -20,12 +20,14 @@ AHEAD = 2
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a store of the codec zstd."""
     raise NotImplementedError("reads the store that tokenstore writes")
 
 
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Return a function from epoch number to batches."""
     threads = max(1, workers)
     context = ts.Context(
         {"cache_pool": {"total_bytes_limit": CACHE_NBYTES}, "data_copy_concurrency": {"limit": threads}}

@@ -1,4 +1,4 @@
-"""What contenders read through torch's DataLoader share."""
+"""The part that all contenders read through torch's DataLoader share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 def whole_batches(
     dataset: Dataset[Any], batch_size: int, workers: int, seed: int, **options: Any
 ) -> Callable[[int], Iterator[Any]]:
-    """Epochs of a dataset that returns a whole batch for a list of indices, in a shuffled order."""
+    """Return epochs of a data set that gives a whole batch for a list of indices, in a shuffled order."""
     drawn = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
     loader: DataLoader[Any] = DataLoader(
         dataset,

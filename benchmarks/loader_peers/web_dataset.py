@@ -16,6 +16,7 @@ BUFFER = 5000
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write tar shards."""
     codes, labels = np.load(source / "codes.npy", mmap_mode="r"), np.load(source / "labels.npy")
     # a time in whole seconds, without which every member gets a second header
     with wds.ShardWriter(str(files / "%06d.tar"), maxcount=SHARD_SAMPLES, verbose=0, mtime=1) as out:
@@ -26,6 +27,7 @@ def write(source: Path, files: Path, variant: str) -> None:
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[tuple[Any, Any]]]:
+    """Return a function from epoch number to batches."""
     urls = sorted(map(str, files.glob("*.tar")))
     dataset = (
         wds.WebDataset(urls, shardshuffle=len(urls), seed=seed)

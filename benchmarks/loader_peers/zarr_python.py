@@ -24,6 +24,7 @@ class ZarrRows(Dataset[Any]):
 
     @cached_property
     def arrays(self) -> tuple[Any, np.ndarray]:
+        """The opened arrays: tokens and labels."""
         group = zarr.open_group(self.files, mode="r")
         return group["train/tokens"], group["train/labels"][:]
 
@@ -36,10 +37,12 @@ class ZarrRows(Dataset[Any]):
 
 
 def write(source: Path, files: Path, variant: str) -> None:
+    """Write a store of the codec zstd."""
     raise NotImplementedError("reads the store that tokenstore writes")
 
 
 def epochs(
     files: Path, variant: str, batch_size: int, workers: int, seed: int
 ) -> Callable[[int], Iterator[Any]]:
+    """Return a function from epoch number to batches."""
     return whole_batches(ZarrRows(files), batch_size, workers, seed)

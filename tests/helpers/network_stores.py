@@ -1,6 +1,6 @@
 """Small stores and networks for tests of training; run as a program, one step of several processes.
 
-    PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/network_stores.py STORE TASK OUT
+PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/network_stores.py STORE TASK OUT
 """
 
 from __future__ import annotations
