@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 from click.core import ParameterSource
 from rich.console import Console
@@ -13,11 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as _TimeRemaining
 from rich.text import Text
 
-from tokenstore.writing.codec_choice import MIN_DECODE_RATE
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from . import options
 
 err = Console(stderr=True)
+storage_options = options.storage_options()  # until all commands take it from options
 
 
 class RateColumn(ProgressColumn):
@@ -47,41 +42,6 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
         disable=quiet or not err.is_terminal,
         transient=True,
     )
-
-
-def parse_storage_options(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """The JSON object of --storage-options."""
-    if value is None:
-        return None
-    try:
-        options = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"expected a JSON object: {error}") from error
-    if not isinstance(options, dict):
-        raise click.BadParameter(f"expected a JSON object, found {value}")
-    return options
-
-
-def storage_options(command: _F) -> _F:
-    """The option --storage-options of commands that open a store."""
-    return click.option(
-        "--storage-options",
-        metavar="JSON",
-        callback=parse_storage_options,
-        help="fsspec options of a remote store, such as '{\"anon\": true}'.",
-    )(command)
-
-
-def min_decode_rate(command: _F) -> _F:
-    """The option --min-decode-rate of commands that choose a codec."""
-    return click.option(
-        "--min-decode-rate",
-        metavar="SAMPLES/S",
-        type=click.FloatRange(0),
-        default=MIN_DECODE_RATE,
-        show_default=True,
-        help="What auto chooses decodes at least so many samples a second on one core.",
-    )(command)
 
 
 def human_bytes(nbytes: float) -> str:

@@ -16,7 +16,8 @@ from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.registry import check_device
 
 from ..main import EXIT_CODES
-from ..training import listed_images, note_unless_held_out, shown, training_options
+from ..training import in_bfloat16, listed_images, note_unless_held_out, shown
+from ..training_options import training_options
 
 _DEFAULT = AdapterTrainingConfig()
 
@@ -55,11 +56,9 @@ _DEFAULT = AdapterTrainingConfig()
     steps=_DEFAULT.steps,
     held_out=0.1,
     learning_rate=_DEFAULT.learning_rate,
-    seed=_DEFAULT.seed,
     evaluate_every=1000,
-    evaluate_images=64,
-    evaluated="Held-out images to evaluate on.",
-    resumed="Go on with the run beside OUT, given the same options.",
+    images=64,
+    resumed="the run beside OUT",
 )
 def train_tokenadapt(
     images: tuple[str, ...],
@@ -75,7 +74,7 @@ def train_tokenadapt(
     device: str,
     workers: int,
     threads: int,
-    evaluate_every: int,
+    evaluate_steps: int,
     evaluate_images: int,
     checkpoint_minutes: float,
     resume: bool,
@@ -95,7 +94,7 @@ def train_tokenadapt(
         width=width,
         learning_rate=learning_rate,
         warmup_steps=max(1, min(_DEFAULT.warmup_steps, steps // 8)),
-        bfloat16=precision == "bf16",
+        bfloat16=in_bfloat16(precision, device),
     )
     check_device(device)
     listed = listed_images(images, held_out)
@@ -115,7 +114,7 @@ def train_tokenadapt(
             listed,
             resume=resume,
             checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_every,
+            evaluate_steps=evaluate_steps,
             evaluate_images=evaluate_images,
             on_step=on_step,
             on_evaluation=_tell,

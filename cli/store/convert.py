@@ -18,18 +18,17 @@ from tokenstore.conversion.convert import Conversion, ConvertOptions, Progress
 from tokenstore.conversion.convert import convert as run_conversion
 from tokenstore.errors import ConversionError
 from tokenstore.format.manifest import Manifest
-from tokenstore.machine import available_cores
 from tokenstore.sources import KINDS, open_source
 from tokenstore.sources.base import ImageSource, Source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import LARGEST_VALUE
 from tokenstore.storage.places import Storage
-from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
-from tokenstore.writing.codec_choice import CHOICES
-from tokenstore.writing.spec import CHUNK_SAMPLES
+from tokenstore.tokenizers import load_tokenizer
+from tokenstore.writing.choices import CHUNK_SAMPLES
 from tokenstore.writing.target import check_target
 
-from ..console import human_bytes, min_decode_rate, progress_bar, refuse_idle_options, storage_options
+from .. import options
+from ..console import human_bytes, progress_bar, refuse_idle_options
 from ..main import EXIT_CODES
 
 _SHOWN = 10
@@ -47,7 +46,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("src")
+@options.existing_source("src")
 @click.argument("out")
 @click.option("--source", type=click.Choice(KINDS), help="Kind of SRC; by default seen from what it holds.")
 @click.option(
@@ -67,39 +66,13 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     type=click.IntRange(1),
     help="Side in pixels that label maps are stored at; by default that of the images.",
 )
-@click.option(
-    "--ignore-index",
-    type=click.IntRange(0, LARGEST_VALUE),
-    default=LARGEST_VALUE,
-    show_default=True,
-    help="The value of pixels without a class in label maps; kept in the manifest.",
-)
-@click.option(
-    "--tokenizer",
-    metavar="NAME[:ARGUMENT]",
-    default="default",
-    show_default=True,
-    help=f"One of {', '.join(TOKENIZERS)}; `tokenstore tokenizers` tells of them.",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the tokenizer runs: cpu, cuda, mps ..."
-)
-@click.option("--image-size", type=click.IntRange(1), help="Side in pixels; by default the tokenizer's.")
-@click.option(
-    "--resize",
-    type=click.Choice(["squash", "crop", "pad"]),
-    default="squash",
-    show_default=True,
-    help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
-)
-@click.option(
-    "--codec",
-    type=click.Choice(CHOICES),
-    default="bitpack",
-    show_default=True,
-    help="context is smallest, zstd needs nothing of ours to read; auto: the smallest fast enough.",
-)
-@min_decode_rate
+@options.ignore_index(LARGEST_VALUE, most=LARGEST_VALUE)
+@options.tokenizer("default")
+@options.device()
+@options.image_size()
+@options.resize()
+@options.codec("bitpack")
+@options.min_decode_rate()
 @click.option(
     "--chunk-samples",
     type=click.IntRange(1),
@@ -107,11 +80,9 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     show_default=True,
     help="Samples that are checked and fetched together.",
 )
-@click.option(
-    "--shard-samples", type=click.IntRange(1), help="Samples of one file; by default about 32 MiB of them."
-)
-@click.option("--split", "splits", multiple=True, help="Convert only this split; may be given again.")
-@click.option("--limit", type=click.IntRange(1), help="Convert only the first N samples of each split.")
+@options.shard_samples()
+@options.split("all", name="splits", multiple=True)
+@options.limit("the first ones")
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "fail"]),
@@ -130,33 +101,17 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     type=click.Path(exists=True, dir_okay=False),
     help="Vectors of ready codes: .npy, .pt, .ckpt or .safetensors.",
 )
-@click.option(
-    "--codebook-size",
-    type=click.IntRange(1),
-    help="Size of the codebook of ready codes; by default the largest code + 1.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=available_cores(),
-    show_default="one a core",
-    help="Processes that decode images.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images that the tokenizer takes at once.",
-)
+@options.codebook_size(otherwise="the largest of the ready codes + 1")
+@options.workers("processes that decode images; 0: none")
+@options.batch_size(32, "images that the tokenizer takes at once")
 @click.option(
     "--prune-codebook",
     is_flag=True,
     help="Keep only codes that occur, numbered anew; the manifest keeps the map.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
+@options.resume("the interrupted conversion to OUT")
 @click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
-@storage_options
+@options.storage_options()
 def convert(
     src: str,
     out: str,
@@ -171,7 +126,7 @@ def convert(
     storage_options: dict[str, Any] | None,
     splits: tuple[str, ...],
     on_error: str | None,
-    **options: Any,
+    **settings: Any,
 ) -> None:
     """Turn SRC into the token store OUT.
 
@@ -201,7 +156,7 @@ def convert(
                 out,
                 tokenizer=load_tokenizer(tokenizer, device) if isinstance(read, ImageSource) else None,
                 tokenizer_spec=tokenizer,
-                options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **options),  # type: ignore[arg-type]
+                options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **settings),  # type: ignore[arg-type]
                 resume=resume,
                 codebook=codebook,
                 storage_options=storage_options,

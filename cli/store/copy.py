@@ -11,23 +11,17 @@ import tokenstore
 from tokenstore.storage.places import Storage
 from tokenstore.writing.copy import copy as run_copy
 
-from ..console import human_bytes, parse_storage_options, progress_bar, storage_options
+from .. import options
+from ..console import human_bytes, progress_bar
 from ..main import EXIT_CODES
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("src")
+@options.existing_store("src")
 @click.argument("dst")
-@click.option(
-    "--resume", is_flag=True, help="Go on with an interrupted copy; files that are whole there are kept."
-)
-@storage_options
-@click.option(
-    "--target-storage-options",
-    metavar="JSON",
-    callback=parse_storage_options,
-    help="fsspec options of a remote DST; --storage-options are those of SRC.",
-)
+@options.resume("the interrupted copy to DST")
+@options.storage_options()
+@options.storage_options("--target-storage-options", of="DST")
 def copy(
     src: str,
     dst: str,

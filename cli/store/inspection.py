@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -17,7 +16,8 @@ from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.loading.orders import Mixing, measure_mixing
 from tokenstore.reading.reader import TokenStore, open_store
 
-from ..console import human_bytes, progress_bar, refuse_idle_options, storage_options
+from .. import options
+from ..console import human_bytes, progress_bar, refuse_idle_options
 from ..main import EXIT_CODES
 from .stats_tables import FIGURE, print_bytes, print_mixing, print_split
 
@@ -26,40 +26,15 @@ if TYPE_CHECKING:
     from tokenstore.sources.base import ImageSource
     from tokenstore.tokenizers.base import Tokenizer
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 _CLASSES_SHOWN = 10
-_IMAGE_OPTIONS = {"source": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+_IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
 _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-window"}
 
 
-def tokenizer_options(command: _F) -> _F:
-    """The options --tokenizer and --device of commands that decode or encode a store's samples."""
-    named = click.option(
-        "--tokenizer",
-        metavar="NAME[:ARGUMENT]",
-        help="What made STORE's codes; by default what it names itself. `tokenstore tokenizers` lists all.",
-    )
-    device = click.option(
-        "--device", default="cpu", show_default=True, help="Where the tokenizer runs: cpu, cuda, mps ..."
-    )
-    return named(device(command))
-
-
-def source_option(command: _F) -> _F:
-    """The option --images of commands that look at the images a store was made of."""
-    return click.option(
-        "--images",
-        "source",
-        metavar="SRC",
-        help="Where the images are that STORE was made of; by default where they were then.",
-    )(command)
-
-
 @click.command(epilog=EXIT_CODES)
-@click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the manifest and each array's layout.")
-@storage_options
+@options.existing_store()
+@options.as_json("the manifest and each array's layout")
+@options.storage_options()
 def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
     """Show what STORE says about itself.
 
@@ -108,8 +83,8 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print the audit as JSON.")
+@options.existing_store()
+@options.as_json("the audit")
 @click.option(
     "--quality",
     metavar="N",
@@ -117,23 +92,17 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
     help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM.",
 )
 @click.option("--shuffle", is_flag=True, help="Also say how well the orders of an epoch mix each split.")
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    help="Samples of a batch, for --shuffle.",
-)
+@options.batch_size(256, "a batch of an epoch, for --shuffle", least=2)
 @click.option(
     "--shuffle-window",
     metavar="SAMPLES",
     type=click.IntRange(1),
     help="Window of the shuffle 'block', for --shuffle; by default TokenLoader's.",
 )
-@source_option
-@tokenizer_options
-@storage_options
+@options.images(end="; by default where they were when STORE was made")
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
 def stats(
     store: str,
     as_json: bool,
@@ -141,7 +110,7 @@ def stats(
     shuffle: bool,
     batch_size: int,
     shuffle_window: int | None,
-    source: str | None,
+    images: str | None,
     tokenizer: str | None,
     device: str,
     storage_options: dict[str, Any] | None,
@@ -167,7 +136,7 @@ def stats(
     if quality is not None:
         from tokenstore.audit.reconstruction import measure_quality
 
-        measured = measure_quality(opened, *_against_source(opened, source, tokenizer, device), quality)
+        measured = measure_quality(opened, *_against_source(opened, images, tokenizer, device), quality)
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("counting", total=None, note="")
         result = audit(opened, lambda done, total: bar.update(task, completed=done, total=total))
@@ -195,22 +164,23 @@ def stats(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@options.existing_store()
+@options.as_json("the findings")
 @click.option(
     "--retokenize",
     metavar="N",
     type=click.IntRange(1),
     help="Also encode the images of N samples of each split again and compare their codes.",
 )
-@source_option
-@tokenizer_options
-@storage_options
+@options.images(end="; by default where they were when STORE was made")
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
 def verify(
     store: str,
     as_json: bool,
     retokenize: int | None,
-    source: str | None,
+    images: str | None,
     tokenizer: str | None,
     device: str,
     storage_options: dict[str, Any] | None,
@@ -231,7 +201,7 @@ def verify(
     compared = None
     if retokenize is not None:
         opened = open_store(store, storage_options=storage_options)
-        compared = opened, *_against_source(opened, source, tokenizer, device)
+        compared = opened, *_against_source(opened, images, tokenizer, device)
     with progress_bar("MB", quiet=as_json) as bar:
         task = bar.add_task("verifying", total=None, note="")
         found = check_store(
@@ -262,13 +232,13 @@ def verify(
 
 
 def _against_source(
-    store: TokenStore, source: str | None, tokenizer: str | None, device: str
+    store: TokenStore, images: str | None, tokenizer: str | None, device: str
 ) -> tuple[Tokenizer, ImageSource]:
     """What a store is compared with, before hours go into reading it."""
     from tokenstore.audit.reconstruction import folder_of, source_of
     from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
-    found = source_of(store.manifest, source, folder_of(store))
+    found = source_of(store.manifest, images, folder_of(store))
     return tokenizer_of(store.manifest, tokenizer, device), found
 
 

@@ -24,9 +24,9 @@ from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalis
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
-from ..console import refuse_idle_options, storage_options
+from .. import options, training_options
+from ..console import refuse_idle_options
 from ..main import EXIT_CODES
-from .inspection import source_option, tokenizer_options
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _SAVING: dict[str, dict[str, Any]] = {
@@ -55,28 +55,20 @@ def _parse_indices(_: click.Context, __: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"expected numbers such as 0,5,17; found {value!r}") from error
 
 
-def _image_path(_: click.Context, __: click.Parameter, value: str) -> Path:
-    path = Path(value)
+def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
     if path.suffix.lower() not in _FORMATS:
-        raise click.BadParameter(f"expected a name ending in {', '.join(_FORMATS)}; found {value!r}")
-    if path.exists() and not path.is_file():
-        raise click.BadParameter(f"{value} is no file, and is left as it is")
+        raise click.BadParameter(f"expected a name ending in {', '.join(_FORMATS)}; found {str(path)!r}")
     if not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"the folder of {value} does not exist; make it first")
+        raise click.BadParameter(f"the folder of {path} does not exist; make it first")
     return path
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("store")
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    metavar="SHEET.png",
-    callback=_image_path,
-    help="The sheet: PNG, JPEG or WebP by its ending. An image of that name is overwritten.",
+@options.existing_store()
+@options.out(
+    "the sheet, a PNG, JPEG or WebP by its ending; an image of that name is replaced", callback=_image_path
 )
-@click.option("--split", help="Which split; by default the first that has samples.")
+@options.split("the first that has samples")
 @click.option("--indices", metavar="I,J,...", callback=_parse_indices, help="Which samples; -1 is the last.")
 @click.option(
     "-n",
@@ -85,22 +77,16 @@ def _image_path(_: click.Context, __: click.Parameter, value: str) -> Path:
     help="So many samples, evenly spaced.  [default: 16, with --augment 4]",
 )
 @click.option("--columns", type=click.IntRange(1), help="Samples side by side; by default as they fit best.")
-@click.option(
-    "--augment",
-    type=click.Choice(["seitpp"]),
-    help="Show what the augmentation of SeiT++ makes of each sample: a flip and a crop, naive and by "
-    "TokenAdapt, and ColorAdapt.",
+@training_options.augment(
+    ["seitpp"],
+    "show what that of SeiT++ makes of each sample: a flip and a crop, naive and by TokenAdapt, "
+    "and ColorAdapt",
 )
-@click.option(
-    "--adapter",
-    metavar="FILE",
-    default="default",
-    show_default=True,
-    help="The TokenAdapt of --augment; by default the packaged one, which is for the default tokenizer.",
-)
-@source_option
-@tokenizer_options
-@storage_options
+@training_options.adapter("default")
+@options.images(end="; by default where they were when STORE was made")
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
 def preview(
     store: str,
     out: Path,
@@ -110,7 +96,7 @@ def preview(
     columns: int | None,
     augment: str | None,
     adapter: str,
-    source: str | None,
+    images: str | None,
     tokenizer: str | None,
     device: str,
     storage_options: dict[str, Any] | None,
@@ -126,7 +112,7 @@ def preview(
     if indices is not None and count is not None:
         raise click.UsageError("expected --indices or -n, found both")
     refuse_idle_options({"adapter": "--adapter"}, "--augment", augment is None)
-    refuse_idle_options({"source": "--images"}, "a sheet without --augment", augment is not None)
+    refuse_idle_options({"images": "--images"}, "a sheet without --augment", augment is not None)
     opened = open_store(store, storage_options=storage_options)
     reader = _chosen_split(opened, split)
     count = count or (16 if augment is None else 4)
@@ -139,9 +125,9 @@ def preview(
         click.echo(f"{out}: {len(wanted):,} samples of split {reader.name}: {', '.join(examples)}")
         return
     rebuilt = decode(opened, reader.name, wanted, maker)
-    found = originals(opened, reader.name, wanted, source)
+    found = originals(opened, reader.name, wanted, images)
     there = len(wanted) - found.missing
-    strips = [_strip(images) for images in rebuilt]
+    strips = [_strip(sample) for sample in rebuilt]
     pairs = [(image, strip) if there else (strip,) for image, strip in zip(found.inputs, strips, strict=True)]
     _save(_sheet(pairs, _captions(opened, reader, wanted), columns), out)
     click.echo(f"{out}: {len(wanted):,} samples of split {reader.name}, {there:,} with their originals")
@@ -150,10 +136,10 @@ def preview(
 
 
 @click.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
-@click.argument("store")
+@options.existing_store()
 @click.argument("indices", metavar="INDEX...", nargs=-1, required=True, type=int)
-@click.option("--out", required=True, metavar="DIR", help="The folder of the images; made where it is not.")
-@click.option("--split", help="Which split; by default the first that has samples.")
+@options.out("the folder of the images, which is made if it does not exist", folder=True)
+@options.split("the first that has samples")
 @click.option(
     "--format",
     "ending",
@@ -162,12 +148,13 @@ def preview(
     show_default=True,
     help="Of the images.",
 )
-@tokenizer_options
-@storage_options
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
 def reconstruct(
     store: str,
     indices: tuple[int, ...],
-    out: str,
+    out: Path,
     split: str | None,
     ending: str,
     tokenizer: str | None,
@@ -188,8 +175,7 @@ def reconstruct(
     reader = _chosen_split(opened, split)
     wanted = np.unique(_in_range(reader, indices))
     maker = tokenizer_of(opened.manifest, tokenizer, device)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     files = 0
     for start in range(0, len(wanted), BATCH):
         here = wanted[start : start + BATCH]
@@ -197,9 +183,9 @@ def reconstruct(
             frames = [image] if image.ndim == 3 else list(image)
             for number, frame in enumerate(frames):
                 name = f"{index}" if image.ndim == 3 else f"{index}-{number}"
-                _save(Image.fromarray(frame), folder / f"{name}.{ending}")
+                _save(Image.fromarray(frame), out / f"{name}.{ending}")
             files += len(frames)
-    click.echo(f"{folder}: {files:,} images of {len(wanted):,} samples of split {reader.name}")
+    click.echo(f"{out}: {files:,} images of {len(wanted):,} samples of split {reader.name}")
 
 
 def _chosen_split(store: TokenStore, split: str | None) -> SplitReader:

@@ -11,32 +11,23 @@ from rich.progress import TaskID
 import tokenstore
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import Storage
-from tokenstore.writing.codec_choice import CHOICES, CodecChoice
+from tokenstore.writing.codec_choice import CodecChoice
 from tokenstore.writing.operations import recode as run_recode
 from tokenstore.writing.operations import recode_in_place
 
-from ..console import human_bytes, min_decode_rate, progress_bar, storage_options
+from .. import options
+from ..console import human_bytes, progress_bar
 from ..main import EXIT_CODES
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("store")
+@options.existing_store()
 @click.argument("out", required=False)
-@click.option(
-    "--codec",
-    type=click.Choice(CHOICES),
-    default="auto",
-    show_default=True,
-    help="auto takes the smallest that is fast enough, and says why.",
-)
-@min_decode_rate
-@click.option(
-    "--shard-samples", type=click.IntRange(1), help="Samples of one file; by default about 32 MiB of them."
-)
-@click.option(
-    "--resume", is_flag=True, help="Go on with an interrupted OUT; in its place that needs no asking."
-)
-@storage_options
+@options.codec("auto")
+@options.min_decode_rate()
+@options.shard_samples()
+@options.resume("the interrupted recoding to OUT")
+@options.storage_options()
 def recode(
     store: str,
     out: str | None,

@@ -16,7 +16,8 @@ from tokenstore.tokenizers.train.run import train as run_training
 from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
 
 from ..main import EXIT_CODES
-from ..training import listed_images, note_unless_held_out, shown, training_options
+from ..training import in_bfloat16, listed_images, note_unless_held_out, shown
+from ..training_options import training_options
 
 _DEFAULT = TrainingConfig()
 
@@ -60,11 +61,9 @@ _DEFAULT = TrainingConfig()
     steps=_DEFAULT.steps,
     held_out=_DEFAULT.held_out,
     learning_rate=_DEFAULT.learning_rate,
-    seed=_DEFAULT.seed,
     evaluate_every=2000,
-    evaluate_images=256,
-    evaluated="Held-out images of a kind to evaluate on.",
-    resumed="Go on with the run in OUT, given the same options.",
+    images=256,
+    resumed="the run in OUT",
 )
 def train_tokenizer(
     images: tuple[str, ...],
@@ -80,7 +79,7 @@ def train_tokenizer(
     precision: str,
     device: str,
     threads: int,
-    evaluate_every: int,
+    evaluate_steps: int,
     evaluate_images: int,
     checkpoint_minutes: float,
     resume: bool,
@@ -104,7 +103,7 @@ def train_tokenizer(
         photographs=photographs,
         thumbnails=thumbnails,
         learning_rate=learning_rate,
-        bfloat16=precision == "bf16",
+        bfloat16=in_bfloat16(precision, device),
     ).shortened(steps)
     check_device(device)
     listed = listed_images(images, held_out)
@@ -122,7 +121,7 @@ def train_tokenizer(
             listed,
             resume=resume,
             checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_every,
+            evaluate_steps=evaluate_steps,
             evaluate_images=evaluate_images,
             on_step=on_step,
             on_evaluation=_tell,

@@ -35,9 +35,10 @@ from tokenstore.storage.places import STAGING, Storage
 from tokenstore.tokenizers import load_codebook
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
-from tokenstore.writing.codec_choice import MIN_DECODE_RATE, CodecChoice
+from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
+from tokenstore.writing.codec_choice import CodecChoice
 from tokenstore.writing.operations import rewrite_into, skips_of
-from tokenstore.writing.spec import CHUNK_SAMPLES, StoreSpec
+from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 

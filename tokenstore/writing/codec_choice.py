@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,8 @@ from tokenstore.codecs.context.fitting import MAX_FIT_CODES
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import TOKENS, fill_value
 from tokenstore.reading.reader import TokenStore
+from tokenstore.writing.choices import MIN_DECODE_RATE
 
-Choosable: TypeAlias = Literal["bitpack", "context", "zstd", "auto"]
-CHOICES: tuple[str, ...] = get_args(Choosable)
-MIN_DECODE_RATE = 1000.0
-"""Samples a second and core that `auto` asks for unless told otherwise."""
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 _TRIAL_CHUNKS = 16

@@ -22,7 +22,8 @@ from tokenstore.format.tables import Column, Skip
 from tokenstore.reading.reader import SplitReader, TokenStore
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import Storage
-from tokenstore.writing.codec_choice import CHOICES, MIN_DECODE_RATE, CodecChoice, choose_codec
+from tokenstore.writing.choices import CHOICES, MIN_DECODE_RATE
+from tokenstore.writing.codec_choice import CodecChoice, choose_codec
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import SplitWriter, StoreWriter

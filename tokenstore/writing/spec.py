@@ -17,8 +17,8 @@ from tokenstore.errors import ManifestError
 from tokenstore.format.layout import ArrayLayout
 from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.format.tables import Column
+from tokenstore.writing.choices import CHUNK_SAMPLES
 
-CHUNK_SAMPLES = 64
 SHARD_NBYTES = 2**25
 """What a shard of tokens is to hold unless the user says otherwise."""
 MAX_SHARD_SAMPLES = 2**16

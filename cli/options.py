@@ -1,0 +1,315 @@
+"""The options that two or more commands share: one function for each, so that a name means one thing.
+
+Every function returns a decorator: `@options.device()`. Arguments are what may differ between commands: the
+default, and the end of the help text. Nothing here imports torch, zarr, numba or pyarrow; choices come from
+light tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .parameters import ExistingPlace, parse_storage_options
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+Decorator = Callable[[_Command], _Command]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""The choices of --precision."""
+RESIZES = ("squash", "crop", "pad")
+"""The choices of --resize."""
+
+
+def together(*decorators: Decorator[Any]) -> Decorator[Any]:
+    """Return one decorator that adds several options, in the order that the help shows them."""
+
+    def decorated(command: _Command) -> _Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorated
+
+
+def option(
+    *names: str, help: str, default: Any = None, otherwise: str = "", **settings: Any
+) -> Decorator[Any]:
+    """Return an option whose help ends in its default, or in what happens `otherwise` where it has none."""
+    if default is not None:
+        settings |= {"default": default, "show_default": True}
+    return click.option(*names, help=help + (f" [default: {otherwise}]" if otherwise else ""), **settings)
+
+
+# Places
+
+
+def existing_store(name: str = "store") -> Decorator[Any]:
+    """Return the argument STORE (or another `name`): an existing store, a local path or an fsspec URL."""
+    return click.argument(name, type=ExistingPlace("token store"))
+
+
+def existing_source(name: str, *, nargs: int = 1) -> Decorator[Any]:
+    """Return an argument that names a source of images or codes: a local path, a pattern or an fsspec URL."""
+    return click.argument(name, type=ExistingPlace("source"), nargs=nargs, required=True)
+
+
+def images(*, required: bool = False, multiple: bool = False, end: str = "") -> Decorator[Any]:
+    """Return --images, a source of images; with `multiple`, the command gets a tuple of sources."""
+    again = "; may be given again" if multiple else ""
+    return click.option(
+        "--images",
+        metavar="SRC",
+        type=ExistingPlace("source"),
+        required=required,
+        multiple=multiple,
+        help=f"A source of images, as `tokenstore convert` reads them{again}{end}.",
+    )
+
+
+def out(what: str, *, folder: bool = False, callback: Callable[..., Any] | None = None) -> Decorator[Any]:
+    """Return --out, the local path of the file or folder that the command writes, as a Path."""
+    return click.option(
+        "-o",
+        "--out",
+        metavar="PATH",
+        required=True,
+        type=click.Path(file_okay=not folder, dir_okay=folder, path_type=Path),
+        callback=callback,
+        help=f"Where to write: {what}.",
+    )
+
+
+def overwrite() -> Decorator[Any]:
+    """Return the flag --overwrite."""
+    return click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+
+
+def storage_options(name: str = "--storage-options", *, of: str = "store") -> Decorator[Any]:
+    """Return --storage-options, or another `name` where a command opens two stores; the value is a dict."""
+    return click.option(
+        name,
+        metavar="JSON",
+        callback=parse_storage_options,
+        help=f"fsspec options of a remote {of}, such as '{{\"anon\": true}}'.",
+    )
+
+
+def split(
+    otherwise: str = "", *, default: str | None = None, name: str = "split", multiple: bool = False
+) -> Decorator[Any]:
+    """Return --split; `otherwise` says which split is used without it, where `default` does not."""
+    again = "; may be given again" if multiple else ""
+    return option(
+        "--split",
+        name,
+        metavar="NAME",
+        default=default,
+        multiple=multiple,
+        otherwise=otherwise,
+        help=f"The split to work on{again}.",
+    )
+
+
+# Output and runs
+
+
+def as_json(what: str) -> Decorator[Any]:
+    """Return the flag --json, for which the command prints `what` as JSON on standard output."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print JSON on standard output: {what}.")
+
+
+def resume(what: str) -> Decorator[Any]:
+    """Return the flag --resume: go on with what an interrupted command left, or begin if nothing is left."""
+    return click.option(
+        "--resume",
+        is_flag=True,
+        help=f"Go on with {what}, given the same options; begin if nothing is left of one.",
+    )
+
+
+def seed(*, of: str = "everything random") -> Decorator[Any]:
+    """Return --seed, an int; the default is 0."""
+    return option("--seed", type=int, default=0, help=f"The seed of {of}.")
+
+
+def limit(which: str, *, default: int | None = None) -> Decorator[Any]:
+    """Return --limit, the most samples of a split that the command takes; `which` says which they are."""
+    return option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(1),
+        default=default,
+        help=f"At most so many samples of each split: {which}.",
+    )
+
+
+# Devices and processes
+
+
+def device(default: str | None = "cpu", *, otherwise: str = "") -> Decorator[Any]:
+    """Return --device; `otherwise` says what is used where `default` is None."""
+    return option(
+        "--device",
+        metavar="DEVICE",
+        default=default,
+        otherwise=otherwise,
+        help="The device that networks run on: cpu, cuda, cuda:1, mps, or another of torch's.",
+    )
+
+
+def precision(default: str = "auto") -> Decorator[Any]:
+    """Return --precision, one of `PRECISIONS`."""
+    return option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default=default,
+        help="Arithmetic of the networks; auto: bf16 where the device multiplies it natively, else fp32. "
+        "Weights are in float32.",
+    )
+
+
+def workers(what: str, *, default: int | None = None) -> Decorator[Any]:
+    """Return --workers, the number of processes (or threads) that prepare samples; by default one a core."""
+    return click.option(
+        "--workers",
+        metavar="N",
+        type=click.IntRange(0),
+        default=available_cores if default is None else default,
+        show_default="one a core" if default is None else True,
+        help=f"Workers beside the main process: {what}.",
+    )
+
+
+def threads(*, of: str = "") -> Decorator[Any]:
+    """Return --threads, the threads of PyTorch on a CPU; by default one a core."""
+    return click.option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(1),
+        default=available_cores,
+        show_default="one a core",
+        help=f"Threads that compute on a CPU{of}.",
+    )
+
+
+def batch_size(default: int, what: str, *, least: int = 1) -> Decorator[Any]:
+    """Return --batch-size, a number of samples."""
+    return option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(least),
+        default=default,
+        help=f"Samples of a batch: {what}.",
+    )
+
+
+# Images and tokenizers
+
+
+def tokenizer(default: str | None = None, *, otherwise: str = "") -> Decorator[Any]:
+    """Return --tokenizer; `otherwise` says which one is used where `default` is None."""
+    return option(
+        "--tokenizer",
+        metavar="NAME[:ARGUMENT]",
+        default=default,
+        otherwise=otherwise,
+        help="The tokenizer; `tokenstore tokenizers` lists all.",
+    )
+
+
+def image_size(default: int | None = None, *, least: int = 1) -> Decorator[Any]:
+    """Return --image-size, the side in pixels of the square that an image becomes."""
+    return option(
+        "--image-size",
+        metavar="PIXELS",
+        type=click.IntRange(least),
+        default=default,
+        otherwise="the tokenizer's",
+        help="Side in pixels of the square that an image becomes.",
+    )
+
+
+def resize() -> Decorator[Any]:
+    """Return --resize, one of `RESIZES`."""
+    return option(
+        "--resize",
+        type=click.Choice(RESIZES),
+        default="squash",
+        help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
+    )
+
+
+def codebook_size(
+    default: int | None = None, *, least: int = 1, most: int | None = None, otherwise: str = ""
+) -> Decorator[Any]:
+    """Return --codebook-size, the number of codes of a codebook."""
+    return option(
+        "--codebook-size",
+        metavar="N",
+        type=click.IntRange(least, most),
+        default=default,
+        otherwise=otherwise,
+        help="Codes of a codebook.",
+    )
+
+
+def ignore_index(default: int | None = None, *, most: int | None = None) -> Decorator[Any]:
+    """Return --ignore-index, the label of pixels without a class."""
+    return option(
+        "--ignore-index",
+        metavar="LABEL",
+        type=click.IntRange(0, most),
+        default=default,
+        otherwise="the store's",
+        help="The label of pixels without a class, which count nowhere.",
+    )
+
+
+# Stores that are written
+
+
+def codec(default: str) -> Decorator[Any]:
+    """Return --codec, one of the codecs that a writer may choose."""
+    from tokenstore.writing.choices import CHOICES
+
+    return option(
+        "--codec",
+        type=click.Choice(CHOICES),
+        default=default,
+        help="bitpack is fastest, context smallest, zstd is read without tokenstore; auto: the smallest that "
+        "is fast enough.",
+    )
+
+
+def min_decode_rate() -> Decorator[Any]:
+    """Return --min-decode-rate, which limits what `--codec auto` chooses."""
+    from tokenstore.writing.choices import MIN_DECODE_RATE
+
+    return option(
+        "--min-decode-rate",
+        metavar="SAMPLES/S",
+        type=click.FloatRange(0),
+        default=MIN_DECODE_RATE,
+        help="The slowest codec that auto may choose, in samples decoded a second on one core.",
+    )
+
+
+def shard_samples() -> Decorator[Any]:
+    """Return --shard-samples, the number of samples of one shard."""
+    return click.option(
+        "--shard-samples",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Samples of one shard, which is one file. [default: about 32 MiB of them]",
+    )
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    from tokenstore.machine import available_cores as cores  # imports numba
+
+    return cores()

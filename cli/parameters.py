@@ -1,0 +1,43 @@
+"""The types of parameters that click does not have: places that have to exist, JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
+    """A place that has to exist: a local path, which is looked up at once; URLs and patterns pass unseen.
+
+    The check stands here, and not in the library alone, because a wrong path is answered before torch and
+    zarr have been imported.
+    """
+
+    name = "text"
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the place as it was given; raise click.ClickException if a local path does not exist."""
+        place = str(value)
+        if "://" not in place and not re.search(r"[*?\[{]", place) and not Path(place).expanduser().exists():
+            raise click.ClickException(f"{place}: no such file or folder; expected a {self._what}")
+        return place
+
+
+def parse_storage_options(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """Return the dict that a JSON object gives; raise click.BadParameter if it is none."""
+    if value is None:
+        return None
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"expected a JSON object: {error}") from error
+    if not isinstance(parsed, dict):
+        raise click.BadParameter(f"expected a JSON object, found {value}")
+    return parsed
