@@ -18,7 +18,7 @@ class TokenizerKind:
     """A kind of tokenizer, as `tokenstore tokenizers` lists it."""
 
     module: str
-    """The module below tokenstore.tokenizers whose `load(argument)` gives the tokenizer on the CPU."""
+    """The module below tokenstore.tokenizers.kinds whose `load(argument)` gives the tokenizer on the CPU."""
     summary: str
     grid: str
     codebook: str
@@ -129,7 +129,7 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
             )
     if kind.packages:  # transformers and diffusers import torchvision
         import_torchvision()
-    module = importlib.import_module(f"tokenstore.tokenizers.{kind.module}")
+    module = importlib.import_module(f"tokenstore.tokenizers.kinds.{kind.module}")
     tokenizer: Tokenizer = module.load(argument or None)
     check_device(device)
     return tokenizer.to(device)
