@@ -26,7 +26,7 @@ CODEBOOK_SIZE = 1024
 CONVERT = """
 import json, resource, sys
 from pathlib import Path
-from tokenstore.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import ConvertOptions, convert
 from tokenstore.sources import open_source
 import tokenstore.tokenizers
 

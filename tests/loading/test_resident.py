@@ -389,7 +389,7 @@ def test_the_kernel_compiles_and_no_code_is_loaded_before_its_store_is_seen(tmp_
     script = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from tokenstore.resident.context_triton import _decode
+from tokenstore.loading.resident.context_triton import _decode
 
 wide = {"offsets": "*i64", "lengths": "*i64", "planes": "i32", "plane_length": "i32"}
 bytes_ = {"pool": "*u8", "rows": "*i8", "past": "*i8", "weights": "*i8"}
