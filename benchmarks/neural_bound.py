@@ -27,6 +27,7 @@ _DROPOUT = 0.1
 _NEIGHBOUR_DROPOUT = 0.05
 # Vectors as large as nn.Embedding draws them cost 0.06 bits on real codes.
 _EMBEDDING_SCALE = 0.05
+_HIDDEN, _EMBEDDING = 192, 32
 _PREVIOUS = 6
 """Neighbours of a code."""
 
@@ -86,8 +87,6 @@ def neural_bound_bits(
     fit_codes: npt.NDArray[Any],
     score_codes: npt.NDArray[Any],
     codebook_size: int,
-    hidden: int = 192,
-    embedding: int = 32,
     epochs: int = EPOCHS,
     seed: int = 0,
     threads: int = 1,
@@ -102,7 +101,7 @@ def neural_bound_bits(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = NeighbourNetwork(codebook_size, hidden, embedding)
+            network = NeighbourNetwork(codebook_size, _HIDDEN, _EMBEDDING)
             _fit(network, Contexts.of(fit_codes, codebook_size), epochs, note)
         bits = _score(network, Contexts.of(score_codes, codebook_size))
     finally:

@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file uses; plain helpers are in `stores.py`."""
+"""Fixtures that several test files use; plain helpers are in `helpers/`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["fault_proxy", "rados_gateway", "s3_server"]
 
 @pytest.fixture(scope="module")
 def without_fsync() -> Iterator[None]:
-    """For tests that write many small stores, which need not survive a power cut."""
+    """Skip fsync, for tests that write many small stores, which need not survive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
@@ -37,7 +37,7 @@ def without_fsync() -> Iterator[None]:
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries without the delays between attempts, which count for the deadline all the same."""
+    """Retry without delays; the delays count for the deadline all the same."""
     monkeypatch.setattr("tokenstore.storage.remote.retrying.Clock", SleeplessClock)
 
 
@@ -45,12 +45,15 @@ class _QuietHandler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def serve_folder() -> Iterator[Callable[[Path], str]]:
-    """Serves a folder by a plain web server, which knows no ranges of bytes; returns its URL."""
+    """Serve folders by a plain web server, which knows no ranges of bytes.
+
+    Gives a function from a folder to its URL.
+    """
     servers = []
 
     def serve(folder: Path) -> str:
@@ -67,7 +70,7 @@ def serve_folder() -> Iterator[Callable[[Path], str]]:
 
 @pytest.fixture
 def memory_url() -> Iterator[str]:
-    """A memory:// URL where nothing is, emptied afterwards."""
+    """Give a memory:// URL where nothing is, and empty it afterwards."""
     url = f"memory://{uuid.uuid4().hex}/store"
     yield url
     fs, path = fsspec.core.url_to_fs(url)

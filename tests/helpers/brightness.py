@@ -1,4 +1,4 @@
-"""A tokenizer whose codes can be told by looking at the image: the brightness of each 8x8 patch."""
+"""A tokenizer whose codes are seen in the image: the brightness of each 8x8 patch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ PATCH = 8
 
 
 class BrightnessTokenizer:
+    """A tokenizer of grey patches: a code is a patch's level."""
+
     name = "brightness"
     fingerprint = "b" * 64
     codebook_sizes = (256,)
@@ -47,13 +49,13 @@ class BrightnessTokenizer:
 
 
 def write_grey_image(path: Path, level: int, size: int = 20) -> None:
-    """An image whose every code will be `level`."""
+    """Write an image whose every code is `level`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), (level, level, level)).save(path)
 
 
 def write_grey_folder(root: Path, per_class: int, classes: int = 3) -> dict[str, tuple[int, int]]:
-    """A class folder of grey images; source name -> (level, label)."""
+    """Write a class folder of grey images; return (level, label) by source name."""
     expected = {}
     for label in range(classes):
         for number in range(per_class):

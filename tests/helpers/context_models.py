@@ -19,13 +19,13 @@ from tokenstore.codecs.context.tree import CodeTree
 
 Codes = npt.NDArray[Any]
 HEAD = struct.Struct("<BIIB")
-"""Of a chunk."""
+"""The head of a chunk."""
 
 
 def random_offsets(
     plane: int, planes: int, rank: int, contexts: int, random: np.random.Generator
 ) -> npt.NDArray[np.int8]:
-    """Offsets (contexts, rank) that are earlier in C order; for further codebooks also in those before."""
+    """Draw offsets (contexts, rank) that are earlier in C order; further codebooks also see those before."""
     offsets = random.integers(-2, 3, (contexts, rank))
     if planes > 1:
         offsets[:, 0] = -random.integers(0, plane + 1, contexts)
@@ -52,7 +52,7 @@ def random_model(
     extreme: bool = False,
     seed: int = 0,
 ) -> ContextModel:
-    """A model of random integers; extreme ones saturate rows and frequencies and make hidden lanes wrap."""
+    """Draw a model of random integers; extreme ones saturate rows and frequencies, and hidden lanes wrap."""
     random = np.random.default_rng(seed)
     lanes = lanes_for(list(sizes))
     offsets = [random_offsets(at, len(sizes), rank, contexts, random) for at in range(len(sizes))]
@@ -89,7 +89,7 @@ def random_model(
 
 @st.composite
 def models(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2, 3, 32, 33, 391)) -> ContextModel:
-    """Models of one to four codebooks of grids of one to three axes, with the codebooks' own."""
+    """Draw models of one to four codebooks on grids of one to three axes."""
     books = draw(st.lists(st.sampled_from(sizes), min_size=1, max_size=4))
     return random_model(
         tuple(books),
@@ -106,7 +106,7 @@ def models(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2, 3, 32, 33, 391)) -> 
 
 @st.composite
 def grids(draw: st.DrawFn, model: ContextModel, longest: int = 4) -> tuple[int, ...]:
-    """A small grid that a model's codes may have."""
+    """Draw a small grid that a model's codes may have."""
     books = (len(model.planes),) if len(model.planes) > 1 else ()
     rest = model.rank - len(books)
     axes = draw(st.lists(st.integers(1, longest), min_size=rest, max_size=rest))
@@ -114,7 +114,7 @@ def grids(draw: st.DrawFn, model: ContextModel, longest: int = 4) -> tuple[int, 
 
 
 def codes_of(model: ContextModel, grid: tuple[int, ...], samples: int, seed: int = 0) -> Codes:
-    """Random codes (samples, *grid), each below its own codebook's size; the first sample has the largest."""
+    """Draw codes (samples, *grid), each below its codebook's size; the first sample has the largest codes."""
     random = np.random.default_rng(seed)
     per_plane = math.prod(grid) // len(model.planes)
     sizes = np.repeat([plane.size for plane in model.planes], per_plane)
@@ -124,7 +124,7 @@ def codes_of(model: ContextModel, grid: tuple[int, ...], samples: int, seed: int
 
 
 def smooth_codes(samples: int, grid: tuple[int, ...], size: int, seed: int = 0) -> Codes:
-    """Codes (samples, *grid) that are levels of smooth random fields, as neighbours in images are alike."""
+    """Draw codes (samples, *grid) that are levels of smooth fields, so that neighbours are alike."""
     random = np.random.default_rng(seed)
     fields = random.standard_normal((samples, *grid))
     for axis in range(1, len(grid) + 1):
@@ -135,18 +135,18 @@ def smooth_codes(samples: int, grid: tuple[int, ...], size: int, seed: int = 0) 
 
 
 def entropy_nbytes(codes: Codes) -> float:
-    """Bytes that the codes take by their own frequencies alone."""
+    """Return the bytes that codes take by their own frequencies alone."""
     counts = np.bincount(codes.ravel().astype(np.int64))
     shares = counts[counts > 0] / codes.size
     return float(-(shares * np.log2(shares)).sum() * codes.size / 8)
 
 
 def tiny_model() -> ContextModel:
-    """Three codes of a 2-D grid, predicted from the one to the left, the mean and the trace.
+    """Return a model of three codes on a 2-D grid, which looks left, at the mean and at the trace.
 
-    Row of code c: lane 0 from the left neighbour 10 c, lane 1 from the mean 64 c, lane 2 from the trace
-    8 c; none gives -10 to lane 0. Lane 3 is 5 by the bias. Weights give code 2 lane 0 positively and code 1
-    negatively.
+    Code c adds to lane 0, from the left neighbour, 10 c; to lane 1, from the mean, 64 c; to lane 2, from the
+    trace, 8 c. Without a left neighbour lane 0 gets -10. The bias adds 5 to lane 3. The weights of lane 0 are
+    positive for code 2 and negative for code 1.
     """
     readers = np.zeros((1, 3, 32), np.int8)
     readers[0, 0, 0], readers[0, 1, 1], readers[0, 2, 2] = 10, 64, 8
@@ -179,23 +179,25 @@ def tiny_model() -> ContextModel:
 
 
 def changed(model: ContextModel, **fields: Any) -> ContextModel:
-    """The model with fields of its first plane replaced."""
+    """Return the model with fields of its first plane replaced."""
     first = dataclasses.replace(model.planes[0], **fields)
     return ContextModel(model.rank, (first, *model.planes[1:]))
 
 
 def payload_of(data: bytes) -> npt.NDArray[np.uint8]:
+    """Return a payload as an array (nbytes,) uint8."""
     return np.frombuffer(data, np.uint8)
 
 
 def decoded(codec: Context, payload: bytes, samples: int, grid: tuple[int, ...]) -> Codes:
+    """Decode a payload to codes (samples, *grid)."""
     out = np.empty((samples, *grid), bitpack.code_dtype(codec.codebook_size))
     codec.decode(payload_of(payload), out)
     return out
 
 
 def coded_payload(codec: Context, codes: Codes) -> bytes:
-    """The payload of codes by the model, even where packing takes fewer bytes."""
+    """Encode codes by the model, even where packing takes fewer bytes."""
     streams, lengths = codec.streams(codes.shape[1:]).encode(codes.reshape(len(codes), -1))
     longer = lengths - lengths.min()
     width = int(longer.max()).bit_length()
@@ -204,7 +206,7 @@ def coded_payload(codec: Context, codes: Codes) -> bytes:
 
 
 def mutated(data: bytes, random: np.random.Generator) -> bytes:
-    """Some bits flipped, bytes set, cut out, or put in."""
+    """Flip bits, set bytes, cut bytes out, or put bytes in."""
     changed = bytearray(data)
     for _ in range(random.integers(1, 4)):
         at = int(random.integers(0, len(changed) + 1))
@@ -223,6 +225,7 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def in_range(model: ContextModel, out: Codes) -> bool:
+    """Return whether each code is below its codebook's size."""
     planes = out.reshape(len(out), len(model.planes), -1)
     return all(
         bool((planes[:, at] >= 0).all() and (planes[:, at] < plane.size).all())

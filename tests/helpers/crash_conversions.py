@@ -1,4 +1,6 @@
-"""Runs conversions that kill themselves: reads `IMAGES OUT OPERATION` lines, answers each with a wait status.
+"""A program of conversions that kill themselves.
+
+It reads `IMAGES OUT OPERATION` lines and answers each with a wait status.
 
 Every conversion runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
@@ -25,7 +27,7 @@ OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size
 
 
 def kill_at(operation: int) -> None:
-    """Count the calls that change the disk; die at one of them."""
+    """Count the calls that change the disk, and die at one of them."""
     done = 0
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +48,7 @@ def kill_at(operation: int) -> None:
 
 
 def _warm_up() -> None:
-    """Convert once here, so that every fork has the compiled codecs."""
+    """Convert once in this process, so that every fork has the compiled codecs."""
     with tempfile.TemporaryDirectory() as folder:
         write_grey_folder(Path(folder, "images"), 1)
         source = open_source(Path(folder, "images"))
@@ -54,6 +56,7 @@ def _warm_up() -> None:
 
 
 def main() -> None:
+    """Answer the lines of standard input."""
     torch.set_num_threads(1)
     image_conversion.SAVE_SECONDS = 0.0
     _warm_up()

@@ -57,13 +57,13 @@ class FaultProxy:
             self._planned = Planned(plan)
 
     def count(self, method: str | None = None, path: str = "") -> int:
-        """Requests of a method whose path a regular expression is found in."""
+        """Return how many requests have the method, and a path that the regular expression is found in."""
         with self._lock:
             return sum(request.matches(method, path) for request in self.requests)
 
     @property
     def sent(self) -> int:
-        """Bytes of bodies sent to the client."""
+        """The bytes of bodies sent to the client."""
         with self._lock:
             return sum(request.sent for request in self.requests)
 
@@ -122,13 +122,13 @@ class FaultProxy:
         return request
 
     def end(self, request: Request) -> None:
-        """Count a request as answered, or lost: before its last byte, which lets the client go on."""
+        """Count a request as answered or lost; called before the last byte, which lets the client go on."""
         with self._lock:
             self._under_way.discard(request)
 
 
 class _Conversation:
-    """One client's connection, and the one to the server that its requests take."""
+    """A client's connection, and the connection to the server that carries its requests."""
 
     def __init__(
         self, proxy: FaultProxy, client: socket.socket, upstream: tuple[str, int], stopped: threading.Event
@@ -150,12 +150,13 @@ class _Conversation:
                 self._proxy.end(request)
 
     def close(self) -> None:
+        """Close both connections."""
         self._client.socket.close()
         if self._server is not None:
             self._server.socket.close()
 
     def _answer(self, request: Request, fault: Fault, head: bytes) -> bool:
-        """Answer a request as its fault says; whether the connection goes on."""
+        """Answer a request as its fault says; return whether the connection goes on."""
         if fault.gate is not None:
             fault.gate.wait(_GATE_SECONDS)
         self._wait(self._proxy.latency + fault.latency)
@@ -183,7 +184,7 @@ class _Conversation:
         return self._send(request, fault, answer)
 
     def _ask(self, data: bytes) -> bytes:
-        """The head of the server's answer; a kept connection may have been closed since."""
+        """Return the head of the server's answer; a reused connection may have been closed meanwhile."""
         for kept in (self._server is not None, False):
             if self._server is None:
                 self._server = Connection(socket.create_connection(self._upstream))
@@ -201,7 +202,7 @@ class _Conversation:
         raise ConnectionError("the server hung up")
 
     def _send(self, request: Request, fault: Fault, answer: bytes) -> bool:
-        """Send an answer on to the client; whether both connections can be used again."""
+        """Send an answer on to the client; return whether both connections can be used again."""
         assert self._server is not None
         headers = headers_of(answer)
         bodiless = request.method == "HEAD" or request.status in (204, 304)
@@ -247,7 +248,7 @@ class _Conversation:
 
 
 def _spoiled(block: bytes, start: int, fault: Fault) -> bytes:
-    """What is left of a block of a body, `start` bytes of which were sent."""
+    """Return the part of a block of a body that goes on, `start` bytes of the body having been sent."""
     if fault.flip is not None and start <= fault.flip < start + len(block):
         spoiled = bytearray(block)
         spoiled[fault.flip - start] ^= 1
@@ -261,7 +262,7 @@ def _hang_up(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """A slow network before a server, until it is killed."""
+    """Serve a slow network before a server, until the process is killed."""
     parser = argparse.ArgumentParser(description="A slow network before a server; its URL is printed.")
     parser.add_argument("--upstream", required=True, help="http:// URL of the server")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every request")

@@ -11,7 +11,7 @@ _HEADER = re.compile(rb"\r\n(content-length|transfer-encoding|connection|range|e
 
 
 def headers_of(head: bytes) -> dict[str, str]:
-    """The headers that matter here, by their names in small letters."""
+    """Return the headers that matter to the proxy, by their names in lower case."""
     return {name.decode().lower(): value.decode("latin-1") for name, value in _HEADER.findall(head)}
 
 
@@ -24,13 +24,13 @@ class Connection:
         self._unread = b""
 
     def read_head(self) -> bytes:
-        """A message's first line and headers with the empty line; b"" where the other side has hung up."""
+        """Read a message's first line and headers with the empty line; b"" if the other side has hung up."""
         return self._read_through(b"\r\n\r\n")
 
     def read_body(
         self, headers: dict[str, str], *, answers: bool = False, framed: bool = False
     ) -> Iterator[bytes]:
-        """What follows a head, in blocks; without its chunks' framing unless `framed`.
+        """Yield the body after a head, in blocks; without its chunks' framing unless `framed`.
 
         Without a length a request has no body, and an answer ends with the connection.
         """

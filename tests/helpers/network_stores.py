@@ -49,12 +49,13 @@ MASKED = asdict(
 
 
 def codebook() -> np.ndarray[Any, Any]:
+    """Return the codebook of the stores."""
     vectors = np.random.default_rng(7).standard_normal((CODES, CHANNELS)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def write_labelled(path: Path, samples: int = SAMPLES, **spec: Any) -> Path:
-    """Grids whose left halves repeat the class's code, in splits train and val, with label maps of it."""
+    """Write grids whose left halves repeat the class's code, in splits train and val, with label maps."""
     rng = np.random.default_rng(3)
     splits = {}
     for name, count in (("train", samples), ("val", 24)):
@@ -73,7 +74,7 @@ def write_labelled(path: Path, samples: int = SAMPLES, **spec: Any) -> Path:
 def network_run(
     store: Path, out: Path, task: str, accelerator: Accelerator, batch_size: int = 32, **changes: Any
 ) -> NetworkRun:
-    """A run without augmentation or dropout, so that its gradients depend on the samples alone."""
+    """Return a run without augmentation or dropout, so that its gradients depend on the samples alone."""
     opened = tokenstore.open(store)
     vectors = torch.from_numpy(codebook())
     recipe = training_recipe("none", vectors, GRID, gives_codes=True)
@@ -113,7 +114,7 @@ def network_run(
 
 
 def gradients_and_rows(store: Path, task: str) -> dict[str, Any]:
-    """Of a first step: its gradients and loss; and the rows that this process sees in an epoch."""
+    """Return gradients and loss of a first step, and the row numbers that this process sees in an epoch."""
     accelerator = Accelerator(cpu=True)
     run = network_run(store, Path("unused"), task, accelerator)
     batches = iter(run.batches())

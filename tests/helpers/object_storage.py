@@ -1,7 +1,7 @@
-"""S3 servers for tests: moto with signature checks on, and a real Ceph gateway; and a faulty network before
-them.
+"""S3 servers for tests: moto, a real Ceph gateway, and a faulty network before them.
 
-Started as a program this file is the moto server: it prints its URL and ends with its standard input.
+moto checks signatures. Run as a program, this file is the moto server: it prints its URL and ends with its
+standard input.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _ALLOW_ALL = {
     "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
 }
 _UNAUTHENTICATED_CALLS = 3
-"""Calls that moto answers before it checks signatures: those that make the user."""
+"""The number of calls that moto answers before it checks signatures: the calls that make the user."""
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """An S3 server and the credentials of a user who may do everything there."""
+    """An S3 server and the credentials of a user who may do everything."""
 
     endpoint: str
     key: str
@@ -53,7 +53,7 @@ class S3Server:
     region: str = REGION
 
     def storage_options(self, endpoint: str | None = None, **options: Any) -> dict[str, Any]:
-        """s3fs's options for this server, or for another `endpoint` before it; `options` come on top."""
+        """Return s3fs's options for this server, or for an `endpoint` before it, overridden by `options`."""
         return {
             "key": self.key,
             "secret": self.secret,
@@ -63,7 +63,7 @@ class S3Server:
         }
 
     def new_bucket(self) -> str:
-        """The name of a new, empty bucket."""
+        """Make an empty bucket and return its name."""
         name = f"bucket-{uuid.uuid4().hex}"
         request = AWSRequest("PUT", f"{self.endpoint}/{name}")
         S3SigV4Auth(Credentials(self.key, self.secret), "s3", self.region).add_auth(request)
@@ -74,7 +74,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
-    """moto in a process of its own, which refuses whatever is not rightly signed."""
+    """Run moto in a process of its own, which refuses whatever is not rightly signed."""
     environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_UNAUTHENTICATED_CALLS)}
     command = [sys.executable, __file__]
     with subprocess.Popen(
@@ -109,9 +109,9 @@ def _iam(endpoint: str, action: str, **parameters: str) -> str:
 
 @contextlib.contextmanager
 def radosgw() -> Iterator[S3Server]:
-    """A Ceph gateway; its packages are kept in $TOKENSTORE_RADOSGW for the next time.
+    """Run a Ceph gateway; its packages stay in $TOKENSTORE_RADOSGW for the next run.
 
-    Skips the test where there are no packages for this machine.
+    Skips the test if this machine has no packages.
     """
     folder = os.environ.get("TOKENSTORE_RADOSGW") or str(Path(tempfile.gettempdir(), "tokenstore-radosgw"))
     script = str(Path(__file__).with_name("radosgw.sh"))
@@ -127,7 +127,7 @@ def radosgw() -> Iterator[S3Server]:
 
 
 def _two_free_ports() -> int:
-    """The first of two neighbouring ports that nobody listens at."""
+    """Return the first of two neighbouring free ports."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first, contextlib.suppress(OSError):
             port = int(first.getsockname()[1])
@@ -137,27 +137,27 @@ def _two_free_ports() -> int:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """A moto server for the whole test run."""
+    """Run one moto server for the whole test run."""
     with moto_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rados_gateway() -> Iterator[S3Server]:
-    """A real S3 server for the whole test run; for tests marked s3_real."""
+    """Run one real S3 server for the whole test run, for tests marked s3_real."""
     with radosgw() as server:
         yield server
 
 
 @pytest.fixture
 def fault_proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
-    """A network before the moto server that does what its plan says."""
+    """Run a network before the moto server that does what its plan says."""
     with FaultProxy(s3_server.endpoint) as proxy:
         yield proxy
 
 
 def serve() -> None:
-    """Run moto's S3 and IAM; without its search for the right one of all services, a third of its time."""
+    """Run moto's S3 and IAM, without moto's search through all services, which takes a third of its time."""
     import logging
 
     from moto.server import MotoRequestHandler, create_backend_app

@@ -1,4 +1,4 @@
-"""Images to train on, written for a test."""
+"""Images to train on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Smooth images with grain, all different."""
+    """Write smooth images with grain, all different."""
     rng = np.random.default_rng(size[0])
     folder.mkdir(parents=True)
     for number in range(count):

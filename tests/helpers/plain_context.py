@@ -1,6 +1,6 @@
-"""The context codec restated in whole numbers, one step after another: what the compiled one must equal.
+"""The context codec in plain whole numbers, step by step: the reference for the compiled codec.
 
-Nothing of the codec is used but the integers that a model stores. FORMAT.md, section 7.
+Of the codec, only the integers that a model stores are used. Source: FORMAT.md, section 7.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ class NoStreamError(Exception):
 
 
 def tree_of(size: int) -> tuple[int, int]:
-    """Levels and fan: the fewest levels of at most 32 alternatives, then the fewest alternatives."""
+    """Return levels and fan: the fewest levels of at most 32 alternatives, then the fewest alternatives."""
     levels = next(levels for levels in itertools.count() if 32**levels >= size)
     return levels, next(fan for fan in itertools.count(1) if fan**levels >= size)
 
 
 def children_at(size: int, level: int) -> int:
-    """Children of all nodes at a level, left to right."""
+    """Return how many children each node at a level has, left to right."""
     levels, fan = tree_of(size)
     ranks_below_a_child = fan ** (levels - 1 - level)
     return (size + ranks_below_a_child - 1) // ranks_below_a_child
 
 
 def children_of(size: int, level: int, prefix: int) -> int:
-    """Alternatives at a node, which the digits before it name; the last node of a level may have fewer."""
+    """Return how many alternatives a node has; the last node of a level may have fewer.
+
+    `prefix` are the digits decided before the node.
+    """
     _, fan = tree_of(size)
     return min(fan, children_at(size, level) - prefix * fan)
 
 
 def first_child(size: int, level: int, prefix: int) -> int:
-    """The place of a node's first child among all children, whose weights are stored level by level."""
+    """Return the place of a node's first child among all children, whose weights lie level by level."""
     _, fan = tree_of(size)
     return sum(children_at(size, above) for above in range(level)) + prefix * fan
 
@@ -59,24 +62,24 @@ class Model:
         self._rows: dict[tuple[int, int, int], list[int]] = {}
 
     def source(self, plane: int, offset: Sequence[int]) -> int:
-        """The plane that a context of a plane looks at."""
+        """Return the plane that a context of a plane looks at."""
         return plane + int(offset[0]) if len(self.planes) > 1 else 0
 
     def reader(self, plane: int, context: int) -> int:
-        """Which of its source's readers a context has: they are counted plane by plane, in order."""
+        """Return a context's number among the readers of its source, counted plane by plane, in order."""
         wanted = self.source(plane, self.planes[plane].contexts[context])
         earlier = [(p, offset) for p in range(plane) for offset in self.planes[p].contexts]
         earlier += [(plane, offset) for offset in self.planes[plane].contexts[:context]]
         return sum(self.source(p, offset) == wanted for p, offset in earlier)
 
     def past_readers(self, plane: int) -> tuple[int, int]:
-        """A plane's last two readers: the mean over its codes so far, and their fading trace."""
+        """Return a plane's last two readers: the mean over its codes so far, and their fading trace."""
         everywhere = [(p, offset) for p, other in enumerate(self.planes) for offset in other.contexts]
         contexts = sum(self.source(p, offset) == plane for p, offset in everywhere)
         return contexts, contexts + 1
 
     def row(self, source: int, reader: int, code: int) -> list[int]:
-        """What a code of a plane, or -1 for none, adds to the lanes of one of the plane's readers."""
+        """Return the row that a code of a plane, or -1 for none, adds to one reader's lanes."""
         if (source, reader, code) not in self._rows:
             self._rows[source, reader, code] = self._row(self.planes[source], reader, code)
         return self._rows[source, reader, code]
@@ -93,7 +96,7 @@ class Model:
         return row
 
     def frequencies(self, plane: int, level: int, prefix: int, hidden: Sequence[int]) -> list[int]:
-        """How often a node's alternatives are expected, the likeliest 2 ** 15 times."""
+        """Return the expected frequencies of a node's alternatives; the likeliest has 2 ** 15."""
         stored = self.planes[plane]
         heard = hidden[32:] if level and self.lanes > 32 else hidden[:32]
         first = first_child(stored.size, level, prefix)
@@ -107,13 +110,14 @@ class Model:
 
 
 def frequency(below: int) -> int:
-    """2 ** (15 - below / 256), nearly, and at least 1."""
+    """Return 2 ** (15 - below / 256), nearly, and at least 1."""
     whole, fraction = divmod(below, 256)
     between = 2**15 - (fraction * (22016 - 22 * fraction) >> 8)
     return max(1, between >> min(whole, 31))
 
 
 def as_int16(value: int) -> int:
+    """Wrap a value to 16 bits."""
     return (value + 2**15) % 2**16 - 2**15
 
 
@@ -123,7 +127,7 @@ Decide = Callable[[int, int, list[int]], int]
 
 
 def walk(model: Any, grid: Grid, decide: Decide) -> list[int]:
-    """The codes (L,) of a sample; `decide` names the alternative at a position, level and frequencies."""
+    """Return a sample's codes (L,); `decide` names the alternative at a position, level and frequencies."""
     tables = Model(model)
     codes: dict[tuple[int, ...], int] = {}
     previous = -1
@@ -163,7 +167,7 @@ def walk(model: Any, grid: Grid, decide: Decide) -> list[int]:
 
 
 def encoded(model: Any, grid: Grid, codes: Sequence[int]) -> bytes:
-    """The stream of one sample's codes (L,)."""
+    """Return the stream of one sample's codes (L,)."""
     low, span, shifted = 0, 2**32 - 1, 0
     per_plane = math.prod(grid) // len(model.planes)
     ranks = [{int(code): rank for rank, code in enumerate(plane.order)} for plane in model.planes]
@@ -190,7 +194,7 @@ def encoded(model: Any, grid: Grid, codes: Sequence[int]) -> bytes:
 
 
 def decoded(model: Any, grid: Grid, stream: bytes) -> list[int]:
-    """The codes (L,) of a stream; raises NoStreamError where it lies in no code's interval."""
+    """Return the codes (L,) of a stream. Raises NoStreamError if it lies in no code's interval."""
     following = itertools.chain(stream, itertools.repeat(0))
     offset, span = int.from_bytes(itertools.islice(following, 4), "big"), 2**32 - 1
 
@@ -214,13 +218,13 @@ def decoded(model: Any, grid: Grid, stream: bytes) -> list[int]:
 
 
 def packed(values: Sequence[int], width: int) -> bytes:
-    """Values of `width` bits each, the first in the lowest bits, as little-endian bytes."""
+    """Pack values of `width` bits as little-endian bytes, the first value in the lowest bits."""
     number = sum(value << (place * width) for place, value in enumerate(values))
     return number.to_bytes((len(values) * width + 7) // 8, "little")
 
 
 def chunk(model: Any, codebook_size: int, samples: np.ndarray[Any, Any]) -> bytes:
-    """The payload of samples of codes (n, *grid): streams, or packed samples where these are shorter."""
+    """Return the payload of codes (n, *grid): streams, or packed samples where these are shorter."""
     grid, flat = samples.shape[1:], samples.reshape(len(samples), math.prod(samples.shape[1:])).tolist()
     width = max(1, (codebook_size - 1).bit_length())
     fixed = b"\0" + b"".join(packed(codes, width) for codes in flat)

@@ -1,4 +1,4 @@
-"""Stores for tests: written in one call, copied, damaged, and given a digest again after an edit."""
+"""Stores for tests: write them in one call, copy them, damage them, and renew a digest after an edit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenstore.writing.writer import StoreWriter
 
 
 class Samples(NamedTuple):
-    """What a split is to hold: codes (N, *grid), labels (N,), further aligned arrays (N, ...) by name."""
+    """The content of a split: codes (N, *grid), labels (N,), further aligned arrays (N, ...) by name."""
 
     codes: npt.NDArray[Any]
     labels: npt.NDArray[np.int32] | None = None
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
 def random_codes(
     samples: int, grid: tuple[int, ...], codebook_sizes: int | tuple[int, ...], seed: int = 0
 ) -> npt.NDArray[Any]:
-    """Codes (samples, *grid) that reach every codebook's largest code where there is room."""
+    """Draw codes (samples, *grid) that reach every codebook's largest code if there are enough samples."""
     sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else codebook_sizes
     rng = np.random.default_rng(seed)
     codes = np.zeros((samples, *grid), code_dtype(max(sizes)))
@@ -52,7 +52,7 @@ def write_store(
     tokenizer: TokenizerIdentity = TokenizerIdentity("test"),  # noqa: B008
     **spec: Any,
 ) -> Manifest:
-    """Write a store in one go; `spec` are StoreSpec's other fields. The grid is that of the first split."""
+    """Write a store in one call; `spec` are StoreSpec's other fields. The first split gives the grid."""
     named = {name: Samples(*samples) for name, samples in splits.items()}
     grid = next(iter(named.values())).codes.shape[1:]
     sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else codebook_sizes
@@ -85,12 +85,12 @@ def _write_split(writer: StoreWriter, name: str, samples: Samples) -> None:
 
 
 def store_files(store: Path) -> list[str]:
-    """Paths of all files of a store in a folder, relative to it."""
+    """Return the paths of all files of a store in a folder, relative to the folder."""
     return sorted(file.relative_to(store).as_posix() for file in store.rglob("*") if file.is_file())
 
 
 def with_digest(root: Mapping[str, Any]) -> bytes:
-    """The bytes of a root `zarr.json` of these values, with the digest that FORMAT.md (M9) asks for."""
+    """Return the bytes of a root `zarr.json` of these values, with its digest (FORMAT.md, M9)."""
     root = json.loads(json.dumps(root))
     root["attributes"]["tokenstore"]["digest"] = "0" * 64
     blank = json.dumps(root).encode()
@@ -98,21 +98,21 @@ def with_digest(root: Mapping[str, Any]) -> bytes:
 
 
 def sign(blank: bytes) -> bytes:
-    """A root `zarr.json` whose digest is 64 zeros, with its digest."""
+    """Return a root `zarr.json` whose digest is 64 zeros with its true digest."""
     zeros = b'"digest": "' + b"0" * 64 + b'"'
     assert blank.count(zeros) == 1
     return blank.replace(zeros, b'"digest": "%s"' % hashlib.sha256(blank).hexdigest().encode())
 
 
 def edit_root(store: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Change the parsed root `zarr.json` in place by `edit`, and make its digest right again."""
+    """Change the parsed root `zarr.json` in place by `edit`, and renew its digest."""
     root = json.loads((store / "zarr.json").read_bytes())
     edit(root)
     (store / "zarr.json").write_bytes(with_digest(root))
 
 
 def replace_files(store: Path, files: Mapping[str, bytes]) -> None:
-    """Change files of a store and make the manifest true again: what a wrong writer would have left."""
+    """Change files of a store and make the manifest agree, as a faulty writer would have left it."""
     for path, data in files.items():
         (store / path).write_bytes(data)
 
@@ -128,7 +128,7 @@ def replace_files(store: Path, files: Mapping[str, bytes]) -> None:
 
 
 def copies(store: Path, folder: Path) -> Iterator[Path]:
-    """As many fresh copies of a store as are asked for, always at the same path."""
+    """Yield fresh copies of a store, always at the same path."""
     copy = folder / "copy.zarr"
     while True:
         shutil.rmtree(copy, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Waiting in tests: how long, for what, and on which clock.
 
-No test's verdict hangs on how busy the machine is. A bound in real seconds only guards against hanging, so it
-is minutes long; how often a request is tried again is decided on a clock that moves without waiting.
+No test's verdict depends on how busy the machine is. A bound in real seconds only guards against hanging, so
+it is minutes long. How often a request is tried again is decided on a clock that moves without waiting.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HASTY = Retries(deadline=2, timeout=1, first_delay=0.5, longest_delay=2)
 
 
 class SleeplessClock(Clock):
-    """A clock that moves by the delays between attempts alone, and waits for none of them."""
+    """A clock that moves by the delays between attempts alone, and never waits."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -50,7 +50,7 @@ def wait_until(
 ) -> None:
     """Wait until a condition holds, calling `between` meanwhile.
 
-    Raises AssertionError where it hangs, or where the `process` that is to make it hold has ended.
+    Raises AssertionError after HANG seconds, or if the `process` that makes the condition true has ended.
     """
     end = time.monotonic() + HANG
     while not condition():
