@@ -8,8 +8,10 @@ OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies af
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -40,8 +42,15 @@ def kill_at(operation: int) -> None:
 
         return call
 
-    # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out
-    os.fsync = counted(lambda descriptor: None)
+    sync_folder = counted(lambda: None)
+
+    def sync(descriptor: int) -> None:
+        # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out;
+        # and what dies where a file is synced leaves what it leaves at the rename that follows
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            sync_folder()
+
+    os.fsync = sync  # type: ignore[assignment]
     os.unlink = counted(os.unlink)
     os.rmdir = counted(os.rmdir)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
@@ -60,6 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     image_conversion.SAVE_SECONDS = 0.0
     _warm_up()
+    gc.freeze()  # so that forks need not copy what they never use
     for line in sys.stdin:
         images, out, operation = line.split()
         child = os.fork()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 from pathlib import Path
@@ -21,25 +20,26 @@ from seitpp_models.weights.official import from_official, to_official
 GRID, PATCHES, CODES, CHANNELS = 28, 196, 391, 32
 
 Tensors = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def vit_shapes(width: int, kernel: int) -> dict[str, tuple[int, ...]]:
+def vit_shapes(width: int, kernel: int, depth: int = 12) -> Shapes:
     return {
         "cls_token": (1, 1, width),
         "pos_embed": (1, PATCHES + 1, width),
         "patch_embed.proj.weight": (width, CHANNELS, kernel, kernel),
         "patch_embed.proj.bias": (width,),
-        **block_shapes("blocks", width, 12),
+        **block_shapes("blocks", width, depth),
         "norm.weight": (width,),
         "norm.bias": (width,),
     }
 
 
-def block_shapes(name: str, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+def block_shapes(name: str, width: int, depth: int) -> Shapes:
     parts = {
         "norm1.weight": (width,),
         "norm1.bias": (width,),
@@ -62,46 +62,55 @@ TOKEN_EMBEDDING = {
     "token_emb.LayerNorm.weight": (CHANNELS,),
     "token_emb.LayerNorm.bias": (CHANNELS,),
 }
-SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    "seit_vit_small_dim32": vit_shapes(384, 4) | {"head.weight": (1000, 384), "head.bias": (1000,)},
-    "seit_vit_base_dim32": vit_shapes(768, 4) | {"head.weight": (1000, 768), "head.bias": (1000,)},
-    "mtm_finetune_vit_base": vit_shapes(768, 2)
-    | TOKEN_EMBEDDING
-    | {"head.weight": (1000, 768), "head.bias": (1000,)},
-    "mtm_pretrain_vit_base": vit_shapes(768, 2)
-    | TOKEN_EMBEDDING
-    | {
-        "mask_token_label": (1, 1, 768),
-        "decoder_pos_embed": (1, PATCHES + 1, 512),
-        "decoder_pos_embed_learned": (1, PATCHES + 1, 512),
-        "decoder_embed.weight": (512, 768),
-        "decoder_embed.bias": (512,),
-        **block_shapes("decoder_blocks", 512, 4),
-        "decoder_norm.weight": (512,),
-        "decoder_norm.bias": (512,),
+
+
+def head_shapes(width: int) -> Shapes:
+    return {"head.weight": (1000, width), "head.bias": (1000,)}
+
+
+def decoder_shapes(width: int, encoder_width: int, depth: int) -> Shapes:
+    return {
+        "mask_token_label": (1, 1, encoder_width),
+        "decoder_pos_embed": (1, PATCHES + 1, width),
+        "decoder_pos_embed_learned": (1, PATCHES + 1, width),
+        "decoder_embed.weight": (width, encoder_width),
+        "decoder_embed.bias": (width,),
+        **block_shapes("decoder_blocks", width, depth),
+        "decoder_norm.weight": (width,),
+        "decoder_norm.bias": (width,),
         "mlm_layer.bias": (1, 1, CODES),
-        "mlm_layer.fc.weight": (4 * CHANNELS, 512),
+        "mlm_layer.fc.weight": (4 * CHANNELS, width),
         "mlm_layer.fc.bias": (4 * CHANNELS,),
         "mlm_layer.ln.weight": (CHANNELS,),
         "mlm_layer.ln.bias": (CHANNELS,),
-    },
+    }
+
+
+PUBLISHED: dict[str, Shapes] = {
+    "seit_vit_small_dim32": vit_shapes(384, 4) | head_shapes(384),
+    "seit_vit_base_dim32": vit_shapes(768, 4) | head_shapes(768),
+    "mtm_finetune_vit_base": vit_shapes(768, 2) | TOKEN_EMBEDDING | head_shapes(768),
+    "mtm_pretrain_vit_base": vit_shapes(768, 2) | TOKEN_EMBEDDING | decoder_shapes(512, 768, 4),
 }
+SMALL: dict[str, Shapes] = {
+    "seit": vit_shapes(128, 4, 2) | head_shapes(128),
+    "seit_wide": vit_shapes(192, 4, 3) | head_shapes(192),
+    "mtm_finetune": vit_shapes(128, 2, 2) | TOKEN_EMBEDDING | head_shapes(128),
+    "mtm_pretrain": vit_shapes(128, 2, 2) | TOKEN_EMBEDDING | decoder_shapes(64, 128, 2),
+}
+"""The same kinds of networks in other sizes: what they compute does not depend on the size."""
 
 
-def tensors_of(name: str) -> Tensors:
-    return dict(_tensors_of(name))
-
-
-@functools.lru_cache(maxsize=1)
-def _tensors_of(name: str) -> Tensors:
+def small_tensors(name: str) -> Tensors:
+    """Draw random tensors of a small network."""
     generator = seeded(0)
-    found = {}
-    for parameter, shape in SHAPES[name].items():
+    tensors = {}
+    for parameter, shape in SMALL[name].items():
         scale = (
             1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 and "embeddings" not in parameter else 0.5
         )
-        found[parameter] = torch.randn(shape, generator=generator) * scale
-    return found
+        tensors[parameter] = torch.randn(shape, generator=generator) * scale
+    return tensors
 
 
 # ---- the definition, one sample at a time in float64
@@ -122,8 +131,9 @@ def gelu(x: Tensor) -> Tensor:
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
-def blocks(x: Tensor, tensors: Tensors, name: str, depth: int, heads: int) -> Tensor:
-    """x (N, width)."""
+def blocks(x: Tensor, tensors: Tensors, name: str, heads: int) -> Tensor:
+    """Apply transformer blocks to x (N, width)."""
+    depth = sum(key.startswith(f"{name}.") and key.endswith("norm1.bias") for key in tensors)
     for number in range(depth):
         block = f"{name}.{number}"
         queries, keys, values = linear(
@@ -142,7 +152,7 @@ def blocks(x: Tensor, tensors: Tensors, name: str, depth: int, heads: int) -> Te
 
 
 def patches_by_hand(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
-    """Vectors (C, 28, 28) to (196, width), a place at a time."""
+    """Embed vectors (C, 28, 28) as patches (196, width), a place at a time."""
     weight = tensors["patch_embed.proj.weight"].double()
     kernel = weight.shape[2]
     padded = F.pad(vectors.double(), (padding,) * 4)
@@ -155,31 +165,31 @@ def patches_by_hand(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
 
 
 def vectors_of(codes: Tensor, tensors: Tensors) -> Tensor:
-    """The learned vectors of codes (28, 28), normalised: (C, 28, 28)."""
+    """Return the learned vectors (C, 28, 28) of codes (28, 28), normalised."""
     table = tensors["token_emb.word_embeddings.weight"].double()
     return norm(table[codes], tensors, "token_emb.LayerNorm").movedim(-1, 0)
 
 
 def classified(vectors: Tensor, tensors: Tensors, padding: int) -> Tensor:
-    """Vectors (C, 28, 28) to logits (1000,)."""
+    """Return the logits (1000,) of vectors (C, 28, 28)."""
     x = patches_by_hand(vectors, tensors, padding)
     positions = tensors["pos_embed"][0].double()
     x = torch.cat((tensors["cls_token"][0].double(), x)) + positions
-    x = blocks(x, tensors, "blocks", 12, x.shape[1] // 64)
+    x = blocks(x, tensors, "blocks", x.shape[1] // 64)
     return linear(norm(x[1:].mean(0), tensors, "norm"), tensors, "head")
 
 
 def masked_by_hand(
     codes: Tensor, kept: list[int], masked: list[int], tensors: Tensors
 ) -> tuple[Tensor, Tensor]:
-    """Logits (196, 4, 391) of every patch of codes (28, 28), and the loss of the masked ones."""
+    """Return logits (196, 4, 391) of every patch of codes (28, 28), and the loss of the masked patches."""
     x = patches_by_hand(vectors_of(codes, tensors), tensors, 0)
     for place in masked:
         x[place] = tensors["mask_token_label"][0, 0].double()
     positions = tensors["pos_embed"][0].double()
     x = x + positions[1:]
     token = tensors["cls_token"][0].double() + positions[:1]
-    x = blocks(torch.cat((token, x[kept])), tensors, "blocks", 12, 12)
+    x = blocks(torch.cat((token, x[kept])), tensors, "blocks", x.shape[1] // 64)
     x = linear(norm(x, tensors, "norm"), tensors, "decoder_embed")
     filled = x[:1].repeat(PATCHES, 1)
     for row, place in enumerate(kept):
@@ -187,7 +197,7 @@ def masked_by_hand(
     for place in masked:
         filled[place] = x[0]
     x = torch.cat((x[:1], filled)) + tensors["decoder_pos_embed_learned"][0].double()
-    x = norm(blocks(x, tensors, "decoder_blocks", 4, 16), tensors, "decoder_norm")[1:]
+    x = norm(blocks(x, tensors, "decoder_blocks", 16), tensors, "decoder_norm")[1:]
     tokens = linear(x, tensors, "mlm_layer.fc").view(14, 14, 2, 2, CHANNELS)
     raster = torch.empty(GRID, GRID, CHANNELS, dtype=torch.float64)
     for row in range(2):
@@ -206,15 +216,15 @@ def test_the_shapes_here_are_those_of_the_published_checkpoints() -> None:
     if not path.is_file():
         pytest.skip("the list of published names and shapes is not beside the repository")
     published = json.loads(path.read_text())
-    for name, shapes in SHAPES.items():
+    for name, shapes in PUBLISHED.items():
         parts = ("conversion_function.", "reverse_transform.")
         named = {key: tuple(shape) for key, shape in published[name].items() if not key.startswith(parts)}
         assert named == shapes
 
 
-@pytest.mark.parametrize("name", ["seit_vit_small_dim32", "seit_vit_base_dim32"])
+@pytest.mark.parametrize("name", ["seit", "seit_wide"])
 def test_supervised_seit_gives_the_published_definition(name: str, tmp_path: Path) -> None:
-    tensors = tensors_of(name)
+    tensors = small_tensors(name)
     torch.save({"state_dict": tensors}, tmp_path / "seit.ckpt")
     model = load_official(tmp_path / "seit.ckpt")
     assert isinstance(model, TokenViT)
@@ -227,7 +237,7 @@ def test_supervised_seit_gives_the_published_definition(name: str, tmp_path: Pat
 
 
 def test_mtm_fine_tuning_gives_the_published_definition() -> None:
-    tensors = tensors_of("mtm_finetune_vit_base")
+    tensors = small_tensors("mtm_finetune")
     model = from_official(tensors)
     codes = torch.randint(0, CODES, (2, GRID, GRID), generator=seeded(1))
     with torch.no_grad():
@@ -239,7 +249,7 @@ def test_mtm_fine_tuning_gives_the_published_definition() -> None:
 
 @pytest.mark.parametrize("ratio", [0.4, 0.63, 1.0])
 def test_mtm_pre_training_gives_the_published_definition(ratio: float) -> None:
-    tensors = tensors_of("mtm_pretrain_vit_base")
+    tensors = small_tensors("mtm_pretrain")
     model = from_official(tensors)
     assert isinstance(model, MaskedTokenModel)
     codes = torch.randint(0, CODES, (2, GRID, GRID), generator=seeded(1))
@@ -255,33 +265,36 @@ def test_mtm_pre_training_gives_the_published_definition(ratio: float) -> None:
     assert float(found.loss) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_names_and_values_come_back_as_they_were(name: str) -> None:
-    tensors = tensors_of(name)
+    tensors = {
+        key: torch.arange(number, number + math.prod(shape), dtype=torch.float32).reshape(shape)
+        for number, (key, shape) in enumerate(PUBLISHED[name].items())
+    }
     back = to_official(from_official(tensors))
-    assert {key: tuple(tensor.shape) for key, tensor in back.items()} == SHAPES[name]
+    assert {key: tuple(tensor.shape) for key, tensor in back.items()} == PUBLISHED[name]
     assert all(torch.equal(back[key], tensors[key]) for key in tensors if key != "decoder_pos_embed")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blocks.3.mlp.fc1.bias": None}, "blocks.3.mlp.fc1.bias: expected shape .1536,., found none"),
-        ({"blocks.3.gamma": torch.zeros(2)}, "blocks.3.gamma: expected shape none, found .2,."),
+        ({"blocks.1.mlp.fc1.bias": None}, "blocks.1.mlp.fc1.bias: expected shape .512,., found none"),
+        ({"blocks.1.gamma": torch.zeros(2)}, "blocks.1.gamma: expected shape none, found .2,."),
         ({"head.bias": torch.zeros(9)}, "head.bias: expected shape .1000,., found .9,."),
-        ({"norm.bias": torch.full((384,), math.nan)}, "norm.bias: expected finite numbers"),
+        ({"norm.bias": torch.full((128,), math.nan)}, "norm.bias: expected finite numbers"),
         ({"pos_embed": None}, "no tensor 'pos_embed'"),
     ],
 )
 def test_other_tensors_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    tensors = tensors_of("seit_vit_small_dim32") | change
+    tensors = small_tensors("seit") | change
     torch.save({key: tensor for key, tensor in tensors.items() if tensor is not None}, tmp_path / "wrong.pth")
     with pytest.raises(ModelError, match=f"wrong.pth: expected a checkpoint of SeiT.*{message}"):
         load_official(tmp_path / "wrong.pth")
 
 
 def test_checkpoints_of_whole_runs_are_read(tmp_path: Path) -> None:
-    tensors = tensors_of("seit_vit_small_dim32")
+    tensors = small_tensors("seit")
     run = {"model": tensors, "args": argparse.Namespace(lr=1e-3, epochs=300), "epoch": 299}
     torch.save(run, tmp_path / "run.pth")
     model = load_official(tmp_path / "run.pth")
@@ -290,7 +303,7 @@ def test_checkpoints_of_whole_runs_are_read(tmp_path: Path) -> None:
 
 def test_a_mask_by_hand_hides_what_it_says() -> None:
     """Codes of masked patches change nothing but the targets; codes of kept ones do."""
-    model = from_official(tensors_of("mtm_pretrain_vit_base"))
+    model = from_official(small_tensors("mtm_pretrain"))
     assert isinstance(model, MaskedTokenModel)
     codes = torch.randint(0, CODES, (1, GRID, GRID), generator=seeded(1))
     places = torch.arange(PATCHES)
