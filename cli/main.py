@@ -1,10 +1,13 @@
-"""The command `tokenstore`: parse, call the library, print."""
+"""The program `tokenstore`, and the group of commands that both programs are."""
 
 from __future__ import annotations
 
 import importlib
 import signal
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
@@ -44,33 +47,73 @@ _COMMANDS = {
         "tokenizers.fit_codebook",
         "Learn a codebook over an autoencoder's latents.",
     ),
+    "completion": ("completion", "Print the shell's completion of commands and options."),
 }
-"""The module of each command in this package, imported when it is called, since torch takes seconds."""
+"""The module of each command in this package, and a sentence about it."""
+
+OPTION_NAMES = {
+    "as_json": "--json",
+    "corruptions": "--corruption",
+    "count": "-n",
+    "severities": "--severity",
+    "source_kind": "--source",
+    "splits": "--split",
+    "start": "--from",
+}
+"""The options of parameters that are called otherwise in Python."""
 
 
 class LazyCommands(click.Group):
-    """Imports commands on use, and turns errors into one line."""
+    """A group that imports a command on use, suggests names for typos, and prints errors as one line.
+
+    Packages add commands by entry points of the group `PROGRAM.commands`, such as `tokenstore.commands`.
+    """
 
     homes: Mapping[str, tuple[str, str]] = {}
-    """Of each command its module and what it does."""
+    """The module of each command, and a sentence about it."""
+    program = ""
+    """The name of the console script."""
+
+    @cached_property
+    def added(self) -> Mapping[str, EntryPoint]:
+        """The commands of other packages, by their names."""
+        return {point.name: point for point in entry_points(group=f"{self.program}.commands")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.homes)
+        """Return the names of all commands."""
+        return [*self.homes, *(name for name in self.added if name not in self.homes)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.homes:
-            return None
-        command: click.Command = getattr(
-            importlib.import_module(f".{self.homes[cmd_name][0]}", __package__), cmd_name.replace("-", "_")
-        )
-        return command
+        """Import a command and return it; None if none has this name."""
+        if cmd_name in self.homes:
+            module = importlib.import_module(f".{self.homes[cmd_name][0]}", __package__)
+            command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+            return command
+        return self.added[cmd_name].load() if cmd_name in self.added else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` begin with; raise click.UsageError with similar names for a typo."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            similar = get_close_matches(args[0], names)
+            hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing those of this package."""
+        rows = [(name, summary) for name, (_, summary) in self.homes.items()]
+        for name in self.list_commands(ctx)[len(rows) :]:
+            command = self.get_command(ctx, name)
+            rows.append((name, "" if command is None else command.get_short_help_str(100)))
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in self.homes.items()])
+            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _interrupt)
+        """Run the command; raise click.ClickException for any error, and exit with 130 at an interrupt."""
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -85,13 +128,15 @@ class LazyCommands(click.Group):
             if not isinstance(error, (TokenstoreError, OSError)):
                 text = f"unexpected {type(error).__name__}: {text}. `{ctx.info_name} --debug ...` shows where"
             raise click.ClickException(text) from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def spoken(error: Exception) -> str:
     """Return an error's message, with options where it names parameters of a Python call."""
     text = str(error)
     for parameter in getattr(error, "parameters", ()):
-        option = f"--{parameter.name.replace('_', '-')}"
+        option = OPTION_NAMES.get(parameter.name, f"--{parameter.name.replace('_', '-')}")
         if parameter.value not in (None, True):
             option += f" {parameter.value}"
         text = text.replace(str(parameter), option)
@@ -100,13 +145,16 @@ def spoken(error: Exception) -> str:
 
 class _Commands(LazyCommands):
     homes = _COMMANDS
+    program = "tokenstore"
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@click.command(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "tokenstore", cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="tokenstore")
 @click.option(
     "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
@@ -122,7 +170,7 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `tokenstore`."""
     cli.main(prog_name="tokenstore")
 
 

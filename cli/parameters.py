@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
@@ -28,6 +29,12 @@ class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
         if "://" not in place and not re.search(r"[*?\[{]", place) and not Path(place).expanduser().exists():
             raise click.ClickException(f"{place}: no such file or folder; expected a {self._what}")
         return place
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete the names of files and folders."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 def parse_storage_options(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The command `seitpp`: networks that learn from tokens."""
+"""The program `seitpp`: networks that learn from tokens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ _COMMANDS = {
         "networks.evaluate",
         "Measure a network on a token store or on images, as they are and corrupted.",
     ),
+    "completion": ("completion", "Print the shell's completion of commands and options."),
 }
 
 
 class _Commands(LazyCommands):
     homes = _COMMANDS
+    program = "seitpp"
 
 
-@click.command(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "seitpp", cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="seitpp")
 @click.option(
     "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
@@ -48,7 +52,7 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `seitpp`."""
     cli.main(prog_name="seitpp")
 
 
