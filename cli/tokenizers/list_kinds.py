@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from tokenstore.tokenizers.registry import TOKENIZERS, TokenizerKind
+from tokenstore.tokenizers import tokenizer_kinds
 
 from ..main import EXIT_CODES
 
@@ -36,21 +35,15 @@ def tokenizers(as_json: bool) -> None:
                 "grid": kind.grid,
                 "codebook": kind.codebook,
                 "licence": kind.licence,
-                "needs": _missing(kind),
+                "needs": kind.missing_extra,
             }
-            for name, kind in TOKENIZERS.items()
+            for name, kind in tokenizer_kinds().items()
         }
         click.echo(json.dumps(kinds, indent=2))
         return
     table = Table(*(Column(head, no_wrap=True) for head in _HEADS), box=None)
-    for name, kind in TOKENIZERS.items():
-        missing = _missing(kind)
+    for name, kind in tokenizer_kinds().items():
+        missing = kind.missing_extra
         needs = f" (pip install 'tokenstore[{missing}]')" if missing else ""
         table.add_row(f"{name}{kind.usage}", kind.grid, kind.codebook, kind.licence, kind.summary + needs)
     Console(highlight=False, markup=False, width=_WIDTH).print(table, soft_wrap=True)
-
-
-def _missing(kind: TokenizerKind) -> str | None:
-    """The extra that has to be installed for a kind, where its packages are not there."""
-    there = all(importlib.util.find_spec(package) for package in kind.packages)
-    return None if there else kind.extra

@@ -64,7 +64,7 @@ def brightness_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     module = "tokenstore.tokenizers.brightness_of_a_test"
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(load=load))  # type: ignore[misc]
-    kind = TokenizerKind(module.rpartition(".")[2], "", "", "", "", argument="X", argument_is_optional=True)
+    kind = TokenizerKind(module, "", "", "", "", argument="X", argument_is_optional=True)
     monkeypatch.setitem(registry.TOKENIZERS, "brightness", kind)
 
 

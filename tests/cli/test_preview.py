@@ -305,7 +305,7 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     name = "tokenstore.tokenizers.film_of_a_test"
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(load=lambda _: Film()))  # type: ignore[misc]
-    kind = TokenizerKind(name.rpartition(".")[2], "", "", "", "")
+    kind = TokenizerKind(name, "", "", "", "")
     monkeypatch.setitem(registry.TOKENIZERS, "film", kind)
     levels = np.add.outer([0, 10], np.arange(6)).astype(np.uint8)
     codes = levels[:, :, None, None].repeat(2, 2).repeat(2, 3)
@@ -490,7 +490,7 @@ def test_ready_codes_are_looked_at_with_a_tokenizer_that_is_named(
     module_name = "tokenstore.tokenizers.brightness_of_a_test"
     brightness = SimpleNamespace(load=lambda _: BrightnessTokenizer())
     monkeypatch.setitem(sys.modules, module_name, brightness)  # type: ignore[misc]
-    kind = TokenizerKind(module_name.rpartition(".")[2], "", "", "", "")
+    kind = TokenizerKind(module_name, "", "", "", "")
     monkeypatch.setitem(registry.TOKENIZERS, "brightness", kind)
     np.save(tmp_path / "codes.npy", np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2))
     out = tmp_path / "out"

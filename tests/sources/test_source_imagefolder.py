@@ -1,4 +1,4 @@
-"""Folders of images: what is a class, what is a split, what is passed over, what is refused."""
+"""Folders of images: what is a class, what is a split, what is skipped, what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources import ImageSource, listing
+from tokenstore.sources import ImageSource, file_bytes
+from tokenstore.sources import names as name_columns
 from tokenstore.sources.imagefolder import open_imagefolder
 
 
@@ -121,7 +122,7 @@ def test_other_files_are_passed_over_and_counted_and_hidden_ones_are_not_even_co
     fill(root, "a/1.jpg", "a/notes.txt", "b.csv", "a/jpg", ".hidden/1.jpg", "a/._1.jpg", ".DS_Store")
     source = open_imagefolder(root)
     assert listed(source) == {"train": ["a/1.jpg"]}
-    assert source.notes == ("files passed over, as their names do not end like an image's: 3 (first: a/jpg)",)
+    assert source.notes == ("files skipped, as their names do not end like an image's: 3 (first: a/jpg)",)
 
 
 def test_a_folder_without_images_is_no_class(root: Path) -> None:
@@ -221,7 +222,7 @@ def test_what_is_no_file_is_never_opened(root: Path) -> None:
     source = open_imagefolder(root)
     assert listed(source)["train"] == ["a/1.jpg"]
     assert source.notes == (
-        "named like images but passed over, as they are no files or lead nowhere: 2 (first: a/broken.jpg)",
+        "named like images but skipped, as they are no files or lead nowhere: 2 (first: a/broken.jpg)",
     )
 
 
@@ -259,7 +260,7 @@ def test_a_file_that_the_system_refuses_to_read_is_a_bad_sample(
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(listing.os, "open", refuse)
+    monkeypatch.setattr(file_bytes.os, "open", refuse)
     assert str(request.read()[0]) == "cannot be read: Permission denied"
 
 
@@ -322,7 +323,7 @@ def test_an_empty_range_of_samples_is_empty(root: Path) -> None:
 
 def test_a_million_names_take_no_object_each() -> None:
     tracemalloc.start()
-    names = listing.NameBuilder()
+    names = name_columns.NameBuilder()
     count = names.extend(b"n01440764/n01440764_%08d.JPEG" % number for number in range(10**6))
     column = names.finish()
     python_bytes = tracemalloc.get_traced_memory()[0]
@@ -330,7 +331,7 @@ def test_a_million_names_take_no_object_each() -> None:
     assert (count, len(column)) == (10**6, 10**6)
     assert python_bytes < 2 * 10**6
     assert column.nbytes < 40 * 10**6
-    assert listing.rows(column, 65_530, 65_540).to_pylist()[6] == b"n01440764/n01440764_00065536.JPEG"
+    assert name_columns.sliced(column, 65_530, 65_540).to_pylist()[6] == b"n01440764/n01440764_00065536.JPEG"
 
 
 class TestLabelsFile:

@@ -178,7 +178,7 @@ def test_a_label_without_class_name_is_refused(tmp_path: Path) -> None:
 def test_labels_that_are_lists_are_passed_over_with_a_note(tmp_path: Path) -> None:
     source = open_parquet(write(tmp_path / "x.parquet", {"image": IMAGES[:1], "labels": [[1, 2]]}))
     assert labels(source) is None
-    assert source.notes == ("column labels passed over: list<element: int64> is not one label a sample",)
+    assert source.notes == ("column labels skipped: list<element: int64> is not one label a sample",)
 
 
 def test_of_several_class_labels_the_usual_name_or_the_first_is_taken_and_noted(tmp_path: Path) -> None:

@@ -157,9 +157,7 @@ def test_a_key_ends_at_the_first_dot_of_the_base_name(tmp_path: Path) -> None:
 def test_of_several_images_of_a_sample_a_fixed_one_is_taken_and_noted(tmp_path: Path) -> None:
     source = open_tar(write_tar(tmp_path / "x.tar", {"1.png": b"png", "1.jpg": b"jpg", "1.bmp": b"bmp"}))
     assert contents(source) == [b"jpg"]
-    assert source.notes == (
-        "images passed over, as their samples have one that goes before: 2 (first: 1.bmp)",
-    )
+    assert source.notes == ("images skipped, as their samples have one that goes before: 2 (first: 1.bmp)",)
 
 
 def test_several_images_that_no_rule_chooses_from_are_refused(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_the_same_member_twice_is_refused(tmp_path: Path) -> None:
 
 def test_members_without_an_image_are_noted(tmp_path: Path) -> None:
     source = open_tar(write_tar(tmp_path / "x.tar", {"1.jpg": b"", "readme.txt": b"", "._1.jpg": b""}))
-    assert source.notes == ("members passed over, as no image goes with them: 1 (first: readme.txt)",)
+    assert source.notes == ("members skipped, as no image goes with them: 1 (first: readme.txt)",)
     assert len(source.splits["train"]) == 1
 
 
@@ -204,9 +202,7 @@ def test_links_sparse_files_and_devices_are_passed_over_with_a_note(tmp_path: Pa
         tar.addfile(folder)
     source = open_tar(path)
     assert listed(source) == {"train": ["x.tar/1.jpg"]}
-    assert source.notes == (
-        "members passed over, as they are links, devices or sparse files: 3 (first: 2.jpg)",
-    )
+    assert source.notes == ("members skipped, as they are links, devices or sparse files: 3 (first: 2.jpg)",)
 
 
 def test_sparse_members_of_both_kinds_are_walked_past(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_each_kind_is_found_out_from_what_is_there(tmp_path: Path) -> None:
 def test_a_given_kind_goes_before_what_is_found(tmp_path: Path) -> None:
     put_image(tmp_path / "1.png")
     put_tar(tmp_path / "0.tar")
-    with pytest.raises(SourceError, match="could be of kind tar or imagefolder; say which"):
+    with pytest.raises(SourceError, match="could be of kind imagefolder or tar; say which"):
         open_source(tmp_path)
     assert open_source(tmp_path, "tar").kind == "tar"
     assert open_source(tmp_path, "imagefolder").kind == "imagefolder"

@@ -1,4 +1,4 @@
-"""Arrays of ready codes: `.npy`, `.npz`, or a folder with one of them a split.
+"""The source of arrays of ready codes: a `.npy` or `.npz` file, or a folder with a file for each split.
 
 codes.npy, codes-labels.npy      codes (N, *grid) and, optionally, labels (N,)
 codes.npz                        `tokens` or `codes`, optionally `labels`, `class_names`, `codebook`, and
@@ -16,11 +16,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from typing_extensions import override
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.base import CodeSource, Labels
-from tokenstore.sources.listing import check_class_range, check_labels, check_range, digest
+from tokenstore.sources.base import CodeSource, CodeSplit, Labels
+from tokenstore.sources.labels import check_class_range, check_labels
+from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
+from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import files_ending
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
 
@@ -34,8 +37,8 @@ _LARGEST_CODE = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class ArraySplit:
-    """The rows of one array of codes, and further arrays that go with them."""
+class ArraySplit(CodeSplit):
+    """The rows of one array of codes, and further arrays aligned with them."""
 
     name: str
     stored: StoredArray
@@ -43,29 +46,35 @@ class ArraySplit:
     further: Mapping[str, StoredArray]
 
     @property
+    @override
     def columns(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         return {
             name: (array.dtype.newbyteorder("="), array.shape[1:]) for name, array in self.further.items()
         }
 
+    @override
     def __len__(self) -> int:
         return len(self.stored)
 
+    @override
     def names(self, start: int, stop: int) -> pa.Array:
         check_range(start, stop, len(self))
         return pa.array([f"{self.name}[{row}]" for row in range(start, stop)], pa.string())
 
+    @override
     def labels(self, start: int, stop: int) -> Labels | None:
         check_range(start, stop, len(self))
         return None if self.all_labels is None else self.all_labels[start:stop]
 
+    @override
     def fingerprint(self) -> str:
         arrays = {"": self.stored, **self.further}
         kinds = repr([(name, array.dtype.str, array.shape) for name, array in sorted(arrays.items())])
         return digest(self.name, kinds, self.all_labels)
 
+    @override
     def codes(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
-        """Codes (stop - start, *grid) in the smallest unsigned type that holds them, if not stored in one.
+        """Return codes (stop - start, *grid): as stored if unsigned, else in the smallest type that fits.
 
         Raises SourceError for codes below 0 or of more than 31 bits.
         """
@@ -80,17 +89,18 @@ class ArraySplit:
             raise SourceError(
                 f"{self.stored.where}: sample {start + row}: expected codes 0..{_LARGEST_CODE}, found {found}"
             )
-        keeps = codes.dtype.kind == "u" and codes.dtype.itemsize <= np.dtype(np.uint32).itemsize
-        return codes.astype(codes.dtype if keeps else np.min_scalar_type(high), copy=False)
+        is_unsigned = codes.dtype.kind == "u" and codes.dtype.itemsize <= np.dtype(np.uint32).itemsize
+        return codes.astype(codes.dtype if is_unsigned else np.min_scalar_type(high), copy=False)
 
+    @override
     def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         check_range(start, stop, len(self))
         return self.further[name].rows(start, stop)
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """What one split's files hold."""
+class _SplitContents:
+    """The contents of one split's files."""
 
     split: ArraySplit
     class_names: tuple[str, ...] | None
@@ -119,7 +129,7 @@ def open_arrays(location: str | Path) -> CodeSource:
         location=str(location),
         splits=splits,
         grid=next(iter(grids.values())),
-        codebook_sizes=None if codebook is None else _sizes(codebook),
+        codebook_sizes=None if codebook is None else _codebook_sizes(codebook),
         codebook=codebook,
         class_names=class_names,
         notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
@@ -127,12 +137,12 @@ def open_arrays(location: str | Path) -> CodeSource:
 
 
 def is_array_folder(folder: Path) -> bool:
-    """Does a folder hold arrays named after splits?"""
+    """Return whether a folder holds arrays named after splits."""
     return any(split_of_file(path.name) is not None for path in files_ending(folder, ENDINGS))
 
 
 def _files(location: Path) -> dict[str, Path]:
-    """Split -> file of its codes."""
+    """Return the file of codes of each split."""
     if not location.is_dir():
         return {split_of_file(location.name) or DEFAULT_SPLIT: location}
     names = [path.name for path in files_ending(location, ENDINGS) if not path.stem.endswith(_LABEL_ENDINGS)]
@@ -147,11 +157,12 @@ def _files(location: Path) -> dict[str, Path]:
     return files
 
 
-def _open_split(path: Path) -> _Opened:
+def _open_split(path: Path) -> _SplitContents:
+    """Read one split's file, and for `.npy` the file of labels beside it."""
     if path.suffix.lower() == ".npy":
         beside = [path.with_name(f"{path.stem}{ending}.npy") for ending in _LABEL_ENDINGS]
         labels = [open_npy(labels_path) for labels_path in beside if labels_path.exists()]
-        return _opened(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
+        return _contents(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
     arrays = open_npz(path)
     others = [name for name in arrays if name not in (_LABELS, _CLASS_NAMES, _CODEBOOK)]
     name = next((name for name in _CODES if name in arrays), others[0] if len(others) == 1 else None)
@@ -160,10 +171,10 @@ def _open_split(path: Path) -> _Opened:
             f"{path}: expected an array {' or '.join(_CODES)}, found {', '.join(arrays) or 'none'}"
         )
     codes = arrays.pop(name)
-    return _opened(path, codes, arrays)
+    return _contents(path, codes, arrays)
 
 
-def _opened(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _Opened:
+def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _SplitContents:
     if codes.dtype.kind not in "iu" or len(codes.shape) < 2:
         raise SourceError(
             f"{codes.where}: expected codes (N, *grid) of an integer type, found {codes.dtype} {codes.shape}"
@@ -180,11 +191,11 @@ def _opened(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _
         if len(array) == len(codes) and array.dtype.kind in "biuf"
     }
     notes = tuple(
-        f"array {name} passed over: {array.dtype} {array.shape} is no column of numbers, one a sample"
+        f"array {name} skipped: {array.dtype} {array.shape} is no column of numbers, one a sample"
         for name, array in others.items()
         if name not in further
     )
-    return _Opened(
+    return _SplitContents(
         ArraySplit(path.name, codes, None if labels is None else _labels(labels), further),
         None if class_names is None else _class_names(class_names),
         None if codebook is None else _codebook(codebook),
@@ -210,13 +221,19 @@ def _codebook(stored: StoredArray) -> npt.NDArray[np.float32]:
     return stored.whole().astype(np.float32)
 
 
-def _sizes(codebook: npt.NDArray[np.float32]) -> tuple[int, ...]:
+def _codebook_sizes(codebook: npt.NDArray[np.float32]) -> tuple[int, ...]:
     return (codebook.shape[-2],) * (len(codebook) if codebook.ndim == 3 else 1)
 
 
-def _agreed(found: Sequence[_Value | None], what: str, where: str) -> _Value | None:
-    """What the splits that have it agree on."""
-    values = [value for value in found if value is not None]
+def _agreed(of_splits: Sequence[_Value | None], what: str, where: str) -> _Value | None:
+    """Return the value of the splits that have one; raise SourceError if the splits differ."""
+    values = [value for value in of_splits if value is not None]
     if any(not np.array_equal(value, values[0]) for value in values):
         raise SourceError(f"{where}: splits differ in their {what}")
     return values[0] if values else None
+
+
+SOURCE = SourceKind(
+    open=open_arrays, holds=is_array_folder, looked_for="arrays (train.npy, train.npz)", endings=ENDINGS
+)
+"""The kind `array`."""

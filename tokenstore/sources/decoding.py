@@ -1,4 +1,4 @@
-"""Decode processes: an image split's samples as batches, in order, in bounded memory."""
+"""The decode processes: an image split's samples as batches, in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import SampleError, SourceError
+from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSplit, MaskedSplit, MaskRequest
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
+__all__ = ["DecodedBatch", "ImageFacts", "Inputs", "decode_in_order"]
+
 TASK_SAMPLES = 32
+"""The number of samples of one task of a decode process, if shared memory has room for them."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The size of an image as it is looked at, in pixels, and of its file, in bytes."""
+    """The size of an upright image in pixels, and of its file in bytes."""
 
     width: int
     height: int
@@ -40,32 +43,36 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """Neighbouring samples: `inputs` (n, *shape) as the decoder makes them; one that is bad holds anything.
+    """The decoded samples from `start` on.
 
-    `masks` (n, H, W) are their label maps, where those are asked for. Both are only valid until the next
-    batch is asked for.
+    `inputs` and `masks` are only valid until the next batch is requested.
     """
 
     start: int
     inputs: Inputs
+    """The inputs (n, *shape) that the decoder made; the input of a bad sample is undefined."""
     masks: Pixels | None
+    """The label maps (n, H, W), if they were requested."""
     outcomes: list[ImageFacts | SampleError]
+    """The facts of each image, or the error of a bad sample."""
 
 
 Inputs: TypeAlias = npt.NDArray[Any]
 _Outcomes: TypeAlias = list[ImageFacts | SampleError]
 _Records: TypeAlias = npt.NDArray[Any]
-"""(n,) of what a decode process makes of a sample: fields `input` and, where there are label maps, `mask`."""
+"""The results of decoding, (n,), with the fields `input` and, with label maps, `mask`."""
 
 
 @dataclass(frozen=True)
 class _Decoders:
+    """The decoders of one conversion."""
+
     images: Decoder
     masks: MaskDecoder | None
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of a record."""
+        """The data type of a record."""
         fields: list[Any] = [("input", self.images.dtype, self.images.shape)]
         if self.masks is not None:
             fields.append(("mask", np.uint8, self.masks.shape))
@@ -74,6 +81,8 @@ class _Decoders:
 
 @dataclass(frozen=True)
 class _Task:
+    """The requests of one task: neighbouring samples."""
+
     images: ImageRequest
     masks: MaskRequest | None
 
@@ -86,10 +95,12 @@ def decode_in_order(
     workers: int,
     masks: MaskDecoder | None = None,
 ) -> Iterator[DecodedBatch]:
-    """Decode samples [start, stop) in `workers` processes, or in this one where that is 0.
+    """Decode samples [start, stop) in `workers` processes, or in this process if `workers` is 0.
 
-    With `masks` the split is a MaskedSplit, and a sample without a right label map is bad. Raises SourceError
-    where a decode process dies.
+    With `masks` the split is a MaskedSplit, and a sample without a valid label map is bad.
+
+    Raises SourceError if a decode process dies or shared memory is too small, and TypeError for `masks` with
+    a split that has none.
     """
     decoders = _Decoders(decoder, masks)
     samples = _task_samples(workers, decoders.dtype.itemsize)
@@ -138,19 +149,22 @@ def _batch(start: int, records: _Records, outcomes: _Outcomes) -> DecodedBatch:
 
 
 def _slot_count(workers: int) -> int:
+    """Return the number of slots that keep all workers busy while batches wait to be used."""
     return 2 * workers + 2
 
 
 def _task_samples(workers: int, nbytes: int) -> int:
-    """Samples of one task: so many that all slots take at most half of what is free for shared memory."""
+    """Return the samples of one task, for which all slots take at most half of the free shared memory."""
     shared = Path("/dev/shm")
     if workers < 1 or not shared.is_dir():
         return TASK_SAMPLES
     samples = shutil.disk_usage(shared).free // 2 // (_slot_count(workers) * nbytes)
     if samples < 1:
+        no_workers = Parameter("workers", 0)
         raise SourceError(
-            f"{shared} has too little room to hand images of {nbytes:,} bytes between {workers} "
-            "processes. Make it larger, or decode in one process with --workers 0"
+            f"{shared} has too little room to pass images of {nbytes:,} bytes between {workers} "
+            f"processes. Make it larger, or decode in one process with {no_workers}",
+            parameters=[no_workers],
         )
     return min(TASK_SAMPLES, samples)
 
@@ -165,7 +179,7 @@ def _pool(workers: int, slots: _Slots, decoders: _Decoders) -> ProcessPoolExecut
 
 
 class _Slots:
-    """Shared memory that decode processes fill with records, a task a slot."""
+    """The shared memory that decode processes fill with records, one slot for each task."""
 
     def __init__(self, count: int, samples: int, decoders: _Decoders) -> None:
         self.samples = samples
@@ -188,7 +202,7 @@ class _Slots:
             memory.unlink()
             try:
                 memory.close()
-            except BufferError:  # a caller still looks at the last batch; the memory goes with it
+            except BufferError:  # a caller still uses the last batch; the memory is freed with the batch
                 memory._buf = memory._mmap = None  # type: ignore[attr-defined]
 
 
@@ -198,7 +212,7 @@ _decoders: _Decoders
 
 
 def _begin_work(names: list[str], samples: int, decoders: _Decoders) -> None:
-    """Set up a decode process: it leaves Ctrl-C to its parent, and ends when its parent does."""
+    """Set up a decode process, which leaves Ctrl-C to its parent and ends when its parent does."""
     global _samples, _decoders
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -243,7 +257,7 @@ def _decode_images(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> _
 def _decode_masks(
     request: MaskRequest, decoder: MaskDecoder, masks: Pixels, outcomes: _Outcomes
 ) -> _Outcomes:
-    """The outcomes, once the label maps of the images that are good have been decoded too."""
+    """Decode the label maps of the good images, and return the outcomes of both."""
     both: _Outcomes = []
     for position, (data, outcome) in enumerate(zip(request.read(), outcomes, strict=True)):
         if isinstance(outcome, SampleError):

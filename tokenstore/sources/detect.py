@@ -1,29 +1,20 @@
-"""Which kind of source a path is."""
+"""The recognition of sources: which kind a path is, by its ending or by what a folder holds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from tokenstore.errors import SourceError
-from tokenstore.sources import arrays, imagefolder, parquet, seit, tar
 from tokenstore.sources.base import Source
-from tokenstore.sources.shard_files import has_shards, is_pattern
+from tokenstore.sources.registry import SourceKind, kind_names, load_kind
+from tokenstore.sources.shard_files import is_pattern
+
+__all__ = ["open_source"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
-_OPENERS: dict[str, Callable[[str | Path], Source]] = {
-    "imagefolder": imagefolder.open_imagefolder,
-    "tar": tar.open_tar,
-    "parquet": parquet.open_parquet,
-    "seit": seit.open_seit,
-    "array": arrays.open_arrays,
-}
-_ENDINGS = {"tar": tar.ENDINGS, "parquet": parquet.ENDINGS, "array": arrays.ENDINGS}
-
-KINDS = tuple(_OPENERS)
-"""The kinds of sources there are."""
+_OPTION_NAMES = {"labels": "a labels file goes", "masks": "label maps go"}
 
 
 def open_source(
@@ -33,61 +24,58 @@ def open_source(
     labels: str | Path | None = None,
     masks: str | Path | None = None,
 ) -> Source:
-    """List the samples of a local path, whose kind is found out unless it is given.
+    """List the samples of a local path.
 
-    `labels` is a CSV file of paths and labels, `masks` a folder of label maps, both for a folder of images.
-    Raises SourceError where there is nothing at the path, nothing known, or more than one kind of thing.
+    Without a `kind`, one of `kind_names()`, the kind is recognised by the path's ending or by what the folder
+    holds. `labels` is a CSV file of paths and labels, `masks` a folder of label maps; both go with a folder
+    of images.
+
+    Raises SourceError for a path that does not exist, holds no known kind, or holds more than one, for an
+    unknown kind, and for whatever the kind's own opener refuses.
     """
     where = str(src)
     if _URL.match(where):
         raise SourceError(f"{where}: sources have to be local for now; copy it to a disk first")
-    if kind is not None and kind not in KINDS:
-        raise SourceError(f"kind of source: expected one of {', '.join(KINDS)}, got {kind!r}")
+    chosen = None if kind is None else load_kind(kind)
     if not Path(src).exists() and not is_pattern(where):
         raise SourceError(f"{where}: no such file or folder")
-    kind = kind or ("imagefolder" if labels is not None else _detect(Path(src)))
-    if labels is None and masks is None:
-        return _OPENERS[kind](src)
-    if kind != "imagefolder":
-        what = "a labels file goes" if labels is not None else "label maps go"
-        raise SourceError(f"{where}: {what} with a folder of images, not with kind {kind}")
-    return imagefolder.open_imagefolder(src, labels, masks)
+    options = {name: value for name, value in (("labels", labels), ("masks", masks)) if value is not None}
+    if chosen is None:
+        kind = "imagefolder" if labels is not None else _detect(Path(src))
+        chosen = load_kind(kind)
+    for name in options:
+        if name not in chosen.options:
+            raise SourceError(f"{where}: {_OPTION_NAMES[name]} with a folder of images, not with kind {kind}")
+    return chosen.open(src, **options)
 
 
 def _detect(path: Path) -> str:
-    kind = _kind_of_folder(path) if path.is_dir() else _kind_by_ending(str(path))
-    if kind is None:
-        endings = ", ".join(ending for endings in _ENDINGS.values() for ending in endings)
-        raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
-    return kind
-
-
-def _kind_by_ending(name: str) -> str | None:
+    """Return the name of the kind that a path is of."""
+    kinds = {name: load_kind(name) for name in kind_names()}
+    if path.is_dir():
+        return _kind_of_folder(path, kinds)
+    name = str(path)
     if _COMPRESSED_TAR.search(name):
         raise SourceError(
             f"{name}: a compressed tar file, whose samples cannot be reached singly; decompress it first"
         )
-    return next((kind for kind, endings in _ENDINGS.items() if name.lower().endswith(endings)), None)
+    for kind, facts in kinds.items():
+        if facts.endings and name.lower().endswith(facts.endings):
+            return kind
+    endings = ", ".join(ending for facts in kinds.values() for ending in facts.endings)
+    raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
 
 
-def _kind_of_folder(folder: Path) -> str:
+def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
+    """Return the one kind whose samples a folder holds."""
     if (folder / "zarr.json").exists():
         raise SourceError(
             f"{folder}: a Zarr hierarchy, such as a token store; expected images or codes to convert"
         )
-    holds = {
-        "seit": any(folder.glob(f"*{seit.DATA_ENDING}")),
-        "tar": has_shards(folder, tar.ENDINGS),
-        "parquet": has_shards(folder, parquet.ENDINGS),
-        "array": arrays.is_array_folder(folder),
-        "imagefolder": imagefolder.has_images(folder),
-    }
-    kinds = [kind for kind, here in holds.items() if here]
-    if len(kinds) > 1:
-        raise SourceError(f"{folder}: could be of kind {' or '.join(kinds)}; say which, or take them apart")
-    if not kinds:
-        raise SourceError(
-            f"{folder}: nothing known found; looked for images in class folders or flat, .tar shards, "
-            f".parquet files, the SeiT release (*{seit.DATA_ENDING}) and arrays (train.npy, train.npz)"
-        )
-    return kinds[0]
+    names = [name for name, kind in kinds.items() if kind.holds(folder)]
+    if len(names) > 1:
+        raise SourceError(f"{folder}: could be of kind {' or '.join(names)}; say which, or take them apart")
+    if not names:
+        looked_for = ", ".join(kind.looked_for for kind in kinds.values())
+        raise SourceError(f"{folder}: nothing known found; looked for {looked_for}")
+    return names[0]

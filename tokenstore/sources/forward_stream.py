@@ -1,4 +1,4 @@
-"""Byte ranges of a compressed stream: read forwards, started again only when asked to go back."""
+"""The reader of byte ranges of a compressed stream, which goes forwards and starts again to go back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tokenstore.errors import SourceError
 
 
 class ForwardStream:
-    """Ranges of a stream that is cheap to read forwards and has to start anew to go back.
+    """A stream that is cheap to read forwards and has to start anew to go back.
 
-    `open_stream` must pickle, as a stream that is sent to another process opens there again.
+    `open_stream` must pickle, as a stream that is sent to another process is opened again in that process.
     """
 
     def __init__(self, open_stream: Callable[[], IO[bytes]], where: str) -> None:
@@ -23,7 +23,7 @@ class ForwardStream:
         self._lock = threading.Lock()
 
     def read(self, start: int, count: int) -> bytes:
-        """Bytes [start, start + count). Raises SourceError where the stream is damaged or ends before."""
+        """Read bytes [start, start + count); raise SourceError if the stream is damaged or ends before."""
         data = self._read(start, count)
         if len(data) < count:
             raise SourceError(
@@ -32,7 +32,7 @@ class ForwardStream:
         return data
 
     def check_nothing_after(self, length: int) -> None:
-        """Raise SourceError where the stream goes on after `length` bytes, or its checksum is wrong."""
+        """Raise SourceError if the stream goes on after `length` bytes, or if its checksum is wrong."""
         if self._read(length, 1):
             raise SourceError(f"{self._where}: expected {length} bytes, found more")
 
@@ -41,7 +41,7 @@ class ForwardStream:
             try:
                 if self._stream is None:
                     self._stream = self._open_stream()
-                # subtle: seek of gzip and zip streams reads on, and begins again to go back.
+                # subtle: seek reads on in gzip and zip streams, and begins again to go back
                 self._stream.seek(start)
                 return self._stream.read(count)
             except (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
@@ -55,8 +55,5 @@ class ForwardStream:
             self._stream.close()
         self._stream = None
 
-    def __getstate__(self) -> tuple[Callable[[], IO[bytes]], str]:
-        return self._open_stream, self._where
-
-    def __setstate__(self, state: tuple[Callable[[], IO[bytes]], str]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[ForwardStream], tuple[Callable[[], IO[bytes]], str]]:
+        return ForwardStream, (self._open_stream, self._where)

@@ -1,4 +1,4 @@
-"""Walks through a folder of images: what is there, in the order of its paths' bytes."""
+"""The walk through a folder of images, in the order of the paths' bytes."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from pathlib import Path
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.images import EXTENSIONS
-from tokenstore.sources.listing import Tally, printable
+from tokenstore.sources.names import Tally, printable
 
 _ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
 
 
-class PassedOver:
-    """What the walk met and did not list."""
+class SkippedEntries:
+    """The entries that a walk met and did not list."""
 
     def __init__(self) -> None:
-        self.others = Tally("files passed over, as their names do not end like an image's")
-        self.special = Tally("named like images but passed over, as they are no files or lead nowhere")
-        self.loops = Tally("links passed over, as they lead back to a folder that they are in")
+        self.others = Tally("files skipped, as their names do not end like an image's")
+        self.special = Tally("named like images but skipped, as they are no files or lead nowhere")
+        self.loops = Tally("links skipped, as they lead back to a folder that they are in")
         self.empty_classes = Tally("folders without images, which are no classes")
 
     def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each sort of entry that was met."""
         tallies = (self.others, self.special, self.loops, self.empty_classes)
         return tuple(note for tally in tallies for note in tally.notes())
 
 
 def holds_images(root: bytes, folder: bytes) -> bool:
-    """Is there an image anywhere below a folder?"""
-    return next(walk(root, folder, PassedOver()), None) is not None
+    """Return whether an image lies anywhere below a folder."""
+    return next(walk(root, folder, SkippedEntries()), None) is not None
 
 
-def walk(root: bytes, folder: bytes, passed: PassedOver) -> Iterator[bytes]:
-    """Paths of all images below a folder, sorted by their bytes, links to folders followed."""
+def walk(root: bytes, folder: bytes, skipped: SkippedEntries) -> Iterator[bytes]:
+    """Yield the paths of all images below a folder, sorted by their bytes; links to folders are followed.
+
+    Raises SourceError where a folder cannot be listed.
+    """
     above = [_identity(root, folder)]
-    levels = [(folder, iter(scan(root, folder, passed)))]
+    levels = [(folder, iter(scan(root, folder, skipped)))]
     while levels:
         prefix, entries = levels[-1]
         entry = next(entries, None)
@@ -47,10 +51,10 @@ def walk(root: bytes, folder: bytes, passed: PassedOver) -> Iterator[bytes]:
         else:
             identity = _identity(root, prefix + entry)
             if identity in above:
-                passed.loops.add(prefix + entry)
+                skipped.loops.add(prefix + entry)
                 continue
             above.append(identity)
-            levels.append((prefix + entry, iter(scan(root, prefix + entry, passed))))
+            levels.append((prefix + entry, iter(scan(root, prefix + entry, skipped))))
 
 
 def _identity(root: bytes, folder: bytes) -> tuple[int, int]:
@@ -61,23 +65,27 @@ def _identity(root: bytes, folder: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def scan(root: bytes, folder: bytes, passed: PassedOver) -> list[bytes]:
-    """Images and folders in a folder; folders end in a slash, so that they sort as their paths do."""
+def scan(root: bytes, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
+    """List the images and folders in a folder.
+
+    Folders end in a slash, so that they sort as their paths do. Raises SourceError where the folder cannot be
+    listed.
+    """
     entries = []
     try:
-        with os.scandir(root + folder) as found:
-            for entry in found:
+        with os.scandir(root + folder) as scanned:
+            for entry in scanned:
                 name = entry.name
                 if name.startswith(b"."):
                     continue
                 if _is(entry, "dir"):
                     entries.append(name + b"/")
                 elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
-                    passed.others.add(folder + name)
+                    skipped.others.add(folder + name)
                 elif _is(entry, "file"):
                     entries.append(name)
                 else:
-                    passed.special.add(folder + name)
+                    skipped.special.add(folder + name)
     except OSError as error:
         raise _cannot_list(root, folder, error) from error
     entries.sort()
@@ -96,5 +104,5 @@ def _cannot_list(root: bytes, folder: bytes, error: OSError) -> SourceError:
 
 
 def with_slash(location: str | Path) -> bytes:
-    """A folder's path as paths below it are appended to."""
+    """Return a folder's path, ending in a slash, as paths below are appended to."""
     return os.fsencode(location).rstrip(b"/") + b"/"

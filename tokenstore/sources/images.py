@@ -1,7 +1,7 @@
-"""Encoded images to pixels: any ordinary file in, RGB of one size out.
+"""The decoder of encoded images: any ordinary file in, RGB pixels of one size out.
 
-Decoding runs in processes of its own, so this module imports only numpy, Pillow and simplejpeg. The
-pixels are those that Pillow alone would give, bit for bit; JPEG just gets there faster.
+Decoding runs in processes of its own, so this module imports only NumPy, Pillow and simplejpeg. The pixels
+equal those of Pillow alone, bit for bit; simplejpeg is faster.
 """
 
 from __future__ import annotations
@@ -12,20 +12,39 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import override
 
 from tokenstore.errors import SampleError
+from tokenstore.sources.options import MAX_PIXELS, ImageOptions, Resize
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-Resize: TypeAlias = Literal["squash", "crop", "pad"]
+
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "DecodedImage",
+    "Decoder",
+    "ImageOptions",
+    "PixelDecoder",
+    "Pixels",
+    "Placement",
+    "Resize",
+    "decode_image",
+    "decoding_reason",
+    "load_image",
+    "pillow_limits",
+    "place",
+    "upright",
+]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Pillow's names of the formats that are read. Others are refused: one of them (EPS) starts a program."""
+"""The formats that are read, by Pillow's names. Others are refused: one of them (EPS) starts a program."""
 
 EXTENSIONS = frozenset(
     (
@@ -33,7 +52,7 @@ EXTENSIONS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
     )
 )
-"""File name endings, in lower case and without the dot, that say a file is an image."""
+"""The endings of file names, in lower case and without the dot, that make a file an image."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -47,64 +66,33 @@ _UPRIGHT = {
 }
 
 
-@dataclass(frozen=True)
-class ImageOptions:
-    """How images are brought to one size; together with the file it decides every pixel.
-
-    `squash` brings both sides to the size, `crop` takes the largest centred part of the size's shape,
-    `pad` fits the whole image inside and fills up with black. All use Pillow's bicubic filter, and
-    none touches an image that has the size already.
-    """
-
-    size: int | tuple[int, int]
-    """Pixels: one number for a square, or (height, width)."""
-    resize: Resize = "squash"
-    max_pixels: int = 89_478_485
-    """Images with more pixels are refused before they are decoded."""
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"image size: expected at least 1 pixel a side, got {self.size}")
-        if self.resize not in get_args(Resize):
-            raise ValueError(f"resize: expected one of {', '.join(get_args(Resize))}, got {self.resize!r}")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels: expected at least 1, got {self.max_pixels}")
-
-    @property
-    def height(self) -> int:
-        return self.size if isinstance(self.size, int) else self.size[0]
-
-    @property
-    def width(self) -> int:
-        return self.size if isinstance(self.size, int) else self.size[1]
-
-
 class Placement(NamedTuple):
-    """The geometry of a resize: which part of an image covers which part of an input."""
+    """The geometry of a resize: the part of an image that is drawn, and the part of an input under it."""
 
     box: tuple[float, float, float, float]
-    """Left, top, right and bottom of the image's part, in its own pixels."""
+    """The left, top, right and bottom of the image's part, in pixels of the image."""
     corner: tuple[int, int]
-    """Left and top of the input's part, in pixels."""
+    """The left and top of the input's part, in pixels of the input."""
     size: tuple[int, int]
-    """Width and height of the input's part."""
+    """The width and height of the input's part, in pixels of the input."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as a tokenizer wants it, and the size that it had."""
+    """An image as the input of a tokenizer, with the size of the file's image."""
 
     pixels: Pixels
-    """RGB (H, W, 3) uint8 of the size asked for, writable."""
+    """The RGB pixels (H, W, 3) uint8 of the requested size, writable."""
     width: int
-    """Pixels of the file's image, as it is looked at: after its EXIF orientation."""
+    """The width in pixels of the file's image, after its EXIF orientation."""
     height: int
+    """The height in pixels of the file's image, after its EXIF orientation."""
 
 
 class Decoder(Protocol):
-    """Turns an image file into a tokenizer's input.
+    """A decoder of image files to a tokenizer's inputs.
 
-    It is small and picklable and knows no torch, for it runs in decode processes.
+    A decoder runs in decode processes, so it is small, picklable, and imports no torch.
     """
 
     @property
@@ -116,23 +104,29 @@ class Decoder(Protocol):
         """The data type of an input."""
 
     def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
-        """Fill `out` with the input and return the image's width and height; raises SampleError."""
+        """Fill `out` with the input of an image file, and return the image's width and height in pixels.
+
+        Raises SampleError for a file that cannot be decoded.
+        """
 
 
 @dataclass(frozen=True)
-class PixelDecoder:
-    """The Decoder of tokenizers that take pixels: RGB (H, W, 3) uint8."""
+class PixelDecoder(Decoder):
+    """The decoder of tokenizers that encode pixels: RGB (H, W, 3) uint8."""
 
     options: ImageOptions
 
     @property
+    @override
     def shape(self) -> tuple[int, ...]:
         return (self.options.height, self.options.width, 3)
 
     @property
+    @override
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8)
 
+    @override
     def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
         image = decode_image(data, self.options)
         out[:] = image.pixels
@@ -142,7 +136,8 @@ class PixelDecoder:
 def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """Decode an image file, turn it upright, make it RGB and resize it.
 
-    Animations give their first frame, transparency lies over white, 16-bit values lose their low byte.
+    Animations give their first frame. Transparency is drawn over white. 16-bit values lose their low byte.
+
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
     image = load_image(data, options.max_pixels)
@@ -153,8 +148,8 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     return DecodedImage(pixels, image.width, image.height)
 
 
-def load_image(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Image.Image:
-    """An image file as an upright RGB image of its own size.
+def load_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file as an upright RGB image of its own size.
 
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
@@ -169,7 +164,7 @@ def load_image(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Ima
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
-    with pillow_to_ourselves(max_pixels):
+    with pillow_limits(max_pixels):
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise SampleError(
@@ -181,12 +176,12 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     pixels = _decode_jpeg(data, image.height, image.width)
     if pixels is not None:
         return _turn(Image.fromarray(pixels), orientation)
-    with pillow_to_ourselves(max_pixels):
+    with pillow_limits(max_pixels):
         return _decode_with_pillow(image)
 
 
 def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels | None:
-    """RGB pixels (H, W, 3), or None where Pillow has to decide whether the file can be decoded."""
+    """Return RGB pixels (H, W, 3), or None if Pillow has to decide whether the file can be decoded."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
     except ValueError:
@@ -195,10 +190,10 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels | None:
 
 
 def _decode_with_pillow(image: Image.Image) -> Image.Image:
-    # subtle: Pillow turns some formats upright while it loads them and then drops the tag.
+    # subtle: Pillow turns some formats upright while it loads them, and then drops the tag
     image.load()
     orientation = _orientation(image)
-    # Pillow stretches grey PPM of any depth above 8 bits to 0..65535 and holds it in 32 bits.
+    # Pillow stretches grey PPM of more than 8 bits to 0..65535, in 32 bits
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -212,12 +207,13 @@ def _decode_with_pillow(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image, loaded, as it is looked at."""
-    image.load()  # subtle: before the tag is read, as for images
+    """Load an image and turn it upright, by its EXIF orientation."""
+    image.load()  # subtle: some formats are turned while they load, which drops the tag
     return _turn(image, _orientation(image))
 
 
 def _orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation, 1 to 8, or None."""
     try:
         return image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # a damaged EXIF block does not spoil the pixels
@@ -225,12 +221,17 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _turn(image: Image.Image, orientation: Any) -> Image.Image:
+    """Turn an image upright.
+
+    `PIL.ImageOps.exif_transpose` gives the same pixels, but only for an image that carries its tag: pixels
+    that simplejpeg decoded have none. It also raises for damaged EXIF, and writes the EXIF block anew.
+    """
     method = _UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def place(width: int, height: int, options: ImageOptions) -> Placement:
-    """Where an image of that size lands in an input."""
+    """Return the placement of an image of that size in an input."""
     whole = (0.0, 0.0, float(width), float(height))
     if options.resize == "squash":
         return Placement(whole, (0, 0), (options.width, options.height))
@@ -260,10 +261,11 @@ _pillow_lock = threading.Lock()
 
 
 @contextmanager
-def pillow_to_ourselves(max_pixels: int) -> Iterator[None]:
-    """Silence Pillow's warnings and lend it our pixel limit: both are state of the whole process.
+def pillow_limits(max_pixels: int) -> Iterator[None]:
+    """Silence Pillow's warnings and set its pixel limit while the block runs.
 
-    subtle: hence the lock. Decoding JPEG and resizing happen outside it.
+    subtle: both are state of the whole process, hence the lock. Decoding JPEG and resizing happen outside of
+    it.
     """
     with _pillow_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -282,6 +284,6 @@ def _unidentified(data: bytes) -> str:
 
 
 def decoding_reason(error: Exception) -> str:
-    """One line that says why Pillow could not decode a file."""
+    """Return one line that says why Pillow could not decode a file."""
     text = " ".join(str(error).split()) if error.args else type(error).__name__
     return f"cannot be decoded: {text}"

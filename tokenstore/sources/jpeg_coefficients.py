@@ -1,10 +1,10 @@
-"""JPEG files to their quantised DCT coefficients, and back: what `--tokenizer dct` reads instead of pixels.
+"""The quantised DCT coefficients of JPEG files, which the tokenizer `dct` reads instead of pixels.
 
-This runs in decode processes, so it imports no torch. Sections and tables are those of ITU-T T.81
+This module runs in decode processes, so it imports no torch. Sections and tables are those of ITU-T T.81
 (https://www.w3.org/Graphics/JPEG/itu-t81.pdf).
 
-subtle: libjpeg does not defend itself against hostile files. It only sees a copy without application data
-and comments, and only once another decoder has decoded that copy to its end without a complaint.
+subtle: libjpeg does not defend itself against hostile files. So it reads only a copy without application data
+and comments, and only after another decoder has decoded that copy to its end without a complaint.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
+from typing_extensions import override
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.images import ImageOptions, Pixels, decode_image
+from tokenstore.sources.images import Decoder, ImageOptions, Pixels, decode_image
 
 Sampling: TypeAlias = Literal["420", "444"]
 Blocks: TypeAlias = npt.NDArray[np.int16]
@@ -34,15 +35,15 @@ Tables: TypeAlias = npt.NDArray[np.uint16]
 Planes: TypeAlias = npt.NDArray[Any]
 
 BLOCK = 8
-"""Pixels of a block's side."""
+"""The side of a block in pixels."""
 COEFFICIENTS = BLOCK * BLOCK
 COMPONENTS = 3
 LARGEST = 1023
 SMALLEST = np.array([-1024] + [-1023] * (COEFFICIENTS - 1), np.int16)
-"""The range of each coefficient of a block of 8-bit JPEG, in zigzag order: no Huffman code is for more
-(T.81, F.1.2)."""
+"""The least value of each coefficient of a block of 8-bit JPEG, in zigzag order; the greatest is LARGEST. No
+Huffman code exists for values outside (T.81, F.1.2)."""
 LARGEST_SIDE = 65_500
-"""No libjpeg writes an image with more pixels a side."""
+"""The largest side in pixels of an image that libjpeg writes."""
 
 
 def _zigzag() -> npt.NDArray[np.intp]:
@@ -63,7 +64,7 @@ class Coefficients:
     blocks: tuple[Blocks, ...]
     """Blocks (rows, columns, 64) of each component: Y alone, or Y, Cb and Cr."""
     tables: Tables
-    """Quantisation tables (components, 64)."""
+    """The quantisation tables (components, 64)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class JpegFile:
     """A JPEG file whose coefficients can be read: 8 bits, Huffman-coded, sequential or progressive."""
 
     data: bytes
-    """The file without application data, comments, and what follows its end."""
+    """The file without application data, comments, and bytes after its end."""
     height: int
     width: int
     factors: tuple[tuple[int, int], ...]
@@ -79,7 +80,7 @@ class JpegFile:
     tables: Tables
 
     def is_sampled(self, sampling: Sampling) -> bool:
-        """Whether blocks lie as this sampling has them; they always do in grey, without colours to sample."""
+        """Return whether the blocks have the order of this sampling; grey images always have."""
         if len(self.factors) == 1:
             return True
         scale = {"420": 2, "444": 1}[sampling]
@@ -87,7 +88,7 @@ class JpegFile:
         return blue == red and luma == (scale * blue[0], scale * blue[1])
 
     def pixels(self) -> Pixels | None:
-        """RGB (H, W, 3), or None where a strict decoder complains."""
+        """Decode RGB pixels (H, W, 3); return None if a strict decoder complains."""
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(self.data, "RGB", fastdct=False, fastupsample=False)
         except ValueError:
@@ -95,9 +96,9 @@ class JpegFile:
         return pixels if pixels.shape == (self.height, self.width, COMPONENTS) else None
 
     def coefficients(self) -> Coefficients:
-        """The coefficients as they stand in the file; raises OSError where libjpeg cannot read them.
+        """Read the coefficients of the file; raise OSError if libjpeg cannot.
 
-        subtle: for files that `pixels` decodes, and no others.
+        subtle: only for files that `pixels` decodes.
         """
         colour = len(self.factors) == COMPONENTS
         jpeg = jpeglib.DCTJPEG(
@@ -120,7 +121,7 @@ class JpegFile:
         return Coefficients(tuple(component[..., ZIGZAG] for component in blocks), self.tables)
 
     def _blocks_per_side(self) -> list[tuple[int, int]]:
-        """Blocks of each component's height and width: part-filled ones count (T.81, A.1.1 and A.2.4)."""
+        """Return each component's height and width in blocks, part-filled ones too (T.81, A.1.1, A.2.4)."""
         high, wide = (BLOCK * max(factors) for factors in zip(*self.factors, strict=True))
         return [
             (-(-self.height * down // high), -(-self.width * across // wide)) for down, across in self.factors
@@ -128,7 +129,7 @@ class JpegFile:
 
 
 def parse_jpeg(data: bytes) -> JpegFile | None:
-    """A JPEG file by its headers; None for other files, damaged ones, and features hardly ever used."""
+    """Parse a JPEG file's headers; return None for other or damaged files, and for rare features."""
     try:
         return _parse(data)
     except (IndexError, KeyError, ValueError):
@@ -144,7 +145,7 @@ _APP = range(0xE0, 0xF0)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Marker, parameters, and a scan's entropy-coded data of each segment between SOI and EOI (T.81, B.1)."""
+    """Yield the marker, parameters, and a scan's entropy-coded data of each segment (T.81, B.1)."""
     position = len(_SOI)
     while match := _MARKER.match(data, position):
         marker = match[1][0]
@@ -164,11 +165,11 @@ def _parse(data: bytes) -> JpegFile | None:
         return None
     tables: dict[int, Tables] = {}
     codes: set[int] = set()
-    kept, frame, scans = [_SOI], b"", 0
+    parts, frame, scans = [_SOI], b"", 0
     for marker, parameters, scan in _segments(data):
         if marker in _APP or marker == _COM:
             continue
-        if marker == _DQT and not scans:  # subtle: later ones would count for later scans only
+        if marker == _DQT and not scans:  # subtle: later tables would apply to later scans only
             tables |= _read_tables(parameters)
         elif marker == _DHT:
             codes |= _huffman_codes(parameters)
@@ -178,7 +179,7 @@ def _parse(data: bytes) -> JpegFile | None:
             scans += 1
         elif marker != _DRI:
             return None
-        kept += [bytes((0xFF, marker)), (len(parameters) + 2).to_bytes(2), parameters, scan]
+        parts += [bytes((0xFF, marker)), (len(parameters) + 2).to_bytes(2), parameters, scan]
     precision, height, width = frame[0], int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
     components = [frame[start : start + 3] for start in range(6, len(frame), 3)]
     if precision != 8 or len(components) != frame[5] or frame[5] not in (1, COMPONENTS) or not scans:
@@ -186,12 +187,12 @@ def _parse(data: bytes) -> JpegFile | None:
     factors = tuple((component[1] & 15, component[1] >> 4) for component in components)
     if not (height and width and all(down and across for down, across in factors)):
         return None
-    chosen = np.stack([tables[component[2]] for component in components])
-    return JpegFile(b"".join((*kept, bytes((0xFF, _EOI)))), height, width, factors, chosen)
+    of_components = np.stack([tables[component[2]] for component in components])
+    return JpegFile(b"".join((*parts, bytes((0xFF, _EOI)))), height, width, factors, of_components)
 
 
 def _read_tables(parameters: bytes) -> dict[int, Tables]:
-    """Quantisation tables by their number (T.81, B.2.4.1)."""
+    """Parse quantisation tables by their number (T.81, B.2.4.1)."""
     tables = {}
     while parameters:
         dtype = np.dtype((">u1", ">u2")[parameters[0] >> 4])
@@ -203,16 +204,16 @@ def _read_tables(parameters: bytes) -> dict[int, Tables]:
 
 
 def _huffman_codes(parameters: bytes) -> set[int]:
-    """Class (0 for DC, 16 for AC) + number of each table of Huffman codes (T.81, B.2.4.2)."""
-    found = set()
+    """Return class (0 for DC, 16 for AC) + number of each table of Huffman codes (T.81, B.2.4.2)."""
+    tables = set()
     while parameters:
-        found.add(parameters[0])
+        tables.add(parameters[0])
         parameters = parameters[17 + sum(parameters[1:17]) :]
-    return found
+    return tables
 
 
 def _codes_of_scan(parameters: bytes) -> set[int]:
-    """Class + number of each table of Huffman codes that a scan uses (T.81, B.2.3)."""
+    """Return class + number of each table of Huffman codes that a scan uses (T.81, B.2.3)."""
     tables = parameters[2 : 2 + 2 * parameters[0] : 2]
     first, last = parameters[-3], parameters[-2]
     dc = {number >> 4 for number in tables if first == 0}
@@ -220,7 +221,7 @@ def _codes_of_scan(parameters: bytes) -> set[int]:
 
 
 def encode_jpeg(pixels: Pixels, quality: int, sampling: Sampling) -> JpegFile:
-    """RGB pixels (H, W, 3) as a JPEG file."""
+    """Encode RGB pixels (H, W, 3) as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=":".join(sampling))
     jpeg = parse_jpeg(file.getvalue())
@@ -229,7 +230,7 @@ def encode_jpeg(pixels: Pixels, quality: int, sampling: Sampling) -> JpegFile:
 
 
 def write_jpeg(coefficients: Coefficients) -> bytes:
-    """A baseline JPEG file of the coefficients of Y, Cb and Cr; those out of range are clipped."""
+    """Encode the coefficients of Y, Cb and Cr, clipped to their range, as a baseline JPEG file."""
     luma, blue, red = (_in_rows(part.clip(SMALLEST, LARGEST)) for part in coefficients.blocks)
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
@@ -239,84 +240,88 @@ def write_jpeg(coefficients: Coefficients) -> bytes:
 
 
 def _in_rows(zigzag: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(..., 8, 8) of (..., 64) in zigzag order."""
+    """Return values (..., 64) in zigzag order as blocks (..., 8, 8)."""
     rows: npt.NDArray[Any] = np.take(zigzag, _ROW_MAJOR, axis=-1)  # subtle: jpeglib wants it contiguous
     return rows.reshape(*rows.shape[:-1], BLOCK, BLOCK)
 
 
 @dataclass(frozen=True)
 class PlaneLayout:
-    """Which coefficients of an MCU are kept, and how: each as one plane (H / stride, W / stride).
+    """The coefficients of an MCU that are encoded, each as one plane (H / stride, W / stride).
 
-    First the planes of each luma block, row by row, then those of Cb, then those of Cr; low frequencies
-    first.
+    The planes of each luma block come first, row by row, then those of Cb, then those of Cr; low frequencies
+    come first.
     """
 
     y: int
-    """Coefficients of a luma block."""
+    """The number of coefficients of a luma block."""
     cb: int
+    """The number of coefficients of a block of Cb."""
     cr: int
+    """The number of coefficients of a block of Cr."""
     sampling: Sampling
 
     @property
     def luma_side(self) -> int:
-        """Luma blocks on a side of an MCU."""
+        """The number of luma blocks on a side of an MCU."""
         return 2 if self.sampling == "420" else 1
 
     @property
     def stride(self) -> int:
-        """Pixels on a side of an MCU."""
+        """The side of an MCU in pixels."""
         return BLOCK * self.luma_side
 
     @property
     def planes(self) -> int:
+        """The number of planes."""
         return sum(self._counts)
 
     @property
     def _counts(self) -> tuple[int, int, int]:
+        """The number of planes of Y, Cb and Cr."""
         return self.luma_side**2 * self.y, self.cb, self.cr
 
     def pack(self, blocks: tuple[Blocks, ...]) -> Planes:
-        """Planes (n, h, w) of the blocks of one image."""
-        sides, kept = (self.luma_side, 1, 1), (self.y, self.cb, self.cr)
+        """Return the planes (n, h, w) of the blocks of one image."""
+        sides, counts = (self.luma_side, 1, 1), (self.y, self.cb, self.cr)
         return np.concatenate(
-            [_pack(part, side, count) for part, side, count in zip(blocks, sides, kept, strict=True)]
+            [_pack(part, side, count) for part, side, count in zip(blocks, sides, counts, strict=True)]
         )
 
     def unpack(self, planes: Planes) -> tuple[Blocks, ...]:
-        """Blocks of one image of its planes (n, h, w); coefficients that were not kept are 0."""
+        """Return the blocks of one image from its planes (n, h, w); coefficients without a plane are 0."""
         parts = np.split(planes, np.cumsum(self._counts)[:-1])
         sides = (self.luma_side, 1, 1)
         return tuple(_unpack(part, side) for part, side in zip(parts, sides, strict=True))
 
     def tables(self, inputs: npt.NDArray[Any]) -> Tables:
-        """Quantisation tables (B, 3, 64) of a batch of what CoefficientDecoder makes of files."""
+        """Return the quantisation tables (B, 3, 64) of a batch of inputs that CoefficientDecoder made."""
         tables = inputs[:, self.planes :]
         flat = tables.reshape(len(tables), math.prod(tables.shape[1:]))[:, : COMPONENTS * COEFFICIENTS]
         return flat.reshape(len(tables), COMPONENTS, COEFFICIENTS).astype(np.uint16)
 
 
-def _pack(blocks: Blocks, side: int, kept: int) -> Planes:
+def _pack(blocks: Blocks, side: int, count: int) -> Planes:
     rows, columns, _ = blocks.shape
-    mcus = blocks[..., :kept].reshape(rows // side, side, columns // side, side, kept)
-    return mcus.transpose(1, 3, 4, 0, 2).reshape(side * side * kept, rows // side, columns // side)
+    mcus = blocks[..., :count].reshape(rows // side, side, columns // side, side, count)
+    return mcus.transpose(1, 3, 4, 0, 2).reshape(side * side * count, rows // side, columns // side)
 
 
 def _unpack(planes: Planes, side: int) -> Blocks:
-    count, height, width = planes.shape
-    kept = count // side**2
+    plane_count, height, width = planes.shape
+    count = plane_count // side**2
     blocks = np.zeros((height * side, width * side, COEFFICIENTS), np.int16)
-    mcus = planes.reshape(side, side, kept, height, width).transpose(3, 0, 4, 1, 2)
-    blocks[..., :kept] = mcus.reshape(height * side, width * side, kept)
+    mcus = planes.reshape(side, side, count, height, width).transpose(3, 0, 4, 1, 2)
+    blocks[..., :count] = mcus.reshape(height * side, width * side, count)
     return blocks
 
 
 @dataclass(frozen=True)
-class CoefficientDecoder:
-    """The Decoder of the tokenizer `dct`: coefficient planes, and after them planes that hold the tables.
+class CoefficientDecoder(Decoder):
+    """The decoder of the tokenizer `dct`: coefficient planes, then planes that hold the tables.
 
-    A JPEG file that decodes to just the pixels wanted, and has the sampling, gives its own coefficients;
-    the pixels of any other image become a JPEG file of `quality` first.
+    A JPEG file of the right sampling, whose pixels are those of the input, gives its own coefficients. The
+    pixels of any other image are encoded as a JPEG file of `quality` first.
     """
 
     options: ImageOptions
@@ -324,15 +329,18 @@ class CoefficientDecoder:
     quality: int
 
     @property
+    @override
     def shape(self) -> tuple[int, ...]:
         height, width = (side // self.layout.stride for side in (self.options.height, self.options.width))
         table_planes = -(-COMPONENTS * COEFFICIENTS // (height * width))
         return (self.layout.planes + table_planes, height, width)
 
     @property
+    @override
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(np.int32)
 
+    @override
     def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
         image = decode_image(data, self.options)
         coefficients = self._as_in_file(data, image.pixels)
@@ -346,14 +354,14 @@ class CoefficientDecoder:
         return image.width, image.height
 
     def _as_in_file(self, data: bytes, pixels: Pixels) -> Coefficients | None:
-        """The file's own coefficients; None where they are not those of a JPEG file of these pixels."""
+        """Return the file's own coefficients, or None if the file is no JPEG file of these pixels."""
         jpeg = parse_jpeg(data)
         if jpeg is None or (jpeg.height, jpeg.width) != pixels.shape[:2]:
             return None
         if not jpeg.is_sampled(self.layout.sampling):
             return None
         decoded = jpeg.pixels()
-        # subtle: equal pixels rule out all that a header can say: EXIF turns, other colour spaces
+        # subtle: equal pixels rule out whatever else headers can ask for: EXIF turns, other colour spaces
         if decoded is None or not np.array_equal(decoded, pixels):
             return None
         try:
@@ -372,7 +380,7 @@ def _check_range(coefficients: Coefficients) -> None:
 
 
 def _in_colour(coefficients: Coefficients, layout: PlaneLayout) -> Coefficients:
-    """Colours that are all zero, with tables of ones, beside the luma of a grey image."""
+    """Add colours of zeros, with tables of ones, to the luma of a grey image."""
     if len(coefficients.blocks) == COMPONENTS:
         return coefficients
     luma = coefficients.blocks[0]

@@ -1,4 +1,4 @@
-"""A CSV file of image paths and labels, and its match with the images that were found."""
+"""The CSV file of image paths and labels, matched with the images of a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.listing import Listing, counted, indices, label_splits, printable
+from tokenstore.sources.labels import Listing, label_splits
+from tokenstore.sources.names import counted, first_indices, printable
 
 _PATH_HEADS = frozenset({"path", "file", "filename", "file_name", "image"})
 _LABEL_HEADS = frozenset({"label", "labels", "class", "target"})
@@ -22,27 +23,29 @@ def label_listings(
 ) -> tuple[dict[str, Listing], tuple[str, ...] | None]:
     """Label the images of every split from a CSV file of two columns, path and label.
 
-    Paths are relative to the source's folder. Labels that are all integers are taken as they are;
-    otherwise they are class names, sorted, and returned too. A heading is optional. Raises SourceError
-    where the file names an image that is not there, misses one that is, or labels one twice.
+    Paths are relative to the source's folder. A heading is optional. Labels that are all integers are used
+    unchanged. Otherwise the labels are class names, which are sorted and returned too.
+
+    Raises SourceError where the file names an image that does not exist, leaves out an image, or labels one
+    twice.
     """
     paths, texts = _read(path)
     by_split, class_names = label_splits({"": texts}, str(path))
     labels = by_split[""]
-    first = indices(paths, paths)
+    first = first_indices(paths, paths)
     twice = np.flatnonzero(labels[first] != labels)
     if twice.size:
         raise SourceError(f"{path}: two different labels for {_name(paths, twice[0])!r}")
     used = np.zeros(len(paths), bool)
     listings = {}
-    for split, found in names.items():
-        at = indices(found, paths)
+    for split, of_split in names.items():
+        at = first_indices(of_split, paths)
         unlisted = np.flatnonzero(at < 0)
         if unlisted.size:
             what = f"{path}: images of split {split} that are not listed"
-            raise SourceError(counted(what, unlisted.size, _name(found, unlisted[0])))
+            raise SourceError(counted(what, unlisted.size, _name(of_split, unlisted[0])))
         used[at] = True
-        listings[split] = Listing(found, labels[at])
+        listings[split] = Listing(of_split, labels[at])
     absent = np.flatnonzero(~used[first])
     if absent.size:
         what = f"{path}: listed images that were not found"
@@ -51,7 +54,7 @@ def label_listings(
 
 
 def _read(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Paths and label texts, both `pa.binary()`, without the heading."""
+    """Return paths and label texts, both `pa.binary()`, without the heading."""
     names = ["path", "label"]
     try:
         table = csv.read_csv(

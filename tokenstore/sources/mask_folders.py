@@ -1,7 +1,7 @@
-"""Which label map belongs to which image of a folder: the PNG file that has its path in a folder of maps.
+"""The label maps of a folder of images: the PNG files with the images' paths, in a folder of maps.
 
-maps/[train|val|test/]any/depth/x.png           in a folder of their own, laid out as that of the images
-root/{train,val,test}/maps/any/depth/x.png      or in each split, beside its folder of images
+maps/[train|val|test/]any/depth/x.png           in a folder of their own, with the layout of the images
+root/{train,val,test}/maps/any/depth/x.png      or in each split, beside the folder of images
 """
 
 from __future__ import annotations
@@ -13,44 +13,52 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.image_walk import PassedOver, holds_images, scan, walk, with_slash
-from tokenstore.sources.listing import NameBuilder, Tally, counted, indices, printable, read_file
+from tokenstore.sources.base import MaskRequest
+from tokenstore.sources.file_bytes import read_file
+from tokenstore.sources.image_walk import SkippedEntries, holds_images, scan, walk, with_slash
+from tokenstore.sources.names import NameBuilder, Tally, counted, first_indices, printable
 
 _ENDING = b".png"
-_SHOWN = 5
+_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class MaskRequest:
-    """The label maps of some samples, whether they are there or not."""
+class MaskFileRequest(MaskRequest):
+    """A request for the label maps of some samples, of which some may be missing."""
 
     paths: tuple[bytes, ...]
 
+    @override
     def read(self) -> Sequence[bytes | SampleError]:
         missing = SampleError("is missing; add it, or remove the image")
         return [read_file(path) if os.path.lexists(path) else missing for path in self.paths]
 
+    @override
     def where(self, position: int) -> str:
         return printable(self.paths[position])
 
 
 @dataclass(frozen=True)
 class MaskFolders:
-    """Folders by split, each ending in a slash: of the images, below the root; of their label maps, whole."""
+    """The folders of images and of label maps by split, each ending in a slash."""
 
     images: Mapping[str, bytes]
+    """The folders of images, as paths below the root."""
     masks: Mapping[str, bytes]
+    """The folders of label maps, as whole paths."""
     tops: Sequence[bytes]
-    """Where every label map has to belong to an image."""
+    """The folders in which every label map has to belong to an image."""
 
 
 def find_mask_folders(root: bytes, folders: Mapping[str, bytes], masks: str | Path) -> MaskFolders:
-    """Where the images of each split's folder have their label maps.
+    """Find the label maps of each split's images.
 
-    `masks` is a folder laid out as the root, or the name of a folder in the splits. Raises SourceError where
-    it is neither, or where it is unclear which folder of a split holds its images.
+    `masks` is a folder with the layout of the root, or the name of a folder in the splits.
+
+    Raises SourceError if `masks` is neither, or if it is unclear which folder of a split holds the images.
     """
     name = os.fsencode(masks).rstrip(b"/")
     if b"/" not in name and any(folder and _is_folder(root + folder + name) for folder in folders.values()):
@@ -72,47 +80,50 @@ def find_mask_folders(root: bytes, folders: Mapping[str, bytes], masks: str | Pa
 
 
 def mask_paths(names: pa.Array, folder: bytes, masks: bytes) -> list[bytes]:
-    """Whole paths of the label maps of images, from the images' paths below the root, `pa.binary()`."""
+    """Return the whole paths of label maps, from the images' paths below the root, `pa.binary()`."""
     return [masks + name[len(folder) :].rpartition(b".")[0] + _ENDING for name in names.to_pylist()]
 
 
 def check_masks(places: MaskFolders, names: Mapping[str, pa.ChunkedArray], where: str) -> tuple[str, ...]:
-    """Notes on the label maps of the images named by split; raises SourceError for maps of no image."""
-    found, wanted = NameBuilder(), NameBuilder()
-    others = Tally(f"files passed over, as names of label maps end in {_ENDING.decode()}")
+    """Compare label maps with images and return notes; raise SourceError for a map without an image.
+
+    `names` are the images' paths by split.
+    """
+    actual, expected = NameBuilder(), NameBuilder()
+    others = Tally(f"files skipped, as names of label maps end in {_ENDING.decode()}")
     for top in places.tops:
-        for path in walk(top, b"", PassedOver()):
+        for path in walk(top, b"", SkippedEntries()):
             if path.endswith(_ENDING):
-                found.append(top + path)
+                actual.append(top + path)
             else:
                 others.add(top + path)
     for split, listed in names.items():
         for chunk in listed.chunks:
-            wanted.extend(mask_paths(chunk, places.images[split], places.masks[split]))
-    maps, expected = found.finish(), wanted.finish()
-    strays = np.flatnonzero(indices(maps, expected) < 0)
+            expected.extend(mask_paths(chunk, places.images[split], places.masks[split]))
+    maps, paths = actual.finish(), expected.finish()
+    strays = np.flatnonzero(first_indices(maps, paths) < 0)
     if strays.size:
-        shown = ", ".join(printable(maps[int(row)].as_py()) for row in strays[:_SHOWN])
+        examples = ", ".join(printable(maps[int(row)].as_py()) for row in strays[:_EXAMPLES])
         raise SourceError(
-            f"{where}: expected an image for each label map, found none for {strays.size}: {shown}"
-            f"{', ...' if strays.size > _SHOWN else ''}. A map has its image's path but for the ending; "
+            f"{where}: expected an image for each label map, found none for {strays.size}: {examples}"
+            f"{', ...' if strays.size > _EXAMPLES else ''}. A map has its image's path but for the ending; "
             "remove those that have no image, or add the images"
         )
-    missing = np.flatnonzero(indices(expected, maps) < 0)
+    missing = np.flatnonzero(first_indices(paths, maps) < 0)
     if missing.size:
-        example = printable(expected[int(missing[0])].as_py())
+        example = printable(paths[int(missing[0])].as_py())
         return (*others.notes(), counted("label maps that are missing", missing.size, example))
     return others.notes()
 
 
 def _beside(folder: bytes, masks: bytes) -> bytes:
-    """The one folder that holds a split's images, beside that of its label maps."""
-    entries = [entry for entry in scan(folder, b"", PassedOver()) if entry != masks]
+    """Return the one folder of a split, beside that of the label maps, which holds the images."""
+    entries = [entry for entry in scan(folder, b"", SkippedEntries()) if entry != masks]
     filled = [entry for entry in entries if not entry.endswith(b"/") or holds_images(folder, entry)]
     if len(filled) != 1 or not filled[0].endswith(b"/"):
-        found = ", ".join(printable(entry) for entry in filled[:_SHOWN]) or "nothing"
+        names = ", ".join(printable(entry) for entry in filled[:_EXAMPLES]) or "nothing"
         raise SourceError(
-            f"{printable(folder)}: expected one folder of images beside {printable(masks)}, found {found}. "
+            f"{printable(folder)}: expected one folder of images beside {printable(masks)}, found {names}. "
             "Put the images into one folder"
         )
     return filled[0]

@@ -1,4 +1,4 @@
-"""Label maps: a PNG file of class indices becomes values that lie over the pixels of an image's input."""
+"""The decoder of label maps: PNG files of class indices to values aligned with the pixels of an input."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.images import (
-    ImageOptions,
-    Pixels,
-    decoding_reason,
-    pillow_to_ourselves,
-    place,
-    upright,
-)
+from tokenstore.sources.images import Pixels, decoding_reason, pillow_limits, place, upright
+from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS, ImageOptions
 
-LARGEST_VALUE = 255
+__all__ = ["LARGEST_VALUE", "MaskDecoder", "load_mask"]
+
 _DEPTH_BYTE = 24
-"""Where a PNG file says how many bits a value has."""
+"""The offset of the byte in which a PNG file says how many bits a value has."""
 _STRETCH = {bits: LARGEST_VALUE // (2**bits - 1) for bits in (2, 4)}
-"""By what Pillow multiplies grey values of few bits."""
+"""The factors by which Pillow multiplies grey values of few bits."""
 
 
 @dataclass(frozen=True)
 class MaskDecoder:
-    """Makes label maps (size, size) uint8 of files, by the geometry that images of `images` go through."""
+    """A decoder of label maps (size, size) uint8, by the same geometry as the images of `images`.
+
+    Raises ValueError for a size below 1 and an ignore index outside 0..255.
+    """
 
     images: ImageOptions
     size: int
     ignore_index: int = LARGEST_VALUE
-    """The value of pixels that have no class, among them those that the resize `pad` adds."""
+    """The value of pixels without a class, those that the resize `pad` adds among them."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -44,40 +42,44 @@ class MaskDecoder:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The shape of a label map."""
         return (self.size, self.size)
 
     def decode(self, data: bytes, width: int, height: int, out: Pixels) -> None:
-        """Fill `out` with the label map of an image of that size. Raises SampleError.
+        """Fill `out` with the label map of an image of that size, in pixels.
 
-        A value is that of the map's pixel in which the centre of the value's own pixel lies.
+        Each value is copied from the pixel of the map in which the centre of the value's own pixel lies.
+
+        Raises SampleError for a file that `load_mask` refuses, or that has another size than the image.
         """
         values = load_mask(data, self.images.max_pixels)
         if values.shape != (height, width):
-            found = f"{values.shape[1]} x {values.shape[0]}"
+            actual = f"{values.shape[1]} x {values.shape[0]}"
             raise SampleError(
-                f"expected its image's size, {width} x {height}, found {found}; give both as they were drawn"
+                f"expected its image's size, {width} x {height}, found {actual}; give both as they were drawn"
             )
-        box, corner, placed = place(width, height, self.images)
-        columns = _nearest(self.size, self.images.width, corner[0], placed[0], box[0], box[2])
-        rows = _nearest(self.size, self.images.height, corner[1], placed[1], box[1], box[3])
+        box, corner, extent = place(width, height, self.images)
+        columns = _nearest(self.size, self.images.width, corner[0], extent[0], box[0], box[2])
+        rows = _nearest(self.size, self.images.height, corner[1], extent[1], box[1], box[3])
         out[:] = values[np.ix_(rows, columns)]
         out[rows < 0] = self.ignore_index
         out[:, columns < 0] = self.ignore_index
 
 
-def load_mask(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Pixels:
-    """The indices (H, W) uint8 of a PNG file of one channel, palette or grey of any depth, upright.
+def load_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read the class indices (H, W) uint8 of a PNG file of one channel, turned upright.
 
-    Raises SampleError with the reason, in one line, for any other file and for values above 255.
+    The channel is a palette or grey of any depth. Raises SampleError with the reason, in one line, for any
+    other file and for values above 255.
     """
     try:
-        with pillow_to_ourselves(max_pixels):
+        with pillow_limits(max_pixels):
             image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG",))
             mode = image.mode
             values = np.asarray(upright(image))
     except UnidentifiedImageError:
-        found = f"found one that begins with {data[:12]!r}" if data else "found an empty one"
-        raise SampleError(f"expected a PNG file, {found}; save the class indices as PNG") from None
+        actual = f"found one that begins with {data[:12]!r}" if data else "found an empty one"
+        raise SampleError(f"expected a PNG file, {actual}; save the class indices as PNG") from None
     except Exception as error:
         raise SampleError(decoding_reason(error)) from error
     if values.ndim != 2:
@@ -97,13 +99,13 @@ def load_mask(data: bytes, max_pixels: int = ImageOptions(1).max_pixels) -> Pixe
 def _nearest(
     size: int, length: int, start: int, extent: int, first: float, last: float
 ) -> npt.NDArray[np.intp]:
-    """Along one side, the pixel of an image under each of `size` values (size,); -1 where there is none.
+    """Return the image's pixel under each of `size` values (size,) along one side, or -1 outside the image.
 
-    Both cover the `length` pixels of an input, of which [start, start + extent) show the image's
+    The values cover the `length` pixels of an input, of which [start, start + extent) show the image's
     [first, last).
     """
     centres: npt.NDArray[Any] = (np.arange(size) + 0.5) * length - start * size
     pixels = first + centres * (last - first) / (extent * size)
-    # subtle: a centre on the edge of two pixels is the latter's, on whichever side of it rounding leaves it
+    # subtle: a centre on the edge of two pixels belongs to the second one, whichever way rounding goes
     nearest = np.floor(np.round(pixels, 6)).astype(np.intp)
     return np.where((centres >= 0) & (centres < extent * size), nearest, -1)

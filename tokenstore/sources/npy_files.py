@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files and `.npz` archives, read by ranges of rows and never mapped or held whole."""
+"""The reader of arrays in `.npy` files and `.npz` archives, by ranges of rows: never mapped or read whole."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ _NPY = ".npy"
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array somewhere on disk."""
+    """An array in a file, of which rows are read on demand."""
 
     where: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     offset: int
-    """At which byte the values begin."""
+    """The offset in bytes at which the values begin."""
     read: Callable[[int, int], bytes | bytearray]
-    """Bytes of the file by start and count."""
+    """A function that reads bytes of the file: `read(start, count)`."""
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.generic]:
-        """Rows [start, stop) in the machine's byte order. Raises SourceError where they are damaged."""
+        """Read rows [start, stop) in the machine's byte order; raise SourceError where they are damaged."""
         bytes_a_row = self.dtype.itemsize * math.prod(self.shape[1:])
         data = self.read(self.offset + start * bytes_a_row, (stop - start) * bytes_a_row)
         rows = np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
     def whole(self) -> npt.NDArray[np.generic]:
-        """All rows."""
+        """Read all rows."""
         return self.rows(0, len(self))
 
 
 def open_npy(path: Path) -> StoredArray:
-    """The array of a `.npy` file. Raises SourceError for objects, Fortran order and cut off files."""
+    """Open the array of a `.npy` file; raise SourceError for objects, Fortran order and cut-off files."""
     try:
         size = path.stat().st_size
         head = _read_range(path, 0, min(size, _HEADER_BYTES))
@@ -60,7 +60,10 @@ def open_npy(path: Path) -> StoredArray:
 
 
 def open_npz(path: Path) -> dict[str, StoredArray]:
-    """The arrays of a `.npz` archive by name, compressed or not."""
+    """Open the arrays of a `.npz` archive, compressed or not, by name.
+
+    Raises SourceError for a damaged archive, objects, and Fortran order.
+    """
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -78,7 +81,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 
 
 def _open_member(path: Path, name: str) -> IO[bytes]:
-    # subtle: the member keeps the file open until it is closed itself.
+    # subtle: the member keeps the archive's file open until the member is closed
     with zipfile.ZipFile(path) as archive:
         return archive.open(name)
 

@@ -1,4 +1,4 @@
-"""Images in Parquet files, as the Hugging Face hub keeps them or as plain columns.
+"""The source of images in Parquet files, as the Hugging Face hub stores them or as plain columns.
 
 The image column holds encoded bytes, a struct of `bytes` and `path`, or paths relative to the file.
 """
@@ -16,54 +16,56 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageSource, Labels
-from tokenstore.sources.listing import (
-    check_class_range,
-    check_labels,
-    check_range,
-    digest,
-    label_splits,
-    printable,
-    read_file,
-)
+from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
+from tokenstore.sources.file_bytes import read_file
+from tokenstore.sources.labels import check_class_range, check_labels, label_splits
+from tokenstore.sources.names import check_range, digest, printable
 from tokenstore.sources.parquet_columns import Columns, choose_columns
-from tokenstore.sources.shard_files import find_shards
+from tokenstore.sources.registry import SourceKind
+from tokenstore.sources.shard_files import find_shards, has_shards
 
 ENDINGS = (".parquet",)
 
-_HIDDEN_LABEL = -1  # what the labels of hub test splits are when they are kept secret
+_HIDDEN_LABEL = -1
+"""The label of every sample of a hub's test split whose labels are secret."""
 
 
 @dataclass(frozen=True)
-class ParquetRequest:
-    """Some rows of one column: (path, row group, first row, last row + 1 in the group) of each piece."""
+class ParquetRequest(ImageRequest):
+    """A request for some rows of one column."""
 
     pieces: tuple[tuple[str, int, int, int], ...]
+    """The pieces of row groups: (path, row group, first row, last row + 1 in the group)."""
     column: str
 
+    @override
     def read(self) -> Sequence[bytes | SampleError]:
-        found: list[bytes | SampleError] = []
+        images: list[bytes | SampleError] = []
         for path, group, start, stop in self.pieces:
             try:
                 values = _row_group(path, group, self.column).slice(start, stop - start).to_pylist()
             except (pa.ArrowException, OSError) as error:
                 text = " ".join(str(error).split())
-                found += [SampleError(f"row group {group} of {path} cannot be read: {text}")] * (stop - start)
+                images += [SampleError(f"row group {group} of {path} cannot be read: {text}")] * (
+                    stop - start
+                )
             else:
-                found += [_encoded(value, Path(path).parent) for value in values]
-        return found
+                images += [_encoded(value, Path(path).parent) for value in values]
+        return images
 
 
 @lru_cache(maxsize=1)
 def _row_group(path: str, group: int, column: str) -> pa.ChunkedArray:
-    """One column of a row group; the last is kept, as neighbouring requests want the same."""
+    """Read one column of a row group; the last one is cached, as neighbouring requests read the same."""
     with pq.ParquetFile(path) as file:
         return file.read_row_group(group, columns=[column], use_threads=False).column(0)
 
 
 def _encoded(value: Any, folder: Path) -> bytes | SampleError:
+    """Return the image file of a cell: bytes, a struct of bytes and path, or a path below the folder."""
     if isinstance(value, Mapping):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None:
@@ -73,18 +75,18 @@ def _encoded(value: Any, folder: Path) -> bytes | SampleError:
 
 @dataclass(frozen=True)
 class _RowGroups:
-    """Where the samples of a split lie, one row a row group."""
+    """The row groups of a split, one element a row group."""
 
     files: npt.NDArray[np.int32]
-    """The file, by its place in the split."""
+    """The index of the file in the split."""
     numbers: npt.NDArray[np.int32]
-    """The number in its file."""
+    """The number of the row group in the file."""
     starts: npt.NDArray[np.int64]
-    """The sample it begins with, and at the end the number of samples."""
+    """The first sample of each row group, and at the end the number of samples."""
 
 
 @dataclass(frozen=True)
-class ParquetSplit:
+class ParquetSplit(ImageSplit):
     """The rows of some Parquet files, in file order."""
 
     paths: tuple[Path, ...]
@@ -92,26 +94,31 @@ class ParquetSplit:
     groups: _RowGroups
     all_labels: Labels | None
 
+    @override
     def __len__(self) -> int:
         return int(self.groups.starts[-1])
 
+    @override
     def names(self, start: int, stop: int) -> pa.Array:
         check_range(start, stop, len(self))
         samples = np.arange(start, stop)
         files = self.groups.files[np.searchsorted(self.groups.starts, samples, "right") - 1]
         rows = samples - self.groups.starts[np.searchsorted(self.groups.files, files)]
-        shown = [printable(os.fsencode(path.name)) for path in self.paths]
+        file_names = [printable(os.fsencode(path.name)) for path in self.paths]
         pairs = zip(files.tolist(), rows.tolist(), strict=True)
-        return pa.array([f"{shown[file]}[{row}]" for file, row in pairs], pa.string())
+        return pa.array([f"{file_names[file]}[{row}]" for file, row in pairs], pa.string())
 
+    @override
     def labels(self, start: int, stop: int) -> Labels | None:
         check_range(start, stop, len(self))
         return None if self.all_labels is None else self.all_labels[start:stop]
 
+    @override
     def fingerprint(self) -> str:
         files = repr([(path.name, path.stat().st_size) for path in self.paths])
         return digest(files, self.column, self.groups.files, self.groups.starts, self.all_labels)
 
+    @override
     def request(self, start: int, stop: int) -> ParquetRequest:
         check_range(start, stop, len(self))
         starts, pieces = self.groups.starts, []
@@ -124,10 +131,12 @@ class ParquetSplit:
 
 
 def open_parquet(location: str | Path) -> ImageSource:
-    """List the rows of Parquet files: one, a pattern, or a folder of them.
+    """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
-    Raises SourceError where no column holds images, where files differ in their columns, and for labels
-    that are null or negative; a split whose labels are all -1, as hidden test labels are, has none.
+    A split whose labels are all -1, as secret test labels are, has no labels.
+
+    Raises SourceError if no column holds images, if files differ in their columns, and for labels that are
+    null or negative.
     """
     shards = find_shards(location, ENDINGS)
     with _open(next(iter(shards.splits.values()))[0]) as first:
@@ -153,7 +162,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _list_split(paths: Sequence[Path], columns: Columns) -> tuple[_RowGroups, pa.ChunkedArray | None]:
-    """Row groups of some files, and the values of their label column."""
+    """Return the row groups of some files, and the values of the label column."""
     files, numbers, sizes, chunks = [], [], [], []
     for number, path in enumerate(paths):
         with _open(path) as file:
@@ -176,7 +185,7 @@ def _list_split(paths: Sequence[Path], columns: Columns) -> tuple[_RowGroups, pa
 
 
 def _label_values(file: pq.ParquetFile, path: Path, name: str) -> list[pa.Array]:
-    """Labels as `pa.int64()`, or as `pa.binary()` if they are texts."""
+    """Read labels as `pa.int64()`, or texts as `pa.binary()`."""
     try:
         values = file.read(columns=[name]).column(0)
         if pa.types.is_dictionary(values.type):
@@ -209,3 +218,11 @@ def _labels(
             labels[split] = check_labels(numbers, f"{where}: column {columns.label!r} of split {split}")
     check_class_range(labels, columns.class_names, where)
     return labels, columns.class_names
+
+
+def _is_parquet_folder(folder: Path) -> bool:
+    return has_shards(folder, ENDINGS)
+
+
+SOURCE = SourceKind(open=open_parquet, holds=_is_parquet_folder, looked_for=".parquet files", endings=ENDINGS)
+"""The kind `parquet`."""

@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold the images and the labels."""
+"""The choice of the columns of a Parquet file that hold the images and the labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABEL_NAMES = ("label", "labels", "cls", "class")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read, and what the metadata say about the labels."""
+    """The columns to read, and the class names in the metadata."""
 
     image: str
     label: str | None
@@ -26,9 +26,9 @@ class Columns:
 
 
 def choose_columns(schema: pa.Schema, where: str) -> Columns:
-    """Choose by the Hugging Face metadata, then by name, then by type.
+    """Choose columns by the Hugging Face metadata, then by name, then by type.
 
-    Raises SourceError where no column, or no single one, can hold images.
+    Raises SourceError if no column, or more than one by its type alone, can hold images.
     """
     features = _features(schema)
     fitting = [field.name for field in schema if _holds_images(field.type)]
@@ -49,7 +49,7 @@ def choose_columns(schema: pa.Schema, where: str) -> Columns:
     fit = [name for name in labels if _holds_labels(schema.field(name).type)]
     for name in labels:
         if name not in fit:
-            notes.append(f"column {name} passed over: {schema.field(name).type} is not one label a sample")
+            notes.append(f"column {name} skipped: {schema.field(name).type} is not one label a sample")
     label = _preferred(fit, LABEL_NAMES) if fit else None
     if len(fit) > 1:
         notes.append(f"labels are taken from column {label}, one of {', '.join(fit)}")
@@ -58,7 +58,7 @@ def choose_columns(schema: pa.Schema, where: str) -> Columns:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """The features that the `datasets` library wrote: {column: {"_type": ...}}; empty without them."""
+    """Return the features that the `datasets` library wrote, {column: {"_type": ...}}, or an empty dict."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):

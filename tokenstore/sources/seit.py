@@ -1,7 +1,7 @@
-"""The layout of the SeiT release: one gzip of escaped codes for each split.
+"""The source of the SeiT release: one gzip of escaped codes for each split.
 
     <name>-<split>-token.data.bin.gz     all samples back to back
-    <name>-<split>-token.index.npy.gz    N + 1 byte offsets into that
+    <name>-<split>-token.index.npy.gz    N + 1 byte offsets into the uncompressed data
     <name>-<split>-label.txt             one integer a line
     codebook.ckpt, synonyms.json         both optional
 
@@ -25,11 +25,14 @@ from typing import IO, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from typing_extensions import override
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.base import CodeSource, Labels
+from tokenstore.sources.base import CodeSource, CodeSplit, Labels
 from tokenstore.sources.forward_stream import ForwardStream
-from tokenstore.sources.listing import check_labels, check_range, digest
+from tokenstore.sources.labels import check_labels
+from tokenstore.sources.names import check_range, digest
+from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import files_ending
 from tokenstore.sources.split_names import group_folders, in_usual_order
 
@@ -43,8 +46,8 @@ _DATA_NAME = re.compile(rf"(.+)-([^-]+){re.escape(DATA_ENDING)}")
 
 
 @dataclass(frozen=True)
-class SeitSplit:
-    """The codes of one split, decoded from the stream as they are asked for."""
+class SeitSplit(CodeSplit):
+    """The codes of one split, decoded from the stream on demand."""
 
     name: str
     stream: ForwardStream
@@ -53,27 +56,36 @@ class SeitSplit:
     codebook_size: int | None
 
     @property
+    @override
     def columns(self) -> Mapping[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
         return {}
 
+    @override
     def __len__(self) -> int:
         return len(self.all_labels)
 
+    @override
     def names(self, start: int, stop: int) -> pa.Array:
         check_range(start, stop, len(self))
         return pa.array([f"{self.name}[{sample}]" for sample in range(start, stop)], pa.string())
 
+    @override
     def labels(self, start: int, stop: int) -> Labels:
         check_range(start, stop, len(self))
         return self.all_labels[start:stop]
 
+    @override
     def fingerprint(self) -> str:
         return digest(self.name, self.offsets, self.all_labels)
 
+    @override
     def codes(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
-        """Codes (stop - start, 32, 32). Raises SourceError, naming the sample, for damaged ones.
+        """Decode codes (stop - start, 32, 32).
 
-        Going on where the last call stopped costs nothing; going back reads from the beginning.
+        A call that begins where the last one ended reads on; a call for earlier samples reads from the
+        beginning.
+
+        Raises SourceError, naming the sample, for damaged codes.
         """
         check_range(start, stop, len(self))
         codes = np.empty((stop - start, _CODES_A_SAMPLE), np.uint16)
@@ -86,15 +98,17 @@ class SeitSplit:
             self.stream.check_nothing_after(int(self.offsets[-1]))
         return codes.reshape(stop - start, *GRID)
 
+    @override
     def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         raise KeyError(name)
 
     def _unescape(self, data: bytes, offsets: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.uint16]:
+        """Return the codes (n, 1024) of samples from `first` on, whose bounds in `data` are `offsets`."""
         stored = np.frombuffer(data, np.uint8)
         is_escape = stored == _ESCAPE
         is_payload = np.zeros_like(is_escape)
         is_payload[1:] = is_escape[:-1]
-        # The scheme ends below 255 + 255, so that the byte 255 is never what follows an escape.
+        # the largest code is below 255 + 255, so that no escape is followed by the byte 255
         self._refuse(is_escape[offsets[1:] - 1], first, "ends within an escaped code")
         twice = np.searchsorted(offsets, np.flatnonzero(is_escape & is_payload), "right") - 1
         has_twice = np.zeros(len(offsets) - 1, bool)
@@ -105,13 +119,14 @@ class SeitSplit:
         self._refuse(counts != _CODES_A_SAMPLE, first, f"does not hold exactly {_CODES_A_SAMPLE} codes")
         codes = stored.astype(np.uint16)
         codes[:-1] += stored[1:] * is_escape[:-1]
-        found: npt.NDArray[np.uint16] = codes[~is_payload].reshape(-1, _CODES_A_SAMPLE)
+        decoded: npt.NDArray[np.uint16] = codes[~is_payload].reshape(-1, _CODES_A_SAMPLE)
         if self.codebook_size is not None:
-            too_large: npt.NDArray[np.bool_] = found.max(axis=1) >= self.codebook_size
+            too_large: npt.NDArray[np.bool_] = decoded.max(axis=1) >= self.codebook_size
             self._refuse(too_large, first, f"has a code outside the codebook of {self.codebook_size}")
-        return found
+        return decoded
 
     def _refuse(self, bad: npt.NDArray[np.bool_], first: int, what: str) -> None:
+        """Raise SourceError for the first sample that is marked bad."""
         if bad.any():
             raise SourceError(f"{self.name}{DATA_ENDING}: sample {first + int(np.argmax(bad))} {what}")
 
@@ -119,8 +134,8 @@ class SeitSplit:
 def open_seit(location: str | Path) -> CodeSource:
     """Open a folder in the layout of the SeiT release.
 
-    Raises SourceError where a file is missing or damaged, or where files contradict each other. The codes
-    themselves are checked as they are read.
+    The codes themselves are checked when they are read. Raises SourceError for a missing or damaged file, and
+    for files that contradict each other.
     """
     folder = Path(location)
     names = _names_of_splits(folder)
@@ -140,19 +155,19 @@ def open_seit(location: str | Path) -> CodeSource:
 
 
 def _names_of_splits(folder: Path) -> dict[str, str]:
-    """Split -> what its files' names begin with."""
+    """Return, for each split, the beginning of its files' names."""
     paths = files_ending(folder, (DATA_ENDING,))
-    found = [match for path in paths if (match := _DATA_NAME.fullmatch(path.name))]
-    if not found:
+    matches = [match for path in paths if (match := _DATA_NAME.fullmatch(path.name))]
+    if not matches:
         raise SourceError(f"{folder}: no file ending in {DATA_ENDING}")
-    if len({match[1] for match in found}) > 1:
+    if len({match[1] for match in matches}) > 1:
         raise SourceError(
-            f"{folder}: files of two data sets, {found[0][1]!r} and {found[-1][1]!r}; take them apart"
+            f"{folder}: files of two data sets, {matches[0][1]!r} and {matches[-1][1]!r}; take them apart"
         )
-    words = group_folders([match[2] for match in found], str(folder))
+    words = group_folders([match[2] for match in matches], str(folder))
     if words is None:
-        words = {match[2]: match[2] for match in found}
-    return {split: f"{found[0][1]}-{word}" for split, word in words.items()}
+        words = {match[2]: match[2] for match in matches}
+    return {split: f"{matches[0][1]}-{word}" for split, word in words.items()}
 
 
 def _open_split(folder: Path, name: str, codebook_size: int | None) -> SeitSplit:
@@ -181,7 +196,7 @@ def _offsets(path: Path) -> npt.NDArray[np.int64]:
         )
     offsets = offsets.astype(np.int64)
     lengths = np.diff(offsets)
-    # A sample takes one byte a code, or two: more or less also means an index out of order.
+    # a sample takes one or two bytes a code; anything else also means that offsets are out of order
     wrong = (lengths < _CODES_A_SAMPLE) | (lengths > 2 * _CODES_A_SAMPLE)
     if wrong.any():
         sample = int(np.argmax(wrong))
@@ -204,7 +219,7 @@ def _labels(path: Path) -> Labels:
 
 
 def _synonyms(path: Path) -> npt.NDArray[np.int32] | None:
-    """Nearest codes of each code (K, M), filled up with -1; None where there is no such file."""
+    """Read the nearest codes of each code (K, M), padded with -1; None if the file does not exist."""
     if not path.exists():
         return None
     try:
@@ -218,3 +233,11 @@ def _synonyms(path: Path) -> npt.NDArray[np.int32] | None:
     if (synonyms < -1).any() or (synonyms >= len(rows)).any():
         raise SourceError(f"{path}: names codes outside the codebook of {len(rows)}")
     return synonyms
+
+
+def _is_seit_folder(folder: Path) -> bool:
+    return any(folder.glob(f"*{DATA_ENDING}"))
+
+
+SOURCE = SourceKind(open=open_seit, holds=_is_seit_folder, looked_for=f"the SeiT release (*{DATA_ENDING})")
+"""The kind `seit`."""

@@ -1,4 +1,4 @@
-"""Shard files: from a path, a pattern or a folder to the files of each split."""
+"""The files of a sharded source: from a path, a pattern or a folder to the shards of each split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tokenstore.sources.split_names import (
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
-_HUB_FOLDER = "data"  # where data sets on the Hugging Face hub keep their files
+_HUB_FOLDER = "data"
+"""The folder in which data sets on the Hugging Face hub keep their files."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Shards:
 
     splits: dict[str, tuple[Path, ...]]
     named: bool
-    """Whether names of files or folders told the splits; otherwise all are in one by default."""
+    """True if the names of files or folders say the splits, False if all files are in the default split."""
 
 
 def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
-    """The files that a path, a brace or wildcard pattern, or a folder stands for.
+    """Find the files that a path, a brace or wildcard pattern, or a folder stands for.
 
-    A folder holds files with one of the endings, or holds folders named after splits that do.
-    Raises SourceError where there are none, or where names do not tell the split of each.
+    A folder holds files with one of the endings, or folders named after splits that hold such files.
+
+    Raises SourceError if there are no files, or if names do not say the split of each.
     """
     path, where = Path(location), str(location)
     if path.is_dir():
@@ -49,32 +51,35 @@ def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
 
 
 def is_pattern(location: str) -> bool:
-    """Does a name hold braces or wildcards?"""
+    """Return whether a name holds braces or wildcards."""
     return glob.has_magic(location) or _BRACES.search(location) is not None
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that `a-{000..012}.tar` or `a.{x,y}` stand for, in that order, as a shell expands them.
+    """Expand `a-{000..012}.tar` or `a.{x,y}` to names, in the order of a shell.
 
     Raises SourceError for braces that hold neither a range nor a list.
     """
-    found = _BRACES.search(pattern)
-    if found is None:
+    braces = _BRACES.search(pattern)
+    if braces is None:
         return [pattern]
-    choices = found[1].split(",")
-    bounds = _RANGE.fullmatch(found[1])
+    choices = braces[1].split(",")
+    bounds = _RANGE.fullmatch(braces[1])
     if bounds is not None:
         first, last = int(bounds[1]), int(bounds[2])
         width = max(map(len, bounds.groups())) if any(text.startswith("0") for text in bounds.groups()) else 0
         choices = [f"{number:0{width}}" for number in range(first, last + 1)]
     if not choices or (bounds is None and len(choices) < 2):
-        raise SourceError(f"{pattern}: expected braces like {{000..012}} or {{a,b}}, found {found[0]}")
-    tails = expand_braces(pattern[found.end() :])
-    return [pattern[: found.start()] + choice + tail for choice, tail in itertools.product(choices, tails)]
+        raise SourceError(f"{pattern}: expected braces like {{000..012}} or {{a,b}}, found {braces[0]}")
+    tails = expand_braces(pattern[braces.end() :])
+    return [pattern[: braces.start()] + choice + tail for choice, tail in itertools.product(choices, tails)]
 
 
 def files_ending(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """Files directly in a folder, sorted by name, hidden ones left out."""
+    """List the files directly in a folder, sorted by name, hidden ones left out.
+
+    Raises SourceError if the folder cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted(folder / entry.name for entry in entries if _is_file_ending(entry, endings))
@@ -93,9 +98,9 @@ def _matching(pattern: str) -> list[Path]:
     for name in expand_braces(pattern):
         anchor = Path(name).anchor
         matches = Path(anchor).glob(name.removeprefix(anchor)) if glob.has_magic(name) else [Path(name)]
-        found = sorted(match for match in matches if match.is_file())
-        files += found
-        missing += [] if found else [name]
+        existing = sorted(match for match in matches if match.is_file())
+        files += existing
+        missing += [] if existing else [name]
     if missing:
         raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
     return files
@@ -130,6 +135,6 @@ def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
 
 
 def has_shards(folder: Path, endings: Sequence[str]) -> bool:
-    """Does a folder, or one for a split below it, hold files with one of the endings?"""
+    """Return whether a folder, or one of its folders of splits, holds files with one of the endings."""
     below = [path for path in folder.iterdir() if split_of_folder(path.name) or path.name == _HUB_FOLDER]
     return any(files_ending(path, endings) for path in (folder, *below) if path.is_dir())

@@ -1,4 +1,4 @@
-"""Which split a folder or a shard belongs to; one rule for all sources."""
+"""The rule by which names of folders and shards say their split, one for all sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tokenstore.errors import SourceError
 
 DEFAULT_SPLIT = "train"
-"""The split of a source whose names say nothing."""
+"""The split of a source whose names do not say one."""
 
 _SPLIT_OF_WORD = {
     "train": "train",
@@ -22,21 +22,21 @@ _WORD_IN_STEM = re.compile(rf"(?:^|[-_.])({'|'.join(_SPLIT_OF_WORD)})(?=[-_.0-9]
 
 
 def split_of_folder(name: str) -> str | None:
-    """The split that a folder is for: train, val (also `valid`, `validation`), test; else None."""
+    """Return the split that a folder's name says: train, val (or `valid`, `validation`), test; else None."""
     return _SPLIT_OF_WORD.get(name.lower())
 
 
 def split_of_file(name: str) -> str | None:
-    """The split that a shard's file name speaks of, as in `train-0001.tar` or `cats_val_3.parquet`."""
-    found = _WORD_IN_STEM.search(name)
-    return None if found is None else _SPLIT_OF_WORD[found[1].lower()]
+    """Return the split that a shard's name says, such as `train-0001.tar` or `cats_val_3.tar`; else None."""
+    match = _WORD_IN_STEM.search(name)
+    return None if match is None else _SPLIT_OF_WORD[match[1].lower()]
 
 
 def group_folders(names: Sequence[str], where: str) -> Mapping[str, str] | None:
-    """Split -> folder if all names are split folders, None if none is.
+    """Return the folder of each split if all names are names of splits, or None if none is.
 
-    Raises SourceError where they are mixed, as nobody can tell classes from splits then, and where
-    two folders stand for one split.
+    Raises SourceError if only some are, as folders of splits cannot be told from classes then, and if two
+    folders are of one split.
     """
     splits = {name: split_of_folder(name) for name in names}
     others = [name for name, split in splits.items() if split is None]
@@ -59,9 +59,9 @@ def group_folders(names: Sequence[str], where: str) -> Mapping[str, str] | None:
 
 
 def group_files(names: Iterable[str], where: str, fallback: str = DEFAULT_SPLIT) -> dict[str, list[str]]:
-    """Split -> file names in the given order, by what the names say; `fallback` if none says anything.
+    """Group file names by the split that they say, in the given order; all in `fallback` if none says one.
 
-    Raises SourceError where some files name a split and others do not.
+    Raises SourceError if some files name a split and others do not.
     """
     grouped: dict[str | None, list[str]] = {}
     for name in names:
@@ -77,6 +77,6 @@ def group_files(names: Iterable[str], where: str, fallback: str = DEFAULT_SPLIT)
 
 
 def in_usual_order(splits: Iterable[str]) -> list[str]:
-    """Train first, then val and test, then any others by name."""
+    """Return the splits in order: train, val, test, then any others by name."""
     usual = list(dict.fromkeys(_SPLIT_OF_WORD.values()))
     return sorted(splits, key=lambda split: (usual.index(split) if split in usual else len(usual), split))

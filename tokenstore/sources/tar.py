@@ -1,8 +1,8 @@
-"""Images in tar files: WebDataset shards, or image folders as tar files.
+"""The source of images in tar files: WebDataset shards, or folders of images as tar files.
 
-A sample is the neighbouring members whose paths agree up to the first dot of the base name. One of them is
-the image; its label is the text of `.cls`, or "label", "cls" or "class" in `.json`. Where no sample has a
-label, the folders inside the tar files are splits and classes as in a folder of images.
+A sample is the neighbouring members whose paths agree up to the first dot of the base name. One member is the
+image. The label is the text of `.cls`, or "label", "cls" or "class" in `.json`. If no sample has a label, the
+folders inside the tar files are splits and classes, as in a folder of images.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageSource, Labels
-from tokenstore.sources.listing import (
-    MAX_FILE_BYTES,
+from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
+from tokenstore.sources.file_bytes import MAX_FILE_BYTES
+from tokenstore.sources.labels import label_splits
+from tokenstore.sources.names import (
     check_range,
     digest,
-    indices,
-    label_splits,
+    first_indices,
     printable,
     printable_names,
-    rows,
+    sliced,
 )
-from tokenstore.sources.shard_files import find_shards
+from tokenstore.sources.registry import SourceKind
+from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
-from tokenstore.sources.tar_index import PassedOver, TarIndex, index_tars
+from tokenstore.sources.tar_index import SkippedMembers, TarIndex, index_tars
 
 ENDINGS = (".tar",)
 
 
 @dataclass(frozen=True)
-class TarRequest:
-    """Byte ranges of tar files: (number of the path, offset, size) of each sample."""
+class TarRequest(ImageRequest):
+    """A request for byte ranges of tar files."""
 
     paths: tuple[str, ...]
     ranges: tuple[tuple[int, int, int], ...]
+    """The byte range of each sample: (index of the path, offset, size)."""
 
+    @override
     def read(self) -> Sequence[bytes | SampleError]:
-        found: list[bytes | SampleError] = []
+        images: list[bytes | SampleError] = []
         descriptors: dict[int, int] = {}
         try:
             for shard, offset, size in self.ranges:
-                found.append(self._read_one(descriptors, shard, offset, size))
+                images.append(self._read_one(descriptors, shard, offset, size))
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)
-        return found
+        return images
 
     def _read_one(
         self, descriptors: dict[int, int], shard: int, offset: int, size: int
@@ -69,30 +73,37 @@ class TarRequest:
 
 
 @dataclass(frozen=True)
-class TarSplit:
+class TarSplit(ImageSplit):
     """The images of one split, in the order of the tar files and of their members."""
 
     paths: tuple[Path, ...]
     index: TarIndex
     all_labels: Labels | None
 
+    @override
     def __len__(self) -> int:
         return len(self.index)
 
+    @override
     def names(self, start: int, stop: int) -> pa.Array:
         check_range(start, stop, len(self))
         files = pa.array([printable(os.fsencode(path.name)) for path in self.paths], pa.string())
         files = files.take(pa.array(self.index.shards[start:stop]))
-        return pc.binary_join_element_wise(files, printable_names(rows(self.index.members, start, stop)), "/")
+        return pc.binary_join_element_wise(
+            files, printable_names(sliced(self.index.members, start, stop)), "/"
+        )
 
+    @override
     def labels(self, start: int, stop: int) -> Labels | None:
         check_range(start, stop, len(self))
         return None if self.all_labels is None else self.all_labels[start:stop]
 
+    @override
     def fingerprint(self) -> str:
         index, files = self.index, repr([path.name for path in self.paths])
         return digest(index.members, self.all_labels, index.shards, index.offsets, index.sizes, files)
 
+    @override
     def request(self, start: int, stop: int) -> TarRequest:
         check_range(start, stop, len(self))
         index = self.index
@@ -103,15 +114,15 @@ class TarSplit:
 
 
 def open_tar(location: str | Path) -> ImageSource:
-    """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of them.
+    """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
 
-    Raises SourceError for files that are no tar, compressed or cut off, for keys that occur twice, and
-    where some samples have labels and others not.
+    Raises SourceError for files that are not tar, compressed or cut off, for keys that occur twice, and if
+    some samples have labels and others not.
     """
-    shards, passed = find_shards(location, ENDINGS), PassedOver()
+    shards, skipped = find_shards(location, ENDINGS), SkippedMembers()
     parts: dict[str, _Part] = {}
     for split, paths in shards.splits.items():
-        index, texts = index_tars(paths, passed)
+        index, texts = index_tars(paths, skipped)
         if not len(index):
             raise SourceError(f"{location}: no images in the tar files of split {split}")
         for inner, part in _inner_parts(paths, index, texts, str(location)).items():
@@ -123,7 +134,7 @@ def open_tar(location: str | Path) -> ImageSource:
         split: TarSplit(parts[split].paths, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
-    return ImageSource("tar", str(location), splits, class_names, passed.notes())
+    return ImageSource("tar", str(location), splits, class_names, skipped.notes())
 
 
 @dataclass(frozen=True)
@@ -133,26 +144,26 @@ class _Part:
     paths: tuple[Path, ...]
     index: TarIndex
     texts: pa.ChunkedArray | None
-    """What the samples' own label members say."""
+    """The texts of the samples' own label members."""
     folders: pa.ChunkedArray
-    """Names of class folders, null where there is none."""
+    """The names of class folders, null for samples outside of one."""
 
 
 def _inner_parts(
     shards: tuple[Path, ...], index: TarIndex, texts: pa.ChunkedArray | None, where: str
 ) -> dict[str | None, _Part]:
-    """Samples by the splits that folders inside the tar files tell, None for none."""
+    """Group samples by the split that folders inside the tar files say; None for no split."""
     paths = pc.replace_substring_regex(index.members, "/?[^/]*$", "")
     folders = paths.unique()
-    at = indices(paths, folders)
+    at = first_indices(paths, folders)
     layout = _layout([_components(folder) for folder in folders.to_pylist()], where)
     classes = pa.array([class_name for _, class_name in layout], pa.binary())
     parts: dict[str | None, _Part] = {}
     for split in dict.fromkeys(split for split, _ in layout):
-        chosen = np.flatnonzero(np.array([inner == split for inner, _ in layout])[at])
-        chosen_texts = None if texts is None else texts.take(pa.array(chosen))
-        in_class = pa.chunked_array([classes.take(pa.array(at[chosen]))])
-        parts[split] = _Part(shards, index.take(chosen), chosen_texts, in_class)
+        row_numbers = np.flatnonzero(np.array([inner == split for inner, _ in layout])[at])
+        part_texts = None if texts is None else texts.take(pa.array(row_numbers))
+        in_class = pa.chunked_array([classes.take(pa.array(at[row_numbers]))])
+        parts[split] = _Part(shards, index.take(row_numbers), part_texts, in_class)
     return parts
 
 
@@ -161,7 +172,7 @@ def _components(folder: bytes) -> tuple[bytes, ...]:
 
 
 def _layout(folders: list[tuple[bytes, ...]], where: str) -> list[tuple[str | None, bytes | None]]:
-    """Split and class of each folder, from what folders of images do not have in common."""
+    """Return the split and class of each folder, by the part of its path that not all folders share."""
     parents = [folder[:-1] for folder in folders]
     pairs = zip(min(parents), max(parents), strict=False)
     common = [low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs)]
@@ -189,3 +200,11 @@ def _labels(parts: Mapping[str, _Part], where: str) -> tuple[dict[str, Labels], 
         if not bare:
             folders[split] = part.folders
     return label_splits(folders, where, may_be_numbers=False) if folders else ({}, None)
+
+
+def _is_tar_folder(folder: Path) -> bool:
+    return has_shards(folder, ENDINGS)
+
+
+SOURCE = SourceKind(open=open_tar, holds=_is_tar_folder, looked_for=".tar shards", endings=ENDINGS)
+"""The kind `tar`."""

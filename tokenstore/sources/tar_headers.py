@@ -1,7 +1,7 @@
-"""The members of an uncompressed tar file, from one walk over its headers.
+"""The walk over the headers of an uncompressed tar file, which yields its members.
 
-Python's tarfile stops without a word at a damaged header, and keeps an object for every member; this
-walk does neither. It knows ustar, GNU long names and pax (POSIX.1-2001, pax Interchange Format).
+Python's tarfile stops without a word at a damaged header, and keeps an object for every member; this walk
+does neither. The formats are ustar, GNU long names and pax (POSIX.1-2001, pax Interchange Format).
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.listing import printable
+from tokenstore.sources.names import printable
 
 _BLOCK = 512
 _MAX_EXTENSION_BYTES = 2**20
-_NO_DATA = frozenset(b"123456")  # links, devices, folders and FIFOs: whatever their size field says
+_NO_DATA = frozenset(b"123456")
+"""The kinds of members without data, whatever the size field says: links, devices, folders and FIFOs."""
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member, and where its bytes lie in the tar file."""
+    """A member of a tar file, with the place of its bytes."""
 
     name: bytes
     offset: int
     size: int
     is_file: bool
-    """False for folders, links, devices and sparse files, whose bytes are not simply there."""
+    """True for a file whose bytes lie at the offset; False for folders, links, devices and sparse files."""
     is_folder: bool
 
 
 @dataclass
 class _Extensions:
-    """What extension headers say about the next member."""
+    """The values that extension headers give the next member."""
 
     name: bytes | None = None
     size: int | None = None
@@ -43,10 +44,10 @@ class _Extensions:
 
 
 def walk_tar(path: Path) -> Iterator[Member]:
-    """Members in file order.
+    """Yield members in file order.
 
-    Raises SourceError, naming file and offset, where the file is no tar, is compressed, ends too early, or
-    goes on after its end.
+    Raises SourceError, naming file and offset, for a file that is not tar, is compressed, ends too early, or
+    goes on after its end mark.
     """
     try:
         with path.open("rb") as file:
@@ -91,7 +92,7 @@ def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
 
 
 def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
-    """The header at an offset, None for the block of zeros that ends an archive."""
+    """Read the header at an offset; return None for the block of zeros that ends an archive."""
     file.seek(offset)
     header = file.read(_BLOCK)
     if offset == 0:
@@ -117,7 +118,7 @@ def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
 
 
 def _number(field: bytes, path: Path, offset: int) -> int:
-    """A number field: octal digits, or big-endian bytes after a set high bit (GNU)."""
+    """Parse a number field: octal digits, or big-endian bytes after a set high bit (GNU)."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b"\0 ")
@@ -130,6 +131,7 @@ def _number(field: bytes, path: Path, offset: int) -> int:
 def _read_extension(
     file: BinaryIO, kind: bytes, start: int, size: int, extensions: _Extensions, path: Path
 ) -> None:
+    """Take the values of an extension header for the next member."""
     if size > _MAX_EXTENSION_BYTES:
         raise SourceError(f"{path}: damaged: a name of {size} bytes at offset {start}")
     file.seek(start)
@@ -147,7 +149,7 @@ def _read_extension(
 
 
 def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes, bytes]]:
-    """Records `length key=value newline`, the length counting all of the record."""
+    """Yield key and value of records `length key=value newline`, where the length counts the whole record."""
     position = 0
     while position < len(payload) and payload[position]:
         digits = payload[position : position + 20].partition(b" ")[0]
@@ -161,6 +163,7 @@ def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes
 
 
 def _after_sparse_headers(file: BinaryIO, header: bytes, start: int) -> int:
+    """Return the offset of the data of a sparse file, after the headers that continue the first."""
     continues = header[482]
     while continues:
         file.seek(start)
@@ -176,5 +179,5 @@ def _check_nothing_follows(file: BinaryIO, offset: int, path: Path) -> None:
         if piece.count(0) < len(piece):
             raise SourceError(
                 f"{path}: holds more after its end mark at offset {offset}, as when tar files are put one "
-                "behind the other; take them apart or build one with `tar --concatenate`"
+                "behind the other; take them apart or build one tar file of their members"
             )

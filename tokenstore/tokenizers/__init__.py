@@ -1,9 +1,63 @@
-"""Tokenizers: images to codes and back."""
+"""Tokenizers: images to grids of codes, and back.
+
+The entry point is `load_tokenizer("NAME[:ARGUMENT]")`; `tokenizer_kinds()` lists the names. `base` has the
+protocol, `kinds/` one model a file, `train/` trains the default kind and fits codebooks over autoencoders.
+`encoder` is a tokenizer as conversion uses it, `store_tokenizer` finds the tokenizer of a store, `quality`
+measures how well images are rebuilt. Other packages add kinds by entry points, as `registry` says.
+
+This wing imports `format`, `networks`, `sources` and the wings before them. Its names are imported on first
+use: listing the kinds needs no torch.
+"""
 
 from __future__ import annotations
 
-from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
-from tokenstore.tokenizers.codebooks import load_codebook
-from tokenstore.tokenizers.registry import TOKENIZERS, TokenizerKind, load_tokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TOKENIZERS", "FileTokenizer", "Tokenizer", "TokenizerKind", "load_codebook", "load_tokenizer"]
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+    from tokenstore.tokenizers.codebooks import load_codebook
+    from tokenstore.tokenizers.encoder import Encoder, identity_of
+    from tokenstore.tokenizers.registry import (
+        TOKENIZERS,
+        TokenizerKind,
+        check_device,
+        load_tokenizer,
+        tokenizer_kinds,
+    )
+    from tokenstore.tokenizers.store_tokenizer import tokenizer_of
+
+__all__ = [
+    "TOKENIZERS",
+    "Encoder",
+    "FileTokenizer",
+    "Tokenizer",
+    "TokenizerKind",
+    "check_device",
+    "identity_of",
+    "load_codebook",
+    "load_tokenizer",
+    "tokenizer_kinds",
+    "tokenizer_of",
+]
+
+_HOMES = {
+    **dict.fromkeys(("FileTokenizer", "Tokenizer"), "base"),
+    "load_codebook": "codebooks",
+    **dict.fromkeys(("Encoder", "identity_of"), "encoder"),
+    **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),
+    "tokenizer_kinds": "registry",
+    "tokenizer_of": "store_tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tokenstore.tokenizers' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tokenstore.tokenizers.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

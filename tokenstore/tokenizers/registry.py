@@ -1,16 +1,40 @@
-"""Every tokenizer by its name: `NAME` or `NAME:ARGUMENT`."""
+"""The table of all kinds of tokenizers by name, those of other packages included: `NAME` or `NAME:ARGUMENT`.
+
+A kind is one module with a function `load(argument)`, and one entry of `TOKENIZERS`. Another package adds a
+kind by an entry point of the group `tokenstore.tokenizers`, whose name is the kind's and whose object is a
+`TokenizerKind`:
+
+    [project.entry-points."tokenstore.tokenizers"]
+    cosmos = "my_package.kinds:COSMOS"
+
+Nothing heavy is imported until a tokenizer is loaded, so that listing the kinds costs no time.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from dataclasses import dataclass
-
-import torch
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from tokenstore.errors import TokenizerError
-from tokenstore.networks.torchvision import import_torchvision
-from tokenstore.tokenizers.base import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.base import Tokenizer
+
+__all__ = [
+    "GROUP",
+    "TOKENIZERS",
+    "TokenizerKind",
+    "check_device",
+    "find_kind",
+    "load_tokenizer",
+    "tokenizer_kinds",
+]
+
+GROUP = "tokenstore.tokenizers"
+"""The group of entry points by which other packages add kinds."""
 
 
 @dataclass(frozen=True)
@@ -18,36 +42,50 @@ class TokenizerKind:
     """A kind of tokenizer, as `tokenstore tokenizers` lists it."""
 
     module: str
-    """The module below tokenstore.tokenizers.kinds whose `load(argument)` gives the tokenizer on the CPU."""
+    """The module whose function `load(argument)` returns the tokenizer on the CPU."""
     summary: str
+    """A short description of the model."""
     grid: str
+    """The grid of codes, in words."""
     codebook: str
+    """The codebook, in words."""
     licence: str
+    """The licence of the weights."""
     argument: str | None = None
-    """What stands behind the colon; None where nothing may."""
+    """The name of the argument after the colon; None for a kind without one."""
     argument_is_optional: bool = False
+    """True if the kind has a default for the argument."""
     packages: tuple[str, ...] = ()
-    """What has to be installed besides, by the extra `extra`."""
+    """The packages that the kind needs besides those of tokenstore, installed by the extra `extra`."""
     extra: str | None = None
+    """The extra of tokenstore that installs `packages`."""
+    fetches: bool = False
+    """True if an argument that is no local folder is the id of a model, which is fetched from a hub."""
 
     @property
     def usage(self) -> str:
-        """What stands behind the name: `[:ARGUMENT]`."""
+        """The argument as usage lines show it: `[:ARGUMENT]`, `:ARGUMENT` or nothing."""
         if self.argument is None:
             return ""
         return f"[:{self.argument}]" if self.argument_is_optional else f":{self.argument}"
 
+    @property
+    def missing_extra(self) -> str | None:
+        """The extra to install before the kind can be used; None if its packages are installed."""
+        installed = all(importlib.util.find_spec(package) is not None for package in self.packages)
+        return None if installed else self.extra
+
 
 TOKENIZERS = {
     "default": TokenizerKind(
-        "conv_vq",
+        "tokenstore.tokenizers.kinds.conv_vq",
         "light convolutional VQ; its weights ship with the package",
         grid="H/8 x W/8",
         codebook="2,048 x 32",
         licence="Apache-2.0",
     ),
     "conv-vq": TokenizerKind(
-        "conv_vq",
+        "tokenstore.tokenizers.kinds.conv_vq",
         "the same with weights that `tokenstore train-tokenizer` wrote",
         grid="H/8 x W/8",
         codebook="as trained",
@@ -55,7 +93,7 @@ TOKENIZERS = {
         argument="WEIGHTS.safetensors",
     ),
     "vit-vqgan": TokenizerKind(
-        "vit_vqgan",
+        "tokenstore.tokenizers.kinds.vit_vqgan",
         "ViT-VQGAN, small or base, from a checkpoint of the published layout",
         grid="32 x 32 at 256 x 256",
         codebook="8,192 x 32",
@@ -63,27 +101,29 @@ TOKENIZERS = {
         argument="CHECKPOINT",
     ),
     "diffusers": TokenizerKind(
-        "diffusers_vq",
+        "tokenstore.tokenizers.kinds.diffusers_vq",
         "a diffusers VQModel",
         grid="of the model",
         codebook="of the model",
         licence="of the model",
         argument="FOLDER or HUB-ID[#SUBFOLDER]",
+        fetches=True,
         packages=("diffusers",),
         extra="diffusers",
     ),
     "transformers": TokenizerKind(
-        "transformers_vq",
+        "tokenstore.tokenizers.kinds.transformers_vq",
         "the VQ model of Chameleon, Janus or Emu3 in transformers",
         grid="of the model",
         codebook="of the model",
         licence="of the model",
         argument="FOLDER or HUB-ID[#SUBFOLDER]",
+        fetches=True,
         packages=("transformers",),
         extra="transformers",
     ),
     "autoencoder": TokenizerKind(
-        "autoencoder",
+        "tokenstore.tokenizers.kinds.autoencoder",
         "a continuous autoencoder of diffusers with a codebook that `tokenstore fit-codebook` learned",
         grid="[n x] that of the model",
         codebook="as fitted",
@@ -93,7 +133,7 @@ TOKENIZERS = {
         extra="diffusers",
     ),
     "dct": TokenizerKind(
-        "dct",
+        "tokenstore.tokenizers.kinds.dct",
         "quantised DCT coefficients of JPEG files; OPTIONS are y=15,cb=6,cr=6,quality=75,sampling=420",
         grid="n x H/16 x W/16",
         codebook="n x 2,048, no vectors",
@@ -104,39 +144,88 @@ TOKENIZERS = {
         extra="jpeg",
     ),
 }
-"""Every kind of tokenizer by its name."""
+"""The kinds of this package by name."""
+
+
+def tokenizer_kinds() -> dict[str, TokenizerKind]:
+    """Return all kinds of tokenizers by name: those of this package, then those of others, sorted.
+
+    Raises TokenizerError if another package's kind cannot be imported.
+    """
+    others = _entry_points()
+    return {**TOKENIZERS, **{name: _load_kind(others[name]) for name in sorted(others)}}
+
+
+def find_kind(name: str) -> TokenizerKind | None:
+    """Return the kind of a name, or None if no kind has the name.
+
+    Raises TokenizerError if another package's kind cannot be imported.
+    """
+    if name in TOKENIZERS:
+        return TOKENIZERS[name]
+    entry_point = _entry_points().get(name)
+    return None if entry_point is None else _load_kind(entry_point)
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """Return the kinds of other packages by name; names of this package cannot be taken."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in TOKENIZERS}
+
+
+def _load_kind(entry_point: EntryPoint) -> TokenizerKind:
+    """Import the kind of another package; raise TokenizerError if it cannot be, or is something else."""
+    try:
+        kind = entry_point.load()
+    except Exception as error:  # whatever another package's module raises
+        raise TokenizerError(
+            f"tokenizer {entry_point.name!r}: {entry_point.value} cannot be imported "
+            f"({type(error).__name__}: {error}); repair or uninstall the package that adds the tokenizer"
+        ) from error
+    if not isinstance(kind, TokenizerKind):
+        raise TokenizerError(
+            f"tokenizer {entry_point.name!r}: expected {entry_point.value} to be a TokenizerKind, found "
+            f"{type(kind).__name__}"
+        )
+    return kind
 
 
 def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
-    """The tokenizer `NAME` or `NAME:ARGUMENT`, where NAME is one of TOKENIZERS.
+    """Load the tokenizer `NAME` or `NAME:ARGUMENT`, where NAME is one of `tokenizer_kinds()`.
 
-    Raises TokenizerError where the name is unknown, the argument missing or useless, a package not
-    installed, or the device not usable.
+    Raises TokenizerError if the name is unknown, the argument missing or useless, a package not installed, or
+    the device not usable, and for whatever the kind itself refuses.
     """
     name, colon, argument = spec.partition(":")
-    kind = TOKENIZERS.get(name)
+    kind = find_kind(name)
     if kind is None:
-        known = ", ".join(name + kind.usage for name, kind in TOKENIZERS.items())
+        known = ", ".join(name + kind.usage for name, kind in tokenizer_kinds().items())
         raise TokenizerError(f"expected a tokenizer of {known}; found {spec!r}")
     if bool(argument) != bool(colon) or (argument and kind.argument is None):
         raise TokenizerError(f"expected {name}{kind.usage}, found {spec!r}")
     if not argument and kind.argument is not None and not kind.argument_is_optional:
         raise TokenizerError(f"expected {name}{kind.usage}, found {spec!r} without {kind.argument}")
-    for package in kind.packages:
-        if importlib.util.find_spec(package) is None:
-            raise TokenizerError(
-                f"tokenizer {name!r} needs the package {package}; pip install 'tokenstore[{kind.extra}]'"
-            )
+    _check_packages(name, kind)
     if kind.packages:  # transformers and diffusers import torchvision
+        from tokenstore.networks.torchvision import import_torchvision
+
         import_torchvision()
-    module = importlib.import_module(f"tokenstore.tokenizers.kinds.{kind.module}")
-    tokenizer: Tokenizer = module.load(argument or None)
+    tokenizer: Tokenizer = importlib.import_module(kind.module).load(argument or None)
     check_device(device)
     return tokenizer.to(device)
 
 
+def _check_packages(name: str, kind: TokenizerKind) -> None:
+    """Raise TokenizerError, saying how to install it, if a package of a kind is missing."""
+    for package in kind.packages:
+        if importlib.util.find_spec(package) is None:
+            install = package if kind.extra is None else f"'tokenstore[{kind.extra}]'"
+            raise TokenizerError(f"tokenizer {name!r} needs the package {package}; pip install {install}")
+
+
 def check_device(device: str) -> None:
     """Raise TokenizerError unless torch can compute on a device of that name here."""
+    import torch
+
     try:
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

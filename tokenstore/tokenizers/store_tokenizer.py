@@ -8,7 +8,7 @@ from tokenstore.errors import TokenizerError
 from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
-from tokenstore.tokenizers.registry import TOKENIZERS, load_tokenizer
+from tokenstore.tokenizers.registry import find_kind, load_tokenizer
 
 _NAME_IT = "name the tokenizer by --tokenizer NAME[:ARGUMENT]; `tokenstore tokenizers` lists them"
 
@@ -55,10 +55,10 @@ def load_named(
 
 
 def _refuse_to_fetch(spec: str, where: str) -> None:
-    """A file, which may be anybody's, shall not have a model fetched from a hub unasked."""
+    """Raise TokenizerError if a spec in a file, which may be anybody's, would fetch a model from a hub."""
     name, _, argument = spec.partition(":")
-    kind = TOKENIZERS.get(name)
-    if kind is not None and kind.argument is not None and "HUB-ID" in kind.argument:
+    kind = find_kind(name)
+    if kind is not None and kind.fetches:
         folder = Path(argument.partition("#")[0]).expanduser()
         if not folder.exists():
             raise TokenizerError(

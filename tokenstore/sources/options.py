@@ -1,0 +1,52 @@
+"""The options of decoding images, apart from the decoders, so that reading them imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+__all__ = ["LARGEST_VALUE", "MAX_PIXELS", "ImageOptions", "Resize"]
+
+Resize: TypeAlias = Literal["squash", "crop", "pad"]
+"""The ways in which an image comes to another size; `ImageOptions` describes them."""
+MAX_PIXELS = 89_478_485
+"""The default of the pixels of an image that is still decoded, which is Pillow's own."""
+LARGEST_VALUE = 255
+"""The largest class index of a label map."""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The options that bring images to one size; together with the file they decide every pixel.
+
+    `squash` brings both sides to the size. `crop` takes the largest centred part of the size's shape. `pad`
+    fits the whole image inside and fills the rest with black. All use Pillow's bicubic filter. An image that
+    has the size already is not touched.
+
+    Raises ValueError for a side below 1 pixel, an unknown resize, and `max_pixels` below 1.
+    """
+
+    size: int | tuple[int, int]
+    """The size in pixels: one number for a square, or (height, width)."""
+    resize: Resize = "squash"
+    max_pixels: int = MAX_PIXELS
+    """The number of pixels above which an image is refused before it is decoded."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image size: expected at least 1 pixel a side, got {self.size}")
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"resize: expected one of {', '.join(get_args(Resize))}, got {self.resize!r}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels: expected at least 1, got {self.max_pixels}")
+
+    @property
+    def height(self) -> int:
+        """The height in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        """The width in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[1]
