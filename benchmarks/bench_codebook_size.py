@@ -30,7 +30,7 @@ from bench_tokenizers import (
 )
 from rich.console import Console
 
-from tokenstore.conversion.convert import available_cores
+from tokenstore.machine import available_cores
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer, save_weights
 from tokenstore.tokenizers.train.images import ImageSet, list_images
 from tokenstore.tokenizers.train.trainer import WEIGHTS, Trainer, TrainingConfig

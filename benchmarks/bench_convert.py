@@ -20,7 +20,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from tokenstore.conversion.convert import ConvertOptions, available_cores, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
+from tokenstore.machine import available_cores
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import decode_in_order
 from tokenstore.sources.images import ImageOptions, PixelDecoder
@@ -95,7 +97,7 @@ def main(images: Path | None, workers: int, repeats: int) -> None:
             decoded = time.perf_counter()
             out = Path(scratch, f"{repeat}.zarr")
             options = ConvertOptions(splits=(split,), workers=workers, on_error="skip")
-            convert(source, out, tokenizer=NoTokenizer(), options=options)
+            convert_source(source, out, tokenizer=NoTokenizer(), options=options)
             done = time.perf_counter()
             for name, seconds in (("decode alone", decoded - started), ("convert", done - decoded)):
                 best[name] = min(best.get(name, np.inf), seconds)

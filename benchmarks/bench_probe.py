@@ -37,8 +37,8 @@ from rich.table import Table
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from tokenstore.conversion.convert import available_cores
 from tokenstore.errors import SampleError
+from tokenstore.machine import available_cores
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder

@@ -41,7 +41,8 @@ from rich.console import Console
 from rich.table import Table
 
 import tokenstore
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
 from tokenstore.storage.places import Storage
 from tokenstore.writing.copy import copy
@@ -67,7 +68,7 @@ def made_store(seit: Path, home: Path, codec: str, samples: int) -> Path:
     store = home / f"store-{codec}"
     if not store.exists():
         tile(seit, home / "source", samples)
-        convert(open_source(str(home / "source" / "seit")), store, options=ConvertOptions(codec=codec))
+        convert_source(open_source(str(home / "source" / "seit")), store, options=ConvertOptions(codec=codec))
     return store
 
 

@@ -36,10 +36,10 @@ from rich.table import Table
 from torch import Tensor
 
 from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
-from tokenstore.conversion.convert import available_cores
 from tokenstore.errors import TokenizerError
 from tokenstore.format.layout import code_planes
 from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.machine import available_cores
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image

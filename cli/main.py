@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import ArgumentError, TokenstoreError
 from tokenstore.version import __version__
 
 EXIT_CODES = """\b
@@ -125,6 +125,8 @@ class LazyCommands(click.Group):
             if ctx.params["debug"]:
                 raise
             text = " ".join(spoken(error).split())
+            if isinstance(error, ArgumentError):
+                raise click.UsageError(text) from error
             if not isinstance(error, (TokenstoreError, OSError)):
                 text = f"unexpected {type(error).__name__}: {text}. `{ctx.info_name} --debug ...` shows where"
             raise click.ClickException(text) from error

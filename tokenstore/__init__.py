@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
+    from tokenstore.audit.info import info
+    from tokenstore.audit.preview import preview
+    from tokenstore.audit.reconstruct import reconstruct
+    from tokenstore.audit.stats import stats
+    from tokenstore.audit.verify import verify
+    from tokenstore.conversion.convert import convert
     from tokenstore.errors import TokenstoreError
     from tokenstore.format.manifest import Manifest
     from tokenstore.loading.dataset import TokenDataset
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
     from tokenstore.reading.reader import TokenStore
     from tokenstore.reading.reader import open_store as open
     from tokenstore.storage.remote import Retries
+    from tokenstore.writing.copy import copy
+    from tokenstore.writing.recode import recode
 
 __all__ = [
     "Manifest",
@@ -26,8 +34,16 @@ __all__ = [
     "TokenstoreError",
     "__version__",
     "concat",
+    "convert",
+    "copy",
+    "info",
     "mix",
     "open",
+    "preview",
+    "recode",
+    "reconstruct",
+    "stats",
+    "verify",
 ]
 
 _HOMES = {
@@ -38,9 +54,18 @@ _HOMES = {
     "TokenStore": ("tokenstore.reading.reader", "TokenStore"),
     "TokenstoreError": ("tokenstore.errors", "TokenstoreError"),
     "concat": ("tokenstore.loading.mixing", "concat"),
+    "convert": ("tokenstore.conversion.convert", "convert"),
+    "copy": ("tokenstore.writing.copy", "copy"),
+    "info": ("tokenstore.audit.info", "info"),
     "mix": ("tokenstore.loading.mixing", "mix"),
     "open": ("tokenstore.reading.reader", "open_store"),
+    "preview": ("tokenstore.audit.preview", "preview"),
+    "recode": ("tokenstore.writing.recode", "recode"),
+    "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),
+    "stats": ("tokenstore.audit.stats", "stats"),
+    "verify": ("tokenstore.audit.verify", "verify"),
 }
+"""The module and name of every public name, imported on first use."""
 
 
 def __getattr__(name: str) -> Any:

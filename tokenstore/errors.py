@@ -1,6 +1,7 @@
 """Every error tokenstore raises on purpose.
 
     TokenstoreError
+    ├── ArgumentError          arguments of a call cannot be used
     ├── ManifestError          the manifest is not valid
     │   └── VersionError       the store needs a newer tokenstore
     ├── StoreError             a store, as a whole, cannot be used
@@ -54,6 +55,10 @@ class TokenstoreError(Exception):
     def __init__(self, message: str = "", *, parameters: Iterable[Parameter] = ()) -> None:
         super().__init__(message)
         self.parameters = tuple(parameters)
+
+
+class ArgumentError(TokenstoreError, ValueError):
+    """Arguments of a call contradict each other, have no use, or are out of range."""
 
 
 class ManifestError(TokenstoreError, ValueError):

@@ -27,11 +27,12 @@ CROP_SIDE = 28
 def write(source: Path, files: Path, variant: str) -> None:
     """Write a store."""
     # here, because reading needs none of these and its memory is measured
-    from tokenstore.conversion.convert import ConvertOptions, convert
+    from tokenstore.conversion.convert import convert_source
+    from tokenstore.conversion.options import ConvertOptions
     from tokenstore.sources import open_source
 
     files.rmdir()
-    convert(open_source(str(source / "seit")), files, options=ConvertOptions(codec=variant.split()[0]))
+    convert_source(open_source(str(source / "seit")), files, options=ConvertOptions(codec=variant.split()[0]))
 
 
 def epochs(

@@ -14,8 +14,8 @@ from click.core import ParameterSource
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from tokenstore.conversion.convert import Conversion, ConvertOptions, Progress
-from tokenstore.conversion.convert import convert as run_conversion
+from tokenstore.conversion.convert import convert_source as run_conversion
+from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
 from tokenstore.errors import ConversionError
 from tokenstore.format.manifest import Manifest
 from tokenstore.sources import KINDS, open_source
@@ -153,13 +153,12 @@ def convert(
         with log:
             conversion = run_conversion(
                 read,
-                out,
+                Storage(out, storage_options),
                 tokenizer=load_tokenizer(tokenizer, device) if isinstance(read, ImageSource) else None,
                 tokenizer_spec=tokenizer,
                 options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **settings),  # type: ignore[arg-type]
                 resume=resume,
                 codebook=codebook,
-                storage_options=storage_options,
                 on_progress=log.progress,
             )
     except KeyboardInterrupt:

@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 import tokenstore
-from tokenstore.storage.places import Storage
-from tokenstore.writing.copy import copy as run_copy
 
 from .. import options
 from ..console import human_bytes, progress_bar
@@ -42,16 +40,16 @@ def copy(
       tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
     """
     started = time.monotonic()
-    source = tokenstore.open(src, storage_options=storage_options)
-    target = Storage(dst, target_storage_options)
     with progress_bar("MB") as bar:
         task = bar.add_task("copying", total=None, note="")
-        manifest = run_copy(
-            source,
-            target,
+        copied = tokenstore.copy(
+            src,
+            dst,
             resume=resume,
+            storage_options=storage_options,
+            target_storage_options=target_storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    files = len(manifest.files) + 1
     took = time.monotonic() - started
-    click.echo(f"{target}: {files:,} files, {human_bytes(source.files.nbytes)}, verified; {took:.1f} s")
+    size = human_bytes(copied.nbytes)
+    click.echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from tokenstore.audit.stats import audit, store_summary
-from tokenstore.audit.verify import Verification
-from tokenstore.audit.verify import verify as check_store
+import tokenstore
 from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.loading.orders import Mixing, measure_mixing
-from tokenstore.reading.reader import TokenStore, open_store
 
 from .. import options
 from ..console import human_bytes, progress_bar, refuse_idle_options
@@ -22,9 +17,9 @@ from ..main import EXIT_CODES
 from .stats_tables import FIGURE, print_bytes, print_mixing, print_split
 
 if TYPE_CHECKING:
-    from tokenstore.audit.reconstruction import Chosen, Retokenization, SplitQuality
-    from tokenstore.sources.base import ImageSource
-    from tokenstore.tokenizers.base import Tokenizer
+    from tokenstore.audit.originals import ComparedSamples
+    from tokenstore.audit.quality import SplitQuality
+    from tokenstore.audit.retokenization import Retokenization
 
 _CLASSES_SHOWN = 10
 _IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
@@ -43,12 +38,12 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
       tokenstore info photos.zarr
       tokenstore info photos.zarr --json | jq .manifest.tokenizer
     """
-    opened = open_store(store, storage_options=storage_options)
-    summary = store_summary(opened)
+    said = tokenstore.info(store, storage_options=storage_options)
+    summary = said.to_dict()
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    manifest = opened.manifest
+    manifest = said.manifest
     lines = {
         "store": store,
         "format": f"version {manifest.format_version}, needs tokenstore >= {manifest.requires}",
@@ -131,35 +126,32 @@ def stats(
     """
     refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
     refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
-    opened = open_store(store, storage_options=storage_options)
-    measured: dict[str, SplitQuality] = {}
-    if quality is not None:
-        from tokenstore.audit.reconstruction import measure_quality
-
-        measured = measure_quality(opened, *_against_source(opened, images, tokenizer, device), quality)
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("counting", total=None, note="")
-        result = audit(opened, lambda done, total: bar.update(task, completed=done, total=total))
-    mixings: dict[str, Mixing | None] = {}
-    if shuffle:
-        mixings = {name: measure_mixing(opened[name], batch_size, shuffle_window) for name in opened.splits}
+        result = tokenstore.stats(
+            store,
+            quality=quality,
+            shuffle=shuffle,
+            batch_size=batch_size,
+            shuffle_window=shuffle_window,
+            images=images,
+            tokenizer=tokenizer,
+            device=device,
+            storage_options=storage_options,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     if as_json:
-        values = result.to_dict()
-        for name, split in measured.items():
-            values["splits"][name]["quality"] = asdict(split)
-        for name, mixing in mixings.items():
-            values["splits"][name]["shuffle"] = None if mixing is None else mixing.to_dict()
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(result.to_dict(), indent=2))
         return
     console = Console(soft_wrap=True, highlight=False)
     print_bytes(console, result)
     for name, audited in result.splits.items():
-        print_split(console, name, audited, opened.class_names)
-        if name in measured:
-            console.print(f"  {_quality_line(measured[name])}", markup=False)
-        if name in mixings:
-            print_mixing(console, mixings[name])
-    if any(mixings.values()):
+        print_split(console, name, audited, result.class_names)
+        if audited.quality is not None:
+            console.print(f"  {_quality_line(audited.quality)}", markup=False)
+        if shuffle:
+            print_mixing(console, audited.shuffle)
+    if any(audited.shuffle for audited in result.splits.values()):
         console.print(f"\n{FIGURE}")
 
 
@@ -198,25 +190,20 @@ def verify(
       tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
     """
     refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
-    compared = None
-    if retokenize is not None:
-        opened = open_store(store, storage_options=storage_options)
-        compared = opened, *_against_source(opened, images, tokenizer, device)
     with progress_bar("MB", quiet=as_json) as bar:
         task = bar.add_task("verifying", total=None, note="")
-        found = check_store(
+        found = tokenstore.verify(
             store,
+            retokenize=retokenize,
+            images=images,
+            tokenizer=tokenizer,
+            device=device,
             storage_options=storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    again = None
-    if compared is not None and retokenize is not None:
-        again = _retokenized(found, *compared, retokenize)
+    again = found.retokenization
     if as_json:
-        values = {"ok": found.ok, **vars(found)}
-        if retokenize is not None:
-            values["retokenization"] = None if again is None else again.to_dict()
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         for line in [] if again is None else _retokenization_lines(again):
             click.echo(line)
@@ -229,31 +216,6 @@ def verify(
         click.echo(f"{store}: {verdict}; checked {checked}, {found.samples:,} samples")
     if not found.ok:
         raise click.exceptions.Exit(1)
-
-
-def _against_source(
-    store: TokenStore, images: str | None, tokenizer: str | None, device: str
-) -> tuple[Tokenizer, ImageSource]:
-    """What a store is compared with, before hours go into reading it."""
-    from tokenstore.audit.reconstruction import folder_of, source_of
-    from tokenstore.tokenizers.store_tokenizer import tokenizer_of
-
-    found = source_of(store.manifest, images, folder_of(store))
-    return tokenizer_of(store.manifest, tokenizer, device), found
-
-
-def _retokenized(
-    found: Verification, store: TokenStore, tokenizer: Tokenizer, source: ImageSource, samples: int
-) -> Retokenization | None:
-    """What encoding again gives, entered into what was found; None where the store is damaged."""
-    from tokenstore.audit.reconstruction import retokenize
-
-    if not found.ok:
-        found.notes.append("images were not encoded again: restore what is damaged first")
-        return None
-    again = retokenize(store, tokenizer, source, samples)
-    (found.problems if again.must_agree else found.notes).extend(again.differences)
-    return again
 
 
 def _retokenization_lines(again: Retokenization) -> list[str]:
@@ -276,7 +238,7 @@ def _quality_line(quality: SplitQuality) -> str:
     )
 
 
-def _missing_images(chosen: Chosen) -> str:
+def _missing_images(chosen: ComparedSamples) -> str:
     return f"; {chosen.missing:,} images are missing, the first: {chosen.reason}" if chosen.missing else ""
 
 

@@ -9,11 +9,6 @@ import click
 from rich.progress import TaskID
 
 import tokenstore
-from tokenstore.reading.store_files import Store
-from tokenstore.storage.places import Storage
-from tokenstore.writing.codec_choice import CodecChoice
-from tokenstore.writing.operations import recode as run_recode
-from tokenstore.writing.operations import recode_in_place
 
 from .. import options
 from ..console import human_bytes, progress_bar
@@ -50,7 +45,6 @@ def recode(
     """
     started = time.monotonic()
     tasks: dict[str, TaskID] = {}
-    choices: list[CodecChoice] = []
     with progress_bar("") as bar:
 
         def told(what: str, done: int, total: int) -> None:
@@ -58,23 +52,19 @@ def recode(
                 tasks[what] = bar.add_task(what, total=total, note="")
             bar.update(tasks[what], completed=done)
 
-        settings: dict[str, Any] = {
-            "codec": codec,
-            "min_decode_rate": min_decode_rate,
-            "shard_samples": shard_samples,
-            "on_progress": told,
-            "on_choice": choices.append,
-        }
-        if out is None:
-            before = Store(store).nbytes if Storage(store).exists() else None
-            recode_in_place(store, **settings)
-        else:
-            opened = tokenstore.open(store, storage_options=storage_options)
-            before = opened.files.nbytes
-            run_recode(opened, Storage(out, storage_options), resume=resume, **settings)
-    for choice in choices:
-        click.echo(f"codec {choice}")
-    written = Store(out or store, storage_options)
-    share = f", {written.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
+        result = tokenstore.recode(
+            store,
+            out,
+            codec=codec,
+            min_decode_rate=min_decode_rate,
+            shard_samples=shard_samples,
+            resume=resume,
+            storage_options=storage_options,
+            on_progress=told,
+        )
+    if result.choice is not None:
+        click.echo(f"codec {result.choice}")
+    before = result.nbytes_before
+    share = f", {result.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
     took = time.monotonic() - started
-    click.echo(f"{out or store}: {human_bytes(written.nbytes)}{share}; {took:.1f} s")
+    click.echo(f"{out or store}: {human_bytes(result.nbytes)}{share}; {took:.1f} s")

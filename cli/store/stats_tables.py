@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, CodebookUse, SplitAudit, StorageAudit
+from tokenstore.audit.codes import CodebookUse
+from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, SplitAudit, StorageAudit
 from tokenstore.loading.orders import Mixing
 
 from ..console import human_bytes

@@ -19,16 +19,12 @@ from helpers.stores import Samples, write_store
 from PIL import Image
 
 import tokenstore
-from tokenstore.audit.reconstruction import (
-    evenly_spaced,
-    image_options,
-    measure_quality,
-    originals,
-    reconstruct,
-    retokenize,
-    source_of,
-)
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.audit.originals import evenly_spaced, image_options, open_images, read_originals
+from tokenstore.audit.quality import measure_quality
+from tokenstore.audit.reconstruct import decode_samples
+from tokenstore.audit.retokenization import retokenize
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import ManifestError, SourceError, TokenizerError
 from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
 from tokenstore.sources import open_source
@@ -71,7 +67,7 @@ def brightness_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def converted(source: Path, out: Path, tokenizer: Any = None, **options: Any) -> tokenstore.TokenStore:
     options = {"image_size": 16, "workers": 0, **options}
     tokenizer = tokenizer or BrightnessTokenizer()
-    convert(open_source(source), out, tokenizer=tokenizer, options=ConvertOptions(**options))
+    convert_source(open_source(source), out, tokenizer=tokenizer, options=ConvertOptions(**options))
     return tokenstore.open(out)
 
 
@@ -85,23 +81,25 @@ def levels(images: np.ndarray) -> list[int]:
 
 
 def test_samples_become_images_in_the_order_asked_for(store: tokenstore.TokenStore) -> None:
-    found = reconstruct(store, "train", [5, 0, -1, 5], BrightnessTokenizer())
+    found = decode_samples(store, "train", [5, 0, -1, 5], BrightnessTokenizer())
     assert (found.shape, found.dtype) == ((4, 16, 16, 3), np.uint8)
     assert levels(found) == [5, 0, 8, 5]
 
 
 @pytest.mark.parametrize("batch", [1, 4, 9, 100])
 def test_images_do_not_depend_on_the_batch(store: tokenstore.TokenStore, batch: int) -> None:
-    assert levels(reconstruct(store, "train", range(LEVELS), BrightnessTokenizer(), batch)) == list(range(9))
+    assert levels(decode_samples(store, "train", range(LEVELS), BrightnessTokenizer(), batch)) == list(
+        range(9)
+    )
 
 
 def test_no_indices_give_no_images(store: tokenstore.TokenStore) -> None:
-    assert reconstruct(store, "train", [], BrightnessTokenizer()).shape == (0, 16, 16, 3)
+    assert decode_samples(store, "train", [], BrightnessTokenizer()).shape == (0, 16, 16, 3)
 
 
 def test_an_index_out_of_range_is_refused(store: tokenstore.TokenStore) -> None:
     with pytest.raises(IndexError, match="index 9 is out of range for 9 samples"):
-        reconstruct(store, "train", [9], BrightnessTokenizer())
+        decode_samples(store, "train", [9], BrightnessTokenizer())
 
 
 class Line(BrightnessTokenizer):
@@ -150,8 +148,8 @@ class Digits(BrightnessTokenizer):
 def test_grids_of_other_ranks_are_compared_like_any(images: Path, tmp_path: Path, tokenizer: Any) -> None:
     store = converted(images, tmp_path / "out", tokenizer)
     assert tokenizer_of_is_fitted(store.manifest, tokenizer)
-    assert levels(reconstruct(store, "train", range(LEVELS), tokenizer)) == list(range(9))
-    source = source_of(store.manifest)
+    assert levels(decode_samples(store, "train", range(LEVELS), tokenizer)) == list(range(9))
+    source = open_images(store.manifest)
     assert measure_quality(store, tokenizer, source, 9)["train"].psnr == 100
     write_grey_image(images / "class-0" / "000.png", 1)
     agreement = retokenize(store, tokenizer, source, 9).splits["train"]
@@ -173,7 +171,7 @@ def test_video_keeps_its_frames(tmp_path: Path) -> None:
     )
     store = tokenstore.open(tmp_path / "film")
     assert tokenizer_of_is_fitted(store.manifest, Film())
-    found = reconstruct(store, "train", [1, 0], Film())
+    found = decode_samples(store, "train", [1, 0], Film())
     assert found.shape == (2, 3, 16, 16, 3)
     assert [levels(film) for film in found] == [[3, 4, 5], [0, 1, 2]]
 
@@ -184,7 +182,7 @@ def test_what_is_no_image_is_refused(store: tokenstore.TokenStore) -> None:
             return super().decode(codes).float()
 
     with pytest.raises(TokenizerError, match=r"\(B, T, 3, H, W\) uint8 of decoding, found .* torch.float32"):
-        reconstruct(store, "train", [0], Floats())
+        decode_samples(store, "train", [0], Floats())
 
 
 def test_a_tokenizer_of_files_gets_the_columns_that_the_store_keeps(tmp_path: Path) -> None:
@@ -197,11 +195,11 @@ def test_a_tokenizer_of_files_gets_the_columns_that_the_store_keeps(tmp_path: Pa
         Image.fromarray(pixels).save(tmp_path / "jpegs" / f"{number}.jpg", quality=quality)
     tokenizer = load_tokenizer("dct:64,size=32")
     store = converted(tmp_path / "jpegs", tmp_path / "out", tokenizer, image_size=32)
-    found = reconstruct(store, "train", [2, 0], tokenizer)
+    found = decode_samples(store, "train", [2, 0], tokenizer)
     for image, number in zip(found, (2, 0), strict=True):
         file = (tmp_path / "jpegs" / f"{number}.jpg").read_bytes()
         np.testing.assert_array_equal(image, decode_image(file, ImageOptions(32)).pixels)
-    source = source_of(store.manifest)
+    source = open_images(store.manifest)
     assert measure_quality(store, tokenizer, source, 3)["train"].psnr == 100
     again = retokenize(store, tokenizer, source, 3)
     assert (again.splits["train"].equal_samples, again.splits["train"].codes) == (3, 3 * 384 * 2 * 2)
@@ -219,7 +217,7 @@ def test_originals_are_the_images_as_the_tokenizer_saw_them(tmp_path: Path) -> N
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     for resize in ("squash", "crop", "pad"):
         store = converted(tmp_path / "images", tmp_path / resize, resize=resize)
-        found = originals(store, "train", [2, 0])
+        found = read_originals(store, "train", [2, 0])
         assert (found.missing, found.reason, found.changed_files) == (0, None, 0)
         for image, number in zip(found.inputs, (2, 0), strict=True):
             data = (tmp_path / "images" / f"{number}.png").read_bytes()
@@ -230,21 +228,21 @@ def test_originals_come_out_of_tar_shards(images: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard-0.tar", "w") as tar:
         tar.add(images, ".")
     store = converted(tmp_path / "shard-0.tar", tmp_path / "of-tar")
-    found = originals(store, "train", [4, 1])
+    found = read_originals(store, "train", [4, 1])
     assert levels(np.stack(found.inputs)) == [store["train"][4][0, 0], store["train"][1][0, 0]]
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "shard-0.tar").rename(tmp_path / "elsewhere" / "shard-0.tar")
-    assert originals(store, "train", [4]).missing == 1
-    assert originals(store, "train", [4], moved).missing == 0
+    assert read_originals(store, "train", [4]).missing == 1
+    assert read_originals(store, "train", [4], moved).missing == 0
 
 
 def test_a_source_that_is_gone_gives_none_and_says_why(store: tokenstore.TokenStore, images: Path) -> None:
     shutil.rmtree(images)
-    found = originals(store, "train", [0, 3])
+    found = read_originals(store, "train", [0, 3])
     assert found.inputs == [None, None]
     assert found.reason is not None
     assert str(images) in found.reason
-    assert "--images" in found.reason
+    assert "images=..." in found.reason
 
 
 def test_a_relative_source_is_found_from_the_folder_of_the_store(
@@ -252,12 +250,14 @@ def test_a_relative_source_is_found_from_the_folder_of_the_store(
 ) -> None:
     write_grey_folder(tmp_path / "images", 2)
     monkeypatch.chdir(tmp_path)
-    convert(open_source("images"), "out", tokenizer=BrightnessTokenizer(), options=ConvertOptions(workers=0))
+    convert_source(
+        open_source("images"), "out", tokenizer=BrightnessTokenizer(), options=ConvertOptions(workers=0)
+    )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     store = tokenstore.open("../out")
     assert store.manifest.source_location == "images"
-    assert originals(store, "train", [0, 1]).missing == 0
+    assert read_originals(store, "train", [0, 1]).missing == 0
 
 
 def test_a_source_that_was_moved_is_found_where_it_is_named(
@@ -265,8 +265,8 @@ def test_a_source_that_was_moved_is_found_where_it_is_named(
 ) -> None:
     moved = images.rename(tmp_path / "val")  # a folder of that name gives a split of that name
     for source in (moved, str(moved), open_source(moved)):
-        assert levels(np.stack(originals(store, "train", [0, 8], source).inputs)) == [0, 8]
-    wrong = originals(store, "train", [0], tmp_path / "nowhere")
+        assert levels(np.stack(read_originals(store, "train", [0, 8], source).inputs)) == [0, 8]
+    wrong = read_originals(store, "train", [0], tmp_path / "nowhere")
     assert wrong.reason == f"{tmp_path / 'nowhere'}: no such file or folder"
 
 
@@ -275,7 +275,7 @@ def test_a_sample_is_found_by_its_name_where_files_were_added_or_removed(
 ) -> None:
     write_grey_image(images / "class-0" / "0000.png", 200)
     (images / "class-1" / "001.png").unlink()
-    found = originals(store, "train", range(LEVELS))
+    found = read_originals(store, "train", range(LEVELS))
     assert [None if image is None else image[0, 0, 0] for image in found.inputs] == [
         *range(4),
         None,
@@ -292,7 +292,7 @@ def test_files_of_another_size_are_counted_and_bad_ones_are_missing(
         images / "class-0" / "000.png"
     )
     (images / "class-0" / "001.png").write_bytes(b"")
-    found = originals(store, "train", [0, 1, 2])
+    found = read_originals(store, "train", [0, 1, 2])
     assert (found.missing, found.changed_files) == (1, 1)
     assert found.reason == f"{images}: class-0/001.png: the file is empty"
 
@@ -301,34 +301,34 @@ def test_splits_are_kept_apart(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val")):
         write_grey_image(tmp_path / "images" / split / "a" / "x.png", 10 * number)
     store = converted(tmp_path / "images", tmp_path / "out")
-    assert levels(np.stack(originals(store, "val", [0]).inputs)) == [10]
+    assert levels(np.stack(read_originals(store, "val", [0]).inputs)) == [10]
     shutil.rmtree(tmp_path / "images" / "val")
-    found = originals(store, "val", [0])
+    found = read_originals(store, "val", [0])
     assert found.inputs == [None]
     assert found.reason == f"{tmp_path / 'images'}: expected a split 'val', found train"
 
 
 def test_ready_codes_have_no_originals(tmp_path: Path, images: Path) -> None:
     np.save(tmp_path / "codes.npy", np.zeros((3, 2, 2), np.uint8))
-    convert(open_source(tmp_path / "codes.npy"), tmp_path / "out")
+    convert_source(open_source(tmp_path / "codes.npy"), tmp_path / "out")
     store = tokenstore.open(tmp_path / "out")
     for source in (None, images):
-        found = originals(store, "train", [0], source)
+        found = read_originals(store, "train", [0], source)
         assert found.inputs == [None]
         assert "ready codes" in str(found.reason)
 
 
 def test_a_manifest_that_names_no_place_asks_for_one(store: tokenstore.TokenStore, images: Path) -> None:
     manifest = replace(store.manifest, source_location=None)
-    with pytest.raises(SourceError, match="does not say where its images were; name the place by --images"):
-        source_of(manifest)
-    assert source_of(manifest, images).location == str(images)
+    with pytest.raises(SourceError, match=r"does not say where its images were; name the place by images="):
+        open_images(manifest)
+    assert open_images(manifest, images).location == str(images)
 
 
 def test_codes_are_not_taken_for_images(store: tokenstore.TokenStore, tmp_path: Path) -> None:
     np.save(tmp_path / "codes.npy", np.zeros((3, 2, 2), np.uint8))
     with pytest.raises(SourceError, match=r"codes\.npy: expected the images that the store was made of"):
-        source_of(replace(store.manifest, source_kind=None), tmp_path / "codes.npy")
+        open_images(replace(store.manifest, source_kind=None), tmp_path / "codes.npy")
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_evenly_spaced_indices_are_spaced_evenly(samples: int, count: int) -> No
 
 
 def test_codes_encoded_again_are_equal(store: tokenstore.TokenStore) -> None:
-    again = retokenize(store, BrightnessTokenizer(), source_of(store.manifest), 100)
+    again = retokenize(store, BrightnessTokenizer(), open_images(store.manifest), 100)
     found = again.splits["train"]
     assert (found.samples, found.equal_samples, found.codes, found.equal_codes) == (9, 9, 36, 36)
     assert again.must_agree
@@ -375,7 +375,7 @@ def test_changed_images_are_reported_with_the_right_shares(
     Image.fromarray(half).save(images / "class-0" / "000.png")
     write_grey_image(images / "class-2" / "001.png", 99)
     (images / "class-1" / "000.png").unlink()
-    again = retokenize(store, BrightnessTokenizer(), source_of(store.manifest), 100)
+    again = retokenize(store, BrightnessTokenizer(), open_images(store.manifest), 100)
     values = json.loads(json.dumps(again.to_dict()))["splits"]["train"]
     assert (values["samples"], values["missing"], values["changed_files"]) == (8, 1, 1)
     assert values["equal_samples_share"] == 6 / 8
@@ -409,7 +409,7 @@ def test_codes_have_to_agree_only_where_they_are_computed_as_they_were(
     (tmp_path / "one" / "train").mkdir(parents=True)
     write_grey_image(tmp_path / "one" / "train" / "0.png", 7)
     store = tokenstore.open(tmp_path / "out")
-    again = retokenize(store, OnAnotherDevice(), source_of(store.manifest, tmp_path / "one"), 1)
+    again = retokenize(store, OnAnotherDevice(), open_images(store.manifest, tmp_path / "one"), 1)
     assert again.must_agree is must_agree
     assert len(again.differences) == 1
     assert again.arithmetic == "cpu float32"
@@ -436,8 +436,8 @@ def test_a_pruned_store_is_rebuilt_and_encoded_again_by_its_kept_codes(
     store = tokenstore.open(tmp_path / "out")
     tokenizer = tokenizer_of(store.manifest)
     assert tokenizer.codebook_sizes == (5,)
-    assert levels(reconstruct(store, "train", range(5), tokenizer)) == [0, 2, 4, 6, 8]
-    source = source_of(store.manifest)
+    assert levels(decode_samples(store, "train", range(5), tokenizer)) == [0, 2, 4, 6, 8]
+    source = open_images(store.manifest)
     assert measure_quality(store, tokenizer, source, 5)["train"].psnr == 100
     assert retokenize(store, tokenizer, source, 5).splits["train"].equal_samples == 5
 
@@ -445,7 +445,7 @@ def test_a_pruned_store_is_rebuilt_and_encoded_again_by_its_kept_codes(
 def test_nothing_to_compare_with_is_an_error_with_the_reason(
     store: tokenstore.TokenStore, images: Path
 ) -> None:
-    source = source_of(store.manifest)
+    source = open_images(store.manifest)
     shutil.rmtree(images)
     for compare in (measure_quality, retokenize):
         with pytest.raises(
@@ -456,7 +456,7 @@ def test_nothing_to_compare_with_is_an_error_with_the_reason(
 
 def test_a_tokenizer_with_another_grid_is_refused(store: tokenstore.TokenStore) -> None:
     with pytest.raises(TokenizerError, match=r"expected a grid \(2, 2\) as the store has, found \(4,\)"):
-        retokenize(store, Line(), source_of(store.manifest), 1)
+        retokenize(store, Line(), open_images(store.manifest), 1)
 
 
 # ---- which tokenizer

@@ -10,10 +10,11 @@ import torch
 from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 
 import tokenstore
-from tokenstore.audit import stats
-from tokenstore.audit.reconstruction import measure_quality
-from tokenstore.audit.stats import IMAGENET_SAMPLES, audit
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.audit import codes as codes_module
+from tokenstore.audit.quality import measure_quality
+from tokenstore.audit.stats import IMAGENET_SAMPLES, stats
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.quality import PSNR_CEILING, evaluate, psnr, ssim
@@ -33,7 +34,7 @@ def codes() -> np.ndarray:
 def store_of(folder: Path, codes: np.ndarray, **options: object) -> tokenstore.TokenStore:
     np.save(folder / "codes.npy", codes)
     out = folder / f"out{len(list(folder.iterdir()))}"
-    convert(open_source(folder / "codes.npy"), out, options=ConvertOptions(**options))  # type: ignore[arg-type]
+    convert_source(open_source(folder / "codes.npy"), out, options=ConvertOptions(**options))  # type: ignore[arg-type]
     return tokenstore.open(out)
 
 
@@ -41,9 +42,9 @@ def store_of(folder: Path, codes: np.ndarray, **options: object) -> tokenstore.T
 def test_entropy_use_and_perplexity(
     tmp_path: Path, codes: np.ndarray, dense_codes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats, "_DENSE_CODES", dense_codes)
-    monkeypatch.setattr(stats, "_BLOCK_CODES", 16 * 7)
-    result = audit(store_of(tmp_path, codes, codebook_size=1024))
+    monkeypatch.setattr(codes_module, "DENSE_CODES", dense_codes)
+    monkeypatch.setattr(codes_module, "BLOCK_CODES", 16 * 7)
+    result = stats(store_of(tmp_path, codes, codebook_size=1024))
     split = result.splits["train"]
     (use,) = split.codebooks
     distinct, counts = np.unique(codes, return_counts=True)
@@ -60,7 +61,7 @@ def test_entropy_use_and_perplexity(
 
 def test_bytes_add_up_to_what_is_on_disk_and_scale_to_imagenet(tmp_path: Path, codes: np.ndarray) -> None:
     store = store_of(tmp_path, codes)
-    result = audit(store)
+    result = stats(store)
     root = store.files.storage.root
     assert root is not None
     assert result.nbytes == sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
@@ -76,9 +77,9 @@ def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path)
         path.write_bytes(b"")
     options = ConvertOptions(workers=0, on_error="skip")
     source = open_source(tmp_path / "images")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
     store = tokenstore.open(tmp_path / "out")
-    result = audit(store)
+    result = stats(store)
     assert result.splits["val"].samples == 0
     assert result.splits["val"].skipped == 3
     assert len(store["val"]) == 0
@@ -91,7 +92,7 @@ def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path)
 
 def test_progress_counts_up_to_all_samples(tmp_path: Path, codes: np.ndarray) -> None:
     seen: list[tuple[int, int]] = []
-    audit(store_of(tmp_path, codes), lambda done, total: seen.append((done, total)))
+    stats(store_of(tmp_path, codes), on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (100, 100)
 
 
@@ -104,7 +105,7 @@ def test_quality_is_measured_against_the_images_as_they_are_now(tmp_path: Path, 
     write_grey_folder(tmp_path / "images", 3)
     source = open_source(tmp_path / "images")
     options = ConvertOptions(workers=0, image_size=16)
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
     for label in range(3):
         write_grey_image(tmp_path / "images" / f"class-{label}" / "000.png", 3 * label + 10)
     (tmp_path / "images" / "class-2" / "002.png").unlink()
@@ -132,7 +133,7 @@ def test_a_split_without_samples_has_no_quality(tmp_path: Path) -> None:
     (tmp_path / "images" / "val" / "a" / "0.png").write_bytes(b"")
     source = open_source(tmp_path / "images")
     options = ConvertOptions(workers=0, image_size=16, on_error="skip")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
     quality = measure_quality(tokenstore.open(tmp_path / "out"), BrightnessTokenizer(), source, 5)
     assert (quality["train"].samples, quality["train"].psnr) == (1, PSNR_CEILING)
     assert (quality["val"].samples, quality["val"].psnr, quality["val"].ssim) == (0, None, None)

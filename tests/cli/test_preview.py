@@ -17,10 +17,11 @@ from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_gre
 from helpers.stores import Samples, edit_root, write_store
 from PIL import Image
 from tokenstore_cli.main import cli
-from tokenstore_cli.store import preview as module
 
 import tokenstore
-from tokenstore.audit.reconstruction import reconstruct
+from tokenstore.audit import preview
+from tokenstore.audit import sheet as module
+from tokenstore.audit.reconstruct import decode_samples
 from tokenstore.augment import AdapterConfig, TokenAdapt
 from tokenstore.augment.adapters import load_adapter, save_adapter
 from tokenstore.augment.examples import augmented_examples
@@ -81,8 +82,8 @@ def place(
     sheet: np.ndarray, number: int, column: int, size: int, columns: int, images: int = 2
 ) -> np.ndarray:
     """One image of a sheet of images of one size, by the sample it is of and its place in it."""
-    gap, caption = module._GAP, module._CAPTION
-    scale = -(-module._SMALLEST // size)
+    gap, caption = module.GAP, module.CAPTION_HEIGHT
+    scale = -(-module.MIN_WIDTH // size)
     side = scale * size
     top = gap + number // columns * (side + caption + gap)
     left = gap + number % columns * (images * (side + gap) + gap) + column * (side + gap)
@@ -98,7 +99,7 @@ def test_a_sheet_shows_each_image_beside_what_its_codes_give(store: Path, tmp_pa
     assert said == [f"{out}: 3 samples of split train, 3 with their originals"]
     sheet = pixels(out)
     opened = tokenstore.open(store)
-    rebuilt = reconstruct(opened, "train", [3, 0, 6], load_tokenizer("default"))
+    rebuilt = decode_samples(opened, "train", [3, 0, 6], load_tokenizer("default"))
     names = opened["train"].samples_table()["source"].to_pylist()
     for number, index in enumerate((3, 0, 6)):
         original = pixels(tmp_path / "photos" / names[index])
@@ -109,9 +110,9 @@ def test_a_sheet_shows_each_image_beside_what_its_codes_give(store: Path, tmp_pa
 def test_captions_are_drawn_below_the_images_and_differ(store: Path, tmp_path: Path) -> None:
     run("preview", store, "-o", tmp_path / "sheet.png", "--indices", "0,1", "--columns", 1)
     sheet = pixels(tmp_path / "sheet.png")
-    height = 2 * SIZE + module._CAPTION + module._GAP
-    top = module._GAP + 2 * SIZE
-    first, second = (sheet[start : start + module._CAPTION] for start in (top, top + height))
+    height = 2 * SIZE + module.CAPTION_HEIGHT + module.GAP
+    top = module.GAP + 2 * SIZE
+    first, second = (sheet[start : start + module.CAPTION_HEIGHT] for start in (top, top + height))
     assert (first < 128).any()
     assert (second < 128).any()
     assert not np.array_equal(first, second)
@@ -119,14 +120,14 @@ def test_captions_are_drawn_below_the_images_and_differ(store: Path, tmp_path: P
 
 def test_captions_name_the_class_or_its_number_or_nothing(store: Path, tmp_path: Path) -> None:
     opened = tokenstore.open(store)
-    assert module._captions(opened, opened["train"], np.array([0, 5])) == ["0  kind 0", "5  kind 1"]
+    assert preview._captions(opened, opened["train"], np.array([0, 5])) == ["0  kind 0", "5  kind 1"]
     codes = np.zeros((2, 2, 2), np.uint8)
     write_store(
         tmp_path / "bare", {"a": Samples(codes, np.array([4, 2], np.int32)), "b": Samples(codes)}, 1024
     )
     bare = tokenstore.open(tmp_path / "bare")
-    assert module._captions(bare, bare["a"], np.array([1])) == ["1  2"]
-    assert module._captions(bare, bare["b"], np.array([1])) == ["1"]
+    assert preview._captions(bare, bare["a"], np.array([1])) == ["1  2"]
+    assert preview._captions(bare, bare["b"], np.array([1])) == ["1"]
 
 
 def test_samples_are_spaced_evenly_over_the_split_that_is_asked_for(store: Path, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_augmented_samples_are_shown_beside_each_other(store: Path, tmp_path: Pa
     examples = augmented_examples(codes, torch.from_numpy(tokenizer.codebook), load_adapter(adapter))
     assert tuple(examples) == names[1:]
     assert torch.equal(examples["naive flip"], codes.flip(2))
-    sheet = pixels(out)[module._CAPTION :]
+    sheet = pixels(out)[module.CAPTION_HEIGHT :]
     for number in range(2):
         for column, each in enumerate((codes, *examples.values())):
             expected = tokenizer.decode(each[number : number + 1])[0].permute(1, 2, 0).numpy()
@@ -193,7 +194,7 @@ def test_without_the_images_the_sheet_says_why_and_shows_the_rest(store: Path, t
     assert said[0] == f"{out}: 2 samples of split train, 0 with their originals"
     assert said[1].startswith("  no original of 2; the first reason: ")
     assert f"{tmp_path / 'photos'}: no such file or folder" in said[1]
-    rebuilt = reconstruct(tokenstore.open(store), "train", [0, 3], load_tokenizer("default"))
+    rebuilt = decode_samples(tokenstore.open(store), "train", [0, 3], load_tokenizer("default"))
     for number in range(2):
         np.testing.assert_array_equal(place(pixels(out), number, 0, SIZE, 2, 1), rebuilt[number])
     said = lines(run("preview", store, "-o", out, "-n", 2, "--images", tmp_path / "moved"))
@@ -207,7 +208,7 @@ def test_an_image_that_is_missing_leaves_a_grey_place(store: Path, tmp_path: Pat
     said = lines(run("preview", store, "-o", out, "--indices", "0,1", "--columns", 1))
     assert said[0].endswith("2 samples of split train, 1 with their originals")
     assert f"{names[1]}: no longer there under this name" in said[1]
-    assert (place(pixels(out), 1, 0, SIZE, 1) == module._EMPTY).all()
+    assert (place(pixels(out), 1, 0, SIZE, 1) == module.EMPTY).all()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_samples_that_there_are_not_are_a_wrong_command_line(
 def test_a_sheet_beyond_reason_is_refused(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LARGEST", 10_000)
+    monkeypatch.setattr(module, "MAX_PIXELS", 10_000)
     result = run("preview", store, "-o", tmp_path / "sheet.png")
     assert result.exit_code == 1
     assert "ask for fewer samples" in result.output
@@ -282,9 +283,9 @@ def test_a_sheet_beyond_reason_is_refused(
 @pytest.mark.parametrize(("size", "scale"), [(8, 16), (64, 2), (128, 1), (130, 1), (512, 1)])
 def test_small_images_are_enlarged_by_whole_factors_and_large_ones_left(size: int, scale: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-    sheet = module._sheet([(image, image)] * 6, ["x" * 500] * 6, None)
+    sheet = module.draw_sheet([(image, image)] * 6, ["x" * 500] * 6, None)
     assert 1 < sheet.width / sheet.height < 3
-    shown = np.asarray(sheet)[module._GAP :, module._GAP :][: scale * size, : scale * size]
+    shown = np.asarray(sheet)[module.GAP :, module.GAP :][: scale * size, : scale * size]
     np.testing.assert_array_equal(shown, image.repeat(scale, 0).repeat(scale, 1))
 
 
@@ -318,10 +319,10 @@ def test_a_sheet_shows_four_frames_of_a_film(film: Path, tmp_path: Path) -> None
     said = lines(run("preview", film, "-o", tmp_path / "sheet.png", "--columns", 1))
     assert said[0].endswith("2 samples of split clips, 0 with their originals")
     assert "ready codes" in said[1]
-    scale = -(-module._SMALLEST // (4 * 16 + 3 * module._GAP))
+    scale = -(-module.MIN_WIDTH // (4 * 16 + 3 * module.GAP))
     sheet = pixels(tmp_path / "sheet.png")
-    row = sheet[module._GAP, module._GAP :: scale, 0]
-    assert [row[frame * (16 + module._GAP)] for frame in range(4)] == [0, 1, 3, 4]
+    row = sheet[module.GAP, module.GAP :: scale, 0]
+    assert [row[frame * (16 + module.GAP)] for frame in range(4)] == [0, 1, 3, 4]
 
 
 def test_a_film_is_written_frame_by_frame(film: Path, tmp_path: Path) -> None:
@@ -339,7 +340,7 @@ def test_reconstructions_are_written_by_their_index(store: Path, tmp_path: Path)
     said = lines(run("reconstruct", store, 5, -1, 0, 5, "--out", out))
     assert said == [f"{out}: 3 images of 3 samples of split train"]
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "5.png", "6.png"]
-    rebuilt = reconstruct(tokenstore.open(store), "train", [0, 5, 6], load_tokenizer("default"))
+    rebuilt = decode_samples(tokenstore.open(store), "train", [0, 5, 6], load_tokenizer("default"))
     for index, image in zip((0, 5, 6), rebuilt, strict=True):
         np.testing.assert_array_equal(pixels(out / f"{index}.png"), image)
 
@@ -510,10 +511,10 @@ def test_ready_codes_are_looked_at_with_a_tokenizer_that_is_named(
 
 
 def test_a_caption_that_is_too_long_is_cut_as_late_as_can_be() -> None:
-    font = module.ImageFont.load_default(module._FONT_SIZE)
-    assert module._shortened("17  cat", font, 100) == "17  cat"
-    cut = module._shortened("17  " + "cat " * 100, font, 100)
+    font = module.ImageFont.load_default(module.FONT_SIZE)
+    assert module.shortened("17  cat", font, 100) == "17  cat"
+    cut = module.shortened("17  " + "cat " * 100, font, 100)
     assert cut.startswith("17  cat cat")
     assert cut.endswith("...")
     assert 85 < font.getlength(cut) <= 100
-    assert module._shortened("cat", font, 1) == "..."
+    assert module.shortened("cat", font, 1) == "..."

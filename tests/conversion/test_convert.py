@@ -17,10 +17,11 @@ from helpers.brightness import PATCH, BrightnessTokenizer, write_grey_folder, wr
 from PIL import Image
 
 import tokenstore
-from tokenstore.audit.stats import audit
+from tokenstore.audit.stats import stats
 from tokenstore.audit.verify import verify
 from tokenstore.conversion import images as image_conversion
-from tokenstore.conversion.convert import ConvertOptions, Progress, convert, public_location
+from tokenstore.conversion.convert import convert_source, public_location
+from tokenstore.conversion.options import ConvertOptions, Progress
 from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
@@ -56,7 +57,7 @@ def stored(path: Path, split: str = "train") -> dict[str, tuple[int, int]]:
 
 def test_every_image_becomes_its_codes_with_its_label_and_name(tmp_path: Path) -> None:
     expected = write_grey_folder(tmp_path / "images", 7)
-    conversion = convert(
+    conversion = convert_source(
         open_source(tmp_path / "images"), tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS
     )
     assert stored(tmp_path / "out") == expected
@@ -75,14 +76,14 @@ def test_decode_processes_and_this_process_give_the_same_bytes(tmp_path: Path) -
     source = open_source(tmp_path / "images")
     for workers, out in ((0, "alone"), (2, "workers")):
         options = ConvertOptions(workers=workers, chunk_samples=4, shard_samples=8)
-        convert(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
+        convert_source(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
     assert contents(tmp_path / "alone") == contents(tmp_path / "workers")
 
 
 def test_batches_never_reach_over_the_end_of_a_shard(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 7)
     tokenizer = BrightnessTokenizer()
-    convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+    convert_source(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
     assert tokenizer.batches == [3, 3, 2, 3, 3, 2, 3, 2]
 
 
@@ -95,7 +96,7 @@ def test_a_bad_image_is_reported_and_never_shifts_a_label(tmp_path: Path, bad: l
         del expected[name]
     options = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
     source = open_source(tmp_path / "images")
-    conversion = convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    conversion = convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
     assert stored(tmp_path / "out") == expected
     assert [skip.source for skip in conversion.skipped["train"]] == broken
     assert [skip.source_index for skip in conversion.skipped["train"]] == bad
@@ -134,7 +135,7 @@ def test_hostile_images_in_one_folder_each_get_their_own_fate(tmp_path: Path) ->
     Path(os.fsdecode(odd)).write_bytes(png)
     expected["class-2/\\xff\\xfe.png"] = (0, 2)
     (root / "class-1" / "loop").symlink_to(root / "class-1", target_is_directory=True)
-    conversion = convert(
+    conversion = convert_source(
         open_source(root),
         tmp_path / "out",
         tokenizer=BrightnessTokenizer(),
@@ -154,7 +155,7 @@ def test_reasons_are_the_same_in_every_run(tmp_path: Path) -> None:
     runs = []
     for out in ("a", "b"):
         source = open_source(tmp_path / "images")
-        convert(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
+        convert_source(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
         runs.append(contents(tmp_path / out))
     assert runs[0] == runs[1]
     assert b"0x7" not in runs[0]["train/skipped.parquet"]
@@ -165,7 +166,7 @@ def test_more_than_one_percent_of_bad_images_stops_the_conversion_by_default(tmp
     (tmp_path / "images" / "class-0" / "bad-0.png").write_bytes(b"")
     (tmp_path / "images" / "class-0" / "bad-1.png").write_bytes(b"")
     options = ConvertOptions(workers=0)
-    conversion = convert(
+    conversion = convert_source(
         open_source(tmp_path / "images"), tmp_path / "fine", tokenizer=BrightnessTokenizer(), options=options
     )
     assert len(conversion.skipped["train"]) == 2
@@ -173,7 +174,7 @@ def test_more_than_one_percent_of_bad_images_stops_the_conversion_by_default(tmp
     with pytest.raises(
         ConversionError, match=r"3 samples cannot be read, allowed are 2 \(1 % of 213\).*bad-2\.png.*empty"
     ):
-        convert(
+        convert_source(
             open_source(tmp_path / "images"),
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -186,8 +187,8 @@ def test_more_than_one_percent_of_bad_images_stops_the_conversion_by_default(tmp
 def test_on_error_fail_stops_at_the_first_bad_image(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 70)
     (tmp_path / "images" / "class-0" / "bad.png").write_bytes(b"")
-    with pytest.raises(ConversionError, match=r"allowed are 0 \(--on-error fail\)"):
-        convert(
+    with pytest.raises(ConversionError, match=r"allowed are 0 \(on_error='fail'\)"):
+        convert_source(
             open_source(tmp_path / "images"),
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -199,7 +200,7 @@ def test_a_source_of_bad_images_only_gives_no_store(tmp_path: Path) -> None:
     (tmp_path / "images" / "a").mkdir(parents=True)
     (tmp_path / "images" / "a" / "bad.png").write_bytes(b"")
     with pytest.raises(ConversionError, match=r"no sample could be converted.*empty"):
-        convert(
+        convert_source(
             open_source(tmp_path / "images"),
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -213,7 +214,7 @@ def test_splits_limit_and_image_size_are_honoured(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images" / "train", 4)
     write_grey_folder(tmp_path / "images" / "val", 2, classes=2)
     source = open_source(tmp_path / "images")
-    convert(
+    convert_source(
         source,
         tmp_path / "both",
         tokenizer=BrightnessTokenizer(),
@@ -223,7 +224,7 @@ def test_splits_limit_and_image_size_are_honoured(tmp_path: Path) -> None:
     assert {name: len(both[name]) for name in both.splits} == {"train": 5, "val": 4}
     assert both.manifest.grid == (4, 4)
     assert both.class_names == ("class-0", "class-1", "class-2")
-    convert(
+    convert_source(
         source,
         tmp_path / "val",
         tokenizer=BrightnessTokenizer(),
@@ -231,11 +232,11 @@ def test_splits_limit_and_image_size_are_honoured(tmp_path: Path) -> None:
     )
     assert tokenstore.open(tmp_path / "val").splits == ("val",)
     with pytest.raises(SourceError, match=r"no split 'test'; it has train, val"):
-        convert(
+        convert_source(
             source, tmp_path / "x", tokenizer=BrightnessTokenizer(), options=ConvertOptions(splits=("test",))
         )
     with pytest.raises(TokenizerError, match="multiples of 8"):
-        convert(
+        convert_source(
             source, tmp_path / "x", tokenizer=BrightnessTokenizer(), options=ConvertOptions(image_size=30)
         )
 
@@ -268,18 +269,18 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
     options = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
     whole = tmp_path / "whole" / out
     whole.parent.mkdir()
-    convert(source, whole, tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, whole, tokenizer=BrightnessTokenizer(), options=options)
     for stop in range(1, 28):
         broken = tmp_path / f"{stop}" / out
         broken.parent.mkdir()
         with pytest.raises(_StoppedError):
-            convert(
+            convert_source(
                 source, broken, tokenizer=BrightnessTokenizer(), options=options, on_progress=_StopAfter(stop)
             )
         with pytest.raises(IncompleteStoreError):
             tokenstore.open(broken)
         tokenizer = BrightnessTokenizer()
-        convert(source, broken, tokenizer=tokenizer, options=options, resume=True)
+        convert_source(source, broken, tokenizer=tokenizer, options=options, resume=True)
         assert sum(tokenizer.batches) <= 23 - (stop - 8) * (stop > 8), "resuming did the work again"
         assert contents(broken.parent) == contents(whole.parent)
 
@@ -312,16 +313,16 @@ def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
     (tmp_path / "images" / "class-1" / "003.png").write_bytes(b"")
     source = open_source(tmp_path / "images")
     options = replace(OPTIONS, on_error="skip", prune_codebook=prune)
-    convert(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
     expected = contents(tmp_path / "whole")
     failing = _FailingStorage(monkeypatch, error)
     for operation in range(1, 400, 3 if prune else 1):
         out = tmp_path / f"{operation}"
         failing.left = operation
         try:
-            convert(source, out, tokenizer=BrightnessTokenizer(), options=options)
+            convert_source(source, out, tokenizer=BrightnessTokenizer(), options=options)
         except type(error):
-            convert(source, out, tokenizer=BrightnessTokenizer(), options=options, resume=True)
+            convert_source(source, out, tokenizer=BrightnessTokenizer(), options=options, resume=True)
             assert contents(out) == expected, f"failed at change {operation}"
         else:
             break
@@ -331,11 +332,13 @@ def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
 def test_resuming_a_complete_store_changes_nothing(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 3)
     source = open_source(tmp_path / "images")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     before = contents(tmp_path / "out")
     (tmp_path / "out" / ".partial").mkdir()
     (tmp_path / "out" / ".partial" / "left-over").write_bytes(b"")
-    again = convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+    again = convert_source(
+        source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
+    )
     assert again.already_complete
     assert contents(tmp_path / "out") == before
 
@@ -343,34 +346,34 @@ def test_resuming_a_complete_store_changes_nothing(tmp_path: Path) -> None:
 def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 3)
     source = open_source(tmp_path / "images")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     with pytest.raises(StoreExistsError, match="already there"):
-        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+        convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("important")
     for resume in (False, True):
         with pytest.raises(StoreExistsError, match="already there"):
-            convert(
+            convert_source(
                 source, tmp_path / "thesis", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=resume
             )
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "important"
     with pytest.raises(_StoppedError):
-        convert(
+        convert_source(
             source,
             tmp_path / "begun",
             tokenizer=BrightnessTokenizer(),
             options=OPTIONS,
             on_progress=_StopAfter(1),
         )
-    with pytest.raises(StoreExistsError, match="--resume"):
-        convert(source, tmp_path / "begun", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    with pytest.raises(StoreExistsError, match="resume=True"):
+        convert_source(source, tmp_path / "begun", tokenizer=BrightnessTokenizer(), options=OPTIONS)
 
 
 def test_resuming_with_other_inputs_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 9)
     source = open_source(tmp_path / "images")
     with pytest.raises(_StoppedError):
-        convert(
+        convert_source(
             source,
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -379,10 +382,10 @@ def test_resuming_with_other_inputs_is_refused_and_says_what_differs(tmp_path: P
         )
     other = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, resize="crop")
     with pytest.raises(ConversionError, match="resize was 'squash', is now 'crop'"):
-        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=other, resume=True)
+        convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=other, resume=True)
     write_grey_image(tmp_path / "images" / "class-0" / "new.png", 3)
     with pytest.raises(ConversionError, match="source was"):
-        convert(
+        convert_source(
             open_source(tmp_path / "images"),
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -395,11 +398,11 @@ def test_what_to_do_with_bad_images_may_change_when_resuming(tmp_path: Path) -> 
     write_grey_folder(tmp_path / "images", 9)
     (tmp_path / "images" / "class-2" / "000.png").write_bytes(b"")
     source = open_source(tmp_path / "images")
-    with pytest.raises(ConversionError, match="on-error skip, and go on with --resume") as caught:
-        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    with pytest.raises(ConversionError, match="on_error='skip', and go on with resume=True") as caught:
+        convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     assert caught.value.skipped == (("class-2/000.png", "the file is empty"),)
     skipping = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=skipping, resume=True)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=skipping, resume=True)
     assert len(tokenstore.open(tmp_path / "out")["train"]) == 26
 
 
@@ -408,14 +411,16 @@ def test_files_that_are_not_the_stores_are_left_alone(tmp_path: Path) -> None:
     source = open_source(tmp_path / "images")
     out = tmp_path / "out"
     with pytest.raises(_StoppedError):
-        convert(source, out, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(27))
+        convert_source(
+            source, out, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(27)
+        )
     mine = [out / "notes.txt", out / ".partialfoo", out / "train" / "mine.txt"]
     for path in mine:
         path.write_text("mine")
     resumed = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
     with pytest.raises(StoreExistsError):
-        convert(source, out, tokenizer=BrightnessTokenizer(), options=resumed)
-    convert(source, out, tokenizer=BrightnessTokenizer(), options=resumed, resume=True)
+        convert_source(source, out, tokenizer=BrightnessTokenizer(), options=resumed)
+    convert_source(source, out, tokenizer=BrightnessTokenizer(), options=resumed, resume=True)
     assert [path.read_text() for path in mine] == ["mine"] * 3
     assert verify(str(out)).problems == []
     assert "3 files are not the store's" in verify(str(out)).notes[0]
@@ -426,18 +431,20 @@ def test_resuming_never_removes_what_it_cannot_show_to_be_its_own(tmp_path: Path
     source = open_source(tmp_path / "images")
     packed = tmp_path / "out.zip"
     with pytest.raises(_StoppedError):
-        convert(source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(20))
+        convert_source(
+            source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(20)
+        )
     packed.write_bytes(b"another file")
     before = contents(tmp_path / "out.zip.partial")
     with pytest.raises(TokenstoreError):
-        convert(source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+        convert_source(source, packed, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
     assert contents(tmp_path / "out.zip.partial") == before
     foreign = tmp_path / "foreign"
     (foreign / ".partial").mkdir(parents=True)
     (foreign / ".partial" / "x").write_text("x")
     (foreign / "zarr.json").write_text("{}")
     with pytest.raises(TokenstoreError):
-        convert(source, foreign, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+        convert_source(source, foreign, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
     assert (foreign / ".partial" / "x").read_text() == "x"
 
 
@@ -445,11 +452,11 @@ def test_a_zip_file_is_local_and_may_be_named_by_a_url(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 2)
     source = open_source(tmp_path / "images")
     url = f"file://{tmp_path}/out.zip"
-    convert(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS)
     assert zipfile.is_zipfile(tmp_path / "out.zip")
     assert len(tokenstore.open(url)["train"]) == 6
     with pytest.raises(StoreError, match="zip file can only be written to a local path"):
-        convert(source, "memory://x/out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+        convert_source(source, "memory://x/out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
 
 
 def test_members_of_a_zip_file_may_be_larger_than_its_old_limit(
@@ -458,7 +465,7 @@ def test_members_of_a_zip_file_may_be_larger_than_its_old_limit(
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
     write_grey_folder(tmp_path / "images", 9)
     source = open_source(tmp_path / "images")
-    convert(source, tmp_path / "out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, tmp_path / "out.zip", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     assert len(tokenstore.open(tmp_path / "out.zip")["train"][:]) == 27
 
 
@@ -476,10 +483,12 @@ def test_two_conversions_cannot_write_one_store(tmp_path: Path) -> None:
     source = open_source(tmp_path / "images")
 
     def begin_another(state: Progress) -> None:
-        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+        convert_source(
+            source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
+        )
 
     with pytest.raises(ConversionError, match="another process"):
-        convert(
+        convert_source(
             source,
             tmp_path / "out",
             tokenizer=BrightnessTokenizer(),
@@ -494,7 +503,9 @@ def test_codes_outside_the_codebook_stop_the_conversion(tmp_path: Path) -> None:
     tokenizer.codebook_sizes = (5,)
     tokenizer.codebook = np.zeros((5, 1), np.float32)
     with pytest.raises(TokenizerError, match="from 0 to 4, found"):
-        convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+        convert_source(
+            open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS
+        )
 
 
 class _TwoCodebooks(BrightnessTokenizer):
@@ -545,7 +556,7 @@ def test_grids_of_any_rank_and_several_codebooks_are_stored(
     tmp_path: Path, tokenizer: BrightnessTokenizer, grid: tuple[int, ...]
 ) -> None:
     write_grey_folder(tmp_path / "images", 40)
-    convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+    convert_source(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
     store = tokenstore.open(tmp_path / "out")
     levels = np.arange(120)
     tokens = store["train"][:]
@@ -553,7 +564,7 @@ def test_grids_of_any_rank_and_several_codebooks_are_stored(
     if tokenizer.name == "two":
         assert np.array_equal(tokens[:, 0, 0, 0], levels)
         assert np.array_equal(tokens[:, 1, 1, 1], levels // 16)
-        audited = audit(store).splits["train"].codebooks
+        audited = stats(store).splits["train"].codebooks
         assert [(use.size, use.used) for use in audited] == [(256, 120), (16, 8)]
     else:
         assert (tokens == levels.reshape(-1, *(1 for _ in grid))).all()
@@ -564,7 +575,7 @@ def test_grids_of_any_rank_and_several_codebooks_are_stored(
 def test_images_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 1)
     with pytest.raises(TokenizerError, match="needs a tokenizer"):
-        convert(open_source(tmp_path / "images"), tmp_path / "out", options=OPTIONS)
+        convert_source(open_source(tmp_path / "images"), tmp_path / "out", options=OPTIONS)
 
 
 @pytest.mark.parametrize("codec", ["bitpack", "zstd", "context", "auto"])
@@ -575,7 +586,7 @@ def test_ready_codes_are_stored_as_they_are(tmp_path: Path, codec: str) -> None:
     labels = rng.integers(0, 4, 50)
     np.savez(tmp_path / "a.npz", tokens=codes, labels=labels, masks=masks)
     options = ConvertOptions(codec=codec, chunk_samples=8, shard_samples=16)
-    convert(open_source(tmp_path / "a.npz"), tmp_path / "out", options=options)
+    convert_source(open_source(tmp_path / "a.npz"), tmp_path / "out", options=options)
     reader = tokenstore.open(tmp_path / "out")["train"]
     assert np.array_equal(reader[:], codes)
     assert np.array_equal(reader.read("masks", np.arange(50)), masks)
@@ -588,7 +599,7 @@ def test_a_codebook_file_goes_into_the_store_with_its_fingerprint(tmp_path: Path
     vectors = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     np.save(tmp_path / "codebook.npy", vectors)
     np.save(tmp_path / "codes.npy", np.arange(12, dtype=np.uint8).reshape(4, 3))
-    convert(open_source(tmp_path / "codes.npy"), tmp_path / "out", codebook=tmp_path / "codebook.npy")
+    convert_source(open_source(tmp_path / "codes.npy"), tmp_path / "out", codebook=tmp_path / "codebook.npy")
     store = tokenstore.open(tmp_path / "out")
     assert np.array_equal(store.codebook, vectors)
     assert store.manifest.codebook_sizes == (20,)
@@ -600,11 +611,13 @@ def test_a_store_can_be_written_to_any_fsspec_url(tmp_path: Path) -> None:
     source = open_source(tmp_path / "images")
     url = f"memory://{tmp_path.name}/out.zarr"
     with pytest.raises(_StoppedError):
-        convert(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(12))
+        convert_source(
+            source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS, on_progress=_StopAfter(12)
+        )
     with pytest.raises(IncompleteStoreError):
         tokenstore.open(url)
-    convert(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
-    convert(source, tmp_path / "local", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, url, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+    convert_source(source, tmp_path / "local", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     assert np.array_equal(tokenstore.open(url)["train"][:], tokenstore.open(tmp_path / "local")["train"][:])
     assert verify(url).problems == []
     assert verify(url).notes == []
@@ -613,7 +626,7 @@ def test_a_store_can_be_written_to_any_fsspec_url(tmp_path: Path) -> None:
 def test_the_store_names_the_tokenizer_and_how_images_were_prepared(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 1)
     options = ConvertOptions(workers=0, resize="pad")
-    convert(
+    convert_source(
         open_source(tmp_path / "images"), tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options
     )
     attributes = json.loads((tmp_path / "out" / "zarr.json").read_bytes())["attributes"]["tokenstore"]
@@ -624,7 +637,7 @@ def test_the_store_names_the_tokenizer_and_how_images_were_prepared(tmp_path: Pa
 def test_the_store_remembers_where_its_source_was_but_no_password(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 2)
     source = open_source(tmp_path / "images")
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     assert tokenstore.open(tmp_path / "out").manifest.source_location == str(tmp_path / "images")
     assert public_location("s3://user:secret@bucket/a@b.tar") == "s3://bucket/a@b.tar"
     assert public_location("photos@home/") == "photos@home/"
@@ -641,7 +654,7 @@ def test_where_arithmetic_may_change_a_code_the_store_names_it_and_resuming_keep
     write_grey_folder(tmp_path / "images", 4)
     source = open_source(tmp_path / "images")
     with pytest.raises(_StoppedError):
-        convert(
+        convert_source(
             source,
             tmp_path / "out",
             tokenizer=_OnAnotherDevice(),
@@ -649,11 +662,13 @@ def test_where_arithmetic_may_change_a_code_the_store_names_it_and_resuming_keep
             on_progress=_StopAfter(1),
         )
     with pytest.raises(ConversionError, match=r"computed was .*meta.*float16"):
-        convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
-    convert(source, tmp_path / "other", tokenizer=_OnAnotherDevice(), options=OPTIONS)
+        convert_source(
+            source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
+        )
+    convert_source(source, tmp_path / "other", tokenizer=_OnAnotherDevice(), options=OPTIONS)
     made = tokenstore.open(tmp_path / "other").manifest.tokenizer
     assert (made.device, made.dtype) == ("meta", "float16")
-    convert(source, tmp_path / "exact", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    convert_source(source, tmp_path / "exact", tokenizer=BrightnessTokenizer(), options=OPTIONS)
     exact = tokenstore.open(tmp_path / "exact").manifest.tokenizer
     assert (exact.device, exact.dtype) == (None, None)
     assert exact == made, "the device is no part of a tokenizer's identity"
@@ -662,5 +677,7 @@ def test_where_arithmetic_may_change_a_code_the_store_names_it_and_resuming_keep
 def test_an_unknown_codec_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     np.save(tmp_path / "codes.npy", np.zeros((4, 3), np.uint8))
     with pytest.raises(ManifestError, match=r"codec: expected one of .*found 'gzip'"):
-        convert(open_source(tmp_path / "codes.npy"), tmp_path / "out", options=ConvertOptions(codec="gzip"))
+        convert_source(
+            open_source(tmp_path / "codes.npy"), tmp_path / "out", options=ConvertOptions(codec="gzip")
+        )
     assert not (tmp_path / "out").exists()

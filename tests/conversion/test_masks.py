@@ -29,14 +29,15 @@ import tokenstore
 from tokenstore import TokenDataset
 from tokenstore.audit.verify import verify
 from tokenstore.conversion import images as image_conversion
-from tokenstore.conversion.convert import ConvertOptions, Progress, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions, Progress
 from tokenstore.errors import ConversionError, IncompleteStoreError, ManifestError, SampleError, SourceError
 from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, Resize, decode_image
 from tokenstore.sources.masks import MaskDecoder, load_mask
 from tokenstore.storage.places import Storage
-from tokenstore.writing.operations import recode
+from tokenstore.writing.recode import recode
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
 RESIZES: tuple[Resize, ...] = ("squash", "crop", "pad")
@@ -105,7 +106,7 @@ def stored(path: Path, split: str = "train") -> dict[str, npt.NDArray[np.uint8]]
 def converted(images: Path, masks: str | Path, out: Path, **options: Any) -> Manifest:
     chosen = replace(OPTIONS, ignore_index=IGNORED, **options)
     source = open_source(images, masks=masks)
-    return convert(source, out, tokenizer=BrightnessTokenizer(), options=chosen).manifest
+    return convert_source(source, out, tokenizer=BrightnessTokenizer(), options=chosen).manifest
 
 
 def same(found: dict[str, npt.NDArray[np.uint8]], expected: dict[str, npt.NDArray[np.uint8]]) -> bool:
@@ -213,7 +214,9 @@ def test_the_ignore_index_outlives_other_codecs_and_is_unknown_elsewhere(
     recode(tokenstore.open(tmp_path / "out"), Storage(tmp_path / "zstd"), codec="zstd")
     assert tokenstore.open(tmp_path / "zstd").manifest.ignore_index == IGNORED
     source = open_source(tmp_path / "images")
-    plain = convert(source, tmp_path / "plain", tokenizer=BrightnessTokenizer(), options=OPTIONS).manifest
+    plain = convert_source(
+        source, tmp_path / "plain", tokenizer=BrightnessTokenizer(), options=OPTIONS
+    ).manifest
     assert plain.ignore_index is None
     assert "ignore_index" not in plain.to_dict()
     assert "masks" not in tokenstore.open(tmp_path / "plain")["train"].arrays
@@ -384,7 +387,7 @@ def test_a_bad_map_counts_as_a_bad_image_does(
     path.unlink()
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(ConversionError, match=r"1 samples cannot be read.*--on-error skip") as caught:
+    with pytest.raises(ConversionError, match=r"1 samples cannot be read.*on_error='skip'") as caught:
         converted(tmp_path / "images", tmp_path / "masks", tmp_path / "out")
     assert caught.value.skipped[0][0] == "04.bmp"
     assert caught.value.skipped[0][1].startswith(f"label map {path}: ")
@@ -394,7 +397,7 @@ def test_a_bad_map_counts_as_a_bad_image_does(
     write_map(path, pairs["04"])
     source = open_source(tmp_path / "images", masks=tmp_path / "masks")
     options = replace(OPTIONS, ignore_index=IGNORED)
-    convert(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options, resume=True)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options, resume=True)
     assert same(stored(tmp_path / "out"), {name: nearest(values, 16) for name, values in pairs.items()})
 
 
@@ -451,7 +454,7 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
     (tmp_path / "masks" / "05.png").write_bytes(png(RGB))
     options = replace(OPTIONS, on_error="skip", ignore_index=IGNORED)
     source = open_source(tmp_path / "images", masks=tmp_path / "masks")
-    convert(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
+    convert_source(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
     expected = contents(tmp_path / "whole")
     for stop in range(1, len(pairs) + 1):
         out = tmp_path / f"{stop}"
@@ -462,8 +465,8 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
 
         arguments: dict[str, Any] = {"tokenizer": BrightnessTokenizer(), "options": options}
         with pytest.raises(_StoppedError):
-            convert(source, out, **arguments, on_progress=stop_here)
-        convert(source, out, **arguments, resume=True)
+            convert_source(source, out, **arguments, on_progress=stop_here)
+        convert_source(source, out, **arguments, resume=True)
         assert contents(out) == expected
 
 
@@ -480,11 +483,13 @@ def test_resuming_with_other_masks_is_refused(tmp_path: Path, change: dict[str, 
     source = open_source(tmp_path / "images", masks=tmp_path / "masks")
     arguments: dict[str, Any] = {"tokenizer": BrightnessTokenizer()}
     with pytest.raises(ConversionError):
-        convert(source, tmp_path / "out", **arguments, options=OPTIONS)
+        convert_source(source, tmp_path / "out", **arguments, options=OPTIONS)
     with pytest.raises(ConversionError, match=message):
-        convert(source, tmp_path / "out", **arguments, options=replace(OPTIONS, **change), resume=True)
+        convert_source(source, tmp_path / "out", **arguments, options=replace(OPTIONS, **change), resume=True)
     with pytest.raises(ConversionError, match="cannot resume with other inputs: source was"):
-        convert(open_source(tmp_path / "images"), tmp_path / "out", **arguments, options=OPTIONS, resume=True)
+        convert_source(
+            open_source(tmp_path / "images"), tmp_path / "out", **arguments, options=OPTIONS, resume=True
+        )
 
 
 @pytest.mark.parametrize(("size", "ignored"), [(0, 255), (8, 256), (8, -1)])

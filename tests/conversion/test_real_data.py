@@ -16,7 +16,8 @@ from helpers.paths import SHARED
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
 
 DATA = SHARED / "data"
@@ -48,7 +49,7 @@ def decode_seit(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_seit_layout_is_stored_as_an_independent_decoder_reads_it(tmp_path: Path) -> None:
     folder = DATA / "seit-sample"
-    convert(open_source(folder), tmp_path / "out", options=ConvertOptions(shard_samples=512))
+    convert_source(open_source(folder), tmp_path / "out", options=ConvertOptions(shard_samples=512))
     store = tokenstore.open(tmp_path / "out")
     for split in ("train", "val"):
         codes, labels = decode_seit(folder, split)
@@ -67,7 +68,7 @@ def test_photographs_in_a_folder_and_in_tar_shards_give_the_same_codes_and_label
         packed.extractall(tmp_path, filter="data")
     options = ConvertOptions(image_size=64, limit=120, shard_samples=64)
     for name, path in (("folder", tmp_path / "imagenet-sample"), ("tar", DATA / "imagenet-sample.tar")):
-        convert(open_source(path), tmp_path / name, tokenizer=BrightnessTokenizer(), options=options)
+        convert_source(open_source(path), tmp_path / name, tokenizer=BrightnessTokenizer(), options=options)
         assert verify(str(tmp_path / name)).problems == []
     folder, tar = (tokenstore.open(tmp_path / name)["train"] for name in ("folder", "tar"))
     assert len(folder) == 120

@@ -22,7 +22,8 @@ import torch
 
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from tokenstore.conversion import images as image_conversion
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
@@ -61,7 +62,7 @@ def _warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_grey_folder(Path(folder, "images"), 1)
         source = open_source(Path(folder, "images"))
-        convert(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=OPTIONS)
+        convert_source(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=OPTIONS)
 
 
 def main() -> None:
@@ -75,7 +76,9 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             kill_at(int(operation))
-            convert(open_source(images), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True)
+            convert_source(
+                open_source(images), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
+            )
             os._exit(0)
         print(os.waitpid(child, 0)[1], flush=True)
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 import tokenstore
 from tokenstore import TokenDataset
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import NotAStoreError, StoreError
 from tokenstore.sources import open_source
 
@@ -33,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     np.savez(folder / "codes.npz", tokens=CODES, labels=LABELS, masks=MASKS)
     options = ConvertOptions(chunk_samples=4, shard_samples=16, codebook_size=300)
-    convert(open_source(folder / "codes.npz"), folder / "store", options=options)
+    convert_source(open_source(folder / "codes.npz"), folder / "store", options=options)
     return folder / "store"
 
 
@@ -41,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlabelled")
     np.save(folder / "codes.npy", CODES)
-    convert(open_source(folder / "codes.npy"), folder / "store")
+    convert_source(open_source(folder / "codes.npy"), folder / "store")
     return folder / "store"
 
 
@@ -147,7 +148,7 @@ def test_a_store_of_more_shards_than_file_descriptors_is_read(tmp_path: Path) ->
     values = np.arange(300)
     tokens, masks = values[:, None].astype(np.uint16), np.repeat(values[:, None], 20, 1).astype(np.uint16)
     np.savez(tmp_path / "codes.npz", tokens=tokens, labels=values, masks=masks)
-    convert(
+    convert_source(
         open_source(tmp_path / "codes.npz"),
         tmp_path / "out",
         options=ConvertOptions(chunk_samples=1, shard_samples=1),

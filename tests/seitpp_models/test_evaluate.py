@@ -40,7 +40,8 @@ from seitpp_models.evaluation.on_stores import evaluate_store
 from seitpp_models.weights.files import TrainedModel, build_model, save_model
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.augment import CodebookEmbedding
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.reading.reader import open_store
 from tokenstore.sources import open_source
@@ -532,7 +533,9 @@ def test_images_give_the_figures_of_the_store_that_they_become(
     photos: Path, photo_model: TrainedModel, tmp_path: Path
 ) -> None:
     options = ConvertOptions(image_size=64, workers=0)
-    convert(open_source(photos), tmp_path / "photos.zarr", tokenizer=default_tokenizer(), options=options)
+    convert_source(
+        open_source(photos), tmp_path / "photos.zarr", tokenizer=default_tokenizer(), options=options
+    )
     figures = evaluate_store(photo_model, open_store(tmp_path / "photos.zarr"), "train")
     assert figures == pytest.approx(evaluated(photo_model, photos).figures[CLEAN], rel=1e-5)
 

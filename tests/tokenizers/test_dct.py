@@ -18,7 +18,8 @@ from PIL import Image
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, decode_image
@@ -724,7 +725,7 @@ def test_a_folder_of_files_becomes_a_store_of_their_coefficients_and_tables(tmp_
             image_size=64, workers=workers, on_error="skip", batch_size=4, chunk_samples=4
         )
         out = tmp_path / f"out-{workers}"
-        conversion = convert(
+        conversion = convert_source(
             open_source(images), out, tokenizer=tokenizer, tokenizer_spec=spec, options=options
         )
         assert [skip.source for skip in conversion.skipped["train"]] == ["9.jpg"]

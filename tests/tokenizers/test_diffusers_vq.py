@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import tokenstore  # noqa: E402
 from tokenstore.audit.verify import verify  # noqa: E402
-from tokenstore.conversion.convert import ConvertOptions, convert  # noqa: E402
+from tokenstore.conversion.convert import convert_source  # noqa: E402
+from tokenstore.conversion.options import ConvertOptions  # noqa: E402
 from tokenstore.errors import TokenizerError  # noqa: E402
 from tokenstore.sources import open_source  # noqa: E402
 from tokenstore.tokenizers import load_tokenizer  # noqa: E402
@@ -211,7 +212,7 @@ def test_images_become_a_store_that_holds_their_codes(saved: Path, tmp_path: Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     options = ConvertOptions(workers=0, chunk_samples=2, shard_samples=4, batch_size=3)
-    convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=options)
+    convert_source(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=options)
     store = tokenstore.open(tmp_path / "out")
     reader = store["train"]
     names = reader.samples_table()["source"].to_pylist()

@@ -15,10 +15,11 @@ from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from helpers.stores import Samples, random_codes, write_store
 
 import tokenstore
-from tokenstore.audit.stats import IMAGENET_SAMPLES, audit
+from tokenstore.audit.stats import IMAGENET_SAMPLES, stats
 from tokenstore.audit.verify import verify
 from tokenstore.codecs.context import Context
-from tokenstore.conversion.convert import ConvertOptions, Progress, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions, Progress
 from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import Skip
@@ -26,7 +27,9 @@ from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
 from tokenstore.storage.places import Storage
 from tokenstore.writing.codec_choice import CodecChoice
-from tokenstore.writing.operations import codes_that_occur, prune_codebook, recode, recode_in_place, skips_of
+from tokenstore.writing.prune import codes_that_occur, prune_codebook
+from tokenstore.writing.recode import recode
+from tokenstore.writing.rewrite import skips_of
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, prune_codebook=True)
 
@@ -37,7 +40,7 @@ def test_a_conversion_keeps_only_the_codes_that_occur(tmp_path: Path, out: str, 
     levels = write_grey_folder(tmp_path / "images", 7)
     source = open_source(tmp_path / "images")
     options = replace(OPTIONS, codec=codec)
-    conversion = convert(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
+    conversion = convert_source(source, tmp_path / out, tokenizer=BrightnessTokenizer(), options=options)
     store = tokenstore.open(tmp_path / out)
     manifest = store.manifest
     assert manifest == conversion.manifest
@@ -56,8 +59,8 @@ def test_a_conversion_keeps_only_the_codes_that_occur(tmp_path: Path, out: str, 
 def test_a_pruned_store_is_not_of_the_tokenizer_that_was_not_pruned(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 2)
     source = open_source(tmp_path / "images")
-    pruned = convert(source, tmp_path / "a", tokenizer=BrightnessTokenizer(), options=OPTIONS)
-    whole = convert(
+    pruned = convert_source(source, tmp_path / "a", tokenizer=BrightnessTokenizer(), options=OPTIONS)
+    whole = convert_source(
         source,
         tmp_path / "b",
         tokenizer=BrightnessTokenizer(),
@@ -73,7 +76,9 @@ def test_what_is_in_the_way_is_refused_before_anything_is_converted(tmp_path: Pa
     (tmp_path / "out" / "notes.txt").write_text("mine")
     tokenizer = BrightnessTokenizer()
     with pytest.raises(StoreExistsError, match="already there"):
-        convert(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
+        convert_source(
+            open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS
+        )
     assert not tokenizer.batches
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["notes.txt"]
 
@@ -143,15 +148,17 @@ def test_a_conversion_stopped_before_pruning_is_not_resumed_with_other_inputs(
     target, tokenizer = tmp_path / "stores" / out, BrightnessTokenizer()
     target.parent.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        convert(first, target, tokenizer=tokenizer, options=OPTIONS, on_progress=_stop_before_rewriting)
-    with pytest.raises(StoreExistsError, match="--resume"):
-        convert(first, target, tokenizer=tokenizer, options=OPTIONS)
+        convert_source(
+            first, target, tokenizer=tokenizer, options=OPTIONS, on_progress=_stop_before_rewriting
+        )
+    with pytest.raises(StoreExistsError, match="resume=True"):
+        convert_source(first, target, tokenizer=tokenizer, options=OPTIONS)
     with pytest.raises(ConversionError, match="cannot resume with other inputs"):
-        convert(other, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
+        convert_source(other, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
     plain = replace(OPTIONS, prune_codebook=False)
     with pytest.raises(ConversionError, match="prune_codebook was True, is now False"):
-        convert(first, target, tokenizer=tokenizer, options=plain, resume=True)
-    convert(first, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
+        convert_source(first, target, tokenizer=tokenizer, options=plain, resume=True)
+    convert_source(first, target, tokenizer=tokenizer, options=OPTIONS, resume=True)
     assert [path.name for path in target.parent.iterdir()] == [out]
     assert tokenstore.open(target).manifest.codebook_sizes == (12,)
 
@@ -221,7 +228,7 @@ def test_every_codec_recodes_to_every_other_and_loses_nothing(smooth: Path, tmp_
 
 def test_auto_takes_the_smallest_and_says_why(smooth: Path, tmp_path: Path) -> None:
     choices: list[CodecChoice] = []
-    recode(tokenstore.open(smooth), Storage(tmp_path / "out"), min_decode_rate=0, on_choice=choices.append)
+    choices.append(recode(tokenstore.open(smooth), tmp_path / "out", min_decode_rate=0).choice)
     store = tokenstore.open(tmp_path / "out")
     assert store.manifest.features == (choices[0].codec,) == ("context",)
     assert store.files.nbytes < 0.8 * tokenstore.open(smooth).files.nbytes
@@ -233,10 +240,12 @@ def test_auto_takes_the_smallest_and_says_why(smooth: Path, tmp_path: Path) -> N
 
 def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None:
     choices: list[CodecChoice] = []
-    recode(tokenstore.open(smooth), Storage(tmp_path / "out"), min_decode_rate=2e5, on_choice=choices.append)
+    choices.append(recode(tokenstore.open(smooth), tmp_path / "out", min_decode_rate=2e5).choice)
     assert choices[0].codec != "context"
     assert "context below 200,000 samples/s" in choices[0].reason
-    with pytest.raises(StoreError, match=r"no codec decodes 1,000,000,000,000 samples/s .*--min-decode-rate"):
+    with pytest.raises(
+        StoreError, match=r"no codec decodes 1,000,000,000,000 samples/s .*min_decode_rate=..."
+    ):
         recode(tokenstore.open(smooth), Storage(tmp_path / "other"), min_decode_rate=1e12)
 
 
@@ -265,7 +274,7 @@ def test_an_empty_store_is_recoded_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", ["context", "zstd"])
 def test_a_store_is_recoded_in_its_place(smooth: Path, tmp_path: Path, name: str, codec: str) -> None:
     recode(tokenstore.open(smooth), Storage(tmp_path / name), codec="bitpack")
-    recode_in_place(tmp_path / name, codec=codec)
+    recode(tmp_path / name, codec=codec)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert tokenstore.open(tmp_path / name).manifest.features == (codec,)
     assert_same_samples(smooth, tmp_path / name)
@@ -294,12 +303,12 @@ def test_recoding_in_place_goes_on_after_a_crash_at_any_step(
             with monkeypatch.context() as patch:
                 patch.setattr(Path, method, stopping)
                 try:
-                    recode_in_place(target, codec="bitpack")
+                    recode(target, codec="bitpack")
                 except KeyboardInterrupt:
                     stopped = True
                 else:
                     stopped = False
-            recode_in_place(target, codec="bitpack")
+            recode(target, codec="bitpack")
             assert [path.name for path in target.parent.iterdir()] == ["whole.zarr"]
             assert tokenstore.open(target).manifest.features == ("bitpack",)
             np.testing.assert_array_equal(
@@ -321,7 +330,7 @@ def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path,
     store, target = tokenstore.open(smooth), Storage(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         recode(store, target, codec="context", shard_samples=96, on_progress=stop)
-    with pytest.raises(StoreExistsError, match="--resume"):
+    with pytest.raises(StoreExistsError, match="resume=True"):
         recode(store, target, codec="context", shard_samples=96)
     with pytest.raises(ConversionError, match="codec was 'context', is now 'zstd'"):
         recode(store, target, codec="zstd", shard_samples=96, resume=True)
@@ -364,7 +373,7 @@ def test_an_unknown_codec_is_refused(smooth: Path, tmp_path: Path) -> None:
 
 def test_only_local_stores_are_recoded_in_place() -> None:
     with pytest.raises(StoreError, match="expected a local store"):
-        recode_in_place("memory://somewhere.zarr")
+        recode("memory://somewhere.zarr")
 
 
 def test_a_leftover_of_another_store_does_not_take_the_place_of_this_one(
@@ -374,7 +383,7 @@ def test_a_leftover_of_another_store_does_not_take_the_place_of_this_one(
         tmp_path / ".whole.recoded.zarr", {"train": (np.zeros((3, 12, 12), np.uint8),)}, 30, codec="zstd"
     )
     recode(tokenstore.open(smooth), Storage(tmp_path / "whole.zarr"), codec="bitpack")
-    recode_in_place(tmp_path / "whole.zarr", codec="zstd")
+    recode(tmp_path / "whole.zarr", codec="zstd")
     assert_same_samples(smooth, tmp_path / "whole.zarr")
 
 
@@ -383,7 +392,7 @@ def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, 
     recode(tokenstore.open(smooth), Storage(target), codec="bitpack")
     recode(tokenstore.open(smooth), Storage(tmp_path / ".whole.recoded.zarr"), codec="bitpack")
     shutil.copytree(target, tmp_path / ".whole.before-recode.zarr")
-    recode_in_place(target, codec="zstd")
+    recode(target, codec="zstd")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.zarr"]
     assert tokenstore.open(target).manifest.features == ("zstd",)
     assert_same_samples(smooth, target)
@@ -415,7 +424,7 @@ def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
 ) -> None:
     recode(tokenstore.open(smooth), Storage(tmp_path / "coded"), codec="context")
     store = tokenstore.open(tmp_path / "coded")
-    result = audit(store)
+    result = stats(store)
     models = sum(store.manifest.files[f"{split}/tokens/zarr.json"].size for split in store.splits)
     assert result.nbytes_by_part["context model"] == models
     assert sum(result.nbytes_by_part.values()) == result.nbytes == store.files.nbytes

@@ -17,7 +17,8 @@ from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
 from helpers.waiting import HANG, PATIENT, wait_until
 
-from tokenstore.conversion.convert import Conversion, ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import Conversion, ConvertOptions
 from tokenstore.errors import IncompleteStoreError, NotAStoreError, StorageError, StoreExistsError
 from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
@@ -62,7 +63,7 @@ def converted(
     codes: Path, out: str, server: S3Server | None = None, proxy: FaultProxy | None = None, **options: bool
 ) -> Conversion:
     storage_options = server and server.storage_options(proxy and proxy.url)
-    return convert(open_source(codes), out, options=OPTIONS, storage_options=storage_options, **options)
+    return convert_source(open_source(codes), Storage(out, storage_options), options=OPTIONS, **options)
 
 
 def writes(proxy: FaultProxy) -> list[str]:
@@ -91,8 +92,8 @@ def test_a_codec_that_the_codes_choose_works_there_too(
 ) -> None:
     options = ConvertOptions(codec="auto", chunk_samples=2, shard_samples=8)
     out = f"s3://{s3_server.new_bucket()}/a.zarr"
-    convert(open_source(codes), out, options=options, storage_options=s3_server.storage_options())
-    convert(open_source(codes), tmp_path / "a", options=options)
+    convert_source(open_source(codes), Storage(out, s3_server.storage_options()), options=options)
+    convert_source(open_source(codes), tmp_path / "a", options=options)
     assert contents(Storage(out, s3_server.storage_options())) == contents(Storage(tmp_path / "a"))
 
 

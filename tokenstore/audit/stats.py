@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokenstore.audit.codes import CodebookUse, codebook_use
+from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
+from tokenstore.audit.info import file_nbytes
 from tokenstore.codecs.bitpack import bit_width
+from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format.layout import CODEBOOK, ROOT, SYNONYMS, TOKENS
 from tokenstore.format.manifest import Manifest
+from tokenstore.reading.open import StorePath, as_store
 from tokenstore.reading.reader import SplitReader, TokenStore
+
+if TYPE_CHECKING:
+    from tokenstore.audit.quality import SplitQuality
+    from tokenstore.loading.orders import Mixing
+    from tokenstore.tokenizers.base import Tokenizer
 
 IMAGENET_SAMPLES = 1_281_167
 IMAGENET_NBYTES = 140 * 10**9
-"""ImageNet-1k's training set as images (SeiT++, table 1)."""
+"""The bytes of ImageNet-1k's training set as images (SeiT++, table 1)."""
 
 CONTEXT_MODEL = "context model"
 """The part that is the metadata of tokens, most of which is the model they are coded by."""
-_BLOCK_CODES = 2**22
-_DENSE_CODES = 2**24
-"""Codebooks up to this size are counted in an array, larger ones by their distinct codes."""
-
-Counts: TypeAlias = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CodebookUse:
-    """How often the codes of one codebook occur."""
-
-    size: int
-    used: int
-    dead: int
-    entropy_bits: float
-    """Order-0 entropy: what no code-by-code coder can get below."""
-    perplexity: float
-    """2 ** entropy: as many equally frequent codes would give that entropy."""
-    top_codes: list[tuple[int, int]]
-    """The most frequent codes and their counts."""
-    rank_histogram: list[float]
-    """Share of all codes that falls to each tenth of the codebook, most frequent codes first."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +45,28 @@ class SplitAudit:
     bits_per_code: float
     fixed_width_bits: int
     entropy_bits: float
-    """Mean order-0 entropy over the codebooks."""
+    """The mean order-0 entropy over the codebooks."""
     source_nbytes: int | None
     codebooks: list[CodebookUse]
     class_counts: list[int] | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The values of the optional columns that were asked for, by name: see `tokenstore.audit.columns`."""
+
+    @property
+    def quality(self) -> SplitQuality | None:
+        """The quality of reconstructions, if it was asked for."""
+        return self.columns.get("quality")
+
+    @property
+    def shuffle(self) -> Mixing | None:
+        """How well orders mix the split, if it was asked for and there is something to mix."""
+        return self.columns.get("shuffle")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes, and the columns beside them, as JSON values."""
+        sizes = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "columns"}
+        sizes["codebooks"] = [asdict(use) for use in self.codebooks]
+        return {**sizes, **{name: json_value(value) for name, value in self.columns.items()}}
 
 
 @dataclass(frozen=True)
@@ -75,38 +80,79 @@ class StorageAudit:
     samples: int
     source_nbytes: int | None
     imagenet_nbytes: int
-    """What ImageNet-1k's training set would take at this store's bytes per sample."""
+    """The bytes that ImageNet-1k's training set would take at this store's bytes per sample."""
     splits: dict[str, SplitAudit]
+    class_names: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The audit as JSON values."""
-        return asdict(self)
+        """Return the audit as JSON values, without the names of classes."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "class_names"}
+        return {**values, "splits": {name: split.to_dict() for name, split in self.splits.items()}}
 
 
-def audit(store: TokenStore, on_progress: Callable[[int, int], None] | None = None) -> StorageAudit:
-    """Audit a store; every code is read and counted. `on_progress` is told samples done and in all."""
-    manifest: Manifest = store.manifest
+def stats(
+    store: StorePath | TokenStore,
+    *,
+    quality: int | None = None,
+    shuffle: bool = False,
+    batch_size: int = BATCH_SIZE,
+    shuffle_window: int | None = None,
+    images: StorePath | None = None,
+    tokenizer: str | Tokenizer | None = None,
+    device: str = "cpu",
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> StorageAudit:
+    """Audit `store`: every code is read and counted.
+
+    `quality` also decodes so many samples of each split and compares them with their images as the tokenizer
+    saw them. The images are looked for at `images`, by default at the place in the manifest; `tokenizer` is
+    by default the one that the manifest names. `shuffle` also counts the distinct classes and the distinct
+    runs of samples in batches of `batch_size`: as stored, fully shuffled, and shuffled by blocks in a window
+    of `shuffle_window` samples, by default TokenLoader's. `on_progress` is called with the samples counted so
+    far and in all.
+
+    Raises ArgumentError for arguments without use, SourceError if no image can be compared, TokenizerError
+    if the tokenizer is unknown or is not the store's, DamageError for damaged codes, and the errors of
+    `tokenstore.open`.
+    """
+    _check_arguments(quality, images, tokenizer)
+    opened = as_store(store, storage_options)
+    options = StatsOptions(quality, shuffle, batch_size, shuffle_window, images, tokenizer, device)
+    columns = compute_columns(opened, options)  # first: a missing image is said before hours of counting
+    manifest: Manifest = opened.manifest
     total = sum(split.samples for split in manifest.splits.values())
     splits: dict[str, SplitAudit] = {}
-    for name in store.splits:
+    for name in opened.splits:
         before = sum(split.samples for split in splits.values())
-        splits[name] = _audit_split(store, name, partial(_report, on_progress, total, before))
-    parts = _nbytes_by_part(store)
+        report = partial(_report, on_progress, total, before)
+        splits[name] = _audit_split(opened, name, columns[name], report)
+    parts = _nbytes_by_part(opened)
     nbytes = sum(parts.values())
-    sources = [split.source_bytes for split in manifest.splits.values()]
     fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, CONTEXT_MODEL))
     return StorageAudit(
-        location=store.files.storage.url,
+        location=opened.files.storage.url,
         codec=", ".join(manifest.features),
         nbytes=nbytes,
         nbytes_by_part=parts,
         samples=total,
-        source_nbytes=sum(s for s in sources if s is not None)
-        if any(s is not None for s in sources)
-        else None,
+        source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
         imagenet_nbytes=fixed + round((nbytes - fixed) / max(total, 1) * IMAGENET_SAMPLES),
         splits=splits,
+        class_names=opened.class_names,
     )
+
+
+def _check_arguments(quality: int | None, images: object, tokenizer: object) -> None:
+    for name, value in (("images", images), ("tokenizer", tokenizer)):
+        if quality is None and value is not None:
+            idle, needed = Parameter(name), Parameter("quality")
+            raise ArgumentError(f"{idle} goes with {needed}", parameters=[idle, needed])
+
+
+def _sum_of_known(sizes: Iterable[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
 
 
 def _report(on_progress: Callable[[int, int], None] | None, total: int, before: int, done: int) -> None:
@@ -114,81 +160,28 @@ def _report(on_progress: Callable[[int, int], None] | None, total: int, before: 
         on_progress(before + done, total)
 
 
-def _audit_split(store: TokenStore, name: str, on_progress: Callable[[int], object]) -> SplitAudit:
+def _audit_split(
+    store: TokenStore, name: str, columns: Mapping[str, Any], on_progress: Callable[[int], object]
+) -> SplitAudit:
     manifest: Manifest = store.manifest
     reader = store[name]
     summary = manifest.splits[name]
     codes_per_sample = math.prod(manifest.grid)
-    counts = _count_codes(reader, manifest.codebook_sizes, codes_per_sample, on_progress)
-    codebooks = [_use(*count, size) for count, size in zip(counts, manifest.codebook_sizes, strict=True)]
-    nbytes = _file_nbytes(manifest, f"{name}/")
-    tokens_nbytes = _file_nbytes(manifest, f"{name}/{TOKENS}/")
+    codebooks = codebook_use(reader, manifest.codebook_sizes, codes_per_sample, on_progress)
+    tokens_nbytes = file_nbytes(manifest, f"{name}/{TOKENS}/")
     return SplitAudit(
         samples=summary.samples,
         skipped=summary.skipped,
         codes_per_sample=codes_per_sample,
         tokens_nbytes=tokens_nbytes,
-        nbytes=nbytes,
+        nbytes=file_nbytes(manifest, f"{name}/"),
         bits_per_code=8 * tokens_nbytes / max(1, summary.samples * codes_per_sample),
         fixed_width_bits=bit_width(manifest.codebook_size),
         entropy_bits=sum(use.entropy_bits for use in codebooks) / len(codebooks),
         source_nbytes=summary.source_bytes,
         codebooks=codebooks,
         class_counts=_class_counts(reader, manifest),
-    )
-
-
-def _count_codes(
-    reader: SplitReader, sizes: tuple[int, ...], codes_per_sample: int, on_progress: Callable[[int], object]
-) -> list[tuple[Counts, Counts]]:
-    """For each codebook the codes that occur and how often."""
-    tallies = [_Tally(size) for size in sizes]
-    block = max(1, _BLOCK_CODES // codes_per_sample)
-    for start in range(0, len(reader), block):
-        codes = reader[start : start + block]
-        for plane, tally in enumerate(tallies):
-            tally.add((codes if len(sizes) == 1 else codes[:, plane]).ravel())
-        on_progress(min(start + block, len(reader)))
-    return [tally.counts() for tally in tallies]
-
-
-class _Tally:
-    def __init__(self, size: int) -> None:
-        self._dense = np.zeros(size, np.int64) if size <= _DENSE_CODES else None
-        self._codes = np.empty(0, np.int64)
-        self._counts = np.empty(0, np.int64)
-
-    def add(self, codes: npt.NDArray[Any]) -> None:
-        if self._dense is not None:
-            self._dense += np.bincount(codes, minlength=len(self._dense))
-            return
-        new, counts = np.unique(codes, return_counts=True)
-        merged, place = np.unique(np.concatenate([self._codes, new.astype(np.int64)]), return_inverse=True)
-        self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
-        self._codes = merged
-
-    def counts(self) -> tuple[Counts, Counts]:
-        if self._dense is None:
-            return self._codes, self._counts
-        codes = np.flatnonzero(self._dense)
-        return codes, self._dense[codes]
-
-
-def _use(codes: Counts, counts: Counts, size: int) -> CodebookUse:
-    share = counts / max(1, int(counts.sum()))
-    entropy = float(-(share * np.log2(share)).sum()) if len(share) else 0.0
-    order = np.argsort(-counts, kind="stable")
-    ranked = np.zeros(10)
-    if len(share):
-        np.add.at(ranked, np.arange(len(share)) * 10 // size, share[order])
-    return CodebookUse(
-        size=size,
-        used=len(codes),
-        dead=size - len(codes),
-        entropy_bits=entropy,
-        perplexity=2**entropy,
-        top_codes=[(int(codes[i]), int(counts[i])) for i in order[:10]],
-        rank_histogram=ranked.tolist(),
+        columns=columns,
     )
 
 
@@ -216,25 +209,3 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
         parts[part] = parts.get(part, 0) + record.size
     parts["metadata"] = parts.get("metadata", 0) + store.files.root_nbytes
     return dict(sorted(parts.items(), key=lambda item: -item[1]))
-
-
-def _file_nbytes(manifest: Manifest, prefix: str) -> int:
-    return sum(record.size for path, record in manifest.files.items() if path.startswith(prefix))
-
-
-def store_summary(store: TokenStore) -> dict[str, Any]:
-    """What `tokenstore info` shows, as JSON values: the manifest, and each array's layout."""
-    arrays = {}
-    for split in store.splits:
-        for name, reader in store[split].arrays.items():
-            layout = reader.layout
-            arrays[f"{split}/{name}"] = {
-                "shape": list(layout.shape),
-                "dtype": layout.dtype.name,
-                "codec": layout.codec.name,
-                "chunk_samples": layout.chunk_samples,
-                "shard_samples": layout.shard_samples,
-                "shards": layout.shards,
-                "nbytes": _file_nbytes(store.manifest, f"{split}/{name}/"),
-            }
-    return {"location": store.files.storage.url, "manifest": store.manifest.to_dict(), "arrays": arrays}

@@ -1,4 +1,4 @@
-"""Does a store hold what it promises? Every digest, checksum, code, label and alignment."""
+"""The verification of a store: every digest, checksum, code, label and alignment."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +16,58 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenstore.errors import (
+    ArgumentError,
     DamageError,
     IncompleteStoreError,
     NotAStoreError,
+    Parameter,
     StorageError,
     TokenstoreError,
 )
 from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, code_planes
 from tokenstore.format.manifest import FileRecord, consolidates
-from tokenstore.reading.reader import ArrayReader
+from tokenstore.reading.open import StorePath, as_storage
+from tokenstore.reading.reader import ArrayReader, TokenStore
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import STAGING, Storage
 
+if TYPE_CHECKING:
+    from tokenstore.audit.retokenization import Retokenization
+    from tokenstore.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of a verification; the store is as promised if there are no `problems`."""
+
+    problems: list[str]
+    notes: list[str]
+    files: int
+    nbytes: int
+    chunks: int
+    samples: int
+    retokenize: int | None = None
+    """The number of samples of each split that were to be encoded again."""
+    retokenization: Retokenization | None = None
+    """The codes that images give now; None if not asked for, or for a damaged store."""
+
+    @property
+    def ok(self) -> bool:
+        """True if the store is as it was written."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as JSON values; `retokenization` is among them only if it was asked for."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        again, samples = values.pop("retokenization"), values.pop("retokenize")
+        if samples is not None:
+            values["retokenization"] = None if again is None else again.to_dict()
+        return {"ok": self.ok, **values}
+
 
 @dataclass
-class Verification:
-    """What a verification found; the store is as promised where `problems` is empty."""
+class _Findings:
+    """The findings and counts of a verification under way."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -39,52 +76,107 @@ class Verification:
     chunks: int = 0
     samples: int = 0
 
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
 
 def verify(
-    url: str | Storage,
+    store: StorePath | TokenStore | Storage,
     *,
+    retokenize: int | None = None,
+    images: StorePath | None = None,
+    tokenizer: str | Tokenizer | None = None,
+    device: str = "cpu",
     storage_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Check every byte of a store and all that its bytes mean.
+    """Check every byte of `store` and all that its bytes mean.
 
-    `on_progress` is told how many of how many bytes have been read. Raises NotAStoreError and
-    IncompleteStoreError where there is no complete store; everything else is reported, not raised.
+    `retokenize` also encodes the images of so many samples of each split again, if nothing else is wrong,
+    and compares their codes. Codes that differ are a problem if they are computed as they were then: on the
+    same kind of device, in the same float type; else a note. The images are looked for at `images`, by
+    default at the place in the manifest; `tokenizer` is by default the one that the manifest names.
+    `on_progress` is called with the bytes read so far and in all.
+
+    Raises NotAStoreError and IncompleteStoreError if there is no complete store, ArgumentError for arguments
+    without use, and with `retokenize` SourceError if no image can be read and TokenizerError if the
+    tokenizer is unknown or is not the store's. Everything else is reported, not raised.
     """
-    found = Verification()
+    place = store.files.storage if isinstance(store, TokenStore) else store
+    encode_again = None
+    if retokenize is None:
+        _refuse_idle(images=images, tokenizer=tokenizer)
+    else:
+        opened = TokenStore(Store(as_storage(place, storage_options)))
+        encode_again = _prepare_retokenization(opened, retokenize, images, tokenizer, device)
+    findings = _check_store(place, storage_options, on_progress)
+    again = None
+    if encode_again is not None and findings.problems:
+        findings.notes.append("images were not encoded again: restore what is damaged first")
+    elif encode_again is not None:
+        again = encode_again()
+        (findings.problems if again.must_agree else findings.notes).extend(again.differences)
+    return Verification(**vars(findings), retokenize=retokenize, retokenization=again)
+
+
+def _refuse_idle(**arguments: object) -> None:
+    needed = Parameter("retokenize")
+    for name, value in arguments.items():
+        if value is not None:
+            idle = Parameter(name)
+            raise ArgumentError(f"{idle} goes with {needed}", parameters=[idle, needed])
+
+
+def _prepare_retokenization(
+    store: TokenStore,
+    samples: int,
+    images: StorePath | None,
+    tokenizer: str | Tokenizer | None,
+    device: str,
+) -> Callable[[], Retokenization]:
+    """Open the images and the tokenizer, before hours go into reading the store."""
+    # imported here, since torch takes seconds
+    from tokenstore.audit.originals import folder_of, open_images
+    from tokenstore.audit.reconstruct import tokenizer_for
+    from tokenstore.audit.retokenization import retokenize
+
+    source = open_images(store.manifest, images, folder_of(store))
+    maker = tokenizer_for(store.manifest, tokenizer, device)
+    return partial(retokenize, store, maker, source, samples)
+
+
+def _check_store(
+    place: StorePath | Storage,
+    storage_options: Mapping[str, Any] | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> _Findings:
+    findings = _Findings()
     try:
-        storage = url if isinstance(url, Storage) else Storage(url, storage_options)
+        storage = as_storage(place, storage_options)
         store = Store(storage)
     except (NotAStoreError, IncompleteStoreError):
         raise
     except TokenstoreError as error:
-        found.problems.append(str(error))
-        return found
-    found.files, found.nbytes = 1, store.root_nbytes
+        findings.problems.append(str(error))
+        return findings
+    findings.files, findings.nbytes = 1, store.root_nbytes
     damaged = set()
     for path, record in store.manifest.files.items():
         problem = _check_file(storage, path, record)
         if problem is not None:
-            found.problems.append(f"{storage}/{path}: {problem}")
+            findings.problems.append(f"{storage}/{path}: {problem}")
             damaged.add(path)
-        found.files += 1
-        found.nbytes += record.size
+        findings.files += 1
+        findings.nbytes += record.size
         if on_progress is not None:
-            on_progress(found.nbytes, store.nbytes)
-    _check_listing(store, damaged, found)
+            on_progress(findings.nbytes, store.nbytes)
+    _check_listing(store, damaged, findings)
     for array, check in (("codebook", _check_codebook), ("synonyms", _check_synonyms)):
         if f"{array}/{ROOT}" in store.manifest.files and not _table_is_damaged(array, damaged):
             try:
-                found.problems += check(store)
+                findings.problems += check(store)
             except TokenstoreError as error:
-                found.problems.append(str(error))
+                findings.problems.append(str(error))
     for split in store.splits:
-        _check_split(store, split, damaged, found)
-    return found
+        _check_split(store, split, damaged, findings)
+    return findings
 
 
 def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None:
@@ -105,24 +197,28 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
     return None
 
 
-def _check_listing(store: Store, damaged: set[str], found: Verification) -> None:
+def _check_listing(store: Store, damaged: set[str], findings: _Findings) -> None:
     nodes = _consolidated_metadata(store)
     documents = [path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged]
     for path in documents if consolidates(store.manifest) else ():
         if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
-            found.problems.append(f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}")
+            findings.problems.append(
+                f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}"
+            )
     try:
         listed = list(store.storage.files())
     except StorageError as error:
-        found.notes.append(f"files that are not the store's are not looked for: {error}")
+        findings.notes.append(f"files that are not the store's are not looked for: {error}")
         return
     extra = [path for path in listed if path not in store.manifest.files and path != ROOT]
     staged = [path for path in extra if path.startswith(f"{STAGING}/")]
     if staged:
-        found.notes.append(f"{len(staged)} files of the finished conversion are left in {STAGING}; remove it")
+        findings.notes.append(
+            f"{len(staged)} files of the finished conversion are left in {STAGING}; remove it"
+        )
     strangers = [path for path in extra if path not in staged]
     if strangers:
-        found.notes.append(f"{len(strangers)} files are not the store's, the first is {strangers[0]}")
+        findings.notes.append(f"{len(strangers)} files are not the store's, the first is {strangers[0]}")
 
 
 def _consolidated_metadata(store: Store) -> Mapping[str, Any]:
@@ -167,34 +263,34 @@ def _table_is_damaged(array: str, damaged: set[str]) -> bool:
     return any(path.startswith(f"{array}/") for path in damaged)
 
 
-def _check_split(store: Store, split: str, damaged: set[str], found: Verification) -> None:
+def _check_split(store: Store, split: str, damaged: set[str], findings: _Findings) -> None:
     samples = store.manifest.splits[split].samples
-    found.samples += samples
+    findings.samples += samples
     names = store.split_arrays(split)
     if TOKENS not in names:
-        found.problems.append(f"{store.storage}/{split}: has no {TOKENS}")
+        findings.problems.append(f"{store.storage}/{split}: has no {TOKENS}")
     for name in names:
         if f"{split}/{name}/{ROOT}" in damaged:
             continue
         try:
             reader = ArrayReader(store, f"{split}/{name}")
         except TokenstoreError as error:
-            found.problems.append(str(error))
+            findings.problems.append(str(error))
             continue
         if name == LABELS and reader.layout.dtype != np.int32:
-            found.problems.append(
+            findings.problems.append(
                 f"{store.storage}/{split}/{name}: expected int32, found {reader.layout.dtype}"
             )
-        _check_chunks(reader, name, found)
+        _check_chunks(reader, name, findings)
     for table in (SAMPLES_TABLE, SKIPPED_TABLE):
         path = f"{split}/{table}"
         expected = samples if table == SAMPLES_TABLE else store.manifest.splits[split].skipped
         if path in damaged or (table == SKIPPED_TABLE and not expected):
             continue
-        found.problems += _check_table(store, path, expected)
+        findings.problems += _check_table(store, path, expected)
 
 
-def _check_chunks(reader: ArrayReader, name: str, found: Verification) -> None:
+def _check_chunks(reader: ArrayReader, name: str, findings: _Findings) -> None:
     manifest = reader.store.manifest
     layout = reader.layout
     classes = None if manifest.class_names is None else len(manifest.class_names)
@@ -205,9 +301,9 @@ def _check_chunks(reader: ArrayReader, name: str, found: Verification) -> None:
                 continue
             values = reader.decode_chunk(chunk)
         except DamageError as error:
-            found.problems.append(str(error))
+            findings.problems.append(str(error))
             continue
-        found.chunks += 1
+        findings.chunks += 1
         if name == TOKENS:
             problem = _code_out_of_range(values, manifest.codebook_sizes)
         elif name == LABELS:
@@ -215,7 +311,7 @@ def _check_chunks(reader: ArrayReader, name: str, found: Verification) -> None:
         else:
             problem = None
         if problem is not None:
-            found.problems.append(f"{reader.where(chunk)}: {problem}")
+            findings.problems.append(f"{reader.where(chunk)}: {problem}")
     reader.forget()
 
 

@@ -1,4 +1,8 @@
-"""The images of one split through the tokenizer into shards."""
+"""The conversion of images: each split through the tokenizer into shards.
+
+A shard is a pure function of the source, the tokenizer and the position it begins at: batches never reach
+over the end of a shard. The shard that is not full yet is saved now and then, so that a crash loses little.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,90 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import ConversionError, SampleError
+from tokenstore.conversion.options import ConvertOptions
+from tokenstore.errors import ConversionError, Parameter, SampleError
 from tokenstore.format.layout import LABELS
+from tokenstore.format.manifest import Preprocessing
 from tokenstore.format.tables import Skip, samples_table
-from tokenstore.sources.base import ImageSplit, Labels
+from tokenstore.sources.base import ImageSource, ImageSplit, Labels, MaskedSplit
 from tokenstore.sources.decoding import DecodedBatch, Inputs, decode_in_order
-from tokenstore.sources.images import Pixels
-from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.writing.writer import SplitWriter
+from tokenstore.sources.images import ImageOptions, Pixels
+from tokenstore.sources.masks import MaskDecoder
+from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.encoder import Encoder, identity_of
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 SAVE_SECONDS = 30.0
-"""How much work a crash may lose."""
+"""The seconds of work that a crash may lose."""
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """The plan of a conversion of images."""
+
+    source: ImageSource
+    spec: StoreSpec
+    encoder: Encoder
+    options: ConvertOptions
+
+    def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter:
+        """Begin or go on with a split of at most `listed` samples."""
+        labels = self.source.splits[name].labels(0, 0) is not None
+        return writer.split(name, listed, labels=labels, columns=self.encoder.columns)
+
+    def run(self, name: str, listed: int, part: SplitWriter, on_progress: Callable[[int, int], None]) -> None:
+        """Write the first `listed` samples of a split; `on_progress` is called with samples done and bad.
+
+        Raises ConversionError for more bad samples than the options allow.
+        """
+        options, split = self.options, self.source.splits[name]
+        conversion = ImageConversion(
+            split, part, self.encoder, self.source.class_names, options.allowed_bad(listed)
+        )
+        conversion.run(listed, options.batch_size, options.workers, on_progress)
+
+
+def plan_images(
+    source: ImageSource,
+    options: ConvertOptions,
+    location: str,
+    tokenizer: Tokenizer,
+    tokenizer_spec: str | None,
+) -> ImagePlan:
+    """Plan a conversion of images by a tokenizer that was loaded by the name `tokenizer_spec`.
+
+    Raises TokenizerError for a tokenizer that does not take images of the size.
+    """
+    encoder = _encoder(source, tokenizer, options)
+    images = encoder.options
+    spec = StoreSpec(
+        grid=encoder.grid,
+        codebook_sizes=tokenizer.codebook_sizes,
+        tokenizer=identity_of(tokenizer, tokenizer_spec),
+        codec=options.first_codec,
+        chunk_samples=options.chunk_samples,
+        shard_samples=options.shard_samples,
+        class_names=source.class_names,
+        preprocessing=Preprocessing(images.height, images.width, images.resize),
+        ignore_index=None if encoder.masks is None else encoder.masks.ignore_index,
+        source_kind=source.kind,
+        source_location=location,
+        codebook=tokenizer.codebook,
+    )
+    return ImagePlan(source, spec, encoder, options)
+
+
+def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions) -> Encoder:
+    images = ImageOptions(options.image_size or tokenizer.image_size, options.resize, options.max_pixels)
+    masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
+    masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
+    return Encoder(tokenizer, images, masks if masked else None)
 
 
 @dataclass
 class _OpenShard:
-    """The samples of a shard that is not full yet, up to the last batch that was encoded."""
+    """A shard that is not full yet: its samples up to the last batch that was encoded."""
 
     codes: npt.NDArray[Any]
     columns: dict[str, npt.NDArray[Any]]
@@ -52,9 +124,9 @@ class _Row:
 
 
 class ImageConversion:
-    """Converts one split; begins where an interrupted conversion stood.
+    """The conversion of one split, from where an interrupted one stood.
 
-    Raises ConversionError when more samples are bad than are `allowed`: a number, and why it is that.
+    `allowed` is the number of samples that may be bad, and the reason for it; None allows any number.
     """
 
     def __init__(
@@ -78,8 +150,13 @@ class ImageConversion:
         self._masks: Pixels = np.empty(0, np.uint8)
         self._saved = time.monotonic()
 
-    def run(self, listed: int, batch_size: int, workers: int, progress: Callable[[int, int], None]) -> None:
-        """Convert the split's first `listed` samples."""
+    def run(
+        self, listed: int, batch_size: int, workers: int, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Convert the split's first `listed` samples.
+
+        Raises ConversionError when more samples are bad than are allowed.
+        """
         decoder, masks = self._encoder.decoder, self._encoder.masks
         self._inputs = np.empty((batch_size, *decoder.shape), decoder.dtype)
         self._masks = np.empty((batch_size, *(() if masks is None else masks.shape)), np.uint8)
@@ -90,11 +167,11 @@ class ImageConversion:
             start = self._shard.source_stop
             for batch in decode_in_order(self._split, start, listed, decoder, workers, masks):
                 self._take(batch)
-                progress(batch.start + len(batch.outcomes), self._bad)
+                on_progress(batch.start + len(batch.outcomes), self._bad)
             self._encode()
             self._close_shard()
         except BaseException:
-            with contextlib.suppress(Exception):  # what stopped the conversion is what has to be told
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._save()
             raise
         self._part.finish(self._skipped)
@@ -128,11 +205,17 @@ class ImageConversion:
         self._bad += 1
         if self._allowed is not None and self._bad > self._allowed[0]:
             count, reason = self._allowed
+            parameters = (
+                Parameter("on_error", "fail"),
+                Parameter("on_error", "skip"),
+                Parameter("resume", True),
+            )
             raise ConversionError(
                 f"split {self._part.name}: {self._bad} samples cannot be read, allowed are {count} "
-                f"({reason}); the last is {skip.source}: {skip.reason}. Mend it, or use --on-error skip, "
-                "and go on with --resume",
+                f"({reason}); the last is {skip.source}: {skip.reason}. Mend it, or use {parameters[1]}, "
+                f"and go on with {parameters[2]}",
                 skipped=[(bad.source, bad.reason) for bad in (*self._part.skipped, *self._skipped)],
+                parameters=parameters,
             )
 
     def _encode(self) -> None:
@@ -188,7 +271,7 @@ class ImageConversion:
         return _OpenShard(codes, columns, self._part.shards, start, source_stop=start)
 
     def _save(self) -> None:
-        """Keep the open shard's encoded samples, so that a resumed conversion need not encode them again."""
+        """Save the open shard's encoded samples, so that a resumed conversion need not encode them again."""
         shard = self._shard
         if shard.count:
             facts = {
@@ -213,7 +296,7 @@ class ImageConversion:
             codes, facts = arrays["codes"], json.loads(arrays["facts"].tobytes())
             columns = {name: arrays[f"column_{name}"] for name in self._encoder.columns}
         if (facts["shard"], facts["start"]) != (self._shard.number, self._shard.start):
-            return  # subtle: it was kept while that shard, now whole, was being written
+            return  # subtle: the state is of a shard that was finished afterwards
         self._shard.codes[: len(codes)] = codes
         for name, values in columns.items():
             self._shard.columns[name][: len(values)] = values

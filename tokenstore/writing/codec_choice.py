@@ -17,7 +17,7 @@ from tokenstore.codecs import chunks
 from tokenstore.codecs.chunks import ChunkCodec
 from tokenstore.codecs.context import Context, ContextModel, fit_context
 from tokenstore.codecs.context.fitting import MAX_FIT_CODES
-from tokenstore.errors import StoreError
+from tokenstore.errors import Parameter, StoreError
 from tokenstore.format.layout import TOKENS, fill_value
 from tokenstore.reading.reader import TokenStore
 from tokenstore.writing.choices import MIN_DECODE_RATE
@@ -113,9 +113,11 @@ def choose_codec(
     fast = [one for one in measured.values() if one.decode_rate >= min_decode_rate]
     told_all = "; ".join(map(str, measured.values()))
     if not fast:
+        fewer = Parameter("min_decode_rate")
         raise StoreError(
             f"{store.files.storage}: no codec decodes {min_decode_rate:,.0f} samples/s a core ({told_all}). "
-            "Ask for fewer by --min-decode-rate, or name a codec"
+            f"Ask for fewer by {fewer}, or name a codec",
+            parameters=[fewer],
         )
     best = min(fast, key=lambda one: one.nbytes)
     slow = [one.codec for one in measured.values() if one not in fast]

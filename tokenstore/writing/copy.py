@@ -1,6 +1,6 @@
-"""A complete store, copied file by file to another place, every digest checked on the way.
+"""The copy of a complete store, file by file to another place, every digest checked on the way.
 
-The target is written like a conversion: what is unfinished has no root `zarr.json`, and goes on with
+The target is written like a conversion: an unfinished copy has no root `zarr.json`, and goes on with
 `resume`.
 """
 
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
 from tokenstore.format.layout import ROOT
 from tokenstore.format.manifest import FileRecord, Manifest
+from tokenstore.reading.open import StorePath, as_storage, as_store
 from tokenstore.reading.reader import TokenStore
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import STAGING, Storage, working_storage
@@ -25,69 +27,93 @@ from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
 
 OnProgress: TypeAlias = Callable[[int, int], None]
+"""A progress callback: the bytes done, and the bytes in all."""
 
 _AT_ONCE = 4
-"""Files under way at one time; of each a block is in memory, or what an upload sends in one piece."""
+"""The number of files under way at one time. Each has one block in memory, or one piece of an upload."""
 _ATTEMPTS = 2
-"""How often a file is copied before a wrong digest counts: a network may change a bit."""
+"""The number of times a file is copied before a wrong digest counts: a network may change a bit."""
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """A store that was copied."""
+
+    location: str
+    """The place of the copy, without a URL's user, password and query."""
+    manifest: Manifest
+    files: int
+    """The number of files, the root `zarr.json` among them."""
+    nbytes: int
 
 
 def copy(
-    source: TokenStore, target: Storage, *, resume: bool = False, on_progress: OnProgress | None = None
-) -> Manifest:
-    """Copy a store's files, and no others, to a folder, a `.zip` file or an fsspec URL.
+    source: StorePath | TokenStore,
+    target: StorePath | Storage,
+    *,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    target_storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> CopyResult:
+    """Copy the files of the store `source`, and no others, to a folder, a `.zip` file or an fsspec URL.
 
     Every file is checked against the manifest while it is read, written whole, and read back; the root
     `zarr.json` comes last. `resume` keeps the files of an interrupted copy that have the right digest.
-    `on_progress` is told, from any thread but one at a time, how many of how many bytes are there.
+    `storage_options` are those of `source`, `target_storage_options` those of `target`. `on_progress` is
+    called with the bytes copied so far and in all, from any thread but one at a time.
 
-    Raises DamageError where bytes are not those of the manifest, StoreExistsError where something else is
-    in the way, ConversionError where the unfinished store there is of another source.
+    Raises DamageError if bytes are not those of the manifest, StoreExistsError if something else is at
+    `target`, ConversionError if an unfinished store at `target` is of another source, and the errors of
+    `tokenstore.open`.
     """
-    store, manifest = source.files, source.files.manifest
-    if resume and finish_commit(target):
-        return _already_there(store, target)
+    opened = as_store(source, storage_options)
+    place = as_storage(target, target_storage_options)
+    store, manifest = opened.files, opened.files.manifest
+    result = CopyResult(str(place), manifest, len(manifest.files) + 1, store.nbytes)
+    if resume and finish_commit(place):
+        _check_same_store(store, place)
+        return result
     spec = StoreSpec(manifest.grid, manifest.codebook_sizes, manifest.tokenizer)
     progress = _Progress(store.nbytes, on_progress)
-    with StoreWriter(target, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
-        there = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}
-        strangers = sorted(there - set(manifest.files))
+    with StoreWriter(place, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
+        existing = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}
+        strangers = sorted(existing - set(manifest.files))
         if strangers:
             raise StoreExistsError(
-                f"{target}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "
+                f"{place}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "
                 "or choose another path"
             )
-        _copy_files(store, writer.storage, there, progress)
+        _copy_files(store, writer.storage, existing, progress)
         root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
         writer.storage.write(ROOT, root)
         writer.close()
-        finish_commit(target)
-    if working_storage(target) is not target:
-        packed = Storage(target.url)
+        finish_commit(place)
+    if working_storage(place) is not place:
+        packed = place.reopened()
         for path, record in manifest.files.items():
             _read_back(packed, path, record)
     progress.add(len(root))
-    return manifest
+    return result
 
 
-def _already_there(store: Store, target: Storage) -> Manifest:
-    found = Store(target if working_storage(target) is target else Storage(target.url))
-    if found.root_digest != store.root_digest:
+def _check_same_store(store: Store, target: Storage) -> None:
+    copied = Store(target if working_storage(target) is target else target.reopened())
+    if copied.root_digest != store.root_digest:
         raise StoreExistsError(
             f"{target}: expected nothing, or the store of {store.storage}, found another store. Choose "
             "another path, or remove it"
         )
-    return found.manifest
 
 
-def _copy_files(store: Store, target: Storage, there: set[str], progress: _Progress) -> None:
+def _copy_files(store: Store, target: Storage, existing: set[str], progress: _Progress) -> None:
     scratch = target.root / STAGING if target.is_local_folder and target.root is not None else None
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             copies = [
                 pool.submit(
-                    _copy_file, store, target, path, Path(folder, str(number)), path in there, progress
+                    _copy_file, store, target, path, Path(folder, str(number)), path in existing, progress
                 )
                 for number, path in enumerate(store.manifest.files)
             ]
@@ -98,10 +124,10 @@ def _copy_files(store: Store, target: Storage, there: set[str], progress: _Progr
 
 
 def _copy_file(
-    store: Store, target: Storage, path: str, scratch: Path, there: bool, progress: _Progress
+    store: Store, target: Storage, path: str, scratch: Path, exists: bool, progress: _Progress
 ) -> None:
     record = store.manifest.files[path]
-    if there and _holds(target, path, record):
+    if exists and _has_digest(target, path, record):
         progress.add(record.size)
         return
     for attempt in range(_ATTEMPTS):
@@ -122,7 +148,7 @@ def _copy_file(
             return
 
 
-def _holds(storage: Storage, path: str, record: FileRecord) -> bool:
+def _has_digest(storage: Storage, path: str, record: FileRecord) -> bool:
     try:
         _read_back(storage, path, record)
     except DamageError:
@@ -136,7 +162,7 @@ def _read_back(storage: Storage, path: str, record: FileRecord) -> None:
 
 
 def _checked(storage: Storage, path: str, expected: FileRecord) -> Iterator[bytes]:
-    """A file's blocks; raises DamageError after the last where they are not what the manifest says."""
+    """Yield a file's blocks; raises DamageError after the last if they are not those of the manifest."""
     digest, size = hashlib.sha256(), 0
     try:
         for block in storage.blocks(path):
@@ -153,7 +179,7 @@ def _checked(storage: Storage, path: str, expected: FileRecord) -> Iterator[byte
 
 
 class _Progress:
-    """Bytes done, added up by several threads."""
+    """A count of the bytes done, added up by several threads."""
 
     def __init__(self, total: int, on_progress: OnProgress | None) -> None:
         self._done, self._total, self._on_progress = 0, total, on_progress

@@ -1,11 +1,11 @@
-"""Where a store may be written, and what comes after its manifest: clearing up, and packing a zip file."""
+"""The place of a new store: whether it is free, and the clearing up and packing after its manifest."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
-from tokenstore.errors import StoreExistsError
+from tokenstore.errors import Parameter, StoreExistsError
 from tokenstore.files import whole_file
 from tokenstore.format.layout import ROOT
 from tokenstore.reading.store_files import Store
@@ -16,16 +16,19 @@ LOCK = f"{STAGING}/lock"
 
 
 def check_target(target: Storage, resume: bool) -> bool:
-    """Whether an unfinished conversion is at `target`; raises StoreExistsError for anything else there.
+    """Return True if an unfinished conversion is at `target`, False if nothing is.
 
-    One that has written nothing yet counts as nothing.
+    A conversion that has written nothing yet counts as nothing. Raises StoreExistsError for anything else at
+    `target`, and without `resume` for an unfinished conversion.
     """
     storage = working_storage(target)
     files = [path for path in storage.files() if path not in (LOCK, SCRATCH)]
     unfinished = HEADER in files and len(files) > 1
     if unfinished and not resume:
+        again = Parameter("resume", True)
         raise StoreExistsError(
-            f"{target}: an unfinished conversion is there. Go on with it by --resume, or remove it"
+            f"{target}: an unfinished conversion is there. Go on with it by {again}, or remove it",
+            parameters=[again],
         )
     occupied = storage is not target and target.exists()
     if not unfinished:
@@ -36,10 +39,10 @@ def check_target(target: Storage, resume: bool) -> bool:
 
 
 def finish_commit(target: Storage) -> bool:
-    """Do what comes after a store's manifest was written, again if a crash came between; True if it was.
+    """Clear up after a store's manifest was written, also after a crash; return True if the store is whole.
 
-    The conversion's own files go, and a store that is to be a zip file is packed. Nothing is touched unless
-    a whole store is there.
+    The conversion's own files are removed, and a store that is to be a zip file is packed. Nothing is touched
+    unless a whole store is at `target`. Raises the errors of opening that store.
     """
     storage = working_storage(target)
     if storage.exists(ROOT):
@@ -52,7 +55,7 @@ def finish_commit(target: Storage) -> bool:
     else:
         Store(Storage(target.url))
     if storage is not target:
-        # subtle: first what says that the folder is whole, or a crash here would have it packed half removed
+        # subtle: the root goes first, or a crash here would have a half removed folder packed
         storage.remove(ROOT)
         storage.remove("")
     return True

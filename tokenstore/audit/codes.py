@@ -1,0 +1,97 @@
+"""How often each code occurs, and what follows from the counts: entropy, perplexity, dead codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.format.layout import code_planes
+from tokenstore.reading.reader import SplitReader
+
+BLOCK_CODES = 2**22
+"""The number of codes that are read at once."""
+DENSE_CODES = 2**24
+"""The largest codebook that is counted in an array; larger ones are counted by their distinct codes."""
+
+Counts: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How often the codes of one codebook occur."""
+
+    size: int
+    used: int
+    dead: int
+    entropy_bits: float
+    """The order-0 entropy: no code-by-code coder gets below it."""
+    perplexity: float
+    """2 ** entropy: so many equally frequent codes would have the same entropy."""
+    top_codes: list[tuple[int, int]]
+    """The most frequent codes and their counts."""
+    rank_histogram: list[float]
+    """The share of all codes that falls to each tenth of the codebook, most frequent codes first."""
+
+
+def codebook_use(
+    reader: SplitReader, sizes: tuple[int, ...], codes_per_sample: int, on_progress: Callable[[int], object]
+) -> list[CodebookUse]:
+    """Count every code of a split, for each of its codebooks of `sizes`.
+
+    `on_progress` is called with the number of samples done. Raises DamageError for damaged codes.
+    """
+    counters = [_Counter(size) for size in sizes]
+    block = max(1, BLOCK_CODES // codes_per_sample)
+    for start in range(0, len(reader), block):
+        planes = code_planes(reader[start : start + block], sizes)
+        for (codes, _), counter in zip(planes, counters, strict=True):
+            counter.add(codes.ravel())
+        on_progress(min(start + block, len(reader)))
+    return [_use(*counter.counts(), size) for counter, size in zip(counters, sizes, strict=True)]
+
+
+class _Counter:
+    """The counts of one codebook's codes, added up block by block."""
+
+    def __init__(self, size: int) -> None:
+        self._dense = np.zeros(size, np.int64) if size <= DENSE_CODES else None
+        self._codes = np.empty(0, np.int64)
+        self._counts = np.empty(0, np.int64)
+
+    def add(self, codes: npt.NDArray[Any]) -> None:
+        if self._dense is not None:
+            self._dense += np.bincount(codes, minlength=len(self._dense))
+            return
+        new, counts = np.unique(codes, return_counts=True)
+        merged, place = np.unique(np.concatenate([self._codes, new.astype(np.int64)]), return_inverse=True)
+        self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
+        self._codes = merged
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """Return the codes (k,) that occur and how often each does (k,)."""
+        if self._dense is None:
+            return self._codes, self._counts
+        codes = np.flatnonzero(self._dense)
+        return codes, self._dense[codes]
+
+
+def _use(codes: Counts, counts: Counts, size: int) -> CodebookUse:
+    share = counts / max(1, int(counts.sum()))
+    entropy = float(-(share * np.log2(share)).sum()) if len(share) else 0.0
+    order = np.argsort(-counts, kind="stable")
+    ranked = np.zeros(10)
+    if len(share):
+        np.add.at(ranked, np.arange(len(share)) * 10 // size, share[order])
+    return CodebookUse(
+        size=size,
+        used=len(codes),
+        dead=size - len(codes),
+        entropy_bits=entropy,
+        perplexity=2**entropy,
+        top_codes=[(int(codes[i]), int(counts[i])) for i in order[:10]],
+        rank_histogram=ranked.tolist(),
+    )

@@ -1,0 +1,72 @@
+"""The facts that a store states about itself: its manifest, and the layout of each array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.open import StorePath, as_store
+from tokenstore.reading.reader import TokenStore
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """The layout of one aligned array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    codec: str
+    chunk_samples: int
+    shard_samples: int
+    shards: int
+    nbytes: int
+    """The bytes of all its files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layout as JSON values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store's manifest and the layout of its arrays."""
+
+    location: str
+    manifest: Manifest
+    arrays: Mapping[str, ArrayInfo]
+    """The arrays by name, such as `train/tokens`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        arrays = {name: array.to_dict() for name, array in self.arrays.items()}
+        return {"location": self.location, "manifest": self.manifest.to_dict(), "arrays": arrays}
+
+
+def info(store: StorePath | TokenStore, *, storage_options: Mapping[str, Any] | None = None) -> StoreInfo:
+    """Return what `store` says about itself, without reading any code.
+
+    Raises NotAStoreError, IncompleteStoreError, VersionError, ManifestError, DamageError, and StorageError
+    if storage does not answer.
+    """
+    opened = as_store(store, storage_options)
+    arrays = {}
+    for split in opened.splits:
+        for name, reader in opened[split].arrays.items():
+            layout = reader.layout
+            arrays[f"{split}/{name}"] = ArrayInfo(
+                layout.shape,
+                layout.dtype.name,
+                layout.codec.name,
+                layout.chunk_samples,
+                layout.shard_samples,
+                layout.shards,
+                file_nbytes(opened.manifest, f"{split}/{name}/"),
+            )
+    return StoreInfo(opened.files.storage.url, opened.manifest, arrays)
+
+
+def file_nbytes(manifest: Manifest, prefix: str) -> int:
+    """Return the bytes of all files whose path begins with `prefix`."""
+    return sum(record.size for path, record in manifest.files.items() if path.startswith(prefix))

@@ -1,0 +1,183 @@
+"""The preview of a store: samples on one sheet, as images and as their codes decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokenstore.audit.originals import evenly_spaced, read_originals
+from tokenstore.audit.pictures import image_path, save_image
+from tokenstore.audit.reconstruct import (
+    Images,
+    decode_samples,
+    positions_of,
+    split_with_samples,
+    tokenizer_for,
+)
+from tokenstore.audit.sheet import GAP, draw_sheet
+from tokenstore.augment.adapters import load_adapter
+from tokenstore.augment.examples import augmented_examples
+from tokenstore.errors import AdapterError, ArgumentError, Parameter
+from tokenstore.format.layout import TOKENS
+from tokenstore.reading.open import StorePath, as_store
+from tokenstore.reading.reader import Indices, SplitReader, TokenStore
+from tokenstore.tokenizers.base import Tokenizer
+
+SAMPLES = 16
+"""The number of samples on a sheet unless the caller says otherwise."""
+AUGMENTED_SAMPLES = 4
+"""The number of samples on a sheet of augmented samples, each of which has more images."""
+_FRAMES = 4
+"""The frames of a video that a sheet shows."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A sheet of samples, and how many of their original images are on it."""
+
+    image: Image.Image
+    path: Path | None
+    """The file that the sheet was written to."""
+    split: str
+    indices: Indices
+    """The samples (m,) int64, counted from the split's first."""
+    headings: tuple[str, ...] = ()
+    """The names of a sample's images on a sheet of augmented samples."""
+    missing: int = 0
+    """The number of samples whose original image cannot be read."""
+    reason: str | None = None
+    """The reason why the first of them is missing."""
+
+    @property
+    def originals(self) -> int:
+        """The number of samples whose original image is on the sheet."""
+        return 0 if self.headings else len(self.indices) - self.missing
+
+
+def preview(
+    store: StorePath | TokenStore,
+    out: StorePath | None = None,
+    *,
+    split: str | None = None,
+    indices: Sequence[int] | Indices | None = None,
+    count: int | None = None,
+    columns: int | None = None,
+    augment: Literal["seitpp"] | None = None,
+    adapter: str = "default",
+    images: StorePath | None = None,
+    tokenizer: str | Tokenizer | None = None,
+    device: str = "cpu",
+    storage_options: Mapping[str, Any] | None = None,
+) -> Preview:
+    """Draw samples of `store` on one sheet: each image if it can still be read, and what its codes give.
+
+    The samples are those at `indices`, or `count` evenly spaced ones of `split`, by default of the first
+    split that has samples. The images are looked for at `images`, by default at the place in the manifest.
+    `augment="seitpp"` shows instead what the augmentation of SeiT++ makes of each sample: a flip and a crop,
+    naive and by the TokenAdapt in the file `adapter`, and ColorAdapt. The sheet is written to `out`, if
+    named: PNG, JPEG or WebP by its ending. `columns` samples stand side by side.
+
+    Raises ArgumentError for arguments that exclude each other, an index out of range or a path that is no
+    image's; StoreError for an unknown split, a store without samples or a sheet that is too large;
+    TokenizerError and AdapterError if those do not fit the store; DamageError for damaged codes; OSError if
+    the sheet cannot be written; and the errors of `tokenstore.open`.
+    """
+    path = None if out is None else image_path(out)
+    _check_arguments(indices, count, augment, adapter, images)
+    opened = as_store(store, storage_options)
+    reader = split_with_samples(opened, split)
+    count = count or (SAMPLES if augment is None else AUGMENTED_SAMPLES)
+    positions = positions_of(reader, evenly_spaced(len(reader), count) if indices is None else indices)
+    maker = tokenizer_for(opened.manifest, tokenizer, device)
+    captions = _captions(opened, reader, positions)
+    if augment is not None:
+        examples = _augmented(opened, reader, positions, maker, adapter)
+        samples: list[tuple[Images | None, ...]] = list(zip(*examples.values(), strict=True))
+        sheet = Preview(
+            draw_sheet(samples, captions, columns or 1, list(examples)),
+            path,
+            reader.name,
+            positions,
+            headings=tuple(examples),
+        )
+    else:
+        rebuilt = [_strip(part) for part in decode_samples(opened, reader.name, positions, maker)]
+        originals = read_originals(opened, reader.name, positions, images)
+        samples = list(zip(originals.inputs, rebuilt, strict=True))
+        if originals.missing == len(positions):
+            samples = [(strip,) for strip in rebuilt]
+        sheet = Preview(
+            draw_sheet(samples, captions, columns),
+            path,
+            reader.name,
+            positions,
+            missing=originals.missing,
+            reason=originals.reason,
+        )
+    if path is not None:
+        save_image(sheet.image, path)
+    return sheet
+
+
+def _check_arguments(
+    indices: object, count: int | None, augment: str | None, adapter: str, images: object
+) -> None:
+    names = {name: Parameter(name) for name in ("indices", "count", "adapter", "augment", "images")}
+    if augment not in (None, "seitpp"):
+        raise ArgumentError(f"augment: expected 'seitpp' or None, found {augment!r}")
+    if indices is not None and count is not None:
+        used = (names["indices"], names["count"])
+        raise ArgumentError(f"expected {used[0]} or {used[1]}, found both", parameters=used)
+    if adapter != "default" and augment is None:
+        used = (names["adapter"], names["augment"])
+        raise ArgumentError(f"{used[0]} goes with {used[1]}", parameters=used)
+    if images is not None and augment is not None:
+        used = (names["images"], names["augment"])
+        raise ArgumentError(f"{used[0]} goes with a sheet without {used[1]}", parameters=used)
+
+
+def _captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[str]:
+    """Return each sample's index, and its class if it has one."""
+    if reader.labels is None:
+        return [str(index) for index in indices]
+    names = store.class_names
+    labels = reader.labels[indices].tolist()
+    texts = [str(label) if names is None else " ".join(names[label].split()) for label in labels]
+    return [f"{index}  {text}" for index, text in zip(indices, texts, strict=True)]
+
+
+def _augmented(
+    store: TokenStore, reader: SplitReader, indices: Indices, tokenizer: Tokenizer, adapter: str
+) -> dict[str, Images]:
+    """Decode the samples' codes, as they are and augmented: images (n, H, W, 3) by name."""
+    codes = torch.from_numpy(reader.read(TOKENS, indices).astype(np.int64))
+    stored = store.manifest.tokenizer
+    identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
+    loaded = load_adapter(adapter, tokenizer=identity)
+    codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
+    expected, actual = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
+    if expected != actual or codes.ndim != 3:
+        parameter = Parameter("adapter", adapter)
+        raise AdapterError(
+            f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
+            f"{tuple(codes.shape[1:])} of {actual}. `seitpp train-tokenadapt` trains one",
+            parameters=[parameter],
+        )
+    examples = augmented_examples(codes, codebook, loaded)
+    decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
+    return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
+
+
+def _strip(images: Images) -> Images:
+    """Return an image (H, W, 3) as it is; of video (T, H, W, 3), some frames side by side."""
+    if images.ndim == 3:
+        return images
+    frames = images[evenly_spaced(len(images), _FRAMES)]
+    gap = np.full((frames.shape[1], GAP, 3), 255, np.uint8)
+    return np.concatenate([part for frame in frames for part in (gap, frame)][1:], axis=1)

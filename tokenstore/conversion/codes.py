@@ -1,0 +1,113 @@
+"""The conversion of ready codes: stored as they are, with the codebook that their source names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.conversion.options import ConvertOptions
+from tokenstore.format.layout import LABELS
+from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format.tables import Column, samples_table
+from tokenstore.sources.base import CodeSource, CodeSplit
+from tokenstore.tokenizers import load_codebook
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.writer import SplitWriter, StoreWriter
+
+_SCAN_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class CodePlan:
+    """The plan of a conversion of ready codes."""
+
+    source: CodeSource
+    spec: StoreSpec
+
+    def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter:
+        """Begin or go on with a split of at most `listed` samples."""
+        split = self.source.splits[name]
+        columns = {column: Column(np.dtype(dtype), shape) for column, (dtype, shape) in split.columns.items()}
+        return writer.split(name, listed, labels=split.labels(0, 0) is not None, columns=columns)
+
+    def run(self, name: str, listed: int, part: SplitWriter, on_progress: Callable[[int, int], None]) -> None:
+        """Write the first `listed` samples of a split; `on_progress` is called with samples done and bad.
+
+        Raises CodecError for codes outside their codebook.
+        """
+        split, class_names = self.source.splits[name], self.source.class_names
+        while (start := part.source_position) < listed:
+            on_progress(start, 0)
+            stop = min(start + part.shard_samples, listed)
+            labels = split.labels(start, stop)
+            columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
+            if labels is not None:
+                columns[LABELS] = labels
+            rows = samples_table(np.arange(start, stop), split.names(start, stop), labels, class_names)
+            part.write_shard(split.codes(start, stop), columns, rows, stop, [])
+        on_progress(listed, 0)
+
+
+def plan_codes(
+    source: CodeSource,
+    names: tuple[str, ...],
+    options: ConvertOptions,
+    location: str,
+    codebook: str | Path | None,
+) -> CodePlan:
+    """Plan a conversion of ready codes, with the vectors in the file `codebook` or those of the source.
+
+    Raises TokenizerError for a file that holds no codebook, ManifestError for sizes that do not fit.
+    """
+    vectors = source.codebook
+    path = codebook or source.codebook_path
+    if path is not None:
+        vectors = load_codebook(path)
+    fingerprint = None if vectors is None else codebook_fingerprint(vectors)
+    spec = StoreSpec(
+        grid=source.grid,
+        codebook_sizes=_codebook_sizes(source, names, options, vectors),
+        tokenizer=TokenizerIdentity(source.tokenizer_name, fingerprint),
+        codec=options.first_codec,
+        chunk_samples=options.chunk_samples,
+        shard_samples=options.shard_samples,
+        class_names=source.class_names,
+        source_kind=source.kind,
+        source_location=location,
+        codebook=vectors,
+        synonyms=source.synonyms,
+    )
+    return CodePlan(source, spec)
+
+
+def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:
+    """Return the SHA-256 (hex) of a codebook's shape and little-endian float32 values."""
+    digest = hashlib.sha256(str(vectors.shape).encode())
+    digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _codebook_sizes(
+    source: CodeSource,
+    names: tuple[str, ...],
+    options: ConvertOptions,
+    vectors: npt.NDArray[np.float32] | None,
+) -> tuple[int, ...]:
+    if options.codebook_size is not None:
+        return (options.codebook_size,)
+    if source.codebook_sizes is not None:
+        return source.codebook_sizes
+    if vectors is not None:
+        return (vectors.shape[-2],) * (vectors.shape[0] if vectors.ndim == 3 else 1)
+    return (1 + max(_largest_code(source.splits[name], options.limit) for name in names),)
+
+
+def _largest_code(split: CodeSplit, limit: int | None) -> int:
+    samples = len(split) if limit is None else min(limit, len(split))
+    blocks = range(0, samples, _SCAN_SAMPLES)
+    return max((int(split.codes(b, min(b + _SCAN_SAMPLES, samples)).max()) for b in blocks), default=0)

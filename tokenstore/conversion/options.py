@@ -1,0 +1,113 @@
+"""The options of a conversion, its progress and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from tokenstore.errors import Parameter
+from tokenstore.format.manifest import Manifest
+from tokenstore.format.tables import Skip
+from tokenstore.machine import available_cores
+from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.sources.masks import LARGEST_VALUE
+from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
+
+OnError: TypeAlias = Literal["limit", "skip", "fail"]
+MAX_PIXELS = ImageOptions(1).max_pixels
+"""The pixels of an image beyond which it counts as bad, by default."""
+BATCH_SIZE = 32
+"""The images that a tokenizer takes at once, by default."""
+
+_MACHINE_ONLY = ("batch_size", "workers", "on_error")
+"""The options that do not decide a store's bytes."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The options of a conversion.
+
+    All but `batch_size`, `workers` and `on_error` decide the store's bytes.
+    """
+
+    codec: str = "bitpack"
+    """The codec: bitpack, zstd, context, or auto for the smallest of these. The last two take the store's
+    size twice meanwhile."""
+    min_decode_rate: float = MIN_DECODE_RATE
+    """The samples a second and core that the choice of `auto` has to decode at."""
+    chunk_samples: int = CHUNK_SAMPLES
+    shard_samples: int | None = None
+    splits: tuple[str, ...] | None = None
+    limit: int | None = None
+    on_error: OnError = "limit"
+    """The treatment of bad samples: skip and report up to 1 % of a split and fail beyond, skip any number, or
+    fail at one."""
+    image_size: int | None = None
+    resize: Resize = "squash"
+    max_pixels: int = MAX_PIXELS
+    mask_size: int | None = None
+    """The side of the label maps, if the source has some; by default that of the images."""
+    ignore_index: int = LARGEST_VALUE
+    """The value of the label maps' pixels that have no class."""
+    prune_codebook: bool = False
+    """True to store only codes that occur, numbered anew; takes the store's size twice meanwhile."""
+    codebook_size: int | None = None
+    """The codebook's size, for codes whose source does not say; else the largest code + 1."""
+    batch_size: int = BATCH_SIZE
+    workers: int = field(default_factory=available_cores)
+
+    @property
+    def first_codec(self) -> str:
+        """The codec that shards are written with first: `auto` is chosen when all codes are known."""
+        return "bitpack" if self.codec == "auto" else self.codec
+
+    @property
+    def rewrites(self) -> bool:
+        """True if a whole store is written first, and rewritten when all its codes are known."""
+        return self.prune_codebook or self.codec in ("context", "auto")
+
+    def listed(self, samples: int) -> int:
+        """Return how many of a split's samples are converted."""
+        return samples if self.limit is None else min(self.limit, samples)
+
+    def allowed_bad(self, listed: int) -> tuple[int, str] | None:
+        """Return how many samples of `listed` may be bad and the reason; None for any number."""
+        if self.on_error == "skip":
+            return None
+        if self.on_error == "fail":
+            return 0, str(Parameter("on_error", "fail"))
+        return listed // 100, f"1 % of {listed:,}"
+
+    def decisions(self) -> dict[str, Any]:
+        """Return the options that decide the store's bytes, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name not in _MACHINE_ONLY}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state of a conversion: the source's samples that are done, of `total`, in one split."""
+
+    split: str
+    done: int
+    total: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of a conversion."""
+
+    manifest: Manifest
+    nbytes: int
+    """The bytes of all files of the store."""
+    skipped: Mapping[str, Sequence[Skip]]
+    """The samples of each split that could not be read."""
+    resumed_at: Mapping[str, int]
+    """The first sample of each split that was not yet in the store."""
+    already_complete: bool = False
+    codec_reason: str | None = None
+    """The reason for the codec, if `context` or `auto` was asked for."""
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]

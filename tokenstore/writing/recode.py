@@ -1,0 +1,144 @@
+"""The recoding of a store: the same codes with another codec, elsewhere or in its place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenstore.errors import StoreError
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.open import StorePath, as_storage, as_store
+from tokenstore.reading.reader import TokenStore
+from tokenstore.reading.store_files import Store
+from tokenstore.storage.places import Storage
+from tokenstore.writing.choices import MIN_DECODE_RATE
+from tokenstore.writing.codec_choice import CodecChoice
+from tokenstore.writing.rewrite import OnProgress, Rewritten, rewrite_into, same_codes
+from tokenstore.writing.target import finish_commit
+from tokenstore.writing.writer import StoreWriter
+
+
+@dataclass(frozen=True)
+class RecodeResult:
+    """A store that was recoded, and its size before and after."""
+
+    location: str
+    manifest: Manifest
+    nbytes: int
+    nbytes_before: int | None
+    """The bytes of the store before; None if a crash left it between two names."""
+    choice: CodecChoice | None
+    """The codec and the reason for it; None if an earlier call, cut short, had recoded the store already."""
+
+
+def recode(
+    store: StorePath | TokenStore,
+    out: StorePath | Storage | None = None,
+    *,
+    codec: str = "auto",
+    min_decode_rate: float = MIN_DECODE_RATE,
+    shard_samples: int | None = None,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> RecodeResult:
+    """Write `store` again with another codec: to `out`, or in its place.
+
+    `codec` is bitpack, context, zstd, or auto: the smallest of them that decodes at least `min_decode_rate`
+    samples a second on one core. Shards have `shard_samples` samples, by default about 32 MiB of them.
+    The codes stay the same, and every shard is decoded from checked bytes. `resume` goes on with what an
+    interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the new
+    store is whole beside the old one before they change places, and a call after a crash goes on by itself.
+    `storage_options` are those of both places. `on_progress` is called with a step's name, and how much of
+    how much of the step is done.
+
+    Raises StoreError for an unknown codec, for a store that cannot be recoded in its place, or if no codec is
+    fast enough; DamageError for damaged codes; StoreExistsError if something is at `out`; ConversionError if
+    an unfinished store there is of other inputs; and the errors of `tokenstore.open`.
+    """
+    settings: dict[str, Any] = {
+        "codec": codec,
+        "min_decode_rate": min_decode_rate,
+        "shard_samples": shard_samples,
+        "on_progress": on_progress,
+    }
+    if out is None:
+        place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
+        before = Store(place).nbytes if place.exists() else None
+        rewritten = _recode_in_place(place, **settings)
+        written = Store(place.reopened())
+    else:
+        opened = as_store(store, storage_options)
+        before = opened.files.nbytes
+        target = as_storage(out, storage_options)
+        rewritten = _recode_to(opened, target, resume=resume, **settings)
+        written = Store(target.reopened())
+    choice = None if rewritten is None else rewritten.choice
+    return RecodeResult(written.storage.url, written.manifest, written.nbytes, before, choice)
+
+
+def _recode_to(
+    store: TokenStore,
+    target: Storage,
+    *,
+    codec: str,
+    min_decode_rate: float,
+    shard_samples: int | None,
+    resume: bool,
+    on_progress: OnProgress | None,
+) -> Rewritten:
+    inputs = {
+        "recoded": store.files.root_digest,
+        "codec": codec,
+        "min_decode_rate": min_decode_rate,
+        "shard_samples": shard_samples,
+    }
+    plan = same_codes(store)
+    with StoreWriter(target, plan.spec, resume=resume, inputs=inputs) as writer:
+        return rewrite_into(
+            writer,
+            store,
+            plan,
+            codec=codec,
+            min_decode_rate=min_decode_rate,
+            shard_samples=shard_samples,
+            on_progress=on_progress,
+        )
+
+
+def _recode_in_place(storage: Storage, *, codec: str, **settings: Any) -> Rewritten | None:
+    """Put a recoded store where the old one was; return None if an earlier call had done so already."""
+    if storage.root is None:
+        raise StoreError(
+            f"{storage}: expected a local store to recode in its place. Name another place for the new one"
+        )
+    old = storage.root.with_name(f".{storage.root.stem}.before-recode{storage.root.suffix}")
+    new = storage.root.with_name(f".{storage.root.stem}.recoded{storage.root.suffix}")
+    if old.exists():  # a crash while they changed places, or before the old one was gone
+        changed = new if new.exists() else old
+        finished = storage.root.exists() or changed is new
+        if not storage.root.exists():
+            changed.rename(storage.root)
+        _remove(old)
+        if finished and codec in ("auto", *Store(storage.reopened()).manifest.features):
+            return None
+    target = Storage(str(new))
+    if finish_commit(target):  # whole, but perhaps of a store that was here before
+        _remove(new)
+    rewritten = _recode_to(
+        TokenStore(Store(storage.reopened())), target, codec=codec, resume=True, **settings
+    )
+    storage.root.rename(old)
+    new.rename(storage.root)
+    _remove(old)
+    return rewritten
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
