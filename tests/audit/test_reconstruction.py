@@ -58,7 +58,7 @@ def brightness_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             tokenizer.fingerprint = "c" * 64  # type: ignore[misc]
         return tokenizer
 
-    module = "tokenstore.tokenizers.brightness_of_a_test"
+    module = "tokenstore.tokenizers.kinds.brightness_of_a_test"
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(load=load))  # type: ignore[misc]
     kind = TokenizerKind(module, "", "", "", "", argument="X", argument_is_optional=True)
     monkeypatch.setitem(registry.TOKENIZERS, "brightness", kind)

@@ -234,7 +234,7 @@ def test_what_is_no_image_is_never_overwritten(store: Path, tmp_path: Path) -> N
     (tmp_path / "folder.png").mkdir()
     result = run("preview", store, "-o", tmp_path / "folder.png")
     assert result.exit_code == 2
-    assert "is no file" in result.output
+    assert "is a directory" in result.output
 
 
 def test_a_sheet_that_fails_leaves_the_old_one(
@@ -243,8 +243,8 @@ def test_a_sheet_that_fails_leaves_the_old_one(
     out = tmp_path / "sheet.png"
     out.write_bytes(b"an old image")
 
-    def full(self: Image.Image, path: Path, *_: object, **__: object) -> None:
-        path.write_bytes(b"half")
+    def full(self: Image.Image, file: BinaryIO, *_: object, **__: object) -> None:
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
@@ -304,7 +304,7 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             grey = codes.to(torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
             return grey[:, :, None].expand(-1, -1, 3, -1, -1)
 
-    name = "tokenstore.tokenizers.film_of_a_test"
+    name = "tokenstore.tokenizers.kinds.film_of_a_test"
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(load=lambda _: Film()))  # type: ignore[misc]
     kind = TokenizerKind(name, "", "", "", "")
     monkeypatch.setitem(registry.TOKENIZERS, "film", kind)
@@ -474,7 +474,7 @@ def test_verify_does_not_encode_for_a_damaged_store(store: Path) -> None:
 def test_options_that_would_do_nothing_are_refused(
     store: Path, command: str, needed: str, option: str
 ) -> None:
-    result = run(command, store, option, "cpu")
+    result = run(command, store, option, store if option == "--images" else "cpu")
     assert result.exit_code == 2
     assert f"{option} goes with --{needed} N" in result.output
 
@@ -488,7 +488,7 @@ def test_info_tells_where_the_images_were_and_how_codes_were_computed(store: Pat
 def test_ready_codes_are_looked_at_with_a_tokenizer_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module_name = "tokenstore.tokenizers.brightness_of_a_test"
+    module_name = "tokenstore.tokenizers.kinds.brightness_of_a_test"
     brightness = SimpleNamespace(load=lambda _: BrightnessTokenizer())
     monkeypatch.setitem(sys.modules, module_name, brightness)  # type: ignore[misc]
     kind = TokenizerKind(module_name, "", "", "", "")
