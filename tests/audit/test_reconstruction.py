@@ -72,7 +72,7 @@ def converted(source: Path, out: Path, tokenizer: Any = None, **options: Any) ->
 
 
 def levels(images: np.ndarray) -> list[int]:
-    """The one level that each image has."""
+    """Return the one level of each image."""
     assert (images == images[:, :1, :1, :1]).all()
     return images[:, 0, 0, 0].tolist()
 

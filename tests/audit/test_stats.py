@@ -101,7 +101,7 @@ def test_progress_counts_up_to_all_samples(tmp_path: Path, codes: np.ndarray) ->
 
 @pytest.mark.parametrize("count", [4, 100])
 def test_quality_is_measured_against_the_images_as_they_are_now(tmp_path: Path, count: int) -> None:
-    """Every third image differs by 10 levels, the others not at all: PSNR of 28.13 and, capped, 100 dB."""
+    """Change every third image by 10 levels: PSNR is 28.13 dB there and, capped, 100 dB elsewhere."""
     write_grey_folder(tmp_path / "images", 3)
     source = open_source(tmp_path / "images")
     options = ConvertOptions(workers=0, image_size=16)

@@ -98,7 +98,7 @@ def test_two_square_patches_change_places(count: int, grid: tuple[int, int], sid
 
 
 def test_patches_lie_everywhere_and_have_every_side() -> None:
-    """On a grid of 3x3 with patches of one place every pair of places is as likely."""
+    """Count pairs of places on a grid of 3x3 with patches of one place: all are equally likely."""
     before = places(40_000, (3, 3))
     after = PatchSwap(1 / 3, p=1)(before, generator=seeded(0))
     moved = (after != before).flatten(1)

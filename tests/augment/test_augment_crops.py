@@ -37,7 +37,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def drawn(seed: int, count: int, grid: tuple[int, int], size: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Codes (count, *grid) int64 and a codebook (size, channels)."""
+    """Draw codes (count, *grid) int64 and a codebook (size, channels)."""
     generator = seeded(seed)
     codes = torch.randint(0, size, (count, *grid), generator=generator)
     return codes, torch.randn(size, channels, generator=generator)
@@ -51,7 +51,7 @@ def one_hot_crops(
     mode: str,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """The published order of operations: one-hot maps cropped one by one, then the codebook product."""
+    """Crop one-hot maps one by one, then multiply by the codebook: the published order of operations."""
     crops = []
     for grid, (top, left, height, width) in zip(codes, boxes.tolist(), strict=True):
         one_hot = F.one_hot(grid, len(codebook)).permute(2, 0, 1).to(dtype)
@@ -318,7 +318,10 @@ def plain_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """The published rule, a sample at a time; only for grids in which a draw fits sooner or later."""
+    """Draw boxes by the published rule, a sample at a time.
+
+    Usable only for grids in which a draw fits sooner or later.
+    """
     height, width = grid
     while True:
         area = height * width * random.uniform(*scale)

@@ -26,7 +26,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 def moved_by_hand(image: Tensor, turn: float, across: float, down: float, sx: float, sy: float) -> Tensor:
-    """Each place of the result is traced back through the shears, the move and the turn, one by one."""
+    """Trace each place of the result back through the shears, the move and the turn, one by one."""
     rows, columns = image.shape[1:]
     result = torch.zeros_like(image)
     for row in range(rows):
@@ -152,14 +152,14 @@ def test_what_is_needed_is_what_results_depend_on(
 
 
 def smooth(rows: int, columns: int) -> Tensor:
-    """A picture (1, 1, rows, columns) that is the same at any resolution, but for its sampling."""
+    """Return a picture (1, 1, rows, columns) that is the same at any resolution, but for its sampling."""
     y = (torch.arange(rows) + 0.5) / rows
     x = (torch.arange(columns) + 0.5) / columns
     return (torch.sin(4 * y)[:, None] + torch.cos(5 * x) + 2)[None, None]
 
 
 def test_the_same_draw_does_the_same_to_maps_and_to_images() -> None:
-    """At four times the resolution a smooth picture comes out the same, where no border is near."""
+    """Compare a smooth picture at one and at four times the resolution, away from the borders."""
     geometry = Geometry(HorizontalFlip(), RandomAffine(p=1, group_p=1), RandomResizedCrop(28, (0.3, 1)))
     drawn_once = geometry.draw(12, (32, 32), seeded(0))
     small = drawn_once.apply(smooth(32, 32).expand(12, -1, -1, -1))

@@ -18,7 +18,7 @@ from tokenstore.tokenizers import load_tokenizer
 
 @pytest.fixture(scope="module")
 def photographs() -> Tensor:
-    """Two photographs (2, 3, 256, 256) uint8 that no tokenizer or adapter was trained on."""
+    """Return two photographs (2, 3, 256, 256) uint8 that no tokenizer or adapter was trained on."""
     pixels = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
     square = pixels.permute(0, 3, 1, 2)[..., :427, :427].float()
     return F.interpolate(square, (256, 256), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
@@ -39,7 +39,7 @@ def test_it_comes_nearer_to_the_augmented_image_than_naive_augmentation(photogra
         assert figures.naive_psnr + 1 < figures.psnr < figures.exact_psnr
     gains = [figures.psnr - figures.naive_psnr for figures in quality.values()]
     assert sum(gains) / len(gains) > 2
-    # Of one transform it may be less on two images: a code of plain sky is right wherever it is moved to.
+    # A single transform may do worse on two images: a code of plain sky is right wherever it is moved to.
     shares = [figures.share - figures.naive_share for figures in quality.values()]
     assert sum(shares) / len(shares) > 0.03
 

@@ -42,7 +42,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def official_shapes(codes: int = 391) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of f and g in the published checkpoints."""
+    """Return names and shapes of f and g in the published checkpoints."""
     shapes: dict[str, tuple[int, ...]] = {
         "conversion_function.0.weight": (384, 32),
         "conversion_function.0.bias": (384,),

@@ -135,7 +135,7 @@ def test_stats_agree_with_what_numpy_counts(store: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mixed_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A split sorted by class, in 10 runs of a class each; two without labels, in 2 runs and in one."""
+    """Write three splits: one in 10 runs of a class each; two without labels, in 2 runs and in 1."""
     path = tmp_path_factory.mktemp("splits") / "store"
     codes, labels = random_codes(500, (4, 6), 391), np.arange(500, dtype=np.int32) // 50
     splits = {"train": (codes, labels), "plain": (codes[:100],), "val": (codes[:10],)}

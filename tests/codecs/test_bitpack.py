@@ -52,7 +52,7 @@ def decode(packed: npt.NDArray[np.uint8], length: int, codebook_size: int) -> np
 
 
 def test_the_bytes_are_those_of_the_worked_example() -> None:
-    """Codes 1, 2, 3, 4 of three bits: 1 + 2 * 8 + 3 * 64 + 4 * 512 = 0x8D1, little-endian."""
+    """Pack codes 1, 2, 3, 4 of three bits: 1 + 2 * 8 + 3 * 64 + 4 * 512 = 0x8D1, little-endian."""
     codes = np.array([[1, 2, 3, 4]], np.uint8)
     assert bitpack.pack(codes, 5).tobytes() == bytes([0xD1, 0x08])
     assert decode(np.array([[0xD1, 0x08]], np.uint8), 4, 5).tolist() == [[1, 2, 3, 4]]
@@ -266,7 +266,7 @@ def test_decoding_works_where_nothing_can_be_written(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(sys.platform != "linux", reason="maps a page that may not be read, by Linux's mmap")
 def test_decoding_reads_no_byte_past_the_last_sample() -> None:
-    """The sample ends where its page does; the next page may not be read, so doing so kills the process."""
+    """Put the sample's end at its page's end: reading the next, forbidden page kills the process."""
     script = f"""
         import ctypes, mmap
         import numpy as np

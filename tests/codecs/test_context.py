@@ -77,9 +77,11 @@ def test_the_bytes_of_the_model_are_those_of_the_worked_example() -> None:
 
 
 def test_the_first_frequencies_are_those_of_the_worked_example() -> None:
-    """No code to the left gives lane 0 -10, the bias lane 3 5. Weighted and halved, with the alternatives'
-    biases: (200 - 200 + 20) / 2 = 10, 0 and (-200 + 200 - 20) / 2 = -10. One that is 10 / 256 below the first
-    has 2 ** 15 - 10 * (22016 - 220) / 256 = 31917 to its 32768.
+    """Compute the worked example by hand.
+
+    Without a code to the left lane 0 gets -10; the bias gives lane 3 5. Weighted and halved, with the
+    alternatives' biases, the logits are (200 - 200 + 20) / 2 = 10, 0 and (-200 + 200 - 20) / 2 = -10. An
+    alternative 10 / 256 below the first has 2 ** 15 - 10 * (22016 - 220) / 256 = 31917 to the first's 32768.
     """
     seen = []
     plain.walk(tiny_model(), (2, 2), lambda position, level, found: seen.append(found) or 0)
@@ -126,7 +128,7 @@ def test_streams_equal_the_plain_version(data: Any, seed: int) -> None:
 
 @pytest.mark.parametrize("logit_shift", range(16))
 def test_extreme_models_equal_the_plain_version(logit_shift: int) -> None:
-    """All integers take any value of theirs: rows saturate, hidden lanes wrap, alternatives are at 1."""
+    """Let all integers take any value: rows saturate, hidden lanes wrap, alternatives are at 1."""
     model = random_model((391,), extreme=True, logit_shift=logit_shift, row_shift=20, seed=logit_shift)
     rows = model.rows(0)
     assert rows.min() == -127
@@ -176,7 +178,7 @@ def test_many_contexts_and_components_equal_the_plain_version() -> None:
 
 
 def test_carries_run_through_many_bytes_as_in_the_plain_version() -> None:
-    """Two alternatives, the second of which is likeliest: its streams begin high, and carries are common."""
+    """Make the second of two alternatives the likeliest: streams begin high, and carries are common."""
     model = changed(
         random_model((2,), 1, components=0, logit_shift=0), biases=np.array([-3000, 3000], np.int16)
     )
@@ -241,7 +243,7 @@ def test_any_codes_come_back_in_any_order(data: Any, samples: int, seed: int, dt
 
 @pytest.mark.parametrize("samples", [1, 7, 8, 9, 16, 17])
 def test_samples_beside_one_another_do_not_touch(samples: int) -> None:
-    """A sample's codes are the same alone and in whichever place among those decoded side by side."""
+    """Decode a sample alone and in every place among samples decoded side by side: its codes are the same."""
     codec = Context(391, random_model())
     codes = codes_of(codec.model, (5, 6), samples, seed=samples)  # type: ignore[arg-type]
     payload = payload_of(coded_payload(codec, codes))
@@ -315,7 +317,7 @@ def test_a_model_of_another_codebook_is_refused() -> None:
 
 
 def test_structured_codes_take_fewer_bytes_than_bits_alone() -> None:
-    """A hand-made model that expects a code's left neighbour again, against one bit a code."""
+    """Compare a hand-made model, which expects a code to equal its left neighbour, with one bit a code."""
     weights = np.zeros((2, 32), np.int8)
     weights[:, 0] = -40, 40
     model = changed(

@@ -82,7 +82,7 @@ def hostile_payloads(valid: list[bytes], count: int, random: np.random.Generator
 def test_any_bytes_are_refused_or_decode_in_range(
     sizes: tuple[int, ...], grid: tuple[int, ...], attempts: int, seed: int
 ) -> None:
-    """Nothing outside the buffer is written, and no payload takes long, in seconds of the processor."""
+    """Decode hostile bytes: nothing outside the buffer is written, and no payload takes long to compute."""
     random = np.random.default_rng(seed)
     codec = Context(max(sizes), random_model(sizes, len(grid)))
     assert codec.model is not None
@@ -115,7 +115,7 @@ def test_any_bytes_are_refused_or_decode_in_range(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="maps a page that may not be read, by Linux's mmap")
 def test_decoding_reads_no_byte_past_the_last_stream() -> None:
-    """The stream ends where its page does; the next page may not be read, so doing so kills the process."""
+    """Put the stream's end at its page's end: reading the next, forbidden page kills the process."""
     script = """
         import ctypes, mmap, sys
         import numpy as np

@@ -38,7 +38,7 @@ def decoded(codec: Context, payload: npt.NDArray[np.uint8], like: Codes) -> Code
 
 
 def random_codes(sizes: tuple[int, ...], shape: tuple[int, ...], seed: int = 0) -> Codes:
-    """Codes (n, *grid), with several sizes (n, codebooks, *grid)."""
+    """Draw codes (n, *grid), or (n, codebooks, *grid) for several sizes."""
     random = np.random.default_rng(seed)
     dtype = bitpack.code_dtype(max(sizes))
     if len(sizes) == 1:
@@ -48,7 +48,7 @@ def random_codes(sizes: tuple[int, ...], shape: tuple[int, ...], seed: int = 0) 
 
 
 def fitted(codes: Codes, size: int, **keywords: Any) -> Context:
-    """A codec for many codes like these few, which a model pays for."""
+    """Fit a codec for many codes like these few, for which a model pays."""
     return fit_context(codes, (size,), total_codes=10**6, **keywords)
 
 
@@ -90,7 +90,7 @@ def test_codes_and_tables_take_hardly_more_than_packing(sizes: tuple[int, ...], 
 
 
 def test_codes_unlike_those_it_was_fitted_to_take_hardly_more_than_packing() -> None:
-    """A chunk that the model makes longer is packed, at a byte more."""
+    """Pack the chunk that a model would make longer, at one byte more."""
     codec = fit_context(smooth_codes(80, (16, 16), 16), (16,))
     assert codec.model is not None
     other = random_codes((16,), (20, 16, 16))
@@ -117,7 +117,7 @@ def test_smooth_codes_take_clearly_fewer_bytes_than_their_entropy(
 
 
 def test_a_codebook_is_predicted_from_the_one_before() -> None:
-    """The second codebook's code is the first's, turned about: it takes at most three fifths of its bits."""
+    """Derive the second codebook's codes from the first's: they take at most three fifths of their bits."""
     first = random_codes((16,), (100, 1, 6, 6))
     codes = np.concatenate([first, 15 - first], axis=1)
     codec = fit_context(codes, (16, 16), total_codes=10**6)
@@ -312,7 +312,7 @@ class _Problem:
         return loss, slopes
 
     def loss(self) -> float:
-        """The same in float64 and in plain steps: mean and trace by their definition, softmax by digits."""
+        """Compute the loss in float64 and in plain steps: mean and trace by definition, softmax by digits."""
         table, bias, weights = self.parameters
         total = 0.0
         for rows, codes in zip(self.rows, self.codes, strict=True):

@@ -35,7 +35,7 @@ def test_a_model_cut_anywhere_is_refused() -> None:
 
 
 def recompressed(data: bytes, heads: int, random: np.random.Generator) -> bytes:
-    """A model whose arrays are mutated, and its head left."""
+    """Mutate the arrays of a model and leave its head."""
     return data[:heads] + zlib.compress(mutated(zlib.decompress(data[heads:]), random))
 
 

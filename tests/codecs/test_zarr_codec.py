@@ -31,7 +31,7 @@ def codec(codebook_size: int) -> dict[str, Any]:
 def create(
     store: Any, codebook_size: int = 5, shape: tuple[int, ...] = (7, 2, 2), chunk: int = 4, **keywords: Any
 ) -> Any:
-    """An array of 7 samples in two chunks of four, the second with room for one more."""
+    """Make an array of 7 samples in two chunks of four; the second chunk has room for one more."""
     dtype = bitpack.code_dtype(codebook_size)
     keywords = {"dtype": dtype, "fill_value": int(np.iinfo(dtype).max), **BARE, **keywords}
     return zarr.create_array(
@@ -91,7 +91,7 @@ def test_importing_the_codecs_does_not_import_zarr() -> None:
 
 
 def test_a_chunk_is_its_samples_back_to_back(tmp_path: Path) -> None:
-    """The worked example of the packing twice, then a sample of zeros; the fourth is beyond the array."""
+    """Write the worked example of the packing twice, then zeros; the chunk's fourth sample is past the end."""
     array = create(tmp_path / "tokens", shape=(3, 2, 2))
     array[...] = np.array([[[1, 2], [3, 4]], [[1, 2], [3, 4]], [[0, 0], [0, 0]]], np.uint8)
     stored = (tmp_path / "tokens/c/0/0/0").read_bytes()

@@ -74,7 +74,7 @@ def write_pairs(images: Path, masks: Path, paths: Sequence[str]) -> dict[str, np
 def nearest(
     values: npt.NDArray[np.uint8], size: int, resize: Resize = "squash", image_size: int = 16
 ) -> npt.NDArray[np.uint8]:
-    """What is stored of a label map, pixel by pixel, in fractions."""
+    """Return the stored values of a label map, computed pixel by pixel in fractions."""
     height, width = values.shape
     out = np.full((size, size), IGNORED, np.uint8)
     for row in range(size):
@@ -315,7 +315,7 @@ def png(values: npt.NDArray[Any], mode: str | None = None) -> bytes:
 
 
 def small_depth_png(values: npt.NDArray[np.uint8], bits: int) -> bytes:
-    """A grey PNG file of 1, 2 or 4 bits a pixel, byte by byte; the width has to fill bytes."""
+    """Write a grey PNG file of 1, 2 or 4 bits a pixel, byte by byte; a row must fill whole bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -349,7 +349,7 @@ def test_sixteen_bits_are_read_where_all_values_fit() -> None:
 
 
 def test_a_map_is_turned_as_its_image_is(tmp_path: Path) -> None:
-    """Its image is looked at upright, so that is how its map is drawn; or both files say the same turn."""
+    """Turn a map with its image, which is viewed upright; or both files give the same turn."""
     values = random_map(3)
     turned = np.rot90(values)
     exif = Image.Exif()

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real data is not 
 
 
 def decode_seit(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The layout decoded by a plain loop, independently of the library."""
+    """Decode the layout by a plain loop, independently of the library."""
     stream = gzip.decompress((folder / f"imagenet1k-{split}-token.data.bin.gz").read_bytes())
     index = np.load(
         io.BytesIO(gzip.decompress((folder / f"imagenet1k-{split}-token.index.npy.gz").read_bytes())),

@@ -71,7 +71,7 @@ def crc32c(data: bytes) -> bytes:
 
 
 def shard_of(*payloads: bytes, chunks_per_shard: int) -> bytes:
-    """A shard by the letter of M12 and M13."""
+    """Build a shard by the letter of M12 and M13."""
     body, index = b"", b""
     for payload in payloads:
         index += struct.pack("<QQ", len(body), len(payload) + 4)
@@ -90,14 +90,14 @@ def manifest_of(store: Path) -> Any:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The worked example of FORMAT.md, section 3."""
+    """Write the worked example of FORMAT.md, section 3."""
     write_store(tmp_path / "store", {"train": (EXAMPLE_CODES,)}, 5, chunk_samples=2, shard_samples=4)
     return tmp_path / "store"
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that has all that a store may have; nobody changes it."""
+    """Write a store with everything that a store may have; tests only read it."""
     return write_full(tmp_path_factory.mktemp("full") / "store")
 
 
@@ -140,7 +140,7 @@ def run(script: str, *arguments: object) -> str:
 
 
 def refusal_by_zarr(store: Path, selection: Any = ...) -> str:
-    """What zarr says when it refuses to read the training tokens."""
+    """Return zarr's error when it refuses to read the training tokens."""
     with pytest.raises(ValueError) as caught:
         zarr.open(store, mode="r")["train/tokens"][selection]
     return str(caught.value)
@@ -644,7 +644,7 @@ def test_m20_a_map_that_is_none_is_refused(tmp_path: Path, kept: object) -> None
 
 
 def worked_model() -> ContextModel:
-    """The model of the worked example in FORMAT.md, section 7."""
+    """Return the model of the worked example in FORMAT.md, section 7."""
     plane = Plane(
         size=3,
         order=np.arange(3, dtype=np.uint32),
@@ -669,7 +669,7 @@ WORKED_CODES = np.array([[[1, 2]], [[0, 0]], [[2, 2]]], np.uint8)
 
 @pytest.fixture
 def coded(tmp_path: Path) -> Path:
-    """A store whose first chunk holds 20 samples coded by the worked model, the second a packed one."""
+    """Write a store of two chunks: 20 samples coded by the worked model, and a packed chunk."""
     codes = np.zeros((21, 1, 2), np.uint8)
     codes[3], codes[20] = (1, 2), (2, 1)
     write_store(

@@ -56,7 +56,7 @@ class Golden(NamedTuple):
 
 
 def spread(shape: tuple[int, ...], below: int) -> npt.NDArray[np.int64]:
-    """Numbers from 0 to below - 1, the largest among the first, that are the same for ever."""
+    """Return numbers from 0 to below - 1 that never change, with the largest among the first."""
     return (below - 1 - np.arange(math.prod(shape)) * 7919 % below).reshape(shape)
 
 
@@ -88,7 +88,7 @@ def bitpack_golden() -> Golden:
 
 
 def zstd_golden() -> Golden:
-    """Two codebooks of different sizes for clips of 2 by 3 by 4 codes; no labels, an empty split."""
+    """Return clips of 2 by 3 by 4 codes in two codebooks of different sizes, without labels."""
     planes = [spread((5, 2, 3, 4), size) for size in (300, 7)]
     codes = np.stack(planes, axis=1).astype(np.uint16)
     return Golden(
@@ -104,8 +104,7 @@ def zstd_golden() -> Golden:
 
 
 def context_golden() -> Golden:
-    """Two codebooks on a grid of 4 by 5, coded by a model that expects what its neighbours are; one chunk
-    packed."""
+    """Return two codebooks on a grid of 4 by 5, coded by a model of neighbours; one chunk is packed."""
     planes = [np.broadcast_to(spread((9, 1, 1), size), (9, 4, 5)) for size in (40, 7)]
     codes = np.stack(planes, axis=1).astype(np.uint8)
     codes[8] = np.stack([spread((4, 5), 40), spread((4, 5), 7)])
@@ -158,7 +157,7 @@ def write_golden(folder: Path, name: str) -> Path:
 
 
 def expected_of(golden: Golden) -> dict[str, Any]:
-    """All values of a golden store as JSON values, by the path of their array."""
+    """Return all values of a golden store as JSON values, by the path of their array."""
     arrays: dict[str, npt.NDArray[Any]] = {name: golden.spec[name] for name in TABLES if name in golden.spec}
     for split, samples in golden.splits.items():
         arrays[f"{split}/tokens"] = samples.codes
@@ -187,7 +186,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def expected(name: str) -> dict[str, npt.NDArray[Any]]:
-    """What the golden store must give, from the file beside it."""
+    """Read the values of the golden store from the file beside it."""
     described = json.loads((V1 / f"{name}.json").read_text())
     return {
         path: np.array(array["values"], array["dtype"]).reshape(array["shape"])
@@ -245,13 +244,13 @@ def test_a_golden_store_says_what_it_is() -> None:
 
 
 def is_zstd(store: Path, path: str) -> bool:
-    """Whether a file is a shard whose chunks Zstandard has compressed."""
+    """Return whether a file is a shard whose chunks Zstandard has compressed."""
     array, _, shard = path.partition("/c/")
     return bool(shard) and b'"zstd"' in (store / array / "zarr.json").read_bytes()
 
 
 def unpacked_model(path: Path) -> Any:
-    """An array's metadata with the context model's arrays in place of its compressed bytes."""
+    """Read an array's metadata, with the context model's arrays in place of its compressed bytes."""
     document = json.loads(path.read_bytes())
     codec = document["codecs"][0]["configuration"]["codecs"][0]["configuration"]
     data = base64.b64decode(codec["model"])
@@ -261,7 +260,7 @@ def unpacked_model(path: Path) -> Any:
 
 
 def root_without(store: Path, files: set[str]) -> Any:
-    """A root document without the digests of some files, and without what follows from them."""
+    """Return a root document without the digests of some files, and without all that follows from them."""
     root = json.loads((store / "zarr.json").read_bytes())
     manifest = root["attributes"]["tokenstore"]
     del manifest["digest"], manifest["created_by"]

@@ -46,7 +46,7 @@ ROOT = encode_root(MANIFEST, {"train": {"zarr_format": 3, "node_type": "group", 
 
 
 def root_with(**fields: Any) -> dict[str, Any]:
-    """A root document whose manifest has these fields instead."""
+    """Return a root document whose manifest has these fields instead."""
     root = json.loads(ROOT)
     root["attributes"]["tokenstore"].update(fields)
     return root  # type: ignore[no-any-return]
@@ -62,7 +62,7 @@ counts = st.integers(0, 2**63 - 1)
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    """Any manifest that contradicts itself nowhere."""
+    """Draw any manifest that does not contradict itself."""
     sizes = draw(st.lists(st.integers(1, MAX_CODEBOOK_SIZE), min_size=1, max_size=4).map(tuple))
     grid = draw(st.lists(st.integers(1, 2**40), min_size=1, max_size=4).map(tuple))
     preprocessing = st.builds(Preprocessing, st.integers(1, 9999), st.integers(1, 9999), words, words)

@@ -1,4 +1,4 @@
-"""What users train with: torch's DataLoader, torchdata, Lightning, Accelerate and torchrun, over a store."""
+"""The loaders that users train with: torch's DataLoader, torchdata, Lightning, Accelerate and torchrun."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dataset(store: Path) -> TokenDataset:
 
 
 def positions(batches: Iterable[Any]) -> list[list[int]]:
-    """The labels of every batch, which are its samples' positions in the store; its codes are theirs."""
+    """Return the labels of every batch, which are row numbers in the store, once the codes match them."""
     found = []
     for tokens, labels in batches:
         assert tokens.dtype == labels.dtype == torch.int64
@@ -59,7 +59,7 @@ def sorted_positions(batches: Iterable[list[int]]) -> list[int]:
 
 
 def seeded(dataset: TokenDataset, kind: Any = DataLoader, **options: Any) -> Any:
-    """A shuffling DataLoader; such as are made alike draw the same epochs."""
+    """Return a shuffling DataLoader; loaders made alike draw the same epochs."""
     return kind(dataset, 7, shuffle=True, generator=torch.Generator().manual_seed(3), **options)
 
 
@@ -238,7 +238,7 @@ def test_a_loop_that_counts_batches_gets_the_next_epoch_after_the_last(dataset: 
 
 @pytest.fixture
 def accelerate() -> Iterator[Any]:
-    """The module, without the process-wide state that it keeps, before and after."""
+    """Give the module accelerate, with its process-wide state reset before and after."""
     import accelerate
 
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -330,7 +330,7 @@ os._exit(0)
 
 
 def torchrun(processes: int, store: Path, folder: Path, state: str = "") -> list[dict[str, Any]]:
-    """What each of so many ranks found, when all had ended by themselves."""
+    """Run some ranks to their end; return the result of each."""
     folder.mkdir()
     (folder / "rank.py").write_text(RANK)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -346,7 +346,7 @@ def torchrun(processes: int, store: Path, folder: Path, state: str = "") -> list
 
 
 def together(ranks: list[list[list[int]]]) -> list[int]:
-    """What the ranks were given, in the order of the epoch."""
+    """Return the batches of all ranks in the order of the epoch."""
     return [position for step in zip(*ranks, strict=True) for batch in step for position in batch]
 
 

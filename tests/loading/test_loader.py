@@ -45,7 +45,7 @@ def written(path: Path, codec: str = "bitpack") -> Path:
 
 
 def positions(loader: TokenLoader) -> list[list[int]]:
-    """The labels of every batch, which are its samples' positions in the store; its codes are theirs."""
+    """Return the labels of every batch, which are row numbers in the store, once the codes match them."""
     found = []
     for tokens, labels in loader:
         assert tokens.dtype == labels.dtype == torch.int64

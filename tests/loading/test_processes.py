@@ -65,14 +65,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(s3_server: S3Server) -> str:
-    """The same on object storage."""
+    """Write the same store on object storage."""
     url = f"s3://{s3_server.new_bucket()}/store"
     write_store(Storage(url, s3_server.storage_options()), {"train": (CODES, LABELS)}, **SHARDS)
     return url
 
 
 def check_epoch(loader: Any) -> None:
-    """Every sample comes once, with its own codes."""
+    """Check that every sample comes once, with its own codes."""
     seen = []
     for tokens, labels in loader:
         np.testing.assert_array_equal(tokens, CODES[labels])
@@ -81,7 +81,7 @@ def check_epoch(loader: Any) -> None:
 
 
 def read_all(dataset: TokenDataset, loader: TokenLoader) -> None:
-    """What a child does with what was opened and read in its parent."""
+    """Read in a child what was opened and read in its parent."""
     for sample in range(0, SAMPLES, 37):
         tokens, label = dataset[sample]
         np.testing.assert_array_equal(tokens, CODES[sample])
@@ -92,7 +92,10 @@ def read_all(dataset: TokenDataset, loader: TokenLoader) -> None:
 
 @contextlib.contextmanager
 def child(action: Callable[..., None], *arguments: Any, context: BaseContext = FORK) -> Iterator[Any]:
-    """A process that does something; in the end it has ended by itself, or been killed and the test fails."""
+    """Run an action in a process, which must end by itself.
+
+    A process that hangs is killed and fails the test.
+    """
     process = context.Process(target=action, args=arguments)  # type: ignore[attr-defined]
     process.start()
     try:
@@ -165,7 +168,7 @@ def go_on(batches: Iterator[Any]) -> None:
 
 
 def test_an_iterator_is_not_gone_on_with_in_a_forked_process(packed: Path) -> None:
-    """Its threads are not there: that is said, rather than waited for them for ever."""
+    """Refuse to continue where the iterator's threads do not exist, rather than wait for them for ever."""
     batches = iter(TokenLoader(TokenDataset(packed), 2, num_threads=2))
     next(batches)
     with child(go_on, batches) as process:
@@ -191,8 +194,10 @@ def lose_a_worker(dataset: TokenDataset, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("sample", "codes"), [(8, {7}), (100, {1, 7})])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_killed_worker_is_an_error(packed: Path, sample: int, codes: set[int], persistent: bool) -> None:
-    """In a process of its own, for torch raises it at any moment. Where the worker has sent batches before,
-    it may be missed while they are unpacked, which is another error."""
+    """Kill a worker in a process of its own, for torch may raise at any moment.
+
+    If the worker has sent batches before, its loss may show while they are unpacked, which is another error.
+    """
     options = {"num_workers": 2, "persistent_workers": persistent}
     dataset = TokenDataset(packed, target_transform=functools.partial(kill_worker, sample))
     with child(lose_a_worker, dataset, options) as process:
@@ -208,7 +213,7 @@ def read_for_ever(url: str, options: Any, started: Any) -> None:
 
 
 def killing(batches: Iterable[Any], step: int, process: Any) -> Iterator[Any]:
-    """The batches; at a step of them a process is killed."""
+    """Yield the batches; kill a process at one step."""
     for number, batch in enumerate(batches):
         if number == step:
             process.kill()
@@ -218,7 +223,7 @@ def killing(batches: Iterable[Any], step: int, process: Any) -> Iterator[Any]:
 def test_who_shares_a_cache_with_a_killed_process_reads_on(
     url: str, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    """The cache does not hold the store, so that there is always something to write."""
+    """Give the cache less room than the store takes, so that there is always something to write."""
     limit = 4_000
     options = {"storage_options": s3_server.storage_options(), "retries": ENDLESS}
     options |= {"cache_dir": tmp_path / "cache", "cache_limit": limit}
@@ -234,7 +239,7 @@ def test_who_shares_a_cache_with_a_killed_process_reads_on(
 
 
 def read_until_interrupted(dataset: TokenDataset, started: Any) -> None:
-    """A long epoch, which ends as exit code 7; `started` is set after each batch."""
+    """Read a long epoch and end with exit code 7 when interrupted; set `started` after each batch."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         for _ in TokenLoader(dataset.select(np.arange(10**6) % SAMPLES), 4, num_threads=2):
@@ -256,7 +261,7 @@ def test_an_interrupt_ends_an_epoch(packed: Path) -> None:
 
 @pytest.fixture
 def stalling(url: str, s3_server: S3Server, fault_proxy: FaultProxy) -> dict[str, Any]:
-    """What a TokenDataset takes for a store whose second shard never comes."""
+    """Return a TokenDataset's arguments for a store whose second shard never arrives."""
 
     def plan(request: Request) -> Fault | None:
         is_chunk = "tokens/c/1/" in request.path and (request.range or "").startswith("bytes=0-")

@@ -152,7 +152,7 @@ def encoded(case: Case, samples: int) -> list[bytes]:
 
 
 def decoded_here(case: Case, stream: bytes) -> Codes | None:
-    """What the processor's decoder makes of a stream; None where it refuses."""
+    """Decode a stream by the processor's decoder; None for a stream that it refuses."""
     data = np.frombuffer(stream + b"\0", np.uint8)
     out = np.empty((1, streams_of(case).codes_per_sample), np.uint32)
     wrong = streams_of(case).decode(np.array([data.ctypes.data]), np.array([len(stream)]), out)
@@ -385,7 +385,7 @@ def test_triton_decodes_and_refuses_as_the_processor_does(
 
 @needs_triton
 def test_the_kernel_compiles_and_no_code_is_loaded_before_its_store_is_seen(tmp_path: Path) -> None:
-    """Of the two stores to global memory the first is a code's; a barrier follows, then the next position."""
+    """Find the first of two stores to global memory, a code's; then a barrier; then the next position."""
     script = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
@@ -505,7 +505,7 @@ def test_a_damaged_chunk_is_found_on_loading(codec: str, tmp_path: Path) -> None
 
 
 def test_a_code_that_no_encoder_packs_is_damage(tmp_path: Path) -> None:
-    """A chunk of whole samples with a true checksum, one of whose codes is not below 391."""
+    """Write a chunk of whole samples with a true checksum and one code that is not below 391."""
     case = Case((391,), (4, 5))
     open_split(tmp_path, case, random_codes(30, case.grid, case.sizes))
     store = tmp_path / "tokens.zarr"

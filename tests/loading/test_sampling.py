@@ -45,7 +45,7 @@ def starts_of(sizes: list[int]) -> npt.NDArray[np.int64]:
 
 
 def chi_square(counts: npt.ArrayLike) -> float:
-    """How many standard deviations the statistic of counts that should be equal lies above its mean."""
+    """Return by how many standard deviations the statistic of equally likely counts exceeds its mean."""
     found = np.asarray(counts, float)
     expected, freedom = found.mean(), found.size - 1
     return float((((found - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
@@ -131,7 +131,7 @@ def test_all_permutations_of_few_rows_are_equally_frequent(samples: int) -> None
 
 @pytest.mark.parametrize("samples", [100, 1023, 1300, 100_003])
 def test_neighbours_epochs_and_seeds_are_unrelated(samples: int) -> None:
-    """In 4,000 epochs of a seed and 4,000 seeds: rows, steps to the neighbour's and to the next epoch's."""
+    """Test 4,000 epochs and 4,000 seeds: rows, steps to the neighbour's and to the next epoch's."""
     positions = np.array([0, 1, samples // 2, samples // 2 + 1])
     for keys in ([(5, epoch) for epoch in range(4000)], [(seed, 5) for seed in range(4000)]):
         drawn = np.array([Permutation(samples, *key)(positions) for key in keys])
@@ -186,7 +186,7 @@ def test_ten_billion_rows_take_no_memory() -> None:
     assert peak < 100_000
 
 
-# What all orders share
+# All orders
 
 BLOCKS = starts_of([5, 1, 8, 8, 2, 30, 8])
 ORDERS: list[Any] = [
@@ -401,7 +401,7 @@ def test_without_weights_billions_of_rows_come_once_too() -> None:
 
 
 def test_proportions_hold_after_billions_of_draws() -> None:
-    """The last draws of an epoch of 1.4e12, against exact fractions."""
+    """Compare the last draws of an epoch of 1.4e12 with exact fractions."""
     weights = [0.1, 0.7, 0.2]
     mixture = Mixture([lambda _: Sequential(10**12)] * 3, [10**12] * 3, weights, "first_exhausted")
     assert len(mixture) == pytest.approx(10**12 / 0.7, abs=3)
@@ -489,7 +489,7 @@ BATCHES = st.integers(1, 20)
 
 
 def taken(steps: Steps) -> list[int]:
-    """All positions, one step after the other and in it one rank after the other."""
+    """Return all positions, step by step and within a step rank by rank."""
     spans = [steps.span(step, rank) for step in range(len(steps)) for rank in range(steps.world_size)]
     assert all(start < stop for start, stop in spans), "a rank has nothing in a step"
     assert all(stop - start <= steps.batch_size for start, stop in spans)
@@ -504,7 +504,7 @@ def repeats_needed(left: int, batch_size: int, world_size: int) -> int:
 
 @st.composite
 def epochs(draw: st.DrawFn) -> tuple[int, int]:
-    """A number of samples, and how many of them are consumed."""
+    """Draw a number of samples, and how many of them are consumed."""
     samples = draw(st.integers(0, 400))
     return samples, draw(st.integers(0, samples))
 

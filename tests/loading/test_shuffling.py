@@ -1,4 +1,4 @@
-"""How well the orders of a split mix it: what is measured is what TokenLoader's batches hold."""
+"""The mixing of a split by its orders, measured on TokenLoader's batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mixing_of(rows: Any, batch_size: int = 50, window: int | None = None) -> Mix
 
 
 def test_a_split_sorted_by_class_is_mixed_by_a_shuffle_alone(store: tokenstore.TokenStore) -> None:
-    """In its own order, a batch of 50 meets 3 runs of 20, each of one class, for 32 in a full shuffle."""
+    """Count classes in a batch of 50: 3 runs of 20 samples each unshuffled, 32 in a full shuffle."""
     mixing = mixing_of(store["train"], window=SAMPLES // 5)
     assert mixing.runs == SAMPLES // RUN
     none, full, block = (mixing.orders[order] for order in ("none", "full", "block"))

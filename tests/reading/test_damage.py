@@ -59,30 +59,30 @@ def write(path: Path, codec: str = "bitpack") -> Path:
 
 @pytest.fixture(scope="module", params=["bitpack", "zstd"])
 def intact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that nobody changes."""
+    """Write a store that tests only read."""
     return write(tmp_path_factory.mktemp("intact") / "store", request.param)
 
 
 @pytest.fixture
 def store(intact: Path, tmp_path: Path) -> Path:
-    """A store to damage."""
+    """Copy the store, to be damaged."""
     return Path(shutil.copytree(intact, tmp_path / "store"))
 
 
 @pytest.fixture(scope="module")
 def intact_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in a zip file that nobody changes."""
+    """Write a store in a zip file that tests only read."""
     return write(tmp_path_factory.mktemp("intact") / "store.zip")
 
 
 @pytest.fixture
 def packed(intact_zip: Path, tmp_path: Path) -> Path:
-    """A store in a zip file, to damage."""
+    """Copy the store in a zip file, to be damaged."""
     return Path(shutil.copy(intact_zip, tmp_path / "store.zip"))
 
 
 def samples_read(store: Path) -> int:
-    """Samples that could be read, one by one and all at once; fails where one of them is wrong."""
+    """Count the samples that can be read, one by one and all at once; fail if one of them is wrong."""
     count = 0
     for split, codes in CODES.items():
         columns = [name for name in ("tokens", "labels", "masks") if name != "masks" or split == "train"]
@@ -109,7 +109,7 @@ def samples_read(store: Path) -> int:
 
 
 def verified(store: Path) -> Verification:
-    """What verification says of a store; where there is none that too is a report."""
+    """Return the report on a store; a missing store is reported too."""
     try:
         return verify(store)
     except NotAStoreError as error:
@@ -117,7 +117,7 @@ def verified(store: Path) -> Verification:
 
 
 def damaged_chunk(path: str, data: bytes, position: int) -> int | None:
-    """Which chunk of a shard a byte belongs to; None in the index, and in files that are no shards."""
+    """Return the chunk of a shard that a byte belongs to; None in the index and in other files."""
     shard = re.fullmatch(r"(\w+)/(tokens|labels|masks)/c/\d+(?:/0)*", path)
     if shard is None:
         return None
@@ -241,7 +241,7 @@ def test_a_chunk_that_is_there_twice_is_found(tmp_path: Path) -> None:
 
 
 def index_with(data: bytes, chunk: int, offset: int, length: int) -> bytes:
-    """A shard with another index entry and a right checksum, as a wrong writer would have written it."""
+    """Return a shard with another index entry and a right checksum, as a faulty writer would leave it."""
     entries = bytearray(data[-16 * (SHARD // CHUNK) - 4 : -4])
     entries[16 * chunk : 16 * chunk + 16] = struct.pack("<QQ", offset, length)
     body = data[: -len(entries) - 4]
@@ -290,7 +290,7 @@ def test_a_shard_that_the_manifest_does_not_list_is_an_error(store: Path) -> Non
 
 
 def test_codes_and_labels_that_cannot_be_are_found_with_their_chunk(tmp_path: Path) -> None:
-    """What no damage explains but a wrong writer: valid checksums, impossible values."""
+    """Write impossible values with valid checksums, as only a faulty writer would."""
     store = tmp_path / "store"
     codes, labels = np.full((4, 2, 2), 299, np.uint16), np.array([0, 1, 2, 2], np.int32)
     spec: Mapping[str, Any] = {"codec": "zstd", "chunk_samples": 2, "shard_samples": 4}
@@ -333,7 +333,7 @@ def fields_of(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 
 
 def read_array(store: Path, array: str) -> Any:
-    """An array's first values, or all of a codebook."""
+    """Read an array's first values, or a whole codebook."""
     opened = tokenstore.open(store)
     split, _, name = array.partition("/")
     return opened[split].read(name, [0]) if name else getattr(opened, array)
@@ -341,7 +341,7 @@ def read_array(store: Path, array: str) -> Any:
 
 @pytest.mark.parametrize("array", ["train/tokens", "train/labels", "train/masks", "codebook", "synonyms"])
 def test_metadata_that_no_writer_wrote_is_refused_by_name(tmp_path: Path, array: str) -> None:
-    """Each field in turn takes strange values, all digests right."""
+    """Give each field in turn strange values, with all digests right."""
     store = write(tmp_path / "store")
     path = f"{array}/zarr.json"
     document, root = json.loads((store / path).read_bytes()), (store / "zarr.json").read_bytes()
@@ -383,7 +383,7 @@ def test_metadata_that_is_no_json_is_refused_by_name(store: Path, junk: bytes) -
 
 
 def test_a_file_that_changes_under_an_open_reader_gives_no_wrong_code(store: Path) -> None:
-    """A whole file put in the place of another is a new file: what is open stays as it was."""
+    """Replace a file as a whole: the open reader keeps the old file."""
     reader = tokenstore.open(store)["train"]
     np.testing.assert_array_equal(reader[0], CODES["train"][0])
     path = store / "train/tokens/c/0/0/0"

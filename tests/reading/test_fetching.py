@@ -67,7 +67,7 @@ def opened(url: str, server: S3Server, proxy: FaultProxy, **options: Any) -> Tok
 
 
 def check_epoch(loader: TokenLoader) -> list[int]:
-    """Every sample once, with its own codes; their positions in the order they came."""
+    """Check that every sample comes once, with its own codes; return row numbers in the order they came."""
     order = []
     for tokens, labels in loader:
         np.testing.assert_array_equal(tokens, CODES[labels])
@@ -140,7 +140,7 @@ def test_a_store_opens_with_few_requests(url: str, s3_server: S3Server, fault_pr
 def test_a_fault_that_passes_changes_nothing(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy, each_chunk_alone: None, name: str
 ) -> None:
-    """Each request of an epoch meets it once."""
+    """Let each request of an epoch meet the fault once."""
     seen = set()
 
     def once(request: Any) -> Fault | None:

@@ -47,7 +47,7 @@ def written(target: Any, codec: str = "bitpack", **spec: Any) -> None:
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The files of every call that fetches."""
+    """Record the files of every call that fetches."""
     calls: list[list[str]] = []
     plain = Storage.read_ranges
 
@@ -74,7 +74,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def check_some(view: TokenDataset, known: dict[bytes, int], batches: int, **arguments: Any) -> None:
-    """Every code is of a sample with its label, also once other batches were read into other buffers."""
+    """Check codes against labels, also after other batches were read into other buffers."""
     held = []
     for number, (tokens, labels) in enumerate(TokenLoader(view, **arguments)):
         held.append((tokens, tokens.clone(), labels))
@@ -189,7 +189,7 @@ def test_a_cache_whose_files_were_emptied_is_fetched_again(
 
 
 def with_room_for(files: int) -> int:
-    """The limit of open files up to which so many more can be opened."""
+    """Set the limit of open files so that only so many more can be opened."""
     with contextlib.ExitStack() as opened:
         for _ in range(files):
             last = opened.enter_context(Path(os.devnull).open())

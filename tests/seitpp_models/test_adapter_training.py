@@ -273,7 +273,7 @@ def test_naive_augmentation_moves_codes_as_they_are() -> None:
 
 
 def test_evaluation_tells_exact_codes_from_others(images: ImageSet, tmp_path: Path) -> None:
-    """A flip of brightness is a flip of codes: the naive way is exact, and a random adapter is not."""
+    """Flip codes of brightness with their images: the naive way is exact, and a random adapter is not."""
     tokenizer = Brightness()
     pictures = torch.stack([Pictures(images.thumbnails, 64).draw(np.random.default_rng(n)) for n in range(5)])
     trainer = trainer_of(images, tmp_path)

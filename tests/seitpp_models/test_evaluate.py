@@ -110,7 +110,7 @@ def run(*words: object) -> Result:
 
 
 def said(result: Result) -> str:
-    """What a command that ended well printed, or why it did not, in one line."""
+    """Return the output of a command that ended well, or its error, in one line."""
     return " ".join(result.output.split())
 
 
@@ -272,7 +272,7 @@ def test_the_crop_and_the_vectors_are_what_the_network_was_trained_on() -> None:
 
 
 def evaluate_part(rank: int, meeting_place: Path, store: Path, logits: Tensor, out: Path) -> None:
-    """What one of two processes does."""
+    """Evaluate as one of two processes."""
     torch.set_num_threads(1)
     meeting = f"file://{meeting_place}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
@@ -491,7 +491,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photo_model() -> TrainedModel:
-    """A network of the default tokenizer's codes."""
+    """Return a network of the default tokenizer's codes."""
     return trained("vit", VIT | {"channels": 32}, tokenizer=identity_of(default_tokenizer(), "default"))
 
 

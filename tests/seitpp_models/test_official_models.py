@@ -302,7 +302,7 @@ def test_checkpoints_of_whole_runs_are_read(tmp_path: Path) -> None:
 
 
 def test_a_mask_by_hand_hides_what_it_says() -> None:
-    """Codes of masked patches change nothing but the targets; codes of kept ones do."""
+    """Change codes of masked patches, which changes only the targets, and then codes of kept ones."""
     model = from_official(small_tensors("mtm_pretrain"))
     assert isinstance(model, MaskedTokenModel)
     codes = torch.randint(0, CODES, (1, GRID, GRID), generator=seeded(1))

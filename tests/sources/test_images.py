@@ -45,7 +45,7 @@ def by_pillow(data: bytes) -> Image.Image:
 
 
 def same_size(data: bytes) -> np.ndarray:
-    """The decoded image, not resized."""
+    """Decode an image without resizing."""
     probe = decode_image(data, ImageOptions(1))
     image = decode_image(data, ImageOptions((probe.height, probe.width)))
     assert image.pixels.shape == (probe.height, probe.width, 3)

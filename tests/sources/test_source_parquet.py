@@ -20,7 +20,7 @@ IMAGES = [b"image %d" % number for number in range(7)]
 
 
 def write(path: Path, columns: dict[str, Any], features: dict[str, Any] | None = None, rows: int = 3) -> Path:
-    """A Parquet file with row groups of `rows`, and the metadata of the `datasets` library."""
+    """Write a Parquet file with row groups of `rows`, and the metadata of the `datasets` library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(columns)
     if features is not None:
@@ -31,7 +31,7 @@ def write(path: Path, columns: dict[str, Any], features: dict[str, Any] | None =
 
 
 def structs(images: list[bytes | None]) -> pa.Array:
-    """What the `datasets` library makes of images."""
+    """Return images as the `datasets` library stores them."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.array([{"bytes": image, "path": None} for image in images], kind)
 

@@ -24,7 +24,7 @@ CODES = 1024
 
 
 def escaped(codes: npt.ArrayLike) -> bytes:
-    """The release's bytes of a sample, one code at a time."""
+    """Return the release's bytes of a sample, one code at a time."""
     stored = bytearray()
     for code in np.ravel(codes).tolist():
         stored += bytes([code]) if code < 255 else bytes([255, code - 255])
@@ -32,7 +32,7 @@ def escaped(codes: npt.ArrayLike) -> bytes:
 
 
 def unescaped(stored: bytes) -> list[int]:
-    """The codes of some bytes, one byte at a time."""
+    """Return the codes of some bytes, one byte at a time."""
     codes, position = [], 0
     while position < len(stored):
         if stored[position] == 255:
@@ -51,7 +51,7 @@ def gz_npy(array: npt.ArrayLike) -> bytes:
 
 
 def write_release(folder: Path, samples: list[bytes], split: str = "train", name: str = "tiny") -> Path:
-    """A release of one split whose labels count up."""
+    """Write a release of one split whose labels count up."""
     folder.mkdir(exist_ok=True)
     prefix = folder / f"{name}-{split}"
     Path(f"{prefix}-token.data.bin.gz").write_bytes(gzip.compress(b"".join(samples)))

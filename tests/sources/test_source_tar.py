@@ -32,7 +32,7 @@ Content = Mapping[str, bytes | str | int]
 
 
 def write_tar(path: Path, members: Content | list[tuple[str, bytes]], format: str = "gnu") -> Path:
-    """A tar file; values that are no bytes become their text."""
+    """Write a tar file; values that are not bytes become their text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=FORMATS[format]) as tar:
         for name, content in members.items() if isinstance(members, Mapping) else members:
@@ -44,7 +44,7 @@ def write_tar(path: Path, members: Content | list[tuple[str, bytes]], format: st
 
 
 def shard(path: Path, first: int = 0, count: int = 2) -> Path:
-    """A WebDataset shard whose labels are the numbers of its keys."""
+    """Write a WebDataset shard whose labels are the numbers of its keys."""
     members: dict[str, bytes | int] = {}
     for number in range(first, first + count):
         members[f"{number:04}.jpg"] = b"image %d" % number

@@ -1,4 +1,4 @@
-"""What kind of source a path is, the rules for splits, and streams that only go forwards."""
+"""The kinds of sources by their paths, the rules for splits, and streams that only go forwards."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ POLICIES: tuple[Policy, ...] = ("lru", "pin")
 
 @functools.cache
 def content(key: str) -> bytes:
-    """Bytes that only this key has, and their number too."""
+    """Return bytes that only this key has; their number depends on the key too."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
     return rng.bytes(int(rng.integers(1, LIMIT // 8)))
 
@@ -60,12 +60,12 @@ def files(folder: Path) -> list[Path]:
 
 
 def disk_nbytes(folder: Path) -> int:
-    """Bytes of the entries and of what is being written, of a folder where nothing changes."""
+    """Count the bytes of entries and of unfinished files, in a folder where nothing changes."""
     return sum(path.stat().st_size for path in files(folder))
 
 
 def check_after_a_kill(folder: Path, keys: list[str], policy: Policy) -> None:
-    """What was killed left no wrong entry and took no more than the limit; the next put clears it away."""
+    """Check that no entry is wrong and the limit holds, and that the next put clears the leftovers."""
     assert disk_nbytes(folder) <= LIMIT
     cache = Cache(folder, LIMIT, policy)
     assert all(cache.get(key) is None or holds(cache, key, content(key)) for key in keys)
@@ -505,7 +505,7 @@ def test_writers_killed_at_any_moment_leave_a_cache_that_is_right(policy: Policy
 
 
 def fork_while_a_thread_has_the_lock(folder: str) -> None:
-    """The child outlives its parent's lock, and both go on putting."""
+    """Fork a child that outlives its parent's lock; both go on putting."""
     cache, has_lock, forked = Cache(folder, LIMIT), threading.Event(), threading.Event()
     cache.put("before", b"before")
 
@@ -636,7 +636,7 @@ def test_a_folder_that_vanishes_is_missed_but_not_made_anew(
 
 
 def use_without_permission(folder: str) -> None:
-    """A folder of another user, or one that its owner made read-only, is read and not written."""
+    """Read, and do not write, a folder of another user or one that its owner made read-only."""
     cache = Cache(folder, LIMIT)
     cache.put("key", b"data")
     for path in (Path(folder), *Path(folder).rglob("*")):

@@ -76,7 +76,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A reset connection is what the tests ask for."""
+        """Ignore a reset connection, which is what the tests ask for."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is shown of URLs and texts holds no secret, and all the rest."""
+"""The shown form of URLs and texts: without any secret, and with all the rest."""
 
 from __future__ import annotations
 

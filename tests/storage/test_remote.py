@@ -86,7 +86,7 @@ def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retrie
 
 @pytest.fixture
 def remote(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
-    """A Remote that waits long enough for a fault to pass."""
+    """Give a Remote that waits long enough for a fault to pass."""
     network.clear()
     yield opened[PATIENT]
     network.clear()
@@ -94,7 +94,7 @@ def remote(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remot
 
 @pytest.fixture
 def hasty(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
-    """A Remote that soon gives up."""
+    """Give a Remote that soon gives up."""
     network.clear()
     yield opened[BRIEF]
     network.clear()
@@ -102,7 +102,7 @@ def hasty(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote
 
 @pytest.fixture
 def resigned(opened: dict[Retries, Remote], network: FaultProxy, no_delays: None) -> Iterator[Remote]:
-    """A Remote that gives up after a few attempts, without delays between them."""
+    """Give a Remote that gives up after a few attempts, without delays between them."""
     network.clear()
     yield opened[RESIGNED]
     network.clear()
@@ -345,7 +345,7 @@ def test_a_kind_of_storage_that_is_not_known_is_refused_at_once(url: str) -> Non
 
 
 def exposed(error: BaseException) -> str:
-    """All that an error shows: its traceback, and those of the errors it hides."""
+    """Return all that an error shows: its traceback, and those of the errors it hides."""
     text = ""
     found: BaseException | None = error
     while found is not None:

@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def storage(s3_server: S3Server) -> Storage:
-    """A folder of a bucket, already read from."""
+    """Open a folder of a bucket and read from it."""
     url = f"s3://{s3_server.new_bucket()}/store"
     found = Storage(url, s3_server.storage_options(), PATIENT)
     found.write("data", DATA)
@@ -81,7 +81,7 @@ def test_another_process_reads_what_was_opened_here(
 
 
 def forked(action: str, storage: Storage) -> int:
-    """The exit code of a child that reads, drops what it inherited, or ends like a program."""
+    """Return the exit code of a child that reads, or drops what it inherited."""
     child = os.fork()
     if child == 0:
         code = 1

@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         self._files.answer(self)
 
     def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_blocks_are_a_whole_file(server: Server) -> None:
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[Server]:
-    """A server whose certificate nobody vouches for."""
+    """Serve files with a certificate that nobody vouches for."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

@@ -30,7 +30,7 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 
 
 def packed(members: dict[str, tuple[int, bytes]], comment: bytes = b"") -> bytes:
-    """A zip file of members by name: (compression method, bytes)."""
+    """Return a zip file of members by name: (compression method, bytes)."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.comment = comment
@@ -154,7 +154,7 @@ def test_a_range_beyond_a_member_is_damage(place: str) -> None:
 
 @pytest.fixture
 def on_s3(s3_server: S3Server, fault_proxy: FaultProxy) -> Storage:
-    """A folder of a bucket, seen through a network."""
+    """Open a folder of a bucket, seen through a network."""
     url = f"s3://{s3_server.new_bucket()}/deep"
     return Storage(url, s3_server.storage_options(fault_proxy.url), PATIENT)
 

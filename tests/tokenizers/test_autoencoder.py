@@ -54,7 +54,7 @@ SMALL = FitOptions(size=32, iterations=20, batch_size=256)
 
 
 def make_kl(**changes: object) -> torch.nn.Module:
-    """An AutoencoderKL of stride 4 with 4 latent channels."""
+    """Make an AutoencoderKL of stride 4 with 4 latent channels."""
     torch.manual_seed(3)
     config = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     kinds = {
@@ -65,7 +65,7 @@ def make_kl(**changes: object) -> torch.nn.Module:
 
 
 def make_tiny(**changes: object) -> torch.nn.Module:
-    """An AutoencoderTiny of stride 4 with 4 latent channels."""
+    """Make an AutoencoderTiny of stride 4 with 4 latent channels."""
     torch.manual_seed(4)
     widths = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
     blocks = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
@@ -73,7 +73,7 @@ def make_tiny(**changes: object) -> torch.nn.Module:
 
 
 def make_dc() -> torch.nn.Module:
-    """An AutoencoderDC of stride 2 with 2 latent channels."""
+    """Make an AutoencoderDC of stride 2 with 2 latent channels."""
     torch.manual_seed(5)
     blocks = {
         f"{part}_{name}": value
@@ -111,7 +111,7 @@ def split(folder: Path) -> ImageSplit:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for each class that can be used."""
+    """Save a folder for each class that can be used."""
     root = tmp_path_factory.mktemp("models")
     for name, make in (("kl", make_kl), ("tiny", make_tiny), ("dc", make_dc)):
         make().save_pretrained(root / name)
@@ -137,7 +137,7 @@ def kept_pair(
 
 @pytest.fixture
 def pair(kept_pair: Path, tmp_path: Path) -> Path:
-    """A codebook file, whose autoencoder is in the folder `model` beside it."""
+    """Copy a codebook file and its autoencoder, in the folder `model` beside it."""
     shutil.copytree(kept_pair, tmp_path, dirs_exist_ok=True)
     return tmp_path / "codebook.safetensors"
 

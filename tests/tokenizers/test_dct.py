@@ -64,7 +64,10 @@ def saved(pixels: np.ndarray | Image.Image, format: str = "JPEG", **options: obj
 
 
 def written(blocks: list[np.ndarray], tables: np.ndarray, factors: tuple[int, int] | None = None) -> bytes:
-    """A file of blocks (rows, columns, 64) and tables (3, 64) in zigzag order that Pillow would not write."""
+    """Write a file that Pillow would not write.
+
+    `blocks` (rows, columns, 64) and `tables` (3, 64) are in zigzag order.
+    """
 
     def by_rows(values: np.ndarray, dtype: type) -> np.ndarray:
         return np.take(values, np.argsort(ZIGZAG), -1).reshape(*values.shape[:-1], 8, 8).astype(dtype)
@@ -143,7 +146,7 @@ def read_sequential(data: bytes) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def huffman_symbols(counts: bytes, values: bytes) -> dict[str, int]:
-    """The symbol of each code, a string of 0 and 1 (T.81, annex C)."""
+    """Return the symbol of each code, a string of 0 and 1 (T.81, annex C)."""
     found, code, taken = {}, 0, 0
     for length, count in enumerate(counts, 1):
         for value in values[taken : taken + count]:
@@ -185,7 +188,7 @@ def read_block(bits: str, at: int, dc: dict[str, int], ac: dict[str, int], block
 
 
 def assert_reads_alike(data: bytes) -> None:
-    """The library's reader gives what the independent one gives."""
+    """Check that the library's reader gives what the independent reader gives."""
     expected, tables = read_sequential(data)
     jpeg = parse_jpeg(data)
     assert jpeg is not None
@@ -209,7 +212,7 @@ def codes_of(tokenizer: DctTokenizer, *files: bytes, size: int | tuple[int, int]
 
 
 def expected_codes(data: bytes, kept: tuple[int, int, int], luma_side: int) -> np.ndarray:
-    """Codes (n, h, w) of what the independent reader reads, put in their planes one by one."""
+    """Return codes (n, h, w) of the independent reader's coefficients, put in their planes one by one."""
     blocks, _ = read_sequential(data)
     rows, columns = (side // luma_side for side in blocks[0].shape[:2])
     codes = np.full((luma_side**2 * kept[0] + kept[1] + kept[2], rows, columns), 1024)

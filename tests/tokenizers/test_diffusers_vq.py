@@ -37,7 +37,7 @@ CODES, DIM, STRIDE, SIDE = 128, 6, 4, 48
 
 
 def build(**changes: Any) -> Any:
-    """A small VQModel of random weights whose codebook holds latents of noise, so that codes vary."""
+    """Build a small VQModel of random weights whose codebook holds latents of noise, so that codes vary."""
     torch.manual_seed(0)
     model = diffusers.VQModel(
         **{
@@ -68,7 +68,7 @@ def as_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def library_codes(model: Any, images: torch.Tensor) -> torch.Tensor:
-    """Codes (B, h, w) of the model itself, image by image."""
+    """Return codes (B, h, w) of the model itself, image by image."""
     grids = []
     with torch.no_grad():
         for image in images.split(1):
@@ -106,7 +106,7 @@ def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy of the saved model that a test may spoil."""
+    """Copy the saved model, to be spoiled by a test."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
@@ -255,7 +255,7 @@ def test_the_fingerprint_does_not_hold_what_codes_do_not_depend_on(
 
 
 def as_pipeline(folder: Path, parts: dict[str, str], model: Path) -> Path:
-    """A folder with a config of that class in every sub-folder, and the model's weights beside each."""
+    """Write a folder with a config of that class in every sub-folder, and the model's weights beside each."""
     for part, class_name in parts.items():
         shutil.copytree(model, folder / part)
         spoil_config(folder / part, {"_class_name": class_name})
@@ -310,14 +310,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """Give an empty cache of the hub, and no network."""
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
 def into_cache(cache: Path, repository: str, model: Path) -> None:
-    """The model as the hub's client keeps it once it was fetched."""
+    """Put a model into the cache as the hub's client keeps a fetched one."""
     root = cache / f"models--{repository.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT)
@@ -326,7 +326,7 @@ def into_cache(cache: Path, repository: str, model: Path) -> None:
 
 @contextmanager
 def answering_hub(repository: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub on this machine that has one repository; gives the files it was asked to send."""
+    """Serve a hub on this machine that has one repository; give the files it was asked to send."""
     sent: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

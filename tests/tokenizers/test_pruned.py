@@ -79,7 +79,7 @@ def test_kept_codes_are_numbered_anew_in_both_directions() -> None:
 
 
 def test_a_code_that_was_not_kept_becomes_the_one_with_the_nearest_direction() -> None:
-    """The lengths of the vectors, which grow with the code, count for nothing."""
+    """Let the vectors' lengths grow with the code: they count for nothing."""
     pruned = prune(OnACircle(), [KEPT])
     assert pruned.encode(grey(0, 4, 6, 100, 200, 255))[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
 

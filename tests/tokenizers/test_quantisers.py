@@ -31,7 +31,7 @@ def latents(*shape: int) -> torch.Tensor:
 
 
 def some_quantisers() -> list[Quantiser]:
-    """One of each kind over 3 channels."""
+    """Return a quantiser of each kind over 3 channels."""
     return [
         NearestCodebook(latents(50, 3)),
         ResidualCodebooks(torch.stack([latents(20, 3), latents(20, 3) / 4])),

@@ -75,7 +75,7 @@ def as_pixels(family: str, images: torch.Tensor) -> torch.Tensor:
 
 
 def latents_of(family: str, model: Any, images: torch.Tensor) -> torch.Tensor:
-    """The vectors (n, D) that a model quantises for images (B, 3, H, W) or (B, T, 3, H, W)."""
+    """Return the vectors (n, D) that a model quantises for images (B, 3, H, W) or (B, T, 3, H, W)."""
     kept = []
     handle = model.quantize.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
     library_codes(family, model, images)
@@ -84,7 +84,7 @@ def latents_of(family: str, model: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def build(family: str, **changes: Any) -> Any:
-    """A small model of random weights whose codebook holds latents of noise, so that codes vary."""
+    """Build a small model of random weights whose codebook holds latents of noise, so that codes vary."""
     torch.manual_seed(0)
     model = MODELS[family](CONFIGS[family](**changes)).eval()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def build(family: str, **changes: Any) -> Any:
 
 
 def library_codes(family: str, model: Any, images: torch.Tensor) -> torch.Tensor:
-    """Codes (B, *grid) of the model's own encode, input by input."""
+    """Return codes (B, *grid) of the model's own encode, input by input."""
     height, width = images.shape[-2:]
     grids = []
     with torch.no_grad():
@@ -145,7 +145,7 @@ def tokenizers(saved: Path) -> dict[str, TransformersVQTokenizer]:
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy of the saved Janus model that a test may spoil."""
+    """Copy the saved Janus model, to be spoiled by a test."""
     return shutil.copytree(saved / "janus", tmp_path / "model")
 
 
@@ -272,7 +272,7 @@ def test_video_is_encoded_and_decoded_as_by_the_library(
 def test_upright_and_long_video_keeps_all_its_codes(
     tokenizers: dict[str, TransformersVQTokenizer], models: dict[str, Any]
 ) -> None:
-    """The library's own encode cuts both, so codes are compared with those before it cuts."""
+    """Compare with codes from before the library's own encode cuts both."""
     tokenizer, model, video = tokenizers["emu3"], models["emu3"], noise(1, 10, 3, 16, 8, seed=5)
     codes = tokenizer.encode(video)
     assert codes.shape == (1, 5, 4, 2)
@@ -326,7 +326,7 @@ def test_models_of_frames_that_are_no_power_of_two_are_refused(tmp_path: Path) -
 
 
 def processor_of(family: str, **options: Any) -> Any:
-    """The library's own image processor, which here neither resizes nor crops."""
+    """Return the library's own image processor, which neither resizes nor crops here."""
     if family == "emu3":
         return transformers.Emu3ImageProcessor(do_resize=False, **options)
     module = f"transformers.models.{family}.image_processing_pil_{family}"
@@ -443,7 +443,7 @@ TEXT = {
 
 
 def whole_model(family: str, model: Any) -> Any:
-    """A tiny multimodal model around a VQ model."""
+    """Build a tiny multimodal model around a VQ model."""
     vocabulary = {"<image>": 5, "<|extra_200|>": 6}
     if family == "chameleon":
         config = transformers.ChameleonConfig(**TEXT, vq_config=model.config, vocabulary_map=vocabulary)

@@ -133,7 +133,7 @@ def test_the_published_sizes_have_191_and_279_tensors() -> None:
 def test_the_published_sizes_are_recognised_by_their_shapes(
     tmp_path: Path, config: ViTVQGANConfig, label: str
 ) -> None:
-    """By the error where one of their tensors is missing; of no size, so that the file is small."""
+    """Read the size from the error about a missing tensor; tensors without data keep the file small."""
     tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes_of(config).items()}
     del tensors["encoder.en_pos_embedding"]
     message = (
@@ -224,7 +224,7 @@ def slow_latents(image: Array, weights: dict[str, Array], config: ViTVQGANConfig
 
 
 def slow_image(codes: npt.NDArray[np.int64], weights: dict[str, Array], config: ViTVQGANConfig) -> Array:
-    """The image (3, H, W) of codes (h, w)."""
+    """Return the image (3, H, W) of codes (h, w)."""
     table = weights["quantizer.embedding.weight"]
     vectors = np.stack([table[code] / np.sqrt((table[code] ** 2).sum()) for code in codes.ravel()])
     x = linear(vectors, weights, "post_quant") + weights["decoder.de_pos_embedding"][0]
@@ -472,7 +472,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 
 
 def with_changes(**changes: Tensor | list[int] | None) -> dict[str, object]:
-    """The tiny checkpoint with tensors exchanged, added, or (None) left out; `__` is for a dot."""
+    """Return the tiny checkpoint with tensors exchanged, added, or (None) left out; `__` stands for a dot."""
     renamed = {name.replace("__", "."): value for name, value in changes.items()}
     tensors: dict[str, object] = {**random_tensors(), **renamed}
     return {name: value for name, value in tensors.items() if value is not None}

@@ -36,7 +36,7 @@ def _fast(without_fsync: None) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of three shards with labels."""
+    """Write a store of three shards with labels."""
     path = tmp_path_factory.mktemp("source") / "a.zarr"
     splits = {"train": (random_codes(10, (4, 4), 391), np.arange(10, dtype=np.int32))}
     write_store(path, splits, chunk_samples=2, shard_samples=4)
@@ -45,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of one shard."""
+    """Write a store of one shard."""
     path = tmp_path_factory.mktemp("small") / "a.zarr"
     write_store(path, {"train": (random_codes(3, (2,), 9),)}, 9)
     return path
@@ -162,7 +162,7 @@ def test_whatever_is_in_the_way_stays_as_it_was(store: Path, small: Path, place:
 
 
 class StoppedError(Exception):
-    """What interrupts a copy in these tests."""
+    """The interruption of a copy in these tests."""
 
 
 @pytest.mark.parametrize("name", ["b", "b.zip", "memory"])

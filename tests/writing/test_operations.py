@@ -167,7 +167,7 @@ def test_a_conversion_stopped_before_pruning_is_not_resumed_with_other_inputs(
 
 
 def smooth_codes(samples: int, side: int, size: int, seed: int = 0) -> npt.NDArray[np.uint16]:
-    """Codes that their neighbours tell much of: a smooth field in steps."""
+    """Draw codes that their neighbours say much of: a smooth field in steps."""
     noise = np.random.default_rng(seed).normal(size=(samples, side + 3, side + 3))
     field = sum(noise[:, y : y + side, x : x + side] for y in range(4) for x in range(4))
     ranks = field.argsort(axis=None).argsort().reshape(field.shape)
@@ -176,7 +176,7 @@ def smooth_codes(samples: int, side: int, size: int, seed: int = 0) -> npt.NDArr
 
 @pytest.fixture(scope="module")
 def smooth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in two splits whose smallest codec is `context`."""
+    """Write a store in two splits whose smallest codec is `context`."""
     folder = tmp_path_factory.mktemp("smooth") / "whole.zarr"
     codes = smooth_codes(420, 12, 30)
     skips = [Skip(400, "train/400.png", "the file is empty")]
@@ -283,7 +283,7 @@ def test_a_store_is_recoded_in_its_place(smooth: Path, tmp_path: Path, name: str
 def test_recoding_in_place_goes_on_after_a_crash_at_any_step(
     smooth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every rename and every removal stopped once: the store is there again after the next call, whole."""
+    """Stop once at every rename and every removal: after the next call the store is whole."""
     for method in ("rename", "unlink"):
         for stop_at in range(1, 60):
             target = tmp_path / f"{method}-{stop_at}" / "whole.zarr"

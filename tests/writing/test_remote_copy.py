@@ -36,12 +36,12 @@ PASSING = [
     faults.reset(0),
     faults.status(429),
 ]
-"""What another attempt may not meet."""
+"""The faults that another attempt may not meet."""
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of three shards with labels."""
+    """Write a store of three shards with labels."""
     path = tmp_path_factory.mktemp("source") / "a.zarr"
     splits = {"train": (random_codes(10, (4, 4), 391), np.arange(10, dtype=np.int32))}
     write_store(path, splits, chunk_samples=2, shard_samples=4)
@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of one shard."""
+    """Write a store of one shard."""
     path = tmp_path_factory.mktemp("small") / "a.zarr"
     write_store(path, {"train": (random_codes(3, (2,), 9),)}, 9)
     return path
@@ -69,7 +69,7 @@ def copied(source: Storage | Path, target: Storage | Path, resume: bool = False)
 def on_s3(
     server: S3Server, proxy: FaultProxy | None = None, retries: Retries = PATIENT, url: str | None = None
 ) -> Storage:
-    """A place for a store on a server, seen through a network."""
+    """Return a place for a store on a server, seen through a network."""
     url = url or f"s3://{server.new_bucket()}/deep/a.zarr"
     return Storage(url, server.storage_options(proxy and proxy.url), retries)
 

@@ -1,4 +1,4 @@
-"""What a conversion writes to S3 through a network that fails is what it writes to this machine's disk."""
+"""A conversion to S3 through a network that fails writes what a conversion to the local disk writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(codes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files that a conversion to this machine's disk writes."""
+    """Return the files that a conversion to the local disk writes."""
     out = tmp_path_factory.mktemp("local") / "a.zarr"
     converted(codes, str(out))
     return contents(Storage(out))
@@ -67,7 +67,7 @@ def converted(
 
 
 def writes(proxy: FaultProxy) -> list[str]:
-    """The paths of what was written, in order."""
+    """Return the written paths, in order."""
     return [request.path for request in proxy.requests if request.method == "PUT"]
 
 

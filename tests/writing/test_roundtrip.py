@@ -1,4 +1,4 @@
-"""What was written is what is read: any grid, codebooks, chunking, codec and place, in any order."""
+"""Written data is read back the same: any grid, codebooks, chunking, codec and place, in any order."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ SAMPLES = 50
 def small_shards(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, npt.NDArray[Any]]:
-    """A store of 13 shards of two chunks, its labels the samples' positions; and its codes."""
+    """Write a store of 13 shards of two chunks, whose labels are row numbers; give its path and codes."""
     codes = random_codes(SAMPLES, (4, 6), 391)
     path = tmp_path_factory.mktemp("shards") / "store"
     columns = {"masks": column("masks", SAMPLES)}
@@ -221,7 +221,7 @@ def test_threads_share_a_reader(small_shards: tuple[Path, npt.NDArray[Any]]) -> 
 def test_a_thread_may_read_whenever_another_was_interrupted(
     small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch, owner: Any, moment: str
 ) -> None:
-    """The other thread reads the first one's chunk and its shard's other chunk, just after each such call."""
+    """Read the first thread's chunk and its shard's other chunk in another thread, after each such call."""
     path, codes = small_shards
     split = tokenstore.open(path)["train"]
     function = getattr(owner, moment)
@@ -289,7 +289,7 @@ def test_forgetting_changes_nothing(small_shards: tuple[Path, npt.NDArray[Any]])
 
 
 def read_all(thing: TokenStore | SplitReader | TokenDataset) -> npt.NDArray[Any]:
-    """The training codes, read in whatever process this runs."""
+    """Read the training codes, in whatever process this runs."""
     if isinstance(thing, TokenDataset):
         return np.stack([tokens.numpy() for tokens, _ in (thing[i] for i in range(len(thing)))])
     return thing[:] if isinstance(thing, SplitReader) else thing["train"][:]
