@@ -43,7 +43,7 @@ def lines(result: Result) -> list[str]:
 
 
 def write_scene(path: Path, seed: int) -> None:
-    """An image of SIZE pixels a side that no tokenizer has to resize: 16 patches of colour."""
+    """Write an image of SIZE pixels a side that no tokenizer has to resize: 16 patches of colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(patches.repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)).save(path)
@@ -64,7 +64,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(origin: Path, tmp_path: Path) -> Path:
-    """A copy whose images lie beside it, and nowhere else."""
+    """Copy the store, with its images beside it and nowhere else."""
     shutil.copytree(origin, tmp_path, dirs_exist_ok=True)
     edit_root(tmp_path / "store", lambda root: locate(root, tmp_path / "photos"))
     return tmp_path / "store"
@@ -82,7 +82,7 @@ def pixels(path: Path) -> np.ndarray:
 def place(
     sheet: np.ndarray, number: int, column: int, size: int, columns: int, images: int = 2
 ) -> np.ndarray:
-    """One image of a sheet of images of one size, by the sample it is of and its place in it."""
+    """Cut one image out of a sheet of images of one size, by its sample and its place in the row."""
     gap, caption = module.GAP, module.CAPTION_HEIGHT
     scale = -(-module.MIN_WIDTH // size)
     side = scale * size
@@ -182,7 +182,7 @@ def test_options_that_have_nothing_to_do_are_refused(store: Path, tmp_path: Path
 
 
 def write_adapter(path: Path, tokenizer: TokenizerIdentity | None = None, **sizes: int) -> None:
-    """A small adapter for the packaged tokenizer's codes, untrained."""
+    """Write a small, untrained adapter for the packaged tokenizer's codes."""
     codebook = load_tokenizer("default").codebook
     wanted = {"codebook_size": len(codebook), "channels": codebook.shape[1]} | sizes
     save_adapter(TokenAdapt(AdapterConfig(**wanted, width=64, heads=1, mlp=64), tokenizer=tokenizer), path)
@@ -295,7 +295,7 @@ def test_small_images_are_enlarged_by_whole_factors_and_large_ones_left(size: in
 
 @pytest.fixture
 def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store of two films of 6 frames, whose frame f of film i has level 10 i + f."""
+    """Write a store of two films of 6 frames; frame f of film i has level 10 i + f."""
 
     class Film(BrightnessTokenizer):
         def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def test_importing_the_codecs_does_not_import_zarr() -> None:
 
 
 def test_a_chunk_is_its_samples_back_to_back(tmp_path: Path) -> None:
-    """Write the worked example of the packing twice, then zeros; the chunk's fourth sample is past the end."""
+    """Write the worked example of the packing twice, then zeros; the fourth sample is past the end."""
     array = create(tmp_path / "tokens", shape=(3, 2, 2))
     array[...] = np.array([[[1, 2], [3, 4]], [[1, 2], [3, 4]], [[0, 0], [0, 0]]], np.uint8)
     stored = (tmp_path / "tokens/c/0/0/0").read_bytes()

@@ -53,7 +53,7 @@ pointer = outside_kinds:SOURCE
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed distribution that registers a tokenizer and a source."""
+    """Install a distribution that registers a tokenizer and a source."""
     site = tmp_path / "site"
     info = site / "outside_kinds-1.0.dist-info"
     info.mkdir(parents=True)
