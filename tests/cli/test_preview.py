@@ -121,14 +121,14 @@ def test_captions_are_drawn_below_the_images_and_differ(store: Path, tmp_path: P
 
 def test_captions_name_the_class_or_its_number_or_nothing(store: Path, tmp_path: Path) -> None:
     opened = tokenstore.open(store)
-    assert preview._captions(opened, opened["train"], np.array([0, 5])) == ["0  kind 0", "5  kind 1"]
+    assert preview.captions(opened, opened["train"], np.array([0, 5])) == ["0  kind 0", "5  kind 1"]
     codes = np.zeros((2, 2, 2), np.uint8)
     write_store(
         tmp_path / "bare", {"a": Samples(codes, np.array([4, 2], np.int32)), "b": Samples(codes)}, 1024
     )
     bare = tokenstore.open(tmp_path / "bare")
-    assert preview._captions(bare, bare["a"], np.array([1])) == ["1  2"]
-    assert preview._captions(bare, bare["b"], np.array([1])) == ["1"]
+    assert preview.captions(bare, bare["a"], np.array([1])) == ["1  2"]
+    assert preview.captions(bare, bare["b"], np.array([1])) == ["1"]
 
 
 def test_samples_are_spaced_evenly_over_the_split_that_is_asked_for(store: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How often each code occurs, and what follows from the counts: entropy, perplexity, dead codes."""
+"""The use of codebooks: counts of each code, and their entropy, perplexity and dead codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How often the codes of one codebook occur."""
+    """The use of one codebook: counts of its codes, and what follows from them."""
 
     size: int
     used: int

@@ -95,34 +95,11 @@ def preview(
     count = count or (SAMPLES if augment is None else AUGMENTED_SAMPLES)
     positions = positions_of(reader, evenly_spaced(len(reader), count) if indices is None else indices)
     maker = tokenizer_for(opened.manifest, tokenizer, device)
-    captions = _captions(opened, reader, positions)
-    if augment is not None:
-        examples = _augmented(opened, reader, positions, maker, adapter)
-        samples: list[tuple[Images | None, ...]] = list(zip(*examples.values(), strict=True))
-        sheet = Preview(
-            draw_sheet(samples, captions, columns or 1, list(examples)),
-            path,
-            reader.name,
-            positions,
-            headings=tuple(examples),
-        )
-    else:
-        rebuilt = [_strip(part) for part in decode_samples(opened, reader.name, positions, maker)]
-        originals = read_originals(opened, reader.name, positions, images)
-        samples = list(zip(originals.inputs, rebuilt, strict=True))
-        if originals.missing == len(positions):
-            samples = [(strip,) for strip in rebuilt]
-        sheet = Preview(
-            draw_sheet(samples, captions, columns),
-            path,
-            reader.name,
-            positions,
-            missing=originals.missing,
-            reason=originals.reason,
-        )
+    draw = _Drawing(opened, reader, positions, maker, columns)
+    sheet = draw.beside_originals(images) if augment is None else draw.augmented(adapter)
     if path is not None:
         save_image(sheet.image, path)
-    return sheet
+    return replace(sheet, path=path)
 
 
 def _check_arguments(
@@ -142,7 +119,60 @@ def _check_arguments(
         raise ArgumentError(f"{used[0]} goes with a sheet without {used[1]}", parameters=used)
 
 
-def _captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[str]:
+@dataclass(frozen=True)
+class _Drawing:
+    """The samples of a sheet and the tokenizer that decodes them."""
+
+    store: TokenStore
+    reader: SplitReader
+    indices: Indices
+    tokenizer: Tokenizer
+    columns: int | None
+
+    def beside_originals(self, place: StorePath | None) -> Preview:
+        """Draw each sample's image, if any can be read at `place`, and the image that its codes give."""
+        split, indices = self.reader.name, self.indices
+        rebuilt = [_strip(part) for part in decode_samples(self.store, split, indices, self.tokenizer)]
+        originals = read_originals(self.store, split, indices, place)
+        samples: list[tuple[Images | None, ...]] = list(zip(originals.inputs, rebuilt, strict=True))
+        if originals.missing == len(indices):
+            samples = [(strip,) for strip in rebuilt]
+        sheet = draw_sheet(samples, captions(self.store, self.reader, indices), self.columns)
+        return Preview(sheet, None, split, indices, missing=originals.missing, reason=originals.reason)
+
+    def augmented(self, adapter: str) -> Preview:
+        """Draw what augmentation makes of each sample."""
+        examples = self._examples(adapter)
+        headings = tuple(examples)
+        sheet = draw_sheet(
+            list(zip(*examples.values(), strict=True)),
+            captions(self.store, self.reader, self.indices),
+            self.columns or 1,
+            headings,
+        )
+        return Preview(sheet, None, self.reader.name, self.indices, headings)
+
+    def _examples(self, adapter: str) -> dict[str, Images]:
+        """Decode the samples' codes, as they are and augmented: images (n, H, W, 3) by name."""
+        codes = torch.from_numpy(self.reader.read(TOKENS, self.indices).astype(np.int64))
+        stored, tokenizer = self.store.manifest.tokenizer, self.tokenizer
+        identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
+        loaded = load_adapter(adapter, tokenizer=identity)
+        codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
+        expected, actual = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
+        if expected != actual or codes.ndim != 3:
+            parameter = Parameter("adapter", adapter)
+            raise AdapterError(
+                f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
+                f"{tuple(codes.shape[1:])} of {actual}. `seitpp train-tokenadapt` trains one",
+                parameters=[parameter],
+            )
+        examples = augmented_examples(codes, codebook, loaded)
+        decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
+        return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
+
+
+def captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[str]:
     """Return each sample's index, and its class if it has one."""
     if reader.labels is None:
         return [str(index) for index in indices]
@@ -150,28 +180,6 @@ def _captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[
     labels = reader.labels[indices].tolist()
     texts = [str(label) if names is None else " ".join(names[label].split()) for label in labels]
     return [f"{index}  {text}" for index, text in zip(indices, texts, strict=True)]
-
-
-def _augmented(
-    store: TokenStore, reader: SplitReader, indices: Indices, tokenizer: Tokenizer, adapter: str
-) -> dict[str, Images]:
-    """Decode the samples' codes, as they are and augmented: images (n, H, W, 3) by name."""
-    codes = torch.from_numpy(reader.read(TOKENS, indices).astype(np.int64))
-    stored = store.manifest.tokenizer
-    identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
-    loaded = load_adapter(adapter, tokenizer=identity)
-    codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
-    expected, actual = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
-    if expected != actual or codes.ndim != 3:
-        parameter = Parameter("adapter", adapter)
-        raise AdapterError(
-            f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
-            f"{tuple(codes.shape[1:])} of {actual}. `seitpp train-tokenadapt` trains one",
-            parameters=[parameter],
-        )
-    examples = augmented_examples(codes, codebook, loaded)
-    decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
-    return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
 
 
 def _strip(images: Images) -> Images:

@@ -17,7 +17,7 @@ from tokenstore.tokenizers.quality import pairwise
 
 @dataclass(frozen=True)
 class SplitQuality(ComparedSamples):
-    """How near reconstructions come to the images: means over the samples, None without any sample."""
+    """The quality of a split's reconstructions: means over the samples, None without any sample."""
 
     psnr: float | None = None
     """The PSNR in dB; each sample counts up to `quality.PSNR_CEILING`."""

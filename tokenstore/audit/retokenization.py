@@ -18,7 +18,7 @@ from tokenstore.tokenizers.encoder import Encoder, identity_of
 
 @dataclass(frozen=True)
 class SplitAgreement(ComparedSamples):
-    """How the store's codes of one split compare with those that the images give now."""
+    """The agreement of a split's codes with those that the images give now."""
 
     equal_samples: int = 0
     """The number of samples all of whose codes are equal."""

@@ -59,7 +59,7 @@ class SplitAudit:
 
     @property
     def shuffle(self) -> Mixing | None:
-        """How well orders mix the split, if it was asked for and there is something to mix."""
+        """The mixing of the split by each order, if asked for; None if there is nothing to mix."""
         return self.columns.get("shuffle")
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,15 +16,7 @@ from typing import Any, Protocol
 
 from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.images import plan_images
-from tokenstore.conversion.options import (
-    BATCH_SIZE,
-    MAX_PIXELS,
-    Conversion,
-    ConvertOptions,
-    OnError,
-    OnProgress,
-    Progress,
-)
+from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError
 from tokenstore.format.tables import Skip
 from tokenstore.machine import available_cores
@@ -33,12 +25,9 @@ from tokenstore.reading.reader import TokenStore
 from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
-from tokenstore.sources.images import Resize
-from tokenstore.sources.masks import LARGEST_VALUE
 from tokenstore.storage.places import STAGING, Storage
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
@@ -59,102 +48,62 @@ def convert(
     source_kind: str | None = None,
     labels: StorePath | None = None,
     masks: StorePath | None = None,
-    image_size: int | None = None,
-    resize: Resize = "squash",
-    max_pixels: int = MAX_PIXELS,
-    mask_size: int | None = None,
-    ignore_index: int = LARGEST_VALUE,
     codebook: StorePath | None = None,
-    codebook_size: int | None = None,
-    codec: str = "bitpack",
-    min_decode_rate: float = MIN_DECODE_RATE,
-    chunk_samples: int = CHUNK_SAMPLES,
-    shard_samples: int | None = None,
-    splits: Sequence[str] | None = None,
-    limit: int | None = None,
-    on_error: OnError = "limit",
-    prune_codebook: bool = False,
-    batch_size: int = BATCH_SIZE,
-    workers: int | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     on_source: Callable[[Source], None] | None = None,
     on_progress: OnProgress | None = None,
+    **options: Any,
 ) -> Conversion:
     """Turn images, or ready codes, into a token store at `target`: a folder, a `.zip` file or an fsspec URL.
 
-    Source: `source` is an image folder, tar shards, a Parquet file, the SeiT release or arrays of codes, of
-    the kind `source_kind`, by default as found. `labels` is a CSV file of paths and labels, `masks` a folder
-    of label maps, both for an image folder. `splits` and `limit` choose splits, and their first samples.
+    `source` is an image folder, tar shards, a Parquet file, the SeiT release or arrays of codes, of the kind
+    `source_kind`, by default as found. `labels` is a CSV file of paths and labels, `masks` a folder of label
+    maps, both for an image folder. Images are encoded by `tokenizer`, an object or a name `NAME[:ARGUMENT]`
+    that is loaded on `device`; ready codes take their vectors from the file `codebook`. `options` are the
+    fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`, `image_size=256` or
+    `on_error="skip"`. An interrupted conversion leaves a store that `resume=True` goes on with. `on_source`
+    is called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
 
-    Images: `tokenizer` is a tokenizer or a name `NAME[:ARGUMENT]`, loaded on `device`. Images are resized to
-    `image_size` pixels a side (by default the tokenizer's) by `resize`: squash, crop or pad. One of more than
-    `max_pixels` counts as bad. Label maps are stored at `mask_size` a side; `ignore_index` marks pixels
-    without a class. `workers` processes decode (by default one a core); `batch_size` images are encoded at
-    once.
-
-    Ready codes: `codebook` is a file of vectors, `codebook_size` the size of a codebook without vectors.
-
-    Store: `codec` is bitpack, zstd, context, or auto for the smallest that decodes `min_decode_rate` samples
-    a second on one core. `chunk_samples` are checked and fetched together; a file has `shard_samples`.
-    `prune_codebook` stores only codes that occur, numbered anew.
-
-    Bad samples (`on_error`): "limit" skips up to 1 % of a split and fails beyond, "skip" skips any number,
-    "fail" fails at the first. An interrupted conversion leaves a store that `resume=True` goes on with.
-    `on_source` is called with the listed source before the tokenizer is loaded, `on_progress` with a Progress
-    now and then.
-
-    Raises ArgumentError for a target inside the source, SourceError, TokenizerError, StoreExistsError,
-    ManifestError for sizes that do not fit, and ConversionError for too many bad samples or for a store that
-    was begun with other inputs.
+    Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
+    TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
+    many bad samples or for a store that was begun with other inputs.
     """
+    chosen = _options(**options)
     place = as_storage(target, storage_options)
     if not isinstance(source, ImageSource | CodeSource):
         _refuse_target_inside(source, place)
     if not resume:
         check_target(place, resume)  # before minutes go into listing the source
-    if isinstance(source, ImageSource | CodeSource):
-        listed = source
-    else:
-        listed = open_source(
-            os.fspath(source),
-            source_kind,
-            labels=None if labels is None else os.fspath(labels),
-            masks=None if masks is None else os.fspath(masks),
-        )
+    if not isinstance(source, ImageSource | CodeSource):
+        paths = {"labels": labels, "masks": masks}
+        given = {name: os.fspath(path) for name, path in paths.items() if path is not None}
+        source = open_source(os.fspath(source), source_kind, **given)
     if on_source is not None:
-        on_source(listed)
-    spec = tokenizer if isinstance(tokenizer, str) else None
+        on_source(source)
+    name = tokenizer if isinstance(tokenizer, str) else None
     loaded = None
-    if isinstance(listed, ImageSource):
+    if isinstance(source, ImageSource):
         loaded = load_tokenizer(tokenizer, device) if isinstance(tokenizer, str) else tokenizer
-    options = ConvertOptions(
-        codec=codec,
-        min_decode_rate=min_decode_rate,
-        chunk_samples=chunk_samples,
-        shard_samples=shard_samples,
-        splits=None if splits is None else tuple(splits),
-        limit=limit,
-        on_error=on_error,
-        image_size=image_size,
-        resize=resize,
-        max_pixels=max_pixels,
-        mask_size=mask_size,
-        ignore_index=ignore_index,
-        prune_codebook=prune_codebook,
-        codebook_size=codebook_size,
-        batch_size=batch_size,
-        workers=available_cores() if workers is None else workers,
-    )
     return convert_source(
-        listed,
+        source,
         place,
         tokenizer=loaded,
-        tokenizer_spec=spec,
-        options=options,
+        tokenizer_spec=name,
+        options=chosen,
         resume=resume,
         codebook=codebook,
         on_progress=on_progress,
+    )
+
+
+def _options(
+    *, splits: Sequence[str] | None = None, workers: int | None = None, **options: Any
+) -> ConvertOptions:
+    return ConvertOptions(
+        splits=tuple(splits) if splits else None,
+        workers=available_cores() if workers is None else workers,
+        **options,
     )
 
 

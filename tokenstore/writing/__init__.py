@@ -1,0 +1,81 @@
+"""The writing of stores: new ones shard by shard, and stores made from stores.
+
+`StoreWriter` writes a store that is complete only after its `commit`: conversion and every operation here go
+through it. `spec` says what a new store is, `target` where it may be, `codec_choice` which codec is smallest.
+`copy` copies a store file by file, `recode` writes it with another codec, `prune` with only the codes that
+occur; both rewrite shard by shard (`rewrite`).
+
+The entry points are `tokenstore.copy` and `tokenstore.recode`. A function that has its module's name is
+imported from the module. This wing may import `reading` and all that comes before it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenstore.writing.choices import CHOICES, CHUNK_SAMPLES, MIN_DECODE_RATE
+    from tokenstore.writing.codec_choice import CodecChoice, choose_codec
+    from tokenstore.writing.copy import CopyResult
+    from tokenstore.writing.prune import codes_in_use, prune_codebook
+    from tokenstore.writing.recode import RecodeResult
+    from tokenstore.writing.rewrite import RewritePlan, rewrite_into, same_codes, skips_of
+    from tokenstore.writing.spec import StoreSpec
+    from tokenstore.writing.target import check_target, finish_commit
+    from tokenstore.writing.writer import SplitWriter, StoreWriter
+
+__all__ = [
+    "CHOICES",
+    "CHUNK_SAMPLES",
+    "MIN_DECODE_RATE",
+    "CodecChoice",
+    "CopyResult",
+    "RecodeResult",
+    "RewritePlan",
+    "SplitWriter",
+    "StoreSpec",
+    "StoreWriter",
+    "check_target",
+    "choose_codec",
+    "codes_in_use",
+    "finish_commit",
+    "prune_codebook",
+    "rewrite_into",
+    "same_codes",
+    "skips_of",
+]
+
+_HOMES = {
+    "CHOICES": "choices",
+    "CHUNK_SAMPLES": "choices",
+    "CodecChoice": "codec_choice",
+    "CopyResult": "copy",
+    "MIN_DECODE_RATE": "choices",
+    "RecodeResult": "recode",
+    "RewritePlan": "rewrite",
+    "SplitWriter": "writer",
+    "StoreSpec": "spec",
+    "StoreWriter": "writer",
+    "check_target": "target",
+    "choose_codec": "codec_choice",
+    "codes_in_use": "prune",
+    "finish_commit": "target",
+    "prune_codebook": "prune",
+    "rewrite_into": "rewrite",
+    "same_codes": "rewrite",
+    "skips_of": "rewrite",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # imported on first use, so that a wing costs only what is used of it
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Which codec a store's codes take the fewest bytes with, tables included, and fast enough."""
+"""The choice of a codec: the one that takes the fewest bytes, tables included, and is fast enough."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tokenstore.reading.reader import TokenStore
 from tokenstore.writing.choices import MIN_DECODE_RATE
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
+"""A progress callback: the step's name, and how much of how much of the step is done."""
 
 _TRIAL_CHUNKS = 16
 _TIMINGS = 3
@@ -30,13 +31,13 @@ _TIMINGS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One codec on a store's codes."""
+    """The size and speed of one codec on a store's codes."""
 
     codec: str
     nbytes: int
-    """Of all tokens, from a sample of chunks, and of tables."""
+    """The bytes of all tokens, estimated from a sample of chunks, and of the codec's tables."""
     decode_rate: float
-    """Samples a second on one core."""
+    """The samples that are decoded in a second on one core."""
 
     def __str__(self) -> str:
         return f"{self.codec}: {self.nbytes:,} bytes, {self.decode_rate:,.0f} samples/s a core"
@@ -44,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class CodecChoice:
-    """The codec that a store is written with, and why."""
+    """The codec that a store is written with, and the reason for it."""
 
     codec: str
     model: ContextModel | None = None
@@ -54,11 +55,13 @@ class CodecChoice:
         return f"{self.codec}: {self.reason}"
 
     def to_json(self) -> bytes:
+        """Return the choice, with the context codec's model, as JSON."""
         model = None if self.model is None else base64.b64encode(self.model.to_bytes()).decode()
         return json.dumps({"codec": self.codec, "model": model, "reason": self.reason}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> CodecChoice:
+        """Return the choice that `to_json` wrote."""
         values = json.loads(data)
         model = values["model"]
         model = None if model is None else ContextModel.from_bytes(base64.b64decode(model))
@@ -67,33 +70,34 @@ class CodecChoice:
 
 def choose_codec(
     store: TokenStore,
-    wanted: str,
+    codec: str,
     codebook_sizes: tuple[int, ...],
-    renumbered: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    renumber: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     *,
     min_decode_rate: float = MIN_DECODE_RATE,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> CodecChoice:
-    """The codec for a store's codes: the one `wanted`, fitted where it has to be, or the smallest of all
-    for `auto`.
+    """Choose the codec for a store's codes: the one named `codec`, or for `auto` the smallest of all.
 
-    `renumbered` is what becomes of codes (n, *grid) before they are written. Large stores are sampled.
-    `on_progress` is told of fitting. Raises StoreError where nothing decodes at `min_decode_rate`.
+    The context codec is fitted to the codes, as they are after `renumber`, a function over codes (n, *grid).
+    Large stores are sampled. `on_progress` is called while the codec is fitted.
+
+    Raises StoreError if no codec decodes at `min_decode_rate`, DamageError for damaged codes.
     """
     sizes = {name: len(store[name]) for name in store.splits}
     total = sum(sizes.values())
-    if wanted in ("bitpack", "zstd") or not total:
+    if codec in ("bitpack", "zstd") or not total:
         return CodecChoice(
-            "bitpack" if wanted == "auto" else wanted, reason="as asked for" if total else "no samples"
+            "bitpack" if codec == "auto" else codec, reason="as asked for" if total else "no samples"
         )
     codes_per_sample = math.prod(store.manifest.grid)
 
-    def told(done: int, steps: int) -> None:
+    def report(done: int, steps: int) -> None:
         if on_progress is not None:
             on_progress("fitting the context model", done, steps)
 
-    codes = renumbered(_sampled(store, max(1, MAX_FIT_CODES // codes_per_sample), seed))
+    codes = renumber(_sample_codes(store, max(1, MAX_FIT_CODES // codes_per_sample), seed))
     splits = sum(bool(size) for size in sizes.values())
     context = fit_context(
         codes,
@@ -101,34 +105,40 @@ def choose_codec(
         seed=seed,
         total_codes=total * codes_per_sample,
         copies=splits,
-        on_progress=told,
+        on_progress=report,
     )
-    if wanted == "context":
+    if codec == "context":
         return CodecChoice("context", context.model, "as asked for")
     size = max(codebook_sizes)
     rivals: list[ChunkCodec] = [chunks.named("bitpack", size), context, chunks.named("zstd", size)]
     chunk_samples = store[store.splits[0]].arrays[TOKENS].layout.chunk_samples
-    trial = [renumbered(part) for part in _trial_chunks(store, chunk_samples, seed)]
-    measured = {codec.name: _measured(codec, trial, chunk_samples, total, splits) for codec in rivals}
-    fast = [one for one in measured.values() if one.decode_rate >= min_decode_rate]
-    told_all = "; ".join(map(str, measured.values()))
+    trial = [renumber(part) for part in _trial_chunks(store, chunk_samples, seed)]
+    measured = {each.name: _measure(each, trial, chunk_samples, total, splits) for each in rivals}
+    best, reason = _smallest(list(measured.values()), min_decode_rate, str(store.files.storage))
+    return CodecChoice(best, context.model if best == "context" else None, reason)
+
+
+def _smallest(measured: list[Measured], min_decode_rate: float, where: str) -> tuple[str, str]:
+    """Return the smallest codec that is fast enough and the reason; raises StoreError if none is."""
+    fast = [one for one in measured if one.decode_rate >= min_decode_rate]
+    figures = "; ".join(map(str, measured))
     if not fast:
         fewer = Parameter("min_decode_rate")
         raise StoreError(
-            f"{store.files.storage}: no codec decodes {min_decode_rate:,.0f} samples/s a core ({told_all}). "
+            f"{where}: no codec decodes {min_decode_rate:,.0f} samples/s a core ({figures}). "
             f"Ask for fewer by {fewer}, or name a codec",
             parameters=[fewer],
         )
     best = min(fast, key=lambda one: one.nbytes)
-    slow = [one.codec for one in measured.values() if one not in fast]
-    reason = f"the smallest of {told_all}"
+    slow = [one.codec for one in measured if one not in fast]
+    reason = f"the smallest of {figures}"
     if slow:
         reason += f"; {', '.join(slow)} below {min_decode_rate:,.0f} samples/s"
-    return CodecChoice(best.codec, context.model if best.codec == "context" else None, reason)
+    return best.codec, reason
 
 
-def _sampled(store: TokenStore, most: int, seed: int) -> npt.NDArray[Any]:
-    """Codes of at most so many samples, drawn from all splits alike."""
+def _sample_codes(store: TokenStore, most: int, seed: int) -> npt.NDArray[Any]:
+    """Read the codes of at most `most` samples, drawn from all splits alike."""
     total = sum(len(store[name]) for name in store.splits)
     share = min(1.0, most / max(1, total))
     parts = []
@@ -140,7 +150,7 @@ def _sampled(store: TokenStore, most: int, seed: int) -> npt.NDArray[Any]:
 
 
 def _trial_chunks(store: TokenStore, chunk_samples: int, seed: int) -> list[npt.NDArray[Any]]:
-    """Whole chunks from all over a store."""
+    """Read whole chunks from all over a store."""
     spans = [
         (name, start, min(start + chunk_samples, len(store[name])))
         for name in store.splits
@@ -150,7 +160,7 @@ def _trial_chunks(store: TokenStore, chunk_samples: int, seed: int) -> list[npt.
     return [store[name][start:stop] for name, start, stop in (spans[at] for at in sorted(drawn))]
 
 
-def _measured(
+def _measure(
     codec: ChunkCodec, trial: list[npt.NDArray[Any]], chunk_samples: int, total: int, copies: int
 ) -> Measured:
     fill = int(fill_value(trial[0].dtype))

@@ -15,7 +15,8 @@ from tokenstore.format.layout import code_planes
 from tokenstore.format.manifest import Manifest
 from tokenstore.reading.reader import TokenStore
 from tokenstore.storage.places import Storage
-from tokenstore.writing.rewrite import OnProgress, RewritePlan, rewrite_into, spec_of
+from tokenstore.writing.codec_choice import OnProgress
+from tokenstore.writing.rewrite import RewritePlan, rewrite_into, spec_of
 from tokenstore.writing.writer import StoreWriter
 
 Remaining: TypeAlias = tuple[npt.NDArray[np.int64], ...]

@@ -15,8 +15,8 @@ from tokenstore.reading.reader import TokenStore
 from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import Storage
 from tokenstore.writing.choices import MIN_DECODE_RATE
-from tokenstore.writing.codec_choice import CodecChoice
-from tokenstore.writing.rewrite import OnProgress, Rewritten, rewrite_into, same_codes
+from tokenstore.writing.codec_choice import CodecChoice, OnProgress
+from tokenstore.writing.rewrite import Rewritten, rewrite_into, same_codes
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
 

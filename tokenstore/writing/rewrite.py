@@ -17,13 +17,11 @@ from tokenstore.format.manifest import Manifest
 from tokenstore.format.tables import Column, Skip
 from tokenstore.reading.reader import SplitReader, TokenStore
 from tokenstore.writing.choices import CHOICES, MIN_DECODE_RATE
-from tokenstore.writing.codec_choice import CodecChoice, choose_codec
+from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 Renumber: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-OnProgress: TypeAlias = Callable[[str, int, int], None]
-"""A progress callback: the step's name, and how much of how much of the step is done."""
 
 _CHOICE = "codec.json"
 

@@ -1,4 +1,4 @@
-"""What a new store is to be, and the tables that say where its samples came from."""
+"""The specification of a new store: all that is known before its first shard."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from tokenstore.format.tables import Column
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
 SHARD_NBYTES = 2**25
-"""What a shard of tokens is to hold unless the user says otherwise."""
+"""The bytes of a shard of tokens, about, unless the caller says otherwise."""
 MAX_SHARD_SAMPLES = 2**16
 CODECS = ("bitpack", "context", "zstd")
 
 _SMALL_SAMPLE_NBYTES = 16
-"""Samples up to this size, such as labels, have one chunk a shard: they are read whole."""
+"""The bytes of a sample, such as a label, up to which a shard has one chunk: such arrays are read whole."""
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What a new store is to be."""
+    """The specification of a new store.
+
+    Raises ManifestError for values that no store can have.
+    """
 
     grid: tuple[int, ...]
     codebook_sizes: tuple[int, ...]
     tokenizer: TokenizerIdentity
     codec: str = "bitpack"
     model: ContextModel | None = field(default=None, repr=False)
-    """What the codec `context` codes by; without one it packs."""
+    """The model of the codec `context`; without one it packs."""
     chunk_samples: int = CHUNK_SAMPLES
     shard_samples: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -69,7 +72,7 @@ class StoreSpec:
             )
 
     def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
-        """Samples of a full shard in a split of which at most `listed` samples exist."""
+        """Return the samples of a full shard, in a split of which at most `listed` samples exist."""
         if self.shard_samples is not None:
             return self.shard_samples
         tokens_nbytes = sample_nbytes(math.prod(self.grid), max(self.codebook_sizes))
@@ -79,10 +82,12 @@ class StoreSpec:
         return -(-samples // self.chunk_samples) * self.chunk_samples
 
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
+        """Return the layout of a split's tokens (samples, *grid)."""
         size = max(self.codebook_sizes)
         codec = chunks.named(self.codec, size, self.model)
         return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
 
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
+        """Return the layout of an aligned array (samples, *column.shape)."""
         chunk = shard_samples if column.nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
         return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())

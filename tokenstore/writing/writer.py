@@ -1,9 +1,9 @@
 """Append-only writing of a store: shard by shard, resumable, the manifest last.
 
-While it is being written a store has no root `zarr.json`. What only the writer needs lies in the folder
-`.partial`: what the store is made of (`conversion.json`), and for every finished shard a journal entry
-and its rows of the samples table. A shard's entry is written after the shard, so whatever a crash leaves
-behind is either in the journal and whole, or written again.
+While a store is being written it has no root `zarr.json`. The writer's own files lie in the folder
+`.partial`: the store's inputs (`conversion.json`), and for every finished shard a journal entry and its rows
+of the samples table. A shard's entry is written after the shard. So every shard that a crash leaves behind is
+either in the journal and whole, or is written again.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
 
 class StoreWriter:
-    """Writes one store. Use as a context manager; nothing is complete before `commit()`.
+    """A writer of one store, used as a context manager; the store is not complete before `commit()`.
 
-    `inputs` (JSON values) is what decides the store's bytes: a resumed conversion must have the same.
-    Raises StoreExistsError where something is in the way, ConversionError where the unfinished store
-    there is of other inputs, or another process is writing it.
+    `inputs` (JSON values) are all that decides the store's bytes: a resumed conversion must have the same.
+    Raises StoreExistsError if something else is at the target, and ConversionError if the unfinished store
+    there is of other inputs or another process is writing it.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class StoreWriter:
         self.close()
 
     def close(self) -> None:
-        """Let go of the store; unless it was committed it stays unfinished."""
+        """Release the store; unless it was committed, it stays unfinished."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -123,11 +123,11 @@ class StoreWriter:
             raise ConversionError(f"{self.target}: another process is writing this store") from error
 
     def note(self, name: str, data: bytes) -> None:
-        """Keep something for `recall` after a crash, until the store is complete."""
+        """Save data under a name, for `recall` after a crash, until the store is complete."""
         self.storage.write(f"{STAGING}/{name}", data)
 
     def recall(self, name: str) -> bytes | None:
-        """What was noted under a name, or None."""
+        """Return the data noted under a name, or None."""
         try:
             return self.storage.read(f"{STAGING}/{name}")
         except FileNotFoundError:
@@ -136,7 +136,10 @@ class StoreWriter:
     def split(
         self, name: str, listed: int, *, labels: bool = True, columns: Mapping[str, Column] | None = None
     ) -> SplitWriter:
-        """Begin or go on with a split that has at most `listed` samples."""
+        """Begin or go on with a split that has at most `listed` samples.
+
+        Raises ManifestError for a name that no split or column can have.
+        """
         columns = {**({LABELS: LABEL_COLUMN} if labels else {}), **(columns or {})}
         for word in (name, *columns):
             if word == TOKENS or not _NAME.fullmatch(word) or word in _RESERVED:
@@ -146,7 +149,10 @@ class StoreWriter:
         return split
 
     def commit(self) -> Manifest:
-        """Write all that is left, the manifest last; the store is complete."""
+        """Write all that is left, the manifest last, and return it; the store is complete.
+
+        Raises StorageError and OSError if storage does not take a file.
+        """
         nodes: dict[str, dict[str, Any]] = {}
         files: dict[str, FileRecord] = {}
         for split in self.splits:
@@ -195,7 +201,7 @@ class StoreWriter:
 
 
 class SplitWriter:
-    """Writes the shards of one split in order; knows where an interrupted conversion stood."""
+    """A writer of the shards of one split, in order; it goes on where an interrupted conversion stood."""
 
     def __init__(
         self, store: StoreWriter, name: str, shard_samples: int, columns: Mapping[str, Column]
@@ -210,19 +216,22 @@ class SplitWriter:
 
     @property
     def shards(self) -> int:
+        """The number of finished shards."""
         return len(self._journal)
 
     @property
     def samples(self) -> int:
+        """The number of samples in finished shards."""
         return sum(entry["samples"] for entry in self._journal)
 
     @property
     def source_position(self) -> int:
-        """The first sample of the source that no finished shard has dealt with."""
+        """The first sample of the source after those of the finished shards."""
         return int(self._journal[-1]["source_stop"]) if self._journal else 0
 
     @property
     def skipped(self) -> list[Skip]:
+        """The samples of the source that are left out so far."""
         return [Skip(*skip) for entry in self._journal for skip in entry["skipped"]] + self._tail
 
     def write_shard(
@@ -235,8 +244,10 @@ class SplitWriter:
     ) -> None:
         """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
 
-        Every shard but the last has `shard_samples` samples. Raises CodecError for codes outside their
-        codebook.
+        Every shard but the last has `shard_samples` samples. `source_stop` is the first sample of the source
+        after this shard, `skipped` are the samples left out before it.
+
+        Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
         """
         if not 0 < len(codes) <= self.shard_samples or self.samples % self.shard_samples:
             raise ValueError(
@@ -274,34 +285,38 @@ class SplitWriter:
         self._storage.remove(self._open_shard)
 
     def finish(self, skipped: list[Skip]) -> None:
-        """Note the samples skipped after the last shard."""
+        """Take note of the samples skipped after the last shard."""
         self._tail = skipped
 
     def save_open_shard(self, state: bytes) -> None:
-        """Keep an unfinished shard's state, for `load_open_shard` after a crash."""
+        """Save an unfinished shard's state, for `load_open_shard` after a crash."""
         self._store.note(f"{self.name}/open", state)
 
     def load_open_shard(self) -> bytes | None:
+        """Return the state of `save_open_shard`, or None."""
         return self._store.recall(f"{self.name}/open")
 
     def summary(self) -> SplitSummary:
+        """Return the split's entry of the manifest."""
         sizes = [entry["source_bytes"] for entry in self._journal]
         known = [size for size in sizes if size is not None]
         return SplitSummary(self.samples, len(self.skipped), sum(known) if known else None)
 
     def files(self) -> dict[str, FileRecord]:
+        """Return the records of all shards, by path."""
         return {
             path: FileRecord(*record) for entry in self._journal for path, record in entry["files"].items()
         }
 
     def array_documents(self) -> dict[str, dict[str, Any]]:
+        """Return the `zarr.json` of each array, by path."""
         return {
             f"{self.name}/{array}": self._layout(array, self.samples).to_zarr(array)
             for array in (TOKENS, *self.columns)
         }
 
     def write_tables(self) -> dict[str, FileRecord]:
-        """Join the shards' rows into the split's samples table, and write the report of skipped samples."""
+        """Write the samples table, joined from the shards' rows, and the table of skipped samples."""
         parts = (
             pq.read_table(io.BytesIO(self._storage.read(self._entry("parquet", shard))))
             for shard in range(self.shards)
@@ -345,8 +360,7 @@ class SplitWriter:
 
 
 def _check_lossless(layout: ArrayLayout, data: bytes, rows: npt.NDArray[Any], where: str) -> None:
-    """Entropy coding is undone before it is trusted: a code lost to a fault of this machine can't be found
-    later."""
+    # a shard is decoded before it is trusted: a code lost to a fault of this machine shows nowhere else
     if not np.array_equal(layout.decode_shard(data, where), rows):
         raise CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
 
