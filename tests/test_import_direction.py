@@ -55,8 +55,16 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "TokenstoreError",
         "__version__",
         "concat",
+        "convert",
+        "copy",
+        "info",
         "mix",
         "open",
+        "preview",
+        "recode",
+        "reconstruct",
+        "stats",
+        "verify",
     ]
     assert all(getattr(tokenstore, name) is not None for name in tokenstore.__all__)
     assert set(tokenstore.__all__) <= set(dir(tokenstore))

@@ -10,12 +10,13 @@ import torch
 from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 
 import tokenstore
+from tokenstore.audit import StatsOptions, columns, register_column
 from tokenstore.audit import codes as codes_module
 from tokenstore.audit.quality import measure_quality
 from tokenstore.audit.stats import IMAGENET_SAMPLES, stats
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import ArgumentError, TokenizerError
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.quality import PSNR_CEILING, evaluate, psnr, ssim
 
@@ -220,3 +221,27 @@ def test_the_use_of_several_codebooks_is_the_mean_perplexity_and_all_their_unuse
     assert quality.unused_codes == (16 - 2) + (20 - 4)
     assert (quality.images, quality.psnr) == (8, PSNR_CEILING)
     assert evaluate(BrightnessTokenizer(), images).perplexity == pytest.approx(8)
+
+
+# ---- columns from outside the package
+
+
+def test_a_column_can_be_registered_from_outside(
+    tmp_path: Path, codes: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "COLUMNS", dict(columns.COLUMNS))
+
+    def largest(store: tokenstore.TokenStore, options: StatsOptions) -> dict[str, int]:
+        return {name: int(store[name][:].max()) for name in store.splits}
+
+    register_column("largest code", largest)
+    result = stats(store_of(tmp_path, codes))
+    assert result.splits["train"].columns == {"largest code": codes.max()}
+    assert result.to_dict()["splits"]["train"]["largest code"] == codes.max()
+    with pytest.raises(ValueError, match="'largest code', which is taken"):
+        register_column("largest code", largest)
+
+
+def test_arguments_without_use_are_refused(tmp_path: Path, codes: np.ndarray) -> None:
+    with pytest.raises(ArgumentError, match=r"images=\.\.\. goes with quality=\.\.\."):
+        stats(store_of(tmp_path, codes), images=tmp_path)

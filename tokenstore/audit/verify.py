@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokenstore.errors import (
     ArgumentError,
@@ -331,8 +329,12 @@ def _label_out_of_range(labels: npt.NDArray[Any], classes: int | None) -> str | 
 
 
 def _check_table(store: Store, path: str, rows: int) -> list[str]:
+    # imported here: the only part of this module that needs Arrow
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        found = pq.read_metadata(io.BytesIO(store.read_checked(path))).num_rows
+        actual = pq.read_metadata(io.BytesIO(store.read_checked(path))).num_rows
     except (TokenstoreError, OSError, pa.ArrowException) as error:
         return [f"{store.storage}/{path}: {error}"]
-    return [] if found == rows else [f"{store.storage}/{path}: expected {rows} rows, found {found}"]
+    return [] if actual == rows else [f"{store.storage}/{path}: expected {rows} rows, found {actual}"]

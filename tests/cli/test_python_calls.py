@@ -1,0 +1,99 @@
+"""Every command on a store gives what the one Python call behind it gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers.brightness import write_grey_image
+from PIL import Image
+from tokenstore_cli.main import cli
+
+import tokenstore
+
+SIZE = 32
+
+
+def output(*words: object) -> str:
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def plain(values: Any) -> Any:
+    """Return values as JSON gives them back."""
+    return json.loads(json.dumps(values))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in two classes, and the store that the command makes of them."""
+    path = tmp_path_factory.mktemp("calls")
+    for number in range(4):
+        write_grey_image(path / "photos" / f"class-{number % 2}" / f"{number}.png", 40 * number)
+    output("convert", path / "photos", path / "store", "--image-size", SIZE, "--workers", 0)
+    return path
+
+
+def test_convert(folder: Path, tmp_path: Path) -> None:
+    tokenstore.convert(folder / "photos", tmp_path / "store", image_size=SIZE, workers=0)
+    assert contents(tmp_path / "store") == contents(folder / "store")
+
+
+def test_copy(folder: Path, tmp_path: Path) -> None:
+    output("copy", folder / "store", tmp_path / "a")
+    copied = tokenstore.copy(folder / "store", tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(folder / "store")
+    assert copied.files == len(contents(tmp_path / "b"))
+    assert copied.nbytes == sum(map(len, contents(tmp_path / "b").values()))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_recode(folder: Path, tmp_path: Path, in_place: bool) -> None:
+    for name in ("a", "b"):
+        tokenstore.copy(folder / "store", tmp_path / name)
+    targets = (tmp_path / "a", tmp_path / "b") if in_place else (tmp_path / "c", tmp_path / "d")
+    output("recode", tmp_path / "a", *([] if in_place else [targets[0]]), "--codec", "zstd")
+    recoded = tokenstore.recode(tmp_path / "b", None if in_place else targets[1], codec="zstd")
+    assert contents(targets[0]) == contents(targets[1])
+    assert recoded.manifest.features == ("zstd",)
+
+
+def test_info(folder: Path) -> None:
+    said = json.loads(output("info", folder / "store", "--json"))
+    assert plain(tokenstore.info(folder / "store").to_dict()) == said
+
+
+def test_stats(folder: Path) -> None:
+    said = json.loads(output("stats", folder / "store", "--json", "--quality", 2, "--shuffle"))
+    assert plain(tokenstore.stats(folder / "store", quality=2, shuffle=True).to_dict()) == said
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_verify(folder: Path, samples: int | None) -> None:
+    words = [] if samples is None else ["--retokenize", samples]
+    said = json.loads(output("verify", folder / "store", "--json", *words))
+    assert plain(tokenstore.verify(folder / "store", retokenize=samples).to_dict()) == said
+
+
+def test_preview(folder: Path, tmp_path: Path) -> None:
+    output("preview", folder / "store", "--out", tmp_path / "a.png", "--indices", "0,3")
+    sheet = tokenstore.preview(folder / "store", tmp_path / "b.png", indices=[0, 3])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    np.testing.assert_array_equal(np.asarray(sheet.image), np.asarray(Image.open(tmp_path / "b.png")))
+    assert (sheet.originals, sheet.missing) == (2, 0)
+
+
+def test_reconstruct(folder: Path, tmp_path: Path) -> None:
+    output("reconstruct", folder / "store", 0, -1, "--out", tmp_path / "a")
+    written = tokenstore.reconstruct(folder / "store", [0, -1], tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert [path.name for path in written.files] == ["0.png", "3.png"]
