@@ -1,0 +1,1 @@
+"""The commands about tokenizers: list them, train one, fit a codebook."""

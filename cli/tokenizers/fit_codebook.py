@@ -1,59 +1,54 @@
-"""`tokenstore fit-codebook`."""
+"""The command `tokenstore fit-codebook`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from rich.progress import TaskID
 
-from tokenstore.errors import SourceError, TokenizerError
-from tokenstore.sources import open_source
-from tokenstore.sources.base import ImageSource
-from tokenstore.sources.images import ImageOptions, Resize
-from tokenstore.tokenizers.train.fitting import FitOptions, FitReport
-from tokenstore.tokenizers.train.fitting import fit_codebook as run_fit
-
-from ..console import progress_bar
+from .. import options
 from ..main import EXIT_CODES
 
-_DEFAULT = FitOptions()
+if TYPE_CHECKING:
+    from tokenstore.sources import ImageSource
+    from tokenstore.tokenizers.train import FittedCodebook
+
 _ENDING = ".safetensors"
-_SHOWN = 10
+_EXAMPLES = 10
 
 
 def _parse_levels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """The whole numbers of --levels."""
+    """Parse the whole numbers of --levels."""
     try:
         return None if value is None else tuple(int(number) for number in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"expected numbers such as 8,8,8,8, found {value!r}") from error
 
 
+def _check_ending(_: click.Context, __: click.Parameter, value: Path) -> Path:
+    """Refuse a file with another ending."""
+    if value.suffix != _ENDING:
+        raise click.UsageError(f"expected --out to end in {_ENDING}, found {value}")
+    return value
+
+
 @click.command(epilog=EXIT_CODES)
-@click.argument("images")
+@options.existing_source("images")
 @click.option(
     "--autoencoder",
     required=True,
     metavar="FOLDER|HUB-ID",
     help="An AutoencoderKL, AutoencoderTiny or AutoencoderDC of diffusers, or a pipeline with one.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="FILE.safetensors to write."
-)
-@click.option(
-    "--size",
-    type=click.IntRange(1, 2**16),
-    default=_DEFAULT.size,
-    show_default=True,
-    help="Codes of a codebook.",
-)
+@options.out("a file that ends in .safetensors", callback=_check_ending)
+@options.codebook_size(4096, most=2**16)
 @click.option(
     "--codebooks",
+    metavar="N",
     type=click.IntRange(1, 64),
-    default=_DEFAULT.codebooks,
+    default=1,
     show_default=True,
     help="Codes of a position: each further codebook refines what those before it left.",
 )
@@ -63,58 +58,38 @@ def _parse_levels(_: click.Context, __: click.Parameter, value: str | None) -> t
     callback=_parse_levels,
     help="Instead of codebooks, finite scalar quantisation with so many levels of each latent channel.",
 )
-@click.option("--split", help="Split to learn from; by default train, or the first.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=2000,
-    show_default=True,
-    help="Take so many images, evenly spaced over the split. One in ten is kept out to measure with.",
-)
-@click.option("--image-size", type=click.IntRange(16), default=256, show_default=True, help="Side in pixels.")
-@click.option(
-    "--resize",
-    type=click.Choice(["squash", "crop", "pad"]),
-    default="squash",
-    show_default=True,
-    help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
-)
+@options.split("train, or the first")
+@options.limit("evenly spaced; one image in ten is held out to evaluate with", default=2000)
+@options.image_size(256, least=16)
+@options.resize()
 @click.option(
     "--max-vectors",
+    metavar="N",
     type=click.IntRange(1),
-    default=_DEFAULT.max_vectors,
+    default=1 << 20,
     show_default=True,
-    help="Latent vectors kept in memory, a random sample of all.",
+    help="Latent vectors in memory, a random sample of all.",
 )
 @click.option(
-    "--batch-size",
+    "--batch-vectors",
+    metavar="N",
     type=click.IntRange(1),
-    default=_DEFAULT.batch_size,
+    default=1 << 14,
     show_default=True,
     help="Latent vectors of one step of k-means.",
 )
 @click.option(
     "--iterations",
+    metavar="N",
     type=click.IntRange(1),
-    default=_DEFAULT.iterations,
+    default=200,
     show_default=True,
     help="Steps of k-means for each codebook.",
 )
-@click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Decides everything random.")
-@click.option("--device", default="cpu", show_default=True, help="Where it computes: cpu, cuda, mps ...")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
-def fit_codebook(
-    images: str,
-    autoencoder: str,
-    out: Path,
-    split: str | None,
-    limit: int,
-    image_size: int,
-    resize: Resize,
-    device: str,
-    overwrite: bool,
-    **options: Any,
-) -> None:
+@options.seed()
+@options.device()
+@options.overwrite()
+def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **settings: Any) -> None:
     """Learn a codebook over an autoencoder's latents of IMAGES.
 
     IMAGES is a source of images as `convert` reads them. The autoencoder stays as it is; with the codebook
@@ -127,67 +102,37 @@ def fit_codebook(
       tokenstore fit-codebook a.tar --autoencoder taesd/ --levels 8,8,8,8 --out fsq.safetensors
       tokenstore convert photos/ photos.zarr --tokenizer autoencoder:sdxl.safetensors
     """
-    _check(out, overwrite, options["levels"])
-    source = _open_images(images)
-    name = split or ("train" if "train" in source.splits else next(iter(source.splits)))
-    if name not in source.splits:
-        raise SourceError(f"{images}: expected a split of {', '.join(source.splits)}, found {name!r}")
-    try:
-        from tokenstore.tokenizers.kinds.autoencoder import load_autoencoder, write_codebook
-    except ImportError as error:
-        raise TokenizerError(
-            f"fit-codebook needs the package diffusers; pip install 'tokenstore[diffusers]' ({error})"
-        ) from error
-    loaded = load_autoencoder(autoencoder, device)
-    total = len(source.splits[name])
-    click.echo(f"{images}: {source.kind}, {name}: {min(limit, total):,} of {total:,} images")
-    with progress_bar("steps") as bar:
-        tasks: dict[str, TaskID] = {}
+    _refuse_codebooks_with(levels)
+    from tokenstore.tokenizers.train import fit_codebook as fit
 
-        def tell(stage: str, done: int, stages: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=stages, note="")
-            bar.update(tasks[stage], completed=done)
+    from ..training import StageProgress
 
-        tokenizer, report = run_fit(
-            source.splits[name],
-            loaded,
-            ImageOptions(image_size, resize),
-            FitOptions(**options),
-            limit=limit,
-            tell=tell,
-        )
-    write_codebook(tokenizer, out)
-    click.echo(f"{out}: {tokenizer.name}, fingerprint {tokenizer.fingerprint[:16]}")
-    _print(report, tokenizer.codebook_sizes)
+    def begin(source: ImageSource, split: str, count: int) -> None:
+        total = len(source.splits[split])
+        click.echo(f"{images}: {source.kind}, {split}: {count:,} of {total:,} images")
+
+    with StageProgress("steps") as progress:
+        fitted = fit(images, out, levels=levels, on_start=begin, on_progress=progress.on_progress, **settings)
+    click.echo(f"{out}: {fitted.tokenizer.name}, fingerprint {fitted.tokenizer.fingerprint[:16]}")
+    _print(fitted)
 
 
-def _check(out: Path, overwrite: bool, levels: tuple[int, ...] | None) -> None:
-    """Refuse what would end in an error after minutes of work."""
+def _refuse_codebooks_with(levels: tuple[int, ...] | None) -> None:
+    """Refuse --levels beside an option of codebooks that the user gave."""
     context = click.get_current_context()
-    for name in ("size", "codebooks"):
+    for name in ("codebook_size", "codebooks"):
         if levels is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--levels is instead of codebooks: it cannot go with --{name}")
-    if out.suffix != _ENDING:
-        raise click.UsageError(f"expected --out to end in {_ENDING}, found {out}")
-    if out.exists() and not overwrite:
-        raise TokenizerError(f"{out}: is there already; name another file, or replace it with --overwrite")
-    out.parent.mkdir(parents=True, exist_ok=True)
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--levels is instead of codebooks: it cannot go with --{option}")
 
 
-def _open_images(place: str) -> ImageSource:
-    source = open_source(place)
-    if not isinstance(source, ImageSource):
-        raise SourceError(f"{place}: expected images to learn from, found ready codes ({source.kind})")
-    return source
-
-
-def _print(report: FitReport, sizes: tuple[int, ...]) -> None:
+def _print(fitted: FittedCodebook) -> None:
+    report, sizes = fitted.report, fitted.tokenizer.codebook_sizes
     click.echo(f"learned from {report.images:,} images, {report.vectors:,} latent vectors")
-    for name, reason in report.skipped[:_SHOWN]:
+    for name, reason in report.skipped[:_EXAMPLES]:
         click.echo(f"  skipped {name}: {reason}")
-    if len(report.skipped) > _SHOWN:
-        click.echo(f"  ... and {len(report.skipped) - _SHOWN:,} more skipped")
+    if len(report.skipped) > _EXAMPLES:
+        click.echo(f"  ... and {len(report.skipped) - _EXAMPLES:,} more skipped")
     click.echo(f"error: {report.relative_error:.2%} of the latents' variance")
     for number, (perplexity, unused) in enumerate(zip(report.perplexity, report.unused_codes, strict=True)):
         label = "codebook" if len(sizes) == 1 else f"codebook {number + 1}"

@@ -1,24 +1,21 @@
-"""`tokenstore tokenizers`."""
+"""The command `tokenstore tokenizers`."""
 
 from __future__ import annotations
 
 import json
 
 import click
-from rich.console import Console
-from rich.table import Column, Table
 
-from tokenstore.tokenizers import tokenizer_kinds
-
+from .. import options
 from ..main import EXIT_CODES
 
 _HEADS = ("--tokenizer", "grid of H x W", "codebook", "licence", "what it is")
 _WIDTH = 250
-"""Wide enough for every row: what does not fit a terminal is wrapped by it and never cut off."""
+"""A width in columns for every row: a terminal wraps longer lines, and nothing is cut off."""
 
 
 @click.command(epilog=EXIT_CODES)
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@options.as_json("the tokenizers by name")
 def tokenizers(as_json: bool) -> None:
     """List what `--tokenizer` takes: names, arguments, grids, codebooks, licences.
 
@@ -27,8 +24,14 @@ def tokenizers(as_json: bool) -> None:
       tokenstore tokenizers
       tokenstore tokenizers --json | jq 'keys'
     """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from tokenstore.tokenizers import tokenizer_kinds
+
+    kinds = tokenizer_kinds()
     if as_json:
-        kinds = {
+        facts = {
             name: {
                 "argument": kind.argument,
                 "summary": kind.summary,
@@ -37,12 +40,12 @@ def tokenizers(as_json: bool) -> None:
                 "licence": kind.licence,
                 "needs": kind.missing_extra,
             }
-            for name, kind in tokenizer_kinds().items()
+            for name, kind in kinds.items()
         }
-        click.echo(json.dumps(kinds, indent=2))
+        click.echo(json.dumps(facts, indent=2))
         return
     table = Table(*(Column(head, no_wrap=True) for head in _HEADS), box=None)
-    for name, kind in tokenizer_kinds().items():
+    for name, kind in kinds.items():
         missing = kind.missing_extra
         needs = f" (pip install 'tokenstore[{missing}]')" if missing else ""
         table.add_row(f"{name}{kind.usage}", kind.grid, kind.codebook, kind.licence, kind.summary + needs)

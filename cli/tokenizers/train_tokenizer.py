@@ -1,88 +1,59 @@
-"""`tokenstore train-tokenizer`."""
+"""The command `tokenstore train-tokenizer`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
-from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig
-from tokenstore.tokenizers.quality import Quality
-from tokenstore.tokenizers.registry import check_device
-from tokenstore.tokenizers.train.run import train as run_training
-from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
-
+from .. import options
 from ..main import EXIT_CODES
-from ..training import in_bfloat16, listed_images, note_unless_held_out, shown
 from ..training_options import training_options
 
-_DEFAULT = TrainingConfig()
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.quality import Quality
+    from tokenstore.tokenizers.train.images import ImageSet
+    from tokenstore.tokenizers.train.trainer import StepResult, Trainer
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("images", nargs=-1, required=True)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for weights and run.",
-)
-@click.option(
-    "--codebook-size",
-    type=click.IntRange(2, 2**16),
-    default=_DEFAULT.model.codebook_size,
-    show_default=True,
-    help="Codes of the codebook.",
-)
+@options.existing_source("images", nargs=-1)
+@options.out("the folder of the run, with weights.safetensors", folder=True)
+@options.codebook_size(2048, least=2, most=2**16)
 @click.option(
     "--name",
+    metavar="NAME",
     default="conv-vq-8x-own",
     show_default=True,
-    help="What stores will call the tokenizer; its fingerprint tells it from others of that name.",
+    help="The tokenizer's name in stores; its fingerprint tells it from others of that name.",
 )
 @click.option(
     "--photographs",
+    metavar="N",
     type=click.IntRange(0),
-    default=_DEFAULT.photographs,
+    default=8,
     show_default=True,
     help="Crops of photographs in a batch.",
 )
 @click.option(
     "--thumbnails",
+    metavar="N",
     type=click.IntRange(0),
-    default=_DEFAULT.thumbnails,
+    default=30,
     show_default=True,
     help="Crops of images below 128 pixels in a batch.",
 )
 @training_options(
-    steps=_DEFAULT.steps,
-    held_out=_DEFAULT.held_out,
-    learning_rate=_DEFAULT.learning_rate,
+    steps=11_000,
+    held_out=0.1,
+    learning_rate=2e-3,
     evaluate_every=2000,
     images=256,
     resumed="the run in OUT",
 )
 def train_tokenizer(
-    images: tuple[str, ...],
-    out: Path,
-    steps: int,
-    codebook_size: int,
-    name: str,
-    held_out: float,
-    photographs: int,
-    thumbnails: int,
-    learning_rate: float,
-    seed: int,
-    precision: str,
-    device: str,
-    threads: int,
-    evaluate_steps: int,
-    evaluate_images: int,
-    checkpoint_minutes: float,
-    resume: bool,
+    images: tuple[str, ...], out: Path, precision: str, device: str, resume: bool, **settings: Any
 ) -> None:
     """Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
 
@@ -95,42 +66,46 @@ def train_tokenizer(
       tokenstore train-tokenizer photos/ thumbnails.tar --out mine --held-out 0.5
       tokenstore train-tokenizer imagenet/ --out mine --device cuda --photographs 128 --thumbnails 0
     """
-    torch.set_num_threads(threads)
-    config = TrainingConfig(
-        model=replace(ConvVQConfig(), name=name, codebook_size=codebook_size),
-        seed=seed,
-        held_out=held_out,
-        photographs=photographs,
-        thumbnails=thumbnails,
-        learning_rate=learning_rate,
-        bfloat16=in_bfloat16(precision, device),
-    ).shortened(steps)
-    check_device(device)
-    listed = listed_images(images, held_out)
-    photos, thumbs = len(listed.held_out_photographs), len(listed.held_out_thumbnails)
+    from tokenstore.tokenizers.train import train_tokenizer as train
+
+    from ..training import RunProgress, in_bfloat16
+
+    progress = RunProgress(_described)
+
+    def begin(run: Trainer, listed: ImageSet) -> None:
+        _print_images(listed)
+        progress.begin(run)
+
+    with progress:
+        trained = train(
+            images,
+            out,
+            precision="bf16" if in_bfloat16(precision, device) else "fp32",
+            device=device,
+            resume=resume,
+            on_start=begin,
+            on_step=progress.on_step,
+            on_evaluation=_print_quality,
+            **settings,
+        )
+    click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+
+
+def _described(result: StepResult) -> str:
+    return f"PSNR {result.psnr:.2f} dB, perplexity {result.perplexity:,.0f}"
+
+
+def _print_images(listed: ImageSet) -> None:
+    from ..training import note_unless_held_out
+
+    photographs, thumbnails = len(listed.held_out_photographs), len(listed.held_out_thumbnails)
     click.echo(
         f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "
-        f"held out: {photos:,} and {thumbs:,}"
+        f"held out: {photographs:,} and {thumbnails:,}"
     )
-    note_unless_held_out(photos + thumbs)
-    trainer = Trainer(config, listed, out, device)
-
-    def train(on_step: Callable[[StepResult], None]) -> None:
-        run_training(
-            trainer,
-            listed,
-            resume=resume,
-            checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_steps,
-            evaluate_images=evaluate_images,
-            on_step=on_step,
-            on_evaluation=_tell,
-        )
-
-    shown(trainer, train, lambda result: f"PSNR {result.psnr:.2f} dB, perplexity {result.perplexity:,.0f}")
-    click.echo(f"{steps:,} steps in {trainer.seconds / 60:.1f} minutes: {out / WEIGHTS}")
+    note_unless_held_out(photographs + thumbnails)
 
 
-def _tell(step: int, quality: dict[str, Quality]) -> None:
+def _print_quality(step: int, quality: dict[str, Quality]) -> None:
     for kind, figures in quality.items():
         click.echo(f"step {step:,}, held-out {kind}: {figures}")

@@ -30,10 +30,10 @@ from tokenstore.tokenizers.train.fitting import (
     Images,
     Reservoir,
     code_use,
-    fit_codebook,
     fit_quantiser,
     kmeans,
     kmeans_start,
+    learn_codebook,
     relative_error,
 )
 
@@ -50,7 +50,7 @@ from tokenstore.tokenizers.kinds.autoencoder import (  # noqa: E402
 )
 
 SIZE = 32
-SMALL = FitOptions(size=32, iterations=20, batch_size=256)
+SMALL = FitOptions(codebook_size=32, iterations=20, batch_vectors=256)
 
 
 def make_kl(**changes: object) -> torch.nn.Module:
@@ -143,7 +143,7 @@ def pair(kept_pair: Path, tmp_path: Path) -> Path:
 
 
 def fit(split: ImageSplit, model: Path, options: FitOptions = SMALL) -> AutoencoderTokenizer:
-    return fit_codebook(split, load_autoencoder(str(model)), ImageOptions(SIZE), options)[0]
+    return learn_codebook(split, load_autoencoder(str(model)), ImageOptions(SIZE), options)[0]
 
 
 def rewrite(path: Path, change: Callable[[dict[str, object], dict[str, torch.Tensor]], None]) -> None:
@@ -296,7 +296,9 @@ def test_dead_codes_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fewer_distinct_vectors_than_codes_leave_codes_unused() -> None:
     rows = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(20, 1)
-    quantiser = fit_quantiser(rows, FitOptions(size=8, iterations=5), torch.Generator().manual_seed(0))
+    quantiser = fit_quantiser(
+        rows, FitOptions(codebook_size=8, iterations=5), torch.Generator().manual_seed(0)
+    )
     table = torch.from_numpy(quantiser.codebook)
     assert table.isfinite().all()
     assert error(rows, table) == 0
@@ -383,12 +385,12 @@ def test_images_are_spread_over_the_split_and_one_in_ten_is_held_out(split: Imag
 @pytest.mark.parametrize("name", ["kl", "tiny", "dc"])
 def test_a_fit_reports_what_it_learned(split: ImageSplit, models: dict[str, Path], name: str) -> None:
     told = []
-    tokenizer, report = fit_codebook(
+    tokenizer, report = learn_codebook(
         split,
         load_autoencoder(str(models[name])),
         ImageOptions(SIZE),
         SMALL,
-        tell=lambda stage, done, total: told.append((stage, done, total)),
+        on_progress=lambda stage, done, total: told.append((stage, done, total)),
     )
     positions = (SIZE // tokenizer.stride) ** 2
     assert (report.images, report.vectors) == (10, 10 * positions)
@@ -404,7 +406,7 @@ def test_a_fit_reports_what_it_learned(split: ImageSplit, models: dict[str, Path
     assert len(codes.unique()) > 16
     assert told[0] == ("encoding", 11, 11)
     assert ("codebook, k-means", 20, 20) in told
-    assert told[-1] == ("measuring", 1, 1)
+    assert told[-1] == ("evaluating", 1, 1)
 
 
 def test_a_seed_gives_one_codebook(
@@ -417,7 +419,7 @@ def test_a_seed_gives_one_codebook(
 
 def test_memory_for_vectors_is_bounded(split: ImageSplit, models: dict[str, Path]) -> None:
     options = replace(SMALL, max_vectors=100)
-    report = fit_codebook(split, load_autoencoder(str(models["kl"])), ImageOptions(SIZE), options)[1]
+    report = learn_codebook(split, load_autoencoder(str(models["kl"])), ImageOptions(SIZE), options)[1]
     assert report.vectors == 640
     assert sum(report.perplexity) <= 32
     with pytest.raises(TokenizerError, match=r"at least 32 latent vectors .* found 20"):
@@ -427,18 +429,18 @@ def test_memory_for_vectors_is_bounded(split: ImageSplit, models: dict[str, Path
 def test_what_cannot_be_fitted_is_refused(split: ImageSplit, models: dict[str, Path], tmp_path: Path) -> None:
     autoencoder = load_autoencoder(str(models["kl"]))
     with pytest.raises(TokenizerError, match=r"multiple of 4 for .*, found 30x30"):
-        fit_codebook(split, autoencoder, ImageOptions(30), SMALL)
+        learn_codebook(split, autoencoder, ImageOptions(30), SMALL)
     with pytest.raises(TokenizerError, match=r"each of 4 latent channels of .*, found 3"):
-        fit_codebook(split, autoencoder, ImageOptions(SIZE), FitOptions(levels=(8, 8, 8)))
+        learn_codebook(split, autoencoder, ImageOptions(SIZE), FitOptions(levels=(8, 8, 8)))
     with pytest.raises(TokenizerError, match="iterations: expected at least 1, found 0"):
         FitOptions(iterations=0)
     (tmp_path / "bad.png").write_bytes(b"bad")
     bad = next(iter(open_source(tmp_path).splits.values()))
     with pytest.raises(TokenizerError, match=r"none that can be read.*bad\.png"):
-        fit_codebook(bad, autoencoder, ImageOptions(SIZE), SMALL)  # type: ignore[arg-type]
+        learn_codebook(bad, autoencoder, ImageOptions(SIZE), SMALL)  # type: ignore[arg-type]
     autoencoder.model.encoder.conv_in.weight *= float("inf")
     with pytest.raises(TokenizerError, match="expected finite latents"):
-        fit_codebook(split, autoencoder, ImageOptions(SIZE), SMALL)
+        learn_codebook(split, autoencoder, ImageOptions(SIZE), SMALL)
 
 
 # ---- the tokenizer
@@ -657,7 +659,7 @@ def words(folder: Path, models: dict[str, Path], tmp_path: Path) -> list[object]
 
 def test_the_command_learns_a_codebook_and_does_not_overwrite(words: list[object], tmp_path: Path) -> None:
     out = tmp_path / "new" / "book.safetensors"
-    done = run(*words, "--size", 16)
+    done = run(*words, "--codebook-size", 16)
     assert done.exit_code == 0, done.output
     assert "12 of 12 images" in done.output
     assert f"{out}: autoencoder-tiny-k16" in done.output
@@ -667,12 +669,12 @@ def test_the_command_learns_a_codebook_and_does_not_overwrite(words: list[object
     assert "held out: 1 images: PSNR" in done.output
     assert load_tokenizer(f"autoencoder:{out}").encode(smooth_images(2)).shape == (2, 8, 8)
     before = out.read_bytes()
-    refused = run(*words, "--size", 16)
+    refused = run(*words, "--codebook-size", 16)
     assert refused.exit_code == 1
     assert isinstance(refused.exception, TokenizerError)
     assert "is there already; name another file, or replace it with --overwrite" in str(refused.exception)
     assert out.read_bytes() == before
-    again = run(*words, "--size", 8, "--overwrite")
+    again = run(*words, "--codebook-size", 8, "--overwrite")
     assert again.exit_code == 0, again.output
     assert load_tokenizer(f"autoencoder:{out}").codebook_sizes == (8,)
 
@@ -680,7 +682,7 @@ def test_the_command_learns_a_codebook_and_does_not_overwrite(words: list[object
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (["--codebooks", 2, "--size", 8], "autoencoder-tiny-2xk8"),
+        (["--codebooks", 2, "--codebook-size", 8], "autoencoder-tiny-2xk8"),
         (["--levels", "3,2,4,2"], "autoencoder-tiny-fsq3x2x4x2"),
     ],
 )
@@ -695,7 +697,10 @@ def test_the_command_learns_the_other_kinds(words: list[object], options: list[o
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--levels", "2,2,2,2", "--size", 8], "--levels is instead of codebooks: it cannot go with --size"),
+        (
+            ["--levels", "2,2,2,2", "--codebook-size", 8],
+            "--levels is instead of codebooks: it cannot go with --codebook-size",
+        ),
         (["--levels", "2,2,2,2", "--codebooks", 1], "cannot go with --codebooks"),
         (["--levels", "8;8"], "expected numbers such as 8,8,8,8, found '8;8'"),
         (["--out", "book.pt"], "expected --out to end in .safetensors"),

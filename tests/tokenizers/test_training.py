@@ -26,7 +26,7 @@ from tokenstore.sources import open_source
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.train.images import Crops, ImageSet, is_held_out, list_images
 from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
-from tokenstore.tokenizers.train.run import EVALUATION, SAMPLES, held_out_views, train
+from tokenstore.tokenizers.train.run import EVALUATION, SAMPLES, held_out_views, run_training
 from tokenstore.tokenizers.train.trainer import (
     WEIGHTS,
     Trainer,
@@ -76,7 +76,7 @@ def crops_of(images: ImageSet, seed: int = 0, **changes: object) -> Crops:
 
 
 def finish(trainer: Trainer, images: ImageSet, *, resume: bool = False, evaluate_steps: int = 0) -> None:
-    train(
+    run_training(
         trainer,
         images,
         resume=resume,
@@ -201,7 +201,7 @@ def test_a_codebook_finds_clusters_and_gives_dead_codes_another_start() -> None:
 def test_training_learns_and_writes_what_it_promises(images: ImageSet, tmp_path: Path) -> None:
     trainer = Trainer(replace(CONFIG, steps=60), images, tmp_path / "run")
     results = []
-    train(
+    run_training(
         trainer,
         images,
         resume=False,
@@ -274,7 +274,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(
+        run_training(
             interrupted,
             images,
             resume=False,
@@ -295,7 +295,7 @@ def test_resuming_after_a_crash_drops_the_log_of_steps_done_again(images: ImageS
     config = replace(CONFIG, steps=40)
     trainer = Trainer(config, images, tmp_path)
     with pytest.raises(_StopError):
-        train(
+        run_training(
             trainer,
             images,
             resume=False,

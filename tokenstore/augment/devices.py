@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from tokenstore.networks.precision import Precision, has_bfloat16
+
 __all__ = ["Precision", "has_bfloat16", "in_float32", "in_parts", "moved", "products"]
-
-Precision: TypeAlias = Literal["auto", "bf16", "fp32"]
-
-_AMPERE = (8, 0)
 
 
 def products(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -28,19 +26,6 @@ def products(device: torch.device, precision: Precision) -> AbstractContextManag
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
     """A context in which products are as their inputs are, whatever the caller's."""
     return torch.autocast(device.type, enabled=False)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32.
-
-    GPUs from Ampere on do, and CPUs with AVX512-BF16 or AMX.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _AMPERE
-    if device.type != "cpu":
-        return False
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(ask is not None and bool(ask()) for ask in asked)
 
 
 def in_parts(function: Callable[[slice], Tensor], count: int, at_once: int, device: torch.device) -> Tensor:

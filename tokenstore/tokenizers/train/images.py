@@ -1,4 +1,4 @@
-"""What a tokenizer is trained on: random crops of images, and the images that are kept out."""
+"""The images that a tokenizer is trained on, as random crops, and those that are held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tokenstore.errors import SampleError, TokenizerError
+from tokenstore.errors import SampleError, SourceError, TokenizerError
 from tokenstore.sources.base import ImageSource, ImageSplit
+from tokenstore.sources.detect import open_source
 from tokenstore.sources.images import load_image
 
+__all__ = ["Crops", "ImageRef", "ImageSet", "is_held_out", "list_images", "open_images"]
+
 HELD_OUT_SPLITS = frozenset({"val", "valid", "validation", "test"})
+"""The splits that are held out whole."""
 SMALL_SIDE = 128
-"""Images with a shorter side than this are thumbnails: they are trained on pixel by pixel."""
-_LOOKED_AT = 15
+"""The shorter side in pixels below which an image is a thumbnail, which is trained on pixel by pixel."""
+_PROBED_IMAGES = 15
 _LARGEST_ZOOM = 2.0
 _BAD_DRAWS = 100
 
@@ -34,7 +38,7 @@ class ImageRef:
     index: int
 
     def data(self) -> bytes:
-        """The image file's bytes; raises SampleError."""
+        """Read the image file's bytes; raise SampleError if that fails."""
         data = self.split.request(self.index, self.index + 1).read()[0]
         if isinstance(data, SampleError):
             raise data
@@ -43,26 +47,34 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of some sources, those to train on apart from those held out."""
+    """The images of some sources: to train on, and held out."""
 
     photographs: Sequence[ImageRef]
     thumbnails: Sequence[ImageRef]
     held_out_photographs: Sequence[ImageRef]
     held_out_thumbnails: Sequence[ImageRef]
     digest: str
-    """Changes when the listed images do."""
+    """A hex digest that changes when the listed images do."""
 
 
 def is_held_out(name: str, share: float) -> bool:
-    """Whether an image of that name is kept out of training; decided by its file name alone."""
+    """Return whether an image is held out, which its file name alone decides."""
     digest = hashlib.sha256(PurePosixPath(name).name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def list_images(sources: Sequence[ImageSource], held_out_share: float) -> ImageSet:
-    """Splits named val or test are held out whole, and `held_out_share` of the images of all others.
+def open_images(images: str | Path | ImageSource) -> ImageSource:
+    """Return a source of images, opened if it is a path; raise SourceError if it holds ready codes."""
+    source = images if isinstance(images, ImageSource) else open_source(images)
+    if not isinstance(source, ImageSource):
+        raise SourceError(f"{images}: expected images to train on, found ready codes ({source.kind})")
+    return source
 
-    Raises TokenizerError where nothing is left to train on.
+
+def list_images(sources: Sequence[ImageSource], held_out_share: float) -> ImageSet:
+    """List the images of sources: splits named val or test are held out, and a share of all other images.
+
+    Raises TokenizerError if nothing is left to train on.
     """
     photographs: list[ImageRef] = []
     thumbnails: list[ImageRef] = []
@@ -89,9 +101,9 @@ def list_images(sources: Sequence[ImageSource], held_out_share: float) -> ImageS
 
 
 def _are_small(refs: Sequence[ImageRef]) -> bool:
-    """Whether most of a few images are thumbnails."""
+    """Return whether most of a few images are thumbnails."""
     sides = []
-    for ref in refs[:: max(1, len(refs) // _LOOKED_AT)]:
+    for ref in refs[:: max(1, len(refs) // _PROBED_IMAGES)]:
         try:
             sides.append(min(load_image(ref.data()).size))
         except SampleError:
@@ -100,12 +112,14 @@ def _are_small(refs: Sequence[ImageRef]) -> bool:
 
 
 class Crops:
-    """Batches of random crops, each a pure function of (seed, step).
+    """The batches of random crops, each a pure function of (seed, step).
 
-    A batch is a list with crops (n, 3, side, side) uint8 of photographs and of thumbnails, without those of
-    which there are none. Photographs are seen squashed to `image_size` and with a shorter side of once and
-    five quarters of that; thumbnails as they are, or enlarged up to twice. Decoded images stay in memory up
-    to `cache_nbytes`.
+    A batch is a list with crops (n, 3, side, side) uint8 of photographs and of thumbnails; a kind without
+    images is left out. Photographs are resized in three ways: squashed to `image_size`, and with a shorter
+    side of once and of five quarters of `image_size`. Thumbnails keep their size, or are enlarged up to
+    twice. Decoded images stay in memory up to `cache_nbytes`.
+
+    Raises TokenizerError if there are no crops, or if a hundred images in a row cannot be read.
     """
 
     def __init__(
@@ -138,7 +152,7 @@ class Crops:
         self._room = cache_nbytes
 
     def batches(self, start: int, stop: int) -> Iterator[list[Tensor]]:
-        """The batches of steps [start, stop), each made while the one before it is used."""
+        """Yield the batches of steps [start, stop), each made while the one before is used."""
         with ThreadPoolExecutor(1) as pool:
             following: Future[list[Tensor]] | None = None
             for step in range(start, stop):
@@ -147,6 +161,7 @@ class Crops:
                 yield batch
 
     def batch(self, step: int) -> list[Tensor]:
+        """Return the batch of a step."""
         rng = np.random.default_rng((self._seed, step))
         return [
             torch.stack([self._crop(kind, crop, rng) for _ in range(count)])

@@ -1,4 +1,4 @@
-"""A codebook that follows the encoder's vectors while it trains, and loses no code."""
+"""The codebook that follows the encoder's vectors while it trains, and loses no code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KMEANS_ROUNDS = 5
-LATENTS_PER_CODE = 64
-"""Latents that first entries are looked for among."""
-BLOCK_NUMBERS = 2**25
-"""Similarities that are held at once."""
+from tokenstore.tokenizers.train.kmeans import spherical_kmeans
+
+__all__ = ["MovingCodebook"]
 
 
 class MovingCodebook:
-    """Moving averages of the latents assigned to each code, from which a codebook is renewed in place.
+    """The moving averages of the latents assigned to each code, from which a codebook is updated in place.
 
-    Van den Oord et al. 2017, https://arxiv.org/abs/1711.00937, appendix A.1; all vectors are of length one.
-    A code used less than `restart_share` of the mean use starts again from a vector of the batch.
+    The method is that of van den Oord et al. 2017, https://arxiv.org/abs/1711.00937, appendix A.1; all
+    vectors are of length one. A code used less than `restart_share` of the mean use starts again from a
+    vector of the batch.
     """
 
     def __init__(self, codebook: Tensor, decay: float, restart_share: float) -> None:
@@ -26,29 +25,14 @@ class MovingCodebook:
         self.counts = torch.ones(len(codebook), device=codebook.device)
 
     def start_from(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Choose first entries from latents (N, D) as k-means++ does, then run a few rounds of k-means."""
-        thinned = torch.randperm(len(rows), generator=generator)[: LATENTS_PER_CODE * len(self.codebook)]
-        rows = rows[thinned.to(rows.device)]
-        block = max(1, BLOCK_NUMBERS // len(self.codebook))
-        first = torch.randint(len(rows), (1,), generator=generator).to(rows.device)
-        chosen = [rows[first]]
-        distance = 1 - (rows @ chosen[0].T)[:, 0]
-        for _ in range(len(self.codebook) - 1):
-            weights = distance.clamp_min(1e-9).cpu()  # subtle: the generator is one of the CPU
-            pick = torch.multinomial(weights, 1, generator=generator).to(rows.device)
-            chosen.append(rows[pick])
-            distance = torch.minimum(distance, 1 - (rows @ rows[pick].T)[:, 0])
-        codebook = torch.cat(chosen)
-        for _ in range(KMEANS_ROUNDS):
-            codes = torch.cat([(part @ codebook.T).argmax(1) for part in torch.split(rows, block)])
-            sums = torch.zeros_like(codebook).index_add_(0, codes, rows)
-            codebook = torch.where(sums.any(1, keepdim=True), F.normalize(sums, dim=1), codebook)
+        """Replace the codebook by one of spherical k-means over latents (N, D)."""
+        codebook = spherical_kmeans(rows, len(self.codebook), generator)
         self.codebook.copy_(codebook)
         self.sums.copy_(codebook)
         self.counts.fill_(1.0)
 
     def update(self, rows: Tensor, codes: Tensor, generator: torch.Generator, *, restart: bool) -> None:
-        """Move towards latents (N, D) with their codes (N,)."""
+        """Move the codebook towards latents (N, D) with their codes (N,); `restart` unused codes."""
         size = len(self.codebook)
         per_code = size / len(rows)  # so that counts are about 1 whatever the batch
         self.counts.lerp_(torch.bincount(codes, minlength=size).float() * per_code, 1 - self.decay)

@@ -1,11 +1,12 @@
-"""A whole training run in a folder: steps, checkpoints, log, and what came of it."""
+"""The call behind `tokenstore train-tokenizer`: a training run in a folder, with checkpoints and a log."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,19 +14,121 @@ from PIL import Image
 from torch import Tensor
 
 from tokenstore.errors import SampleError
-from tokenstore.networks.runs import run_steps
+from tokenstore.networks.precision import Precision, has_bfloat16
+from tokenstore.networks.runs import STATE, run_steps
+from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
-from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer
 from tokenstore.tokenizers.quality import Quality, evaluate
-from tokenstore.tokenizers.train.images import ImageRef, ImageSet
-from tokenstore.tokenizers.train.trainer import StepResult, Trainer
+from tokenstore.tokenizers.registry import check_device
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images, open_images
+from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
+
+__all__ = ["EVALUATION", "SAMPLES", "TrainedTokenizer", "evaluate_run", "run_training", "train_tokenizer"]
 
 EVALUATION = "evaluation.json"
+"""The file in a run's folder with the last evaluation."""
 SAMPLES = "samples.png"
-_PICTURED = 8
+"""The file in a run's folder with pictures of held-out images."""
+_PICTURES = 8
+_DEFAULT = TrainingConfig()
 
 
-def train(
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    """A tokenizer that was trained and written."""
+
+    weights: Path
+    """The file of averaged weights; `conv-vq:WEIGHTS` names the tokenizer."""
+    steps: int
+    """The steps of the run."""
+    seconds: float
+    """The seconds of training, all parts of a resumed run together."""
+    quality: dict[str, Quality]
+    """The quality on held-out `photographs` and `thumbnails`, those of which there are any."""
+
+
+def train_tokenizer(
+    images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
+    out: str | Path,
+    *,
+    steps: int = _DEFAULT.steps,
+    codebook_size: int = _DEFAULT.model.codebook_size,
+    name: str = "conv-vq-8x-own",
+    held_out: float = _DEFAULT.held_out,
+    photographs: int = _DEFAULT.photographs,
+    thumbnails: int = _DEFAULT.thumbnails,
+    learning_rate: float = _DEFAULT.learning_rate,
+    seed: int = 0,
+    precision: Precision = "bf16",
+    device: str = "cpu",
+    threads: int | None = None,
+    evaluate_steps: int = 2000,
+    evaluate_images: int = 256,
+    checkpoint_minutes: float = 3.0,
+    resume: bool = False,
+    on_start: Callable[[Trainer, ImageSet], None] | None = None,
+    on_step: Callable[[StepResult], None] | None = None,
+    on_evaluation: Callable[[int, dict[str, Quality]], None] | None = None,
+) -> TrainedTokenizer:
+    """Train a tokenizer of the default kind on images, in a folder.
+
+    The folder gets `weights.safetensors` (averaged weights), `evaluation.json`, `samples.png`, `log.jsonl`,
+    and `state.pt` to resume from. Ctrl-C and SIGTERM stop the run after a step, with a checkpoint.
+
+    Arguments: images: A source of images or the path of one, or several of them. out: The folder of the run.
+    steps: The steps of the run. codebook_size: The number of codes of the codebook. name: The name of the
+    tokenizer in the manifests of stores. held_out: The share of the images to evaluate on, chosen by a hash
+    of their file names. Splits named val or test are held out whole. photographs: The crops of photographs in
+    a batch. thumbnails: The crops of images below 128 pixels in a batch. learning_rate: The peak of AdamW's
+    learning rate. seed: The seed of all draws. precision: The arithmetic of the networks: "bf16", "fp32", or
+    "auto" for bf16 where the device multiplies it natively. Weights are in float32. device: The device that
+    trains. threads: The threads that compute on a CPU, for the rest of the process; None changes nothing.
+    evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end. evaluate_images:
+    The most held-out images of each kind that an evaluation uses. checkpoint_minutes: The minutes from one
+    checkpoint to the next. resume: Resume the run in the folder, given the same other arguments; begin if the
+    folder holds none. on_start: Called before the first step with the run and its images. on_step: Called
+    after each step. on_evaluation: Called after each evaluation with the steps done and the quality by kind
+    of image.
+
+    Raises SourceError for images that cannot be used, and TokenizerError if the device cannot be used,
+    nothing is left to train on, the folder holds a run and `resume` is false, or the run in the folder had
+    other arguments.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = TrainingConfig(
+        model=replace(ConvVQConfig(), name=name, codebook_size=codebook_size),
+        seed=seed,
+        held_out=held_out,
+        photographs=photographs,
+        thumbnails=thumbnails,
+        learning_rate=learning_rate,
+        bfloat16=has_bfloat16(torch.device(device)) if precision == "auto" else precision == "bf16",
+    ).shortened(steps)
+    check_device(device)
+    places = [images] if isinstance(images, str | Path | ImageSource) else images
+    image_set = list_images([open_images(place) for place in places], held_out)
+    trainer = Trainer(config, image_set, Path(out), device)
+    if on_start is not None:
+        on_start(trainer, image_set)
+    quality = run_training(
+        trainer,
+        image_set,
+        resume=resume and (Path(out) / STATE).exists(),
+        checkpoint_seconds=60 * checkpoint_minutes,
+        evaluate_steps=evaluate_steps,
+        evaluate_images=evaluate_images,
+        on_step=on_step or _ignore,
+        on_evaluation=on_evaluation or _ignore,
+    )
+    return TrainedTokenizer(Path(out) / WEIGHTS, config.steps, trainer.seconds, quality)
+
+
+def _ignore(*_: object) -> None: ...
+
+
+def run_training(
     trainer: Trainer,
     images: ImageSet,
     *,
@@ -38,8 +141,9 @@ def train(
 ) -> dict[str, Quality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images of each kind.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated and pictured. Raises
-    TokenizerError where the folder holds a run and `resume` is false.
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated, and pictures are written.
+
+    Raises TokenizerError if the folder holds a run and `resume` is false.
     """
     return run_steps(
         trainer,
@@ -53,11 +157,11 @@ def train(
 
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
-    """Quality of the averaged weights by kind of held-out image, also written to files, with a picture."""
+    """Evaluate the averaged weights by kind of held-out image, and write the result and pictures to files."""
     threads = torch.get_num_threads()
     tokenizer = ConvVQTokenizer(copy.deepcopy(trainer.average).eval())
     quality: dict[str, Quality] = {}
-    pictured: list[Tensor] = []
+    samples: list[Tensor] = []
     for kind, refs in (
         ("photographs", images.held_out_photographs),
         ("thumbnails", images.held_out_thumbnails),
@@ -65,27 +169,27 @@ def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Qu
         views = held_out_views(refs, tokenizer, count)
         if views:
             quality[kind] = evaluate(tokenizer, views)
-            pictured = pictured or views[:_PICTURED]
+            samples = samples or views[:_PICTURES]
     torch.set_num_threads(threads)
     facts = {kind: asdict(figures) for kind, figures in quality.items()}
     report = {"step": trainer.step, "seconds": round(trainer.seconds), **facts}
     (trainer.out / EVALUATION).write_text(json.dumps(report, indent=2) + "\n")
-    if pictured:
-        picture_of(tokenizer, pictured).save(trainer.out / SAMPLES)
+    if samples:
+        picture_of(tokenizer, samples).save(trainer.out / SAMPLES)
     return quality
 
 
 def held_out_views(refs: Sequence[ImageRef], tokenizer: ConvVQTokenizer, count: int) -> list[Tensor]:
-    """Up to `count` images, evenly spaced, each (3, H, W) uint8; those that cannot be read are left out.
+    """Read up to `count` images, evenly spaced, each (3, H, W) uint8; unreadable images are left out.
 
-    Photographs are squashed to the tokenizer's image size. Thumbnails keep their own, down to the next
+    Photographs are squashed to the tokenizer's image size. Thumbnails keep their size, rounded down to a
     multiple of the tokenizer's stride.
     """
-    chosen = [
+    subset = [
         refs[index] for index in np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
     ]
     views = []
-    for ref in chosen:
+    for ref in subset:
         try:
             data = ref.data()
             width, height = (
@@ -104,7 +208,7 @@ def held_out_views(refs: Sequence[ImageRef], tokenizer: ConvVQTokenizer, count: 
 
 
 def picture_of(tokenizer: ConvVQTokenizer, images: Sequence[Tensor], gap: int = 4) -> Image.Image:
-    """A sheet with images (3, H, W) uint8 of any sizes above what the tokenizer rebuilds of them."""
+    """Draw a sheet with images (3, H, W) uint8 of any sizes, each above the tokenizer's reconstruction."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     shape = (2 * (height + gap) + gap, len(images) * (width + gap) + gap, 3)
     sheet = np.full(shape, 255, np.uint8)

@@ -1,7 +1,7 @@
-"""Trains the default kind of tokenizer; `tokenstore train-tokenizer` runs it.
+"""The trainer of the default kind of tokenizer.
 
-Reconstruction is trained with a pixel loss alone (no perceptual network, no adversary), so that the
-tokenizer owes nothing to other weights.
+Reconstruction is trained with a pixel loss alone (no perceptual network, no adversary), so that the tokenizer
+owes nothing to other weights.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.runs import ResumableRun
@@ -23,31 +24,43 @@ from tokenstore.tokenizers.kinds.conv_vq import ConvVQ, ConvVQConfig, save_weigh
 from tokenstore.tokenizers.train.images import Crops, ImageSet
 from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
 
+__all__ = ["WEIGHTS", "StepResult", "Trainer", "TrainingConfig"]
+
 WEIGHTS = "weights.safetensors"
+"""The file of averaged weights in a run's folder."""
 _START_BATCHES = 24
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a tokenizer is trained. The same config, images and threads give the same weights on a CPU."""
+    """The settings of a training run.
+
+    The same settings, images and threads give the same weights on a CPU. Raises TokenizerError for too few
+    steps.
+    """
 
     model: ConvVQConfig = field(default_factory=ConvVQConfig)
     steps: int = 11_000
     seed: int = 0
     held_out: float = 0.1
-    """Share of the images that is kept out of training, beside splits named val or test."""
+    """The share of the images that is held out, besides splits named val or test."""
     photographs: int = 8
+    """The crops of photographs in a batch."""
     photograph_crop: int = 96
+    """The side in pixels of those crops."""
     thumbnails: int = 30
+    """The crops of thumbnails in a batch."""
     thumbnail_crop: int = 64
+    """The side in pixels of those crops."""
     enlarged_share: float = 0.25
-    """Share of the thumbnails that are enlarged before they are cropped."""
+    """The share of the thumbnails that are enlarged before they are cropped."""
     learning_rate: float = 2e-3
     warmup_steps: int = 300
     unquantised_steps: int = 400
+    """The first steps, which decode the latents themselves."""
     commitment: float = 0.1
     entropy: float = 0.005
-    """Weight of the entropy of the mean assignment to codes, which the encoder is to keep high."""
+    """The weight of the entropy of the mean assignment to codes, which is maximised."""
     assignment_temperature: float = 0.05
     codebook_decay: float = 0.99
     restart_share: float = 0.05
@@ -65,7 +78,7 @@ class TrainingConfig:
             )
 
     def shortened(self, steps: int) -> TrainingConfig:
-        """The config for so many steps, with beginnings in proportion where these are few."""
+        """Return the settings for a number of steps, with a shorter beginning if the steps are few."""
         return replace(
             self,
             steps=steps,
@@ -75,19 +88,20 @@ class TrainingConfig:
 
 
 def pixel_loss(error: Tensor) -> Tensor:
-    """The mean over a batch of each image's logarithm of its squared error: PSNR, up to a factor.
+    """Return the mean over a batch of the logarithm of each image's squared error: PSNR, up to a factor.
 
-    The factor makes its gradient that of the squared error at 20 dB. The logarithm gives smooth images the
-    weight of detailed ones, which raises the use of codes (docs/log.md).
+    With that factor the gradient equals the gradient of the squared error at 20 dB. The logarithm gives
+    smooth images the weight of detailed ones, which raises the use of codes (docs/log.md).
     """
     twenty_db = 4 / 10**2  # squared error for pixels in -1..1
     return twenty_db * (error.square().mean((1, 2, 3)) + 1e-4).log().mean()
 
 
 def rotate(latents: Tensor, embeddings: Tensor) -> Tensor:
-    """The embeddings, with gradients carried to the latents by the rotation between the two.
+    """Return the embeddings, with gradients carried to the latents by the rotation between the two.
 
-    Unit vectors (B, D, h, w); Fifty et al. 2024, https://arxiv.org/abs/2410.06424, equation 4.
+    Both are unit vectors (B, D, h, w). Source: Fifty et al. 2024, https://arxiv.org/abs/2410.06424, equation
+    4.
     """
     start, end = latents.detach(), embeddings.detach()
     middle = F.normalize(start + end, dim=1)
@@ -97,7 +111,7 @@ def rotate(latents: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def assignment_entropy(latents: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """Entropy in nats of the mean soft assignment of latents (B, D, h, w) to a codebook (K, D)."""
+    """Return the entropy in nats of the mean soft assignment of latents (B, D, h, w) to a codebook (K, D)."""
     similarity = torch.einsum("bdhw,kd->bhwk", latents, codebook)
     share = (similarity.float() / temperature).softmax(-1).mean((0, 1, 2))
     entropy: Tensor = torch.special.entr(share).sum()
@@ -106,17 +120,18 @@ def assignment_entropy(latents: Tensor, codebook: Tensor, temperature: float) ->
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step of training, on its batch."""
+    """The result of one step of training on its batch."""
 
     step: int
-    """Steps done."""
+    """The number of steps done."""
     psnr: float
-    """dB of the batch's mean squared error."""
+    """The PSNR in dB of the batch's mean squared error."""
     perplexity: float
-    """Of the codes of the batch."""
+    """The perplexity of the codes of the batch."""
     learning_rate: float
+    """The learning rate of the step."""
     seconds: float
-    """Of training so far."""
+    """The seconds of training so far."""
 
 
 class Trainer(ResumableRun[list[Tensor], StepResult]):
@@ -151,9 +166,11 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
 
+    @override
     def batches(self) -> Iterator[list[Tensor]]:
         return self.crops.batches(self.step, self.config.steps)
 
+    @override
     def trained(self, batch: list[Tensor]) -> Callable[[int, float], StepResult]:
         pixels = [to_pixels(crops.to(self.device)) for crops in batch]
         mean_error, perplexity, rate = self.train_step(pixels)
@@ -161,7 +178,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         return lambda step, seconds: StepResult(step, psnr, perplexity, rate, seconds)
 
     def train_step(self, batch: list[Tensor]) -> tuple[float, float, float]:
-        """One step on pixels (n, 3, H, W) of several sizes: mean squared error, perplexity, learning rate."""
+        """Do one step on pixels (n, 3, H, W) of several sizes; return error, perplexity and rate."""
         rate = self.set_learning_rate(self.optimizer)
         if self.step == self.config.unquantised_steps:
             self._start_codebook()
@@ -187,7 +204,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         return squared, _perplexity(codes, self.config.model.codebook_size), rate
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, pixel errors, latents and codes."""
+        """Return the loss, pixel errors, latents and codes."""
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
         with autocast:
             latents = self.model.latents(pixels)
@@ -206,23 +223,31 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
+        """Choose the first codebook from latents of images that no step uses."""
         rows = []
         for number in range(_START_BATCHES):
-            for crops in self.crops.batch(self.config.steps + number):  # images that no step draws
+            for crops in self.crops.batch(self.config.steps + number):
                 latents = self.model.latents(to_pixels(crops.to(self.device)))
                 rows.append(latents.permute(0, 2, 3, 1).flatten(0, 2))
         self.codebook.start_from(torch.cat(rows), self.generator)
 
     def _update_average(self) -> None:
-        keep = min(self.config.average_decay, (self.step + 1) / (self.step + 10))
+        """Update the moving average of the weights.
+
+        `torch.optim.swa_utils` would average parameters alike, but not the buffer of the codebook, which is
+        an average of unit vectors and has to be of unit length again.
+        """
+        decay = min(self.config.average_decay, (self.step + 1) / (self.step + 10))
         values = self.model.state_dict()
         for name, mean in self.average.state_dict().items():
-            mean.lerp_(values[name], 1 - keep)
+            mean.lerp_(values[name], 1 - decay)
         self.average.codebook.copy_(F.normalize(self.average.codebook, dim=1))
 
+    @override
     def save_weights(self) -> None:
         save_weights(self.average, self.out / WEIGHTS)
 
+    @override
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -232,6 +257,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
             "generator": self.generator.get_state(),
         }
 
+    @override
     def take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
