@@ -26,7 +26,8 @@ CODEBOOK_SIZE = 1024
 CONVERT = """
 import json, resource, sys
 from pathlib import Path
-from tokenstore.conversion.convert import ConvertOptions, convert
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
 import tokenstore.tokenizers
 
@@ -37,7 +38,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 before = peak()
-convert(open_source(sys.argv[1]), sys.argv[2], options=ConvertOptions(codebook_size=int(sys.argv[3])))
+convert_source(open_source(sys.argv[1]), sys.argv[2], options=ConvertOptions(codebook_size=int(sys.argv[3])))
 print(json.dumps({"before": before, "peak": peak()}))
 """
 
