@@ -1,4 +1,4 @@
-"""What a tokenizer is: images (or any other array) to grids of codes, and back."""
+"""The protocols of tokenizers: images (or any other array) to grids of codes, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenstore.sources.images import Decoder, ImageOptions
 
 
 class Tokenizer(Protocol):
-    """Turns a batch of inputs into codes and codes back into inputs.
+    """A model that turns a batch of inputs into codes, and codes back into inputs.
 
     The grid of one sample has any rank: (H, W) for images, (L,) for lists of tokens, (T, H, W) for
     video, and (n, ...) with the codebook as first axis where a position has n > 1 codes.
@@ -42,42 +42,42 @@ class Tokenizer(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that computes."""
 
     @property
     def dtype(self) -> torch.dtype | None:
         """The float type of the arithmetic that decides codes; None where codes are exact on any device."""
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The grid of one sample's codes for one input, (3, H, W) for an image.
+        """Return the grid of one sample's codes for the shape of one input, (3, H, W) for an image.
 
-        Raises TokenizerError where inputs of that shape cannot be encoded.
+        Raises TokenizerError if inputs of that shape cannot be encoded.
         """
 
     def to(self, device: str | torch.device) -> Tokenizer:
-        """The tokenizer on another device."""
+        """Return the tokenizer on another device."""
 
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Codes (B, *grid) int64 of a batch; images are (B, 3, H, W) uint8."""
+        """Encode a batch, images (B, 3, H, W) uint8, to codes (B, *grid) int64."""
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, 3, H, W) uint8 for images, rebuilt from codes (B, *grid) of any integer dtype."""
+        """Rebuild inputs, images (B, 3, H, W) uint8, from codes (B, *grid) of any integer dtype."""
 
 
 @runtime_checkable
 class FileTokenizer(Tokenizer, Protocol):
-    """A tokenizer that looks at files rather than at their pixels.
+    """A tokenizer that reads files rather than their pixels.
 
-    `encode` takes what its decoder makes of them, and `decode` what `columns` holds beside the codes, as
-    arguments of those names (B, *shape).
+    `encode` takes the inputs that the decoder makes of files. `decode` takes the values of `columns` besides
+    the codes, as arguments of those names, (B, *shape).
     """
 
     def decoder(self, options: ImageOptions) -> Decoder:
-        """What turns a file into an input."""
+        """Return the decoder that turns a file into an input."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """Aligned arrays that a store keeps beside the codes."""
+        """The aligned arrays that a store has besides the codes."""
 
     def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
-        """Values (B, *shape) of each of `columns` for a batch of inputs."""
+        """Return the values (B, *shape) of each of `columns` for a batch of inputs."""

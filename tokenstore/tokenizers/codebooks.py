@@ -1,4 +1,4 @@
-"""Codebooks in files of their own."""
+"""The reader of codebooks in files of their own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CODEBOOK_SUFFIXES = (".ckpt", ".pt", ".pth", ".npy", ".safetensors")
 
 
 def load_codebook(path: str | Path) -> npt.NDArray[np.float32]:
-    """A codebook's vectors (K, D) from a .ckpt, .pt, .pth, .npy or .safetensors file.
+    """Read a codebook's vectors (K, D) from a .ckpt, .pt, .pth, .npy or .safetensors file.
 
-    The file holds one 2-D float array: alone, or as the only such entry of a dict. Nothing in it is
-    ever executed. Raises TokenizerError on anything else.
+    The file holds one 2-D float array: alone, or as the only such entry of a dict. Nothing in the file is
+    ever executed. Raises TokenizerError for any other file.
     """
     path = Path(path)
     if path.suffix.lower() not in CODEBOOK_SUFFIXES:
@@ -47,7 +47,7 @@ def load_codebook(path: str | Path) -> npt.NDArray[np.float32]:
 
 
 def _read_arrays(path: Path) -> list[torch.Tensor]:
-    """Every array at the top level of a file."""
+    """Read every array at the top level of a file."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A tokenizer as conversion uses it: arrays of inputs in, arrays of codes out."""
+"""The encoder of a conversion: a tokenizer from arrays of inputs to arrays of codes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 
 class Encoder:
-    """A tokenizer for images of one size: what its `decoder` makes of files in, codes (n, *grid) out.
+    """A tokenizer for images of one size: inputs of its `decoder` in, codes (n, *grid) out.
 
-    `masks` makes the label maps that a store keeps beside the codes, where there are any.
+    `masks` decodes the label maps that a store has besides the codes, if any.
     """
 
     def __init__(self, tokenizer: Tokenizer, options: ImageOptions, masks: MaskDecoder | None = None) -> None:
@@ -39,30 +39,31 @@ class Encoder:
         }
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Encode inputs (n, *shape); raise TokenizerError for codes of a wrong shape or range."""
         tensor = torch.from_numpy(inputs)
         codes = self.tokenizer.encode(tensor.permute(0, 3, 1, 2) if self._files is None else tensor)
-        found = codes.cpu().numpy()
+        array = codes.cpu().numpy()
         expected = (len(inputs), *self.grid)
-        if found.shape != expected:
-            raise TokenizerError(f"{self.tokenizer.name}: expected codes {expected}, found {found.shape}")
-        for values, size in code_planes(found, self.tokenizer.codebook_sizes):
+        if array.shape != expected:
+            raise TokenizerError(f"{self.tokenizer.name}: expected codes {expected}, found {array.shape}")
+        for values, size in code_planes(array, self.tokenizer.codebook_sizes):
             low, high = int(values.min(initial=0)), int(values.max(initial=0))
             if low < 0 or high >= size:
                 raise TokenizerError(
                     f"{self.tokenizer.name}: expected codes from 0 to {size - 1}, found {low} to {high}"
                 )
-        return found.astype(self.dtype)
+        return array.astype(self.dtype)
 
     def column_values(
         self, inputs: npt.NDArray[Any], masks: npt.NDArray[np.uint8]
     ) -> Mapping[str, npt.NDArray[Any]]:
-        """Values (n, *shape) of each of `columns`; `masks` (n, H, W) where there are label maps."""
+        """Return the values (n, *shape) of each of `columns`; `masks` are label maps (n, H, W), if any."""
         values = {} if self._files is None else self._files.column_values(inputs)
         return values if self.masks is None else {**values, MASKS: masks}
 
 
 def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdentity:
-    """What a manifest says of a tokenizer; `spec` is how the user named it."""
+    """Return the identity of a tokenizer for a manifest; `spec` is the user's name for it."""
     exact = tokenizer.dtype is None
     return TokenizerIdentity(
         tokenizer.name,

@@ -1,4 +1,4 @@
-"""What tokenizers of RGB images have in common: their checks, and passes of one constant size."""
+"""The base of tokenizers of RGB images: their checks, and passes of one constant size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from tokenstore.errors import TokenizerError
 
 ACCELERATOR_BATCH = 32
-"""Inputs of one pass on a GPU: as many always, so that codes don't depend on the batch they come in."""
+"""The inputs of one pass on a GPU, always as many, so that codes don't depend on the batch."""
 
 
 class ImageTokenizer(ABC):
-    """A Tokenizer over a torch network that takes images whose sides are multiples of `stride`.
+    """A tokenizer over a torch network, for images whose sides are multiples of `stride`.
 
-    What a kind of tokenizer adds is `encode_pass` and `decode_pass`. Codes don't depend on the batch an
-    image comes in: a pass always has the same number of images, one on a CPU, where passes run side by side
-    on as many threads as torch has.
+    A kind of tokenizer implements `encode_pass` and `decode_pass`. Codes don't depend on the batch of an
+    image: a pass always has the same number of images, one on a CPU, where passes run side by side on as many
+    threads as torch has.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ImageTokenizer(ABC):
     codebook: npt.NDArray[np.float32] | None
     image_size: int
     stride: int
-    """Pixels of an image's side for one position of the grid."""
+    """The side in pixels of the part of an image that is one position of the grid."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -44,18 +44,20 @@ class ImageTokenizer(ABC):
 
     @abstractmethod
     def encode_pass(self, images: Tensor) -> Tensor:
-        """Codes (b, *grid) int64 of images (b, 3, H, W) uint8 on the tokenizer's device."""
+        """Encode images (b, 3, H, W) uint8 on the tokenizer's device to codes (b, *grid) int64."""
 
     @abstractmethod
     def decode_pass(self, codes: Tensor) -> Tensor:
-        """Images (b, 3, H, W) uint8 of codes (b, *grid) int64 on the tokenizer's device, all in range."""
+        """Rebuild images (b, 3, H, W) uint8 from codes (b, *grid) int64, on the tokenizer's device."""
 
     @property
     def device(self) -> torch.device:
+        """The device that computes."""
         return self._a_weight.device
 
     @property
     def dtype(self) -> torch.dtype | None:
+        """The float type of the weights."""
         return self._a_weight.dtype
 
     @property
@@ -64,11 +66,13 @@ class ImageTokenizer(ABC):
         return next(tensor for tensor in tensors.values() if tensor.is_floating_point())
 
     def to(self, device: str | torch.device) -> Self:
-        moved = copy.copy(self)
-        moved.network = copy.deepcopy(self.network).to(device)
-        return moved
+        """Return the tokenizer on another device."""
+        tokenizer = copy.copy(self)
+        tokenizer.network = copy.deepcopy(self.network).to(device)
+        return tokenizer
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the grid of an image (3, H, W); raise TokenizerError if it cannot be encoded."""
         if len(input_shape) != 3 or input_shape[0] != 3:
             raise TokenizerError(
                 f"{self.name}: expected an image (3, H, W), found shape {tuple(input_shape)}"
@@ -83,6 +87,7 @@ class ImageTokenizer(ABC):
 
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W) uint8 to codes (B, *grid) int64; raise TokenizerError otherwise."""
         if inputs.dtype != torch.uint8 or inputs.ndim != 4:
             raise TokenizerError(
                 f"{self.name}: expected images (B, 3, H, W) uint8, found {tuple(inputs.shape)} {inputs.dtype}"
@@ -94,6 +99,7 @@ class ImageTokenizer(ABC):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
+        """Rebuild images (B, 3, H, W) uint8 from codes (B, *grid); raise TokenizerError for other codes."""
         check_codes(self.name, codes, self.codebook_sizes)
         if not len(codes):
             height, width = (side * self.stride for side in codes.shape[-2:])
@@ -101,7 +107,7 @@ class ImageTokenizer(ABC):
         return self.in_passes(self.decode_pass, codes.to(torch.int64))
 
     def in_passes(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The function over a batch in passes of a constant size, put together again."""
+        """Apply a function to a batch in passes of a constant size, and join the results."""
         batch = batch.contiguous()  # subtle: by their strides torch chooses kernels, which round differently
         if self.device.type == "cpu":
             return on_threads(function, batch, self._threads)
@@ -114,7 +120,7 @@ class ImageTokenizer(ABC):
 
 
 def on_threads(function: Callable[[Tensor], Tensor], batch: Tensor, threads: int) -> Tensor:
-    """The function over each element of a batch, as a batch of one on a thread of its own.
+    """Apply a function to each element of a batch, as a batch of one on a thread, and join the results.
 
     subtle: torch's threads inside an operation wait for each other at its end, which costs a factor of
     ten where other processes use the same cores.
@@ -125,7 +131,7 @@ def on_threads(function: Callable[[Tensor], Tensor], batch: Tensor, threads: int
 
 
 class _OneThreadAnOperation:
-    """Holds torch to one thread in each operation, in the whole process, while any thread is within."""
+    """A limit of one thread for each operation of torch, in the whole process, while any thread is within."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -171,9 +177,9 @@ def check_codes(name: str, codes: Tensor, sizes: tuple[int, ...]) -> None:
 
 
 def weights_fingerprint(head: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over a text and every tensor's name, dtype, shape and bytes, sorted by name.
+    """Return a SHA-256 (hex) over a text and every tensor's name, dtype, shape and bytes, sorted by name.
 
-    The text says all else that decides codes: kind of tokenizer, configuration.
+    The text says all else that decides codes: the kind of tokenizer and its configuration.
     """
     digest = hashlib.sha256(f"{head}\n".encode())
     for name, tensor in sorted(tensors.items()):
@@ -185,5 +191,5 @@ def weights_fingerprint(head: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def to_images(unit: Tensor) -> Tensor:
-    """Uint8 images of floats in 0..1; what lies outside is clipped."""
+    """Return floats in 0..1 as uint8 images; values outside are clipped."""
     return (unit.float() * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Models of other libraries, in a local folder or on the Hugging Face hub: found, read and checked.
+"""The models of other libraries, in a local folder or on the Hugging Face hub: opened, read and checked.
 
 Only JSON and safetensors files are read: no pickles, and no code that comes with a model.
 """
@@ -30,7 +30,7 @@ from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 CONFIG = "config.json"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 HUB_TIMEOUT = 10.0
-"""Seconds to wait for the hub's first answer before only its local cache is used."""
+"""The seconds to wait for the hub's first answer before only its local cache is used."""
 NAMES_SHOWN = 5
 
 
@@ -39,35 +39,40 @@ class Files(Protocol):
 
     @property
     def where(self) -> str:
-        """What the user calls them."""
+        """The user's name for the files."""
 
     def get(self, name: str) -> Path | None:
-        """The local path of a file, fetched if need be; None where there is no such file."""
+        """Return the local path of a file, fetched if need be; None if the file does not exist."""
 
     def listing(self) -> str:
-        """What is known to be there, for error messages."""
+        """Return the known contents, for error messages."""
 
 
 @dataclass(frozen=True)
 class LocalFiles:
+    """The files of a local folder."""
+
     root: Path
     where: str
 
     def get(self, name: str) -> Path | None:
+        """Return the local path of a file; None if the file does not exist."""
         path = self.root / name
         return path if path.is_file() else None
 
     def listing(self) -> str:
+        """Return the known contents, for error messages."""
         return _some(sorted(path.name for path in self.root.iterdir()), at_most=12) or "nothing"
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """A repository of the Hugging Face hub, of which no file is fetched that was not asked for."""
+    """The files of a repository of the Hugging Face hub, each fetched when it is requested."""
 
     where: str
 
     def get(self, name: str) -> Path | None:
+        """Return the local path of a fetched file; None if the file does not exist."""
         try:
             return Path(hf_hub_download(self.where, name))
         except Exception as error:  # the client's errors are of many classes that change
@@ -79,11 +84,12 @@ class HubFiles:
             ) from error
 
     def listing(self) -> str:
+        """Return the known contents, for error messages."""
         return "no such file on the Hugging Face hub"
 
 
 def _hub_files(repository: str) -> Files:
-    """The files on the hub, or in its local cache where the hub does not answer."""
+    """Return the files on the hub, or in its local cache if the hub does not answer."""
     # subtle: asked for this first, because for a file the client tries again for half a minute
     try:
         HfApi().model_info(repository, timeout=HUB_TIMEOUT)
@@ -107,27 +113,28 @@ def _hub_files(repository: str) -> Files:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's config and what lies beside it."""
+    """The folder of a model: its config and the files beside."""
 
     files: Files
     subfolder: str
     path: Path
-    """The local folder of the config; other files are there once they were asked for."""
+    """The local folder of the config, and of other files once they were requested."""
     config: Mapping[str, Any]
 
     @property
     def where(self) -> str:
+        """The user's name for the folder."""
         return f"{self.files.where}#{self.subfolder}" if self.subfolder else self.files.where
 
     def get(self, name: str) -> Path | None:
-        """The local path of the file of that name beside the config; None where there is none."""
+        """Return the local path of a file beside the config; None if it does not exist."""
         return self.files.get(str(PurePosixPath(self.subfolder) / name))
 
 
 def open_model(
     argument: str, key: str, expected: Collection[str], subfolders: Sequence[str] = ()
 ) -> ModelFolder:
-    """The model at `FOLDER`, `ORG/NAME` on the hub, or in a sub-folder of either, `...#SUBFOLDER`.
+    """Open the model at `FOLDER`, `ORG/NAME` on the hub, or in a sub-folder of either, `...#SUBFOLDER`.
 
     Without `#SUBFOLDER` the first of the folder itself and `subfolders` is taken whose config has one of
     the expected values at `key`. Raises TokenizerError where there is none.
@@ -158,7 +165,7 @@ def open_model(
 
 
 def _files_of(argument: str) -> tuple[Files, str | None]:
-    """Where a model's files are, and the sub-folder that was asked for."""
+    """Return a model's files, and the requested sub-folder."""
     whole = Path(argument).expanduser()
     if whole.is_dir():
         return LocalFiles(whole, argument), None
@@ -179,7 +186,7 @@ def _files_of(argument: str) -> tuple[Files, str | None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises TokenizerError where it holds anything else."""
+    """Read the object in a JSON file; raise TokenizerError if the file holds anything else."""
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -190,7 +197,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: ModelFolder, stem: str, part: str = "") -> list[Path]:
-    """Local paths of a model's safetensors files: one, or the shards that its index names.
+    """Return local paths of a model's safetensors files: one, or the shards that its index names.
 
     Of several shards only those are fetched that hold tensors with `part` in their names. Raises
     TokenizerError where there are none.
@@ -220,7 +227,7 @@ def weight_files(folder: ModelFolder, stem: str, part: str = "") -> list[Path]:
 
 
 def read_tensors(folder: ModelFolder, stem: str, part: str = "") -> dict[str, Tensor]:
-    """Tensors by name of a model's safetensors files, those of floats in float32.
+    """Read the tensors of a model's safetensors files by name, those of floats in float32.
 
     Of a larger model only those with `part` in their names, by what stands behind it. Raises
     TokenizerError where there are none, or where one is damaged or not finite.
@@ -241,7 +248,7 @@ def read_tensors(folder: ModelFolder, stem: str, part: str = "") -> dict[str, Te
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """An open safetensors file; raises TokenizerError where it is damaged."""
+    """Open a safetensors file; raise TokenizerError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
@@ -253,7 +260,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
 
 
 def load_diffusers(folder: ModelFolder, model_class: Any) -> Any:
-    """A diffusers model of that class from its folder, in float32 and eval mode.
+    """Load a diffusers model of that class from its folder, in float32 and eval mode.
 
     Raises TokenizerError where weights are absent, damaged, not finite, or not those its config asks for.
     """
@@ -331,12 +338,12 @@ def try_out(tokenizer: ImageTokenizer, where: str, decodes: bool = True) -> None
 
 
 def whole_positions(side: int, stride: int) -> int:
-    """The least multiple of the stride that is not smaller than a side in pixels."""
+    """Return the least multiple of the stride that is not smaller than a side in pixels."""
     return max(1, -(-side // stride)) * stride
 
 
 def reason(error: BaseException) -> str:
-    """An exception of another library on one line."""
+    """Return an exception of another library as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer whose codebook was pruned: stores number the codes that stay anew."""
+"""The tokenizer of a pruned store, whose remaining codes have new numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenstore.sources.images import Decoder, ImageOptions
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
 _ROWS = 1024
-"""Codes whose nearest kept code is looked for at once."""
+"""The codes whose nearest kept code is computed at once."""
 
 
 class PrunedTokenizer:
@@ -49,20 +49,24 @@ class PrunedTokenizer:
 
     @property
     def device(self) -> torch.device:
+        """The device that computes."""
         return self.inner.device
 
     @property
     def dtype(self) -> torch.dtype | None:
+        """The float type of the arithmetic that decides codes."""
         return self.inner.dtype
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the grid of one sample's codes."""
         return self.inner.grid(input_shape)
 
     def to(self, device: str | torch.device) -> Self:
+        """Return the tokenizer on another device."""
         return type(self)(self.inner.to(device), self.kept_codes)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Codes (B, *grid) int64 in the store's numbers.
+        """Encode inputs to codes (B, *grid) int64 in the store's numbers.
 
         Raises TokenizerError where a code was not kept and the tokenizer has no vectors to compare.
         """
@@ -81,7 +85,7 @@ class PrunedTokenizer:
         return codes
 
     def decode(self, codes: Tensor, **columns: Tensor) -> Tensor:
-        """Inputs of the store's codes (B, *grid) of any integer dtype; `columns` are a FileTokenizer's."""
+        """Rebuild inputs from the store's codes (B, *grid); `columns` are a FileTokenizer's."""
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TokenizerError(f"{self.name}: expected codes of an integer dtype, found {codes.dtype}")
         own = codes.to(torch.int64, copy=True)
@@ -96,7 +100,7 @@ class PrunedTokenizer:
         return self.inner.decode(own, **columns)
 
     def _planes(self, codes: Tensor) -> list[Tensor]:
-        """Views of each codebook's codes."""
+        """Return views of each codebook's codes."""
         if len(self._kept) == 1:
             return [codes]
         if codes.ndim < 2 or codes.shape[1] != len(self._kept):
@@ -107,7 +111,7 @@ class PrunedTokenizer:
 
     @cached_property
     def _new_codes(self) -> list[Tensor]:
-        """For each codebook the store's code of every code of the tokenizer; -1 where none is known."""
+        """The store's code of every code of the tokenizer, for each codebook; -1 for none."""
         tables = _tables(self.inner)
         new_codes = []
         for plane, (kept, size) in enumerate(zip(self.kept_codes, self.inner.codebook_sizes, strict=True)):
@@ -126,18 +130,21 @@ class PrunedFileTokenizer(PrunedTokenizer):
     inner: FileTokenizer
 
     def decoder(self, options: ImageOptions) -> Decoder:
+        """Return the decoder of the inner tokenizer."""
         return self.inner.decoder(options)
 
     @property
     def columns(self) -> Mapping[str, Column]:
+        """The aligned arrays of the inner tokenizer."""
         return self.inner.columns
 
     def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the values of each of `columns` for a batch of inputs."""
         return self.inner.column_values(inputs)
 
 
 def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTokenizer:
-    """The tokenizer over the codes of a pruned store; a FileTokenizer stays one."""
+    """Return the tokenizer over the codes of a pruned store; a FileTokenizer stays one."""
     kind = PrunedFileTokenizer if isinstance(tokenizer, FileTokenizer) else PrunedTokenizer
     return kind(tokenizer, kept_codes)
 
@@ -157,13 +164,13 @@ def _check_kept(tokenizer: Tokenizer, kept: tuple[tuple[int, ...], ...]) -> None
 
 
 def _tables(tokenizer: Tokenizer) -> npt.NDArray[np.float32] | None:
-    """The codebooks (n, K, D) also of a tokenizer that has but one."""
+    """Return the codebooks (n, K, D), with n = 1 for a tokenizer of one codebook."""
     codebook = tokenizer.codebook
     return codebook[None] if codebook is not None and codebook.ndim == 2 else codebook
 
 
 def _nearest(vectors: npt.NDArray[np.float32], kept: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The row of `kept` (K, D) with the largest cosine similarity to each of `vectors` (m, D)."""
+    """Return the row of `kept` (K, D) with the largest cosine similarity to each of `vectors` (m, D)."""
     table = _unit(kept)
     blocks = np.split(vectors, range(_ROWS, len(vectors), _ROWS))
     return np.concatenate([(_unit(block) @ table.T).argmax(1) for block in blocks])

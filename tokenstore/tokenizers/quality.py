@@ -1,6 +1,6 @@
-"""How well a tokenizer rebuilds images: PSNR, SSIM and the use of its codes.
+"""The quality of rebuilt images: PSNR, SSIM and the use of codes.
 
-torchmetrics takes seconds to import, so that is done where something is measured.
+torchmetrics takes seconds to import, so it is imported when something is measured.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tokenstore.tokenizers.base import Tokenizer
 
 PEAK = 255.0
 PSNR_CEILING = 100.0
-"""dB that a PSNR counts at most, so that an image without any error leaves a mean finite."""
+"""The largest PSNR in dB, so that an image without any error leaves a mean finite."""
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 """The Gaussian window of Wang et al. 2004 (https://doi.org/10.1109/TIP.2003.819861), in pixels."""
 
 
 def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, (B,), in dB, of uint8 images (B, 3, H, W)."""
+    """Return the peak signal-to-noise ratio of each image, (B,), in dB, of uint8 images (B, 3, H, W)."""
     import_torchvision()  # torchmetrics imports torchvision
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -36,9 +36,9 @@ def psnr(images: Tensor, rebuilt: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), over RGB, of uint8 images (B, 3, H, W).
+    """Return the structural similarity of each image, (B,), over RGB, of uint8 images (B, 3, H, W).
 
-    Images are mirrored at their borders. Raises TokenizerError where they are smaller than half a window.
+    Images are mirrored at their borders. Raises TokenizerError if they are smaller than half a window.
     """
     import_torchvision()
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -65,7 +65,7 @@ def ssim(images: Tensor, rebuilt: Tensor) -> Tensor:
 def pairwise(
     images: npt.NDArray[np.uint8], rebuilt: npt.NDArray[np.uint8]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """PSNR (n,) and SSIM (n,) of images (n, H, W, 3) and of what they were rebuilt as."""
+    """Return PSNR (n,) and SSIM (n,) of images (n, H, W, 3) and their reconstructions."""
     pair = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in (images, rebuilt)]
     return psnr(*pair).numpy(), ssim(*pair).numpy()
 
@@ -80,15 +80,15 @@ def _check_pair(images: Tensor, rebuilt: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a tokenizer rebuilds a set of images: means over images, and the use of its codes."""
+    """The quality of a set of rebuilt images: means over images, and the use of codes."""
 
     images: int
     psnr: float
     ssim: float
     perplexity: float
-    """Of the codes; the mean over the codebooks where there are several."""
+    """The perplexity of the codes; with several codebooks, the mean over them."""
     unused_codes: int
-    """Of all codebooks together."""
+    """The number of codes without use, of all codebooks together."""
     images_per_second: float
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Quality:
 
 
 def evaluate(tokenizer: Tokenizer, images: Iterable[Tensor]) -> Quality:
-    """Encode and decode images, each (3, H, W) uint8; at least one."""
+    """Encode and decode images, each (3, H, W) uint8, and measure; at least one image is required."""
     sizes = tokenizer.codebook_sizes
     uses = [torch.zeros(size, dtype=torch.int64) for size in sizes]
     noise, similarity, seconds = [], [], 0.0

@@ -1,4 +1,4 @@
-"""Latent vectors to codes and back, by tables that need no training of the networks around them.
+"""The quantisers of latent vectors, by tables that need no training of the networks around them.
 
 Each quantiser takes latents (B, D, h, w) to codes, (B, h, w) or (B, n, h, w) of n codebooks, and codes to
 vectors (B, D, h, w), in float32. The code of a position depends on the vector there and on nothing else.
@@ -16,21 +16,22 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 
 LARGEST_LEVELS = 256
-"""Levels of one channel, at most."""
+"""The most levels of one channel."""
 LARGEST_FINITE_CODES = 1 << 24
-"""Codes of a FiniteScalar, at most: whoever counts their use keeps a number for each."""
+"""The most codes of a FiniteScalar, as counting their use takes a number for each."""
 LARGEST_SHOWN = 1 << 16
-"""Up to so many codes, the vectors of a FiniteScalar are written out as a codebook."""
+"""The most codes of a FiniteScalar whose vectors are written out as a codebook."""
 _PAIRS, _PAIRS_ON_CPU = 1 << 25, 1 << 21
-"""Distances that are held at once; on a CPU few enough for its cache."""
+"""The most distances that are computed at once; on a CPU few enough for its cache."""
 
 
 class Quantiser(nn.Module):
-    """What the three have in common."""
+    """The base of the three quantisers."""
 
     kind: ClassVar[str]
     codebook_sizes: tuple[int, ...]
@@ -40,20 +41,20 @@ class Quantiser(nn.Module):
     @property
     @abstractmethod
     def label(self) -> str:
-        """Its kind and sizes in a few characters, for names."""
+        """The kind and sizes in a few characters, for names."""
 
     @abstractmethod
     def codes(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) or (B, n, h, w) int64 of latents (B, D, h, w)."""
+        """Return codes (B, h, w) or (B, n, h, w) int64 of latents (B, D, h, w)."""
 
     @abstractmethod
     def vectors(self, codes: Tensor) -> Tensor:
-        """Vectors (B, D, h, w) of codes, all in range."""
+        """Return vectors (B, D, h, w) of codes, all in range."""
 
     @property
     @abstractmethod
     def codebook(self) -> npt.NDArray[np.float32] | None:
-        """Vectors (K, D) or (n, K, D); None where there are too many to write out."""
+        """The vectors (K, D) or (n, K, D); None if they are too many to write out."""
 
 
 class NearestCodebook(Quantiser):
@@ -69,16 +70,20 @@ class NearestCodebook(Quantiser):
         self.dimensions = table.shape[1]
 
     @property
+    @override
     def label(self) -> str:
         return f"k{len(self.table)}"
 
+    @override
     def codes(self, latents: Tensor) -> Tensor:
         return nearest(_rows(latents), self.table).view(len(latents), *latents.shape[2:])
 
+    @override
     def vectors(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.table).permute(0, 3, 1, 2)
 
     @property
+    @override
     def codebook(self) -> npt.NDArray[np.float32]:
         return self.table.cpu().numpy().copy()
 
@@ -100,9 +105,11 @@ class ResidualCodebooks(Quantiser):
         self.dimensions = tables.shape[2]
 
     @property
+    @override
     def label(self) -> str:
         return f"{len(self.tables)}xk{self.tables.shape[1]}"
 
+    @override
     def codes(self, latents: Tensor) -> Tensor:
         rest, planes = _rows(latents), []
         for table in self.tables:
@@ -111,6 +118,7 @@ class ResidualCodebooks(Quantiser):
         grids = torch.stack(planes, dim=1).view(len(latents), *latents.shape[2:], len(planes))
         return grids.permute(0, 3, 1, 2).contiguous()
 
+    @override
     def vectors(self, codes: Tensor) -> Tensor:
         total = torch.zeros_like(self.tables[0, 0])
         for table, plane in zip(self.tables, codes.unbind(1), strict=True):
@@ -118,6 +126,7 @@ class ResidualCodebooks(Quantiser):
         return total.permute(0, 3, 1, 2)
 
     @property
+    @override
     def codebook(self) -> npt.NDArray[np.float32]:
         return self.tables.cpu().numpy().copy()
 
@@ -137,7 +146,7 @@ class FiniteScalar(Quantiser):
     scale: Tensor  # D
 
     def __init__(self, levels: Sequence[int], mean: Tensor, scale: Tensor) -> None:
-        """Raises TokenizerError unless levels, mean and scale fit each other and keep all levels apart."""
+        """Check the values; raise TokenizerError unless they fit each other and keep all levels apart."""
         super().__init__()
         self.levels = check_levels(levels)
         self.codebook_sizes = (math.prod(self.levels),)
@@ -156,11 +165,12 @@ class FiniteScalar(Quantiser):
             self.register_buffer(f"bounds_{channel}", points[1::2].clone(), persistent=False)
 
     @property
+    @override
     def label(self) -> str:
         return f"fsq{'x'.join(map(str, self.levels))}"
 
     def _points(self, channel: int) -> Tensor:
-        """The values of a channel's levels with the bounds between them, (2 levels - 1,), ascending."""
+        """Return the values of a channel's levels with the bounds between, (2 levels - 1,), ascending."""
         levels, mean, scale = self.levels[channel], self.mean[channel].item(), self.scale[channel].item()
         parts = np.arange(1, 2 * levels) / levels - 1
         points = torch.tensor(mean + scale * np.arctanh(parts), dtype=torch.float32)
@@ -171,6 +181,7 @@ class FiniteScalar(Quantiser):
             )
         return points
 
+    @override
     def codes(self, latents: Tensor) -> Tensor:
         codes, radix = torch.zeros_like(latents[:, 0], dtype=torch.int64), 1
         for channel, levels in enumerate(self.levels):
@@ -179,6 +190,7 @@ class FiniteScalar(Quantiser):
             radix *= levels
         return codes
 
+    @override
     def vectors(self, codes: Tensor) -> Tensor:
         channels, rest = [], codes
         for channel, levels in enumerate(self.levels):
@@ -188,6 +200,7 @@ class FiniteScalar(Quantiser):
         return torch.stack(channels, dim=1)
 
     @property
+    @override
     def codebook(self) -> npt.NDArray[np.float32] | None:
         size = self.codebook_sizes[0]
         if size > LARGEST_SHOWN:
@@ -201,13 +214,13 @@ QUANTISERS: dict[str, tuple[str, ...]] = {
     ResidualCodebooks.kind: ("tables",),
     FiniteScalar.kind: ("mean", "scale"),
 }
-"""Kinds of quantiser, and the tensors that their state_dict holds."""
+"""The kinds of quantiser, with the tensors of their state_dict."""
 
 
 def restore(kind: str, levels: Sequence[int] | None, tensors: Mapping[str, Tensor]) -> Quantiser:
-    """The quantiser of one of QUANTISERS that had this state_dict.
+    """Rebuild the quantiser of one of QUANTISERS from its state_dict.
 
-    Raises TokenizerError where tensors are missing, too many, not float32, or don't fit each other.
+    Raises TokenizerError if tensors are missing, too many, not float32, or don't fit each other.
     """
     if set(tensors) != set(QUANTISERS[kind]):
         raise TokenizerError(f"expected the tensors {sorted(QUANTISERS[kind])}, found {sorted(tensors)}")
@@ -224,7 +237,7 @@ def restore(kind: str, levels: Sequence[int] | None, tensors: Mapping[str, Tenso
 
 
 def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
-    """The levels of each channel as a tuple; raises TokenizerError unless they make a usable code."""
+    """Return the levels of each channel as a tuple; raise TokenizerError unless they make a usable code."""
     if not levels or min(levels) < 2 or max(levels) > LARGEST_LEVELS:
         raise TokenizerError(f"expected 2 to {LARGEST_LEVELS} levels for each channel, found {list(levels)}")
     if math.prod(levels) > LARGEST_FINITE_CODES:
@@ -236,10 +249,10 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
 
 
 def nearest(rows: Tensor, table: Tensor) -> Tensor:
-    """The index (N,) int64 in table (K, D) of the vector nearest to each of rows (N, D), lowest among equals.
+    """Return the index (N,) int64 in table (K, D) of the vector nearest to each row (N, D), lowest first.
 
-    As `nearest_plainly` finds it, but faster: by |c|^2 - 2xc, and only where the rounding of that leaves more
-    than one candidate by the differences themselves.
+    The result equals that of `nearest_plainly`, but is faster: distances are |c|^2 - 2xc, and only if
+    rounding leaves more than one candidate, the differences themselves.
     """
     norms = table.square().sum(1)
     steps = 2 * (table.shape[1] + 4) * torch.finfo(table.dtype).eps
@@ -258,18 +271,18 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
 
 
 def nearest_plainly(rows: Tensor, table: Tensor) -> Tensor:
-    """What `nearest` has to equal: the smallest distance by all differences."""
+    """Return the index of the smallest distance by all differences, which `nearest` has to equal."""
     distances = torch.cdist(rows, table, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.argmin(1)
 
 
 def _rows(latents: Tensor) -> Tensor:
-    """Vectors (B h w, D) of latents (B, D, h, w)."""
+    """Return vectors (B h w, D) of latents (B, D, h, w)."""
     return latents.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _checked(tensor: Tensor, shape: str) -> Tensor:
-    """The tensor, as float32 of its own; raises TokenizerError unless it has that many axes and is finite."""
+    """Return a float32 copy; raise TokenizerError unless the tensor has that many axes and is finite."""
     if tensor.ndim != len(shape.split()) or not tensor.numel() or not bool(tensor.isfinite().all()):
         raise TokenizerError(f"expected finite vectors {shape}, found {tuple(tensor.shape)} {tensor.dtype}")
     return tensor.detach().to(torch.float32).contiguous()

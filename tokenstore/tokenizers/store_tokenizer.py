@@ -1,4 +1,4 @@
-"""The tokenizer that made a store's codes."""
+"""The tokenizer of a store: the one that made its codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME_IT = "name the tokenizer by --tokenizer NAME[:ARGUMENT]; `tokenstore token
 
 
 def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu") -> Tokenizer:
-    """The tokenizer that made a store's codes, over the store's codes where these were pruned.
+    """Load the tokenizer that made a store's codes, over the store's own codes if these were pruned.
 
     `spec` names it, `NAME[:ARGUMENT]`; else it is the one that the manifest names, or the packaged one where
     the manifest has its name. Its fingerprint must be the manifest's. Where the manifest has none, or the
@@ -31,10 +31,10 @@ def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu
 def load_named(
     identity: TokenizerIdentity, device: str = "cpu", where: str = "the store's manifest"
 ) -> Tokenizer:
-    """The tokenizer that an identity found in `where` names, or the packaged one where it has its name.
+    """Load the tokenizer that an identity read from `where` names, or the packaged one of that name.
 
-    Its fingerprint is not looked at. Raises TokenizerError where none is known, it cannot be loaded, or it
-    would have to be fetched from a hub.
+    The fingerprint is not compared. Raises TokenizerError if no tokenizer is known, or the tokenizer cannot
+    be loaded or would have to be fetched from a hub.
     """
     if identity.spec is not None:
         _refuse_to_fetch(identity.spec, where)
@@ -68,10 +68,10 @@ def _refuse_to_fetch(spec: str, where: str) -> None:
 
 
 def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> Tokenizer:
-    """A tokenizer as it fits a store: checked, and over the store's codes where these were pruned.
+    """Check that a tokenizer fits a store, and return it, over the store's own codes if these were pruned.
 
-    `trusted` takes it without an equal fingerprint where the manifest has none of a whole tokenizer. Raises
-    TokenizerError where it does not fit.
+    `trusted` accepts another fingerprint if the manifest has none of a whole tokenizer. Raises TokenizerError
+    if the tokenizer does not fit.
     """
     identity = manifest.tokenizer
     if tokenizer.fingerprint != identity.fingerprint and not (trusted and _fingerprint_is_open(manifest)):
@@ -94,13 +94,16 @@ def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> T
 
 
 def _fingerprint_is_open(manifest: Manifest) -> bool:
-    """Whether the manifest has no fingerprint, or only one of a codebook that came with ready codes."""
+    """Return whether the manifest has no fingerprint, or only that of a codebook of ready codes."""
     of_ready_codes = manifest.source_kind is not None and manifest.preprocessing is None
     return manifest.tokenizer.fingerprint is None or of_ready_codes
 
 
 def _check_grid(manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """subtle: without the images' size only the number of axes can be compared."""
+    """Raise TokenizerError if a tokenizer's grid is not the store's.
+
+    subtle: without the images' size only the number of axes can be compared.
+    """
     steps = manifest.preprocessing
     side = tokenizer.image_size
     try:
@@ -118,7 +121,7 @@ def _check_grid(manifest: Manifest, tokenizer: Tokenizer) -> None:
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:
-    """`1024`, `1024 + 512`, or `2048 (36 times)`."""
+    """Return sizes as text: `1024`, `1024 + 512`, or `2048 (36 times)`."""
     if len(sizes) > 1 and len(set(sizes)) == 1:
         return f"{sizes[0]} ({len(sizes)} times)"
     return " + ".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""A continuous autoencoder of diffusers and a codebook that was learned over its latents: a tokenizer.
+"""The tokenizer of a continuous autoencoder of diffusers with a codebook learned over its latents.
 
 Pixels are floats in -1..1 for every class here; AutoencoderTiny brings them to 0..1 itself. Latents are in
 the autoencoder's own units, the mode of the posterior where there is one (Kingma & Welling 2014,
@@ -18,6 +18,7 @@ import diffusers
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
@@ -29,20 +30,20 @@ from tokenstore.tokenizers.quantisers import QUANTISERS, FiniteScalar, Quantiser
 FORMAT = "tokenstore.autoencoder_codebook.1"
 ENDING = ".safetensors"
 SUBFOLDERS = ("vae",)
-"""Where pipelines keep their autoencoder."""
+"""The sub-folders in which pipelines have their autoencoder."""
 LARGEST_FIELD = 1 << 16
 
 
 @dataclass(frozen=True)
 class AutoencoderClass:
-    """What differs between the classes of diffusers that can be used."""
+    """The differences between the classes of diffusers that can be used."""
 
     latents: str
     """The encoder's output: a posterior, or latents."""
     blocks: str
     """The field of the config with an entry for each block of the encoder; all but one halve the sides."""
     decisive: str
-    """Fields of the config for what the weights' names and shapes do not say. Listed, so that a field that a
+    """The fields that the weights' names and shapes do not determine. They are listed, so that a field that a
     later version of diffusers adds does not change fingerprints."""
 
 
@@ -89,21 +90,22 @@ class Autoencoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     def latents(self, images: Tensor) -> Tensor:
-        """Latents (B, D, h, w) of images (B, 3, H, W) uint8 whose sides are multiples of `stride`."""
+        """Return latents (B, D, h, w) of images (B, 3, H, W) uint8 whose sides are multiples of `stride`."""
         found = getattr(self.model.encode(to_pixels(images)), self._class.latents)
         latents: Tensor = found if isinstance(found, Tensor) else found.mode()
         return latents
 
     def images(self, latents: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 of latents (B, D, h, w)."""
+        """Return images (B, 3, H, W) uint8 of latents (B, D, h, w)."""
         return to_images((self.model.decode(latents).sample + 1) / 2)
 
     def tokenizer(self, quantiser: Quantiser, image_size: int) -> AutoencoderTokenizer:
-        """The tokenizer that it makes with a quantiser of its latents."""
+        """Return the tokenizer of this autoencoder and a quantiser of its latents."""
         return AutoencoderTokenizer(self, quantiser, image_size)
 
     @torch.no_grad()
@@ -127,7 +129,7 @@ class Autoencoder(nn.Module):
 
 
 def load_autoencoder(reference: str, device: str = "cpu") -> Autoencoder:
-    """The autoencoder in a folder, a pipeline's folder or a hub repository, in float32.
+    """Load the autoencoder in a folder, a pipeline's folder or a hub repository, in float32.
 
     Raises TokenizerError where there is none of CLASSES, its weights are not whole, or the device not usable.
     """
@@ -148,7 +150,7 @@ class Pair(nn.Module):
     """An autoencoder and a quantiser of its latents."""
 
     def __init__(self, autoencoder: Autoencoder, quantiser: Quantiser) -> None:
-        """Raises TokenizerError where they differ in their number of channels."""
+        """Join the two; raise TokenizerError if they differ in their number of channels."""
         super().__init__()
         if quantiser.dimensions != autoencoder.channels:
             raise TokenizerError(
@@ -174,32 +176,35 @@ class AutoencoderTokenizer(ImageTokenizer):
         head = f"{FORMAT}\n{autoencoder.fingerprint}\n{quantiser.label}"
         self.fingerprint = weights_fingerprint(head, quantiser.state_dict())
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         return self.network.quantiser.codes(self.network.autoencoder.latents(images))
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         return self.network.autoencoder.images(self.network.quantiser.vectors(codes))
 
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """What a codebook file says beside its tensors."""
+    """The facts of a codebook file besides its tensors."""
 
     quantiser: str
     levels: list[int] | None
     autoencoder: str
-    """How the user named it: a folder, or a hub id."""
+    """The user's name for the autoencoder: a folder, or a hub id."""
     autoencoder_class: str
     autoencoder_fingerprint: str
     latent_channels: int
     image_size: int
 
     def to_json(self) -> str:
+        """Return the config as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CodebookConfig:
-        """Raises TokenizerError unless the text is an object with exactly the fields, of their types."""
+        """Parse a config; raise TokenizerError unless the text has exactly the fields, of their types."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -235,11 +240,11 @@ _VALID: dict[str, tuple[str, Callable[[object], bool]]] = {
     "latent_channels": _SIZE,
     "image_size": _SIZE,
 }
-"""What each field of a config has to be."""
+"""The valid values of each field of a config."""
 
 
 def write_codebook(tokenizer: AutoencoderTokenizer, path: Path) -> None:
-    """Write what was learned as safetensors, with the name and fingerprint of its autoencoder."""
+    """Write a learned codebook as safetensors, with the name and fingerprint of its autoencoder."""
     autoencoder, quantiser = tokenizer.network.autoencoder, tokenizer.network.quantiser
     config = CodebookConfig(
         quantiser=quantiser.kind,
@@ -255,7 +260,7 @@ def write_codebook(tokenizer: AutoencoderTokenizer, path: Path) -> None:
 
 
 def read_codebook(path: Path) -> tuple[CodebookConfig, Quantiser]:
-    """The config and quantiser of a file that write_codebook wrote.
+    """Read the config and quantiser of a file that write_codebook wrote.
 
     Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
     """
@@ -279,7 +284,7 @@ def read_codebook(path: Path) -> tuple[CodebookConfig, Quantiser]:
 
 
 def load(argument: str | None) -> AutoencoderTokenizer:
-    """The tokenizer of `CODEBOOK.safetensors`, or `CODEBOOK.safetensors@FOLDER` where the autoencoder moved.
+    """Load the tokenizer of `CODEBOOK.safetensors`, or `CODEBOOK.safetensors@FOLDER` of another folder.
 
     A relative folder in the file is looked for as it is, then beside the file. Raises TokenizerError where
     either is absent or damaged, or where the autoencoder is not the one that the codebook was learned for.
@@ -306,7 +311,7 @@ def load(argument: str | None) -> AutoencoderTokenizer:
 
 
 def _beside(codebook: Path, reference: str) -> str:
-    """The reference, or where only that exists the folder of that name beside the codebook."""
+    """Return the reference, or if only that exists the folder of that name beside the codebook."""
     folder, _, _ = reference.partition("#")
     there = codebook.parent / folder
     is_there = not Path(folder).expanduser().is_dir() and there.is_dir()

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
@@ -44,11 +45,12 @@ class ConvVQConfig:
     decoder_blocks: int = 8
 
     def to_json(self) -> str:
+        """Return the config as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ConvVQConfig:
-        """Raises TokenizerError unless the text is an object with exactly the fields, of their types."""
+        """Parse a config; raise TokenizerError unless it has exactly the fields, of their types."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -79,6 +81,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # B, C, H, W
+        """Return features of the same shape."""
         y: Tensor = self.norm(self.spatial(x).permute(0, 2, 3, 1))
         y = self.project(F.gelu(self.expand(y)))
         return x + y.permute(0, 3, 1, 2)
@@ -112,28 +115,28 @@ class ConvVQ(nn.Module):
         self.register_buffer("codebook", F.normalize(codebook, dim=1))
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
+        """Return unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
         latents: Tensor = self.encoder(pixels)
         return F.normalize(latents.float(), dim=1)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Codes (B, h, w) int64 of latents (B, D, h, w)."""
+        """Return codes (B, h, w) int64 of latents (B, D, h, w)."""
         batch, _, height, width = latents.shape
         rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
         return (rows @ self.codebook.T).argmax(dim=1).view(batch, height, width)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Embeddings (B, D, h, w) of codes (B, h, w)."""
+        """Return embeddings (B, D, h, w) of codes (B, h, w)."""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
     def pixels(self, embeddings: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) of embeddings (B, D, h, w)."""
+        """Return pixels (B, 3, H, W) of embeddings (B, D, h, w)."""
         pixels: Tensor = self.decoder(embeddings)
         return pixels.float()
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Floats in -1..1 of uint8 images."""
+    """Return uint8 images as floats in -1..1."""
     return images.float() / 127.5 - 1
 
 
@@ -147,7 +150,7 @@ def save_weights(model: ConvVQ, path: Path) -> None:
 
 
 def load_weights(path: Path) -> ConvVQ:
-    """The model in a file that save_weights wrote, in float32 and eval mode.
+    """Load the model in a file that save_weights wrote, in float32 and eval mode.
 
     Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
     """
@@ -212,17 +215,19 @@ class ConvVQTokenizer(ImageTokenizer):
 
     @classmethod
     def load(cls, path: str | Path) -> ConvVQTokenizer:
-        """The tokenizer of a weights file; raises TokenizerError where it cannot be loaded."""
+        """Load the tokenizer of a weights file; raise TokenizerError if it cannot be loaded."""
         return cls(load_weights(Path(path)))
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         pixels = to_pixels(images).contiguous(memory_format=torch.channels_last)
         return self.network.nearest(self.network.latents(pixels))
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         return to_images((self.network.pixels(self.network.embed(codes)) + 1) / 2)
 
 
 def load(argument: str | None) -> ConvVQTokenizer:
-    """The tokenizer of a weights file, or the one that ships with the package."""
+    """Load the tokenizer of a weights file, or the one that ships with the package."""
     return ConvVQTokenizer.load(DEFAULT_WEIGHTS if argument is None else argument)

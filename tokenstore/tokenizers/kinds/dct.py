@@ -1,4 +1,4 @@
-"""Quantised DCT coefficients straight from JPEG files, as codes.
+"""The tokenizer of quantised DCT coefficients, straight from JPEG files.
 
 A code is a coefficient + 1,024. One position of the grid is one MCU of the JPEG file, 16 x 16 pixels with
 4:2:0 sampling and 8 x 8 with 4:4:4, and each coefficient that is kept is one plane of the grid, as
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format.tables import Column
@@ -43,20 +44,20 @@ QUANTIZATION = "quantization"
 
 @dataclass(frozen=True)
 class DctOptions:
-    """What stands behind the colon of `dct:y=15,cb=6`; a number alone stands for y, cb and cr."""
+    """The options after the colon of `dct:y=15,cb=6`; a number alone means y, cb and cr."""
 
     y: int = 15
     """Coefficients of a luma block that are kept, from the lowest frequency on."""
     cb: int = 6
     cr: int = 6
     quality: int = 75
-    """Of the JPEG file that an image becomes first unless it is one of the right size and sampling."""
+    """The quality of the JPEG file that an image becomes first, unless it is already a fitting one."""
     sampling: int = 420
     size: int = 256
     """The side in pixels that images are brought to unless the user says otherwise."""
 
     def __post_init__(self) -> None:
-        """Raises TokenizerError for an option out of its range."""
+        """Check the values; raise TokenizerError for an option out of its range."""
         for name, low, high in (
             ("y", 1, COEFFICIENTS),
             ("cb", 0, COEFFICIENTS),
@@ -77,12 +78,13 @@ class DctOptions:
 
     @property
     def layout(self) -> PlaneLayout:
+        """The layout of coefficient planes."""
         sampling: Sampling = "420" if self.sampling == 420 else "444"
         return PlaneLayout(self.y, self.cb, self.cr, sampling)
 
     @classmethod
     def from_text(cls, text: str) -> DctOptions:
-        """Raises TokenizerError where the text is not `NUMBER` or `OPTION=NUMBER,...`."""
+        """Parse options; raise TokenizerError if the text is not `NUMBER` or `OPTION=NUMBER,...`."""
         values: dict[str, int] = {}
         known = [field.name for field in fields(cls)]
         for item in text.split(","):
@@ -119,16 +121,20 @@ class DctTokenizer(ImageTokenizer):
 
     @property
     def device(self) -> torch.device:
+        """The CPU."""
         return torch.device("cpu")
 
     @property
     def dtype(self) -> None:
+        """None, as codes are exact."""
         return None
 
     def to(self, device: str | torch.device) -> Self:
+        """Return this tokenizer, which stays on the CPU."""
         torch.device(device)  # raises for what is no device
         return self
 
+    @override
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         positions = super().grid(input_shape)
         if max(input_shape) > LARGEST_SIDE:
@@ -136,13 +142,15 @@ class DctTokenizer(ImageTokenizer):
         return positions
 
     def decoder(self, options: ImageOptions) -> Decoder:
+        """Return the decoder of JPEG files to coefficient planes."""
         return CoefficientDecoder(options, self.layout, self.options.quality)
 
     def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the quantisation tables of a batch of inputs."""
         return {QUANTIZATION: self.layout.tables(inputs)}
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Codes (B, *grid) int64 of what the decoder makes of files, int32, or of images (B, 3, H, W) uint8.
+        """Encode inputs of the decoder, int32, or images (B, 3, H, W) uint8.
 
         Raises TokenizerError where inputs are neither.
         """
@@ -151,6 +159,7 @@ class DctTokenizer(ImageTokenizer):
         self._check_inputs(tuple(inputs.shape))
         return self._codes(inputs[:, : self.layout.planes].cpu())
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         rgb = images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
         jpegs = [encode_jpeg(pixels, self.options.quality, self.layout.sampling) for pixels in rgb]
@@ -189,6 +198,7 @@ class DctTokenizer(ImageTokenizer):
             lambda index: self._images(codes[index], tables[index.numpy()]), torch.arange(len(codes))
         )
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         black = np.zeros((self.stride, self.stride, 3), np.uint8)
         tables = encode_jpeg(black, self.options.quality, self.layout.sampling).tables
@@ -222,5 +232,5 @@ def _checked_tables(quantization: Tensor | npt.NDArray[Any], samples: int) -> Ta
 
 
 def load(argument: str | None) -> DctTokenizer:
-    """The tokenizer of options as `y=15,cb=6,cr=6,quality=75,sampling=420,size=256`, or of one number."""
+    """Make the tokenizer of options, `y=15,cb=6,cr=6,quality=75,sampling=420,size=256`, or of one number."""
     return DctTokenizer(DctOptions() if argument is None else DctOptions.from_text(argument))

@@ -14,13 +14,14 @@ from typing import Any
 
 from diffusers import VQModel
 from torch import Tensor
+from typing_extensions import override
 
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.model_folders import load_diffusers, open_model, try_out, whole_positions
 
 SUBFOLDERS = ("vqvae", "movq", "vae")
-"""Where pipelines keep their VQModel."""
+"""The sub-folders in which pipelines have their VQModel."""
 UNSET_SAMPLE_SIZE = 32
 """The class's default, which published configs keep whatever the model was trained on."""
 DEFAULT_IMAGE_SIZE = 256
@@ -34,8 +35,8 @@ DECISIVE = (
     "norm_type",
     "up_block_types",
 )
-"""What the weights' names and shapes do not say. Listed, so that a field that a later version of
-diffusers adds does not change fingerprints."""
+"""The fields that the weights' names and shapes do not determine. They are listed, so that a field that a
+later version of diffusers adds does not change fingerprints."""
 
 
 class DiffusersVQTokenizer(ImageTokenizer):
@@ -56,12 +57,14 @@ class DiffusersVQTokenizer(ImageTokenizer):
         head = f"diffusers.VQModel\n{decisive}\npixels -1..1"
         self.fingerprint = weights_fingerprint(head, model.state_dict())
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         latents = self.network.encode(to_pixels(images)).latents  # b, D, h, w
         _, _, (_, _, codes) = self.network.quantize(latents)
         grids: Tensor = codes.view(len(images), *latents.shape[2:])
         return grids
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         # subtle: VQModel.decode takes codes or vectors as its config says, and would quantise vectors again
         network = self.network
@@ -72,13 +75,13 @@ class DiffusersVQTokenizer(ImageTokenizer):
 
 
 def image_size_of(sample_size: object, stride: int) -> int:
-    """The side in pixels of a config's `sample_size`, or a usual one, as a multiple of the stride."""
+    """Return the side in pixels of a config's `sample_size`, or a usual one, as a multiple of the stride."""
     side = sample_size if isinstance(sample_size, int) else UNSET_SAMPLE_SIZE
     return whole_positions(DEFAULT_IMAGE_SIZE if side == UNSET_SAMPLE_SIZE else side, stride)
 
 
 def load(argument: str | None) -> DiffusersVQTokenizer:
-    """The tokenizer of a folder that holds a VQModel or a pipeline with one, or of a hub id.
+    """Load the tokenizer of a folder that holds a VQModel or a pipeline with one, or of a hub id.
 
     Raises TokenizerError where there is no such model, or its weights are not whole.
     """

@@ -34,6 +34,7 @@ from transformers import (
     JanusVQVAE,
     JanusVQVAEConfig,
 )
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, check_codes, to_images, weights_fingerprint
@@ -50,24 +51,24 @@ from tokenstore.tokenizers.model_folders import (
 
 DEFAULT_IMAGE_SIZE = 256
 PART = "vqmodel."
-"""What stands before the names of a VQ model's tensors within a whole model."""
+"""The prefix of the names of a VQ model's tensors within a whole model."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixels as a network wants them: (level * scale - mean) / std for levels 0..255."""
+    """The normalisation of pixels for a network: (level * scale - mean) / std for levels 0..255."""
 
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """Floats (..., 3, H, W) of uint8 images."""
+        """Return uint8 images as floats (..., 3, H, W)."""
         mean, std = self._constants(images.device)
         return (images.float() * self.scale - mean) / std
 
     def to_images(self, pixels: Tensor) -> Tensor:
-        """Uint8 images of floats (..., 3, H, W)."""
+        """Return floats (..., 3, H, W) as uint8 images."""
         mean, std = self._constants(pixels.device)
         return to_images((pixels * std + mean) / (255 * self.scale))
 
@@ -80,7 +81,7 @@ SYMMETRIC = Normalisation(1 / 255, (0.5,) * 3, (0.5,) * 3)
 
 
 class TransformersVQTokenizer(ImageTokenizer):
-    """What the VQ models of transformers have in common."""
+    """The base of the VQ models of transformers."""
 
     model_class: ClassVar[Any]
     config_class: ClassVar[Any]
@@ -109,11 +110,12 @@ class TransformersVQTokenizer(ImageTokenizer):
         return DEFAULT_IMAGE_SIZE
 
     def in_passes(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The function over inputs one by one: one alone fills a GPU, and 32 of them its memory."""
+        """Apply a function to inputs one by one: one alone fills a GPU, and 32 of them its memory."""
         if self.device.type == "cpu":
             return super().in_passes(function, batch)
         return torch.cat([function(one.to(self.device)) for one in torch.split(batch, 1)])
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         network = self.network
         latents = network.quant_conv(network.encoder(self.normalisation.to_pixels(images)))  # b, D, h, w
@@ -136,9 +138,11 @@ class ChameleonTokenizer(TransformersVQTokenizer):
     def _image_size(self, config: Any) -> int:
         return int(config.resolution)
 
+    @override
     def decode(self, codes: Tensor) -> Tensor:
         return self.decode_pass(codes)
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         raise TokenizerError(
             f"{self.name}: expected a model with a decoder, found Chameleon's, of which transformers has the "
@@ -160,6 +164,7 @@ class JanusTokenizer(TransformersVQTokenizer):
     def _image_size(self, config: Any) -> int:
         return int(config.num_patches) * self.stride
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         # subtle: the library's decode does the same, for num_patches x num_patches positions only
         network = self.network
@@ -191,6 +196,7 @@ class Emu3Tokenizer(TransformersVQTokenizer):
         super().__init__(model, normalisation)
         self.frames_per_code = int(model.config.temporal_downsample_factor)
 
+    @override
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         if len(input_shape) != 4:
             return super().grid(input_shape)
@@ -204,7 +210,7 @@ class Emu3Tokenizer(TransformersVQTokenizer):
 
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
-        """Codes (B, h, w) of images (B, 3, H, W), or (B, t, h, w) of video (B, T, 3, H, W), uint8."""
+        """Encode images (B, 3, H, W) uint8 to codes (B, h, w), or video (B, T, 3, H, W) to (B, t, h, w)."""
         if inputs.ndim != 5 or inputs.dtype != torch.uint8:
             return super().encode(inputs)
         grid = self.grid(tuple(inputs.shape[1:]))
@@ -225,6 +231,7 @@ class Emu3Tokenizer(TransformersVQTokenizer):
             return torch.empty(shape, dtype=torch.uint8, device=self.device)
         return self.in_passes(self.decode_pass, codes.to(torch.int64))
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         # subtle: the library's encode cuts the codes of upright video short
         pixels = self.normalisation.to_pixels(images)
@@ -235,6 +242,7 @@ class Emu3Tokenizer(TransformersVQTokenizer):
         codes: Tensor = network.quantize(latents.transpose(1, 2))
         return codes if images.ndim == 5 else codes[:, 0]
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         return self.normalisation.to_images(self.network.decode(codes))
 
@@ -242,15 +250,15 @@ class Emu3Tokenizer(TransformersVQTokenizer):
 FAMILIES: Mapping[str, type[TransformersVQTokenizer]] = {
     kind.config_class.model_type: kind for kind in (ChameleonTokenizer, JanusTokenizer, Emu3Tokenizer)
 }
-"""By the `model_type` of a VQ model's config."""
+"""The tokenizers by the `model_type` of a VQ model's config."""
 WHOLE_FAMILIES: Mapping[str, type[TransformersVQTokenizer]] = {
     kind.whole_config_class.model_type: kind for kind in FAMILIES.values()
 }
-"""By the `model_type` of the config of the whole model."""
+"""The tokenizers by the `model_type` of the config of the whole model."""
 
 
 def read_normalisation(folder: ModelFolder, published: Normalisation) -> Normalisation:
-    """What a folder's image processor does to levels, or `published` where the folder says nothing."""
+    """Read the normalisation of a folder's image processor; return `published` if it has none."""
     path, values = folder.get("processor_config.json"), None
     if path is not None:
         values = read_json(path).get("image_processor")
@@ -273,14 +281,14 @@ def read_normalisation(folder: ModelFolder, published: Normalisation) -> Normali
 
 
 def _numbers(value: object, repeats: int) -> tuple[float, ...]:
-    """A number several times, or a list of numbers; nothing where it is anything else."""
+    """Return a number several times, or a list of numbers; an empty tuple for anything else."""
     values: Sequence[Any] = value if isinstance(value, list | tuple) else [value] * repeats
     whole = all(isinstance(number, int | float) and math.isfinite(number) for number in values)
     return tuple(float(number) for number in values) if whole else ()
 
 
 def load_model(folder: ModelFolder) -> tuple[type[TransformersVQTokenizer], Any]:
-    """The kind of tokenizer and the VQ model of a folder, in float32 and eval mode.
+    """Load the kind of tokenizer and the VQ model of a folder, in float32 and eval mode.
 
     Raises TokenizerError where weights are absent, damaged, not finite, or not those the config asks for.
     """
@@ -315,7 +323,7 @@ def load_model(folder: ModelFolder) -> tuple[type[TransformersVQTokenizer], Any]
 
 
 def load(argument: str | None) -> TransformersVQTokenizer:
-    """The tokenizer of a folder, or of a hub id, that holds a VQ model or a whole model with one.
+    """Load the tokenizer of a folder, or of a hub id, that holds a VQ model or a whole model with one.
 
     Raises TokenizerError where there is no such model, or its weights are not whole.
     """

@@ -18,6 +18,7 @@ from typing import TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.checkpoints import listed, read_checkpoint
@@ -43,10 +44,12 @@ class ViTVQGANConfig:
 
     @property
     def name(self) -> str:
+        """The name of a published size, or of the network alone."""
         return {SMALL: "vit-vqgan-small", BASE: "vit-vqgan-base"}.get(self, "vit-vqgan")
 
     @property
     def image_size(self) -> int:
+        """The side of an image in pixels."""
         return self.grid * self.patch
 
 
@@ -70,6 +73,7 @@ class ViTEncoder(nn.Module):
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
 
     def forward(self, unit: Tensor) -> Tensor:
+        """Return features of images."""
         patches: Tensor = self.to_patch_embedding(unit).transpose(1, 2)
         features: Tensor = self.transformer(patches + self.en_pos_embedding)
         return features
@@ -90,6 +94,7 @@ class ViTDecoder(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return images of features."""
         features = self.transformer(features + self.de_pos_embedding)
         unit: Tensor = self.to_pixel(features.transpose(1, 2))
         return unit
@@ -103,7 +108,7 @@ class Quantizer(nn.Module):
         self.embedding = nn.Embedding(size, dim)
 
     def rows(self) -> Tensor:
-        """Unit vectors (K, D)."""
+        """Return the codebook's unit vectors (K, D)."""
         return F.normalize(self.embedding.weight, dim=1)
 
 
@@ -120,30 +125,30 @@ class ViTVQGAN(nn.Module):
         self.quantizer = Quantizer(config.codebook_size, config.code_dim)
 
     def latents(self, unit: Tensor) -> Tensor:
-        """Unit vectors (B, h * w, D) of images."""
+        """Return unit vectors (B, h * w, D) of images."""
         return F.normalize(self.pre_quant(self.encoder(unit)), dim=2)
 
     def codes(self, unit: Tensor) -> Tensor:
-        """Codes int64 of images: the codebook's row of the largest cosine similarity."""
+        """Return codes int64 of images: the codebook's row of the largest cosine similarity."""
         similarity = self.latents(unit) @ self.quantizer.rows().T
         return similarity.argmax(dim=2).reshape(len(unit), self.config.grid, self.config.grid)
 
     def rebuild(self, codes: Tensor) -> Tensor:
-        """Images of codes; floats may lie a little outside 0..1."""
+        """Rebuild images from codes; floats may lie a little outside 0..1."""
         embeddings = F.embedding(codes.flatten(1), self.quantizer.rows())
         unit: Tensor = self.decoder(self.post_quant(embeddings))
         return unit
 
 
 def random_model(config: ViTVQGANConfig, seed: int) -> ViTVQGAN:
-    """An untrained model in eval mode, the same for the same seed."""
+    """Make an untrained model in eval mode, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ViTVQGAN(config).eval()
 
 
 def load_checkpoint(path: Path) -> ViTVQGAN:
-    """The model in a checkpoint, in float32 and eval mode.
+    """Load the model in a checkpoint, in float32 and eval mode.
 
     The file is a safetensors file or one of torch.save: a dict of tensors by name, or a Lightning
     checkpoint with such a dict as `state_dict`. Nothing in it is ever executed. Raises TokenizerError
@@ -208,7 +213,7 @@ def _is_weight(value: object) -> TypeGuard[Tensor]:
 
 
 def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> ViTVQGANConfig:
-    """The config that most of the shapes speak for; SMALL in what none speaks for.
+    """Return the config that most of the shapes suggest, and of SMALL what no shape suggests.
 
     A checkpoint as wide as a published one has its depth: else a lost layer would go unnoticed.
     """
@@ -255,6 +260,7 @@ class ViTVQGANTokenizer(ImageTokenizer):
         head = f"{FORMAT}\n{json.dumps(asdict(config), sort_keys=True)}"
         self.fingerprint = weights_fingerprint(head, model.state_dict())
 
+    @override
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         expected = (3, self.image_size, self.image_size)
         if tuple(input_shape) != expected:
@@ -264,6 +270,7 @@ class ViTVQGANTokenizer(ImageTokenizer):
             )
         return (self.network.config.grid, self.network.config.grid)
 
+    @override
     def decode(self, codes: Tensor) -> Tensor:
         side = self.network.config.grid
         if tuple(codes.shape[1:]) != (side, side):
@@ -272,16 +279,18 @@ class ViTVQGANTokenizer(ImageTokenizer):
             )
         return super().decode(codes)
 
+    @override
     def encode_pass(self, images: Tensor) -> Tensor:
         # subtle: another memory layout may mean another kernel on some devices, and then other codes
         return self.network.codes((images.float() / 255).contiguous())
 
+    @override
     def decode_pass(self, codes: Tensor) -> Tensor:
         return to_images(self.network.rebuild(codes))
 
 
 def load(argument: str | None) -> ViTVQGANTokenizer:
-    """The tokenizer of a checkpoint file; raises TokenizerError where it cannot be loaded."""
+    """Load the tokenizer of a checkpoint file; raise TokenizerError if it cannot be loaded."""
     if argument is None:
         raise TokenizerError("expected vit-vqgan:CHECKPOINT, found no path of a checkpoint")
     return ViTVQGANTokenizer(load_checkpoint(Path(argument)))
