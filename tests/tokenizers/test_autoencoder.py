@@ -313,7 +313,7 @@ def test_each_further_codebook_lowers_the_error() -> None:
     rows, errors = mixture(3000, 2), []
     for codebooks in (1, 2, 3, 4):
         quantiser = fit_quantiser(
-            rows, replace(SMALL, size=16, codebooks=codebooks), torch.Generator().manual_seed(0)
+            rows, replace(SMALL, codebook_size=16, codebooks=codebooks), torch.Generator().manual_seed(0)
         )
         assert quantiser.codebook_sizes == (16,) * codebooks
         latents = rows.T[None, :, :, None]
@@ -448,7 +448,12 @@ def test_what_cannot_be_fitted_is_refused(split: ImageSplit, models: dict[str, P
 
 OPTIONS = {
     "nearest": (SMALL, "autoencoder-kl-k32", (8, 8), (32, 4)),
-    "residual": (replace(SMALL, size=16, codebooks=3), "autoencoder-kl-3xk16", (3, 8, 8), (3, 16, 4)),
+    "residual": (
+        replace(SMALL, codebook_size=16, codebooks=3),
+        "autoencoder-kl-3xk16",
+        (3, 8, 8),
+        (3, 16, 4),
+    ),
     "fsq": (replace(SMALL, levels=(4, 5, 2, 3)), "autoencoder-kl-fsq4x5x2x3", (8, 8), (120, 4)),
 }
 
