@@ -446,6 +446,7 @@ def test_what_cannot_be_fitted_is_refused(split: ImageSplit, models: dict[str, P
 # ---- the tokenizer
 
 
+RESIDUAL = replace(SMALL, codebook_size=16, codebooks=3)
 OPTIONS = {
     "nearest": (SMALL, "autoencoder-kl-k32", (8, 8), (32, 4)),
     "residual": (
