@@ -678,7 +678,7 @@ def test_the_command_learns_a_codebook_and_does_not_overwrite(words: list[object
     refused = run(*words, "--codebook-size", 16)
     assert refused.exit_code == 1
     assert isinstance(refused.exception, TokenizerError)
-    assert "is there already; name another file, or replace it with --overwrite" in str(refused.exception)
+    assert "is there already; name another file, or replace it with overwrite=True" in str(refused.exception)
     assert out.read_bytes() == before
     again = run(*words, "--codebook-size", 8, "--overwrite")
     assert again.exit_code == 0, again.output
