@@ -501,7 +501,7 @@ def test_a_tokenizer_with_another_fingerprint_is_refused_with_both(
 def test_a_tokenizer_that_cannot_be_loaded_any_more_asks_for_another_name() -> None:
     manifest = replace(OF_IMAGES, tokenizer=replace(IDENTITY, spec="conv-vq:/gone/w.safetensors"))
     with pytest.raises(
-        TokenizerError, match=r"names its tokenizer 'conv-vq:/gone.*nothing there.* --tokenizer"
+        TokenizerError, match=r"names its tokenizer 'conv-vq:/gone.*nothing there.* tokenizer="
     ):
         tokenizer_of(manifest)
 
@@ -509,7 +509,7 @@ def test_a_tokenizer_that_cannot_be_loaded_any_more_asks_for_another_name() -> N
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (READY, "does not know it; name the tokenizer by --tokenizer"),
+        (READY, "does not know it; name the tokenizer by tokenizer='NAME"),
         (OF_IMAGES, "names it 'brightness'; name"),
     ],
 )

@@ -633,7 +633,7 @@ def test_another_tokenizer_and_another_kind_of_network_are_refused(
     with pytest.raises(ModelError, match=r"expected codes of conv-vq-8x-2k \(bbbbbbbbbbbb\)"):
         tokenizer_for(replace(photo_model, tokenizer=replace(identity, fingerprint="b" * 64)))
     unknown = replace(photo_model, tokenizer=TokenizerIdentity("mine", "b" * 64))
-    with pytest.raises(Exception, match="The network's file names it 'mine'; name the tokenizer by --tok"):
+    with pytest.raises(Exception, match="The network's file names it 'mine'; name the tokenizer by tok"):
         tokenizer_for(unknown)
     pruned = replace(photo_model, tokenizer=replace(identity, kept_codes=((3, 5, 8),)))
     assert tokenizer_for(pruned).codebook_sizes == (3,)

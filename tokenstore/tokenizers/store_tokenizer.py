@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import find_kind, load_tokenizer
 
-_NAME_IT = "name the tokenizer by --tokenizer NAME[:ARGUMENT]; `tokenstore tokenizers` lists them"
+_ANY_TOKENIZER = Parameter("tokenizer", "NAME[:ARGUMENT]")
+_NAME_IT = f"name the tokenizer by {_ANY_TOKENIZER}; `tokenstore tokenizers` lists them"
+_OTHER_TOKENIZER = Parameter("tokenizer")
 
 
 def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu") -> Tokenizer:
@@ -43,13 +45,15 @@ def load_named(
         except TokenizerError as error:
             raise TokenizerError(
                 f"{where} names its tokenizer {identity.spec!r}, which cannot be loaded: "
-                f"{error}. If it is called otherwise here, {_NAME_IT}"
+                f"{error}. If it is called otherwise here, {_NAME_IT}",
+                parameters=[_ANY_TOKENIZER, *error.parameters],
             ) from error
     packaged = load_tokenizer("default", device)
     if identity.name != packaged.name:
         what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
         raise TokenizerError(
-            f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}"
+            f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}",
+            parameters=[_ANY_TOKENIZER],
         )
     return packaged
 
@@ -61,9 +65,11 @@ def _refuse_to_fetch(spec: str, where: str) -> None:
     if kind is not None and kind.fetches:
         folder = Path(argument.partition("#")[0]).expanduser()
         if not folder.exists():
+            this_one = Parameter("tokenizer", spec)
             raise TokenizerError(
                 f"{where} names its tokenizer {spec!r}, which is no folder here. If you trust "
-                f"it and want the model fetched from the hub, say so by --tokenizer {spec}; else {_NAME_IT}"
+                f"it and want the model fetched from the hub, say so by {this_one}; else {_NAME_IT}",
+                parameters=[this_one, _ANY_TOKENIZER],
             )
 
 
@@ -78,16 +84,19 @@ def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> T
         raise TokenizerError(
             f"the store's codes are of tokenizer {identity.name!r} with fingerprint {identity.fingerprint}, "
             f"but {tokenizer.name!r} has {tokenizer.fingerprint}. They mean nothing to another tokenizer: "
-            f"{_NAME_IT}"
+            f"{_NAME_IT}",
+            parameters=[_ANY_TOKENIZER],
         )
     if identity.kept_codes is not None:
         tokenizer = prune(tokenizer, identity.kept_codes)
     if tokenizer.codebook_sizes != manifest.codebook_sizes:
         expected, found = _sizes(manifest.codebook_sizes), _sizes(tokenizer.codebook_sizes)
+        codebook_size = Parameter("codebook_size", max(tokenizer.codebook_sizes))
         raise TokenizerError(
             f"expected a tokenizer with {expected} codes as the store has, found {tokenizer.name!r} with "
-            f"{found}. Name another by --tokenizer; if the store holds ready codes of this one, convert them "
-            f"again with --codebook-size {max(tokenizer.codebook_sizes)}"
+            f"{found}. Name another by {_OTHER_TOKENIZER}; if the store holds ready codes of this one, "
+            f"convert them again with {codebook_size}",
+            parameters=[_OTHER_TOKENIZER, codebook_size],
         )
     _check_grid(manifest, tokenizer)
     return tokenizer
@@ -116,7 +125,8 @@ def _check_grid(manifest: Manifest, tokenizer: Tokenizer) -> None:
     if not fits:
         raise TokenizerError(
             f"expected a tokenizer with grids like the store's {manifest.grid}, found {tokenizer.name!r} "
-            f"with {grid}. Name another by --tokenizer"
+            f"with {grid}. Name another by {_OTHER_TOKENIZER}",
+            parameters=[_OTHER_TOKENIZER],
         )
 
 
