@@ -22,7 +22,8 @@ import numpy.typing as npt
 from numba import njit
 from numcodecs.zstd import Zstd
 
-from tokenstore.codecs.chunks import Bitpack, ChunkCodec
+from tokenstore.codecs.bitpack import Bitpack
+from tokenstore.codecs.chunks import ChunkCodec
 from tokenstore.codecs.context import fit_context
 from tokenstore.format.layout import code_planes, fill_value
 

@@ -274,11 +274,11 @@ def ignore_index(default: int | None = None, *, most: int | None = None) -> Deco
 
 def codec(default: str) -> Decorator[Any]:
     """Return --codec, one of the codecs that a writer may choose."""
-    from tokenstore.writing.choices import CHOICES
+    from tokenstore.writing.choices import choices
 
     return option(
         "--codec",
-        type=click.Choice(CHOICES),
+        type=click.Choice(choices()),
         default=default,
         help="bitpack is fastest, context smallest, zstd is read without tokenstore; auto: the smallest that "
         "is fast enough.",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tokenstore.loading.dataset import TokenDataset
     from tokenstore.loading.loader import TokenLoader
     from tokenstore.loading.mixing import concat, mix
-    from tokenstore.reading.reader import TokenStore
-    from tokenstore.reading.reader import open_store as open
+    from tokenstore.reading.store import TokenStore
+    from tokenstore.reading.store import open_store as open
     from tokenstore.storage.remote import Retries
     from tokenstore.writing.copy import copy
     from tokenstore.writing.recode import recode
@@ -51,14 +51,14 @@ _HOMES = {
     "Retries": ("tokenstore.storage.remote", "Retries"),
     "TokenDataset": ("tokenstore.loading.dataset", "TokenDataset"),
     "TokenLoader": ("tokenstore.loading.loader", "TokenLoader"),
-    "TokenStore": ("tokenstore.reading.reader", "TokenStore"),
+    "TokenStore": ("tokenstore.reading.store", "TokenStore"),
     "TokenstoreError": ("tokenstore.errors", "TokenstoreError"),
     "concat": ("tokenstore.loading.mixing", "concat"),
     "convert": ("tokenstore.conversion.convert", "convert"),
     "copy": ("tokenstore.writing.copy", "copy"),
     "info": ("tokenstore.audit.info", "info"),
     "mix": ("tokenstore.loading.mixing", "mix"),
-    "open": ("tokenstore.reading.reader", "open_store"),
+    "open": ("tokenstore.reading.store", "open_store"),
     "preview": ("tokenstore.audit.preview", "preview"),
     "recode": ("tokenstore.writing.recode", "recode"),
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),

@@ -24,7 +24,7 @@ from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.weights.files import TrainedModel, load_model
 from tokenstore.errors import SourceError
 from tokenstore.machine import available_cores
-from tokenstore.reading.reader import open_store
+from tokenstore.reading import open_store
 from tokenstore.sources import ImageSource, open_source
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers.encoder import Encoder

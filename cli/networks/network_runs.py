@@ -34,7 +34,7 @@ from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.loader import TokenLoader
 from tokenstore.machine import available_cores
 from tokenstore.networks.runs import STATE
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 
 from ..console import refuse_idle_options
 from ..training import shown

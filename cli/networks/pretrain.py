@@ -15,7 +15,7 @@ from seitpp_models.networks.mtm import masked_token_config
 from seitpp_models.training.inputs import code_entropy, codebook_of, training_recipe, training_samples
 from seitpp_models.training.tasks import MaskedTokens
 from seitpp_models.weights.files import TrainedModel, build_model
-from tokenstore.reading.reader import open_store
+from tokenstore.reading import open_store
 
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES

@@ -18,7 +18,7 @@ from seitpp_models.training.inputs import (
 )
 from seitpp_models.training.tasks import Segmentation
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.reading.reader import open_store
+from tokenstore.reading import open_store
 
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES

@@ -15,7 +15,7 @@ from seitpp_models.weights.files import TrainedModel
 from tokenstore.format.layout import LABELS, MASKS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.loader import TokenLoader
-from tokenstore.reading.reader import Indices, SplitReader, TokenStore
+from tokenstore.reading import Indices, SplitReader, TokenStore
 
 __all__ = ["CLASSIFIERS", "chosen_split", "evaluate_store", "ignored_label"]
 
@@ -110,7 +110,7 @@ def _check_column(reader: SplitReader, column: str, where: str) -> None:
             f"{where}: expected {column} beside the codes, found {', '.join(reader.columns)}; evaluate on a "
             f"split that has {column}"
         )
-    shape, dtype = reader.described(column)
+    shape, dtype = reader.sample_type(column)
     axes, kind = (2, "label maps (H, W)") if column == MASKS else (0, "a number a sample")
     if len(shape) != axes or dtype.kind not in "iu":
         raise ModelError(f"{where}: expected {column} to be {kind} of integers, found {shape} {dtype}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 
 __all__ = ["TokenClassifier"]
 

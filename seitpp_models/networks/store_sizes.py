@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seitpp_models.errors import ModelError
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 
 __all__ = ["StoreSizes", "seen_grid", "sizes_of"]
 

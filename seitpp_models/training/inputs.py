@@ -20,7 +20,7 @@ from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 from tokenstore.format.layout import MASKS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 
 __all__ = [
     "Augmentation",
@@ -108,7 +108,7 @@ def check_labels(dataset: TokenDataset, classes: int) -> None:
 
 def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: int = 256) -> None:
     """Raises ModelError where label maps do not fit a grid or a network for so many classes."""
-    shape, grid = dataset.rows.described(MASKS)[0], dataset.rows.described(TOKENS)[0]
+    shape, grid = dataset.rows.sample_type(MASKS)[0], dataset.rows.sample_type(TOKENS)[0]
     if len(shape) != 2 or any(side % places for side, places in zip(shape, grid, strict=True)):
         raise ModelError(
             f"{dataset!r}: expected label maps of whole multiples of the grid {grid}, found {shape}; convert "

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenstore import machine
-from tokenstore.codecs import bitpack
+from tokenstore.codecs import bitpack, bitpack_kernels
 from tokenstore.errors import CodecError
 
 WIDTHS = range(1, 32)
@@ -251,13 +250,15 @@ def test_decoding_does_not_hold_the_gil() -> None:
 
 
 def test_decoding_works_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = numba.njit
+
     def without_cache(cache: bool = False, **options: Any) -> Any:
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return numba.njit(**options)
+        return njit(**options)
 
-    monkeypatch.setattr(machine, "njit", without_cache)
-    decode = bitpack._decoder.__wrapped__(3)
+    monkeypatch.setattr(numba, "njit", without_cache)
+    decode = bitpack_kernels.decoder.__wrapped__(3)
     packed, out = np.array([[0xD1, 0x08]], np.uint8), np.empty(4, np.uint8)
     assert decode(addresses_of(packed).view(np.int64), 4, 5, out) == -1
     assert out.tolist() == [1, 2, 3, 4]
@@ -270,7 +271,7 @@ def test_decoding_reads_no_byte_past_the_last_sample() -> None:
     script = f"""
         import ctypes, mmap
         import numpy as np
-        from tokenstore.codecs import bitpack
+        from tokenstore.codecs import bitpack, bitpack_kernels
 
         page = mmap.PAGESIZE
         memory = mmap.mmap(-1, 2 * page)

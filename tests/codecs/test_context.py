@@ -259,13 +259,13 @@ def test_samples_come_from_several_chunks_packed_and_coded() -> None:
     codec = Context(391, random_model())
     codes = codes_of(codec.model, (4, 4), 12)  # type: ignore[arg-type]
     chunks = [
-        codec.locate(payload_of(coded_payload(codec, codes[:5])), (4, 4)),
-        codec.locate(payload_of(Context(391, None).encode(codes[5:], 7, 0)), (4, 4)),
+        codec.spans(payload_of(coded_payload(codec, codes[:5])), (4, 4)),
+        codec.spans(payload_of(Context(391, None).encode(codes[5:], 7, 0)), (4, 4)),
     ]
     assert [located.packed for located in chunks] == [False, True]
     chunk, row = np.array([1, 0, 0, 1, 1, 0]), np.array([6, 4, 0, 0, 6, 4])
     out = np.empty((6, 4, 4), np.int64)
-    codec.decode_at(chunks, chunk, row, out)
+    codec.decode_spans(chunks, chunk, row, out)
     np.testing.assert_array_equal(out, codes[5 * chunk + row])
 
 

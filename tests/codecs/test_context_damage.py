@@ -24,8 +24,8 @@ from helpers.context_models import (
 from helpers.paths import TESTS
 from helpers.waiting import HANG
 
+from tokenstore.codecs.chunks import SampleSpans
 from tokenstore.codecs.context import Context
-from tokenstore.codecs.context.codec import Located
 from tokenstore.errors import CodecError
 
 
@@ -211,11 +211,13 @@ def test_damage_is_named_by_its_place_among_all_samples() -> None:
     codec = Context(3, tiny_model())
     codes = np.zeros((3, 2, 2), np.uint8)
     damaged = HEAD.pack(1, 1, 4, 0) + b"\xff" * 4
-    chunks: list[Located] = [
-        codec.locate(payload_of(data), (2, 2)) for data in (Context(3, None).encode(codes, 3, 255), damaged)
+    chunks: list[SampleSpans] = [
+        codec.spans(payload_of(data), (2, 2)) for data in (Context(3, None).encode(codes, 3, 255), damaged)
     ]
     with pytest.raises(CodecError, match="sample 3: expected a stream"):
-        codec.decode_at(chunks, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]), np.empty((4, 2, 2), np.uint8))
+        codec.decode_spans(
+            chunks, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]), np.empty((4, 2, 2), np.uint8)
+        )
 
 
 @pytest.mark.parametrize("form", ["packed", "coded"])
@@ -230,6 +232,6 @@ def test_mixed_chunks_are_refused_where_there_is_no_model() -> None:
     codes = np.zeros((2, 2, 2), np.uint8)
     payloads = Context(3, None).encode(codes, 2, 255), coded_payload(Context(3, tiny_model()), codes)
     codec = Context(3, None)
-    chunks = [codec.locate(payload_of(payload), (2, 2)) for payload in payloads]
+    chunks = [codec.spans(payload_of(payload), (2, 2)) for payload in payloads]
     with pytest.raises(CodecError, match="coded by a context model, and the codec has none"):
-        codec.decode_at(chunks, np.array([0, 1]), np.array([0, 0]), np.empty((2, 2, 2), np.uint8))
+        codec.decode_spans(chunks, np.array([0, 1]), np.array([0, 0]), np.empty((2, 2, 2), np.uint8))

@@ -31,12 +31,13 @@ from zarr.storage import ZipStore
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.codecs import chunks
+from tokenstore.codecs import codec_from_zarr
 from tokenstore.codecs.context import Context, ContextModel
 from tokenstore.codecs.context.model import Plane
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.codecs.context.tree import CodeTree
 from tokenstore.codecs.zarr import ContextCodec
+from tokenstore.codecs.zstd import ZSTD_LEVEL
 from tokenstore.errors import (
     CodecError,
     DamageError,
@@ -549,7 +550,7 @@ def test_m19_its_codecs_are_those_of_zarr_as_are_those_of_other_arrays(full: Pat
     store = write_full(tmp_path / "store", codec="zstd")
     expected = [
         {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "zstd", "configuration": {"level": chunks.ZSTD_LEVEL, "checksum": False}},
+        {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
         {"name": "crc32c"},
     ]
     for array in (store / "train/tokens", store / "train/masks", full / "train/labels", full / "train/masks"):
@@ -679,7 +680,7 @@ def coded(tmp_path: Path) -> Path:
 
 
 def context_codec(store: Path) -> Any:
-    return chunks.from_zarr(
+    return codec_from_zarr(
         read_json(store / "train/tokens/zarr.json")["codecs"][0]["configuration"]["codecs"][:-1]
     )
 
@@ -743,9 +744,9 @@ def test_m22_bytes_that_no_encoder_wrote_are_refused(payload: str, message: str)
     data = np.frombuffer(bytes.fromhex(payload), np.uint8)
 
     def decode() -> None:
-        located = codec.locate(data, (1, 2), at_most=3)
+        located = codec.spans(data, (1, 2), at_most=3)
         rows = np.arange(len(located.addresses))
-        codec.decode_at([located], np.zeros_like(rows), rows, np.empty((len(rows), 1, 2), np.uint8))
+        codec.decode_spans([located], np.zeros_like(rows), rows, np.empty((len(rows), 1, 2), np.uint8))
 
     with pytest.raises(CodecError, match=message):
         decode()

@@ -12,9 +12,9 @@ from helpers.stores import sign, with_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenstore.codecs import codec_names
 from tokenstore.errors import DamageError, ManifestError, VersionError
 from tokenstore.format.manifest import (
-    KNOWN_FEATURES,
     MAX_CODEBOOK_SIZE,
     FileRecord,
     Manifest,
@@ -74,7 +74,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             st.dictionaries(names, st.builds(SplitSummary, counts, counts, st.none() | counts), max_size=3)
         ),
         files=draw(st.dictionaries(paths, st.builds(FileRecord, counts, digests), max_size=3)),
-        features=draw(st.lists(st.sampled_from(sorted(KNOWN_FEATURES)), unique=True).map(tuple)),
+        features=draw(st.lists(st.sampled_from(sorted(codec_names())), unique=True).map(tuple)),
         class_names=draw(st.none() | st.lists(words, max_size=3).map(tuple)),
         preprocessing=draw(st.none() | preprocessing),
         source_kind=draw(optional_words),

@@ -27,13 +27,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokenstore.codecs import bitpack
-from tokenstore.codecs.chunks import Bitpack
+from tokenstore.codecs.bitpack import Bitpack
 from tokenstore.codecs.context.model import CodeTree, ContextModel, Plane, lanes_for
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.format.layout import ArrayLayout
 from tokenstore.loading.resident import ContextDecoder, ResidentTokens, unpack
-from tokenstore.reading.reader import SplitReader, open_store
+from tokenstore.reading import SplitReader, open_store
 
 Codes = npt.NDArray[Any]
 CPU = torch.device("cpu")
@@ -477,7 +477,7 @@ def test_context_chunks_that_are_packed_read_beside_those_that_are_not(tmp_path:
     codes = np.concatenate([codes[:8], rng.integers(0, 391, (4, 20)), codes[8:]]).reshape(-1, 4, 5)
     reader = open_split(tmp_path, case, codes, codec="context", model=model)
     tokens = reader.arrays["tokens"]
-    assert {tokens.located(chunk).packed for chunk in range(4)} == {True, False}
+    assert {tokens.samples.spans(chunk).packed for chunk in range(4)} == {True, False}
     order = rng.permutation(16)
     np.testing.assert_array_equal(ResidentTokens(tokens, "cpu").read(order), codes[order])
 

@@ -14,7 +14,7 @@ import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.format.tables import Skip
 from tokenstore.loading.orders import Mixing, measure_mixing, order_of, packed_nbytes
-from tokenstore.reading.views import Selected
+from tokenstore.reading import Subset
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -105,9 +105,9 @@ def test_a_batch_of_more_than_all_samples_is_all_of_them(store: tokenstore.Token
 def test_what_no_order_can_mix_is_not_measured(store: tokenstore.TokenStore) -> None:
     train, plain = store["train"], store["plain"]
     assert measure_mixing(store["empty"], 50) is None
-    assert measure_mixing(Selected(train, np.arange(RUN)), 50) is None
-    assert measure_mixing(Selected(plain, np.arange(RUN)), 50) is None
-    assert measure_mixing(Selected(plain, np.arange(RUN + 1)), 50) is not None
+    assert measure_mixing(Subset(train, np.arange(RUN)), 50) is None
+    assert measure_mixing(Subset(plain, np.arange(RUN)), 50) is None
+    assert measure_mixing(Subset(plain, np.arange(RUN + 1)), 50) is not None
 
 
 def test_two_classes_in_one_run_are_measured(store: tokenstore.TokenStore, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tokenstore.reading.memory import ReusedMemory
+from tokenstore.reading import ReusedMemory
 
 
 def address(array: np.ndarray) -> int:

@@ -43,7 +43,7 @@ from tokenstore.augment import CodebookEmbedding
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.reading.reader import open_store
+from tokenstore.reading import open_store
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import Tokenizer, load_tokenizer

@@ -21,8 +21,7 @@ from tokenstore.errors import (
     NotAStoreError,
     StoreExistsError,
 )
-from tokenstore.reading.reader import TokenStore
-from tokenstore.reading.store_files import Store
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.storage.places import STAGING, Storage
 from tokenstore.writing.copy import copy
 
@@ -58,7 +57,9 @@ def contents(storage: Storage | str | Path) -> dict[str, bytes]:
 
 def copied(source: str | Path | Storage, target: str | Path | Storage, **options: Any) -> None:
     opened = source if isinstance(source, Storage) else Storage(source)
-    copy(TokenStore(Store(opened)), target if isinstance(target, Storage) else Storage(target), **options)
+    copy(
+        TokenStore(StoreFiles(opened)), target if isinstance(target, Storage) else Storage(target), **options
+    )
 
 
 @pytest.fixture(params=["folder", "zip", "memory"])

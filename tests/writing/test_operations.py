@@ -23,7 +23,7 @@ from tokenstore.conversion.options import ConvertOptions, Progress
 from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import Skip
-from tokenstore.reading.store_files import Store
+from tokenstore.reading import StoreFiles
 from tokenstore.sources import open_source
 from tokenstore.storage.places import Storage
 from tokenstore.writing.codec_choice import CodecChoice
@@ -338,7 +338,7 @@ def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path,
         recode(store, target, codec="context", shard_samples=96, min_decode_rate=7, resume=True)
     recode(store, target, codec="context", shard_samples=96, resume=True, on_progress=refuse)
     recode(store, Storage(tmp_path / "whole"), codec="context", shard_samples=96)
-    one, other = (Store(tmp_path / name).manifest for name in ("out", "whole"))
+    one, other = (StoreFiles(tmp_path / name).manifest for name in ("out", "whole"))
     assert one == other, "the same bytes as in one go"
     assert_same_samples(smooth, tmp_path / "out")
 

@@ -20,8 +20,7 @@ from helpers.waiting import HANG, HASTY, PATIENT, RESIGNED, wait_until
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, StorageError
-from tokenstore.reading.reader import TokenStore
-from tokenstore.reading.store_files import Store
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.storage.places import STAGING, Storage
 from tokenstore.storage.remote import Retries
 from tokenstore.writing.copy import copy
@@ -63,7 +62,7 @@ def contents(place: Storage | Path) -> dict[str, bytes]:
 
 def copied(source: Storage | Path, target: Storage | Path, resume: bool = False) -> None:
     opened, written = (place if isinstance(place, Storage) else Storage(place) for place in (source, target))
-    copy(TokenStore(Store(opened)), written, resume=resume)
+    copy(TokenStore(StoreFiles(opened)), written, resume=resume)
 
 
 def on_s3(
@@ -138,7 +137,7 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again_but_not_for_ever(
     with pytest.raises((DamageError, StorageError), match=SHARD):
         copied(on_s3(s3_server, fault_proxy, RESIGNED, there.url), tmp_path / "c")
     with pytest.raises(IncompleteStoreError):
-        Store(tmp_path / "c")
+        StoreFiles(tmp_path / "c")
 
 
 @pytest.mark.usefixtures("no_delays")
@@ -180,7 +179,7 @@ def test_killed_half_way_it_goes_on_and_sends_only_the_rest(
         process.send_signal(signal.SIGKILL)
         assert process.wait(HANG) == -signal.SIGKILL
     with pytest.raises((IncompleteStoreError, NotAStoreError)):
-        Store(there)
+        StoreFiles(there)
     kept = [path for path in there.files() if not path.startswith(STAGING)]
     fault_proxy.clear()
     copied(store, there, resume=True)

@@ -20,7 +20,7 @@ from helpers.waiting import HANG, PATIENT, wait_until
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import Conversion, ConvertOptions
 from tokenstore.errors import IncompleteStoreError, NotAStoreError, StorageError, StoreExistsError
-from tokenstore.reading.store_files import Store
+from tokenstore.reading import StoreFiles
 from tokenstore.sources import open_source
 from tokenstore.storage.places import STAGING, Storage
 
@@ -150,7 +150,7 @@ def test_shut_out_half_way_it_is_no_store_and_goes_on_later(
         with pytest.raises(StorageError, match="access was refused"):
             converted(codes, out, s3_server, fault_proxy)
         with pytest.raises((IncompleteStoreError, NotAStoreError)):
-            Store(out, s3_server.storage_options())
+            StoreFiles(out, s3_server.storage_options())
         converted(codes, out, s3_server, resume=True)
         assert contents(Storage(out, s3_server.storage_options())) == expected, f"shut out at {write}"
 
@@ -169,7 +169,7 @@ def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
         assert process.wait(HANG) == -signal.SIGKILL
     there = Storage(out, s3_server.storage_options())
     with pytest.raises((IncompleteStoreError, NotAStoreError)):
-        Store(there)
+        StoreFiles(there)
     journal = [path for path in there.files() if path.startswith(STAGING) and path.endswith(".json")]
     finished = len(journal) - 1
     assert finished > 0

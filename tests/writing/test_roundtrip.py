@@ -26,8 +26,7 @@ from tokenstore import TokenDataset
 from tokenstore.audit.verify import verify
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.reading import fetching, reader, shards
-from tokenstore.reading.reader import SplitReader, TokenStore
+from tokenstore.reading import SplitReader, TokenStore, array, fetching, shards
 from tokenstore.storage.places import Storage
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -246,8 +245,8 @@ def test_more_shards_than_may_be_open_are_read(
     small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, codes = small_shards
-    monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 2)
-    monkeypatch.setattr(reader, "MAX_OPEN_COLUMN_SHARDS", 2)
+    monkeypatch.setattr(array, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(array, "MAX_OPEN_COLUMN_SHARDS", 2)
     opened = tokenstore.open(path)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -268,15 +267,15 @@ def test_a_cache_too_small_for_a_batch_only_costs_time(
     write_store(
         memory_url, {"train": (codes, labels, columns)}, codec=codec, chunk_samples=2, shard_samples=8
     )
-    monkeypatch.setattr(reader, "CACHE_NBYTES", nbytes)
-    monkeypatch.setattr(reader, "_SMALL_ARRAY_NBYTES", nbytes)
+    monkeypatch.setattr(array, "CACHE_NBYTES", nbytes)
+    monkeypatch.setattr(array, "_SMALL_ARRAY_NBYTES", nbytes)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", nbytes)
     opened = tokenstore.open(memory_url)
     np.testing.assert_array_equal(opened["train"][:], codes)
     np.testing.assert_array_equal(opened["train"][::-3], codes[::-3])
     hammer(opened, codes, rounds=5)
     tokens = opened["train"].arrays["tokens"]
-    for kept in (tokens._decoded.values(), tokens._shards._kept.values()):
+    for kept in (getattr(tokens, "_decoded", {}).values(), tokens._shards._resident.values()):
         assert len(kept) <= 1 or sum(values.nbytes for values in kept) <= nbytes
 
 
@@ -391,6 +390,6 @@ def test_an_unknown_split_or_column_is_answered_with_what_there_is(
 
 def test_a_layout_comes_back_from_its_metadata() -> None:
     for name in ("tokens", "labels"):
-        layout = ArrayLayout((7, 2, 3), np.dtype(np.uint16), 2, 4, reader.Bitpack(391))
+        layout = ArrayLayout((7, 2, 3), np.dtype(np.uint16), 2, 4, array.Bitpack(391))
         again = ArrayLayout.from_zarr(layout.to_zarr(name), f"store/train/{name}")
         assert again.to_zarr(name) == layout.to_zarr(name)

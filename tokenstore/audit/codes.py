@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.format.layout import code_planes
-from tokenstore.reading.reader import SplitReader
+from tokenstore.reading import SplitReader
 
 BLOCK_CODES = 2**22
 """The number of codes that are read at once."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality
     from tokenstore.loading.orders import Mixing
-    from tokenstore.reading.reader import TokenStore
+    from tokenstore.reading import TokenStore
     from tokenstore.tokenizers.base import Tokenizer
 
 

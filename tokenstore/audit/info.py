@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokenstore.format.manifest import Manifest
+from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath, as_store
-from tokenstore.reading.reader import TokenStore
 
 
 @dataclass(frozen=True)

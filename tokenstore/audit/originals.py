@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from tokenstore.errors import ManifestError, Parameter, SampleError, SourceError
 from tokenstore.format.manifest import Manifest, Preprocessing
+from tokenstore.reading import Indices, TokenStore, normalised
 from tokenstore.reading.open import StorePath
-from tokenstore.reading.reader import Indices, TokenStore, normalised
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize

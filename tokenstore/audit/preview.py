@@ -25,8 +25,8 @@ from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.examples import augmented_examples
 from tokenstore.errors import AdapterError, ArgumentError, Parameter
 from tokenstore.format.layout import TOKENS
+from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
-from tokenstore.reading.reader import Indices, SplitReader, TokenStore
 from tokenstore.tokenizers.base import Tokenizer
 
 SAMPLES = 16

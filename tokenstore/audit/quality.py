@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared, image_options
 from tokenstore.audit.reconstruct import decode_samples
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import PixelDecoder
 from tokenstore.tokenizers.base import Tokenizer

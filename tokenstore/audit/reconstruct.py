@@ -17,8 +17,8 @@ from tokenstore.audit.pictures import FORMATS, save_image
 from tokenstore.errors import ArgumentError, StoreError, TokenizerError
 from tokenstore.format.layout import TOKENS
 from tokenstore.format.manifest import Manifest
+from tokenstore.reading import Indices, SplitReader, TokenStore, normalised
 from tokenstore.reading.open import StorePath, as_store
-from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 from tokenstore.tokenizers.store_tokenizer import fitted, tokenizer_of
 

@@ -10,7 +10,7 @@ from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_c
 from tokenstore.errors import TokenizerError
 from tokenstore.format.layout import TOKENS
 from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of

@@ -24,9 +24,8 @@ from tokenstore.errors import (
 )
 from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, code_planes
 from tokenstore.format.manifest import FileRecord, consolidates
+from tokenstore.reading import ArrayReader, StoreFiles, TokenStore, array_reader
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.reading.reader import ArrayReader, TokenStore
-from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import STAGING, Storage
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def verify(
     if retokenize is None:
         _refuse_idle(images=images, tokenizer=tokenizer)
     else:
-        opened = TokenStore(Store(as_storage(place, storage_options)))
+        opened = TokenStore(StoreFiles(as_storage(place, storage_options)))
         encode_again = _prepare_retokenization(opened, retokenize, images, tokenizer, device)
     findings = _check_store(place, storage_options, on_progress)
     again = None
@@ -148,7 +147,7 @@ def _check_store(
     findings = _Findings()
     try:
         storage = as_storage(place, storage_options)
-        store = Store(storage)
+        store = StoreFiles(storage)
     except (NotAStoreError, IncompleteStoreError):
         raise
     except TokenstoreError as error:
@@ -195,7 +194,7 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
     return None
 
 
-def _check_listing(store: Store, damaged: set[str], findings: _Findings) -> None:
+def _check_listing(store: StoreFiles, damaged: set[str], findings: _Findings) -> None:
     nodes = _consolidated_metadata(store)
     documents = [path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged]
     for path in documents if consolidates(store.manifest) else ():
@@ -219,21 +218,21 @@ def _check_listing(store: Store, damaged: set[str], findings: _Findings) -> None
         findings.notes.append(f"{len(strangers)} files are not the store's, the first is {strangers[0]}")
 
 
-def _consolidated_metadata(store: Store) -> Mapping[str, Any]:
+def _consolidated_metadata(store: StoreFiles) -> Mapping[str, Any]:
     try:
         return dict(_json(store, ROOT)["consolidated_metadata"]["metadata"])
     except (KeyError, TypeError, ValueError):
         return {}
 
 
-def _json(store: Store, path: str) -> Any:
+def _json(store: StoreFiles, path: str) -> Any:
     try:
         return json.loads(store.storage.read(path))
     except (ValueError, RecursionError):
         return None
 
 
-def _check_codebook(store: Store) -> list[str]:
+def _check_codebook(store: StoreFiles) -> list[str]:
     codebook = store.codebook
     size = store.manifest.codebook_size
     if codebook is None or codebook.ndim not in (2, 3) or codebook.shape[-2] < size:
@@ -244,7 +243,7 @@ def _check_codebook(store: Store) -> list[str]:
     return []
 
 
-def _check_synonyms(store: Store) -> list[str]:
+def _check_synonyms(store: StoreFiles) -> list[str]:
     synonyms = store.synonyms
     size = store.manifest.codebook_size
     if synonyms is None or synonyms.ndim != 2 or len(synonyms) < size:
@@ -261,7 +260,7 @@ def _table_is_damaged(array: str, damaged: set[str]) -> bool:
     return any(path.startswith(f"{array}/") for path in damaged)
 
 
-def _check_split(store: Store, split: str, damaged: set[str], findings: _Findings) -> None:
+def _check_split(store: StoreFiles, split: str, damaged: set[str], findings: _Findings) -> None:
     samples = store.manifest.splits[split].samples
     findings.samples += samples
     names = store.split_arrays(split)
@@ -271,7 +270,7 @@ def _check_split(store: Store, split: str, damaged: set[str], findings: _Finding
         if f"{split}/{name}/{ROOT}" in damaged:
             continue
         try:
-            reader = ArrayReader(store, f"{split}/{name}")
+            reader = array_reader(store, f"{split}/{name}")
         except TokenstoreError as error:
             findings.problems.append(str(error))
             continue
@@ -328,7 +327,7 @@ def _label_out_of_range(labels: npt.NDArray[Any], classes: int | None) -> str | 
     return None
 
 
-def _check_table(store: Store, path: str, rows: int) -> list[str]:
+def _check_table(store: StoreFiles, path: str, rows: int) -> list[str]:
     # imported here: the only part of this module that needs Arrow
     import pyarrow as pa
     import pyarrow.parquet as pq

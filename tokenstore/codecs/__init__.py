@@ -1,7 +1,37 @@
-"""Codecs: codes to bytes and back, each a Zarr v3 codec too (`tokenstore.codecs.zarr`)."""
+"""Codecs: codes to bytes and back, without files and without a network.
+
+- `chunks.py` has the protocols: what a codec can do is a property of its class.
+- `registry.py` has a line for each codec: `named_codec` and `codec_from_zarr` are the entry points.
+- `bitpack.py`, `zstd.py` and `context/` (with a README of its own) are the codecs.
+- `zarr.py` makes Zarr codecs of them, which Zarr finds through entry points.
+
+Importing this wing imports no numba: kernels are in modules of their own, imported on first use.
+May import: `errors`, `machine`.
+"""
 
 from __future__ import annotations
 
 from tokenstore.codecs import bitpack
+from tokenstore.codecs.chunks import ChunkCodec, DeviceForm, SampleCodec, SampleSpans
+from tokenstore.codecs.registry import (
+    DEFAULT_CODEC,
+    codec_class,
+    codec_from_zarr,
+    codec_names,
+    named_codec,
+    register_codec,
+)
 
-__all__ = ["bitpack"]
+__all__ = [
+    "DEFAULT_CODEC",
+    "ChunkCodec",
+    "DeviceForm",
+    "SampleCodec",
+    "SampleSpans",
+    "bitpack",
+    "codec_class",
+    "codec_from_zarr",
+    "codec_names",
+    "named_codec",
+    "register_codec",
+]

@@ -1,29 +1,38 @@
-"""Codes packed at a fixed width: code j of a sample is bits [j * b, (j + 1) * b) of its bytes.
+"""The codec `bitpack`: codes packed at a fixed width.
 
-Bits count from the least significant bit of byte 0; b = ceil(log2 K), at least 1. A sample is padded with
-zero bits to a whole byte, so that every sample starts on one and decodes alone. FORMAT.md, "bitpack".
-
-Eight codes take exactly b bytes. The decoder takes them as one vector: its bytes are shuffled so that every
-lane holds those of its code, and each lane is shifted and masked. That is spelled out in LLVM's portable
-vector operations, because numba's own loops over the same arithmetic stay scalar, several times slower.
+Code j of a sample is bits [j * b, (j + 1) * b) of its bytes, counted from the least significant bit of
+byte 0; b = ceil(log2 K), at least 1. Zero bits pad a sample to a whole byte, so every sample starts on a byte
+and decodes alone. FORMAT.md, "bitpack". The compiled loops are in `bitpack_kernels.py`.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Final, TypeAlias
+import math
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from typing_extensions import override
 
+from tokenstore.codecs.chunks import SampleCodec, SampleSpans
 from tokenstore.errors import CodecError
-from tokenstore.machine import byte_at, compiled, prefetch
+from tokenstore.machine import importing_kernels
 
-__all__ = ["bit_width", "code_dtype", "pack", "sample_count", "sample_nbytes", "unpack", "unpack_at"]
+if TYPE_CHECKING:
+    from tokenstore.codecs.context.model import ContextModel
+
+__all__ = [
+    "Bitpack",
+    "bit_width",
+    "code_dtype",
+    "pack",
+    "sample_count",
+    "sample_nbytes",
+    "unpack",
+    "unpack_at",
+]
 
 Codes: TypeAlias = npt.NDArray[np.unsignedinteger]
 Decoded: TypeAlias = npt.NDArray[np.integer]
@@ -32,35 +41,35 @@ Addresses: TypeAlias = npt.NDArray[np.uint64]
 
 _MAX_CODEBOOK_SIZE: Final = 2**31
 _CODE_DTYPES: Final = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32))
-_CACHE_LINE_NBYTES: Final = 64
-_PREFETCH_SAMPLES: Final = 2
-_PREFETCH_NBYTES: Final = 4096
 _DECODED_DTYPES: Final = (*_CODE_DTYPES, np.dtype(np.int32), np.dtype(np.int64))
 
 
 def bit_width(codebook_size: int) -> int:
-    """Bits a code takes, 1 to 31; CodecError unless codebook_size is in 1..2**31."""
+    """Return the bits a code takes, 1 to 31. Raises CodecError unless codebook_size is in 1..2**31."""
     if not 1 <= codebook_size <= _MAX_CODEBOOK_SIZE:
         raise CodecError(f"expected a codebook size in 1..{_MAX_CODEBOOK_SIZE}, found {codebook_size}")
     return max(1, (codebook_size - 1).bit_length())
 
 
 def code_dtype(codebook_size: int) -> np.dtype[np.unsignedinteger]:
-    """The smallest unsigned dtype that holds every code and, as its largest value, one that is no code."""
+    """Return the smallest unsigned dtype that holds every code and whose largest value is no code.
+
+    Raises CodecError unless codebook_size is in 1..2**31.
+    """
     bit_width(codebook_size)
     smallest: np.dtype[np.unsignedinteger] = np.min_scalar_type(codebook_size)
     return smallest
 
 
 def sample_nbytes(codes_per_sample: int, codebook_size: int) -> int:
-    """Bytes of one packed sample."""
+    """Return the bytes of one packed sample. Raises CodecError for a sample without codes."""
     if codes_per_sample < 1:
         raise CodecError(f"expected at least one code a sample, found {codes_per_sample}")
     return (codes_per_sample * bit_width(codebook_size) + 7) // 8
 
 
 def sample_count(payload_nbytes: int, codes_per_sample: int, codebook_size: int, at_most: int) -> int:
-    """Samples in a chunk payload of that many bytes; CodecError unless a whole number up to `at_most`."""
+    """Return the number of samples in a payload. Raises CodecError unless it is whole and up to `at_most`."""
     nbytes = sample_nbytes(codes_per_sample, codebook_size)
     count, rest = divmod(payload_nbytes, nbytes)
     if rest or count > at_most:
@@ -71,9 +80,10 @@ def sample_count(payload_nbytes: int, codes_per_sample: int, codebook_size: int,
 
 
 def pack(codes: Codes, codebook_size: int) -> Packed:
-    """Packs samples of codes (n, L), uint8, uint16 or uint32, to bytes (n, sample_nbytes).
+    """Pack samples of codes (n, L), uint8, uint16 or uint32, to bytes (n, sample_nbytes).
 
-    Raises CodecError, naming sample and position, at the first code that is not below codebook_size.
+    Raises CodecError for another shape or dtype, and for the first code that is not below codebook_size: the
+    message names its sample and position.
     """
     if codes.ndim != 2 or codes.dtype not in _CODE_DTYPES:
         raise CodecError(
@@ -83,16 +93,16 @@ def pack(codes: Codes, codebook_size: int) -> Packed:
     invalid = codes.max(axis=1) >= codebook_size
     if invalid.any():
         raise _code_out_of_range(codes, int(invalid.argmax()), codebook_size)
-    _pack(np.ascontiguousarray(codes), bit_width(codebook_size), packed)
+    _kernels().pack(np.ascontiguousarray(codes), bit_width(codebook_size), packed)
     return packed
 
 
 def unpack(packed: Packed, codes_per_sample: int, codebook_size: int, out: Decoded) -> None:
-    """Decodes n samples that lie back to back, contiguous uint8 of any shape, into `out` (n, L).
+    """Decode n samples that lie back to back, contiguous uint8 of any shape, into `out` (n, L).
 
     `out` is C-contiguous, of uint8, uint16, uint32, int32 or int64, wide enough for the codes. Raises
-    CodecError where a sample holds a code that is not below codebook_size, or padding that is not zero; what
-    `out` holds then is undefined.
+    CodecError where a sample holds a code that is not below codebook_size, or padding that is not zero; the
+    content of `out` is undefined then.
     """
     nbytes = sample_nbytes(codes_per_sample, codebook_size)
     if packed.dtype != np.uint8 or not packed.flags.c_contiguous or packed.size != len(out) * nbytes:
@@ -106,10 +116,10 @@ def unpack(packed: Packed, codes_per_sample: int, codebook_size: int, out: Decod
 
 
 def unpack_at(addresses: Addresses, codes_per_sample: int, codebook_size: int, out: Decoded) -> None:
-    """Decodes the samples at memory addresses (m,) uint64 into `out` (m, L); otherwise like `unpack`.
+    """Decode the samples at memory addresses (m,) uint64 into `out` (m, L); otherwise like `unpack`.
 
-    The hot path: one call without the GIL. At each address it reads sample_nbytes bytes and not one more;
-    that these may be read, and stay there during the call, is the caller's promise.
+    This is the hot path: one call without the GIL. It reads sample_nbytes bytes at each address, and not one
+    more. The caller promises that they can be read during the whole call. Raises CodecError as `unpack` does.
     """
     _check_decode(addresses, codes_per_sample, codebook_size, out)
     decode = _decoder(bit_width(codebook_size))
@@ -128,7 +138,7 @@ def _check_decode(addresses: Addresses, codes_per_sample: int, codebook_size: in
 
 
 def check_buffer(out: npt.NDArray[Any], shape: tuple[int, ...], codebook_size: int) -> None:
-    """Raises CodecError unless codes of this shape can be decoded into a buffer."""
+    """Raise CodecError unless codes of this shape can be decoded into a buffer."""
     if out.shape != shape or not out.flags.carray:
         raise CodecError(
             f"expected a writable C-contiguous buffer {shape} for the codes, "
@@ -155,125 +165,87 @@ def _code_out_of_range(codes: Codes | Decoded, sample: int, codebook_size: int) 
     )
 
 
-@compiled
-def _pack(codes: Any, width: int, packed: Any) -> None:
-    for sample in range(codes.shape[0]):
-        word = np.uint64(0)
-        held = 0
-        at = 0
-        for code in codes[sample]:
-            word |= np.uint64(code) << np.uint64(held)
-            held += width
-            while held >= 8:
-                packed[sample, at] = word & np.uint64(255)
-                word >>= np.uint64(8)
-                held -= 8
-                at += 1
-        if held:
-            packed[sample, at] = word
+@functools.cache
+def _decoder(width: int) -> Any:
+    return _kernels().decoder(width)
 
 
 @functools.cache
-def _decoder(width: int) -> Any:
-    """The decoder of one width: returns the first sample it refuses, or -1."""
-    # A register takes a power of two of bytes: more than eight codes have, wherever the sample has them too.
-    reach = max(8, 1 << (width - 1).bit_length())
-    mask = (1 << width) - 1
-
-    @compiled
-    def decode(addresses: Any, codes_per_sample: int, codebook_size: int, out: Any) -> int:
-        nbytes = (codes_per_sample * width + 7) // 8
-        padding = np.uint8(codes_per_sample * width % 8)
-        groups = codes_per_sample // 8
-        # subtle: after these, a whole register would reach past the sample, perhaps past its mapping's end
-        roomy = min(groups, (nbytes - reach) // width + 1) if nbytes >= reach else 0
-        for sample in range(addresses.size):
-            if sample + _PREFETCH_SAMPLES < addresses.size:
-                # Samples are asked for in random order, which no processor foresees.
-                for at in range(0, min(nbytes, _PREFETCH_NBYTES), _CACHE_LINE_NBYTES):
-                    prefetch(addresses[sample + _PREFETCH_SAMPLES] + at)  # type: ignore[call-arg]
-            address = addresses[sample]
-            start = sample * codes_per_sample
-            rest = address + roomy * width
-            largest: Any = max(
-                _unpack_eights(address, roomy, out, start, width, reach),  # type: ignore[call-arg]
-                _unpack_eights(rest, groups - roomy, out, start + 8 * roomy, width, width),  # type: ignore[call-arg]
-            )
-            for position in range(8 * groups, codes_per_sample):
-                bit = position * width
-                word = np.uint64(0)
-                for at in range(bit // 8, (bit + width + 7) // 8):
-                    word |= np.uint64(byte_at(address + at)) << np.uint64(8 * (at - bit // 8))
-                code = (word >> np.uint64(bit % 8)) & np.uint64(mask)
-                out[start + position] = code
-                largest = max(largest, code)
-            if largest >= np.uint64(codebook_size):
-                return sample
-            if padding and byte_at(address + nbytes - 1) >> padding:
-                return sample
-        return -1
-
-    return decode
+def _kernels() -> ModuleType:
+    with importing_kernels:
+        from tokenstore.codecs import bitpack_kernels
+    return bitpack_kernels
 
 
-@intrinsic(prefer_literal=True)
-def _unpack_eights(
-    typing: Any, address: Any, groups: Any, out: Any, start: Any, width: Any, reach: Any
-) -> Any:
-    """Decodes groups of eight codes to out[start:], by loads of `reach` bytes; returns the largest code."""
+class Bitpack(SampleCodec):
+    """The codec `bitpack` for codes below `codebook_size`: ceil(log2 K) bits a code, every sample in bytes
+    of its own (FORMAT.md, section 4).
+    """
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, count, array, first = arguments[:4]
-        array = context.make_array(out)(context, builder, array)
-        eights = _Eights(width.literal_value, reach.literal_value)
-        largest = cgutils.alloca_once(builder, eights.lanes, zfill=True)  # type: ignore[no-untyped-call]
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.add(source, builder.mul(loop.index, ir.Constant(source.type, eights.width)))
-            codes = eights.load(builder, at)
-            position = builder.add(first, builder.mul(loop.index, ir.Constant(first.type, 8)))
-            eights.store(builder, codes, builder.gep(array.data, [position]))
-            seen = builder.load(largest)
-            builder.store(builder.select(builder.icmp_unsigned(">", codes, seen), codes, seen), largest)
-        return eights.maximum(builder, builder.load(largest))
+    name = "bitpack"
+    zarr_name = "tokenstore.bitpack"
 
-    return types.uint64(address, groups, out, start, width, reach), codegen
+    def __init__(self, codebook_size: int) -> None:
+        self.codebook_size = codebook_size
 
+    @classmethod
+    @override
+    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
+        return cls(codebook_size)
 
-class _Eights:
-    """LLVM code for eight codes of one width, side by side in the lanes of a vector."""
+    @classmethod
+    @override
+    def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:
+        match codecs:
+            case [{"name": cls.zarr_name, "configuration": {"codebook_size": int(codebook_size)}}]:
+                return cls(codebook_size)
+        return None
 
-    def __init__(self, width: int, reach: int) -> None:
-        self.width = width
-        self.reach = reach
-        shifts = [lane * width % 8 for lane in range(8)]
-        bits = next(size for size in (8, 16, 32, 64) if size >= max(shifts) + width)
-        self.lanes = ir.VectorType(ir.IntType(bits), 8)
-        self.shifts = ir.Constant(self.lanes, shifts)
-        self.mask = ir.Constant(self.lanes, [(1 << width) - 1] * 8)
-        # Bytes beyond a code's own are masked away, so any byte will do in their place.
-        moves = [min(lane * width // 8 + byte, reach - 1) for lane in range(8) for byte in range(bits // 8)]
-        self.moves = ir.Constant(ir.VectorType(ir.IntType(32), len(moves)), moves)
+    @property
+    @override
+    def zarr(self) -> list[dict[str, Any]]:
+        return [{"name": self.zarr_name, "configuration": {"codebook_size": self.codebook_size}}]
 
-    def load(self, builder: Any, address: Any) -> Any:
-        register = ir.VectorType(ir.IntType(8), self.reach)
-        loaded = builder.load(builder.inttoptr(address, register.as_pointer()), align=1)
-        moved = builder.bitcast(builder.shuffle_vector(loaded, loaded, self.moves), self.lanes)
-        return builder.and_(builder.lshr(moved, self.shifts), self.mask)
+    @override
+    def encode(self, rows: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
+        codes = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+        return pack(codes, self.codebook_size).tobytes()
 
-    def store(self, builder: Any, codes: Any, pointer: Any) -> None:
-        element = pointer.type.pointee
-        target = ir.VectorType(element, 8)
-        if element.width < self.lanes.element.width:
-            codes = builder.trunc(codes, target)
-        elif element.width > self.lanes.element.width:
-            codes = builder.zext(codes, target)
-        builder.store(codes, builder.bitcast(pointer, target.as_pointer()), align=element.width // 8)
+    @override
+    def decode(self, payload: Packed, out: npt.NDArray[Any]) -> None:
+        self.check_payload(payload, len(out), out.shape[1:])
+        codes = out.reshape(len(out), -1)
+        unpack(payload, codes.shape[1], self.codebook_size, codes)
 
-    def maximum(self, builder: Any, codes: Any) -> Any:
-        lane = self.lanes.element
-        reduce = builder.module.declare_intrinsic(
-            f"llvm.vector.reduce.umax.v8i{lane.width}", fnty=ir.FunctionType(lane, [self.lanes])
-        )
-        largest = builder.call(reduce, [codes])
-        wide = ir.IntType(64)
-        return largest if lane == wide else builder.zext(largest, wide)
+    @override
+    def check_payload(self, payload: Packed, samples: int, shape: tuple[int, ...]) -> None:
+        nbytes = sample_nbytes(math.prod(shape), self.codebook_size)
+        if len(payload) != samples * nbytes:
+            raise CodecError(f"expected {samples} samples of {nbytes} bytes, found {len(payload)} bytes")
+
+    @override
+    def sample_nbytes(self, shape: tuple[int, ...]) -> int:
+        return sample_nbytes(math.prod(shape), self.codebook_size)
+
+    @override
+    def spans(self, payload: Packed, shape: tuple[int, ...], at_most: int) -> SampleSpans:
+        nbytes = self.sample_nbytes(shape)
+        count = sample_count(len(payload), math.prod(shape), self.codebook_size, at_most)
+        return SampleSpans.equal(payload, start=0, count=count, nbytes=nbytes)
+
+    @override
+    def decode_at(self, addresses: Addresses, out: npt.NDArray[Any]) -> None:
+        codes = out.reshape(len(out), -1)
+        unpack_at(addresses, codes.shape[1], self.codebook_size, codes)
+
+    @override
+    def decode_spans(
+        self,
+        chunks: list[SampleSpans],
+        chunk: npt.NDArray[np.int64],
+        row: npt.NDArray[np.int64],
+        out: Decoded,
+    ) -> None:
+        if len(row):
+            addresses, _ = SampleSpans.select(chunks, chunk, row)
+            self.decode_at(addresses.view(np.uint64), out)

@@ -1,134 +1,185 @@
-"""How the samples of one chunk become its payload, and back."""
+"""The protocols of codecs: how the samples of one chunk become its payload, and back.
+
+`ChunkCodec` is what every codec can do. `SampleCodec` adds what a codec can do whose samples are read alone.
+A new codec is a subclass of one of them in a file of its own, and a line in `registry.py`.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numcodecs.zstd import Zstd as _Zstd
 
-from tokenstore.codecs import bitpack
-from tokenstore.codecs.context.codec import Context, Located
-from tokenstore.codecs.context.model import ContextModel
-from tokenstore.errors import CodecError
+if TYPE_CHECKING:
+    from tokenstore.codecs.context.model import ContextModel
 
-Rows = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
-ZSTD_LEVEL = 12
+__all__ = ["ChunkCodec", "DeviceForm", "OnFitProgress", "SampleCodec", "SampleSpans"]
+
+Values: TypeAlias = npt.NDArray[Any]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Indices: TypeAlias = npt.NDArray[np.int64]
+MAX_FIT_CODES = 2_000_000
+"""The most codes that a codec is fitted to."""
+OnFitProgress: TypeAlias = Callable[[int, int], None]
+"""A callback for the progress of a fit: steps done, and steps in all."""
+
+
+@dataclass(frozen=True)
+class SampleSpans:
+    """The spans in memory of the samples of one chunk's payload. They keep the payload alive."""
+
+    payload: Bytes = field(repr=False)
+    addresses: Indices
+    """The samples' memory addresses (n,)."""
+    lengths: Indices
+    """The samples' bytes (n,)."""
+    packed: bool
+    """Whether the samples are packed at a fixed width (`bitpack`), rather than coded by a model."""
+
+    @classmethod
+    def equal(cls, payload: Bytes, *, start: int, count: int, nbytes: int) -> SampleSpans:
+        """Return the spans of `count` packed samples of `nbytes` each, from byte `start` of a payload."""
+        first = payload.ctypes.data + start
+        addresses = first + nbytes * np.arange(count, dtype=np.int64)
+        return cls(payload, addresses, np.full(count, nbytes, np.int64), packed=True)
+
+    @staticmethod
+    def select(chunks: list[SampleSpans], chunk: Indices, row: Indices) -> tuple[Indices, Indices]:
+        """Return the addresses (m,) and lengths (m,) of sample `row` (m,) of `chunks[chunk]` (m,)."""
+        first = np.cumsum([0, *(len(spans.addresses) for spans in chunks)])[chunk] + row
+        addresses = np.concatenate([spans.addresses for spans in chunks])[first]
+        return addresses, np.concatenate([spans.lengths for spans in chunks])[first]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the payload and of the spans themselves."""
+        return self.payload.nbytes + self.addresses.nbytes + self.lengths.nbytes
+
+
+@dataclass(frozen=True)
+class DeviceForm:
+    """The forms in which a device can decode samples: packed at a fixed width, or coded by a model."""
+
+    codebook_size: int
+    """The codebook size that packed samples are packed for."""
+    model: ContextModel | None
+    """The model of coded samples; None where all samples are packed."""
 
 
 class ChunkCodec(Protocol):
-    """Samples (n, *shape) to a chunk's payload and back; checksums are the shard's matter."""
+    """A codec of samples (n, *shape) to a chunk's payload and back. Checksums are the shard's matter."""
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
+    """The codec's name, as a feature in manifests and in the parameter `codec`."""
+    zarr_name: ClassVar[str]
+    """The name of the Zarr codec that stands for this one in an array's metadata: the last of `zarr`."""
+    has_tables: ClassVar[bool] = False
+    """Whether the codec is fitted to a store's codes, and its tables stand in each array's metadata."""
+
+    codebook_size: int | None = None
+    """The size below which all codes must lie; None for a codec of any values."""
+    model: ContextModel | None = None
+    """The model that the codec codes by, where it codes by one."""
+
+    @classmethod
+    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
+        """Return the codec for codes below `codebook_size`; raises CodecError where they do not fit."""
+        raise NotImplementedError
+
+    @classmethod
+    def fitted(
+        cls,
+        codes: Values,
+        codebook_sizes: tuple[int, ...],
+        *,
+        seed: int = 0,
+        total_codes: int | None = None,
+        copies: int = 1,
+        on_progress: OnFitProgress | None = None,
+    ) -> Self:
+        """Return the codec for codes like those of `codes` (n, *grid), fitted to them where it has tables.
+
+        `total_codes` is the number of codes in the store, `copies` how often the store will hold the tables.
+        """
+        return cls.for_codes(max(codebook_sizes))
+
+    @classmethod
+    def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:
+        """Return the codec that `zarr` described; None for other codecs. Raises CodecError for a bad one."""
+        raise NotImplementedError
 
     @property
     def zarr(self) -> list[dict[str, Any]]:
-        """The codec as part of an array's Zarr v3 metadata."""
+        """The codec as a part of an array's Zarr v3 metadata."""
+        raise NotImplementedError
 
-    def encode(self, rows: Rows, chunk_samples: int, fill_value: int) -> bytes:
-        """The payload of a chunk of `chunk_samples`, of which `rows` are all that hold data."""
+    @property
+    def table_nbytes(self) -> int:
+        """The bytes of the codec's tables in an array's metadata."""
+        return 0
 
-    def decode(self, payload: Bytes, out: Rows) -> None:
+    @property
+    def samples(self) -> SampleCodec | None:
+        """The same codec with access to single samples; None where only whole chunks decode."""
+        return None
+
+    @property
+    def device_form(self) -> DeviceForm | None:
+        """The form in which a device can hold and decode the samples; None where it cannot."""
+        return None
+
+    def encode(self, rows: Values, chunk_samples: int, fill_value: int) -> bytes:
+        """Return the payload of a chunk of `chunk_samples` samples, from the `rows` (n, *shape) with data.
+
+        Raises CodecError for values that the codec cannot store.
+        """
+        raise NotImplementedError
+
+    def decode(self, payload: Bytes, out: Values) -> None:
         """Decode the first len(out) samples. Raises CodecError where the payload is no encoding of them."""
+        raise NotImplementedError
+
+    def check_payload(self, payload: Bytes, samples: int, shape: tuple[int, ...]) -> None:
+        """Raise CodecError where a payload cannot hold exactly so many samples, as far as its size says."""
+        return
 
 
-class Bitpack:
-    """ceil(log2 K) bits a code, every sample on its own bytes (FORMAT.md, section 4)."""
+class SampleCodec(ChunkCodec, Protocol):
+    """A codec of codes whose samples can be read alone: each has bytes of its own in the payload."""
 
-    name = "bitpack"
-
-    def __init__(self, codebook_size: int) -> None:
-        self.codebook_size = codebook_size
-
-    @property
-    def zarr(self) -> list[dict[str, Any]]:
-        return [{"name": "tokenstore.bitpack", "configuration": {"codebook_size": self.codebook_size}}]
-
-    def encode(self, rows: Rows, chunk_samples: int, fill_value: int) -> bytes:
-        codes = rows.reshape(len(rows), math.prod(rows.shape[1:]))
-        return bitpack.pack(codes, self.codebook_size).tobytes()
-
-    def decode(self, payload: Bytes, out: Rows) -> None:
-        codes = out.reshape(len(out), -1)
-        nbytes = self.check_size(payload, *codes.shape)
-        bitpack.unpack(payload.reshape(len(out), nbytes), codes.shape[1], self.codebook_size, codes)
-
-    def locate(self, payload: Bytes, grid: tuple[int, ...]) -> Located:
-        """Where a checked payload's samples lie."""
-        nbytes = bitpack.sample_nbytes(math.prod(grid), self.codebook_size)
-        starts = np.arange(0, len(payload), nbytes, dtype=np.int64)
-        return Located(payload, payload.ctypes.data + starts, np.full(len(starts), nbytes, np.int64), True)
-
-    def check_size(self, payload: Bytes, samples: int, codes_per_sample: int) -> int:
-        """Bytes of one sample; raises CodecError where the payload does not hold that many samples."""
-        nbytes = bitpack.sample_nbytes(codes_per_sample, self.codebook_size)
-        if len(payload) != samples * nbytes:
-            raise CodecError(f"expected {samples} samples of {nbytes} bytes, found {len(payload)} bytes")
-        return nbytes
-
-
-class Zstd:
-    """A chunk's little-endian values through Zstandard: what any Zarr v3 reader reads."""
-
-    name = "zstd"
-
-    def __init__(self, level: int = ZSTD_LEVEL) -> None:
-        self.level = level
+    codebook_size: int
 
     @property
-    def zarr(self) -> list[dict[str, Any]]:
-        return [
-            {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "zstd", "configuration": {"level": self.level, "checksum": False}},
-        ]
+    def samples(self) -> SampleCodec:
+        """The codec itself."""
+        return self
 
-    def encode(self, rows: Rows, chunk_samples: int, fill_value: int) -> bytes:
-        if len(rows) < chunk_samples:
-            filler = np.full((chunk_samples - len(rows), *rows.shape[1:]), fill_value, rows.dtype)
-            rows = np.concatenate([rows, filler])
-        return bytes(_Zstd(self.level).encode(_little_endian(np.ascontiguousarray(rows))))
+    @property
+    def device_form(self) -> DeviceForm | None:
+        """The codec's form in a device's memory: packed samples, and a model where some are coded."""
+        return DeviceForm(self.codebook_size, self.model)
 
-    def decode(self, payload: Bytes, out: Rows) -> None:
-        little_endian = out.dtype.newbyteorder("<")
-        try:
-            values = np.frombuffer(_Zstd().decode(payload), dtype=little_endian)
-        except (RuntimeError, ValueError) as error:
-            raise CodecError(f"zstd: {error}") from error
-        if values.size < out.size or (out.size and values.size % (out.size // len(out))):
-            raise CodecError(f"zstd: expected at least {out.size} values, found {values.size}")
-        out[...] = values[: out.size].reshape(out.shape)
+    def sample_nbytes(self, shape: tuple[int, ...]) -> int | None:
+        """Return the bytes of every sample; None where samples differ, and only spans tell."""
+        raise NotImplementedError
 
+    def spans(self, payload: Bytes, shape: tuple[int, ...], at_most: int) -> SampleSpans:
+        """Return the spans of a payload's samples. Raises CodecError for a bad payload, or more samples."""
+        raise NotImplementedError
 
-def _little_endian(rows: Rows) -> Rows:
-    return rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+    def decode_at(self, addresses: npt.NDArray[np.uint64], out: Values) -> None:
+        """Decode the samples at addresses (m,) into `out` (m, *shape), where all have `sample_nbytes`.
 
+        Raises CodecError, which names the place in `out`, where a sample's bytes are no encoding.
+        """
+        raise NotImplementedError
 
-def named(name: str, codebook_size: int, model: ContextModel | None = None) -> ChunkCodec:
-    """The codec of tokens that a store's manifest names; raises CodecError if unknown."""
-    match name:
-        case "bitpack":
-            return Bitpack(codebook_size)
-        case "context":
-            return Context(codebook_size, model)
-        case "zstd":
-            return Zstd()
-    raise CodecError(f"expected a codec bitpack, context or zstd, found {name!r}")
+    def decode_spans(self, chunks: list[SampleSpans], chunk: Indices, row: Indices, out: Values) -> None:
+        """Decode sample `row` (m,) of `chunks[chunk]` (m,) into `out` (m, *shape), C-contiguous.
 
-
-def from_zarr(codecs: list[dict[str, Any]]) -> ChunkCodec:
-    """The codec that an array's Zarr metadata names, checksum aside; raises CodecError if unknown."""
-    match codecs:
-        case [{"name": "tokenstore.bitpack", "configuration": {"codebook_size": int(codebook_size)}}]:
-            return Bitpack(codebook_size)
-        case [
-            {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "zstd", "configuration": {"level": int(level)}},
-        ]:
-            return Zstd(level)
-        case [{"name": "tokenstore.context", "configuration": configuration}]:
-            return Context.from_configuration(configuration)
-    raise CodecError(f"expected the codecs of bitpack, context or zstd, found {codecs!r:.200}")
+        Raises CodecError, which names the place in `out`, where a sample's bytes are no encoding.
+        """
+        raise NotImplementedError

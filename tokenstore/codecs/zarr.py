@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 from zarr.abc.codec import ArrayBytesCodec
 
 from tokenstore.codecs import bitpack
-from tokenstore.codecs.chunks import Bitpack
+from tokenstore.codecs.bitpack import Bitpack
+from tokenstore.codecs.chunks import SampleCodec
 from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import CodecError
 
@@ -37,11 +36,7 @@ class _SamplesCodec(ArrayBytesCodec):
     codebook_size: int
 
     @property
-    def _codec(self) -> Bitpack | Context:
-        raise NotImplementedError
-
-    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
-        """Samples that a payload holds."""
+    def _codec(self) -> SampleCodec:
         raise NotImplementedError
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
@@ -71,7 +66,7 @@ class _SamplesCodec(ArrayBytesCodec):
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         chunk = self._chunk(chunk_spec)
         payload = chunk_data.as_numpy_array()
-        stored = self._stored(payload, chunk)
+        stored = len(self._codec.spans(payload, chunk.grid, at_most=chunk.samples).addresses)
         codes = np.empty((chunk.samples, *chunk.grid), chunk.dtype)
         if stored:
             self._codec.decode(payload, codes[:stored])
@@ -120,10 +115,6 @@ class BitPackCodec(_SamplesCodec):
     def _codec(self) -> Bitpack:
         return Bitpack(self.codebook_size)
 
-    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
-        codes_per_sample = math.prod(chunk.grid)
-        return bitpack.sample_count(payload.size, codes_per_sample, self.codebook_size, at_most=chunk.samples)
-
 
 @dataclass(frozen=True)
 class ContextCodec(_SamplesCodec):
@@ -153,9 +144,6 @@ class ContextCodec(_SamplesCodec):
     def _codec(self) -> Context:
         context: Context = self._context  # type: ignore[attr-defined]
         return context
-
-    def _stored(self, payload: npt.NDArray[np.uint8], chunk: _Chunk) -> int:
-        return len(self._codec.locate(payload, chunk.grid, at_most=chunk.samples).addresses)
 
 
 class _Chunk(NamedTuple):

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tokenstore.codecs.registry import DEFAULT_CODEC
 from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.images import plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError
 from tokenstore.format.tables import Skip
 from tokenstore.machine import available_cores
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.reading.reader import TokenStore
-from tokenstore.reading.store_files import Store
 from tokenstore.sources import open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
 from tokenstore.storage.places import STAGING, Storage
@@ -188,7 +188,7 @@ class _Job:
                     f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}"
                 )
             manifest = writer.commit()
-        return Conversion(manifest, Store(target.reopened()).nbytes, skipped, resumed_at)
+        return Conversion(manifest, StoreFiles(target.reopened()).nbytes, skipped, resumed_at)
 
     def write_and_rewrite(self, target: Storage) -> Conversion:
         """Write a whole store beside the shards to be, then rewrite it when all its codes are known."""
@@ -198,9 +198,9 @@ class _Job:
             if self.resume and finish_commit(staged):
                 whole = _already_complete(staged)
             else:
-                plain = replace(options, prune_codebook=False, codec="bitpack")
-                whole = replace(self, options=plain).write(staged, replace(spec, codec="bitpack"))
-            complete = TokenStore(Store(staged))
+                plain = replace(options, prune_codebook=False, codec=DEFAULT_CODEC)
+                whole = replace(self, options=plain).write(staged, replace(spec, codec=DEFAULT_CODEC))
+            complete = TokenStore(StoreFiles(staged))
             skips = {name: skips_of(complete[name]) for name in complete.splits}
             rewritten = rewrite_into(
                 writer,
@@ -211,7 +211,7 @@ class _Job:
                 shard_samples=options.shard_samples,
                 on_progress=self._report_step,
             )
-        nbytes = Store(target.reopened()).nbytes
+        nbytes = StoreFiles(target.reopened()).nbytes
         reason = str(rewritten.choice)
         return Conversion(rewritten.manifest, nbytes, skips, whole.resumed_at, codec_reason=reason)
 
@@ -243,7 +243,7 @@ class _Job:
 
 
 def _already_complete(target: Storage) -> Conversion:
-    store = Store(target.reopened())
+    store = StoreFiles(target.reopened())
     return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from tokenstore.codecs.registry import DEFAULT_CODEC
 from tokenstore.errors import Parameter
 from tokenstore.format.manifest import Manifest
 from tokenstore.format.tables import Skip
 from tokenstore.machine import available_cores
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE
-from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
+from tokenstore.writing.choices import AUTO, CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 MAX_PIXELS = ImageOptions(1).max_pixels
@@ -31,7 +32,7 @@ class ConvertOptions:
     All but `batch_size`, `workers` and `on_error` decide the store's bytes.
     """
 
-    codec: str = "bitpack"
+    codec: str = DEFAULT_CODEC
     """The codec: bitpack, zstd, context, or auto for the smallest of these. The last two take the store's
     size twice meanwhile."""
     min_decode_rate: float = MIN_DECODE_RATE
@@ -60,12 +61,12 @@ class ConvertOptions:
     @property
     def first_codec(self) -> str:
         """The codec that shards are written with first: `auto` is chosen when all codes are known."""
-        return "bitpack" if self.codec == "auto" else self.codec
+        return DEFAULT_CODEC if self.codec == AUTO else self.codec
 
     @property
     def rewrites(self) -> bool:
         """True if a whole store is written first, and rewritten when all its codes are known."""
-        return self.prune_codebook or self.codec in ("context", "auto")
+        return self.prune_codebook or chosen_later(self.codec)
 
     def listed(self, samples: int) -> int:
         """Return how many of a split's samples are converted."""

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import chunks
-from tokenstore.codecs.chunks import ChunkCodec
+from tokenstore.codecs import ChunkCodec, codec_from_zarr
 from tokenstore.errors import ManifestError
 from tokenstore.format import sharding
 from tokenstore.format.manifest import FileRecord
@@ -159,7 +158,7 @@ class ArrayLayout:
                 dtype=np.dtype(document["data_type"]),
                 chunk_samples=configuration["chunk_shape"][0],
                 shard_samples=document["chunk_grid"]["configuration"]["chunk_shape"][0],
-                codec=chunks.from_zarr(configuration["codecs"][:-1]),
+                codec=codec_from_zarr(configuration["codecs"][:-1]),
             )
             expected = layout.to_zarr("")
             for key in set(expected) - {"attributes", "dimension_names"}:

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tokenstore.codecs import codec_class, codec_names
 from tokenstore.errors import DamageError, ManifestError, VersionError
 
 FORMAT_VERSION = 1
 REQUIRES = "0.1.0"
 """The oldest tokenstore that reads what this version writes."""
-KNOWN_FEATURES = frozenset({"bitpack", "context", "zstd"})
 MAX_CODEBOOK_SIZE = 2**31
 
 _LIST_OF_INTEGERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")
@@ -163,12 +163,12 @@ class Manifest:
         version = root.integer("format_version", minimum=1)
         requires = root.get("requires", str)
         features = tuple(root.strings("features"))
-        unknown = sorted(set(features) - KNOWN_FEATURES)
+        unknown = sorted(set(features) - set(codec_names()))
         if version > FORMAT_VERSION or unknown:
             what = f"feature {unknown[0]!r}" if unknown else f"format version {version}"
             raise VersionError(
                 f"this store needs tokenstore >= {requires}: it uses {what}, and this version knows format "
-                f"version {FORMAT_VERSION} with {', '.join(sorted(KNOWN_FEATURES))}. Upgrade tokenstore"
+                f"version {FORMAT_VERSION} with {', '.join(sorted(codec_names()))}. Upgrade tokenstore"
             )
         preprocessing = root.get("preprocessing", (dict, type(None)))
         class_names = root.get("class_names", (list, type(None)))
@@ -249,7 +249,12 @@ def encode_root(manifest: Manifest, nodes: Mapping[str, dict[str, Any]]) -> byte
 
 def consolidates(manifest: Manifest) -> bool:
     """Whether the root `zarr.json` holds the metadata of all below it."""
-    return "context" not in manifest.features
+    return not has_tables(manifest)
+
+
+def has_tables(manifest: Manifest) -> bool:
+    """Return whether the metadata of token arrays holds tables of their codec, such as a context model."""
+    return any(codec_class(feature).has_tables for feature in manifest.features)
 
 
 def decode_root(data: bytes, where: str) -> Manifest:

@@ -17,8 +17,16 @@ from tokenstore.format.layout import LABELS, TOKENS
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.loading.orders import Shuffle, order_of
 from tokenstore.loading.sampling import Order, Permutation
-from tokenstore.reading.reader import Indices, SplitReader, TokenStore, normalised, open_store
-from tokenstore.reading.views import Rows, Selected, places_of
+from tokenstore.reading import (
+    Indices,
+    Rows,
+    SplitReader,
+    Subset,
+    TokenStore,
+    normalised,
+    open_store,
+    source_indices,
+)
 from tokenstore.storage.remote import Retries
 
 __all__ = ["Shuffle", "TokenDataset"]
@@ -78,7 +86,7 @@ class TokenDataset(Dataset[Any]):
                 cache_policy=cache_policy,
             )
         rows: Rows = store[split]
-        self._take(rows if indices is None else Selected(rows, indices), columns, transform, target_transform)
+        self._take(rows if indices is None else Subset(rows, indices), columns, transform, target_transform)
 
     def _take(
         self,
@@ -96,12 +104,12 @@ class TokenDataset(Dataset[Any]):
             raise ValueError(f"columns: expected a list of names such as ['tokens'], found {columns!r}")
         self.columns = tuple(columns)
         for name in self.columns:
-            rows.described(name)
+            rows.sample_type(name)
 
     @property
     def reader(self) -> SplitReader:
         """The split that samples come from; raises StoreError where there are several."""
-        rows = self.rows.rows if isinstance(self.rows, Selected) else self.rows
+        rows = self.rows.rows if isinstance(self.rows, Subset) else self.rows
         if not isinstance(rows, SplitReader):
             raise StoreError(f"expected a dataset of one split, found {rows!r}")
         return rows
@@ -109,7 +117,7 @@ class TokenDataset(Dataset[Any]):
     @property
     def indices(self) -> Indices | None:
         """The split's samples that are in the dataset, in their order; None where it is all of them."""
-        return self.rows.indices if isinstance(self.rows, Selected) else None
+        return self.rows.indices if isinstance(self.rows, Subset) else None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -145,7 +153,7 @@ class TokenDataset(Dataset[Any]):
     def select(self, indices: Sequence[int] | Indices) -> Self:
         """The samples at `indices` (m,), in that order; nothing is copied. Raises IndexError."""
         view = copy.copy(self)
-        view.rows = Selected(self.rows, indices)
+        view.rows = Subset(self.rows, indices)
         return view
 
     def filter(self, *, labels: Iterable[int | str]) -> Self:
@@ -207,12 +215,12 @@ class TokenDataset(Dataset[Any]):
                 if of_rows is None:
                     columns[place] = [function(value) for value in columns[place]]
                 else:
-                    columns[place] = of_rows(places_of(self.rows, rows), columns[place])
+                    columns[place] = of_rows(source_indices(self.rows, rows), columns[place])
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
     def _column(self, name: str, rows: Indices, held: Any) -> Sequence[Any]:
         if name == TOKENS:
-            shape, _ = self.rows.described(name)
+            shape, _ = self.rows.sample_type(name)
             tokens = torch.empty((len(rows), *shape), dtype=torch.int64, device="cpu")
             self.rows.read(name, rows, tokens.numpy(), held)
             return tokens.unbind(0)

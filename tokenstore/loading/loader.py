@@ -23,8 +23,7 @@ from tokenstore.loading.sampling import Order, Permutation, Steps
 from tokenstore.loading.sampling.order import whole_number
 from tokenstore.machine import available_cores
 from tokenstore.randomness import folded, key_words
-from tokenstore.reading.reader import Indices
-from tokenstore.reading.views import Rows
+from tokenstore.reading import Indices, Rows
 
 __all__ = ["TokenLoader"]
 
@@ -195,7 +194,7 @@ class TokenLoader:
     def _keep_windows(self) -> None:
         if self.shuffle == "block":
             manifest = self.dataset.rows.manifests[0]
-            self._rows.keep(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
+            self._rows.reserve_cache(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
 
     @property
     def last_rows(self) -> Indices:

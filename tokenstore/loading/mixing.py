@@ -11,8 +11,7 @@ from tokenstore.errors import StoreError
 from tokenstore.format.layout import LABELS
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Mixture, Order, Stopping
-from tokenstore.reading.reader import Indices
-from tokenstore.reading.views import Concatenated
+from tokenstore.reading import Concatenated, Indices
 
 __all__ = ["MixedDataset", "concat", "mix"]
 
@@ -120,7 +119,7 @@ def _joined(datasets: Sequence[TokenDataset]) -> Concatenated:
                 "Leave them out by columns=['tokens']"
             )
     for name in first.columns:
-        rows.described(name)
+        rows.sample_type(name)
     return rows
 
 

@@ -17,7 +17,7 @@ from tokenstore.loading.sampling import (
     bounded_starts,
     shuffle_quality,
 )
-from tokenstore.reading.views import Rows
+from tokenstore.reading import Rows
 
 __all__ = ["Mixing", "Shuffle", "default_window", "measure_mixing", "order_of", "packed_nbytes"]
 

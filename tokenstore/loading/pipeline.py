@@ -19,9 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from tokenstore.errors import DamageError
 from tokenstore.loading.sampling import BlockShuffle, Order, Steps
-from tokenstore.reading.memory import ReusedMemory
-from tokenstore.reading.reader import Indices
-from tokenstore.reading.views import Rows
+from tokenstore.reading import Indices, ReusedMemory, Rows
 
 __all__ = ["Buffers", "FetchAhead", "Mover", "handed_over", "in_order"]
 
@@ -191,8 +189,8 @@ class FetchAhead:
     def _fetch(self, span: int) -> Any:
         with contextlib.suppress(DamageError):  # it is raised where its sample's batch would come
             if isinstance(self._order, BlockShuffle) and self._steps.world_size == 1:
-                return self._rows.hold(self._order.window_blocks(span))
-            return self._rows.hold(self._order(self._positions(*self._bounds(span))))
+                return self._rows.prefetch(self._order.window_blocks(span))
+            return self._rows.prefetch(self._order(self._positions(*self._bounds(span))))
         return None
 
     def _positions(self, start: int, stop: int) -> Indices:

@@ -1,0 +1,67 @@
+"""Reading: shards, arrays, splits, opening a store, and views of samples.
+
+`open_store` opens a store. `store.py` is a whole store, `split.py` one split, `array.py` one aligned array.
+These read bytes from `shards.py` (this machine's disk, memory) and `fetching.py` (everything else).
+`store_files.py` has a store's manifest and metadata. `views.py` makes subsets and concatenations.
+May import: `errors`, `machine`, `codecs`, `storage`, `format`; never zarr, pyarrow, torch or numba at import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenstore.reading.array import ArrayReader, Indices, Values, array_reader, normalised
+    from tokenstore.reading.memory import ReusedMemory
+    from tokenstore.reading.split import SplitReader
+    from tokenstore.reading.store import TokenStore, open_store
+    from tokenstore.reading.store_files import StoreFiles
+    from tokenstore.reading.views import Concatenated, Rows, Subset, source_indices
+
+__all__ = [
+    "ArrayReader",
+    "Concatenated",
+    "Indices",
+    "ReusedMemory",
+    "Rows",
+    "SplitReader",
+    "StoreFiles",
+    "Subset",
+    "TokenStore",
+    "Values",
+    "array_reader",
+    "normalised",
+    "open_store",
+    "source_indices",
+]
+
+_HOMES = {
+    "ArrayReader": "array",
+    "Concatenated": "views",
+    "Indices": "array",
+    "ReusedMemory": "memory",
+    "Rows": "views",
+    "SplitReader": "split",
+    "StoreFiles": "store_files",
+    "Subset": "views",
+    "TokenStore": "store",
+    "Values": "array",
+    "array_reader": "array",
+    "normalised": "array",
+    "open_store": "store",
+    "source_indices": "views",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that who needs one module of this wing does not wait for the others.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

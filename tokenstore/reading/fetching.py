@@ -1,8 +1,8 @@
-"""Chunks of shards that have to be fetched: from object storage, a web server, a compressed zip file.
+"""Shards that have to be fetched: from object storage, a web server, or a compressed zip file.
 
-Of a shard its index is fetched once, and then runs of neighbouring chunks, many at a time; runs that are
-neighbours too are asked for as one. What two threads want is fetched once. A chunk whose checksum is wrong
-is fetched once more before it counts as damaged.
+A shard's index is fetched once, and then runs of neighbouring chunks, many runs at a time. One request asks
+for several runs where these are neighbours too. A chunk that two threads need is fetched once. A chunk whose
+checksum is wrong is fetched once more before it counts as damaged.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from concurrent.futures import Future
 from typing import TypeAlias
 
 import numpy as np
+from typing_extensions import override
 
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import sharding
 from tokenstore.reading import shards
 from tokenstore.reading.memory import ReusedMemory
-from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Held, Indices
+from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
 from tokenstore.storage.cache import Cache
 
 __all__ = ["FETCHED_NBYTES", "FetchedShards"]
 
 FETCHED_NBYTES = 2**26
-"""Fetched chunks that one array keeps in memory, for reads that follow."""
+"""The bytes of fetched chunks that one array keeps in memory for later reads."""
 _INDEXES_AT_ONCE = 256
 _REQUESTS_AT_ONCE = 32
 _JOINED_RUNS = 8
-"""What one request asks for, at most, in the size of a run."""
+"""The most that one request asks for, in the size of a run."""
 
 Run: TypeAlias = tuple[int, int]
-"""First chunk of a shard's neighbouring chunks, and the one after the last."""
+"""The first of a shard's neighbouring chunks, and the chunk after the last."""
 
 _instances: weakref.WeakSet[FetchedShards] = weakref.WeakSet()
 
 
-class FetchedShards:
-    """Checked payloads of chunks that are fetched by ranges, and kept for a while; on disk, where there is a
-    cache."""
+class FetchedShards(Shards):
+    """The shards that are fetched by ranges. The last chunks stay in memory, and on disk where a cache is."""
 
     stable = False
+    fetches = True
 
     def __init__(self, files: ArrayFiles, check: Check, cache: Cache | None = None) -> None:
         self._files = files
@@ -52,31 +53,33 @@ class FetchedShards:
         self._cache = cache
         self._folder = f"{files.store.root_digest}/{files.name}"
         self._indexes: dict[int, sharding.Index] = {}
-        self._kept: OrderedDict[int, Bytes] = OrderedDict()
-        self._kept_nbytes = 0
+        self._resident: OrderedDict[int, Bytes] = OrderedDict()
+        self._resident_nbytes = 0
         self._memory = ReusedMemory(spare=1)
-        self.keep_nbytes = FETCHED_NBYTES
+        self._cache_nbytes = FETCHED_NBYTES
         self.reset_locks()
         _instances.add(self)
 
     def reset_locks(self) -> None:
-        """After a fork: whoever held a lock, or was to fetch something, is not in this process."""
+        """Make new locks after a fork: threads that had one, or were fetching, are not in this process."""
         self._lock = threading.Lock()
         self._index_lock = threading.Lock()
         self._pending: dict[int, Future[dict[int, Bytes]]] = {}
 
+    @override
     def payload(self, chunk: int) -> Bytes:
-        return self.hold(np.array([chunk])).payloads[0]
+        return self.payloads(np.array([chunk])).payloads[0]
 
-    def hold(self, chunks: Indices) -> Held:
-        wanted = chunks.tolist()
+    @override
+    def payloads(self, chunks: Indices) -> Payloads:
+        requested = chunks.tolist()
         mine: Future[dict[int, Bytes]] = Future()
         try:
-            found, waiting, runs = self._claim(wanted, mine)
+            payloads, pending, runs = self._claim(requested, mine)
             if runs:
-                found.update(self._obtain(runs))
-                self._keep(found)
-            mine.set_result(found)
+                payloads.update(self._obtain(runs))
+                self._add_resident(payloads)
+            mine.set_result(payloads)
         except BaseException as error:
             mine.set_exception(error)
             raise
@@ -84,36 +87,43 @@ class FetchedShards:
             with self._lock:
                 for chunk in [chunk for chunk, future in self._pending.items() if future is mine]:
                     del self._pending[chunk]
-        for chunk, future in waiting.items():
+        for chunk, future in pending.items():
             try:
-                found[chunk] = future.result()[chunk]
+                payloads[chunk] = future.result()[chunk]
             except DamageError:  # perhaps of another chunk
-                found[chunk] = self.payload(chunk)
-        return Held(chunks, [found[chunk] for chunk in wanted])
+                payloads[chunk] = self.payload(chunk)
+        return Payloads(chunks, [payloads[chunk] for chunk in requested])
 
+    @override
     def open(self, shard: int) -> None:
         self._index(shard)
 
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
+        self._cache_nbytes = max(self._cache_nbytes, nbytes)
+
     def _claim(
-        self, wanted: list[int], mine: Future[dict[int, Bytes]]
+        self, requested: list[int], mine: Future[dict[int, Bytes]]
     ) -> tuple[dict[int, Bytes], dict[int, Future[dict[int, Bytes]]], list[Run]]:
-        """What is there of chunks, what other threads are fetching, and the runs that are this thread's to
-        fetch."""
+        """Split chunks into those in memory, those another thread is fetching, and runs for this thread.
+
+        `mine` becomes the future of all chunks of these runs.
+        """
         with self._lock:
-            found = {chunk: self._kept[chunk] for chunk in wanted if chunk in self._kept}
-            waiting = {
+            resident = {chunk: self._resident[chunk] for chunk in requested if chunk in self._resident}
+            pending = {
                 chunk: self._pending[chunk]
-                for chunk in wanted
-                if chunk not in found and chunk in self._pending
+                for chunk in requested
+                if chunk not in resident and chunk in self._pending
             }
-            missing = [chunk for chunk in wanted if chunk not in found and chunk not in waiting]
+            missing = [chunk for chunk in requested if chunk not in resident and chunk not in pending]
             runs = list(self._runs(missing))
             for start, stop in runs:
                 self._pending.update(dict.fromkeys(range(start, stop), mine))
-        return found, waiting, runs
+        return resident, pending, runs
 
     def _runs(self, missing: list[int]) -> Iterable[Run]:
-        """Runs that cover the missing chunks: whole ones where most of one is missing, else what is."""
+        """Yield runs that cover the missing chunks: whole runs where most of one is missing, else parts."""
         by_run: dict[tuple[int, int], list[int]] = {}
         size, per_shard = self._files.run_chunks, self._files.layout.chunks_per_shard
         for chunk in missing:
@@ -122,33 +132,35 @@ class FetchedShards:
         for (shard, number), chunks in by_run.items():
             start = shard * per_shard + number * size
             stop = min(start + size, (shard + 1) * per_shard, self._files.chunks)
-            free = not any(chunk in self._kept or chunk in self._pending for chunk in range(start, stop))
+            free = not any(chunk in self._resident or chunk in self._pending for chunk in range(start, stop))
             if free and 2 * len(chunks) >= stop - start:
                 yield start, stop
             else:
                 yield from _neighbours(chunks)
 
-    def _keep(self, found: dict[int, Bytes]) -> None:
+    def _add_resident(self, payloads: dict[int, Bytes]) -> None:
+        """Keep payloads in memory for later reads, and drop the oldest ones beyond the cache's size."""
         with self._lock:
-            for chunk, payload in found.items():
-                if chunk not in self._kept:
-                    self._kept[chunk] = payload
-                    self._kept_nbytes += payload.nbytes
-            while self._kept_nbytes > self.keep_nbytes and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                self._kept_nbytes -= dropped.nbytes
+            for chunk, payload in payloads.items():
+                if chunk not in self._resident:
+                    self._resident[chunk] = payload
+                    self._resident_nbytes += payload.nbytes
+            while self._resident_nbytes > self._cache_nbytes and len(self._resident) > 1:
+                _, dropped = self._resident.popitem(last=False)
+                self._resident_nbytes -= dropped.nbytes
 
     def _obtain(self, runs: list[Run]) -> dict[int, Bytes]:
+        """Return the checked payloads of runs, from the disk's cache or fetched; raises DamageError."""
         self._load_indexes({start // self._files.layout.chunks_per_shard for start, _ in runs})
-        found: dict[int, Bytes] = {}
-        missing = self._taken_from_cache(runs, found)
+        payloads: dict[int, Bytes] = {}
+        missing = self._read_cache(runs, payloads)
         for last_attempt in (False, True):
             if not missing:
                 break
             damaged = []
             for run, data in self._read_runs(missing):
                 try:
-                    found.update(self._checked(run, data))
+                    payloads.update(self._checked(run, data))
                 except DamageError:
                     if last_attempt:
                         raise
@@ -157,10 +169,10 @@ class FetchedShards:
                     if self._cache is not None:
                         self._cache.put(self._key(run), data)
             missing = damaged
-        return found
+        return payloads
 
     def _read_runs(self, runs: list[Run]) -> Iterator[tuple[Run, Bytes]]:
-        """Stored bytes of ascending runs."""
+        """Yield the stored bytes of ascending runs, fetched."""
         joined: list[list[Run]] = []
         for run in runs:
             if joined and self._joins(run, joined[-1]):
@@ -176,14 +188,14 @@ class FetchedShards:
                 position += stop - start
 
     def _joins(self, run: Run, group: list[Run]) -> bool:
-        """Whether a run follows others in their shard, and is little enough to be fetched with them."""
+        """Return whether a run follows others in their shard, and is small enough to be fetched with them."""
         if run[0] != group[-1][1] or run[0] % self._files.layout.chunks_per_shard == 0:
             return False
         start, stop = self._span((group[0][0], run[1]))
         return stop - start <= _JOINED_RUNS * shards.RUN_NBYTES
 
-    def _taken_from_cache(self, runs: list[Run], found: dict[int, Bytes]) -> list[Run]:
-        """Take what the cache has of runs; returns the others."""
+    def _read_cache(self, runs: list[Run], payloads: dict[int, Bytes]) -> list[Run]:
+        """Add the payloads of runs in the disk's cache to `payloads`, and return the other runs."""
         if self._cache is None:
             return runs
         stops = np.cumsum([stop - start for start, stop in map(self._span, runs)])
@@ -195,14 +207,14 @@ class FetchedShards:
                 if data is None:
                     missing.append(run)
                 else:
-                    found.update(self._checked(run, data))
+                    payloads.update(self._checked(run, data))
             except DamageError:
                 self._cache.discard(self._key(run))
                 missing.append(run)
         return missing
 
     def _checked(self, run: Run, data: Bytes) -> dict[int, Bytes]:
-        """Payloads of a run's chunks, each against its checksum; raises DamageError."""
+        """Return the payloads of a run's chunks, each checked; raises DamageError."""
         start, stop = self._span(run)
         if len(data) != stop - start:
             raise self._files.damage(run[0], CodecError(f"expected {stop - start} bytes, found {len(data)}"))
@@ -226,7 +238,7 @@ class FetchedShards:
         return self._files.path(run[0] // self._files.layout.chunks_per_shard), *self._span(run)
 
     def _span(self, run: Run) -> tuple[int, int]:
-        """Where in its shard a run's bytes are."""
+        """Return the first byte of a run in its shard, and the byte after its last."""
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
         index = self._index(shard)
         offset, length = index[first + run[1] - run[0] - 1].tolist()
@@ -237,14 +249,14 @@ class FetchedShards:
             self._load_indexes({shard})
         return self._indexes[shard]
 
-    def _load_indexes(self, wanted: set[int]) -> None:
-        """Fetch indexes of shards: all where there are not too many, since a shuffle wants them all."""
-        if wanted <= self._indexes.keys():
+    def _load_indexes(self, numbers: set[int]) -> None:
+        """Fetch indexes of shards: of all shards where these are few, since a shuffle reads from all."""
+        if numbers <= self._indexes.keys():
             return
         with self._index_lock:
             if self._files.layout.shards <= _INDEXES_AT_ONCE:
-                wanted = set(range(self._files.layout.shards))
-            missing = sorted(wanted - self._indexes.keys())
+                numbers = set(range(self._files.layout.shards))
+            missing = sorted(numbers - self._indexes.keys())
             missing = [shard for shard in missing if not self._index_from_cache(shard)]
             ranges = []
             for shard in missing:
@@ -288,7 +300,7 @@ class FetchedShards:
 
 
 def _neighbours(chunks: list[int]) -> Iterable[Run]:
-    """Ascending chunks as runs without gaps."""
+    """Yield ascending chunks as runs without gaps."""
     start = previous = chunks[0]
     for chunk in chunks[1:]:
         if chunk != previous + 1:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from tokenstore.reading.reader import TokenStore, open_store
+from tokenstore.reading.store import TokenStore, open_store
 from tokenstore.storage.places import Storage
 
 StorePath: TypeAlias = str | os.PathLike[str]

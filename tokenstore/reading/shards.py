@@ -1,4 +1,4 @@
-"""Where a chunk's checked bytes come from: shards that this machine's disk holds, or its memory.
+"""The sources of chunks' checked bytes: shards on this machine's disk, or in its memory.
 
 Shards that have to be fetched are in `fetching.py`.
 """
@@ -9,13 +9,14 @@ import contextlib
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 try:
     import resource
@@ -25,23 +26,24 @@ except ImportError:  # Windows
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import sharding
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.reading.store_files import Store
+from tokenstore.reading.store_files import StoreFiles
 
-__all__ = ["ArrayFiles", "Held", "HeldShards", "LocalShards", "Shards"]
+__all__ = ["ArrayFiles", "InMemoryShards", "LocalShards", "Payloads", "Shards"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
 Check: TypeAlias = Callable[[int, Bytes], None]
-"""Raises CodecError where a chunk's payload cannot hold the chunk's samples."""
+"""A function that raises CodecError where a chunk's payload cannot hold the chunk's samples."""
 
 RUN_NBYTES = 2**17
-"""What is fetched at once, about: neighbouring chunks are joined until they have so many bytes."""
+"""The bytes that are fetched at once, about: neighbouring chunks are joined until they have so many."""
 _MOST_RUNS = 2**20
-HELD_CHUNKS = 256
+PREFETCH_CHUNKS = 256
+"""The chunks that are fetched together where all of an array are read in turn."""
 
 
 def _max_open_shards() -> int:
-    """A quarter of the file descriptors that this process may have, so that several arrays can be open."""
+    """Return a quarter of the file descriptors that this process may have: several arrays can be open."""
     if resource is None:
         return 64
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -49,15 +51,18 @@ def _max_open_shards() -> int:
 
 
 MAX_OPEN_SHARDS = _max_open_shards()
-"""Mapped shards of tokens; each holds a file descriptor."""
+"""The most mapped shards of tokens; each has a file descriptor."""
 MAX_OPEN_COLUMN_SHARDS = 4
-"""Mapped shards of any other array: its decoded chunks are kept instead."""
+"""The most mapped shards of any other array, whose decoded chunks stay in memory instead."""
 
 
 class ArrayFiles:
-    """The files of one aligned array: its layout, and what its shards are called."""
+    """The files of one aligned array: its layout, and its shards' paths.
 
-    def __init__(self, store: Store, name: str) -> None:
+    Raises ManifestError and DamageError where the array's metadata is bad.
+    """
+
+    def __init__(self, store: StoreFiles, name: str) -> None:
         self.store = store
         self.name = name
         self.layout: ArrayLayout = store.layout(name)
@@ -65,38 +70,40 @@ class ArrayFiles:
 
     @cached_property
     def run_chunks(self) -> int:
-        """Chunks that are fetched at once where most of them are wanted."""
+        """The chunks of a run: neighbours that are fetched at once where most of them are needed."""
         nbytes = sum(self.record_nbytes(shard) for shard in range(self.layout.shards))
         return max(1, round(RUN_NBYTES * self.chunks / max(1, nbytes)), -(-self.chunks // _MOST_RUNS))
 
     @cached_property
     def run_starts(self) -> Indices:
-        """First sample of every run of chunks, and the number of samples: (runs + 1,)."""
+        """The first sample of every run of chunks, and the number of samples: (runs + 1,)."""
         per_shard = self.layout.chunks_per_shard
         shards = np.arange(0, self.layout.shards * per_shard, per_shard)
         first = (shards[:, None] + np.arange(0, per_shard, self.run_chunks)).reshape(-1)
         return np.append(first[first < self.chunks] * self.layout.chunk_samples, self.layout.samples)
 
     def path(self, shard: int) -> str:
+        """Return the path of a shard in the store."""
         return f"{self.name}/{self.layout.shard_file(shard)}"
 
     def record_nbytes(self, shard: int) -> int:
-        """Bytes of a shard, as the manifest has it."""
+        """Return the bytes of a shard that the manifest says; raises DamageError for an unlisted shard."""
         return self.store.record(self.path(shard)).size
 
     def where(self, chunk: int, row: int | None = None) -> str:
-        """Shard, chunk and its samples, or the one that is a row of it, for a message."""
+        """Return shard, chunk and the chunk's samples, or the sample in one row of it, for a message."""
         start, stop = self.layout.chunk_span(chunk)
         shard, position = divmod(chunk, self.layout.chunks_per_shard)
         samples = f"samples {start} to {stop - 1}" if row is None else f"sample {start + row}"
         return f"{self.store.storage}/{self.name} shard {shard} chunk {position} ({samples})"
 
     def damage(self, chunk: int, error: Exception, row: int | None = None) -> DamageError:
+        """Return the error that says where a chunk, or one row of it, is damaged."""
         return DamageError(f"{self.where(chunk, row)}: {error}. Restore the shard from a copy")
 
 
-class Held:
-    """Checked payloads of some chunks; they stay where they are in memory as long as this lives."""
+class Payloads:
+    """The checked payloads of some chunks. They keep their place in memory as long as this object lives."""
 
     def __init__(self, chunks: Indices, payloads: list[Bytes]) -> None:
         self.chunks = chunks
@@ -104,7 +111,7 @@ class Held:
         self.addresses = np.array([payload.__array_interface__["data"][0] for payload in payloads], np.uint64)
 
     def places(self, chunks: Indices) -> Indices | None:
-        """Where chunks (m,) are among these, or None where one is not."""
+        """Return the positions of chunks (m,) in `payloads`; None where one is missing."""
         if not len(self.chunks):
             return None
         places = np.searchsorted(self.chunks, chunks)
@@ -113,24 +120,33 @@ class Held:
 
 
 class Shards(Protocol):
-    """Checked payloads of an array's chunks. Safe to share between threads and after a fork."""
+    """A source of checked payloads of an array's chunks. Safe to share between threads and after a fork."""
 
     @property
     def stable(self) -> bool:
-        """Whether a payload, once given, stays where it is in memory as long as this lives."""
+        """Whether a payload, once read, keeps its place in memory as long as this object lives."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether payloads are fetched from another machine, or out of a compressed file."""
 
     def payload(self, chunk: int) -> Bytes:
-        """A chunk's bytes without their checksum, which is right; raises DamageError."""
+        """Return a chunk's bytes without their checksum, once it is verified; raises DamageError."""
 
-    def hold(self, chunks: Indices) -> Held:
-        """Payloads of chunks (m,), ascending and each once; raises DamageError."""
+    def payloads(self, chunks: Indices) -> Payloads:
+        """Return the payloads of chunks (m,), ascending and each once; raises DamageError."""
 
     def open(self, shard: int) -> None:
-        """Raises DamageError unless a shard's size and index are as promised."""
+        """Raise DamageError unless a shard has the size that the manifest says, and a valid index."""
+
+    def reserve_cache(self, nbytes: int) -> None:
+        """Let at least so many bytes of fetched chunks stay in memory for later reads."""
 
 
-class LocalShards:
-    """Shards of this machine's disk, mapped or read whole; a chunk is checked when it is first touched."""
+class LocalShards(Shards):
+    """The shards on this machine's disk, mapped or read whole. A chunk is verified on its first access."""
+
+    fetches = False
 
     def __init__(self, files: ArrayFiles, check: Check, max_open: int, *, mapped: bool = True) -> None:
         self._files = files
@@ -141,14 +157,16 @@ class LocalShards:
         self._open: OrderedDict[int, _LocalShard] = OrderedDict()
 
     @property
+    @override
     def stable(self) -> bool:
         return self._files.layout.shards <= self._max_open
 
+    @override
     def payload(self, chunk: int) -> Bytes:
         number, position = divmod(chunk, self._files.layout.chunks_per_shard)
         stored = self._shard(number).chunk(position)
         if not self.stable:
-            stored = stored.copy()  # or it would keep its shard's file open
+            stored = stored.copy()  # a view would keep its shard's file open
         if self._verified[chunk]:
             return stored[: -sharding.CHECKSUM_NBYTES]
         try:
@@ -159,16 +177,22 @@ class LocalShards:
         self._verified[chunk] = True
         return payload
 
-    def hold(self, chunks: Indices) -> Held:
-        return Held(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
+    @override
+    def payloads(self, chunks: Indices) -> Payloads:
+        return Payloads(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
 
+    @override
     def open(self, shard: int) -> None:
         self._shard(shard)
+
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
+        pass
 
     def _shard(self, number: int) -> _LocalShard:
         shard = self._open.get(number)
         if shard is None:
-            # subtle: the first thread's stays, since addresses into its mapping may be in use
+            # subtle: the first thread's shard stays, since addresses into its mapping may be in use
             shard = self._open.setdefault(number, _LocalShard(self._files, number, self._mapped))
             while len(self._open) > self._max_open:
                 drop_oldest(self._open)
@@ -194,15 +218,19 @@ class _LocalShard:
         self._index = sharding.decode_index(index, files.layout.shard_chunks(number), size, where)
 
     def chunk(self, position: int) -> Bytes:
-        """A chunk's stored bytes, checksum included."""
+        """Return a chunk's stored bytes, checksum included."""
         offset, length = self._index[position].tolist()
         return self._bytes[offset : offset + length]
 
 
-class HeldShards:
-    """All chunks of an array in memory, one after another."""
+class InMemoryShards(Shards):
+    """All chunks of an array in memory, one after another.
+
+    `room` is the bytes of all `payloads` at most.
+    """
 
     stable = True
+    fetches = False
 
     def __init__(self, chunks: int, room: int, payloads: Iterable[Bytes]) -> None:
         self._pool = np.empty(room, np.uint8)
@@ -215,26 +243,35 @@ class HeldShards:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of all payloads."""
         return int(self._starts[-1])
 
+    @override
     def payload(self, chunk: int) -> Bytes:
         return self._pool[self._starts[chunk] : self._starts[chunk + 1]]
 
-    def hold(self, chunks: Indices) -> Held:
-        return Held(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
+    @override
+    def payloads(self, chunks: Indices) -> Payloads:
+        return Payloads(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
 
+    @override
     def open(self, shard: int) -> None:
-        """Nothing to do: every chunk was checked on its way here."""
+        pass  # every chunk was verified on its way here
+
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
+        pass
 
 
-def all_payloads(files: ArrayFiles, shards: Shards) -> Iterable[Bytes]:
-    """Every chunk's payload, in order, a few held at a time."""
-    for start in range(0, files.chunks, HELD_CHUNKS):
-        yield from shards.hold(np.arange(start, min(start + HELD_CHUNKS, files.chunks))).payloads
+def all_payloads(files: ArrayFiles, shards: Shards) -> Iterator[Bytes]:
+    """Yield every chunk's payload, in order, a few of them in memory at a time; raises DamageError."""
+    for start in range(0, files.chunks, PREFETCH_CHUNKS):
+        yield from shards.payloads(np.arange(start, min(start + PREFETCH_CHUNKS, files.chunks))).payloads
 
 
 def drop_oldest(cache: OrderedDict[int, Any]) -> None:
-    with contextlib.suppress(KeyError):  # other threads have emptied it
+    """Remove the entry that was added first, while other threads may empty the cache."""
+    with contextlib.suppress(KeyError):
         cache.popitem(last=False)
 
 
@@ -242,11 +279,11 @@ def _read(path: str, offset: int, size: int) -> Bytes:
     with Path(path).open("rb", buffering=0) as file:
         file.seek(offset)
         data = np.empty(size, np.uint8)
-        found = 0
-        while found < size and (count := file.readinto(data.data[found:])):
-            found += count
-    if found < size:
-        raise DamageError(f"{path}: expected {size} bytes at {offset}, found {found}")
+        read = 0
+        while read < size and (count := file.readinto(data.data[read:])):
+            read += count
+    if read < size:
+        raise DamageError(f"{path}: expected {size} bytes at {offset}, found {read}")
     return data
 
 

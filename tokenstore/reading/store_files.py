@@ -1,4 +1,4 @@
-"""A complete store's files: its manifest, its tables, and the layouts of its arrays."""
+"""The files of a complete store: its manifest, its tables, and the layouts of its arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.codecs.chunks import Bitpack
-from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
 from tokenstore.format import sharding
 from tokenstore.format.layout import (
@@ -32,11 +30,12 @@ from tokenstore.storage.cache import Cache
 from tokenstore.storage.places import STAGING, Storage, working_storage
 
 
-class Store:
-    """A complete store's files and metadata; a reader turns them into codes.
+class StoreFiles:
+    """The files and metadata of a complete store, from which readers take codes.
 
-    Raises NotAStoreError where there is none, IncompleteStoreError where a conversion has not finished,
-    VersionError where it is newer than this version, DamageError where its metadata has changed.
+    Raises NotAStoreError where there is no store, IncompleteStoreError where a conversion has not finished,
+    VersionError where the store needs a newer version, ManifestError where its manifest is not valid, and
+    DamageError where its metadata has changed.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Store:
     ) -> None:
         self.storage = url if isinstance(url, Storage) else Storage(url, storage_options)
         self.cache = cache
-        """Where fetched parts of the store are kept on this machine's disk."""
+        """The cache of fetched parts of the store on this machine's disk."""
         try:
             root = self.storage.read(ROOT)
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
@@ -57,14 +56,15 @@ class Store:
         self.root_nbytes = len(root)
         self.root_digest = hashlib.sha256(root).hexdigest()
         self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
-        """Bytes of all files of the store."""
+        """The bytes of all files of the store."""
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
         return tuple(self.manifest.splits)
 
     def split_arrays(self, split: str) -> tuple[str, ...]:
-        """Names of a split's aligned arrays, `tokens` first."""
+        """Return the names of a split's aligned arrays, `tokens` first."""
         prefix, suffix = f"{split}/", f"/{ROOT}"
         names = [
             path[len(prefix) : -len(suffix)]
@@ -75,7 +75,10 @@ class Store:
         return tuple(sorted(names, key=lambda name: (name != TOKENS, name != LABELS, name)))
 
     def layout(self, array: str) -> ArrayLayout:
-        """The layout of an aligned array, such as `train/tokens`."""
+        """Return the layout of an aligned array, such as `train/tokens`.
+
+        Raises ManifestError where the layout contradicts the manifest, and DamageError.
+        """
         path = f"{array}/{ROOT}"
         layout = ArrayLayout.from_zarr(self._read_json(path), f"{self.storage}/{array}")
         split, name = array.split("/")
@@ -90,7 +93,7 @@ class Store:
                 f"found {layout.sample_shape}"
             )
         size = self.manifest.codebook_size
-        packed_for = layout.codec.codebook_size if isinstance(layout.codec, Bitpack | Context) else size
+        packed_for = size if layout.codec.codebook_size is None else layout.codec.codebook_size
         if name == TOKENS and (layout.dtype != code_dtype(size) or packed_for != size):
             raise ManifestError(
                 f"{self.storage}/{array}: expected {code_dtype(size)} for the manifest's {size} codes, "
@@ -100,23 +103,23 @@ class Store:
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:
-        """The tokenizer's vectors (K, D) or (n, K, D), where the store holds them."""
+        """The tokenizer's vectors (K, D) or (n, K, D), where the store has them."""
         return self._table_array(CODEBOOK, np.dtype(np.float32))
 
     @cached_property
     def synonyms(self) -> npt.NDArray[np.int32] | None:
-        """Each code's nearest codes, best first (K, M), filled up with -1, where the store holds them."""
+        """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
         return self._table_array(SYNONYMS, np.dtype(np.int32))
 
     def record(self, path: str) -> FileRecord:
-        """The size and digest that the manifest has for a file."""
+        """Return the size and digest of a file in the manifest; raises DamageError for an unlisted file."""
         try:
             return self.manifest.files[path]
         except KeyError:
             raise DamageError(f"{self.storage}: the manifest lists no file {path}") from None
 
     def read_checked(self, path: str) -> bytes:
-        """A whole file, its digest checked; raises DamageError."""
+        """Return a whole file's bytes, their digest checked; raises DamageError."""
         expected = self.record(path)
         try:
             data = self.storage.read(path)
@@ -124,11 +127,11 @@ class Store:
             raise DamageError(
                 f"{self.storage}/{path}: the file is missing. Restore it from a copy"
             ) from error
-        found = file_record(data)
-        if found != expected:
+        actual = file_record(data)
+        if actual != expected:
             raise DamageError(
                 f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
-                f"found {found.size} bytes with {found.sha256}. Restore the file from a copy"
+                f"found {actual.size} bytes with {actual.sha256}. Restore the file from a copy"
             )
         return data
 

@@ -1,4 +1,4 @@
-"""Views of samples without copying them: some rows of a split, or several splits one after another."""
+"""Views of samples without copies: a subset of a split, or several splits one after another."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import LABELS
 from tokenstore.format.manifest import Manifest
-from tokenstore.reading.reader import Indices, Values, normalised
+from tokenstore.reading.array import Indices, Values, normalised
 
-__all__ = ["Concatenated", "Rows", "Selected", "places_of"]
+__all__ = ["Concatenated", "Rows", "Subset", "source_indices"]
 
 
 class Rows(Protocol):
-    """Aligned samples, read by index: a split, or a view of one or more."""
+    """A sequence of aligned samples, read by index: a split, or a view of one or more."""
 
     def __len__(self) -> int: ...
 
     @property
-    def columns(self) -> tuple[str, ...]: ...
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, `tokens` among them."""
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
-        """Of every store that samples come from."""
+        """The manifests of all stores that samples come from."""
 
     @property
     def labels(self) -> npt.NDArray[np.int32] | None:
-        """All labels (N,), or None where there are none."""
+        """All labels (N,), or None for samples without labels."""
 
     @property
     def fingerprint(self) -> str:
-        """What the samples are, wherever they lie."""
+        """An identity of the samples, which does not depend on where their stores are."""
 
     @property
     def is_local(self) -> bool:
@@ -44,37 +46,44 @@ class Rows(Protocol):
 
     @property
     def starts(self) -> Indices:
-        """First sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
+        """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
 
-    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and dtype of one sample of a column; raises StoreError."""
+    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and dtype of one sample of a column; raises StoreError."""
 
-    def read(self, name: str, indices: object, out: Values | None = None, held: Any = None) -> Values:
-        """Values (m, *shape) of a column at `indices` (m,)."""
+    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
+        """Return values (m, *shape) of a column at `indices` (m,).
 
-    def hold(self, indices: Indices) -> Any:
-        """Fetch the tokens of samples ahead of `read`, which takes the result as `held`."""
+        `out`, where given, is filled and returned. `prefetched` is a result of `prefetch`. Raises IndexError,
+        StoreError and DamageError.
+        """
 
-    def keep(self, nbytes: int) -> None:
-        """Let at least so many bytes of fetched tokens stay in memory for reads that follow."""
+    def prefetch(self, indices: Indices) -> Any:
+        """Fetch the tokens of samples before `read`, which takes the result; raises DamageError."""
+
+    def reserve_cache(self, nbytes: int) -> None:
+        """Let at least so many bytes of fetched tokens stay in memory for later reads."""
 
     def in_memory(self, columns: Sequence[str]) -> Rows:
-        """The same with some columns, compressed as they are, in this process's memory."""
+        """Return the same samples with some columns, compressed, in this process's memory.
+
+        Raises StoreError for an unknown column, and DamageError.
+        """
 
 
-class Selected:
-    """The samples of other rows at `indices` (m,), in that order; raises IndexError."""
+class Subset(Rows):
+    """The samples of other rows at `indices` (m,), in that order. Raises IndexError for bad indices."""
 
     rows: Rows
     indices: Indices
 
     def __init__(self, rows: Rows, indices: object) -> None:
-        chosen = normalised(indices, len(rows))
-        if isinstance(rows, Selected):
-            chosen = rows.indices[chosen]
+        own = normalised(indices, len(rows))
+        if isinstance(rows, Subset):
+            own = rows.indices[own]
             rows = rows.rows
         self.rows = rows
-        self.indices = chosen
+        self.indices = own
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,53 +92,64 @@ class Selected:
         return f"{len(self):,} samples of {self.rows!r}"
 
     @property
+    @override
     def columns(self) -> tuple[str, ...]:
         return self.rows.columns
 
     @property
+    @override
     def manifests(self) -> tuple[Manifest, ...]:
         return self.rows.manifests
 
     @cached_property
+    @override
     def labels(self) -> npt.NDArray[np.int32] | None:
         return self.read(LABELS, np.arange(len(self))) if LABELS in self.columns else None
 
     @cached_property
+    @override
     def fingerprint(self) -> str:
-        chosen = sha256(self.indices.astype("<i8").tobytes()).hexdigest()
-        return f"{self.rows.fingerprint}[{chosen[:16]}]"
+        digest = sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+        return f"{self.rows.fingerprint}[{digest[:16]}]"
 
     @property
+    @override
     def is_local(self) -> bool:
         return self.rows.is_local
 
     @cached_property
+    @override
     def starts(self) -> Indices:
         run = np.searchsorted(self.rows.starts, self.indices, side="right")
         return np.append(np.flatnonzero(np.diff(run, prepend=-1)), len(self))
 
-    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return self.rows.described(name)
+    @override
+    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        return self.rows.sample_type(name)
 
-    def read(self, name: str, indices: object, out: Values | None = None, held: Any = None) -> Values:
-        return self.rows.read(name, self.indices[normalised(indices, len(self))], out, held)
+    @override
+    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
+        return self.rows.read(name, self.indices[normalised(indices, len(self))], out, prefetched)
 
-    def hold(self, indices: Indices) -> Any:
-        return self.rows.hold(self.indices[indices])
+    @override
+    def prefetch(self, indices: Indices) -> Any:
+        return self.rows.prefetch(self.indices[indices])
 
-    def keep(self, nbytes: int) -> None:
-        self.rows.keep(nbytes)
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
+        self.rows.reserve_cache(nbytes)
 
+    @override
     def in_memory(self, columns: Sequence[str]) -> Rows:
-        return Selected(self.rows.in_memory(columns), self.indices)
+        return Subset(self.rows.in_memory(columns), self.indices)
 
 
-def places_of(rows: Rows, indices: Indices) -> Indices:
-    """Where samples at `indices` (m,) of a view are in what was selected from."""
-    return rows.indices[indices] if isinstance(rows, Selected) else indices
+def source_indices(rows: Rows, indices: Indices) -> Indices:
+    """Return the indices, in the rows that a subset was taken from, of samples at `indices` (m,)."""
+    return rows.indices[indices] if isinstance(rows, Subset) else indices
 
 
-class Concatenated:
+class Concatenated(Rows):
     """The samples of several rows, one after another.
 
     Raises StoreError unless all are of the same tokenizer, grid and codebook sizes.
@@ -147,79 +167,91 @@ class Concatenated:
         return " + ".join(map(repr, self.parts))
 
     @property
+    @override
     def columns(self) -> tuple[str, ...]:
         shared = set.intersection(*(set(part.columns) for part in self.parts))
         return tuple(name for name in self.parts[0].columns if name in shared)
 
     @property
+    @override
     def manifests(self) -> tuple[Manifest, ...]:
         return tuple(manifest for part in self.parts for manifest in part.manifests)
 
     @cached_property
+    @override
     def labels(self) -> npt.NDArray[np.int32] | None:
         labels = [part.labels for part in self.parts]
         known = [values for values in labels if values is not None]
         return np.concatenate(known) if len(known) == len(labels) else None
 
     @property
+    @override
     def fingerprint(self) -> str:
         return "+".join(part.fingerprint for part in self.parts)
 
     @property
+    @override
     def is_local(self) -> bool:
         return all(part.is_local for part in self.parts)
 
     @cached_property
+    @override
     def starts(self) -> Indices:
         before = self._stops - [len(part) for part in self.parts]
         runs = [part.starts[:-1] + first for part, first in zip(self.parts, before, strict=True)]
         return np.append(np.concatenate(runs), len(self))
 
-    def described(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        found = [part.described(name) for part in self.parts]
-        for part, description in zip(self.parts, found, strict=True):
-            if description != found[0]:
+    @override
+    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        expected = self.parts[0].sample_type(name)
+        for part in self.parts:
+            actual = part.sample_type(name)
+            if actual != expected:
                 raise StoreError(
-                    f"{name}: expected {found[0][1]} {found[0][0]} as in {self.parts[0]!r}, "
-                    f"found {description[1]} {description[0]} in {part!r}"
+                    f"{name}: expected {expected[1]} {expected[0]} as in {self.parts[0]!r}, "
+                    f"found {actual[1]} {actual[0]} in {part!r}"
                 )
-        return found[0]
+        return expected
 
-    def read(self, name: str, indices: object, out: Values | None = None, held: Any = None) -> Values:
-        wanted = normalised(indices, len(self))
+    @override
+    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
+        row_numbers = normalised(indices, len(self))
         if out is None:
-            shape, dtype = self.described(name)
-            out = np.empty((len(wanted), *shape), dtype)
-        for part, (places, rows) in self._by_part(wanted).items():
-            of_part = None if held is None else held.get(part)
-            if len(rows) == len(wanted):
-                return self.parts[part].read(name, rows, out, of_part)
-            out[places] = self.parts[part].read(name, rows, None, of_part)
+            shape, dtype = self.sample_type(name)
+            out = np.empty((len(row_numbers), *shape), dtype)
+        for part, (places, own) in self._by_part(row_numbers).items():
+            prefetched_of_part = None if prefetched is None else prefetched.get(part)
+            if len(own) == len(row_numbers):
+                return self.parts[part].read(name, own, out, prefetched_of_part)
+            out[places] = self.parts[part].read(name, own, None, prefetched_of_part)
         return out
 
-    def hold(self, indices: Indices) -> Any:
-        return {part: self.parts[part].hold(rows) for part, (_, rows) in self._by_part(indices).items()}
+    @override
+    def prefetch(self, indices: Indices) -> Any:
+        return {part: self.parts[part].prefetch(own) for part, (_, own) in self._by_part(indices).items()}
 
-    def keep(self, nbytes: int) -> None:
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
         for part in self.parts:
-            part.keep(nbytes)
+            part.reserve_cache(nbytes)
 
+    @override
     def in_memory(self, columns: Sequence[str]) -> Rows:
         return Concatenated([part.in_memory(columns) for part in self.parts])
 
-    def _by_part(self, wanted: Indices) -> dict[int, tuple[Indices, Indices]]:
-        """For each part that is wanted, places in `wanted` and the part's own indices."""
-        part_of = np.searchsorted(self._stops, wanted, side="right")
+    def _by_part(self, indices: Indices) -> dict[int, tuple[Indices, Indices]]:
+        """Return, for each part with samples at `indices`, their places in `indices` and in the part."""
+        part_of = np.searchsorted(self._stops, indices, side="right")
         grouped = {}
         for part in np.unique(part_of).tolist():
             places = np.flatnonzero(part_of == part)
             before = int(self._stops[part]) - len(self.parts[part])
-            grouped[part] = (places, wanted[places] - before)
+            grouped[part] = (places, indices[places] - before)
         return grouped
 
 
 def check_same_tokenizer(parts: Sequence[Rows]) -> None:
-    """Raises StoreError unless codes mean the same in all rows."""
+    """Raise StoreError unless codes mean the same in all rows."""
     if not parts:
         raise StoreError("expected at least one dataset, found none")
     first = parts[0].manifests[0]

@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.writing.choices import CHOICES, CHUNK_SAMPLES, MIN_DECODE_RATE
+    from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
     from tokenstore.writing.codec_choice import CodecChoice, choose_codec
     from tokenstore.writing.copy import CopyResult
     from tokenstore.writing.prune import codes_in_use, prune_codebook
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 __all__ = [
-    "CHOICES",
     "CHUNK_SAMPLES",
     "MIN_DECODE_RATE",
     "CodecChoice",
@@ -47,7 +46,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CHOICES": "choices",
     "CHUNK_SAMPLES": "choices",
     "CodecChoice": "codec_choice",
     "CopyResult": "copy",

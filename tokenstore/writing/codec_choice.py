@@ -13,14 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import chunks
-from tokenstore.codecs.chunks import ChunkCodec
-from tokenstore.codecs.context import Context, ContextModel, fit_context
-from tokenstore.codecs.context.fitting import MAX_FIT_CODES
+from tokenstore.codecs import DEFAULT_CODEC, ChunkCodec, codec_class, codec_names
+from tokenstore.codecs.chunks import MAX_FIT_CODES
+from tokenstore.codecs.context import ContextModel
 from tokenstore.errors import Parameter, StoreError
 from tokenstore.format.layout import TOKENS, fill_value
-from tokenstore.reading.reader import TokenStore
-from tokenstore.writing.choices import MIN_DECODE_RATE
+from tokenstore.reading import TokenStore
+from tokenstore.writing.choices import AUTO, MIN_DECODE_RATE, chosen_later
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """A progress callback: the step's name, and how much of how much of the step is done."""
@@ -87,9 +86,9 @@ def choose_codec(
     """
     sizes = {name: len(store[name]) for name in store.splits}
     total = sum(sizes.values())
-    if codec in ("bitpack", "zstd") or not total:
+    if not chosen_later(codec) or not total:
         return CodecChoice(
-            "bitpack" if codec == "auto" else codec, reason="as asked for" if total else "no samples"
+            DEFAULT_CODEC if codec == AUTO else codec, reason="as asked for" if total else "no samples"
         )
     codes_per_sample = math.prod(store.manifest.grid)
 
@@ -99,23 +98,25 @@ def choose_codec(
 
     codes = renumber(_sample_codes(store, max(1, MAX_FIT_CODES // codes_per_sample), seed))
     splits = sum(bool(size) for size in sizes.values())
-    context = fit_context(
-        codes,
-        codebook_sizes,
-        seed=seed,
-        total_codes=total * codes_per_sample,
-        copies=splits,
-        on_progress=report,
-    )
-    if codec == "context":
-        return CodecChoice("context", context.model, "as asked for")
-    size = max(codebook_sizes)
-    rivals: list[ChunkCodec] = [chunks.named("bitpack", size), context, chunks.named("zstd", size)]
+    rivals = [
+        codec_class(name).fitted(
+            codes,
+            codebook_sizes,
+            seed=seed,
+            total_codes=total * codes_per_sample,
+            copies=splits,
+            on_progress=report,
+        )
+        for name in (codec_names() if codec == AUTO else (codec,))
+    ]
+    if codec != AUTO:
+        return CodecChoice(codec, rivals[0].model, "as asked for")
     chunk_samples = store[store.splits[0]].arrays[TOKENS].layout.chunk_samples
     trial = [renumber(part) for part in _trial_chunks(store, chunk_samples, seed)]
     measured = {each.name: _measure(each, trial, chunk_samples, total, splits) for each in rivals}
     best, reason = _smallest(list(measured.values()), min_decode_rate, str(store.files.storage))
-    return CodecChoice(best, context.model if best == "context" else None, reason)
+    model = next(each.model for each in rivals if each.name == best)
+    return CodecChoice(best, model, reason)
 
 
 def _smallest(measured: list[Measured], min_decode_rate: float, where: str) -> tuple[str, str]:
@@ -173,6 +174,5 @@ def _measure(
             codec.decode(payload, out)
         best = min(best, time.perf_counter() - start)
     samples = sum(map(len, trial))
-    tables = copies * codec.table_nbytes if isinstance(codec, Context) else 0
-    nbytes = round(sum(map(len, payloads)) / max(1, samples) * total) + tables
+    nbytes = round(sum(map(len, payloads)) / max(1, samples) * total) + copies * codec.table_nbytes
     return Measured(codec.name, nbytes, samples / max(best, 1e-9))

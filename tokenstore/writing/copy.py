@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 from tokenstore.errors import DamageError, StoreExistsError
 from tokenstore.format.layout import ROOT
 from tokenstore.format.manifest import FileRecord, Manifest
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.reading.reader import TokenStore
-from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import STAGING, Storage, working_storage
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
@@ -97,8 +96,8 @@ def copy(
     return result
 
 
-def _check_same_store(store: Store, target: Storage) -> None:
-    copied = Store(target if working_storage(target) is target else target.reopened())
+def _check_same_store(store: StoreFiles, target: Storage) -> None:
+    copied = StoreFiles(target if working_storage(target) is target else target.reopened())
     if copied.root_digest != store.root_digest:
         raise StoreExistsError(
             f"{target}: expected nothing, or the store of {store.storage}, found another store. Choose "
@@ -106,7 +105,7 @@ def _check_same_store(store: Store, target: Storage) -> None:
         )
 
 
-def _copy_files(store: Store, target: Storage, existing: set[str], progress: _Progress) -> None:
+def _copy_files(store: StoreFiles, target: Storage, existing: set[str], progress: _Progress) -> None:
     scratch = target.root / STAGING if target.is_local_folder and target.root is not None else None
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         pool = ThreadPoolExecutor(_AT_ONCE)
@@ -124,7 +123,7 @@ def _copy_files(store: Store, target: Storage, existing: set[str], progress: _Pr
 
 
 def _copy_file(
-    store: Store, target: Storage, path: str, scratch: Path, exists: bool, progress: _Progress
+    store: StoreFiles, target: Storage, path: str, scratch: Path, exists: bool, progress: _Progress
 ) -> None:
     record = store.manifest.files[path]
     if exists and _has_digest(target, path, record):

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs.registry import DEFAULT_CODEC
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import code_planes
 from tokenstore.format.manifest import Manifest
-from tokenstore.reading.reader import TokenStore
+from tokenstore.reading import TokenStore
 from tokenstore.storage.places import Storage
 from tokenstore.writing.codec_choice import OnProgress
 from tokenstore.writing.rewrite import RewritePlan, rewrite_into, spec_of
@@ -30,7 +31,7 @@ def prune_codebook(
     store: TokenStore,
     target: Storage,
     *,
-    codec: str = "bitpack",
+    codec: str = DEFAULT_CODEC,
     shard_samples: int | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,

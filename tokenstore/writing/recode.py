@@ -10,9 +10,8 @@ from typing import Any
 
 from tokenstore.errors import StoreError
 from tokenstore.format.manifest import Manifest
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.reading.reader import TokenStore
-from tokenstore.reading.store_files import Store
 from tokenstore.storage.places import Storage
 from tokenstore.writing.choices import MIN_DECODE_RATE
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
@@ -67,15 +66,15 @@ def recode(
     }
     if out is None:
         place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
-        before = Store(place).nbytes if place.exists() else None
+        before = StoreFiles(place).nbytes if place.exists() else None
         rewritten = _recode_in_place(place, **settings)
-        written = Store(place.reopened())
+        written = StoreFiles(place.reopened())
     else:
         opened = as_store(store, storage_options)
         before = opened.files.nbytes
         target = as_storage(out, storage_options)
         rewritten = _recode_to(opened, target, resume=resume, **settings)
-        written = Store(target.reopened())
+        written = StoreFiles(target.reopened())
     choice = None if rewritten is None else rewritten.choice
     return RecodeResult(written.storage.url, written.manifest, written.nbytes, before, choice)
 
@@ -123,13 +122,13 @@ def _recode_in_place(storage: Storage, *, codec: str, **settings: Any) -> Rewrit
         if not storage.root.exists():
             changed.rename(storage.root)
         _remove(old)
-        if finished and codec in ("auto", *Store(storage.reopened()).manifest.features):
+        if finished and codec in ("auto", *StoreFiles(storage.reopened()).manifest.features):
             return None
     target = Storage(str(new))
     if finish_commit(target):  # whole, but perhaps of a store that was here before
         _remove(new)
     rewritten = _recode_to(
-        TokenStore(Store(storage.reopened())), target, codec=codec, resume=True, **settings
+        TokenStore(StoreFiles(storage.reopened())), target, codec=codec, resume=True, **settings
     )
     storage.root.rename(old)
     new.rename(storage.root)

@@ -15,8 +15,8 @@ from tokenstore.errors import StoreError
 from tokenstore.format.layout import LABELS, SKIPPED_TABLE, TOKENS
 from tokenstore.format.manifest import Manifest
 from tokenstore.format.tables import Column, Skip
-from tokenstore.reading.reader import SplitReader, TokenStore
-from tokenstore.writing.choices import CHOICES, MIN_DECODE_RATE
+from tokenstore.reading import SplitReader, TokenStore
+from tokenstore.writing.choices import MIN_DECODE_RATE, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
@@ -95,8 +95,8 @@ def rewrite_into(
 
 def check_codec(codec: str) -> None:
     """Raise StoreError unless `codec` is one that a store can be rewritten with."""
-    if codec not in CHOICES:
-        raise StoreError(f"expected a codec of {', '.join(CHOICES)}, found {codec!r}")
+    if codec not in choices():
+        raise StoreError(f"expected a codec of {', '.join(choices())}, found {codec!r}")
 
 
 def spec_of(store: TokenStore) -> StoreSpec:

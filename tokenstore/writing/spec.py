@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import chunks
+from tokenstore.codecs import DEFAULT_CODEC, codec_names, named_codec
 from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
-from tokenstore.codecs.chunks import Zstd
 from tokenstore.codecs.context.model import ContextModel
+from tokenstore.codecs.zstd import Zstd
 from tokenstore.errors import ManifestError
 from tokenstore.format.layout import ArrayLayout
 from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
@@ -22,7 +22,6 @@ from tokenstore.writing.choices import CHUNK_SAMPLES
 SHARD_NBYTES = 2**25
 """The bytes of a shard of tokens, about, unless the caller says otherwise."""
 MAX_SHARD_SAMPLES = 2**16
-CODECS = ("bitpack", "context", "zstd")
 
 _SMALL_SAMPLE_NBYTES = 16
 """The bytes of a sample, such as a label, up to which a shard has one chunk: such arrays are read whole."""
@@ -38,7 +37,7 @@ class StoreSpec:
     grid: tuple[int, ...]
     codebook_sizes: tuple[int, ...]
     tokenizer: TokenizerIdentity
-    codec: str = "bitpack"
+    codec: str = DEFAULT_CODEC
     model: ContextModel | None = field(default=None, repr=False)
     """The model of the codec `context`; without one it packs."""
     chunk_samples: int = CHUNK_SAMPLES
@@ -53,8 +52,8 @@ class StoreSpec:
 
     def __post_init__(self) -> None:
         Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
-        if self.codec not in CODECS:
-            raise ManifestError(f"codec: expected one of {CODECS}, found {self.codec!r}")
+        if self.codec not in codec_names():
+            raise ManifestError(f"codec: expected one of {codec_names()}, found {self.codec!r}")
         if not 1 <= self.chunk_samples <= MAX_SHARD_SAMPLES:
             raise ManifestError(
                 f"chunk_samples: expected 1 to {MAX_SHARD_SAMPLES}, found {self.chunk_samples}"
@@ -84,7 +83,7 @@ class StoreSpec:
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
         """Return the layout of a split's tokens (samples, *grid)."""
         size = max(self.codebook_sizes)
-        codec = chunks.named(self.codec, size, self.model)
+        codec = named_codec(self.codec, size, self.model)
         return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
 
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:

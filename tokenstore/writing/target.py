@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenstore.errors import Parameter, StoreExistsError
 from tokenstore.files import whole_file
 from tokenstore.format.layout import ROOT
-from tokenstore.reading.store_files import Store
+from tokenstore.reading import StoreFiles
 from tokenstore.storage.places import SCRATCH, STAGING, Storage, working_storage
 
 HEADER = f"{STAGING}/conversion.json"
@@ -46,14 +46,14 @@ def finish_commit(target: Storage) -> bool:
     """
     storage = working_storage(target)
     if storage.exists(ROOT):
-        Store(storage)
+        StoreFiles(storage)
         storage.remove(STAGING)
         if storage is not target and storage.root is not None and target.root is not None:
             _pack(storage.root, target.root)
     elif storage is target or not target.exists():
         return False
     else:
-        Store(Storage(target.url))
+        StoreFiles(Storage(target.url))
     if storage is not target:
         # subtle: the root goes first, or a crash here would have a half removed folder packed
         storage.remove(ROOT)

@@ -265,7 +265,7 @@ class SplitWriter:
                 )
             path = f"{self.name}/{array}/{layout.shard_file(self.shards)}"
             data = layout.encode_shard(rows)
-            if layout.codec.name == "context":
+            if layout.codec.has_tables:
                 _check_lossless(layout, data, rows, path)
             self._storage.write(path, data)
             record = file_record(data)

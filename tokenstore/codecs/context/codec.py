@@ -1,6 +1,7 @@
-"""A chunk of the context codec: every sample's own stream, and where each begins.
+"""The codec `context`: a chunk's payload is a head, the streams' lengths, and every sample's own stream.
 
-FORMAT.md, section 7. Where a chunk's streams would take more than packing at a fixed width, it is packed.
+FORMAT.md, section 7. Where a chunk's streams would take more bytes than packing at a fixed width, the chunk
+is packed.
 """
 
 from __future__ import annotations
@@ -10,48 +11,39 @@ import binascii
 import math
 import re
 import struct
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from tokenstore.codecs import bitpack
+from tokenstore.codecs.chunks import OnFitProgress, SampleCodec, SampleSpans
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.errors import CodecError
 
-__all__ = ["Context", "Located"]
+__all__ = ["Context"]
 
 Codes = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 MOST_SAMPLES = 2**20
-"""Samples of a chunk, unless its reader knows how many there may be."""
+"""The most samples of a chunk, unless its reader knows a smaller limit."""
 _PACKED, _CODED = 0, 1
 _HEAD = struct.Struct("<BIIB")
-"""Form, samples, length of the shortest stream, and bits of what the others are longer."""
+"""The form, the samples, the shortest stream's length, and the bits of the other streams' extra lengths."""
 
 
-@dataclass(frozen=True)
-class Located:
-    """Where the samples of a chunk's payload lie in memory; it keeps them there."""
+class Context(SampleCodec):
+    """The codec `context`: codes coded by a model of the codes before them, every sample a stream of its own.
 
-    payload: Bytes = field(repr=False)
-    addresses: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    packed: bool
-    """Whether samples are packed at a fixed width, rather than coded by the model."""
-
-    @property
-    def nbytes(self) -> int:
-        return self.payload.nbytes + self.addresses.nbytes + self.lengths.nbytes
-
-
-class Context:
-    """Codes by a model of the codes before them, every sample a stream of its own; packed without a model."""
+    Without a model, samples are packed.
+    """
 
     name = "context"
+    zarr_name = "tokenstore.context"
+    has_tables = True
 
     def __init__(self, codebook_size: int, model: ContextModel | None) -> None:
         bitpack.bit_width(codebook_size)
@@ -63,15 +55,53 @@ class Context:
         self.model = model
         self._streams: dict[tuple[int, ...], Streams] = {}
 
+    @classmethod
+    @override
+    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
+        return cls(codebook_size, model)
+
+    @classmethod
+    @override
+    def fitted(
+        cls,
+        codes: Codes,
+        codebook_sizes: tuple[int, ...],
+        *,
+        seed: int = 0,
+        total_codes: int | None = None,
+        copies: int = 1,
+        on_progress: OnFitProgress | None = None,
+    ) -> Self:
+        from tokenstore.codecs.context.fitting import fit_context  # imports numba
+
+        codec = fit_context(
+            codes,
+            codebook_sizes,
+            seed=seed,
+            total_codes=total_codes,
+            copies=copies,
+            on_progress=on_progress,
+        )
+        return cls(codec.codebook_size, codec.model)
+
+    @classmethod
+    @override
+    def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:
+        match codecs:
+            case [{"name": cls.zarr_name, "configuration": configuration}]:
+                return cls.from_configuration(configuration)
+        return None
+
     @property
+    @override
     def zarr(self) -> list[dict[str, Any]]:
         model = None if self.model is None else base64.b64encode(self.model.to_bytes()).decode("ascii")
         configuration = {"codebook_size": self.codebook_size, "model": model}
-        return [{"name": "tokenstore.context", "configuration": configuration}]
+        return [{"name": self.zarr_name, "configuration": configuration}]
 
     @classmethod
     def from_configuration(cls, configuration: Any) -> Self:
-        """The codec of a Zarr configuration; raises CodecError for any that is none."""
+        """Return the codec of a Zarr configuration; raises CodecError for a bad one."""
         if not isinstance(configuration, dict) or configuration.keys() != {"codebook_size", "model"}:
             raise CodecError(
                 "tokenstore.context: expected a configuration of codebook_size and model, "
@@ -90,20 +120,20 @@ class Context:
         return cls(size, None if data is None else ContextModel.from_bytes(data))
 
     @property
+    @override
     def table_nbytes(self) -> int:
-        """Bytes of the model in an array's metadata."""
         return 0 if self.model is None else -(-self.model.nbytes // 3) * 4
 
     def streams(self, grid: tuple[int, ...]) -> Streams:
-        """The model's streams over a grid, made once; raises CodecError without a model."""
+        """Return the model's streams over a grid, made once; raises CodecError without a model."""
         if self.model is None:
             raise CodecError("the chunk is coded by a context model, and the codec has none")
         if grid not in self._streams:
             self._streams[grid] = Streams(self.model, grid)
         return self._streams[grid]
 
+    @override
     def encode(self, rows: Codes, chunk_samples: int, fill_value: int) -> bytes:
-        """A chunk's payload, from codes (n, *grid), each below its codebook's size."""
         codes = np.ascontiguousarray(rows.reshape(len(rows), math.prod(rows.shape[1:])))
         packed = bitpack.pack(codes, self.codebook_size).tobytes()
         if self.model is None or not len(codes):
@@ -120,38 +150,41 @@ class Context:
         table = bitpack.pack(longer[None].astype(np.uint32), 2**width).tobytes() if width else b""
         return head + table + streams
 
+    @override
     def decode(self, payload: Bytes, out: Codes) -> None:
-        """Decode the first len(out) samples. Raises CodecError where the payload is no encoding of them."""
-        located = self.locate(payload, out.shape[1:], at_most=len(out))
-        if len(located.addresses) != len(out):
-            raise CodecError(f"expected {len(out)} samples, found {len(located.addresses)}")
-        self.decode_at([located], np.zeros(len(out), np.int64), np.arange(len(out)), out)
+        spans = self.spans(payload, out.shape[1:], at_most=len(out))
+        if len(spans.addresses) != len(out):
+            raise CodecError(f"expected {len(out)} samples, found {len(spans.addresses)}")
+        self.decode_spans([spans], np.zeros(len(out), np.int64), np.arange(len(out)), out)
 
     def decode_rows(self, payload: Bytes, rows: npt.NDArray[np.integer], out: Codes) -> None:
-        """Decode the samples at `rows` (m,) of a chunk into `out` (m, *grid)."""
-        located = self.locate(payload, out.shape[1:])
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(located.addresses):
-            raise CodecError(f"expected rows below {len(located.addresses)}, found {rows}")
-        self.decode_at([located], np.zeros(len(rows), np.int64), rows.astype(np.int64), out)
+        """Decode the samples `rows` (m,) of a chunk into `out` (m, *grid); raises CodecError for bad ones."""
+        spans = self.spans(payload, out.shape[1:])
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(spans.addresses):
+            raise CodecError(f"expected rows below {len(spans.addresses)}, found {rows}")
+        self.decode_spans([spans], np.zeros(len(rows), np.int64), rows.astype(np.int64), out)
 
-    def locate(self, payload: Bytes, grid: tuple[int, ...], at_most: int = MOST_SAMPLES) -> Located:
-        """Where a payload's samples lie; raises CodecError where it is none, or has more than `at_most`."""
+    @override
+    def sample_nbytes(self, shape: tuple[int, ...]) -> None:
+        return None
+
+    @override
+    def spans(self, payload: Bytes, shape: tuple[int, ...], at_most: int = MOST_SAMPLES) -> SampleSpans:
         payload = np.ascontiguousarray(payload)
         if not len(payload):
             raise CodecError("expected a chunk of the context codec, found no bytes")
         if payload[0] == _PACKED:
-            nbytes = bitpack.sample_nbytes(math.prod(grid), self.codebook_size)
+            nbytes = bitpack.sample_nbytes(math.prod(shape), self.codebook_size)
             count, rest = divmod(len(payload) - 1, nbytes)
             if rest:
                 raise CodecError(f"expected samples of {nbytes} bytes, found {len(payload) - 1} bytes")
             self._check_count(count, at_most)
-            start, lengths = 1, np.full(count, nbytes, np.int64)
-        elif payload[0] == _CODED:
-            start, lengths = self._lengths(payload, at_most)
-        else:
+            return SampleSpans.equal(payload, start=1, count=count, nbytes=nbytes)
+        if payload[0] != _CODED:
             raise CodecError(f"expected a chunk of form {_PACKED} or {_CODED}, found {payload[0]}")
+        start, lengths = self._lengths(payload, at_most)
         addresses = payload.ctypes.data + start + np.cumsum(lengths) - lengths
-        return Located(payload, addresses, lengths, bool(payload[0] == _PACKED))
+        return SampleSpans(payload, addresses, lengths, packed=False)
 
     @staticmethod
     def _check_count(count: int, at_most: int) -> None:
@@ -179,41 +212,47 @@ class Context:
             raise CodecError(f"expected streams of {int(lengths.sum())} bytes, found {len(payload) - start}")
         return start, lengths
 
-    def decode_at(
-        self, chunks: list[Located], chunk: npt.NDArray[np.int64], row: npt.NDArray[np.int64], out: Codes
-    ) -> None:
-        """Decode sample `row` (m,) of `chunks[chunk]` (m,) into `out` (m, *grid), C-contiguous; without
-        the GIL.
+    @override
+    def decode_at(self, addresses: npt.NDArray[np.uint64], out: Codes) -> None:
+        raise NotImplementedError("streams differ in length: their spans have to be known")
 
-        Raises CodecError, naming the place in `out`, where a sample's bytes are not what an encoder wrote.
-        """
-        codes_per_sample = math.prod(out.shape[1:])
+    @override
+    def decode_spans(
+        self,
+        chunks: list[SampleSpans],
+        chunk: npt.NDArray[np.int64],
+        row: npt.NDArray[np.int64],
+        out: Codes,
+    ) -> None:
         bitpack.check_buffer(out, (len(row), *out.shape[1:]), self.codebook_size)
         if not len(row):
             return
-        first = np.cumsum([0, *(len(located.addresses) for located in chunks)])[chunk] + row
-        addresses = np.concatenate([located.addresses for located in chunks])[first]
-        lengths = np.concatenate([located.lengths for located in chunks])[first]
-        packed = np.array([located.packed for located in chunks], np.bool_)[chunk]
-        if packed.all():
-            codes = out.reshape(len(out), codes_per_sample)
-            bitpack.unpack_at(addresses.view(np.uint64), codes_per_sample, self.codebook_size, codes)
-        elif not packed.any():
+        addresses, lengths = SampleSpans.select(chunks, chunk, row)
+        packed = np.array([spans.packed for spans in chunks], np.bool_)[chunk]
+        if packed.all() or not packed.any():
+            self._decode_alike(bool(packed[0]), addresses, lengths, out)
+            return
+        for form in (True, False):
+            places = np.flatnonzero(packed == form)
+            part = np.empty((len(places), *out.shape[1:]), out.dtype)
+            try:
+                self._decode_alike(form, addresses[places], lengths[places], part)
+            except CodecError as error:
+                named = re.match(r"sample (\d+)(.*)", str(error))
+                if named is None:
+                    raise
+                raise CodecError(f"sample {places[int(named[1])]}{named[2]}") from error
+            out[places] = part
+
+    def _decode_alike(
+        self, packed: bool, addresses: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], out: Codes
+    ) -> None:
+        """Decode samples that are all packed, or all coded."""
+        if not packed:
             self._decode_streams(addresses, lengths, out)
-        else:
-            for form in (True, False):
-                which = np.flatnonzero(packed == form)
-                some = np.empty((len(which), *out.shape[1:]), out.dtype)
-                try:
-                    alike = np.zeros(len(which), np.int64)
-                    sources = Located(chunks[0].payload, addresses[which], lengths[which], form)
-                    self.decode_at([sources], alike, np.arange(len(which)), some)
-                except CodecError as error:
-                    named = re.match(r"sample (\d+)(.*)", str(error))
-                    if named is None:
-                        raise
-                    raise CodecError(f"sample {which[int(named[1])]}{named[2]}") from error
-                out[which] = some
+            return
+        codes = out.reshape(len(out), math.prod(out.shape[1:]))
+        bitpack.unpack_at(addresses.view(np.uint64), codes.shape[1], self.codebook_size, codes)
 
     def _decode_streams(
         self, addresses: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], out: Codes

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.context import gradients
+from tokenstore.codecs.context.constants import LANES, MAX_LEVELS
 from tokenstore.codecs.context.contexts import neighbours
 from tokenstore.codecs.context.grouping import grouped_order
-from tokenstore.codecs.context.kernels import MAX_LEVELS
 from tokenstore.codecs.context.model import PAST_ROWS, lanes_for
 from tokenstore.codecs.context.quantising import FittedPlane
 from tokenstore.codecs.context.tree import CodeTree
-from tokenstore.codecs.context.vectors import LANES
 
 Codes = npt.NDArray[Any]
 

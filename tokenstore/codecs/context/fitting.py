@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs.chunks import MAX_FIT_CODES, OnFitProgress
 from tokenstore.codecs.context.codec import Context
 from tokenstore.codecs.context.contexts import context_offsets
 from tokenstore.codecs.context.descent import LARGE_CODEBOOK, PARTS, Descent, FitPlane, steps_of
@@ -23,9 +24,7 @@ from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE
 from tokenstore.errors import CodecError
 
 Codes: TypeAlias = npt.NDArray[Any]
-OnProgress: TypeAlias = Callable[[int, int], None]
 
-MAX_FIT_CODES = 2_000_000
 TRIAL_CODES = 200_000
 """Codes that the candidates for a model's precision are compared on."""
 STEP_RATIO = 1.7
@@ -44,7 +43,7 @@ def fitted_planes(
     *,
     seed: int = 0,
     epochs: float | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnFitProgress | None = None,
 ) -> list[FittedPlane]:
     """Fits to samples of codes (n, *grid)."""
     grid = samples.shape[1:]
@@ -103,7 +102,7 @@ def fit_context(
     seed: int = 0,
     total_codes: int | None = None,
     copies: int = 1,
-    on_progress: OnProgress | None = None,
+    on_progress: OnFitProgress | None = None,
 ) -> Context:
     """The codec with a model fitted to codes (n, *grid), as precise as pays for `total_codes` of their kind.
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from tokenstore.codecs.context.kernels import MAX_LEVELS, PRIOR_CODES
-from tokenstore.codecs.context.vectors import LANES
+from tokenstore.codecs.context.constants import LANES, MAX_LEVELS, PRIOR_CODES
+from tokenstore.machine import compiled
 
 __all__ = ["accumulate", "adam", "spread"]
 
 
-def _compiled(function: Any) -> Any:
-    """Like `machine.compiled`, with additions in any order: only fitting is float, coding never is."""
-    try:
-        return njit(nogil=True, cache=True, fastmath=True, error_model="numpy")(function)
-    except RuntimeError:
-        return njit(nogil=True, fastmath=True, error_model="numpy")(function)
+# Additions in any order, unlike everywhere else: only fitting is float, coding never is.
+_compiled = functools.partial(compiled, fastmath=True)
 
 
 @_compiled

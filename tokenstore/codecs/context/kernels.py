@@ -12,24 +12,33 @@ from typing import Any, Final
 
 import numpy as np
 
-from tokenstore.codecs.context.vectors import LANES, cumulate, hidden, search
-from tokenstore.machine import big_endian_at, byte_at, compiled, word_at
+from tokenstore.codecs.addresses import big_endian_at, byte_at, word_at
+from tokenstore.codecs.context.constants import (
+    BIAS,
+    BIASES,
+    BIASES_NBYTES,
+    CACHE_LINE_NBYTES,
+    CONTEXTS,
+    FADE,
+    FAN,
+    LANES,
+    LEVELS,
+    MAX_CONTEXTS,
+    MAX_LEVELS,
+    MEMORY_UNIT,
+    ORDER,
+    PAST,
+    PRIOR_CODES,
+    RANKS,
+    SHIFT,
+    WEIGHTS,
+    WEIGHTS_NBYTES,
+)
+from tokenstore.codecs.context.vectors import cumulate, hidden, search
+from tokenstore.machine import compiled
 
-PLAN_FIELDS: Final = 12
-FAN, LEVELS, CONTEXTS, PAST, BIAS, WEIGHTS, BIASES, ORDER, RANKS, SHIFT, FADE, SIZE = range(PLAN_FIELDS)
-"""A plane's numbers and the addresses of its tables, by their place in its row of `plan`."""
-PRIOR_CODES: Final = 16
-"""How many codes of nothing the mean over a sample's past begins with."""
-MEMORY_UNIT: Final = 2**16
-MAX_LEVELS: Final = 4
-MAX_CONTEXTS: Final = 16
 SIDE_BY_SIDE: Final = 8
 """Samples decoded side by side: what one waits for, the others' work fills."""
-WEIGHTS_NBYTES: Final = 2 * LANES * LANES
-BIASES_NBYTES: Final = 4 * LANES
-LONGEST_DECISION: Final = 3
-"""Bytes that one decision adds to a stream at most."""
-CACHE_LINE_NBYTES: Final = 64
 _TOTALS_NBYTES: Final = CACHE_LINE_NBYTES + 4 * LANES
 """Running totals begin with a cache line whose last word is zero: the total before the first."""
 _TOP: Final = 2**24

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.context.kernels import MAX_CONTEXTS
+from tokenstore.codecs.context.constants import LANES, MAX_CONTEXTS
 from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE, CodeTree
-from tokenstore.codecs.context.vectors import LANES
 from tokenstore.errors import CodecError
 
 VERSION = 1

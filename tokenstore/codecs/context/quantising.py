@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.codecs.context.constants import LOGIT_BITS
 from tokenstore.codecs.context.model import MAX_COMPONENTS, ContextModel, Plane
-from tokenstore.codecs.context.vectors import LOGIT_BITS
 
 Floats = npt.NDArray[np.float32]
 _LARGEST = 127

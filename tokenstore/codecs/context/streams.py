@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.context import kernels
-from tokenstore.codecs.context.contexts import neighbours
-from tokenstore.codecs.context.kernels import (
+from tokenstore.codecs.context.constants import (
     BIAS,
     BIASES,
     CACHE_LINE_NBYTES,
     CONTEXTS,
     FADE,
     FAN,
+    LANES,
     LEVELS,
     LONGEST_DECISION,
+    MAX_CONTEXTS,
     MAX_LEVELS,
     ORDER,
     PAST,
@@ -28,9 +30,10 @@ from tokenstore.codecs.context.kernels import (
     SIZE,
     WEIGHTS,
 )
+from tokenstore.codecs.context.contexts import neighbours
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane
-from tokenstore.codecs.context.vectors import LANES
 from tokenstore.errors import CodecError
+from tokenstore.machine import importing_kernels
 
 __all__ = ["Streams"]
 
@@ -51,7 +54,7 @@ class Streams:
         self._kept: list[Array] = []
         self.neighbours = neighbours([plane.contexts for plane in model.planes], grid)
         self.plan = np.zeros((planes, PLAN_FIELDS), np.int64)
-        self.tables = np.zeros((planes, kernels.MAX_CONTEXTS), np.int64)
+        self.tables = np.zeros((planes, MAX_CONTEXTS), np.int64)
         self.nodes = np.zeros((planes, 2 * MAX_LEVELS), np.int64)
         self._fill()
 
@@ -73,7 +76,7 @@ class Streams:
         decisions *= self.codes_per_sample // len(self.model.planes)
         lengths = np.empty(len(codes), np.int64)
         out = np.empty(len(codes) * (LONGEST_DECISION * decisions + 4), np.uint8)
-        encode = kernels.encoder(self.model.lanes)
+        encode = _kernels().encoder(self.model.lanes)
         encode(codes, self.plan, self.tables, self.nodes, self.neighbours, out, lengths)
         return out[: lengths.sum()].tobytes(), lengths
 
@@ -83,10 +86,8 @@ class Streams:
         Returns the first sample whose bytes no encoder wrote, or -1; what `out` holds of it then is
         undefined, but never out of range. One call without the GIL.
         """
-        decode = kernels.decoder(self.model.lanes)
-        return int(
-            decode(addresses, lengths, self.plan, self.tables, self.nodes, self.neighbours, out.reshape(-1))
-        )
+        tables = self.plan, self.tables, self.nodes, self.neighbours
+        return int(_decoder(self.model.lanes)(addresses, lengths, *tables, out.reshape(-1)))
 
     def _fill(self) -> None:
         model = self.model
@@ -145,3 +146,15 @@ def check_grid(model: ContextModel, grid: tuple[int, ...]) -> None:
     if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
         books = f" whose first has {planes}" if planes > 1 else ""
         raise CodecError(f"expected a grid of {model.rank} axes{books}, as the context model's, found {grid}")
+
+
+@functools.cache
+def _decoder(lanes: int) -> Any:
+    return _kernels().decoder(lanes)
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    with importing_kernels:
+        from tokenstore.codecs.context import kernels
+    return kernels

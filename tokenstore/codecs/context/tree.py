@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.context.vectors import LANES
+from tokenstore.codecs.context.constants import LANES
 
 MAX_CODEBOOK_SIZE = 2**16
 

@@ -7,28 +7,24 @@ memory addresses: of int8 rows, int16 hidden lanes, int16 weights in pairs of in
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-LANES: Final = 32
-"""Hidden lanes a decision sees, and alternatives it has at most."""
-MEMORY_BITS: Final = 16
-"""Fraction bits of one over the number of codes that a sample's mean is taken over."""
-TRACE_BITS: Final = 4
-"""Fraction bits of the fading trace of the last codes."""
-LOGIT_BITS: Final = 8
-"""Fraction bits of a logit, in units of log2."""
-PEAK_BITS: Final = 15
-"""The likeliest alternative of a decision has the frequency 2 ** 15."""
+from tokenstore.codecs.context.constants import (
+    BEND,
+    CURVE,
+    LANES,
+    LOGIT_BITS,
+    MEMORY_BITS,
+    PEAK_BITS,
+    TRACE_BITS,
+)
 
 _i8, _i16, _i32, _i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-CURVE: Final = 22016
-BEND: Final = 22
-"""2 ** -(x / 256) * 2 ** 15 is nearly 2 ** 15 - (x * (CURVE - BEND * x) >> 8): exact at both ends."""
 
 
 def _splat(value: int, lanes: int = LANES, element: Any = _i32) -> Any:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenstore.codecs.context.kernels import MEMORY_UNIT, PRIOR_CODES
-from tokenstore.codecs.context.vectors import (
+from tokenstore.codecs.context.constants import (
     BEND,
     CURVE,
     LANES,
     LOGIT_BITS,
     MEMORY_BITS,
+    MEMORY_UNIT,
     PEAK_BITS,
+    PRIOR_CODES,
     TRACE_BITS,
 )
 from tokenstore.loading.resident.tables import STREAM_HEAD, PlanePlan, Tables

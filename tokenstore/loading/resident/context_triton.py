@@ -12,21 +12,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenstore.codecs.context import kernels, vectors
+from tokenstore.codecs.context import constants
 from tokenstore.loading.resident.tables import STREAM_HEAD, Tables
 
-_LANES = tl.constexpr(vectors.LANES)
-_MEMORY_UNIT = tl.constexpr(kernels.MEMORY_UNIT)
-_PRIOR_CODES = tl.constexpr(kernels.PRIOR_CODES)
-_MEMORY_BITS = tl.constexpr(vectors.MEMORY_BITS)
-_TRACE_BITS = tl.constexpr(vectors.TRACE_BITS)
-_LOGIT_BITS = tl.constexpr(vectors.LOGIT_BITS)
-_PEAK_BITS = tl.constexpr(vectors.PEAK_BITS)
-_CURVE, _BEND = tl.constexpr(vectors.CURVE), tl.constexpr(vectors.BEND)
+_LANES = tl.constexpr(constants.LANES)
+_MEMORY_UNIT = tl.constexpr(constants.MEMORY_UNIT)
+_PRIOR_CODES = tl.constexpr(constants.PRIOR_CODES)
+_MEMORY_BITS = tl.constexpr(constants.MEMORY_BITS)
+_TRACE_BITS = tl.constexpr(constants.TRACE_BITS)
+_LOGIT_BITS = tl.constexpr(constants.LOGIT_BITS)
+_PEAK_BITS = tl.constexpr(constants.PEAK_BITS)
+_CURVE, _BEND = tl.constexpr(constants.CURVE), tl.constexpr(constants.BEND)
 _HEAD = tl.constexpr(STREAM_HEAD)
 _LOWEST = tl.constexpr(-(2**30))
 
-_PLAN_FIELDS = tl.constexpr(6 + kernels.MAX_LEVELS)
+_PLAN_FIELDS = tl.constexpr(6 + constants.MAX_LEVELS)
 _FAN, _LEVELS, _SHIFT, _FADE, _PAST, _ORDER, _NODES = (tl.constexpr(field) for field in range(7))
 """A plane's numbers, and where its part of each table begins, by their place in its row of the plan."""
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from tokenstore.format.layout import TOKENS
 from tokenstore.loading.resident.tokens import ResidentTokens
-from tokenstore.reading.reader import Indices, SplitReader, Values
-from tokenstore.reading.views import Concatenated, Rows, Selected
+from tokenstore.reading import Concatenated, Indices, Rows, SplitReader, Subset, Values
 
 __all__ = ["DeviceRows"]
 
@@ -34,11 +33,11 @@ class DeviceRows:
         codes: Tensor = self._tokens.read(indices)
         return codes
 
-    def read(self, name: str, indices: Indices, out: Values | None = None, held: Any = None) -> Values:
+    def read(self, name: str, indices: Indices, out: Values | None = None, prefetched: Any = None) -> Values:
         """Values (m, *shape) of another column, in this process's memory."""
-        return self._others.read(name, indices, out, held)
+        return self._others.read(name, indices, out, prefetched)
 
-    def keep(self, nbytes: int) -> None:
+    def reserve_cache(self, nbytes: int) -> None:
         """Nothing is fetched."""
 
 
@@ -74,7 +73,7 @@ def _device_tokens(rows: Rows, device: torch.device) -> Any:
     match rows:
         case SplitReader():
             return ResidentTokens(rows.arrays[TOKENS], device)
-        case Selected():
+        case Subset():
             return _SelectedTokens(_device_tokens(rows.rows, device), rows.indices)
         case Concatenated():
             parts = [_device_tokens(part, device) for part in rows.parts]

@@ -15,11 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tokenstore.codecs.context.constants import LANES, LONGEST_DECISION
 from tokenstore.codecs.context.contexts import neighbours
-from tokenstore.codecs.context.kernels import LONGEST_DECISION
 from tokenstore.codecs.context.model import PAST_ROWS, ContextModel
 from tokenstore.codecs.context.streams import check_grid, packed_weights
-from tokenstore.codecs.context.vectors import LANES
 
 STREAM_HEAD = 4
 """Bytes that a decoder takes from a stream before its first decision."""

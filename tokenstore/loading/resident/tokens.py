@@ -9,12 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tokenstore.codecs.chunks import Bitpack
-from tokenstore.codecs.context.codec import Context
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.loading.resident.bitpack import unpack
 from tokenstore.loading.resident.context import ContextDecoder
-from tokenstore.reading.reader import ArrayReader, normalised
+from tokenstore.reading import ArrayReader, normalised
+from tokenstore.reading.array import SampleArrayReader
 
 __all__ = ["ResidentTokens"]
 
@@ -28,21 +27,22 @@ class ResidentTokens:
 
     def __init__(self, tokens: ArrayReader, device: torch.device | str) -> None:
         layout = tokens.layout
-        if not isinstance(layout.codec, Bitpack | Context):
+        reader, form = tokens.samples, layout.codec.device_form
+        if reader is None or form is None:
             raise StoreError(
                 f"{tokens.store.storage}/{tokens.name}: expected tokens of the codec bitpack or context, "
                 f"found {layout.codec.name}. Write the store anew with one of those"
             )
         self.grid = layout.sample_shape
         self._where = f"{tokens.store.storage}/{tokens.name}"
-        self._codebook_size = layout.codec.codebook_size
+        self._codebook_size = form.codebook_size
         self._decoder = None
-        if isinstance(layout.codec, Context) and layout.codec.model is not None:
-            self._decoder = ContextDecoder(layout.codec.model, self.grid, device)
+        if form.model is not None:
+            self._decoder = ContextDecoder(form.model, self.grid, device)
         self._offsets = np.empty(layout.samples, np.int64)
         self._lengths = np.empty(layout.samples, np.int64)
         self._packed = np.empty(layout.samples, np.bool_)
-        self._pool = self._loaded(tokens, torch.device(device))
+        self._pool = self._loaded(reader, torch.device(device))
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -83,20 +83,20 @@ class ResidentTokens:
         codes = unpack(self._pool, offsets, math.prod(self.grid), self._codebook_size)
         return codes.reshape(-1, *self.grid)
 
-    def _loaded(self, tokens: ArrayReader, device: torch.device) -> Tensor:
+    def _loaded(self, tokens: SampleArrayReader, device: torch.device) -> Tensor:
         """All chunks' payloads, one after another."""
         layout = tokens.layout
         files = (f"{tokens.name}/{layout.shard_file(shard)}" for shard in range(layout.shards))
         room = sum(tokens.store.record(file).size for file in files)
         pool = torch.empty(room, dtype=torch.uint8, device=device)
         start = 0
-        for chunk, held in tokens.held_in_turn():
-            located = tokens.located(chunk, held)
+        for chunk, payloads in tokens.prefetched_chunks():
+            spans = tokens.spans(chunk, payloads)
             here = slice(*layout.chunk_span(chunk))
-            self._offsets[here] = start + located.addresses - located.payload.ctypes.data
-            self._lengths[here] = located.lengths
-            self._packed[here] = located.packed
-            stop = start + len(located.payload)
-            pool[start:stop] = torch.from_numpy(located.payload.copy())
+            self._offsets[here] = start + spans.addresses - spans.payload.ctypes.data
+            self._lengths[here] = spans.lengths
+            self._packed[here] = spans.packed
+            stop = start + len(spans.payload)
+            pool[start:stop] = torch.from_numpy(spans.payload.copy())
             start = stop
         return pool[:start]

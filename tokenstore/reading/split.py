@@ -1,0 +1,141 @@
+"""The reader of one split, with all its aligned arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import StoreError
+from tokenstore.format.layout import LABELS, SAMPLES_TABLE, TOKENS
+from tokenstore.format.manifest import Manifest
+from tokenstore.reading.array import ArrayReader, Indices, Values, array_reader
+from tokenstore.reading.shards import Payloads
+from tokenstore.reading.store_files import StoreFiles
+
+__all__ = ["SplitReader"]
+
+
+class SplitReader:
+    """A reader of one split: its tokens and every array aligned with them.
+
+    Raises StoreError for a split that the store does not have.
+    """
+
+    def __init__(self, store: StoreFiles, split: str) -> None:
+        if split not in store.splits:
+            raise StoreError(
+                f"{store.storage}: no split {split!r}; it has {', '.join(store.splits) or 'none'}"
+            )
+        self.store = store
+        self.name = split
+        self.arrays = {name: array_reader(store, f"{split}/{name}") for name in store.split_arrays(split)}
+        self._in_memory: WeakValueDictionary[tuple[str, ...], SplitReader] = WeakValueDictionary()
+
+    def __reduce__(self) -> tuple[type[SplitReader], tuple[StoreFiles, str]]:
+        return SplitReader, (self.store, self.name)
+
+    def __len__(self) -> int:
+        return self.store.manifest.splits[self.name].samples
+
+    def __repr__(self) -> str:
+        return f"SplitReader({self.store.storage.url}/{self.name}, {len(self):,} samples)"
+
+    def __getitem__(self, index: int | slice) -> Values:
+        """Return the codes of one sample (*grid), or of a slice (m, *grid).
+
+        Raises IndexError, DamageError, and StorageError where remote storage does not answer.
+        """
+        if isinstance(index, slice):
+            return self.read(TOKENS, np.arange(*index.indices(len(self))))
+        values: Values = self.read(TOKENS, [index])[0]
+        return values
+
+    def array(self, name: str) -> ArrayReader:
+        """Return the reader of an aligned array; raises StoreError where the split has none of that name."""
+        if name not in self.arrays:
+            raise StoreError(
+                f"{self.store.storage}/{self.name}: no array {name!r}; it has {', '.join(self.arrays)}"
+            )
+        return self.arrays[name]
+
+    def read(
+        self, name: str, indices: object, out: Values | None = None, prefetched: Payloads | None = None
+    ) -> Values:
+        """Return values (m, *shape) of an aligned array at `indices` (m,), as `ArrayReader.read` does.
+
+        Raises IndexError, StoreError, DamageError, and StorageError where remote storage does not answer.
+        """
+        return self.array(name).read(indices, out, prefetched)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the aligned arrays, `tokens` first."""
+        return tuple(self.arrays)
+
+    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and dtype of one sample of an aligned array; raises StoreError."""
+        layout = self.array(name).layout
+        return layout.sample_shape, layout.dtype
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int32] | None:
+        """All labels (N,), or None where the split has none."""
+        if LABELS not in self.arrays:
+            return None
+        return self.read(LABELS, np.arange(len(self)))
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        """The manifest of the split's store, alone."""
+        return (self.store.manifest,)
+
+    @property
+    def fingerprint(self) -> str:
+        """An identity of the samples, which does not depend on where the store is."""
+        return f"{self.store.root_digest}/{self.name}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all tokens are on this machine."""
+        return self.arrays[TOKENS].is_local
+
+    @cached_property
+    def starts(self) -> Indices:
+        """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
+        return self.arrays[TOKENS].files.run_starts
+
+    def prefetch(self, indices: Indices) -> Payloads | None:
+        """Fetch the tokens of samples before they are read; returns None where nothing has to be fetched.
+
+        Raises DamageError, and StorageError where remote storage does not answer.
+        """
+        return self.arrays[TOKENS].prefetch(indices)
+
+    def reserve_cache(self, nbytes: int) -> None:
+        """Let at least so many bytes of fetched tokens stay in memory for later reads."""
+        self.arrays[TOKENS].reserve_cache(nbytes)
+
+    def in_memory(self, columns: Sequence[str]) -> SplitReader:
+        """Return the same split with some of its arrays, compressed, in this process's memory.
+
+        Raises StoreError for an array that the split does not have, and DamageError.
+        """
+        names = tuple(sorted(set(columns)))
+        split = self._in_memory.get(names)  # several views of a split share it
+        if split is None:
+            split = self._in_memory[names] = SplitReader(self.store, self.name)
+            split.arrays.update({name: self.array(name).in_memory() for name in names})
+        return split
+
+    def samples_table(self) -> Any:
+        """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
+        import io
+
+        import pyarrow.parquet as pq
+
+        return pq.read_table(io.BytesIO(self.store.read_checked(f"{self.name}/{SAMPLES_TABLE}")))

@@ -1,0 +1,84 @@
+"""A store open for reading, and the function that opens one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.reading.split import SplitReader
+from tokenstore.reading.store_files import StoreFiles
+from tokenstore.storage.cache import Cache
+from tokenstore.storage.places import Storage
+from tokenstore.storage.remote import Retries
+
+__all__ = ["TokenStore", "open_store"]
+
+
+class TokenStore:
+    """A store open for reading: `store["train"][5]` are the codes of a sample.
+
+    `store["test"]` raises StoreError where the store has no such split.
+    """
+
+    def __init__(self, files: StoreFiles) -> None:
+        self.files = files
+        self._readers: dict[str, SplitReader] = {}
+
+    @property
+    def manifest(self) -> Any:
+        """The store's manifest."""
+        return self.files.manifest
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return self.files.splits
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by label, where the store has them."""
+        return self.files.manifest.class_names
+
+    @property
+    def codebook(self) -> npt.NDArray[np.float32] | None:
+        """The tokenizer's vectors (K, D) or (n, K, D), where the store has them."""
+        return self.files.codebook
+
+    @property
+    def synonyms(self) -> npt.NDArray[np.int32] | None:
+        """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
+        return self.files.synonyms
+
+    def __getitem__(self, split: str) -> SplitReader:
+        if split not in self._readers:
+            self._readers[split] = SplitReader(self.files, split)
+        return self._readers[split]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {split.samples}" for name, split in self.manifest.splits.items())
+        return f"TokenStore({self.files.storage.url!r}, {sizes})"
+
+
+def open_store(
+    url: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    retries: Retries | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_limit: int | str = "10GB",
+    cache_policy: Literal["lru", "pin"] = "lru",
+) -> TokenStore:
+    """Open a store for reading: a folder, a zip file or an fsspec URL.
+
+    With `cache_dir`, everything that is fetched of a store on another machine is cached in that folder, up to
+    `cache_limit` (bytes, or a text such as "10GB"). Several processes and stores may share the folder.
+    `retries` says how long requests are tried. Raises NotAStoreError, IncompleteStoreError, VersionError,
+    ManifestError, DamageError, and StorageError where storage does not answer; ValueError for an invalid
+    limit.
+    """
+    cache = None if cache_dir is None else Cache(cache_dir, cache_limit, cache_policy)
+    return TokenStore(StoreFiles(Storage(url, storage_options, retries), cache=cache))
