@@ -19,8 +19,9 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import evaluate_store
 from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import seen_grid
-from seitpp_models.networks.vit import SIZES, TokenViT
+from seitpp_models.networks.vit import TokenViT
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network

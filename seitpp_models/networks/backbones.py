@@ -1,9 +1,9 @@
-"""Any timm backbone on tokens, such as a ConvNeXt: the case SeiT leaves open."""
+"""The classifier with any timm backbone over tokens, such as a ConvNeXt: a case that SeiT leaves open."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
-from tokenstore.reading import TokenStore
+
+if TYPE_CHECKING:
+    from tokenstore.reading import TokenStore
 
 __all__ = ["TokenClassifier"]
 
@@ -23,11 +25,14 @@ _BACKBONE = "backbone."
 class TokenClassifier(nn.Module):
     """A timm model over vectors (B, C, H, W), or codes (B, H, W) with `codebook_size`, to logits (B, n).
 
-    A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28, so a transposed
-    convolution first makes `enlarge` x `enlarge` pixels of each token; by default 4, which leaves a ConvNeXt
-    a quarter of the work it has on images. `store` gives the sizes that are not given. `grid` is what
-    it is made for, (H, W) tokens, which some backbones need. Raises ValueError for a name timm does not know,
-    and where the backbone takes no such grid.
+    A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28. So a transposed
+    convolution first makes `enlarge` x `enlarge` pixels of each token. The default of 4 leaves a ConvNeXt a
+    quarter of the work it has on images. `grid` (H, W) is the network's grid of tokens, which some backbones
+    must know. `channels` and `num_classes` are by default those of `store`, or 32 and 1000. Further arguments
+    are the backbone's.
+
+    Raises ValueError for a name that timm does not know, for `enlarge` below 1, and if the backbone does not
+    take the grid.
     """
 
     def __init__(
@@ -71,29 +76,33 @@ class TokenClassifier(nn.Module):
         return NetworkShape(self.grid, 1, self.codebook_size, channels, self.num_classes, "class")
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that AdamW leaves alone, for timm."""
+        """Return the names of the parameters without weight decay, for timm."""
         names: Any = getattr(self.backbone, "no_weight_decay", set)
         return {f"{_BACKBONE}{name}" for name in names()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """The number of a parameter's layer, for timm's decay of learning rates by layer."""
+        """Return a function from a parameter's name to its layer, for timm's learning rates by layer."""
         matcher: Any = getattr(self.backbone, "group_matcher", lambda coarse: lambda name: 0)
         layers = group_parameters(self.backbone, matcher(coarse=coarse), reverse=True)
         return lambda name: layers.get(name.removeprefix(_BACKBONE), 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits (B, classes) of vectors (B, C, H, W), or of codes (B, H, W) of an integer dtype."""
         vectors = tokens if self.token_emb is None else self.token_emb(tokens)
         logits: Tensor = self.backbone(self.enlarge(vectors))
         return logits
 
 
 def _backbone(name: str, size: tuple[int, int] | None, arguments: dict[str, Any]) -> nn.Module:
-    """A timm model for images of `size`, if it has to be made for one."""
+    """Make a timm model, for images of `size` if it depends on their size.
+
+    Raises ValueError if the model does not take images of that size.
+    """
     if size is None:
         return timm.create_model(name, **arguments)  # type: ignore[no-any-return]
     try:
         model: nn.Module = timm.create_model(name, img_size=size, **arguments)
-    except TypeError:  # most take any size, and no such argument
+    except TypeError:  # most models take images of any size, and have no such argument
         model = timm.create_model(name, **arguments)
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Transformer blocks that keep little for the backward pass."""
+"""The transformer block that stores little for the backward pass."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ _CHANCES = 2**16
 
 
 class LeanBlock(Block):  # type: ignore[misc]
-    """timm's Block (B, N, C) -> (B, N, C); LayerNorm, GELU and dropped similarities are computed twice.
+    """A timm Block (B, N, C) -> (B, N, C) that stores about half as much for the backward pass.
 
-    For the backward pass it keeps its input, queries, keys and values, what attention gives, the input of the
-    MLP, its hidden layer before the GELU, and a byte for each place of a dropout: about half of what timm's
-    does. Of matrix products only similarities are repeated, on a CPU in bfloat16 or with dropout. Where torch
-    compiles it, the compiler decides what is kept. With arguments that add other parts it is timm's.
+    The block stores its input, the queries, keys and values, the result of attention, the input of the MLP,
+    its hidden layer before the GELU, and one byte for each element of a dropout. LayerNorm, GELU and, on a
+    CPU in bfloat16 or with dropout, the similarities are computed again in the backward pass. When torch
+    compiles the block, the compiler decides what is stored. With arguments that add other parts, the block is
+    timm's.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         attention, mlp = self.attn, self.mlp
-        self._known = type(attention) is Attention and type(mlp) is Mlp
-        if self._known:
+        self._is_plain = type(attention) is Attention and type(mlp) is Mlp
+        if self._is_plain:
             parts = [attention.q_norm, attention.k_norm, getattr(attention, "norm", None), mlp.norm]
             parts.append(getattr(attention, "gate", None))
-            self._known = all(part is None or isinstance(part, nn.Identity) for part in parts)
+            self._is_plain = all(part is None or isinstance(part, nn.Identity) for part in parts)
 
     def forward(self, x: Tensor, *masks: Any, **named: Any) -> Tensor:
+        """Return the block's result (B, N, C); with masks, timm's own forward pass computes it."""
         result: Tensor
-        if not self._known or masks or named:
+        if not self._is_plain or masks or named:
             result = super().forward(x, *masks, **named)
             return result
         x = x + self.drop_path1(self.ls1(self._attended(x)))
@@ -70,9 +72,9 @@ def _similarities(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _lean(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), of which only the inputs are kept.
+    """Return function(*inputs) and store only the inputs for the backward pass.
 
-    subtle: what comes again in the backward pass ends before the last product, which keeps its inputs alone.
+    subtle: the repeated computation ends before the last matrix product, which stores only its own inputs.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return function(*inputs)
@@ -81,10 +83,10 @@ def _lean(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _drawn(dropout: nn.Dropout, shape: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A dropout whose places are drawn once, from torch's own generator, however often it is applied.
+    """Draw the dropped elements once, from torch's global generator, and return a function that drops them.
 
-    On a CPU a place takes 16 random bits, which is several times as fast as torch's own and 1/65536 from
-    the exact share at most.
+    On a CPU each element takes 16 random bits. That is several times as fast as torch's dropout, and the
+    share of dropped elements is exact to 1/65536.
     """
     share = dropout.p if dropout.training else 0.0
     if not share:

@@ -1,4 +1,4 @@
-"""Which patches a masked-token model sees, and which it must predict: pure functions of a generator.
+"""The masks of a masked-token model: the patches it sees and those it predicts, functions of a generator.
 
 SeiT++, https://arxiv.org/abs/2312.10105, section 3.1; the ratio as in MAGE, https://arxiv.org/abs/2211.09117.
 """
@@ -17,7 +17,11 @@ __all__ = ["MaskRatio", "PatchMask", "draw_mask", "draw_ratio"]
 
 @dataclass(frozen=True)
 class MaskRatio:
-    """A normal distribution cut to [low, high]; `low` of the patches are dropped from the encoder."""
+    """The distribution of the masked share: normal, cut to [low, high].
+
+    The encoder does not see a share `low` of the patches. Raises ValueError unless 0 < low <= high <= 1 and
+    the deviation is positive.
+    """
 
     mean: float = 0.45
     deviation: float = 0.25
@@ -31,18 +35,18 @@ class MaskRatio:
 
 @dataclass(frozen=True)
 class PatchMask:
-    """Of N patches of each of B samples: `masked` ones are predicted, those that are not `kept` are not seen.
+    """The patches that the encoder sees, and those that are predicted, among the N patches of B samples.
 
-    A masked patch that is kept enters the encoder as a learned vector.
+    A masked patch that is visible enters the encoder as a learned vector.
     """
 
     kept: Tensor
-    """(B, N - dropped) int64: the places of patches the encoder sees, in a random order."""
+    """The positions of the patches that the encoder sees, (B, N - dropped) int64, in a random order."""
     masked: Tensor
-    """(B, M) int64: the places that are predicted; all that are not kept are among them."""
+    """The positions of the patches that are predicted, (B, M) int64, among them all that are not visible."""
 
     def to(self, device: torch.device) -> PatchMask:
-        """The same on a device."""
+        """Return the mask on a device."""
         return PatchMask(
             self.kept.to(device, non_blocking=device.type != "cpu"),
             self.masked.to(device, non_blocking=device.type != "cpu"),
@@ -50,7 +54,7 @@ class PatchMask:
 
 
 def draw_ratio(distribution: MaskRatio, generator: torch.Generator) -> float:
-    """A share of the patches, by the inverse of the cut distribution; it waits for the generator's device."""
+    """Draw a masked share by the inverse of the cut distribution; waits for the generator's device."""
     normal: Any = torch.distributions.Normal(0.0, 1.0)
     bounds = torch.tensor([distribution.low, distribution.high], dtype=torch.float64)
     low, high = normal.cdf((bounds - distribution.mean) / distribution.deviation).tolist()
@@ -62,10 +66,10 @@ def draw_ratio(distribution: MaskRatio, generator: torch.Generator) -> float:
 def draw_mask(
     batch: int, patches: int, ratio: float, dropped: float, generator: torch.Generator
 ) -> PatchMask:
-    """Of `patches` patches ceil(ratio * patches) are masked and ceil(dropped * patches) of these not seen.
+    """Draw a mask of `batch` samples of `patches` patches, on the generator's device.
 
-    Each sample has an order of its own. On the generator's device. Raises ValueError unless
-    0 < dropped <= ratio <= 1.
+    In each sample ceil(ratio * patches) patches are masked, and the encoder does not see ceil(dropped *
+    patches) of them. Raises ValueError unless 0 < dropped <= ratio <= 1.
     """
     if not 0 < dropped <= ratio <= 1:
         raise ValueError(f"expected 0 < dropped <= ratio <= 1, found {dropped} and {ratio}")

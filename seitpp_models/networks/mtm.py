@@ -5,7 +5,7 @@ SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. Parameters have the names
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from seitpp_models.networks.blocks import LeanBlock
 from seitpp_models.networks.masking import PatchMask
 from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.networks.transformer import sin_cos_table
 
@@ -28,12 +29,15 @@ _DECODER_HEAD_WIDTH = 32
 
 @dataclass(frozen=True)
 class MaskedTokenConfig:
-    """Sizes of a masked-token model; those of SeiT++ with ViT-B unless said otherwise."""
+    """The sizes of a masked-token model, by default those of SeiT++ with ViT-B.
+
+    Raises ValueError for widths that the heads do not divide, and a grid that patches do not fill.
+    """
 
     codebook_size: int = 391
     channels: int = 32
     grid: tuple[int, int] = (28, 28)
-    """Of the codes that go in."""
+    """Rows and columns of the codes that go in."""
     patch: int = 2
     width: int = 768
     depth: int = 12
@@ -42,7 +46,7 @@ class MaskedTokenConfig:
     decoder_depth: int = 4
     decoder_heads: int = 16
     dropout: float = 0.1
-    """After the token embedding, and in the decoder."""
+    """The share of dropped elements after the token embedding and in the decoder."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -65,50 +69,50 @@ class MaskedTokenConfig:
 
 @dataclass(frozen=True)
 class MaskedTokenOutput:
-    """What a masked-token model gives for a batch."""
+    """The result of a masked-token model for a batch."""
 
     loss: Tensor
-    """() float32: cross-entropy in nats of a token, mean over the masked patches."""
+    """The mean cross-entropy of a token of the masked patches in nats, () float32."""
     logits: Tensor
-    """(B, M, T, K): of the T = patch * patch tokens of each of the M masked patches, row by row."""
+    """Logits (B, M, T, K) of the T = patch * patch tokens of each of the M masked patches, row by row."""
     targets: Tensor
-    """(B, M, T) int64."""
+    """The codes that were to be predicted, (B, M, T) int64."""
 
 
-_SIZES = {
-    "tiny": {"width": 192, "depth": 12, "heads": 3, "decoder_width": 192},
-    "small": {"width": 384, "depth": 12, "heads": 6, "decoder_width": 256},
-    "base": {"width": 768, "depth": 12, "heads": 12},
-    "large": {"width": 1024, "depth": 24, "heads": 16},
-}
+_DECODER_WIDTHS = {"tiny": 192, "small": 256}
+"""The widths of the decoder where they are not MaskedTokenConfig's."""
 
 
 def masked_token_config(size: str, **sizes: Any) -> MaskedTokenConfig:
-    """Sizes around an encoder "tiny", "small", "base" or "large"; the published model is "base".
+    """Return the config with an encoder "tiny", "small", "base" or "large"; the published model is "base".
 
-    Heads of the decoder are 32 wide, as there. Raises ValueError for another name, or sizes that do not fit.
+    `sizes` replace single fields. Heads of the decoder are 32 wide, as in the published model. Raises
+    ValueError for another name, or sizes that do not fit.
     """
-    if size not in _SIZES:
-        raise ValueError(f"size: expected one of {list(_SIZES)}, found {size!r}")
-    chosen = _SIZES[size] | sizes
-    chosen.setdefault("decoder_heads", chosen.get("decoder_width", 512) // _DECODER_HEAD_WIDTH)
-    return MaskedTokenConfig(**chosen)
+    fields = asdict(size_named(size))
+    if size in _DECODER_WIDTHS:
+        fields["decoder_width"] = _DECODER_WIDTHS[size]
+    fields |= sizes
+    decoder_width = fields.get("decoder_width", MaskedTokenConfig.decoder_width)
+    fields.setdefault("decoder_heads", decoder_width // _DECODER_HEAD_WIDTH)
+    return MaskedTokenConfig(**fields)
 
 
 class Projection(nn.Module):
-    """The patch convolution, by its published name."""
+    """The convolution that makes patches (B, N, width) of vectors (B, C, H, W), by its published name."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Return patches (B, N, width), row by row."""
         patches: Tensor = self.proj(vectors)
         return patches.flatten(2).mT
 
 
 class TokenHead(nn.Module):
-    """Features of patches (..., width) to logits of their tokens (..., patch * patch, K)."""
+    """The head from features of patches (..., width) to logits of their tokens (..., patch * patch, K)."""
 
     def __init__(self, codebook_size: int, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -118,20 +122,21 @@ class TokenHead(nn.Module):
         self.ln = nn.LayerNorm(channels)
 
     def forward(self, features: Tensor, table: Tensor) -> Tensor:
-        """`table` (K, C) holds the codes' vectors, through which no gradient goes."""
+        """Return logits by the codes' vectors in `table` (K, C), which get no gradient."""
         tokens = self.fc(features).unflatten(-1, (-1, self.channels))
         logits: Tensor = F.linear(self.ln(F.gelu(tokens)), table.detach()) + self.bias
         return logits
 
 
 class MaskedTokenModel(nn.Module):
-    """Codes (B, H, W) and a mask of their patches to the cross-entropy of the codes in masked patches.
+    """A model that predicts the codes in masked patches of codes (B, H, W).
 
-    The encoder works on kept patches only, the head on masked ones only. `label_smoothing` is the
-    loss's. `encode` gives features without any mask. Raises ValueError for codes of another grid.
+    The encoder works on visible patches only, and the head on masked patches only. `label_smoothing` is that
+    of the loss. `encode` returns features without any mask. Raises ValueError for codes of another grid.
     """
 
-    pos_embed: Tensor  # 1, 1 + N, width; zeros for the class token
+    pos_embed: Tensor
+    """Positions (1, 1 + N, width), zeros for the class token."""
 
     def __init__(self, config: MaskedTokenConfig, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -188,23 +193,24 @@ class MaskedTokenModel(nn.Module):
             trunc_normal_(token, std=_INITIAL_DEVIATION)
 
     def forward(self, codes: Tensor, mask: PatchMask) -> MaskedTokenOutput:
+        """Return the loss, logits and targets of the masked patches of codes (B, H, W)."""
         patches = self._embedded(codes)
-        kept = mask.kept[..., None]
+        visible = mask.kept[..., None]
         hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=codes.device)
         hidden = hidden.scatter(1, mask.masked, True)[..., None]
         patches = torch.where(hidden, self.mask_token_label.to(patches.dtype), patches)
         patches = patches + self.pos_embed[:, 1:]
-        seen = self._encoded(patches.gather(1, kept.expand(-1, -1, patches.shape[2])))
+        seen = self._encoded(patches.gather(1, visible.expand(-1, -1, patches.shape[2])))
         features = self.decoder_embed(seen)
         token, features = features[:, :1], features[:, 1:]
-        # What is not kept is masked, and every masked place takes the class token's features.
+        # Every masked patch, and so every patch that is not visible, takes the class token's features.
         places = token.expand(-1, patches.shape[1], -1)
-        places = places.scatter(1, kept.expand_as(features), features)
+        places = places.scatter(1, visible.expand_as(features), features)
         places = torch.where(hidden, token, places)
         decoded = torch.cat((token, places), 1) + self.decoder_pos_embed_learned
         decoded = self.decoder_norm(self.decoder_blocks(decoded))[:, 1:]
-        wanted = decoded.gather(1, mask.masked[..., None].expand(-1, -1, decoded.shape[2]))
-        logits = self.mlm_layer(wanted, self.token_emb.word_embeddings.weight)
+        masked = decoded.gather(1, mask.masked[..., None].expand(-1, -1, decoded.shape[2]))
+        logits = self.mlm_layer(masked, self.token_emb.word_embeddings.weight)
         tokens = self._tokens(codes)
         targets = tokens.gather(1, mask.masked[..., None].expand(-1, -1, tokens.shape[2]))
         loss = F.cross_entropy(
@@ -213,18 +219,18 @@ class MaskedTokenModel(nn.Module):
         return MaskedTokenOutput(loss, logits, targets)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that AdamW leaves alone, for timm."""
+        """Return the names of the parameters without weight decay, for timm."""
         return {"cls_token", "mask_token_label", "decoder_pos_embed_learned", "mlm_layer.bias"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which layer parameters are of, for timm's decay of learning rates by layer."""
+        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer."""
         return {
             "stem": r"^(?:cls_token|mask_token_label|token_emb|patch_embed)",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
     def encode(self, codes: Tensor) -> Tensor:
-        """Features (B, 1 + N, width) of codes (B, H, W): the class token's and the patches'."""
+        """Return features (B, 1 + N, width) of codes (B, H, W): the class token's, then the patches'."""
         return self._encoded(self._embedded(codes) + self.pos_embed[:, 1:])
 
     def _embedded(self, codes: Tensor) -> Tensor:
@@ -239,7 +245,7 @@ class MaskedTokenModel(nn.Module):
         return features
 
     def _tokens(self, codes: Tensor) -> Tensor:
-        """Codes (B, H, W) by patch: (B, N, patch * patch) int64."""
+        """Group codes (B, H, W) by patch: (B, N, patch * patch) int64."""
         side, (rows, columns) = self.config.patch, self.config.patches
         split = codes.long().view(-1, rows, side, columns, side)
         return split.transpose(2, 3).flatten(3).flatten(1, 2)

@@ -1,16 +1,16 @@
-"""Dense prediction from tokens: a class for each pixel of a label map.
+"""The network that predicts a class for each pixel of a label map from tokens.
 
-A linear head, and one after UPerNet, https://arxiv.org/abs/1807.10221, over features of several depths.
+Its head is linear, or UPerNet's, https://arxiv.org/abs/1807.10221, over features of several depths.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,11 +24,14 @@ Head: TypeAlias = Literal["linear", "upernet"]
 
 
 class TokenSegmenter(nn.Module):
-    """Tokens to logits (B, classes, *size): a TokenViT's features, a head, and bilinear enlargement.
+    """A network from tokens to logits (B, classes, H, W): a TokenViT's features, a head, and enlargement.
 
-    `size` is the label map's, by default that of the patches. `depths` are the blocks whose features the
-    head sees, each after a LayerNorm of its own, by default a quarter, a half, three quarters and all of
-    them for "upernet", the last for "linear".
+    `backbone` stays as it is: the network takes a copy without the classifier. `depths` are the numbers of
+    the blocks whose features the head sees, each after a LayerNorm of its own. By default "upernet" sees a
+    quarter, a half, three quarters and all of the blocks, and "linear" the last one.
+
+    Raises ValueError for depths that the backbone does not have, fewer than two of them for "upernet", and
+    another head.
     """
 
     def __init__(
@@ -45,10 +48,10 @@ class TokenSegmenter(nn.Module):
             depths = [count - 1] if head == "linear" else [(count * part) // 4 - 1 for part in (1, 2, 3, 4)]
         if not depths or min(depths) < 0 or max(depths) >= count:
             raise ValueError(f"depths: expected blocks from 0 to {count - 1}, found {list(depths)}")
-        # What classifies images has nothing to learn here.
-        backbone.fc_norm, backbone.head = nn.Identity(), nn.Identity()
-        self.backbone, self.depths = backbone, sorted(depths)
-        # A ViT's blocks add up, to numbers of other sizes at each depth, and of others once pre-trained.
+        self.backbone, self.depths = copy.deepcopy(backbone), sorted(depths)
+        # The classifier of images has nothing to learn here.
+        self.backbone.fc_norm, self.backbone.head = nn.Identity(), nn.Identity()
+        # A ViT's features grow with depth, and differently once it is pre-trained.
         self.norms = nn.ModuleList(LayerNorm2d(backbone.embed_dim) for _ in self.depths)
         self.classes = classes
         self.head: nn.Module
@@ -65,17 +68,21 @@ class TokenSegmenter(nn.Module):
         return replace(self.backbone.shape, classes=self.classes, output="label map")
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that AdamW leaves alone, for timm."""
+        """Return the names of the parameters without weight decay, for timm."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which layer parameters are of, for timm's decay of learning rates by layer."""
+        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer."""
         return {
             "stem": r"^backbone\.(?:cls_token|pos_embed|patch_embed)",
             "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm", (99999,))],
         }
 
     def forward(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return logits (B, classes, H, W) of the size of a label map, by default of the patches' grid.
+
+        Logits are enlarged bilinearly. Tokens are the backbone's: vectors (B, C, H, W) or codes (B, H, W).
+        """
         features = self.backbone.features(tokens, self.depths)
         logits: Tensor = self.head([norm(part) for norm, part in zip(self.norms, features, strict=True)])
         if size is None:
@@ -84,7 +91,7 @@ class TokenSegmenter(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """Features, each (B, width, h, w), normalised and mapped to classes place by place."""
+    """A head that normalises features, each (B, width, h, w), and maps each position to classes."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -92,35 +99,44 @@ class LinearHead(nn.Module):
         self.classify = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, classes, h, w)."""
         logits: Tensor = self.classify(self.norm(torch.cat(list(features), 1)))
         return logits
 
 
 class PyramidHead(nn.Module):
-    """Features (B, width, h, w) of one grid, from shallow to deep, as a pyramid that UPerNet's decoder fuses.
+    """A head that makes a pyramid of features (B, width, h, w) of one grid, which UPerNet's decoder fuses.
 
     Four depths become grids of 4, 2, 1 and 1/2 times the size, as in BEiT, https://arxiv.org/abs/2106.08254.
+    Raises ValueError for fewer than two depths.
     """
 
     def __init__(self, channels: int, levels: int, width: int, classes: int) -> None:
         super().__init__()
         if levels < 2:
             raise ValueError(f"depths: expected two or more for a pyramid, found {levels}")
+        # imported here, since it takes a good part of a second that no other network needs
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
         self.rescale = nn.ModuleList(_rescaling(channels, 2 - level) for level in range(levels))
-        # The decoder leaves out what a convolutional encoder gives at its first two sizes.
+        # The decoder ignores the first two sizes, which a convolutional encoder would return.
         widths = [0, 0, *[channels] * levels]
         self.decoder = UPerNetDecoder(widths, len(widths), width)
         self.drop = nn.Dropout2d(0.1)
         self.classify = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, classes, 4h, 4w) for four depths; features come from shallow to deep."""
         pyramid = [rescale(part) for rescale, part in zip(self.rescale, features, strict=True)]
         logits: Tensor = self.classify(self.drop(self.decoder([None, None, *pyramid])))
         return logits
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Cross-entropy of logits (B, classes, H, W) for label maps (B, H, W); 0 where every pixel is ignored."""
+    """Return the cross-entropy of logits (B, classes, H, W) for label maps (B, H, W), the mean over pixels.
+
+    The loss is 0 if every pixel is `ignore_index`.
+    """
     loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=ignore_index, reduction="sum")
     return loss / (labels != ignore_index).sum().clamp(min=1)
 

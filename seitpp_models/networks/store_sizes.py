@@ -1,11 +1,14 @@
-"""Sizes of networks, read off a store."""
+"""The sizes that a store sets for a network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from seitpp_models.errors import ModelError
-from tokenstore.reading import TokenStore
+
+if TYPE_CHECKING:
+    from tokenstore.reading import TokenStore
 
 __all__ = ["StoreSizes", "seen_grid", "sizes_of"]
 
@@ -14,18 +17,21 @@ _LEAST_CROPPED = 16
 
 @dataclass(frozen=True)
 class StoreSizes:
-    """What a store says of networks for it."""
+    """The sizes of a network that takes a store's codes."""
 
     grid: tuple[int, int]
     codebook_size: int
     channels: int
-    """Of the codebook's vectors."""
+    """The length of the codebook's vectors."""
     classes: int | None
-    """None where the store names none."""
+    """The number of classes, or None if the store names none."""
 
 
 def sizes_of(store: TokenStore) -> StoreSizes:
-    """Raises ModelError where the codes are no grid (H, W) of one codebook, or the store does not hold it."""
+    """Return the sizes for a store.
+
+    Raises ModelError if its codes are no grid (H, W) of one codebook, or it does not contain the codebook.
+    """
     manifest, where = store.manifest, store.files.storage.url
     if len(manifest.grid) != 2 or len(manifest.codebook_sizes) != 1:
         raise ModelError(f"{where}: expected grids (H, W) of one codebook, found {manifest.grid}")
@@ -44,9 +50,10 @@ def sizes_of(store: TokenStore) -> StoreSizes:
 
 
 def seen_grid(grid: tuple[int, int], patch: int | None = None) -> tuple[tuple[int, int], int]:
-    """What a network sees of a store's grid, and its patch, by default 2 or, of fewer than 16 tokens, 1.
+    """Return the grid (H, W) that a network sees of a store's grid, and the side of its patches.
 
-    It is 7/8 of each side, as 28 of 32, in whole patches, or all where there are fewer than 16 tokens.
+    The network sees 7/8 of each side, as 28 of 32, in whole patches. Of a grid with a side below 16 tokens it
+    sees everything. The side of a patch is by default 2, and 1 for such small grids.
     """
     patch = patch or (2 if min(grid) >= _LEAST_CROPPED else 1)
     if min(grid) < _LEAST_CROPPED:

@@ -1,4 +1,4 @@
-"""Grids of codes or of their vectors to the patches of a transformer.
+"""The layers from grids of codes, or of their vectors, to the patches of a transformer.
 
 SeiT, https://arxiv.org/abs/2303.11114, section 3.2; SeiT++, https://arxiv.org/abs/2312.10105, section 3.1.
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 __all__ = ["EPSILON", "LearnedPatches", "StemAdaptor", "TokenEmbedding"]
 
 EPSILON = 1e-6
-"""Of every LayerNorm in the published transformers, but that of the MTM head."""
+"""The epsilon of every LayerNorm in the published transformers but that of the MTM head."""
 _INITIAL_DEVIATION = 0.02
 
 
 class TokenEmbedding(nn.Module):
-    """Codes (B, H, W) of any integer dtype to learned vectors (B, C, H, W), normalised, with dropout."""
+    """A layer from codes (B, H, W) to learned vectors (B, C, H, W), normalised, with dropout."""
 
     def __init__(self, codebook_size: int, channels: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -28,6 +28,7 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.word_embeddings.weight, std=_INITIAL_DEVIATION)
 
     def forward(self, codes: Tensor) -> Tensor:
+        """Return vectors (B, C, H, W); raises ValueError unless codes are (B, H, W) of an integer dtype."""
         if codes.is_floating_point() or codes.ndim != 3:
             raise ValueError(
                 f"expected codes (B, H, W) of an integer dtype, found {tuple(codes.shape)} {codes.dtype}"
@@ -37,7 +38,7 @@ class TokenEmbedding(nn.Module):
 
 
 class StemAdaptor(PatchEmbed):  # type: ignore[misc]
-    """Patches of vectors (B, C, H, W) that overlap: a convolution 4x4, stride 2, padding 1 for 2x2."""
+    """A layer from vectors (B, C, H, W) to overlapping patches: for 2x2 a convolution 4x4 with stride 2."""
 
     def __init__(self, *, patch_size: int, in_chans: int, embed_dim: int, **arguments: Any) -> None:
         super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **arguments)
@@ -46,6 +47,7 @@ class StemAdaptor(PatchEmbed):  # type: ignore[misc]
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride=patch_size, padding=padding)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Return patches of vectors as timm does; raises ValueError unless they are floats (B, C, H, W)."""
         if not vectors.is_floating_point() or vectors.ndim != 4 or vectors.shape[1] != self.proj.in_channels:
             raise ValueError(
                 f"expected vectors (B, {self.proj.in_channels}, H, W), found {tuple(vectors.shape)} "
@@ -56,12 +58,13 @@ class StemAdaptor(PatchEmbed):  # type: ignore[misc]
 
 
 class LearnedPatches(PatchEmbed):  # type: ignore[misc]
-    """Patches of codes (B, H, W) with a learned embedding."""
+    """A layer from codes (B, H, W) to patches of their learned vectors."""
 
     def __init__(self, *, codebook_size: int, in_chans: int, dropout: float = 0.1, **arguments: Any) -> None:
         super().__init__(in_chans=in_chans, **arguments)
         self.token_emb = TokenEmbedding(codebook_size, in_chans, dropout)
 
     def forward(self, codes: Tensor) -> Tensor:
+        """Return patches as timm's PatchEmbed does; raises ValueError for codes of another shape or dtype."""
         patches: Tensor = super().forward(self.token_emb(codes))
         return patches

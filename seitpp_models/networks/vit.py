@@ -1,10 +1,11 @@
-"""Vision transformers over tokens, as timm models.
+"""The vision transformers over tokens, as timm models.
 
     timm.create_model("seit_vit_base_token", num_classes=1000)                      # vectors (B, 32, 28, 28)
     timm.create_model("seit_vit_base_token", codebook_size=391, num_classes=1000)   # codes (B, 28, 28)
-    timm.create_model("seit_vit_base_token", store=tokenstore.open("imagenet.zarr"))  # its sizes
+    timm.create_model("seit_vit_base_token", store=tokenstore.open("imagenet.zarr"))  # the store's sizes
 
-after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105.
+after `import seitpp_models`. SeiT, https://arxiv.org/abs/2303.11114; SeiT++,
+https://arxiv.org/abs/2312.10105.
 """
 
 from __future__ import annotations
@@ -19,25 +20,21 @@ from torch import Tensor, nn
 
 from seitpp_models.networks.blocks import LeanBlock
 from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.store_sizes import seen_grid, sizes_of
 from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
-__all__ = ["SIZES", "TokenViT", "token_vit"]
-
-SIZES = {
-    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
-    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
-    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
-    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
-}
+__all__ = ["TokenViT", "token_vit"]
 
 
 class TokenViT(VisionTransformer):  # type: ignore[misc]
     """A ViT over vectors (B, C, H, W), with the Stem-Adaptor, or over codes (B, H, W), with `codebook_size`.
 
-    The class is that of the mean of the patches, normalised. Grids of another size than `grid`, whole patches
-    high and wide, get interpolated positions. All else is timm's VisionTransformer. Raises ValueError where
-    patches do not fill the grid, or the input is of the other kind.
+    The head classifies the normalised mean of the patches. Positions are interpolated for grids of another
+    size than `grid`, which have to be whole patches high and wide. Everything else is timm's
+    VisionTransformer.
+
+    Raises ValueError if patches do not fill the grid, and for input of the other kind.
     """
 
     def __init__(
@@ -79,24 +76,27 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         )
 
     def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
-        """What some of the blocks give for the patches, each (B, width, h, w), from shallow to deep."""
+        """Return the patches' features (B, width, h, w) after the blocks `depths`, from shallow to deep."""
+        # timm's forward_intermediates takes no codes (B, H, W), and sums gradients in another order
         patches = self.patch_embed(tokens)  # (B, h, w, width), since any size is taken
-        rows, columns = patches.shape[1:3]
+        grid = patches.shape[1:3]
         hidden = self.norm_pre(self._pos_embed(patches))
-        found = []
+        features = []
         for number, block in enumerate(self.blocks[: max(depths) + 1]):
             hidden = block(hidden)
             if number in depths:
-                of_patches = hidden[:, self.num_prefix_tokens :]
-                found.append(of_patches.mT.unflatten(2, (rows, columns)))
-        return found
+                features.append(hidden[:, self.num_prefix_tokens :].mT.unflatten(2, grid))
+        return features
 
 
 def token_vit(size: str, **arguments: Any) -> TokenViT:
-    """A TokenViT "tiny", "small", "base" or "large"."""
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {list(SIZES)}, found {size!r}")
-    return TokenViT(**(SIZES[size] | arguments))
+    """Make a TokenViT "tiny", "small", "base" or "large"; `arguments` are those of TokenViT.
+
+    Raises ValueError for another size.
+    """
+    chosen = size_named(size)
+    sizes = {"embed_dim": chosen.width, "depth": chosen.depth, "num_heads": chosen.heads}
+    return TokenViT(**(sizes | arguments))
 
 
 def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
@@ -108,32 +108,32 @@ def _registered(size: str, arguments: dict[str, Any]) -> TokenViT:
     if store is not None:
         sizes = sizes_of(store)
         grid, patch = seen_grid(sizes.grid, arguments.get("patch"))
-        found = {"grid": grid, "patch": patch, "channels": sizes.channels}
+        of_store = {"grid": grid, "patch": patch, "channels": sizes.channels}
         if sizes.classes is not None:
-            found["num_classes"] = sizes.classes
-        arguments = found | arguments
+            of_store["num_classes"] = sizes.classes
+        arguments = of_store | arguments
     return token_vit(size, **arguments)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def seit_vit_tiny_token(**arguments: Any) -> TokenViT:
-    """A ViT-Ti over tokens."""
+    """Make a ViT-Ti over tokens."""
     return _registered("tiny", arguments)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def seit_vit_small_token(**arguments: Any) -> TokenViT:
-    """A ViT-S over tokens."""
+    """Make a ViT-S over tokens."""
     return _registered("small", arguments)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def seit_vit_base_token(**arguments: Any) -> TokenViT:
-    """A ViT-B over tokens."""
+    """Make a ViT-B over tokens."""
     return _registered("base", arguments)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def seit_vit_large_token(**arguments: Any) -> TokenViT:
-    """A ViT-L over tokens."""
+    """Make a ViT-L over tokens."""
     return _registered("large", arguments)

@@ -1,4 +1,4 @@
-"""Networks as files: safetensors, the sizes to build them by, and the tokenizer whose codes they take."""
+"""Networks as safetensors files, with the arguments to build them by and the tokenizer of their codes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _masked(**arguments: Any) -> MaskedTokenModel:
 
 def _timm(**arguments: Any) -> TokenClassifier:
     unknown = sorted(arguments.keys() - _TIMM_ARGUMENTS)
-    if unknown:  # others would let a file make timm fetch or read weights
+    if unknown:  # with others, a file could make timm fetch or read weights
         raise ValueError(f"expected arguments among {', '.join(sorted(_TIMM_ARGUMENTS))}, found {unknown}")
     return TokenClassifier(**arguments, pretrained=False)
 
@@ -53,9 +53,9 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """An untrained network: "masked", "vit", "timm" or "segmenter", by the arguments of its class.
+    """Make an untrained network of kind "masked", "vit", "timm" or "segmenter" by the arguments of its class.
 
-    Raises ModelError where they do not fit.
+    Raises ModelError for another kind, and for arguments that do not fit.
     """
     if kind not in _BUILDERS:
         raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}")
@@ -67,15 +67,15 @@ def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network, how it was built, and what it was trained on."""
+    """A network, the arguments it was built by, and the tokenizer and classes it was trained on."""
 
     model: nn.Module
     kind: str
     arguments: Mapping[str, Any]
     tokenizer: TokenizerIdentity
-    """Whose codes it takes."""
+    """The tokenizer whose codes the network takes."""
     labels: tuple[str, ...] | None = None
-    """Names of the classes, where it has any."""
+    """Names of the classes, or None for a network without them."""
 
     @property
     def shape(self) -> NetworkShape:
@@ -84,7 +84,7 @@ class TrainedModel:
         return shape
 
     def check(self, tokenizer: TokenizerIdentity, where: str) -> None:
-        """Raises ModelError where the codes of `where` are another tokenizer's."""
+        """Raise ModelError if codes are of another tokenizer; `where` names their store in the message."""
         ours, theirs = self.tokenizer, tokenizer
         unknown = None in (ours.fingerprint, theirs.fingerprint)
         if (ours.fingerprint != theirs.fingerprint and not unknown) or ours.kept_codes != theirs.kept_codes:
@@ -96,7 +96,10 @@ class TrainedModel:
 
 
 def save_model(trained: TrainedModel, path: Path | str) -> None:
-    """Write a network as a safetensors file, whole or not at all."""
+    """Write a network as a safetensors file, whole or not at all.
+
+    Raises OSError if the file cannot be written.
+    """
     metadata = {
         "format": _FORMAT,
         "kind": trained.kind,
@@ -111,9 +114,9 @@ def save_model(trained: TrainedModel, path: Path | str) -> None:
 
 
 def load_model(path: Path | str) -> TrainedModel:
-    """The network in a file of `save_model`, in eval mode.
+    """Read a network from a file of `save_model`, in eval mode.
 
-    Raises ModelError where the file is none, a tensor is missing, of another shape or not finite.
+    Raises ModelError if the file is of another kind, or a tensor is missing, of another shape or not finite.
     """
     try:
         with safe_open(path, "pt") as file:

@@ -1,4 +1,6 @@
-"""Checkpoints of SeiT and SeiT++ to networks of this package, and back: names and shapes, strictly.
+"""The published checkpoints of SeiT and SeiT++ as networks of this package, and back.
+
+Every tensor's name and shape is checked.
 
 SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105.
 """
@@ -23,51 +25,57 @@ from tokenstore.networks.transformer import HEAD_WIDTH, sin_cos_table
 __all__ = ["from_official", "from_official_names", "load_official", "to_official"]
 
 _UNUSED = "decoder_pos_embed"
-"""A fixed table that published MTM checkpoints hold beside the learned one, which is what is added."""
+"""A fixed table in published MTM checkpoints beside the learned one; the model adds only the learned one."""
 _RENAMED = {"fc_norm.": "norm.", "patch_embed.token_emb.": "token_emb."}
-"""Of a TokenViT: timm's names, and the published ones."""
+"""The beginnings of a TokenViT's names: timm's, and the published ones."""
 _DECODER_HEADS = 16
 
 
 def load_official(path: Path | str) -> TokenViT | MaskedTokenModel:
-    """The network in a published checkpoint: supervised SeiT, MTM pre-training, or MTM fine-tuning.
+    """Read the network in a published checkpoint, in eval mode.
 
-    In eval mode. TokenAdapt's f and g, which some hold too, are `tokenstore.augment.adapters.load_adapter`'s.
-    Nothing in the file is executed. Raises ModelError where a tensor is missing, unknown or of another shape.
+    The checkpoint is one of supervised SeiT, of MTM pre-training or of MTM fine-tuning. Some contain
+    TokenAdapt's f and g too, which `tokenstore.augment.load_adapter` reads. Nothing in the file is executed.
+
+    Raises ModelError if a tensor is missing, unknown, of another shape or not finite.
     """
     try:
-        found = read_checkpoint(Path(path), of_runs=True)
-        tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+        checkpoint = read_checkpoint(Path(path), of_runs=True)
+        tensors = {name: tensor for name, tensor in checkpoint.items() if isinstance(tensor, Tensor)}
         return from_official(tensors)
     except (TokenstoreError, OSError, ValueError) as error:
         raise ModelError(f"{path}: expected a checkpoint of SeiT or SeiT++: {error}") from error
 
 
 def from_official(tensors: Mapping[str, Tensor]) -> TokenViT | MaskedTokenModel:
-    """The network of tensors by their published names; see `load_official`."""
-    given = {
+    """Make the network of tensors by their published names.
+
+    Raises ModelError if a tensor is missing, unknown, of another shape or not finite.
+    """
+    network = {
         name: tensor
         for name, tensor in tensors.items()
         if not name.startswith(ADAPTER_PARTS) and name != _UNUSED
     }
     try:
-        model = _masked(given) if "mlm_layer.bias" in given else _vit(given)
+        model = _masked(network) if "mlm_layer.bias" in network else _vit(network)
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ModelError(f"found no tensor {error}, only {', '.join(sorted(given)[:4])} ...") from error
+        raise ModelError(f"found no tensor {error}, only {', '.join(sorted(network)[:4])} ...") from error
     expected = {name: tensor for name, tensor in to_official(model).items() if name != _UNUSED}
-    for name in sorted(expected.keys() | given.keys()):
-        wanted = tuple(expected[name].shape) if name in expected else "none"
-        found = tuple(given[name].shape) if name in given else "none"
-        if wanted != found:
-            raise ModelError(f"{name}: expected shape {wanted}, found {found}")
-        if not bool(torch.isfinite(given[name]).all()):
+    for name in sorted(expected.keys() | network.keys()):
+        expected_shape = tuple(expected[name].shape) if name in expected else "none"
+        actual_shape = tuple(network[name].shape) if name in network else "none"
+        if expected_shape != actual_shape:
+            raise ModelError(f"{name}: expected shape {expected_shape}, found {actual_shape}")
+        if not bool(torch.isfinite(network[name]).all()):
             raise ModelError(f"{name}: expected finite numbers, found others")
-    model.load_state_dict(given if isinstance(model, MaskedTokenModel) else from_official_names(given))
+    named = network if isinstance(model, MaskedTokenModel) else from_official_names(network)
+    model.load_state_dict(named)
     return model.eval()
 
 
 def to_official(model: TokenViT | MaskedTokenModel) -> dict[str, Tensor]:
-    """A network's tensors by their published names."""
+    """Return a network's tensors by their published names."""
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if isinstance(model, MaskedTokenModel):
         config = model.config
@@ -77,7 +85,7 @@ def to_official(model: TokenViT | MaskedTokenModel) -> dict[str, Tensor]:
 
 
 def from_official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A TokenViT's tensors by their own names, from the published ones."""
+    """Return a TokenViT's tensors by their own names, from the published ones."""
     return {_ours(name): tensor for name, tensor in tensors.items()}
 
 

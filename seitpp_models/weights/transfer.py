@@ -1,4 +1,4 @@
-"""Weights of one network as the beginning of another."""
+"""The weights of one network as the start of another."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _POSITIONS = "pos_embed"
 
 
 def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> MaskedTokenModel | TokenViT:
-    """The ViT in a file of `save_model`, or in a published checkpoint, for codes of `where`.
+    """Read the ViT in a file of `save_model`, or in a published checkpoint.
 
-    Raises ModelError where the file is none, is of other codes, or holds another kind of network.
+    `tokenizer` is that of the store which `where` names in messages. Raises ModelError if the file cannot be
+    read, is for other codes, or contains another kind of network.
     """
     if path.suffix != ".safetensors":
         return load_official(path)
@@ -34,13 +35,13 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
     trained.check(tokenizer, where)
     if not isinstance(trained.model, (MaskedTokenModel, TokenViT)):
         raise ModelError(
-            f"{path}: expected a masked-token model or a ViT to begin with, found a {trained.kind}"
+            f"{path}: expected a masked-token model or a ViT to start from, found a {trained.kind}"
         )
     return trained.model
 
 
 def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any]:
-    """The arguments of `token_vit` for a ViT that can begin with the weights of `pretrained`."""
+    """Return the arguments of `token_vit` for a ViT that can start from the weights of `pretrained`."""
     shape = pretrained.shape
     masked = isinstance(pretrained, MaskedTokenModel)
     first: Any = pretrained.blocks[0]
@@ -58,30 +59,30 @@ def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any
 
 @torch.no_grad()
 def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None:
-    """Give `model` all that is not its head from a network of the same sizes; the head begins near zero.
+    """Copy all weights but the head's from a network of the same sizes; the head starts near zero.
 
-    Positions are interpolated where the grids differ. Raises ModelError where a tensor is missing, or of
-    another shape.
+    Positions are interpolated if the grids differ. Raises ModelError if a tensor is missing, or of another
+    shape.
     """
-    given = to_official(pretrained)
-    wanted = {name: tensor for name, tensor in to_official(model).items() if not name.startswith(_HEAD)}
+    source = to_official(pretrained)
+    target = {name: tensor for name, tensor in to_official(model).items() if not name.startswith(_HEAD)}
     patches = model.patch_embed.grid_size
     if isinstance(pretrained, MaskedTokenModel):
         before = pretrained.config.patches
     else:
         before = pretrained.patch_embed.grid_size
     if before != patches:
-        given[_POSITIONS] = resample_abs_pos_embed(
-            given[_POSITIONS], list(patches), list(before), num_prefix_tokens=1
+        source[_POSITIONS] = resample_abs_pos_embed(
+            source[_POSITIONS], list(patches), list(before), num_prefix_tokens=1
         )
-    for name, tensor in wanted.items():
-        found = tuple(given[name].shape) if name in given else "none"
-        if found != tuple(tensor.shape):
+    for name, tensor in target.items():
+        actual = tuple(source[name].shape) if name in source else "none"
+        if actual != tuple(tensor.shape):
             raise ModelError(
-                f"{name}: expected shape {tuple(tensor.shape)}, found {found}; begin with a network of the "
+                f"{name}: expected shape {tuple(tensor.shape)}, found {actual}; start from a network of the "
                 "same size, patch, codebook and kind of input"
             )
-    model.load_state_dict(from_official_names({name: given[name] for name in wanted}), strict=False)
+    model.load_state_dict(from_official_names({name: source[name] for name in target}), strict=False)
     if isinstance(model.head, nn.Linear):
         nn.init.trunc_normal_(model.head.weight, std=_HEAD_DEVIATION)
         nn.init.zeros_(model.head.bias)

@@ -167,6 +167,18 @@ def test_a_segmenter_gives_logits_of_the_label_maps_size(head: Any) -> None:
     assert used == {id(part) for part in model.parameters() if part.grad is not None}
 
 
+@pytest.mark.parametrize("codebook_size", [None, CODES])
+def test_a_segmenter_leaves_its_backbone_as_it_is(codebook_size: int | None) -> None:
+    backbone = vit(depth=4, codebook_size=codebook_size).eval()
+    tokens = codes_of(2) if codebook_size else torch.randn(2, CHANNELS, *GRID)
+    logits = backbone(tokens)
+    segmenter = TokenSegmenter(backbone, 7).eval()
+    assert torch.equal(backbone(tokens), logits)
+    hidden = backbone.forward_features(tokens)  # the last block's, after a LayerNorm
+    last = segmenter.backbone.features(tokens, [3])[0]
+    torch.testing.assert_close(backbone.norm(last.flatten(2).mT), hidden[:, 1:])
+
+
 def test_ignored_pixels_do_not_count() -> None:
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
     labels[:, 2:] = 9

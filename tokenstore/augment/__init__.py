@@ -1,23 +1,39 @@
-"""Augmentation of tokens: modules over batches of codes (B, H, W) or embeddings (B, C, H, W)."""
+"""Augmentation of tokens: modules over batches of codes (B, H, W) or of their vectors (B, C, H, W).
 
-from tokenstore.augment import recipes
-from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
-from tokenstore.augment.cropped_embedding import CroppedEmbedding
-from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
-from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
-from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
-from tokenstore.augment.on_codes import (
-    PatchSwap,
-    RandomCrop,
-    SynonymReplacement,
-    nearest_codes,
-    synonym_table,
-)
-from tokenstore.augment.per_sample import PerSample
-from tokenstore.augment.recipes import Recipe
-from tokenstore.augment.requantise import Requantise
-from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt, adapter_geometry
+Every module draws from an explicit `generator`, works on any device, and assumes neither a grid's size nor a
+number of codes or channels. The entry points are the published recipes in `recipes` (such as
+`recipes.seitpp`), and `TokenAdapt` with its files (`load_adapter`, `save_adapter`); the single modules are
+for recipes of one's own. Names are imported when they are first used, so that a network that only looks
+vectors up compiles nothing.
+
+May import: torch, and tokenstore's `errors`, `machine`, `randomness`, `files`, `networks` and `format`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenstore.augment import recipes
+    from tokenstore.augment.adapters import load_adapter, save_adapter
+    from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
+    from tokenstore.augment.cropped_embedding import CroppedEmbedding
+    from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
+    from tokenstore.augment.embedding import CodebookEmbedding
+    from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+    from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
+    from tokenstore.augment.on_codes import (
+        PatchSwap,
+        RandomCrop,
+        SynonymReplacement,
+        nearest_codes,
+        synonym_table,
+    )
+    from tokenstore.augment.per_sample import PerSample
+    from tokenstore.augment.recipes import Recipe
+    from tokenstore.augment.requantise import Requantise
+    from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt, adapter_geometry
 
 __all__ = [
     "AdapterConfig",
@@ -43,10 +59,43 @@ __all__ = [
     "SynonymReplacement",
     "TokenAdapt",
     "adapter_geometry",
+    "load_adapter",
     "nearest_codes",
     "random_boxes",
     "recipes",
     "resized_crop",
+    "save_adapter",
     "soft_targets",
     "synonym_table",
 ]
+
+_HOMES = {
+    "adapters": ("load_adapter", "save_adapter"),
+    "colour": ("ColorAdapt", "EmbNoise", "OneOf"),
+    "cropped_embedding": ("CroppedEmbedding",),
+    "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
+    "embedding": ("CodebookEmbedding",),
+    "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),
+    "mixing": ("CutMix", "CutMixOrMixup", "Mixup", "soft_targets"),
+    "on_codes": ("PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"),
+    "per_sample": ("PerSample",),
+    "recipes": ("Recipe",),
+    "requantise": ("Requantise",),
+    "token_adapt": ("AdapterConfig", "TokenAdapt", "adapter_geometry"),
+}
+"""The public names of each module."""
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "recipes":
+        return importlib.import_module(f"{__name__}.recipes")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
