@@ -1,12 +1,21 @@
-"""What the commands share: the terminal, progress bars, common options."""
+"""The terminal that the commands share: progress bars, sizes, options without use."""
 
 from __future__ import annotations
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress import TimeRemainingColumn as _TimeRemaining
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from . import options
@@ -16,27 +25,32 @@ storage_options = options.storage_options()  # until all commands take it from o
 
 
 class RateColumn(ProgressColumn):
-    """Work done a second, over the last half minute."""
+    """A column of the work done a second, over the last half minute."""
 
-    def __init__(self, unit: str, scale: float = 1) -> None:
+    def __init__(self, unit: str) -> None:
+        """Take the `unit` of the work, such as "samples"."""
         super().__init__()
-        self._unit, self._scale = unit, scale
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
+        """Return the rate of a task, or nothing as long as none is known."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed / self._scale:,.0f} {self._unit}/s")
+        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
 
 
 def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
-    """A bar on stderr with rate and time left; nothing where that is no terminal."""
-    byte_counts = unit == "MB"
-    columns = [] if byte_counts else [MofNCompleteColumn()]
+    """Return a bar on stderr with rate and time left; the bar is silent if stderr is no terminal.
+
+    With "bytes" as the `unit`, sizes and rates are in units of bytes.
+    """
+    columns: list[ProgressColumn] = [MofNCompleteColumn(), RateColumn(unit)]
+    if unit == "bytes":
+        columns = [DownloadColumn(), TransferSpeedColumn()]
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         *columns,
-        RateColumn(unit, 1e6 if byte_counts else 1),
-        _TimeRemaining(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=err,
         disable=quiet or not err.is_terminal,
@@ -45,7 +59,7 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
 
 
 def human_bytes(nbytes: float) -> str:
-    """Bytes in decimal units, as storage is sold."""
+    """Return bytes in decimal units with three digits: 1.23 MB, where `rich.filesize` would give 1.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(nbytes) < 999.5:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
@@ -54,7 +68,7 @@ def human_bytes(nbytes: float) -> str:
 
 
 def refuse_idle_options(options: dict[str, str], needed: str, idle: bool) -> None:
-    """Refuse options that only say how to do what is not asked for."""
+    """Raise click.UsageError for an option that only says how to do something that is not asked for."""
     context = click.get_current_context()
     for name, option in options.items():
         if idle and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:

@@ -25,19 +25,19 @@ Exit codes:
 
 _COMMANDS = {
     "convert": ("store.convert", "Turn images, or ready codes, into a token store."),
-    "info": ("store.inspection", "Show what a store says about itself."),
+    "info": ("store.info", "Show what a store says about itself."),
     "recode": ("store.recode", "Write a store again with another codec."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
     "stats": (
-        "store.inspection",
+        "store.stats",
         "Audit a store: where its bytes go and how its codes are used.",
     ),
-    "verify": ("store.inspection", "Check every digest, checksum, code and label of a store."),
+    "verify": ("store.verify", "Check every digest, checksum, code and label of a store."),
     "preview": (
         "store.preview",
         "Show samples on a sheet: originals and what their codes decode to.",
     ),
-    "reconstruct": ("store.preview", "Write samples as images again."),
+    "reconstruct": ("store.reconstruct", "Write samples as images again."),
     "tokenizers": ("tokenizers.list_kinds", "List what --tokenizer takes."),
     "train-tokenizer": (
         "tokenizers.train_tokenizer",

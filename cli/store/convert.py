@@ -1,37 +1,29 @@
-"""`tokenstore convert`."""
+"""The command `tokenstore convert`."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from rich.progress import Progress as Bar
-from rich.progress import TaskID
 
-from tokenstore.conversion.convert import convert_source as run_conversion
-from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
+import tokenstore
 from tokenstore.errors import ConversionError
-from tokenstore.format.manifest import Manifest
-from tokenstore.sources import KINDS, open_source
-from tokenstore.sources.base import ImageSource, Source
-from tokenstore.sources.images import ImageOptions
-from tokenstore.sources.masks import LARGEST_VALUE
-from tokenstore.storage.places import Storage
-from tokenstore.tokenizers import load_tokenizer
+from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS
+from tokenstore.sources.registry import kind_names
 from tokenstore.writing.choices import CHUNK_SAMPLES
-from tokenstore.writing.target import check_target
 
 from .. import options
-from ..console import human_bytes, progress_bar, refuse_idle_options
+from ..console import refuse_idle_options
 from ..main import EXIT_CODES
+from .convert_log import JsonLog, TextLog
 
-_SHOWN = 10
+if TYPE_CHECKING:
+    from tokenstore.sources.base import Source
+
 _IMAGE_OPTIONS = (
     "tokenizer",
     "device",
@@ -48,7 +40,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.command(epilog=EXIT_CODES)
 @options.existing_source("src")
 @click.argument("out")
-@click.option("--source", type=click.Choice(KINDS), help="Kind of SRC; by default seen from what it holds.")
+@click.option("--source", type=click.Choice(kind_names()), help="Kind of SRC; by default by its content.")
 @click.option(
     "--labels",
     metavar="FILE.csv",
@@ -91,7 +83,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    default=ImageOptions(1).max_pixels,
+    default=MAX_PIXELS,
     show_default=True,
     help="Larger images count as bad.",
 )
@@ -116,16 +108,10 @@ def convert(
     src: str,
     out: str,
     source: str | None,
-    labels: str | None,
     masks: str | None,
-    tokenizer: str,
-    device: str,
-    codebook: str | None,
-    resume: bool,
-    log_json: bool,
-    storage_options: dict[str, Any] | None,
     splits: tuple[str, ...],
     on_error: str | None,
+    log_json: bool,
     **settings: Any,
 ) -> None:
     """Turn SRC into the token store OUT.
@@ -144,22 +130,24 @@ def convert(
     """
     started = time.monotonic()
     refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
-    _check_out(src, out, resume, storage_options)
-    read = open_source(src, source, labels=labels, masks=masks)
-    _refuse_idle_options(read)
-    log = _JsonLog() if log_json else _TextLog()
-    log.begin(read)
+    log = JsonLog() if log_json else TextLog()
+
+    def on_source(listed: Source) -> None:
+        _refuse_idle_options(listed)
+        log.begin(listed)
+
     try:
         with log:
-            conversion = run_conversion(
-                read,
-                Storage(out, storage_options),
-                tokenizer=load_tokenizer(tokenizer, device) if isinstance(read, ImageSource) else None,
-                tokenizer_spec=tokenizer,
-                options=ConvertOptions(splits=splits or None, on_error=on_error or "limit", **settings),  # type: ignore[arg-type]
-                resume=resume,
-                codebook=codebook,
+            conversion = tokenstore.convert(
+                src,
+                out,
+                source_kind=source,
+                masks=masks,
+                splits=splits or None,
+                on_error=on_error or "limit",
+                on_source=on_source,
                 on_progress=log.progress,
+                **settings,
             )
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word != "--resume"]
@@ -172,137 +160,13 @@ def convert(
     log.end(conversion, out, time.monotonic() - started)
 
 
-def _check_out(src: str, out: str, resume: bool, storage_options: dict[str, Any] | None) -> None:
-    """Refuse what would end in an error or a mess, before minutes go into listing SRC."""
-    target = Storage(out, storage_options)
-    if (
-        target.root is not None
-        and Path(src).is_dir()
-        and target.root.resolve().is_relative_to(Path(src).resolve())
-    ):
-        raise click.UsageError(f"OUT {out} is inside SRC {src}: it would be read as images next time")
-    if not resume:
-        check_target(target, resume)
-
-
 def _refuse_idle_options(source: Source) -> None:
-    """Refuse options that a source of this kind has no use for."""
+    """Raise click.UsageError for an option that a source of this kind has no use for."""
+    from tokenstore.sources.base import ImageSource
+
     images = isinstance(source, ImageSource)
-    idle = ("codebook", "codebook_size") if images else _IMAGE_OPTIONS
     context = click.get_current_context()
-    for name in idle:
+    for name in ("codebook", "codebook_size") if images else _IMAGE_OPTIONS:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             what = "ready codes" if images else "images"
             raise click.UsageError(f"--{name.replace('_', '-')} is for {what}, and {source.location} is not")
-
-
-def _source_nbytes(manifest: Manifest) -> int:
-    return sum(split.source_bytes or 0 for split in manifest.splits.values())
-
-
-class _TextLog:
-    """For people: a bar while it runs, then what was done."""
-
-    def __init__(self) -> None:
-        self._bar: Bar = progress_bar("samples")
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> None:
-        self._bar.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
-
-    def begin(self, source: Source) -> None:
-        sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
-        click.echo(f"{source.location}: {source.kind}, {sizes}")
-        for note in source.notes:
-            click.echo(f"  note: {note}")
-
-    def progress(self, state: Progress) -> None:
-        if state.split not in self._tasks:
-            self._tasks[state.split] = self._bar.add_task(
-                state.split, total=state.total, completed=state.done, note=""
-            )
-        note = f"{state.skipped} skipped" if state.skipped else ""
-        self._bar.update(self._tasks[state.split], completed=state.done, note=note)
-
-    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
-        for skip in skips[:_SHOWN]:
-            click.echo(f"  {event} {skip['source']}: {skip['reason']}")
-
-    def interrupted(self, again: str) -> None:
-        click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
-
-    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
-        manifest = conversion.manifest
-        if conversion.already_complete:
-            click.echo(f"{out}: already complete; SRC was not compared with it")
-            return
-        for name, position in conversion.resumed_at.items():
-            if position:
-                click.echo(f"{name}: went on after {position:,} samples")
-        nbytes = conversion.nbytes
-        for name, split in manifest.splits.items():
-            click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
-            self.skipped([vars(skip) for skip in conversion.skipped[name]])
-            if split.skipped > _SHOWN:
-                click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
-        if conversion.codec_reason:
-            click.echo(f"codec {conversion.codec_reason}")
-        samples = sum(split.samples for split in manifest.splits.values())
-        source_nbytes = _source_nbytes(manifest)
-        share = (
-            f", {nbytes / source_nbytes:.2%} of the images' {human_bytes(source_nbytes)}"
-            if source_nbytes
-            else ""
-        )
-        click.echo(
-            f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s"
-        )
-
-
-class _JsonLog:
-    """For programs: one JSON object a line."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def begin(self, source: Source) -> None:
-        sizes = {name: len(split) for name, split in source.splits.items()}
-        self._write(
-            "begin", location=source.location, kind=source.kind, splits=sizes, notes=list(source.notes)
-        )
-
-    def progress(self, state: Progress) -> None:
-        if state.done == state.total or time.monotonic() - self._last >= 1:
-            self._last = time.monotonic()
-            self._write("progress", **vars(state))
-
-    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
-        for skip in skips:
-            self._write(event, **skip)
-
-    def interrupted(self, again: str) -> None:
-        self._write("interrupted", resume=again)
-
-    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
-        for name, skips in conversion.skipped.items():
-            self.skipped([{"split": name, **vars(skip)} for skip in skips])
-        manifest = conversion.manifest
-        self._write(
-            "end",
-            out=out,
-            already_complete=conversion.already_complete,
-            splits={name: vars(split) for name, split in manifest.splits.items()},
-            nbytes=conversion.nbytes,
-            codec_reason=conversion.codec_reason,
-            seconds=round(seconds, 3),
-        )
-
-    def _write(self, event: str, **values: Any) -> None:
-        click.echo(json.dumps({"event": event, **values}))

@@ -1,4 +1,4 @@
-"""`tokenstore copy`."""
+"""The command `tokenstore copy`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def copy(
       tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
     """
     started = time.monotonic()
-    with progress_bar("MB") as bar:
+    with progress_bar("bytes") as bar:
         task = bar.add_task("copying", total=None, note="")
         copied = tokenstore.copy(
             src,

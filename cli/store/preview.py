@@ -1,4 +1,4 @@
-"""`tokenstore preview` and `tokenstore reconstruct`."""
+"""The command `tokenstore preview`."""
 
 from __future__ import annotations
 
@@ -101,53 +101,3 @@ def preview(
     click.echo(f"{out}: {which}, {sheet.originals:,} with their originals")
     if sheet.reason is not None:
         click.echo(f"  no original of {sheet.missing:,}; the first reason: {sheet.reason}")
-
-
-@click.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
-@options.existing_store()
-@click.argument("indices", metavar="INDEX...", nargs=-1, required=True, type=int)
-@options.out("the folder of the images, which is made if it does not exist", folder=True)
-@options.split("the first that has samples")
-@click.option(
-    "--format",
-    "ending",
-    type=click.Choice([ending.removeprefix(".") for ending in FORMATS]),
-    default="png",
-    show_default=True,
-    help="Of the images.",
-)
-@options.tokenizer(otherwise="the one that STORE names")
-@options.device()
-@options.storage_options()
-def reconstruct(
-    store: str,
-    indices: tuple[int, ...],
-    out: Path,
-    split: str | None,
-    ending: str,
-    tokenizer: str | None,
-    device: str,
-    storage_options: dict[str, Any] | None,
-) -> None:
-    """Write what the codes of samples of STORE give as images DIR/INDEX.png.
-
-    A sample of video gives DIR/INDEX-FRAME.png for each frame. An INDEX below zero counts from the end.
-    Images of these names are overwritten.
-
-    \b
-    Examples:
-      tokenstore reconstruct photos.zarr 0 5 17 --out images/
-      tokenstore reconstruct photos.zarr -1 --out images/ --split val --format jpg
-    """
-    written = tokenstore.reconstruct(
-        store,
-        indices,
-        out,
-        split=split,
-        format=ending,
-        tokenizer=tokenizer,
-        device=device,
-        storage_options=storage_options,
-    )
-    files, samples = len(written.files), written.samples
-    click.echo(f"{written.folder}: {files:,} images of {samples:,} samples of split {written.split}")

@@ -1,4 +1,4 @@
-"""`tokenstore recode`."""
+"""The command `tokenstore recode`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recode(
     tasks: dict[str, TaskID] = {}
     with progress_bar("") as bar:
 
-        def told(what: str, done: int, total: int) -> None:
+        def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total, note="")
             bar.update(tasks[what], completed=done)
@@ -60,7 +60,7 @@ def recode(
             shard_samples=shard_samples,
             resume=resume,
             storage_options=storage_options,
-            on_progress=told,
+            on_progress=on_progress,
         )
     if result.choice is not None:
         click.echo(f"codec {result.choice}")

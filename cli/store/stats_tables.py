@@ -1,6 +1,8 @@
-"""What `tokenstore stats` prints."""
+"""The tables that `tokenstore stats` prints."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,19 +13,53 @@ from tokenstore.loading.orders import Mixing
 
 from ..console import human_bytes
 
-FIGURE = (
+if TYPE_CHECKING:
+    from tokenstore.audit.originals import ComparedSamples
+    from tokenstore.audit.quality import SplitQuality
+
+_FIGURE = (
     "figure, 0 to 1: how many distinct runs and classes a batch holds, as a share of what one of a full "
     "shuffle is expected to hold, whichever share is smaller; 1 is as good as a full shuffle"
 )
-"""What the figure of an order says."""
+"""The meaning of an order's figure."""
 
 _BAR_WIDTH = 40
 _CLASSES_SHOWN = 10
 _CODEBOOKS_SHOWN = 8
 
 
-def print_bytes(console: Console, result: StorageAudit) -> None:
-    """The store's bytes, part by part."""
+def print_stats(result: StorageAudit) -> None:
+    """Print an audit: the store's bytes, then each split's codes, classes and whatever else was asked for."""
+    console = Console(soft_wrap=True, highlight=False)
+    _print_bytes(console, result)
+    for name, split in result.splits.items():
+        _print_split(console, name, split, result.class_names)
+        if split.quality is not None:
+            console.print(f"  {_quality_line(split.quality)}", markup=False)
+        if "shuffle" in split.columns:
+            _print_mixing(console, split.shuffle)
+    if any(split.shuffle for split in result.splits.values()):
+        console.print(f"\n{_FIGURE}")
+
+
+def missing_images(compared: ComparedSamples) -> str:
+    """Return the end of a line about samples whose images are missing, or nothing."""
+    if not compared.missing:
+        return ""
+    return f"; {compared.missing:,} images are missing, the first: {compared.reason}"
+
+
+def _quality_line(quality: SplitQuality) -> str:
+    if quality.psnr is None or quality.ssim is None:
+        return f"reconstructions: none compared{missing_images(quality)}"
+    return (
+        f"reconstructions: PSNR {quality.psnr:.2f} dB, SSIM {quality.ssim:.4f}, means of {quality.samples:,} "
+        f"samples{missing_images(quality)}"
+    )
+
+
+def _print_bytes(console: Console, result: StorageAudit) -> None:
+    """Print the store's bytes, part by part."""
     console.print(
         f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold", markup=False
     )
@@ -49,8 +85,8 @@ def print_bytes(console: Console, result: StorageAudit) -> None:
     )
 
 
-def print_split(console: Console, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
-    """A split's codes and classes."""
+def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
+    """Print a split's codes and classes."""
     console.print(f"\n[bold]split {name}[/bold]: {split.samples:,} samples, {split.skipped:,} skipped")
     console.print(
         f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
@@ -71,8 +107,8 @@ def print_split(console: Console, name: str, split: SplitAudit, classes: tuple[s
         _print_classes(console, split.class_counts, classes)
 
 
-def print_mixing(console: Console, mixing: Mixing | None) -> None:
-    """How well each order mixes a split."""
+def _print_mixing(console: Console, mixing: Mixing | None) -> None:
+    """Print how well each order mixes a split."""
     if mixing is None:
         console.print("  orders: not measured, as there is no second run of samples and no second class")
         return

@@ -98,7 +98,7 @@ def test_an_unexpected_error_is_one_line_too_unless_debugging(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("tokenstore_cli.store.inspection.open_store", fail)
+    monkeypatch.setattr("tokenstore.info", fail)
     result = run("info", store)
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "ZeroDivisionError" in result.output
@@ -248,8 +248,7 @@ def test_an_interrupt_exits_with_130(command: str, store: Path, monkeypatch: pyt
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenstore_cli.store.inspection.open_store", interrupted)
-    monkeypatch.setattr("tokenstore_cli.store.inspection.check_store", interrupted)
+    monkeypatch.setattr(f"tokenstore.{command}", interrupted)
     result = run(command, store)
     assert (result.exit_code, result.output) == (130, "interrupted\n")
 

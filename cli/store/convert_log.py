@@ -1,0 +1,146 @@
+"""The two logs of `tokenstore convert`: text for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from ..console import human_bytes, progress_bar
+
+if TYPE_CHECKING:
+    from tokenstore.conversion.options import Conversion, Progress
+    from tokenstore.format.manifest import Manifest
+    from tokenstore.sources.base import Source
+
+_SHOWN = 10
+"""The samples that could not be read, of a split, that the text log prints."""
+
+
+def _source_nbytes(manifest: Manifest) -> int:
+    """Return the bytes of all images that a store was made of."""
+    return sum(split.source_bytes or 0 for split in manifest.splits.values())
+
+
+class TextLog:
+    """The log for people: a bar while the conversion runs, then a summary."""
+
+    def __init__(self) -> None:
+        """Prepare the bar, which `begin` starts."""
+        self._bar: Bar = progress_bar("samples")
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, source: Source) -> None:
+        """Print the listed source."""
+        sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
+        click.echo(f"{source.location}: {source.kind}, {sizes}")
+        for note in source.notes:
+            click.echo(f"  note: {note}")
+        self._bar.start()
+
+    def progress(self, state: Progress) -> None:
+        """Show how far the conversion is."""
+        if state.split not in self._tasks:
+            self._tasks[state.split] = self._bar.add_task(
+                state.split, total=state.total, completed=state.done, note=""
+            )
+        note = f"{state.skipped} skipped" if state.skipped else ""
+        self._bar.update(self._tasks[state.split], completed=state.done, note=note)
+
+    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
+        """Print samples that could not be read."""
+        for skip in skips[:_SHOWN]:
+            click.echo(f"  {event} {skip['source']}: {skip['reason']}")
+
+    def interrupted(self, again: str) -> None:
+        """Print the command that goes on with the conversion."""
+        click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
+
+    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
+        """Print the result."""
+        manifest = conversion.manifest
+        if conversion.already_complete:
+            click.echo(f"{out}: already complete; SRC was not compared with it")
+            return
+        for name, position in conversion.resumed_at.items():
+            if position:
+                click.echo(f"{name}: went on after {position:,} samples")
+        nbytes = conversion.nbytes
+        for name, split in manifest.splits.items():
+            click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
+            self.skipped([vars(skip) for skip in conversion.skipped[name]])
+            if split.skipped > _SHOWN:
+                click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
+        if conversion.codec_reason:
+            click.echo(f"codec {conversion.codec_reason}")
+        samples = sum(split.samples for split in manifest.splits.values())
+        source_nbytes = _source_nbytes(manifest)
+        share = (
+            f", {nbytes / source_nbytes:.2%} of the images' {human_bytes(source_nbytes)}"
+            if source_nbytes
+            else ""
+        )
+        click.echo(
+            f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s"
+        )
+
+
+class JsonLog:
+    """The log for programs: one JSON object a line."""
+
+    def __init__(self) -> None:
+        """Begin without a progress line."""
+        self._last = 0.0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin(self, source: Source) -> None:
+        """Print the listed source."""
+        sizes = {name: len(split) for name, split in source.splits.items()}
+        self._write(
+            "begin", location=source.location, kind=source.kind, splits=sizes, notes=list(source.notes)
+        )
+
+    def progress(self, state: Progress) -> None:
+        """Show how far the conversion is."""
+        if state.done == state.total or time.monotonic() - self._last >= 1:
+            self._last = time.monotonic()
+            self._write("progress", **vars(state))
+
+    def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
+        """Print samples that could not be read."""
+        for skip in skips:
+            self._write(event, **skip)
+
+    def interrupted(self, again: str) -> None:
+        """Print the command that goes on with the conversion."""
+        self._write("interrupted", resume=again)
+
+    def end(self, conversion: Conversion, out: str, seconds: float) -> None:
+        """Print the result."""
+        for name, skips in conversion.skipped.items():
+            self.skipped([{"split": name, **vars(skip)} for skip in skips])
+        manifest = conversion.manifest
+        self._write(
+            "end",
+            out=out,
+            already_complete=conversion.already_complete,
+            splits={name: vars(split) for name, split in manifest.splits.items()},
+            nbytes=conversion.nbytes,
+            codec_reason=conversion.codec_reason,
+            seconds=round(seconds, 3),
+        )
+
+    def _write(self, event: str, **values: Any) -> None:
+        click.echo(json.dumps({"event": event, **values}))

@@ -1,0 +1,93 @@
+"""The command `tokenstore info`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import tokenstore
+
+from .. import options
+from ..console import human_bytes
+from ..main import EXIT_CODES
+
+if TYPE_CHECKING:
+    from tokenstore.audit.info import StoreInfo
+    from tokenstore.format.manifest import TokenizerIdentity
+
+_CLASSES_SHOWN = 10
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store()
+@options.as_json("the manifest and each array's layout")
+@options.storage_options()
+def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
+    """Show what STORE says about itself.
+
+    \b
+    Examples:
+      tokenstore info photos.zarr
+      tokenstore info photos.zarr --json | jq .manifest.tokenizer
+    """
+    result = tokenstore.info(store, storage_options=storage_options)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    lines = {"store": store, **_manifest_lines(result), **_array_lines(result)}
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def _manifest_lines(result: StoreInfo) -> dict[str, str]:
+    """Return what the manifest says, by the heads of the lines."""
+    manifest = result.manifest
+    lines = {
+        "format": f"version {manifest.format_version}, needs tokenstore >= {manifest.requires}",
+        "written by": f"{manifest.created_by} from {manifest.source_kind or 'unknown'}",
+        "tokenizer": _tokenizer(manifest.tokenizer),
+        "grid": " x ".join(map(str, manifest.grid)),
+        "codebook": _sizes(manifest.codebook_sizes),
+    }
+    if manifest.source_location is not None:
+        lines["source"] = manifest.source_location
+    if manifest.preprocessing is not None:
+        steps = manifest.preprocessing
+        lines["images"] = f"{steps.width} x {steps.height}, {steps.resize}, {steps.filter}"
+    if manifest.ignore_index is not None:
+        lines["masks"] = f"{manifest.ignore_index} where a pixel has no class"
+    if manifest.class_names is not None:
+        names = manifest.class_names
+        more = f" ... {names[-1]}" if len(names) > _CLASSES_SHOWN else ""
+        lines["classes"] = f"{len(names):,}: {', '.join(names[:_CLASSES_SHOWN])}{more}"
+    for name, split in manifest.splits.items():
+        lines[f"split {name}"] = f"{split.samples:,} samples, {split.skipped:,} skipped"
+    return lines
+
+
+def _array_lines(result: StoreInfo) -> dict[str, str]:
+    """Return each array's layout, by the heads of the lines."""
+    lines = {}
+    for name, array in result.arrays.items():
+        shape = " x ".join(f"{size:,}" for size in array.shape)
+        shards = f"{array.shards} shards of {array.shard_samples:,}, chunks of {array.chunk_samples:,}"
+        lines[f"array {name}"] = (
+            f"{array.dtype} {shape}, {array.codec}, {shards}, {human_bytes(array.nbytes)}"
+        )
+    return lines
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return f"{len(sizes)} of {sizes[0]:,} codes"
+    return " + ".join(f"{size:,}" for size in sizes) + " codes"
+
+
+def _tokenizer(identity: TokenizerIdentity) -> str:
+    computed = "" if identity.device is None else f", computed in {identity.device} {identity.dtype}"
+    pruned = "" if identity.kept_codes is None else ", codebook pruned"
+    named = "" if identity.spec is None else f", named {identity.spec}"
+    return f"{identity}{named}{pruned}{computed}"

@@ -1,0 +1,89 @@
+"""The command `tokenstore stats`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+import tokenstore
+from tokenstore.audit.columns import BATCH_SIZE
+
+from .. import options
+from ..console import progress_bar, refuse_idle_options
+from ..main import EXIT_CODES
+
+_IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+_SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-window"}
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store()
+@options.as_json("the audit")
+@click.option(
+    "--quality",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM.",
+)
+@click.option("--shuffle", is_flag=True, help="Also say how well the orders of an epoch mix each split.")
+@options.batch_size(BATCH_SIZE, "a batch of an epoch, for --shuffle", least=2)
+@click.option(
+    "--shuffle-window",
+    metavar="SAMPLES",
+    type=click.IntRange(1),
+    help="Window of the shuffle 'block', for --shuffle; by default TokenLoader's.",
+)
+@options.images(end="; by default where they were when STORE was made")
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
+def stats(
+    store: str,
+    as_json: bool,
+    quality: int | None,
+    shuffle: bool,
+    batch_size: int,
+    shuffle_window: int | None,
+    images: str | None,
+    tokenizer: str | None,
+    device: str,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Audit STORE: where its bytes go and how its codes are used.
+
+    Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
+    compared with their images as the tokenizer saw them: resized, not as they are in their files. With
+    --shuffle, batches of an epoch are drawn, without reading their codes, to count the distinct classes and
+    the distinct runs of samples in each: as stored, fully shuffled, and shuffled by blocks.
+
+    \b
+    Examples:
+      tokenstore stats photos.zarr
+      tokenstore stats photos.zarr --json > audit.json
+      tokenstore stats photos.zarr --quality 500 --device cuda
+      tokenstore stats s3://bucket/photos.zarr --shuffle --shuffle-window 50000
+    """
+    refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
+    refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
+    with progress_bar("samples", quiet=as_json) as bar:
+        task = bar.add_task("counting", total=None, note="")
+        result = tokenstore.stats(
+            store,
+            quality=quality,
+            shuffle=shuffle,
+            batch_size=batch_size,
+            shuffle_window=shuffle_window,
+            images=images,
+            tokenizer=tokenizer,
+            device=device,
+            storage_options=storage_options,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    from .stats_tables import print_stats  # imports numba
+
+    print_stats(result)

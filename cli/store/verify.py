@@ -1,0 +1,99 @@
+"""The command `tokenstore verify`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import tokenstore
+
+from .. import options
+from ..console import human_bytes, progress_bar, refuse_idle_options
+from ..main import EXIT_CODES
+
+if TYPE_CHECKING:
+    from tokenstore.audit.retokenization import Retokenization
+    from tokenstore.audit.verify import Verification
+
+_IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store()
+@options.as_json("the findings")
+@click.option(
+    "--retokenize",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Also encode the images of N samples of each split again and compare their codes.",
+)
+@options.images(end="; by default where they were when STORE was made")
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
+def verify(
+    store: str,
+    as_json: bool,
+    retokenize: int | None,
+    images: str | None,
+    tokenizer: str | None,
+    device: str,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Check every digest, checksum, code and label of STORE.
+
+    Exits with 1 and names the file and chunk where anything is not as it was written. With --retokenize,
+    codes that differ from those the images give now count as damage too, but only where they are computed
+    as they were then: on the same kind of device, in the same float type.
+
+    \b
+    Examples:
+      tokenstore verify photos.zarr
+      tokenstore verify s3://bucket/photos.zarr
+      tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
+    """
+    refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
+    with progress_bar("bytes", quiet=as_json) as bar:
+        task = bar.add_task("verifying", total=None, note="")
+        result = tokenstore.verify(
+            store,
+            retokenize=retokenize,
+            images=images,
+            tokenizer=tokenizer,
+            device=device,
+            storage_options=storage_options,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        _print(store, result)
+    if not result.ok:
+        raise click.exceptions.Exit(1)
+
+
+def _print(store: str, result: Verification) -> None:
+    """Print the notes and the damage, then one line in sum."""
+    if result.retokenization is not None:
+        _print_retokenization(result.retokenization)
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    for problem in result.problems:
+        click.echo(f"damage: {problem}")
+    verdict = "ok" if result.ok else f"damaged, {len(result.problems)} findings"
+    checked = f"{result.files:,} files, {human_bytes(result.nbytes)}, {result.chunks:,} chunks"
+    click.echo(f"{store}: {verdict}; checked {checked}, {result.samples:,} samples")
+
+
+def _print_retokenization(again: Retokenization) -> None:
+    from .stats_tables import missing_images  # imports numba
+
+    click.echo(f"codes were computed in: {again.stored_arithmetic}; now: {again.arithmetic}")
+    for name, split in again.splits.items():
+        share = f", {split.equal_codes / split.codes:.4%} of their codes" if split.codes else ""
+        click.echo(
+            f"split {name}: {split.equal_samples:,} of {split.samples:,} samples encoded again are equal"
+            f"{share}{missing_images(split)}"
+        )
