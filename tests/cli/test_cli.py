@@ -240,7 +240,7 @@ def test_a_device_that_is_not_there_is_one_clear_error(images: Path, tmp_path: P
 def test_a_store_inside_its_source_is_refused(images: Path) -> None:
     result = run("convert", images, images / "out.zarr")
     assert result.exit_code == 2
-    assert "is inside SRC" in result.output
+    assert "is inside the source" in result.output
 
 
 @pytest.mark.parametrize("command", ["info", "stats", "verify"])
