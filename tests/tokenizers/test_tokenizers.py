@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import SHARED
-from helpers.tokenizers import TINY
+from helpers.tiny_tokenizer import TINY
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 from helpers.pictures import write_images
-from helpers.tokenizers import TINY
+from helpers.tiny_tokenizer import TINY
 from PIL import Image
 from safetensors.torch import load_file
 from tokenstore_cli.main import cli
