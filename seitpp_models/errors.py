@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from tokenstore.errors import TokenstoreError
+from collections.abc import Iterable
 
-__all__ = ["ModelError"]
+from tokenstore.errors import Parameter, TokenstoreError
+
+__all__ = ["ModelError", "SamplesError"]
 
 
 class ModelError(TokenstoreError):
     """Weights, or a network and its data, do not fit each other."""
+
+
+class SamplesError(ModelError):
+    """Samples do not fit a network, or training on them gave no finite number.
+
+    `row_numbers` are the samples' positions in their split.
+    """
+
+    def __init__(
+        self, message: str, row_numbers: Iterable[int] = (), *, parameters: Iterable[Parameter] = ()
+    ) -> None:
+        super().__init__(message, parameters=parameters)
+        self.row_numbers = tuple(map(int, row_numbers))

@@ -1,285 +1,236 @@
-"""What the commands that train networks on a store have in common: options, and recipe files of them."""
+"""The options that commands which train networks on a store share.
+
+Their defaults are the library's, from `seitpp_models/training/defaults.yaml`: read as a file, since importing
+`seitpp_models` imports torch. A command passes on only what was given on the command line (`given_options`),
+so that a recipe's settings come before defaults.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import yaml
+from click.core import ParameterSource
 
-import seitpp_models
+from .. import options, training_options
+from ..options import Decorator, option
 
-RECIPES = Path(seitpp_models.__file__).parent / "recipes"
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-"""By our names, Accelerate's."""
+_POSITIVE, _SHARE = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
 
 
-@dataclass(frozen=True)
-class NetworkOptions:
-    """The options of every command that trains a network on a store, by their names."""
-
-    out: Path
-    split: str
-    evaluate_split: str
-    model: str
-    depth: int | None
-    patch: int | None
-    epochs: int
-    batch_size: int
-    accumulation: int
-    learning_rate: float
-    warmup_epochs: float
-    weight_decay: float
-    beta2: float
-    layer_decay: float
-    clip: float
-    ema: float
-    seed: int
-    adapter: str
-    precision: str
-    device: str
-    threads: int | None
-    loader_threads: int | None
-    resident: str
-    compile: bool
-    evaluate_every: int
-    checkpoint_minutes: float
-    resume: str
+def package_file(*parts: str) -> Path:
+    """Return the path of a data file of seitpp_models, which is not imported for it."""
+    package = find_spec("seitpp_models")
+    assert package is not None  # since it is installed with this program
+    assert package.origin is not None
+    return Path(package.origin).parent.joinpath(*parts)
 
 
-def network_options(**defaults: Any) -> Callable[[_Command], _Command]:
-    """The options of `NetworkOptions`, with a command's defaults; it gets them as its argument `common`."""
-    positive, share = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
-    options = (
-        click.option(
+@functools.cache
+def defaults(command: str) -> dict[str, Any]:
+    """Return the library's defaults of a command's settings, by name."""
+    import yaml
+
+    settings: dict[str, Any] = yaml.safe_load(package_file("training", "defaults.yaml").read_text())[command]
+    return settings
+
+
+def given_options(context: click.Context) -> dict[str, Any]:
+    """Return the options that were given on the command line, by the names of the library's parameters."""
+    sources = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {
+        name: value for name, value in context.params.items() if context.get_parameter_source(name) in sources
+    }
+
+
+class _Recipe(click.ParamType[str]):
+    """The name of a packaged recipe, or a file that exists."""
+
+    name = "NAME|FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the recipe as it was given; fail if there is none."""
+        if str(value) not in _recipe_names() and not Path(value).is_file():
+            self.fail(f"expected a YAML file or one of {', '.join(_recipe_names())}, found {value}")
+        return str(value)
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in package_file("recipes").glob("*.yaml"))
+
+
+def network_options(command: str) -> Decorator[Any]:
+    """Return the options of every command that trains a network on a store, with the command's defaults."""
+    default = defaults(command)
+    return options.together(
+        option(
             "--config",
-            is_eager=True,
-            callback=_take_config,
-            expose_value=False,
+            type=_Recipe(),
             metavar="NAME|FILE",
-            help="A YAML file of options by their names, which those on the command line override; or a "
-            f"recipe of the package: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}.",
+            help="A YAML file of settings, which options override; or a recipe of the package: "
+            f"{', '.join(_recipe_names())}.",
         ),
-        click.option(
-            "--out",
-            required=True,
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder of the run.",
+        options.out("the folder of the run", folder=True),
+        options.split(default=default["split"]),
+        option(
+            "--evaluate-split",
+            metavar="NAME",
+            default=default["evaluate_split"],
+            help="The split to evaluate on, if the store has it.",
         ),
-        click.option("--split", default="train", show_default=True, help="To train on."),
-        click.option(
-            "--evaluate-split", default="val", show_default=True, help="To evaluate on, if the store has it."
-        ),
-        click.option(
-            "--model",
-            default="base",
-            show_default=True,
-            help="Of the ViT: tiny, small, base or large; to classify, also any name that timm knows.",
-        ),
-        click.option(
-            "--depth", type=click.IntRange(1), help="Blocks of the ViT. [default: the model's, 12 or 24]"
-        ),
-        click.option(
-            "--patch",
-            type=click.IntRange(1),
-            help="Tokens along a patch's side. [default: 2, or 1 for grids smaller than 16]",
-        ),
-        click.option("--epochs", type=click.IntRange(1), show_default=True, help="Passes over the split."),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            show_default=True,
-            help="Samples a step, of all processes.",
-        ),
-        click.option(
-            "--accumulation",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Parts that each process computes its share of a step in, for less memory.",
-        ),
-        click.option("--learning-rate", type=positive, show_default=True, help="Of AdamW, at its highest."),
-        click.option(
-            "--warmup-epochs",
-            type=click.FloatRange(0),
-            show_default=True,
-            help="Before the cosine begins to fall.",
-        ),
-        click.option("--weight-decay", type=click.FloatRange(0), show_default=True, help="Of AdamW."),
-        click.option("--beta2", type=share, show_default=True, help="Of AdamW."),
-        click.option(
-            "--layer-decay",
-            type=click.FloatRange(0, 1, min_open=True),
-            default=1.0,
-            show_default=True,
-            help="Factor of the learning rate from each layer to the one before it.",
-        ),
-        click.option(
-            "--clip",
-            type=click.FloatRange(0),
-            default=0.0,
-            show_default=True,
-            help="Largest norm of the gradients; 0: any.",
-        ),
-        click.option(
-            "--ema",
-            type=click.FloatRange(0, 1, max_open=True),
-            default=0.0,
-            show_default=True,
-            help="Decay of the average of the weights that is kept and evaluated; 0: none.",
-        ),
-        click.option("--seed", default=0, show_default=True, help="Decides everything random."),
-        click.option(
-            "--adapter",
-            default="none",
-            show_default=True,
-            metavar="none|default|FILE",
-            help="TokenAdapt that augments half of each batch.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", *PRECISIONS]),
-            default="auto",
-            show_default=True,
-            help="Arithmetic of the networks; auto: bf16 where the device multiplies it natively, else fp32. "
-            "Weights are kept in float32.",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu"]),
-            default="auto",
-            show_default=True,
-            help="auto: what Accelerate finds, as `accelerate launch` or torchrun say.",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            help="Of each process, on a CPU. [default: one a core, shared by the processes here]",
-        ),
-        click.option(
-            "--loader-threads",
+        _network(command),
+        _optimiser(command),
+        options.seed(),
+        training_options.adapter(default["adapter"]),
+        _devices(),
+        option(
+            "--evaluate-every",
+            metavar="EPOCHS",
             type=click.IntRange(0),
-            help="That decode batches. [default: one a core; 0: the training's own]",
+            default=default["evaluate_every"],
+            help="Epochs from one evaluation to the next; 0: only at the end.",
         ),
-        click.option(
+        training_options.checkpoint_minutes(),
+        options.resume("the run in OUT"),
+    )
+
+
+def _network(command: str) -> Decorator[Any]:
+    default = defaults(command)
+    return options.together(
+        option(
+            "--model",
+            metavar="NAME",
+            default=default["model"],
+            help="The ViT: tiny, small, base or large; to classify, also any name that timm knows.",
+        ),
+        option(
+            "--depth",
+            metavar="BLOCKS",
+            type=click.IntRange(1),
+            otherwise="the model's, 12 or 24",
+            help="Blocks of the ViT.",
+        ),
+        option(
+            "--patch",
+            metavar="TOKENS",
+            type=click.IntRange(1),
+            otherwise="2, or 1 for grids smaller than 16",
+            help="Side of a patch in tokens.",
+        ),
+    )
+
+
+def _optimiser(command: str) -> Decorator[Any]:
+    default = defaults(command)
+
+    def number(name: str, kind: click.ParamType[Any], metavar: str, help: str) -> Decorator[Any]:
+        setting = default[name.replace("-", "_")]
+        return option(f"--{name}", type=kind, metavar=metavar, default=setting, help=help)
+
+    at_least_one = click.IntRange(1)
+    return options.together(
+        number("epochs", at_least_one, "N", "Passes over the split."),
+        options.batch_size(default["batch_size"], "of a step, of all processes together"),
+        number("accumulation", at_least_one, "N", "Parts of a process's share of a step, for less memory."),
+        training_options.learning_rate_option(default["learning_rate"]),
+        number("warmup-epochs", click.FloatRange(0), "EPOCHS", "Epochs before the cosine begins to fall."),
+        number("weight-decay", click.FloatRange(0), "DECAY", "Weight decay of AdamW."),
+        number("beta2", _SHARE, "DECAY", "Decay of AdamW's second moment."),
+        number(
+            "layer-decay",
+            click.FloatRange(0, 1, min_open=True),
+            "FACTOR",
+            "Factor of the learning rate from each layer to the one before it.",
+        ),
+        number("clip", click.FloatRange(0), "NORM", "Largest norm of the gradients; 0: any."),
+        number(
+            "ema",
+            click.FloatRange(0, 1, max_open=True),
+            "DECAY",
+            "Decay of the average of the weights that is evaluated and saved; 0: no average.",
+        ),
+    )
+
+
+def _devices() -> Decorator[Any]:
+    return options.together(
+        options.precision(),
+        options.device(None, otherwise="the one that Accelerate and torchrun choose"),
+        option(
+            "--threads",
+            metavar="N",
+            type=click.IntRange(1),
+            otherwise="one a core, shared by the processes here",
+            help="Threads that compute on a CPU, of each process.",
+        ),
+        option(
+            "--loader-threads",
+            metavar="N",
+            type=click.IntRange(0),
+            otherwise="one a core; 0: the training's own",
+            help="Threads that decode batches.",
+        ),
+        option(
             "--resident",
             type=click.Choice(["none", "ram", "gpu"]),
             default="ram",
-            show_default=True,
-            help="Where the compressed split is kept.",
+            help="Memory that the compressed split is in.",
         ),
-        click.option("--compile", is_flag=True, help="Compile the network by torch.compile."),
-        click.option(
-            "--evaluate-every",
-            type=click.IntRange(0),
-            default=1,
-            show_default=True,
-            help="Epochs from one evaluation to the next; 0: at the end only.",
-        ),
-        click.option(
-            "--checkpoint-minutes",
-            type=click.FloatRange(0),
-            default=3.0,
-            show_default=True,
-            help="What a crash may lose.",
-        ),
-        click.option(
-            "--resume",
-            type=click.Choice(["auto", "never"]),
-            default="never",
-            show_default=True,
-            help="auto: go on with the run in OUT, given the same options, if there is one.",
-        ),
+        option("--compile", is_flag=True, help="Compile the network by torch.compile."),
     )
 
-    def decorated(command: _Command) -> _Command:
-        @functools.wraps(command)
-        def collected(**given: Any) -> Any:
-            common = NetworkOptions(**{field.name: given.pop(field.name) for field in fields(NetworkOptions)})
-            return command(common=common, **given)
 
-        wrapped: Any = collected
-        for option in reversed(options):
-            wrapped = option(wrapped)
-        for parameter in wrapped.__click_params__:
-            if parameter.name in defaults:
-                parameter.default = defaults[parameter.name]
-        return wrapped  # type: ignore[no-any-return]
-
-    return decorated
-
-
-def begin_option(kind: str, commands: str) -> Callable[[_Command], _Command]:
-    """The option --from, which names a network of a `kind` that `commands` train."""
-    return click.option(
+def start_option(kind: str, commands: str) -> Decorator[Any]:
+    """Return --from, a network of a `kind` that `commands` train; the parameter is `start`."""
+    return option(
         "--from",
-        "begin",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help=f"A {kind} to begin with: of {commands}, or a published checkpoint (.pth, .ckpt). Its sizes "
-        "count.",
+        "start",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"A network to begin with: a {kind} of {commands}, or a published checkpoint (.pth, .ckpt). Its "
+        "sizes count.",
     )
 
 
-def vit_options(command: _Command) -> _Command:
-    """The options --from, --input and --drop-path of commands that train a ViT further."""
-    options = (
-        begin_option("network", "`seitpp pretrain` or `finetune`"),
-        click.option(
+def vit_options(command: str) -> Decorator[Any]:
+    """Return --from, --input and --drop-path of commands that train a ViT further."""
+    default = defaults(command)
+    return options.together(
+        start_option("network", "`seitpp pretrain` or `finetune`"),
+        option(
             "--input",
-            "form",
             type=click.Choice(["codes", "vectors"]),
-            default="codes",
-            show_default=True,
-            help="codes: re-quantised, with a learned embedding; vectors: the codebook's, as plain SeiT has "
-            "them.",
+            default=default["input"],
+            help="Input of the network. codes: with a learned embedding; vectors: the codebook's, as in "
+            "plain SeiT.",
         ),
-        click.option(
+        option(
             "--drop-path",
-            type=click.FloatRange(0, 1),
-            default=0.1,
-            show_default=True,
-            help="Of the ViT's blocks.",
+            metavar="RATE",
+            type=_SHARE,
+            default=default["drop_path"],
+            help="Drop-path rate of the ViT's blocks.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
-def _take_config(context: click.Context, _: click.Parameter, value: str | None) -> None:
-    """Make a recipe's options the command's defaults; raises click.BadParameter where it is none."""
-    if value is None:
-        return
-    packaged = RECIPES / f"{value}.yaml"
-    path = packaged if packaged.exists() else Path(value)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-        raise click.BadParameter(f"expected a YAML file or one of {known}, found {value}: {error}") from error
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path}: expected options by their names, found {values!r:.80}")
-    names = {
-        option.removeprefix("--"): parameter.name
-        for parameter in context.command.params
-        for option in parameter.opts
-        if option.startswith("--") and parameter.name != "config"
+def mask_options() -> Decorator[Any]:
+    """Return the options of the masked share: a normal distribution that is cut at both ends."""
+    default = defaults("pretrain")
+    share = click.FloatRange(0, 1, min_open=True)
+    kinds: dict[str, tuple[click.ParamType[Any], str]] = {
+        "mean": (click.FLOAT, "Mean of the masked share."),
+        "deviation": (_POSITIVE, "Standard deviation of the masked share."),
+        "low": (share, "Least masked share; the encoder never sees so many of the patches."),
+        "high": (share, "Largest masked share."),
     }
-    given = {str(name).replace("_", "-"): setting for name, setting in values.items()}
-    for name, setting in given.items():
-        if not isinstance(setting, (str, int, float)):
-            raise click.BadParameter(f"{path}: {name}: expected one value, found {setting!r:.80}")
-    unknown = sorted(given.keys() - names.keys())
-    if unknown:
-        raise click.BadParameter(
-            f"{path}: {context.command.name} has no option {', '.join(unknown)}; it has "
-            f"{', '.join(sorted(names))}"
+    return options.together(
+        *(
+            option(f"--mask-{name}", metavar="SHARE", type=kind, default=default[f"mask_{name}"], help=text)
+            for name, (kind, text) in kinds.items()
         )
-    settings = {names[name] or name: setting for name, setting in given.items()}
-    context.default_map = {**settings, **(context.default_map or {})}
+    )

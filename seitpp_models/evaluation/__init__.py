@@ -1,0 +1,54 @@
+"""The evaluation of networks: on token stores, and on images, as they are and corrupted.
+
+One front door: `evaluate` measures the network in a file and returns an `Evaluation`.
+
+    from seitpp_models.evaluation import evaluate
+    evaluate("model.safetensors", store="imagenet.zarr", split="val").figures["top1"]
+
+Inside: `figures` computes figures over all batches and processes, `measures` has one way to measure for each
+thing that a network's logits are of, and `corruptions` changes images after ImageNet-C. This wing imports
+networks and weights, never training. Names are imported on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seitpp_models.evaluation.evaluating import Evaluation, ImageFacts, evaluate
+    from seitpp_models.evaluation.on_images import CLEAN, Condition, evaluate_images
+    from seitpp_models.evaluation.on_stores import Batches, evaluate_store
+
+__all__ = [
+    "CLEAN",
+    "Batches",
+    "Condition",
+    "Evaluation",
+    "ImageFacts",
+    "evaluate",
+    "evaluate_images",
+    "evaluate_store",
+]
+
+_HOMES = {
+    "CLEAN": "on_images",
+    "Batches": "on_stores",
+    "Condition": "on_images",
+    "Evaluation": "evaluating",
+    "ImageFacts": "evaluating",
+    "evaluate": "evaluating",
+    "evaluate_images": "on_images",
+    "evaluate_store": "on_stores",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

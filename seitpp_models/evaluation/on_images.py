@@ -1,4 +1,4 @@
-"""How good a classifier of tokens is on images, as they are and corrupted."""
+"""The evaluation of a classifier of tokens on images, as they are and corrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.corruptions import corrupted_batch
 from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, network_input
-from seitpp_models.evaluation.on_stores import CLASSIFIERS
+from seitpp_models.evaluation.measures import measure_for
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
 from tokenstore.format.manifest import TokenizerIdentity
@@ -27,52 +27,64 @@ from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import load_tokenizer
 from tokenstore.tokenizers.store_tokenizer import load_named
 
-__all__ = ["CLEAN", "Condition", "ImageEvaluation", "evaluate_images", "tokenizer_for"]
+__all__ = ["CLEAN", "Condition", "Decoding", "ImageEvaluation", "evaluate_images", "tokenizer_for"]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How images are corrupted before they become tokens."""
+    """A corruption of images before they become tokens; none is the images as they are."""
 
     corruption: str | None = None
     severity: int = 0
 
     def of(self, images: Inputs, positions: Sequence[int], seed: int, pool: Executor) -> Inputs:
-        """Images (B, H, W, 3) as they look then."""
+        """Return images (B, H, W, 3) under this condition; `positions` are their places in the data."""
         if self.corruption is None:
             return images
         return corrupted_batch(images, positions, self.corruption, self.severity, seed, pool)
 
 
 CLEAN = Condition()
+"""The condition of images as they are."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The batches of images: their size, the processes that decode, the threads that corrupt, the seed."""
+
+    batch_size: int = 64
+    workers: int = 0
+    threads: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class ImageEvaluation:
-    """What came of it."""
+    """The figures of a classifier on images."""
 
     figures: Mapping[Condition, Mapping[str, float]]
-    """Of each condition `loss`, `top1` and `top5`."""
+    """The figures `loss`, `top1` and `top5` of each condition."""
     samples: int
+    """The number of images that count."""
     skipped: Sequence[tuple[str, str]]
-    """Names of images that could not be read, and why; they count nowhere."""
+    """The names of images that cannot be read, and why; they count nowhere."""
     crop: tuple[int, int]
-    """Of each grid, what the network saw."""
+    """The sides of the part of each grid that the network saw."""
 
 
 def tokenizer_for(trained: TrainedModel, spec: str | None = None, device: str = "cpu") -> Tokenizer:
-    """The tokenizer of the codes that a network was trained on; `spec` is another name of it.
+    """Return the tokenizer of the codes that a network was trained on; `spec` is another name of it.
 
-    Raises TokenizerError where none is known or it cannot be loaded, ModelError where it is another.
+    Raises TokenizerError if no tokenizer is known or if it cannot be loaded, ModelError if it is another.
     """
-    wanted = trained.tokenizer
+    identity = trained.tokenizer
     if spec is None:
-        tokenizer = load_named(wanted, device, "the network's file")
+        tokenizer = load_named(identity, device, "the network's file")
     else:
         tokenizer = load_tokenizer(spec, device)
-    found: TokenizerIdentity = replace(identity_of(tokenizer, spec), kept_codes=wanted.kept_codes)
-    trained.check(found, f"--tokenizer {spec}" if spec is not None else tokenizer.name)
-    return tokenizer if wanted.kept_codes is None else prune(tokenizer, wanted.kept_codes)
+    loaded: TokenizerIdentity = replace(identity_of(tokenizer, spec), kept_codes=identity.kept_codes)
+    trained.check(loaded, tokenizer.name if spec is None else f"the tokenizer {spec}")
+    return tokenizer if identity.kept_codes is None else prune(tokenizer, identity.kept_codes)
 
 
 def evaluate_images(
@@ -84,26 +96,25 @@ def evaluate_images(
     *,
     crop: tuple[int, int] | None = None,
     all_classes: bool = False,
-    seed: int = 0,
-    batch_size: int = 64,
-    workers: int = 0,
-    threads: int = 1,
+    decoding: Decoding | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImageEvaluation:
-    """Figures of a classifier on a split of images, by an encoder of `tokenizer_for`, under each condition.
+    """Return the figures of a classifier on a split of images under each condition.
 
-    The network sees the central part of the codes that it was built for, or `crop`. Classes are matched as
-    `match_classes` does. Each image is decoded once, in `workers` processes, and corrupted, in `threads`, by
-    a function of `seed` and of its place in the split. `on_progress` is told how many samples are done.
+    `encoder` makes the codes of the images (`tokenizer_for`). The network sees the central part of the codes
+    that it was built for, or `crop`. Classes are matched as `match_classes` does. Each image is decoded once,
+    and corrupted by a function of the seed and of its place in the split. `on_progress` is called with the
+    number of samples done.
 
-    Raises ModelError where network, codes and classes do not fit each other, where no image can be read, and
-    for corruptions where the tokenizer takes no pixels.
+    Raises ModelError if network, codes and classes do not fit each other, if no image can be read, and for
+    corruptions if the tokenizer takes no pixels.
     """
     where = source.location
-    if trained.kind not in CLASSIFIERS:
+    decoding = decoding or Decoding()
+    if not measure_for(trained, {}).of_images:
         raise ModelError(f"expected a classifier for images, found a network of kind {trained.kind!r}")
-    chosen = source.splits[split]
-    if chosen.labels(0, 0) is None:
+    images = source.splits[split]
+    if images.labels(0, 0) is None:
         raise ModelError(
             f"{where}: expected images in folders named after their classes, found images without labels"
         )
@@ -120,12 +131,12 @@ def evaluate_images(
     figures = {condition: ClassifierFigures(classes) for condition in conditions}
     skipped: list[tuple[str, str]] = []
     samples = 0
-    with in_eval_mode(trained.model) as device, ThreadPoolExecutor(threads) as pool:
+    with in_eval_mode(trained.model) as device, ThreadPoolExecutor(decoding.threads) as pool:
         embedding = None if embedding is None else embedding.to(device)
-        for positions, inputs in _batches(chosen, encoder, batch_size, workers, skipped):
-            labels = _labels(chosen, positions).to(device)
+        for positions, inputs in _batches(images, encoder, decoding, skipped):
+            labels = _labels(images, positions).to(device)
             for condition, gathered in figures.items():
-                seen = condition.of(inputs, positions, seed, pool)
+                seen = condition.of(inputs, positions, decoding.seed, pool)
                 codes = torch.from_numpy(encoder(seen).astype(np.int64)).to(device)
                 with torch.no_grad():
                     logits = trained.model(network_input(codes, sides, embedding))
@@ -147,12 +158,12 @@ def _labels(split: ImageSplit, positions: Sequence[int]) -> Tensor:
 
 
 def _batches(
-    split: ImageSplit, encoder: Encoder, batch_size: int, workers: int, skipped: list[tuple[str, str]]
+    split: ImageSplit, encoder: Encoder, decoding: Decoding, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[list[int], Inputs]]:
-    """Places (B,) of readable images and their inputs (B, *shape); what cannot be read goes to `skipped`."""
+    """Yield the positions (B,) of readable images and their inputs (B, *shape); others go to `skipped`."""
     positions: list[int] = []
     inputs: list[Inputs] = []
-    for batch in decode_in_order(split, 0, len(split), encoder.decoder, workers):
+    for batch in decode_in_order(split, 0, len(split), encoder.decoder, decoding.workers):
         for place, outcome in enumerate(batch.outcomes):
             position = batch.start + place
             if isinstance(outcome, SampleError):
@@ -160,8 +171,8 @@ def _batches(
                 skipped.append((name, str(outcome)))
                 continue
             positions.append(position)
-            inputs.append(batch.inputs[place].copy())  # the memory is used again
-            if len(positions) == batch_size:
+            inputs.append(batch.inputs[place].copy())  # since the memory is used again
+            if len(positions) == decoding.batch_size:
                 yield positions, np.stack(inputs)
                 positions, inputs = [], []
     if positions:

@@ -1,4 +1,4 @@
-"""Training a network on a store: steps of AdamW on batches of a TokenLoader, on any number of processes."""
+"""The steps of a run: AdamW on batches of a TokenLoader, on any number of processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from seitpp_models.errors import ModelError
+from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.training.tasks import StepRandom, Task
 from seitpp_models.weights.files import TrainedModel, save_model
+from tokenstore.errors import Parameter
 from tokenstore.loading.loader import TokenLoader
 from tokenstore.networks.runs import ResumableRun
 
@@ -29,57 +30,59 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How a network learns. The same config, store and processes give the same weights on a CPU."""
+    """The optimiser of a run. The same config, store and processes give the same weights on a CPU."""
 
     epochs: int
     batch_size: int
-    """Samples a step, of all processes together."""
+    """The samples of a step, of all processes together."""
     learning_rate: float
-    """At its highest."""
+    """The peak of the learning rate."""
     steps: int
-    """In all the epochs."""
+    """The steps of all epochs."""
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer to the one before it."""
+    """The factor of the learning rate from each layer to the one before it."""
     clip: float = 0.0
-    """Largest norm of the gradients; 0: any."""
+    """The largest norm of the gradients; 0: any."""
     average_decay: float = 0.0
-    """Of the average of the weights that is kept and evaluated; 0: none."""
+    """The decay of the average of the weights that is evaluated and saved; 0: no average."""
     accumulation: int = 1
-    """Parts that a process computes its share of a step in."""
+    """The number of parts that a process computes its share of a step in."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.learning_rate < math.inf and 0 <= self.warmup_steps < self.steps):
+            warmup = Parameter("warmup_epochs")
             raise ModelError(
                 f"expected a learning rate above 0, and a warm-up shorter than the {self.steps} steps of "
-                f"{self.epochs} epochs, found {self.learning_rate} and {self.warmup_steps} steps; give fewer "
-                "--warmup-epochs"
+                f"{self.epochs} epochs, found {self.learning_rate} and {self.warmup_steps} steps; give "
+                f"fewer epochs, {warmup}",
+                parameters=[warmup],
             )
 
 
 @dataclass(frozen=True)
 class NetworkStep:
-    """One step of training, over the batches of all processes."""
+    """A step of training, over the batches of all processes."""
 
     step: int
-    """Steps done."""
+    """The number of steps done."""
     epoch: float
     loss: float
     right: float
-    """Share of predictions that were right."""
+    """The share of predictions that were right."""
     learning_rate: float
     seconds: float
-    """Of training so far."""
+    """The seconds of training so far."""
 
 
 class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
     """A run that trains a network on a loader's batches, and its state in a folder.
 
-    `accelerator` says on which devices, in how many processes and in what precision. All randomness of a
-    step is a function of seed, step and process, so that a run that goes on gives what it would have given.
+    `accelerator` has the devices, the processes and the precision. All randomness of a step is a function of
+    seed, step and process, so that an interrupted run gives the weights it would have given.
     """
 
     error = ModelError
@@ -96,7 +99,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         settings: Mapping[str, str],
         accelerator: Accelerator,
     ) -> None:
-        """`settings` decide the run beside `config`; a run that goes on has to have the same."""
+        """Prepare a run that `config` and `settings` decide; a run that goes on has to have the same."""
         super().__init__(
             config, out, {name: (f"{name} is now {value}", value) for name, value in settings.items()}
         )
@@ -123,7 +126,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network whose weights count: their average, where one is kept."""
+        """The network to evaluate and save: the average of the weights, if there is one."""
         return self.network.model if self.average is None else self.average.module
 
     @property
@@ -157,13 +160,13 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
             waits = number < len(parts) - 1
             with self.accelerator.no_sync(self.model) if waits else nullcontext():
                 with self.accelerator.autocast():
-                    found = self.task.loss(self.model, part, random)
-                share = found.weight / everyone
+                    part_loss = self.task.loss(self.model, part, random)
+                share = part_loss.weight / everyone
                 # Gradients of several processes are averaged, and these are to be added up.
-                self.accelerator.backward(found.value * (share * self.accelerator.num_processes))
-            loss += float(share * found.value.detach())
-            right += float(share * found.right)
-            weight += float(found.weight)
+                self.accelerator.backward(part_loss.value * (share * self.accelerator.num_processes))
+            loss += float(share * part_loss.value.detach())
+            right += float(share * part_loss.right)
+            weight += float(part_loss.weight)
         here = loss
         loss, right, weight = self._summed(loss, right, weight)
         self._refuse_unless_finite("loss", loss, here)
@@ -182,7 +185,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         return lambda step, seconds: NetworkStep(step, epoch, loss, right, rate, seconds)
 
     def _summed(self, *numbers: float) -> tuple[float, ...]:
-        """Of all processes."""
+        """Return the sums of numbers over all processes."""
         if self.accelerator.num_processes == 1:
             return numbers
         here = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
@@ -192,14 +195,16 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         torch._foreach_mul_([part.grad for part in self.model.parameters() if part.grad is not None], factor)
 
     def _refuse_unless_finite(self, name: str, value: float, here: float) -> None:
-        """Raises ModelError in all processes where a step's `value` is no number; `here` is this one's."""
+        """Raise SamplesError in all processes if a step's `value` is not finite; `here` is this process's."""
         if math.isfinite(value):
             return
-        rows = ", ".join(map(str, self.loader.last_rows.tolist()))
-        whose = "those of another process" if math.isfinite(here) else f"samples {rows} of the split"
-        raise ModelError(
-            f"training: the {name} of step {self.step} is {value}, on {whose}. The last checkpoint in "
-            f"{self.out} is from before; look at these samples, or begin anew with a lower learning rate"
+        row_numbers = [] if math.isfinite(here) else self.loader.last_rows.tolist()
+        samples = f"samples {', '.join(map(str, row_numbers))} of the split"
+        raise SamplesError(
+            f"training: the {name} of step {self.step} is {value}, on "
+            f"{samples if row_numbers else 'those of another process'}. The last checkpoint in {self.out} is "
+            "from before; look at these samples, or begin anew with a lower learning rate",
+            row_numbers,
         )
 
     def save_weights(self) -> None:

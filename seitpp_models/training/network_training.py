@@ -1,4 +1,4 @@
-"""A whole run that trains a network, in a folder: steps, checkpoints, log, evaluations and pictures."""
+"""The loop of a run that trains a network: steps, checkpoints, log, evaluations and pictures in a folder."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ def train_network(
     checkpoint_seconds: float,
     evaluate_steps: int,
     evaluate: Callable[[], Mapping[str, Any]],
-    on_step: Callable[[NetworkStep], None],
-    on_evaluation: Callable[[int, Mapping[str, Any]], None],
+    on_step: Callable[[NetworkStep], None] | None = None,
+    on_evaluation: Callable[[int, Mapping[str, Any]], None] | None = None,
     reference: tuple[str, float] | None = None,
 ) -> Mapping[str, Any]:
-    """Train to the last step and return what `evaluate` then finds, as it does every `evaluate_steps` before.
+    """Train to the last step and return the figures that `evaluate` then gives.
 
-    All processes that train together call it. `reference` names a loss to compare with. Raises ModelError
-    where the folder holds a run and `resume` is false, or a loss is not finite; KeyboardInterrupt after
-    Ctrl-C or SIGTERM, with the last step kept.
+    All processes that train together call it; the callbacks are called in the one that writes. `evaluate` is
+    also called every `evaluate_steps` before the end (0: never). `reference` is the name and the value of a
+    loss to compare with. Raises ModelError if the folder holds a run and `resume` is false, or if a loss is
+    not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, with the last step saved.
     """
     report: RunReport | None = None
 
     def begun() -> RunReport:
         nonlocal report
-        if report is None:  # only now is it known what step the run begins with
+        if report is None:  # a run that goes on knows its first step only now
             report = RunReport(run.out, run.step - 1, writes=run.writes, reference=reference)
         return report
 
     def noted_step(result: NetworkStep) -> None:
         begun().step(result)
-        on_step(result)
+        if on_step is not None and run.writes:
+            on_step(result)
 
     def noted_evaluation(step: int, figures: Mapping[str, Any]) -> None:
         begun().evaluation(step, figures)
-        on_evaluation(step, figures)
+        if on_evaluation is not None and run.writes and figures:
+            on_evaluation(step, figures)
 
     try:
         return run_steps(

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: TensorBoard's files, and a picture of how its loss fell."""
+"""The reports of a run: its evaluations, TensorBoard's files, and a picture of its loss."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SHOWN_POINTS = 400
 
 
 class RunReport:
-    """Numbers of a run beside its log: evaluations as JSON lines, all of it for TensorBoard, a picture.
+    """The reports of a run beside its log: evaluations as JSON lines, TensorBoard's files, a picture.
 
-    A run that goes on writes over what came after `step`. Nothing is written unless `writes`.
+    A run that goes on replaces the reports of later steps than `step`. Only the process that `writes` does.
     """
 
     def __init__(
         self, folder: Path, step: int, *, writes: bool, reference: tuple[str, float] | None = None
     ) -> None:
-        """`reference` is a name and a loss to compare with, in the picture."""
+        """Open the reports. `reference` is the name and the value of a loss that the picture shows too."""
         self._folder, self._writes, self._reference = folder, writes, reference
         if writes:
             from torch.utils.tensorboard import SummaryWriter
@@ -41,7 +41,7 @@ class RunReport:
             self._board = writer(str(folder / _TENSORBOARD), purge_step=step + 1)
 
     def close(self) -> None:
-        """Write what TensorBoard's writer still holds."""
+        """Close TensorBoard's files."""
         if self._writes:
             self._board.close()
 
@@ -52,7 +52,7 @@ class RunReport:
                 self._board.add_scalar(f"train/{name}", asdict(result)[name], result.step)
 
     def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Note what an evaluation after a step found; lists go into the file alone."""
+        """Note the figures of an evaluation; lists of figures go into the JSON lines alone."""
         if not self._writes:
             return
         with (self._folder / EVALUATIONS).open("a") as file:
@@ -64,9 +64,9 @@ class RunReport:
 
 
 def draw_curve(folder: Path, reference: tuple[str, float] | None = None) -> None:
-    """Draw a run's loss, smoothed, and its evaluations' into curve.png of its folder.
+    """Draw the loss of a run, smoothed, and of its evaluations into curve.png in its folder.
 
-    `reference` is a name and a loss, drawn as a line.
+    `reference` is the name and the value of a loss, drawn as a line.
     """
     import matplotlib as mpl
 

@@ -1,4 +1,7 @@
-"""What a network is trained to do: predict masked tokens, classify, segment."""
+"""The tasks that a network is trained for: predicting masked tokens, classifying, segmenting.
+
+A task owns its columns of the store, its augmentation, its loss and its evaluation.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +13,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seitpp_models.evaluation.measures import (
+    ClassifierMeasure,
+    MaskedTokenMeasure,
+    Measure,
+    SegmenterMeasure,
+)
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
 from seitpp_models.networks.segmentation import segmentation_loss
+from tokenstore.format.layout import LABELS, MASKS, TOKENS
 from tokenstore.randomness import folded, key_words
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]
 
 _COMMON = 0xFFFF
-"""Stands for the rank where all processes draw the same."""
+"""The number that stands for the rank if all processes draw the same."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a batch gave."""
+    """The loss of a batch."""
 
     value: Tensor
-    """() mean over all that counts, to go back through."""
+    """The loss (), a mean over all that counts, to go back through."""
     right: Tensor
-    """() share of predictions that were right."""
+    """The share () of predictions that were right."""
     weight: float | Tensor
-    """How many samples, or parts of them, the means are over."""
+    """The number of samples that the means are over, parts of samples included."""
 
 
 @dataclass(frozen=True)
 class StepRandom:
-    """What a step of one of several processes draws from."""
+    """The random generators of a step in one of several processes."""
 
     own: torch.Generator
-    """On its device; each process draws something else."""
+    """The generator on the process's device; each process draws something else."""
     common: torch.Generator
-    """On the CPU; all draw the same."""
+    """The generator on the CPU; all processes draw the same."""
     rank: int
     world_size: int
 
     @classmethod
     def of(cls, seed: int, step: int, rank: int, world_size: int, device: torch.device) -> StepRandom:
-        """A function of all this; dropout and drop-path, which draw from torch's own generator, too."""
+        """Return the generators of a step: a pure function of the arguments.
+
+        Dropout and drop-path draw from torch's own generator, which is seeded too.
+        """
         own, common = (int(folded(key_words(seed, step, place))) >> 1 for place in (rank, _COMMON))
         torch.manual_seed(own)
         return cls(
@@ -54,25 +67,39 @@ class StepRandom:
 
 
 class Task(Protocol):
-    """What a step of training does with a batch of a store's columns, on its device."""
+    """A task: the columns, the augmentation, the loss and the evaluation of a training run."""
 
     @property
-    def columns(self) -> Sequence[str]: ...
+    def columns(self) -> Sequence[str]:
+        """The columns of the store that a batch has, in this order."""
+
+    @property
+    def recipe(self) -> nn.Module:
+        """The augmentation of a batch."""
+
+    @property
+    def measure(self) -> Measure:
+        """The evaluation of the network."""
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
-        """Augment a batch, and see what `model` makes of it."""
+        """Augment a batch of the columns, on their device, and return the loss of `model` on it."""
 
 
 class MaskedTokens:
-    """Predict the codes of masked patches: `recipe(codes, None, generator=...)`, then a mask.
+    """The task to predict the codes of masked patches: `recipe(codes, None, generator=...)`, then a mask.
 
-    All processes have the same ratio, and in whole batches the masks that one would have had.
+    All processes have the same ratio, and in whole batches the masks that one process would have had.
     """
 
-    columns = ("tokens",)
+    columns = (TOKENS,)
 
     def __init__(self, recipe: nn.Module, patches: int, ratio: MaskRatio) -> None:
         self.recipe, self.patches, self.ratio = recipe, patches, ratio
+
+    @property
+    def measure(self) -> Measure:
+        """The loss where as many patches are masked as usual in training."""
+        return MaskedTokenMeasure(min(max(self.ratio.mean, self.ratio.low), self.ratio.high))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
         codes, _ = self.recipe(batch[0], None, generator=random.own)
@@ -86,12 +113,16 @@ class MaskedTokens:
 
 
 class Classification:
-    """Predict labels: `recipe(codes, labels, generator=...)` gives inputs and labels or probabilities."""
+    """The task to predict labels: `recipe(codes, labels, generator=...)` gives inputs and targets.
 
-    columns = ("tokens", "labels")
+    Targets are labels, or probabilities of the classes.
+    """
+
+    columns = (TOKENS, LABELS)
+    measure: Measure = ClassifierMeasure()
 
     def __init__(self, recipe: nn.Module, label_smoothing: float = 0.0) -> None:
-        """`label_smoothing` is of labels; probabilities have been smoothed by the recipe."""
+        """Smooth labels by `label_smoothing`; the recipe has smoothed probabilities itself."""
         self.recipe, self.label_smoothing = recipe, label_smoothing
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
@@ -100,20 +131,25 @@ class Classification:
         soft = targets.is_floating_point()
         smoothing = 0.0 if soft else self.label_smoothing
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        wanted = targets.argmax(1) if soft else targets
-        return Loss(loss, (logits.detach().argmax(1) == wanted).float().mean(), len(logits))
+        expected = targets.argmax(1) if soft else targets
+        return Loss(loss, (logits.detach().argmax(1) == expected).float().mean(), len(logits))
 
 
 class Segmentation:
-    """Predict label maps: `recipe(codes, masks, generator=...)` moves both alike.
+    """The task to predict label maps: `recipe(codes, masks, generator=...)` moves both alike.
 
-    Each pixel that is not ignored counts alike, whatever sample, part or process it is in.
+    Each pixel that is not ignored counts alike, whatever its sample, part of the batch or process.
     """
 
-    columns = ("tokens", "masks")
+    columns = (TOKENS, MASKS)
 
     def __init__(self, recipe: nn.Module, ignore_index: int) -> None:
         self.recipe, self.ignore_index = recipe, ignore_index
+
+    @property
+    def measure(self) -> Measure:
+        """The mean IoU, without the ignored label."""
+        return SegmenterMeasure(self.ignore_index)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
         inputs, masks = self.recipe(batch[0], batch[1], generator=random.own)

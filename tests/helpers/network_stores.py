@@ -20,7 +20,8 @@ from helpers.stores import write_store
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import masked_token_config
 from seitpp_models.networks.segmentation import TokenSegmenter
-from seitpp_models.training.inputs import training_recipe, training_samples
+from seitpp_models.training.augmentations import training_recipe
+from seitpp_models.training.inputs import training_samples
 from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
 from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
 from seitpp_models.weights.files import TrainedModel, build_model

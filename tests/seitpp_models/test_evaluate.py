@@ -32,6 +32,7 @@ from seitpp_models.evaluation.figures import (
 from seitpp_models.evaluation.on_images import (
     CLEAN,
     Condition,
+    Decoding,
     ImageEvaluation,
     evaluate_images,
     tokenizer_for,
@@ -342,34 +343,33 @@ def test_codes_that_do_not_fit_the_network_are_refused() -> None:
 
 def test_the_command_measures_a_classifier_on_a_store(store: Path, tmp_path: Path) -> None:
     network = trained("vit", VIT)
-    file, report = saved(network, tmp_path / "model.safetensors"), tmp_path / "figures.json"
-    done = run(file, "--store", store, "--json", report, "--batch-size", 6, "--workers", 1)
+    file = saved(network, tmp_path / "model.safetensors")
+    done = run(file, "--store", store, "--batch-size", 6, "--workers", 1)
     assert done.exit_code == 0, done.output
     assert "20 samples of split val" in said(done)
     assert "loss top-1 top-5" in said(done)
     expected = evaluate_classifier(
         network.model, batches(CODES, LABELS), embedding=CodebookEmbedding(CODEBOOK), crop=GRID
     )
-    found = json.loads(report.read_text())
+    found = json.loads(run(file, "--store", store, "--json", "--batch-size", 6, "--workers", 1).stdout)
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert (found["kind"], found["split"], found["samples"]) == ("vit", "val", SAMPLES)
-    whole = run(file, "--store", store, "--crop", 10, "--json", report)
+    whole = run(file, "--store", store, "--crop", 10, "--json")
     assert whole.exit_code == 0, whole.output
-    assert json.loads(report.read_text())["loss"] != pytest.approx(expected["loss"], rel=1e-4)
+    assert json.loads(whole.stdout)["loss"] != pytest.approx(expected["loss"], rel=1e-4)
 
 
 def test_the_command_measures_other_kinds_of_networks(store: Path, tmp_path: Path) -> None:
     timm = {"name": "test_convnext", "num_classes": 6, "channels": 4, "codebook_size": K}
     done = run(saved(trained("timm", timm), tmp_path / "timm.safetensors"), "--store", store)
     assert done.exit_code == 0, done.output
-    report = tmp_path / "figures.json"
     segmenter = trained("segmenter", {"backbone": VIT, "classes": 4}, labels=("sky", "road", "tree", "sea"))
     file = saved(segmenter, tmp_path / "segmenter.safetensors")
-    done = run(file, "--store", store, "--json", report)
+    done = run(file, "--store", store)
     assert done.exit_code == 0, done.output
     assert "mIoU" in done.output
     assert "road" in done.output
-    found = json.loads(report.read_text())
+    found = json.loads(run(file, "--store", store, "--json").stdout)
     expected = evaluate_segmenter(
         segmenter.model,
         batches(CODES, MASKS),
@@ -383,9 +383,9 @@ def test_the_command_measures_other_kinds_of_networks(store: Path, tmp_path: Pat
     assert [share is None for share in found["iou"]] == np.isnan(expected["iou"]).tolist()
     assert run(file, "--store", store, "--ignore-index", 9).exit_code == 1
     masked = saved(trained("masked", MASKED, labels=None), tmp_path / "masked.safetensors")
-    done = run(masked, "--store", store, "--split", "train", "--mask-ratio", 0.6, "--json", report)
+    done = run(masked, "--store", store, "--split", "train", "--mask-ratio", 0.6, "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(report.read_text())["right"] <= 1
+    assert json.loads(done.stdout)["right"] <= 1
 
 
 def test_a_store_of_some_of_the_classes_is_matched_by_their_names(tmp_path: Path) -> None:
@@ -399,9 +399,9 @@ def test_a_store_of_some_of_the_classes_is_matched_by_their_names(tmp_path: Path
         logits = network.model(torch.from_numpy(CODES[few].astype(np.int64))).numpy()
     found = []
     for words in ((), ("--all-classes",)):
-        done = run(file, "--store", store, "--json", tmp_path / "figures.json", *words)
+        done = run(file, "--store", store, "--json", *words)
         assert done.exit_code == 0, done.output
-        found.append(json.loads((tmp_path / "figures.json").read_text())["top1"])
+        found.append(json.loads(done.stdout)["top1"])
     assert found[0] == pytest.approx(float((logits[:, 4:].argmax(1) + 4 == LABELS[few]).mean()))
     assert found[1] == pytest.approx(float((logits.argmax(1) == LABELS[few]).mean()))
 
@@ -459,7 +459,6 @@ def test_options_that_would_say_nothing_are_refused(store: Path, tmp_path: Path)
         ((file, "--images", tmp_path, "--severity", 3), "--severity goes with --corruption"),
         ((file, "--images", tmp_path, "--corruption", "snow"), "'snow' is not one of"),
         ((file, "--images", tmp_path, "--corruption", "all", "--severity", 6), "6 is not in the range"),
-        ((file, "--store", store, "--json", tmp_path / "no" / "f.json"), "does not exist; make it first"),
         ((file, "--store", store, "--ignore-index", 0), "--ignore-index goes with a segmenter"),
         ((file, "--store", store, "--mask-ratio", 0.5), "--mask-ratio goes with a masked-token model"),
         ((masked, "--store", store, "--all-classes"), "--all-classes goes with a classifier"),
@@ -500,9 +499,19 @@ def default_tokenizer() -> Tokenizer:
     return load_tokenizer("default")
 
 
-def evaluated(network: TrainedModel, folder: Path, *conditions: Condition, **options: Any) -> ImageEvaluation:
+def evaluated(
+    network: TrainedModel, folder: Path, *conditions: Condition, all_classes: bool = False, **decoding: Any
+) -> ImageEvaluation:
     encoder = Encoder(default_tokenizer(), ImageOptions(64))
-    return evaluate_images(network, open_source(folder), "train", encoder, [CLEAN, *conditions], **options)
+    return evaluate_images(
+        network,
+        open_source(folder),
+        "train",
+        encoder,
+        [CLEAN, *conditions],
+        all_classes=all_classes,
+        decoding=Decoding(**decoding),
+    )
 
 
 def test_images_are_classified_by_the_tokens_they_become(photos: Path, photo_model: TrainedModel) -> None:
@@ -573,13 +582,13 @@ def test_images_that_cannot_be_read_are_told_and_count_nowhere(
 def test_the_command_measures_a_classifier_on_images(
     photos: Path, photo_model: TrainedModel, tmp_path: Path
 ) -> None:
-    file, report = saved(photo_model, tmp_path / "model.safetensors"), tmp_path / "figures.json"
-    words = ["--image-size", 64, "--workers", 0, "--threads", 1, "--json", report]
+    file = saved(photo_model, tmp_path / "model.safetensors")
+    words = ["--image-size", 64, "--workers", 0, "--threads", 1]
     noise = ["--corruption", "contrast", "--corruption", "pixelate", "--severity", 5, "--severity", 2]
     done = run(file, "--images", photos, *words, *noise)
     assert done.exit_code == 0, done.output
     assert "6 images of split train; 64x64 pixels are 8x8 codes of conv-vq-8x-2k" in said(done)
-    found = json.loads(report.read_text())
+    found = json.loads(run(file, "--images", photos, *words, *noise, "--json").stdout)
     rows = [(row["corruption"], row["severity"]) for row in found["results"]]
     assert rows == [(None, 0), ("contrast", 2), ("contrast", 5), ("pixelate", 2), ("pixelate", 5)]
     for word in ("corruption", "severity", "none", "contrast", "pixelate", "top-5"):
@@ -591,7 +600,7 @@ def test_the_command_measures_a_classifier_on_images(
 
 
 def test_every_corruption_can_be_asked_for_at_once() -> None:
-    from tokenstore_cli.networks.evaluate import _conditions
+    from seitpp_models.evaluation.evaluating import _conditions
 
     assert len(_conditions(["all"], [])) == 1 + 13 * 5
     assert len(_conditions(["contrast", "contrast"], [3, 3])) == 2
@@ -628,7 +637,7 @@ def test_another_tokenizer_and_another_kind_of_network_are_refused(
     file = saved(photo_model, tmp_path / "model.safetensors")
     jpeg = run(file, "--images", photos, "--tokenizer", "dct")
     assert jpeg.exit_code == 1
-    assert "--tokenizer dct: expected codes of conv-vq-8x-2k" in said(jpeg)
+    assert "the tokenizer dct: expected codes of conv-vq-8x-2k" in said(jpeg)
     identity = photo_model.tokenizer
     with pytest.raises(ModelError, match=r"expected codes of conv-vq-8x-2k \(bbbbbbbbbbbb\)"):
         tokenizer_for(replace(photo_model, tokenizer=replace(identity, fingerprint="b" * 64)))

@@ -24,12 +24,12 @@ from helpers.network_stores import CLASSES, CODES, GRID, gradients_and_rows, net
 from helpers.paths import TESTS
 from helpers.stores import write_store
 from helpers.waiting import HANG, wait_until
-from tokenstore_cli.networks import network_runs
-from tokenstore_cli.networks.network_options import RECIPES
 from tokenstore_cli.seitpp import cli
 
 import tokenstore
-from seitpp_models.errors import ModelError
+from seitpp_models.errors import ModelError, SamplesError
+from seitpp_models.recipes import RECIPES
+from seitpp_models.training import runs
 from seitpp_models.training.inputs import code_entropy, share_of, training_samples
 from seitpp_models.training.network_run import WEIGHTS
 from seitpp_models.weights.files import load_model, save_model
@@ -123,7 +123,7 @@ def test_label_maps_are_learnt(store: Path, pretrained: Path, tmp_path: Path, he
     options = f"--classes {CLASSES + 1} --head {head} --epochs 1 --batch-size 16".split()
     options += ["--threads", "1", "--loader-threads", "0", "--learning-rate", "0.002", "--warmup-epochs", "0"]
     if head == "upernet":
-        options += ["--model", "tiny", "--depth", "4", "--width", "16"]
+        options += ["--model", "tiny", "--depth", "4", "--decoder-width", "16"]
     else:
         options += ["--from", str(pretrained / WEIGHTS)]
     result = seitpp("segment", store, "--out", tmp_path / "run", *options, "--device", "cpu")
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, processes: int)
     store = write_labelled(tmp_path / "store", samples=90)  # 32, 32 and 26 a step
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(store, whole, processes), check=True, env=environment(), timeout=HANG)
-    every_step = ("--checkpoint-minutes", 0, "--resume", "auto")
+    every_step = ("--checkpoint-minutes", 0, "--resume")
     begun = subprocess.Popen(
         command(store, killed, processes, *every_step), env=environment(), start_new_session=True
     )
@@ -201,10 +201,10 @@ def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(
     out = tmp_path / "run"
     program = ["pretrain", store, "--out", out, *PRETRAIN, "--epochs", 2, "--checkpoint-minutes", 0]
     with monkeypatch.context() as patched:
-        patched.setattr(network_runs, "evaluate_store", Mock(side_effect=KeyboardInterrupt))
+        patched.setattr(runs, "evaluate_store", Mock(side_effect=KeyboardInterrupt))
         assert seitpp(*program).exit_code != 0
     assert torch.load(out / STATE, weights_only=True)["progress"][0] == 3
-    result = seitpp(*program, "--resume", "auto")
+    result = seitpp(*program, "--resume")
     assert result.exit_code == 0, result.output
     assert [line["step"] for line in lines(out / "evaluations.jsonl")] == [3, 6]
 
@@ -217,8 +217,8 @@ def test_a_run_goes_on_wherever_its_first_weights_lie(store: Path, pretrained: P
     save_model(trained, other)
     program = ["finetune", store, "--out", tmp_path / "run", *QUICK[4:], "--augment", "none", "--epochs", 1]
     assert seitpp(*program, "--from", pretrained / WEIGHTS).exit_code == 0
-    assert seitpp(*program, "--from", moved, "--resume", "auto").exit_code == 0
-    refusal = seitpp(*program, "--from", other, "--resume", "auto")
+    assert seitpp(*program, "--from", moved, "--resume").exit_code == 0
+    refusal = seitpp(*program, "--from", other, "--resume")
     assert refusal.exit_code == 1
     assert "from is now" in refusal.output
 
@@ -247,9 +247,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
     assert result.exit_code == 1
     assert "a run is there" in result.output
     for option, told in ((["--seed", 1], "seed 0 -> 1"), (["--augment", "none"], "augment is now none")):
-        result = seitpp(
-            "pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2, "--resume", "auto", *option
-        )
+        result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2, "--resume", *option)
         assert result.exit_code == 1
         assert told in result.output
 
@@ -291,8 +289,11 @@ def test_a_loss_that_is_no_number_names_the_samples(store: Path, tmp_path: Path)
     batch = next(iter(run.batches()))
     torch.nn.init.constant_(run.network.model.head.bias, float("nan"))  # type: ignore[union-attr, arg-type]
     rows = ", ".join(map(str, run.loader.last_rows.tolist()))
-    with pytest.raises(ModelError, match=rf"the loss of step 0 is nan, on samples {rows} of the split"):
+    with pytest.raises(
+        SamplesError, match=rf"the loss of step 0 is nan, on samples {rows} of the split"
+    ) as told:
         run.trained(batch)
+    assert told.value.row_numbers == tuple(run.loader.last_rows.tolist())
 
 
 def test_a_loss_that_is_no_number_ends_all_processes(
@@ -359,16 +360,18 @@ def test_sizes_and_options_that_cannot_be_are_refused(store: Path, tmp_path: Pat
     def told(*arguments: object) -> str:
         return refused(*arguments[:1], store, "--out", tmp_path / "run", *arguments[1:])
 
-    assert "found (7, 7) in patches of 1" in told("finetune", *QUICK, "--size", 7)
+    assert "found (7, 7) in patches of 1" in told("finetune", *QUICK, "--grid-size", 7)
     assert "expected whole patches" in told("pretrain", *PRETRAIN, "--patch", 4)
     assert "decoder_heads: expected a divisor" in told("pretrain", *QUICK, "--decoder-width", 100)
     assert "0 < low <= high" in told("pretrain", *PRETRAIN, "--mask-low", 0.9, "--mask-high", 0.5)
     assert "a warm-up shorter than the 3 steps" in told(
         "finetune", *QUICK, "--epochs", 1, "--warmup-epochs", 1
     )
-    assert "--evaluate-split: expected one of" in told("pretrain", *PRETRAIN, "--evaluate-split", "vla")
-    assert "--adapter: expected none" in told("finetune", *QUICK, "--augment", "none", "--adapter", "default")
-    assert "give a --depth of 4 or more" in told("segment", *QUICK, "--classes", 5)
+    assert "--evaluate-split vla: expected one of" in told("pretrain", *PRETRAIN, "--evaluate-split", "vla")
+    assert "--adapter default: expected none with --augment none" in told(
+        "finetune", *QUICK, "--augment", "none", "--adapter", "default"
+    )
+    assert "give --depth 4 or more" in told("segment", *QUICK, "--classes", 5)
     assert "two samples or more" in told("segment", *QUICK, "--classes", 5, "--batch-size", 1)
     assert "expected a model of timm, found 'resnet5'" in told("finetune", *QUICK[4:], "--model", "resnet5")
 
@@ -414,7 +417,7 @@ def test_a_recipe_file_gives_defaults_that_the_command_line_overrides(store: Pat
     (tmp_path / "recipe.yaml").write_text("epoch: 7\n")
     result = seitpp("finetune", store, "--out", tmp_path / "run2", *recipe)
     assert result.exit_code == 2
-    assert "finetune has no option epoch" in result.output
+    assert "finetune has no setting epoch" in result.output
 
 
 def test_the_entropy_of_codes_is_that_of_their_shares(tmp_path: Path) -> None:

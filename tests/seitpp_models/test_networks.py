@@ -29,7 +29,7 @@ from seitpp_models import (
 )
 from seitpp_models.networks.segmentation import segmentation_loss
 from seitpp_models.networks.store_sizes import seen_grid
-from seitpp_models.training.inputs import MovedMasks
+from seitpp_models.training.augmentations import CodesAndMasks
 from seitpp_models.training.tasks import MaskedTokens, StepRandom
 from seitpp_models.weights.files import build_model
 from seitpp_models.weights.transfer import backbone_arguments
@@ -134,7 +134,7 @@ def test_label_maps_move_with_the_codes() -> None:
     codes = codes_of(40, (8, 8)) % 4
     masks = codes.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint8)
     vectors = torch.eye(CODES)
-    moved = MovedMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(0.5, 1))
+    moved = CodesAndMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(0.5, 1))
     moved.colour = OneOf([], [])
     inputs, labels = moved(codes, masks, generator=torch.Generator().manual_seed(0))
     assert labels.shape == (40, 16, 16)
@@ -149,7 +149,7 @@ def test_label_maps_move_with_the_codes() -> None:
     assert whole.any()
     assert bool((same[whole] == 1).all())
     assert float(same.mean()) > 0.6  # bicubic and nearest differ at borders
-    whole_moved = MovedMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(1, 1))
+    whole_moved = CodesAndMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(1, 1))
     whole_moved.colour = moved.colour
     inputs, labels = whole_moved(codes, masks, generator=torch.Generator())
     assert torch.equal(inputs, codes)
@@ -244,7 +244,7 @@ def test_a_step_draws_the_same_again_and_other_processes_something_else() -> Non
             return dataclasses.replace(output, loss=output.loss)
 
     from seitpp_models.networks.masking import MaskRatio
-    from seitpp_models.training.inputs import CentralPart
+    from seitpp_models.training.augmentations import CentralPart
 
     task = MaskedTokens(CentralPart(GRID), 9, MaskRatio())
     for step, rank, processes in ((0, 0, 1), (0, 0, 1), (0, 0, 2), (0, 1, 2), (1, 0, 1)):

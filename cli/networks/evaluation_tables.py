@@ -1,0 +1,74 @@
+"""The tables that `seitpp evaluate` prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Column, Table
+
+_HEADS = {
+    "loss": "loss",
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "accuracy": "pixels",
+    "right": "right",
+}
+"""The heads of the figures that the table shows."""
+
+
+def print_evaluation(evaluation: Any) -> None:
+    """Print an evaluation (seitpp_models.evaluation.Evaluation)."""
+    place, split, count = evaluation.place, evaluation.split, evaluation.samples
+    if evaluation.images is None:
+        click.echo(f"{place}: {count:,} samples of split {split}")
+    else:
+        _print_images(place, split, count, evaluation.images)
+    rows = [(_condition(condition), figures) for condition, figures in evaluation.results.items()]
+    _print_figures(rows, ("corruption", "severity") if len(rows) > 1 else ())
+    if "iou" in evaluation.figures:
+        _print_classes(evaluation.figures["iou"], evaluation.class_names)
+
+
+def _print_images(place: str, split: str, count: int, facts: Any) -> None:
+    click.echo(
+        f"{place}: {count:,} images of split {split}; {_sides(facts.image_size)} pixels are "
+        f"{_sides(facts.grid)} codes of {facts.tokenizer}, and the network sees {_sides(facts.crop)}"
+    )
+    if facts.skipped:
+        name, reason = facts.skipped[0]
+        click.echo(f"note: {len(facts.skipped):,} images cannot be read and count nowhere; {name}: {reason}")
+
+
+def _sides(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
+
+
+def _condition(condition: Any) -> tuple[str, str]:
+    if condition.corruption is None:
+        return "none", ""
+    return condition.corruption, str(condition.severity)
+
+
+def _print_figures(rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]], heads: Sequence[str]) -> None:
+    names = [name for name in rows[0][1] if name in _HEADS]
+    table = Table(*heads, *(Column(_HEADS[name], justify="right") for name in names), box=None)
+    for condition, figures in rows:
+        table.add_row(*(condition if heads else ()), *(_figure(name, figures[name]) for name in names))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
+    table = Table("class", Column("IoU", justify="right"), box=None)
+    for label, share in enumerate(iou):
+        name = str(label) if names is None or label >= len(names) else names[label]
+        table.add_row(name, "does not occur" if math.isnan(share) else _figure("iou", share))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"

@@ -1,0 +1,318 @@
+"""The front door of evaluation: a network in a file, measured on a token store or on images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from seitpp_models.evaluation.figures import without_nan
+from seitpp_models.evaluation.measures import Measure, measure_for
+from seitpp_models.evaluation.on_images import CLEAN, Condition, Decoding, evaluate_images, tokenizer_for
+from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.weights.files import TrainedModel, load_model
+from tokenstore.errors import ArgumentError, Parameter, SourceError
+from tokenstore.machine import available_cores
+from tokenstore.networks.threads import torch_threads
+from tokenstore.reading import TokenStore, open_store
+from tokenstore.sources import ImageSource, open_source
+from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.tokenizers.registry import check_device
+
+__all__ = ["ALL_CORRUPTIONS", "Evaluation", "ImageFacts", "evaluate"]
+
+ALL_CORRUPTIONS = "all"
+"""The name that stands for every corruption."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """The facts of an evaluation on images."""
+
+    skipped: Sequence[tuple[str, str]]
+    """The names of images that cannot be read, and why; they count nowhere."""
+    classes: int | None
+    """The number of class folders; None if the source names no classes."""
+    all_classes: bool
+    tokenizer: str
+    image_size: tuple[int, int]
+    """The height and width that images become, in pixels."""
+    resize: Resize
+    grid: tuple[int, ...]
+    """The sides of an image's codes."""
+    crop: tuple[int, int]
+    """The sides of the part of them that the network sees."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a network on a split of a store or of a source of images."""
+
+    kind: str
+    """The kind of the network, such as vit."""
+    place: str
+    """The store or the source."""
+    split: str
+    samples: int
+    """The number of samples that count."""
+    results: Mapping[Condition, Mapping[str, Any]]
+    """The figures by name of each condition of the images; a store has one condition, as it is."""
+    class_names: Sequence[str] | None
+    """The names of the network's classes."""
+    images: ImageFacts | None
+    """More facts, if the evaluation was on images."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """The figures by name on samples as they are: `loss`, and `top1`, `top5`, `miou` and the like."""
+        return self.results[CLEAN]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evaluation as values that JSON has; NaN becomes None."""
+        facts: dict[str, Any] = {"kind": self.kind, "store" if self.images is None else "images": self.place}
+        facts |= {"split": self.split, "samples": self.samples}
+        if self.images is None:
+            document = {**facts, **self.figures}
+        else:
+            results = [{**asdict(condition), **figures} for condition, figures in self.results.items()]
+            document = {**facts, **asdict(self.images), "results": results}
+        plain: dict[str, Any] = without_nan(document)
+        return plain
+
+
+@dataclass(frozen=True)
+class _ImageSettings:
+    """The arguments of `evaluate` that images alone have an effect of."""
+
+    tokenizer: str | None
+    image_size: int | None
+    resize: Resize | None
+    corruptions: Sequence[str]
+    severities: Sequence[int]
+
+
+def evaluate(
+    model: str | Path | TrainedModel,
+    *,
+    store: str | Path | TokenStore | None = None,
+    images: str | Path | None = None,
+    split: str | None = None,
+    crop: int | None = None,
+    all_classes: bool = False,
+    ignore_index: int | None = None,
+    mask_ratio: float | None = None,
+    tokenizer: str | None = None,
+    image_size: int | None = None,
+    resize: Resize | None = None,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    batch_size: int = 64,
+    workers: int | None = None,
+    threads: int | None = None,
+    storage_options: dict[str, Any] | None = None,
+    on_begin: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measure a network on a token store, or a classifier on images, and return its figures.
+
+    A classifier has top-1 and top-5; a segmenter, on a store with masks, mean IoU and that of each class; a
+    masked-token model its loss. Images become tokens first.
+
+        evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
+
+    Args:
+        model: A network, or a file of one (`save_model`).
+        store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
+        images: A source of images in class folders.
+        split: The split; by default val, or the only one.
+        crop: The side of the central part of the codes that the network sees; by default what it was built
+            for.
+        all_classes: True to keep the logits of classes that the data does not have. By default they are left
+            out, as is usual for ImageNet-R with 200 of 1,000 classes. Classes are matched by their names.
+        ignore_index: The label of pixels that do not count; by default the store's.
+        mask_ratio: The share of the patches that a masked-token model predicts; by default 0.45.
+        tokenizer: The tokenizer of images; by default the one that the network names.
+        image_size: The side in pixels of the square that an image becomes; by default the tokenizer's.
+        resize: How an image becomes a square: squash (the default), crop or pad.
+        corruptions: Names of corruptions after ImageNet-C, or "all", to evaluate under, too.
+        severities: The severities of corruptions, 1 to 5; by default each of them.
+        seed: The seed of noise and of masked patches.
+        device: The device that networks run on.
+        batch_size: The samples of a batch.
+        workers: Processes that decode images, or threads that decode codes; by default one a core.
+        threads: Threads that compute on a CPU; by default one a core.
+        storage_options: fsspec options of a remote store.
+        on_begin: Called once with the number of samples.
+        on_progress: Called with the number of samples done.
+
+    Raises:
+        ArgumentError: Arguments contradict each other, or one has no effect on such a network.
+        ModelError: Network, codes and classes do not fit each other.
+        StoreError, SourceError, TokenizerError: The store, the images or the tokenizer cannot be had.
+    """
+    settings = _ImageSettings(tokenizer, image_size, resize, corruptions, severities)
+    _check(store, images, settings, storage_options)
+    check_device(device)
+    cores = available_cores()
+    workers, threads = cores if workers is None else workers, threads or cores
+    trained = model if isinstance(model, TrainedModel) else load_model(model)
+    parameters = {"all_classes": all_classes, "ignore_index": ignore_index, "mask_ratio": mask_ratio}
+    given = {name for name, value in parameters.items() if value not in (None, False)}
+    parameters["mask_ratio"] = MaskRatio.mean if mask_ratio is None else mask_ratio
+    measure = measure_for(trained, {**parameters, "seed": seed}, given)
+    if crop is not None and not measure.any_grid:
+        raise _idle("crop", "a network that sees grids of several sizes")
+    progress = _Progress(on_begin, on_progress)
+    sides = None if crop is None else (crop, crop)
+    with torch_threads(threads):
+        trained.model.to(device)
+        if store is not None:
+            source = (
+                store
+                if isinstance(store, TokenStore)
+                else open_store(str(store), storage_options=storage_options)
+            )
+            batches = Batches(batch_size, workers, device)
+            return _on_store(trained, source, split, measure, sides, batches, progress)
+        decoding = Decoding(batch_size, workers, threads, seed)
+        return _on_images(trained, str(images), split, settings, sides, all_classes, decoding, progress)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """The callbacks of an evaluation."""
+
+    on_begin: Callable[[int], None] | None
+    on_progress: Callable[[int], None] | None
+
+    def begin(self, count: int) -> None:
+        """Say how many samples the evaluation has."""
+        if self.on_begin is not None:
+            self.on_begin(count)
+
+
+def _check(
+    store: object,
+    images: object,
+    settings: _ImageSettings,
+    storage_options: dict[str, Any] | None,
+) -> None:
+    """Raise ArgumentError for arguments that contradict each other, before anything is read."""
+    if (store is None) == (images is None):
+        parameters = Parameter("store"), Parameter("images")
+        raise ArgumentError(
+            f"expected {parameters[0]} or {parameters[1]}, one of them", parameters=parameters
+        )
+    images_parameter = Parameter("images")
+    for name, value in vars(settings).items():
+        if store is not None and value not in (None, ()) and name != "severities":
+            raise _idle(name, str(images_parameter), images_parameter)
+    if images is not None and storage_options is not None:
+        raise _idle("storage_options", str(Parameter("store")), Parameter("store"))
+    if settings.severities and not settings.corruptions:
+        raise _idle("severities", str(Parameter("corruptions")), Parameter("corruptions"))
+    _check_choices("corruptions", settings.corruptions, [*CORRUPTIONS, ALL_CORRUPTIONS])
+    _check_choices("severities", settings.severities, SEVERITIES)
+
+
+def _check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> None:
+    for value in values:
+        if value not in choices:
+            parameter = Parameter(name, value)
+            raise ArgumentError(
+                f"{parameter}: expected one of {', '.join(map(str, choices))}", parameters=[parameter]
+            )
+
+
+def _idle(name: str, needed: str, *others: Parameter) -> ArgumentError:
+    parameter = Parameter(name)
+    return ArgumentError(f"{parameter} goes with {needed}", parameters=[parameter, *others])
+
+
+def _on_store(
+    trained: TrainedModel,
+    store: TokenStore,
+    split: str | None,
+    measure: Measure,
+    crop: tuple[int, int] | None,
+    batches: Batches,
+    progress: _Progress,
+) -> Evaluation:
+    place = store.files.storage.url
+    split = chosen_split(store.splits, split, place)
+    count, done = len(store[split]), 0
+
+    def on_batch(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress.on_progress is not None:
+            progress.on_progress(done)
+
+    progress.begin(count)
+    figures = evaluate_store(
+        trained, store, split, measure=measure, crop=crop, batches=batches, on_batch=on_batch
+    )
+    return Evaluation(trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None)
+
+
+def _on_images(
+    trained: TrainedModel,
+    place: str,
+    split: str | None,
+    settings: _ImageSettings,
+    crop: tuple[int, int] | None,
+    all_classes: bool,
+    decoding: Decoding,
+    progress: _Progress,
+) -> Evaluation:
+    source = open_source(place)
+    if not isinstance(source, ImageSource):
+        raise SourceError(
+            f"{place}: expected images, found ready codes ({source.kind}); convert them to a store"
+        )
+    device = str(next(trained.model.parameters()).device)
+    tokenizer = tokenizer_for(trained, settings.tokenizer, device)
+    resize = settings.resize or "squash"
+    encoder = Encoder(tokenizer, ImageOptions(settings.image_size or tokenizer.image_size, resize))
+    split = chosen_split(tuple(source.splits), split, source.location)
+    progress.begin(len(source.splits[split]))
+    evaluation = evaluate_images(
+        trained,
+        source,
+        split,
+        encoder,
+        _conditions(settings.corruptions, settings.severities),
+        crop=crop,
+        all_classes=all_classes,
+        decoding=decoding,
+        on_progress=progress.on_progress,
+    )
+    options = encoder.options
+    facts = ImageFacts(
+        skipped=evaluation.skipped,
+        classes=None if source.class_names is None else len(source.class_names),
+        all_classes=all_classes,
+        tokenizer=encoder.tokenizer.name,
+        image_size=(options.height, options.width),
+        resize=options.resize,
+        grid=encoder.grid,
+        crop=evaluation.crop,
+        seed=decoding.seed,
+    )
+    return Evaluation(
+        trained.kind, source.location, split, evaluation.samples, evaluation.figures, trained.labels, facts
+    )
+
+
+def _conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:
+    """Return images as they are, then every corruption in every severity, each once."""
+    names = list(CORRUPTIONS) if ALL_CORRUPTIONS in corruptions else list(dict.fromkeys(corruptions))
+    levels = sorted(set(severities)) or SEVERITIES
+    return [CLEAN, *(Condition(name, level) for name in names for level in levels)]

@@ -1,0 +1,137 @@
+"""The augmentations of training: published recipes, and one that moves codes and label maps alike."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from seitpp_models.errors import ModelError
+from tokenstore.augment import recipes
+from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
+from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
+from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+from tokenstore.augment.geometry import Geometry, HorizontalFlip
+from tokenstore.augment.requantise import Requantise
+from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+
+__all__ = ["Augmentation", "CentralPart", "CodesAndMasks", "segmentation_recipe", "training_recipe"]
+
+Augmentation: TypeAlias = Literal["mtm", "finetune", "seit", "none"]
+
+_SEGMENTATION_SCALE = (0.25, 1.0)
+"""The share of the area that a crop of codes and label maps has."""
+
+
+class CentralPart(nn.Module):
+    """The central `size` of codes, as codes, or with a codebook as their vectors: no augmentation."""
+
+    def __init__(self, size: tuple[int, int], codebook: Codebook | None = None) -> None:
+        super().__init__()
+        self.crop = CenterCrop(size)
+        self.embedding = None if codebook is None else CodebookEmbedding(codebook)
+
+    def forward(
+        self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        central = self.crop(codes)
+        return (central if self.embedding is None else self.embedding(central)), labels
+
+
+def training_recipe(
+    name: Augmentation,
+    codebook: Codebook,
+    size: tuple[int, int],
+    *,
+    gives_codes: bool,
+    classes: int = 0,
+    adapter: TokenAdapt | None = None,
+    noise: float | None = None,
+) -> nn.Module:
+    """Return a published recipe, `(codes, labels) -> (inputs, targets)`.
+
+    Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `noise` is
+    the strength of Emb-Noise, by default the standard deviation of the codebook's numbers: the published 1.0
+    would drown vectors of length one. Raises ModelError for an adapter with a recipe that uses none.
+    """
+    if adapter is not None and name not in ("mtm", "finetune"):
+        raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
+    if name == "none":
+        return CentralPart(size, None if gives_codes else codebook)
+    noise = float(torch.as_tensor(codebook).std()) if noise is None else noise
+    if name == "mtm":
+        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise)
+    elif name == "finetune":
+        recipe = recipes.finetune(codebook, adapter, classes, size, noise)
+    else:
+        recipe = recipes.seit(codebook, classes, size, noise=noise)
+    recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
+    return recipe
+
+
+class CodesAndMasks(nn.Module):
+    """An augmentation of codes (B, H, W) and label maps (B, h, w): one crop for both, colours for the codes.
+
+    With an adapter, half of the batch is augmented by the adapter and flipped too. The results are codes or
+    vectors of `size`, and label maps that are larger by the factor they were.
+    """
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        size: tuple[int, int],
+        *,
+        gives_codes: bool,
+        ignore_index: int,
+        adapter: TokenAdapt | None = None,
+        scale: tuple[float, float] = _SEGMENTATION_SCALE,
+    ) -> None:
+        super().__init__()
+        self.embedding = CodebookEmbedding(codebook)
+        noise = float(self.embedding.codebook.std())
+        self.colour = OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3])
+        self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
+        places = (SCALE * size[0], SCALE * size[1])
+        self.adapter = adapter
+        self.adapter_geometry = Geometry(HorizontalFlip(), crop=RandomResizedCrop(places, scale))
+        self.requantise = Requantise(self.embedding.codebook) if gives_codes else None
+        self.ignore_index = ignore_index
+
+    @torch.no_grad()
+    def forward(self, codes: Tensor, masks: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        count, (rows, columns) = len(codes), codes.shape[1:]
+        embeddings = self.colour(self.embedding(codes), generator=generator)
+        first = count if self.adapter is None else count - count // 2
+        drawn = self.geometry.draw(first, (rows, columns), generator)
+        inputs = drawn.apply(embeddings[:first])
+        if self.requantise is not None:
+            inputs = self.requantise(inputs)
+        cropped = drawn.apply_to_labels(masks[:first], self.ignore_index)
+        if self.adapter is None or first == count:
+            return inputs, cropped
+        drawn = self.adapter_geometry.draw(count - first, (SCALE * rows, SCALE * columns), generator)
+        adapted = self.adapter.drawn_codes(embeddings[first:], drawn)
+        others = drawn.apply_to_labels(masks[first:], self.ignore_index)
+        inputs = torch.cat((inputs, adapted if self.requantise is not None else self.embedding(adapted)))
+        return inputs, torch.cat((cropped, others))
+
+
+def segmentation_recipe(
+    name: Literal["crops", "none"],
+    codebook: Codebook,
+    size: tuple[int, int],
+    *,
+    gives_codes: bool,
+    ignore_index: int,
+    adapter: TokenAdapt | None = None,
+) -> nn.Module:
+    """Return an augmentation `(codes, masks) -> (inputs, masks)`: random crops and colours, or none.
+
+    Raises ModelError for an adapter without augmentation.
+    """
+    if name == "none":
+        if adapter is not None:
+            raise ModelError("augment: expected crops with an adapter, found none")
+        return CentralPart(size, None if gives_codes else codebook)
+    return CodesAndMasks(codebook, size, gives_codes=gives_codes, ignore_index=ignore_index, adapter=adapter)

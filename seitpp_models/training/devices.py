@@ -1,0 +1,64 @@
+"""The devices, processes and threads of a training run, as Accelerate and the launcher choose them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from seitpp_models.errors import ModelError
+from seitpp_models.training.settings import DeviceSettings
+from tokenstore.augment.devices import has_bfloat16
+from tokenstore.errors import Parameter
+from tokenstore.machine import available_cores
+from tokenstore.networks.threads import torch_threads
+
+__all__ = ["devices_of"]
+
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""The names of precisions here, and Accelerate's."""
+
+
+@contextmanager
+def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
+    """Give the Accelerator of a run; afterwards torch has the threads and the random state it had.
+
+    Raises ModelError for a device or precision that is not to be had here, and for processes that
+    are not launched by torchrun.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    with torch_threads(settings.threads or max(1, available_cores() // processes)):
+        devices = _accelerator(settings)
+        gpus = [devices.device] if devices.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            yield devices
+
+
+def _accelerator(settings: DeviceSettings) -> Accelerator:
+    on_cpu = settings.device == "cpu"
+    device = torch.device("cpu" if on_cpu or not torch.cuda.is_available() else "cuda")
+    if settings.device not in (None, "auto", device.type):
+        parameter = Parameter("device", settings.device)
+        raise ModelError(
+            f"{parameter}: expected cpu, or cuda where torch finds a GPU, found {device}; choose among GPUs "
+            "by CUDA_VISIBLE_DEVICES",
+            parameters=[parameter],
+        )
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if has_bfloat16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        parameter = Parameter("precision", precision)
+        raise ModelError(f"{parameter}: expected fp32 or bf16 on a CPU", parameters=[parameter])
+    devices = Accelerator(cpu=on_cpu, mixed_precision=_PRECISIONS[precision])
+    if devices.distributed_type not in _SUPPORTED:
+        raise ModelError(
+            f"expected one process, or several by DDP, found {devices.distributed_type}; launch them by "
+            "torchrun"
+        )
+    return devices

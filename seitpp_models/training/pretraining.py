@@ -1,0 +1,157 @@
+"""The front door of masked-token pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+
+from seitpp_models.errors import ModelError
+from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
+from seitpp_models.training.augmentations import training_recipe
+from seitpp_models.training.backbones import adapter_of, content_of, network_grid, network_to_continue
+from seitpp_models.training.devices import devices_of
+from seitpp_models.training.inputs import code_entropy, codebook_of, opened, training_samples
+from seitpp_models.training.network_run import NetworkStep
+from seitpp_models.training.runs import (
+    Callbacks,
+    Experiment,
+    TrainingPlan,
+    TrainingResult,
+    refuse_missing_split,
+    train,
+)
+from seitpp_models.training.settings import DeviceSettings, PretrainSettings, Settings, resolve
+from seitpp_models.training.tasks import MaskedTokens
+from seitpp_models.weights.files import TrainedModel, build_model
+from tokenstore.errors import Parameter
+from tokenstore.reading import TokenStore
+
+__all__ = ["pretrain"]
+
+_SIZES = ("model", "depth", "patch", "grid_size", "decoder_width", "decoder_depth")
+
+
+def pretrain(
+    store: str | Path | TokenStore,
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    on_begin: Callable[[TrainingPlan], None] | None = None,
+    on_step: Callable[[NetworkStep], None] | None = None,
+    on_evaluation: Callable[[int, Mapping[str, Any]], None] | None = None,
+    **settings: Unpack[PretrainSettings],
+) -> TrainingResult:
+    """Train a masked-token model on the codes of a store, without labels, and return it.
+
+    SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. The defaults are the published ones, for ImageNet
+    on eight GPUs, but that Emb-Noise is as strong as the store's codebook.
+
+        pretrain("imagenet.zarr", "runs/mtm", config="pretrain-one-gpu")
+
+    Args:
+        store: A token store: an open one, or its path or fsspec URL.
+        out: The folder of the run. It gets `model.safetensors` (the network, see `load_model`), `state.pt`
+            (the checkpoint to resume from), `log.jsonl` (a line a step), `evaluations.jsonl`, `curve.png`
+            and TensorBoard's files in `tensorboard/`.
+        config: A recipe: the name of a packaged one, or a YAML file. Arguments override its settings.
+        on_begin: Called once, before the first step, with the plan of the run. Of several processes, the one
+            that writes makes this call and those below.
+        on_step: Called after each step with its loss. An exception in it ends the run.
+        on_evaluation: Called after each evaluation with the number of steps done and the figures by name.
+        **settings: See `PretrainSettings`; None is the default.
+
+    Raises:
+        ArgumentError: A setting is out of range or has no effect here, or `config` cannot be read.
+        ModelError: Store, settings and network do not fit each other; `out` holds a run that is not to be
+            resumed, or one of other settings; or a loss is not finite.
+        StoreError: The store, or the split to train on, does not exist.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
+    """
+    chosen = resolve("pretrain", PretrainSettings, config, settings)
+    start = Parameter("start")
+    chosen.refuse_idle(("noise",), "augmentation", chosen["augment"] == "none")
+    chosen.refuse_idle(_SIZES, f"models without {start}", chosen["start"] is not None, start)
+    with devices_of(chosen.group(DeviceSettings)) as devices:
+        source, where = opened(store)
+        samples = training_samples(source, chosen["split"], MaskedTokens.columns)
+        ratio, network = _mask_ratio(chosen), _network(chosen, source, where)
+        task = _task(chosen, network, ratio, source, devices.device)
+        identity = {
+            "network": network.arguments,
+            "from": content_of(chosen["start"]),
+            "augment": chosen["augment"],
+            "noise": chosen["noise"],
+            "mask": ratio,
+            "smoothing": chosen["smoothing"],
+        }
+        refuse_missing_split(chosen, source)
+        reference = ("order-0 entropy of the codes", code_entropy(samples))
+        experiment = Experiment(
+            network, task, source, samples, chosen["adapter"], identity, reference=reference
+        )
+        return train(experiment, chosen, Path(out), devices, Callbacks(on_begin, on_step, on_evaluation))
+
+
+def _mask_ratio(chosen: Settings) -> MaskRatio:
+    try:
+        return MaskRatio(*(chosen[f"mask_{name}"] for name in ("mean", "deviation", "low", "high")))
+    except ValueError as error:
+        raise ModelError(f"a masked-token model: {error}") from error
+
+
+def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
+    """Return the network to train: an untrained one, or the one in the file `start`.
+
+    Raises ModelError for sizes that do not fit, and for a file of another kind of network.
+    """
+    path = chosen["start"]
+    pretrained = None if path is None else network_to_continue(path, store, where)
+    if pretrained is not None and pretrained.shape.output != "codes":
+        raise ModelError(
+            f"{path}: expected a masked-token model to begin with, found a {type(pretrained).__name__}"
+        )
+    config = _new_config(chosen, store) if pretrained is None else pretrained.config
+    network_grid(store.manifest.grid, config.patch, config.grid)
+    arguments = asdict(config)
+    torch.manual_seed(chosen["seed"])
+    model: Any = build_model("masked", arguments)
+    if pretrained is not None:
+        model.load_state_dict(pretrained.state_dict())
+    model.label_smoothing = chosen["smoothing"]
+    return TrainedModel(model, "masked", arguments, store.manifest.tokenizer)
+
+
+def _new_config(chosen: Settings, store: TokenStore) -> MaskedTokenConfig:
+    grid, patch = network_grid(store.manifest.grid, chosen["patch"], chosen["grid_size"])
+    sizes = {name: chosen[name] for name in ("depth", "decoder_width", "decoder_depth")}
+    try:
+        return masked_token_config(
+            chosen["model"],
+            codebook_size=len(codebook_of(store)),
+            grid=grid,
+            patch=patch,
+            **{name: size for name, size in sizes.items() if size is not None},
+        )
+    except ValueError as error:
+        raise ModelError(f"a masked-token model: {error}") from error
+
+
+def _task(
+    chosen: Settings, network: TrainedModel, ratio: MaskRatio, store: TokenStore, device: torch.device
+) -> MaskedTokens:
+    model: Any = network.model
+    recipe = training_recipe(
+        chosen["augment"],
+        codebook_of(store),
+        model.config.grid,
+        gives_codes=True,
+        adapter=adapter_of(chosen, store, device, used=chosen["augment"] == "mtm"),
+        noise=chosen["noise"],
+    )
+    rows, columns = model.config.patches
+    return MaskedTokens(recipe.to(device), rows * columns, ratio)

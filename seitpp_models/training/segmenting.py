@@ -1,0 +1,155 @@
+"""The front door of networks that give each pixel a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+from accelerate import Accelerator
+
+from seitpp_models.errors import ModelError
+from seitpp_models.evaluation.measures import ignored_label
+from seitpp_models.networks.segmentation import TokenSegmenter
+from seitpp_models.training.augmentations import segmentation_recipe
+from seitpp_models.training.backbones import adapter_of, content_of, token_vit_backbone
+from seitpp_models.training.devices import devices_of
+from seitpp_models.training.inputs import (
+    check_masks,
+    codebook_of,
+    opened,
+    training_samples,
+)
+from seitpp_models.training.network_run import NetworkStep
+from seitpp_models.training.runs import (
+    Callbacks,
+    Experiment,
+    TrainingPlan,
+    TrainingResult,
+    refuse_missing_split,
+    train,
+)
+from seitpp_models.training.settings import DeviceSettings, SegmentSettings, Settings, resolve
+from seitpp_models.training.tasks import Segmentation
+from seitpp_models.weights.files import TrainedModel
+from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.reading import TokenStore
+
+__all__ = ["segment"]
+
+
+def segment(
+    store: str | Path | TokenStore,
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    on_begin: Callable[[TrainingPlan], None] | None = None,
+    on_step: Callable[[NetworkStep], None] | None = None,
+    on_evaluation: Callable[[int, Mapping[str, Any]], None] | None = None,
+    **settings: Unpack[SegmentSettings],
+) -> TrainingResult:
+    """Train a network that gives each pixel of a store's label maps a class, and return it.
+
+    The store has a column `masks`. The network sees the whole grid; `classes` is required.
+
+        segment("streets.zarr", "runs/streets", classes=11, start="runs/mtm/model.safetensors")
+
+    Args:
+        store: A token store: an open one, or its path or fsspec URL.
+        out: The folder of the run. It gets `model.safetensors` (the network, see `load_model`), `state.pt`
+            (the checkpoint to resume from), `log.jsonl` (a line a step), `evaluations.jsonl`, `curve.png`
+            and TensorBoard's files in `tensorboard/`.
+        config: A recipe: the name of a packaged one, or a YAML file. Arguments override its settings.
+        on_begin: Called once, before the first step, with the plan of the run. Of several processes, the one
+            that writes makes this call and those below.
+        on_step: Called after each step with its loss. An exception in it ends the run.
+        on_evaluation: Called after each evaluation with the number of steps done and the figures by name.
+        **settings: See `SegmentSettings`; None is the default.
+
+    Raises:
+        ArgumentError: A setting is out of range or has no effect here, or `config` cannot be read.
+        ModelError: Store, settings and network do not fit each other; `out` holds a run that is not to be
+            resumed, or one of other settings; or a loss is not finite.
+        StoreError: The store, or the split to train on, does not exist.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
+    """
+    chosen = resolve("segment", SegmentSettings, config, settings)
+    upernet = Parameter("head", "upernet")
+    chosen.refuse_idle(("decoder_width",), str(upernet), chosen["head"] != "upernet", upernet)
+    if chosen["classes"] is None:
+        parameter = Parameter("classes")
+        raise ArgumentError(f"{parameter}: expected the number of classes", parameters=[parameter])
+    with devices_of(chosen.group(DeviceSettings)) as devices:
+        source, where = opened(store)
+        samples = training_samples(source, chosen["split"], Segmentation.columns)
+        _refuse_small_batches(chosen, devices)
+        ignored = chosen["ignore_index"]
+        ignored = ignored_label(source) if ignored is None else ignored
+        check_masks(samples, chosen["classes"], ignored)
+        refuse_missing_split(chosen, source)
+        if chosen["evaluate_split"] in source.splits:
+            evaluated = training_samples(source, chosen["evaluate_split"], Segmentation.columns)
+            check_masks(evaluated, chosen["classes"], ignored)
+        network = _network(chosen, source, where)
+        task = _task(chosen, network, ignored, source, devices)
+        identity = {
+            "network": network.arguments,
+            "from": content_of(chosen["start"]),
+            "augment": chosen["augment"],
+            "ignore-index": ignored,
+        }
+        experiment = Experiment(
+            network, task, source, samples, chosen["adapter"], identity, whole_batches=True
+        )
+        return train(experiment, chosen, Path(out), devices, Callbacks(on_begin, on_step, on_evaluation))
+
+
+def _refuse_small_batches(chosen: Settings, devices: Accelerator) -> None:
+    """Raise ModelError if a process sees one sample at a time, over which UPerNet cannot normalise."""
+    part = chosen["batch_size"] // devices.num_processes // chosen["accumulation"]
+    if chosen["head"] == "upernet" and part < 2:
+        parameters = (
+            Parameter("head", "upernet"),
+            Parameter("batch_size", chosen["batch_size"]),
+            Parameter("head", "linear"),
+        )
+        raise ModelError(
+            f"{parameters[0]}: expected two samples or more for each process and part, since it normalises "
+            f"over them, found {parameters[1]}; give a larger one, or {parameters[2]}",
+            parameters=parameters,
+        )
+
+
+def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
+    head = {"num_classes": 0, "drop_path_rate": chosen["drop_path"]}
+    backbone = token_vit_backbone(chosen, store, where, store.manifest.grid, head)
+    vit: Any = backbone.model
+    arguments: dict[str, Any] = {
+        "backbone": backbone.arguments,
+        "classes": chosen["classes"],
+        "head": chosen["head"],
+        "width": chosen["decoder_width"],
+    }
+    try:
+        model = TokenSegmenter(vit, chosen["classes"], chosen["head"], width=chosen["decoder_width"])
+    except ValueError as error:
+        parameters = Parameter("head", chosen["head"]), Parameter("depth", 4), Parameter("head", "linear")
+        raise ModelError(
+            f"{parameters[0]}: {error}; give {parameters[1]} or more, or {parameters[2]}",
+            parameters=parameters,
+        ) from error
+    return TrainedModel(model, "segmenter", arguments, store.manifest.tokenizer)
+
+
+def _task(
+    chosen: Settings, network: TrainedModel, ignored: int, store: TokenStore, devices: Accelerator
+) -> Segmentation:
+    recipe = segmentation_recipe(
+        chosen["augment"],
+        codebook_of(store),
+        store.manifest.grid,
+        gives_codes=network.shape.codebook_size is not None,
+        ignore_index=ignored,
+        adapter=adapter_of(chosen, store, devices.device, used=chosen["augment"] == "crops"),
+    )
+    return Segmentation(recipe.to(devices.device), ignored)
