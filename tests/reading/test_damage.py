@@ -113,7 +113,7 @@ def verified(store: Path) -> Verification:
     try:
         return verify(store)
     except NotAStoreError as error:
-        return Verification([str(error)])
+        return Verification([str(error)], [], 0, 0, 0, 0)
 
 
 def damaged_chunk(path: str, data: bytes, position: int) -> int | None:

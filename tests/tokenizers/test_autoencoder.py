@@ -25,6 +25,7 @@ from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.quantisers import nearest
 from tokenstore.tokenizers.train import fitting
+from tokenstore.tokenizers.train import kmeans as kmeans_module
 from tokenstore.tokenizers.train.fitting import (
     FitOptions,
     Images,
@@ -289,7 +290,7 @@ def test_dead_codes_are_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(nearest(rows, table).unique()) == 32
     good = kmeans_start(rows, 32, torch.Generator().manual_seed(0))
     assert error(rows, table) < 1.2 * error(rows, lloyd(rows, good))
-    monkeypatch.setattr(fitting, "SPARED", 10**6)
+    monkeypatch.setattr(kmeans_module, "DEAD_SHARE", 10**6)
     left_alone = kmeans(rows, start, 60, 256, torch.Generator().manual_seed(0))
     assert len(nearest(rows, left_alone).unique()) == 1
 
@@ -722,7 +723,7 @@ def test_what_is_no_source_of_images_is_refused(words: list[object], tmp_path: P
     np.save(tmp_path / "train.npy", np.zeros((3, 4, 4), np.uint16))
     refused = run(tmp_path / "train.npy", *words[1:])
     assert isinstance(refused.exception, SourceError)
-    assert "expected images to learn from, found ready codes" in str(refused.exception)
+    assert "expected images to train on, found ready codes" in str(refused.exception)
     refused = run(*words, "--split", "val")
     assert isinstance(refused.exception, SourceError)
     assert "expected a split of train, found 'val'" in str(refused.exception)
