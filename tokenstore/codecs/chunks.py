@@ -37,7 +37,7 @@ class SampleSpans:
     lengths: Indices
     """The samples' bytes (n,)."""
     packed: bool
-    """Whether the samples are packed at a fixed width (`bitpack`), rather than coded by a model."""
+    """True if samples are packed at a fixed width (`bitpack`), not coded by a model."""
 
     @classmethod
     def equal(cls, payload: Bytes, *, start: int, count: int, nbytes: int) -> SampleSpans:
@@ -77,7 +77,7 @@ class ChunkCodec(Protocol):
     zarr_name: ClassVar[str]
     """The name of the Zarr codec that stands for this one in an array's metadata: the last of `zarr`."""
     has_tables: ClassVar[bool] = False
-    """Whether the codec is fitted to a store's codes, and its tables stand in each array's metadata."""
+    """True if the codec is fitted to a store's codes, and its tables stand in each array's metadata."""
 
     codebook_size: int | None = None
     """The size below which all codes must lie; None for a codec of any values."""

@@ -115,7 +115,7 @@ class ArrayReader(ABC):
 
     @property
     def is_local(self) -> bool:
-        """Whether samples are on this machine's disk or in memory, so that any sample is read at no cost."""
+        """True if samples are on this machine's disk or in memory, so that any sample is read at no cost."""
         return not self._shards.fetches
 
     @property

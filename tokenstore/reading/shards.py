@@ -124,11 +124,11 @@ class Shards(Protocol):
 
     @property
     def stable(self) -> bool:
-        """Whether a payload, once read, keeps its place in memory as long as this object lives."""
+        """True if a payload, once read, keeps its place in memory as long as this object lives."""
 
     @property
     def fetches(self) -> bool:
-        """Whether payloads are fetched from another machine, or out of a compressed file."""
+        """True if payloads are fetched from another machine, or out of a compressed file."""
 
     def payload(self, chunk: int) -> Bytes:
         """Return a chunk's bytes without their checksum, once it is verified; raises DamageError."""

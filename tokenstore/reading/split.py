@@ -101,7 +101,7 @@ class SplitReader:
 
     @property
     def is_local(self) -> bool:
-        """Whether all tokens are on this machine."""
+        """True if all tokens are on this machine."""
         return self.arrays[TOKENS].is_local
 
     @cached_property
