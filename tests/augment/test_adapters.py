@@ -70,12 +70,12 @@ def autoencoder(folder: Path, photographs: Path, *options: str) -> str:
     test_autoencoder.make_kl().save_pretrained(folder / "model")
     out = folder / "codebook.safetensors"
     arguments = ["fit-codebook", str(photographs), "--autoencoder", str(folder / "model"), "--out", str(out)]
-    run("--image-size", "64", *options or ("--size", "32", "--iterations", "10"), before=arguments)
+    run("--image-size", "64", *options or ("--codebook-size", "32", "--iterations", "10"), before=arguments)
     return f"autoencoder:{out}"
 
 
 def residual(folder: Path, photographs: Path) -> str:
-    return autoencoder(folder, photographs, "--size", "16", "--codebooks", "3", "--iterations", "5")
+    return autoencoder(folder, photographs, "--codebook-size", "16", "--codebooks", "3", "--iterations", "5")
 
 
 def finite_scalar(folder: Path, photographs: Path) -> str:
