@@ -1,36 +1,22 @@
-"""The parts that commands which train share: listing images, showing a run."""
+"""The display that commands which train on images share: a run's progress, and notes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 from rich.progress import TaskID
-
-from tokenstore.networks.precision import has_bfloat16
-from tokenstore.networks.runs import ResumableRun, StepResult
-from tokenstore.tokenizers.train.images import ImageSet, list_images, open_images
 
 from .console import err, progress_bar
 
+if TYPE_CHECKING:
+    from tokenstore.networks.runs import ResumableRun
+
 _LINE_SECONDS = 60.0
-_Result = TypeVar("_Result", bound=StepResult)
-
-
-def in_bfloat16(precision: str, device: str) -> bool:
-    """Return whether a trainer computes in bfloat16; raise click.UsageError where it cannot do as asked."""
-    if precision == "fp16":
-        raise click.UsageError("--precision: expected auto, bf16 or fp32 here, found fp16")
-    return precision == "bf16" or (precision == "auto" and has_bfloat16(torch.device(device)))
-
-
-def listed_images(places: Sequence[str], held_out: float) -> ImageSet:
-    """List the images of some sources; raise SourceError where one holds ready codes."""
-    return list_images([open_images(place) for place in places], held_out)
+"""The seconds from one line to the next where stderr is no terminal."""
 
 
 def note_unless_held_out(count: int) -> None:
@@ -55,8 +41,7 @@ class RunProgress:
         self._stack.close()
         run = self._run
         if run is not None and run.writes and kind is not None and issubclass(kind, KeyboardInterrupt):
-            goes_on = f"the same command goes on by {run.resume_option}"
-            click.echo(f"stopped after step {run.step:,}; {goes_on}", err=True)
+            click.echo(f"stopped after step {run.step:,}; the same command goes on by --resume", err=True)
 
     def begin(self, run: ResumableRun[Any, Any]) -> None:
         """Show the bar of a run."""
@@ -94,14 +79,3 @@ class StageProgress:
         if stage not in self._tasks:
             self._tasks[stage] = self._bar.add_task(stage, total=total, note="")
         self._bar.update(self._tasks[stage], completed=done)
-
-
-def shown(
-    run: ResumableRun[Any, _Result],
-    train: Callable[[Callable[[_Result], None]], object],
-    described: Callable[[_Result], str],
-) -> None:
-    """Train, `train(on_step)`, and show the run."""
-    with RunProgress(described) as progress:
-        progress.begin(run)
-        train(progress.on_step)

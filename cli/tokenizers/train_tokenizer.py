@@ -52,9 +52,7 @@ if TYPE_CHECKING:
     images=256,
     resumed="the run in OUT",
 )
-def train_tokenizer(
-    images: tuple[str, ...], out: Path, precision: str, device: str, resume: bool, **settings: Any
-) -> None:
+def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None:
     r"""Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
 
     OUT gets weights.safetensors (averaged weights, for `--tokenizer conv-vq:OUT/weights.safetensors`),
@@ -68,7 +66,7 @@ def train_tokenizer(
     """
     from tokenstore.tokenizers.train import train_tokenizer as train
 
-    from ..training import RunProgress, in_bfloat16
+    from ..training import RunProgress
 
     progress = RunProgress(_described)
 
@@ -80,9 +78,6 @@ def train_tokenizer(
         trained = train(
             images,
             out,
-            precision="bf16" if in_bfloat16(precision, device) else "fp32",
-            device=device,
-            resume=resume,
             on_start=begin,
             on_step=progress.on_step,
             on_evaluation=_print_quality,

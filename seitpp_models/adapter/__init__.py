@@ -1,0 +1,50 @@
+"""The training of TokenAdapt, which augments tokens as images are augmented.
+
+One front door: `train_tokenadapt` trains a TokenAdapt for a tokenizer on images, and writes a file of weights.
+
+    from seitpp_models.adapter import train_tokenadapt
+    train_tokenadapt("photos/", "adapter.safetensors").quality["flip"].psnr
+
+Inside: `run` has the call, `trainer` the steps, `pairs` the tokens that are learned from, `start` the weights
+that a run begins with, and `evaluation` compares adapted tokens with those of augmented images. This wing may
+import tokenstore and `seitpp_models.errors`. Its names are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seitpp_models.adapter.evaluation import AdapterQuality, evaluate_adapter
+    from seitpp_models.adapter.run import TrainedAdapter, train_tokenadapt
+    from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig
+
+__all__ = [
+    "AdapterQuality",
+    "AdapterTrainer",
+    "AdapterTrainingConfig",
+    "TrainedAdapter",
+    "evaluate_adapter",
+    "train_tokenadapt",
+]
+
+_HOMES = {
+    "AdapterQuality": "evaluation",
+    "AdapterTrainer": "trainer",
+    "AdapterTrainingConfig": "trainer",
+    "TrainedAdapter": "run",
+    "evaluate_adapter": "evaluation",
+    "train_tokenadapt": "run",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

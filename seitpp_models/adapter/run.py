@@ -1,10 +1,11 @@
-"""A whole run that trains a TokenAdapt, in a folder: steps, checkpoints, log, and what came of it."""
+"""The front door of TokenAdapt's trainer: a run in a folder, with checkpoints, a log and an evaluation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,16 +13,144 @@ from torch import Tensor
 
 from seitpp_models.adapter.evaluation import AdapterQuality, evaluate_adapter
 from seitpp_models.adapter.pairs import Pictures
-from seitpp_models.adapter.trainer import AdapterTrainer, StepResult
-from tokenstore.networks.runs import run_steps
-from tokenstore.tokenizers.train.images import ImageRef, ImageSet
+from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig, StepResult
+from tokenstore.augment.adapters import save_adapter
+from tokenstore.networks.precision import Precision, computes_in_bfloat16
+from tokenstore.networks.runs import STATE, run_steps
+from tokenstore.networks.threads import torch_threads
+from tokenstore.sources import ImageSource
+from tokenstore.tokenizers import Tokenizer, load_tokenizer
+from tokenstore.tokenizers.registry import check_device
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images, open_images
 
-__all__ = ["evaluate_run", "held_out_pictures", "train"]
+__all__ = [
+    "EVALUATION",
+    "TrainedAdapter",
+    "evaluate_run",
+    "held_out_pictures",
+    "run_training",
+    "train_tokenadapt",
+]
 
 EVALUATION = "evaluation.json"
+"""The file in a run's folder with the last evaluation."""
+_DEFAULT = AdapterTrainingConfig()
 
 
-def train(
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A TokenAdapt that was trained and written."""
+
+    weights: Path
+    """The file of averaged weights, for `tokenstore.augment.load_adapter`."""
+    steps: int
+    """The steps of the run."""
+    seconds: float
+    """The seconds of training, all parts of a resumed run together."""
+    quality: dict[str, AdapterQuality]
+    """The quality on held-out images by transform; empty if no image is held out."""
+
+
+def train_tokenadapt(
+    images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
+    out: str | Path,
+    *,
+    tokenizer: str | Tokenizer = "default",
+    steps: int = _DEFAULT.steps,
+    batch_size: int = _DEFAULT.batch_size,
+    width: int = _DEFAULT.width,
+    held_out: float = 0.1,
+    learning_rate: float = _DEFAULT.learning_rate,
+    seed: int = 0,
+    precision: Precision = "bf16",
+    device: str = "cpu",
+    workers: int = 1,
+    threads: int | None = None,
+    evaluate_steps: int = 1000,
+    evaluate_images: int = 64,
+    checkpoint_minutes: float = 3.0,
+    resume: bool = False,
+    on_start: Callable[[AdapterTrainer, ImageSet], None] | None = None,
+    on_step: Callable[[StepResult], None] | None = None,
+    on_evaluation: Callable[[int, dict[str, AdapterQuality]], None] | None = None,
+) -> TrainedAdapter:
+    """Train TokenAdapt for a tokenizer: it turns tokens of an image into those of the image augmented.
+
+    SeiT++, https://arxiv.org/abs/2312.10105, section 3.2. Ctrl-C and SIGTERM stop the run after a step, with
+    a checkpoint.
+
+        train_tokenadapt("photos/", "adapter.safetensors")
+
+    Args:
+        images: A source of images or the path of one, or several of them.
+        out: The file of averaged weights. The run is in a folder beside it, of that name with .run, which
+            gets `adapter.safetensors`, `evaluation.json`, `log.jsonl`, and `state.pt` to resume from.
+        tokenizer: The tokenizer whose codes are augmented, or its name. It has one codebook of vectors.
+        steps: The steps of the run.
+        batch_size: The pairs of a step.
+        width: The channels of the networks, a multiple of 64.
+        held_out: The share of the images to evaluate on, chosen by a hash of their file names. Splits named
+            val or test are held out whole.
+        learning_rate: The peak of AdamW's learning rate.
+        seed: The seed of all draws.
+        precision: The arithmetic of the networks: "bf16", "fp32", or "auto" for bf16 where the device
+            multiplies it natively. Weights are in float32.
+        device: The device that trains.
+        workers: The processes that make pairs; 0 makes them between the steps.
+        threads: The threads that compute on a CPU during the call; None leaves them as they are.
+        evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end.
+        evaluate_images: The most held-out images that an evaluation uses.
+        checkpoint_minutes: The minutes from one checkpoint to the next.
+        resume: Resume the run beside `out`, given the same other arguments; begin if there is none.
+        on_start: Called before the first step with the run and its images.
+        on_step: Called after each step.
+        on_evaluation: Called after each evaluation with the steps done and the quality by transform.
+
+    Raises:
+        ArgumentError: The precision is none of the three.
+        SourceError: The images cannot be used.
+        TokenizerError: The tokenizer or the device cannot be used, or nothing is left to train on.
+        AdapterError: The tokenizer has no single codebook of vectors; a size is out of range; or the folder
+            holds a run that is not to be resumed, or one of other arguments.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
+    """
+    config = AdapterTrainingConfig(
+        steps=steps,
+        seed=seed,
+        batch_size=batch_size,
+        width=width,
+        learning_rate=learning_rate,
+        warmup_steps=max(1, min(_DEFAULT.warmup_steps, steps // 8)),
+        bfloat16=computes_in_bfloat16(precision, device),
+    )
+    check_device(device)
+    places = [images] if isinstance(images, str | Path | ImageSource) else images
+    image_set = list_images([open_images(place) for place in places], held_out)
+    out = Path(out)
+    folder = out.with_name(f"{out.name}.run")
+    with torch_threads(threads):
+        encoder = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
+        if on_start is not None:
+            on_start(trainer, image_set)
+        quality = run_training(
+            trainer,
+            image_set,
+            resume=resume and (folder / STATE).exists(),
+            checkpoint_seconds=60 * checkpoint_minutes,
+            evaluate_steps=evaluate_steps,
+            evaluate_images=evaluate_images,
+            on_step=on_step or _ignore,
+            on_evaluation=on_evaluation or _ignore,
+        )
+    save_adapter(trainer.average, out)
+    return TrainedAdapter(out, steps, trainer.seconds, quality)
+
+
+def _ignore(*_: object) -> None: ...
+
+
+def run_training(
     trainer: AdapterTrainer,
     images: ImageSet,
     *,
@@ -34,8 +163,8 @@ def train(
 ) -> dict[str, AdapterQuality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Raises AdapterError where
-    the folder holds a run and `resume` is false.
+    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Raises AdapterError if the
+    folder holds a run and `resume` is false.
     """
     return run_steps(
         trainer,
@@ -49,7 +178,7 @@ def train(
 
 
 def evaluate_run(trainer: AdapterTrainer, images: ImageSet, count: int) -> dict[str, AdapterQuality]:
-    """Quality of the averaged weights on held-out images by transform, also written to a file."""
+    """Evaluate the averaged weights on held-out images, by transform, and write the result to a file."""
     refs = [*images.held_out_photographs, *images.held_out_thumbnails]
     if not refs:
         return {}
@@ -62,7 +191,7 @@ def evaluate_run(trainer: AdapterTrainer, images: ImageSet, count: int) -> dict[
 
 
 def held_out_pictures(refs: Sequence[ImageRef], side: int, count: int, seed: int = 0) -> Tensor:
-    """Up to `count` of the images (n, 3, side, side) uint8, or that many of small ones laid side by side."""
+    """Return up to `count` pictures (n, 3, side, side) uint8 of images; small ones are laid side by side."""
     pictures = Pictures(refs, side)
     rng = np.random.default_rng((seed, len(refs)))
     return torch.stack([pictures.draw(rng) for _ in range(min(count, len(refs)))])

@@ -87,7 +87,6 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
 
     error = ModelError
     logged_steps = 1
-    resume_option = "--resume auto"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seitpp_models.adapter.evaluation import evaluate_adapter
 from seitpp_models.adapter.pairs import Pictures, augmented_images
-from seitpp_models.adapter.run import EVALUATION, train
+from seitpp_models.adapter.run import EVALUATION, run_training
 from seitpp_models.adapter.start import start_from_codebook
 from seitpp_models.adapter.trainer import WEIGHTS, AdapterTrainer, AdapterTrainingConfig, StepResult
 from tokenstore.augment import (
@@ -90,7 +90,7 @@ def run(
 ) -> dict[str, object]:
     seen: list[StepResult] = []
     return dict(
-        train(
+        run_training(
             trainer,
             images,
             resume=resume,

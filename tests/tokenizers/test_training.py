@@ -324,7 +324,7 @@ def _raise_at(step: int, last: int) -> None:
 
 def test_a_run_is_not_begun_over_another_nor_gone_on_with_otherwise(images: ImageSet, tmp_path: Path) -> None:
     finish(Trainer(CONFIG, images, tmp_path), images)
-    with pytest.raises(TokenizerError, match=r"a run is there\. Go on with it by --resume"):
+    with pytest.raises(TokenizerError, match=r"a run is there\. Go on with it by resume=True"):
         finish(Trainer(CONFIG, images, tmp_path), images)
     with pytest.raises(TokenizerError, match=r"other inputs \(seed 0 -> 1; steps 8 -> 9\)"):
         finish(Trainer(replace(CONFIG, steps=9, seed=1), images, tmp_path), images, resume=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 
-__all__ = ["Precision", "has_bfloat16"]
+from tokenstore.errors import ArgumentError, Parameter
+
+__all__ = ["Precision", "computes_in_bfloat16", "has_bfloat16"]
 
 Precision: TypeAlias = Literal["auto", "bf16", "fp32"]
 """The arithmetic of matrix products: bf16, fp32, or bf16 where the device multiplies it natively."""
@@ -14,8 +16,20 @@ Precision: TypeAlias = Literal["auto", "bf16", "fp32"]
 _AMPERE = (8, 0)
 
 
+def computes_in_bfloat16(precision: str, device: torch.device | str) -> bool:
+    """Return True if matrix products of this `precision` are computed in bfloat16 on a device.
+
+    Raises ArgumentError for a precision other than "auto", "bf16" and "fp32".
+    """
+    if precision not in get_args(Precision):
+        parameter = Parameter("precision", precision)
+        expected = ", ".join(get_args(Precision))
+        raise ArgumentError(f"{parameter}: expected one of {expected} here", parameters=[parameter])
+    return precision == "bf16" or (precision == "auto" and has_bfloat16(torch.device(device)))
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 faster than float32.
+    """Return True if a device multiplies bfloat16 faster than float32.
 
     GPUs from Ampere on do, and CPUs with AVX512-BF16 or AMX.
     """

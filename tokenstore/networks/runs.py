@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import Parameter, TokenstoreError
 from tokenstore.files import whole_file, write_file
 
 __all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
@@ -56,9 +56,6 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     error: ClassVar[type[TokenstoreError]]
     logged_steps: ClassVar[int] = 10
     """Steps from each line of the log to the next."""
-
-    resume_option: ClassVar[str] = "--resume"
-    """Of the command that trains, for messages."""
 
     def __init__(self, config: Any, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
         """`inputs` are, by the name they have in the state, what messages call them and a digest of them."""
@@ -182,8 +179,10 @@ def run_steps(
     if resume:
         run.restore()
     elif (out / STATE).exists():
+        parameter = Parameter("resume", True)
         raise run.error(
-            f"{out}: a run is there. Go on with it by {run.resume_option}, or train into another folder"
+            f"{out}: a run is there. Go on with it by {parameter}, or train into another folder",
+            parameters=[parameter],
         )
     out.mkdir(parents=True, exist_ok=True)
     if run.writes:

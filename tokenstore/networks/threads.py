@@ -11,10 +11,14 @@ __all__ = ["torch_threads"]
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute in `count` threads on a CPU until the block ends, then in as many as before."""
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """Let torch compute in `count` threads on a CPU until the block ends, then in as many as before.
+
+    With None, the block begins with the threads that torch has. A change inside the block ends with it, too.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    if count is not None:
+        torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from tokenstore.errors import SampleError
-from tokenstore.networks.precision import Precision, has_bfloat16
+from tokenstore.networks.precision import Precision, computes_in_bfloat16
 from tokenstore.networks.runs import STATE, run_steps
+from tokenstore.networks.threads import torch_threads
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer
@@ -83,7 +84,7 @@ def train_tokenizer(
     a batch. thumbnails: The crops of images below 128 pixels in a batch. learning_rate: The peak of AdamW's
     learning rate. seed: The seed of all draws. precision: The arithmetic of the networks: "bf16", "fp32", or
     "auto" for bf16 where the device multiplies it natively. Weights are in float32. device: The device that
-    trains. threads: The threads that compute on a CPU, for the rest of the process; None changes nothing.
+    trains. threads: The threads that compute on a CPU during the call; None leaves them as they are.
     evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end. evaluate_images:
     The most held-out images of each kind that an evaluation uses. checkpoint_minutes: The minutes from one
     checkpoint to the next. resume: Resume the run in the folder, given the same other arguments; begin if the
@@ -91,12 +92,10 @@ def train_tokenizer(
     after each step. on_evaluation: Called after each evaluation with the steps done and the quality by kind
     of image.
 
-    Raises SourceError for images that cannot be used, and TokenizerError if the device cannot be used,
-    nothing is left to train on, the folder holds a run and `resume` is false, or the run in the folder had
-    other arguments.
+    Raises ArgumentError for another precision, SourceError for images that cannot be used, and TokenizerError
+    if the device cannot be used, nothing is left to train on, the folder holds a run and `resume` is false,
+    or the run in the folder had other arguments.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     config = TrainingConfig(
         model=replace(ConvVQConfig(), name=name, codebook_size=codebook_size),
         seed=seed,
@@ -104,25 +103,26 @@ def train_tokenizer(
         photographs=photographs,
         thumbnails=thumbnails,
         learning_rate=learning_rate,
-        bfloat16=has_bfloat16(torch.device(device)) if precision == "auto" else precision == "bf16",
+        bfloat16=computes_in_bfloat16(precision, device),
     ).shortened(steps)
     check_device(device)
     places = [images] if isinstance(images, str | Path | ImageSource) else images
     image_set = list_images([open_images(place) for place in places], held_out)
-    trainer = Trainer(config, image_set, Path(out), device)
-    if on_start is not None:
-        on_start(trainer, image_set)
-    quality = run_training(
-        trainer,
-        image_set,
-        resume=resume and (Path(out) / STATE).exists(),
-        checkpoint_seconds=60 * checkpoint_minutes,
-        evaluate_steps=evaluate_steps,
-        evaluate_images=evaluate_images,
-        on_step=on_step or _ignore,
-        on_evaluation=on_evaluation or _ignore,
-    )
-    return TrainedTokenizer(Path(out) / WEIGHTS, config.steps, trainer.seconds, quality)
+    with torch_threads(threads):
+        trainer = Trainer(config, image_set, Path(out), device)
+        if on_start is not None:
+            on_start(trainer, image_set)
+        quality = run_training(
+            trainer,
+            image_set,
+            resume=resume and (Path(out) / STATE).exists(),
+            checkpoint_seconds=60 * checkpoint_minutes,
+            evaluate_steps=evaluate_steps,
+            evaluate_images=evaluate_images,
+            on_step=on_step or _ignore,
+            on_evaluation=on_evaluation or _ignore,
+        )
+        return TrainedTokenizer(Path(out) / WEIGHTS, config.steps, trainer.seconds, quality)
 
 
 def _ignore(*_: object) -> None: ...
@@ -158,19 +158,18 @@ def run_training(
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
     """Evaluate the averaged weights by kind of held-out image, and write the result and pictures to files."""
-    threads = torch.get_num_threads()
     tokenizer = ConvVQTokenizer(copy.deepcopy(trainer.average).eval())
     quality: dict[str, Quality] = {}
     samples: list[Tensor] = []
-    for kind, refs in (
-        ("photographs", images.held_out_photographs),
-        ("thumbnails", images.held_out_thumbnails),
-    ):
-        views = held_out_views(refs, tokenizer, count)
-        if views:
-            quality[kind] = evaluate(tokenizer, views)
-            samples = samples or views[:_PICTURES]
-    torch.set_num_threads(threads)
+    with torch_threads():
+        for kind, refs in (
+            ("photographs", images.held_out_photographs),
+            ("thumbnails", images.held_out_thumbnails),
+        ):
+            views = held_out_views(refs, tokenizer, count)
+            if views:
+                quality[kind] = evaluate(tokenizer, views)
+                samples = samples or views[:_PICTURES]
     facts = {kind: asdict(figures) for kind, figures in quality.items()}
     report = {"step": trainer.step, "seconds": round(trainer.seconds), **facts}
     (trainer.out / EVALUATION).write_text(json.dumps(report, indent=2) + "\n")
