@@ -1,6 +1,6 @@
 """The training of TokenAdapt, which augments tokens as images are augmented.
 
-One front door: `train_tokenadapt` trains a TokenAdapt for a tokenizer on images, and writes a file of weights.
+One front door: `train_tokenadapt` trains a TokenAdapt for a tokenizer, on images, and writes its weights.
 
     from seitpp_models.adapter import train_tokenadapt
     train_tokenadapt("photos/", "adapter.safetensors").quality["flip"].psnr
