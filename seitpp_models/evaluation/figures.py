@@ -24,7 +24,7 @@ from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.segmentation import segmentation_loss
 from tokenstore.augment.crops import CenterCrop
 from tokenstore.loading.loader import TokenLoader
-from tokenstore.randomness import folded, key_words
+from tokenstore.randomness import generator
 
 __all__ = [
     "ClassifierFigures",
@@ -283,12 +283,10 @@ def _intersections_over_unions(table: Tensor, ignore_index: int) -> Tensor:
 
 def _masks_of_rows(rows: Sequence[int], patches: int, ratio: float, seed: int) -> PatchMask:
     """A mask of each row's own."""
-    generator = torch.Generator()
     dropped = min(MaskRatio.low, ratio)
     masks = []
     for row in rows:
-        generator.manual_seed(int(folded(key_words(seed, row))) >> 1)
-        masks.append(draw_mask(1, patches, ratio, dropped, generator))
+        masks.append(draw_mask(1, patches, ratio, dropped, generator(seed, row)))
     return PatchMask(torch.cat([mask.kept for mask in masks]), torch.cat([mask.masked for mask in masks]))
 
 

@@ -22,7 +22,7 @@ from seitpp_models.evaluation.measures import (
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
 from seitpp_models.networks.segmentation import segmentation_loss
 from tokenstore.format.layout import LABELS, MASKS, TOKENS
-from tokenstore.randomness import folded, key_words
+from tokenstore.randomness import derived_seed, generator
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]
 
@@ -59,10 +59,9 @@ class StepRandom:
 
         Dropout and drop-path draw from torch's own generator, which is seeded too.
         """
-        own, common = (int(folded(key_words(seed, step, place))) >> 1 for place in (rank, _COMMON))
-        torch.manual_seed(own)
+        torch.manual_seed(derived_seed(seed, step, rank))
         return cls(
-            torch.Generator(device).manual_seed(own), torch.Generator().manual_seed(common), rank, world_size
+            generator(seed, step, rank, device=device), generator(seed, step, _COMMON), rank, world_size
         )
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tokenstore.randomness import folded, key_words
+from tokenstore.randomness import check_key, generator
 
 __all__ = ["PerSample"]
 
@@ -23,7 +23,7 @@ class PerSample:
     """
 
     def __init__(self, module: nn.Module, seed: int = 0) -> None:
-        key_words(seed)
+        check_key(seed)
         self.module = module.eval()
         self.seed = seed
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -37,9 +37,7 @@ class PerSample:
         return [self(code, row, epoch) for code, row in zip(codes, rows.tolist(), strict=True)]
 
     def __call__(self, codes: Tensor, row: int = 0, epoch: int | None = None) -> Tensor:
-        generator = torch.Generator()
         epoch = int(self._epoch) if epoch is None else epoch
-        generator.manual_seed(int(folded(key_words(self.seed, epoch, row))) >> 1)
-        inputs, _ = self.module(codes[None], None, generator=generator)
+        inputs, _ = self.module(codes[None], None, generator=generator(self.seed, epoch, row))
         result: Tensor = inputs[0]
         return result

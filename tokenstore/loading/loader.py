@@ -19,10 +19,9 @@ from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
 from tokenstore.loading.pipeline import Buffers, FetchAhead, Mover, handed_over, in_order
 from tokenstore.loading.resident.rows import DeviceRows
-from tokenstore.loading.sampling import Order, Permutation, Steps
-from tokenstore.loading.sampling.order import whole_number
+from tokenstore.loading.sampling import Order, Steps, load_kernels, whole_number
 from tokenstore.machine import available_cores
-from tokenstore.randomness import folded, key_words
+from tokenstore.randomness import check_key, generator
 from tokenstore.reading import Indices, Rows
 
 __all__ = ["TokenLoader"]
@@ -31,9 +30,6 @@ _MOST_THREADS = 16
 _WINDOWS_KEPT = 3
 _SPAN_BATCHES = 16
 _STATE_VERSION = 1
-
-# Numba loads its own parts, some 0.3 s, with the first call of anything compiled: here, not in a first batch.
-Permutation(2, 0)(np.arange(2))
 
 
 class TokenLoader:
@@ -129,6 +125,7 @@ class TokenLoader:
         self._tokens = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
         self._keep_windows()
         self._order(0)
+        load_kernels()  # here, not in the first batch
 
     def _check(self) -> None:
         if not isinstance(self.dataset, TokenDataset):
@@ -139,7 +136,7 @@ class TokenLoader:
             raise ValueError(f"rank: expected 0 to world_size - 1, found {self._rank} of {self._world_size}")
         for name, least in (("batch_size", 1), ("num_threads", 0), ("prefetch", 1), ("shuffle_window", 0)):
             setattr(self, name, whole_number(name, getattr(self, name), least))
-        key_words(self.seed)
+        check_key(self.seed)
         self.seed = int(self.seed)
         if self.drop_last and self.pad:
             raise ValueError("drop_last, pad: expected one at most, found both; leave out the other")
@@ -303,9 +300,8 @@ class TokenLoader:
         if self.batch_transform is None:
             return columns if len(columns) > 1 else columns[0]
         with self._mover.stream():
-            generator = torch.Generator(self.device)
-            generator.manual_seed(int(folded(key_words(self.seed, epoch, start))) >> 1)
-            return self.batch_transform(*columns, generator=generator)
+            random = generator(self.seed, epoch, start, device=self.device)
+            return self.batch_transform(*columns, generator=random)
 
     @property
     def _by_sample(self) -> bool:

@@ -1,20 +1,25 @@
-"""Which sample comes when: pure functions of sizes, seed and epoch, without files, network or state.
+"""Sampling: the order in which samples come, as pure functions of sizes, seed and epoch.
 
-An order maps the positions of an epoch to rows; `Steps` cuts the positions into the batches of every rank.
+An order maps the positions of an epoch to row numbers: `Sequential` (as stored), `Permutation` (a full
+shuffle), `BlockShuffle` (blocks, then rows within windows) and `Mixture` (several sources in proportion).
+`Steps` cuts the positions into the batches of every rank. `shuffle_quality` measures an order.
+The compiled loops are in `feistel.py` and `turns.py`, which are imported on first use, and numba with them.
+
+May import: numpy, `errors`, `machine`, `randomness`; never files, network, torch, or the rest of `loading`.
 """
 
 from __future__ import annotations
 
 from tokenstore.loading.sampling.blocks import BlockShuffle, bounded_starts
 from tokenstore.loading.sampling.mixture import Mixture, Stopping
-from tokenstore.loading.sampling.order import Order, Sequential
-from tokenstore.loading.sampling.permutation import Permutation
+from tokenstore.loading.sampling.order import Indices, Order, Sequential, whole_number
+from tokenstore.loading.sampling.permutation import Permutation, load_kernels
 from tokenstore.loading.sampling.quality import ShuffleQuality, shuffle_quality
 from tokenstore.loading.sampling.steps import Steps
-from tokenstore.randomness import key_words
 
 __all__ = [
     "BlockShuffle",
+    "Indices",
     "Mixture",
     "Order",
     "Permutation",
@@ -23,6 +28,7 @@ __all__ = [
     "Steps",
     "Stopping",
     "bounded_starts",
-    "key_words",
+    "load_kernels",
     "shuffle_quality",
+    "whole_number",
 ]

@@ -2,10 +2,12 @@
 
 A number x < a * b is the pair (x // b, x % b), its halves. A round adds to one half, modulo its size, a hash
 of the other half and the round's key. A result of `samples` or more goes through the network again ("cycle
-walking", Black and Rogaway, "Ciphers with arbitrary finite domains", 2002), which is rare, since
+walking", Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Cycle walking is rare, since
 a = ceil(sqrt(samples)) and b = ceil(samples / a), or one more where both are odd. The hash is output number
 `half` of SplitMix64, started at the round's key (Steele, Lea and Flood, "Fast splittable pseudorandom number
-generators", 2014). All is unsigned 64-bit arithmetic: an order is the same on every platform.
+generators", 2014). All arithmetic is on unsigned 64-bit integers: an order is the same on every platform.
+
+The module imports numba. The orders import the module on first use, through `kernels` in permutation.py.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from tokenstore import randomness
 from tokenstore.machine import compiled
-from tokenstore.randomness import GAMMA, keyed, mixed
 
-__all__ = ["inverted", "permuted", "round_keys", "window_rows"]
+__all__ = ["inverted", "keyed", "permuted", "round_keys", "window_rows"]
 
 # Few samples need many rounds: after 8, some permutations of 6 samples are twice as frequent as they should
 # be, after 24 all are right within 0.4 %. The places of two of 1,024 samples are independent within 0.003 %
@@ -26,23 +28,38 @@ ROUNDS = 8
 SMALL_ROUNDS = 24
 SMALL = 1024
 
-_ONE, _32 = np.uint64(1), np.uint64(32)
+_GAMMA = np.uint64(randomness.GAMMA)
+_FIRST, _SECOND = np.uint64(randomness.FIRST_FACTOR), np.uint64(randomness.SECOND_FACTOR)
+_ONE, _27, _30, _31, _32 = (np.uint64(value) for value in (1, 27, 30, 31, 32))
+
+
+@compiled
+def _mixed(x: Any) -> Any:
+    x = (x ^ (x >> _30)) * _FIRST
+    x = (x ^ (x >> _27)) * _SECOND
+    return x ^ (x >> _31)
+
+
+@compiled
+def keyed(state: Any, word: Any) -> Any:
+    """Return the hash of a key with one more word; `randomness.hashed_key` is the same in plain Python."""
+    return _mixed((state ^ word) + _GAMMA)
 
 
 @compiled
 def round_keys(state: Any, samples: Any) -> Any:
-    """The keys (rounds,) uint64 of the permutation of `samples` (uint64) that a folded key selects."""
+    """Return the keys (rounds,) uint64 of the permutation of `samples` (uint64) that a hashed key selects."""
     keys = np.empty(SMALL_ROUNDS if samples < SMALL else ROUNDS, np.uint64)
     start = keyed(state, samples)
     for number in range(len(keys)):
-        start += GAMMA
-        keys[number] = mixed(start)
+        start += _GAMMA
+        keys[number] = _mixed(start)
     return keys
 
 
 @compiled
 def _sides(samples: Any) -> Any:
-    """The a and b of at least one sample, at most 2**31; a is the integer root of samples - 1, plus 1."""
+    """Return a and b for 1 to 2**62 samples, both at most 2**31; a is the root of samples - 1, plus 1."""
     rest = samples - _ONE
     root = np.uint64(np.sqrt(np.float64(rest)))
     while root * root > rest:
@@ -57,8 +74,8 @@ def _sides(samples: Any) -> Any:
 
 @compiled
 def _drawn(key: Any, half: Any, size: Any) -> Any:
-    """A number in [0, size), size at most 2**31: the hash's upper 32 bits as a fraction of it."""
-    return ((mixed(key + half * GAMMA) >> _32) * size) >> _32
+    """Return a number in [0, size), size at most 2**31: the hash's upper 32 bits as a fraction of it."""
+    return ((_mixed(key + half * _GAMMA) >> _32) * size) >> _32
 
 
 @compiled
@@ -91,7 +108,7 @@ def _backward(x: Any, samples: Any, a: Any, b: Any, keys: Any) -> Any:
 
 @compiled
 def permuted(numbers: Any, samples: Any, keys: Any) -> None:
-    """Replaces numbers (n,) int64 in [0, samples) by their images; samples uint64, keys of `round_keys`."""
+    """Replace numbers (n,) int64 in [0, samples) by their images; samples uint64, keys of `round_keys`."""
     if len(numbers):
         a, b = _sides(samples)
         for number in range(len(numbers)):
@@ -100,7 +117,7 @@ def permuted(numbers: Any, samples: Any, keys: Any) -> None:
 
 @compiled
 def inverted(numbers: Any, samples: Any, keys: Any) -> None:
-    """Undoes `permuted`."""
+    """Undo `permuted`."""
     if len(numbers):
         a, b = _sides(samples)
         for number in range(len(numbers)):
@@ -109,7 +126,7 @@ def inverted(numbers: Any, samples: Any, keys: Any) -> None:
 
 @compiled
 def _run_of(edges: Any, position: Any, low: Any, high: Any) -> Any:
-    """The last run in [low, high) that starts at or before the position."""
+    """Return the last run in [low, high) that starts at or before the position."""
     while high - low > 1:
         middle = (low + high) // 2
         if edges[middle] <= position:
@@ -121,9 +138,10 @@ def _run_of(edges: Any, position: Any, low: Any, high: Any) -> Any:
 
 @compiled
 def window_rows(positions: Any, edges: Any, first_rows: Any, window: Any, state: Any) -> None:
-    """Replaces positions (n,) int64 by rows: each window of runs is permuted by its own key.
+    """Replace positions (n,) int64 by row numbers: each window of runs is permuted by its own key.
 
-    Run k holds positions [edges[k], edges[k + 1]) and rows from first_rows[k] on: (k + 1,) and (k,) int64.
+    Run k has the positions [edges[k], edges[k + 1]) and the rows from first_rows[k] on. `edges` is
+    (runs + 1,) int64, `first_rows` (runs,) int64; `window` is the number of runs in a window.
     """
     runs = len(first_rows)
     first = last = start = stop = 0
@@ -138,6 +156,6 @@ def window_rows(positions: Any, edges: Any, first_rows: Any, window: Any, state:
             size = np.uint64(stop - start)
             a, b = _sides(size)
             keys = round_keys(keyed(state, np.uint64(place)), size)
-        moved = start + np.int64(_forward(np.uint64(position - start), size, a, b, keys))
-        run = _run_of(edges, moved, first, last)
-        positions[number] = first_rows[run] + moved - edges[run]
+        image = start + np.int64(_forward(np.uint64(position - start), size, a, b, keys))
+        run = _run_of(edges, image, first, last)
+        positions[number] = first_rows[run] + image - edges[run]

@@ -1,4 +1,4 @@
-"""What an order is, the order of the rows as they are stored, and the checks that all orders share."""
+"""The protocol of orders, the order of the rows as they are stored, and the checks that all orders share."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 __all__ = ["MOST_SAMPLES", "Indices", "Order", "Sequential", "positions_within", "whole_number"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 MOST_SAMPLES = 2**62
-"""The longest epoch: what 64-bit arithmetic holds with room for its intermediate values."""
+"""The length of the longest epoch: 64-bit arithmetic needs the other bits for intermediate values."""
 
 
 class Order(Protocol):
-    """The rows of an epoch, one for each of its positions."""
+    """The order of an epoch: a row number for each of its positions."""
 
     def __len__(self) -> int:
-        """Positions of the epoch."""
+        """Return the number of positions of the epoch."""
         ...
 
     def __call__(self, positions: Indices) -> Indices:
-        """The rows (n,) int64 at positions (n,), each in [0, len); raises IndexError for others."""
+        """Return the row numbers (n,) int64 at positions (n,). Raises IndexError for one not in [0, len)."""
         ...
 
 
-class Sequential:
-    """The rows as they are stored; raises ValueError for a number of samples not in [0, 2**62]."""
+class Sequential(Order):
+    """The rows as they are stored. Raises ValueError for a number of samples not in [0, 2**62]."""
 
     def __init__(self, samples: int) -> None:
         self._samples = whole_number("samples", samples, 0, MOST_SAMPLES)
@@ -40,13 +41,16 @@ class Sequential:
     def __repr__(self) -> str:
         return f"Sequential({self._samples})"
 
+    @override
     def __call__(self, positions: Indices) -> Indices:
-        """The positions (n,) themselves, copied; raises IndexError for one out of range."""
         return positions_within(positions, self._samples)
 
 
 def positions_within(positions: Any, samples: int) -> Indices:
-    """Positions (n,) as a new int64 array; raises IndexError for other shapes, dtypes or numbers."""
+    """Return positions (n,) as a new int64 array.
+
+    Raises IndexError unless they are one-dimensional integers in [0, samples).
+    """
     given = np.asarray(positions)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise IndexError(f"positions: expected (n,) integers, found {given.dtype} of shape {given.shape}")
@@ -62,7 +66,7 @@ def positions_within(positions: Any, samples: int) -> Indices:
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value as an int; raises ValueError where it is none or not in [least, most]."""
+    """Return the value as an int. Raises ValueError unless it is a whole number in [least, most]."""
     try:
         number = operator.index(value)
     except TypeError:

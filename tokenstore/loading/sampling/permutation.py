@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from types import ModuleType
+
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
-from tokenstore.loading.sampling.feistel import inverted, permuted, round_keys
-from tokenstore.loading.sampling.order import MOST_SAMPLES, Indices, positions_within, whole_number
-from tokenstore.randomness import folded, key_words
+from tokenstore.loading.sampling.order import (
+    MOST_SAMPLES,
+    Indices,
+    Order,
+    positions_within,
+    whole_number,
+)
+from tokenstore.machine import importing_kernels
+from tokenstore.randomness import hashed_key
 
-__all__ = ["Permutation"]
+__all__ = ["Permutation", "kernels", "load_kernels"]
 
 
-class Permutation:
+class Permutation(Order):
     """A bijection of [0, samples), selected by integers such as a seed and an epoch; O(1) memory.
 
     The same key and number of samples give the same order on every platform. Keys of other order or length
-    give unrelated permutations. Raises ValueError for a number of samples not in [0, 2**62], or a key that is
-    not of integers in [-2**63, 2**64), which are taken modulo 2**64.
+    give unrelated permutations. The key's integers are taken modulo 2**64. Raises ValueError for a number of
+    samples not in [0, 2**62], or a key that is not of integers in [-2**63, 2**64).
     """
 
     def __init__(self, samples: int, *key: int) -> None:
         self._samples = whole_number("samples", samples, 0, MOST_SAMPLES)
         self._key = key
         self._size = np.uint64(self._samples)
-        state = np.uint64(folded(key_words(*key)))
-        self._round_keys: npt.NDArray[np.uint64] = round_keys(state, self._size)
+        self._state = np.uint64(hashed_key(*key))
+
+    @cached_property
+    def _round_keys(self) -> npt.NDArray[np.uint64]:
+        keys: npt.NDArray[np.uint64] = kernels().round_keys(self._state, self._size)
+        return keys
 
     def __len__(self) -> int:
         return self._samples
@@ -33,14 +47,26 @@ class Permutation:
     def __repr__(self) -> str:
         return f"Permutation({', '.join(map(str, (self._samples, *self._key)))})"
 
+    @override
     def __call__(self, positions: Indices) -> Indices:
-        """The rows (n,) int64 at positions (n,); raises IndexError for one out of range."""
-        rows = positions_within(positions, self._samples)
-        permuted(rows, self._size, self._round_keys)
-        return rows
+        row_numbers = positions_within(positions, self._samples)
+        kernels().permuted(row_numbers, self._size, self._round_keys)
+        return row_numbers
 
-    def inverse(self, indices: Indices) -> Indices:
-        """The positions (n,) int64 of rows (n,); raises IndexError for one out of range."""
-        positions = positions_within(indices, self._samples)
-        inverted(positions, self._size, self._round_keys)
+    def inverse(self, row_numbers: Indices) -> Indices:
+        """Return the positions (n,) int64 of row numbers (n,). Raises IndexError for one out of range."""
+        positions = positions_within(row_numbers, self._samples)
+        kernels().inverted(positions, self._size, self._round_keys)
         return positions
+
+
+def kernels() -> ModuleType:
+    """Return the module of compiled functions, which is imported on first use."""
+    with importing_kernels:
+        from tokenstore.loading.sampling import feistel
+    return feistel
+
+
+def load_kernels() -> None:
+    """Import and run the compiled functions once, so that no later call waits for numba (about 0.3 s)."""
+    Permutation(2, 0)(np.arange(2))

@@ -1,4 +1,4 @@
-"""How near an order comes to a full shuffle: how many blocks and classes meet in a batch."""
+"""A measure of how near an order comes to a full shuffle: how many blocks and classes are in a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ShuffleQuality", "shuffle_quality"]
 
 @dataclass(frozen=True)
 class ShuffleQuality:
-    """Distinct blocks and classes in a batch, on average, beside what a full shuffle is expected to give."""
+    """The distinct blocks and classes of a batch, on average, and the numbers expected of a full shuffle."""
 
     batch_size: int
     batches: int
@@ -26,11 +26,14 @@ class ShuffleQuality:
 
     @property
     def figure(self) -> float:
-        """The smaller of the parts' shares of what is expected, in [0, 1]: 1 is as good as a full shuffle."""
-        shares = [self.blocks / self.blocks_expected]
+        """The quality in [0, 1]: 1 is as good as a full shuffle.
+
+        The quality is the smaller of two ratios, that of the blocks and that of the classes to the expected.
+        """
+        ratios = [self.blocks / self.blocks_expected]
         if self.classes is not None and self.classes_expected is not None:
-            shares.append(self.classes / self.classes_expected)
-        return min(1.0, *shares)
+            ratios.append(self.classes / self.classes_expected)
+        return min(1.0, *ratios)
 
 
 def shuffle_quality(
@@ -40,11 +43,11 @@ def shuffle_quality(
     batches: int = 100,
     labels: npt.NDArray[np.integer] | None = None,
 ) -> ShuffleQuality:
-    """Counts blocks and classes in `batches` batches, evenly spread over the epoch.
+    """Count blocks and classes in `batches` batches, evenly spread over the epoch.
 
-    starts (blocks + 1,) int64 are the first rows of the blocks that are stored or fetched as one, and the
-    number of rows N; labels (N,) integers. Raises ValueError for sizes below 1, an empty order, or starts
-    or labels that do not fit.
+    `starts` (blocks + 1,) int64 are the first rows of the blocks that are stored or fetched at once, and the
+    number of rows N; `labels` are (N,) integers. Raises ValueError for sizes below 1, an empty order, or
+    starts or labels that do not fit.
     """
     starts = checked_starts(starts)
     rows = int(starts[-1])
@@ -76,7 +79,7 @@ def shuffle_quality(
 
 
 def _expected_distinct(sizes: Indices, drawn: int) -> float:
-    """How many groups of these sizes (k,) are met, on average, by `drawn` rows without replacement.
+    """Return how many groups of these sizes (k,) are met, on average, by `drawn` rows without replacement.
 
     A group of m of N rows is missed with probability C(N - m, drawn) / C(N, drawn).
     """

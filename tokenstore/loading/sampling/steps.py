@@ -13,19 +13,20 @@ __all__ = ["Steps"]
 class Steps:
     """The global steps of an epoch of `samples` positions, or of its rest after `consumed` of them.
 
-    A step takes the next batch_size * world_size positions, and rank r of W of a step's n the part
-    [r * n // W, (r + 1) * n // W). All ranks have equally many steps, and a sample in each. What the last
-    step does when fewer positions are left:
+    A step takes the next batch_size * world_size positions. Of a step's n positions, rank r of W takes the
+    part [r * n // W, (r + 1) * n // W). All ranks have equally many steps, and a sample in each. Where too
+    few positions are left for the last step:
 
-    - `drop_last`: it is left out.
-    - `pad`: it is filled up with positions from the epoch's start.
-    - neither: each position is taken once. The last step is smaller; where it would have fewer than W
-      positions, the step before leaves it what is missing. Where that cannot be (fewer than W positions are
-      left in all, or batch_size is 1), it is filled up to W with positions from the epoch's start.
+    - `drop_last` leaves the step out.
+    - `pad` fills the step up with positions from the epoch's start.
+    - By default each position is taken once, and the last step is smaller. Where the last step would have
+      fewer than W positions, the step before gives it the missing ones. Where that cannot be (fewer than W
+      positions are left in all, or batch_size is 1), the last step is filled up to W with positions from the
+      epoch's start.
 
     Positions from the epoch's start are counted on from `samples`: take them modulo `samples`.
-    Raises ValueError for numbers below 1 (samples and consumed: 0), more consumed than samples, or both
-    drop_last and pad.
+    Raises ValueError for batch_size or world_size below 1, samples or consumed below 0, more consumed than
+    samples, or both drop_last and pad.
     """
 
     samples: int
@@ -48,9 +49,9 @@ class Steps:
         return whole + (rest > 0 and not self.drop_last)
 
     def span(self, step: int, rank: int) -> tuple[int, int]:
-        """The positions [start, stop) of a rank in a step, to be taken modulo `samples`.
+        """Return the positions [start, stop) of a rank in a step, to be taken modulo `samples`.
 
-        Raises IndexError where there is no such step or rank.
+        Raises IndexError for a step or rank out of range.
         """
         if not 0 <= rank < self.world_size:
             raise IndexError(f"rank: expected one of {self.world_size}, counted from 0, found {rank}")
@@ -59,7 +60,7 @@ class Steps:
         return start + rank * size // self.world_size, start + (rank + 1) * size // self.world_size
 
     def consumed_after(self, step: int) -> int:
-        """How many of the epoch's positions are taken once a step is; raises IndexError for no such step."""
+        """Return how many positions of the epoch are taken after a step. Raises IndexError for no such step."""
         return min(self._step_span(step)[1], self.samples)
 
     @property
@@ -76,7 +77,7 @@ class Steps:
             return start, stop
         left = self.samples - self.consumed - (steps - 1) * self._step_size
         missing = max(0, self.world_size - left)
-        lent = missing if steps > 1 and self.batch_size > 1 else 0
+        from_step_before = missing if steps > 1 and self.batch_size > 1 else 0
         if step == steps - 1:
-            return start - lent, start + left + missing - lent
-        return start, stop - (lent if step == steps - 2 else 0)
+            return start - from_step_before, start + left + missing - from_step_before
+        return start, stop - (from_step_before if step == steps - 2 else 0)
