@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstore.loading.sampling import feistel
-from tokenstore.randomness import check_key, derived_seed, generator, hashed_key
+from tokenstore.randomness import check_key, derived_seed, hashed_key
 
 HASHES = [
     0,
@@ -38,15 +37,8 @@ def test_the_hash_is_the_one_of_every_version_and_platform() -> None:
     assert [hashed_key(*key) for key in [(), (0,), (0, 0), (1, 2, 3), (-1, 2**63), (2**64 - 1, 7)]] == HASHES
 
 
-def test_a_generator_is_seeded_with_its_key() -> None:
-    drawn = torch.rand(3, generator=generator(5, 6, 7))
-    again = torch.rand(3, generator=torch.Generator().manual_seed(derived_seed(5, 6, 7)))
-    assert torch.equal(drawn, again)
-    assert not torch.equal(drawn, torch.rand(3, generator=generator(5, 6, 8)))
-
-
 @pytest.mark.parametrize("key", [(2**64,), (-(2**63) - 1,), (1, 2**70), (1.5,), ("1",), (None,)])
 def test_a_key_that_is_not_of_64_bit_integers_is_refused(key: tuple[Any, ...]) -> None:
-    for function in (check_key, hashed_key, derived_seed, generator):
+    for function in (check_key, hashed_key, derived_seed):
         with pytest.raises(ValueError, match="seed: expected whole numbers"):
             function(*key)

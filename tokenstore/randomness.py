@@ -7,12 +7,9 @@ The hash is built of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudor
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["FIRST_FACTOR", "GAMMA", "SECOND_FACTOR", "check_key", "derived_seed", "generator", "hashed_key"]
+__all__ = ["FIRST_FACTOR", "GAMMA", "SECOND_FACTOR", "check_key", "derived_seed", "hashed_key"]
 
 GAMMA: Final = 0x9E3779B97F4A7C15
 """The step between two states of SplitMix64: 2**64 over the golden ratio, rounded to an odd number."""
@@ -25,15 +22,11 @@ _WORD: Final = 2**64 - 1
 """The largest 64-bit word; `x & _WORD` is x modulo 2**64."""
 
 
-def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a new torch generator on a device, seeded with a key. Raises ValueError as `check_key` does."""
-    import torch  # not above: the orders of samples hash keys without torch
-
-    return torch.Generator(device).manual_seed(derived_seed(*key))
-
-
 def derived_seed(*key: int) -> int:
-    """Return a seed in [0, 2**63) that depends on a key. Raises ValueError as `check_key` does."""
+    """Return the seed in [0, 2**63) of a generator for a key, such as `torch.Generator().manual_seed` takes.
+
+    Raises ValueError as `check_key` does.
+    """
     return hashed_key(*key) >> 1
 
 

@@ -24,7 +24,7 @@ from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.segmentation import segmentation_loss
 from tokenstore.augment.crops import CenterCrop
 from tokenstore.loading.loader import TokenLoader
-from tokenstore.randomness import generator
+from tokenstore.randomness import derived_seed
 
 __all__ = [
     "ClassifierFigures",
@@ -286,7 +286,8 @@ def _masks_of_rows(rows: Sequence[int], patches: int, ratio: float, seed: int) -
     dropped = min(MaskRatio.low, ratio)
     masks = []
     for row in rows:
-        masks.append(draw_mask(1, patches, ratio, dropped, generator(seed, row)))
+        generator = torch.Generator().manual_seed(derived_seed(seed, row))
+        masks.append(draw_mask(1, patches, ratio, dropped, generator))
     return PatchMask(torch.cat([mask.kept for mask in masks]), torch.cat([mask.masked for mask in masks]))
 
 

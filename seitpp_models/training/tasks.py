@@ -22,7 +22,7 @@ from seitpp_models.evaluation.measures import (
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
 from seitpp_models.networks.segmentation import segmentation_loss
 from tokenstore.format.layout import LABELS, MASKS, TOKENS
-from tokenstore.randomness import derived_seed, generator
+from tokenstore.randomness import derived_seed
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]
 
@@ -59,9 +59,10 @@ class StepRandom:
 
         Dropout and drop-path draw from torch's own generator, which is seeded too.
         """
-        torch.manual_seed(derived_seed(seed, step, rank))
+        own, common = (derived_seed(seed, step, place) for place in (rank, _COMMON))
+        torch.manual_seed(own)
         return cls(
-            generator(seed, step, rank, device=device), generator(seed, step, _COMMON), rank, world_size
+            torch.Generator(device).manual_seed(own), torch.Generator().manual_seed(common), rank, world_size
         )
 
 

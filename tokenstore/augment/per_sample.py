@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tokenstore.randomness import check_key, generator
+from tokenstore.randomness import check_key, derived_seed
 
 __all__ = ["PerSample"]
 
@@ -38,6 +38,7 @@ class PerSample:
 
     def __call__(self, codes: Tensor, row: int = 0, epoch: int | None = None) -> Tensor:
         epoch = int(self._epoch) if epoch is None else epoch
-        inputs, _ = self.module(codes[None], None, generator=generator(self.seed, epoch, row))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, row))
+        inputs, _ = self.module(codes[None], None, generator=generator)
         result: Tensor = inputs[0]
         return result

@@ -34,29 +34,31 @@ __all__ = ["Shuffle", "TokenDataset"]
 Transform: TypeAlias = Callable[[Any], Any]
 
 _SPLIT_KEY = 0x73706C6974
-"""Sets the draw of `split` apart from the orders of epochs of the same seed."""
+"""The part of a key that sets the draw of `split` apart from the orders of epochs of the same seed."""
 
 
 class TokenDataset(Dataset[Any]):
-    """Samples of one split, each a tuple of its columns; a single column is not wrapped in a tuple.
+    """The samples of one split, each a tuple of its columns; a single column is not wrapped in a tuple.
 
-    `dataset[i]` is `(tokens, label)`: tokens (*grid) int64, label int; `dataset[a:b]` is the same for a
-    batch, collated: tokens (m, *grid), labels (m,) int64. `columns` chooses other aligned arrays and their
-    order; by default they are the tokens and, where the split has them, the labels. Columns of scalars
-    give Python numbers, others tensors. `transform` is applied to each sample's tokens, `target_transform`
-    to its label or, without one, to its first column that is not the tokens. A transform with a method
-    `of_rows(rows, values)`, such as `tokenstore.augment.PerSample`, gets the samples' places (m,) in the
-    split, or in the concatenation of several, with their values, and gives a list. `indices` (m,) restricts
-    and orders the dataset, as `select` does.
+    `dataset[i]` is `(tokens, label)`: tokens (*grid) int64, label int. `dataset[a:b]` is a collated batch:
+    tokens (m, *grid), labels (m,) int64. `columns` lists aligned arrays in the order they come in; by default
+    the tokens and, where the split has them, the labels. A column of scalars gives Python numbers, any other
+    column tensors.
+
+    `transform` is applied to each sample's tokens. `target_transform` is applied to its label or, without
+    labels, to its first column that is not the tokens. A transform with a method `of_rows(rows, values)`,
+    such as `tokenstore.augment.PerSample`, is called once a batch. Its arguments are the samples' row numbers
+    (m,) in the split, or in the concatenation of several, and their values; it returns a list of m values.
+    `indices` (m,) restricts and orders the dataset, as `select` does.
 
     Batches of indices (`__getitems__`, which torch's DataLoader calls) are decoded in one call. The dataset
-    pickles to its location and is safe in forked, spawned and persistent workers. `TokenLoader` reads it
-    faster than a DataLoader, in an order that does not depend on the number of ranks.
+    pickles to its location and is safe in forked, spawned and persistent workers. `TokenLoader` reads a
+    dataset faster than a DataLoader, in an order that does not depend on the number of ranks.
 
     Remote stores, and the arguments from `storage_options` on, are as in `tokenstore.open`.
 
-    Raises StoreError for a split or column that is not there, ValueError where `columns` is not a list of
-    names, IndexError for indices out of range.
+    Raises StoreError for a split or column that the store does not have, ValueError where `columns` is not a
+    list of names, IndexError for indices out of range, and as `tokenstore.open` does.
     """
 
     def __init__(
@@ -86,9 +88,9 @@ class TokenDataset(Dataset[Any]):
                 cache_policy=cache_policy,
             )
         rows: Rows = store[split]
-        self._take(rows if indices is None else Subset(rows, indices), columns, transform, target_transform)
+        self._set_up(rows if indices is None else Subset(rows, indices), columns, transform, target_transform)
 
-    def _take(
+    def _set_up(
         self,
         rows: Rows,
         columns: Sequence[str] | None,
@@ -108,29 +110,31 @@ class TokenDataset(Dataset[Any]):
 
     @property
     def reader(self) -> SplitReader:
-        """The split that samples come from; raises StoreError where there are several."""
-        rows = self.rows.rows if isinstance(self.rows, Subset) else self.rows
-        if not isinstance(rows, SplitReader):
-            raise StoreError(f"expected a dataset of one split, found {rows!r}")
-        return rows
+        """The split that samples come from. Raises StoreError for a concatenation."""
+        base = self.rows.base
+        for split in base.splits:
+            if split is base:
+                return split
+        raise StoreError(f"expected a dataset of one split, found {base!r}")
 
     @property
     def indices(self) -> Indices | None:
-        """The split's samples that are in the dataset, in their order; None where it is all of them."""
-        return self.rows.indices if isinstance(self.rows, Subset) else None
+        """The row numbers of the dataset's samples in the split, in order; None for all samples."""
+        return self.rows.indices
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, by label; None where the store has none."""
         return self.rows.manifests[0].class_names
 
     @property
     def tokenizer(self) -> TokenizerIdentity:
-        """What made the codes."""
+        """The identity of the tokenizer that made the codes."""
         return self.rows.manifests[0].tokenizer
 
     @property
     def fingerprint(self) -> str:
-        """What the samples and their order are, wherever they lie."""
+        """An identity of the samples and their order, which does not depend on where their stores are."""
         return self.rows.fingerprint
 
     def __repr__(self) -> str:
@@ -144,30 +148,34 @@ class TokenDataset(Dataset[Any]):
             positions = np.arange(*index.indices(len(self)))
             if not len(positions):
                 raise IndexError(f"{index} selects none of {len(self)} samples")
-            return default_collate(self.samples(self._rows_at(positions)))
-        return self.samples(self._rows_at(normalised([index], len(self))))[0]
+            return default_collate(self.samples(self._row_numbers(positions)))
+        return self.samples(self._row_numbers(normalised([index], len(self))))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        return self.samples(self._rows_at(normalised(indices, len(self))))
+        return self.samples(self._row_numbers(normalised(indices, len(self))))
 
     def select(self, indices: Sequence[int] | Indices) -> Self:
-        """The samples at `indices` (m,), in that order; nothing is copied. Raises IndexError."""
+        """Return a dataset of the samples at `indices` (m,), in that order; nothing is copied.
+
+        Raises IndexError for indices out of range.
+        """
         view = copy.copy(self)
         view.rows = Subset(self.rows, indices)
         return view
 
     def filter(self, *, labels: Iterable[int | str]) -> Self:
-        """The samples with one of `labels`: class indices or names.
+        """Return a dataset of the samples with one of `labels`, which are class indices or names.
 
-        Raises StoreError where the dataset has no labels, ValueError for a label that no class has.
+        Raises StoreError where the dataset has no labels, or labels that mean different classes; ValueError
+        for a label that no class has.
         """
-        found = self.rows.labels
-        if found is None:
+        own_labels = self.rows.labels
+        if own_labels is None:
             raise StoreError(f"expected a dataset with labels, found {self!r}")
         names = self.class_names
         if any(manifest.class_names != names for manifest in self.rows.manifests):
             raise StoreError(f"labels mean different classes in {self!r}: filter before concatenating")
-        wanted = []
+        requested = []
         for label in [labels] if isinstance(labels, str) else labels:
             if isinstance(label, str):
                 if names is None or label not in names:
@@ -175,14 +183,14 @@ class TokenDataset(Dataset[Any]):
                 label = names.index(label)
             elif names is not None and not 0 <= label < len(names):
                 raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {label}")
-            wanted.append(operator.index(label))
-        return self.select(np.flatnonzero(np.isin(found, wanted)))
+            requested.append(operator.index(label))
+        return self.select(np.flatnonzero(np.isin(own_labels, requested)))
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
-        """Two datasets without a sample in common: the rest, and a random `fraction` of the samples.
+        """Return two datasets without a sample in common: the rest, and a random `fraction` of the samples.
 
-        Both keep the order of the samples, and are the same for the same seed. Raises ValueError for a
-        fraction that is not between 0 and 1.
+        Both have the samples in the dataset's order, and are the same for the same seed. Raises ValueError
+        for a fraction that is not between 0 and 1.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction: expected a number between 0 and 1, found {fraction}")
@@ -191,13 +199,14 @@ class TokenDataset(Dataset[Any]):
         return self.select(np.sort(drawn[held_out:])), self.select(np.sort(drawn[:held_out]))
 
     def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:
-        """The rows of an epoch: positions (m,) to indices into `rows`.
+        """Return the order of an epoch, which maps positions (m,) to row numbers of `rows`.
 
-        `window` is in samples, of the shuffle "block" alone.
+        `window` is the size of a window of the shuffle "block", in samples. Raises ValueError for a seed or
+        epoch out of range.
         """
         return order_of(self.rows, shuffle, window, seed, epoch)
 
-    def _rows_at(self, positions: Indices) -> Indices:
+    def _row_numbers(self, positions: Indices) -> Indices:
         return positions
 
     @property
@@ -205,9 +214,13 @@ class TokenDataset(Dataset[Any]):
         others = [name for name in self.columns if name != TOKENS]
         return LABELS if LABELS in others else next(iter(others), None)
 
-    def samples(self, rows: Indices, held: Any = None) -> list[Any]:
-        """The samples of some of `rows`, transformed, as `dataset[i]` gives them."""
-        columns = [self._column(name, rows, held) for name in self.columns]
+    def samples(self, row_numbers: Indices, prefetched: Any = None) -> list[Any]:
+        """Return the samples of some row numbers of `rows`, transformed, as `dataset[i]` gives them.
+
+        `prefetched` is a result of `rows.prefetch`. Raises IndexError, DamageError, and StorageError where
+        remote storage does not answer.
+        """
+        columns = [self._column(name, row_numbers, prefetched) for name in self.columns]
         for name, function in ((TOKENS, self.transform), (self._target, self.target_transform)):
             if function is not None and name in self.columns:
                 place = self.columns.index(name)
@@ -215,16 +228,16 @@ class TokenDataset(Dataset[Any]):
                 if of_rows is None:
                     columns[place] = [function(value) for value in columns[place]]
                 else:
-                    columns[place] = of_rows(source_indices(self.rows, rows), columns[place])
+                    columns[place] = of_rows(source_indices(self.rows, row_numbers), columns[place])
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
-    def _column(self, name: str, rows: Indices, held: Any) -> Sequence[Any]:
+    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Sequence[Any]:
         if name == TOKENS:
             shape, _ = self.rows.sample_type(name)
-            tokens = torch.empty((len(rows), *shape), dtype=torch.int64, device="cpu")
-            self.rows.read(name, rows, tokens.numpy(), held)
+            tokens = torch.empty((len(row_numbers), *shape), dtype=torch.int64, device="cpu")
+            self.rows.read(name, row_numbers, tokens.numpy(), prefetched)
             return tokens.unbind(0)
-        values = self.rows.read(name, rows)
+        values = self.rows.read(name, row_numbers)
         if values.ndim == 1:
             scalars: list[Any] = values.tolist()
             return scalars

@@ -17,55 +17,61 @@ from tokenstore.errors import ResumeError
 from tokenstore.format.layout import LABELS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
-from tokenstore.loading.pipeline import Buffers, FetchAhead, Mover, handed_over, in_order
-from tokenstore.loading.resident.rows import DeviceRows
+from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, pass_to_caller
+from tokenstore.loading.prefetching import Prefetcher
+from tokenstore.loading.resident import ResidentView
 from tokenstore.loading.sampling import Order, Steps, load_kernels, whole_number
 from tokenstore.machine import available_cores
-from tokenstore.randomness import check_key, generator
+from tokenstore.randomness import check_key, derived_seed
 from tokenstore.reading import Indices, Rows
 
 __all__ = ["TokenLoader"]
 
 _MOST_THREADS = 16
-_WINDOWS_KEPT = 3
+"""The most threads by default."""
+_CACHED_WINDOWS = 3
+"""The number of a block shuffle's windows that the cache has room for: the last, the present, the next."""
 _SPAN_BATCHES = 16
+"""The number of steps whose tokens are fetched at once, in orders without windows."""
 _STATE_VERSION = 1
 
 
 class TokenLoader:
     """Batches of a dataset, each `(tokens, labels)`: tokens (B, *grid) int64, labels (B,) int64, on `device`.
 
-    The arguments are those of torch's DataLoader where they mean the same; a dataset of one column gives its
-    tensor alone, other columns come as their dtype. There are no worker processes: `num_threads` threads
-    (by default one a core; 0: the caller's) decode up to `prefetch` batches each ahead of use, into buffers
-    that are used again when nobody holds their tensors any more.
+    The arguments are those of torch's DataLoader where they mean the same. A dataset of one column gives that
+    column's tensor alone; columns other than tokens and labels have their stored dtype. The loader has no
+    worker processes. `num_threads` threads (by default one a core; 0: the caller's) decode up to `prefetch`
+    batches each ahead of use, into buffers that are reused once no tensor made of them is referenced.
 
-    **Order.** With `shuffle`, the order of an epoch is a function of seed, epoch and the dataset alone, the
-    same for every number of ranks, threads and batch size. True is "full", a permutation of all samples,
-    where the store is on this machine or resident; else "block": runs of neighbouring samples are permuted,
-    and the samples within windows of about `shuffle_window` samples, so that each is fetched once an epoch.
+    **Order.** With `shuffle`, the order of an epoch is a function of seed, epoch and the dataset alone: the
+    same for every number of ranks, threads and batch size. `shuffle=True` is "full" where the store is on
+    this machine or resident: a permutation of all samples. Elsewhere it is "block": runs of neighbouring
+    samples are permuted, and then the samples within windows of about `shuffle_window` samples, so that each
+    run is fetched once an epoch.
 
-    **Ranks.** Each step takes the next batch_size * world_size samples, of which a rank gets an equal part;
-    by default `rank` and `world_size` are torch.distributed's, or those that torchrun sets.
-    All ranks have equally many batches. At the end of an epoch samples that do not fill a step are left out
-    (`drop_last`), filled up with the first ones again (`pad`), or shared out, so that each comes once and the
-    last batches are smaller. (Only where fewer samples than ranks are left and no batch can give one away,
-    as with a batch size of 1, first ones come again.)
+    **Ranks.** Each step takes the next batch_size * world_size samples, and each rank gets an equal part. By
+    default `rank` and `world_size` are those of torch.distributed, or those that torchrun sets. All ranks
+    have equally many batches. At the end of an epoch, samples that do not fill a step are left out
+    (`drop_last`), filled up with the epoch's first samples (`pad`), or by default shared out: each sample
+    comes once and the last batches are smaller. (First samples come again by default only where fewer samples
+    than ranks are left and no batch can give one away, as with a batch size of 1.)
 
-    **Resuming.** `state_dict()` is where the training loop is: after the batch it got last. A loader that
-    loads it gives the rest of that epoch and nothing else, with any number of ranks and threads, from any
-    place where the same store lies. A loop that is left early and begun again begins its epoch again. After
-    an epoch's end the next begins; `set_epoch` chooses another.
+    **Resuming.** `state_dict()` is the position of the training loop: after the last batch it got. A loader
+    that loads the state gives the rest of that epoch and nothing else, with any number of ranks and threads,
+    from any place where the same store is. A loop that is left early and begun again begins its epoch again.
+    After the end of an epoch the next one begins; `set_epoch` chooses another.
 
-    `resident="ram"` reads the compressed split into memory first; `"gpu"` into that of the device (by default
-    "cuda"), where batches are then decoded.
+    `resident="ram"` first reads the compressed split into memory. `resident="gpu"` reads it into the memory
+    of the device (by default "cuda"), where batches are then decoded.
 
-    `batch_transform(*columns, generator=...)` makes of a batch's tensors what is given out; it runs in the
-    threads, with a torch.Generator that depends on seed, epoch and position in the epoch. `collate_fn`
-    makes a batch of a list of samples, as for torch's DataLoader; it, and transforms of the dataset, work
-    sample by sample, which is slower.
+    `batch_transform(*columns, generator=...)` gets a batch's tensors and returns the batch to give out. The
+    threads call it with a torch.Generator that depends on seed, epoch and the position in the epoch.
+    `collate_fn` makes a batch of a list of samples, as for torch's DataLoader. `collate_fn` and the dataset's
+    transforms work sample by sample, which is slower.
 
-    Raises ValueError for arguments that cannot be. Iterating raises DamageError, and StorageError where
+    Raises ValueError for arguments that are out of range or exclude each other, and StoreError for
+    `resident="gpu"` of tokens that no device decodes. Iterating raises DamageError, and StorageError where
     remote storage does not answer.
     """
 
@@ -95,7 +101,7 @@ class TokenLoader:
         self.pad = pad
         self.num_threads = min(available_cores(), _MOST_THREADS) if num_threads is None else num_threads
         self.prefetch = prefetch
-        self.device = _with_index(device if device is not None else "cuda" if resident == "gpu" else "cpu")
+        self.device = _numbered(device if device is not None else "cuda" if resident == "gpu" else "cpu")
         self.pin_memory = torch.cuda.is_available() and (
             self.device.type == "cuda" if pin_memory is None else pin_memory
         )
@@ -111,21 +117,21 @@ class TokenLoader:
         self._last: tuple[int, int, int] | None = None
         self.shuffle_window = shuffle_window or 0
         self._check()
+        self._resident = ResidentView(dataset.rows, self.device) if resident == "gpu" else None
         self._rows = self._source()
         self.shuffle: Shuffle = self._kind_of_shuffle(shuffle)
         manifest = dataset.rows.manifests[0]
         if shuffle_window is None:
             self.shuffle_window = default_window(manifest)
         self._view = copy.copy(dataset)
-        if not isinstance(self._rows, DeviceRows):
-            self._view.rows = self._rows
-        self._mover = Mover(self.device)
+        self._view.rows = self._rows
+        self._copies = DeviceCopies(self.device)
         most = self.batch_size if pad else min(self.batch_size, max(1, len(dataset)))
         spare = self.num_threads * prefetch + 2
-        self._tokens = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
-        self._keep_windows()
+        self._buffers = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
+        self._reserve_cache()
         self._order(0)
-        load_kernels()  # here, not in the first batch
+        load_kernels()  # so that the first batch does not wait for them
 
     def _check(self) -> None:
         if not isinstance(self.dataset, TokenDataset):
@@ -147,31 +153,37 @@ class TokenLoader:
         if self.resident == "gpu" and self._by_sample:
             raise ValueError("resident='gpu': samples are not read one by one; use batch_transform")
 
-    def _source(self) -> Rows | DeviceRows:
-        if self.resident == "ram":
-            return self.dataset.rows.in_memory(self.dataset.columns)
-        if self.resident == "gpu":
-            return DeviceRows(self.dataset.rows, self.dataset.columns, self.device)
-        return self.dataset.rows
+    def _source(self) -> Rows:
+        """Return the rows that columns are read from, the tokens among them where they are not on a GPU."""
+        if self.resident is None:
+            return self.dataset.rows
+        on_gpu = (TOKENS,) if self.resident == "gpu" else ()
+        return self.dataset.rows.in_memory([name for name in self.dataset.columns if name not in on_gpu])
 
     def _kind_of_shuffle(self, shuffle: bool | Literal["full", "block"]) -> Shuffle:
         if shuffle in (False, None):
             return "none"
         if shuffle is True:
-            return "full" if self._rows.is_local else "block"
+            return "full" if self._is_local else "block"
         if shuffle in ("full", "block"):
             return shuffle
         raise ValueError(f"shuffle: expected True, False, 'full' or 'block', found {shuffle!r}")
 
     @property
+    def _is_local(self) -> bool:
+        return self._resident is not None or self._rows.is_local
+
+    @property
     def rank(self) -> int:
-        return self._place()[0]
+        """The number of this process among the ranks, from 0."""
+        return self._rank_of_world()[0]
 
     @property
     def world_size(self) -> int:
-        return self._place()[1]
+        """The number of ranks."""
+        return self._rank_of_world()[1]
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_of_world(self) -> tuple[int, int]:
         if self._rank is not None and self._world_size is not None:
             return self._rank, self._world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -179,7 +191,7 @@ class TokenLoader:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, the same on every rank."""
+        """Return the number of batches of a whole epoch, the same on every rank."""
         return len(self._steps(0))
 
     def __repr__(self) -> str:
@@ -188,32 +200,32 @@ class TokenLoader:
             f"seed={self.seed}, rank {self.rank} of {self.world_size})"
         )
 
-    def _keep_windows(self) -> None:
-        if self.shuffle == "block":
+    def _reserve_cache(self) -> None:
+        if self.shuffle == "block" and self._resident is None:
             manifest = self.dataset.rows.manifests[0]
-            self._rows.reserve_cache(_WINDOWS_KEPT * self.shuffle_window * packed_nbytes(manifest))
+            self._rows.reserve_cache(_CACHED_WINDOWS * self.shuffle_window * packed_nbytes(manifest))
 
     @property
     def last_rows(self) -> Indices:
-        """Rows of the split, (B,) int64, that the last batch given out holds; none before the first."""
+        """The row numbers (B,) int64 in the dataset of the last batch given out; (0,) before the first."""
         if self._last is None:
             return np.zeros(0, np.int64)
         epoch, consumed, step = self._last
-        return _rows_of(self._order(epoch), self._steps(consumed), step, self.rank)
+        return _row_numbers(self._order(epoch), self._steps(consumed), step, self.rank)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next; the one that a loaded state stands in is gone on with."""
+        """Choose the next epoch. The epoch of a loaded state is continued, not begun again."""
         if epoch != self.epoch:
             self._turn += 1
             self.epoch, self._consumed, self._resume_at, self._is_over = int(epoch), 0, 0, False
 
     @property
     def sampler(self) -> TokenLoader:
-        """Itself: Lightning calls `set_epoch` of a loader's sampler."""
+        """The loader itself: Lightning calls `set_epoch` of a loader's sampler."""
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training loop stands, the same on every rank; JSON values."""
+        """Return the position of the training loop as JSON values, the same on every rank."""
         return {
             "version": _STATE_VERSION,
             "seed": self.seed,
@@ -228,7 +240,7 @@ class TokenLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken: with its seed, order, epoch and position.
 
-        Raises ResumeError where it is not a loader's state, or of other samples.
+        Raises ResumeError where it is not a loader's state, or the state of other samples.
         """
         expected = self.state_dict()
         if not _is_state(state, expected):
@@ -243,7 +255,7 @@ class TokenLoader:
         self._consumed = self._resume_at = state["consumed"]
         self._is_over = False
         self._turn += 1
-        self._keep_windows()
+        self._reserve_cache()
 
     def __iter__(self) -> Iterator[Any]:
         if self._is_over:  # the last batch was given out, and nobody asked for another
@@ -253,36 +265,33 @@ class TokenLoader:
         self._turn += 1
         turn = self._turn
         order, steps, rank = self._order(epoch), self._steps(consumed), self.rank
-        ahead = None
-        if (
-            not self._rows.is_local
-            and TOKENS in self.dataset.columns
-            and not isinstance(self._rows, DeviceRows)
-        ):
+        prefetcher = None
+        if TOKENS in self.dataset.columns and not self._is_local:
             span = _SPAN_BATCHES * self.batch_size * self.world_size
-            ahead = FetchAhead(self._rows, order, steps, rank, span)
+            prefetcher = Prefetcher(self._rows, order, steps, rank, span)
 
-        def announced() -> Iterator[tuple[int, list[Future[Any]]]]:
+        def prefetching() -> Iterator[tuple[int, list[Future[Any]]]]:
             for step in range(len(steps)):
-                yield step, [] if ahead is None else ahead.announce(step)
+                yield step, [] if prefetcher is None else prefetcher.prefetch(step)
 
         def batch(item: tuple[int, list[Future[Any]]]) -> Any:
-            step, fetched = item
-            held = [future.result() for future in fetched]
-            rows = _rows_of(order, steps, step, rank)
-            return self._batch(rows, held[0] if len(held) == 1 else None, epoch, steps.span(step, rank)[0])
+            step, fetches = item
+            fetched = [future.result() for future in fetches]
+            row_numbers = _row_numbers(order, steps, step, rank)
+            prefetched = fetched[0] if len(fetched) == 1 else None
+            return self._batch(row_numbers, prefetched, epoch, steps.span(step, rank)[0])
 
         try:
             depth = self.num_threads * self.prefetch
-            for step, made in enumerate(in_order(batch, announced(), self.num_threads, depth)):
+            for step, made in enumerate(in_order(batch, prefetching(), self.num_threads, depth)):
                 if turn == self._turn:
                     self._consumed = steps.consumed_after(step)
                     self._is_over = step == len(steps) - 1
                     self._last = epoch, consumed, step
-                yield handed_over(made, self.device)
+                yield pass_to_caller(made, self.device)
         finally:
-            if ahead is not None:
-                ahead.close()
+            if prefetcher is not None:
+                prefetcher.close()
         if turn == self._turn:
             self.epoch, self._consumed, self._is_over = epoch + 1, 0, False
 
@@ -292,55 +301,58 @@ class TokenLoader:
     def _steps(self, consumed: int) -> Steps:
         return Steps(len(self.dataset), self.batch_size, self.world_size, self.drop_last, self.pad, consumed)
 
-    def _batch(self, rows: Indices, held: Any, epoch: int, start: int) -> Any:
+    def _batch(self, row_numbers: Indices, prefetched: Any, epoch: int, start: int) -> Any:
+        """Return the batch of some row numbers, whose first sample is at position `start` of the epoch."""
         if self._by_sample:
             collate = self.collate_fn or default_collate
-            return self._mover.moved(collate(self._view.samples(rows, held)))
-        columns = self._mover.moved(tuple(self._column(name, rows, held) for name in self.dataset.columns))
+            return self._copies.copied(collate(self._view.samples(row_numbers, prefetched)))
+        columns = self._copies.copied(
+            tuple(self._column(name, row_numbers, prefetched) for name in self.dataset.columns)
+        )
         if self.batch_transform is None:
             return columns if len(columns) > 1 else columns[0]
-        with self._mover.stream():
-            random = generator(self.seed, epoch, start, device=self.device)
-            return self.batch_transform(*columns, generator=random)
+        with self._copies.stream():
+            generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, epoch, start))
+            return self.batch_transform(*columns, generator=generator)
 
     @property
     def _by_sample(self) -> bool:
         dataset = self.dataset
         return bool(self.collate_fn or dataset.transform or dataset.target_transform)
 
-    def _column(self, name: str, rows: Indices, held: Any) -> Tensor:
-        if name == TOKENS and isinstance(self._rows, DeviceRows):
-            with self._mover.stream():
-                return self._rows.tokens(rows)
+    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Tensor:
+        if name == TOKENS and self._resident is not None:
+            with self._copies.stream():
+                return self._resident.read(row_numbers)
         if name == TOKENS:
-            tokens = self._tokens.take(len(rows))
-            self._rows.read(name, rows, tokens.numpy(), held)
+            tokens = self._buffers.take(len(row_numbers))
+            self._rows.read(name, row_numbers, tokens.numpy(), prefetched)
             return tokens
-        values = torch.from_numpy(self._rows.read(name, rows))
+        values = torch.from_numpy(self._rows.read(name, row_numbers))
         return values.long() if name == LABELS else values
 
 
-def _rows_of(order: Order, steps: Steps, step: int, rank: int) -> Indices:
+def _row_numbers(order: Order, steps: Steps, step: int, rank: int) -> Indices:
     start, stop = steps.span(step, rank)
     positions = np.arange(start, stop)
     return order(positions % steps.samples if stop > steps.samples else positions)
 
 
-def _with_index(device: torch.device | str | int) -> torch.device:
-    """A device as torch names it, a GPU by its number; raises ValueError for one that is not here."""
+def _numbered(device: torch.device | str | int) -> torch.device:
+    """Return the torch device of a name, a GPU with its number. Raises ValueError for an unknown device."""
     try:
-        found = torch.device(device)
+        known = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device: expected one that torch knows, found {device!r}") from error
-    if found.type != "cuda":
-        return found
+    if known.type != "cuda":
+        return known
     if not torch.cuda.is_available():
-        raise ValueError(f"device: expected one that torch has here, found {found}")
-    return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+        raise ValueError(f"device: expected one that torch has here, found {known}")
+    return torch.device("cuda", torch.cuda.current_device() if known.index is None else known.index)
 
 
 def _is_state(state: Any, expected: Mapping[str, Any]) -> bool:
-    """Whether a loader can have made a state, of whatever samples."""
+    """Check the keys, types and ranges of a state dict (not whose samples it is of)."""
     if not isinstance(state, Mapping) or state.keys() != expected.keys():
         return False
     if any(type(state[key]) is not type(value) for key, value in expected.items()):

@@ -5,29 +5,32 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Self
+from typing import Final, Self
 
-from tokenstore.errors import StoreError
+from typing_extensions import override
+
+from tokenstore.errors import Parameter, StoreError
 from tokenstore.format.layout import LABELS
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Mixture, Order, Stopping
+from tokenstore.randomness import GAMMA
 from tokenstore.reading import Concatenated, Indices
 
 __all__ = ["MixedDataset", "concat", "mix"]
 
-_SEED_STEP = 0x9E3779B97F4A7C15
-"""Sets apart the orders of datasets that are mixed."""
+_SEED_STEP: Final = GAMMA
+"""The step between the seeds of datasets that are mixed, so that their orders are unrelated."""
 
 
 def concat(datasets: Sequence[TokenDataset]) -> TokenDataset:
-    """The samples of several datasets, one after another; nothing is copied.
+    """Return a dataset of the samples of several datasets, one after another; nothing is copied.
 
     Raises StoreError where datasets differ in tokenizer, grid, columns or, where labels are read, in their
-    class names; ValueError where they differ in transforms.
+    class names; ValueError where they differ in transforms, or for no dataset.
     """
-    dataset = copy.copy(datasets[0]) if datasets else None
-    if dataset is None:
+    if not datasets:
         raise ValueError("datasets: expected at least one, found none")
+    dataset = copy.copy(datasets[0])
     dataset.rows = _joined(datasets)
     return dataset
 
@@ -37,19 +40,22 @@ def mix(
     weights: Sequence[float] | None = None,
     stopping: Stopping = "all_exhausted",
 ) -> MixedDataset:
-    """Samples of several datasets in the proportion of `weights`, by default that of their sizes.
+    """Mix samples of several datasets in the proportion of `weights`, by default that of their sizes.
 
-    The proportion holds in every stretch of the epoch, to a sample or two. Each dataset is gone through in
-    its own order, and on from where the last epoch stopped. An epoch ends before a dataset would have to
-    begin again (stopping="first_exhausted"), or as soon as every sample of all has come ("all_exhausted",
-    where smaller ones repeat). Raises like `concat`, and ValueError for weights that are not positive.
+    The proportion holds in every stretch of the epoch, to within a sample or two. Each dataset is read in
+    its own order, and goes on where the last epoch stopped. With stopping="first_exhausted", an epoch ends
+    before a dataset would have to begin again. With "all_exhausted", it ends as soon as every sample of all
+    datasets has come, and smaller datasets repeat. Raises StoreError and ValueError as `concat` does, and
+    ValueError for weights that are not positive.
     """
     return MixedDataset(datasets, weights, stopping)
 
 
 class MixedDataset(TokenDataset):
-    """What `mix` returns. As a map-style dataset, its samples are those of one epoch, in an order without
-    shuffling."""
+    """The dataset that `mix` returns.
+
+    As a map-style dataset, its samples are those of one epoch, in the order without shuffling.
+    """
 
     def __init__(
         self,
@@ -60,7 +66,7 @@ class MixedDataset(TokenDataset):
         if not datasets:
             raise ValueError("datasets: expected at least one, found none")
         first = datasets[0]
-        self._take(_joined(datasets), first.columns, first.transform, first.target_transform)
+        self._set_up(_joined(datasets), first.columns, first.transform, first.target_transform)
         self.datasets = tuple(datasets)
         sizes = [len(dataset) for dataset in datasets]
         self.weights = tuple(map(float, sizes if weights is None else weights))
@@ -75,13 +81,16 @@ class MixedDataset(TokenDataset):
         return len(self._in_order)
 
     @property
+    @override
     def fingerprint(self) -> str:
         return f"{self.rows.fingerprint} {self.weights} {self.stopping}"
 
+    @override
     def select(self, indices: Sequence[int] | Indices) -> Self:
-        """Not of a mixture: raises StoreError."""
+        """Raise StoreError: a mixture has no subsets."""
         raise StoreError("expected a dataset that is not mixed: select, filter or split before mixing")
 
+    @override
     def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:
         orders = [
             partial(_order_of_pass, dataset, (seed + number * _SEED_STEP) % 2**63, shuffle, window)
@@ -91,7 +100,7 @@ class MixedDataset(TokenDataset):
             orders, [len(dataset) for dataset in self.datasets], self.weights, self.stopping, epoch
         )
 
-    def _rows_at(self, positions: Indices) -> Indices:
+    def _row_numbers(self, positions: Indices) -> Indices:
         return self._in_order(positions)
 
 
@@ -104,19 +113,23 @@ def _joined(datasets: Sequence[TokenDataset]) -> Concatenated:
     if any(isinstance(dataset, MixedDataset) for dataset in datasets):
         raise StoreError("expected datasets that are not mixed: concatenate before mixing")
     rows = Concatenated([dataset.rows for dataset in datasets])
+    columns = Parameter("columns")
     for other in datasets:
         if other.columns != first.columns:
             raise StoreError(
                 f"expected the columns {first.columns} of {first!r}, found {other.columns} in {other!r}. "
-                "Give both the same by columns="
+                f"Give both datasets the same {columns}",
+                parameters=[columns],
             )
         if (other.transform, other.target_transform) != (first.transform, first.target_transform):
             raise ValueError("expected the same transforms in all datasets: set them on the result instead")
         if LABELS in first.columns and other.class_names != first.class_names:
+            tokens_only = Parameter("columns", ["tokens"])
             raise StoreError(
                 f"labels mean different classes in {first!r} and {other!r}: "
                 f"{_beginning(first.class_names)} and {_beginning(other.class_names)}. "
-                "Leave them out by columns=['tokens']"
+                f"Leave the labels out by {tokens_only}",
+                parameters=[tokens_only],
             )
     for name in first.columns:
         rows.sample_type(name)

@@ -24,24 +24,26 @@ __all__ = ["Mixing", "Shuffle", "default_window", "measure_mixing", "order_of", 
 Shuffle: TypeAlias = Literal["none", "full", "block"]
 
 WINDOW_NBYTES = 2**26
-"""Packed tokens of a window of the shuffle "block", about, where none is given."""
+"""The default size of a window of the shuffle "block", in bytes of packed tokens."""
 _MOST_BLOCKS = 2**20
+"""The most blocks of a block shuffle: more runs than this are joined."""
 
 
 def packed_nbytes(manifest: Manifest) -> int:
-    """Bytes of a sample's codes, packed."""
+    """Return the bytes of one sample's codes, packed."""
     return bitpack.sample_nbytes(math.prod(manifest.grid), manifest.codebook_size)
 
 
 def default_window(manifest: Manifest) -> int:
-    """Samples of a window of the shuffle "block" where none is given."""
+    """Return the default size of a window of the shuffle "block", in samples."""
     return max(1, WINDOW_NBYTES // packed_nbytes(manifest))
 
 
 def order_of(rows: Rows, shuffle: Shuffle, window: int, seed: int, epoch: int) -> Order:
-    """The order of an epoch: positions (m,) to indices into `rows`.
+    """Return the order of an epoch, which maps positions (m,) to row numbers of `rows`.
 
-    `window` is in samples, of the shuffle "block" alone: the nearest number of whole runs, at least one.
+    `window` is the size of a window of the shuffle "block" in samples: it is rounded to whole runs, at least
+    one. Other orders don't use it. Raises ValueError for a seed or epoch that `Permutation` refuses.
     """
     if shuffle == "full":
         return Permutation(len(rows), seed, epoch)
@@ -54,14 +56,16 @@ def order_of(rows: Rows, shuffle: Shuffle, window: int, seed: int, epoch: int) -
 
 @dataclass(frozen=True)
 class Mixing:
-    """How many runs and classes meet in a batch, in each order; blocks are runs, what is fetched as one."""
+    """The mixing of a split's samples in each order: how many runs and classes are in a batch."""
 
     runs: int
+    """The number of runs, the stretches of samples that are fetched at once; they are the orders' blocks."""
     window: int
+    """The size of a window of the shuffle "block", in samples."""
     orders: dict[Shuffle, ShuffleQuality]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """Return the figures as JSON values."""
         orders = {
             order: {
                 "figure": quality.figure,
@@ -78,12 +82,12 @@ class Mixing:
 
 
 def measure_mixing(rows: Rows, batch_size: int, window: int | None = None) -> Mixing | None:
-    """How well the orders of epoch 0, seed 0, mix `rows`; a batch has at most all samples.
+    """Measure how well each order of epoch 0 with seed 0 mixes `rows`.
 
-    `window` is that of the shuffle "block", in samples, by default TokenLoader's. None where nothing tells
-    a good order from a bad one: without samples, or in one run whose samples are of one class or none.
-    Raises ValueError for a batch size below 1; DamageError, and StorageError where remote storage does not
-    answer, while reading labels.
+    `window` is the size of a window of the shuffle "block" in samples, by default TokenLoader's. A batch is
+    at most all samples. Returns None where all orders are equally good: without samples, or in one run whose
+    samples have one class or no labels. Raises ValueError for a batch size below 1; DamageError, and
+    StorageError where remote storage does not answer, while reading labels.
     """
     labels = rows.labels
     runs = len(rows.starts) - 1

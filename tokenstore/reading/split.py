@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -88,6 +88,25 @@ class SplitReader:
         if LABELS not in self.arrays:
             return None
         return self.read(LABELS, np.arange(len(self)))
+
+    @property
+    def base(self) -> SplitReader:
+        """The split itself: it is no subset of other rows."""
+        return self
+
+    @property
+    def indices(self) -> None:
+        """None: a split has all of its samples."""
+        return None
+
+    @property
+    def splits(self) -> tuple[SplitReader, ...]:
+        """The split, alone."""
+        return (self,)
+
+    def by_split(self, indices: Indices) -> Iterator[tuple[int, Indices, Indices]]:
+        """Yield the samples at `indices` (m,) as `Rows.by_split` does: they are all of this split."""
+        yield 0, np.arange(len(indices)), indices
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from tokenstore.errors import StoreError
 from tokenstore.format.layout import LABELS
 from tokenstore.format.manifest import Manifest
 from tokenstore.reading.array import Indices, Values, normalised
+from tokenstore.reading.split import SplitReader
 
 __all__ = ["Concatenated", "Rows", "Subset", "source_indices"]
 
@@ -27,6 +28,25 @@ class Rows(Protocol):
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns, `tokens` among them."""
+
+    @property
+    def base(self) -> Rows:
+        """The rows that a subset was taken from; other rows are their own base."""
+
+    @property
+    def indices(self) -> Indices | None:
+        """The row numbers (N,) of a subset's samples in its base, in order; None for all of them."""
+
+    @property
+    def splits(self) -> tuple[SplitReader, ...]:
+        """The splits that samples come from, in order."""
+
+    def by_split(self, indices: Indices) -> Iterator[tuple[int, Indices, Indices]]:
+        """Yield the samples at `indices` (m,) split by split, for each split that has any.
+
+        An item is the split's place in `splits`, the samples' places in `indices`, and their row numbers in
+        the split.
+        """
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -74,32 +94,45 @@ class Rows(Protocol):
 class Subset(Rows):
     """The samples of other rows at `indices` (m,), in that order. Raises IndexError for bad indices."""
 
-    rows: Rows
-    indices: Indices
-
     def __init__(self, rows: Rows, indices: object) -> None:
         own = normalised(indices, len(rows))
-        if isinstance(rows, Subset):
-            own = rows.indices[own]
-            rows = rows.rows
-        self.rows = rows
-        self.indices = own
+        self._rows = rows.base
+        self._indices = source_indices(rows, own)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self._indices)
 
     def __repr__(self) -> str:
-        return f"{len(self):,} samples of {self.rows!r}"
+        return f"{len(self):,} samples of {self._rows!r}"
+
+    @property
+    @override
+    def base(self) -> Rows:
+        return self._rows
+
+    @property
+    @override
+    def indices(self) -> Indices:
+        return self._indices
+
+    @property
+    @override
+    def splits(self) -> tuple[SplitReader, ...]:
+        return self._rows.splits
+
+    @override
+    def by_split(self, indices: Indices) -> Iterator[tuple[int, Indices, Indices]]:
+        return self._rows.by_split(self._indices[indices])
 
     @property
     @override
     def columns(self) -> tuple[str, ...]:
-        return self.rows.columns
+        return self._rows.columns
 
     @property
     @override
     def manifests(self) -> tuple[Manifest, ...]:
-        return self.rows.manifests
+        return self._rows.manifests
 
     @cached_property
     @override
@@ -109,44 +142,44 @@ class Subset(Rows):
     @cached_property
     @override
     def fingerprint(self) -> str:
-        digest = sha256(self.indices.astype("<i8").tobytes()).hexdigest()
-        return f"{self.rows.fingerprint}[{digest[:16]}]"
+        digest = sha256(self._indices.astype("<i8").tobytes()).hexdigest()
+        return f"{self._rows.fingerprint}[{digest[:16]}]"
 
     @property
     @override
     def is_local(self) -> bool:
-        return self.rows.is_local
+        return self._rows.is_local
 
     @cached_property
     @override
     def starts(self) -> Indices:
-        run = np.searchsorted(self.rows.starts, self.indices, side="right")
+        run = np.searchsorted(self._rows.starts, self._indices, side="right")
         return np.append(np.flatnonzero(np.diff(run, prepend=-1)), len(self))
 
     @override
     def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return self.rows.sample_type(name)
+        return self._rows.sample_type(name)
 
     @override
     def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
-        return self.rows.read(name, self.indices[normalised(indices, len(self))], out, prefetched)
+        return self._rows.read(name, self._indices[normalised(indices, len(self))], out, prefetched)
 
     @override
     def prefetch(self, indices: Indices) -> Any:
-        return self.rows.prefetch(self.indices[indices])
+        return self._rows.prefetch(self._indices[indices])
 
     @override
     def reserve_cache(self, nbytes: int) -> None:
-        self.rows.reserve_cache(nbytes)
+        self._rows.reserve_cache(nbytes)
 
     @override
     def in_memory(self, columns: Sequence[str]) -> Rows:
-        return Subset(self.rows.in_memory(columns), self.indices)
+        return Subset(self._rows.in_memory(columns), self._indices)
 
 
 def source_indices(rows: Rows, indices: Indices) -> Indices:
     """Return the indices, in the rows that a subset was taken from, of samples at `indices` (m,)."""
-    return rows.indices[indices] if isinstance(rows, Subset) else indices
+    return indices if rows.indices is None else rows.indices[indices]
 
 
 class Concatenated(Rows):
@@ -165,6 +198,28 @@ class Concatenated(Rows):
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
+
+    @property
+    @override
+    def base(self) -> Rows:
+        return self
+
+    @property
+    @override
+    def indices(self) -> None:
+        return None
+
+    @property
+    @override
+    def splits(self) -> tuple[SplitReader, ...]:
+        return tuple(split for part in self.parts for split in part.splits)
+
+    @override
+    def by_split(self, indices: Indices) -> Iterator[tuple[int, Indices, Indices]]:
+        for part, (places, own) in self._by_part(indices).items():
+            before = sum(len(earlier.splits) for earlier in self.parts[:part])
+            for split, places_in_part, row_numbers in self.parts[part].by_split(own):
+                yield before + split, places[places_in_part], row_numbers
 
     @property
     @override

@@ -1,4 +1,4 @@
-"""Bit-packed codes unpacked by torch, on whatever device they lie (FORMAT.md, section 4)."""
+"""The unpacking of bit-packed codes by torch, on the device that the bytes are on (FORMAT.md, section 4)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["unpack"]
 
 
 def unpack(packed: Tensor, offsets: Tensor, codes_per_sample: int, codebook_size: int) -> Tensor:
-    """Codes (m, L) int64 of samples that lie anywhere in `packed`, uint8, on its device.
+    """Unpack samples anywhere in `packed` (nbytes,) uint8 to codes (m, L) int64, on the same device.
 
-    `offsets` (m,) int64 are the samples' first bytes. Like `tokenstore.codecs.bitpack.unpack` it raises
-    CodecError where a sample holds a code that is not below codebook_size, or padding that is not zero; and
-    where it does not lie inside `packed`.
+    `offsets` (m,) int64 are the samples' first bytes. Raises CodecError, as `codecs.bitpack.unpack` does,
+    where a sample has a code that is not below codebook_size, or padding that is not zero; and where a
+    sample is not inside `packed`.
     """
     nbytes = bitpack.sample_nbytes(codes_per_sample, codebook_size)
     width = bitpack.bit_width(codebook_size)
@@ -27,7 +27,7 @@ def unpack(packed: Tensor, offsets: Tensor, codes_per_sample: int, codebook_size
     last = packed.numel() - nbytes
     if last < 0:
         raise CodecError(f"expected samples of {nbytes} bytes, found {packed.numel()} bytes")
-    # subtle: an index out of range would end a CUDA context, so none is used before it is judged below
+    # subtle: an index out of range would end a CUDA context, so offsets are clamped until they are judged
     inside = offsets.clamp(0, last)
     samples = packed.unfold(0, nbytes, 1).index_select(0, inside)
     codes = _codes(samples, codes_per_sample, width)
@@ -41,17 +41,17 @@ def unpack(packed: Tensor, offsets: Tensor, codes_per_sample: int, codebook_size
 
 
 def _codes(samples: Tensor, length: int, width: int) -> Tensor:
-    """Codes (m, length) int64 out of their samples' bytes (m, nbytes)."""
+    """Return the codes (m, length) int64 of samples' bytes (m, nbytes)."""
     bits = torch.arange(0, length * width, width, device=samples.device)
     first, shift = bits >> 3, bits & 7
-    # Bytes that a code may lie in. Four fit an int32, whose sign is masked away.
+    # The most bytes that a code reaches into. Four fit an int32, whose sign is masked away.
     reach = (max(lane * width % 8 for lane in range(8)) + width + 7) // 8
     word = torch.int32 if reach <= 4 else torch.int64
     words = torch.zeros((len(samples), length), dtype=word, device=samples.device)
     for byte in range(reach):
         # Bytes beyond a code's own are masked away, so any byte will do in their place.
-        there = (first + byte).clamp_(max=samples.shape[1] - 1)
-        words |= samples.gather(1, there.expand(len(samples), -1)).to(word) << (8 * byte)
+        places = (first + byte).clamp_(max=samples.shape[1] - 1)
+        words |= samples.gather(1, places.expand(len(samples), -1)).to(word) << (8 * byte)
     words >>= shift.to(word)
     words &= 2**width - 1
     return words.long()

@@ -1,4 +1,4 @@
-"""Decoding of the context codec's streams where they lie in a device's memory."""
+"""The decoder of the context codec's streams in a device's memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import CodecError
 from tokenstore.loading.resident.context_torch import TorchDecoder
 from tokenstore.loading.resident.pool import check_pool
-from tokenstore.loading.resident.tables import tables
+from tokenstore.loading.resident.tables import device_tables
 
 __all__ = ["ContextDecoder"]
 
 
 class ContextDecoder:
-    """Decodes samples of one model and grid, many at once, bit for bit as on the processor.
+    """A decoder of samples of one model and grid, many at once, bit for bit as on the processor.
 
-    `kernel` is "torch", whose operations any device has, "triton", one kernel that decodes a sample a warp,
-    or "auto": that kernel on CUDA devices where Triton is installed. Raises CodecError where the grid is none
-    of the model's.
+    `kernel` is "torch", whose operations any device has, or "triton", one kernel that decodes a sample a
+    warp. "auto" is "triton" on CUDA devices where Triton is installed, and "torch" elsewhere. Raises
+    CodecError where the model does not fit the grid.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class ContextDecoder:
         *,
         kernel: Literal["auto", "torch", "triton"] = "auto",
     ) -> None:
-        self._tables = tables(model, grid, torch.device(device))
+        self._tables = device_tables(model, grid, torch.device(device))
         self.device = self._tables.rows.device
         if kernel == "auto":
-            there = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
-            kernel = "triton" if there else "torch"
+            has_triton = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
+            kernel = "triton" if has_triton else "torch"
         self.kernel: Literal["torch", "triton"] = kernel
         if kernel == "triton":
             from tokenstore.loading.resident.context_triton import TritonDecoder
@@ -47,10 +47,10 @@ class ContextDecoder:
             self._decode = TorchDecoder(self._tables)
 
     def decode(self, pool: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
-        """Codes (m, *grid) int64 of the streams of `lengths` (m,) bytes at `offsets` (m,) of `pool`, uint8.
+        """Decode the streams of `lengths` (m,) bytes at `offsets` (m,) of `pool` (nbytes,) uint8.
 
-        Raises CodecError, naming the first such sample, where a stream does not lie inside the pool, or is
-        none that an encoder wrote.
+        Returns codes (m, *grid) int64. Raises CodecError, which names the first such sample, where a stream
+        is not inside the pool or no encoder wrote it.
         """
         if pool.device != self.device:
             raise CodecError(f"expected streams on {self.device}, found them on {pool.device}")

@@ -22,47 +22,47 @@ from tokenstore.codecs.context.constants import (
 from tokenstore.loading.resident.tables import STREAM_HEAD, PlanePlan, Tables
 
 PASS_SAMPLES = {"cpu": 2**8}
-"""Samples decoded together: some 10 kB each, which stay in a processor's cache ..."""
+"""The samples decoded together by type of device: some 10 kB each, which stay in a processor's cache."""
 MOST_SAMPLES = 2**14
-"""... and on other devices fill them."""
+"""The samples decoded together on all other devices, enough to fill them."""
 _WORD = 2**32 - 1
 _LOWEST = -(2**30)
 
 
 class _Streams:
-    """The samples' streams and what is known of them: (m,) int64."""
+    """The streams of m samples and the state of their decoders, each (m,) int64."""
 
     def __init__(self, pool: Tensor, offsets: Tensor, lengths: Tensor) -> None:
         longest = int(lengths.max())
         places = torch.arange(longest + STREAM_HEAD + 3, device=pool.device)
-        # A stream is followed by zeros, and one of no bytes is nothing else.
+        # A stream reads as zeros behind its end, so an empty stream is all zeros.
         inside = places < lengths[:, None]
         if longest:
-            held = pool[(offsets[:, None] + places).clamp_(max=pool.numel() - 1)].int() * inside
+            streams = pool[(offsets[:, None] + places).clamp_(max=pool.numel() - 1)].int() * inside
         else:
-            held = inside.int()
-        # All that one decision can take: the next three bytes, from every place of a stream.
-        self._next = (held[:, :-2] << 16) | (held[:, 1:-1] << 8) | held[:, 2:]
+            streams = inside.int()
+        # One decision takes three bytes at most: the three from every place of a stream, as one number.
+        self._next = (streams[:, :-2] << 16) | (streams[:, 1:-1] << 8) | streams[:, 2:]
         self._last = self._next.shape[1] - 1
         self._at = torch.full_like(lengths, STREAM_HEAD)
-        self.offset = (self._next[:, 0].long() << 8) | held[:, 3]
+        self.offset = (self._next[:, 0].long() << 8) | streams[:, 3]
         self.span = torch.full_like(lengths, _WORD)
         self.wrong = torch.zeros_like(lengths, dtype=torch.bool)
 
     def narrow(self, rest: Tensor, width: Tensor) -> None:
-        """To an interval of `width`, in which the stream is at `rest`."""
+        """Narrow each stream's interval to `width`, with the stream at `rest` in it."""
         self.wrong |= rest >= width
         short = (width < 2**24).long() + (width < 2**16) + (width < 2**8)
         bits = 8 * short
         following = self._next.gather(1, self._at[:, None])[:, 0]
         self.offset = ((rest << bits) | (following >> (24 - bits))) & _WORD
         self.span = width << bits
-        # Behind its end a stream is zeros, so it does no harm to stay there.
+        # Behind its end a stream is zeros, so staying at the last place gives the right bytes.
         self._at = (self._at + short).clamp_(max=self._last)
 
 
 class TorchDecoder:
-    """Decodes streams of one model over one grid."""
+    """A decoder of streams of one model over one grid."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -74,7 +74,7 @@ class TorchDecoder:
         self._codes = [torch.tensor(plane.bases, device=device)[:, None] + 1 for plane in tables.planes]
 
     def __call__(self, pool: Tensor, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (m, L) int64, and for each sample whether no encoder wrote its stream (m,) bool."""
+        """Return codes (m, L) int64, and a mask (m,) bool of the samples whose stream no encoder wrote."""
         lengths = lengths.clamp(max=self.tables.longest_stream)
         samples = PASS_SAMPLES.get(pool.device.type, MOST_SAMPLES)
         passes = zip(torch.split(offsets, samples), torch.split(lengths, samples), strict=True)
@@ -84,7 +84,7 @@ class TorchDecoder:
     def _decode(self, streams: _Streams) -> tuple[Tensor, Tensor]:
         tables = self.tables
         length, samples = tables.codes_per_sample, len(streams.span)
-        # By position; the row behind the last is that of no code, beyond the grid's edge.
+        # Codes by position. The row behind the last is for no code, beyond the grid's edge.
         codes = torch.zeros((length + 1, samples), dtype=torch.int64, device=tables.rows.device)
         codes[length] = -1
         per_plane = length // len(tables.planes)
@@ -107,8 +107,8 @@ class TorchDecoder:
                 memory += mean
                 trace += (fading.int() << TRACE_BITS) - (trace >> plane.fade)
             rows = codes.index_select(0, places) + self._codes[number]
-            told = tables.rows.index_select(0, rows.flatten()).view(*rows.shape, LANES, -1)
-            hidden = told.sum(0, dtype=torch.int32) + tables.bias[number]
+            added = tables.rows.index_select(0, rows.flatten()).view(*rows.shape, LANES, -1)
+            hidden = added.sum(0, dtype=torch.int32) + tables.bias[number]
             hidden += (memory * (MEMORY_UNIT // (seen + PRIOR_CODES))) >> MEMORY_BITS
             hidden += trace >> (plane.fade + TRACE_BITS)
             # Hidden lanes wrap at 16 bits.
@@ -116,7 +116,7 @@ class TorchDecoder:
             codes[position] = order[rank]
 
     def _rank(self, plane: PlanePlan, hidden: Tensor, streams: _Streams) -> Tensor:
-        """The rank in the code tree (m,) that hidden lanes (m, 32, halves) and streams tell."""
+        """Decode each stream's rank in the code tree (m,), given hidden lanes (m, 32, halves)."""
         rank = torch.zeros(1, dtype=torch.int64, device=hidden.device)
         for level, first in enumerate(plane.first_nodes):
             inputs = hidden[..., 0 if level == 0 else -1]
@@ -124,7 +124,7 @@ class TorchDecoder:
         return rank
 
     def _decide(self, nodes: Tensor, inputs: Tensor, shift: int, streams: _Streams) -> Tensor:
-        """The alternatives (m,) that streams take at nodes (m,), or all at one (1,), given inputs (m, 32)."""
+        """Decode the alternatives (m,) of streams at nodes (m,), or all at one (1,), given inputs (m, 32)."""
         tables = self.tables
         # Not a matrix product: torch has none of integers on CUDA, and one of float32 may be rounded there.
         weighed = self._weights.index_select(0, nodes) * inputs[:, :, None]
@@ -139,14 +139,14 @@ class TorchDecoder:
         unit = streams.span // totals[:, -1]
         ends = totals * unit[:, None]
         passed = (ends <= streams.offset[:, None]).sum(1)
-        chosen = torch.minimum(passed, alternatives - 1)
-        width = unit * frequencies.gather(1, chosen[:, None])[:, 0]
-        streams.narrow(streams.offset - ends.gather(1, chosen[:, None])[:, 0] + width, width)
-        return chosen
+        decided = torch.minimum(passed, alternatives - 1)
+        width = unit * frequencies.gather(1, decided[:, None])[:, 0]
+        streams.narrow(streams.offset - ends.gather(1, decided[:, None])[:, 0] + width, width)
+        return decided
 
 
 def _frequencies() -> Tensor:
-    """An alternative's frequency by how far its logit is below the greatest; all beyond have the last."""
+    """Return frequencies by how far a logit is below the greatest; logits further below have the last."""
     below = torch.arange((PEAK_BITS + 1 << LOGIT_BITS) + 1)
     fraction, whole = below & (2**LOGIT_BITS - 1), below >> LOGIT_BITS
     peak = 2**PEAK_BITS - (fraction * (CURVE - BEND * fraction) >> LOGIT_BITS)

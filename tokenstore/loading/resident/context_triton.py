@@ -1,8 +1,8 @@
 """The context codec's decoder as a Triton kernel: a sample a program, and a program a warp of 32 lanes.
 
-A lane is an alternative of a decision, so its running totals are a scan over the warp and the search in them
-is a count over it. Integers throughout, the same as the processor's decoder (tokenstore/codecs/context);
-FORMAT.md, section 7.
+A lane is an alternative of a decision: the alternatives' running totals are a scan over the warp, and the
+search in the totals is a count over the warp. Integers throughout, the same as the processor's decoder
+(tokenstore/codecs/context); FORMAT.md, section 7.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _LOWEST = tl.constexpr(-(2**30))
 
 _PLAN_FIELDS = tl.constexpr(6 + constants.MAX_LEVELS)
 _FAN, _LEVELS, _SHIFT, _FADE, _PAST, _ORDER, _NODES = (tl.constexpr(field) for field in range(7))
-"""A plane's numbers, and where its part of each table begins, by their place in its row of the plan."""
+"""The places, in a plane's row of the plan, of its numbers and of the starts of its part of each table."""
 
 
 class TritonDecoder:
-    """Decodes streams of one model over one grid."""
+    """A decoder of streams of one model over one grid."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         device = tables.rows.device
         plan = torch.zeros((len(tables.planes), _PLAN_FIELDS.value), dtype=torch.int32)
-        # Contexts that a plane has fewer than others are of no code, and look at the row of zeros.
+        # A plane with fewer contexts than others fills up with contexts of no code: the row of zeros.
         bases = torch.full((len(tables.planes), tables.neighbours.shape[1]), len(tables.rows) - 1)
         for number, plane in enumerate(tables.planes):
             head = (plane.fan, plane.levels, plane.logit_shift, plane.fade, plane.past, plane.order)
@@ -48,7 +48,7 @@ class TritonDecoder:
         self._plan, self._bases = plan.to(device), bases.int().to(device)
 
     def __call__(self, pool: Tensor, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (m, L) int64, and for each sample whether no encoder wrote its stream (m,) bool."""
+        """Return codes (m, L) int64, and a mask (m,) bool of the samples whose stream no encoder wrote."""
         tables = self.tables
         codes = torch.empty((len(offsets), tables.codes_per_sample), dtype=torch.int32, device=pool.device)
         wrong = torch.empty(len(offsets), dtype=torch.int32, device=pool.device)
@@ -101,7 +101,7 @@ def _decode(  # type: ignore[no-untyped-def]
     contexts: tl.constexpr,
     halves: tl.constexpr,
 ):
-    """Decodes the stream of `lengths[sample]` bytes at `offsets[sample]` to `codes[sample]`."""
+    """Decode the stream of `lengths[sample]` bytes at `offsets[sample]` to `codes[sample]`."""
     sample = tl.program_id(0)
     length = planes * plane_length
     codes += sample.to(tl.int64) * length
@@ -128,9 +128,9 @@ def _decode(  # type: ignore[no-untyped-def]
         for seen in range(plane_length):
             position = plane * plane_length + seen
             # The row of no code, before a plane's first, is zero.
-            told = past + (first_past + 1 + previous).to(tl.int64) * (2 * _LANES * halves) + wide
-            memory += tl.load(told)
-            trace += (tl.load(told + _LANES * halves).to(tl.int32) << _TRACE_BITS) - (trace >> fade)
+            added = past + (first_past + 1 + previous).to(tl.int64) * (2 * _LANES * halves) + wide
+            memory += tl.load(added)
+            trace += (tl.load(added + _LANES * halves).to(tl.int32) << _TRACE_BITS) - (trace >> fade)
             hidden = lane_bias + ((memory * (_MEMORY_UNIT // (seen + _PRIOR_CODES))) >> _MEMORY_BITS)
             hidden += trace >> (fade + _TRACE_BITS)
             for context in tl.static_range(contexts):
@@ -145,7 +145,7 @@ def _decode(  # type: ignore[no-untyped-def]
                 first, further = hidden, hidden
             rank = tl.full((), 0, tl.int32)
             for level in range(levels):
-                # Asked for before they are needed: what a decision takes is known only at its end.
+                # Loaded early: the number of bytes that a decision takes is known only at its end.
                 following = _three(pool, at, end)
                 node = tl.load(numbers + _NODES + level) + rank
                 inputs = tl.where(level == 0, first, further)
@@ -153,9 +153,9 @@ def _decode(  # type: ignore[no-untyped-def]
                 unit = span // tl.sum(frequencies, 0).to(tl.uint32)
                 ends = tl.cumsum(frequencies, 0).to(tl.uint32) * unit
                 passed = tl.sum((ends <= offset).to(tl.int32), 0)
-                chosen = tl.minimum(passed, tl.load(alternatives + node) - 1)
-                width = unit * tl.sum(tl.where(lane == chosen, frequencies, 0), 0).to(tl.uint32)
-                rest = offset - tl.max(tl.where(lane < chosen, ends, 0), 0)
+                decided = tl.minimum(passed, tl.load(alternatives + node) - 1)
+                width = unit * tl.sum(tl.where(lane == decided, frequencies, 0), 0).to(tl.uint32)
+                rest = offset - tl.max(tl.where(lane < decided, ends, 0), 0)
                 refused |= (rest >= width).to(tl.int32)
                 short = (
                     (width < 2**24).to(tl.uint32)
@@ -165,31 +165,31 @@ def _decode(  # type: ignore[no-untyped-def]
                 offset = (rest << (8 * short)) | (following >> (24 - 8 * short))
                 span = width << (8 * short)
                 at += short
-                rank = rank * fan + chosen
+                rank = rank * fan + decided
             previous = tl.load(order + first_order + rank)
             tl.store(codes + position, previous)
-            # subtle: one lane stores the code, and all load it as a context of later positions. A lane is
-            # sure to see another's store only behind a barrier of both, which orders memory too. A program
-            # being one warp, nothing is waited for; what other programs store is never loaded.
+            # subtle: one lane stores the code, and all lanes load it as a context of later positions. A lane
+            # is sure to see another's store only behind a barrier of both, which orders memory too. A
+            # program is one warp, so the barrier costs no waiting; no program loads what another stores.
             tl.debug_barrier()
     tl.store(wrong + sample, refused)
 
 
 @triton.jit
 def _three(pool, at, end):  # type: ignore[no-untyped-def]
-    """Three bytes of a stream as one number, the first the most significant."""
+    """Return three bytes of a stream as one number, the first byte the most significant."""
     return (_byte(pool, at, end) << 16) | (_byte(pool, at + 1, end) << 8) | _byte(pool, at + 2, end)
 
 
 @triton.jit
 def _byte(pool, at, end):  # type: ignore[no-untyped-def]
-    """The byte of a stream at a place in the pool, or zero behind the stream's end."""
+    """Return the byte of a stream at a place in the pool, or zero behind the stream's end."""
     return tl.load(pool + at, mask=at < end, other=0).to(tl.uint32)
 
 
 @triton.jit
 def _frequencies(inputs, weights, biases, alternatives, node, shift):  # type: ignore[no-untyped-def]
-    """Frequencies of a node's alternatives (32,) int32, zero for those it has not."""
+    """Return the frequencies of a node's alternatives (32,) int32, zero for lanes without one."""
     lane = tl.arange(0, _LANES)
     start = node.to(tl.int64) * _LANES
     weighed = (

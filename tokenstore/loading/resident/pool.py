@@ -1,4 +1,4 @@
-"""What every decoder asks of the bytes it is given."""
+"""The check of a pool of bytes and of the places in it, which every decoder makes first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from torch import Tensor
 
 from tokenstore.errors import CodecError
 
+__all__ = ["check_pool"]
+
 
 def check_pool(pool: Tensor, *places: Tensor) -> None:
-    """Raises CodecError unless `pool` is uint8 (nbytes,), and `places` are int64 (m,) on its device."""
+    """Raise CodecError unless `pool` is (nbytes,) uint8, and each of `places` (m,) int64 on its device."""
     if pool.dtype != torch.uint8 or pool.ndim != 1 or not pool.is_contiguous():
         raise CodecError(
             f"expected contiguous bytes (nbytes,) of uint8, found {tuple(pool.shape)} of {pool.dtype} "

@@ -1,7 +1,7 @@
 """A context model's tables as tensors on a device, laid out for decoding many samples side by side.
 
-Lanes stand as (32, halves): the lane that a code tree's first decision sees, and, in models with further
-decisions, beside it the one that those see.
+Lanes are (32, halves). The first half is the input of a code tree's first decision. Models with further
+decisions have a second half, the input of those decisions.
 """
 
 from __future__ import annotations
@@ -21,60 +21,64 @@ from tokenstore.codecs.context.model import PAST_ROWS, ContextModel
 from tokenstore.codecs.context.streams import check_grid, packed_weights
 
 STREAM_HEAD = 4
-"""Bytes that a decoder takes from a stream before its first decision."""
+"""The bytes that a decoder takes from a stream before its first decision."""
 
 
 @dataclass(frozen=True)
 class PlanePlan:
-    """One plane's numbers, and where its part of each table begins."""
+    """The numbers of one plane, and the starts of its part of each table."""
 
     fan: int
     levels: int
     logit_shift: int
     fade: int
     past: int
+    """The plane's first row of `Tables.past`."""
     order: int
+    """The plane's first place in `Tables.order`."""
     first_nodes: tuple[int, ...]
+    """The first node of each level in the tables of nodes."""
     bases: tuple[int, ...]
-    """For each context the row of no code; code c has the row c + 1 behind it."""
+    """The row of `Tables.rows` for no code, for each context; the row of code c is c + 1 further."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """All planes' tables, one after another."""
+    """The tables of all planes, one after another."""
 
     grid: tuple[int, ...]
     planes: tuple[PlanePlan, ...]
     neighbours: Tensor
-    """Positions that a position's contexts are at (L, contexts) int32; L where that is outside."""
+    """The positions of each position's contexts (L, contexts) int32; L for a context outside the grid."""
     rows: Tensor
-    """What contexts add to the hidden lanes (R, 32, halves) int8; the last row is zero."""
+    """The rows that contexts add to the hidden lanes (R, 32, halves) int8; the last row is zero."""
     past: Tensor
-    """What preceding codes add to mean and trace (P, 2, 32, halves) int8; zeros for none."""
+    """The rows that preceding codes add to mean and trace (P, 2, 32, halves) int8; zeros for no code."""
     bias: Tensor
-    """(planes, 32, halves) int32"""
+    """The hidden lanes' bias (planes, 32, halves) int32."""
     weights: Tensor
-    """Of each node and alternative what the lanes weigh (nodes, 32, 32) int8."""
+    """The lanes' weights for each node and alternative (nodes, 32, 32) int8."""
     biases: Tensor
-    """(nodes, 32) int32, in the units of weighed lanes."""
+    """The alternatives' bias (nodes, 32) int32, in the units of weighed lanes."""
     alternatives: Tensor
-    """How many a node has (nodes,) int32."""
+    """The number of alternatives of each node (nodes,) int32."""
     order: Tensor
-    """Codes by rank int32."""
+    """The planes' codes by rank (codes,) int32."""
 
     @property
     def codes_per_sample(self) -> int:
+        """The number of codes of a sample, L."""
         return math.prod(self.grid)
 
     @property
     def longest_stream(self) -> int:
-        """Bytes of a stream that decoding looks at, at most."""
+        """The most bytes of a stream that decoding looks at."""
         decisions = sum(plane.levels for plane in self.planes) * (self.codes_per_sample // len(self.planes))
         return STREAM_HEAD + LONGEST_DECISION * decisions
 
 
-def tables(model: ContextModel, grid: tuple[int, ...], device: torch.device) -> Tables:
-    """The tables of a model over a grid; raises CodecError where the grid is none of the model's."""
+def device_tables(model: ContextModel, grid: tuple[int, ...], device: torch.device) -> Tables:
+    """Return a model's tables over a grid. Raises CodecError where the model does not fit the grid."""
     check_grid(model, grid)
     rows, past, bases = _rows(model)
     weights, biases, alternatives, plans = [], [], [], []
@@ -121,7 +125,7 @@ def tables(model: ContextModel, grid: tuple[int, ...], device: torch.device) -> 
 def _rows(
     model: ContextModel,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], list[tuple[int, ...]]]:
-    """Rows of all contexts, rows of the past, and for each plane where its contexts' rows begin."""
+    """Return the rows of all contexts, the rows of the past, and each plane's `bases`."""
     of_contexts, of_past, starts = [], [], []
     start = 0
     for source in range(len(model.planes)):
@@ -145,5 +149,5 @@ def _rows(
 
 
 def _side_by_side(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(..., halves * 32) -> (..., 32, halves)"""
+    """Turn lanes (..., halves * 32) to (..., 32, halves)."""
     return np.swapaxes(array.reshape(*array.shape[:-1], -1, LANES), -1, -2)

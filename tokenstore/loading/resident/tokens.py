@@ -1,4 +1,4 @@
-"""A split's tokens, compressed in a device's memory and read there."""
+"""The tokens of one split, compressed in a device's memory and decoded there."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["ResidentTokens"]
 class ResidentTokens:
     """The tokens of a split (N, *grid) in a device's memory, in as many bytes as the store's shards.
 
-    Loading reads every chunk once and checks it. Raises StoreError where tokens are stored by neither of the
-    codecs `bitpack` and `context`, and DamageError where the store is damaged.
+    The constructor reads every chunk once and checks it. Raises StoreError where tokens are stored by neither
+    of the codecs `bitpack` and `context`, and DamageError where the store is damaged.
     """
 
     def __init__(self, tokens: ArrayReader, device: torch.device | str) -> None:
@@ -49,42 +49,43 @@ class ResidentTokens:
 
     @property
     def device(self) -> torch.device:
+        """The device that the tokens are on."""
         return self._pool.device
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tokens take on the device; a context model's tables come on top."""
+        """The bytes that the tokens take on the device, without a context model's tables."""
         return self._pool.untyped_storage().nbytes()
 
     def read(self, indices: object) -> Tensor:
-        """Codes (m, *grid) int64, on the device, of the samples at `indices` (m,), in their order.
+        """Return codes (m, *grid) int64, on the device, of the samples at `indices` (m,), in their order.
 
-        Raises IndexError, and DamageError where a sample's bytes are not what an encoder wrote.
+        Raises IndexError, and DamageError where a sample's bytes are not those that an encoder wrote.
         """
-        wanted = normalised(indices.cpu().numpy() if isinstance(indices, Tensor) else indices, len(self))
-        packed = self._packed[wanted]
+        row_numbers = normalised(indices.cpu().numpy() if isinstance(indices, Tensor) else indices, len(self))
+        packed = self._packed[row_numbers]
         try:
             if packed.all() or not packed.any():
-                return self._decoded(wanted, bool(packed.all()))
-            codes = torch.empty((len(wanted), *self.grid), dtype=torch.int64, device=self.device)
-            for which in (packed, ~packed):
-                there = torch.from_numpy(np.flatnonzero(which)).to(self.device)
-                codes.index_copy_(0, there, self._decoded(wanted[which], bool(which is packed)))
+                return self._decoded(row_numbers, bool(packed.all()))
+            codes = torch.empty((len(row_numbers), *self.grid), dtype=torch.int64, device=self.device)
+            for group in (packed, ~packed):
+                places = torch.from_numpy(np.flatnonzero(group)).to(self.device)
+                codes.index_copy_(0, places, self._decoded(row_numbers[group], group is packed))
             return codes
         except CodecError as error:
             raise DamageError(f"{self._where}: {error}") from error
 
-    def _decoded(self, wanted: npt.NDArray[np.int64], packed: bool) -> Tensor:
-        offsets = torch.from_numpy(self._offsets[wanted]).to(self.device)
+    def _decoded(self, row_numbers: npt.NDArray[np.int64], packed: bool) -> Tensor:
+        offsets = torch.from_numpy(self._offsets[row_numbers]).to(self.device)
         if not packed and self._decoder is not None:
             return self._decoder.decode(
-                self._pool, offsets, torch.from_numpy(self._lengths[wanted]).to(self.device)
+                self._pool, offsets, torch.from_numpy(self._lengths[row_numbers]).to(self.device)
             )
         codes = unpack(self._pool, offsets, math.prod(self.grid), self._codebook_size)
         return codes.reshape(-1, *self.grid)
 
     def _loaded(self, tokens: SampleArrayReader, device: torch.device) -> Tensor:
-        """All chunks' payloads, one after another."""
+        """Copy all chunks' payloads to the device, (nbytes,) uint8, and note where each sample is in them."""
         layout = tokens.layout
         files = (f"{tokens.name}/{layout.shard_file(shard)}" for shard in range(layout.shards))
         room = sum(tokens.store.record(file).size for file in files)
@@ -92,10 +93,10 @@ class ResidentTokens:
         start = 0
         for chunk, payloads in tokens.prefetched_chunks():
             spans = tokens.spans(chunk, payloads)
-            here = slice(*layout.chunk_span(chunk))
-            self._offsets[here] = start + spans.addresses - spans.payload.ctypes.data
-            self._lengths[here] = spans.lengths
-            self._packed[here] = spans.packed
+            samples = slice(*layout.chunk_span(chunk))
+            self._offsets[samples] = start + spans.addresses - spans.payload.ctypes.data
+            self._lengths[samples] = spans.lengths
+            self._packed[samples] = spans.packed
             stop = start + len(spans.payload)
             pool[start:stop] = torch.from_numpy(spans.payload.copy())
             start = stop

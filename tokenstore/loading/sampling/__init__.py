@@ -2,7 +2,8 @@
 
 An order maps the positions of an epoch to row numbers: `Sequential` (as stored), `Permutation` (a full
 shuffle), `BlockShuffle` (blocks, then rows within windows) and `Mixture` (several sources in proportion).
-`Steps` cuts the positions into the batches of every rank. `shuffle_quality` measures an order.
+`Steps` cuts the positions into the batches of every rank, `Spans` into what is fetched at once.
+`shuffle_quality` measures an order.
 The compiled loops are in `feistel.py` and `turns.py`, which are imported on first use, and numba with them.
 
 May import: numpy, `errors`, `machine`, `randomness`; never files, network, torch, or the rest of `loading`.
@@ -15,6 +16,7 @@ from tokenstore.loading.sampling.mixture import Mixture, Stopping
 from tokenstore.loading.sampling.order import Indices, Order, Sequential, whole_number
 from tokenstore.loading.sampling.permutation import Permutation, load_kernels
 from tokenstore.loading.sampling.quality import ShuffleQuality, shuffle_quality
+from tokenstore.loading.sampling.spans import Spans
 from tokenstore.loading.sampling.steps import Steps
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Permutation",
     "Sequential",
     "ShuffleQuality",
+    "Spans",
     "Steps",
     "Stopping",
     "bounded_starts",

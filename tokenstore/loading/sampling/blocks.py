@@ -14,6 +14,7 @@ from tokenstore.loading.sampling.order import (
     whole_number,
 )
 from tokenstore.loading.sampling.permutation import Permutation, kernels
+from tokenstore.loading.sampling.spans import Spans
 from tokenstore.randomness import hashed_key
 
 __all__ = ["BlockShuffle", "bounded_starts", "checked_starts"]
@@ -58,6 +59,10 @@ class BlockShuffle(Order):
         )
         return row_numbers
 
+    @override
+    def fetch_spans(self, size: int) -> Spans:
+        return _Windows(self)
+
     @property
     def windows(self) -> int:
         """The number of windows of the epoch."""
@@ -83,6 +88,27 @@ class BlockShuffle(Order):
         edges = self._edges[first : first + self._blocks_per_window + 1]
         first_rows = self._first_rows[first : first + self._blocks_per_window]
         return np.arange(start, stop) + np.repeat(first_rows - edges[:-1], np.diff(edges))
+
+
+class _Windows(Spans):
+    """The windows of a block shuffle as spans."""
+
+    def __init__(self, order: BlockShuffle) -> None:
+        self._order = order
+
+    @override
+    def number_of(self, position: int) -> int:
+        return int(self._order.window_of(np.array([position]))[0])
+
+    @override
+    def bounds(self, number: int) -> tuple[int, int]:
+        if number >= self._order.windows:
+            return len(self._order), len(self._order)
+        return self._order.window_span(number)
+
+    @override
+    def row_numbers(self, number: int) -> Indices:
+        return self._order.window_blocks(number)
 
 
 def bounded_starts(starts: Indices, limit: int) -> Indices:

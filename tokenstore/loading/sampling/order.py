@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from tokenstore.loading.sampling.spans import EqualSpans, Spans
+
 __all__ = ["MOST_SAMPLES", "Indices", "Order", "Sequential", "positions_within", "whole_number"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -27,6 +29,10 @@ class Order(Protocol):
     def __call__(self, positions: Indices) -> Indices:
         """Return the row numbers (n,) int64 at positions (n,). Raises IndexError for one not in [0, len)."""
         ...
+
+    def fetch_spans(self, size: int) -> Spans:
+        """Return the spans that a reader fetches at once: `size` positions each, or the order's own."""
+        return EqualSpans(size)
 
 
 class Sequential(Order):

@@ -60,7 +60,7 @@ class Steps:
         return start + rank * size // self.world_size, start + (rank + 1) * size // self.world_size
 
     def consumed_after(self, step: int) -> int:
-        """Return how many positions of the epoch are taken after a step. Raises IndexError for no such step."""
+        """Return how many positions of the epoch a step and all before it take. Raises IndexError."""
         return min(self._step_span(step)[1], self.samples)
 
     @property
