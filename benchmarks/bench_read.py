@@ -25,7 +25,7 @@ from rich.table import Table
 import tokenstore
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import samples_table
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
@@ -40,7 +40,7 @@ def write_store(path: Path, codes: np.ndarray, codec: str = "bitpack") -> None:
     """Write codes to a store in chunks of 64."""
     spec = StoreSpec(GRID, (CODEBOOK_SIZE,), TokenizerIdentity("random"), codec=codec)
     labels = np.zeros(len(codes), np.int32)
-    with StoreWriter(Storage(path), spec) as writer:
+    with StoreWriter(open_storage(path), spec) as writer:
         split = writer.split("train", len(codes))
         for start in range(0, len(codes), split.shard_samples):
             stop = min(start + split.shard_samples, len(codes))

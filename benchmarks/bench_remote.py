@@ -44,7 +44,7 @@ import tokenstore
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 from tokenstore.writing.copy import copy
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def made_store(seit: Path, home: Path, codec: str, samples: int) -> Path:
 
 def uploaded(store: Path, url: str, options: dict[str, Any]) -> None:
     """Copy a store to a folder of a bucket unless it is complete there."""
-    target = Storage(url, options)
+    target = open_storage(url, options)
     if not target.exists("zarr.json"):
         copy(tokenstore.open(store), target, resume=True)
 

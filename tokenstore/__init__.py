@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenstore.loading.mixing import concat, mix
     from tokenstore.reading.store import TokenStore
     from tokenstore.reading.store import open_store as open
-    from tokenstore.storage.remote import Retries
+    from tokenstore.storage.remote.retries import Retries
     from tokenstore.writing.copy import copy
     from tokenstore.writing.recode import recode
 
@@ -48,7 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Manifest": ("tokenstore.format.manifest", "Manifest"),
-    "Retries": ("tokenstore.storage.remote", "Retries"),
+    "Retries": ("tokenstore.storage.remote.retries", "Retries"),
     "TokenDataset": ("tokenstore.loading.dataset", "TokenDataset"),
     "TokenLoader": ("tokenstore.loading.loader", "TokenLoader"),
     "TokenStore": ("tokenstore.reading.store", "TokenStore"),

@@ -36,7 +36,7 @@ from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, Resize, decode_image
 from tokenstore.sources.masks import MaskDecoder, load_mask
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 from tokenstore.writing.recode import recode
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3)
@@ -211,7 +211,7 @@ def test_the_ignore_index_outlives_other_codecs_and_is_unknown_elsewhere(
     manifest = converted(tmp_path / "images", tmp_path / "masks", tmp_path / "out", codec="auto")
     assert manifest.ignore_index == IGNORED
     assert same(stored(tmp_path / "out"), {name: nearest(values, 16) for name, values in pairs.items()})
-    recode(tokenstore.open(tmp_path / "out"), Storage(tmp_path / "zstd"), codec="zstd")
+    recode(tokenstore.open(tmp_path / "out"), open_storage(tmp_path / "zstd"), codec="zstd")
     assert tokenstore.open(tmp_path / "zstd").manifest.ignore_index == IGNORED
     source = open_source(tmp_path / "images")
     plain = convert_source(

@@ -49,7 +49,7 @@ from tokenstore.errors import (
 )
 from tokenstore.format.manifest import Preprocessing, TokenizerIdentity
 from tokenstore.format.tables import Skip
-from tokenstore.storage.places import Storage
+from tokenstore.storage.local import LocalFolder
 
 FORMAT = ROOT / "FORMAT.md"
 
@@ -328,14 +328,14 @@ def test_m10_the_root_is_written_last_and_nothing_is_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write_full(tmp_path / "whole")
-    write = Storage.write
+    write = LocalFolder.write
 
-    def crash_at_the_root(storage: Storage, path: str, data: bytes) -> None:
+    def crash_at_the_root(storage: LocalFolder, path: str, data: bytes) -> None:
         if path == "zarr.json":
             raise KeyboardInterrupt
         write(storage, path, data)
 
-    monkeypatch.setattr(Storage, "write", crash_at_the_root)
+    monkeypatch.setattr(LocalFolder, "write", crash_at_the_root)
     with pytest.raises(KeyboardInterrupt):
         write_full(tmp_path / "killed")
     monkeypatch.undo()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.format.tables import Column, Skip, samples_table
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage, open_storage
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
@@ -56,7 +56,7 @@ def write_store(
     named = {name: Samples(*samples) for name, samples in splits.items()}
     grid = next(iter(named.values())).codes.shape[1:]
     sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else codebook_sizes
-    storage = target if isinstance(target, Storage) else Storage(target)
+    storage = target if isinstance(target, Storage) else open_storage(target)
     with StoreWriter(storage, StoreSpec(grid, sizes, tokenizer, **spec)) as writer:
         for name, samples in named.items():
             _write_split(writer, name, samples)

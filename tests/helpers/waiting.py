@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from tokenstore.storage.remote import Retries
+from tokenstore.storage import Retries
 from tokenstore.storage.remote.retrying import Clock
 
 HANG = 300.0

@@ -31,7 +31,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from torch.utils.data import DataLoader
 
 from tokenstore import Retries, TokenDataset, TokenLoader
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 
 pytestmark = [
     pytest.mark.usefixtures("without_fsync"),
@@ -67,7 +67,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(s3_server: S3Server) -> str:
     """Write the same store on object storage."""
     url = f"s3://{s3_server.new_bucket()}/store"
-    write_store(Storage(url, s3_server.storage_options()), {"train": (CODES, LABELS)}, **SHARDS)
+    write_store(open_storage(url, s3_server.storage_options()), {"train": (CODES, LABELS)}, **SHARDS)
     return url
 
 

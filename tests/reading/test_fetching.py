@@ -22,8 +22,8 @@ from tokenstore import Retries, TokenDataset, TokenLoader
 from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.reading import fetching, shards
-from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Remote
+from tokenstore.storage import open_storage
+from tokenstore.storage.remote import RemoteFolder
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -48,7 +48,7 @@ def url(s3_server: S3Server, request: pytest.FixtureRequest) -> str:
     """300 samples whose labels are their positions, in 2 shards of 10 chunks of 16."""
     url = f"s3://{s3_server.new_bucket()}/deep/a.zarr"
     write_store(
-        Storage(url, s3_server.storage_options()),
+        open_storage(url, s3_server.storage_options()),
         {"train": (CODES, LABELS)},
         chunk_samples=16,
         shard_samples=160,
@@ -80,7 +80,7 @@ def test_every_byte_is_fetched_once_an_epoch(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy, each_chunk_alone: None
 ) -> None:
     dataset = opened(url, s3_server, fault_proxy)
-    assert dataset.reader.store.storage.is_remote
+    assert dataset.reader.store.storage.root is None
     loader = TokenLoader(dataset, 7, shuffle=True, num_threads=2, shuffle_window=64)
     assert loader.shuffle == "block"
     fault_proxy.clear()
@@ -172,8 +172,8 @@ FATAL = {
 
 def wait_for(dataset: TokenDataset, retries: Retries) -> None:
     """Change how long a store that is open is waited for."""
-    remote = dataset.reader.store.storage._remote
-    assert isinstance(remote, Remote)
+    remote = dataset.reader.store.storage
+    assert isinstance(remote, RemoteFolder)
     remote.retries = retries
 
 
@@ -234,7 +234,7 @@ def test_faults_at_every_request_of_an_epoch(
 ) -> None:
     """200 requests; the fault passes, or stays from that request on: right codes or one error."""
     url = f"s3://{s3_server.new_bucket()}/a.zarr"
-    writer = Storage(url, s3_server.storage_options())
+    writer = open_storage(url, s3_server.storage_options())
     write_store(writer, {"train": (CODES, LABELS)}, chunk_samples=2, shard_samples=4 * 16)
     options = s3_server.storage_options(fault_proxy.url)
     retries = HASTY if stays else RESTLESS
@@ -308,7 +308,7 @@ def test_the_order_is_that_of_a_local_copy_with_the_same_shuffle(
 @pytest.mark.parametrize("codec", ["context", "zstd"])
 def test_other_codecs_are_read_too(s3_server: S3Server, fault_proxy: FaultProxy, codec: str) -> None:
     url = f"s3://{s3_server.new_bucket()}/a.zarr"
-    writer = Storage(url, s3_server.storage_options())
+    writer = open_storage(url, s3_server.storage_options())
     write_store(writer, {"train": (CODES, LABELS)}, codec=codec, chunk_samples=16, shard_samples=160)
     dataset = opened(url, s3_server, fault_proxy)
     check_epoch(TokenLoader(dataset, 16, shuffle=True, num_threads=2))
@@ -412,7 +412,9 @@ def test_a_store_is_read_from_a_web_server_and_a_remote_zip_file(
     write_store(tmp_path / "a.zip", {"train": (CODES, LABELS)}, chunk_samples=16, shard_samples=160)
     write_store(tmp_path / "a", {"train": (CODES, LABELS)}, chunk_samples=16, shard_samples=160)
     bucket = s3_server.new_bucket()
-    Storage(f"s3://{bucket}", s3_server.storage_options()).write("a.zip", (tmp_path / "a.zip").read_bytes())
+    open_storage(f"s3://{bucket}", s3_server.storage_options()).write(
+        "a.zip", (tmp_path / "a.zip").read_bytes()
+    )
     site = serve_folder(tmp_path)
     for place, options in (
         (f"s3://{bucket}/a.zip", s3_server.storage_options()),
@@ -425,7 +427,7 @@ def test_a_store_is_read_from_a_web_server_and_a_remote_zip_file(
         except TokenstoreError as error:
             raise AssertionError(f"{place}: {error}") from error
         check_epoch(TokenLoader(dataset, 16, shuffle=True, num_threads=2))
-        found = verify(Storage(place, options, PATIENT))
+        found = verify(open_storage(place, options, PATIENT))
         assert not found.problems
         assert bool(found.notes) == (place == f"{site}/a"), "a web server cannot list its files"
     with pytest.raises(TokenstoreError):

@@ -27,7 +27,8 @@ import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError
 from tokenstore.reading import array, fetching, shards
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
+from tokenstore.storage.remote import RemoteFolder
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -49,13 +50,13 @@ def written(target: Any, codec: str = "bitpack", **spec: Any) -> None:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Record the files of every call that fetches."""
     calls: list[list[str]] = []
-    plain = Storage.read_ranges
+    plain = RemoteFolder.read_ranges
 
-    def read_ranges(self: Storage, ranges: Any, *arguments: Any) -> list[bytes]:
+    def read_ranges(self: RemoteFolder, ranges: Any, *arguments: Any) -> list[bytes]:
         calls.append([path for path, _, _ in ranges])
         return plain(self, ranges, *arguments)
 
-    monkeypatch.setattr(Storage, "read_ranges", read_ranges)
+    monkeypatch.setattr(RemoteFolder, "read_ranges", read_ranges)
     return calls
 
 
@@ -216,7 +217,7 @@ def test_a_chunk_that_is_right_is_read_while_another_thread_meets_a_damaged_one(
     memory_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(memory_url)
-    storage, path = Storage(memory_url), "train/tokens/c/0/0/0"
+    storage, path = open_storage(memory_url), "train/tokens/c/0/0/0"
     data = bytearray(storage.read(path))
     data[-100] ^= 1  # in the shard's last chunk, the samples 12 to 15
     storage.write(path, bytes(data))

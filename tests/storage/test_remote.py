@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.errors import DamageError, StorageError, StoreError
-from tokenstore.storage.remote import Remote, Retries
+from tokenstore.storage import Retries
+from tokenstore.storage.remote import RemoteFolder
 
 BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
 """Retries for faults that stay, which are met however busy the machine is."""
@@ -34,7 +35,7 @@ DATA = np.random.default_rng(0).bytes(300_000)
 RANGES = [("a/data", start, start + 1000 + start % 7) for start in range(0, 60_000, 6_000)]
 SECRETS = {"key": "AKIDSECRETSECRET", "secret": "s3cr3t/w1th+sl4sh", "token": "t0k3nt0k3n"}
 
-Operation = Callable[[Remote], Any]
+Operation = Callable[[RemoteFolder], Any]
 READS: dict[str, Operation] = {
     "read": lambda remote: remote.read("a/data") == DATA,
     "range": lambda remote: remote.read_range("a/data", 7, 250_000) == DATA[7:250_000],
@@ -73,11 +74,11 @@ def bucket(s3_server: S3Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retries, Remote]:
+def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retries, RemoteFolder]:
     """Remotes of one folder by their patience, all through the network and all connected."""
     options = s3_server.storage_options(network.url)
     patience = (BRIEF, PATIENT, RESIGNED, RESTLESS)
-    remotes = {retries: Remote(f"s3://{bucket}/store", options, retries) for retries in patience}
+    remotes = {retries: RemoteFolder(f"s3://{bucket}/store", options, retries) for retries in patience}
     for remote in remotes.values():
         refusal(lambda remote: remote.read("a/none"), remote)
     remotes[PATIENT].write("a/data", DATA)
@@ -85,37 +86,39 @@ def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retrie
 
 
 @pytest.fixture
-def remote(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
-    """Give a Remote that waits long enough for a fault to pass."""
+def remote(opened: dict[Retries, RemoteFolder], network: FaultProxy) -> Iterator[RemoteFolder]:
+    """Give a RemoteFolder that waits long enough for a fault to pass."""
     network.clear()
     yield opened[PATIENT]
     network.clear()
 
 
 @pytest.fixture
-def hasty(opened: dict[Retries, Remote], network: FaultProxy) -> Iterator[Remote]:
-    """Give a Remote that soon gives up."""
+def hasty(opened: dict[Retries, RemoteFolder], network: FaultProxy) -> Iterator[RemoteFolder]:
+    """Give a RemoteFolder that soon gives up."""
     network.clear()
     yield opened[BRIEF]
     network.clear()
 
 
 @pytest.fixture
-def resigned(opened: dict[Retries, Remote], network: FaultProxy, no_delays: None) -> Iterator[Remote]:
-    """Give a Remote that gives up after a few attempts, without delays between them."""
+def resigned(
+    opened: dict[Retries, RemoteFolder], network: FaultProxy, no_delays: None
+) -> Iterator[RemoteFolder]:
+    """Give a RemoteFolder that gives up after a few attempts, without delays between them."""
     network.clear()
     yield opened[RESIGNED]
     network.clear()
 
 
-def refusal(operation: Operation, remote: Remote) -> Exception:
+def refusal(operation: Operation, remote: RemoteFolder) -> Exception:
     """Return the error that an operation raises."""
     with pytest.raises((OSError, DamageError)) as caught:
         operation(remote)
     return caught.value
 
 
-def test_what_is_written_is_read_listed_and_removed(remote: Remote) -> None:
+def test_what_is_written_is_read_listed_and_removed(remote: RemoteFolder) -> None:
     remote.write("b/c/data", b"12345")
     remote.write("b/empty", b"")
     assert remote.read("b/c/data") == b"12345"
@@ -132,7 +135,7 @@ def test_what_is_written_is_read_listed_and_removed(remote: Remote) -> None:
     assert not remote.exists("b")
 
 
-def test_a_large_file_is_read_in_blocks(remote: Remote, network: FaultProxy) -> None:
+def test_a_large_file_is_read_in_blocks(remote: RemoteFolder, network: FaultProxy) -> None:
     for size in (2**18 - 1, 2**18, 2**18 + 1, 2**18 + 2**23 + 5):
         data = np.random.default_rng(size).bytes(size)
         remote.write("large", data)
@@ -143,7 +146,7 @@ def test_a_large_file_is_read_in_blocks(remote: Remote, network: FaultProxy) -> 
 
 
 @pytest.mark.parametrize("fault", [*SUDDEN.values(), *IN_THE_BODY.values()], ids=[*SUDDEN, *IN_THE_BODY])
-def test_a_fault_that_passes_changes_nothing(remote: Remote, network: FaultProxy, fault: Fault) -> None:
+def test_a_fault_that_passes_changes_nothing(remote: RemoteFolder, network: FaultProxy, fault: Fault) -> None:
     for name, operation in (READS if fault in IN_THE_BODY.values() else {**READS, **HEADS}).items():
         network.clear([Rule(fault, count=2)])
         assert operation(remote), name
@@ -152,7 +155,7 @@ def test_a_fault_that_passes_changes_nothing(remote: Remote, network: FaultProxy
 
 @pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
 def test_an_answer_that_does_not_end_is_asked_for_again(
-    opened: dict[Retries, Remote], network: FaultProxy, fault: Fault
+    opened: dict[Retries, RemoteFolder], network: FaultProxy, fault: Fault
 ) -> None:
     network.clear(lambda request: fault if request.index == 0 else None)
     assert READS["range"](opened[RESTLESS])
@@ -163,7 +166,7 @@ def test_an_answer_that_does_not_end_is_asked_for_again(
     "fault", [*SUDDEN.values(), *IN_THE_BODY.values(), *SLOW.values()], ids=[*SUDDEN, *IN_THE_BODY, *SLOW]
 )
 def test_a_fault_that_stays_is_one_error_before_the_deadline(
-    hasty: Remote, network: FaultProxy, fault: Fault
+    hasty: RemoteFolder, network: FaultProxy, fault: Fault
 ) -> None:
     sudden = fault in (*SUDDEN.values(), SLOW["stall"])
     operations = {**READS, **HEADS} if sudden else READS
@@ -181,7 +184,7 @@ def test_a_fault_that_stays_is_one_error_before_the_deadline(
     wait_until(lambda: network.most_under_way == 0, between=network.clear)
 
 
-def test_attempts_are_ours_alone_and_counted(resigned: Remote, network: FaultProxy) -> None:
+def test_attempts_are_ours_alone_and_counted(resigned: RemoteFolder, network: FaultProxy) -> None:
     network.clear([Rule(faults.status(503))])
     error = refusal(READS["range"], resigned)
     counted = re.search(r"(\d+) attempts; the last: 503 Service Unavailable", str(error))
@@ -190,7 +193,7 @@ def test_attempts_are_ours_alone_and_counted(resigned: Remote, network: FaultPro
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 501])
-def test_what_cannot_get_better_is_asked_once(remote: Remote, network: FaultProxy, status: int) -> None:
+def test_what_cannot_get_better_is_asked_once(remote: RemoteFolder, network: FaultProxy, status: int) -> None:
     for name, operation in {**READS, "write": HEADS["write"]}.items():
         network.clear([Rule(faults.status(status))])
         error = refusal(operation, remote)
@@ -202,7 +205,7 @@ def test_what_cannot_get_better_is_asked_once(remote: Remote, network: FaultProx
         assert len(network.requests) - late <= (10 if name == "ranges" else 1)
 
 
-def test_a_missing_file_is_a_missing_file_at_once(remote: Remote, network: FaultProxy) -> None:
+def test_a_missing_file_is_a_missing_file_at_once(remote: RemoteFolder, network: FaultProxy) -> None:
     for ask in (remote.read, remote.size, lambda path: remote.read_range(path, 0, 5)):
         network.clear()
         with pytest.raises(FileNotFoundError, match=r"store/none: no such file$"):
@@ -221,7 +224,7 @@ def test_a_wrong_key_secret_or_bucket_is_named(s3_server: S3Server, bucket: str,
         (replace(s3_server, key="wrong"), bucket, r"refused \(403 InvalidAccessKeyId\): check the cred"),
         (s3_server, "no-such-bucket", r"there is no such bucket \(404 NoSuchBucket\)"),
     ]:
-        remote = Remote(f"s3://{place}", server.storage_options(network.url), PATIENT)
+        remote = RemoteFolder(f"s3://{place}", server.storage_options(network.url), PATIENT)
         network.clear()
         for operation in (READS["read"], READS["list"], lambda remote: remote.write("a", b"")):
             with pytest.raises(StorageError, match=reason):
@@ -231,12 +234,12 @@ def test_a_wrong_key_secret_or_bucket_is_named(s3_server: S3Server, bucket: str,
 
 @pytest.mark.usefixtures("no_delays")
 def test_a_service_that_is_not_there_is_one_error(s3_server: S3Server) -> None:
-    remote = Remote("s3://bucket", s3_server.storage_options("http://127.0.0.1:1"), RESIGNED)
+    remote = RemoteFolder("s3://bucket", s3_server.storage_options("http://127.0.0.1:1"), RESIGNED)
     error = refusal(READS["range"], remote)
     assert "attempts; the last: Connect call failed ('127.0.0.1', 1)" in str(error)
 
 
-def test_bytes_that_are_not_there_are_damage(remote: Remote, network: FaultProxy) -> None:
+def test_bytes_that_are_not_there_are_damage(remote: RemoteFolder, network: FaultProxy) -> None:
     for start in (len(DATA) - 5, len(DATA), len(DATA) + 100):
         network.clear()
         with pytest.raises(DamageError, match=rf"store/a/data: expected 10 bytes at {start}, found [05]: "):
@@ -244,7 +247,7 @@ def test_bytes_that_are_not_there_are_damage(remote: Remote, network: FaultProxy
         assert len(network.requests) == 3
 
 
-def test_ranges_are_read_at_once_but_not_too_many(remote: Remote, network: FaultProxy) -> None:
+def test_ranges_are_read_at_once_but_not_too_many(remote: RemoteFolder, network: FaultProxy) -> None:
     for requests, concurrency, least, most in ((RANGES * 3, None, 12, 16), (RANGES, 3, 3, 3)):
         at_once = faults.together(threading.Barrier(least))
         network.clear([Rule(at_once, count=least)])
@@ -253,7 +256,7 @@ def test_ranges_are_read_at_once_but_not_too_many(remote: Remote, network: Fault
         assert least <= network.most_under_way <= most
 
 
-def test_the_first_lasting_error_ends_all_ranges(remote: Remote, network: FaultProxy) -> None:
+def test_the_first_lasting_error_ends_all_ranges(remote: RemoteFolder, network: FaultProxy) -> None:
     network.clear([Rule(faults.stall(), path="a/data")])
     requests = [("none", 0, 9), *[("a/data", start, start + 9) for start in range(500)]]
     with pytest.raises(FileNotFoundError, match="store/none"):
@@ -261,7 +264,7 @@ def test_the_first_lasting_error_ends_all_ranges(remote: Remote, network: FaultP
     assert len(network.requests) < 100
 
 
-def test_many_threads_share_one_remote(remote: Remote, network: FaultProxy) -> None:
+def test_many_threads_share_one_remote(remote: RemoteFolder, network: FaultProxy) -> None:
     network.clear(lambda request: faults.reset() if request.index % 5 == 0 else None)
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda request: remote.read_range(*request), RANGES * 3)
@@ -270,7 +273,7 @@ def test_many_threads_share_one_remote(remote: Remote, network: FaultProxy) -> N
 
 @pytest.mark.usefixtures("no_delays")
 def test_what_was_stored_in_part_is_written_again(monkeypatch: pytest.MonkeyPatch, memory_url: str) -> None:
-    remote = Remote(memory_url, retries=RESIGNED)
+    remote = RemoteFolder(memory_url, retries=RESIGNED)
     whole = MemoryFileSystem.pipe_file
     kept = [3, 0]
 
@@ -285,13 +288,16 @@ def test_what_was_stored_in_part_is_written_again(monkeypatch: pytest.MonkeyPatc
         remote.write("a", b"12345")
 
 
-def test_a_file_of_this_machine_is_put_there(remote: Remote, network: FaultProxy, tmp_path: Any) -> None:
+def test_a_finished_file_of_this_machine_is_moved_there(
+    remote: RemoteFolder, network: FaultProxy, tmp_path: Any
+) -> None:
     (tmp_path / "data").write_bytes(DATA)
     network.clear([Rule(faults.lose_answer(), count=1)])
-    remote.put(tmp_path / "data", "put")
+    remote.move_into_place(tmp_path / "data", "put")
     assert remote.read("put") == DATA
+    assert not (tmp_path / "data").exists()
     with pytest.raises(FileNotFoundError, match="nothing"):
-        remote.put(tmp_path / "nothing", "put")
+        remote.move_into_place(tmp_path / "nothing", "put")
     remote.remove("put")
 
 
@@ -309,7 +315,7 @@ def test_ranges_are_slices(data: bytes, ranges: list[tuple[int, int]]) -> None:
     remote.remove("file")
 
 
-MEMORY = Remote("memory://ranges-are-slices/store")
+MEMORY = RemoteFolder("memory://ranges-are-slices/store")
 
 
 @given(
@@ -341,7 +347,7 @@ def test_times_that_cannot_be_are_refused(name: str, value: float) -> None:
 @pytest.mark.parametrize("url", ["nothing://x/y", "gopher::s3://bucket/x"])
 def test_a_kind_of_storage_that_is_not_known_is_refused_at_once(url: str) -> None:
     with pytest.raises(StoreError, match=re.escape(url)):
-        Remote(url, retries=BRIEF).read("a")
+        RemoteFolder(url, retries=BRIEF).read("a")
 
 
 def exposed(error: BaseException) -> str:
@@ -359,14 +365,16 @@ def test_no_error_log_or_repr_shows_a_secret(
     s3_server: S3Server, bucket: str, network: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "tokenstore")
-    hidden: list[Remote] = []
+    hidden: list[RemoteFolder] = []
     for secrets in ({"key": SECRETS["key"]}, {"secret": SECRETS["secret"]}, SECRETS):
         options = s3_server.storage_options(network.url.replace("//", "//me:p4ssw0rd@")) | secrets
-        hidden.append(Remote(f"s3://me:p4ssw0rd@{bucket}", options, RESIGNED))
-        hidden.append(Remote(f"s3://{bucket}", options | {"endpoint_url": network.url}, RESIGNED))
-    hidden.append(Remote(f"s3://{bucket}", {**SECRETS, "nonsense": "n0ns3ns3"}, RESIGNED))
+        hidden.append(RemoteFolder(f"s3://me:p4ssw0rd@{bucket}", options, RESIGNED))
+        hidden.append(RemoteFolder(f"s3://{bucket}", options | {"endpoint_url": network.url}, RESIGNED))
+    hidden.append(RemoteFolder(f"s3://{bucket}", {**SECRETS, "nonsense": "n0ns3ns3"}, RESIGNED))
     web = network.url.replace("//", "//me:p4ssw0rd@")
-    hidden.append(Remote(f"{web}/{bucket}?X-Amz-Signature=s1gn4tur3&token=t0k3nt0k3n", retries=RESIGNED))
+    hidden.append(
+        RemoteFolder(f"{web}/{bucket}?X-Amz-Signature=s1gn4tur3&token=t0k3nt0k3n", retries=RESIGNED)
+    )
     shown = [repr(remote) + str(vars(remote)["url"]) for remote in hidden]
     for plan in ([], [Rule(faults.status(503))], [Rule(faults.truncate(1))], [Rule(faults.status(400))]):
         network.clear(plan)
@@ -375,7 +383,7 @@ def test_no_error_log_or_repr_shows_a_secret(
                 shown.append(exposed(error))
     unknown_url = "nothing" + web.removeprefix("http") + "?sig=s1gn4tur3"
     with pytest.raises(StoreError) as unknown:
-        Remote(unknown_url, {"key": SECRETS["key"]})
+        RemoteFolder(unknown_url, {"key": SECRETS["key"]})
     shown.append(exposed(unknown.value))
     everything = "".join(shown) + caplog.text
     assert "attempt 1 failed" in caplog.text

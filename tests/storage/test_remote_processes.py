@@ -19,7 +19,7 @@ from helpers.faults import Rule
 from helpers.object_storage import S3Server
 from helpers.waiting import HANG, PATIENT, wait_until
 
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage, open_storage
 
 DATA = np.random.default_rng(0).bytes(100_000)
 WHOLE = [("data", start, start + 5000) for start in range(0, 100_000, 5000)]
@@ -34,7 +34,7 @@ pytestmark = [
 def storage(s3_server: S3Server) -> Storage:
     """Open a folder of a bucket and read from it."""
     url = f"s3://{s3_server.new_bucket()}/store"
-    found = Storage(url, s3_server.storage_options(), PATIENT)
+    found = open_storage(url, s3_server.storage_options(), PATIENT)
     found.write("data", DATA)
     assert found.read("data") == DATA
     return found
@@ -88,7 +88,7 @@ def forked(action: str, storage: Storage) -> int:
         try:
             reads_rightly(storage)
             if action == "drop":
-                storage._remote = None
+                storage._closing()  # as if the last reference was dropped
             code = 0
         finally:
             os._exit(code)
@@ -115,11 +115,9 @@ def test_a_fork_at_any_moment_hangs_neither_process(storage: Storage, readers: l
 PROGRAM = """
 import os, sys, threading, time
 from helpers.waiting import wait_until
-from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Retries
 
 url, options, ending = sys.argv[1], eval(sys.argv[2]), sys.argv[3]
-storage = Storage(url, options, Retries(deadline=3600, timeout=3600))
+storage = open_storage(url, options, Retries(deadline=3600, timeout=3600))
 assert len(storage.read_range("data", 0, 9)) == 9
 if ending == "dropped":
     del storage

@@ -22,8 +22,8 @@ from helpers.waiting import PATIENT, RESIGNED
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError
-from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Remote
+from tokenstore.storage import open_storage
+from tokenstore.storage.remote import RemoteFolder
 
 DATA = bytes(range(256)) * 8
 
@@ -110,7 +110,7 @@ def served(context: ssl.SSLContext | None = None) -> Iterator[Server]:
 @pytest.mark.parametrize("manner", ["ranges", "whole", "chunked", "moved"])
 def test_the_right_bytes_come_however_the_server_sends_them(server: Server, manner: str) -> None:
     server.manner = manner
-    remote = Remote(f"{server.url}/store", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/store", retries=PATIENT)
     assert remote.read("a/data") == DATA
     assert remote.read("empty") == b""
     assert remote.read_range("a/data", 100, 2000) == DATA[100:2000]
@@ -125,7 +125,7 @@ def test_the_right_bytes_come_however_the_server_sends_them(server: Server, mann
 @pytest.mark.parametrize("manner", ["ranges", "whole"])
 def test_a_file_that_is_too_short_is_damage(server: Server, manner: str) -> None:
     server.manner = manner
-    remote = Remote(f"{server.url}/store", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/store", retries=PATIENT)
     for start in (len(DATA) - 5, len(DATA), len(DATA) + 10):
         with pytest.raises(DamageError, match=f"a/data: expected {len(DATA)} bytes at {start}, found [05]:"):
             remote.read_range("a/data", start, start + len(DATA))
@@ -136,12 +136,12 @@ def test_a_file_that_is_too_short_is_damage(server: Server, manner: str) -> None
 def test_other_bytes_than_were_asked_for_are_not_taken(server: Server, manner: str) -> None:
     server.manner = manner
     with pytest.raises(StorageError, match="the last: expected the bytes from 7, found"):
-        Remote(f"{server.url}/store", retries=RESIGNED).read_range("a/data", 7, 12)
+        RemoteFolder(f"{server.url}/store", retries=RESIGNED).read_range("a/data", 7, 12)
 
 
 def test_a_file_without_a_size_says_so(server: Server) -> None:
     server.manner = "sizeless"
-    remote = Remote(f"{server.url}/store", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/store", retries=PATIENT)
     assert remote.read("a/data") == DATA
     with pytest.raises(StorageError, match="a/data: the web server does not tell the size of its files"):
         remote.size("a/data")
@@ -150,7 +150,7 @@ def test_a_file_without_a_size_says_so(server: Server) -> None:
 def test_names_are_quoted_and_the_query_is_sent(server: Server) -> None:
     names = ["a b", "50%", "x?y", "ä#1", "a+b&c=d"]
     server.files |= {f"/st ore/{name}?sig=a/b": name.encode() for name in names}
-    remote = Remote(f"{server.url}/st%20ore?sig=a/b", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/st%20ore?sig=a/b", retries=PATIENT)
     for name in names:
         assert remote.read(name) == name.encode()
     assert remote.url == f"{server.url}/st%20ore"
@@ -160,13 +160,13 @@ def test_names_are_quoted_and_the_query_is_sent(server: Server) -> None:
 
 
 def test_what_it_cannot_do_is_said(server: Server, tmp_path: Path) -> None:
-    remote = Remote(f"{server.url}/store", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/store", retries=PATIENT)
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(StorageError, match="store: a plain web server cannot list its files"):
         remote.files()
     for change in (
         lambda: remote.write("x", b""),
-        lambda: remote.put(tmp_path / "x", "x"),
+        lambda: remote.move_into_place(tmp_path / "x", "x"),
         lambda: remote.remove("x"),
     ):
         with pytest.raises(StorageError, match="store/x: a plain web server can only be read from"):
@@ -176,13 +176,13 @@ def test_what_it_cannot_do_is_said(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_delays")
 def test_what_is_served_exists(server: Server) -> None:
-    remote = Remote(f"{server.url}/store", retries=PATIENT)
+    remote = RemoteFolder(f"{server.url}/store", retries=PATIENT)
     assert [remote.exists(path) for path in ("a/data", "empty", "none")] == [True, True, False]
     server.manner = "hidden"
     assert not remote.exists("none")
     server.manner = "busy"
     with pytest.raises(StorageError, match="the last: 503 Service Unavailable"):
-        Remote(f"{server.url}/store", retries=RESIGNED).exists("none")
+        RemoteFolder(f"{server.url}/store", retries=RESIGNED).exists("none")
 
 
 def test_a_store_is_opened_and_read_without_a_listing(server: Server, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_server_that_knows_no_ranges_serves_a_store(
 
 
 def test_blocks_are_a_whole_file(server: Server) -> None:
-    assert b"".join(Storage(f"{server.url}/store").blocks("a/data")) == DATA
+    assert b"".join(open_storage(f"{server.url}/store").blocks("a/data")) == DATA
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_certificate_that_is_not_trusted_is_refused_at_once(
 ) -> None:
     caplog.set_level(logging.INFO, "tokenstore")
     with pytest.raises(StorageError, match=r"store/empty: .*certificate verify failed"):
-        Remote(f"{secure.url}/store").read("empty")
+        RemoteFolder(f"{secure.url}/store").read("empty")
     assert "attempt 1 failed" not in caplog.text
     assert secure.requests == []
-    assert Remote(f"{secure.url}/store", {"ssl": False}).read("a/data") == DATA
+    assert RemoteFolder(f"{secure.url}/store", {"ssl": False}).read("a/data") == DATA

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.errors import DamageError, NotAStoreError, StorageError, StoreError
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage, open_storage
+from tokenstore.storage.remote import RemoteFolder
 
 RANDOM = np.random.default_rng(0).bytes(700_000)
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
@@ -54,7 +55,7 @@ def place() -> Iterator[str]:
 def put(url: str, data: bytes) -> Storage:
     fs, path = fsspec.core.url_to_fs(url)
     fs.pipe_file(path, data)
-    return Storage(url, retries=PATIENT)
+    return open_storage(url, retries=PATIENT)
 
 
 @settings(max_examples=30)
@@ -90,14 +91,14 @@ def test_members_are_what_zipfile_reads(
 def test_a_folder_of_a_zip_file_is_read_through_a_chained_url(place: str) -> None:
     put(place, packed({"x/y/a": (0, b"123"), "x/y/z/b": (8, b"456"), "c": (0, b"7")}))
     for url in (f"zip://x/y::{place}", f"zip://x/y/::{place}"):
-        storage = Storage(url)
+        storage = open_storage(url)
         assert list(storage.files()) == ["a", "z/b"]
         assert storage.read("z/b") == b"456"
         assert storage.exists()
         with pytest.raises(FileNotFoundError):
             storage.read("c")
-    assert list(Storage(f"zip::{place}").files()) == ["c", "x/y/a", "x/y/z/b"]
-    assert not Storage(f"zip://none::{place}").exists()
+    assert list(open_storage(f"zip::{place}").files()) == ["c", "x/y/a", "x/y/z/b"]
+    assert not open_storage(f"zip://none::{place}").exists()
 
 
 def test_a_large_directory_is_read_whole(place: str) -> None:
@@ -156,15 +157,20 @@ def test_a_range_beyond_a_member_is_damage(place: str) -> None:
 def on_s3(s3_server: S3Server, fault_proxy: FaultProxy) -> Storage:
     """Open a folder of a bucket, seen through a network."""
     url = f"s3://{s3_server.new_bucket()}/deep"
-    return Storage(url, s3_server.storage_options(fault_proxy.url), PATIENT)
+    return RemoteFolder(url, s3_server.storage_options(fault_proxy.url), PATIENT)
+
+
+def zip_file(folder: RemoteFolder, name: str) -> Storage:
+    """Open a zip file in a folder of a bucket."""
+    return open_storage(f"{folder.url}/{name}", folder.storage_options, PATIENT)
 
 
 def test_the_directory_is_read_once_and_then_a_range_is_a_request(
-    on_s3: Storage, fault_proxy: FaultProxy
+    on_s3: RemoteFolder, fault_proxy: FaultProxy
 ) -> None:
     on_s3.write("x.zip", packed({"a": (0, RANDOM), "b": (0, RANDOM[::-1])}))
     fault_proxy.clear()
-    storage = on_s3.below("x.zip")
+    storage = zip_file(on_s3, "x.zip")
     assert storage.read_range("a", 500_000, 500_010) == RANDOM[500_000:500_010]
     assert fault_proxy.sent < 2**18 + 1000
     fault_proxy.clear()
@@ -181,21 +187,21 @@ def test_a_service_that_fails_is_not_damage(on_s3: Storage, fault_proxy: FaultPr
     for first in range(4):
         fault_proxy.clear([Rule(faults.status(503), first=first)])
         with pytest.raises(StorageError, match=r"x\.zip: no answer within"):
-            Storage(place, on_s3.storage_options, RESIGNED).read("a")
+            open_storage(place, on_s3.storage_options, RESIGNED).read("a")
         fault_proxy.clear([Rule(faults.reset(), first=first, count=1)])
-        assert on_s3.below("x.zip").read("a") == RANDOM
+        assert zip_file(on_s3, "x.zip").read("a") == RANDOM
 
 
-def test_a_missing_zip_file_is_no_store(on_s3: Storage) -> None:
-    storage = on_s3.below("none.zip")
+def test_a_missing_zip_file_is_no_store(on_s3: RemoteFolder) -> None:
+    storage = zip_file(on_s3, "none.zip")
     assert not storage.exists()
     assert not storage.exists("a")
     assert list(storage.files()) == []
     with pytest.raises(NotAStoreError, match=r"none\.zip: no such file or folder"):
-        tokenstore.open(storage._true_url, storage_options=storage.storage_options)
+        tokenstore.open(f"{on_s3.url}/none.zip", storage_options=on_s3.storage_options)
 
 
-def test_a_store_is_read_from_a_zip_file_on_s3(on_s3: Storage, tmp_path: Path) -> None:
+def test_a_store_is_read_from_a_zip_file_on_s3(on_s3: RemoteFolder, tmp_path: Path) -> None:
     codes = random_codes(20, (4, 4), 391)
     write_store(tmp_path / "s.zip", {"train": (codes,)}, chunk_samples=2, shard_samples=8)
     on_s3.move_into_place(tmp_path / "s.zip", "s.zip")

@@ -22,7 +22,8 @@ from tokenstore.errors import (
     StoreExistsError,
 )
 from tokenstore.reading import StoreFiles, TokenStore
-from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage import STAGING, Storage, open_storage
+from tokenstore.storage.local import LocalFolder
 from tokenstore.writing.copy import copy
 
 SHARD = "train/tokens/c/1/0/0"
@@ -51,14 +52,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(storage: Storage | str | Path) -> dict[str, bytes]:
-    storage = storage if isinstance(storage, Storage) else Storage(storage)
+    storage = storage if isinstance(storage, Storage) else open_storage(storage)
     return {path: storage.read(path) for path in storage.files()}
 
 
 def copied(source: str | Path | Storage, target: str | Path | Storage, **options: Any) -> None:
-    opened = source if isinstance(source, Storage) else Storage(source)
+    opened = source if isinstance(source, Storage) else open_storage(source)
     copy(
-        TokenStore(StoreFiles(opened)), target if isinstance(target, Storage) else Storage(target), **options
+        TokenStore(StoreFiles(opened)),
+        target if isinstance(target, Storage) else open_storage(target),
+        **options,
     )
 
 
@@ -81,7 +84,7 @@ def test_a_copy_has_the_store_s_files_with_their_bytes_and_no_others(
     assert contents(place) == contents(store)
     assert verify(place).problems == []
     assert told[-1] == (tokenstore.open(store).files.nbytes,) * 2
-    Storage(f"memory://{tmp_path.name}").remove("source")
+    open_storage(f"memory://{tmp_path.name}").remove("source")
 
 
 def test_what_is_not_in_the_manifest_stays_behind(small: Path, tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_a_root_that_changes_meanwhile_is_damage(small: Path, tmp_path: Path) ->
     opened = tokenstore.open(tmp_path / "a")
     (tmp_path / "a" / "zarr.json").write_bytes((small / "zarr.json").read_bytes() + b" ")
     with pytest.raises(DamageError, match=r"a/zarr.json: expected"):
-        copy(opened, Storage(tmp_path / "b"))
+        copy(opened, open_storage(tmp_path / "b"))
     with pytest.raises(IncompleteStoreError):
         tokenstore.open(tmp_path / "b")
 
@@ -129,16 +132,16 @@ def test_a_root_that_changes_meanwhile_is_damage(small: Path, tmp_path: Path) ->
 def test_what_reads_back_otherwise_is_written_again_once(
     small: Path, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = Storage.move_into_place
+    really = LocalFolder.move_into_place
     left = [times]
 
-    def spoil(self: Storage, finished: Path, path: str) -> None:
+    def spoil(self: LocalFolder, finished: Path, path: str) -> None:
         if path.endswith("c/0/0") and left[0]:
             left[0] -= 1
             finished.write_bytes(b"x" * finished.stat().st_size)
         really(self, finished, path)
 
-    monkeypatch.setattr(Storage, "move_into_place", spoil)
+    monkeypatch.setattr(LocalFolder, "move_into_place", spoil)
     if times == 1:
         copied(small, tmp_path / "b")
         assert contents(tmp_path / "b") == contents(small)

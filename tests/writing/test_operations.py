@@ -25,7 +25,7 @@ from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import Skip
 from tokenstore.reading import StoreFiles
 from tokenstore.sources import open_source
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 from tokenstore.writing.codec_choice import CodecChoice
 from tokenstore.writing.prune import codes_that_occur, prune_codebook
 from tokenstore.writing.recode import recode
@@ -92,7 +92,7 @@ def test_several_codebooks_are_pruned_each_by_itself(tmp_path: Path) -> None:
     skips = [Skip(10, "train/10.png", "the file is empty")]
     samples = Samples(codes, np.arange(10, dtype=np.int32), {"masks": masks}, skips)
     write_store(tmp_path / "whole", {"train": samples}, (5, 9), codebook=vectors, chunk_samples=4)
-    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), open_storage(tmp_path / "pruned"))
     assert manifest.tokenizer.kept_codes == ((0, 1, 3, 4), (0, 1, 2, 3, 8))
     assert manifest.codebook_sizes == (4, 5)
     store = tokenstore.open(tmp_path / "pruned")
@@ -111,7 +111,7 @@ def test_synonyms_keep_their_order_and_lose_the_codes_that_went(tmp_path: Path) 
     codes = np.array([[0, 2], [4, 2]], np.uint8)
     synonyms = np.array([[1, 2, 4], [0, 2, 3], [4, 3, 0], [1, 2, 4], [3, 1, -1]], np.int32)
     write_store(tmp_path / "whole", {"train": (codes,)}, 5, synonyms=synonyms)
-    prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    prune_codebook(tokenstore.open(tmp_path / "whole"), open_storage(tmp_path / "pruned"))
     store = tokenstore.open(tmp_path / "pruned")
     assert store.synonyms is not None
     assert store.synonyms.tolist() == [[1, 2, -1], [2, 0, -1], [-1, -1, -1]]
@@ -121,7 +121,7 @@ def test_synonyms_keep_their_order_and_lose_the_codes_that_went(tmp_path: Path) 
 def test_pruning_a_pruned_store_leads_back_to_the_tokenizers_own_codes(tmp_path: Path) -> None:
     identity = TokenizerIdentity("test", "f" * 64, kept_codes=((10, 20, 30, 40),))
     write_store(tmp_path / "whole", {"train": (np.array([[1, 3]], np.uint8),)}, 4, tokenizer=identity)
-    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "pruned"))
+    manifest = prune_codebook(tokenstore.open(tmp_path / "whole"), open_storage(tmp_path / "pruned"))
     assert manifest.tokenizer.kept_codes == ((20, 40),)
 
 
@@ -218,7 +218,7 @@ def test_every_codec_recodes_to_every_other_and_loses_nothing(smooth: Path, tmp_
     before = smooth
     for step, codec in enumerate(("context", "zstd", "context", "bitpack")[: 4 if out == "out.zarr" else 2]):
         after = tmp_path / str(step) / out
-        recode(tokenstore.open(before), Storage(after), codec=codec, shard_samples=128)
+        recode(tokenstore.open(before), open_storage(after), codec=codec, shard_samples=128)
         assert tokenstore.open(after).manifest.features == (codec,)
         assert_same_samples(smooth, after)
         assert verify(after).ok
@@ -246,7 +246,7 @@ def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None
     with pytest.raises(
         StoreError, match=r"no codec decodes 1,000,000,000,000 samples/s .*min_decode_rate=..."
     ):
-        recode(tokenstore.open(smooth), Storage(tmp_path / "other"), min_decode_rate=1e12)
+        recode(tokenstore.open(smooth), open_storage(tmp_path / "other"), min_decode_rate=1e12)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None
 )
 def test_auto_takes_another_codec_where_that_is_smaller(tmp_path: Path, name: str, codes: Any) -> None:
     write_store(tmp_path / "whole", {"train": (codes.astype(np.uint16),)}, 512)
-    recode(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / "out"), codec="auto")
+    recode(tokenstore.open(tmp_path / "whole"), open_storage(tmp_path / "out"), codec="auto")
     assert tokenstore.open(tmp_path / "out").manifest.features == (name,)
     np.testing.assert_array_equal(tokenstore.open(tmp_path / "out")["train"][:], codes)
 
@@ -266,14 +266,14 @@ def test_auto_takes_another_codec_where_that_is_smaller(tmp_path: Path, name: st
 def test_an_empty_store_is_recoded_too(tmp_path: Path) -> None:
     write_store(tmp_path / "whole", {"train": (np.empty((0, 4), np.uint8),)}, 9)
     for codec in ("auto", "context", "zstd"):
-        recode(tokenstore.open(tmp_path / "whole"), Storage(tmp_path / codec), codec=codec)
+        recode(tokenstore.open(tmp_path / "whole"), open_storage(tmp_path / codec), codec=codec)
         assert len(tokenstore.open(tmp_path / codec)["train"]) == 0
 
 
 @pytest.mark.parametrize("name", ["whole.zarr", "whole.zip"])
 @pytest.mark.parametrize("codec", ["context", "zstd"])
 def test_a_store_is_recoded_in_its_place(smooth: Path, tmp_path: Path, name: str, codec: str) -> None:
-    recode(tokenstore.open(smooth), Storage(tmp_path / name), codec="bitpack")
+    recode(tokenstore.open(smooth), open_storage(tmp_path / name), codec="bitpack")
     recode(tmp_path / name, codec=codec)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert tokenstore.open(tmp_path / name).manifest.features == (codec,)
@@ -287,7 +287,7 @@ def test_recoding_in_place_goes_on_after_a_crash_at_any_step(
     for method in ("rename", "unlink"):
         for stop_at in range(1, 60):
             target = tmp_path / f"{method}-{stop_at}" / "whole.zarr"
-            recode(tokenstore.open(smooth), Storage(target), codec="zstd")
+            recode(tokenstore.open(smooth), open_storage(target), codec="zstd")
             calls = 0
             plain = getattr(Path, method)
 
@@ -327,7 +327,7 @@ def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path,
     def refuse(what: str, done: int, total: int) -> None:
         assert "fitting" not in what, "a model was fitted again"
 
-    store, target = tokenstore.open(smooth), Storage(tmp_path / "out")
+    store, target = tokenstore.open(smooth), open_storage(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         recode(store, target, codec="context", shard_samples=96, on_progress=stop)
     with pytest.raises(StoreExistsError, match="resume=True"):
@@ -337,7 +337,7 @@ def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path,
     with pytest.raises(ConversionError, match=r"min_decode_rate was 1000\.0, is now 7"):
         recode(store, target, codec="context", shard_samples=96, min_decode_rate=7, resume=True)
     recode(store, target, codec="context", shard_samples=96, resume=True, on_progress=refuse)
-    recode(store, Storage(tmp_path / "whole"), codec="context", shard_samples=96)
+    recode(store, open_storage(tmp_path / "whole"), codec="context", shard_samples=96)
     one, other = (StoreFiles(tmp_path / name).manifest for name in ("out", "whole"))
     assert one == other, "the same bytes as in one go"
     assert_same_samples(smooth, tmp_path / "out")
@@ -352,7 +352,7 @@ def test_a_damaged_store_is_not_recoded(smooth: Path, tmp_path: Path) -> None:
     shard.write_bytes(data)
     for codec in ("context", "zstd", "auto"):
         with pytest.raises(DamageError, match="CRC-32C"):
-            recode(tokenstore.open(damaged), Storage(tmp_path / codec), codec=codec)
+            recode(tokenstore.open(damaged), open_storage(tmp_path / codec), codec=codec)
         assert not (tmp_path / codec / "zarr.json").exists()
 
 
@@ -362,13 +362,13 @@ def test_what_does_not_decode_to_the_same_codes_is_not_written(
     plain = Context.encode
     monkeypatch.setattr(Context, "encode", lambda self, rows, *rest: plain(self, np.flip(rows, 0), *rest))
     with pytest.raises(CodecError, match="does not decode to the same codes"):
-        recode(tokenstore.open(smooth), Storage(tmp_path / "out"), codec="context")
+        recode(tokenstore.open(smooth), open_storage(tmp_path / "out"), codec="context")
     assert not (tmp_path / "out/train/tokens/c").exists()
 
 
 def test_an_unknown_codec_is_refused(smooth: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected a codec of bitpack, context, zstd, auto, found 'gzip'"):
-        recode(tokenstore.open(smooth), Storage(tmp_path / "out"), codec="gzip")
+        recode(tokenstore.open(smooth), open_storage(tmp_path / "out"), codec="gzip")
 
 
 def test_only_local_stores_are_recoded_in_place() -> None:
@@ -382,15 +382,15 @@ def test_a_leftover_of_another_store_does_not_take_the_place_of_this_one(
     write_store(
         tmp_path / ".whole.recoded.zarr", {"train": (np.zeros((3, 12, 12), np.uint8),)}, 30, codec="zstd"
     )
-    recode(tokenstore.open(smooth), Storage(tmp_path / "whole.zarr"), codec="bitpack")
+    recode(tokenstore.open(smooth), open_storage(tmp_path / "whole.zarr"), codec="bitpack")
     recode(tmp_path / "whole.zarr", codec="zstd")
     assert_same_samples(smooth, tmp_path / "whole.zarr")
 
 
 def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, tmp_path: Path) -> None:
     target = tmp_path / "whole.zarr"
-    recode(tokenstore.open(smooth), Storage(target), codec="bitpack")
-    recode(tokenstore.open(smooth), Storage(tmp_path / ".whole.recoded.zarr"), codec="bitpack")
+    recode(tokenstore.open(smooth), open_storage(target), codec="bitpack")
+    recode(tokenstore.open(smooth), open_storage(tmp_path / ".whole.recoded.zarr"), codec="bitpack")
     shutil.copytree(target, tmp_path / ".whole.before-recode.zarr")
     recode(target, codec="zstd")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.zarr"]
@@ -400,7 +400,7 @@ def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, 
 
 def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, tmp_path: Path) -> None:
     target = tmp_path / "coded"
-    recode(tokenstore.open(smooth), Storage(target), codec="context", shard_samples=96)
+    recode(tokenstore.open(smooth), open_storage(target), codec="context", shard_samples=96)
     expected = tokenstore.open(target)["train"][:]
     shard = target / "train/tokens/c/1/0/0"
     intact = shard.read_bytes()
@@ -422,7 +422,7 @@ def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, t
 def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
     smooth: Path, tmp_path: Path
 ) -> None:
-    recode(tokenstore.open(smooth), Storage(tmp_path / "coded"), codec="context")
+    recode(tokenstore.open(smooth), open_storage(tmp_path / "coded"), codec="context")
     store = tokenstore.open(tmp_path / "coded")
     result = stats(store)
     models = sum(store.manifest.files[f"{split}/tokens/zarr.json"].size for split in store.splits)

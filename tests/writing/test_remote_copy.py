@@ -21,8 +21,7 @@ from tokenstore_cli.main import cli
 
 from tokenstore.errors import DamageError, IncompleteStoreError, NotAStoreError, StorageError
 from tokenstore.reading import StoreFiles, TokenStore
-from tokenstore.storage.places import STAGING, Storage
-from tokenstore.storage.remote import Retries
+from tokenstore.storage import STAGING, Retries, Storage, open_storage
 from tokenstore.writing.copy import copy
 
 SHARD = "train/tokens/c/1/0/0"
@@ -56,12 +55,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(place: Storage | Path) -> dict[str, bytes]:
-    storage = place if isinstance(place, Storage) else Storage(place)
+    storage = place if isinstance(place, Storage) else open_storage(place)
     return {path: storage.read(path) for path in storage.files()}
 
 
 def copied(source: Storage | Path, target: Storage | Path, resume: bool = False) -> None:
-    opened, written = (place if isinstance(place, Storage) else Storage(place) for place in (source, target))
+    opened, written = (
+        place if isinstance(place, Storage) else open_storage(place) for place in (source, target)
+    )
     copy(TokenStore(StoreFiles(opened)), written, resume=resume)
 
 
@@ -70,7 +71,7 @@ def on_s3(
 ) -> Storage:
     """Return a place for a store on a server, seen through a network."""
     url = url or f"s3://{server.new_bucket()}/deep/a.zarr"
-    return Storage(url, server.storage_options(proxy and proxy.url), retries)
+    return open_storage(url, server.storage_options(proxy and proxy.url), retries)
 
 
 def test_to_s3_from_there_to_a_zip_file_and_within_s3(

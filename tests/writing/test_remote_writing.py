@@ -22,7 +22,7 @@ from tokenstore.conversion.options import Conversion, ConvertOptions
 from tokenstore.errors import IncompleteStoreError, NotAStoreError, StorageError, StoreExistsError
 from tokenstore.reading import StoreFiles
 from tokenstore.sources import open_source
-from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage import STAGING, Storage, open_storage
 
 SAMPLES = 20
 OPTIONS = ConvertOptions(chunk_samples=2, shard_samples=8)
@@ -52,7 +52,7 @@ def expected(codes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Return the files that a conversion to the local disk writes."""
     out = tmp_path_factory.mktemp("local") / "a.zarr"
     converted(codes, str(out))
-    return contents(Storage(out))
+    return contents(open_storage(out))
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def converted(
     codes: Path, out: str, server: S3Server | None = None, proxy: FaultProxy | None = None, **options: bool
 ) -> Conversion:
     storage_options = server and server.storage_options(proxy and proxy.url)
-    return convert_source(open_source(codes), Storage(out, storage_options), options=OPTIONS, **options)
+    return convert_source(open_source(codes), open_storage(out, storage_options), options=OPTIONS, **options)
 
 
 def writes(proxy: FaultProxy) -> list[str]:
@@ -76,7 +76,7 @@ def test_the_bytes_are_those_of_a_local_conversion_and_the_manifest_comes_last(
 ) -> None:
     out = f"s3://{s3_server.new_bucket()}/deep/a.zarr"
     converted(codes, out, s3_server, fault_proxy)
-    assert contents(Storage(out, s3_server.storage_options())) == expected
+    assert contents(open_storage(out, s3_server.storage_options())) == expected
     paths = writes(fault_proxy)
     assert paths[-1].endswith("/deep/a.zarr/zarr.json")
     assert sum(path.endswith("/deep/a.zarr/zarr.json") for path in paths) == 1
@@ -92,9 +92,9 @@ def test_a_codec_that_the_codes_choose_works_there_too(
 ) -> None:
     options = ConvertOptions(codec="auto", chunk_samples=2, shard_samples=8)
     out = f"s3://{s3_server.new_bucket()}/a.zarr"
-    convert_source(open_source(codes), Storage(out, s3_server.storage_options()), options=options)
+    convert_source(open_source(codes), open_storage(out, s3_server.storage_options()), options=options)
     convert_source(open_source(codes), tmp_path / "a", options=options)
-    assert contents(Storage(out, s3_server.storage_options())) == contents(Storage(tmp_path / "a"))
+    assert contents(open_storage(out, s3_server.storage_options())) == contents(open_storage(tmp_path / "a"))
 
 
 def test_a_fault_at_any_of_the_writer_s_requests_changes_nothing(
@@ -102,8 +102,8 @@ def test_a_fault_at_any_of_the_writer_s_requests_changes_nothing(
 ) -> None:
     splits = {"train": (random_codes(3, (2,), 9),)}
     write_store(tmp_path / "a", splits, 9)
-    expected = contents(Storage(tmp_path / "a"))
-    there = Storage(
+    expected = contents(open_storage(tmp_path / "a"))
+    there = open_storage(
         f"s3://{s3_server.new_bucket()}/a.zarr", s3_server.storage_options(fault_proxy.url), PATIENT
     )
     write_store(there, splits, 9)
@@ -134,7 +134,7 @@ def test_every_request_of_a_conversion_failing_once_changes_nothing(
     out = f"s3://{s3_server.new_bucket()}/a.zarr"
     fault_proxy.clear(first_time)
     converted(codes, out, s3_server, fault_proxy)
-    assert contents(Storage(out, s3_server.storage_options())) == expected
+    assert contents(open_storage(out, s3_server.storage_options())) == expected
     assert sum(request.fault is not None for request in fault_proxy.requests) > 30
 
 
@@ -152,7 +152,7 @@ def test_shut_out_half_way_it_is_no_store_and_goes_on_later(
         with pytest.raises((IncompleteStoreError, NotAStoreError)):
             StoreFiles(out, s3_server.storage_options())
         converted(codes, out, s3_server, resume=True)
-        assert contents(Storage(out, s3_server.storage_options())) == expected, f"shut out at {write}"
+        assert contents(open_storage(out, s3_server.storage_options())) == expected, f"shut out at {write}"
 
 
 def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
@@ -167,7 +167,7 @@ def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
         wait_until(lambda: any(request.fault for request in fault_proxy.requests), process=process)
         process.send_signal(signal.SIGKILL)
         assert process.wait(HANG) == -signal.SIGKILL
-    there = Storage(out, s3_server.storage_options())
+    there = open_storage(out, s3_server.storage_options())
     with pytest.raises((IncompleteStoreError, NotAStoreError)):
         StoreFiles(there)
     journal = [path for path in there.files() if path.startswith(STAGING) and path.endswith(".json")]

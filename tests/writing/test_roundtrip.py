@@ -27,7 +27,7 @@ from tokenstore.audit.verify import verify
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import ArrayLayout
 from tokenstore.reading import SplitReader, TokenStore, array, fetching, shards
-from tokenstore.storage.places import Storage
+from tokenstore.storage import open_storage
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
 
@@ -325,7 +325,7 @@ def test_a_store_is_the_same_files_wherever_it_is(tmp_path: Path, memory_url: st
     urls = (str(tmp_path / "store"), memory_url if place == "memory" else str(tmp_path / "store.zip"))
     for url in urls:
         write_store(url, {"train": samples}, chunk_samples=2, shard_samples=4)
-    first, second = (Storage(url) for url in urls)
+    first, second = (open_storage(url) for url in urls)
     assert list(first.files()) == list(second.files())
     for path in first.files():
         assert first.read(path) == second.read(path), path

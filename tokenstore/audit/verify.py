@@ -26,7 +26,7 @@ from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE,
 from tokenstore.format.manifest import FileRecord, consolidates
 from tokenstore.reading import ArrayReader, StoreFiles, TokenStore, array_reader
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage import STAGING, Storage
 
 if TYPE_CHECKING:
     from tokenstore.audit.retokenization import Retokenization

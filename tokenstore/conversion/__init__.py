@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenstore.conversion.codes import codebook_fingerprint
-    from tokenstore.conversion.convert import convert_source, public_location
+    from tokenstore.conversion.convert import convert_source
     from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Progress",
     "codebook_fingerprint",
     "convert_source",
-    "public_location",
 ]
 
 _HOMES = {
@@ -32,7 +31,6 @@ _HOMES = {
     "Progress": "options",
     "codebook_fingerprint": "codes",
     "convert_source": "convert",
-    "public_location": "convert",
 }
 
 

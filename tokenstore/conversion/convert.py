@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
-from tokenstore.storage.places import STAGING, Storage
+from tokenstore.storage import STAGING, Storage, public_url
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.prune import codes_in_use
@@ -128,7 +127,7 @@ def convert_source(
     if resume and finish_commit(place):
         return _already_complete(place)
     names = _chosen_splits(source, options.splits)
-    location = public_location(source.location)
+    location = public_url(source.location)
     plan: _Plan
     if isinstance(source, ImageSource):
         if tokenizer is None:
@@ -138,11 +137,6 @@ def convert_source(
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
     return job.write_and_rewrite(place) if options.rewrites else job.write(place)
-
-
-def public_location(location: str) -> str:
-    """Return a location without the user and password that a URL may have."""
-    return re.sub(r"(?<=://)[^/@]*@", "", location)
 
 
 class _Plan(Protocol):

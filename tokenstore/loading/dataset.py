@@ -27,7 +27,7 @@ from tokenstore.reading import (
     open_store,
     source_indices,
 )
-from tokenstore.storage.remote import Retries
+from tokenstore.storage import Retries
 
 __all__ = ["Shuffle", "TokenDataset"]
 

@@ -44,7 +44,7 @@ class Buffers:
         """Return a tensor (samples, ...) on the CPU whose memory nothing else uses."""
         if self._pinned:
             return torch.empty((samples, *self._shape[1:]), dtype=self._dtype, device="cpu", pin_memory=True)
-        memory = self._memory.take(self._nbytes)
+        memory = self._memory.allocate(self._nbytes)
         return torch.from_numpy(np.ndarray((samples, *self._shape[1:]), self._numpy_dtype, memory))
 
 

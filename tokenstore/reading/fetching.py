@@ -24,7 +24,7 @@ from tokenstore.format import sharding
 from tokenstore.reading import shards
 from tokenstore.reading.memory import ReusedMemory
 from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
-from tokenstore.storage.cache import Cache
+from tokenstore.storage import Cache
 
 __all__ = ["FETCHED_NBYTES", "FetchedShards"]
 
@@ -199,7 +199,7 @@ class FetchedShards(Shards):
         if self._cache is None:
             return runs
         stops = np.cumsum([stop - start for start, stop in map(self._span, runs)])
-        room = self._memory.take(int(stops[-1]))
+        room = self._memory.allocate(int(stops[-1]))
         missing = []
         for run, part in zip(runs, np.split(room, stops[:-1]), strict=True):
             data = self._cache.get(self._key(run), part)

@@ -1,4 +1,4 @@
-"""Memory that is used again: pages that are new from the system are slow when they are first touched."""
+"""Reused memory: pages that are new from the system are slow when they are first touched."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ __all__ = ["ReusedMemory"]
 
 
 _ALIGNMENT = 64
-"""Of the widest stores of vectors that there are; torch's own."""
+"""The alignment in bytes of the widest vector stores; torch uses the same."""
 
 
-class _Lent(weakref.ref[npt.NDArray[np.uint8]]):
-    """An array that is in use, and the memory that it is part of."""
+class _InUse(weakref.ref[npt.NDArray[np.uint8]]):
+    """A reference to an array in use, with the memory that the array is part of."""
 
     memory: memoryview
 
 
 class ReusedMemory:
-    """Arrays whose memory is used again once nobody holds them or any view of them.
+    """An allocator of arrays whose memory is reused once no reference to them or to a view of them is left.
 
-    At most `spare` unused pieces are kept, the last ones. Threads may share it.
+    At most `spare` unused pieces stay allocated, the last ones. Threads may share an allocator.
     """
 
     def __init__(self, spare: int) -> None:
         self._spare = spare
-        self._free: deque[_Lent] = deque()
-        self._lent: dict[int, _Lent] = {}
+        self._free: deque[_InUse] = deque()
+        self._in_use: dict[int, _InUse] = {}
 
     def __reduce__(self) -> tuple[type[ReusedMemory], tuple[int]]:
         return ReusedMemory, (self._spare,)
 
-    def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """An array (nbytes,) uint8, aligned for any dtype, that nobody else uses."""
+    def allocate(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        """Return an array (nbytes,) uint8, aligned for any dtype, that nobody else uses."""
         memory = self._unused(nbytes)
         # subtle: numpy makes this very array the base of every view of it, since its own base is none
         array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes)
-        # subtle: no Python is called when it is freed, in which an interrupt (Ctrl-C) would be ignored
-        lent = _Lent(array, self._free.append)
-        lent.memory = memory
-        self._lent[id(lent)] = lent
+        # subtle: no Python is called when the array is freed, in which an interrupt (Ctrl-C) would be ignored
+        in_use = _InUse(array, self._free.append)
+        in_use.memory = memory
+        self._in_use[id(in_use)] = in_use
         return array
 
     def _unused(self, nbytes: int) -> memoryview:
         try:
-            memory = self._lent.pop(id(lent := self._free.pop())).memory
-            del lent
+            memory = self._in_use.pop(id(released := self._free.pop())).memory
+            del released
             while len(self._free) > self._spare:
-                self._lent.pop(id(self._free.popleft()))
+                self._in_use.pop(id(self._free.popleft()))
             if nbytes <= len(memory) <= 2 * nbytes:
                 return memory
         except IndexError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from tokenstore.reading.store import TokenStore, open_store
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage, open_storage
 
 StorePath: TypeAlias = str | os.PathLike[str]
 """A path of a folder or a `.zip` file, or an fsspec URL."""
@@ -26,4 +26,4 @@ def as_store(store: StorePath | TokenStore, storage_options: Mapping[str, Any] |
 
 def as_storage(place: StorePath | Storage, storage_options: Mapping[str, Any] | None = None) -> Storage:
     """Return a storage as it is, or the storage of a path or URL, whether or not anything is at it."""
-    return place if isinstance(place, Storage) else Storage(place, storage_options)
+    return place if isinstance(place, Storage) else open_storage(place, storage_options)

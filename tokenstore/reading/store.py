@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.store_files import StoreFiles
-from tokenstore.storage.cache import Cache
-from tokenstore.storage.places import Storage
-from tokenstore.storage.remote import Retries
+from tokenstore.storage import Cache, Retries, open_storage
 
 __all__ = ["TokenStore", "open_store"]
 
@@ -81,4 +79,4 @@ def open_store(
     limit.
     """
     cache = None if cache_dir is None else Cache(cache_dir, cache_limit, cache_policy)
-    return TokenStore(StoreFiles(Storage(url, storage_options, retries), cache=cache))
+    return TokenStore(StoreFiles(open_storage(url, storage_options, retries), cache=cache))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError
+from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError, Parameter
 from tokenstore.format import sharding
 from tokenstore.format.layout import (
     CODEBOOK,
@@ -26,8 +26,7 @@ from tokenstore.format.layout import (
     table_array_document,
 )
 from tokenstore.format.manifest import FileRecord, Manifest, decode_root
-from tokenstore.storage.cache import Cache
-from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
 
 class StoreFiles:
@@ -45,7 +44,7 @@ class StoreFiles:
         *,
         cache: Cache | None = None,
     ) -> None:
-        self.storage = url if isinstance(url, Storage) else Storage(url, storage_options)
+        self.storage = url if isinstance(url, Storage) else open_storage(url, storage_options)
         self.cache = cache
         """The cache of fetched parts of the store on this machine's disk."""
         try:
@@ -159,10 +158,12 @@ class StoreFiles:
 
 
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
-    if working_storage(storage).exists(STAGING):
+    if storage.working_storage().exists(STAGING):
+        resume = Parameter("resume", True)
         return IncompleteStoreError(
-            f"{storage}: this store is not complete: what writes it was interrupted or is still running. "
-            "Run the same `tokenstore convert`, `recode` or `copy` again with --resume"
+            f"{storage}: this store is not complete: the conversion, recoding or copy that writes it was "
+            f"interrupted or is still running. Repeat the same with {resume}",
+            parameters=[resume],
         )
     if storage.exists():
         return NotAStoreError(f"{storage}: expected a token store, found no {ROOT} in it")

@@ -62,7 +62,7 @@ class Rows(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """Whether all samples are on this machine."""
+        """True if all samples are on this machine."""
 
     @property
     def starts(self) -> Indices:
@@ -74,7 +74,7 @@ class Rows(Protocol):
     def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
         """Return values (m, *shape) of a column at `indices` (m,).
 
-        `out`, where given, is filled and returned. `prefetched` is a result of `prefetch`. Raises IndexError,
+        `out`, if given, is filled and returned. `prefetched` is a result of `prefetch`. Raises IndexError,
         StoreError and DamageError.
         """
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,9 +33,9 @@ except ImportError:  # Windows
 Policy = Literal["lru", "pin"]
 
 PATIENCE = 1.0
-"""Seconds a put waits for the other processes that write to the same folder."""
+"""The seconds that a put waits for the other processes that write to the same folder."""
 PAUSE = 10.0
-"""Seconds without puts after one that failed, so that a full disk or a stuck lock costs little."""
+"""The seconds without puts after one that failed, so that a full disk or a stuck lock costs little."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTP])(i?))?B", re.IGNORECASE)
 _FOLDER = re.compile(r"[0-9a-f]{2}")
@@ -45,7 +46,10 @@ _log = logging.getLogger(__name__)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as "10GB", "1.5 TB" or "10GiB"; ValueError for anything else."""
+    """Return the bytes of a size such as "10GB", "1.5 TB" or "10GiB".
+
+    Raises ValueError for any other text.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'{text!r} is not a size: give bytes as an integer, or "512MB", "1.5 TB", "10GiB"')
@@ -55,27 +59,27 @@ def parse_size(text: str) -> int:
 
 
 class Cache:
-    """Entries of bytes by key, in one folder, that together never take more than a limit.
+    """A folder with entries of bytes by key, which together never take more than a limit.
 
     `limit` is in bytes, or a size such as "10GB", "512MB", "1.5 TB", "10GiB"; `largest` is the largest
     entry, in bytes, that will be put. A key is a relative path such as "store/train/tokens/0/8-16".
 
-    With policy "lru" what was not used for longest makes room. With "pin" what is in first stays, and
-    nothing more is let in once the cache is full. Read in the same order again and again, data larger
-    than the limit is never found with "lru", and limit/size of the time with "pin".
+    With policy "lru" the least recently used entries are evicted to make room. With "pin" the first entries
+    stay, and a full cache takes no more. When data larger than the limit is read in the same order again and
+    again, "lru" never has the entry that is asked for, and "pin" has it limit/size of the time.
 
-    The entries and what is just being written together stay within the limit at every moment, kill -9
-    included. Sizes are those of the files' contents. Caches of different limits may share a folder: each
-    keeps to its own as it puts, so "lru" with the smaller one empties the folder down to that. Without
-    file locks (Windows) the limit holds for the threads of one process, and only roughly for several.
+    The entries and the one being written together stay within the limit at every moment, kill -9 included.
+    Sizes are those of the files' contents. Caches of different limits may share a folder: each applies its
+    own limit when it puts, so "lru" with the smaller one empties the folder down to that. Without file locks
+    (Windows) the limit is exact for the threads of one process, and only rough for several processes.
 
-    A cache is only a help. What cannot be kept, because of a full disk, a vanished folder, missing
-    permissions or a lock that another process does not release, is not kept: that is logged once, and
-    tried again after a pause. Nothing is synced to disk: after a power cut an entry may hold wrong bytes,
-    so check what `get` returns, and `discard` what is wrong.
+    A cache may fail without harm. An entry that cannot be written, because of a full disk, a vanished folder,
+    missing permissions or a lock that another process does not release, is left out; the cache logs this
+    once, and tries again after a pause. Nothing is synced to disk. After a power cut an entry may have wrong
+    bytes, so check the bytes that `get` returns, and `discard` a wrong entry.
 
-    Raises ValueError for an impossible limit or an unknown policy, StoreError where the folder cannot be
-    created or written.
+    Raises ValueError for an impossible limit or an unknown policy, StoreError if the folder cannot be created
+    or written.
     """
 
     def __init__(
@@ -116,16 +120,14 @@ class Cache:
                 "it: lower the limit, or choose another folder"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "limit": self.limit, "policy": self.policy, "largest": self.largest}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), largest=self.largest), (self.folder, self.limit, self.policy)
 
     def get(self, key: str, room: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8] | None:
-        """An entry's bytes, (nbytes,) uint8, or None; takes no lock.
+        """Return an entry's bytes, (nbytes,) uint8, or None if it is not in the cache; takes no lock.
 
-        Where there is `room`, (nbytes,) uint8, they are in it: as many as it has, None where there are fewer.
+        With `room`, (nbytes,) uint8, fill it with the entry's first bytes and return it, or return None if
+        the entry is shorter.
         """
         path = self._path(key)
         try:
@@ -141,7 +143,7 @@ class Cache:
         return room
 
     def put(self, key: str, data: bytes | memoryview | npt.NDArray[np.uint8]) -> None:
-        """Keep an entry, in the place of one with the same key, unless there is no room for it."""
+        """Write an entry, in the place of one with the same key, unless there is no room for it."""
         path, view = self._path(key), np.frombuffer(data, np.uint8).data
         if time.monotonic() < self._paused_until:
             return
@@ -161,7 +163,7 @@ class Cache:
             self._warn(error)
 
     def discard(self, key: str) -> None:
-        """Remove an entry, where there is one."""
+        """Remove an entry if it exists."""
         path = self._path(key)
         try:
             with self._locked() as file:
@@ -175,7 +177,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all entries; 0 where the folder cannot be read."""
+        """The bytes of all entries; 0 if the folder cannot be read."""
         try:
             with self._locked() as file:
                 total = self._total(file)
@@ -191,13 +193,13 @@ class Cache:
                 f"{key!r} is not a key of the cache: a relative path without empty, '.' or '..' segments, "
                 'such as "store/train/tokens/0/8-16", was expected'
             )
-        # A digest, because file systems differ in what names they allow and hold to be the same.
+        # a digest, because file systems differ in the names that they allow and take for the same
         name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         return f"{self._entries}/{name[:2]}/{name}"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """The open file with the total, while no other process or thread has it."""
+        """Open the file with the total and lock it against other processes and threads."""
         file = os.open(self._total_file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl is None:
@@ -224,7 +226,7 @@ class Cache:
             time.sleep(0.0005)
 
     def _total(self, file: int) -> int:
-        """Bytes of all entries: as written down, or counted where what was begun did not come to its end."""
+        """Return the bytes of all entries: the written total, or a count if a change was cut short."""
         os.lseek(file, 0, os.SEEK_SET)
         try:
             total = int(os.read(file, 32))
@@ -233,7 +235,7 @@ class Cache:
         return total if total >= 0 else sum(nbytes for _, _, nbytes in self._scan())
 
     def _make_room(self, total: int, nbytes: int) -> int:
-        """The total after evicting what "lru" can do without, so that `nbytes` more fit."""
+        """Evict the least recently used entries until `nbytes` more fit ("lru"); return the new total."""
         if total + nbytes <= self.limit or (self.policy == "pin" and self._recounted):
             return total
         self._recounted = True
@@ -249,13 +251,16 @@ class Cache:
         return total
 
     def _scan(self) -> list[tuple[int, str, int]]:
-        """All entries: (last use in ns since the epoch, path, bytes). Clears what killed processes left."""
+        """Return all entries: (last use in ns since the epoch, path, bytes).
+
+        Removes the temporary files of killed processes.
+        """
         entries = []
         Path(self._entries).mkdir(exist_ok=True)  # somebody may have emptied the cache by hand
         folders = os.listdir(self._entries)  # noqa: PTH208 (pathlib's glob hides errors)
         for folder in filter(_FOLDER.fullmatch, folders):
-            with os.scandir(f"{self._entries}/{folder}") as found:
-                for file in found:
+            with os.scandir(f"{self._entries}/{folder}") as files:
+                for file in files:
                     if _TEMPORARY.fullmatch(file.name):
                         Path(file.path).unlink(missing_ok=True)
                     elif _NAME.fullmatch(file.name):
@@ -283,7 +288,7 @@ def _write_total(file: int, total: int) -> None:
 
 
 def _remove(path: str) -> int:
-    """Remove a file; the bytes that this frees."""
+    """Remove a file and return the bytes that this frees."""
     try:
         nbytes = Path(path).stat().st_size
     except FileNotFoundError:
@@ -293,7 +298,7 @@ def _remove(path: str) -> int:
 
 
 def _read(path: str, room: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8] | None:
-    """A file's bytes, in `room` where there is one, or None where it is too short for that."""
+    """Return a file's bytes, in `room` if given, or None if the file is shorter than `room`."""
     # subtle: each call of the system lets other threads take the GIL, so there are as few as can be
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:

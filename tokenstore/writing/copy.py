@@ -20,7 +20,7 @@ from tokenstore.format.layout import ROOT
 from tokenstore.format.manifest import FileRecord, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.storage import STAGING, Storage
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
@@ -88,7 +88,7 @@ def copy(
         writer.storage.write(ROOT, root)
         writer.close()
         finish_commit(place)
-    if working_storage(place) is not place:
+    if place.working_storage() is not place:
         packed = place.reopened()
         for path, record in manifest.files.items():
             _read_back(packed, path, record)
@@ -97,7 +97,7 @@ def copy(
 
 
 def _check_same_store(store: StoreFiles, target: Storage) -> None:
-    copied = StoreFiles(target if working_storage(target) is target else target.reopened())
+    copied = StoreFiles(target.reopened())
     if copied.root_digest != store.root_digest:
         raise StoreExistsError(
             f"{target}: expected nothing, or the store of {store.storage}, found another store. Choose "
@@ -106,7 +106,7 @@ def _check_same_store(store: StoreFiles, target: Storage) -> None:
 
 
 def _copy_files(store: StoreFiles, target: Storage, existing: set[str], progress: _Progress) -> None:
-    scratch = target.root / STAGING if target.is_local_folder and target.root is not None else None
+    scratch = None if target.folder is None else target.folder / STAGING
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:

@@ -15,7 +15,7 @@ from tokenstore.errors import StoreError
 from tokenstore.format.layout import code_planes
 from tokenstore.format.manifest import Manifest
 from tokenstore.reading import TokenStore
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage
 from tokenstore.writing.codec_choice import OnProgress
 from tokenstore.writing.rewrite import RewritePlan, rewrite_into, spec_of
 from tokenstore.writing.writer import StoreWriter

@@ -12,7 +12,7 @@ from tokenstore.errors import StoreError
 from tokenstore.format.manifest import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.storage.places import Storage
+from tokenstore.storage import Storage, open_storage
 from tokenstore.writing.choices import MIN_DECODE_RATE
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
 from tokenstore.writing.rewrite import Rewritten, rewrite_into, same_codes
@@ -124,7 +124,7 @@ def _recode_in_place(storage: Storage, *, codec: str, **settings: Any) -> Rewrit
         _remove(old)
         if finished and codec in ("auto", *StoreFiles(storage.reopened()).manifest.features):
             return None
-    target = Storage(str(new))
+    target = open_storage(str(new))
     if finish_commit(target):  # whole, but perhaps of a store that was here before
         _remove(new)
     rewritten = _recode_to(

@@ -9,7 +9,7 @@ from tokenstore.errors import Parameter, StoreExistsError
 from tokenstore.files import whole_file
 from tokenstore.format.layout import ROOT
 from tokenstore.reading import StoreFiles
-from tokenstore.storage.places import SCRATCH, STAGING, Storage, working_storage
+from tokenstore.storage import SCRATCH, STAGING, Storage
 
 HEADER = f"{STAGING}/conversion.json"
 LOCK = f"{STAGING}/lock"
@@ -21,7 +21,7 @@ def check_target(target: Storage, resume: bool) -> bool:
     A conversion that has written nothing yet counts as nothing. Raises StoreExistsError for anything else at
     `target`, and without `resume` for an unfinished conversion.
     """
-    storage = working_storage(target)
+    storage = target.working_storage()
     files = [path for path in storage.files() if path not in (LOCK, SCRATCH)]
     unfinished = HEADER in files and len(files) > 1
     if unfinished and not resume:
@@ -44,7 +44,7 @@ def finish_commit(target: Storage) -> bool:
     The conversion's own files are removed, and a store that is to be a zip file is packed. Nothing is touched
     unless a whole store is at `target`. Raises the errors of opening that store.
     """
-    storage = working_storage(target)
+    storage = target.working_storage()
     if storage.exists(ROOT):
         StoreFiles(storage)
         storage.remove(STAGING)
@@ -53,7 +53,7 @@ def finish_commit(target: Storage) -> bool:
     elif storage is target or not target.exists():
         return False
     else:
-        StoreFiles(Storage(target.url))
+        StoreFiles(target.reopened())
     if storage is not target:
         # subtle: the root goes first, or a crash here would have a half removed folder packed
         storage.remove(ROOT)

@@ -43,7 +43,7 @@ from tokenstore.format.layout import (
 )
 from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary, encode_json, encode_root
 from tokenstore.format.tables import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip
-from tokenstore.storage.places import STAGING, Storage, working_storage
+from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import HEADER, LOCK, check_target, finish_commit
@@ -70,7 +70,7 @@ class StoreWriter:
     ) -> None:
         self.spec = spec
         self.target = target
-        self.storage = working_storage(target)
+        self.storage = target.working_storage()
         self.splits: list[SplitWriter] = []
         self._lock: IO[bytes] | None = None
         try:
@@ -109,11 +109,11 @@ class StoreWriter:
             )
 
     def _take_lock(self) -> None:
-        if not self.storage.is_local_folder or self.storage.root is None or os.name != "posix":
+        if self.storage.folder is None or os.name != "posix":
             return
         import fcntl  # posix only
 
-        lock = self.storage.root / LOCK
+        lock = self.storage.folder / LOCK
         lock.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock.open("wb")
         try:
@@ -328,8 +328,8 @@ class SplitWriter:
         return {f"{self.name}/{name}": record for name, record in tables.items()}
 
     def _write_table(self, name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> FileRecord:
-        root = self._storage.root if self._storage.is_local_folder else None
-        with tempfile.TemporaryDirectory(dir=None if root is None else root / STAGING) as folder:
+        target = self._storage.folder
+        with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as folder:
             path = Path(folder) / name
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
                 for part in parts:

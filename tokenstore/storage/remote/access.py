@@ -1,7 +1,7 @@
-"""Requests to one file system, each once: fsspec's async ones, its others in threads, and plain web servers.
+"""Single requests to a file system: fsspec's async ones, its blocking ones in threads, and plain web servers.
 
-All raise whatever their library raises; `tokenstore.storage.remote.faults` knows what it means. Keys are the
-file system's own.
+Nothing is tried twice here. All methods raise whatever their library raises, and
+`tokenstore.storage.remote.faults` knows what it means. A *key* is the file system's own name for a file.
 """
 
 from __future__ import annotations
@@ -15,78 +15,92 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from typing_extensions import override
+
 from tokenstore.storage.remote.faults import AnswerError, UnsupportedError
 
 _KEYS_AT_ONCE = 1000
-"""Objects that S3 removes in one request."""
+"""The number of objects that S3 removes in one request."""
 _NOT_SERVED = frozenset({401, 403, 404, 410})
 
 
 class Files(Protocol):
-    """What every kind of storage can do."""
+    """The requests that every kind of remote storage is asked for."""
 
     def key(self, prefix: str, path: str) -> str:
-        """The key of a file below a prefix."""
+        """Return the key of a file below a prefix."""
 
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of a file, fewer where it ends before."""
+        """Return the bytes [start, stop) of a file; fewer if the file ends before."""
 
-    async def size(self, key: str) -> int: ...
+    async def size(self, key: str) -> int:
+        """Return a file's size in bytes."""
 
     async def exists(self, key: str) -> bool:
-        """Whether there is a file, or a folder."""
+        """Return True if the key is a file or a folder."""
 
     async def find(self, prefix: str) -> list[str]:
-        """Keys of all files below a prefix."""
+        """Return the keys of all files below a prefix."""
 
-    async def write(self, key: str, data: bytes) -> None: ...
+    async def write(self, key: str, data: bytes) -> None:
+        """Write a file, replacing one of the same key."""
 
     async def put(self, local_path: str, key: str) -> None:
-        """Write a file of this machine."""
+        """Write a file with the bytes of a local file."""
 
     async def remove(self, key: str) -> None:
-        """Remove a file or all files below a prefix; FileNotFoundError where there is none, at will."""
+        """Remove a file or all files below a prefix. May raise FileNotFoundError if neither exists."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close all sockets and threads."""
 
 
-class _Keyed:
+class _SlashKeys:
+    """Keys that are a prefix, a slash and a path."""
+
     def key(self, prefix: str, path: str) -> str:
         return f"{prefix.rstrip('/')}/{path}" if prefix and path else prefix or path
 
 
-class AsyncFiles(_Keyed):
-    """Object storage: an fsspec file system whose own coroutines are run."""
+class AsyncFiles(_SlashKeys, Files):
+    """Requests to object storage: the coroutines of an fsspec file system."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs
 
+    @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         data: bytes = await self._fs._cat_file(key, start=start, end=stop)
         return data
 
+    @override
     async def size(self, key: str) -> int:
         self._fs.invalidate_cache()
         return _file_size(await self._fs._info(key), key)
 
+    @override
     async def exists(self, key: str) -> bool:
-        # subtle: fsspec's own exists() takes many an error for a no
+        # subtle: fsspec's own exists() answers no where it meets an error
         self._fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             await self._fs._info(key)
             return True
         return False
 
+    @override
     async def find(self, prefix: str) -> list[str]:
         self._fs.invalidate_cache()
         return list(await self._fs._find(prefix))
 
+    @override
     async def write(self, key: str, data: bytes) -> None:
         await self._fs._pipe_file(key, data)
 
+    @override
     async def put(self, local_path: str, key: str) -> None:
         await self._fs._put_file(local_path, key)
 
+    @override
     async def remove(self, key: str) -> None:
         # subtle: fsspec's own rm() starts tasks that live on when it is cancelled, and S3's hides errors
         keys = await self.find(key)
@@ -95,11 +109,12 @@ class AsyncFiles(_Keyed):
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 await remove_many(keys[start : start + _KEYS_AT_ONCE])
         else:
-            for found in keys:
-                await self._fs._rm_file(found)
+            for one in keys:
+                await self._fs._rm_file(one)
         if left := await self.find(key):
             raise OSError(f"{len(left)} of {len(keys)} files were not removed")
 
+    @override
     async def close(self) -> None:
         for session in (getattr(self._fs, "_s3", None), getattr(self._fs, "_session", None)):
             if session is not None:
@@ -108,8 +123,8 @@ class AsyncFiles(_Keyed):
                     await closing
 
 
-class ThreadedFiles(_Keyed):
-    """An fsspec file system that blocks; `threads` calls of it at a time."""
+class ThreadedFiles(_SlashKeys, Files):
+    """Requests to an fsspec file system whose calls block; `threads` of them run at a time."""
 
     def __init__(self, fs: Any, threads: int) -> None:
         self._fs = fs
@@ -119,13 +134,16 @@ class ThreadedFiles(_Keyed):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **options))
 
+    @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         data: bytes = await self._call(self._fs.cat_file, key, start=start, end=stop)
         return data
 
+    @override
     async def size(self, key: str) -> int:
         return _file_size(await self._info(key), key)
 
+    @override
     async def exists(self, key: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
             await self._info(key)
@@ -136,35 +154,41 @@ class ThreadedFiles(_Keyed):
         self._fs.invalidate_cache()
         return await self._call(self._fs.info, key)
 
+    @override
     async def find(self, prefix: str) -> list[str]:
         self._fs.invalidate_cache()
         return list(await self._call(self._fs.find, prefix))
 
+    @override
     async def write(self, key: str, data: bytes) -> None:
         await self._make_parent(key)
         await self._call(self._fs.pipe_file, key, data)
 
+    @override
     async def put(self, local_path: str, key: str) -> None:
         await self._make_parent(key)
         await self._call(self._fs.put_file, local_path, key)
 
     async def _make_parent(self, key: str) -> None:
         with contextlib.suppress(NotImplementedError):
-            await self._call(self._fs.makedirs, self._fs._parent(key), exist_ok=True)
+            await self._call(self._fs.makedirs, key.rpartition("/")[0], exist_ok=True)
 
+    @override
     async def remove(self, key: str) -> None:
         await self._call(self._fs.rm, key, recursive=True)
 
+    @override
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class WebFiles:
-    """Files of a plain web server, read by GET requests with a Range; it lists none and takes none."""
+class WebFiles(Files):
+    """Requests to a plain web server: GET with a Range. Such a server neither lists files nor takes any."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs
 
+    @override
     def key(self, prefix: str, path: str) -> str:
         parts = urlsplit(prefix)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}" if path else parts.path).geturl()
@@ -176,18 +200,20 @@ class WebFiles:
         headers["Range"] = f"bytes={start}-{stop - 1}"
         return session.get(self._fs.encode_url(key), headers=headers, **options)
 
+    @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         async with await self._get(key, start, stop) as answer:
             if answer.status == 200:  # the server ignores Range and sends the whole file
                 return await _cut_out(answer, start, stop)
             if answer.status != 206:
                 raise AnswerError(answer.status)
-            found = answer.headers.get("Content-Range", "")
-            if not found.startswith(f"bytes {start}-"):
-                raise OSError(f"expected the bytes from {start}, found {found or 'no Content-Range'}")
+            actual = answer.headers.get("Content-Range", "")
+            if not actual.startswith(f"bytes {start}-"):
+                raise OSError(f"expected the bytes from {start}, found {actual or 'no Content-Range'}")
             data: bytes = await answer.read()
             return data
 
+    @override
     async def size(self, key: str) -> int:
         async with await self._get(key, 0, 1) as answer:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -199,38 +225,45 @@ class WebFiles:
                 raise UnsupportedError("the web server does not tell the size of its files")
             raise AnswerError(answer.status)
 
+    @override
     async def exists(self, key: str) -> bool:
         async with await self._get(key, 0, 1) as answer:
             if answer.status >= 400 and answer.status not in _NOT_SERVED | {416}:
                 raise AnswerError(answer.status)
             return answer.status not in _NOT_SERVED
 
+    @override
     async def find(self, prefix: str) -> list[str]:
         raise UnsupportedError("a plain web server cannot list its files")
 
+    @override
     async def write(self, key: str, data: bytes) -> None:
         raise UnsupportedError("a plain web server can only be read from")
 
+    @override
     async def put(self, local_path: str, key: str) -> None:
         raise UnsupportedError("a plain web server can only be read from")
 
+    @override
     async def remove(self, key: str) -> None:
         raise UnsupportedError("a plain web server can only be read from")
 
+    @override
     async def close(self) -> None:
         if self._fs._session is not None:
             await self._fs._session.close()
 
 
 async def _cut_out(answer: Any, start: int, stop: int) -> bytes:
-    found = bytearray()
+    """Return the bytes [start, stop) of an answer with a whole file."""
+    data = bytearray()
     position = 0
     async for block in answer.content.iter_any():
-        found += block[max(0, start - position) : max(0, stop - position)]
+        data += block[max(0, start - position) : max(0, stop - position)]
         position += len(block)
         if position >= stop:
             break
-    return bytes(found)
+    return bytes(data)
 
 
 def _file_size(info: Any, key: str) -> int:

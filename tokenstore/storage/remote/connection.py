@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import fsspec
 
 from tokenstore.errors import StoreError
+from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
-from tokenstore.storage.remote.redaction import Secrets, shown
-from tokenstore.storage.remote.retrying import Retries
+from tokenstore.storage.remote.retries import Retries
 
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0
@@ -28,13 +28,13 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class ClosedError(Exception):
-    """The connection was closed, for the process is about to end."""
+    """The connection is closed because the process is about to end."""
 
 
 class Connection:
-    """A file system, its event loop in a thread of its own, and nothing that a fork shares with the parent.
+    """A file system of this process, and its event loop in a thread of its own; a fork must not use it.
 
-    Raises StoreError where a kind of storage is not known or its options do not fit.
+    Raises StoreError for a kind of storage that is not known, or options that do not fit it.
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any], retries: Retries) -> None:
@@ -49,7 +49,10 @@ class Connection:
         _open.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine on the loop until it is done; an interrupt cancels it. Raises ClosedError."""
+        """Run a coroutine on the loop and return its result; an interrupt cancels it.
+
+        Raises ClosedError where the connection is closed, and what the coroutine raises.
+        """
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
@@ -63,7 +66,7 @@ class Connection:
             future.cancel()
 
     def close(self) -> None:
-        """Cancel what is under way and close all sockets."""
+        """Cancel the requests under way and close all sockets."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
         if threading.current_thread() is not self._thread:
@@ -122,6 +125,6 @@ def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> t
             fs.retries = 1
         return AsyncFiles(fs), prefix
     raise StoreError(
-        f"{shown(url)}: this kind of storage cannot be used: {reason} "
+        f"{public_url(url)}: this kind of storage cannot be used: {reason} "
         "(the extras tokenstore[s3] and tokenstore[gcs] install two of them)"
     )

@@ -1,4 +1,7 @@
-"""What went wrong with a request, whichever library says it, and whether trying again can help."""
+"""The meaning of a failed request, whichever library reports it.
+
+Is the file missing? Are its bytes damaged? May another attempt help?
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
-from tokenstore.storage.remote.redaction import Secrets
+from tokenstore.storage.redaction import Secrets
 
 _PASSING_STATUSES = frozenset({408, 425, 429})
 _LASTING_STATUSES = frozenset({501, 505})
@@ -26,7 +29,7 @@ _PASSING_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-"""S3's names of errors that another attempt may not meet, whatever their HTTP status."""
+"""S3's names of errors that may pass by themselves, whatever their HTTP status."""
 _PASSING_TYPES = frozenset(
     {
         ("aiohttp", "ClientError"),
@@ -40,7 +43,7 @@ _PASSING_TYPES = frozenset(
         ("urllib3", "HTTPError"),
     }
 )
-"""Base classes of what libraries raise when the network fails: (package, name)."""
+"""The base classes, (package, name), of the exceptions that libraries raise when the network fails."""
 _CHECKSUM_TYPES = frozenset({("botocore", "FlexibleChecksumError")})
 _CREDENTIALS_TYPES = frozenset(
     {
@@ -54,12 +57,13 @@ _CREDENTIALS_TYPES = frozenset(
 )
 _CUT_OFF = frozenset({"ClientPayloadError", "ConnectionClosedError", "ServerDisconnectedError"})
 _TEXT_LENGTH = 300
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 Kind: TypeAlias = Literal["missing", "damaged", "refused", "lasting", "passing"]
 
 
 class AnswerError(Exception):
-    """A web server's answer with an HTTP status that says no."""
+    """A web server's answer with an HTTP status of failure."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP status {status}")
@@ -71,24 +75,24 @@ class ShortAnswerError(Exception):
 
 
 class UnsupportedError(Exception):
-    """This kind of storage cannot do what was asked."""
+    """The request is one that this kind of storage cannot serve."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request failed; `text` is fit to be shown."""
+    """The reason why a request failed; `text` holds no secret."""
 
     kind: Kind
     text: str
 
 
 def is_past_end(error: Exception) -> bool:
-    """Whether a range was refused because the file ends before it."""
+    """Return True if a range was refused because the file ends before it."""
     return any(answer is not None and answer[0] == 416 for answer in map(_answer, _chain(error)))
 
 
 def fault_of(error: Exception, secrets: Secrets, seconds: float) -> Fault:
-    """The fault that an attempt of so many `seconds` ended with."""
+    """Return the fault behind an error that ended an attempt after so many `seconds`."""
     status, code = next(filter(None, map(_answer, _chain(error))), (None, ""))
     text = " ".join(secrets.hide(_text(error, status, code, seconds)).split())[:_TEXT_LENGTH]
     if code == "NoSuchBucket":
@@ -116,7 +120,7 @@ def _kind_of_error(error: Exception) -> Kind:
         return "missing"
     if isinstance(error, PermissionError) or _is_any(error, _CREDENTIALS_TYPES):
         return "refused"
-    if any(isinstance(found, ssl.SSLCertVerificationError) for found in _chain(error)):
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _chain(error)):
         return "lasting"
     if isinstance(error, ValueError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return "lasting"
@@ -125,16 +129,17 @@ def _kind_of_error(error: Exception) -> Kind:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
+    """Yield an error and its causes, the outermost first."""
+    cause: BaseException | None = error
     for _ in range(10):
-        if found is None:
+        if cause is None:
             return
-        yield found
-        found = found.__cause__ or found.__context__
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _answer(error: BaseException) -> tuple[int, str] | None:
-    """The HTTP status and S3's name for the error, where a server has answered."""
+    """Return the HTTP status and S3's name for the error, or None if no server has answered."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -151,13 +156,12 @@ def _answer(error: BaseException) -> tuple[int, str] | None:
 
 def _text(error: Exception, status: int | None, code: str, seconds: float) -> str:
     if status is not None:
-        known = status in HTTPStatus._value2member_map_
-        return f"{status} {code or (HTTPStatus(status).phrase if known else '')}".strip()
+        return f"{status} {code or _PHRASES.get(status, '')}".strip()
     if isinstance(error, TimeoutError) and not str(error):
         return f"nothing within {seconds:.3g} s"
     if type(error).__name__ in _CUT_OFF:
         return "the connection was closed too early"
-    system = [found for found in _chain(error) if isinstance(found, OSError) and found.strerror]
+    system = [cause for cause in _chain(error) if isinstance(cause, OSError) and cause.strerror]
     if system and not isinstance(error, FileNotFoundError):
         return str(system[-1].strerror)
     return str(error) or type(error).__name__

@@ -1,24 +1,23 @@
-"""How often and how long a request is tried."""
+"""Trying a request again until it succeeds, fails for good, or runs out of time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from tokenstore.errors import DamageError, StorageError
+from tokenstore.storage.redaction import Secrets
 from tokenstore.storage.remote.faults import Fault, fault_of
-from tokenstore.storage.remote.redaction import Secrets
+from tokenstore.storage.remote.retries import Retries
 
 SLOWEST_RATE = 1e6
-"""Bytes a second that storage is given time for, on top of the seconds of `Retries`."""
+"""The slowest transfer, in bytes a second, for which storage is given time on top of `Retries`."""
 _DAMAGED_ANSWERS = 3
-"""Answers that are too short, or not what was written, after which the file counts as damaged."""
+"""The number of answers with missing or wrong bytes after which the file counts as damaged."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -36,31 +35,6 @@ class Clock:
         await asyncio.sleep(seconds)
 
 
-@dataclass(frozen=True)
-class Retries:
-    """How long storage may take, in seconds, transfer at 1 MB/s not counted.
-
-    A request is tried again until `deadline`; one attempt may take `timeout`. Before the n-th retry it waits
-    a random time of up to `first_delay` * 2**(n-1), never more than `longest_delay` nor half of the time that
-    is left. Raises ValueError.
-    """
-
-    deadline: float = 30.0
-    timeout: float = 10.0
-    first_delay: float = 0.1
-    longest_delay: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: expected a positive number of seconds, found {value}")
-
-    def delay(self, attempts: int, left: float, jitter: random.Random) -> float:
-        """Seconds to wait after so many attempts, with so many seconds left."""
-        longest = self.first_delay * 2.0 ** min(attempts - 1, 60)
-        return min(jitter.uniform(0, min(self.longest_delay, longest)), left / 2)
-
-
 async def retried(
     attempt: Callable[[], Awaitable[_T]],
     retries: Retries,
@@ -71,11 +45,14 @@ async def retried(
     nbytes: int = 0,
     long: bool = False,
 ) -> _T:
-    """What an attempt returns, tried again while that may help.
+    """Call `attempt` until it succeeds, and return its result.
 
-    `nbytes` are to be transferred; a `long` attempt may take half of the deadline. Raises FileNotFoundError,
-    DamageError where a file is too short or fails the storage's own checksum, and StorageError for all else;
-    no error has a context, whose text could hold credentials.
+    `nbytes` is the size of the transfer; a `long` attempt may take half of the deadline. `where` names the
+    file in messages.
+
+    Raises FileNotFoundError for a missing file, DamageError for a file that is too short or fails the
+    storage's own checksum, StorageError for anything else. No error has a context, whose text could hold
+    credentials.
     """
     clock = Clock()
     allowance = nbytes / SLOWEST_RATE
@@ -99,7 +76,7 @@ async def retried(
                 raise
             fault = Fault("passing", "it was cancelled")
         except Exception as error:
-            # subtle: what the last attempt, cut short by the deadline, met is not what is wrong
+            # subtle: a last attempt cut short by the deadline says less than the attempt before it
             if fault is None or limit == longest or not isinstance(error, TimeoutError):
                 fault = fault_of(error, secrets, clock.now() - started)
         attempts += 1

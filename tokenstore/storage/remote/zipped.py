@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+
+from typing_extensions import override
 
 from tokenstore.errors import DamageError
-from tokenstore.storage.remote import Range, Remote, Retries
+from tokenstore.storage.base import Range
+from tokenstore.storage.remote.folder import RemoteFolder
+from tokenstore.storage.zipped import LOCAL_HEADER, ReadOnlyZip, damage_reported, is_member_or_folder
 
-LOCAL_HEADER = struct.Struct("<26xHH")
-"""The part of a fixed size before a member's name, extra field and data: their lengths."""
+__all__ = ["RemoteZip"]
+
 _READ_AHEAD_NBYTES = 2**18
-_ZIP_URL = re.compile(r"zip(?:://(?P<folder>[^:]*))?::(?P<outer>.+)", re.DOTALL)
-_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-)
-"""What reading a damaged zip file raises."""
-
-
-@contextlib.contextmanager
-def damage_reported(url: str) -> Iterator[None]:
-    """Have a zip file's damage raised as DamageError."""
-    try:
-        yield
-    except _ERRORS as error:
-        raise DamageError(f"{url}: not a whole zip file: {error}. Restore it from a copy") from error
 
 
 @dataclass(eq=False)
 class _Member:
     info: zipfile.ZipInfo
     stop: int
-    """Where the next member's header, or the directory, starts at the latest."""
+    """The first byte of the next member's header, or of the directory."""
     start: int = -1
-    """Where its data starts; -1 before its header was read."""
+    """The first byte of the member's data; -1 before the member's header was read."""
 
     @property
     def is_stored(self) -> bool:
@@ -55,35 +34,43 @@ class _Member:
 
     @property
     def span(self) -> Range:
-        """The range of the zip file that holds all of it."""
+        """The range of the zip file with the member's data, compressed as it is."""
         return "", self.start, self.start + self.info.compress_size
 
 
-class ZippedRemote:
-    """The files in a folder of a zip file that lies on remote storage, read as those of a Remote are.
+class RemoteZip(ReadOnlyZip):
+    """The members in a folder of a zip file on remote storage; `remote` is the zip file's own URL.
 
-    Raises DamageError where the zip file is damaged, and what Remote raises.
+    The zip file's directory is read once, on first use. Reading a compressed member's range reads the whole
+    member. A member that is read whole is checked against its CRC-32.
     """
 
-    def __init__(self, remote: Remote, folder: str = "") -> None:
+    def __init__(self, remote: RemoteFolder, inner_folder: str = "") -> None:
         self.remote = remote
         self.url = remote.url
-        self._folder = f"{folder.strip('/')}/" if folder.strip("/") else ""
-        self._read_members: dict[str, _Member] | None = None
+        self._folder = f"{inner_folder.strip('/')}/" if inner_folder.strip("/") else ""
+        self._directory: dict[str, _Member] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.remote, self._folder)
+
+    @override
+    def reopened(self) -> RemoteZip:
+        return RemoteZip(self.remote, self._folder)
 
     @property
     def _members(self) -> dict[str, _Member]:
-        if self._read_members is None:
+        if self._directory is None:
             tail = _Tail(self.remote)
             with damage_reported(self.url), zipfile.ZipFile(tail) as opened:
                 infos = sorted(opened.infolist(), key=lambda info: info.header_offset)
                 stops = [*(info.header_offset for info in infos[1:]), opened.start_dir]
-            self._read_members = {
+            self._directory = {
                 info.filename: _Member(info, stop)
                 for info, stop in zip(infos, stops, strict=False)
                 if not info.is_dir()
             }
-        return self._read_members
+        return self._directory
 
     def _member(self, path: str) -> _Member:
         try:
@@ -92,7 +79,7 @@ class ZippedRemote:
             raise FileNotFoundError(f"{self.url}: no member {self._folder}{path}") from None
 
     def _locate(self, members: Sequence[_Member], concurrency: int) -> None:
-        """Read the headers of members that have not been read from."""
+        """Read the headers of those members whose data has not been located yet."""
         unknown = dict.fromkeys(member for member in members if member.start < 0)
         offsets = [member.info.header_offset for member in unknown]
         headers = self.remote.read_ranges(
@@ -107,19 +94,21 @@ class ZippedRemote:
                     raise zipfile.BadZipFile(f"{member.info.filename} is not where the directory says")
                 member.start = start
 
+    @override
     def read(self, path: str) -> bytes:
         return self.read_ranges([(path, 0, self.size(path))])[0]
 
+    @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         return self.read_ranges([(path, start, stop)])[0]
 
+    @override
     def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
-        """Bytes of many ranges; of a compressed member all is read, and a whole member is checked."""
         members = [self._member(path) for path, _, _ in requests]
         self._locate(members, concurrency)
         pieces = [self._piece(member, *request) for member, request in zip(members, requests, strict=True)]
-        once = list(dict.fromkeys(pieces))
-        read = dict(zip(once, self.remote.read_ranges(once, concurrency), strict=True))
+        unique = list(dict.fromkeys(pieces))
+        read = dict(zip(unique, self.remote.read_ranges(unique, concurrency), strict=True))
         for member, piece in dict.fromkeys(zip(members, pieces, strict=True)):
             if piece == member.span:
                 read[piece] = self._inflated(member, read[piece])
@@ -129,7 +118,7 @@ class ZippedRemote:
         ]
 
     def _piece(self, member: _Member, path: str, start: int, stop: int) -> Range:
-        """The range of the zip file that holds a range of a member."""
+        """Return the range of the zip file to read for a range of a member."""
         size = member.info.file_size
         if not 0 <= start <= stop <= size:
             raise DamageError(
@@ -142,15 +131,18 @@ class ZippedRemote:
         with damage_reported(self.url), zipfile.ZipExtFile(io.BytesIO(data), "r", member.info) as file:
             return file.read()
 
+    @override
     def size(self, path: str) -> int:
         return self._member(path).info.file_size
 
+    @override
     def exists(self, path: str = "") -> bool:
         if not self.remote.exists():
             return False
         name = f"{self._folder}{path}".rstrip("/")
-        return not name or any(f"{other}/".startswith(f"{name}/") for other in self._members)
+        return not name or is_member_or_folder(name, self._members)
 
+    @override
     def files(self) -> list[str]:
         if not self.remote.exists():
             return []
@@ -159,15 +151,15 @@ class ZippedRemote:
 
 
 class _Tail(io.RawIOBase):
-    """A remote file that is read from its end; what lies behind a read is read with it."""
+    """A remote file that is read from its end; a read before the bytes in memory fetches all up to them."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: RemoteFolder) -> None:
         self._remote = remote
         self._size = remote.size()
         self._position = 0
         self._start = max(0, self._size - _READ_AHEAD_NBYTES)
         # subtle: at once, for zipfile takes a failing read of the end for damage
-        self._held = remote.read_range("", self._start, self._size)
+        self._tail = remote.read_range("", self._start, self._size)
 
     def readable(self) -> bool:
         return True
@@ -188,31 +180,9 @@ class _Tail(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         start, stop = self._position, min(self._position + len(buffer), self._size)
         if start < self._start:
-            stop_before = self._start
-            self._held = self._remote.read_range("", start, stop_before) + self._held
+            self._tail = self._remote.read_range("", start, self._start) + self._tail
             self._start = start
-        data = self._held[start - self._start : max(start, stop) - self._start]
+        data = self._tail[start - self._start : max(start, stop) - self._start]
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def open_remote(
-    url: str, storage_options: Mapping[str, Any] | None = None, retries: Retries | None = None
-) -> Remote | ZippedRemote:
-    """The files at an fsspec URL, or of the zip file that it names: `….zip`, `zip::URL` or `zip://folder::URL`.
-
-    Of a chained URL, options may be given by protocol as fsspec takes them. Raises StoreError for a kind of
-    storage that is not known.
-    """
-    options = dict(storage_options or {})
-    chained = _ZIP_URL.match(url)
-    if chained is None:
-        remote = Remote(url, options, retries)
-        is_zip = PurePosixPath(urlsplit(url).path).suffix == ".zip"
-        return ZippedRemote(remote) if is_zip else remote
-    outer = chained["outer"]
-    own = options.get(outer.split("://", 1)[0])
-    if "::" not in outer and isinstance(own, Mapping):
-        options = dict(own)
-    return ZippedRemote(Remote(outer, options, retries), chained["folder"] or "")

@@ -1,4 +1,4 @@
-"""What may be shown of a URL and of an error's text: no password, no key, no signature."""
+"""Removing passwords, keys and signatures from URLs and from the texts of errors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 _USER = re.compile(r"(?<=://)(?:[^/?#@:\s]*:(?!\d+/)[^?#\s]*|[^/?#\s]*)@")
-"""User and password of a URL; a secret key may hold slashes that should have been quoted."""
+"""The user and password of a URL; a secret key may have slashes that should have been quoted."""
 _QUERY = re.compile(r"\?.*?(?=::|$)")
 _VALUE = re.compile(r"(?<=[?&;])([^=&;#\s\"'<>]+)=[^&;#\s\"'<>]+")
 _PLAIN = frozenset({"endpoint_url", "endpoint", "base_url", "region_name", "project", "account_name"})
-"""Options whose values are not secret, but for a password in a URL."""
+"""The storage options whose values are not secret, but for a password in a URL."""
 
 
-def shown(url: str) -> str:
-    """A URL without its user, password and query."""
-    return _QUERY.sub("", _USER.sub(f"{HIDDEN}@", url))
+def public_url(url: str) -> str:
+    """Return a URL without its query, and with `***` in place of its user and password.
+
+    A local path is returned as it is.
+    """
+    return _QUERY.sub("", _USER.sub(f"{HIDDEN}@", url)) if "://" in url or "::" in url else url
 
 
 class Secrets:
@@ -27,15 +30,17 @@ class Secrets:
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         users = [part for user in _USER.findall(url) for part in user.rstrip("@").split(":", 1)]
         values = [value for pair in url.partition("?")[2].split("&") for value in pair.split("=", 1)[-1:]]
-        found = {*users, *values, *_strings(storage_options)}
-        found |= {unquote(text) for text in found}
-        self._found = sorted((text for text in found if text), key=len, reverse=True)
+        texts = {*users, *values, *_strings(storage_options)}
+        texts |= {unquote(text) for text in texts}
+        # the longest first: a shorter one may be its beginning
+        self._texts = sorted((text for text in texts if text), key=len, reverse=True)
 
     def __repr__(self) -> str:
-        return f"Secrets({len(self._found)})"
+        return f"Secrets({len(self._texts)})"
 
     def hide(self, text: str) -> str:
-        for secret in self._found:
+        """Return a text with `***` in place of each secret, and of all users and values in its URLs."""
+        for secret in self._texts:
             text = text.replace(secret, HIDDEN)
         return _VALUE.sub(rf"\1={HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
 

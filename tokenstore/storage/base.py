@@ -1,0 +1,130 @@
+"""The protocol of all places where a store's files can be."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["SCRATCH", "STAGING", "Range", "Storage"]
+
+STAGING = ".partial"
+"""The folder of an unfinished store with the files that only its conversion needs."""
+SCRATCH = f"{STAGING}/scratch"
+"""The temporary name of a file while it is written to a local folder."""
+BLOCK_NBYTES = 2**22
+"""The bytes that `Storage.blocks` yields at a time."""
+
+Range: TypeAlias = tuple[str, int, int]
+"""A file's path, the first byte, and the byte after the last."""
+
+
+class Storage(ABC):
+    """Files by their path relative to a root; paths have slashes, and none at either end.
+
+    All methods may be called from any number of threads, and in forked processes. A Storage can be pickled:
+    the copy opens the same place again.
+
+    Methods raise FileNotFoundError for a file that does not exist, and DamageError where a zip file that
+    holds the file is damaged. A remote place also raises StorageError where it does not answer in time, or
+    refuses access.
+    """
+
+    url: str
+    """The place as it may be printed: a remote URL without user, password and query."""
+    root: Path | None = None
+    """The local folder or zip file; None for a remote place."""
+    folder: Path | None = None
+    """The local folder in which every file is a file of its own; None for zip files and remote places."""
+    maps_files: bool = False
+    """True if every file's bytes can be mapped from this machine's disk, so that `region` finds them."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return a whole file."""
+
+    @abstractmethod
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return the bytes [start, stop) of a file.
+
+        A remote place raises DamageError for a file that ends before `stop`; a local one returns fewer bytes.
+        """
+
+    def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
+        """Return the bytes of many ranges; a remote place reads `concurrency` of them at a time."""
+        return [self.read_range(*request) for request in requests]
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield a whole file, a few megabytes at a time."""
+        size = self.size(path)
+        for start in range(0, size, BLOCK_NBYTES):
+            yield self.read_range(path, start, min(start + BLOCK_NBYTES, size))
+
+    def region(self, path: str) -> tuple[str, int, int] | None:
+        """Return (local file, offset, size) of the bytes of a file on this machine's disk, or None.
+
+        None stands for bytes that lie elsewhere, or are compressed.
+        """
+        return None
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Return a file's size in bytes."""
+
+    @abstractmethod
+    def exists(self, path: str = "") -> bool:
+        """Return True if a file or a folder is at `path`; on a web server, if the URL is served."""
+
+    @abstractmethod
+    def files(self) -> list[str]:
+        """Return the paths of all files below the root, sorted.
+
+        Raises StorageError for a plain web server, which cannot list its files.
+        """
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file that readers see whole or not at all, also after a crash.
+
+        Raises StoreError for a zip file, StorageError for a place that takes no files.
+        """
+
+    @abstractmethod
+    def move_into_place(self, finished: Path, path: str) -> None:
+        """Move a finished local file into the place, whole or not at all.
+
+        For a local folder, `finished` must be in the same file system. Raises what `write` raises.
+        """
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all its files; do nothing if neither exists.
+
+        Raises what `write` raises.
+        """
+
+    @abstractmethod
+    def below(self, folder: str) -> Storage:
+        """Return the storage of a folder in this place, with the same options.
+
+        Raises StoreError for a zip file.
+        """
+
+    def reopened(self) -> Storage:
+        """Return the storage of the same place as it is now: a local zip file may exist since then."""
+        return self
+
+    def working_storage(self) -> Storage:
+        """Return the storage in which a store for this place is written.
+
+        A store that is to become a local zip file is written to a folder beside it and packed at the end; any
+        other is written in place, and the result is this storage itself.
+        """
+        return self

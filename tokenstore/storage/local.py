@@ -1,0 +1,129 @@
+"""A local folder with a store's files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from tokenstore.files import move_file, write_file
+from tokenstore.storage.base import BLOCK_NBYTES, SCRATCH, STAGING, Storage
+
+__all__ = ["LocalFolder", "LocalPlace", "open_local"]
+
+
+class LocalPlace(Storage):
+    """A folder or zip file on this machine's disk, at a path such as "data/store.zarr"."""
+
+    root: Path
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.root = Path(url.removeprefix("file://")).expanduser().absolute()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_local, (self.url,)
+
+    @override
+    def reopened(self) -> Storage:
+        return open_local(self.url)
+
+    @override
+    def working_storage(self) -> Storage:
+        return open_local(f"{self.root}{STAGING}") if self.url.endswith(".zip") else self
+
+
+class LocalFolder(LocalPlace):
+    """The files below a local folder, which need not exist yet.
+
+    A path that ends in ".zip" is a folder as long as no zip file is there.
+    """
+
+    folder: Path
+    maps_files = True
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.folder = self.root
+        self._prefix = str(self.root)
+
+    @override
+    def read(self, path: str) -> bytes:
+        return (self.folder / path).read_bytes()
+
+    @override
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        with (self.folder / path).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    @override
+    def blocks(self, path: str) -> Iterator[bytes]:
+        with (self.folder / path).open("rb") as file:
+            while block := file.read(BLOCK_NBYTES):
+                yield block
+
+    @override
+    def region(self, path: str) -> tuple[str, int, int]:
+        file = f"{self._prefix}/{path}"
+        return file, 0, os.stat(file).st_size  # noqa: PTH116 (pathlib costs more than the call)
+
+    @override
+    def size(self, path: str) -> int:
+        return (self.folder / path).stat().st_size
+
+    @override
+    def exists(self, path: str = "") -> bool:
+        return (self.folder / path).exists()
+
+    @override
+    def files(self) -> list[str]:
+        if self.folder.is_file():
+            return [""]
+        paths: list[str] = []
+        for folder, folders, names in os.walk(self.folder):
+            links = [name for name in folders if Path(folder, name).is_symlink()]  # not followed
+            paths += [Path(folder, name).relative_to(self.folder).as_posix() for name in (*names, *links)]
+        return sorted(paths)
+
+    @override
+    def write(self, path: str, data: bytes) -> None:
+        target, scratch = self.folder / path, self.folder / SCRATCH
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        write_file(target, data, temporary=scratch)
+
+    @override
+    def move_into_place(self, finished: Path, path: str) -> None:
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        move_file(finished, target)
+
+    @override
+    def remove(self, path: str) -> None:
+        target = self.folder / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    @override
+    def below(self, folder: str) -> Storage:
+        return open_local(f"{self.url.rstrip('/')}/{folder}")
+
+
+def open_local(url: str) -> LocalPlace:
+    """Open the local folder or zip file at a path, which may begin with `file://`.
+
+    A zip file is a file whose name ends in ".zip"; raises DamageError where it is no whole zip file.
+    """
+    place = LocalFolder(url)
+    if place.root.suffix == ".zip" and place.root.is_file():
+        from tokenstore.storage.zipped import LocalZip  # zipfile is slow to import, and seldom needed
+
+        return LocalZip(url)
+    return place

@@ -1,0 +1,235 @@
+"""The files below a URL on object storage or a web server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from tokenstore.errors import StorageError
+from tokenstore.storage.base import Range, Storage
+from tokenstore.storage.redaction import Secrets, public_url
+from tokenstore.storage.remote.access import Files
+from tokenstore.storage.remote.connection import ClosedError, Connection
+from tokenstore.storage.remote.faults import ShortAnswerError, is_past_end
+from tokenstore.storage.remote.retries import Retries
+from tokenstore.storage.remote.retrying import retried
+
+__all__ = ["RemoteFolder"]
+
+_BLOCK_NBYTES = (2**18, 2**23)
+"""The bytes of the first request for a whole file, and of each further one."""
+_T = TypeVar("_T")
+
+_inherited: list[Connection] = []
+"""Connections of the process that this one was forked from: freeing one could write to its sockets."""
+
+
+class RemoteFolder(Storage):
+    """The files below an fsspec URL.
+
+    No message shows a value of `storage_options`, nor a URL's password or query. Raises StoreError for a kind
+    of storage that is not known, or options that do not fit it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage_options: Mapping[str, Any] | None = None,
+        retries: Retries | None = None,
+    ) -> None:
+        self.url = public_url(url)
+        self.storage_options = dict(storage_options or {})
+        self.retries = retries or Retries()
+        self._true_url = url
+        self._secrets = Secrets(url, self.storage_options)
+        self._connections: dict[int, Connection] = {}
+        """The connection of each process, by its id: of this one, and of those it was forked from."""
+        self._closing = weakref.finalize(self, _close, self._connections)
+        _ = self._connection
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._true_url, self.storage_options, self.retries)
+
+    @property
+    def _connection(self) -> Connection:
+        """The connection of this process, opened on first use."""
+        # subtle: no lock here, since a fork could happen while another thread holds it
+        connection = self._connections.get(os.getpid())
+        if connection is None:
+            opened = Connection(self._true_url, self.storage_options, self.retries)
+            connection = self._connections.setdefault(opened.pid, opened)
+            if connection is not opened:
+                opened.close()
+        return connection
+
+    @override
+    def below(self, folder: str) -> Storage:
+        base, mark, query = self._true_url.partition("?")
+        url = f"{base.rstrip('/')}/{folder}{mark}{query}"
+        return RemoteFolder(url, self.storage_options, self.retries)
+
+    def _run(self, coroutine: Callable[[Connection], Coroutine[Any, Any, _T]]) -> _T:
+        connection = self._connection
+        with contextlib.suppress(ClosedError):
+            return connection.run(coroutine(connection))
+        raise StorageError(f"{self.url}: not read, for the process is about to end")
+
+    async def _retried(
+        self,
+        connection: Connection,
+        path: str,
+        attempt: Callable[[Files, str], Coroutine[Any, Any, _T]],
+        *,
+        nbytes: int = 0,
+        long: bool = False,
+    ) -> _T:
+        key = connection.files.key(connection.prefix, path)
+        where = f"{self.url.rstrip('/')}/{path}" if path else self.url
+        return await retried(
+            lambda: attempt(connection.files, key),
+            self.retries,
+            where,
+            self._secrets,
+            connection.jitter,
+            nbytes=nbytes,
+            long=long,
+        )
+
+    @override
+    def read(self, path: str) -> bytes:
+        async def read(connection: Connection) -> bytes:
+            first, others = _BLOCK_NBYTES
+            blocks: list[bytes] = []
+            start, stop = 0, first
+            while sum(map(len, blocks)) == start:
+                attempt = partial(_block, start=start, stop=stop)
+                blocks.append(await self._retried(connection, path, attempt, nbytes=stop - start))
+                start, stop = stop, stop + others
+            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+        return self._run(read)
+
+    @override
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        return self._run(lambda connection: self._read_range(connection, path, start, stop))
+
+    async def _read_range(self, connection: Connection, path: str, start: int, stop: int) -> bytes:
+        if start == stop:
+            return b""
+        attempt = partial(_exactly, start=int(start), stop=int(stop))
+        return await self._retried(connection, path, attempt, nbytes=stop - start)
+
+    @override
+    def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
+        async def read(connection: Connection) -> list[bytes]:
+            answers = [b""] * len(requests)
+            waiting = iter(enumerate(requests))
+
+            async def work() -> None:
+                for number, (path, start, stop) in waiting:
+                    answers[number] = await self._read_range(connection, path, start, stop)
+
+            workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(requests)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+            return answers
+
+        return self._run(read)
+
+    @override
+    def size(self, path: str = "") -> int:
+        return self._run(
+            lambda connection: self._retried(connection, path, lambda files, key: files.size(key))
+        )
+
+    @override
+    def exists(self, path: str = "") -> bool:
+        return self._run(
+            lambda connection: self._retried(connection, path, lambda files, key: files.exists(key))
+        )
+
+    @override
+    def files(self) -> list[str]:
+        async def find(connection: Connection) -> list[str]:
+            keys = await self._retried(connection, "", lambda files, key: files.find(key), long=True)
+            prefix = connection.prefix.strip("/")
+            return sorted(key.strip("/")[len(prefix) :].lstrip("/") for key in keys if not key.endswith("/"))
+
+        return self._run(find)
+
+    @override
+    def write(self, path: str, data: bytes) -> None:
+        # object storage has no half objects; another kind of storage may show one
+        self._write(path, len(data), lambda files, key: files.write(key, data))
+
+    @override
+    def move_into_place(self, finished: Path, path: str) -> None:
+        nbytes = finished.stat().st_size
+        self._write(path, nbytes, lambda files, key: files.put(str(finished), key))
+        finished.unlink()
+
+    def _write(
+        self, path: str, nbytes: int, write: Callable[[Files, str], Coroutine[Any, Any, None]]
+    ) -> None:
+        async def attempt(files: Files, key: str) -> None:
+            await write(files, key)
+            actual = await files.size(key)
+            if actual != nbytes:
+                raise OSError(f"wrote {nbytes} bytes, then found {actual}")
+
+        try:
+            self._run(lambda connection: self._retried(connection, path, attempt, nbytes=nbytes))
+        except FileNotFoundError:
+            missing = True
+        else:
+            missing = False
+        if missing:
+            raise StorageError(
+                f"{self.url}/{path}: cannot be written, for there is no such place. Check the URL"
+            )
+
+    @override
+    def remove(self, path: str = "") -> None:
+        async def attempt(files: Files, key: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                await files.remove(key)
+
+        self._run(lambda connection: self._retried(connection, path, attempt, long=True))
+
+
+async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:
+    try:
+        return await files.read_range(key, start, stop)
+    except Exception as error:
+        if is_past_end(error):
+            return b""
+        raise
+
+
+async def _exactly(files: Files, key: str, *, start: int, stop: int) -> bytes:
+    data = await _block(files, key, start=start, stop=stop)
+    if len(data) != stop - start:
+        raise ShortAnswerError(
+            f"expected {stop - start} bytes at {start}, found {len(data)}: the file is too short"
+        )
+    return data
+
+
+def _close(connections: dict[int, Connection]) -> None:
+    for connection in connections.values():
+        if connection.pid == os.getpid():
+            connection.close()
+        else:
+            _inherited.append(connection)

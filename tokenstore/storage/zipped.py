@@ -1,0 +1,142 @@
+"""A local zip file with a store's files, and what it shares with a zip file on remote storage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
+
+from tokenstore.errors import DamageError, StoreError
+from tokenstore.storage.base import BLOCK_NBYTES, Storage
+from tokenstore.storage.local import LocalPlace
+
+__all__ = ["LOCAL_HEADER", "LocalZip", "ReadOnlyZip", "damage_reported", "is_member_or_folder"]
+
+LOCAL_HEADER = struct.Struct("<26xHH")
+"""The part of fixed size before a member's name, extra field and data; it ends with the lengths of both."""
+_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
+"""The exceptions that zipfile raises as it reads a damaged zip file."""
+
+
+@contextlib.contextmanager
+def damage_reported(url: str) -> Iterator[None]:
+    """Turn the exceptions that a damaged zip file causes in the block into DamageError."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise DamageError(f"{url}: not a whole zip file: {error}. Restore it from a copy") from error
+
+
+def is_member_or_folder(path: str, members: Iterable[str]) -> bool:
+    """Return True if `path` is the name of a member, or of a folder with members."""
+    return any(f"{name}/".startswith(f"{path}/" if path else "") for name in members)
+
+
+class ReadOnlyZip(Storage):
+    """A zip file with a whole store, which cannot be changed; all changes raise StoreError."""
+
+    @override
+    def write(self, path: str, data: bytes) -> None:
+        self._refuse()
+
+    @override
+    def move_into_place(self, finished: Path, path: str) -> None:
+        self._refuse()
+
+    @override
+    def remove(self, path: str) -> None:
+        self._refuse()
+
+    @override
+    def below(self, folder: str) -> Storage:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise StoreError(f"{self}: a zip file can only be written to a local path; leave out .zip")
+
+
+class LocalZip(LocalPlace, ReadOnlyZip):
+    """The members of a local zip file. Raises DamageError where it is no whole zip file."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._open()
+        members = self._opened.infolist()
+        self.maps_files = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        with damage_reported(self.url):
+            self._opened = zipfile.ZipFile(self.root)
+
+    @property
+    def _zip(self) -> zipfile.ZipFile:
+        """The open zip file; a forked process opens its own, since it would share the file's position."""
+        if self._pid != os.getpid():
+            self._open()
+        return self._opened
+
+    def _member(self, path: str) -> zipfile.ZipInfo:
+        try:
+            return self._zip.getinfo(path)
+        except KeyError as error:
+            raise FileNotFoundError(f"{self.url}: no member {path}") from error
+
+    @override
+    def read(self, path: str) -> bytes:
+        member = self._member(path)
+        with damage_reported(self.url):
+            return self._zip.read(member)
+
+    @override
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        member = self._member(path)
+        with damage_reported(self.url), self._zip.open(member) as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    @override
+    def blocks(self, path: str) -> Iterator[bytes]:
+        member = self._member(path)
+        with damage_reported(self.url), self._zip.open(member) as file:
+            while block := file.read(BLOCK_NBYTES):
+                yield block
+
+    @override
+    def region(self, path: str) -> tuple[str, int, int] | None:
+        member = self._member(path)
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        with damage_reported(self.url), self.root.open("rb") as file:
+            file.seek(member.header_offset)
+            name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+            offset = member.header_offset + LOCAL_HEADER.size + name_nbytes + extra_nbytes
+            if offset + member.file_size > os.fstat(file.fileno()).st_size:
+                raise zipfile.BadZipFile(f"{path} reaches beyond the end of the file")
+        return str(self.root), offset, member.file_size
+
+    @override
+    def size(self, path: str) -> int:
+        return self._member(path).file_size
+
+    @override
+    def exists(self, path: str = "") -> bool:
+        return is_member_or_folder(path, self._zip.namelist())
+
+    @override
+    def files(self) -> list[str]:
+        return sorted({member.filename for member in self._zip.infolist() if not member.is_dir()})
