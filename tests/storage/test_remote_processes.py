@@ -115,6 +115,7 @@ def test_a_fork_at_any_moment_hangs_neither_process(storage: Storage, readers: l
 PROGRAM = """
 import os, sys, threading, time
 from helpers.waiting import wait_until
+from tokenstore.storage import Retries, open_storage
 
 url, options, ending = sys.argv[1], eval(sys.argv[2]), sys.argv[3]
 storage = open_storage(url, options, Retries(deadline=3600, timeout=3600))

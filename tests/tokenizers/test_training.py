@@ -24,6 +24,7 @@ from tokenstore.errors import TokenizerError
 from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
+from tokenstore.tokenizers.train import images as train_images
 from tokenstore.tokenizers.train.images import Crops, ImageSet, is_held_out, list_images
 from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
 from tokenstore.tokenizers.train.run import EVALUATION, SAMPLES, held_out_views, run_training
@@ -70,7 +71,6 @@ def crops_of(images: ImageSet, seed: int = 0, **changes: object) -> Crops:
         "thumbnails": 3,
         "thumbnail_crop": 40,
         "enlarged_share": 0.5,
-        "cache_nbytes": 10**6,
     }
     return Crops(images, image_size=64, seed=seed, **{**wanted, **changes})
 
@@ -112,11 +112,14 @@ def test_splits_named_val_are_held_out_whole(tmp_path: Path) -> None:
     assert len(listed.thumbnails) == len(listed.held_out_thumbnails) == 5
 
 
-def test_a_batch_is_a_function_of_seed_and_step_whatever_is_cached(images: ImageSet) -> None:
+def test_a_batch_is_a_function_of_seed_and_step_whatever_is_cached(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crops = crops_of(images)
     batches = list(crops.batches(0, 4))
+    monkeypatch.setattr(train_images, "CACHE_NBYTES", 0)
     for step, batch in enumerate(batches):
-        again = crops_of(images, cache_nbytes=0).batch(step)
+        again = crops_of(images).batch(step)
         assert [tuple(part.shape) for part in batch] == [(2, 3, 48, 48), (3, 3, 40, 40)]
         assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
     assert not torch.equal(batches[0][0], batches[1][0])

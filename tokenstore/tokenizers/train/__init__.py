@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.train.fit import FittedCodebook, fit_codebook
     from tokenstore.tokenizers.train.fitting import FitReport
     from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images
-    from tokenstore.tokenizers.train.run import TrainedTokenizer, train_tokenizer
+    from tokenstore.tokenizers.train.run import TrainedTokenizer, TrainingSettings, train_tokenizer
 
 __all__ = [
     "FitReport",
@@ -25,6 +25,7 @@ __all__ = [
     "ImageRef",
     "ImageSet",
     "TrainedTokenizer",
+    "TrainingSettings",
     "fit_codebook",
     "list_images",
     "train_tokenizer",
@@ -34,7 +35,7 @@ _HOMES = {
     "FitReport": "fitting",
     **dict.fromkeys(("FittedCodebook", "fit_codebook"), "fit"),
     **dict.fromkeys(("ImageRef", "ImageSet", "list_images"), "images"),
-    **dict.fromkeys(("TrainedTokenizer", "train_tokenizer"), "run"),
+    **dict.fromkeys(("TrainedTokenizer", "TrainingSettings", "train_tokenizer"), "run"),
 }
 
 

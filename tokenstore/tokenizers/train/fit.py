@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import Parameter, SourceError, TokenizerError
@@ -56,40 +57,32 @@ def fit_codebook(
     on_start: Callable[[ImageSource, str, int], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> FittedCodebook:
-    """Learn a codebook over an autoencoder's latents of images, and write it to a file.
+    """Learn a codebook over an autoencoder's latents of images, and write it to the file `out`.
 
-    Arguments: images: A source of images, or the path of one. out: The file to write, ending in
-    `.safetensors`. autoencoder: An AutoencoderKL, AutoencoderTiny or AutoencoderDC of diffusers, or a
-    pipeline with one: a folder, or an id of the Hugging Face hub. codebook_size: The number of codes of a
-    codebook. codebooks: The number of codes of a position; each further codebook is learned over the
-    residuals of those before. levels: The number of levels of each latent channel, for finite scalar
-    quantisation in place of codebooks. split: The split to learn from; by default train, or the first. limit:
-    The most images to use, evenly spaced over the split; None for all. One in ten is held out. image_size:
-    The side in pixels of the square that an image becomes. resize: How an image becomes a square;
-    `ImageOptions` describes the ways. max_vectors: The number of latent vectors in memory, a random sample of
-    all. batch_vectors: The number of vectors of one step of k-means. iterations: The steps of k-means for
-    each codebook. seed: The seed of all draws. device: The device that computes. overwrite: Replace `out` if
-    it exists. on_start: Called before the first image with the source, the split's name, and the number of
-    images. on_progress: Called with the stage, the steps done in the stage, and all its steps.
+    `images` is a source of images, or the path of one. `autoencoder` is an AutoencoderKL, AutoencoderTiny or
+    AutoencoderDC of diffusers, or a pipeline with one: a folder, or an id of the Hugging Face hub. A position
+    gets `codebooks` codes of `codebook_size` values each; each further codebook is learned over the residuals
+    of those before. `levels`, one number a latent channel, is finite scalar quantisation instead.
 
-    Raises SourceError for images that cannot be used, and TokenizerError if diffusers is not installed, `out`
-    exists or has another ending, the autoencoder cannot be loaded, the options don't fit, or there are too
-    few vectors.
+    The images are at most `limit` (None: all) of `split` (by default train or the first), evenly spaced; one
+    in ten is held out. `image_size` is the side in pixels of the square that an image becomes; `ImageOptions`
+    describes the ways to `resize`. k-means sees `max_vectors` latent vectors, a random sample of all, in
+    `iterations` steps of `batch_vectors`. `overwrite` replaces an existing file.
+
+    `on_start` is called before the first image with the source, the split's name and the number of images,
+    `on_progress` with the stage, the steps done in the stage, and all its steps.
+
+    Raises SourceError for images that cannot be used. Raises TokenizerError if diffusers is not installed,
+    `out` exists or has another ending, the autoencoder cannot be loaded, the options don't fit, or there are
+    too few vectors.
     """
-    path, options = (
-        Path(out),
-        FitOptions(codebook_size, codebooks, levels, max_vectors, batch_vectors, iterations, seed),
-    )
+    path = Path(out)
+    options = FitOptions(codebook_size, codebooks, levels, max_vectors, batch_vectors, iterations, seed)
     _check_out(path, overwrite)
     source = open_images(images)
     name, images_of_split = _choose_split(source, split)
-    try:
-        from tokenstore.tokenizers.kinds.autoencoder import load_autoencoder, write_codebook
-    except ImportError as error:
-        raise TokenizerError(
-            f"fit-codebook needs the package diffusers; pip install 'tokenstore[diffusers]' ({error})"
-        ) from error
-    model = load_autoencoder(autoencoder, device)
+    kind = _autoencoder_kind()
+    model = kind.load_autoencoder(autoencoder, device)
     if on_start is not None:
         total = len(images_of_split)
         on_start(source, name, total if limit is None else min(limit, total))
@@ -99,8 +92,19 @@ def fit_codebook(
         images_of_split, model, image_options, options, limit=limit, **progress
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_codebook(tokenizer, path)
+    kind.write_codebook(tokenizer, path)
     return FittedCodebook(path, tokenizer, report)
+
+
+def _autoencoder_kind() -> ModuleType:
+    """Import the module of autoencoders; raise TokenizerError if diffusers is not installed."""
+    try:
+        from tokenstore.tokenizers.kinds import autoencoder
+    except ImportError as error:
+        raise TokenizerError(
+            f"fit-codebook needs the package diffusers; pip install 'tokenstore[diffusers]' ({error})"
+        ) from error
+    return autoencoder
 
 
 def _check_out(path: Path, overwrite: bool) -> None:

@@ -25,6 +25,8 @@ HELD_OUT_SPLITS = frozenset({"val", "valid", "validation", "test"})
 """The splits that are held out whole."""
 SMALL_SIDE = 128
 """The shorter side in pixels below which an image is a thumbnail, which is trained on pixel by pixel."""
+CACHE_NBYTES = 2**31
+"""The bytes of decoded images that `Crops` keeps in memory."""
 _PROBED_IMAGES = 15
 _LARGEST_ZOOM = 2.0
 _BAD_DRAWS = 100
@@ -117,7 +119,8 @@ class Crops:
     A batch is a list with crops (n, 3, side, side) uint8 of photographs and of thumbnails; a kind without
     images is left out. Photographs are resized in three ways: squashed to `image_size`, and with a shorter
     side of once and of five quarters of `image_size`. Thumbnails keep their size, or are enlarged up to
-    twice. Decoded images stay in memory up to `cache_nbytes`.
+    twice. Decoded images stay in memory up to
+    `CACHE_NBYTES`.
 
     Raises TokenizerError if there are no crops, or if a hundred images in a row cannot be read.
     """
@@ -133,7 +136,6 @@ class Crops:
         thumbnail_crop: int,
         enlarged_share: float,
         seed: int,
-        cache_nbytes: int = 2**31,
     ) -> None:
         self._kinds = [
             (refs, count, crop, views)
@@ -149,7 +151,7 @@ class Crops:
         self._enlarged_share = enlarged_share
         self._seed = seed
         self._cache: dict[tuple[int, int, str], Tensor] = {}
-        self._room = cache_nbytes
+        self._room = CACHE_NBYTES
 
     def batches(self, start: int, stop: int) -> Iterator[list[Tensor]]:
         """Yield the batches of steps [start, stop), each made while the one before is used."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,7 +26,15 @@ from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images, open_images
 from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
 
-__all__ = ["EVALUATION", "SAMPLES", "TrainedTokenizer", "evaluate_run", "run_training", "train_tokenizer"]
+__all__ = [
+    "EVALUATION",
+    "SAMPLES",
+    "TrainedTokenizer",
+    "TrainingSettings",
+    "evaluate_run",
+    "run_training",
+    "train_tokenizer",
+]
 
 EVALUATION = "evaluation.json"
 """The file in a run's folder with the last evaluation."""
@@ -49,18 +58,33 @@ class TrainedTokenizer:
     """The quality on held-out `photographs` and `thumbnails`, those of which there are any."""
 
 
+class TrainingSettings(TypedDict, total=False):
+    """The settings of `train_tokenizer`; a missing one has the default of `TrainingConfig`."""
+
+    name: str
+    """The name of the tokenizer in the manifests of stores; by default conv-vq-8x-own."""
+    codebook_size: int
+    """The number of codes of the codebook."""
+    held_out: float
+    """The share of the images to evaluate on, chosen by a hash of their file names.
+
+    Splits named val or test are held out whole.
+    """
+    photographs: int
+    """The crops of photographs in a batch."""
+    thumbnails: int
+    """The crops of images below 128 pixels in a batch."""
+    learning_rate: float
+    """The peak of AdamW's learning rate."""
+    seed: int
+    """The seed of all draws."""
+
+
 def train_tokenizer(
     images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
     out: str | Path,
     *,
     steps: int = _DEFAULT.steps,
-    codebook_size: int = _DEFAULT.model.codebook_size,
-    name: str = "conv-vq-8x-own",
-    held_out: float = _DEFAULT.held_out,
-    photographs: int = _DEFAULT.photographs,
-    thumbnails: int = _DEFAULT.thumbnails,
-    learning_rate: float = _DEFAULT.learning_rate,
-    seed: int = 0,
     precision: Precision = "bf16",
     device: str = "cpu",
     threads: int | None = None,
@@ -71,45 +95,29 @@ def train_tokenizer(
     on_start: Callable[[Trainer, ImageSet], None] | None = None,
     on_step: Callable[[StepResult], None] | None = None,
     on_evaluation: Callable[[int, dict[str, Quality]], None] | None = None,
+    **settings: Unpack[TrainingSettings],
 ) -> TrainedTokenizer:
     """Train a tokenizer of the default kind on images, in a folder.
 
-    The folder gets `weights.safetensors` (averaged weights), `evaluation.json`, `samples.png`, `log.jsonl`,
-    and `state.pt` to resume from. Ctrl-C and SIGTERM stop the run after a step, with a checkpoint.
+    `images` is a source of images, the path of one, or several of both. The folder `out` gets
+    `weights.safetensors` (averaged weights), `evaluation.json`, `samples.png`, `log.jsonl`, and every
+    `checkpoint_minutes` a `state.pt`, from which `resume` goes on, given the same other arguments.
 
-    Arguments: images: A source of images or the path of one, or several of them. out: The folder of the run.
-    steps: The steps of the run. codebook_size: The number of codes of the codebook. name: The name of the
-    tokenizer in the manifests of stores. held_out: The share of the images to evaluate on, chosen by a hash
-    of their file names. Splits named val or test are held out whole. photographs: The crops of photographs in
-    a batch. thumbnails: The crops of images below 128 pixels in a batch. learning_rate: The peak of AdamW's
-    learning rate. seed: The seed of all draws. precision: The arithmetic of the networks: "bf16", "fp32", or
-    "auto" for bf16 where the device multiplies it natively. Weights are in float32. device: The device that
-    trains. threads: The threads that compute on a CPU during the call; None leaves them as they are.
-    evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end. evaluate_images:
-    The most held-out images of each kind that an evaluation uses. checkpoint_minutes: The minutes from one
-    checkpoint to the next. resume: Resume the run in the folder, given the same other arguments; begin if the
-    folder holds none. on_start: Called before the first step with the run and its images. on_step: Called
-    after each step. on_evaluation: Called after each evaluation with the steps done and the quality by kind
-    of image.
+    An evaluation every `evaluate_steps` steps (0: only at the end) uses at most `evaluate_images` images of
+    each kind. `precision` is the arithmetic of the networks: "bf16", "fp32", or "auto" for bf16 where
+    `device` multiplies it natively; weights are float32. `threads` compute on a CPU during the call; None
+    leaves their number as it is. `settings` are those of `TrainingSettings`.
 
-    Raises ArgumentError for another precision, SourceError for images that cannot be used, and TokenizerError
-    if the device cannot be used, nothing is left to train on, the folder holds a run and `resume` is false,
-    or the run in the folder had other arguments.
+    `on_start` is called before the first step with the run and its images, `on_step` after each step,
+    `on_evaluation` after each evaluation with the steps done and the quality by kind of image.
+
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint; ArgumentError for another precision;
+    SourceError for images that cannot be used; TokenizerError if the device cannot be used, nothing is left
+    to train on, or the folder holds a run of other arguments, or any run and `resume` is false.
     """
-    config = TrainingConfig(
-        model=replace(ConvVQConfig(), name=name, codebook_size=codebook_size),
-        seed=seed,
-        held_out=held_out,
-        photographs=photographs,
-        thumbnails=thumbnails,
-        learning_rate=learning_rate,
-        bfloat16=computes_in_bfloat16(precision, device),
-    ).shortened(steps)
-    check_device(device)
-    places = [images] if isinstance(images, str | Path | ImageSource) else images
-    image_set = list_images([open_images(place) for place in places], held_out)
+    config = replace(_config(**settings), bfloat16=computes_in_bfloat16(precision, device)).shortened(steps)
     with torch_threads(threads):
-        trainer = Trainer(config, image_set, Path(out), device)
+        trainer, image_set = _prepared(images, Path(out), config, device)
         if on_start is not None:
             on_start(trainer, image_set)
         quality = run_training(
@@ -123,6 +131,25 @@ def train_tokenizer(
             on_evaluation=on_evaluation or _ignore,
         )
         return TrainedTokenizer(Path(out) / WEIGHTS, config.steps, trainer.seconds, quality)
+
+
+def _config(
+    *, name: str = "conv-vq-8x-own", codebook_size: int = _DEFAULT.model.codebook_size, **settings: Any
+) -> TrainingConfig:
+    model = replace(ConvVQConfig(), name=name, codebook_size=codebook_size)
+    return TrainingConfig(model=model, **settings)
+
+
+def _prepared(
+    images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
+    out: Path,
+    config: TrainingConfig,
+    device: str,
+) -> tuple[Trainer, ImageSet]:
+    check_device(device)
+    places = [images] if isinstance(images, str | Path | ImageSource) else images
+    image_set = list_images([open_images(place) for place in places], config.held_out)
+    return Trainer(config, image_set, out, device), image_set
 
 
 def _ignore(*_: object) -> None: ...
