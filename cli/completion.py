@@ -11,7 +11,7 @@ from .main import EXIT_CODES
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script that completes this program's commands and options in SHELL.
+    r"""Print a script that completes this program's commands and options in SHELL.
 
     \b
     Examples:

@@ -162,7 +162,7 @@ def _interrupt(*_: object) -> None:
     "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
 )
 def cli(debug: bool) -> None:
-    """Vision datasets kept as discrete tokens: small, checked, fast to read.
+    r"""Vision datasets kept as discrete tokens: small, checked, fast to read.
 
     \b
       tokenstore convert photos/ photos.zarr

@@ -94,7 +94,7 @@ def storage_options(name: str = "--storage-options", *, of: str = "store") -> De
         name,
         metavar="JSON",
         callback=parse_storage_options,
-        help=f"fsspec options of a remote {of}, such as '{{\"anon\": true}}'.",
+        help=f"Options of fsspec for a remote {of}, such as '{{\"anon\": true}}'.",
     )
 
 
@@ -123,17 +123,17 @@ def as_json(what: str) -> Decorator[Any]:
 
 
 def resume(what: str) -> Decorator[Any]:
-    """Return the flag --resume: go on with what an interrupted command left, or begin if nothing is left."""
+    """Return the flag --resume: go on with `what`, which an interrupted command left, or begin."""
     return click.option(
         "--resume",
         is_flag=True,
-        help=f"Go on with {what}, given the same options; begin if nothing is left of one.",
+        help=f"Resume, given the same options: go on with {what}; begin if nothing is left of one.",
     )
 
 
-def seed(*, of: str = "everything random") -> Decorator[Any]:
+def seed(*, of: str = "everything") -> Decorator[Any]:
     """Return --seed, an int; the default is 0."""
-    return option("--seed", type=int, default=0, help=f"The seed of {of}.")
+    return option("--seed", metavar="SEED", type=int, default=0, help=f"Seed of what is random: {of}.")
 
 
 def limit(which: str, *, default: int | None = None) -> Decorator[Any]:
@@ -280,8 +280,8 @@ def codec(default: str) -> Decorator[Any]:
         "--codec",
         type=click.Choice(choices()),
         default=default,
-        help="bitpack is fastest, context smallest, zstd is read without tokenstore; auto: the smallest that "
-        "is fast enough.",
+        help="Codec of the codes: bitpack is fastest, context smallest, zstd is read without tokenstore; "
+        "auto is the smallest that is fast enough.",
     )
 
 

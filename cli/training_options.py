@@ -150,14 +150,14 @@ def decoder_width(default: int | None = None) -> Decorator[Any]:
     )
 
 
-def smoothing(default: float, *, end: str = "") -> Decorator[Any]:
+def smoothing(default: float, which: str) -> Decorator[Any]:
     """Return --smoothing, the share of a label's probability that goes to all classes alike."""
     return option(
         "--smoothing",
         metavar="SHARE",
         type=click.FloatRange(0, 1),
         default=default,
-        help=f"Label smoothing{end}.",
+        help=f"Label smoothing: {which}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`seitpp evaluate`."""
+"""The command `seitpp evaluate`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _corruptions() -> list[str]:
 @options.storage_options()
 @click.pass_context
 def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> None:
-    """Measure the network in MODEL on a token store, or a classifier on images.
+    r"""Measure the network in MODEL on a token store, or a classifier on images.
 
     A classifier gives top-1 and top-5; a segmenter, on a store with masks, mean IoU and that of each class;
     a masked-token model its loss. Images are made tokens first, by the tokenizer of MODEL's training data.

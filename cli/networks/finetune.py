@@ -1,4 +1,4 @@
-"""`seitpp finetune`."""
+"""The command `seitpp finetune`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ _DEFAULTS = defaults("finetune")
     default=_DEFAULTS["share"],
     help="Share of each class's samples that are trained on, drawn by --share-seed.",
 )
-@option("--share-seed", type=int, default=_DEFAULTS["share_seed"], help="Seed of the samples of --share.")
+@option(
+    "--share-seed",
+    metavar="SEED",
+    type=int,
+    default=_DEFAULTS["share_seed"],
+    help="Seed of the samples of --share.",
+)
 @training_options.held_out_option(_DEFAULTS["held_out"], "where the store has no --evaluate-split")
-@training_options.smoothing(_DEFAULTS["smoothing"], end=", with --augment none; other recipes mix labels")
+@training_options.smoothing(_DEFAULTS["smoothing"], "that of --augment none; other recipes mix labels")
 @training_options.augment(
     ["finetune", "seit", "none"],
     "finetune: SeiT++'s; seit: SeiT's; none: the central part",
@@ -39,7 +45,7 @@ _DEFAULTS = defaults("finetune")
 @training_options.noise()
 @click.pass_context
 def finetune(context: click.Context, /, **_: Any) -> None:
-    """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
+    r"""Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
 
     The defaults are the published ones of SeiT++, but that Emb-Noise is as strong as the store's codebook.
     From scratch, with vectors, it is plain SeiT.

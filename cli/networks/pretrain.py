@@ -1,4 +1,4 @@
-"""`seitpp pretrain`."""
+"""The command `seitpp pretrain`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .run_display import show_run
     help="Blocks of the decoder.",
 )
 @mask_options()
-@training_options.smoothing(defaults("pretrain")["smoothing"], end=" of the codes to predict")
+@training_options.smoothing(defaults("pretrain")["smoothing"], "that of the codes to predict")
 @training_options.augment(
     ["mtm", "none"],
     "mtm: crops, ColorAdapt and Emb-Noise; none: the central part",
@@ -36,7 +36,7 @@ from .run_display import show_run
 @training_options.noise()
 @click.pass_context
 def pretrain(context: click.Context, /, **_: Any) -> None:
-    """Train a masked-token model on the codes of STORE, without labels.
+    r"""Train a masked-token model on the codes of STORE, without labels.
 
     The defaults are the published ones, for ImageNet on eight GPUs, but that Emb-Noise is as strong as the
     store's codebook.

@@ -1,4 +1,4 @@
-"""`seitpp segment`."""
+"""The command `seitpp segment`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DEFAULTS = defaults("segment")
 )
 @click.pass_context
 def segment(context: click.Context, /, **_: Any) -> None:
-    """Train a network that gives each pixel of STORE's label maps a class.
+    r"""Train a network that gives each pixel of STORE's label maps a class.
 
     The store is made by `tokenstore convert --masks`. The network sees the whole grid.
 

@@ -55,6 +55,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 )
 @click.option(
     "--mask-size",
+    metavar="PIXELS",
     type=click.IntRange(1),
     help="Side in pixels that label maps are stored at; by default that of the images.",
 )
@@ -67,6 +68,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.min_decode_rate()
 @click.option(
     "--chunk-samples",
+    metavar="N",
     type=click.IntRange(1),
     default=CHUNK_SAMPLES,
     show_default=True,
@@ -82,6 +84,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 )
 @click.option(
     "--max-pixels",
+    metavar="N",
     type=click.IntRange(1),
     default=MAX_PIXELS,
     show_default=True,
@@ -114,7 +117,7 @@ def convert(
     log_json: bool,
     **settings: Any,
 ) -> None:
-    """Turn SRC into the token store OUT.
+    r"""Turn SRC into the token store OUT.
 
     SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
     release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL.

@@ -27,7 +27,7 @@ def copy(
     storage_options: dict[str, Any] | None,
     target_storage_options: dict[str, Any] | None,
 ) -> None:
-    """Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
+    r"""Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
 
     Every file is checked against the manifest while it is read, and read back after it was written. What an
     interrupted copy leaves behind does not open as a store; --resume goes on with it.

@@ -36,18 +36,25 @@ def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
     "the sheet, a PNG, JPEG or WebP by its ending; an image of that name is replaced", callback=_image_path
 )
 @options.split("the first that has samples")
-@click.option("--indices", metavar="I,J,...", callback=_parse_indices, help="Which samples; -1 is the last.")
+@click.option(
+    "--indices", metavar="I,J,...", callback=_parse_indices, help="The samples to draw; -1 is the last."
+)
 @click.option(
     "-n",
     "count",
+    metavar="N",
     type=click.IntRange(1),
-    help="So many samples, evenly spaced.  [default: 16, with --augment 4]",
+    help="Number of samples, evenly spaced. [default: 16, with --augment 4]",
 )
-@click.option("--columns", type=click.IntRange(1), help="Samples side by side; by default as they fit best.")
+@click.option(
+    "--columns",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Samples side by side. [default: as they fit best]",
+)
 @training_options.augment(
     ["seitpp"],
-    "show what that of SeiT++ makes of each sample: a flip and a crop, naive and by TokenAdapt, "
-    "and ColorAdapt",
+    "SeiT++'s, of which each sample shows a flip and a crop, naive and by TokenAdapt, and ColorAdapt",
 )
 @training_options.adapter("default")
 @options.images(end="; by default where they were when STORE was made")
@@ -68,7 +75,7 @@ def preview(
     device: str,
     storage_options: dict[str, Any] | None,
 ) -> None:
-    """Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
+    r"""Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
 
     \b
     Examples:

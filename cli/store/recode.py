@@ -32,7 +32,7 @@ def recode(
     resume: bool,
     storage_options: dict[str, Any] | None,
 ) -> None:
-    """Write STORE again with another codec: to OUT, or else in its place.
+    r"""Write STORE again with another codec: to OUT, or else in its place.
 
     The codes stay the same, and every shard is decoded again before it is written. In its place means that
     the new store is whole beside the old one before they change places, so both need room for a while.

@@ -40,7 +40,7 @@ def reconstruct(
     device: str,
     storage_options: dict[str, Any] | None,
 ) -> None:
-    """Write what the codes of samples of STORE give as images DIR/INDEX.png.
+    r"""Write what the codes of samples of STORE give as images DIR/INDEX.png.
 
     A sample of video gives DIR/INDEX-FRAME.png for each frame. An INDEX below zero counts from the end.
     Images of these names are overwritten.

@@ -51,7 +51,7 @@ def stats(
     device: str,
     storage_options: dict[str, Any] | None,
 ) -> None:
-    """Audit STORE: where its bytes go and how its codes are used.
+    r"""Audit STORE: where its bytes go and how its codes are used.
 
     Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
     compared with their images as the tokenizer saw them: resized, not as they are in their files. With

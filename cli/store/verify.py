@@ -42,7 +42,7 @@ def verify(
     device: str,
     storage_options: dict[str, Any] | None,
 ) -> None:
-    """Check every digest, checksum, code and label of STORE.
+    r"""Check every digest, checksum, code and label of STORE.
 
     Exits with 1 and names the file and chunk where anything is not as it was written. With --retokenize,
     codes that differ from those the images give now count as damage too, but only where they are computed
