@@ -1,61 +1,9 @@
-"""The terminal that the commands share: progress bars, sizes, options without use."""
+"""Texts that commands share: sizes, and the refusal of options without use."""
 
 from __future__ import annotations
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.text import Text
-
-from . import options
-
-err = Console(stderr=True)
-storage_options = options.storage_options()  # until all commands take it from options
-
-
-class RateColumn(ProgressColumn):
-    """A column of the work done a second, over the last half minute."""
-
-    def __init__(self, unit: str) -> None:
-        """Take the `unit` of the work, such as "samples"."""
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        """Return the rate of a task, or nothing as long as none is known."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
-
-
-def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
-    """Return a bar on stderr with rate and time left; the bar is silent if stderr is no terminal.
-
-    With "bytes" as the `unit`, sizes and rates are in units of bytes.
-    """
-    columns: list[ProgressColumn] = [MofNCompleteColumn(), RateColumn(unit)]
-    if unit == "bytes":
-        columns = [DownloadColumn(), TransferSpeedColumn()]
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=err,
-        disable=quiet or not err.is_terminal,
-        transient=True,
-    )
 
 
 def human_bytes(nbytes: float) -> str:

@@ -7,13 +7,15 @@ import signal
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenstore.errors import ArgumentError, TokenstoreError
 from tokenstore.version import __version__
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 EXIT_CODES = """\b
 Exit codes:
@@ -77,6 +79,8 @@ class LazyCommands(click.Group):
     @cached_property
     def added(self) -> Mapping[str, EntryPoint]:
         """The commands of other packages, by their names."""
+        from importlib.metadata import entry_points  # which takes time
+
         return {point.name: point for point in entry_points(group=f"{self.program}.commands")}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -95,6 +99,8 @@ class LazyCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command that `args` begin with; raise click.UsageError with similar names for a typo."""
+        if args[0] in self.homes:
+            return super().resolve_command(ctx, args)
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
             similar = get_close_matches(args[0], names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import TaskID
 
-from .console import err, progress_bar
+from .progress import err, progress_bar
 
 if TYPE_CHECKING:
     from tokenstore.networks.runs import ResumableRun

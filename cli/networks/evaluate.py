@@ -9,11 +9,9 @@ from typing import Any
 import click
 
 from .. import options
-from ..console import progress_bar
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import ExistingPlace
-from .evaluation_tables import print_evaluation
 from .network_options import given_options, package_file
 
 
@@ -98,6 +96,9 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
       seitpp evaluate model.safetensors --images imagenet/val --corruption all --device cuda
     """
     from seitpp_models.evaluation import evaluate as measure
+
+    from ..progress import progress_bar
+    from .evaluation_tables import print_evaluation
 
     given = given_options(context)
     given.pop("as_json", None)

@@ -10,7 +10,6 @@ from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
 from .network_options import defaults, given_options, network_options, vit_options
-from .run_display import show_run
 
 _DEFAULTS = defaults("finetune")
 
@@ -58,5 +57,7 @@ def finetune(context: click.Context, /, **_: Any) -> None:
       seitpp finetune small.zarr --model convnext_tiny --input vectors --adapter none --out runs/cnn
     """
     from seitpp_models.training import finetune as train
+
+    from .run_display import show_run
 
     show_run(train, given_options(context))

@@ -10,7 +10,6 @@ from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
 from .network_options import defaults, given_options, mask_options, network_options, start_option
-from .run_display import show_run
 
 
 @click.command(epilog=EXIT_CODES)
@@ -49,5 +48,7 @@ def pretrain(context: click.Context, /, **_: Any) -> None:
       torchrun --nproc-per-node 8 -m tokenstore_cli.seitpp pretrain imagenet.zarr --out runs/mtm
     """
     from seitpp_models.training import pretrain as train
+
+    from .run_display import show_run
 
     show_run(train, given_options(context))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..console import err, progress_bar
+from ..progress import err, progress_bar
 
 _SECONDS = 60.0
 """The seconds from one line to the next where stderr is no terminal."""

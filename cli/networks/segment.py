@@ -10,7 +10,6 @@ from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
 from .network_options import defaults, given_options, network_options, vit_options
-from .run_display import show_run
 
 _DEFAULTS = defaults("segment")
 
@@ -46,5 +45,7 @@ def segment(context: click.Context, /, **_: Any) -> None:
       seitpp segment streets.zarr --classes 11 --head linear --model small --out runs/linear
     """
     from seitpp_models.training import segment as train
+
+    from .run_display import show_run
 
     show_run(train, given_options(context))

@@ -19,7 +19,6 @@ from tokenstore.writing.choices import CHUNK_SAMPLES
 from .. import options
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES
-from .convert_log import JsonLog, TextLog
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
@@ -131,6 +130,8 @@ def convert(
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
+    from .convert_log import JsonLog, TextLog
+
     started = time.monotonic()
     refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
     log = JsonLog() if log_json else TextLog()

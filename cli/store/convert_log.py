@@ -10,7 +10,8 @@ import click
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from ..console import human_bytes, progress_bar
+from ..console import human_bytes
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from tokenstore.conversion.options import Conversion, Progress

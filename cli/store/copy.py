@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import human_bytes, progress_bar
+from ..console import human_bytes
 from ..main import EXIT_CODES
 
 
@@ -40,6 +40,8 @@ def copy(
       tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
     """
     started = time.monotonic()
+    from ..progress import progress_bar
+
     with progress_bar("bytes") as bar:
         task = bar.add_task("copying", total=None, note="")
         copied = tokenstore.copy(

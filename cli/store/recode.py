@@ -11,7 +11,7 @@ from rich.progress import TaskID
 import tokenstore
 
 from .. import options
-from ..console import human_bytes, progress_bar
+from ..console import human_bytes
 from ..main import EXIT_CODES
 
 
@@ -45,6 +45,8 @@ def recode(
     """
     started = time.monotonic()
     tasks: dict[str, TaskID] = {}
+    from ..progress import progress_bar
+
     with progress_bar("") as bar:
 
         def on_progress(what: str, done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,20 @@ from .. import options
 from ..main import EXIT_CODES
 
 
-@click.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
+class _NegativeNumbers(click.Command):
+    """A command whose arguments may be numbers below zero, which click takes for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; raise click.NoSuchOption for an option that the command does not have."""
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        for word in args[: args.index("--") if "--" in args else None]:
+            name = word.split("=")[0]
+            if name.startswith("--") and name not in known:
+                raise click.NoSuchOption(name, possibilities=get_close_matches(name, known), ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_NegativeNumbers, epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
 @options.existing_store()
 @click.argument("indices", metavar="INDEX...", nargs=-1, required=True, type=int)
 @options.out("the folder of the images, which is made if it does not exist", folder=True)

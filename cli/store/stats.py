@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.audit.columns import BATCH_SIZE
 
 from .. import options
-from ..console import progress_bar, refuse_idle_options
+from ..console import refuse_idle_options
 from ..main import EXIT_CODES
 
 _IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
@@ -67,6 +67,8 @@ def stats(
     """
     refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)
     refuse_idle_options(_SHUFFLE_OPTIONS, "--shuffle", not shuffle)
+    from ..progress import progress_bar
+
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("counting", total=None, note="")
         result = tokenstore.stats(

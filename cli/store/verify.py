@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import human_bytes, progress_bar, refuse_idle_options
+from ..console import human_bytes, refuse_idle_options
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def verify(
       tokenstore verify photos.zarr --retokenize 100 --images /new/place/photos
     """
     refuse_idle_options(_IMAGE_OPTIONS, "--retokenize N", retokenize is None)
+    from ..progress import progress_bar
+
     with progress_bar("bytes", quiet=as_json) as bar:
         task = bar.add_task("verifying", total=None, note="")
         result = tokenstore.verify(

@@ -18,6 +18,11 @@ from tokenstore_cli.seitpp import cli as seitpp
         (tokenstore, ["infoo"], "No such command 'infoo'. Did you mean 'info'?"),
         (seitpp, ["finetun", "x"], "No such command 'finetun'. Did you mean 'finetune'?"),
         (tokenstore, ["info", "--jsn", "x"], "No such option '--jsn'. Did you mean '--json'?"),
+        (
+            tokenstore,
+            ["reconstruct", "x", "-1", "--splt"],
+            "No such option '--splt'. Did you mean '--split'?",
+        ),
     ],
 )
 def test_a_typo_is_answered_with_similar_names(program: click.Group, words: list[str], answer: str) -> None:

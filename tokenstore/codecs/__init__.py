@@ -11,8 +11,9 @@ May import: `errors`, `machine`.
 
 from __future__ import annotations
 
-from tokenstore.codecs import bitpack
-from tokenstore.codecs.chunks import ChunkCodec, DeviceForm, SampleCodec, SampleSpans
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tokenstore.codecs.registry import (
     DEFAULT_CODEC,
     codec_class,
@@ -21,6 +22,10 @@ from tokenstore.codecs.registry import (
     named_codec,
     register_codec,
 )
+
+if TYPE_CHECKING:
+    from tokenstore.codecs import bitpack
+    from tokenstore.codecs.chunks import ChunkCodec, DeviceForm, SampleCodec, SampleSpans
 
 __all__ = [
     "DEFAULT_CODEC",
@@ -35,3 +40,16 @@ __all__ = [
     "named_codec",
     "register_codec",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # imported on first use, so that the codecs' names can be listed without numpy
+    if name == "bitpack":
+        return importlib.import_module("tokenstore.codecs.bitpack")
+    if name in __all__:
+        return getattr(importlib.import_module("tokenstore.codecs.chunks"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
