@@ -191,7 +191,9 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         return tuple(self.accelerator.reduce(here, "sum").tolist())
 
     def _scale_gradients(self, factor: float) -> None:
-        torch._foreach_mul_([part.grad for part in self.model.parameters() if part.grad is not None], factor)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     def _refuse_unless_finite(self, name: str, value: float, here: float) -> None:
         """Raise SamplesError in all processes if a step's `value` is not finite; `here` is this process's."""
