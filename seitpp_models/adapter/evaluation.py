@@ -10,7 +10,7 @@ from torch import Tensor
 from seitpp_models.adapter.pairs import augmented_images
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.examples import moved_codes
+from tokenstore.augment.examples import transformed_codes
 from tokenstore.augment.geometry import Geometry, HorizontalFlip, RandomAffine
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 from tokenstore.tokenizers import Tokenizer
@@ -72,7 +72,7 @@ def evaluate_adapter(
             augmented = augmented_images(batch, drawn)
             exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
             adapted = adapter.drawn_codes(embedding(codes.to(device)), drawn).to(codes.device)
-            naive = moved_codes(codes, drawn, black)
+            naive = transformed_codes(codes, drawn, black)
             figures.append(
                 torch.stack(
                     [

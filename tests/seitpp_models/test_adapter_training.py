@@ -29,7 +29,7 @@ from tokenstore.augment import (
     TokenAdapt,
 )
 from tokenstore.augment.adapters import load_adapter
-from tokenstore.augment.examples import moved_codes
+from tokenstore.augment.examples import transformed_codes
 from tokenstore.errors import AdapterError
 from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
@@ -264,12 +264,12 @@ def test_other_inputs_and_damaged_states_are_refused(images: ImageSet, tmp_path:
 def test_naive_augmentation_moves_codes_as_they_are() -> None:
     codes = torch.arange(64).view(1, 8, 8)
     flip = Geometry(flip=HorizontalFlip(1)).draw(1, (16, 16), torch.Generator())
-    assert torch.equal(moved_codes(codes, flip, 0), codes.flip(2))
+    assert torch.equal(transformed_codes(codes, flip, 0), codes.flip(2))
     boxes = RandomResizedCrop((16, 16)).boxes(1, (16, 16), torch.Generator())
     boxes[0] = torch.tensor([0, 8, 8, 8])
     crop = replace(flip, flip=None, boxes=boxes, size=(16, 16))
     expected = codes[:, :4, 4:].repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert torch.equal(moved_codes(codes, crop, 0), expected)
+    assert torch.equal(transformed_codes(codes, crop, 0), expected)
 
 
 def test_evaluation_tells_exact_codes_from_others(images: ImageSet, tmp_path: Path) -> None:

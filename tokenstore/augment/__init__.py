@@ -1,10 +1,9 @@
-"""Augmentation of tokens: modules over batches of codes (B, H, W) or of their vectors (B, C, H, W).
+"""Augmentation of tokens: modules over batches of codes (B, H, W) or of their embeddings (B, C, H, W).
 
 Every module draws from an explicit `generator`, works on any device, and assumes neither a grid's size nor a
 number of codes or channels. The entry points are the published recipes in `recipes` (such as
-`recipes.seitpp`), and `TokenAdapt` with its files (`load_adapter`, `save_adapter`); the single modules are
-for recipes of one's own. Names are imported when they are first used, so that a network that only looks
-vectors up compiles nothing.
+`recipes.finetune`), and `TokenAdapt` with its files (`load_adapter`, `save_adapter`). The single modules are
+for recipes of one's own. Names are imported on first use, and so is the compiled loop of `CroppedEmbedding`.
 
 May import: torch, and tokenstore's `errors`, `machine`, `randomness`, `files`, `networks` and `format`.
 """

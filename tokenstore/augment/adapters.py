@@ -1,4 +1,4 @@
-"""Files with the weights of a TokenAdapt: our own, and the published checkpoints of SeiT++."""
+"""The files with the weights of a TokenAdapt: our own, and the published checkpoints of SeiT++."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tokenstore.networks.checkpoints import read_checkpoint
 __all__ = ["load_adapter", "save_adapter"]
 
 DEFAULT_ADAPTER = Path(__file__).parent / "weights" / "default.safetensors"
+"""The packaged adapter, for the default tokenizer."""
 
 _FORMAT = "tokenstore.token_adapt.1"
 
@@ -27,7 +28,8 @@ _FORMAT = "tokenstore.token_adapt.1"
 def save_adapter(adapter: TokenAdapt, path: Path | str, dtype: torch.dtype | None = None) -> None:
     """Write f and g, with their sizes and tokenizer, as a safetensors file, whole or not at all.
 
-    `dtype` is that of the file, such as torch.float16 for half its size; loading gives float32 again.
+    `dtype` is the dtype in the file, such as torch.float16 for half its size; `load_adapter` gives float32
+    again. Raises OSError where the file cannot be written.
     """
     metadata = {"format": _FORMAT, "config": json.dumps(asdict(adapter.config))}
     if adapter.tokenizer is not None:
@@ -44,19 +46,20 @@ def load_adapter(
     *,
     tokenizer: TokenizerIdentity | None = None,
 ) -> TokenAdapt:
-    """The adapter in a file of `save_adapter`, or in a checkpoint of SeiT++ (.pth, .ckpt or .safetensors).
+    """Load an adapter from a file of `save_adapter`, or from a checkpoint of SeiT++.
 
-    "default" is the packaged one, for the default tokenizer. Of a checkpoint only f and g are taken; nothing
-    in it is executed. `tokenizer` is whose codes are to be augmented, such as a dataset's: the adapter must
-    be made for it, as far as both are known, and takes over its pruned codes. Raises AdapterError where the
-    file is none of these, or the adapter another tokenizer's.
+    A checkpoint is a .pth, .ckpt or .safetensors file: only f and g are read, and nothing in it is executed.
+    "default" is the packaged adapter, for the default tokenizer. `tokenizer` identifies the tokenizer of the
+    codes to augment, such as a dataset's. The adapter must be made for that tokenizer, as far as both are
+    known; where the codes were pruned, the adapter returned gives the pruned codes. Raises AdapterError where
+    the file has no adapter, or one for another tokenizer.
     """
     adapter = _loaded(DEFAULT_ADAPTER if path == "default" else Path(path), augmentation)
     return adapter if tokenizer is None else _fitted(adapter, tokenizer, path)
 
 
 def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str) -> TokenAdapt:
-    """An adapter for the codes of a store, which may have been pruned."""
+    """Return the adapter for the codes of a store, which may have been pruned. Raises AdapterError."""
     own = adapter.tokenizer or TokenizerIdentity("an unknown tokenizer")
     other = None not in (own.fingerprint, tokenizer.fingerprint) and own.fingerprint != tokenizer.fingerprint
     if other or own.kept_codes not in (None, tokenizer.kept_codes):
@@ -67,19 +70,19 @@ def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str)
     pruned, codes = tokenizer.kept_codes, adapter.config.codebook_size
     if pruned == own.kept_codes or pruned is None:
         return adapter
-    if own.fingerprint is None and [len(kept) for kept in pruned] == [codes]:
-        return adapter  # a published one, made for just so many codes
+    if own.fingerprint is None and [len(own_codes) for own_codes in pruned] == [codes]:
+        return adapter  # a published adapter, made for the same number of codes
     if own.fingerprint is None or len(pruned) != 1 or max(pruned[0]) >= codes:
         raise AdapterError(
             f"{path}: expected an adapter for codes of {_described(tokenizer)}, found one for {codes} codes "
             f"of {own}; `seitpp train-tokenadapt` trains one"
         )
-    kept = torch.tensor(pruned[0])
+    rows = torch.tensor(pruned[0])
     head = "reverse_transform.1."
     tensors = {
-        name: tensor[kept] if name.startswith(head) else tensor for name, tensor in adapter.tensors().items()
+        name: tensor[rows] if name.startswith(head) else tensor for name, tensor in adapter.tensors().items()
     }
-    config = replace(adapter.config, codebook_size=len(kept))
+    config = replace(adapter.config, codebook_size=len(rows))
     return TokenAdapt.from_tensors(tensors, config, adapter.augmentation, tokenizer)
 
 
@@ -105,7 +108,7 @@ def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata, where it is a file of ours, and tensors by name."""
+    """Return metadata, empty unless `save_adapter` wrote the file, and tensors by name."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

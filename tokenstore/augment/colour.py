@@ -1,4 +1,4 @@
-"""Augmentation that changes embeddings (B, C, H, W) but moves nothing: Emb-Noise and ColorAdapt.
+"""Augmentation of the values of embeddings (B, C, H, W) in their places: Emb-Noise and ColorAdapt.
 
 SeiT, https://arxiv.org/abs/2303.11114, section 3.3; SeiT++, https://arxiv.org/abs/2312.10105, section 3.3.
 """
@@ -9,45 +9,53 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from tokenstore.augment.devices import moved
+from tokenstore.augment.devices import to_device
 from tokenstore.augment.geometry import probability
 
 __all__ = ["ColorAdapt", "EmbNoise", "Moments", "OneOf", "moments"]
 
 Moments = tuple[Tensor, Tensor]
-"""Mean and unbiased standard deviation over the grid, each (B, C)."""
+"""The mean and unbiased standard deviation over the grid, each (B, C)."""
 
 _EPSILON = 1e-5
 
 
 class EmbNoise(nn.Module):
-    """Normal noise, one number for a sample's channel and one for each element, on `share` of the samples."""
+    """Normal noise on `share` of the samples: a draw for each channel of a sample plus one for each element.
+
+    Raises ValueError for a share that is not from 0 to 1.
+    """
 
     def __init__(self, strength: float = 1.0, share: float = 0.5) -> None:
         super().__init__()
         self.strength, self.share = strength, probability("share", share)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings (B, C, H, W), some with noise. Raises ValueError for another shape."""
         device, dtype = generator.device, embeddings.dtype
-        changed = _some(embeddings, self.share, generator)
+        changed = _drawn_samples(embeddings, self.share, generator)
         noise = torch.randn(embeddings.shape, generator=generator, device=device, dtype=dtype)
         noise = noise + torch.randn(
             (*embeddings.shape[:2], 1, 1), generator=generator, device=device, dtype=dtype
         )
-        noise = moved(noise, embeddings.device)
+        noise = to_device(noise, embeddings.device)
         return torch.where(changed, embeddings + self.strength * noise, embeddings)
 
+    @override
     def extra_repr(self) -> str:
         return f"strength={self.strength}, share={self.share}"
 
 
 class ColorAdapt(nn.Module):
-    """Mean and standard deviation of each channel become a partner's, for `share` of the samples (AdaIN).
+    """The change of each channel's mean and standard deviation to those of a partner (AdaIN).
 
+    It is made for `share` of the samples.
     The partner of sample i of B is sample B - 1 - i. With a `bank` of at least one sample, partners are
-    drawn from the last `bank` samples that were seen, which works for batches of one. `remember` fills it
-    with samples that are not otherwise seen; in eval mode nothing else does.
+    drawn from the last `bank` samples that were seen, which works for batches of one. In training mode,
+    `forward` puts its samples in the bank. `remember` puts others in; it is the only way in eval mode.
+    Raises ValueError for a bank without a number of channels, or a share that is not from 0 to 1.
     """
 
     means: Tensor
@@ -72,28 +80,31 @@ class ColorAdapt(nn.Module):
         self.seen += len(mean)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings (B, C, H, W), some of them changed. Raises ValueError for another shape."""
         count, device = len(embeddings), embeddings.device
-        changed = _some(embeddings, self.share, generator)
+        changed = _drawn_samples(embeddings, self.share, generator)
         own = moments(embeddings)
         if self.bank:
             if self.training:
                 self.remember(embeddings)
             filled = self.seen.clamp(max=self.bank)
             chance = torch.rand(count, generator=generator, device=generator.device)
-            partner = (moved(chance, device) * filled).long().minimum(filled - 1)
-            wanted = self.means[partner].to(embeddings), self.deviations[partner].to(embeddings)
+            partner = (to_device(chance, device) * filled).long().minimum(filled - 1)
+            target = self.means[partner].to(embeddings), self.deviations[partner].to(embeddings)
         else:
-            wanted = own[0].flip(0), own[1].flip(0)
-        return torch.where(changed, with_moments(embeddings, own, wanted), embeddings)
+            target = own[0].flip(0), own[1].flip(0)
+        return torch.where(changed, with_moments(embeddings, own, target), embeddings)
 
+    @override
     def extra_repr(self) -> str:
         return f"share={self.share}" + (f", bank={self.bank}" if self.bank else "")
 
 
 class OneOf(nn.Module):
-    """One of some modules for the whole batch, drawn with probabilities `p`; none with what is left of 1.
+    """One of several modules for the whole batch, drawn with probabilities `p`, or none with the rest to 1.
 
-    With a generator on the CPU the others are not called; else all are, and their results are dropped.
+    With a generator on the CPU only the drawn module is called. Elsewhere all modules are called, and one
+    result is used. Raises ValueError for probabilities that are negative, too many or few, or above 1 in all.
     """
 
     def __init__(self, choices: list[nn.Module], p: list[float]) -> None:
@@ -104,6 +115,7 @@ class OneOf(nn.Module):
         self.p = list(p)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings as the drawn module changes them, or as they are."""
         chance = torch.rand((), generator=generator, device=generator.device)
         result, low = embeddings, 0.0
         for choice, p in zip(self.choices, self.p, strict=True):
@@ -113,34 +125,38 @@ class OneOf(nn.Module):
                 if picked:
                     return cast(Tensor, choice(embeddings, generator=generator))
                 continue
-            # subtle: all are computed and one is taken, since to branch would wait for the device
-            picked = moved(picked, embeddings.device)
+            # subtle: all results are computed and one is used, since a branch would wait for the device
+            picked = to_device(picked, embeddings.device)
             result = torch.where(picked, choice(embeddings, generator=generator), result)
         return result
 
+    @override
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 def moments(embeddings: Tensor) -> Moments:
-    """Mean and unbiased standard deviation (B, C) of embeddings (B, C, *grid) over the grid."""
+    """Return mean and unbiased standard deviation (B, C) of embeddings (B, C, *grid) over the grid."""
     deviation, mean = torch.std_mean(embeddings.flatten(2), 2)
     return mean, deviation
 
 
-def with_moments(embeddings: Tensor, own: Moments, wanted: Moments) -> Tensor:
-    """Embeddings (B, C, H, W) of `own` moments, brought to the `wanted` ones."""
-    scale = wanted[1] / own[1].clamp(min=_EPSILON)
-    return (embeddings - own[0][..., None, None]) * scale[..., None, None] + wanted[0][..., None, None]
+def with_moments(embeddings: Tensor, own: Moments, target: Moments) -> Tensor:
+    """Return embeddings (B, C, H, W) whose moments `own` are changed to the `target` ones."""
+    scale = target[1] / own[1].clamp(min=_EPSILON)
+    return (embeddings - own[0][..., None, None]) * scale[..., None, None] + target[0][..., None, None]
 
 
-def _some(embeddings: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Which samples are changed, (B, 1, 1, 1) bool: floor(share * B) of them; of one it is the chance."""
+def _drawn_samples(embeddings: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Draw the samples to change as a mask (B, 1, 1, 1) bool: floor(share * B) of them.
+
+    A single sample is changed with probability `share`.
+    """
     if embeddings.ndim != 4:
         raise ValueError(f"expected embeddings (B, C, H, W), found shape {tuple(embeddings.shape)}")
     chance = torch.rand(len(embeddings), generator=generator, device=generator.device)
     if len(embeddings) == 1:
-        chosen = chance < share
+        drawn = chance < share
     else:
-        chosen = chance.argsort().argsort() < int(share * len(embeddings))
-    return moved(chosen[:, None, None, None], embeddings.device)
+        drawn = chance.argsort().argsort() < int(share * len(embeddings))
+    return to_device(drawn[:, None, None, None], embeddings.device)

@@ -1,4 +1,4 @@
-"""Codes to what a network sees in training: embeddings, random-resized-cropped."""
+"""The training input of a network that reads embeddings: codes looked up, and random-resized-cropped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["CroppedEmbedding"]
 
 
 class CroppedEmbedding(nn.Module):
-    """`crop(CodebookEmbedding(codebook)(codes))`: codes (B, H, W) to embeddings (B, C, *crop.size) float32.
+    """The composition `crop(CodebookEmbedding(codebook)(codes))`, in one pass on the CPU.
 
-    Codes are of any integer dtype. On the CPU all is one compiled pass, by one thread without the GIL, so
-    that the threads of a loader run it side by side; other devices look up, then crop. With labels, in a
-    TokenLoader:
+    Codes (B, H, W) of any integer dtype become embeddings (B, C, *crop.size) float32. On the CPU one thread
+    makes one compiled pass without the GIL, so a loader's threads run side by side. Other devices look codes
+    up, then crop. With labels, in a TokenLoader:
 
         cropped = CroppedEmbedding(codebook, RandomResizedCrop(28))
 
@@ -30,9 +30,7 @@ class CroppedEmbedding(nn.Module):
 
         TokenLoader(dataset, 256, batch_transform=training_input)
 
-    `out`, a contiguous float32 buffer on the codes' device, takes the result and is returned. The same state
-    of the generator gives the same result. Raises like CodebookEmbedding, and ValueError where shapes do not
-    fit.
+    The same state of the generator gives the same result.
     """
 
     def __init__(self, codebook: Tensor | npt.NDArray[Any], crop: RandomResizedCrop) -> None:
@@ -41,6 +39,11 @@ class CroppedEmbedding(nn.Module):
         self.crop = crop
 
     def forward(self, codes: Tensor, *, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+        """Return cropped embeddings (B, C, *size), in `out` where it is given.
+
+        `out` is a contiguous float32 buffer on the codes' device. Raises CodecError as CodebookEmbedding
+        does, and ValueError where shapes do not fit.
+        """
         check_dtype(codes)
         if codes.ndim != 3:
             raise ValueError(f"expected codes (B, H, W), found shape {tuple(codes.shape)}")
@@ -53,7 +56,7 @@ class CroppedEmbedding(nn.Module):
             check_out(out, shape)
             return out.copy_(cropped)
         if out is None:
-            # numpy asks the system for large pages and torch does not, which costs up to half the time
+            # numpy asks the system for large pages; torch does not, which costs up to half the time
             out = torch.from_numpy(np.empty(shape, np.float32))
         boxes = self.crop.boxes(len(codes), (codes.shape[1], codes.shape[2]), generator).cpu()
         embed_resized_crop(codes, codebook, boxes, self.crop.size, self.crop.interpolation, out)

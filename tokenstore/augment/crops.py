@@ -1,6 +1,6 @@
-"""Crops of a whole batch at once: a box for each sample, and its resizing as two matrix products.
+"""Crops of a whole batch at once: a box for each sample, resized by two matrix products.
 
-A box (top, left, height, width) counts in positions of the grid; boxes are (B, 4) int64.
+A box is (top, left, height, width) in positions of the grid; the boxes of a batch are (B, 4) int64.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from tokenstore.augment.devices import in_float32, moved
+from tokenstore.augment.devices import in_float32, to_device
 
 __all__ = [
     "CenterCrop",
@@ -27,17 +28,20 @@ __all__ = [
 Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 
 _TRIES: Final = 10
+"""The number of draws of a box's size before the central box is taken."""
 _CUBIC_SHARPNESS: Final = -0.75
+"""The parameter a of the bicubic kernel, as in torch."""
 _TAP_OFFSETS: Final = (-1, 0, 1, 2)
+"""The places of a kernel's taps, from the one at or before a coordinate."""
 
 
 class RandomResizedCrop(nn.Module):
     """A random box of each sample, resized to `size`: (B, C, H, W) to (B, C, *size), in the input's dtype.
 
-    `size` is (height, width), or one number for both. `scale` bounds a box's share of the grid's area,
-    `ratio` its width over its height; see `random_boxes`. Each result is what cropping a sample and then
-    `torch.nn.functional.interpolate(..., align_corners=False)` gives. Raises ValueError for a size, range or
-    interpolation that is none.
+    `size` is (height, width), or one number for both. `scale` bounds a box's share of the grid's area, and
+    `ratio` its width over its height; see `random_boxes`. The result equals cropping a sample and then
+    `torch.nn.functional.interpolate(..., align_corners=False)`. Raises ValueError for a size below 1, a range
+    that is not 0 < low <= high, or an unknown interpolation.
     """
 
     def __init__(
@@ -56,24 +60,26 @@ class RandomResizedCrop(nn.Module):
         self.interpolation = interpolation
 
     def boxes(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Boxes (count, 4) int64 on the generator's device, for whatever has to be cropped alike."""
+        """Draw boxes (count, 4) int64 on the generator's device, as `random_boxes` does."""
         return random_boxes(count, grid, self.scale, self.ratio, generator)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return a resized box of each sample. Raises ValueError for embeddings of another rank."""
         _check_embeddings(embeddings)
         height, width = embeddings.shape[2:]
         boxes = self.boxes(len(embeddings), (height, width), generator)
-        boxes = moved(boxes, embeddings.device)
+        boxes = to_device(boxes, embeddings.device)
         return resized_crop(embeddings, boxes, self.size, self.interpolation)
 
+    @override
     def extra_repr(self) -> str:
         return f"{self.size}, scale={self.scale}, ratio={self.ratio}, {self.interpolation}"
 
 
 class CenterCrop(nn.Module):
-    """The central `size` of codes, embeddings or masks (..., H, W): a view (..., *size) of them.
+    """The central `size` of codes, embeddings or masks (..., H, W), as a view (..., *size).
 
-    Where a margin is odd, the smaller half is above and to the left. Raises ValueError for a smaller grid.
+    Where a margin is odd, the smaller half is above and to the left. Raises ValueError for a size below 1.
     """
 
     def __init__(self, size: int | tuple[int, int]) -> None:
@@ -81,12 +87,14 @@ class CenterCrop(nn.Module):
         self.size = _pair(size)
 
     def forward(self, grids: Tensor) -> Tensor:
+        """Return the central part of each grid. Raises ValueError for a grid smaller than `size`."""
         (height, width), (rows, columns) = grids.shape[-2:], self.size
         if height < rows or width < columns:
             raise ValueError(f"expected a grid of at least {self.size}, found {(height, width)}")
         top, left = (height - rows) // 2, (width - columns) // 2
         return grids[..., top : top + rows, left : left + columns]
 
+    @override
     def extra_repr(self) -> str:
         return f"{self.size}"
 
@@ -98,11 +106,12 @@ def random_boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Boxes (count, 4) int64 inside a grid (H, W), on the generator's device.
+    """Draw boxes (count, 4) int64 inside a grid (H, W), on the generator's device.
 
-    The rule of Inception's crop as torchvision states it: an area uniform in `scale` of the grid's and an
-    aspect, width over height, log-uniform in `ratio`; the first of ten draws that fits lies anywhere. Where
-    none fits, the largest central box whose aspect is nearest to the grid's.
+    The rule is Inception's crop as in torchvision. Ten times, an area is drawn uniformly in `scale` of the
+    grid's, and an aspect, width over height, log-uniformly in `ratio`. The first draw that fits the grid is
+    placed anywhere in it. Where no draw fits, the box is the largest central one whose aspect is nearest to
+    the grid's. Raises ValueError for a grid without positions.
     """
     height, width = grid
     if height < 1 or width < 1:
@@ -113,26 +122,27 @@ def random_boxes(
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * aspect)
     sides = torch.stack(((area / aspect).sqrt(), (area * aspect).sqrt())).round().long()
-    largest = moved(torch.tensor(grid), device)[:, None]
+    largest = to_device(torch.tensor(grid), device)[:, None]
     fits = ((sides >= 1) & (sides <= largest[..., None])).all(0)
-    central = moved(torch.tensor(_largest_box(grid, ratio)), device)[:, None]
-    chosen = sides.gather(2, fits.int().argmax(1).expand(2, 1, count).mT)[..., 0]
-    chosen = torch.where(fits.any(1), chosen, central)
-    margin = largest - chosen
+    central = to_device(torch.tensor(_largest_box(grid, ratio)), device)[:, None]
+    drawn = sides.gather(2, fits.int().argmax(1).expand(2, 1, count).mT)[..., 0]
+    box = torch.where(fits.any(1), drawn, central)
+    margin = largest - box
     place = torch.rand((2, count), generator=generator, device=device)
     # subtle: the product can round up to margin + 1
-    drawn = (place * (margin + 1)).long().minimum(margin)
-    corner = torch.where(fits.any(1), drawn, margin // 2)
-    return torch.cat((corner, chosen)).T.contiguous()
+    anywhere = (place * (margin + 1)).long().minimum(margin)
+    corner = torch.where(fits.any(1), anywhere, margin // 2)
+    return torch.cat((corner, box)).T.contiguous()
 
 
 def resized_crop(
     embeddings: Tensor, boxes: Tensor, size: tuple[int, int], interpolation: Interpolation = "bicubic"
 ) -> Tensor:
-    """Boxes (B, 4) of embeddings (B, C, H, W), resized to (B, C, *size): differentiable, on any device.
+    """Crop boxes (B, 4) of embeddings (B, C, H, W) and resize them to (B, C, *size), differentiably.
 
-    Boxes lie on the embeddings' device and inside the grid, which is the caller's promise: no device is
-    waited for. The products are float32's for float32, unless torch is told to use TF32.
+    Boxes must be on the embeddings' device and inside the grid; they are not checked, since that would wait
+    for the device. Products are in the precision of the embeddings, unless torch is set to use TF32. Raises
+    ValueError for embeddings of another rank.
     """
     _check_embeddings(embeddings)
     batch, channels, height, width = embeddings.shape
@@ -145,27 +155,27 @@ def resized_crop(
 
 
 def nearest_crop(grids: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (B, 4) of grids (B, C, H, W) of any dtype, resized to (B, C, *size) by nearest neighbour.
+    """Crop boxes (B, 4) of grids (B, C, H, W) of any dtype and resize them to (B, C, *size), unblended.
 
-    What torch calls "nearest-exact": each place takes what its centre lies in.
+    The rule is torch's "nearest-exact": each place takes the value that its centre is in.
     """
     top, left, rows, columns = boxes.unbind(1)
     lines = _nearest(top, rows, size[0])[:, None, :, None].expand(-1, grids.shape[1], -1, grids.shape[3])
-    taken = grids.gather(2, lines)
-    places = _nearest(left, columns, size[1])[:, None, None].expand(-1, *taken.shape[1:3], -1)
-    return taken.gather(3, places)
+    cropped = grids.gather(2, lines)
+    places = _nearest(left, columns, size[1])[:, None, None].expand(-1, *cropped.shape[1:3], -1)
+    return cropped.gather(3, places)
 
 
 def _nearest(first: Tensor, lengths: Tensor, size: int) -> Tensor:
-    """Indices (B, size) that `size` places take of stretches from `first` (B,) of `lengths` (B,)."""
+    """Return indices (B, size) of `size` places in the stretches from `first` (B,) of `lengths` (B,)."""
     places = 2 * torch.arange(size, device=lengths.device) + 1
     return first[:, None] + torch.div(places * lengths[:, None], 2 * size, rounding_mode="floor")
 
 
 def taps(lengths: Tensor, size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor]:
-    """What `size` positions take from grids of these lengths (n,): indices and weights, both (n, size, 4).
+    """Return indices and weights (n, size, 4) of the taps that resize grids of `lengths` (n,) to `size`.
 
-    Indices, int64, are from 0 to length - 1, the border's repeated; weights are float32. Coordinates are
+    Indices are int64 from 0 to length - 1, and repeat the border's; weights are float32. Coordinates are
     fractions of integers, exact until their last division.
     """
     lengths = lengths[:, None]
@@ -179,7 +189,7 @@ def taps(lengths: Tensor, size: int, interpolation: Interpolation) -> tuple[Tens
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' convolution kernel (1981, equation 4) with torch's sharpness, for distances to 2."""
+    """Return Keys' convolution kernel (1981, equation 4) with torch's sharpness, for distances up to 2."""
     a = _CUBIC_SHARPNESS
     # Factored: sums of the expanded terms lose digits.
     near = (1 - distance) * (1 + distance - (a + 2) * distance**2)
@@ -195,14 +205,14 @@ _KERNELS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"bicubic": _cubic, "bi
 
 
 def _matrices(first: Tensor, lengths: Tensor, extent: int, size: int, interpolation: Interpolation) -> Tensor:
-    """Matrices (B, size, extent) float32 that resize the stretches from `first` (B,) of `lengths` (B,)."""
+    """Return matrices (B, size, extent) float32 that resize stretches from `first` (B,) of `lengths` (B,)."""
     indices, weights = taps(lengths, size, interpolation)
     matrices = weights.new_zeros((len(lengths), size, extent))
     return matrices.scatter_add_(2, indices + first[:, None, None], weights)
 
 
 def _largest_box(grid: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest box in a grid whose aspect is in `ratio`."""
+    """Return height and width of the largest box in a grid whose aspect is in `ratio`."""
     height, width = grid
     if width < height * ratio[0]:
         return max(1, round(width / ratio[0])), width

@@ -1,4 +1,4 @@
-"""What augmentation asks of devices: arithmetic, and copies that are not waited for."""
+"""The use of devices by augmentation: the precision of products, threads, and copies without waiting."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from tokenstore.networks.precision import Precision, has_bfloat16
 
-__all__ = ["Precision", "has_bfloat16", "in_float32", "in_parts", "moved", "products"]
+__all__ = ["Precision", "has_bfloat16", "in_float32", "in_parts", "products", "to_device"]
 
 
 def products(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A context in which matrix products are in bfloat16 or float32; "auto" is has_bfloat16's answer."""
+    """Return a context in which matrix products are in bfloat16 ("bf16") or float32 ("fp32").
+
+    "auto" is bfloat16 where `has_bfloat16` is true of the device. Raises ValueError for another precision.
+    """
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected one of {list(get_args(Precision))}, found {precision!r}")
     half = has_bfloat16(device) if precision == "auto" else precision == "bf16"
@@ -24,16 +27,16 @@ def products(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which products are as their inputs are, whatever the caller's."""
+    """Return a context in which products have their inputs' precision, whatever the caller's context."""
     return torch.autocast(device.type, enabled=False)
 
 
 def in_parts(function: Callable[[slice], Tensor], count: int, at_once: int, device: torch.device) -> Tensor:
-    """What `function` gives for the samples 0 to count, joined: on a CPU for `at_once` of them at a time.
+    """Compute `function` for the samples 0 to count, in parts on a CPU, and join the results.
 
-    There the parts are computed side by side, each by one thread, which has less to wait for than all threads
-    in every step of one part; on other devices there is one part. The caller's contexts of torch, such as
-    no_grad and autocast, are not those of the threads.
+    On a CPU a part is `at_once` samples, and the parts are computed side by side, each by one thread. That is
+    faster than all threads at one part, which wait for each other in every step. On other devices there is
+    one part. The threads don't have the caller's contexts of torch, such as no_grad and autocast.
     """
     parts = [slice(start, start + at_once) for start in range(0, max(1, count), at_once)]
     threads = min(torch.get_num_threads(), len(parts))
@@ -45,7 +48,7 @@ def in_parts(function: Callable[[slice], Tensor], count: int, at_once: int, devi
         return torch.cat(list(pool.map(function, parts)))
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, without waiting for it."""
-    # subtle: towards the host, a copy that does not block may be read before it is there
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for the device."""
+    # subtle: a copy to the host that does not block may be read before it is complete
     return tensor.to(device, non_blocking=device.type != "cpu")

@@ -1,4 +1,4 @@
-"""Codes to the vectors of a codebook."""
+"""The lookup of codes in a codebook, which gives embeddings."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from tokenstore.errors import CodecError
 
 __all__ = ["Codebook", "CodebookEmbedding", "check_codes"]
 
 Codebook: TypeAlias = Tensor | npt.NDArray[Any]
-"""Vectors (K, C)."""
+"""The vectors (K, C) of a codebook."""
 
 
 class CodebookEmbedding(nn.Module):
-    """Embeddings (B, C, *grid) float32, channel-first, of codes (B, *grid) of any integer dtype.
+    """The lookup of codes (B, *grid) of any integer dtype: embeddings (B, C, *grid) float32.
 
-    `codebook` is (K, C); it is copied and stays as it is, a buffer without gradient. On the CPU a code out of
-    range raises CodecError; other devices, which are not waited for, answer it in torch's way. Raises
-    CodecError for codes that are no integers.
+    `codebook` (K, C) is copied to a buffer, which has no gradient. Raises ValueError for a codebook of
+    another rank.
     """
 
     codebook: Tensor
@@ -33,17 +33,23 @@ class CodebookEmbedding(nn.Module):
         self.register_buffer("codebook", codebook_vectors(codebook))
 
     def forward(self, codes: Tensor) -> Tensor:
+        """Return the embeddings of codes, channel-first.
+
+        Raises CodecError for codes that are not integers and, on the CPU, for a code out of range. Other
+        devices report a code out of range in torch's way, since a check would wait for the device.
+        """
         check_dtype(codes)
         if codes.device.type == "cpu":
             check_codes(codes, len(self.codebook))
         return F.embedding(codes.long(), self.codebook).movedim(-1, 1).contiguous()
 
+    @override
     def extra_repr(self) -> str:
         return "{} codes of {} channels".format(*self.codebook.shape)
 
 
 def codebook_vectors(codebook: Codebook) -> Tensor:
-    """A copy (K, C) float32 of a codebook's vectors; raises ValueError where they have another shape."""
+    """Return a copy (K, C) float32 of a codebook's vectors. Raises ValueError for another rank."""
     if isinstance(codebook, np.ndarray):
         codebook = torch.from_numpy(np.array(codebook, np.float32))
     vectors = codebook.detach().to(torch.float32, copy=True).contiguous()
@@ -53,13 +59,13 @@ def codebook_vectors(codebook: Codebook) -> Tensor:
 
 
 def check_dtype(codes: Tensor) -> None:
-    """Raises CodecError unless codes are integers."""
+    """Raise CodecError unless codes are integers."""
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise CodecError(f"expected codes of an integer dtype, found {codes.dtype}")
 
 
 def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """Raises CodecError, naming the first one, where codes (B, *grid) are not in 0..codebook_size - 1."""
+    """Raise CodecError, which names the first, where codes (B, *grid) are not in 0..codebook_size - 1."""
     wide = codes.long()
     wrong = (wide < 0) | (wide >= codebook_size)
     if wrong.any():

@@ -1,4 +1,4 @@
-"""What augmentation of tokens does to a sample, beside moving its codes about: for pictures of it."""
+"""Examples of augmentation for pictures: TokenAdapt beside the naive transformation of the codes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import SCALE, TokenAdapt
 
-__all__ = ["augmented_examples", "moved_codes"]
+__all__ = ["augmented_examples", "transformed_codes"]
 
 _CROP_SCALE = (0.25, 0.4)
+"""The bounds of an example crop's share of the area."""
 
 
 @torch.no_grad()
 def augmented_examples(
     codes: Tensor, codebook: Codebook, adapter: TokenAdapt, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Codes (B, H, W) int64 after a flip and a crop, naive and by TokenAdapt, and after ColorAdapt, by name.
+    """Return the codes (B, H, W) after a flip, a crop and ColorAdapt, by the name of the augmentation.
 
-    All are (B, H, W): a crop, the same of both ways, is resized to the whole grid. ColorAdapt's partner is
-    the next sample of the batch.
+    Flip and crop are made in two ways, naively on the codes and by TokenAdapt, with the same boxes. All
+    results are (B, H, W) int64: a crop is resized to the whole grid. ColorAdapt's partner is the next sample
+    of the batch.
     """
     rows, columns = codes.shape[1:]
     embedding = CodebookEmbedding(codebook)
@@ -37,18 +39,19 @@ def augmented_examples(
     examples = {}
     for name, geometry in geometries.items():
         drawn = geometry.draw(len(codes), (SCALE * rows, SCALE * columns), generator)
-        examples[f"naive {name}"] = moved_codes(codes, drawn)
+        examples[f"naive {name}"] = transformed_codes(codes, drawn)
         examples[f"TokenAdapt {name}"] = adapter.drawn_codes(vectors, drawn)
     own = moments(vectors)
     coloured = with_moments(vectors, own, (own[0].roll(-1, 0), own[1].roll(-1, 0)))
     return examples | {"ColorAdapt": Requantise(embedding.codebook)(coloured)}
 
 
-def moved_codes(codes: Tensor, geometry: DrawnGeometry, fill: int = 0) -> Tensor:
-    """Codes (B, H, W) moved about as they are, the naive way, by nearest neighbour; `fill` is outside.
+def transformed_codes(codes: Tensor, geometry: DrawnGeometry, fill: int = 0) -> Tensor:
+    """Transform codes (B, H, W) naively: codes change places, by nearest neighbour, but not their values.
 
-    The geometry counts places on a map twice as fine, as TokenAdapt's.
+    Codes from outside the grid are `fill`. The geometry counts positions on a map twice as fine, as
+    TokenAdapt's does.
     """
     fine = codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
-    # Of each 2x2 places of the map one is the code's: that nearest to its centre, below and right of it.
+    # A code is 2x2 places of the map. The result takes the place below and right of the code's centre.
     return geometry.apply_to_labels(fine, fill)[:, SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]

@@ -1,4 +1,4 @@
-"""Geometry of a batch: drawn once, then applied alike to embeddings, images and label maps of any size."""
+"""The geometry of a batch: drawn once, then applied to embeddings, images and label maps of any size."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from tokenstore.augment.crops import RandomResizedCrop, nearest_crop, resized_crop
-from tokenstore.augment.devices import in_float32, moved
+from tokenstore.augment.devices import in_float32, to_device
 
 __all__ = ["DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"]
 
 
 class HorizontalFlip(nn.Module):
-    """Each sample (B, ..., H, W) mirrored left to right with probability `p`.
+    """A flip of each sample (B, ..., H, W), left to right, with probability `p`.
 
-    Of codes it is the naive flip: the codes change places, but each still stands for a patch that was not
-    mirrored.
+    A flip of codes is naive: the codes change places, but each still stands for a patch that was not flipped.
+    Raises ValueError for a probability that is not from 0 to 1.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -27,22 +28,25 @@ class HorizontalFlip(nn.Module):
         self.p = probability("p", p)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Which of the samples are mirrored: (count,) bool on the generator's device."""
+        """Draw the samples to flip as a mask (count,) bool on the generator's device."""
         return torch.rand(count, generator=generator, device=generator.device) < self.p
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
-        return flipped(grids, moved(self.draw(len(grids), generator), grids.device))
+        """Return the grids, some of them flipped."""
+        return flipped(grids, to_device(self.draw(len(grids), generator), grids.device))
 
+    @override
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 class RandomAffine(nn.Module):
-    """Each sample (B, C, H, W) rotated, moved and sheared about its centre, bilinearly, zeros around it.
+    """An affine map of each sample (B, C, H, W) about its centre, bilinear, with zeros around the sample.
 
-    With probability `group_p` a sample is changed at all, and then each of five parts with probability `p`:
-    a rotation up to `degrees`, a move by up to `translate` of the width and of the height, a shear along x
-    and along y by up to `shear` degrees. The parts are one map and one interpolation.
+    A sample is changed with probability `group_p`, and then each of five parts is made with probability `p`:
+    a rotation by up to `degrees`, a translation by up to `translate` of the width and of the height, and a
+    shear along x and along y by up to `shear` degrees. The parts make one map and one interpolation. Raises
+    ValueError for numbers out of range.
     """
 
     def __init__(
@@ -65,21 +69,23 @@ class RandomAffine(nn.Module):
         self.p, self.group_p = probability("p", p), probability("group_p", group_p)
 
     def draw(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Maps (count, 2, 3) float32 for grids of the shape of `grid`, as `affine` takes them."""
+        """Draw maps (count, 2, 3) float32 for grids of the shape of `grid`, as `affine` takes them."""
         device = generator.device
-        chosen = torch.rand(count, generator=generator, device=device) < self.group_p
+        changed = torch.rand(count, generator=generator, device=device) < self.group_p
         chance, size = torch.rand((2, 5, count), generator=generator, device=device)
-        size = (2 * size - 1) * (chosen & (chance < self.p))
+        size = (2 * size - 1) * (changed & (chance < self.p))
         turn = math.radians(self.degrees) * size[0]
         across, down = self.translate * size[1], self.translate * size[2]
         along_x, along_y = (math.radians(self.shear) * size[3:]).tan()
         return affine_maps(turn, across, down, along_x, along_y, grid)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings, some of them mapped."""
         rows, columns = embeddings.shape[2:]
         maps = self.draw(len(embeddings), (rows, columns), generator)
-        return affine(embeddings, moved(maps, embeddings.device))
+        return affine(embeddings, to_device(maps, embeddings.device))
 
+    @override
     def extra_repr(self) -> str:
         return (
             f"degrees={self.degrees}, translate={self.translate}, shear={self.shear}, p={self.p}, "
@@ -88,7 +94,7 @@ class RandomAffine(nn.Module):
 
 
 class Geometry(nn.Module):
-    """A flip, an affine map and a random resized crop, in this order; those that are None are left out."""
+    """A flip, an affine map and a random resized crop, in this order; any of them may be None."""
 
     def __init__(
         self,
@@ -100,7 +106,7 @@ class Geometry(nn.Module):
         self.flip, self.affine, self.crop = flip, affine, crop
 
     def draw(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> DrawnGeometry:
-        """What to do with `count` samples whose places are counted on `grid` (H, W)."""
+        """Draw the geometry of `count` samples, with positions counted on `grid` (H, W)."""
         return DrawnGeometry(
             grid,
             None if self.flip is None else self.flip.draw(count, generator),
@@ -111,27 +117,29 @@ class Geometry(nn.Module):
         )
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings with one draw of the geometry applied."""
         rows, columns = embeddings.shape[2:]
         return self.draw(len(embeddings), (rows, columns), generator).apply(embeddings)
 
 
 @dataclass(frozen=True)
 class DrawnGeometry:
-    """What one draw of a `Geometry` does with each of B samples, at any resolution."""
+    """The result of one draw of a `Geometry` for B samples, which applies at any resolution."""
 
     grid: tuple[int, int]
+    """The grid (H, W) in whose positions boxes and size are counted."""
     flip: Tensor | None
-    """(B,) bool."""
+    """The samples that are flipped (B,) bool."""
     maps: Tensor | None
-    """(B, 2, 3) float32."""
+    """The affine maps (B, 2, 3) float32."""
     boxes: Tensor | None
-    """(B, 4) int64: top, left, height, width in positions of the grid."""
+    """The boxes (B, 4) int64: top, left, height, width in positions of the grid."""
     size: tuple[int, int]
-    """What the boxes are resized to, in positions of the grid."""
+    """The size that boxes are resized to, in positions of the grid."""
     interpolation: str = "bicubic"
 
     def __getitem__(self, samples: slice) -> DrawnGeometry:
-        """That of some of the samples."""
+        """Return the geometry of some of the samples."""
         parts = {
             name: None if drawn is None else drawn[samples]
             for name, drawn in (("flip", self.flip), ("maps", self.maps), ("boxes", self.boxes))
@@ -139,42 +147,48 @@ class DrawnGeometry:
         return replace(self, **parts)  # type: ignore[arg-type]
 
     def apply(self, samples: Tensor) -> Tensor:
-        """Samples (B, C, H, W) of any float dtype, H and W whole multiples of the grid's, interpolated."""
+        """Return samples (B, C, H, W) of any float dtype with the geometry applied, interpolated.
+
+        Raises ValueError unless H and W are whole multiples of the grid's.
+        """
         return self._applied(samples, nearest=False)
 
     def needed(self) -> Tensor | None:
-        """Places of the grid that what `apply` makes of samples of its size depends on, (B, H, W) bool.
+        """Return the positions of the grid that the result of `apply` depends on, (B, H, W) bool.
 
-        None where all may be. It waits for the device of the draw.
+        Returns None where the result may depend on all positions. Waits for the device of the draw.
         """
         drawn = self.maps if self.boxes is None else self.boxes
         if drawn is None:
             return None
         rows, columns = self.grid
-        wanted = torch.ones(len(drawn), rows, columns, dtype=torch.bool)
+        needed = torch.ones(len(drawn), rows, columns, dtype=torch.bool)
         if self.boxes is not None:
             top, left, height, width = self.boxes.cpu().T[..., None]
             row, column = torch.arange(rows), torch.arange(columns)
             down, across = (row >= top) & (row < top + height), (column >= left) & (column < left + width)
-            wanted = down[:, :, None] & across[:, None]
+            needed = down[:, :, None] & across[:, None]
         if self.maps is not None:
-            wanted = _looked_at(wanted, self.maps.cpu())
-        return wanted if self.flip is None else flipped(wanted, self.flip.cpu())
+            needed = _source_positions(needed, self.maps.cpu())
+        return needed if self.flip is None else flipped(needed, self.flip.cpu())
 
     def apply_to_labels(self, labels: Tensor, fill: int = 255) -> Tensor:
-        """Label maps (B, H, W) of any dtype, by nearest neighbour; what comes from outside is `fill`."""
+        """Return label maps (B, H, W) of any dtype with the geometry applied, by nearest neighbour.
+
+        Labels from outside the map are `fill`. Raises ValueError as `apply` does.
+        """
         return self._applied(labels[:, None], nearest=True, fill=fill)[:, 0]
 
     def _applied(self, samples: Tensor, *, nearest: bool, fill: int = 0) -> Tensor:
         scale = self._scale(samples)
         if self.flip is not None:
-            samples = flipped(samples, moved(self.flip, samples.device))
+            samples = flipped(samples, to_device(self.flip, samples.device))
         if self.maps is not None:
-            maps = moved(self.maps, samples.device)
+            maps = to_device(self.maps, samples.device)
             samples = affine_nearest(samples, maps, fill) if nearest else affine(samples, maps)
         if self.boxes is None:
             return samples
-        boxes = scale * moved(self.boxes, samples.device)
+        boxes = scale * to_device(self.boxes, samples.device)
         size = scale * self.size[0], scale * self.size[1]
         if nearest:
             return nearest_crop(samples, boxes, size)
@@ -188,18 +202,19 @@ class DrawnGeometry:
         return scale
 
 
-def flipped(grids: Tensor, which: Tensor) -> Tensor:
-    """Grids (B, ..., H, W), those of `which` (B,) mirrored left to right."""
-    return torch.where(which.view(-1, *[1] * (grids.ndim - 1)), grids.flip(-1), grids)
+def flipped(grids: Tensor, mask: Tensor) -> Tensor:
+    """Flip the grids (B, ..., H, W) of the mask (B,) left to right, and return all grids."""
+    return torch.where(mask.view(-1, *[1] * (grids.ndim - 1)), grids.flip(-1), grids)
 
 
 def affine_maps(
     turn: Tensor, across: Tensor, down: Tensor, along_x: Tensor, along_y: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Maps (B, 2, 3) float32 from places in the result to places in the source, as `affine` takes them.
+    """Return maps (B, 2, 3) float32 from places in the result to places in the source, for `affine`.
 
-    The result is the source turned clockwise by `turn` radians, then moved by `across` of its width and
-    `down` of its height, then sheared: x grows by `along_x` times y, then y by `along_y` times x. All (B,).
+    The result is the source turned clockwise by `turn` radians, then translated by `across` of its width and
+    `down` of its height, then sheared: x grows by `along_x` times y, then y by `along_y` times x. All
+    arguments but `grid` are (B,).
     """
     rows, columns = grid
     one, zero = torch.ones_like(turn), torch.zeros_like(turn)
@@ -209,31 +224,31 @@ def affine_maps(
     unshear_y = _matrices(one, zero, zero, -along_y, one, zero)
     with in_float32(turn.device):
         places = unturn @ unmove @ unshear_x @ unshear_y
-    # From positions about the centre to halves of the sides, in which torch counts.
+    # From positions about the centre to torch's unit, half a side.
     half = places.new_tensor([columns / 2, rows / 2, 1.0])
     return (places * half / half[:, None])[:, :2]
 
 
 def affine(samples: Tensor, maps: Tensor) -> Tensor:
-    """Samples (B, C, H, W) seen through maps (B, 2, 3), bilinearly, zeros around them; differentiable."""
+    """Map samples (B, C, H, W) by `maps` (B, 2, 3), bilinearly and differentiably, with zeros around them."""
     return _sampled(samples, maps, "bilinear")
 
 
 def affine_nearest(samples: Tensor, maps: Tensor, fill: int) -> Tensor:
-    """Samples (B, C, H, W) of any dtype seen through maps, each place the nearest; `fill` around them."""
-    moved = _sampled(samples.double() - fill, maps.double(), "nearest") + fill
-    return moved.round().to(samples.dtype)
+    """Map samples (B, C, H, W) of any dtype by nearest neighbour, with `fill` around them."""
+    mapped = _sampled(samples.double() - fill, maps.double(), "nearest") + fill
+    return mapped.round().to(samples.dtype)
 
 
-def _looked_at(wanted: Tensor, maps: Tensor) -> Tensor:
-    """Places of the source that the `wanted` places (B, H, W) of `affine` are interpolated from."""
-    count, rows, columns = wanted.shape
-    samples, *_ = wanted.nonzero(as_tuple=True)
+def _source_positions(needed: Tensor, maps: Tensor) -> Tensor:
+    """Return the positions of the source that `affine` interpolates the `needed` ones (B, H, W) from."""
+    count, rows, columns = needed.shape
+    samples, *_ = needed.nonzero(as_tuple=True)
     with in_float32(maps.device):
-        places = F.affine_grid(maps, [count, 1, rows, columns], align_corners=False)[wanted]
+        places = F.affine_grid(maps, [count, 1, rows, columns], align_corners=False)[needed]
     sides = torch.tensor([columns, rows])
-    first = ((places + 1) * sides / 2 - 0.5).floor().long()  # of two along each side
-    source = torch.zeros_like(wanted)
+    first = ((places + 1) * sides / 2 - 0.5).floor().long()  # the first of two positions along each side
+    source = torch.zeros_like(needed)
     for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
         place = first + torch.tensor(corner)
         inside = ((place >= 0) & (place < sides)).all(1)
@@ -243,7 +258,7 @@ def _looked_at(wanted: Tensor, maps: Tensor) -> Tensor:
 
 
 def _sampled(samples: Tensor, maps: Tensor, mode: str) -> Tensor:
-    if not len(samples):  # torch refuses a grid of none
+    if not len(samples):  # torch refuses an empty grid
         return samples
     with in_float32(samples.device):
         places = F.affine_grid(maps.to(samples.dtype), list(samples.shape), align_corners=False)
@@ -251,13 +266,13 @@ def _sampled(samples: Tensor, maps: Tensor, mode: str) -> Tensor:
 
 
 def _matrices(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
-    """Matrices (B, 3, 3) with a b c / d e f above 0 0 1."""
+    """Return matrices (B, 3, 3) of the rows a b c, d e f and 0 0 1."""
     zero, one = torch.zeros_like(a), torch.ones_like(a)
     return torch.stack((a, b, c, d, e, f, zero, zero, one), -1).view(-1, 3, 3)
 
 
 def probability(name: str, value: float) -> float:
-    """The value; raises ValueError unless it is from 0 to 1."""
+    """Return the value. Raises ValueError unless it is from 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a probability from 0 to 1, found {value}")
     return value

@@ -1,4 +1,4 @@
-"""CutMix and Mixup of a batch with itself turned round, and the soft targets they need.
+"""CutMix and Mixup of a batch with itself in reverse order, and the soft targets they need.
 
 Yun et al. 2019, https://arxiv.org/abs/1905.04899; Zhang et al. 2018, https://arxiv.org/abs/1710.09412.
 """
@@ -10,23 +10,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
-from tokenstore.augment.devices import moved
+from tokenstore.augment.devices import to_device
 from tokenstore.augment.geometry import probability
 
 __all__ = ["CutMix", "CutMixOrMixup", "Mixup", "soft_targets"]
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-    """Labels (B,) as probabilities (B, classes) float32: 1 - smoothing more for the label than for others."""
+    """Return labels (B,) as probabilities (B, classes) float32; the label has 1 - smoothing more."""
     hot = F.one_hot(labels.long(), classes).float()
     return hot * (1 - smoothing) + smoothing / classes
 
 
 class Mixup(nn.Module):
-    """Samples (B, ...) and targets (B, classes), each blended with those of sample B - 1 - i.
+    """The blend of each sample (B, ...) and its target (B, classes) with those of sample B - 1 - i.
 
-    One share for the batch, drawn from Beta(alpha, alpha).
+    The batch has one share, drawn from Beta(alpha, alpha). Raises ValueError for an alpha that is not
+    positive.
     """
 
     def __init__(self, alpha: float = 0.8) -> None:
@@ -36,18 +38,21 @@ class Mixup(nn.Module):
     def forward(
         self, samples: Tensor, targets: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        share = moved(beta(self.alpha, generator), samples.device).to(samples.dtype)
+        """Return blended samples and targets."""
+        share = to_device(beta(self.alpha, generator), samples.device).to(samples.dtype)
         return _blended(samples, share), _blended(targets, share.to(targets.dtype))
 
+    @override
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
 
 class CutMix(nn.Module):
-    """Samples (B, ..., H, W), a box of each taken from sample B - 1 - i; targets (B, classes) by its area.
+    """The replacement of a box of each sample (B, ..., H, W) by that of sample B - 1 - i.
 
-    One box for the batch: its area's share is drawn from Beta(alpha, alpha), its centre lies anywhere, and
-    what of it lies outside is cut off.
+    Targets (B, classes) are blended by the box's area. The batch has one box: the share of its area is drawn
+    from Beta(alpha, alpha), its centre is anywhere, and the part outside the sample is cut off. Raises
+    ValueError for an alpha that is not positive.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -57,24 +62,29 @@ class CutMix(nn.Module):
     def forward(
         self, samples: Tensor, targets: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
+        """Return samples with another's box, and blended targets."""
         rows, columns = samples.shape[-2:]
         device = samples.device
         side = (1 - beta(self.alpha, generator)).sqrt()
         place = torch.rand(2, generator=generator, device=generator.device)
-        side, place = moved(side, device), moved(place, device)
+        side, place = to_device(side, device), to_device(place, device)
         inside_rows = _between(place[0], side, rows)
         inside_columns = _between(place[1], side, columns)
         inside = inside_rows[:, None] & inside_columns
-        kept = 1 - inside.float().mean()
+        share = 1 - inside.float().mean()
         mixed = torch.where(inside, samples.flip(0), samples)
-        return mixed, _blended(targets, kept.to(targets.dtype))
+        return mixed, _blended(targets, share.to(targets.dtype))
 
+    @override
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
 
 class CutMixOrMixup(nn.Module):
-    """For each batch CutMix with probability `switch`, else Mixup."""
+    """CutMix with probability `switch` for each batch, else Mixup.
+
+    Raises ValueError for a probability that is not from 0 to 1.
+    """
 
     def __init__(self, cutmix: CutMix, mixup: Mixup, switch: float = 0.5) -> None:
         super().__init__()
@@ -84,13 +94,14 @@ class CutMixOrMixup(nn.Module):
     def forward(
         self, samples: Tensor, targets: Tensor, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
+        """Return mixed samples and targets."""
         chance = torch.rand((), generator=generator, device=generator.device)
         cut = chance < self.switch
         if cut.device.type == "cpu":
-            chosen = self.cutmix if cut else self.mixup
-            return cast(tuple[Tensor, Tensor], chosen(samples, targets, generator=generator))
-        # subtle: both are computed, since to branch would wait for the device
-        cut = moved(cut, samples.device)
+            drawn = self.cutmix if cut else self.mixup
+            return cast(tuple[Tensor, Tensor], drawn(samples, targets, generator=generator))
+        # subtle: both results are computed, since a branch would wait for the device
+        cut = to_device(cut, samples.device)
         pairs = zip(
             self.cutmix(samples, targets, generator=generator),
             self.mixup(samples, targets, generator=generator),
@@ -99,12 +110,13 @@ class CutMixOrMixup(nn.Module):
         mixed, blended = (torch.where(cut, one, other) for one, other in pairs)
         return mixed, blended
 
+    @override
     def extra_repr(self) -> str:
         return f"switch={self.switch}"
 
 
 def beta(alpha: float, generator: torch.Generator) -> Tensor:
-    """A draw () float32 from Beta(alpha, alpha), on the generator's device and from it alone."""
+    """Draw () float32 from Beta(alpha, alpha), on the generator's device and from the generator alone."""
     gammas = torch._standard_gamma(torch.full((2,), alpha, device=generator.device), generator=generator)
     return gammas[0] / gammas.sum()
 
@@ -114,7 +126,7 @@ def _blended(values: Tensor, share: Tensor) -> Tensor:
 
 
 def _between(place: Tensor, side: Tensor, length: int) -> Tensor:
-    """Which of `length` positions lie in a stretch of `side` about `place`, both shares: (length,) bool."""
+    """Return a mask (length,) bool of the positions within `side` about `place`, both shares of `length`."""
     half = torch.floor(side * length) / 2
     centre = torch.floor(place * length)
     position = torch.arange(length, device=place.device)

@@ -1,4 +1,4 @@
-"""Augmentation of the codes themselves (B, H, W): Token-EDA's synonyms and swapped patches, and plain crops.
+"""Augmentation of codes (B, H, W): Token-EDA's synonyms and swapped patches, and plain crops.
 
 SeiT, https://arxiv.org/abs/2303.11114, section 3.3.
 """
@@ -12,22 +12,25 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from tokenstore.augment.devices import moved
+from tokenstore.augment.devices import to_device
 from tokenstore.augment.embedding import check_dtype, codebook_vectors
 from tokenstore.augment.geometry import probability
 
 __all__ = ["PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"]
 
 _ROWS_AT_ONCE = 1024
+"""The codes whose similarity to all others is computed at once."""
 
 
 class SynonymReplacement(nn.Module):
-    """With probability `p` for a batch, each code is replaced with probability `rate` by a synonym.
+    """The replacement of codes by synonyms: with probability `p` a batch, then `rate` for each code.
 
     `synonyms` (K, M) are each code's nearest codes, best first, filled up with -1: `nearest_codes` of a
     codebook, or `synonym_table` of the release's synonyms.json. One of the first `most` is drawn; a code
-    without any stays. Codes (B, *grid) of any integer dtype keep it.
+    without synonyms stays as it is. Codes are (B, *grid) of any integer dtype, and so is the result. Raises
+    ValueError for synonyms of another shape or not below K, or numbers out of range.
     """
 
     synonyms: Tensor
@@ -48,29 +51,31 @@ class SynonymReplacement(nn.Module):
         self.rate, self.p = probability("rate", rate), probability("p", p)
 
     def forward(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the codes, some replaced. Raises CodecError for codes that are not integers."""
         check_dtype(codes)
         device = generator.device
-        picked = torch.rand((), generator=generator, device=device) < self.p
-        chance, which = torch.rand((2, *codes.shape), generator=generator, device=device)
-        chance, which = moved(chance, codes.device), moved(which, codes.device)
+        changes_batch = torch.rand((), generator=generator, device=device) < self.p
+        chance, place = torch.rand((2, *codes.shape), generator=generator, device=device)
+        chance, place = to_device(chance, codes.device), to_device(place, codes.device)
         wide = codes.long()
         counts = self.counts[wide]
         # subtle: the product can round up to the count itself
-        number = (which * counts).long().minimum(counts - 1).clamp(min=0)
+        number = (place * counts).long().minimum(counts - 1).clamp(min=0)
         replaced = self.synonyms[wide, number].to(codes.dtype)
-        change = (chance < self.rate) & (counts > 0) & moved(picked, codes.device)
+        change = (chance < self.rate) & (counts > 0) & to_device(changes_batch, codes.device)
         return torch.where(change, replaced, codes)
 
+    @override
     def extra_repr(self) -> str:
         codes, most = self.synonyms.shape
         return f"{codes} codes of up to {most} synonyms, rate={self.rate}, p={self.p}"
 
 
 class PatchSwap(nn.Module):
-    """With probability `p` for a batch, two square patches of each sample that do not overlap change places.
+    """The swap of two square patches of each sample that do not overlap, with probability `p` for a batch.
 
-    Their side is drawn up to `side` of the shorter side of the grid. Codes (B, H, W) or embeddings
-    (B, C, H, W).
+    The patches' side is drawn up to `side` of the shorter side of the grid. Samples are codes (B, H, W) or
+    embeddings (B, C, H, W). Raises ValueError for a side not above 0 and up to 1/3, or a `p` not from 0 to 1.
     """
 
     def __init__(self, side: float = 0.25, p: float = 0.25) -> None:
@@ -80,17 +85,18 @@ class PatchSwap(nn.Module):
         self.side, self.p = side, probability("p", p)
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the grids, with two patches swapped or as they are."""
         count, (rows, columns) = len(grids), grids.shape[-2:]
         longest = int(self.side * min(rows, columns))
         if longest < 1:
             return grids
         device = generator.device
-        picked = torch.rand((), generator=generator, device=device) < self.p
+        swaps = torch.rand((), generator=generator, device=device) < self.p
         chances = torch.rand((5, count), generator=generator, device=device)
         side = 1 + (chances[0] * longest).long().clamp(max=longest - 1)
         heights, widths = rows - side + 1, columns - side + 1
         top, left = _below(chances[1], heights), _below(chances[2], widths)
-        # The second patch lies anywhere it does not touch the first: apart in rows, or else in columns.
+        # The second patch is drawn from all places where it does not overlap the first.
         places = heights * widths
         barred_top = torch.stack(((top - side + 1).clamp(min=0), (top + side).minimum(heights)))
         barred_left = torch.stack(((left - side + 1).clamp(min=0), (left + side).minimum(widths)))
@@ -113,40 +119,48 @@ class PatchSwap(nn.Module):
         other_left = torch.where(
             is_above, number - row_above * widths, torch.where(is_beside, beside_column, in_below % widths)
         )
-        return _swapped(grids, top, left, other_top, other_left, side * picked)
+        return _swapped(grids, top, left, other_top, other_left, side * swaps)
 
+    @override
     def extra_repr(self) -> str:
         return f"side={self.side}, p={self.p}"
 
 
 class RandomCrop(nn.Module):
-    """A random part of `size` (h, w) of each sample: codes (B, H, W) or embeddings (B, C, H, W)."""
+    """A random crop of `size` (h, w) of each sample: codes (B, H, W) or embeddings (B, C, H, W)."""
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else size
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return a crop of each grid. Raises ValueError for a grid smaller than `size`."""
         rows, columns = grids.shape[-2:]
         if rows < self.size[0] or columns < self.size[1]:
             raise ValueError(f"expected a grid of at least {self.size}, found {(rows, columns)}")
         chances = torch.rand((2, len(grids)), generator=generator, device=generator.device)
-        chances = moved(chances, grids.device)
+        chances = to_device(chances, grids.device)
         tops = (chances[0] * (rows - self.size[0] + 1)).long().clamp(max=rows - self.size[0])
         lefts = (chances[1] * (columns - self.size[1] + 1)).long().clamp(max=columns - self.size[1])
         lines = tops[:, None] + torch.arange(self.size[0], device=grids.device)
         places = lefts[:, None] + torch.arange(self.size[1], device=grids.device)
         inner = [1] * (grids.ndim - 3)
-        taken = grids.gather(-2, lines.view(len(grids), *inner, -1, 1).expand(*grids.shape[:-2], -1, columns))
+        cropped = grids.gather(
+            -2, lines.view(len(grids), *inner, -1, 1).expand(*grids.shape[:-2], -1, columns)
+        )
         wide = places.view(len(grids), *inner, 1, -1).expand(*grids.shape[:-2], self.size[0], -1)
-        return taken.gather(-1, wide)
+        return cropped.gather(-1, wide)
 
+    @override
     def extra_repr(self) -> str:
         return f"{self.size}"
 
 
 def nearest_codes(codebook: Tensor | npt.NDArray[Any], most: int = 5) -> Tensor:
-    """Each code's nearest codes (K, most) int64 by cosine similarity of the codebook's vectors (K, D)."""
+    """Return each code's nearest codes (K, most) int64, by cosine similarity of vectors (K, D), best first.
+
+    Raises ValueError unless `most` is from 1 to K - 1.
+    """
     rows = nn.functional.normalize(codebook_vectors(codebook), dim=1)
     if not 1 <= most < len(rows):
         raise ValueError(f"expected vectors (K, D) of more than {most} codes, found {tuple(rows.shape)}")
@@ -159,7 +173,7 @@ def nearest_codes(codebook: Tensor | npt.NDArray[Any], most: int = 5) -> Tensor:
 
 
 def synonym_table(path: Path | str, codebook_size: int) -> Tensor:
-    """The synonyms.json of SeiT's release as a table (K, M) int64, filled up with -1.
+    """Read the synonyms.json of SeiT's release as a table (K, M) int64, filled up with -1.
 
     Raises ValueError where a code or a synonym is not from 0 to codebook_size - 1.
     """
@@ -174,17 +188,17 @@ def synonym_table(path: Path | str, codebook_size: int) -> Tensor:
 
 
 def _below(chance: Tensor, limit: Tensor) -> Tensor:
-    """Integers from 0 to limit - 1 (B,) for chances in 0..1; 0 where the limit is 0."""
+    """Return integers (B,) from 0 to limit - 1 for chances from 0 to 1; 0 where the limit is 0."""
     return (chance * limit).long().minimum(limit - 1).clamp(min=0)
 
 
 def _swapped(
     grids: Tensor, top: Tensor, left: Tensor, other_top: Tensor, other_left: Tensor, side: Tensor
 ) -> Tensor:
-    """Grids (B, ..., H, W) with the patches of `side` at two corners exchanged; sides of 0 change nothing."""
+    """Swap the patches of `side` at two corners of grids (B, ..., H, W); sides of 0 change nothing."""
     rows, columns = grids.shape[-2:]
     device = grids.device
-    corners = moved(torch.stack((top, left, other_top, other_left, side)), device)
+    corners = to_device(torch.stack((top, left, other_top, other_left, side)), device)
     top, left, other_top, other_left, side = corners[:, :, None, None]
     y = torch.arange(rows, device=device)[:, None]
     x = torch.arange(columns, device=device)

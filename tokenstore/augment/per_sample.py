@@ -1,4 +1,4 @@
-"""Augmentation sample by sample, in whatever process: the same for the same seed, epoch and sample."""
+"""Augmentation sample by sample in any process: the same for the same seed, epoch and sample."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["PerSample"]
 
 
 class PerSample:
-    """A dataset's `transform` that augments each sample's codes (H, W) by itself.
+    """A dataset's `transform` that augments each sample's codes (H, W) alone.
 
     `module(codes, None, generator=...)` gets batches of one, with a generator that depends on seed, epoch
-    and the sample's place in its store, so that numbers of workers, batches and orders change nothing.
-    `set_epoch` reaches workers that were forked or spawned before, too.
+    and the sample's row number in its store. So the result does not depend on the number of workers, batches
+    or the order. The module is put in eval mode. Raises ValueError for a seed that is not a 64-bit integer.
     """
 
     def __init__(self, module: nn.Module, seed: int = 0) -> None:
@@ -29,14 +29,16 @@ class PerSample:
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, in this process and in workers that were forked or spawned before."""
         self._epoch[0] = epoch
 
     def of_rows(self, rows: npt.NDArray[np.int64], codes: Sequence[Tensor]) -> list[Tensor]:
-        """The augmented samples of `rows` of a dataset."""
+        """Return the augmented codes of samples, given their row numbers in the store."""
         epoch = int(self._epoch)
         return [self(code, row, epoch) for code, row in zip(codes, rows.tolist(), strict=True)]
 
     def __call__(self, codes: Tensor, row: int = 0, epoch: int | None = None) -> Tensor:
+        """Return one sample's augmented codes; the epoch is by default that of `set_epoch`."""
         epoch = int(self._epoch) if epoch is None else epoch
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, row))
         inputs, _ = self.module(codes[None], None, generator=generator)

@@ -1,4 +1,4 @@
-"""The published pipelines of SeiT and SeiT++ as modules `(codes, labels) -> (inputs, targets)`.
+"""The published augmentations of SeiT and SeiT++ as modules `(codes, labels) -> (inputs, targets)`.
 
 SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105, section 4.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
@@ -23,21 +24,28 @@ from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
 __all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
 
 _SIZE = (28, 28)
+"""The default grid (h, w) of a network's input."""
 _PRETRAINING_SCALE = (0.2, 1.0)
+"""The bounds of a crop's share of the area in pre-training."""
 _TRAINING_SCALE = (0.08, 1.0)
+"""The bounds of a crop's share of the area in supervised training."""
 
 
 class Recipe(nn.Module):
-    """Codes (B, H, W) and labels (B,), or None, to inputs and targets; printing it shows every step.
+    """An augmentation of codes (B, H, W) and labels (B,) or None; its repr has every step.
 
-    1. `on_codes`, one after another. 2. Codes to vectors. 3. `colour`. 4. The first half of the batch, or
-    all without an adapter: `crop`, then `mixing`. 5. The other half: f of `adapter`, `adapter_geometry` (by
-    default the adapter's own augmentation), `adapter_mixing`, g, and the likeliest codes. 6. With
-    `requantise` the first half becomes codes too, and inputs are codes (B, h, w) int64; else all are
-    vectors (B, C, h, w).
+    1. The modules `on_codes`, one after another.
+    2. The lookup of codes, which gives embeddings.
+    3. `colour`.
+    4. For the first half of the batch, or all of it without an adapter: `crop`, then `mixing`.
+    5. For the other half: f of `adapter`, `adapter_geometry` (by default the adapter's own augmentation),
+       `adapter_mixing`, g, and the likeliest codes.
+    6. With `requantise`, the first half becomes codes too, and inputs are codes (B, h, w) int64. Without,
+       all inputs are embeddings (B, C, h, w).
 
-    Where anything is mixed or `smoothing` is not 0, targets are probabilities (B, classes) and labels must
-    not be None; else they are the labels.
+    Targets are probabilities (B, classes) where samples are mixed or `smoothing` is not 0, and labels must
+    not be None. Otherwise targets are the labels. Raises ValueError for probabilities without a number of
+    classes, or an adapter for another number of codes.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Recipe(nn.Module):
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
+        """Return inputs and targets. Raises ValueError for probabilities without labels."""
         targets = self._targets(labels)
         count = len(codes)
         first = count if self.adapter is None else count - count // 2
@@ -101,7 +110,7 @@ class Recipe(nn.Module):
     def plain(
         self, embeddings: Tensor, targets: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """The path of the first half: a crop, mixing, and codes again where they are asked for."""
+        """Augment the first half: crop, mix, and turn the result to codes where the recipe requantises."""
         inputs: Tensor = self.crop(embeddings, generator=generator)
         if self.mixing is not None and targets is not None:
             inputs, targets = self.mixing(inputs, targets, generator=generator)
@@ -110,7 +119,7 @@ class Recipe(nn.Module):
     def adapted(
         self, embeddings: Tensor, targets: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """The path of the other half: f, image augmentation and mixing of its map, g."""
+        """Augment the other half: f, image augmentation and mixing of f's map, g."""
         assert self.adapter is not None
         augmentation = self.adapter_geometry or self.adapter.augmentation
         adapted = self.adapter.augmented(embeddings, augmentation, generator=generator)
@@ -120,10 +129,11 @@ class Recipe(nn.Module):
         return (codes if self.requantise is not None else self.embedding(codes)), targets
 
     def per_sample(self, seed: int = 0, partners: Tensor | None = None) -> PerSample:
-        """A dataset's `transform` that does the same with each sample's codes alone; nothing is mixed.
+        """Return a dataset's `transform` that augments each sample's codes alone; nothing is mixed.
 
-        A sample takes either path, with equal chances. `partners` are codes (M, H, W) of other samples whose
-        moments ColorAdapt gives; without them it changes nothing.
+        A sample takes the path of either half, with equal chances. `partners` are codes (M, H, W) of other
+        samples, whose moments ColorAdapt uses; without partners ColorAdapt changes nothing. Raises ValueError
+        for a seed that is not a 64-bit integer.
         """
         recipe = copy.deepcopy(self)
         recipe.mixing = recipe.adapter_mixing = None
@@ -149,12 +159,13 @@ class Recipe(nn.Module):
             raise ValueError("labels: expected labels (B,), since targets are probabilities; found none")
         return soft_targets(labels, self.classes, self.smoothing)
 
+    @override
     def extra_repr(self) -> str:
         return f"classes={self.classes}, smoothing={self.smoothing}" if self._softens else ""
 
 
 class Evaluation(nn.Module):
-    """The central part of codes, and labels as they are."""
+    """The central crop of codes (B, H, W) to `size`, with the labels as they are."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -163,10 +174,11 @@ class Evaluation(nn.Module):
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        """Return the central codes, and the labels."""
         return self.crop(codes), labels
 
     def per_sample(self, seed: int = 0) -> PerSample:
-        """A dataset's `transform` that does the same with each sample's codes alone."""
+        """Return a dataset's `transform` that crops each sample's codes alone."""
         return PerSample(self, seed)
 
 
@@ -177,9 +189,10 @@ def seit(
     synonyms: Tensor | None = None,
     noise: float = 1.0,
 ) -> Recipe:
-    """SeiT, supervised: Token-EDA, Emb-Noise, a random resized crop, CutMix; vectors go in.
+    """Return SeiT's supervised training: Token-EDA, Emb-Noise, a random resized crop, CutMix.
 
-    `synonyms` (K, M) are by default the nearest codes of the codebook. `noise` is the strength of Emb-Noise.
+    Inputs are embeddings. `synonyms` (K, M) are by default the nearest codes of the codebook. `noise` is the
+    strength of Emb-Noise. Raises ValueError as `Recipe` does.
     """
     table = nearest_codes(codebook) if synonyms is None else synonyms
     return Recipe(
@@ -195,9 +208,9 @@ def seit(
 def mtm_pretrain(
     codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE, noise: float = 1.0
 ) -> Recipe:
-    """SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt; codes go in.
+    """Return SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt.
 
-    `noise` is the strength of Emb-Noise.
+    Inputs are codes. `noise` is the strength of Emb-Noise. Raises ValueError as `Recipe` does.
     """
     return Recipe(
         codebook,
@@ -216,9 +229,9 @@ def finetune(
     size: tuple[int, int] = _SIZE,
     noise: float = 1.0,
 ) -> Recipe:
-    """SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix; codes go in.
+    """Return SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix.
 
-    `noise` is the strength of Emb-Noise.
+    Inputs are codes. `noise` is the strength of Emb-Noise. Raises ValueError as `Recipe` does.
     """
     return Recipe(
         codebook,
@@ -235,7 +248,7 @@ def finetune(
 
 
 def none(size: tuple[int, int] = _SIZE) -> Evaluation:
-    """No augmentation: the central part of the codes, as for evaluation."""
+    """Return no augmentation: the central crop of the codes, as for evaluation."""
     return Evaluation(size)
 
 

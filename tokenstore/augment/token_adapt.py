@@ -1,4 +1,4 @@
-"""TokenAdapt: ordinary image augmentation in a space that tokens are mapped to and back from.
+"""TokenAdapt: image augmentation of tokens, in a space that they are mapped to and back from.
 
 Lee et al. 2024 (SeiT++), https://arxiv.org/abs/2312.10105, section 3.2. Parameters have the names and shapes
 of the published checkpoints.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.devices import Precision, in_float32, in_parts, products
@@ -23,12 +24,13 @@ from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_tab
 __all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
 
 SCALE = 2
-"""Side of the patch of the adapted map that a token becomes, and that becomes a token."""
+"""The side of the patch of the adapted map that a token becomes, and that becomes a token."""
 _ROWS = 64
-"""Places of a sample that f computes on a CPU are a multiple of it."""
+"""The step of the number of places of a sample that f computes on a CPU."""
 _AT_ONCE = 2
-"""Samples that f and g take on a CPU, so that what is between their layers stays in its cache."""
+"""The samples that f and g take at once on a CPU, so that results between layers stay in its cache."""
 ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")
+"""The first parts of the published names of f's and g's tensors."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class AdapterConfig:
 
     codebook_size: int = 391
     channels: int = 32
-    """Of a token's vector, and of the adapted map."""
+    """The channels of a token's embedding, and of the adapted map."""
     grid: tuple[int, int] = (32, 32)
-    """What f takes."""
+    """The grid (H, W) that f takes."""
     size: tuple[int, int] = (28, 28)
-    """What g gives."""
+    """The grid (h, w) that g gives."""
     width: int = 384
     heads: int = 6
     mlp: int = 1536
@@ -64,7 +66,7 @@ class AdapterConfig:
 
 
 class FromTokens(nn.Module):
-    """Features (B, H, W, width) of any grid to a map (B, channels, 2H, 2W)."""
+    """The decoder of f: features (B, H, W, width) of any grid to a map (B, channels, 2H, 2W)."""
 
     de_pos_embedding: Tensor  # 1, H * W, width
 
@@ -77,20 +79,21 @@ class FromTokens(nn.Module):
         self.to_pixel = nn.Sequential(nn.Identity(), pixels)  # published as to_pixel.1
 
     def forward(self, features: Tensor, needed: Tensor | None = None) -> Tensor:
+        """Return the map. With a mask `needed` (B, H, W) bool, other tokens' patches are undefined."""
         batch, rows, columns, width = features.shape
         features = features.flatten(1, 2) + _positions(self.de_pos_embedding, self.grid, (rows, columns))
         if needed is None:
             features = self.transformer(features)
         else:
             needed = needed.flatten(1)
-            found = self.transformer(features, needed)
-            features = found.new_zeros(features.shape).index_put((needed,), found)
+            computed = self.transformer(features, needed)
+            features = computed.new_zeros(features.shape).index_put((needed,), computed)
         adapted: Tensor = self.to_pixel(features.mT.reshape(batch, width, rows, columns))
         return adapted
 
 
 class ToTokens(nn.Module):
-    """A map (B, channels, 2h, 2w) to features (B, h * w, width)."""
+    """The encoder of g: a map (B, channels, 2h, 2w) to features (B, h * w, width)."""
 
     en_pos_embedding: Tensor  # 1, h * w, width
 
@@ -104,6 +107,7 @@ class ToTokens(nn.Module):
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
 
     def forward(self, adapted: Tensor) -> Tensor:
+        """Return the features of each patch."""
         size = adapted.shape[2] // SCALE, adapted.shape[3] // SCALE
         patches: Tensor = self.to_patch_embedding(adapted).transpose(1, 2)
         features: Tensor = self.transformer(patches + _positions(self.en_pos_embedding, self.size, size))
@@ -111,16 +115,15 @@ class ToTokens(nn.Module):
 
 
 class TokenAdapt(nn.Module):
-    """f, image augmentation, g and argmax: embeddings (B, C, H, W) to codes (B, h, w) int64.
+    """The networks f and g about an augmentation: embeddings (B, C, H, W) to codes (B, h, w) int64.
 
-    `augmentation` works on f's map (B, C, 2H, 2W) and gives (B, C, 2h, 2w); by default it is that of SeiT++
-    for these sizes, `adapter_geometry`. f and g are frozen and in eval mode as they are made; `to_map` and
-    `to_logits` are they alone. `tokenizer`, where it is known, is whose codes they are made for.
-    Raises AdapterError for sizes that cannot be.
+    `augmentation` maps f's map (B, C, 2H, 2W) to (B, C, 2h, 2w); by default it is SeiT++'s for these sizes,
+    `adapter_geometry`. `to_map` is f alone and `to_logits` g alone; both are frozen and in eval mode.
+    `tokenizer`, where known, identifies the tokenizer of the codes that f and g are made for.
     """
 
     precision: Precision = "auto"
-    """Of augmentation; `to_map` and `to_logits` by themselves compute as they are called."""
+    """The precision of augmentation; `to_map` and `to_logits` alone have that of the caller's context."""
 
     def __init__(
         self,
@@ -139,9 +142,10 @@ class TokenAdapt(nn.Module):
         self.eval().requires_grad_(False)
 
     def to_map(self, embeddings: Tensor, needed: Tensor | None = None) -> Tensor:
-        """f: embeddings (B, C, H, W) of any grid to the map (B, C, 2H, 2W) that images' augmentation is for.
+        """Compute f: embeddings (B, C, H, W) of any grid to a map (B, C, 2H, 2W), augmented as images are.
 
-        What tokens that are not `needed`, (B, H, W) bool, become is left open, and f is that much faster.
+        With a mask `needed` (B, H, W) bool, the patches of other tokens are undefined, and f is faster.
+        Raises ValueError for embeddings of another shape.
         """
         self._check(embeddings)
         first, decoder = self.conversion_function
@@ -149,16 +153,23 @@ class TokenAdapt(nn.Module):
         return adapted
 
     def to_logits(self, adapted: Tensor) -> Tensor:
-        """g: a map (B, C, 2h, 2w), of any even size, to logits (B, K, h, w)."""
+        """Compute g: a map (B, C, 2h, 2w) of any even size to logits (B, K, h, w).
+
+        Raises ValueError for a map of another shape.
+        """
         self._check_map(adapted)
         logits: Tensor = self.reverse_transform(adapted).transpose(1, 2)
         return logits.reshape(*logits.shape[:2], adapted.shape[2] // SCALE, adapted.shape[3] // SCALE)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the codes of augmented embeddings. Raises ValueError for another shape."""
         return self.to_codes(self.augmented(embeddings, self.augmentation, generator=generator))
 
     def augmented(self, embeddings: Tensor, augmentation: nn.Module, *, generator: torch.Generator) -> Tensor:
-        """f, in the adapter's precision, then `augmentation` of its map: (B, C, 2h, 2w) float32."""
+        """Compute f in the adapter's precision and return its map augmented, (B, C, 2h, 2w) float32.
+
+        Raises ValueError for embeddings of another shape.
+        """
         self._check(embeddings)
         if isinstance(augmentation, Geometry):
             rows, columns = embeddings.shape[2:]
@@ -170,19 +181,25 @@ class TokenAdapt(nn.Module):
         return result
 
     def drawn_codes(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
-        """The likeliest codes (B, h, w) int64 after a drawn geometry, all in the adapter's precision."""
+        """Return the likeliest codes (B, h, w) int64 after a drawn geometry, all in the adapter's precision.
+
+        Raises ValueError for embeddings of another shape.
+        """
         self._check(embeddings)
         return self._in_parts(
             lambda part: self._likeliest(self.drawn(embeddings[part], geometry[part])), embeddings
         )
 
     def to_codes(self, adapted: Tensor) -> Tensor:
-        """g, in the adapter's precision, and the likeliest codes: a map (B, C, 2h, 2w) to (B, h, w) int64."""
+        """Return the likeliest codes (B, h, w) int64 of a map (B, C, 2h, 2w), in the adapter's precision.
+
+        Raises ValueError for a map of another shape.
+        """
         self._check_map(adapted)
         return self._in_parts(lambda part: self._likeliest(adapted[part]), adapted)
 
     def _in_parts(self, function: Callable[[slice], Tensor], samples: Tensor) -> Tensor:
-        """What `function` gives for parts of the samples, without gradients, in the adapter's precision."""
+        """Compute `function` for parts of the samples, without gradients, in the adapter's precision."""
 
         def computed(part: slice) -> Tensor:
             with torch.no_grad(), products(samples.device, self.precision):
@@ -191,10 +208,11 @@ class TokenAdapt(nn.Module):
         return in_parts(computed, len(samples), _AT_ONCE, samples.device)
 
     def drawn(self, embeddings: Tensor, geometry: DrawnGeometry) -> Tensor:
-        """f, then a drawn geometry of its map: (B, C, 2h, 2w) float32.
+        """Compute f and return its map with a drawn geometry applied, (B, C, 2h, 2w) float32.
 
-        On a CPU it is a few samples at a time, and f is computed only where the geometry looks; other devices
-        would have to be waited for.
+        On a CPU, f takes a few samples at a time, and is computed only at the places that the result depends
+        on. On other devices f is computed everywhere, since those places would have to be waited for. Raises
+        ValueError for embeddings of another shape.
         """
         self._check(embeddings)
         if embeddings.device.type != "cpu" or not len(embeddings):
@@ -228,6 +246,7 @@ class TokenAdapt(nn.Module):
         if adapted.ndim != 4 or adapted.shape[1] != channels or not even:
             raise ValueError(f"expected a map (B, {channels}, 2h, 2w), found {tuple(adapted.shape)}")
 
+    @override
     def extra_repr(self) -> str:
         return str(self.config)
 
@@ -239,46 +258,48 @@ class TokenAdapt(nn.Module):
         augmentation: nn.Module | None = None,
         tokenizer: TokenizerIdentity | None = None,
     ) -> TokenAdapt:
-        """The adapter among the tensors of a model, such as a published checkpoint of SeiT++.
+        """Make an adapter of the tensors of a model, such as a published checkpoint of SeiT++.
 
-        Other names than those of f and g are left alone. Without `config` the sizes are those of the
+        Tensors of other names than f's and g's are ignored. Without `config`, the sizes are those of the
         tensors, and the grids are square. Raises AdapterError where a tensor is missing or of another shape.
         """
-        given = {name: tensor for name, tensor in tensors.items() if name.startswith(ADAPTER_PARTS)}
-        adapter = cls(config or _config_of(given), augmentation, tokenizer)
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(ADAPTER_PARTS)}
+        adapter = cls(config or _config_of(own), augmentation, tokenizer)
         expected = {name: tuple(tensor.shape) for name, tensor in adapter.tensors().items()}
-        for name in sorted(expected.keys() | given.keys()):
-            found = tuple(given[name].shape) if name in given else "none"
-            if found != expected.get(name):
-                raise AdapterError(f"{name}: expected shape {expected.get(name, 'none')}, found {found}")
-        adapter.load_state_dict(given, strict=False)
+        for name in sorted(expected.keys() | own.keys()):
+            actual = tuple(own[name].shape) if name in own else "none"
+            if actual != expected.get(name):
+                raise AdapterError(f"{name}: expected shape {expected.get(name, 'none')}, found {actual}")
+        adapter.load_state_dict(own, strict=False)
         return adapter
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and positions of f and g by their published names."""
+        """Return the parameters and positions of f and g by their published names."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(ADAPTER_PARTS)}
 
 
 def adapter_geometry(
     size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), flip_p: float = 0.5
 ) -> Geometry:
-    """A of SeiT++ for g's size (h, w): a flip, with probability 0.5 an affine map, and a random resized crop.
+    """Return SeiT++'s image augmentation A for g's size (h, w): a flip, an affine map, a random resized crop.
 
-    The crop's share of the area is in `scale`: SeiT++ pre-trains with (0.2, 1).
+    The affine map has probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with
+    (0.2, 1). Raises ValueError for numbers out of range.
     """
     crop = RandomResizedCrop((SCALE * size[0], SCALE * size[1]), scale)
     return Geometry(HorizontalFlip(flip_p), RandomAffine(), crop)
 
 
 def _positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The table (1, H * W, width) of a network's own grid, or that of another."""
+    """Return positions (1, H * W, width): the network's own `table` for its own grid, else a new one."""
     return table if grid == own else sin_cos_table(grid, table.shape[2]).to(table)
 
 
 def _rounded_up(needed: Tensor) -> Tensor:
-    """Some more places of (B, H, W) bool, so that each sample has a multiple of _ROWS or all.
+    """Add places to a mask (B, H, W) bool until each sample has a multiple of _ROWS, or all.
 
-    Products of so many numbers of rows are compiled once each, and held, where others are for every batch.
+    torch prepares a matrix product once for each number of rows and caches it. With few different numbers,
+    later batches find their products in the cache.
     """
     flat = needed.flatten(1)
     missing = -flat.sum(1, keepdim=True) % _ROWS
@@ -286,7 +307,7 @@ def _rounded_up(needed: Tensor) -> Tensor:
 
 
 def _config_of(tensors: Mapping[str, Tensor]) -> AdapterConfig:
-    """Sizes by the shapes of tensors."""
+    """Derive the sizes of an adapter from the shapes of its tensors. Raises AdapterError."""
     try:
         width, channels = tensors["conversion_function.0.weight"].shape
         positions = (
