@@ -119,15 +119,15 @@ class OneOf(nn.Module):
         chance = torch.rand((), generator=generator, device=generator.device)
         result, low = embeddings, 0.0
         for choice, p in zip(self.choices, self.p, strict=True):
-            picked = (chance >= low) & (chance < low + p)
+            is_drawn = (chance >= low) & (chance < low + p)
             low += p
-            if picked.device.type == "cpu":
-                if picked:
+            if is_drawn.device.type == "cpu":
+                if is_drawn:
                     return cast(Tensor, choice(embeddings, generator=generator))
                 continue
             # subtle: all results are computed and one is used, since a branch would wait for the device
-            picked = to_device(picked, embeddings.device)
-            result = torch.where(picked, choice(embeddings, generator=generator), result)
+            is_drawn = to_device(is_drawn, embeddings.device)
+            result = torch.where(is_drawn, choice(embeddings, generator=generator), result)
         return result
 
     @override

@@ -35,7 +35,7 @@ ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Sizes of a TokenAdapt; those of SeiT++ unless said otherwise."""
+    """The sizes of a TokenAdapt, by default those of SeiT++. Raises AdapterError for sizes that don't fit."""
 
     codebook_size: int = 391
     channels: int = 32

@@ -283,12 +283,12 @@ class TokenLoader:
 
         try:
             depth = self.num_threads * self.prefetch
-            for step, made in enumerate(in_order(batch, prefetching(), self.num_threads, depth)):
+            for step, result in enumerate(in_order(batch, prefetching(), self.num_threads, depth)):
                 if turn == self._turn:
                     self._consumed = steps.consumed_after(step)
                     self._is_over = step == len(steps) - 1
                     self._last = epoch, consumed, step
-                yield pass_to_caller(made, self.device)
+                yield pass_to_caller(result, self.device)
         finally:
             if prefetcher is not None:
                 prefetcher.close()

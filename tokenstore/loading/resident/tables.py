@@ -137,14 +137,14 @@ def _rows(
         past[0] = 0
         of_past.append(past)
     of_contexts.append(np.zeros((1, model.lanes), np.int8))
-    # Readers of a plane stand in the order in which contexts of all planes look at it.
+    # A plane's readers are in the order in which the contexts of all planes read the plane.
     bases = []
     for number in range(len(model.planes)):
-        here = []
+        first_rows = []
         for source in model.sources(number):
-            here.append(starts[source])
+            first_rows.append(starts[source])
             starts[source] += 1 + model.planes[source].size
-        bases.append(tuple(here))
+        bases.append(tuple(first_rows))
     return _side_by_side(np.concatenate(of_contexts)), _side_by_side(np.concatenate(of_past)), bases
 
 

@@ -124,12 +124,12 @@ def bounded_starts(starts: Indices, limit: int) -> Indices:
 
 def checked_starts(starts: npt.ArrayLike) -> Indices:
     """Return starts (blocks + 1,) as int64. Raises ValueError unless they are integers ascending from 0."""
-    given = np.asarray(starts)
-    if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
+    array = np.asarray(starts)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
         raise ValueError(
-            f"starts: expected (blocks + 1,) integers, found {given.dtype} of shape {given.shape}"
+            f"starts: expected (blocks + 1,) integers, found {array.dtype} of shape {array.shape}"
         )
-    checked = given.astype(np.int64, copy=False)
+    checked = array.astype(np.int64, copy=False)
     wrong = np.flatnonzero(np.diff(checked) <= 0)
     if checked[0] or wrong.size or checked[-1] > MOST_SAMPLES:
         at = int(wrong[0]) if wrong.size else 0

@@ -57,13 +57,13 @@ def positions_within(positions: Any, samples: int) -> Indices:
 
     Raises IndexError unless they are one-dimensional integers in [0, samples).
     """
-    given = np.asarray(positions)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise IndexError(f"positions: expected (n,) integers, found {given.dtype} of shape {given.shape}")
-    copied = np.array(given, np.int64)
+    array = np.asarray(positions)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise IndexError(f"positions: expected (n,) integers, found {array.dtype} of shape {array.shape}")
+    copied = np.array(array, np.int64)
     # subtle: as unsigned numbers, negative ones are too large.
     if copied.size and int(copied.view(np.uint64).max()) >= samples:
-        wrong = given[(given < 0) | (given >= samples)][0]
+        wrong = array[(array < 0) | (array >= samples)][0]
         raise IndexError(
             f"positions: expected each in [0, {samples}), found {wrong}; "
             "take positions modulo the length to go on at the epoch's start"

@@ -75,9 +75,9 @@ class Steps:
         stop = start + self._step_size
         if self.pad or self.drop_last:
             return start, stop
-        left = self.samples - self.consumed - (steps - 1) * self._step_size
-        missing = max(0, self.world_size - left)
+        rest = self.samples - self.consumed - (steps - 1) * self._step_size
+        missing = max(0, self.world_size - rest)
         from_step_before = missing if steps > 1 and self.batch_size > 1 else 0
         if step == steps - 1:
-            return start - from_step_before, start + left + missing - from_step_before
+            return start - from_step_before, start + rest + missing - from_step_before
         return start, stop - (from_step_before if step == steps - 2 else 0)

@@ -39,14 +39,14 @@ def take_turns(positions: Any, shares: Any, turns: Any) -> None:
     Sources are numbered in the order of `shares` (sources - 1,) uint64; a source's draws count from 0.
     """
     for number in range(len(positions)):
-        left = np.uint64(positions[number])
+        rest = np.uint64(positions[number])
         turn = 0
         while turn < len(shares):
-            before = _portion(left, shares[turn])
-            if _portion(left + _ONE, shares[turn]) > before:
-                left = before
+            before = _portion(rest, shares[turn])
+            if _portion(rest + _ONE, shares[turn]) > before:
+                rest = before
                 break
-            left -= before
+            rest -= before
             turn += 1
-        positions[number] = left
+        positions[number] = rest
         turns[number] = turn
