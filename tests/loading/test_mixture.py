@@ -26,7 +26,7 @@ WEIGHTS = st.floats(0.01, 100) | st.integers(1, 100)
 
 
 def plain_turns(weights: list[Fraction]) -> Any:
-    """Yields whose turn it is, for ever: source k of those not yet asked has its share, rounded."""
+    """Yield the source whose turn it is, for ever: source k of those not yet asked has its share, rounded."""
     ranked = sorted(range(len(weights)), key=lambda i: -weights[i])
     shares = [round(weights[s] / sum(weights[t] for t in ranked[k:]) * 2**62) for k, s in enumerate(ranked)]
     for position in itertools.count():

@@ -32,7 +32,7 @@ SMALL_CASES = [
 
 
 def in_interpreter() -> None:
-    """Compares Triton's kernel with the processor's decoder; prints for each case what is wrong, or null."""
+    """Compare Triton's kernel with the processor's decoder; print for each case the first fault, or null."""
     for case in SMALL_CASES:
         try:
             valid, _, _, *others = any_streams(case, 1)
