@@ -164,7 +164,7 @@ class _Drawing:
             parameter = Parameter("adapter", adapter)
             raise AdapterError(
                 f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
-                f"{tuple(codes.shape[1:])} of {actual}. Train one by seitpp_models.adapter.train_tokenadapt",
+                f"{tuple(codes.shape[1:])} of {actual}. seitpp_models.adapter.train_tokenadapt trains one",
                 parameters=[parameter],
             )
         examples = augmented_examples(codes, codebook, loaded)

@@ -65,7 +65,7 @@ def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str)
     if other or own.kept_codes not in (None, tokenizer.kept_codes):
         raise AdapterError(
             f"{path}: expected an adapter for the codes of {_described(tokenizer)}, found one for those of "
-            f"{_described(own)}; train one by seitpp_models.adapter.train_tokenadapt"
+            f"{_described(own)}; seitpp_models.adapter.train_tokenadapt trains one"
         )
     pruned, codes = tokenizer.kept_codes, adapter.config.codebook_size
     if pruned == own.kept_codes or pruned is None:
@@ -75,7 +75,7 @@ def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str)
     if own.fingerprint is None or len(pruned) != 1 or max(pruned[0]) >= codes:
         raise AdapterError(
             f"{path}: expected an adapter for codes of {_described(tokenizer)}, found one for {codes} codes "
-            f"of {own}; train one by seitpp_models.adapter.train_tokenadapt"
+            f"of {own}; seitpp_models.adapter.train_tokenadapt trains one"
         )
     rows = torch.tensor(pruned[0])
     head = "reverse_transform.1."
