@@ -94,7 +94,33 @@ class DamageError(TokenstoreError):
 
 
 class CodecError(TokenstoreError, ValueError):
-    """Codes do not fit their codec, or bytes are not a valid encoding."""
+    """Codes do not fit their codec, or bytes are not a valid encoding.
+
+    `sample` is the bad sample's position in the call's batch, None where the error concerns no single
+    sample. `place` is the place in the sample, such as "position 3". The message begins with both;
+    `problem` is the rest of it.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        sample: int | None = None,
+        place: str | None = None,
+        parameters: Iterable[Parameter] = (),
+    ) -> None:
+        where = ", ".join([*([] if sample is None else [f"sample {sample}"]), *([place] if place else [])])
+        super().__init__(f"{where}: {problem}" if where else problem, parameters=parameters)
+        self.problem = problem
+        self.sample = sample
+        self.place = place
+
+    def at(self, sample: int | None) -> CodecError:
+        """Return the same error for another batch, in which the sample has the position `sample`.
+
+        None leaves the sample out of the message, for callers who name it themselves.
+        """
+        return CodecError(self.problem, sample=sample, place=self.place, parameters=self.parameters)
 
 
 class SourceError(TokenstoreError):

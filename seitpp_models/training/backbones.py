@@ -12,7 +12,7 @@ import torch
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.sizes import SIZES
-from seitpp_models.networks.store_sizes import seen_grid
+from seitpp_models.networks.store_sizes import seen_grid, sizes_of
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.settings import BackboneSettings, Settings
@@ -81,7 +81,7 @@ def classifier_backbone(
     settings.refuse_idle(("depth", "patch"), "ViTs of this package", True)
     torch.manual_seed(sizes.seed)
     codebook = codebook_of(store)
-    grid, _ = network_grid(store.manifest.grid, sizes.patch, grid_size)
+    grid, _ = network_grid(sizes_of(store).grid, sizes.patch, grid_size)
     arguments = {"name": sizes.model, "channels": codebook.shape[1], "grid": grid, **head}
     if not arguments["drop_path_rate"]:
         del arguments["drop_path_rate"]  # since some backbones have none
@@ -116,9 +116,9 @@ def token_vit_backbone(
         arguments = backbone_arguments(pretrained)
         if size is None and max(arguments["grid"]) <= min(store.manifest.grid):
             size = arguments["grid"]
-        grid, _ = network_grid(store.manifest.grid, arguments["patch"], size)
+        grid, _ = network_grid(sizes_of(store).grid, arguments["patch"], size)
     elif sizes.model in SIZES:
-        grid, patch = network_grid(store.manifest.grid, sizes.patch, size)
+        grid, patch = network_grid(sizes_of(store).grid, sizes.patch, size)
         arguments = {"size": sizes.model, "patch": patch, "channels": codebook.shape[1]}
         arguments["codebook_size"] = len(codebook) if settings["input"] == "codes" else None
         if sizes.depth is not None:

@@ -12,6 +12,7 @@ import torch
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
+from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.training.augmentations import training_recipe
 from seitpp_models.training.backbones import adapter_of, content_of, network_grid, network_to_continue
 from seitpp_models.training.devices import devices_of
@@ -116,7 +117,7 @@ def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
             f"{path}: expected a masked-token model to begin with, found a {type(pretrained).__name__}"
         )
     config = _new_config(chosen, store) if pretrained is None else pretrained.config
-    network_grid(store.manifest.grid, config.patch, config.grid)
+    network_grid(sizes_of(store).grid, config.patch, config.grid)
     arguments = asdict(config)
     torch.manual_seed(chosen["seed"])
     model: Any = build_model("masked", arguments)
@@ -127,7 +128,7 @@ def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
 
 
 def _new_config(chosen: Settings, store: TokenStore) -> MaskedTokenConfig:
-    grid, patch = network_grid(store.manifest.grid, chosen["patch"], chosen["grid_size"])
+    grid, patch = network_grid(sizes_of(store).grid, chosen["patch"], chosen["grid_size"])
     sizes = {name: chosen[name] for name in ("depth", "decoder_width", "decoder_depth")}
     try:
         return masked_token_config(

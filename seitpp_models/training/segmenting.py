@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.measures import ignored_label
 from seitpp_models.networks.segmentation import TokenSegmenter
+from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.training.augmentations import segmentation_recipe
 from seitpp_models.training.backbones import adapter_of, content_of, token_vit_backbone
 from seitpp_models.training.devices import devices_of
@@ -122,7 +123,7 @@ def _refuse_small_batches(chosen: Settings, devices: Accelerator) -> None:
 
 def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
     head = {"num_classes": 0, "drop_path_rate": chosen["drop_path"]}
-    backbone = token_vit_backbone(chosen, store, where, store.manifest.grid, head)
+    backbone = token_vit_backbone(chosen, store, where, sizes_of(store).grid, head)
     vit: Any = backbone.model
     arguments: dict[str, Any] = {
         "backbone": backbone.arguments,
@@ -147,7 +148,7 @@ def _task(
     recipe = segmentation_recipe(
         chosen["augment"],
         codebook_of(store),
-        store.manifest.grid,
+        sizes_of(store).grid,
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
         adapter=adapter_of(chosen, store, devices.device, used=chosen["augment"] == "crops"),

@@ -26,7 +26,7 @@ from helpers.waiting import HANG
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError
-from tokenstore.reading import array, fetching, shards
+from tokenstore.reading import chunk_array, fetching, sample_array, shards
 from tokenstore.storage import open_storage
 from tokenstore.storage.remote import RemoteFolder
 
@@ -63,9 +63,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three shards open, next to nothing kept in memory, and threads that take turns all the time."""
-    monkeypatch.setattr(array, "MAX_OPEN_SHARDS", 3)
-    monkeypatch.setattr(array, "CACHE_NBYTES", 2000)
-    monkeypatch.setattr(array, "_SMALL_ARRAY_NBYTES", 0)
+    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 3)
+    monkeypatch.setattr(chunk_array, "CACHE_NBYTES", 2000)
+    monkeypatch.setattr(sample_array, "CACHE_NBYTES", 2000)
+    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)
     monkeypatch.setattr(shards, "RUN_NBYTES", 200)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", 0)
     interval = sys.getswitchinterval()
@@ -202,7 +203,7 @@ def test_a_store_has_more_shards_than_the_process_may_open_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
     written(tmp_path / "a", codec, chunk_samples=1, shard_samples=1)
-    monkeypatch.setattr(array, "MAX_OPEN_SHARDS", 8)
+    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 8)
     dataset = TokenDataset(tmp_path / "a", columns=["tokens"])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (with_room_for(60), hard))

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 import tokenstore
 from tokenstore import TokenDataset
 from tokenstore.audit.verify import verify
+from tokenstore.codecs.bitpack import Bitpack
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.reading import SplitReader, TokenStore, array, fetching, shards
+from tokenstore.reading import SplitReader, TokenStore, chunk_array, fetching, sample_array, shards
 from tokenstore.storage import open_storage
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -245,8 +246,8 @@ def test_more_shards_than_may_be_open_are_read(
     small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, codes = small_shards
-    monkeypatch.setattr(array, "MAX_OPEN_SHARDS", 2)
-    monkeypatch.setattr(array, "MAX_OPEN_COLUMN_SHARDS", 2)
+    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(chunk_array, "MAX_OPEN_COLUMN_SHARDS", 2)
     opened = tokenstore.open(path)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -267,8 +268,9 @@ def test_a_cache_too_small_for_a_batch_only_costs_time(
     write_store(
         memory_url, {"train": (codes, labels, columns)}, codec=codec, chunk_samples=2, shard_samples=8
     )
-    monkeypatch.setattr(array, "CACHE_NBYTES", nbytes)
-    monkeypatch.setattr(array, "_SMALL_ARRAY_NBYTES", nbytes)
+    monkeypatch.setattr(chunk_array, "CACHE_NBYTES", nbytes)
+    monkeypatch.setattr(sample_array, "CACHE_NBYTES", nbytes)
+    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", nbytes)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", nbytes)
     opened = tokenstore.open(memory_url)
     np.testing.assert_array_equal(opened["train"][:], codes)
@@ -390,6 +392,6 @@ def test_an_unknown_split_or_column_is_answered_with_what_there_is(
 
 def test_a_layout_comes_back_from_its_metadata() -> None:
     for name in ("tokens", "labels"):
-        layout = ArrayLayout((7, 2, 3), np.dtype(np.uint16), 2, 4, array.Bitpack(391))
+        layout = ArrayLayout((7, 2, 3), np.dtype(np.uint16), 2, 4, Bitpack(391))
         again = ArrayLayout.from_zarr(layout.to_zarr(name), f"store/train/{name}")
         assert again.to_zarr(name) == layout.to_zarr(name)

@@ -82,8 +82,8 @@ def sample_count(payload_nbytes: int, codes_per_sample: int, codebook_size: int,
 def pack(codes: Codes, codebook_size: int) -> Packed:
     """Pack samples of codes (n, L), uint8, uint16 or uint32, to bytes (n, sample_nbytes).
 
-    Raises CodecError for another shape or dtype, and for the first code that is not below codebook_size: the
-    message names its sample and position.
+    Raises CodecError for another shape or dtype, and for the first code that is not below codebook_size, with
+    its sample and position.
     """
     if codes.ndim != 2 or codes.dtype not in _CODE_DTYPES:
         raise CodecError(
@@ -154,14 +154,15 @@ def check_buffer(out: npt.NDArray[Any], shape: tuple[int, ...], codebook_size: i
 def _refusal(out: Decoded, sample: int, codebook_size: int) -> CodecError:
     if out[sample].max() >= codebook_size:
         return _code_out_of_range(out, sample, codebook_size)
-    return CodecError(f"sample {sample}: expected zero bits as padding after the last code, found ones")
+    return CodecError("expected zero bits as padding after the last code, found ones", sample=sample)
 
 
 def _code_out_of_range(codes: Codes | Decoded, sample: int, codebook_size: int) -> CodecError:
     position = int(np.argmax(codes[sample] >= codebook_size))
     return CodecError(
-        f"sample {sample}, position {position}: expected a code below the codebook size {codebook_size}, "
-        f"found {codes[sample, position]}"
+        f"expected a code below the codebook size {codebook_size}, found {codes[sample, position]}",
+        sample=sample,
+        place=f"position {position}",
     )
 
 

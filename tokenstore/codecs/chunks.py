@@ -173,13 +173,13 @@ class SampleCodec(ChunkCodec, Protocol):
     def decode_at(self, addresses: npt.NDArray[np.uint64], out: Values) -> None:
         """Decode the samples at addresses (m,) into `out` (m, *shape), where all have `sample_nbytes`.
 
-        Raises CodecError, which names the place in `out`, where a sample's bytes are no encoding.
+        Raises CodecError with the sample's position in `out` where its bytes are no encoding.
         """
         raise NotImplementedError
 
     def decode_spans(self, chunks: list[SampleSpans], chunk: Indices, row: Indices, out: Values) -> None:
         """Decode sample `row` (m,) of `chunks[chunk]` (m,) into `out` (m, *shape), C-contiguous.
 
-        Raises CodecError, which names the place in `out`, where a sample's bytes are no encoding.
+        Raises CodecError with the sample's position in `out` where its bytes are no encoding.
         """
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Reading: shards, arrays, splits, opening a store, and views of samples.
 
-`open_store` opens a store. `store.py` is a whole store, `split.py` one split, `array.py` one aligned array.
+`open_store` opens a store. `store.py` is a whole store, `split.py` one split, `array.py` one aligned array,
+read by samples (`sample_array.py`) or by chunks (`chunk_array.py`), as its codec allows.
 These read bytes from `shards.py` (this machine's disk, memory) and `fetching.py` (everything else).
 `store_files.py` has a store's manifest and metadata. `views.py` makes subsets and concatenations.
 May import: `errors`, `machine`, `codecs`, `storage`, `format`; never zarr, pyarrow, torch or numba at import.
@@ -12,8 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.reading.array import ArrayReader, Indices, Values, array_reader, normalised
+    from tokenstore.reading.array import ArrayReader, Indices, Values, normalised
     from tokenstore.reading.memory import ReusedMemory
+    from tokenstore.reading.open_array import array_reader
+    from tokenstore.reading.sample_array import SampleArrayReader
     from tokenstore.reading.split import SplitReader
     from tokenstore.reading.store import TokenStore, open_store
     from tokenstore.reading.store_files import StoreFiles
@@ -25,6 +28,7 @@ __all__ = [
     "Indices",
     "ReusedMemory",
     "Rows",
+    "SampleArrayReader",
     "SplitReader",
     "StoreFiles",
     "Subset",
@@ -42,12 +46,13 @@ _HOMES = {
     "Indices": "array",
     "ReusedMemory": "memory",
     "Rows": "views",
+    "SampleArrayReader": "sample_array",
     "SplitReader": "split",
     "StoreFiles": "store_files",
     "Subset": "views",
     "TokenStore": "store",
     "Values": "array",
-    "array_reader": "array",
+    "array_reader": "open_array",
     "normalised": "array",
     "open_store": "store",
     "source_indices": "views",

@@ -1,4 +1,4 @@
-"""Random access to one aligned array of a store: indices to codes, or to the values that go with them.
+"""Random access to one aligned array of a store: the reader that the kinds of codecs' readers share.
 
 The reader fetches bytes itself. It maps a local shard into memory and decodes chunks from there; of a remote
 shard it fetches only the chunks that are needed. It verifies a chunk's checksum on the first access, and
@@ -7,25 +7,19 @@ remembers the result.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import override
 
-from tokenstore.codecs.bitpack import Bitpack
-from tokenstore.codecs.chunks import ChunkCodec, SampleCodec, SampleSpans
+from tokenstore.codecs.chunks import ChunkCodec
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format.layout import TOKENS, ArrayLayout
 from tokenstore.reading.fetching import FetchedShards
 from tokenstore.reading.shards import (
-    MAX_OPEN_COLUMN_SHARDS,
-    MAX_OPEN_SHARDS,
     PREFETCH_CHUNKS,
     ArrayFiles,
     Bytes,
@@ -34,28 +28,19 @@ from tokenstore.reading.shards import (
     Payloads,
     Shards,
     all_payloads,
-    drop_oldest,
 )
 from tokenstore.reading.store_files import StoreFiles
 
-__all__ = [
-    "ArrayReader",
-    "ChunkArrayReader",
-    "Indices",
-    "SampleArrayReader",
-    "Values",
-    "array_reader",
-    "normalised",
-]
+if TYPE_CHECKING:
+    from tokenstore.reading.sample_array import SampleArrayReader
+
+__all__ = ["ArrayReader", "Indices", "Values", "normalised"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
 
 CACHE_NBYTES = 2**26
 """The bytes of decoded chunks, or of samples' spans, that one array keeps in memory."""
-_SMALL_SAMPLE_NBYTES = 16
-"""The largest sample of arrays, such as labels, that stay in memory as a whole once decoded."""
-_SMALL_ARRAY_NBYTES = 2**30
 
 
 def normalised(indices: object, samples: int) -> Indices:
@@ -76,21 +61,12 @@ def normalised(indices: object, samples: int) -> Indices:
     return np.where(signed < 0, signed + samples, signed)
 
 
-def array_reader(store: StoreFiles, name: str) -> ArrayReader:
-    """Return a reader of an aligned array such as `train/tokens`, by what the array's codec can do.
-
-    Raises ManifestError and DamageError where the array's metadata is bad.
-    """
-    files = ArrayFiles(store, name)
-    codec = files.layout.codec.samples
-    return ChunkArrayReader(files) if codec is None else SampleArrayReader(files, codec)
-
-
 class ArrayReader(ABC):
     """Random access to one aligned array (N, *sample_shape) of a store.
 
     Safe to share between threads and after a fork, except that no other thread may read during `forget`. A
-    pickled reader opens the array again at its location.
+    pickled reader opens the array again at its location. A subclass has the way of reading that its codec
+    allows: samples alone (`sample_array.py`), or whole chunks (`chunk_array.py`).
     """
 
     def __init__(self, files: ArrayFiles, codec: ChunkCodec, shards: Shards | None = None) -> None:
@@ -102,8 +78,16 @@ class ArrayReader(ABC):
         self._code_limit = self.store.manifest.codebook_size if codes else None
         self._use(self._stored_shards() if shards is None else shards)
 
+    @classmethod
+    @abstractmethod
+    def opened(cls, store: StoreFiles, name: str) -> ArrayReader:
+        """Return a reader of an aligned array such as `train/tokens` as it is stored.
+
+        Raises ManifestError and DamageError where the array's metadata is bad.
+        """
+
     def __reduce__(self) -> tuple[Callable[..., ArrayReader], tuple[StoreFiles, str]]:
-        return array_reader, (self.store, self.name)
+        return self.opened, (self.store, self.name)
 
     def __len__(self) -> int:
         return self.layout.samples
@@ -231,224 +215,3 @@ class ArrayReader(ABC):
         else:
             room = sum(self.files.record_nbytes(shard) for shard in range(self.layout.shards))
             reader._use(InMemoryShards(self.files.chunks, room, all_payloads(self.files, reader._shards)))
-
-
-class SampleArrayReader(ArrayReader):
-    """A reader of an array whose codec decodes samples alone: it decodes only the samples that are read."""
-
-    def __init__(self, files: ArrayFiles, codec: SampleCodec, shards: Shards | None = None) -> None:
-        self._sample_codec = codec
-        self._sample_nbytes = codec.sample_nbytes(files.layout.sample_shape)
-        super().__init__(files, codec, shards)
-
-    @property
-    @override
-    def samples(self) -> SampleArrayReader:
-        return self
-
-    @property
-    @override
-    def _max_open(self) -> int:
-        return MAX_OPEN_SHARDS
-
-    @override
-    def forget(self) -> None:
-        if self._codec is self.layout.codec:  # else its chunks were packed in memory, and are nowhere else
-            super().forget()
-
-    @override
-    def _use(self, shards: Shards) -> None:
-        super()._use(shards)
-        self._address = np.zeros(self.files.chunks, np.uint64)
-        """The addresses of stable chunks' payloads; 0 before a chunk's first access."""
-        self._spans: OrderedDict[int, SampleSpans] = OrderedDict()
-
-    @override
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
-        row_numbers, out = self._output(indices, out)
-        if len(row_numbers):
-            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            if self._sample_nbytes is None:
-                self._read_spans(chunk, row, out, prefetched)
-            else:
-                self._read_equal(self._sample_nbytes, chunk, row, out, prefetched)
-        return out
-
-    @override
-    def prefetch(self, indices: Indices) -> Payloads | None:
-        if self.is_local:
-            return None
-        return self._shards.payloads(np.unique(indices // self.layout.chunk_samples))
-
-    @override
-    def in_memory(self) -> SampleArrayReader:
-        reader = SampleArrayReader(self.files, self._sample_codec)
-        self._copy_in_memory(reader)
-        return reader
-
-    def spans(self, chunk: int, prefetched: Payloads | None = None) -> SampleSpans:
-        """Return the spans of a chunk's samples, checked on the first access; raises DamageError."""
-        spans = self._spans.get(chunk)
-        if spans is None:
-            start, stop = self.layout.chunk_span(chunk)
-            payload = self._payload(chunk, prefetched)
-            try:
-                spans = self._sample_codec.spans(payload, self.layout.sample_shape, at_most=stop - start)
-                if len(spans.addresses) != stop - start:
-                    raise CodecError(f"expected {stop - start} samples, found {len(spans.addresses)}")
-            except CodecError as error:
-                raise self.files.damage(chunk, error) from error
-            if self._sample_nbytes is not None:
-                return spans  # quickly made again, so not worth keeping the payload for
-            self._spans[chunk] = spans
-            owned = spans.nbytes - (payload.nbytes if self._shards.stable else 0)
-            while len(self._spans) * owned > CACHE_NBYTES and len(self._spans) > 1:
-                drop_oldest(self._spans)
-        return spans
-
-    def _read_equal(
-        self, sample_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
-    ) -> None:
-        """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
-        if self._shards.stable:
-            base = self._address[chunk]
-            if not base.all():
-                for number in np.unique(chunk[base == 0]).tolist():
-                    self._address[number] = self._shards.payload(number).ctypes.data
-                base = self._address[chunk]
-        else:
-            places = None if prefetched is None else prefetched.places(chunk)
-            if prefetched is None or places is None:
-                prefetched = self._shards.payloads(np.unique(chunk))
-                places = np.searchsorted(prefetched.chunks, chunk)
-            base = prefetched.addresses[places]
-        addresses = base + (row * sample_nbytes).astype(np.uint64)
-
-        def decode(samples: slice) -> None:
-            self._sample_codec.decode_at(addresses[samples], out[samples])
-
-        self._decode_all(decode, chunk, row)
-
-    def _read_spans(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
-        """Read samples that differ in length, by the spans of their chunks' samples."""
-        numbers, inverse = np.unique(chunk, return_inverse=True)
-        if prefetched is None and not self._shards.stable:
-            unknown = [number for number in numbers.tolist() if number not in self._spans]
-            prefetched = self._shards.payloads(np.array(unknown, np.int64)) if unknown else None
-        spans = [self.spans(number, prefetched) for number in numbers.tolist()]
-        places = inverse.reshape(-1)
-
-        def decode(samples: slice) -> None:
-            self._sample_codec.decode_spans(spans, places[samples], row[samples], out[samples])
-
-        self._decode_all(decode, chunk, row)
-
-    def _decode_all(self, decode: Callable[[slice], None], chunk: Indices, row: Indices) -> None:
-        """Decode all samples at once; after an error one by one, to name the damaged sample."""
-        try:
-            decode(slice(None))
-        except CodecError:
-            for at, (number, position) in enumerate(zip(chunk.tolist(), row.tolist(), strict=True)):
-                try:
-                    decode(slice(at, at + 1))
-                except CodecError as error:
-                    message = str(error).removeprefix("sample 0, ").removeprefix("sample 0: ")
-                    raise self.files.damage(number, CodecError(message), position) from error
-            raise
-
-
-class ChunkArrayReader(ArrayReader):
-    """A reader of an array whose codec decodes whole chunks: it caches decoded chunks, or a small array."""
-
-    def __init__(self, files: ArrayFiles) -> None:
-        super().__init__(files, files.layout.codec)
-
-    @property
-    @override
-    def _max_open(self) -> int:
-        return MAX_OPEN_COLUMN_SHARDS
-
-    @override
-    def _use(self, shards: Shards) -> None:
-        super()._use(shards)
-        self._decoded: OrderedDict[int, Values] = OrderedDict()
-        rows = len(self) if self._is_small else 0
-        self._values = np.empty((rows, *self.layout.sample_shape), self.layout.dtype)
-        self._is_decoded = np.zeros(self.files.chunks, np.bool_)
-
-    @override
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
-        row_numbers, out = self._output(indices, out)
-        if len(row_numbers):
-            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            if self._is_small:
-                out[...] = self._small_values(chunk)[row_numbers]
-            else:
-                self._read_chunks(chunk, row, out)
-        return out
-
-    @override
-    def prefetch(self, indices: Indices) -> None:
-        return None
-
-    @override
-    def in_memory(self) -> ArrayReader:
-        if self._code_limit is not None:
-            return self._packed_in_memory(self._code_limit)
-        reader = ChunkArrayReader(self.files)
-        self._copy_in_memory(reader)
-        return reader
-
-    def _packed_in_memory(self, codebook_size: int) -> SampleArrayReader:
-        codec = Bitpack(codebook_size)
-        shards = (
-            LocalShards(self.files, self._check_payload, 1, mapped=False)
-            if self.store.storage.maps_files
-            else self._stored_shards()
-        )
-
-        def packed_payloads() -> Iterator[Bytes]:
-            for chunk, payload in enumerate(all_payloads(self.files, shards)):
-                codes = self.decode_chunk(chunk, Payloads(np.array([chunk]), [payload]))
-                yield np.frombuffer(codec.encode(codes, len(codes), 0), np.uint8)
-
-        room = len(self) * codec.sample_nbytes(self.layout.sample_shape)
-        packed = InMemoryShards(self.files.chunks, room, packed_payloads())
-        return SampleArrayReader(self.files, codec, packed)
-
-    @cached_property
-    def _is_small(self) -> bool:
-        sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
-        return sample_nbytes <= _SMALL_SAMPLE_NBYTES and len(self) * sample_nbytes <= _SMALL_ARRAY_NBYTES
-
-    def _small_values(self, chunk: Indices) -> Values:
-        """Return all values, of which at least these chunks' are decoded.
-
-        The first access to chunks that have to be fetched fetches and decodes all of them.
-        """
-        if not self._is_decoded[chunk].all():
-            missing = np.unique(chunk[~self._is_decoded[chunk]]).tolist()
-            if not self.is_local:
-                missing = np.flatnonzero(~self._is_decoded).tolist()
-            payloads = None if self.is_local else self._shards.payloads(np.array(missing, np.int64))
-            for number in missing:
-                self._values[slice(*self.layout.chunk_span(number))] = self.decode_chunk(number, payloads)
-                self._is_decoded[number] = True
-        return self._values
-
-    def _read_chunks(self, chunk: Indices, row: Indices, out: Values) -> None:
-        numbers = np.unique(chunk)
-        unknown = [number for number in numbers.tolist() if number not in self._decoded]
-        fetches = unknown and not self.is_local
-        payloads = self._shards.payloads(np.array(unknown, np.int64)) if fetches else None
-        for number in numbers.tolist():
-            here = chunk == number
-            out[here] = self._decoded_chunk(number, payloads)[row[here]]
-
-    def _decoded_chunk(self, chunk: int, payloads: Payloads | None) -> Values:
-        values = self._decoded.get(chunk)
-        if values is None:
-            values = self._decoded[chunk] = self.decode_chunk(chunk, payloads)
-            while len(self._decoded) * values.nbytes > CACHE_NBYTES and len(self._decoded) > 1:
-                drop_oldest(self._decoded)
-        return values

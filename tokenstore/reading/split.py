@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import LABELS, SAMPLES_TABLE, TOKENS
 from tokenstore.format.manifest import Manifest
-from tokenstore.reading.array import ArrayReader, Indices, Values, array_reader
+from tokenstore.reading.array import ArrayReader, Indices, Values
+from tokenstore.reading.open_array import array_reader
 from tokenstore.reading.shards import Payloads
 from tokenstore.reading.store_files import StoreFiles
 

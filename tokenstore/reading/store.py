@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.format.manifest import Manifest
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.store_files import StoreFiles
 from tokenstore.storage import Cache, Retries, open_storage
@@ -27,7 +28,7 @@ class TokenStore:
         self._readers: dict[str, SplitReader] = {}
 
     @property
-    def manifest(self) -> Any:
+    def manifest(self) -> Manifest:
         """The store's manifest."""
         return self.files.manifest
 

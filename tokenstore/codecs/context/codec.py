@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import re
 import struct
 from typing import Any, Self
 
@@ -238,10 +237,9 @@ class Context(SampleCodec):
             try:
                 self._decode_alike(form, addresses[places], lengths[places], part)
             except CodecError as error:
-                named = re.match(r"sample (\d+)(.*)", str(error))
-                if named is None:
+                if error.sample is None:
                     raise
-                raise CodecError(f"sample {places[int(named[1])]}{named[2]}") from error
+                raise error.at(int(places[error.sample])) from error
             out[places] = part
 
     def _decode_alike(
@@ -260,4 +258,4 @@ class Context(SampleCodec):
         streams = self.streams(out.shape[1:])
         wrong = streams.decode(addresses, lengths, out.reshape(len(out), streams.codes_per_sample))
         if wrong >= 0:
-            raise CodecError(f"sample {wrong}: expected a stream of the context codec, found other bytes")
+            raise CodecError("expected a stream of the context codec, found other bytes", sample=wrong)

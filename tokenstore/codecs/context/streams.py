@@ -69,8 +69,9 @@ class Streams:
             if own.size and int(own.max()) >= plane.size:
                 sample = int((own >= plane.size).any(axis=1).argmax())
                 raise CodecError(
-                    f"sample {sample}, codebook {number}: expected codes below {plane.size}, "
-                    f"found {own[sample].max()}"
+                    f"expected codes below {plane.size}, found {own[sample].max()}",
+                    sample=sample,
+                    place=f"codebook {number}",
                 )
         decisions = sum(plane.tree.levels for plane in self.model.planes)
         decisions *= self.codes_per_sample // len(self.model.planes)

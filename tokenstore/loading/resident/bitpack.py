@@ -61,13 +61,14 @@ def _refusal(offsets: Tensor, last: int, codes: Tensor, padding: Tensor, codeboo
     outside = (offsets < 0) | (offsets > last)
     if outside.any():
         sample = int(outside.int().argmax())
-        return CodecError(f"sample {sample}: expected an offset in 0..{last}, found {int(offsets[sample])}")
+        return CodecError(f"expected an offset in 0..{last}, found {int(offsets[sample])}", sample=sample)
     too_high = codes >= codebook_size
     sample = int((too_high.any(1) | (padding != 0)).int().argmax())
     if not too_high[sample].any():
-        return CodecError(f"sample {sample}: expected zero bits as padding after the last code, found ones")
+        return CodecError("expected zero bits as padding after the last code, found ones", sample=sample)
     position = int(too_high[sample].int().argmax())
     return CodecError(
-        f"sample {sample}, position {position}: expected a code below the codebook size {codebook_size}, "
-        f"found {int(codes[sample, position])}"
+        f"expected a code below the codebook size {codebook_size}, found {int(codes[sample, position])}",
+        sample=sample,
+        place=f"position {position}",
     )

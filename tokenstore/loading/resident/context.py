@@ -62,13 +62,14 @@ class ContextDecoder:
         if len(offsets) and bool(outside.any()):
             sample = int(outside.int().argmax())
             raise CodecError(
-                f"sample {sample}: expected a stream inside {pool.numel()} bytes, "
-                f"found {int(lengths[sample])} from {int(offsets[sample])}"
+                f"expected a stream inside {pool.numel()} bytes, "
+                f"found {int(lengths[sample])} from {int(offsets[sample])}",
+                sample=sample,
             )
         if not len(offsets):
             return torch.empty((0, *self._tables.grid), dtype=torch.int64, device=self.device)
         codes, wrong = self._decode(pool, offsets, lengths)
         if bool(wrong.any()):
             sample = int(wrong.int().argmax())
-            raise CodecError(f"sample {sample}: expected a stream of the context codec, found other bytes")
+            raise CodecError("expected a stream of the context codec, found other bytes", sample=sample)
         return codes.reshape(-1, *self._tables.grid)

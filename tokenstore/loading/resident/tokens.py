@@ -12,8 +12,7 @@ from torch import Tensor
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.loading.resident.bitpack import unpack
 from tokenstore.loading.resident.context import ContextDecoder
-from tokenstore.reading import ArrayReader, normalised
-from tokenstore.reading.array import SampleArrayReader
+from tokenstore.reading import ArrayReader, SampleArrayReader, normalised
 
 __all__ = ["ResidentTokens"]
 

@@ -1,0 +1,143 @@
+"""Random access to an array whose codec decodes samples alone: only the samples that are read are decoded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+from typing_extensions import override
+
+from tokenstore.codecs.chunks import SampleCodec, SampleSpans
+from tokenstore.errors import CodecError
+from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
+from tokenstore.reading.shards import MAX_OPEN_SHARDS, ArrayFiles, Payloads, Shards, drop_oldest
+from tokenstore.reading.store_files import StoreFiles
+
+__all__ = ["SampleArrayReader"]
+
+
+class SampleArrayReader(ArrayReader):
+    """A reader of an array whose codec decodes samples alone: it decodes only the samples that are read."""
+
+    def __init__(self, files: ArrayFiles, codec: SampleCodec, shards: Shards | None = None) -> None:
+        self._sample_codec = codec
+        self._sample_nbytes = codec.sample_nbytes(files.layout.sample_shape)
+        super().__init__(files, codec, shards)
+
+    @classmethod
+    @override
+    def opened(cls, store: StoreFiles, name: str) -> ArrayReader:
+        files = ArrayFiles(store, name)
+        codec = files.layout.codec.samples
+        assert codec is not None, "only arrays whose samples decode alone have this reader"
+        return SampleArrayReader(files, codec)
+
+    @property
+    @override
+    def samples(self) -> SampleArrayReader:
+        return self
+
+    @property
+    @override
+    def _max_open(self) -> int:
+        return MAX_OPEN_SHARDS
+
+    @override
+    def _use(self, shards: Shards) -> None:
+        super()._use(shards)
+        self._address = np.zeros(self.files.chunks, np.uint64)
+        """The addresses of stable chunks' payloads; 0 before a chunk's first access."""
+        self._spans: OrderedDict[int, SampleSpans] = OrderedDict()
+
+    @override
+    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
+        row_numbers, out = self._output(indices, out)
+        if len(row_numbers):
+            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
+            if self._sample_nbytes is None:
+                self._read_spans(chunk, row, out, prefetched)
+            else:
+                self._read_equal(self._sample_nbytes, chunk, row, out, prefetched)
+        return out
+
+    @override
+    def prefetch(self, indices: Indices) -> Payloads | None:
+        if self.is_local:
+            return None
+        return self._shards.payloads(np.unique(indices // self.layout.chunk_samples))
+
+    @override
+    def in_memory(self) -> SampleArrayReader:
+        reader = SampleArrayReader(self.files, self._sample_codec)
+        self._copy_in_memory(reader)
+        return reader
+
+    def spans(self, chunk: int, prefetched: Payloads | None = None) -> SampleSpans:
+        """Return the spans of a chunk's samples, checked on the first access; raises DamageError."""
+        spans = self._spans.get(chunk)
+        if spans is None:
+            start, stop = self.layout.chunk_span(chunk)
+            payload = self._payload(chunk, prefetched)
+            try:
+                spans = self._sample_codec.spans(payload, self.layout.sample_shape, at_most=stop - start)
+                if len(spans.addresses) != stop - start:
+                    raise CodecError(f"expected {stop - start} samples, found {len(spans.addresses)}")
+            except CodecError as error:
+                raise self.files.damage(chunk, error) from error
+            if self._sample_nbytes is not None:
+                return spans  # quickly made again, so not worth keeping the payload for
+            self._spans[chunk] = spans
+            owned = spans.nbytes - (payload.nbytes if self._shards.stable else 0)
+            while len(self._spans) * owned > CACHE_NBYTES and len(self._spans) > 1:
+                drop_oldest(self._spans)
+        return spans
+
+    def _read_equal(
+        self, sample_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
+    ) -> None:
+        """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
+        if self._shards.stable:
+            base = self._address[chunk]
+            if not base.all():
+                for number in np.unique(chunk[base == 0]).tolist():
+                    self._address[number] = self._shards.payload(number).ctypes.data
+                base = self._address[chunk]
+        else:
+            places = None if prefetched is None else prefetched.places(chunk)
+            if prefetched is None or places is None:
+                prefetched = self._shards.payloads(np.unique(chunk))
+                places = np.searchsorted(prefetched.chunks, chunk)
+            base = prefetched.addresses[places]
+        addresses = base + (row * sample_nbytes).astype(np.uint64)
+
+        def decode(samples: slice) -> None:
+            self._sample_codec.decode_at(addresses[samples], out[samples])
+
+        self._decode_all(decode, chunk, row)
+
+    def _read_spans(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
+        """Read samples that differ in length, by the spans of their chunks' samples."""
+        numbers, inverse = np.unique(chunk, return_inverse=True)
+        if prefetched is None and not self._shards.stable:
+            unknown = [number for number in numbers.tolist() if number not in self._spans]
+            prefetched = self._shards.payloads(np.array(unknown, np.int64)) if unknown else None
+        spans = [self.spans(number, prefetched) for number in numbers.tolist()]
+        places = inverse.reshape(-1)
+
+        def decode(samples: slice) -> None:
+            self._sample_codec.decode_spans(spans, places[samples], row[samples], out[samples])
+
+        self._decode_all(decode, chunk, row)
+
+    def _decode_all(self, decode: Callable[[slice], None], chunk: Indices, row: Indices) -> None:
+        """Decode all samples at once; after an error one by one, to name the damaged sample."""
+        try:
+            decode(slice(None))
+        except CodecError:
+            for at, (number, position) in enumerate(zip(chunk.tolist(), row.tolist(), strict=True)):
+                try:
+                    decode(slice(at, at + 1))
+                except CodecError as error:
+                    raise self.files.damage(number, error.at(None), position) from error
+            raise
