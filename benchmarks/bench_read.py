@@ -38,7 +38,7 @@ IN_A_ROW = 5
 
 def write_store(path: Path, codes: np.ndarray, codec: str = "bitpack") -> None:
     """Write codes to a store in chunks of 64."""
-    spec = StoreSpec(GRID, (CODEBOOK_SIZE,), TokenizerIdentity("random"), codec=codec)
+    spec = StoreSpec(TokenizerIdentity("random"), GRID, (CODEBOOK_SIZE,), codec=codec)
     labels = np.zeros(len(codes), np.int32)
     with StoreWriter(open_storage(path), spec) as writer:
         split = writer.split("train", len(codes))

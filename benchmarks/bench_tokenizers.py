@@ -101,7 +101,7 @@ def encode(tokenizer: Tokenizer, images: Tensor, batch: int = BATCHES[-1]) -> Te
 def bits_of(tokenizer: Tokenizer, codes: npt.NDArray[Any]) -> Bits:
     """Return the bits that an image of codes (n, *grid) takes."""
     sizes, grid = tokenizer.codebook_sizes, codes.shape[1:]
-    spec = StoreSpec(grid, sizes, TokenizerIdentity(tokenizer.name), codec="zstd")
+    spec = StoreSpec(TokenizerIdentity(tokenizer.name), grid, sizes, codec="zstd")
     layout = spec.tokens_layout(len(codes), spec.samples_per_shard(len(codes)))
     starts = range(0, len(codes), layout.shard_samples)
     rows = codes.astype(code_dtype(max(sizes)))

@@ -470,7 +470,7 @@ def test_members_of_a_zip_file_may_be_larger_than_its_old_limit(
 
 
 def test_shards_are_sized_by_the_widest_of_the_aligned_arrays(tmp_path: Path) -> None:
-    spec = StoreSpec((4, 4), (300,), TokenizerIdentity("x"))
+    spec = StoreSpec(TokenizerIdentity("x"), (4, 4), (300,))
     assert spec.samples_per_shard(10**6) == MAX_SHARD_SAMPLES
     wide = Column(np.dtype(np.uint8), (256, 256))
     assert spec.samples_per_shard(10**6, [wide]) * wide.nbytes == SHARD_NBYTES

@@ -13,17 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstore.codecs import codec_names
+from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
 from tokenstore.errors import DamageError, ManifestError, VersionError
 from tokenstore.format.manifest import (
-    MAX_CODEBOOK_SIZE,
     FileRecord,
     Manifest,
     Preprocessing,
     SplitSummary,
     TokenizerIdentity,
-    decode_root,
-    encode_root,
 )
+from tokenstore.format.root import decode_root, encode_root
 
 WHERE = "store/zarr.json"
 

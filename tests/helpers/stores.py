@@ -57,7 +57,7 @@ def write_store(
     grid = next(iter(named.values())).codes.shape[1:]
     sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else codebook_sizes
     storage = target if isinstance(target, Storage) else open_storage(target)
-    with StoreWriter(storage, StoreSpec(grid, sizes, tokenizer, **spec)) as writer:
+    with StoreWriter(storage, StoreSpec(tokenizer, grid, sizes, **spec)) as writer:
         for name, samples in named.items():
             _write_split(writer, name, samples)
         return writer.commit()

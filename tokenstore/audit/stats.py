@@ -16,7 +16,7 @@ from tokenstore.audit.info import file_nbytes
 from tokenstore.codecs.bitpack import bit_width
 from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format.layout import CODEBOOK, ROOT, SYNONYMS, TOKENS
-from tokenstore.format.manifest import Manifest, has_tables
+from tokenstore.format.manifest import Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 
@@ -198,7 +198,7 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
     parts: dict[str, int] = {}
     for path, record in manifest.files.items():
         first, *rest = path.split("/")
-        if path.endswith(f"/{TOKENS}/{ROOT}") and has_tables(manifest):
+        if path.endswith(f"/{TOKENS}/{ROOT}") and manifest.has_codec_tables:
             part = CONTEXT_MODEL
         elif path.endswith(ROOT):
             part = "metadata"

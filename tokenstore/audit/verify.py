@@ -23,7 +23,7 @@ from tokenstore.errors import (
     TokenstoreError,
 )
 from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, code_planes
-from tokenstore.format.manifest import FileRecord, consolidates
+from tokenstore.format.manifest import FileRecord
 from tokenstore.reading import ArrayReader, StoreFiles, TokenStore, array_reader
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.storage import STAGING, Storage
@@ -197,7 +197,7 @@ def _check_file(storage: Storage, path: str, expected: FileRecord) -> str | None
 def _check_listing(store: StoreFiles, damaged: set[str], findings: _Findings) -> None:
     nodes = _consolidated_metadata(store)
     documents = [path for path in store.manifest.files if path.endswith(f"/{ROOT}") and path not in damaged]
-    for path in documents if consolidates(store.manifest) else ():
+    for path in documents if store.manifest.is_consolidated else ():
         if nodes.get(path.removesuffix(f"/{ROOT}")) != _json(store, path):
             findings.problems.append(
                 f"{store.storage}/{ROOT}: the consolidated metadata is not that of {path}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.files import write_file
+from tokenstore.format.fields import Reader, fields_of, integer, list_of
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.networks.checkpoints import read_checkpoint
 
@@ -97,7 +99,9 @@ def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
         metadata, tensors = _read(path)
         if "config" not in metadata:
             return TokenAdapt.from_tensors(tensors, augmentation=augmentation)
-        config = AdapterConfig(**json.loads(metadata["config"]))
+        config = AdapterConfig(
+            **fields_of(json.loads(metadata["config"]), "config", {}, _SIZES, others=False)
+        )
         made_for = metadata.get("tokenizer")
         tokenizer = (
             None if made_for is None else TokenizerIdentity.from_dict(json.loads(made_for), "tokenizer")
@@ -105,6 +109,12 @@ def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
         return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
     except (AdapterError, TokenizerError, SafetensorError, OSError, ValueError, TypeError) as error:
         raise AdapterError(f"{path}: expected the weights of a TokenAdapt: {error}") from error
+
+
+_SIZES: dict[str, Reader[Any]] = {
+    **dict.fromkeys(("codebook_size", "channels", "width", "heads", "mlp", "depth"), integer(1)),
+    **dict.fromkeys(("grid", "size"), list_of(integer(1))),
+}
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

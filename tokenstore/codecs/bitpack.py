@@ -17,6 +17,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.codecs.chunks import SampleCodec, SampleSpans
+from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
 from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
@@ -39,15 +40,14 @@ Decoded: TypeAlias = npt.NDArray[np.integer]
 Packed: TypeAlias = npt.NDArray[np.uint8]
 Addresses: TypeAlias = npt.NDArray[np.uint64]
 
-_MAX_CODEBOOK_SIZE: Final = 2**31
 _CODE_DTYPES: Final = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32))
 _DECODED_DTYPES: Final = (*_CODE_DTYPES, np.dtype(np.int32), np.dtype(np.int64))
 
 
 def bit_width(codebook_size: int) -> int:
     """Return the bits a code takes, 1 to 31. Raises CodecError unless codebook_size is in 1..2**31."""
-    if not 1 <= codebook_size <= _MAX_CODEBOOK_SIZE:
-        raise CodecError(f"expected a codebook size in 1..{_MAX_CODEBOOK_SIZE}, found {codebook_size}")
+    if not 1 <= codebook_size <= MAX_CODEBOOK_SIZE:
+        raise CodecError(f"expected a codebook size in 1..{MAX_CODEBOOK_SIZE}, found {codebook_size}")
     return max(1, (codebook_size - 1).bit_length())
 
 

@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from tokenstore.codecs.chunks import ChunkCodec
     from tokenstore.codecs.context.model import ContextModel
 
-__all__ = ["DEFAULT_CODEC", "codec_class", "codec_from_zarr", "codec_names", "named_codec", "register_codec"]
+__all__ = [
+    "DEFAULT_CODEC",
+    "MAX_CODEBOOK_SIZE",
+    "codec_class",
+    "codec_from_zarr",
+    "codec_names",
+    "named_codec",
+    "register_codec",
+]
 
 DEFAULT_CODEC = "bitpack"
+MAX_CODEBOOK_SIZE = 2**31
+"""The most codes of a codebook (FORMAT.md, M3)."""
 
 
 @dataclass(frozen=True)

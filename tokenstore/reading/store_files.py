@@ -25,7 +25,8 @@ from tokenstore.format.layout import (
     file_record,
     table_array_document,
 )
-from tokenstore.format.manifest import FileRecord, Manifest, decode_root
+from tokenstore.format.manifest import FileRecord, Manifest
+from tokenstore.format.root import decode_root
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
 

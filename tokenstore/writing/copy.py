@@ -73,7 +73,7 @@ def copy(
     if resume and finish_commit(place):
         _check_same_store(store, place)
         return result
-    spec = StoreSpec(manifest.grid, manifest.codebook_sizes, manifest.tokenizer)
+    spec = StoreSpec(**manifest.shared())
     progress = _Progress(store.nbytes, on_progress)
     with StoreWriter(place, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
         existing = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}

@@ -101,17 +101,9 @@ def check_codec(codec: str) -> None:
 
 def spec_of(store: TokenStore) -> StoreSpec:
     """Return the spec of a store as it is, to write the store again."""
-    manifest: Manifest = store.manifest
     return StoreSpec(
-        grid=manifest.grid,
-        codebook_sizes=manifest.codebook_sizes,
-        tokenizer=manifest.tokenizer,
+        **store.manifest.shared(),
         chunk_samples=store[store.splits[0]].arrays[TOKENS].layout.chunk_samples,
-        class_names=manifest.class_names,
-        preprocessing=manifest.preprocessing,
-        ignore_index=manifest.ignore_index,
-        source_kind=manifest.source_kind,
-        source_location=manifest.source_location,
         codebook=store.codebook,
         synonyms=store.synonyms,
     )

@@ -15,7 +15,7 @@ from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.zstd import Zstd
 from tokenstore.errors import ManifestError
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.format.store_fields import StoreFields
 from tokenstore.format.tables import Column
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
@@ -28,30 +28,22 @@ _SMALL_SAMPLE_NBYTES = 16
 
 
 @dataclass(frozen=True)
-class StoreSpec:
-    """The specification of a new store.
+class StoreSpec(StoreFields):
+    """The specification of a new store: the fields of its manifest, and all that decides its other bytes.
 
     Raises ManifestError for values that no store can have.
     """
 
-    grid: tuple[int, ...]
-    codebook_sizes: tuple[int, ...]
-    tokenizer: TokenizerIdentity
     codec: str = DEFAULT_CODEC
     model: ContextModel | None = field(default=None, repr=False)
     """The model of the codec `context`; without one it packs."""
     chunk_samples: int = CHUNK_SAMPLES
     shard_samples: int | None = None
-    class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
-    ignore_index: int | None = None
-    source_kind: str | None = None
-    source_location: str | None = None
     codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        Manifest(self.tokenizer, self.grid, self.codebook_sizes, splits={}).check()
+        self.check()
         if self.codec not in codec_names():
             raise ManifestError(f"codec: expected one of {codec_names()}, found {self.codec!r}")
         if not 1 <= self.chunk_samples <= MAX_SHARD_SAMPLES:
@@ -65,16 +57,16 @@ class StoreSpec:
                 f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
                 f"found {self.shard_samples}"
             )
-        if self.codebook is not None and self.codebook.shape[-2] < max(self.codebook_sizes):
+        if self.codebook is not None and self.codebook.shape[-2] < self.codebook_size:
             raise ManifestError(
-                f"codebook: expected {max(self.codebook_sizes)} vectors, found shape {self.codebook.shape}"
+                f"codebook: expected {self.codebook_size} vectors, found shape {self.codebook.shape}"
             )
 
     def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
         """Return the samples of a full shard, in a split of which at most `listed` samples exist."""
         if self.shard_samples is not None:
             return self.shard_samples
-        tokens_nbytes = sample_nbytes(math.prod(self.grid), max(self.codebook_sizes))
+        tokens_nbytes = sample_nbytes(math.prod(self.grid), self.codebook_size)
         nbytes = max([tokens_nbytes, *(column.nbytes for column in columns)])
         samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))
         samples = min(samples, max(1, listed))
@@ -82,7 +74,7 @@ class StoreSpec:
 
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
         """Return the layout of a split's tokens (samples, *grid)."""
-        size = max(self.codebook_sizes)
+        size = self.codebook_size
         codec = named_codec(self.codec, size, self.model)
         return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
 

@@ -41,7 +41,8 @@ from tokenstore.format.layout import (
     group_document,
     table_array_document,
 )
-from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary, encode_json, encode_root
+from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary
+from tokenstore.format.root import encode_json, encode_root
 from tokenstore.format.tables import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
@@ -171,17 +172,10 @@ class StoreWriter:
         for path, document in nodes.items():
             files[f"{path}/{ROOT}"] = self._write(f"{path}/{ROOT}", encode_json(document))
         manifest = Manifest(
-            tokenizer=self.spec.tokenizer,
-            grid=self.spec.grid,
-            codebook_sizes=self.spec.codebook_sizes,
+            **self.spec.shared(),
             splits={split.name: split.summary() for split in self.splits},
             files=dict(sorted(files.items())),
             features=(self.spec.codec,),
-            class_names=self.spec.class_names,
-            preprocessing=self.spec.preprocessing,
-            ignore_index=self.spec.ignore_index,
-            source_kind=self.spec.source_kind,
-            source_location=self.spec.source_location,
             created_by=f"tokenstore {__version__}",
         )
         ours = tuple(

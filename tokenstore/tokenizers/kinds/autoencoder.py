@@ -9,7 +9,7 @@ https://arxiv.org/abs/1312.6114): never a sample of it, and without the scaling 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
+from tokenstore.format.fields import FieldError, Reader, checked, list_of, null_or
+from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.model_folders import load_diffusers, open_model, open_safetensors
@@ -31,7 +33,6 @@ FORMAT = "tokenstore.autoencoder_codebook.1"
 ENDING = ".safetensors"
 SUBFOLDERS = ("vae",)
 """The sub-folders in which pipelines have their autoencoder."""
-LARGEST_FIELD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -205,42 +206,30 @@ class CodebookConfig:
     @classmethod
     def from_json(cls, text: str) -> CodebookConfig:
         """Parse a config; raise TokenizerError unless the text has exactly the fields, of their types."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"expected a JSON object as config, found {text[:80]!r}") from error
-        if not isinstance(values, dict) or set(values) != set(_VALID):
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise TokenizerError(f"expected a config with the fields {sorted(_VALID)}, found {found}")
-        for name, (expected, is_valid) in _VALID.items():
-            if not is_valid(values[name]):
-                raise TokenizerError(f"config: expected {name} to be {expected}, found {values[name]!r:.80}")
-        return cls(**values)
+        return read_config(text, cls, _READERS)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _one_of(names: Collection[str]) -> Reader[str]:
+    return checked(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names)
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and 1 <= value <= LARGEST_FIELD
+def _levels(value: object, where: str) -> list[int] | None:
+    try:
+        sizes = null_or(list_of(SIZE))(value, where)
+    except FieldError as error:
+        raise FieldError(where, "null or a list of whole numbers", repr(value)) from error
+    return None if sizes is None else list(sizes)
 
 
-def _is_levels(value: object) -> bool:
-    return value is None or (isinstance(value, list) and all(map(_is_size, value)))
-
-
-_SIZE = (f"in 1..{LARGEST_FIELD}", _is_size)
-_VALID: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "quantiser": (f"one of {', '.join(QUANTISERS)}", lambda value: _is_text(value) and value in QUANTISERS),
-    "levels": ("null or a list of whole numbers", _is_levels),
-    "autoencoder": ("text", _is_text),
-    "autoencoder_class": (f"one of {', '.join(CLASSES)}", lambda value: _is_text(value) and value in CLASSES),
-    "autoencoder_fingerprint": ("text", _is_text),
-    "latent_channels": _SIZE,
-    "image_size": _SIZE,
+_READERS: dict[str, Reader[Any]] = {
+    "quantiser": _one_of(QUANTISERS),
+    "levels": _levels,
+    "autoencoder": TEXT,
+    "autoencoder_class": _one_of(CLASSES),
+    "autoencoder_fingerprint": TEXT,
+    "latent_channels": SIZE,
+    "image_size": SIZE,
 }
-"""The valid values of each field of a config."""
 
 
 def write_codebook(tokenizer: AutoencoderTokenizer, path: Path) -> None:

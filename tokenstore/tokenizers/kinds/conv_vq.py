@@ -22,12 +22,11 @@ from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.files import write_file
+from tokenstore.tokenizers.configs import LARGEST_FIELD, SIZE, TEXT, read_config
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
 FORMAT = "tokenstore.conv_vq.1"
-LARGEST_FIELD = 1 << 16
-"""No field of a config may be larger: a hostile file must not make us build an endless model."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,8 @@ class ConvVQConfig:
     @classmethod
     def from_json(cls, text: str) -> ConvVQConfig:
         """Parse a config; raise TokenizerError unless it has exactly the fields, of their types."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"expected a JSON object as config, found {text[:80]!r}") from error
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != expected:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise TokenizerError(f"expected a config with the fields {sorted(expected)}, found {found}")
-        for name, value in values.items():
-            if name == "name":
-                if not isinstance(value, str) or not value:
-                    raise TokenizerError(f"config: expected name to be text, found {value!r}")
-            elif type(value) is not int or not 1 <= value <= LARGEST_FIELD:
-                raise TokenizerError(f"config: expected {name} to be in 1..{LARGEST_FIELD}, found {value!r}")
-        return cls(**values)
+        readers = {field.name: TEXT if field.name == "name" else SIZE for field in fields(cls)}
+        return read_config(text, cls, readers)
 
 
 class Block(nn.Module):

@@ -1,0 +1,153 @@
+"""The facts of a store that are known before its first shard: the fields that its spec and manifest share."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any
+
+from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
+from tokenstore.errors import ManifestError
+from tokenstore.format.fields import FieldError, Reader, fields_of, integer, list_of, null_or, record, text
+
+__all__ = ["Preprocessing", "StoreFields", "TokenizerIdentity"]
+
+
+@dataclass(frozen=True)
+class TokenizerIdentity:
+    """The tokenizer that made a store's codes: its name, and all that decides their meaning."""
+
+    name: str
+    fingerprint: str | None = None
+    """The SHA-256 (hex) of weights, codebook and configuration; None for an unknown tokenizer."""
+    kept_codes: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
+    """For each codebook of a pruned store, the tokenizer's own code of every code in the store."""
+    spec: str | None = field(default=None, compare=False)
+    """The user's name for the tokenizer, from the conversion."""
+    device: str | None = field(default=None, compare=False)
+    """The device that computed the codes; None if they are the same on every device."""
+    dtype: str | None = field(default=None, compare=False)
+    """The float type that the codes were computed in; None if they are exact."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without those that are None, but always with the fingerprint."""
+        values: dict[str, Any] = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec,
+            "device": self.device,
+            "dtype": self.dtype,
+            "kept_codes": self.kept_codes and [list(codes) for codes in self.kept_codes],
+        }
+        return {name: value for name, value in values.items() if name == "fingerprint" or value is not None}
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> TokenizerIdentity:
+        """Return the identity that `to_dict` wrote; raises ManifestError for other values, with `where`."""
+        try:
+            return read_identity(values, where)
+        except FieldError as error:
+            raise ManifestError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The steps from an image to the tokenizer's input."""
+
+    height: int
+    width: int
+    resize: str
+    filter: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class StoreFields:
+    """The facts of a store that its spec states and its manifest repeats.
+
+    `grid` is the shape of one sample's codes. With several codebooks the first axis of the grid counts them,
+    and `codebook_sizes` has an entry for each.
+    """
+
+    tokenizer: TokenizerIdentity
+    grid: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    _: KW_ONLY
+    class_names: tuple[str, ...] | None = None
+    """The names of the classes by label."""
+    preprocessing: Preprocessing | None = None
+    source_kind: str | None = None
+    source_location: str | None = None
+    """The user's name for the source, from the conversion."""
+    ignore_index: int | None = None
+    """The value of `masks` in pixels without a class; None if unknown."""
+
+    @property
+    def codebook_size(self) -> int:
+        """The largest codebook's size: every code is below it."""
+        return max(self.codebook_sizes)
+
+    def shared(self) -> dict[str, Any]:
+        """Return the fields of this class by name, to make a spec of a manifest, or a manifest of a spec."""
+        return {each.name: getattr(self, each.name) for each in fields(StoreFields)}
+
+    def check(self) -> None:
+        """Raise ManifestError if fields contradict each other."""
+        if not self.grid:
+            raise ManifestError("manifest.grid: expected at least one axis, found []")
+        if not self.codebook_sizes:
+            raise ManifestError("manifest.codebook_sizes: expected at least one size, found []")
+        codebooks = len(self.codebook_sizes)
+        if codebooks > 1 and self.grid[0] != codebooks:
+            raise ManifestError(
+                f"manifest.grid: with {codebooks} codebooks the first axis must be {codebooks}, "
+                f"found {list(self.grid)}"
+            )
+        if max(self.codebook_sizes) > MAX_CODEBOOK_SIZE:
+            raise ManifestError(
+                f"manifest.codebook_sizes: expected at most {MAX_CODEBOOK_SIZE} codes, "
+                f"found {max(self.codebook_sizes)}"
+            )
+        kept = self.tokenizer.kept_codes
+        if kept is not None and tuple(map(len, kept)) != self.codebook_sizes:
+            raise ManifestError(
+                f"manifest.tokenizer.kept_codes: expected lists of {self.codebook_sizes} codes, found "
+                f"{tuple(map(len, kept))}"
+            )
+
+
+def _rising_codes(value: object, where: str) -> tuple[int, ...]:
+    codes = list_of(integer(maximum=MAX_CODEBOOK_SIZE - 1))(value, where)
+    if any(second <= first for first, second in itertools.pairwise(codes)):
+        raise FieldError(where, "codes in rising order", str(list(codes)))
+    return codes
+
+
+read_identity = record(
+    TokenizerIdentity,
+    {"name": text, "fingerprint": null_or(text)},
+    {"kept_codes": list_of(_rising_codes), "spec": text, "device": text, "dtype": text},
+)
+"""The reader of a TokenizerIdentity; raises FieldError."""
+
+_read_preprocessing = record(
+    Preprocessing, {"height": integer(1), "width": integer(1), "resize": text, "filter": text}
+)
+_REQUIRED: dict[str, Reader[Any]] = {
+    "tokenizer": read_identity,
+    "grid": list_of(integer(1)),
+    "codebook_sizes": list_of(integer(1, MAX_CODEBOOK_SIZE)),
+    "class_names": null_or(list_of(text)),
+    "preprocessing": null_or(_read_preprocessing),
+    "source_kind": null_or(text),
+}
+_OPTIONAL: dict[str, Reader[Any]] = {"source_location": text, "ignore_index": integer()}
+
+
+def read_store_fields(value: object, where: str) -> dict[str, Any]:
+    """Return the values of StoreFields in a manifest, by name; raises FieldError."""
+    return fields_of(value, where, _REQUIRED, _OPTIONAL)
