@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenstore.augment import AdapterConfig, TokenAdapt, recipes
-from tokenstore.augment.devices import has_bfloat16, products
+from tokenstore.augment.devices import products
 from tokenstore.augment.geometry import affine_maps
 from tokenstore.networks import transformer
+from tokenstore.networks.precision import has_bfloat16
 
 CODES, CHANNELS, GRID, SIZE = 391, 32, 32, 28
 KINDS = ("plain", "plain, bfloat16", "recipe", "recipe, float32", "recipe, without TokenAdapt")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from seitpp_models.adapter.evaluation import evaluate_adapter
 from seitpp_models.adapter.run import held_out_pictures
-from tokenstore.augment.adapters import load_adapter
+from tokenstore.augment import load_adapter
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource

@@ -52,7 +52,7 @@ from seitpp_models import MaskedTokenConfig, MaskedTokenModel, MaskRatio, TokenV
 from seitpp_models.training.tasks import Classification, MaskedTokens, StepRandom, Task
 from seitpp_models.weights.official import to_official
 from tokenstore.augment import nearest_codes, recipes
-from tokenstore.augment.devices import has_bfloat16
+from tokenstore.networks.precision import has_bfloat16
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
 CODES, CHANNELS, GRID, SIZE, CLASSES = 391, 32, 32, 28, 1000

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tokenstore.audit.codes import CodebookUse
 from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, SplitAudit, StorageAudit
-from tokenstore.loading.orders import Mixing
+from tokenstore.loading import Mixing
 
 from ..console import human_bytes
 

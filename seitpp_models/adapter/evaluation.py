@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 from seitpp_models.adapter.pairs import augmented_images
-from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.examples import transformed_codes
-from tokenstore.augment.geometry import Geometry, HorizontalFlip, RandomAffine
-from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.augment import (
+    PATCH_SIDE,
+    CodebookEmbedding,
+    Geometry,
+    HorizontalFlip,
+    RandomAffine,
+    RandomResizedCrop,
+    TokenAdapt,
+    transformed_codes,
+)
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.quality import psnr
 
@@ -44,7 +49,7 @@ class AdapterQuality:
 
 def evaluated_transforms(size: tuple[int, int]) -> dict[str, Geometry]:
     """The transforms that are looked at one by one; a crop gives g's `size` (h, w), all others the grid."""
-    crop = RandomResizedCrop((SCALE * size[0], SCALE * size[1]))
+    crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]))
     return {
         "flip": Geometry(flip=HorizontalFlip(1)),
         "crop-resize": Geometry(crop=crop),
@@ -68,7 +73,7 @@ def evaluate_adapter(
         generator = torch.Generator().manual_seed(seed)
         figures = []
         for batch in torch.split(images, _BATCH):
-            drawn = geometry.draw(len(batch), (SCALE * rows, SCALE * columns), generator)
+            drawn = geometry.draw(len(batch), (PATCH_SIDE * rows, PATCH_SIDE * columns), generator)
             augmented = augmented_images(batch, drawn)
             exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
             adapted = adapter.drawn_codes(embedding(codes.to(device)), drawn).to(codes.device)

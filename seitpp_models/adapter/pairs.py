@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from tokenstore.augment.geometry import DrawnGeometry, Geometry
+from tokenstore.augment import DrawnGeometry, Geometry
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources.images import load_image
 from tokenstore.tokenizers import Tokenizer

@@ -14,7 +14,7 @@ from torch import Tensor
 from seitpp_models.adapter.evaluation import AdapterQuality, evaluate_adapter
 from seitpp_models.adapter.pairs import Pictures
 from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig, StepResult
-from tokenstore.augment.adapters import save_adapter
+from tokenstore.augment import save_adapter
 from tokenstore.networks.precision import Precision, computes_in_bfloat16
 from tokenstore.networks.runs import STATE, run_steps
 from tokenstore.networks.threads import torch_threads

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seitpp_models.adapter.pairs import PairsBatch
-from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.augment import PATCH_SIDE, CodebookEmbedding, TokenAdapt
 from tokenstore.tokenizers import Tokenizer
 
 __all__ = ["start_from_codebook", "start_from_pairs"]
@@ -42,7 +41,7 @@ def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
     pixels, patches = decoder.to_pixel[1], encoder.to_patch_embedding[0]
     first.weight.copy_(to_width)
     pixels.weight.copy_(from_width.T[:, :, None, None].expand_as(pixels.weight))
-    patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / SCALE**2)
+    patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / PATCH_SIDE**2)
     head.weight.copy_(_SHARPNESS * vectors @ from_width / mean_length)
     for layer in (first, pixels, patches, head):
         layer.bias.zero_()
@@ -73,7 +72,7 @@ def start_from_pairs(
     inside = torch.cat([_rows(part) for part in vectors])
     weights, bias = _ridge(inside, torch.cat([_rows(_patches(part)) for part in colours]))
     from_width = pixels.weight[:, :, 0, 0]  # width, C: each channel of the vector
-    own = (from_width @ weights).unflatten(1, (count, SCALE, SCALE))
+    own = (from_width @ weights).unflatten(1, (count, PATCH_SIDE, PATCH_SIDE))
     pixels.weight[:, :count] = own
     pixels.bias[:count] = bias.view(count, -1).mean(1)
 
@@ -103,12 +102,12 @@ def _colours(tokenizer: Tokenizer, codes: Tensor) -> Tensor:
     """What codes (B, H, W) decode to, (B, 3, 2H, 2W) in -0.5..0.5."""
     images = tokenizer.decode(codes)
     rows, columns = codes.shape[1:]
-    return F.adaptive_avg_pool2d(images.float() / 255 - 0.5, (SCALE * rows, SCALE * columns))
+    return F.adaptive_avg_pool2d(images.float() / 255 - 0.5, (PATCH_SIDE * rows, PATCH_SIDE * columns))
 
 
 def _patches(maps: Tensor) -> Tensor:
     """Maps (B, C, 2H, 2W) as (B, 4C, H, W), in the order of a convolution's weights."""
-    return F.pixel_unshuffle(maps, SCALE)
+    return F.pixel_unshuffle(maps, PATCH_SIDE)
 
 
 def _rows(grids: Tensor) -> Tensor:

@@ -20,9 +20,14 @@ from torch.utils.data import DataLoader
 
 from seitpp_models.adapter.pairs import Pairs, PairsBatch, Pictures
 from seitpp_models.adapter.start import start_from_codebook, start_from_pairs
-from tokenstore.augment.adapters import save_adapter
-from tokenstore.augment.embedding import CodebookEmbedding
-from tokenstore.augment.token_adapt import SCALE, AdapterConfig, TokenAdapt, adapter_geometry
+from tokenstore.augment import (
+    PATCH_SIDE,
+    AdapterConfig,
+    CodebookEmbedding,
+    TokenAdapt,
+    adapter_geometry,
+    save_adapter,
+)
 from tokenstore.errors import AdapterError
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.networks.runs import ResumableRun
@@ -119,7 +124,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             Pictures([*images.photographs, *images.thumbnails], side),
             tokenizer,
             adapter_geometry(size, config.scale),
-            (SCALE * rows, SCALE * columns),
+            (PATCH_SIDE * rows, PATCH_SIDE * columns),
             config.batch_size,
             config.uncropped_every,
             config.seed,

@@ -22,8 +22,8 @@ from seitpp_models.evaluation.class_names import ClassMap
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
 from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.segmentation import segmentation_loss
-from tokenstore.augment.crops import CenterCrop
-from tokenstore.loading.loader import TokenLoader
+from tokenstore.augment import CenterCrop
+from tokenstore.loading import TokenLoader
 from tokenstore.randomness import derived_seed
 
 __all__ = [

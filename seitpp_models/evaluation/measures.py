@@ -15,7 +15,7 @@ from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format.layout import LABELS, MASKS
-from tokenstore.loading.loader import TokenLoader
+from tokenstore.loading import TokenLoader
 from tokenstore.reading import TokenStore
 
 __all__ = [

@@ -14,8 +14,7 @@ from seitpp_models.evaluation.measures import Measure, MeasuredSamples, measure_
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
 from tokenstore.format.layout import MASKS, TOKENS
-from tokenstore.loading.dataset import TokenDataset
-from tokenstore.loading.loader import TokenLoader
+from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.reading import Indices, SplitReader, TokenStore
 
 __all__ = ["Batches", "chosen_split", "evaluate_store"]

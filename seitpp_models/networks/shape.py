@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seitpp_models.errors import ModelError
-from tokenstore.augment.embedding import CodebookEmbedding
+from tokenstore.augment import CodebookEmbedding
 
 __all__ = ["NetworkShape", "Output"]
 

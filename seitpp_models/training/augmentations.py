@@ -8,13 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
-from tokenstore.augment import recipes
-from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
-from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
-from tokenstore.augment.embedding import Codebook, CodebookEmbedding
-from tokenstore.augment.geometry import Geometry, HorizontalFlip
-from tokenstore.augment.requantise import Requantise
-from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.augment import (
+    PATCH_SIDE,
+    CenterCrop,
+    Codebook,
+    CodebookEmbedding,
+    ColorAdapt,
+    EmbNoise,
+    Geometry,
+    HorizontalFlip,
+    OneOf,
+    RandomResizedCrop,
+    Requantise,
+    TokenAdapt,
+    recipes,
+)
 
 __all__ = ["Augmentation", "CentralPart", "CodesAndMasks", "segmentation_recipe", "training_recipe"]
 
@@ -92,7 +100,7 @@ class CodesAndMasks(nn.Module):
         noise = float(self.embedding.codebook.std())
         self.colour = OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
-        places = (SCALE * size[0], SCALE * size[1])
+        places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
         self.adapter_geometry = Geometry(HorizontalFlip(), crop=RandomResizedCrop(places, scale))
         self.requantise = Requantise(self.embedding.codebook) if gives_codes else None
@@ -110,7 +118,9 @@ class CodesAndMasks(nn.Module):
         cropped = drawn.apply_to_labels(masks[:first], self.ignore_index)
         if self.adapter is None or first == count:
             return inputs, cropped
-        drawn = self.adapter_geometry.draw(count - first, (SCALE * rows, SCALE * columns), generator)
+        drawn = self.adapter_geometry.draw(
+            count - first, (PATCH_SIDE * rows, PATCH_SIDE * columns), generator
+        )
         adapted = self.adapter.drawn_codes(embeddings[first:], drawn)
         others = drawn.apply_to_labels(masks[first:], self.ignore_index)
         inputs = torch.cat((inputs, adapted if self.requantise is not None else self.embedding(adapted)))

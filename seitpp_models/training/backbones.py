@@ -18,8 +18,7 @@ from seitpp_models.training.inputs import codebook_of
 from seitpp_models.training.settings import BackboneSettings, Settings
 from seitpp_models.weights.files import TrainedModel, build_model
 from seitpp_models.weights.transfer import backbone_arguments, pretrained_network, start_from
-from tokenstore.augment.adapters import load_adapter
-from tokenstore.augment.token_adapt import TokenAdapt
+from tokenstore.augment import TokenAdapt, load_adapter
 from tokenstore.errors import Parameter
 from tokenstore.reading import TokenStore
 

@@ -12,9 +12,9 @@ from accelerate.utils import DistributedType
 
 from seitpp_models.errors import ModelError
 from seitpp_models.training.settings import DeviceSettings
-from tokenstore.augment.devices import has_bfloat16
 from tokenstore.errors import Parameter
 from tokenstore.machine import available_cores
+from tokenstore.networks.precision import has_bfloat16
 from tokenstore.networks.threads import torch_threads
 
 __all__ = ["devices_of"]

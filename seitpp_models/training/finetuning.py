@@ -34,7 +34,7 @@ from seitpp_models.training.settings import DeviceSettings, FinetuneSettings, Se
 from seitpp_models.training.tasks import Classification
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
-from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = ["finetune"]

@@ -13,7 +13,7 @@ from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.networks.store_sizes import sizes_of
 from tokenstore.errors import Parameter
 from tokenstore.format.layout import MASKS, TOKENS
-from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore, open_store
 
 __all__ = [

@@ -20,7 +20,7 @@ from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.training.tasks import StepRandom, Task
 from seitpp_models.weights.files import TrainedModel, save_model
 from tokenstore.errors import Parameter
-from tokenstore.loading.loader import TokenLoader
+from tokenstore.loading import TokenLoader
 from tokenstore.networks.runs import ResumableRun
 
 __all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]

@@ -21,8 +21,7 @@ from seitpp_models.training.settings import DataSettings, LearningSettings, RunS
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
-from tokenstore.loading.dataset import TokenDataset
-from tokenstore.loading.loader import TokenLoader
+from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import STATE
 from tokenstore.reading import TokenStore
 

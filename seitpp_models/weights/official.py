@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
-from tokenstore.augment.token_adapt import ADAPTER_PARTS
+from tokenstore.augment import ADAPTER_PARTS
 from tokenstore.errors import TokenstoreError
 from tokenstore.networks.checkpoints import read_checkpoint
 from tokenstore.networks.transformer import HEAD_WIDTH, sin_cos_table

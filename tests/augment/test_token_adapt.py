@@ -23,8 +23,8 @@ from tokenstore.augment import (
     adapter_geometry,
     recipes,
 )
-from tokenstore.augment.devices import has_bfloat16
 from tokenstore.errors import AdapterError
+from tokenstore.networks.precision import has_bfloat16
 from tokenstore.networks.transformer import attention, sin_cos_table
 
 

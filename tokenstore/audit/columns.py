@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality
-    from tokenstore.loading.orders import Mixing
+    from tokenstore.loading import Mixing
     from tokenstore.reading import TokenStore
     from tokenstore.tokenizers.base import Tokenizer
 
@@ -93,7 +93,7 @@ def shuffle(store: TokenStore, options: StatsOptions) -> Mapping[str, Mixing | N
     """Measure how well the orders of an epoch mix each split; None for a split that has nothing to mix."""
     if not options.shuffle:
         return None
-    from tokenstore.loading.orders import measure_mixing
+    from tokenstore.loading import measure_mixing
 
     return {
         name: measure_mixing(store[name], options.batch_size, options.shuffle_window) for name in store.splits

@@ -21,8 +21,7 @@ from tokenstore.audit.reconstruct import (
     tokenizer_for,
 )
 from tokenstore.audit.sheet import GAP, draw_sheet
-from tokenstore.augment.adapters import load_adapter
-from tokenstore.augment.examples import augmented_examples
+from tokenstore.augment import augmented_examples, load_adapter
 from tokenstore.errors import AdapterError, ArgumentError, Parameter
 from tokenstore.format.layout import TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore

@@ -22,7 +22,7 @@ from tokenstore.reading.open import StorePath, as_store
 
 if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality
-    from tokenstore.loading.orders import Mixing
+    from tokenstore.loading import Mixing
     from tokenstore.tokenizers.base import Tokenizer
 
 IMAGENET_SAMPLES = 1_281_167

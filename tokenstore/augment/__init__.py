@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
     from tokenstore.augment.cropped_embedding import CroppedEmbedding
     from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
-    from tokenstore.augment.embedding import CodebookEmbedding
+    from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+    from tokenstore.augment.examples import augmented_examples, transformed_codes
     from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
     from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
     from tokenstore.augment.on_codes import (
@@ -32,11 +33,20 @@ if TYPE_CHECKING:
     from tokenstore.augment.per_sample import PerSample
     from tokenstore.augment.recipes import Recipe
     from tokenstore.augment.requantise import Requantise
-    from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt, adapter_geometry
+    from tokenstore.augment.token_adapt import (
+        ADAPTER_PARTS,
+        PATCH_SIDE,
+        AdapterConfig,
+        TokenAdapt,
+        adapter_geometry,
+    )
 
 __all__ = [
+    "ADAPTER_PARTS",
+    "PATCH_SIDE",
     "AdapterConfig",
     "CenterCrop",
+    "Codebook",
     "CodebookEmbedding",
     "ColorAdapt",
     "CroppedEmbedding",
@@ -58,6 +68,7 @@ __all__ = [
     "SynonymReplacement",
     "TokenAdapt",
     "adapter_geometry",
+    "augmented_examples",
     "load_adapter",
     "nearest_codes",
     "random_boxes",
@@ -66,6 +77,7 @@ __all__ = [
     "save_adapter",
     "soft_targets",
     "synonym_table",
+    "transformed_codes",
 ]
 
 _HOMES = {
@@ -73,14 +85,15 @@ _HOMES = {
     "colour": ("ColorAdapt", "EmbNoise", "OneOf"),
     "cropped_embedding": ("CroppedEmbedding",),
     "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
-    "embedding": ("CodebookEmbedding",),
+    "embedding": ("Codebook", "CodebookEmbedding"),
+    "examples": ("augmented_examples", "transformed_codes"),
     "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),
     "mixing": ("CutMix", "CutMixOrMixup", "Mixup", "soft_targets"),
     "on_codes": ("PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"),
     "per_sample": ("PerSample",),
     "recipes": ("Recipe",),
     "requantise": ("Requantise",),
-    "token_adapt": ("AdapterConfig", "TokenAdapt", "adapter_geometry"),
+    "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"),
 }
 """The public names of each module."""
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenstore.networks.precision import Precision, has_bfloat16
 
-__all__ = ["Precision", "has_bfloat16", "in_float32", "in_parts", "products", "to_device"]
+__all__ = ["in_float32", "in_parts", "products", "to_device"]
 
 
 def products(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

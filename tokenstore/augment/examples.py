@@ -10,7 +10,7 @@ from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.embedding import Codebook, CodebookEmbedding
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise
-from tokenstore.augment.token_adapt import SCALE, TokenAdapt
+from tokenstore.augment.token_adapt import PATCH_SIDE, TokenAdapt
 
 __all__ = ["augmented_examples", "transformed_codes"]
 
@@ -34,11 +34,11 @@ def augmented_examples(
     generator = torch.Generator().manual_seed(seed)
     geometries = {
         "flip": Geometry(flip=HorizontalFlip(1)),
-        "crop": Geometry(crop=RandomResizedCrop((SCALE * rows, SCALE * columns), _CROP_SCALE)),
+        "crop": Geometry(crop=RandomResizedCrop((PATCH_SIDE * rows, PATCH_SIDE * columns), _CROP_SCALE)),
     }
     examples = {}
     for name, geometry in geometries.items():
-        drawn = geometry.draw(len(codes), (SCALE * rows, SCALE * columns), generator)
+        drawn = geometry.draw(len(codes), (PATCH_SIDE * rows, PATCH_SIDE * columns), generator)
         examples[f"naive {name}"] = transformed_codes(codes, drawn)
         examples[f"TokenAdapt {name}"] = adapter.drawn_codes(vectors, drawn)
     own = moments(vectors)
@@ -52,6 +52,8 @@ def transformed_codes(codes: Tensor, geometry: DrawnGeometry, fill: int = 0) -> 
     Codes from outside the grid are `fill`. The geometry counts positions on a map twice as fine, as
     TokenAdapt's does.
     """
-    fine = codes.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)
+    fine = codes.repeat_interleave(PATCH_SIDE, 1).repeat_interleave(PATCH_SIDE, 2)
     # A code is 2x2 places of the map. The result takes the place below and right of the code's centre.
-    return geometry.apply_to_labels(fine, fill)[:, SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+    return geometry.apply_to_labels(fine, fill)[
+        :, PATCH_SIDE // 2 :: PATCH_SIDE, PATCH_SIDE // 2 :: PATCH_SIDE
+    ]

@@ -15,15 +15,16 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.devices import Precision, in_float32, in_parts, products
+from tokenstore.augment.devices import in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
 from tokenstore.errors import AdapterError
 from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.networks.precision import Precision
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
-__all__ = ["AdapterConfig", "TokenAdapt", "adapter_geometry"]
+__all__ = ["ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"]
 
-SCALE = 2
+PATCH_SIDE = 2
 """The side of the patch of the adapted map that a token becomes, and that becomes a token."""
 _ROWS = 64
 """The step of the number of places of a sample that f computes on a CPU."""
@@ -75,7 +76,7 @@ class FromTokens(nn.Module):
         self.grid = config.grid
         self.register_buffer("de_pos_embedding", sin_cos_table(config.grid, config.width))
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
-        pixels = nn.ConvTranspose2d(config.width, config.channels, SCALE, stride=SCALE)
+        pixels = nn.ConvTranspose2d(config.width, config.channels, PATCH_SIDE, stride=PATCH_SIDE)
         self.to_pixel = nn.Sequential(nn.Identity(), pixels)  # published as to_pixel.1
 
     def forward(self, features: Tensor, needed: Tensor | None = None) -> Tensor:
@@ -102,13 +103,13 @@ class ToTokens(nn.Module):
         self.size = config.size
         self.register_buffer("en_pos_embedding", sin_cos_table(config.size, config.width))
         self.to_patch_embedding = nn.Sequential(
-            nn.Conv2d(config.channels, config.width, SCALE, stride=SCALE), nn.Flatten(2)
+            nn.Conv2d(config.channels, config.width, PATCH_SIDE, stride=PATCH_SIDE), nn.Flatten(2)
         )
         self.transformer = Transformer(config.width, config.depth, config.heads, config.mlp)
 
     def forward(self, adapted: Tensor) -> Tensor:
         """Return the features of each patch."""
-        size = adapted.shape[2] // SCALE, adapted.shape[3] // SCALE
+        size = adapted.shape[2] // PATCH_SIDE, adapted.shape[3] // PATCH_SIDE
         patches: Tensor = self.to_patch_embedding(adapted).transpose(1, 2)
         features: Tensor = self.transformer(patches + _positions(self.en_pos_embedding, self.size, size))
         return features
@@ -159,7 +160,9 @@ class TokenAdapt(nn.Module):
         """
         self._check_map(adapted)
         logits: Tensor = self.reverse_transform(adapted).transpose(1, 2)
-        return logits.reshape(*logits.shape[:2], adapted.shape[2] // SCALE, adapted.shape[3] // SCALE)
+        return logits.reshape(
+            *logits.shape[:2], adapted.shape[2] // PATCH_SIDE, adapted.shape[3] // PATCH_SIDE
+        )
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the codes of augmented embeddings. Raises ValueError for another shape."""
@@ -173,7 +176,7 @@ class TokenAdapt(nn.Module):
         self._check(embeddings)
         if isinstance(augmentation, Geometry):
             rows, columns = embeddings.shape[2:]
-            drawn = augmentation.draw(len(embeddings), (SCALE * rows, SCALE * columns), generator)
+            drawn = augmentation.draw(len(embeddings), (PATCH_SIDE * rows, PATCH_SIDE * columns), generator)
             return self._in_parts(lambda part: self.drawn(embeddings[part], drawn[part]), embeddings)
         adapted = self._in_parts(lambda part: self.to_map(embeddings[part]).float(), embeddings)
         with torch.no_grad():
@@ -221,9 +224,9 @@ class TokenAdapt(nn.Module):
         parts = []
         for start in range(0, len(embeddings), _AT_ONCE):
             part = geometry[start : start + _AT_ONCE]
-            needed = part.needed() if part.grid == (SCALE * rows, SCALE * columns) else None
+            needed = part.needed() if part.grid == (PATCH_SIDE * rows, PATCH_SIDE * columns) else None
             if needed is not None:
-                needed = _rounded_up(F.max_pool2d(needed.float(), SCALE).bool())
+                needed = _rounded_up(F.max_pool2d(needed.float(), PATCH_SIDE).bool())
             adapted = self.to_map(embeddings[start : start + _AT_ONCE], needed)
             parts.append(part.apply(adapted.float()))
         return torch.cat(parts)
@@ -233,7 +236,7 @@ class TokenAdapt(nn.Module):
         features = encoder(adapted)
         with in_float32(adapted.device):  # rounded logits would be equal too often
             codes: Tensor = head(features.float()).argmax(2)
-        return codes.view(len(adapted), *(side // SCALE for side in adapted.shape[2:]))
+        return codes.view(len(adapted), *(side // PATCH_SIDE for side in adapted.shape[2:]))
 
     def _check(self, embeddings: Tensor) -> None:
         channels = self.config.channels
@@ -242,7 +245,7 @@ class TokenAdapt(nn.Module):
 
     def _check_map(self, adapted: Tensor) -> None:
         channels = self.config.channels
-        even = not any(side % SCALE for side in adapted.shape[2:])
+        even = not any(side % PATCH_SIDE for side in adapted.shape[2:])
         if adapted.ndim != 4 or adapted.shape[1] != channels or not even:
             raise ValueError(f"expected a map (B, {channels}, 2h, 2w), found {tuple(adapted.shape)}")
 
@@ -286,7 +289,7 @@ def adapter_geometry(
     The affine map has probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with
     (0.2, 1). Raises ValueError for numbers out of range.
     """
-    crop = RandomResizedCrop((SCALE * size[0], SCALE * size[1]), scale)
+    crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]), scale)
     return Geometry(HorizontalFlip(flip_p), RandomAffine(), crop)
 
 
