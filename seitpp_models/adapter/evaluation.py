@@ -1,4 +1,4 @@
-"""How near TokenAdapt comes to the tokens of images that were really augmented."""
+"""The evaluation of a TokenAdapt: its tokens against the tokens of images that were augmented themselves."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class AdapterQuality:
-    """Means over images for one transform."""
+    """The quality of a TokenAdapt for one transform, as means over images."""
 
     share: float
-    """Of codes that are those of the augmented image."""
+    """The share of codes that are equal to those of the augmented image."""
     psnr: float
-    """dB of what TokenAdapt's codes decode to against the augmented image."""
+    """The PSNR in dB of the image that TokenAdapt's codes decode to, against the augmented image."""
     naive_share: float
-    """As `share`, of the same transform applied to the grid of codes by nearest neighbour."""
+    """The `share` of the same transform applied to the grid of codes by nearest neighbour."""
     naive_psnr: float
+    """The `psnr` of the same."""
     exact_psnr: float
-    """dB of what the augmented image's own codes decode to, which no augmentation of tokens can pass."""
+    """The PSNR in dB of the augmented image's own codes, which no augmentation of tokens can pass."""
 
     def __str__(self) -> str:
         return (
@@ -48,7 +49,7 @@ class AdapterQuality:
 
 
 def evaluated_transforms(size: tuple[int, int]) -> dict[str, Geometry]:
-    """The transforms that are looked at one by one; a crop gives g's `size` (h, w), all others the grid."""
+    """Return the transforms to evaluate, by name; a crop gives g's `size` (h, w), all others the grid."""
     crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]))
     return {
         "flip": Geometry(flip=HorizontalFlip(1)),
@@ -63,7 +64,10 @@ def evaluated_transforms(size: tuple[int, int]) -> dict[str, Geometry]:
 def evaluate_adapter(
     adapter: TokenAdapt, tokenizer: Tokenizer, images: Tensor, seed: int = 0
 ) -> dict[str, AdapterQuality]:
-    """Each transform's quality on images (N, 3, H, W) uint8 of the adapter's grid, in its precision."""
+    """Return the quality of each transform on images (N, 3, H, W) uint8 that become the adapter's grid.
+
+    The networks compute in the precision of their weights. `seed` draws the transforms.
+    """
     device = next(adapter.parameters()).device
     embedding = CodebookEmbedding(torch.from_numpy(tokenizer.codebook)).to(device)
     black = int(tokenizer.encode(torch.zeros_like(images[:1])).flatten().mode().values)

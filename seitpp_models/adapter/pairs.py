@@ -1,4 +1,4 @@
-"""What TokenAdapt learns from: tokens of images, and those of the same images after image augmentation."""
+"""The pairs that TokenAdapt learns from: tokens of images, and of the same images after augmentation."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _BAD_DRAWS = 100
 
 @dataclass(frozen=True)
 class PairsBatch:
-    """A batch of pairs (T_x, T_A(x)), with A."""
+    """A batch of pairs of tokens (T_x, T_A(x)) of images x, with the augmentations A."""
 
     codes: Tensor
-    """(B, H, W) int64, of the images."""
+    """The codes of the images, (B, H, W) int64."""
     geometry: DrawnGeometry
-    """A, its places counted on f's map."""
+    """The augmentations A, in the coordinates of f's map."""
     targets: Tensor
-    """(B, h, w) int64, of the augmented images."""
+    """The codes of the augmented images, (B, h, w) int64."""
 
 
 class Pictures:
-    """Images of one square size, uint8 (3, side, side), drawn at random from files of any size.
+    """A source of random pictures (3, side, side) uint8, drawn from images of any size.
 
-    An image at least half as large as that is squashed to it, as a conversion does. Smaller ones, which
-    would be nothing but blur, are laid side by side: 2x2, 4x4 ... of them, each enlarged at most twice.
+    An image at least half as large as a picture is squashed to its size, as a conversion does. Smaller images
+    would only be blur. So 2x2, 4x4 ... of them are laid side by side, each enlarged at most twice.
     """
 
     def __init__(self, refs: Sequence[ImageRef], side: int) -> None:
@@ -46,6 +46,7 @@ class Pictures:
         self._side = side
 
     def draw(self, rng: np.random.Generator) -> Tensor:
+        """Draw a picture (3, side, side) uint8; raise TokenizerError if no image drawn can be read."""
         first = self._read(rng)
         shorter = min(first.shape[1:])
         most = max(1, self._side // max(1, shorter))
@@ -83,9 +84,9 @@ class Pictures:
 
 
 class Pairs(Dataset[PairsBatch]):
-    """Batches of pairs, each a pure function of (seed, step): `pairs[step]`.
+    """The batches of pairs of a run: `pairs[step]` is a pure function of (seed, step).
 
-    One batch in `uncropped_every` keeps the whole grid, so that g learns sizes other than a crop's.
+    One batch in `uncropped_every` has the whole grid, so that g also learns other sizes than a crop's.
     """
 
     def __init__(
@@ -119,5 +120,5 @@ class Pairs(Dataset[PairsBatch]):
 
 
 def augmented_images(images: Tensor, geometry: DrawnGeometry) -> Tensor:
-    """Images (B, 3, H, W) uint8 after a geometry whose grid H and W are multiples of, as uint8."""
+    """Return images (B, 3, H, W) uint8 after a geometry; H and W are multiples of the sides of its grid."""
     return geometry.apply(images.float() / 255).mul(255).round().clamp(0, 255).to(torch.uint8)

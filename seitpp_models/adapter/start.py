@@ -1,4 +1,4 @@
-"""Where TokenAdapt's training begins: the best that linear maps do, so that its blocks learn the rest."""
+"""The weights that TokenAdapt's training begins with: the best linear maps, so that blocks learn the rest."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tokenstore.tokenizers import Tokenizer
 __all__ = ["start_from_codebook", "start_from_pairs"]
 
 _LOUDNESS = 3.0
-"""Of tokens' vectors beside their positions."""
+"""The length of a token's vector beside that of its position."""
 _SHARPNESS = 15.0
-"""Of the logits' cosine similarity."""
+"""The factor of the cosine similarities that are the logits."""
 _RIDGE = 1e-3
 _COLOURS = 3
 
 
 @torch.no_grad()
 def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
-    """Let f begin as an enlargement of the tokens' vectors, and g as the nearest vector of a mean of 2x2.
+    """Set f to enlarge the tokens' vectors, and g to give the codebook's vector nearest to a mean of 2x2.
 
-    So learning begins where resampling the vectors leads by itself, and the blocks begin by adding nothing.
-    Vectors (K, C) go through an orthonormal basis, large beside the positions.
+    Training then begins at the quality of resampled vectors, and the blocks begin by adding nothing. The
+    codebook's vectors (K, C) go through an orthonormal basis, and are long beside the positions.
     """
     width, channels = adapter.config.width, adapter.config.channels
     vectors = F.normalize(codebook, dim=1)
@@ -58,9 +58,9 @@ def start_from_pairs(
 ) -> None:
     """Fit f's and g's linear parts, as `start_from_codebook` leaves them, by ridge regression.
 
-    The first channels of f's map become the colours that tokens decode to, each place's own: what a flip
-    changes about a token is then seen, and the four places of a token begin to differ. g reads vectors of
-    augmented images from 2x2 places. The map's numbers come to have a variance of one.
+    The first channels of f's map become the colours that tokens decode to, one for each of a token's four
+    places. So the four places begin to differ, and a flip of a token can be seen. g reads the vectors of
+    augmented images from 2x2 places. The map's channels get a variance of one.
     """
     pairs = list(pairs)
     first, decoder, encoder, _ = _linear_parts(adapter)
@@ -83,11 +83,11 @@ def start_from_pairs(
     augmented = [
         batch.geometry.apply(part * scale[:, None, None]) for batch, part in zip(pairs, maps, strict=True)
     ]
-    wanted = torch.cat([_rows(embedding(batch.targets.to(device))) for batch in pairs])
-    found = torch.cat([_rows(_patches(part)) for part in augmented])
-    weights, bias = _ridge(found, wanted)
-    read = (found @ weights + bias).norm(dim=1).mean()
-    length = wanted.norm(dim=1).mean() / read  # regression shrinks what it is not sure of
+    expected = torch.cat([_rows(embedding(batch.targets.to(device))) for batch in pairs])
+    inputs = torch.cat([_rows(_patches(part)) for part in augmented])
+    weights, bias = _ridge(inputs, expected)
+    read = (inputs @ weights + bias).norm(dim=1).mean()
+    length = expected.norm(dim=1).mean() / read  # regression shrinks what it is not sure of
     to_width = first.weight  # width, C
     patches.weight.copy_(length * (to_width @ weights.T).view_as(patches.weight))
     patches.bias.copy_(length * (to_width @ bias))
@@ -99,24 +99,24 @@ def _linear_parts(adapter: TokenAdapt) -> tuple[Any, Any, Any, Any]:
 
 
 def _colours(tokenizer: Tokenizer, codes: Tensor) -> Tensor:
-    """What codes (B, H, W) decode to, (B, 3, 2H, 2W) in -0.5..0.5."""
+    """Decode codes (B, H, W) to small images (B, 3, 2H, 2W) from -0.5 to 0.5."""
     images = tokenizer.decode(codes)
     rows, columns = codes.shape[1:]
     return F.adaptive_avg_pool2d(images.float() / 255 - 0.5, (PATCH_SIDE * rows, PATCH_SIDE * columns))
 
 
 def _patches(maps: Tensor) -> Tensor:
-    """Maps (B, C, 2H, 2W) as (B, 4C, H, W), in the order of a convolution's weights."""
+    """Rearrange maps (B, C, 2H, 2W) to (B, 4C, H, W), in the order of a convolution's weights."""
     return F.pixel_unshuffle(maps, PATCH_SIDE)
 
 
 def _rows(grids: Tensor) -> Tensor:
-    """Grids (B, C, H, W) as (B * H * W, C)."""
+    """Rearrange grids (B, C, H, W) to rows (B * H * W, C)."""
     return grids.movedim(1, -1).flatten(0, 2)
 
 
 def _ridge(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (n, m) and bias (m,) that lead from rows (N, n) to rows (N, m) with the least square error."""
+    """Fit weights (n, m) and a bias (m,) from rows (N, n) to rows (N, m) by ridge regression."""
     inputs, outputs = inputs.double(), outputs.double()
     centre, mean = inputs.mean(0), outputs.mean(0)
     shifted = inputs - centre

@@ -1,8 +1,8 @@
-"""Trains TokenAdapt; `seitpp train-tokenadapt` runs it.
+"""The trainer of TokenAdapt, without the folder of images and the callbacks that `run` adds.
 
-f and g learn from pairs (T_x, T_A(x)), with the same A applied to the image and to f's map: cross-entropy
-of g(A(f(T_x))) against T_A(x). SeiT++, https://arxiv.org/abs/2312.10105, section 3.2; its recipe was not
-published, so rates and sizes of batches here are our own.
+f and g learn from pairs (T_x, T_A(x)): the same augmentation A is applied to the image and to f's map. The
+loss is the cross-entropy of g(A(f(T_x))) against T_A(x). SeiT++, https://arxiv.org/abs/2312.10105, section
+3.2. The recipe was not published, so learning rates and sizes of batches are our own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from seitpp_models.adapter.pairs import Pairs, PairsBatch, Pictures
 from seitpp_models.adapter.start import start_from_codebook, start_from_pairs
@@ -37,13 +38,17 @@ from tokenstore.tokenizers.train.images import ImageSet
 __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 
 WEIGHTS = "adapter.safetensors"
+"""The file in a run's folder with the averaged weights."""
 _START_BATCHES = 8
-"""That the linear parts are fitted to; none of them is trained on."""
+"""The batches that the linear parts are fitted to; none of them is trained on."""
 
 
 @dataclass(frozen=True)
 class AdapterTrainingConfig:
-    """How a TokenAdapt is trained. The same config, images and threads give the same weights on a CPU."""
+    """The settings of a TokenAdapt's training; equal ones, images and threads give equal weights on a CPU.
+
+    Raises AdapterError for a width that is not a multiple of 64, and for sizes below 1.
+    """
 
     steps: int = 4000
     seed: int = 0
@@ -55,9 +60,9 @@ class AdapterTrainingConfig:
     weight_decay: float = 0.01
     average_decay: float = 0.999
     uncropped_every: int = 2
-    """One batch in so many keeps the whole grid; 0: none."""
+    """The number of batches of which one has the whole grid; 0: none has."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the area that a crop has."""
+    """The range of the share of the area that a crop has."""
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
@@ -68,17 +73,17 @@ class AdapterTrainingConfig:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step of training, on its batch."""
+    """A step of training, with the figures of its batch."""
 
     step: int
-    """Steps done."""
+    """The number of steps done."""
     loss: float
-    """Cross-entropy in nats."""
+    """The cross-entropy in nats."""
     accuracy: float
-    """Share of the codes that are those of the augmented images."""
+    """The share of codes that are equal to those of the augmented images."""
     learning_rate: float
     seconds: float
-    """Of training so far."""
+    """The seconds of training so far."""
 
 
 class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
@@ -97,6 +102,10 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         workers: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
+        """Prepare a run in the folder `out`, with `workers` processes that make pairs.
+
+        Raises AdapterError for a tokenizer without one codebook of vectors.
+        """
         if tokenizer.codebook is None or tokenizer.codebook.ndim != 2:
             raise AdapterError(f"expected a tokenizer with one codebook of vectors, found {tokenizer.name}")
         inputs = {
@@ -141,6 +150,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
 
+    @override
     def batches(self) -> Iterable[PairsBatch]:
         if not self.step:
             untrained = range(self.config.steps, self.config.steps + _START_BATCHES)
@@ -155,12 +165,16 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             worker_init_fn=_one_thread,
         )
 
-    def trained(self, batch: PairsBatch) -> Callable[[int, float], StepResult]:
+    @override
+    def train_on(self, batch: PairsBatch) -> Callable[[int, float], StepResult]:
         loss, accuracy, rate = self.train_step(batch)
         return lambda step, seconds: StepResult(step, loss, accuracy, rate, seconds)
 
     def train_step(self, batch: PairsBatch) -> tuple[float, float, float]:
-        """One step: cross-entropy, share of right codes, learning rate."""
+        """Do one step, and return the cross-entropy, the share of right codes and the learning rate.
+
+        Raises AdapterError if the loss is not finite.
+        """
         rate = self.set_learning_rate(self.optimizer)
         self.optimizer.zero_grad()
         logits = self._logits(self.model, batch)
@@ -182,9 +196,11 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             return model.to_logits(model.drawn(embeddings, batch.geometry)).float()
 
+    @override
     def save_weights(self) -> None:
         save_adapter(self.average, self.out / WEIGHTS)
 
+    @override
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -192,7 +208,8 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
+    @override
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -15,6 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from typing_extensions import override
 
 from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.training.tasks import StepRandom, Task
@@ -129,21 +130,25 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         return self.network.model if self.average is None else self.average.module
 
     @property
+    @override
     def writes(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
-    def agreed(self, *wishes: bool) -> tuple[bool, ...]:
+    @override
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
         if self.accelerator.num_processes == 1:
             return wishes
         return tuple(bool(count) for count in self._summed(*wishes))
 
+    @override
     def batches(self) -> Iterable[Sequence[Tensor]]:
         for epoch in range(self.loader.epoch, self.config.epochs):
             self.loader.set_epoch(epoch)
             for batch in self.loader:
                 yield batch if isinstance(batch, (tuple, list)) else (batch,)
 
-    def trained(self, batch: Sequence[Tensor]) -> Callable[[int, float], NetworkStep]:
+    @override
+    def train_on(self, batch: Sequence[Tensor]) -> Callable[[int, float], NetworkStep]:
         random = StepRandom.of(
             self.config.seed, self.step, self.accelerator.process_index, self.accelerator.num_processes,
             self.accelerator.device,
@@ -208,14 +213,17 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
             row_numbers,
         )
 
+    @override
     def save_weights(self) -> None:
         save_model(replace(self.network, model=self.evaluated), self.out / WEIGHTS)
 
+    @override
     def save(self) -> None:
         if self.writes:
             super().save()
         self.accelerator.wait_for_everyone()
 
+    @override
     def state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
@@ -226,7 +234,8 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
             "loader": self.loader.state_dict(),
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
+    @override
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.network.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])

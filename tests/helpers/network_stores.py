@@ -120,7 +120,7 @@ def gradients_and_rows(store: Path, task: str) -> dict[str, Any]:
     run = network_run(store, Path("unused"), task, accelerator)
     batches = iter(run.batches())
     batch = next(batches)
-    step = run.trained(batch)(1, 0.0)
+    step = run.train_on(batch)(1, 0.0)
     named = run.network.model.named_parameters()
     gradients = {name: part.grad.clone() for name, part in named if part.grad is not None}
     rows = run.loader.last_rows.tolist()

@@ -274,7 +274,7 @@ def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, ta
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(store: Path, tmp_path: Path, task: str) -> None:
     def gradients(parts: int) -> list[torch.Tensor]:
         run = network_run(store, tmp_path, task, Accelerator(cpu=True), accumulation=parts)
-        run.trained(next(iter(run.batches())))
+        run.train_on(next(iter(run.batches())))
         return [part.grad for part in run.network.model.parameters() if part.grad is not None]
 
     for whole, summed in zip(gradients(1), gradients(3), strict=True):
@@ -292,7 +292,7 @@ def test_a_loss_that_is_no_number_names_the_samples(store: Path, tmp_path: Path)
     with pytest.raises(
         SamplesError, match=rf"the loss of step 0 is nan, on samples {rows} of the split"
     ) as told:
-        run.trained(batch)
+        run.train_on(batch)
     assert told.value.row_numbers == tuple(run.loader.last_rows.tolist())
 
 
@@ -305,7 +305,7 @@ def test_a_loss_that_is_no_number_ends_all_processes(
     monkeypatch.setattr(run, "_summed", lambda *_: next(sums))
     before = [part.detach().clone() for part in run.network.model.parameters()]
     with pytest.raises(ModelError, match="the loss of step 0 is nan, on those of another process"):
-        run.trained(batch)
+        run.train_on(batch)
     for ours, theirs in zip(run.network.model.parameters(), before, strict=True):
         assert torch.equal(ours, theirs)
 

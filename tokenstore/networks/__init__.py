@@ -1,0 +1,60 @@
+"""The parts that networks of tokenizers, of TokenAdapt and of `seitpp_models` share.
+
+- `runs` trains in a folder: steps, checkpoints and a log, to resume from. `ResumableRun` is the run's state,
+  and `run_steps` trains it to the end.
+- `transformer` has the blocks of ViT-VQGAN and TokenAdapt.
+- `checkpoints` reads tensors out of files of other programs, and runs nothing in them.
+- `precision`, `threads` and `torchvision` ask the machine and the installation what they can do.
+
+May import: `errors`, `files`, `machine`. The names below are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenstore.networks.checkpoints import read_checkpoint
+    from tokenstore.networks.precision import Precision, computes_in_bfloat16, has_bfloat16
+    from tokenstore.networks.runs import ResumableRun, run_steps
+    from tokenstore.networks.threads import torch_threads
+    from tokenstore.networks.torchvision import import_torchvision
+    from tokenstore.networks.transformer import Transformer, sin_cos_table
+
+__all__ = [
+    "Precision",
+    "ResumableRun",
+    "Transformer",
+    "computes_in_bfloat16",
+    "has_bfloat16",
+    "import_torchvision",
+    "read_checkpoint",
+    "run_steps",
+    "sin_cos_table",
+    "torch_threads",
+]
+
+_HOMES = {
+    "Precision": "precision",
+    "ResumableRun": "runs",
+    "Transformer": "transformer",
+    "computes_in_bfloat16": "precision",
+    "has_bfloat16": "precision",
+    "import_torchvision": "torchvision",
+    "read_checkpoint": "checkpoints",
+    "run_steps": "runs",
+    "sin_cos_table": "transformer",
+    "torch_threads": "threads",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

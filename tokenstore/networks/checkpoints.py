@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: tensors by name, read without executing anything in them."""
+"""The checkpoints of other programs: tensors by name, read without running anything in the files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ __all__ = ["listed", "read_checkpoint"]
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
-"""Beginnings of the names of tensors that only training needs."""
+"""The beginnings of the names of tensors that only training needs."""
 _LIGHTNING, _MAE = "state_dict", "model"
-"""Where checkpoints of whole runs hold the tensors."""
+"""The keys of the tensors in checkpoints of whole runs: Lightning's, and that of MAE's code."""
 _SHOWN = 8
-"""Names that an error lists of each kind of problem."""
+"""The most names that an error lists of each kind of problem."""
 
 
 def read_checkpoint(path: Path, *, of_runs: bool = False) -> dict[str, object]:
-    """What a safetensors file or one of torch.save holds by name; raises TokenizerError.
+    """Return the tensors and other values of a safetensors file, or of one of torch.save, by name.
 
-    `of_runs` also takes tensors under 'model', beside a run's options as an argparse.Namespace.
+    With `of_runs`, the tensors may also be under the key 'model', beside a run's options as an
+    argparse.Namespace. Raises TokenizerError if the file is missing, damaged, of another kind, or holds
+    objects that only running code could read.
     """
     return _tensors_by_name(_read(path, of_runs), of_runs)
 
@@ -75,7 +77,7 @@ def _read_pytorch(path: Path, of_runs: bool) -> object:
 
 
 def _tensors_by_name(loaded: object, of_runs: bool) -> dict[str, object]:
-    """What a checkpoint of either layout holds, without what is _DROPPED."""
+    """Return the values by name of a checkpoint of either layout, without those of _DROPPED."""
     names = (_LIGHTNING, _MAE) if of_runs else (_LIGHTNING,)
     inside = next((name for name in names if isinstance(loaded, dict) and name in loaded), None)
     values = loaded[inside] if isinstance(loaded, dict) and inside else loaded
@@ -91,6 +93,6 @@ def _tensors_by_name(loaded: object, of_runs: bool) -> dict[str, object]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of some names, for an error."""
+    """Return the first of some names as one text, for an error."""
     names = list(names)
     return ", ".join(name[:120] for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

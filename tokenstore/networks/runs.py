@@ -1,4 +1,4 @@
-"""Training runs that are kept in a folder: steps, checkpoints and a log, to go on from where they stopped."""
+"""The training runs in folders: steps, checkpoints and a log, to resume from after a stop or a crash."""
 
 from __future__ import annotations
 
@@ -23,26 +23,33 @@ from tokenstore.files import whole_file, write_file
 __all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
 
 STATE = "state.pt"
+"""The file of a run's checkpoint."""
 LOG = "log.jsonl"
+"""The file with a line of JSON for each logged step."""
 
 
 class RunConfig(Protocol):
-    """What decides a run: a dataclass of JSON values, of which these are read here."""
+    """The config that decides a run: a dataclass of JSON values, of which three are read here."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """The steps of the run."""
+
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float:
+        """The peak of the learning rate."""
+
     @property
-    def warmup_steps(self) -> int: ...
+    def warmup_steps(self) -> int:
+        """The steps in which the learning rate rises."""
 
 
 class StepResult(Protocol):
-    """What a step of training gave: a dataclass of JSON values."""
+    """The result of a step of training: a dataclass of JSON values."""
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
 
 
 _Result = TypeVar("_Result", bound=StepResult)
@@ -51,14 +58,18 @@ _Quality = TypeVar("_Quality")
 
 
 class ResumableRun(ABC, Generic[_Batch, _Result]):
-    """A training run and its state in a folder. Errors are of the class `error`."""
+    """A training run and its state in a folder."""
 
     error: ClassVar[type[TokenstoreError]]
+    """The class of the errors that a run raises."""
     logged_steps: ClassVar[int] = 10
-    """Steps from each line of the log to the next."""
+    """The number of steps from one line of the log to the next."""
 
     def __init__(self, config: Any, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
-        """`inputs` are, by the name they have in the state, what messages call them and a digest of them."""
+        """Prepare a run in the folder `out` that `config` and `inputs` decide.
+
+        `inputs` maps a name in the checkpoint to a description, for messages, and a digest of the input.
+        """
         self.config = config
         self.out = out
         self._inputs = inputs
@@ -66,45 +77,45 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
 
     @abstractmethod
     def batches(self) -> Iterable[_Batch]:
-        """What is learnt from, beginning at the present step."""
+        """Return the batches to train on, from the present step on."""
 
     @abstractmethod
-    def trained(self, batch: _Batch) -> Callable[[int, float], _Result]:
-        """Do one step; what it gave, once the steps done and the seconds of training so far are known."""
+    def train_on(self, batch: _Batch) -> Callable[[int, float], _Result]:
+        """Do one step, and return a function from (steps done, seconds of training) to its result."""
 
     @abstractmethod
     def save_weights(self) -> None:
-        """Write to the folder what is trained for."""
+        """Write the trained weights to the folder."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on: tensors, numbers and texts."""
+        """Return everything that resuming needs: tensors, numbers and texts."""
 
     @abstractmethod
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Resume from a result of `state`."""
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes to the folder; of several that train together, one does."""
+        """True if this process writes to the folder; of several that train together, one does."""
         return True
 
-    def agreed(self, *wishes: bool) -> tuple[bool, ...]:
-        """What all processes that train together do, where each has wishes of its own."""
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """Return which of some actions all processes do: those that any of them wishes to do."""
         return wishes
 
     def run(self) -> Iterator[_Result]:
-        """Train on to the last step, yielding what each step gave; save() keeps a run to go on with."""
+        """Train to the last step and yield each step's result; `save` writes a checkpoint in between."""
         start = time.monotonic()
         for batch in self.batches():
-            result = self.trained(batch)
+            result = self.train_on(batch)
             self.step += 1
             self.seconds += time.monotonic() - start
             start = time.monotonic()
             yield result(self.step, self.seconds)
 
     def save(self) -> None:
-        """Write the weights, and all that is needed to go on."""
+        """Write the weights and a checkpoint to resume from."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.save_weights()
         digests = {name: digest for name, (_, digest) in self._inputs.items()}
@@ -113,7 +124,11 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
             torch.save(state | {"progress": (self.step, self.seconds)}, file)
 
     def restore(self) -> None:
-        """Take up the run in the folder; raises `error` where it is none, or of other inputs."""
+        """Resume from the folder's checkpoint.
+
+        Raises the run's `error` if there is no checkpoint, if it is damaged, or if the run had another config
+        or other inputs.
+        """
         path = self.out / STATE
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,11 +139,14 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise self.error(f"{path}: expected the state of a run, found damage ({reason})") from error
         self._refuse_another_run(path, config, digests)
-        self.take(state)
+        self.load_state(state)
         self.step, self.seconds = state["progress"]
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> float:
-        """That of the present step: a warm-up, then half a cosine to 0.5 %."""
+        """Set this step's learning rate and return it.
+
+        The rate is half a cosine from the peak to 0.5 % of it, times a linear warm-up that runs beside it.
+        """
         warmup = min(1.0, (self.step + 1) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
         rate = float(self.config.learning_rate * warmup * (0.005 + 0.995 * cosine))
@@ -137,7 +155,7 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         return rate
 
     def refuse_unless_finite(self, name: str, value: float) -> None:
-        """Raises `error` where the present step's loss or error is no number."""
+        """Raise the run's `error` if a value of the present step, such as the loss, is not finite."""
         if not math.isfinite(value):
             raise self.error(
                 f"training: the {name} of step {self.step} is {value}. The last checkpoint in {self.out} is "
@@ -170,10 +188,13 @@ def run_steps(
     evaluate: Callable[[], _Quality],
     on_evaluation: Callable[[int, _Quality], None],
 ) -> _Quality:
-    """Train to the last step and evaluate, also every `evaluate_steps` before (0: never); the last quality.
+    """Train to the last step, and return the evaluation of its weights.
 
-    Ctrl-C and SIGTERM stop it after a step, which is kept; a crash loses what came after the last
-    checkpoint. Raises the run's error where its folder holds a run and `resume` is false.
+    Weights are also evaluated every `evaluate_steps` before the end (0: never). Ctrl-C and SIGTERM stop the
+    run after a step and write a checkpoint; a crash loses the steps since the last checkpoint.
+
+    Raises the run's `error` if its folder holds a run and `resume` is false, and KeyboardInterrupt after a
+    signal.
     """
     out = run.out
     if resume:
@@ -191,14 +212,14 @@ def run_steps(
     evaluated = range(evaluate_steps, run.config.steps, evaluate_steps) if evaluate_steps else ()
     log_path = out / LOG if run.writes else Path(os.devnull)
     with log_path.open("a") as log, _deferred_interrupts() as interrupted:
-        if run.step in evaluated:  # it may have stopped before it was
+        if run.step in evaluated:  # an interrupt may have come between the step and its evaluation
             on_evaluation(run.step, evaluate())
         for result in run.run():
             on_step(result)
             if result.step % run.logged_steps == 0:
                 log.write(json.dumps(asdict(result)) + "\n")  # type: ignore[call-overload]
                 log.flush()
-            due, stopped = run.agreed(time.monotonic() - saved > checkpoint_seconds, interrupted.is_set())
+            due, stopped = run.agree(time.monotonic() - saved > checkpoint_seconds, interrupted.is_set())
             if due or stopped:
                 run.save()
                 saved = time.monotonic()
@@ -214,7 +235,7 @@ def run_steps(
 
 @contextmanager
 def _deferred_interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event, to stop a run between two steps; a second stops it at once."""
+    """Turn Ctrl-C and SIGTERM into an event, to stop a run between steps; a second one stops it at once."""
     interrupted = threading.Event()
 
     def note(*_: object) -> None:
@@ -234,7 +255,7 @@ def _deferred_interrupts() -> Iterator[threading.Event]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop what the log says of steps that will be done again."""
+    """Drop the lines of a log about steps after `step`, which will be done again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         write_file(path, "".join(line + "\n" for line in lines).encode())

@@ -12,11 +12,11 @@ __all__ = ["HEAD_WIDTH", "Attention", "Transformer", "sin_cos_table"]
 
 HEAD_WIDTH = 64
 _LONG = 400
-"""Places from which attention on a CPU in bfloat16 is faster a head at a time."""
+"""The number of positions from which attention on a CPU in bfloat16 is faster one head at a time."""
 
 
 class Attention(nn.Module):
-    """Self-attention by heads of HEAD_WIDTH channels."""
+    """A self-attention with heads of HEAD_WIDTH channels."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -25,7 +25,10 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
 
     def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
-        """Of x (B, N, C) all results, or rows (M, C) of those that are `needed` (B, N) bool."""
+        """Return attention over x (B, N, C).
+
+        With a mask `needed` (B, N) bool, only those M queries are computed, and returned as rows (M, C).
+        """
         if needed is not None:
             return self._needed(x, needed)
         split: Tensor = self.to_qkv(x).unflatten(-1, (3, self.heads, HEAD_WIDTH))
@@ -45,7 +48,7 @@ class Attention(nn.Module):
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(queries keys^T / sqrt(HEAD_WIDTH)) values of (B, heads, N, HEAD_WIDTH)."""
+    """Return softmax(queries keys^T / sqrt(HEAD_WIDTH)) values, each (B, heads, N, HEAD_WIDTH)."""
     if queries.device.type != "cpu" or queries.dtype != torch.bfloat16 or keys.shape[2] < _LONG:
         return F.scaled_dot_product_attention(queries, keys, values)
     # A head's similarities stay in the cache: up to twice as fast as torch's fused kernel in bfloat16.
@@ -56,19 +59,20 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear maps with a tanh between them."""
+    """A network of two linear maps with a tanh between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, N, width) of x (B, N, width)."""
         out: Tensor = self.net(x)
         return out
 
 
 class Residual(nn.Module):
-    """x + fn(norm(x))."""
+    """A residual connection: x + fn(norm(x))."""
 
     def __init__(self, width: int, fn: nn.Module) -> None:
         super().__init__()
@@ -76,17 +80,18 @@ class Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x + fn(norm(x)) of x (B, N, C)."""
         out: Tensor = self.fn(self.norm(x))
         return x + out
 
-    def of(self, needed: Tensor, x: Tensor) -> Tensor:
-        """Rows (M, C) of the result that are `needed` (B, N) bool, where `fn` is attention."""
+    def rows(self, needed: Tensor, x: Tensor) -> Tensor:
+        """Return the M rows (M, C) of the result that are `needed` (B, N) bool; `fn` is attention."""
         out: Tensor = self.fn(self.norm(x), needed)
         return x[needed] + out
 
 
 class Transformer(nn.Module):
-    """Pre-norm blocks and a last LayerNorm: (B, N, width) to the same, or rows (M, width) that are needed."""
+    """A transformer of pre-norm blocks and a last LayerNorm, from (B, N, width) to the same shape."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -99,21 +104,22 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
+        """Return features (B, N, width), or rows (M, width) of those that are `needed` (B, N) bool."""
         if needed is None:
             x = self.layers(x)
         else:
             attention, mlp = cast(Any, self.layers[-1])
-            x = mlp(attention.of(needed, self.layers[:-1](x)))
+            x = mlp(attention.rows(needed, self.layers[:-1](x)))
         out: Tensor = self.norm(x)
         return out
 
 
 def sin_cos_table(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-D positions (1, H * W, width) float32 of a grid (H, W), row by row.
+    """Return fixed 2-D positions (1, H * W, width) float32 of a grid (H, W), row by row.
 
-    The first half of the channels is from the column's index, the second from the row's; a half of d
-    channels is all sines, then all cosines, of index / 10000^(2i/d). Raises ValueError where width is
-    no multiple of 4.
+    The first half of the channels comes from the column's index, the second from the row's. A half of d
+    channels has first all sines, then all cosines, of index / 10000^(2i/d). Raises ValueError if the width is
+    not a multiple of 4.
     """
     if width % 4:
         raise ValueError(f"expected a width that is a multiple of 4, found {width}")

@@ -171,7 +171,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         return self.crops.batches(self.step, self.config.steps)
 
     @override
-    def trained(self, batch: list[Tensor]) -> Callable[[int, float], StepResult]:
+    def train_on(self, batch: list[Tensor]) -> Callable[[int, float], StepResult]:
         pixels = [to_pixels(crops.to(self.device)) for crops in batch]
         mean_error, perplexity, rate = self.train_step(pixels)
         psnr = 10 * math.log10(4 / mean_error)
@@ -258,7 +258,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         }
 
     @override
-    def take(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
