@@ -12,7 +12,8 @@ from tokenstore.loading.dataset import TokenDataset
 
 NUMBA_WAITS = """
 import sys
-import tokenstore.loading.loader, tokenstore.loading.dataset, tokenstore.loading.mixing, tokenstore.loading
+import tokenstore.loading.loader, tokenstore.loading.dataset, tokenstore.loading.mixing
+import tokenstore.augment.cropped_embedding, tokenstore.augment.recipes
 from tokenstore import TokenDataset, TokenLoader
 assert "numba" not in sys.modules
 dataset = TokenDataset(sys.argv[1], split=sys.argv[2])
@@ -21,7 +22,7 @@ print(len(dataset), dataset[0].sum().item(), len(list(TokenLoader(dataset, 4, sh
 """
 
 
-def test_importing_the_loader_and_opening_a_dataset_import_no_numba(tmp_path: Path) -> None:
+def test_importing_the_loader_or_augmentation_and_opening_a_dataset_import_no_numba(tmp_path: Path) -> None:
     path = tmp_path / "store"
     write_store(path, {"train": (random_codes(10, (4, 4), 391),)})
     result = subprocess.run(

@@ -7,6 +7,9 @@ and turned channel-first while it is in the cache.
 
 from __future__ import annotations
 
+import functools
+from types import ModuleType
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,9 +40,7 @@ def embed_resized_crop(
     _check_boxes(boxes, len(codes), (height, width))
     lengths = torch.arange(1, max(height, width) + 1)
     tables = [table.numpy() for side in size for table in taps(lengths, side, interpolation)]
-    with importing_kernels:
-        from tokenstore.augment import crops_kernel
-    refused = crops_kernel.embed_resized_crop(
+    refused = _kernel().embed_resized_crop(
         np.ascontiguousarray(codes.numpy(), np.int64),
         np.ascontiguousarray(codebook.numpy()),
         np.ascontiguousarray(boxes.numpy()),
@@ -48,6 +49,13 @@ def embed_resized_crop(
     )
     if refused >= 0:
         check_codes(codes, len(codebook))
+
+
+@functools.cache
+def _kernel() -> ModuleType:
+    with importing_kernels:
+        from tokenstore.augment import crops_kernel
+    return crops_kernel
 
 
 def check_out(out: Tensor, shape: tuple[int, ...]) -> None:

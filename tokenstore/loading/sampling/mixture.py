@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -75,7 +75,7 @@ class Mixture(Order):
             )
         if sum(self._sizes) > MOST_SAMPLES:
             raise ValueError(f"rows: expected at most {MOST_SAMPLES} in all, found {sum(self._sizes)}")
-        self._orders = [lru_cache(maxsize=_CACHED_PASSES)(make) for make in orders]
+        self._orders = [functools.lru_cache(maxsize=_CACHED_PASSES)(make) for make in orders]
         self._first_rows = [sum(self._sizes[:i]) for i in range(len(self._sizes))]
         self._sources = np.array(sorted(range(len(fractions)), key=lambda i: -fractions[i]), np.int64)
         self._shares = shares_of_rest([fractions[i] for i in self._sources])
@@ -151,6 +151,7 @@ def _checked_weights(weights: Sequence[float]) -> list[Fraction]:
     return [Fraction(weight) for weight in weights]
 
 
+@functools.cache
 def _kernels() -> ModuleType:
     with importing_kernels:
         from tokenstore.loading.sampling import turns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import functools
 from types import ModuleType
 
 import numpy as np
@@ -36,7 +36,7 @@ class Permutation(Order):
         self._size = np.uint64(self._samples)
         self._state = np.uint64(hashed_key(*key))
 
-    @cached_property
+    @functools.cached_property
     def _round_keys(self) -> npt.NDArray[np.uint64]:
         keys: npt.NDArray[np.uint64] = kernels().round_keys(self._state, self._size)
         return keys
@@ -60,6 +60,7 @@ class Permutation(Order):
         return positions
 
 
+@functools.cache
 def kernels() -> ModuleType:
     """Return the module of compiled functions, which is imported on first use."""
     with importing_kernels:
