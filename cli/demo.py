@@ -26,11 +26,11 @@ _DIGITS = 1797
 _PHOTO_CROPS = 64
 _CROP = 192
 _MOST_TRAINED = 20_000
-"""Images; of more, an epoch is no demo."""
+"""The most images to train on; with more of them, an epoch takes too long for a demo."""
 
 
 def write_images(folder: Path) -> None:
-    """An image folder of real images, no download: digits 0 to 9 and crops of two photographs."""
+    """Write a folder of real images, without a download: digits 0 to 9 and crops of two photographs."""
     from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
@@ -108,8 +108,8 @@ def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
     shutil.rmtree(out, ignore_errors=True)
     options = ["--split", dataset.reader.name, "--config", "finetune-demo"]
     _run("finetune", str(store), "--out", str(out), *options, program="seitpp")
-    (found,) = (json.loads(line) for line in (out / EVALUATIONS).read_text().splitlines())
-    click.echo(f"held-out accuracy: {100 * found['top1']:.1f} %, of {len(names)} classes")
+    (evaluation,) = (json.loads(line) for line in (out / EVALUATIONS).read_text().splitlines())
+    click.echo(f"held-out accuracy: {100 * evaluation['top1']:.1f} %, of {len(names)} classes")
 
 
 def main() -> None:

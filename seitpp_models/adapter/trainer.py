@@ -7,13 +7,13 @@ loss is the cross-entropy of g(A(f(T_x))) against T_A(x). SeiT++, https://arxiv.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -145,10 +145,19 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             start_from_codebook(model, torch.from_numpy(tokenizer.codebook))
         self.embedding = CodebookEmbedding(tokenizer.codebook).to(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        # with this warm-up, the decay of step n is (n + 1) / (n + 10), up to the config's
+        self.ema = ModelEmaV3(
+            self.model, config.average_decay, use_warmup=True, warmup_gamma=9, warmup_power=1
+        ).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
+
+    @property
+    def average(self) -> TokenAdapt:
+        """The network with the average of the weights, which is evaluated and saved."""
+        average: TokenAdapt = self.ema.module
+        return average
 
     @override
     def batches(self) -> Iterable[PairsBatch]:
@@ -185,10 +194,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        keep = min(self.config.average_decay, (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(weight, 1 - keep)
+        self.ema.update(self.model, self.step + 2)
         return value, float((logits.argmax(1) == targets).float().mean()), rate
 
     def _logits(self, model: TokenAdapt, batch: PairsBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which of a network's classes the labels of some data are, found by the names of classes."""
+"""The map from the labels of some data to a network's classes, by the names of classes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from seitpp_models.errors import ModelError
 __all__ = ["ClassMap", "match_classes"]
 
 _SHOWN = 5
+"""The most names that a message lists."""
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The classes of some data among a network's K."""
+    """The map from the n classes of some data to the K classes of a network."""
 
     labels: Tensor
-    """(n,) int64: the network's label for each label of the data."""
-    kept: Tensor
-    """(K,) bool: the classes whose logits count."""
+    """The network's label for each label of the data, (n,) int64."""
+    counted: Tensor
+    """True for the classes whose logits count, (K,) bool."""
 
 
 def match_classes(
@@ -33,13 +34,14 @@ def match_classes(
     *,
     all_classes: bool = False,
 ) -> ClassMap | None:
-    """How the classes `names` of the data `where` lie among a network's `classes`, whose names are `known`.
+    """Match the class `names` of some data with the names `known` of a network's classes.
 
-    Classes that the data does not have are left out of the logits, as is usual for ImageNet-R and its
-    200 of 1,000 classes, unless `all_classes`. None where labels mean the same already: names are equal, or
-    the data has none. Where the network has none, the data must have as many classes, in the same order.
+    `classes` is the number of the network's classes, and `where` names the data in messages. The logits of
+    classes that the data does not have do not count, as is usual for ImageNet-R with 200 of 1,000 classes;
+    with `all_classes`, all logits count. Returns None if labels mean the same in both: the names are equal,
+    or the data has no names, or the network has none and as many classes.
 
-    Raises ModelError for names that the network does not know.
+    Raises ModelError for names that the network does not know, and for numbers of classes that differ.
     """
     if names is None or (known is not None and tuple(names) == tuple(known)):
         return None
@@ -61,7 +63,7 @@ def match_classes(
             f"found {', '.join(strangers[:_SHOWN])}{more}. Give the class folders the network's names, and "
             "move others away"
         )
-    found = torch.tensor([labels[name] for name in names])
-    kept = torch.full((classes,), all_classes)
-    kept[found] = True
-    return ClassMap(found, kept)
+    matched = torch.tensor([labels[name] for name in names])
+    counted = torch.full((classes,), all_classes)
+    counted[matched] = True
+    return ClassMap(matched, counted)

@@ -1,7 +1,7 @@
-"""How good a network is on data: figures over all batches of a loader, and over all processes.
+"""The figures of a network on data: over all batches of a loader, and over all processes.
 
-Where torch.distributed is initialised each process takes its part of the samples and all get the figures of
-the whole; give it a loader without `drop_last` and `pad`, so that each sample counts once.
+If torch.distributed is initialised, each process takes its part of the samples, and all processes get the
+figures of the whole. Give a loader without `drop_last` and `pad`, so that each sample counts once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import ClassMap
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
-from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.segmentation import segmentation_loss
+from seitpp_models.networks.shape import NetworkShape
 from tokenstore.augment import CenterCrop
 from tokenstore.loading import TokenLoader
 from tokenstore.randomness import derived_seed
@@ -37,14 +37,16 @@ __all__ = [
 ]
 
 Crop: TypeAlias = int | tuple[int, int]
+"""The side, or the sides (H, W), of the central part of a grid."""
 OnBatch: TypeAlias = Callable[[int], None]
-"""Told how many samples a batch had."""
+"""A progress callback, which is called with the number of samples of each batch."""
 
 _TOP = 5
+"""The classes among which the label has to be for top-5."""
 
 
 class _Mean(Metric):
-    """A weighted mean; torchmetrics' own forgets the weights unless it looks for NaN, and then drops that."""
+    """A weighted mean. That of torchmetrics loses the weights, unless it looks for NaN and then drops NaN."""
 
     total: Tensor
     weight: Tensor
@@ -55,20 +57,20 @@ class _Mean(Metric):
         self.add_state("weight", torch.tensor(0.0), "sum")
 
     def update(self, value: Tensor, weight: Tensor | int) -> None:
+        """Add a value with a weight."""
         self.total = self.total + value * weight
         self.weight = self.weight + weight
 
     def compute(self) -> Tensor:
+        """Return the mean ()."""
         return self.total / self.weight
 
 
 class ClassifierFigures:
-    """Loss, top-1 and top-5 of logits, gathered batch by batch.
-
-    `classes` says which of the network's classes the labels are, and whose logits count.
-    """
+    """The loss, top-1 and top-5 of logits, gathered batch by batch."""
 
     def __init__(self, classes: ClassMap | None = None) -> None:
+        """Begin without a batch; `classes` maps labels to the network's classes, by default to themselves."""
         self._classes = classes
         self._metrics: dict[str, Metric] = {}
 
@@ -82,7 +84,7 @@ class ClassifierFigures:
         _check_labels((labels < 0) | (labels >= count), labels, count)
         if self._classes is not None:
             labels = self._classes.labels.to(labels.device)[labels]
-            logits = logits.masked_fill(~self._classes.kept.to(logits.device), -torch.inf)
+            logits = logits.masked_fill(~self._classes.counted.to(logits.device), -torch.inf)
         if not self._metrics:
             self._metrics = _classifier_metrics(logits.shape[1], logits.device)
         self._metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
@@ -90,9 +92,9 @@ class ClassifierFigures:
             self._metrics[name].update(logits, labels)
 
     def compute(self) -> dict[str, float]:
-        """`loss` in nats and the shares `top1` and `top5`, 0 to 1, of all samples.
+        """Return the `loss` in nats, and the shares `top1` and `top5`, from 0 to 1, of all samples.
 
-        Fewer than five classes make top-5 their number. Raises ModelError where there was no batch.
+        With fewer than five classes, `top5` is 1. Raises ModelError if there was no batch.
         """
         if not self._metrics:
             raise ModelError("expected samples to evaluate on, found none")
@@ -120,10 +122,10 @@ def evaluate_classifier(
     classes: ClassMap | None = None,
     on_batch: OnBatch | None = None,
 ) -> dict[str, float]:
-    """`loss`, `top1` and `top5` of a classifier on batches of codes (B, H, W) and labels (B,).
+    """Return the figures of a classifier on batches of codes (B, H, W) and labels (B,): `ClassifierFigures`.
 
-    The network sees the central `crop` of the codes, or what `embedding` makes of it, in eval mode on its
-    own device; see `ClassifierFigures`. Raises ModelError for labels out of range, and for no batch.
+    The network is in eval mode, on its own device. It sees the central `crop` of the codes, as vectors if
+    there is an `embedding`. Raises ModelError for labels out of range, and if there is no batch.
     """
     figures = ClassifierFigures(classes)
     with in_eval_mode(model) as device:
@@ -146,12 +148,14 @@ def evaluate_segmenter(
     crop: Crop | None = None,
     on_batch: OnBatch | None = None,
 ) -> dict[str, Any]:
-    """`loss`, `miou`, `accuracy` and the `iou` of each class, on codes (B, H, W) and label maps (B, h, w).
+    """Return the figures of a segmenter on batches of codes (B, H, W) and label maps (B, h, w).
 
-    Pixels of `ignore_index` count nowhere. `miou` is the mean over classes that occur, in the maps or in what
-    was predicted; the others' `iou` is NaN, as is that of `ignore_index`. With `crop` the same central part
-    is taken of codes and maps. Raises ModelError for labels out of range, maps that the crop divides within
-    a pixel, and where no pixel counts.
+    They are the `loss` in nats, the mean IoU `miou`, the share `accuracy` of right pixels, and a list `iou`
+    of each class. Pixels of `ignore_index` count nowhere. `miou` is the mean over classes that occur in maps
+    or predictions; the `iou` of other classes, and of `ignore_index`, is NaN. With `crop`, codes and maps are
+    cut to the same central part.
+
+    Raises ModelError for labels out of range, a crop whose border divides a pixel, and if no pixel counts.
     """
     loss: Metric | None = None
     with in_eval_mode(model) as device:
@@ -196,18 +200,22 @@ def evaluate_masked(
     crop: Crop | None = None,
     on_batch: OnBatch | None = None,
 ) -> dict[str, float]:
-    """`loss` in nats of a masked code and the share `right` of them, of a MaskedTokenModel.
+    """Return the `loss` of a masked-token model in nats a masked code, and the share `right` of these codes.
 
-    `loader` gives codes (B, H, W), alone or first. `ratio` of each sample's patches is masked, which ones is
-    a function of `seed` and of the sample's row: the same for every size of batch and number of processes.
+    The loader's batches are codes (B, H, W), or begin with codes. A share `ratio` of each sample's patches is
+    masked. The masked patches are a function of `seed` and of the sample's row number, so they are the same
+    for every size of batch and number of processes.
+
+    Raises ModelError for a network of another kind, and if there is no batch.
     """
     loss: Metric | None = None
     right = _Mean()
     with in_eval_mode(model) as device:
         network = getattr(model, "module", model)
-        if not isinstance(network, MaskedTokenModel):
+        shape: NetworkShape | None = getattr(network, "shape", None)
+        if shape is None or shape.output != "codes":
             raise ModelError(f"expected a masked-token model, found {type(network).__name__}")
-        rows, columns = network.config.patches
+        rows, columns = shape.patches
         for batch in loader:
             codes = batch if isinstance(batch, Tensor) else batch[0]
             mask = _masks_of_rows(loader.last_rows.tolist(), rows * columns, ratio, seed).to(device)
@@ -225,7 +233,7 @@ def evaluate_masked(
 
 
 def without_nan(value: Any) -> Any:
-    """The same as JSON has it, which knows no NaN and no infinity."""
+    """Return a value for JSON, with None in place of NaN and infinity."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -234,16 +242,16 @@ def without_nan(value: Any) -> Any:
 
 
 def network_input(codes: Tensor, crop: Crop | None, embedding: nn.Module | None) -> Tensor:
-    """The central `crop` of codes (B, H, W), or what `embedding` makes of it."""
+    """Return the central `crop` of codes (B, H, W), as vectors (B, C, h, w) if there is an `embedding`."""
     if crop is not None:
         codes = CenterCrop(crop)(codes)
     return codes if embedding is None else embedding(codes)
 
 
 def central_masks(masks: Tensor, grid: Sequence[int], crop: Crop | None) -> Tensor:
-    """The part of label maps (B, h, w) that lies over the central `crop` of a grid (H, W) of codes.
+    """Return the part of label maps (B, h, w) that lies over the central `crop` of a grid (H, W) of codes.
 
-    Raises ModelError where its borders are not between pixels.
+    Raises ModelError if a border of the part is not between pixels.
     """
     if crop is None:
         return masks
@@ -262,7 +270,7 @@ def central_masks(masks: Tensor, grid: Sequence[int], crop: Crop | None) -> Tens
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[torch.device]:
-    """A network in eval mode, and the device that it is on; afterwards it is in the mode it was."""
+    """Put a network in eval mode until the block ends, and give its device."""
     training = model.training
     model.eval()
     try:
@@ -272,7 +280,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[torch.device]:
 
 
 def _intersections_over_unions(table: Tensor, ignore_index: int) -> Tensor:
-    """IoU of each class of a confusion table (true, predicted); NaN for those that do not occur."""
+    """Return the IoU of each class of a confusion table (true, predicted); NaN for absent classes."""
     both = table.diagonal()
     either = table.sum(0) + table.sum(1) - both
     iou = torch.where(either > 0, both / either, torch.nan)
@@ -281,20 +289,20 @@ def _intersections_over_unions(table: Tensor, ignore_index: int) -> Tensor:
     return iou
 
 
-def _masks_of_rows(rows: Sequence[int], patches: int, ratio: float, seed: int) -> PatchMask:
-    """A mask of each row's own."""
+def _masks_of_rows(row_numbers: Sequence[int], patches: int, ratio: float, seed: int) -> PatchMask:
+    """Draw a mask for each row number, as a function of `seed` and the number."""
     dropped = min(MaskRatio.low, ratio)
     masks = []
-    for row in rows:
-        generator = torch.Generator().manual_seed(derived_seed(seed, row))
+    for number in row_numbers:
+        generator = torch.Generator().manual_seed(derived_seed(seed, number))
         masks.append(draw_mask(1, patches, ratio, dropped, generator))
     return PatchMask(torch.cat([mask.kept for mask in masks]), torch.cat([mask.masked for mask in masks]))
 
 
 def _check_labels(wrong: Tensor, labels: Tensor, classes: int) -> None:
     if bool(wrong.any()):
-        found = int(labels[wrong][0])
+        label = int(labels[wrong][0])
         raise ModelError(
             f"expected labels from 0 to {classes - 1}, of the {classes} classes that the network was trained "
-            f"on, found {found}; evaluate it on data with these classes"
+            f"on, found {label}; evaluate it on data with these classes"
         )

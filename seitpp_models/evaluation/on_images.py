@@ -109,22 +109,10 @@ def evaluate_images(
     Raises ModelError if network, codes and classes do not fit each other, if no image can be read, and for
     corruptions if the tokenizer takes no pixels.
     """
-    where = source.location
+    where, images = source.location, source.splits[split]
     decoding = decoding or Decoding()
-    if not measure_for(trained, {}).of_images:
-        raise ModelError(f"expected a classifier for images, found a network of kind {trained.kind!r}")
-    images = source.splits[split]
-    if images.labels(0, 0) is None:
-        raise ModelError(
-            f"{where}: expected images in folders named after their classes, found images without labels"
-        )
-    name = encoder.tokenizer.name
-    if any(condition != CLEAN for condition in conditions) and not isinstance(encoder.decoder, PixelDecoder):
-        raise ModelError(f"{name}: expected a tokenizer of pixels to corrupt, found one of files")
-    sizes = encoder.tokenizer.codebook_sizes
-    if len(sizes) != 1:
-        raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")
-    shape = trained.shape
+    _check(trained, images, where, encoder, conditions)
+    name, sizes, shape = encoder.tokenizer.name, encoder.tokenizer.codebook_sizes, trained.shape
     sides = shape.crop(encoder.grid, name, crop)
     embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, name)
     classes = match_classes(source.class_names, trained.labels, shape.classes, where, all_classes=all_classes)
@@ -148,6 +136,27 @@ def evaluate_images(
         raise ModelError(f"{where}: none of its images can be read; {skipped[0][0]}: {skipped[0][1]}")
     computed = {condition: gathered.compute() for condition, gathered in figures.items()}
     return ImageEvaluation(computed, samples, skipped, sides)
+
+
+def _check(
+    trained: TrainedModel,
+    images: ImageSplit,
+    where: str,
+    encoder: Encoder,
+    conditions: Sequence[Condition],
+) -> None:
+    """Raise ModelError if a network, images, their tokenizer and conditions cannot go together."""
+    if not measure_for(trained, {}).of_images:
+        raise ModelError(f"expected a classifier for images, found a network of kind {trained.kind!r}")
+    if images.labels(0, 0) is None:
+        raise ModelError(
+            f"{where}: expected images in folders named after their classes, found images without labels"
+        )
+    name, sizes = encoder.tokenizer.name, encoder.tokenizer.codebook_sizes
+    if any(condition != CLEAN for condition in conditions) and not isinstance(encoder.decoder, PixelDecoder):
+        raise ModelError(f"{name}: expected a tokenizer of pixels to corrupt, found one of files")
+    if len(sizes) != 1:
+        raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")
 
 
 def _labels(split: ImageSplit, positions: Sequence[int]) -> Tensor:

@@ -37,7 +37,7 @@ class MaskedTokenConfig:
     codebook_size: int = 391
     channels: int = 32
     grid: tuple[int, int] = (28, 28)
-    """Rows and columns of the codes that go in."""
+    """The rows and columns of the codes that the model takes."""
     patch: int = 2
     width: int = 768
     depth: int = 12
@@ -63,7 +63,7 @@ class MaskedTokenConfig:
 
     @property
     def patches(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """The rows and columns of patches."""
         return self.grid[0] // self.patch, self.grid[1] // self.patch
 
 
@@ -74,9 +74,9 @@ class MaskedTokenOutput:
     loss: Tensor
     """The mean cross-entropy of a token of the masked patches in nats, () float32."""
     logits: Tensor
-    """Logits (B, M, T, K) of the T = patch * patch tokens of each of the M masked patches, row by row."""
+    """The logits (B, M, T, K) of the T = patch * patch tokens of each of the M masked patches, row by row."""
     targets: Tensor
-    """The codes that were to be predicted, (B, M, T) int64."""
+    """The codes of the masked patches, (B, M, T) int64."""
 
 
 _DECODER_WIDTHS = {"tiny": 192, "small": 256}
@@ -136,7 +136,7 @@ class MaskedTokenModel(nn.Module):
     """
 
     pos_embed: Tensor
-    """Positions (1, 1 + N, width), zeros for the class token."""
+    """The positions (1, 1 + N, width), zeros for the class token."""
 
     def __init__(self, config: MaskedTokenConfig, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -181,6 +181,11 @@ class MaskedTokenModel(nn.Module):
         config = self.config
         codes = config.codebook_size
         return NetworkShape(config.grid, config.patch, codes, config.channels, codes, "codes")
+
+    def backbone_sizes(self) -> dict[str, int]:
+        """Return the sizes of the encoder's blocks, by the names that `token_vit` has for them."""
+        config = self.config
+        return {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -34,6 +34,13 @@ class NetworkShape:
     output: Output
     """The thing that the logits are of."""
 
+    @property
+    def patches(self) -> tuple[int, int]:
+        """The rows and columns of patches of the grid; raises ModelError for a network of any grid."""
+        if self.grid is None:
+            raise ModelError("expected a network that was built for one grid, found one that takes any")
+        return self.grid[0] // self.patch, self.grid[1] // self.patch
+
     def crop(
         self, grid: tuple[int, ...], where: str, requested: tuple[int, int] | None = None
     ) -> tuple[int, int]:

@@ -75,6 +75,11 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
             patches.img_size, patches.patch_size[0], self.codebook_size, channels, self.num_classes, "class"
         )
 
+    def backbone_sizes(self) -> dict[str, int]:
+        """Return the sizes of the ViT's blocks, by the names that `token_vit` has for them."""
+        heads: int = self.blocks[0].attn.num_heads
+        return {"embed_dim": self.embed_dim, "depth": len(self.blocks), "num_heads": heads}
+
     def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
         """Return the patches' features (B, width, h, w) after the blocks `depths`, from shallow to deep."""
         # timm's forward_intermediates takes no codes (B, H, W), and sums gradients in another order

@@ -33,7 +33,7 @@ _SEGMENTATION_SCALE = (0.25, 1.0)
 
 
 class CentralPart(nn.Module):
-    """The central `size` of codes, as codes, or with a codebook as their vectors: no augmentation."""
+    """The crop of the central `size` of codes, which become vectors with a codebook: no augmentation."""
 
     def __init__(self, size: tuple[int, int], codebook: Codebook | None = None) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class CentralPart(nn.Module):
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        """Return the central part of codes (B, H, W), or its vectors (B, C, h, w), and the labels."""
         central = self.crop(codes)
         return (central if self.embedding is None else self.embedding(central)), labels
 
@@ -108,6 +109,7 @@ class CodesAndMasks(nn.Module):
 
     @torch.no_grad()
     def forward(self, codes: Tensor, masks: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return codes (B, H, W), or vectors (B, C, H, W), and label maps (B, h, w) that moved alike."""
         count, (rows, columns) = len(codes), codes.shape[1:]
         embeddings = self.colour(self.embedding(codes), generator=generator)
         first = count if self.adapter is None else count - count // 2

@@ -10,14 +10,13 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 
 from seitpp_models.training.augmentations import training_recipe
-from seitpp_models.training.backbones import adapter_of, classifier_backbone, content_of
-from seitpp_models.training.devices import devices_of
+from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
     check_labels,
     codebook_of,
-    opened,
     share_of,
     training_samples,
 )
@@ -28,9 +27,9 @@ from seitpp_models.training.runs import (
     TrainingPlan,
     TrainingResult,
     refuse_missing_split,
-    train,
+    run_experiment,
 )
-from seitpp_models.training.settings import DeviceSettings, FinetuneSettings, Settings, resolve
+from seitpp_models.training.settings import FinetuneSettings, Settings, resolve
 from seitpp_models.training.tasks import Classification
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
@@ -76,31 +75,28 @@ def finetune(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    chosen = resolve("finetune", FinetuneSettings, config, settings)
+    resolved = resolve("finetune", FinetuneSettings, config, settings)
     plain = Parameter("augment", "none")
-    chosen.refuse_idle(("noise",), "augmentation", chosen["augment"] == "none")
-    chosen.refuse_idle(("smoothing",), str(plain), chosen["augment"] != "none", plain)
-    with devices_of(chosen.group(DeviceSettings)) as devices:
-        source, where = opened(store)
-        samples = training_samples(source, chosen["split"], Classification.columns)
-        classes = chosen["classes"] or _classes_of(source, samples)
-        check_labels(samples, classes)
-        samples, held_out = _divided(chosen, source, samples, classes)
-        samples = share_of(samples, chosen["share"], chosen["share_seed"])
-        network = _network(chosen, source, where, classes)
-        task = _task(chosen, network, classes, source, devices.device)
-        identity = {
-            "network": network.arguments,
-            "from": content_of(chosen["start"]),
-            "augment": chosen["augment"],
-            "noise": chosen["noise"],
-            "share": (chosen["share"], chosen["share_seed"]),
-            "smoothing": chosen["smoothing"],
-        }
-        experiment = Experiment(
-            network, task, source, samples, chosen["adapter"], identity, held_out=held_out
-        )
-        return train(experiment, chosen, Path(out), devices, Callbacks(on_begin, on_step, on_evaluation))
+    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
+    resolved.refuse_idle(("smoothing",), str(plain), resolved["augment"] != "none", plain)
+    callbacks = Callbacks(on_begin, on_step, on_evaluation)
+    return run_experiment(_experiment, store, out, resolved, callbacks)
+
+
+def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
+    samples = training_samples(store, settings["split"], Classification.columns)
+    classes = settings["classes"] or _classes_of(store, samples)
+    check_labels(samples, classes)
+    samples, held_out = _divided(settings, store, samples, classes)
+    samples = share_of(samples, settings["share"], settings["share_seed"])
+    network = _network(settings, store, where, classes)
+    task = _task(settings, network, classes, store, devices.device)
+    identity = {
+        "noise": settings["noise"],
+        "share": (settings["share"], settings["share_seed"]),
+        "smoothing": settings["smoothing"],
+    }
+    return Experiment(network, task, store, samples, identity, held_out=held_out)
 
 
 def _classes_of(store: TokenStore, samples: TokenDataset) -> int:
@@ -110,45 +106,45 @@ def _classes_of(store: TokenStore, samples: TokenDataset) -> int:
 
 
 def _divided(
-    chosen: Settings, store: TokenStore, samples: TokenDataset, classes: int
+    settings: Settings, store: TokenStore, samples: TokenDataset, classes: int
 ) -> tuple[TokenDataset, npt.NDArray[np.int64] | None]:
     """Return the samples to train on, and the row numbers of those held out of the same split.
 
     None are held out if the store has another split to evaluate on. The samples held out are the same for
     every `seed` and `share`.
     """
-    split = chosen["evaluate_split"]
-    if split in store.splits and split != chosen["split"]:
+    split = settings["evaluate_split"]
+    if split in store.splits and split != settings["split"]:
         parameter = Parameter("evaluate_split")
-        chosen.refuse_idle(("held_out",), f"stores without {parameter}", True, parameter)
+        settings.refuse_idle(("held_out",), f"stores without {parameter}", True, parameter)
         check_labels(training_samples(store, split, Classification.columns), classes)
         return samples, None
-    refuse_missing_split(chosen, store)
-    if not chosen["held_out"]:
+    refuse_missing_split(settings, store)
+    if not settings["held_out"]:
         return samples, None
-    samples, others = samples.split(chosen["held_out"])
+    samples, others = samples.split(settings["held_out"])
     return samples, others.indices
 
 
-def _network(chosen: Settings, store: TokenStore, where: str, classes: int) -> TrainedModel:
-    head = {"num_classes": classes, "drop_path_rate": chosen["drop_path"]}
-    network = classifier_backbone(chosen, store, where, chosen["grid_size"], head)
+def _network(settings: Settings, store: TokenStore, where: str, classes: int) -> TrainedModel:
+    head = {"num_classes": classes, "drop_path_rate": settings["drop_path"]}
+    network = classifier_backbone(settings, store, where, settings["grid_size"], head)
     names = store.class_names
     return replace(network, labels=names if names is not None and len(names) == classes else None)
 
 
 def _task(
-    chosen: Settings, network: TrainedModel, classes: int, store: TokenStore, device: torch.device
+    settings: Settings, network: TrainedModel, classes: int, store: TokenStore, device: torch.device
 ) -> Classification:
     grid = network.shape.grid
     assert grid is not None  # since every backbone is built for one
     recipe = training_recipe(
-        chosen["augment"],
+        settings["augment"],
         codebook_of(store),
         grid,
         gives_codes=network.shape.codebook_size is not None,
         classes=classes,
-        adapter=adapter_of(chosen, store, device, used=chosen["augment"] == "finetune"),
-        noise=chosen["noise"],
+        adapter=adapter_of(settings, store, device, used=settings["augment"] == "finetune"),
+        noise=settings["noise"],
     )
-    return Classification(recipe.to(device), chosen["smoothing"])
+    return Classification(recipe.to(device), settings["smoothing"])

@@ -1,4 +1,4 @@
-"""The loop of a run that trains a network: steps, checkpoints, log, evaluations and pictures in a folder."""
+"""The loop of a run that trains a network: steps, checkpoints, a log, evaluations and a picture."""
 
 from __future__ import annotations
 

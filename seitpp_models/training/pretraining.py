@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from accelerate import Accelerator
 
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.training.augmentations import training_recipe
-from seitpp_models.training.backbones import adapter_of, content_of, network_grid, network_to_continue
-from seitpp_models.training.devices import devices_of
-from seitpp_models.training.inputs import code_entropy, codebook_of, opened, training_samples
+from seitpp_models.training.backbones import adapter_of, network_grid, network_to_continue
+from seitpp_models.training.inputs import code_entropy, codebook_of, training_samples
 from seitpp_models.training.network_run import NetworkStep
 from seitpp_models.training.runs import (
     Callbacks,
@@ -24,9 +24,9 @@ from seitpp_models.training.runs import (
     TrainingPlan,
     TrainingResult,
     refuse_missing_split,
-    train,
+    run_experiment,
 )
-from seitpp_models.training.settings import DeviceSettings, PretrainSettings, Settings, resolve
+from seitpp_models.training.settings import PretrainSettings, Settings, resolve
 from seitpp_models.training.tasks import MaskedTokens
 from seitpp_models.weights.files import TrainedModel, build_model
 from tokenstore.errors import Parameter
@@ -73,66 +73,59 @@ def pretrain(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    chosen = resolve("pretrain", PretrainSettings, config, settings)
+    resolved = resolve("pretrain", PretrainSettings, config, settings)
     start = Parameter("start")
-    chosen.refuse_idle(("noise",), "augmentation", chosen["augment"] == "none")
-    chosen.refuse_idle(_SIZES, f"models without {start}", chosen["start"] is not None, start)
-    with devices_of(chosen.group(DeviceSettings)) as devices:
-        source, where = opened(store)
-        samples = training_samples(source, chosen["split"], MaskedTokens.columns)
-        ratio, network = _mask_ratio(chosen), _network(chosen, source, where)
-        task = _task(chosen, network, ratio, source, devices.device)
-        identity = {
-            "network": network.arguments,
-            "from": content_of(chosen["start"]),
-            "augment": chosen["augment"],
-            "noise": chosen["noise"],
-            "mask": ratio,
-            "smoothing": chosen["smoothing"],
-        }
-        refuse_missing_split(chosen, source)
-        reference = ("order-0 entropy of the codes", code_entropy(samples))
-        experiment = Experiment(
-            network, task, source, samples, chosen["adapter"], identity, reference=reference
-        )
-        return train(experiment, chosen, Path(out), devices, Callbacks(on_begin, on_step, on_evaluation))
+    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
+    resolved.refuse_idle(_SIZES, f"models without {start}", resolved["start"] is not None, start)
+    callbacks = Callbacks(on_begin, on_step, on_evaluation)
+    return run_experiment(_experiment, store, out, resolved, callbacks)
 
 
-def _mask_ratio(chosen: Settings) -> MaskRatio:
+def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
+    samples = training_samples(store, settings["split"], MaskedTokens.columns)
+    ratio, network = _mask_ratio(settings), _network(settings, store, where)
+    task = _task(settings, network, ratio, store, devices.device)
+    identity = {"noise": settings["noise"], "mask": ratio, "smoothing": settings["smoothing"]}
+    refuse_missing_split(settings, store)
+    reference = ("order-0 entropy of the codes", code_entropy(samples))
+    return Experiment(network, task, store, samples, identity, reference=reference)
+
+
+def _mask_ratio(settings: Settings) -> MaskRatio:
     try:
-        return MaskRatio(*(chosen[f"mask_{name}"] for name in ("mean", "deviation", "low", "high")))
+        return MaskRatio(*(settings[f"mask_{name}"] for name in ("mean", "deviation", "low", "high")))
     except ValueError as error:
         raise ModelError(f"a masked-token model: {error}") from error
 
 
-def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
+def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
     """Return the network to train: an untrained one, or the one in the file `start`.
 
     Raises ModelError for sizes that do not fit, and for a file of another kind of network.
     """
-    path = chosen["start"]
+    path = settings["start"]
     pretrained = None if path is None else network_to_continue(path, store, where)
     if pretrained is not None and pretrained.shape.output != "codes":
         raise ModelError(
             f"{path}: expected a masked-token model to begin with, found a {type(pretrained).__name__}"
         )
-    config = _new_config(chosen, store) if pretrained is None else pretrained.config
+    config = _new_config(settings, store) if pretrained is None else pretrained.config
     network_grid(sizes_of(store).grid, config.patch, config.grid)
     arguments = asdict(config)
-    torch.manual_seed(chosen["seed"])
+    torch.manual_seed(settings["seed"])
     model: Any = build_model("masked", arguments)
     if pretrained is not None:
         model.load_state_dict(pretrained.state_dict())
-    model.label_smoothing = chosen["smoothing"]
+    model.label_smoothing = settings["smoothing"]
     return TrainedModel(model, "masked", arguments, store.manifest.tokenizer)
 
 
-def _new_config(chosen: Settings, store: TokenStore) -> MaskedTokenConfig:
-    grid, patch = network_grid(sizes_of(store).grid, chosen["patch"], chosen["grid_size"])
-    sizes = {name: chosen[name] for name in ("depth", "decoder_width", "decoder_depth")}
+def _new_config(settings: Settings, store: TokenStore) -> MaskedTokenConfig:
+    grid, patch = network_grid(sizes_of(store).grid, settings["patch"], settings["grid_size"])
+    sizes = {name: settings[name] for name in ("depth", "decoder_width", "decoder_depth")}
     try:
         return masked_token_config(
-            chosen["model"],
+            settings["model"],
             codebook_size=len(codebook_of(store)),
             grid=grid,
             patch=patch,
@@ -143,16 +136,16 @@ def _new_config(chosen: Settings, store: TokenStore) -> MaskedTokenConfig:
 
 
 def _task(
-    chosen: Settings, network: TrainedModel, ratio: MaskRatio, store: TokenStore, device: torch.device
+    settings: Settings, network: TrainedModel, ratio: MaskRatio, store: TokenStore, device: torch.device
 ) -> MaskedTokens:
     model: Any = network.model
     recipe = training_recipe(
-        chosen["augment"],
+        settings["augment"],
         codebook_of(store),
         model.config.grid,
         gives_codes=True,
-        adapter=adapter_of(chosen, store, device, used=chosen["augment"] == "mtm"),
-        noise=chosen["noise"],
+        adapter=adapter_of(settings, store, device, used=settings["augment"] == "mtm"),
+        noise=settings["noise"],
     )
     rows, columns = model.config.patches
     return MaskedTokens(recipe.to(device), rows * columns, ratio)

@@ -15,9 +15,17 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import Batches, evaluate_store
 from seitpp_models.training.backbones import content_of
+from seitpp_models.training.devices import devices_of
+from seitpp_models.training.inputs import opened
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
-from seitpp_models.training.settings import DataSettings, LearningSettings, RunSettings, Settings
+from seitpp_models.training.settings import (
+    DataSettings,
+    DeviceSettings,
+    LearningSettings,
+    RunSettings,
+    Settings,
+)
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
@@ -25,7 +33,14 @@ from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import STATE
 from tokenstore.reading import TokenStore
 
-__all__ = ["Callbacks", "Experiment", "TrainingPlan", "TrainingResult", "refuse_missing_split", "train"]
+__all__ = [
+    "Callbacks",
+    "Experiment",
+    "TrainingPlan",
+    "TrainingResult",
+    "refuse_missing_split",
+    "run_experiment",
+]
 
 
 @dataclass(frozen=True)
@@ -80,20 +95,18 @@ class Experiment:
     task: Task
     store: TokenStore
     samples: TokenDataset
-    adapter: str
-    """The name or file of the TokenAdapt, or none."""
     identity: Mapping[str, Any]
-    """The settings that decide the run beside the optimiser's; a run that goes on has to have the same."""
+    """The settings of the task that decide the run, by name; a resumed run must have equal ones."""
     held_out: npt.NDArray[np.int64] | None = None
-    """The row numbers of samples of the training split that are evaluated on; None: another split is."""
+    """The row numbers of the training split to evaluate on; None to evaluate on another split."""
     reference: tuple[str, float] | None = None
     """The name and the value of a loss to compare with."""
     whole_batches: bool = False
-    """True to fill the last batch of an epoch up."""
+    """True to fill up the last batch of an epoch."""
 
 
 def refuse_missing_split(settings: Settings, store: TokenStore) -> None:
-    """Raise ModelError if somebody asked for an `evaluate_split` that the store does not have."""
+    """Raise ModelError if the caller asked for an `evaluate_split` that the store does not have."""
     split = settings["evaluate_split"]
     if split not in store.splits and "evaluate_split" in settings.requested:
         parameter = Parameter("evaluate_split", split)
@@ -103,14 +116,29 @@ def refuse_missing_split(settings: Settings, store: TokenStore) -> None:
         )
 
 
-def train(
+def run_experiment(
+    prepare: Callable[[Settings, TokenStore, str, Accelerator], Experiment],
+    store: str | Path | TokenStore,
+    out: str | Path,
+    settings: Settings,
+    callbacks: Callbacks,
+) -> TrainingResult:
+    """Open a store, prepare an experiment on it, and train; write to the folder `out` and return the result.
+
+    `prepare(settings, store, where, devices)` is called with the store's name for messages, `where`.
+
+    Raises the errors of `prepare`; StoreError if there is no store; ModelError for devices that cannot be
+    used, a batch that processes and parts do not divide, a warm-up as long as the run, a loss that is not
+    finite, and if `out` holds a run that is not to be resumed, or one of other settings.
+    """
+    with devices_of(settings.group(DeviceSettings)) as devices:
+        source, where = opened(store)
+        return _train(prepare(settings, source, where, devices), settings, Path(out), devices, callbacks)
+
+
+def _train(
     experiment: Experiment, settings: Settings, out: Path, devices: Accelerator, callbacks: Callbacks
 ) -> TrainingResult:
-    """Train, and write to the folder `out`; return the network and the last evaluation.
-
-    Raises ModelError for a batch that processes and parts do not divide, for a warm-up as long as the run, if
-    `out` holds a run that is not to be resumed, or one of other settings, and if a loss is not finite.
-    """
     learning, run_settings = settings.group(LearningSettings), settings.group(RunSettings)
     data = settings.group(DataSettings)
     batch = _batch_of_a_process(learning, devices)
@@ -122,7 +150,8 @@ def train(
         network = replace(network, model=synchronised.convert_sync_batchnorm(network.model))
     if run_settings.compile:
         network.model.compile()
-    run = NetworkRun(config, network, experiment.task, loader, out, _identity(experiment, devices), devices)
+    identity = _identity(experiment, settings, devices)
+    run = NetworkRun(config, network, experiment.task, loader, out, identity, devices)
     evaluated = _evaluated_split(experiment, data)
 
     def evaluate() -> Mapping[str, Any]:
@@ -201,12 +230,15 @@ def _optimiser(learning: LearningSettings, steps: int) -> OptimiserConfig:
     )
 
 
-def _identity(experiment: Experiment, devices: Accelerator) -> dict[str, str]:
-    """Return what decides a run beside its config, as texts."""
+def _identity(experiment: Experiment, settings: Settings, devices: Accelerator) -> dict[str, str]:
+    """Return the settings and inputs that decide a run beside its config, as texts by name."""
     identity = {
         "precision": devices.mixed_precision,
-        "adapter": content_of(experiment.adapter) or experiment.adapter,
+        "adapter": content_of(settings["adapter"]) or settings["adapter"],
         "store": experiment.samples.fingerprint,
+        "network": experiment.network.arguments,
+        "from": content_of(settings["start"]),
+        "augment": settings["augment"],
         **experiment.identity,
     }
     return {name: str(value) for name, value in identity.items()}

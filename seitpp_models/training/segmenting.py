@@ -13,12 +13,10 @@ from seitpp_models.evaluation.measures import ignored_label
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.training.augmentations import segmentation_recipe
-from seitpp_models.training.backbones import adapter_of, content_of, token_vit_backbone
-from seitpp_models.training.devices import devices_of
+from seitpp_models.training.backbones import adapter_of, token_vit_backbone
 from seitpp_models.training.inputs import (
     check_masks,
     codebook_of,
-    opened,
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
@@ -28,9 +26,9 @@ from seitpp_models.training.runs import (
     TrainingPlan,
     TrainingResult,
     refuse_missing_split,
-    train,
+    run_experiment,
 )
-from seitpp_models.training.settings import DeviceSettings, SegmentSettings, Settings, resolve
+from seitpp_models.training.settings import SegmentSettings, Settings, resolve
 from seitpp_models.training.tasks import Segmentation
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
@@ -74,44 +72,38 @@ def segment(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    chosen = resolve("segment", SegmentSettings, config, settings)
+    resolved = resolve("segment", SegmentSettings, config, settings)
     upernet = Parameter("head", "upernet")
-    chosen.refuse_idle(("decoder_width",), str(upernet), chosen["head"] != "upernet", upernet)
-    if chosen["classes"] is None:
+    resolved.refuse_idle(("decoder_width",), str(upernet), resolved["head"] != "upernet", upernet)
+    if resolved["classes"] is None:
         parameter = Parameter("classes")
         raise ArgumentError(f"{parameter}: expected the number of classes", parameters=[parameter])
-    with devices_of(chosen.group(DeviceSettings)) as devices:
-        source, where = opened(store)
-        samples = training_samples(source, chosen["split"], Segmentation.columns)
-        _refuse_small_batches(chosen, devices)
-        ignored = chosen["ignore_index"]
-        ignored = ignored_label(source) if ignored is None else ignored
-        check_masks(samples, chosen["classes"], ignored)
-        refuse_missing_split(chosen, source)
-        if chosen["evaluate_split"] in source.splits:
-            evaluated = training_samples(source, chosen["evaluate_split"], Segmentation.columns)
-            check_masks(evaluated, chosen["classes"], ignored)
-        network = _network(chosen, source, where)
-        task = _task(chosen, network, ignored, source, devices)
-        identity = {
-            "network": network.arguments,
-            "from": content_of(chosen["start"]),
-            "augment": chosen["augment"],
-            "ignore-index": ignored,
-        }
-        experiment = Experiment(
-            network, task, source, samples, chosen["adapter"], identity, whole_batches=True
-        )
-        return train(experiment, chosen, Path(out), devices, Callbacks(on_begin, on_step, on_evaluation))
+    callbacks = Callbacks(on_begin, on_step, on_evaluation)
+    return run_experiment(_experiment, store, out, resolved, callbacks)
 
 
-def _refuse_small_batches(chosen: Settings, devices: Accelerator) -> None:
+def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
+    samples = training_samples(store, settings["split"], Segmentation.columns)
+    _refuse_small_batches(settings, devices)
+    requested = settings["ignore_index"]
+    ignored = ignored_label(store) if requested is None else requested
+    check_masks(samples, settings["classes"], ignored)
+    refuse_missing_split(settings, store)
+    if settings["evaluate_split"] in store.splits:
+        evaluated = training_samples(store, settings["evaluate_split"], Segmentation.columns)
+        check_masks(evaluated, settings["classes"], ignored)
+    network = _network(settings, store, where)
+    task = _task(settings, network, ignored, store, devices)
+    return Experiment(network, task, store, samples, {"ignore-index": ignored}, whole_batches=True)
+
+
+def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
     """Raise ModelError if a process sees one sample at a time, over which UPerNet cannot normalise."""
-    part = chosen["batch_size"] // devices.num_processes // chosen["accumulation"]
-    if chosen["head"] == "upernet" and part < 2:
+    part = settings["batch_size"] // devices.num_processes // settings["accumulation"]
+    if settings["head"] == "upernet" and part < 2:
         parameters = (
             Parameter("head", "upernet"),
-            Parameter("batch_size", chosen["batch_size"]),
+            Parameter("batch_size", settings["batch_size"]),
             Parameter("head", "linear"),
         )
         raise ModelError(
@@ -121,20 +113,20 @@ def _refuse_small_batches(chosen: Settings, devices: Accelerator) -> None:
         )
 
 
-def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
-    head = {"num_classes": 0, "drop_path_rate": chosen["drop_path"]}
-    backbone = token_vit_backbone(chosen, store, where, sizes_of(store).grid, head)
+def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
+    head = {"num_classes": 0, "drop_path_rate": settings["drop_path"]}
+    backbone = token_vit_backbone(settings, store, where, sizes_of(store).grid, head)
     vit: Any = backbone.model
     arguments: dict[str, Any] = {
         "backbone": backbone.arguments,
-        "classes": chosen["classes"],
-        "head": chosen["head"],
-        "width": chosen["decoder_width"],
+        "classes": settings["classes"],
+        "head": settings["head"],
+        "width": settings["decoder_width"],
     }
     try:
-        model = TokenSegmenter(vit, chosen["classes"], chosen["head"], width=chosen["decoder_width"])
+        model = TokenSegmenter(vit, settings["classes"], settings["head"], width=settings["decoder_width"])
     except ValueError as error:
-        parameters = Parameter("head", chosen["head"]), Parameter("depth", 4), Parameter("head", "linear")
+        parameters = Parameter("head", settings["head"]), Parameter("depth", 4), Parameter("head", "linear")
         raise ModelError(
             f"{parameters[0]}: {error}; give {parameters[1]} or more, or {parameters[2]}",
             parameters=parameters,
@@ -143,14 +135,14 @@ def _network(chosen: Settings, store: TokenStore, where: str) -> TrainedModel:
 
 
 def _task(
-    chosen: Settings, network: TrainedModel, ignored: int, store: TokenStore, devices: Accelerator
+    settings: Settings, network: TrainedModel, ignored: int, store: TokenStore, devices: Accelerator
 ) -> Segmentation:
     recipe = segmentation_recipe(
-        chosen["augment"],
+        settings["augment"],
         codebook_of(store),
         sizes_of(store).grid,
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
-        adapter=adapter_of(chosen, store, devices.device, used=chosen["augment"] == "crops"),
+        adapter=adapter_of(settings, store, devices.device, used=settings["augment"] == "crops"),
     )
     return Segmentation(recipe.to(devices.device), ignored)

@@ -102,6 +102,7 @@ class MaskedTokens:
         return MaskedTokenMeasure(min(max(self.ratio.mean, self.ratio.low), self.ratio.high))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
+        """Mask patches of codes (B, H, W), and return the cross-entropy of the codes in them."""
         codes, _ = self.recipe(batch[0], None, generator=random.own)
         share = draw_ratio(self.ratio, random.common)
         count = len(codes)
@@ -126,6 +127,7 @@ class Classification:
         self.recipe, self.label_smoothing = recipe, label_smoothing
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
+        """Return the cross-entropy of the labels (B,) or the probabilities (B, classes)."""
         inputs, targets = self.recipe(batch[0], batch[1], generator=random.own)
         logits = model(inputs)
         soft = targets.is_floating_point()
@@ -152,6 +154,7 @@ class Segmentation:
         return SegmenterMeasure(self.ignore_index)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
+        """Return the cross-entropy of the pixels of label maps (B, h, w) that are not ignored."""
         inputs, masks = self.recipe(batch[0], batch[1], generator=random.own)
         masks = masks.long()
         logits: Any = model(inputs, tuple(masks.shape[1:]))

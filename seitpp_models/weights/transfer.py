@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -33,23 +33,20 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
         return load_official(path)
     trained = load_model(path)
     trained.check(tokenizer, where)
-    if not isinstance(trained.model, (MaskedTokenModel, TokenViT)):
+    if not hasattr(trained.model, "backbone_sizes"):
         raise ModelError(
             f"{path}: expected a masked-token model or a ViT to start from, found a {trained.kind}"
         )
-    return trained.model
+    network: MaskedTokenModel | TokenViT = cast(Any, trained.model)
+    return network
 
 
 def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any]:
     """Return the arguments of `token_vit` for a ViT that can start from the weights of `pretrained`."""
     shape = pretrained.shape
-    masked = isinstance(pretrained, MaskedTokenModel)
-    first: Any = pretrained.blocks[0]
     return {
-        "size": "base",
-        "embed_dim": pretrained.config.width if masked else pretrained.embed_dim,
-        "depth": len(pretrained.blocks),
-        "num_heads": first.attn.num_heads,
+        "size": "base",  # each size of which is replaced
+        **pretrained.backbone_sizes(),
         "grid": shape.grid,
         "patch": shape.patch,
         "channels": shape.channels,
@@ -66,11 +63,7 @@ def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None
     """
     source = to_official(pretrained)
     target = {name: tensor for name, tensor in to_official(model).items() if not name.startswith(_HEAD)}
-    patches = model.patch_embed.grid_size
-    if isinstance(pretrained, MaskedTokenModel):
-        before = pretrained.config.patches
-    else:
-        before = pretrained.patch_embed.grid_size
+    before, patches = pretrained.shape.patches, model.shape.patches
     if before != patches:
         source[_POSITIONS] = resample_abs_pos_embed(
             source[_POSITIONS], list(patches), list(before), num_prefix_tokens=1
