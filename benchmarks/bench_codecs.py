@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -171,38 +172,34 @@ def print_threads(console: Console, data: Data, measured: list[Measured], thread
 
 @click.command()
 @click.argument("store_or_source", required=False)
-@click.option("--fit-split", default="train", show_default=True, help="What models are fitted on.")
-@click.option("--score-split", default="val", show_default=True, help="What all rows are over.")
+@click.option("--fit-split", default="train", show_default=True, help="The split that models are fitted on.")
+@click.option("--score-split", default="val", show_default=True, help="The split that all rows are about.")
 @click.option(
     "--limit", type=click.IntRange(1), help="At most so many samples of each split, drawn by a seed."
 )
 @click.option("--neural-epochs", default=EPOCHS, show_default=True)
-@click.option("--no-neural", is_flag=True, help="Leave the neural bound out, which takes minutes.")
+@click.option("--no-neural", is_flag=True, help="Skip the neural bound, which takes minutes.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-@click.option("--grid", default="32x32", show_default=True, help="Of codes drawn.")
-@click.option("--codebook-size", default=391, show_default=True, help="Of codes drawn.")
+@click.option("--grid", default="32x32", show_default=True, help="Grid of codes drawn.")
+@click.option("--codebook-size", default=391, show_default=True, help="Codebook of codes drawn.")
 @click.option("--samples", default=2000, show_default=True, help="Codes drawn; a fifth of them is scored.")
 def main(
     store_or_source: str | None,
-    fit_split: str,
-    score_split: str,
     limit: int | None,
     neural_epochs: int,
     no_neural: bool,
     repeats: int,
     threads: int,
-    grid: str,
-    codebook_size: int,
-    samples: int,
+    **of_codes: Any,
 ) -> None:
     """Measure all codecs on the codes of STORE_OR_SOURCE and print the tables."""
     if store_or_source is None:
-        sides = tuple(map(int, grid.split("x")))
-        fit_codes, score = _apart(synthetic_codes(samples, sides, codebook_size))
-        data = Data("drawn codes", (codebook_size,), _some(fit_codes, limit), _some(score, limit))
+        sides, size = tuple(map(int, of_codes["grid"].split("x"))), of_codes["codebook_size"]
+        fit_codes, score = _apart(synthetic_codes(of_codes["samples"], sides, size))
+        data = Data("drawn codes", (size,), _some(fit_codes, limit), _some(score, limit))
     else:
-        data = open_data(store_or_source, fit_split, score_split, limit)
+        data = open_data(store_or_source, of_codes["fit_split"], of_codes["score_split"], limit)
     sizes, codes = data.codebook_sizes, data.score
     print(f"{data.name}: grids {codes.shape[1:]}, K = {sizes}")
     print(f"{len(data.fit):,} samples to fit, {len(codes):,} to score")

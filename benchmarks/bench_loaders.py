@@ -143,9 +143,8 @@ def main(
     environments: Path | None,
     make_environments: bool,
     only: tuple[str, ...],
-    seconds: float,
     repeats: int,
-    batch_size: int,
+    **reading: Any,
 ) -> None:
     """Measure all loaders on the samples of SEIT and print a table."""
     console = Console(width=170)
@@ -156,8 +155,7 @@ def main(
         "source": str(home / "source"),
         "samples": samples,
         "distinct": distinct,
-        "batch_size": batch_size,
-        "seconds": seconds,
+        **reading,
         "check_seconds": CHECK_SECONDS,
         "workers": 0,
         "seed": 0,
@@ -181,7 +179,7 @@ def main(
                 measure(result, python, {**given, "files": str(files)}, turn == 0)
             except NotRunError as error:
                 failed[one.name] = str(error)
-    title = f"{samples:,} samples, batches of {batch_size}"
+    title = f"{samples:,} samples, batches of {reading['batch_size']}"
     print_table(console, results, title)
     for result in results:
         version = next((best["version"] for best in result.best.values()), None)

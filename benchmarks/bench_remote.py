@@ -221,24 +221,18 @@ def print_singles(console: Console, codec: str, first: dict[str, Any], others: d
 @click.option("--threads", multiple=True, default=[1, 2], show_default=True)
 @click.option("--batch-size", default=256, show_default=True)
 @click.option("--single-samples", default=50, show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Of epochs after the first.")
+@click.option("--seconds", default=3.0, show_default=True, help="Seconds of epochs after the first one.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write all numbers.")
 def main(
     seit: Path,
     work: Path,
-    gateway: Path | None,
-    url: str | None,
-    storage_options: str,
-    latency: float,
     samples: int,
     codecs: tuple[str, ...],
     threads: tuple[int, ...],
-    batch_size: int,
-    single_samples: int,
-    seconds: float,
     repeats: int,
     json_file: Path | None,
+    **settings: Any,
 ) -> None:
     """Read the samples of SEIT from S3 and print tables."""
     console = Console(width=170)
@@ -247,13 +241,16 @@ def main(
     report: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=home)))
-        place, direct = stack.enter_context(bucket(gateway, url, json.loads(storage_options)))
-        options, proxy = stack.enter_context(slow_network(direct, latency))
+        place, direct = stack.enter_context(
+            bucket(settings["gateway"], settings["url"], json.loads(settings["storage_options"]))
+        )
+        options, proxy = stack.enter_context(slow_network(direct, settings["latency"]))
         for codec in codecs:
             store = made_store(seit, home, codec, samples)
             remote_url = f"{place}/{samples}-{codec}"
             uploaded(store, remote_url, direct)
-            fixed = {"batch_size": batch_size, "seconds": seconds, "count": single_samples}
+            fixed = {name: settings[name] for name in ("batch_size", "seconds")}
+            fixed["count"] = settings["single_samples"]
             remote = {**fixed, "path": remote_url, "storage_options": options}
             local = {**fixed, "path": str(store)}
             nbytes = fetched_nbytes(store)

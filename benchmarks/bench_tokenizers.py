@@ -211,7 +211,7 @@ def median_seconds(rows: Sequence[Contender], rounds: int) -> dict[str, tuple[fl
     return {name: (median(encoding), median(decoding)) for name, (encoding, decoding) in times.items()}
 
 
-def tell_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor, rounds: int) -> None:
+def print_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor, rounds: int) -> None:
     """Time all contenders and print a table."""
     table = Table("what", title=f"speed at {PHOTOGRAPH}x{PHOTOGRAPH}, {torch.get_num_threads()} threads")
     rates: dict[str, list[float]] = {}
@@ -239,7 +239,7 @@ def tell_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tenso
         console.print(f"{name}: times as fast as {AUTOENCODER} at encoding and decoding: {', '.join(told)}")
 
 
-def tell_sameness(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor) -> None:
+def print_sameness(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor) -> None:
     """Print whether an image's codes depend on the batch that it comes in."""
     table = Table("codes as of single images?", *(f"batches of {batch}" for batch in OTHER_BATCHES))
     table.add_column(f"shuffled, batches of {OTHER_BATCHES[0]}")
@@ -304,8 +304,8 @@ def main(
             table.add_row(spec, entries, *quality_cells(tokenizer, *figures))
         console.print(table)
     if rounds:
-        tell_speed(console, tokenizers, sets["photographs"][: BATCHES[-1]], rounds)
-    tell_sameness(console, tokenizers, sets["photographs"][: 2 * OTHER_BATCHES[-1]])
+        print_speed(console, tokenizers, sets["photographs"][: BATCHES[-1]], rounds)
+    print_sameness(console, tokenizers, sets["photographs"][: 2 * OTHER_BATCHES[-1]])
 
 
 if __name__ == "__main__":

@@ -20,13 +20,7 @@ from ..main import EXIT_CODES
 @options.resume("the interrupted copy to DST")
 @options.storage_options()
 @options.storage_options("--target-storage-options", of="DST")
-def copy(
-    src: str,
-    dst: str,
-    resume: bool,
-    storage_options: dict[str, Any] | None,
-    target_storage_options: dict[str, Any] | None,
-) -> None:
+def copy(src: str, dst: str, **settings: Any) -> None:
     r"""Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
 
     Every file is checked against the manifest while it is read, and read back after it was written. What an
@@ -47,10 +41,8 @@ def copy(
         copied = tokenstore.copy(
             src,
             dst,
-            resume=resume,
-            storage_options=storage_options,
-            target_storage_options=target_storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **settings,
         )
     took = time.monotonic() - started
     size = human_bytes(copied.nbytes)

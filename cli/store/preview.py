@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -64,16 +64,10 @@ def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
 def preview(
     store: str,
     out: Path,
-    split: str | None,
     indices: list[int] | None,
     count: int | None,
-    columns: int | None,
-    augment: str | None,
-    adapter: str,
-    images: str | None,
-    tokenizer: str | None,
-    device: str,
-    storage_options: dict[str, Any] | None,
+    augment: Literal["seitpp"] | None,
+    **settings: Any,
 ) -> None:
     r"""Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
 
@@ -87,20 +81,7 @@ def preview(
         raise click.UsageError("expected --indices or -n, found both")
     refuse_idle_options({"adapter": "--adapter"}, "--augment", augment is None)
     refuse_idle_options({"images": "--images"}, "a sheet without --augment", augment is not None)
-    sheet = tokenstore.preview(
-        store,
-        out,
-        split=split,
-        indices=indices,
-        count=count,
-        columns=columns,
-        augment=augment,  # type: ignore[arg-type]
-        adapter=adapter,
-        images=images,
-        tokenizer=tokenizer,
-        device=device,
-        storage_options=storage_options,
-    )
+    sheet = tokenstore.preview(store, out, indices=indices, count=count, augment=augment, **settings)
     which = f"{len(sheet.indices):,} samples of split {sheet.split}"
     if sheet.headings:
         click.echo(f"{out}: {which}: {', '.join(sheet.headings)}")

@@ -23,15 +23,7 @@ from ..main import EXIT_CODES
 @options.shard_samples()
 @options.resume("the interrupted recoding to OUT")
 @options.storage_options()
-def recode(
-    store: str,
-    out: str | None,
-    codec: str,
-    min_decode_rate: float,
-    shard_samples: int | None,
-    resume: bool,
-    storage_options: dict[str, Any] | None,
-) -> None:
+def recode(store: str, out: str | None, **settings: Any) -> None:
     r"""Write STORE again with another codec: to OUT, or else in its place.
 
     The codes stay the same, and every shard is decoded again before it is written. In its place means that
@@ -54,16 +46,7 @@ def recode(
                 tasks[what] = bar.add_task(what, total=total, note="")
             bar.update(tasks[what], completed=done)
 
-        result = tokenstore.recode(
-            store,
-            out,
-            codec=codec,
-            min_decode_rate=min_decode_rate,
-            shard_samples=shard_samples,
-            resume=resume,
-            storage_options=storage_options,
-            on_progress=on_progress,
-        )
+        result = tokenstore.recode(store, out, on_progress=on_progress, **settings)
     if result.choice is not None:
         click.echo(f"codec {result.choice}")
     before = result.nbytes_before

@@ -44,16 +44,7 @@ class _NegativeNumbers(click.Command):
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()
-def reconstruct(
-    store: str,
-    indices: tuple[int, ...],
-    out: Path,
-    split: str | None,
-    ending: str,
-    tokenizer: str | None,
-    device: str,
-    storage_options: dict[str, Any] | None,
-) -> None:
+def reconstruct(store: str, indices: tuple[int, ...], out: Path, ending: str, **settings: Any) -> None:
     r"""Write what the codes of samples of STORE give as images DIR/INDEX.png.
 
     A sample of video gives DIR/INDEX-FRAME.png for each frame. An INDEX below zero counts from the end.
@@ -64,15 +55,6 @@ def reconstruct(
       tokenstore reconstruct photos.zarr 0 5 17 --out images/
       tokenstore reconstruct photos.zarr -1 --out images/ --split val --format jpg
     """
-    written = tokenstore.reconstruct(
-        store,
-        indices,
-        out,
-        split=split,
-        format=ending,
-        tokenizer=tokenizer,
-        device=device,
-        storage_options=storage_options,
-    )
+    written = tokenstore.reconstruct(store, indices, out, format=ending, **settings)
     files, samples = len(written.files), written.samples
     click.echo(f"{written.folder}: {files:,} images of {samples:,} samples of split {written.split}")

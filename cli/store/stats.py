@@ -39,18 +39,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()
-def stats(
-    store: str,
-    as_json: bool,
-    quality: int | None,
-    shuffle: bool,
-    batch_size: int,
-    shuffle_window: int | None,
-    images: str | None,
-    tokenizer: str | None,
-    device: str,
-    storage_options: dict[str, Any] | None,
-) -> None:
+def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **settings: Any) -> None:
     r"""Audit STORE: where its bytes go and how its codes are used.
 
     Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
@@ -75,13 +64,8 @@ def stats(
             store,
             quality=quality,
             shuffle=shuffle,
-            batch_size=batch_size,
-            shuffle_window=shuffle_window,
-            images=images,
-            tokenizer=tokenizer,
-            device=device,
-            storage_options=storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **settings,
         )
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))

@@ -33,15 +33,7 @@ _IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "-
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()
-def verify(
-    store: str,
-    as_json: bool,
-    retokenize: int | None,
-    images: str | None,
-    tokenizer: str | None,
-    device: str,
-    storage_options: dict[str, Any] | None,
-) -> None:
+def verify(store: str, as_json: bool, retokenize: int | None, **settings: Any) -> None:
     r"""Check every digest, checksum, code and label of STORE.
 
     Exits with 1 and names the file and chunk where anything is not as it was written. With --retokenize,
@@ -62,11 +54,8 @@ def verify(
         result = tokenstore.verify(
             store,
             retokenize=retokenize,
-            images=images,
-            tokenizer=tokenizer,
-            device=device,
-            storage_options=storage_options,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **settings,
         )
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
