@@ -1,23 +1,16 @@
-"""Looking at a store: sheets, reconstructions as files, quality, and encoding again, by the command line."""
+"""Sheets of samples, by the command line."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
-from helpers.stores import Samples, edit_root, write_store
+from helpers.scenes import SIZE, lines, pixels, place, run
+from helpers.stores import Samples, write_store
 from PIL import Image
-from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.audit import preview
@@ -27,71 +20,12 @@ from tokenstore.augment import AdapterConfig, TokenAdapt
 from tokenstore.augment.adapters import load_adapter, save_adapter
 from tokenstore.augment.examples import augmented_examples
 from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.tokenizers import registry
-from tokenstore.tokenizers.registry import TokenizerKind, load_tokenizer
-
-SIZE = 64
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(cli, [str(word) for word in words])
-
-
-def lines(result: Result) -> list[str]:
-    assert result.exit_code == 0, result.output
-    return result.output.splitlines()
-
-
-def write_scene(path: Path, seed: int) -> None:
-    """Write an image of SIZE pixels a side that no tokenizer has to resize: 16 patches of colour."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(patches.repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)).save(path)
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in two splits, and a store of them by the packaged tokenizer."""
-    folder = tmp_path_factory.mktemp("looking")
-    for number in range(7):
-        write_scene(folder / "photos" / "train" / f"kind {number % 2}" / f"{number}.png", number)
-    for number in range(2):
-        write_scene(folder / "photos" / "val" / "kind 0" / f"v{number}.png", 100 + number)
-    result = run("convert", folder / "photos", folder / "store", "--image-size", SIZE, "--workers", 0)
-    assert result.exit_code == 0, result.output
-    return folder
+from tokenstore.tokenizers.registry import load_tokenizer
 
 
 @pytest.fixture
-def store(origin: Path, tmp_path: Path) -> Path:
-    """Copy the store, with its images beside it and nowhere else."""
-    shutil.copytree(origin, tmp_path, dirs_exist_ok=True)
-    edit_root(tmp_path / "store", lambda root: locate(root, tmp_path / "photos"))
-    return tmp_path / "store"
-
-
-def locate(root: dict[str, dict[str, dict[str, object]]], photos: Path) -> None:
-    root["attributes"]["tokenstore"]["source_location"] = str(photos)
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def place(
-    sheet: np.ndarray, number: int, column: int, size: int, columns: int, images: int = 2
-) -> np.ndarray:
-    """Cut one image out of a sheet of images of one size, by its sample and its place in the row."""
-    gap, caption = module.GAP, module.CAPTION_HEIGHT
-    scale = -(-module.MIN_WIDTH // size)
-    side = scale * size
-    top = gap + number // columns * (side + caption + gap)
-    left = gap + number % columns * (images * (side + gap) + gap) + column * (side + gap)
-    return sheet[top : top + side : scale, left : left + side : scale]
-
-
-# ---- preview
+def store(scene_store: Path) -> Path:
+    return scene_store
 
 
 def test_a_sheet_shows_each_image_beside_what_its_codes_give(store: Path, tmp_path: Path) -> None:
@@ -288,227 +222,6 @@ def test_small_images_are_enlarged_by_whole_factors_and_large_ones_left(size: in
     assert 1 < sheet.width / sheet.height < 3
     shown = np.asarray(sheet)[module.GAP :, module.GAP :][: scale * size, : scale * size]
     np.testing.assert_array_equal(shown, image.repeat(scale, 0).repeat(scale, 1))
-
-
-# ---- video, and tokenizers by name
-
-
-@pytest.fixture
-def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write a store of two films of 6 frames; frame f of film i has level 10 i + f."""
-
-    class Film(BrightnessTokenizer):
-        def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-            return (6, 2, 2)
-
-        def decode(self, codes: torch.Tensor) -> torch.Tensor:
-            grey = codes.to(torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-            return grey[:, :, None].expand(-1, -1, 3, -1, -1)
-
-    name = "tokenstore.tokenizers.kinds.film_of_a_test"
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(load=lambda _: Film()))  # type: ignore[misc]
-    kind = TokenizerKind(name, "", "", "", "")
-    monkeypatch.setitem(registry.TOKENIZERS, "film", kind)
-    levels = np.add.outer([0, 10], np.arange(6)).astype(np.uint8)
-    codes = levels[:, :, None, None].repeat(2, 2).repeat(2, 3)
-    identity = TokenizerIdentity("brightness", "b" * 64, spec="film")
-    write_store(tmp_path / "film", {"clips": Samples(codes)}, 256, tokenizer=identity)
-    return tmp_path / "film"
-
-
-def test_a_sheet_shows_four_frames_of_a_film(film: Path, tmp_path: Path) -> None:
-    said = lines(run("preview", film, "-o", tmp_path / "sheet.png", "--columns", 1))
-    assert said[0].endswith("2 samples of split clips, 0 with their originals")
-    assert "ready codes" in said[1]
-    scale = -(-module.MIN_WIDTH // (4 * 16 + 3 * module.GAP))
-    sheet = pixels(tmp_path / "sheet.png")
-    row = sheet[module.GAP, module.GAP :: scale, 0]
-    assert [row[frame * (16 + module.GAP)] for frame in range(4)] == [0, 1, 3, 4]
-
-
-def test_a_film_is_written_frame_by_frame(film: Path, tmp_path: Path) -> None:
-    said = lines(run("reconstruct", film, 1, "--out", tmp_path / "frames"))
-    assert said == [f"{tmp_path / 'frames'}: 6 images of 1 samples of split clips"]
-    for frame in range(6):
-        assert (pixels(tmp_path / "frames" / f"1-{frame}.png") == 10 + frame).all()
-
-
-# ---- reconstruct
-
-
-def test_reconstructions_are_written_by_their_index(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "images"
-    said = lines(run("reconstruct", store, 5, -1, 0, 5, "--out", out))
-    assert said == [f"{out}: 3 images of 3 samples of split train"]
-    assert sorted(path.name for path in out.iterdir()) == ["0.png", "5.png", "6.png"]
-    rebuilt = decode_samples(tokenstore.open(store), "train", [0, 5, 6], load_tokenizer("default"))
-    for index, image in zip((0, 5, 6), rebuilt, strict=True):
-        np.testing.assert_array_equal(pixels(out / f"{index}.png"), image)
-
-
-def test_reconstructions_can_be_of_another_format_and_split(store: Path, tmp_path: Path) -> None:
-    lines(run("reconstruct", store, -2, "--out", tmp_path / "o", "--split", "val", "--format", "jpg"))
-    with Image.open(tmp_path / "o" / "0.jpg") as image:
-        assert (image.format, image.size) == ("JPEG", (SIZE, SIZE))
-
-
-@pytest.mark.parametrize("index", [7, -8, 10**30])
-def test_an_index_out_of_range_is_refused_with_the_size(store: Path, tmp_path: Path, index: int) -> None:
-    result = run("reconstruct", store, 0, index, "--out", tmp_path / "o")
-    assert result.exit_code == 2
-    assert f"index {index} is out of range: split train has 7 samples" in result.output
-    assert not (tmp_path / "o").exists()
-
-
-@pytest.mark.parametrize("word", ["one", "--bogus", "-x"])
-def test_what_is_no_index_is_refused(store: Path, tmp_path: Path, word: str) -> None:
-    result = run("reconstruct", store, word, "--out", tmp_path / "o")
-    assert result.exit_code == 2
-    assert f"'{word}' is not a valid integer" in result.output
-
-
-def test_a_split_that_there_is_not_is_refused_with_those_there_are(store: Path, tmp_path: Path) -> None:
-    for command in (("reconstruct", store, 0, "--out", tmp_path / "o"), ("preview", store, "-o", "x.png")):
-        result = run(*command, "--split", "nothing")
-        assert result.exit_code == 1
-        assert "no split 'nothing'; it has train, val" in result.output
-
-
-def test_a_tokenizer_that_did_not_make_the_store_is_refused(store: Path, tmp_path: Path) -> None:
-    packaged = load_tokenizer("default").fingerprint
-    edit_root(store, lambda root: root["attributes"]["tokenstore"]["tokenizer"].update(fingerprint="a" * 64))
-    for command in (
-        ("reconstruct", store, 0, "--out", tmp_path / "o"),
-        ("preview", store, "-o", tmp_path / "x.png"),
-        ("stats", store, "--quality", 1),
-        ("verify", store, "--retokenize", 1),
-    ):
-        result = run(*command)
-        assert (result.exit_code, result.output.count("\n")) == (1, 1)
-        assert f"fingerprint {'a' * 64}" in result.output
-        assert packaged in result.output
-
-
-# ---- stats --quality
-
-
-def test_stats_tell_the_quality_of_each_split(store: Path) -> None:
-    values = json.loads("\n".join(lines(run("stats", store, "--quality", 4, "--json"))))
-    train, val = (values["splits"][split]["quality"] for split in ("train", "val"))
-    assert (train["samples"], val["samples"]) == (4, 2)
-    assert 10 < train["psnr"] < 50
-    assert 0 < train["ssim"] < 1
-    text = run("stats", store, "--quality", 4).output
-    assert f"PSNR {train['psnr']:.2f} dB, SSIM {train['ssim']:.4f}, means of 4 samples" in text
-    assert "quality" not in json.loads(run("stats", store, "--json").output)["splits"]["train"]
-
-
-def test_stats_without_any_image_to_compare_with_fail(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").rename(tmp_path / "moved")
-    result = run("stats", store, "--quality", 4)
-    assert (result.exit_code, result.output.count("\n")) == (1, 1)
-    assert "no such file or folder" in result.output
-    assert "--images" in result.output
-    assert "means of 4 samples" in run("stats", store, "--quality", 4, "--images", tmp_path / "moved").output
-    for photo in (tmp_path / "moved" / "train").rglob("*.png"):
-        photo.write_bytes(b"")
-    text = run("stats", store, "--quality", 4, "--images", tmp_path / "moved").output
-    assert "none compared; 4 images are missing, the first: " in text
-    assert "means of 2 samples" in text
-
-
-# ---- verify --retokenize
-
-
-def test_verify_finds_codes_equal_when_they_are_encoded_again(store: Path) -> None:
-    said = lines(run("verify", store, "--retokenize", 3))
-    assert said[:3] == [
-        "codes were computed in: cpu float32; now: cpu float32",
-        "split train: 3 of 3 samples encoded again are equal, 100.0000% of their codes",
-        "split val: 2 of 2 samples encoded again are equal, 100.0000% of their codes",
-    ]
-    values = json.loads("\n".join(lines(run("verify", store, "--retokenize", 3, "--json"))))
-    assert values["ok"] is True
-    assert values["retokenization"]["arithmetic"] == "cpu float32"
-    assert values["retokenization"]["splits"]["train"]["equal_codes_share"] == 1
-    assert "retokenization" not in json.loads(run("verify", store, "--json").output)
-
-
-def changed_photo(photos: Path) -> None:
-    write_scene(photos / "train" / "kind 0" / "0.png", 77)
-
-
-def test_verify_fails_where_an_image_gives_other_codes(store: Path, tmp_path: Path) -> None:
-    changed_photo(tmp_path / "photos")
-    result = run("verify", store, "--retokenize", 100)
-    assert result.exit_code == 1
-    assert "split train: 6 of 7 samples encoded again are equal" in result.output
-    assert "damage: split train: 1 of 7 samples have other codes" in result.output
-    values = json.loads(run("verify", store, "--retokenize", 100, "--json").output)
-    assert values["ok"] is False
-    assert values["retokenization"]["splits"]["train"]["equal_samples"] == 6
-    assert values["retokenization"]["splits"]["val"]["equal_codes_share"] == 1
-
-
-def test_verify_only_notes_codes_that_were_computed_on_another_device(store: Path, tmp_path: Path) -> None:
-    changed_photo(tmp_path / "photos")
-    edit_root(store, lambda root: root["attributes"]["tokenstore"]["tokenizer"].update(device="cuda"))
-    said = lines(run("verify", store, "--retokenize", 100))
-    assert said[0] == "codes were computed in: cuda float32; now: cpu float32"
-    assert any(line.startswith("note: split train: 1 of 7 samples have other codes") for line in said)
-
-
-def test_verify_does_not_encode_for_a_damaged_store(store: Path) -> None:
-    shard = next(path for path in (store / "train" / "tokens" / "c").rglob("*") if path.is_file())
-    data = bytearray(shard.read_bytes())
-    data[3] ^= 16
-    shard.write_bytes(data)
-    result = run("verify", store, "--retokenize", 3)
-    assert result.exit_code == 1
-    assert "note: images were not encoded again" in result.output
-    assert "encoded again are equal" not in result.output
-    assert json.loads(run("verify", store, "--retokenize", 3, "--json").output)["retokenization"] is None
-
-
-@pytest.mark.parametrize(("command", "needed"), [("stats", "quality"), ("verify", "retokenize")])
-@pytest.mark.parametrize("option", ["--images", "--tokenizer", "--device"])
-def test_options_that_would_do_nothing_are_refused(
-    store: Path, command: str, needed: str, option: str
-) -> None:
-    result = run(command, store, option, store if option == "--images" else "cpu")
-    assert result.exit_code == 2
-    assert f"{option} goes with --{needed} N" in result.output
-
-
-def test_info_tells_where_the_images_were_and_how_codes_were_computed(store: Path, tmp_path: Path) -> None:
-    text = run("info", store).output
-    assert re.search(rf"^source +{re.escape(str(tmp_path / 'photos'))}$", text, re.MULTILINE)
-    assert "named default, computed in cpu float32" in text
-
-
-def test_ready_codes_are_looked_at_with_a_tokenizer_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module_name = "tokenstore.tokenizers.kinds.brightness_of_a_test"
-    brightness = SimpleNamespace(load=lambda _: BrightnessTokenizer())
-    monkeypatch.setitem(sys.modules, module_name, brightness)  # type: ignore[misc]
-    kind = TokenizerKind(module_name, "", "", "", "")
-    monkeypatch.setitem(registry.TOKENIZERS, "brightness", kind)
-    np.save(tmp_path / "codes.npy", np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2))
-    out = tmp_path / "out"
-    lines(run("convert", tmp_path / "codes.npy", out, "--codebook-size", 256))
-    refused = run("reconstruct", out, 2, "--out", tmp_path / "images")
-    assert refused.exit_code == 1
-    assert "name the tokenizer by --tokenizer" in refused.output
-    lines(run("reconstruct", out, 2, "--out", tmp_path / "images", "--tokenizer", "brightness"))
-    assert pixels(tmp_path / "images" / "2.png")[::8, ::8, 0].tolist() == [[8, 9], [10, 11]]
-    write_grey_folder(tmp_path / "photos", 1)
-    write_grey_image(tmp_path / "photos" / "class-0" / "x.png", 3)
-    refused = run(
-        "verify", out, "--retokenize", 1, "--images", tmp_path / "photos", "--tokenizer", "brightness"
-    )
-    assert refused.exit_code == 1
-    assert "ready codes" in refused.output
 
 
 def test_a_caption_that_is_too_long_is_cut_as_late_as_can_be() -> None:

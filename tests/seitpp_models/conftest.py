@@ -1,0 +1,30 @@
+"""A labelled store and a pre-trained network, for all tests of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from helpers.network_commands import PRETRAIN, seitpp
+from helpers.network_stores import write_labelled
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    """Accelerate keeps the precision of a process's first command."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled(tmp_path_factory.mktemp("training") / "store")
+
+
+@pytest.fixture(scope="session")
+def pretrained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    result = seitpp("pretrain", labelled, "--out", out, *PRETRAIN, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return out
