@@ -1,4 +1,4 @@
-"""Where the codes lie that predict one, and which they are at every position of a grid."""
+"""The contexts of a code: the neighbours that predict it, as offsets and as positions of a grid."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OFFSETS_2D = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-
 
 
 def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArray[np.int8]:
-    """Where the codes lie that predict one: offsets along the grid's axes (m, rank), nearest first.
+    """Return the offsets (m, rank), along the grid's axes, to the codes that predict one; nearest first.
 
-    Within a row and to rows before it; the same place and its neighbours in the frame before; and the same
-    place in up to four codebooks before.
+    They lead to earlier places of the row and of the rows before; to the same place and its neighbours in the
+    frame before; and to the same place in up to four codebooks before.
     """
     spatial = grid[1:] if planes > 1 else grid
     rank = len(spatial)
@@ -36,25 +36,24 @@ def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArr
             : 2 if plane and rank > 1 else 0
         ]
         offsets = [*earlier, *((0, *offset) for offset in offsets[:6]), *beside]
-    inside = [all(abs(step) < side for step, side in zip(o, grid, strict=True)) for o in offsets]
-    return np.array(
-        [o for o, reaches in zip(offsets, inside, strict=True) if reaches] or offsets[:1], np.int8
-    )
+    inside = [o for o in offsets if all(abs(step) < side for step, side in zip(o, grid, strict=True))]
+    return np.array(inside or offsets[:1], np.int8)
 
 
 def neighbours(contexts: Sequence[Array], grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:
-    """For each position those that its contexts are at (L, contexts), L where that is outside.
+    """Return the positions of every position's contexts (L, contexts), and L for those outside the grid.
 
-    `contexts` are the offsets (m, rank) of every codebook; with several the grid's first axis is theirs.
+    `contexts` are the offsets (m, rank) of every codebook. The first axis of a grid of several codebooks
+    counts them.
     """
     length = math.prod(grid)
     positions = np.stack(np.unravel_index(np.arange(length), grid), axis=1)
-    found = np.full((length, max(map(len, contexts))), length, np.uint32)
+    table = np.full((length, max(map(len, contexts))), length, np.uint32)
     per_plane = length // len(contexts)
     for number, offsets in enumerate(contexts):
         here = slice(number * per_plane, (number + 1) * per_plane)
         for context, offset in enumerate(offsets):
-            there = positions[here] + offset
-            inside = ((there >= 0) & (there < grid)).all(axis=1)
-            found[here, context][inside] = np.ravel_multi_index(tuple(there[inside].T), grid)
-    return found
+            places = positions[here] + offset
+            inside = ((places >= 0) & (places < grid)).all(axis=1)
+            table[here, context][inside] = np.ravel_multi_index(tuple(places[inside].T), grid)
+    return table

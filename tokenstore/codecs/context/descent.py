@@ -1,11 +1,11 @@
-"""Stochastic gradient descent on a context model in float32."""
+"""Stochastic gradient descent on the parameters of a context model, in float32."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,36 +22,63 @@ from tokenstore.codecs.context.tree import CodeTree
 Codes = npt.NDArray[Any]
 
 COMPONENTS = 64
+"""The components of a code."""
 LARGE_CODEBOOK = 4096
-"""Larger ones get half the components and contexts, twice the batch, fewer passes: these grow with them."""
+"""The most codes of a usual codebook. The time of a fit grows with the codebook, so larger ones get half the
+components and contexts, batches twice as large, and fewer passes."""
 RATE = 2e-2
+"""The highest learning rate."""
 PARTS = 2
-"""Gradients are summed over so many parts of a batch, in threads; fixed, so that their number decides
-nothing."""
+"""The parts of a batch whose gradients are computed in threads. The number is fixed, since it decides the
+order of sums, and so the model."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class FitPlane:
-    """What fitting one codebook's part needs, and where it is in the arrays shared by all."""
+    """The structure of one codebook's part of a model, which a fit takes as given."""
 
     size: int
     contexts: npt.NDArray[np.int8]
+    """The offsets of the contexts along the grid's axes (m, rank)."""
     sources: list[int]
+    """The plane that each context looks at."""
     order: npt.NDArray[np.uint32]
+    """The codes by rank in the tree (K,)."""
     fade: int
 
     @property
     def tree(self) -> CodeTree:
+        """The tree of decisions that names a code."""
         return CodeTree.of(self.size)
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The tables of the codes that occur in a batch of samples (n, L), and the samples' places in them."""
+
+    rows: npt.NDArray[np.int64]
+    """Each code's row in its plane's tables (n, L)."""
+    ranks: npt.NDArray[np.int64]
+    """Each code's rank in its tree (n, L)."""
+    used: list[npt.NDArray[np.int64]]
+    """For each plane, the row of `Descent.codes` behind each row of its tables."""
+    starts: list[int]
+    """The first row of each plane's tables in `table`."""
+    table: npt.NDArray[np.float32]
+    """The tables of all planes and readers (rows, lanes)."""
+    bases: npt.NDArray[np.int64]
+    """The first row of the table of each plane's contexts (planes, contexts)."""
+    pasts: npt.NDArray[np.int64]
+    """The first rows of the tables of each plane's mean and trace (planes, 2)."""
+
+
 def steps_of(epochs: float, samples: int, batch: int) -> int:
-    """Steps of so many passes over the samples."""
+    """Return the number of steps in `epochs` passes over the samples."""
     return max(1, round(epochs * samples / batch))
 
 
 class Descent:
-    """Parameters of a model in float32, and descent on them."""
+    """The parameters of a model in float32, with the state of their descent."""
 
     def __init__(self, planes: list[FitPlane], grid: tuple[int, ...], seed: int) -> None:
         self.planes = planes
@@ -93,8 +120,10 @@ class Descent:
     def descend(
         self, samples: Codes, epochs: float, batch: int, on_step: Callable[[], None] = lambda: None
     ) -> None:
-        """`epochs` passes over samples of codes (n, L), the rate rising for a tenth and then falling to
-        nothing."""
+        """Fit to samples of codes (n, L) in `epochs` passes.
+
+        The learning rate rises for a tenth of the steps, then falls to zero along a cosine.
+        """
         total = steps_of(epochs, len(samples), batch)
         places = neighbours([plane.contexts for plane in self.planes], self.grid).astype(np.int64)
         ranks = self._ranks()
@@ -104,10 +133,10 @@ class Descent:
             for step in range(total):
                 while len(drawn) < batch:
                     drawn.extend(self._random.permutation(len(samples)).tolist())
-                chosen, drawn = drawn[:batch], drawn[batch:]
+                numbers, drawn = drawn[:batch], drawn[batch:]
                 done = step / total
                 rate = RATE * (done / 0.1 if done < 0.1 else (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2)
-                self._step(samples[np.array(chosen)], places, ranks, rate, weight, pool)
+                self._step(samples[np.array(numbers)], places, ranks, rate, weight, pool)
                 on_step()
 
     def _step(
@@ -120,38 +149,14 @@ class Descent:
         pool: ThreadPoolExecutor,
     ) -> None:
         number = len(self.planes)
-        per_plane = samples.shape[1] // number
-        rows = np.empty(samples.shape, np.int64)
-        ranked = np.empty(samples.shape, np.int64)
-        present, tables, starts = [], [], []
-        start = 0
-        for at in range(number):
-            here = slice(at * per_plane, (at + 1) * per_plane)
-            unique, inverse = np.unique(samples[:, here], return_inverse=True)
-            rows[:, here] = inverse.reshape(len(samples), per_plane) + 1
-            ranked[:, here] = ranks[at][samples[:, here]]
-            used = np.concatenate([[0], unique.astype(np.int64) + 1])
-            present.append(used)
-            tables.append(np.matmul(self.codes[at][used], self.readers[at]))  # (readers, rows, lanes)
-            starts.append(start)
-            start += len(used) * self._readers[at]
-        table = np.concatenate([each.reshape(-1, self.lanes) for each in tables])
-        bases = np.zeros((number, max(len(p.contexts) for p in self.planes)), np.int64)
-        pasts = np.zeros((number, PAST_ROWS), np.int64)
-        heard = [0] * number
-        for at, plane in enumerate(self.planes):
-            for context, source in enumerate(plane.sources):
-                bases[at, context] = starts[source] + heard[source] * len(present[source])
-                heard[source] += 1
-        for at in range(number):
-            pasts[at] = starts[at] + (heard[at] + np.arange(PAST_ROWS)) * len(present[at])
+        batch = self._batch(samples, ranks)
 
         def part(index: int) -> tuple[Any, Any, Any]:
             mine = slice(index * len(samples) // PARTS, (index + 1) * len(samples) // PARTS)
-            slopes = np.zeros_like(table), np.zeros_like(self.bias), np.zeros_like(self.weights)
+            slopes = np.zeros_like(batch.table), np.zeros_like(self.bias), np.zeros_like(self.weights)
             gradients.accumulate(
-                rows[mine], ranked[mine], places, bases, pasts, self.shapes, self.nodes, self.fades,
-                table, self.bias, self.weights, *slopes,
+                batch.rows[mine], batch.ranks[mine], places, batch.bases, batch.pasts, self.shapes,
+                self.nodes, self.fades, batch.table, self.bias, self.weights, *slopes,
             )  # fmt: skip
             return slopes
 
@@ -162,8 +167,8 @@ class Descent:
             weights_slope += other[2]
         slopes = []
         reader_slopes = []
-        for at, used in enumerate(present):
-            mine = slope[starts[at] : starts[at] + len(used) * self._readers[at]]
+        for at, used in enumerate(batch.used):
+            mine = slope[batch.starts[at] : batch.starts[at] + len(used) * self._readers[at]]
             mine = mine.reshape(self._readers[at], len(used), self.lanes)
             whole = np.zeros_like(self.codes[at])
             whole[used] = np.matmul(mine, self.readers[at].transpose(0, 2, 1)).sum(axis=0)
@@ -171,12 +176,42 @@ class Descent:
             reader_slopes.append(np.matmul(self.codes[at][used].T, mine))
         self._steps += 1
         scale = np.float32(number / samples.size)
-        gradient = [*slopes, *reader_slopes, bias_slope, weights_slope]
-        for values, moved, (first, second) in zip(self._parameters(), gradient, self._moments, strict=True):
+        all_slopes = [*slopes, *reader_slopes, bias_slope, weights_slope]
+        for values, own, (first, second) in zip(self._parameters(), all_slopes, self._moments, strict=True):
             gradients.adam(
-                values.reshape(-1), np.ascontiguousarray(moved).reshape(-1), scale, decay,
+                values.reshape(-1), np.ascontiguousarray(own).reshape(-1), scale, decay,
                 first.reshape(-1), second.reshape(-1), np.float32(rate), self._steps,
             )  # fmt: skip
+
+    def _batch(self, samples: Codes, ranks: list[npt.NDArray[np.int64]]) -> _Batch:
+        """Compute the tables of the codes that occur in samples (n, L), and the samples' rows in them."""
+        number = len(self.planes)
+        per_plane = samples.shape[1] // number
+        rows = np.empty(samples.shape, np.int64)
+        ranked = np.empty(samples.shape, np.int64)
+        all_used, tables, starts = [], [], []
+        start = 0
+        for at in range(number):
+            here = slice(at * per_plane, (at + 1) * per_plane)
+            unique, inverse = np.unique(samples[:, here], return_inverse=True)
+            rows[:, here] = inverse.reshape(len(samples), per_plane) + 1
+            ranked[:, here] = ranks[at][samples[:, here]]
+            used = np.concatenate([[0], unique.astype(np.int64) + 1])
+            all_used.append(used)
+            tables.append(np.matmul(self.codes[at][used], self.readers[at]))  # (readers, rows, lanes)
+            starts.append(start)
+            start += len(used) * self._readers[at]
+        table = np.concatenate([each.reshape(-1, self.lanes) for each in tables])
+        bases = np.zeros((number, max(len(p.contexts) for p in self.planes)), np.int64)
+        pasts = np.zeros((number, PAST_ROWS), np.int64)
+        readers = [0] * number
+        for at, plane in enumerate(self.planes):
+            for context, source in enumerate(plane.sources):
+                bases[at, context] = starts[source] + readers[source] * len(all_used[source])
+                readers[source] += 1
+        for at in range(number):
+            pasts[at] = starts[at] + (readers[at] + np.arange(PAST_ROWS)) * len(all_used[at])
+        return _Batch(rows, ranked, all_used, starts, table, bases, pasts)
 
     def _ranks(self) -> list[npt.NDArray[np.int64]]:
         ranks = []
@@ -186,14 +221,20 @@ class Descent:
             ranks.append(rank)
         return ranks
 
-    def regroup(self) -> None:
-        """Order the codes anew, by what they tell of the codes after them."""
+    def regrouped(self) -> list[FitPlane]:
+        """Return the planes with their codes ordered anew, by their rows for the nearest four contexts."""
+        planes = []
         for at, plane in enumerate(self.planes):
             if plane.tree.levels > 1:
-                told = np.matmul(self.codes[at][1:], self.readers[at][:4])
-                plane.order = grouped_order(np.concatenate(list(told), axis=1), plane.tree)
+                rows = np.matmul(self.codes[at][1:], self.readers[at][:4])
+                vectors = np.concatenate(list(rows), axis=1)
+                planes.append(replace(plane, order=grouped_order(vectors, plane.tree)))
+            else:
+                planes.append(plane)
+        return planes
 
     def result(self) -> list[FittedPlane]:
+        """Return the fitted planes, in floats."""
         fitted = []
         for at, plane in enumerate(self.planes):
             node, digit = plane.tree.child_places()

@@ -1,6 +1,6 @@
-"""Fits a context model to codes: which contexts, which tree, and the numbers, by stochastic gradient descent.
+"""The fit of a context model to codes: the choice of contexts and tree, descent, and rounding to integers.
 
-Large sets are sampled. Everything follows from the codes and the seed.
+Large sets are sampled. Codes and seed decide the model.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,15 +27,20 @@ from tokenstore.errors import CodecError
 Codes: TypeAlias = npt.NDArray[Any]
 
 TRIAL_CODES = 200_000
-"""Codes that the candidates for a model's precision are compared on."""
+"""The codes on which candidates for a model's precision are compared."""
 STEP_RATIO = 1.7
+"""The ratio of one step between levels of rows to the next finer one that is tried."""
 WEIGHT_STEPS = (0.02, 0.04, 0.07, 0.12, 0.2)
+"""The steps between levels of weights that are tried."""
 LARGE_CONTEXTS = 6
+"""The contexts of a large codebook."""
 EPOCHS, LARGE_EPOCHS = 6, 4
+"""The passes over the samples: of usual codebooks, and of large ones."""
 LEAST_STEPS = 400
 FIRST_FIT = 4
-"""The fit by which codes are grouped takes this part of the passes."""
+"""The ratio of the passes to those of the first fit, by which codes are grouped."""
 BATCH_CODES = 8192
+"""The codes of a batch."""
 
 
 def fitted_planes(
@@ -45,7 +51,7 @@ def fitted_planes(
     epochs: float | None = None,
     on_progress: OnFitProgress | None = None,
 ) -> list[FittedPlane]:
-    """Fits to samples of codes (n, *grid)."""
+    """Fit a model to samples of codes (n, *grid) and return its planes, in floats."""
     grid = samples.shape[1:]
     number = len(codebook_sizes)
     flat = np.ascontiguousarray(samples.reshape(len(samples), -1)).astype(np.int64)
@@ -78,17 +84,17 @@ def fitted_planes(
                     plane.size,
                     seed,
                 )
-                plane.order = grouped_order(vectors, plane.tree)
+                planes[at] = replace(plane, order=grouped_order(vectors, plane.tree))
         first = Descent(planes, grid, seed)
         first.descend(flat, epochs / FIRST_FIT, batch, on_step)
-        first.regroup()
+        planes = first.regrouped()
     fit = Descent(planes, grid, seed)
     fit.descend(flat, epochs, batch, on_step)
     return fit.result()
 
 
 def sampled(codes: Codes, seed: int) -> Codes:
-    """At most MAX_FIT_CODES codes of samples (n, *grid), drawn without replacement."""
+    """Draw samples (n, *grid) of at most MAX_FIT_CODES codes in all, without replacement, in order."""
     most = max(1, MAX_FIT_CODES // math.prod(codes.shape[1:]))
     if len(codes) <= most:
         return codes
@@ -104,11 +110,13 @@ def fit_context(
     copies: int = 1,
     on_progress: OnFitProgress | None = None,
 ) -> Context:
-    """The codec with a model fitted to codes (n, *grid), as precise as pays for `total_codes` of their kind.
+    """Return the codec with a model fitted to codes (n, *grid), as precise as pays for `total_codes` codes.
 
-    With several codebooks the grid's first axis is theirs. `copies` is how often a store will hold the model.
-    Where no model pays, or a codebook has more than 65,536 codes, or more than there are to fit to, the
-    codec has none and packs. `on_progress` is told steps done and in all.
+    The first axis of a grid of several codebooks counts them. `copies` is how often a store will hold the
+    model. The codec packs, without a model, if no model pays, or if a codebook has more than 65,536 codes or
+    more than there are codes to fit to. `on_progress` is called with the steps done and in all.
+
+    Raises CodecError for a code outside its codebook.
     """
     size = max(codebook_sizes)
     spatial = codes.shape[2:] if len(codebook_sizes) > 1 else codes.shape[1:]
@@ -133,7 +141,7 @@ def _check_range(samples: Codes, codebook_sizes: tuple[int, ...]) -> None:
 
 
 def _cheapest(planes: list[FittedPlane], samples: Codes, size: int, total_codes: int, copies: int) -> Context:
-    """The codec with which all codes and the copies of its model take the fewest bytes."""
+    """Return the codec by which all codes, with the copies of the model, take the fewest bytes."""
     trial = samples[: max(1, TRIAL_CODES // math.prod(samples.shape[1:]))]
     share = total_codes / trial.size
 
@@ -141,12 +149,12 @@ def _cheapest(planes: list[FittedPlane], samples: Codes, size: int, total_codes:
         return len(codec.encode(trial, len(trial), 0)) * share + copies * codec.table_nbytes
 
     def descending(candidates: Iterable[Context], best: tuple[float, Context]) -> tuple[float, Context]:
-        """The cheapest of ever coarser codecs, until they only get worse."""
+        """Return the cheapest of ever coarser codecs, with its cost; stop after two that are worse."""
         worse = 0
         for codec in candidates:
-            found = (cost(codec), codec)
-            worse = 0 if found[0] < best[0] else worse + 1
-            best = min(best, found, key=lambda one: one[0])
+            candidate = (cost(codec), codec)
+            worse = 0 if candidate[0] < best[0] else worse + 1
+            best = min(best, candidate, key=lambda one: one[0])
             if worse == 2:
                 break
         return best
@@ -158,8 +166,8 @@ def _cheapest(planes: list[FittedPlane], samples: Codes, size: int, total_codes:
     steps = [finest * STEP_RATIO**power for power in range(10)]
     without = Context(size, None)
     packed = (cost(without), without)
-    _, chosen = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, without))
-    step = next(step for step in steps if coded(step, WEIGHT_STEPS[0]).table_nbytes == chosen.table_nbytes)
+    _, cheapest = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, without))
+    step = next(step for step in steps if coded(step, WEIGHT_STEPS[0]).table_nbytes == cheapest.table_nbytes)
     best = descending((coded(step, weight_step) for weight_step in WEIGHT_STEPS), (math.inf, without))
     alone = coded(math.inf, WEIGHT_STEPS[-1])
     return min(best, (cost(alone), alone), packed, key=lambda one: one[0])[1]

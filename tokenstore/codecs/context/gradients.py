@@ -1,4 +1,4 @@
-"""Loss and gradients of the context model in float32, for fitting it. Compiled, without the GIL."""
+"""The loss and the gradients of the context model in float32, to fit it: compiled, without the GIL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenstore.machine import compiled
 __all__ = ["accumulate", "adam", "spread"]
 
 
-# Additions in any order, unlike everywhere else: only fitting is float, coding never is.
+# Additions may be in any order: only the fit computes in floats, the coder never does.
 _compiled = functools.partial(compiled, fastmath=True)
 
 
@@ -34,12 +34,12 @@ def accumulate(
     bias_gradient: Any,
     weights_gradient: Any,
 ) -> float:
-    """Adds the gradients of samples' summed cross-entropy to the three gradients; returns it, in nats.
+    """Add the gradients of the samples' summed cross-entropy to the three gradients; return the sum, in nats.
 
     `rows` and `ranks` (n, L) are each code's row in the tables and its rank in its tree. `table` (rows,
-    lanes) holds the tables of all contexts, that of context i of plane p from row bases[p, i], row 0 of
-    each for no code, and those of mean and trace from pasts[p]. `weights` are (nodes, 33, 32), the last of
-    33 the biases; `shapes` contexts, levels and fan.
+    lanes) has the tables of all contexts. The table of context i of plane p begins at row bases[p, i], with
+    the row of no code; those of mean and trace begin at pasts[p]. `weights` are (nodes, 33, 32), with the
+    biases last; `shapes` (planes, 3) are contexts, levels and fan.
     """
     length = neighbours.shape[0]
     plane_length = length // shapes.shape[0]
@@ -119,7 +119,7 @@ def accumulate(
                     bias_gradient[plane, lane] += hidden_gradient[seen, lane]
                     memory[lane] += table[mean_at + row, lane]
                     trace[lane] += fade * (table[trace_at + row, lane] - trace[lane])
-            # What a code adds to mean and trace acts on all positions after it.
+            # A code's rows of mean and trace act on all positions after it.
             memory[:] = zero
             trace[:] = zero
             for seen in range(plane_length - 1, -1, -1):
@@ -137,7 +137,7 @@ def accumulate(
 def adam(
     values: Any, gradient: Any, scale: Any, decay: Any, first: Any, second: Any, rate: Any, step: Any
 ) -> None:
-    """One step of Adam (Kingma and Ba, 2015) on flat float32 values, with an L2 penalty."""
+    """Step flat float32 values by Adam (Kingma and Ba, 2015), with an L2 penalty."""
     keep, keep_squares = np.float32(0.9), np.float32(0.98)
     correction = np.float32(1 - 0.9**step)
     correction_squares = np.float32(1 - 0.98**step)
@@ -151,7 +151,7 @@ def adam(
 
 @_compiled
 def spread(left: Any, right: Any, scale: Any, vectors: Any, out: Any) -> None:
-    """Adds to out (K, D) the normalised adjacency of pairs of codes times vectors (K, D)."""
+    """Add to out (K, D) the product of the normalised adjacency of pairs of codes with vectors (K, D)."""
     for pair in range(left.size):
         one, other = left[pair], right[pair]
         weight = scale[one] * scale[other]

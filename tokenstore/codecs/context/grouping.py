@@ -1,4 +1,4 @@
-"""Which codes share the upper nodes of the tree: those with like neighbours."""
+"""The order of codes in the tree: codes with like neighbours share its upper nodes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from tokenstore.codecs.context.tree import CodeTree
 
 Codes = npt.NDArray[Any]
 GROUPING_DIMENSIONS = 16
+"""The principal components that decide the order."""
 
 
 def cooccurrence_vectors(
     flat: Codes, grid: tuple[int, ...], size: int, seed: int, dimensions: int = 32
 ) -> npt.NDArray[np.float64]:
-    """Vectors (K, D), alike for codes with like neighbours: a spectral embedding of the neighbour graph."""
+    """Return vectors (K, D) that are alike for codes with like neighbours.
+
+    They are a spectral embedding of the graph in which codes side by side in a sample are neighbours.
+    """
     samples = flat.reshape(len(flat), *grid)
     pairs = []
     for axis in range(max(0, len(grid) - 2), len(grid)):
@@ -42,15 +46,15 @@ def cooccurrence_vectors(
     gradients.spread(left, right, scale, basis, product)
     strength, turn = np.linalg.eigh(basis.T @ product)
     strength = np.sqrt(np.clip(strength, 0, None))
-    found: npt.NDArray[np.float64] = (basis @ turn) * strength * scale[:, None] * math.sqrt(degrees.sum())
-    return found
+    embedding: npt.NDArray[np.float64] = (basis @ turn) * strength * scale[:, None] * math.sqrt(degrees.sum())
+    return embedding
 
 
 def grouped_order(vectors: npt.NDArray[np.floating], tree: CodeTree) -> npt.NDArray[np.uint32]:
-    """Codes by rank, so that codes of like vectors (K, D) share the upper nodes of the tree.
+    """Return the codes by rank (K,), ordered so that codes of like vectors (K, D) share upper nodes.
 
-    Groups are halved along the direction in which they vary most, at multiples of what a child holds. Only
-    the vectors' principal components count.
+    Groups are halved along the direction in which they vary most, at multiples of the codes below a child.
+    Only the vectors' first principal components count.
     """
     order: list[int] = []
     centred = vectors - vectors.mean(axis=0)

@@ -1,8 +1,8 @@
-"""One sample's codes to its stream and back: contexts, decisions, range coding. Compiled, without the GIL.
+"""The compiled loops of `context`: a sample's codes to its stream and back, without the GIL.
 
-A stream is a number in [0, 1) in base 256, most significant byte first, its last zero bytes left out.
-Every decision narrows an interval, kept as 32 bits with bytes shifted in below 2 ** 24, by its
-frequencies. FORMAT.md, section 7.
+A stream is a number in [0, 1) in base 256, most significant byte first, without zero bytes at its end. Every
+decision narrows an interval in proportion to the frequencies of its alternatives. The interval has 32 bits;
+below 2 ** 24 the next byte is shifted in. FORMAT.md, section 7.
 """
 
 from __future__ import annotations
@@ -34,20 +34,25 @@ from tokenstore.codecs.context.constants import (
     WEIGHTS,
     WEIGHTS_NBYTES,
 )
-from tokenstore.codecs.context.vectors import cumulate, hidden, search
+from tokenstore.codecs.context.vectors import TERMS, cumulate, hidden, search
 from tokenstore.machine import compiled
 
 SIDE_BY_SIDE: Final = 8
-"""Samples decoded side by side: what one waits for, the others' work fills."""
+"""The samples decoded side by side: while one waits for memory, the processor works on the others."""
 _TOTALS_NBYTES: Final = CACHE_LINE_NBYTES + 4 * LANES
-"""Running totals begin with a cache line whose last word is zero: the total before the first."""
+"""The bytes of a sample's running totals. The cache line in front of them ends in a zero: the total before
+the first."""
 _TOP: Final = 2**24
 _WORD: Final = 2**32 - 1
 
 
+_compiled_once = functools.cache
+"""The decorator of a function that compiles a kernel, once for each number of lanes."""
+
+
 @compiled
 def _following(word: Any, count: Any, address: Any, end: Any) -> Any:
-    """A word of 32 bits, its first `count` bytes gone and as many of the stream (or zeros) at its end."""
+    """Shift `count` bytes out of a word of 32 bits and as many of the stream, or zeros behind its end, in."""
     more = np.int64(0)
     if address + 4 <= end:
         more = big_endian_at(address)  # type: ignore[call-arg]
@@ -59,18 +64,18 @@ def _following(word: Any, count: Any, address: Any, end: Any) -> Any:
     return ((word << (8 * count)) | (more >> (32 - 8 * count))) & _WORD
 
 
-@functools.cache
+@_compiled_once
 def decoder(lanes: int) -> Any:
-    """The decoder of streams whose positions have so many hidden lanes."""
+    """Return the decoder of streams whose positions have `lanes` hidden lanes."""
 
     @compiled
     def decode(
         addresses: Any, lengths: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any
     ) -> int:
-        """Decodes the streams at `addresses` (n,), of `lengths` bytes, to `out` (n * L,).
+        """Decode the streams at `addresses` (n,), of `lengths` bytes, into `out` (n * L,).
 
-        Returns the first sample whose stream no encoder wrote, or -1. Whatever the bytes, every code is
-        below its codebook's size, and nothing outside the streams is read.
+        Returns the first sample whose stream no encoder wrote, or -1. For any bytes, every code is below its
+        codebook's size, and nothing outside the streams is read.
         """
         length = neighbours.shape[0]
         plane_length = length // plan.shape[0]
@@ -78,7 +83,7 @@ def decoder(lanes: int) -> Any:
         rows = np.empty((SIDE_BY_SIDE, MAX_CONTEXTS), np.int64)
         past_nbytes = SIDE_BY_SIDE * 4 * lanes
         scratch = np.zeros(3 * past_nbytes + SIDE_BY_SIDE * _TOTALS_NBYTES + CACHE_LINE_NBYTES, np.uint8)
-        terms = np.empty(3, np.int64)
+        terms = np.empty(TERMS, np.int64)
         span, offset, byte, end, prefix, wrong = np.empty((6, SIDE_BY_SIDE), np.int64)
         aligned = -scratch.ctypes.data % CACHE_LINE_NBYTES
         past = scratch[aligned : aligned + 2 * past_nbytes]
@@ -106,6 +111,7 @@ def decoder(lanes: int) -> Any:
                 terms[0] = plan[plane, BIAS]
                 terms[1] = MEMORY_UNIT // (seen + PRIOR_CODES)
                 terms[2] = plan[plane, FADE]
+                terms[3] = plan[plane, CONTEXTS]
                 for context in range(contexts):
                     place, table = neighbours[position, context], tables[plane, context]
                     for j in range(SIDE_BY_SIDE):
@@ -118,7 +124,6 @@ def decoder(lanes: int) -> Any:
                             preceding = plan[plane, PAST] + codes[position - 1, j] * (2 * lanes)
                         hidden(  # type: ignore[call-arg]
                             rows_at + j * (8 * MAX_CONTEXTS),
-                            contexts,
                             memory_at + j * (4 * lanes),
                             trace_at + j * (4 * lanes),
                             preceding,
@@ -143,9 +148,9 @@ def decoder(lanes: int) -> Any:
                         unit = np.int64(np.uint64(span[j]) // np.uint64(word_at(last)))
                         symbol = search(totals_at + j * _TOTALS_NBYTES, unit, offset[j])
                         symbol = min(symbol, children - 1)
-                        chosen = totals_at + j * _TOTALS_NBYTES + 4 * (symbol - 1)
-                        start = word_at(chosen)
-                        width = unit * (word_at(chosen + 4) - start)
+                        before = totals_at + j * _TOTALS_NBYTES + 4 * (symbol - 1)
+                        start = word_at(before)
+                        width = unit * (word_at(before + 4) - start)
                         rest = offset[j] - unit * start
                         wrong[j] |= rest >= width
                         short = np.int64(width < 2**24) + np.int64(width < 2**16) + np.int64(width < 2**8)
@@ -167,17 +172,18 @@ def decoder(lanes: int) -> Any:
     return decode
 
 
-@functools.cache
+@_compiled_once
 def encoder(lanes: int) -> Any:
-    """The encoder of streams whose positions have so many hidden lanes."""
+    """Return the encoder of streams whose positions have `lanes` hidden lanes."""
 
     @compiled
     def encode(
         codes: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any, lengths: Any
     ) -> None:
-        """Encodes codes (n, L), each below its codebook's size, to streams back to back in `out`.
+        """Encode codes (n, L), each below its codebook's size, to streams back to back in `out`.
 
-        `out` has room for `LONGEST_DECISION` bytes a decision and 4 a sample; `lengths` (n,) are filled in.
+        `out` has room for `LONGEST_DECISION` bytes a decision and 4 bytes a sample. The streams' bytes are
+        written to `lengths` (n,).
         """
         length = neighbours.shape[0]
         plane_length = length // plan.shape[0]
@@ -186,7 +192,7 @@ def encoder(lanes: int) -> Any:
         trace = np.empty(lanes, np.int32)
         inputs = np.empty(lanes, np.int16)
         totals = np.empty(LANES, np.int32)
-        terms = np.empty(3, np.int64)
+        terms = np.empty(TERMS, np.int64)
         begin = 0
         for sample in range(codes.shape[0]):
             low = 0
@@ -205,6 +211,7 @@ def encoder(lanes: int) -> Any:
                 terms[0] = plan[plane, BIAS]
                 terms[1] = MEMORY_UNIT // (seen + PRIOR_CODES)
                 terms[2] = plan[plane, FADE]
+                terms[3] = plan[plane, CONTEXTS]
                 for context in range(plan[plane, CONTEXTS]):
                     place = neighbours[position, context]
                     row = np.int64(codes[sample, place]) + 1 if place < length else 0
@@ -214,7 +221,6 @@ def encoder(lanes: int) -> Any:
                     past = plan[plane, PAST] + np.int64(codes[sample, position - 1]) * (2 * lanes)
                 hidden(  # type: ignore[call-arg]
                     rows.ctypes.data,
-                    plan[plane, CONTEXTS],
                     memory.ctypes.data,
                     trace.ctypes.data,
                     past,
@@ -252,7 +258,7 @@ def encoder(lanes: int) -> Any:
                         at += 1
                         low = (low << 8) & _WORD
                         span <<= 8
-            # The fewest bytes that lie in the interval whatever follows them.
+            # The fewest bytes that name a number of the interval, with any bytes behind them.
             for count in range(5):
                 rest = (1 << (32 - 8 * count)) - 1
                 value = (low + rest) & ~rest
@@ -274,7 +280,7 @@ def encoder(lanes: int) -> Any:
 
 @compiled
 def _carry(out: Any, at: int) -> None:
-    """Adds one to the number whose last byte is before `at`."""
+    """Add one to the number whose last byte is before `at`."""
     at -= 1
     while out[at] == 255:
         out[at] = 0

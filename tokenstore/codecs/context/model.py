@@ -1,10 +1,11 @@
-"""The context model: what a store keeps of it, and the tables that coding needs.
+"""The context model: its integers, as a store has them, and the rows that coding needs.
 
-Each code is predicted from codes before it in C order: its contexts (neighbours at fixed offsets, of its
-own and of earlier codebooks), the mean over the sample so far, and a trace of its last codes that fades.
-Every one adds a row of small integers to the hidden lanes; each decision of the code tree is log-linear in
-them. So a code's probability is a product of experts, one a context. Rows are products of a few components
-per code and weights per context. FORMAT.md, section 7.
+A code is predicted from codes before it in C order: its contexts (neighbours at fixed offsets, of its own and
+of earlier codebooks), the mean over the sample so far, and a trace of the last codes that fades. Each of
+them adds a row of small integers to the hidden lanes, and each decision of the code tree is log-linear in
+the hidden lanes. So a code's probability is a product of experts, one for each context. A row is the product
+of a few components of its code with weights of its reader. README.md draws the model; FORMAT.md, section 7,
+has the arithmetic.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tokenstore.errors import CodecError
 
 VERSION = 1
 PAST_ROWS = 2
-"""Rows of a preceding code: one for the mean, one for the trace."""
+"""The rows of a preceding code: one for the mean, one for the trace."""
 MAX_COMPONENTS = 64
 MAX_PLANES = 256
 MAX_TABLE_NBYTES = 2**30
@@ -38,31 +39,38 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """How the codes of one codebook are predicted, and what they tell of others."""
+    """The model of one codebook's codes: how they are predicted, and how they predict others."""
 
     size: int
     order: npt.NDArray[np.uint32]
-    """Codes by rank in the tree (K,)."""
+    """The codes by rank in the tree (K,)."""
     contexts: npt.NDArray[np.int8]
-    """Offsets along the grid's axes, each earlier in C order (m, rank)."""
+    """The offsets of the contexts along the grid's axes, each earlier in C order (m, rank)."""
     gains: npt.NDArray[np.uint16]
-    """(T,)"""
+    """The scale of each component (T,)."""
     components: npt.NDArray[np.int8]
-    """What a code tells (T, 1 + K); first of no code, beyond the grid's edge."""
+    """The components of each code (T, 1 + K); column 0 is that of no code, beyond the grid's edge."""
     readers: npt.NDArray[np.int8]
-    """What all contexts that look at this codebook make of it, then mean and trace (T, readers, lanes)."""
+    """The weights of the components for each reader (T, readers, lanes).
+
+    Readers are all contexts that look at this codebook, then its mean and its trace.
+    """
     bias: npt.NDArray[np.int16]
-    """(lanes,)"""
+    """The bias of the hidden lanes (lanes,)."""
     weights: npt.NDArray[np.int8]
-    """(children, 32)"""
+    """The weights of each child's logit (children, 32)."""
     biases: npt.NDArray[np.int16]
-    """(children,), in units of 2 ** -8 of log2"""
+    """The biases of each child's logit (children,), in units of 2 ** -8 of log2."""
     row_shift: int
+    """The fraction bits of a row, before it is rounded."""
     logit_shift: int
+    """The fraction bits of a logit, before it is rounded."""
     fade: int
+    """The shift by which the trace fades: each code leaves 1 - 2 ** -fade of it."""
 
     @property
     def tree(self) -> CodeTree:
+        """The tree of decisions that names a code."""
         return CodeTree.of(self.size)
 
 
@@ -75,25 +83,27 @@ class ContextModel:
 
     @property
     def codebook_size(self) -> int:
+        """The size of the largest codebook."""
         return max(plane.size for plane in self.planes)
 
     @property
     def lanes(self) -> int:
+        """The number of hidden lanes."""
         return lanes_for([plane.size for plane in self.planes])
 
     def sources(self, plane: int) -> list[int]:
-        """For each context of a plane, the plane it looks at."""
+        """Return the plane that each context of a plane looks at."""
         offsets = self.planes[plane].contexts
         return [plane + int(o[0]) if len(self.planes) > 1 else 0 for o in offsets]
 
     def rows(self, source: int) -> npt.NDArray[np.int8]:
-        """What the codes of a plane add to the hidden lanes of its readers (readers, 1 + K, lanes)."""
+        """Return the rows that a plane's codes add to its readers' hidden lanes (readers, 1 + K, lanes)."""
         plane = self.planes[source]
         rows = np.empty((plane.readers.shape[1], 1 + plane.size, self.lanes), np.int8)
-        told = plane.components.T.astype(np.float64) * plane.gains
+        components = plane.components.T.astype(np.float64) * plane.gains
         for reader, table in enumerate(rows):
             # Exact: products and sums of these integers stay far below 2 ** 53.
-            sums = told @ plane.readers[:, reader].astype(np.float64)
+            sums = components @ plane.readers[:, reader].astype(np.float64)
             sums += 2.0 ** (plane.row_shift - 1)
             sums /= 2.0**plane.row_shift
             np.clip(np.floor(sums, out=sums), -127, 127, out=sums)
@@ -102,12 +112,12 @@ class ContextModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the model as it is stored, before base64."""
+        """The bytes of the stored model, before base64."""
         return len(self.encoded)
 
     @cached_property
     def encoded(self) -> bytes:
-        """The model as it is stored; as it was stored, where it was read: compressors differ."""
+        """The model's bytes (FORMAT.md, M23). A model that was read keeps its own, since compressors differ."""
         head = [_HEAD.pack(VERSION, self.rank, len(self.planes))]
         for plane in self.planes:
             counts = plane.size, len(plane.contexts), len(plane.gains)
@@ -128,7 +138,7 @@ class ContextModel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ContextModel:
-        """The model that `to_bytes` wrote; raises CodecError for anything else."""
+        """Return the model that `to_bytes` wrote; raises CodecError for other bytes."""
         try:
             model = _parsed(data)
         except (struct.error, zlib.error, ValueError, IndexError) as error:
@@ -137,19 +147,22 @@ class ContextModel:
         return model
 
     def to_bytes(self) -> bytes:
-        """The model in bytes (FORMAT.md, section 7)."""
+        """Return the model's bytes (FORMAT.md, M23)."""
         return self.encoded
 
 
 def lanes_for(sizes: list[int]) -> int:
-    """Hidden lanes: 32 for the first decision, and 32 for all further ones where a codebook needs any."""
+    """Return the number of hidden lanes for codebooks of these sizes.
+
+    The first decision sees 32 lanes. All others see 32 more, if a codebook needs a second decision at all.
+    """
     return LANES if max(sizes) <= LANES else 2 * LANES
 
 
 def _shapes(
     sizes: list[int], sources: list[list[int]], components: list[int]
 ) -> list[dict[str, tuple[tuple[int, ...], str]]]:
-    """For each plane its arrays in their stored order: name -> shape, dtype."""
+    """Return each plane's arrays in their stored order: name -> (shape, dtype)."""
     lanes = lanes_for(sizes)
     shapes = []
     for number, size in enumerate(sizes):
@@ -185,7 +198,7 @@ def _parsed(data: bytes) -> ContextModel:
     table = sum(head[1] + PAST_ROWS for head in heads) * (1 + max(sizes)) * lanes_for(sizes)
     if table > MAX_TABLE_NBYTES:
         raise ValueError(f"tables of {table} bytes")
-    # Contexts come first: which codebooks they look at decides how many rows of readers follow.
+    # Contexts come first, since they decide how many readers each codebook has.
     stream = _Stream(data[_HEAD.size + number * _PLANE.size :])
     contexts = [stream.take((head[1], rank), "i1") for head in heads]
     sources = [_sources(at, offsets, number, rank) for at, offsets in enumerate(contexts)]
@@ -216,21 +229,23 @@ def _sources(plane: int, offsets: Array, planes: int, rank: int) -> list[int]:
 
 
 class _Stream:
-    """Arrays one after another out of compressed bytes, never more than are asked for."""
+    """A stream of arrays out of compressed bytes: no more is decompressed than is requested."""
 
     def __init__(self, data: bytes) -> None:
         self._decompressor, self._data = zlib.decompressobj(), data
 
     def take(self, shape: tuple[int, ...], dtype: str) -> Array:
-        wanted = math.prod(shape) * np.dtype(dtype).itemsize
-        found = self._decompressor.decompress(self._data, wanted) if wanted else b""
-        self._data = self._decompressor.unconsumed_tail if wanted else self._data
-        if len(found) != wanted:
-            raise ValueError(f"its arrays end after {len(found)} of {wanted} bytes")
-        array = np.frombuffer(found, dtype)
+        """Return the next array, in the machine's byte order; raises ValueError if its bytes are missing."""
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        data = self._decompressor.decompress(self._data, nbytes) if nbytes else b""
+        self._data = self._decompressor.unconsumed_tail if nbytes else self._data
+        if len(data) != nbytes:
+            raise ValueError(f"its arrays end after {len(data)} of {nbytes} bytes")
+        array = np.frombuffer(data, dtype)
         return array.astype(array.dtype.newbyteorder("=")).reshape(shape)
 
     def finish(self) -> None:
+        """Raise ValueError unless the stream ends here."""
         more = self._decompressor.decompress(self._data, 1)
         if more or not self._decompressor.eof or self._decompressor.unused_data:
             raise ValueError("bytes after its last array")

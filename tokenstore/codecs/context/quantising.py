@@ -1,7 +1,7 @@
-"""From fitted floats to the integers that a store keeps, as coarse as pays.
+"""The rounding of a fitted model's floats to the integers in a store, as coarse as pays.
 
-The rows of all contexts that look at one codebook are turned to their principal components, so that a
-single step between levels spends bits where they count and drops what is below it (reverse water-filling).
+The rows of all contexts that look at one codebook are turned to their principal components. Then one step
+between levels spends bits on the components that count, and drops those below it (reverse water-filling).
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ class FittedPlane:
     order: npt.NDArray[np.uint32]
     contexts: npt.NDArray[np.int8]
     components: Floats
-    """(1 + K, T), first of no code"""
+    """The components of each code (1 + K, T); row 0 is that of no code, beyond the grid's edge."""
     readers: Floats
-    """(T, readers, lanes)"""
+    """The weights of the components for each reader (T, readers, lanes)."""
     bias: Floats
     weights: Floats
-    """(children, 33): the last are biases, in nats"""
+    """The weights of each child (children, 33); the last column has biases, in nats."""
     fade: int
 
 
 def quantised(planes: list[FittedPlane], rank: int, step: float, weight_step: float) -> ContextModel:
-    """The model in integers: `step` between levels of rows, `weight_step` between those of weights."""
+    """Return the model in integers, with `step` between levels of rows and `weight_step` between weights."""
     turned = [_principal(plane) for plane in planes]
     parts = []
     for plane, (components, readers) in zip(planes, turned, strict=True):
-        kept = _components_above(components, readers, step)
-        components, readers = components[:, :kept], readers[:kept]
-        weights = plane.weights[:, :-1] if kept else np.zeros_like(plane.weights[:, :-1])
+        count = _components_above(components, readers, step)
+        components, readers = components[:, :count], readers[:count]
+        weights = plane.weights[:, :-1] if count else np.zeros_like(plane.weights[:, :-1])
         largest_weight = max(float(np.abs(weights).max(initial=0)), 1e-6)
         weight_scale = min(1 / weight_step, _LARGEST / largest_weight)
         sizes = np.sqrt((readers**2).mean(axis=(1, 2))) + 1e-12
         scaled = components * sizes
         unit = max(
-            step if kept else 1.0, *(float(np.abs(a).max(initial=0)) / _LARGEST for a in (scaled, readers))
+            step if count else 1.0, *(float(np.abs(a).max(initial=0)) / _LARGEST for a in (scaled, readers))
         )
         whole_components = np.rint(scaled / unit).astype(np.int8)
         whole_readers = np.rint(readers / unit).astype(np.int8)
@@ -85,11 +85,11 @@ def quantised(planes: list[FittedPlane], rank: int, step: float, weight_step: fl
 
 
 def _principal(plane: FittedPlane) -> tuple[Floats, Floats]:
-    """Components of unit size and readers whose product is the same, the most telling first."""
+    """Return components of unit size and readers with the same product, the largest component first."""
     ranks = plane.readers.shape[0]
     flat = plane.readers.reshape(ranks, -1)
     codes = len(plane.components)
-    # The eigenvectors of small matrices do for the singular vectors of their large product.
+    # subtle: QR first, so that singular vectors are computed of small matrices, not of the large product
     left, right = np.linalg.qr(plane.components.astype(np.float64)), np.linalg.qr(flat.T.astype(np.float64))
     u, s, v = np.linalg.svd(left[1] @ right[1].T)
     size = math.sqrt(codes)
@@ -100,8 +100,8 @@ def _principal(plane: FittedPlane) -> tuple[Floats, Floats]:
 
 
 def _components_above(components: Floats, readers: Floats, step: float) -> int:
-    """How many components are more than zero in both factors when they are rounded to the step."""
+    """Count the components that rounding to the step leaves above zero in both factors."""
     sizes = np.sqrt((readers**2).mean(axis=(1, 2)))
-    heard = np.abs(readers).max(axis=(1, 2)) > step / 2
-    told = np.abs(components).max(axis=0) * sizes > step / 2
-    return int((heard & told).sum())
+    in_readers = np.abs(readers).max(axis=(1, 2)) > step / 2
+    in_components = np.abs(components).max(axis=0) * sizes > step / 2
+    return int((in_readers & in_components).sum())

@@ -1,4 +1,4 @@
-"""Streams of one model over one grid: codes to streams and back, with the tables that takes."""
+"""The streams of a model over a grid: codes to streams and back, and the tables that the kernels read."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ Array = npt.NDArray[Any]
 
 
 class Streams:
-    """Encodes and decodes samples of codes (L = product of the grid) by a model.
+    """The coder of samples over one grid, by one model; a sample has L codes, the product of the grid.
 
-    Raises CodecError where the grid is none of the model's.
+    Raises CodecError for a grid that is none of the model's.
     """
 
     def __init__(self, model: ContextModel, grid: tuple[int, ...]) -> None:
@@ -51,7 +51,8 @@ class Streams:
         check_grid(model, grid)
         self.model = model
         self.codes_per_sample = math.prod(grid)
-        self._kept: list[Array] = []
+        self._tables: list[Array] = []
+        """The memory behind the addresses in `plan` and `tables`."""
         self.neighbours = neighbours([plane.contexts for plane in model.planes], grid)
         self.plan = np.zeros((planes, PLAN_FIELDS), np.int64)
         self.tables = np.zeros((planes, MAX_CONTEXTS), np.int64)
@@ -59,7 +60,7 @@ class Streams:
         self._fill()
 
     def encode(self, codes: Array) -> tuple[bytes, npt.NDArray[np.int64]]:
-        """Streams, back to back, of codes (n, L), and their lengths (n,).
+        """Return the streams of codes (n, L), back to back, and their lengths (n,).
 
         Raises CodecError for a code that is not below its codebook's size.
         """
@@ -82,10 +83,10 @@ class Streams:
         return out[: lengths.sum()].tobytes(), lengths
 
     def decode(self, addresses: Array, lengths: Array, out: Array) -> int:
-        """Decodes the streams at memory addresses (m,) int64 into `out` (m, L), C-contiguous.
+        """Decode the streams at memory addresses (m,) int64 into `out` (m, L), C-contiguous.
 
-        Returns the first sample whose bytes no encoder wrote, or -1; what `out` holds of it then is
-        undefined, but never out of range. One call without the GIL.
+        Returns the first sample whose bytes no encoder wrote, or -1. The codes of such a sample are
+        undefined, but each is below its codebook's size. This is one call without the GIL.
         """
         tables = self.plan, self.tables, self.nodes, self.neighbours
         return int(_decoder(self.model.lanes)(addresses, lengths, *tables, out.reshape(-1)))
@@ -93,45 +94,45 @@ class Streams:
     def _fill(self) -> None:
         model = self.model
         readers = [0] * len(model.planes)
-        told = [model.rows(source) for source in range(len(model.planes))]
-        rows = [self._address(each) for each in told]
+        rows = [model.rows(source) for source in range(len(model.planes))]
+        addresses = [self._address(each) for each in rows]
         table_nbytes = [(1 + plane.size) * model.lanes for plane in model.planes]
         for number in range(len(model.planes)):
             for context, source in enumerate(model.sources(number)):
-                self.tables[number, context] = rows[source] + readers[source] * table_nbytes[source]
+                self.tables[number, context] = addresses[source] + readers[source] * table_nbytes[source]
                 readers[source] += 1
         for number, plane in enumerate(model.planes):
             tree = plane.tree
             weights, biases = packed_weights(plane)
             ranks = np.empty(plane.size, np.int32)
             ranks[plane.order] = np.arange(plane.size)
-            row = self.plan[number]
-            row[[SIZE, FAN, LEVELS, CONTEXTS]] = plane.size, tree.fan, tree.levels, len(plane.contexts)
-            row[[SHIFT, FADE]] = plane.logit_shift, plane.fade
-            row[PAST] = self._address(_past(told[number]))
-            row[BIAS] = self._address(plane.bias)
-            row[WEIGHTS], row[BIASES] = self._address(weights), self._address(biases)
-            row[ORDER], row[RANKS] = self._address(plane.order), self._address(ranks)
+            plan = self.plan[number]
+            plan[[SIZE, FAN, LEVELS, CONTEXTS]] = plane.size, tree.fan, tree.levels, len(plane.contexts)
+            plan[[SHIFT, FADE]] = plane.logit_shift, plane.fade
+            plan[PAST] = self._address(_past(rows[number]))
+            plan[BIAS] = self._address(plane.bias)
+            plan[WEIGHTS], plan[BIASES] = self._address(weights), self._address(biases)
+            plan[ORDER], plan[RANKS] = self._address(plane.order), self._address(ranks)
             self.nodes[number, : tree.levels] = tree.first_nodes()
             for level in range(tree.levels):
                 self.nodes[number, MAX_LEVELS + level] = tree.children_at(level)
 
     def _address(self, array: Array) -> int:
-        """Where a copy of the array lies: at the start of a cache line, since loads across two are slow."""
+        """Copy an array to the start of a cache line, since loads across two are slow; return its address."""
         room = np.empty(array.nbytes + CACHE_LINE_NBYTES, np.uint8)
         start = -room.ctypes.data % CACHE_LINE_NBYTES
         room[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._kept.append(room)
+        self._tables.append(room)
         return room.ctypes.data + start
 
 
 def _past(rows: Array) -> Array:
-    """For each code what it adds to the mean, and beside it what to the trace (K, 2, lanes)."""
+    """Return the rows that each code adds to the mean and to the trace, side by side (K, 2, lanes)."""
     return np.ascontiguousarray(rows[-PAST_ROWS:, 1:].transpose(1, 0, 2))
 
 
 def packed_weights(plane: Plane) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int32]]:
-    """Weights as they are multiplied (nodes, 16, 32, 2), and biases in the products' units (nodes, 32)."""
+    """Return weights in pairs of inputs (nodes, 16, 32, 2), and biases in the products' units (nodes, 32)."""
     tree = plane.tree
     node, digit = tree.child_places()
     weights = np.zeros((tree.nodes, LANES // 2, LANES, 2), np.int16)
@@ -142,7 +143,7 @@ def packed_weights(plane: Plane) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.
 
 
 def check_grid(model: ContextModel, grid: tuple[int, ...]) -> None:
-    """Raises CodecError unless the model's codes come in such grids."""
+    """Raise CodecError unless a grid is one of the model's."""
     planes = len(model.planes)
     if len(grid) != model.rank or (planes > 1 and grid[0] != planes):
         books = f" whose first has {planes}" if planes > 1 else ""

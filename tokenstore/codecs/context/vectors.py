@@ -1,8 +1,8 @@
 """The context model's arithmetic on whole vectors, as LLVM code that numba functions call.
 
-Numba's own loops over small integers are widened to 64 bits and stay scalar, several times slower.
-Everything is integer and wraps alike everywhere, so that all processors give the same bits. Arguments are
-memory addresses: of int8 rows, int16 hidden lanes, int16 weights in pairs of inputs, and int32 sums.
+Numba widens its own loops over small integers to 64 bits; they stay scalar and are several times slower. All
+arithmetic here is on integers and wraps, so that every processor gives the same bits. Arguments are memory
+addresses: of int8 rows, int16 hidden lanes, int16 weights in pairs of inputs, and int32 sums.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from tokenstore.codecs.context.constants import (
     TRACE_BITS,
 )
 
+TERMS = 4
+"""The numbers in the `terms` of `hidden`."""
+
 _i8, _i16, _i32, _i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
@@ -36,7 +39,7 @@ def _pointer(builder: Any, address: Any, pointee: Any) -> Any:
 
 
 def _load(builder: Any, address: Any, element: Any, lanes: int) -> Any:
-    """Elements at an address of any alignment."""
+    """Emit the load of elements at an address of any alignment."""
     return builder.load(_pointer(builder, address, ir.VectorType(element, lanes)), align=1)
 
 
@@ -50,57 +53,75 @@ def _constant(number: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def hidden(
-    typing: Any,
-    rows: Any,
-    contexts: Any,
-    memory: Any,
-    trace: Any,
-    past: Any,
-    terms: Any,
-    out: Any,
-    lanes: Any,
+    typing: Any, rows: Any, memory: Any, trace: Any, past: Any, terms: Any, out: Any, lanes: Any
 ) -> Any:
-    """Hidden lanes of one position, int16[lanes] at `out`, from the rows of its contexts and its sample's
-    past.
+    """Compute the hidden lanes of one position, int16[lanes] at `out`.
 
-    `rows` are `contexts` addresses (int64) of int8[lanes], and `past` is 0 or the address of the row of the
-    preceding code, by which the sums `memory` and `trace` (int32[lanes]) are brought up to date: its first
-    `lanes` go to the memory, the next to the trace. `terms` are int64: the address of the bias
-    (int16[lanes]), one over the number of codes seen, and the shift by which the trace fades.
+    They are the sum of the bias, of the rows of the position's contexts, and of the sample's past. `rows`
+    are addresses (int64) of the contexts' rows, int8[lanes]. `memory` and `trace` are int32[lanes]. `past` is
+    0, or the address of the preceding code's row: its first `lanes` numbers are added to the memory, the next
+    to the trace. `terms` are TERMS numbers (int64): the address of the bias (int16[lanes]), one over the
+    number of codes seen, the shift by which the trace fades, and the number of contexts.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        width = lanes.literal_value
-        rows_at, count, memory_at, trace_at, past_at, terms_at, out_at = arguments[:7]
-        wide = ir.VectorType(_i32, width)
-        bias_at, weight, fade = (
+        rows_at, memory_at, trace_at, past_at, terms_at, out_at = arguments[:6]
+        bias_at, share, fade, contexts = (
             builder.load(_pointer(builder, builder.add(terms_at, _constant(8 * place)), _i64))
-            for place in range(3)
+            for place in range(TERMS)
         )
-
-        def splatted(value: Any) -> Any:
-            one = builder.insert_element(
-                ir.Constant(wide, ir.Undefined), builder.trunc(value, _i32), ir.Constant(_i32, 0)
-            )
-            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_i32, width), [0] * width))
-
-        shift = splatted(fade)
+        emit = _HiddenLanes(builder, lanes.literal_value, fade)
         with builder.if_then(builder.icmp_unsigned("!=", past_at, _constant(0))):
-            seen = builder.sext(_load(builder, past_at, _i8, width), wide)
-            _store(builder, builder.add(_load(builder, memory_at, _i32, width), seen), memory_at)
-            traced = builder.sext(_load(builder, builder.add(past_at, _constant(width)), _i8, width), wide)
-            kept = _load(builder, trace_at, _i32, width)
-            kept = builder.sub(kept, builder.ashr(kept, shift))
-            kept = builder.add(kept, builder.shl(traced, _splat(TRACE_BITS, width)))
-            _store(builder, kept, trace_at)
-        mean = builder.mul(_load(builder, memory_at, _i32, width), splatted(weight))
-        mean = builder.ashr(mean, _splat(MEMORY_BITS, width))
-        fading = builder.ashr(
-            _load(builder, trace_at, _i32, width), builder.add(shift, _splat(TRACE_BITS, width))
-        )
-        start = builder.trunc(builder.add(mean, fading), ir.VectorType(_i16, width))
-        start = builder.add(start, _load(builder, bias_at, _i16, width))
+            emit.remember(past_at, memory_at, trace_at)
+        start = emit.past(memory_at, trace_at, share)
+        start = builder.add(start, _load(builder, bias_at, _i16, lanes.literal_value))
+        _store(builder, emit.with_rows(start, rows_at, contexts), out_at)
+        return context.get_dummy_value()
 
+    return types.void(rows, memory, trace, past, terms, out, lanes), codegen
+
+
+class _HiddenLanes:
+    """The LLVM code for the parts of a position's hidden lanes."""
+
+    def __init__(self, builder: Any, lanes: int, fade: Any) -> None:
+        self.builder = builder
+        self.lanes = lanes
+        self.wide = ir.VectorType(_i32, lanes)
+        self.fade = self._splatted(fade)
+
+    def _splatted(self, value: Any) -> Any:
+        builder = self.builder
+        one = builder.insert_element(
+            ir.Constant(self.wide, ir.Undefined), builder.trunc(value, _i32), ir.Constant(_i32, 0)
+        )
+        places = ir.Constant(ir.VectorType(_i32, self.lanes), [0] * self.lanes)
+        return builder.shuffle_vector(one, one, places)
+
+    def remember(self, past_at: Any, memory_at: Any, trace_at: Any) -> None:
+        """Emit the update of memory and trace by the row of the preceding code."""
+        builder, lanes = self.builder, self.lanes
+        seen = builder.sext(_load(builder, past_at, _i8, lanes), self.wide)
+        _store(builder, builder.add(_load(builder, memory_at, _i32, lanes), seen), memory_at)
+        latest = builder.sext(_load(builder, builder.add(past_at, _constant(lanes)), _i8, lanes), self.wide)
+        trace = _load(builder, trace_at, _i32, lanes)
+        trace = builder.sub(trace, builder.ashr(trace, self.fade))
+        trace = builder.add(trace, builder.shl(latest, _splat(TRACE_BITS, lanes)))
+        _store(builder, trace, trace_at)
+
+    def past(self, memory_at: Any, trace_at: Any, share: Any) -> Any:
+        """Emit the mean over the sample's past plus its trace; returns them as int16[lanes]."""
+        builder, lanes = self.builder, self.lanes
+        mean = builder.mul(_load(builder, memory_at, _i32, lanes), self._splatted(share))
+        mean = builder.ashr(mean, _splat(MEMORY_BITS, lanes))
+        fading = builder.ashr(
+            _load(builder, trace_at, _i32, lanes), builder.add(self.fade, _splat(TRACE_BITS, lanes))
+        )
+        return builder.trunc(builder.add(mean, fading), ir.VectorType(_i16, lanes))
+
+    def with_rows(self, start: Any, rows_at: Any, contexts: Any) -> Any:
+        """Emit the loop that adds the contexts' rows to `start`; returns the sum, int16[lanes]."""
+        builder = self.builder
         before = builder.block
         loop = builder.append_basic_block("contexts")
         after = builder.append_basic_block("summed")
@@ -111,24 +132,21 @@ def hidden(
         place.add_incoming(_constant(0), before)
         total.add_incoming(start, before)
         row = builder.load(_pointer(builder, builder.add(rows_at, builder.shl(place, _constant(3))), _i64))
-        summed = builder.add(total, builder.sext(_load(builder, row, _i8, width), start.type))
+        summed = builder.add(total, builder.sext(_load(builder, row, _i8, self.lanes), start.type))
         following = builder.add(place, _constant(1))
         place.add_incoming(following, loop)
         total.add_incoming(summed, loop)
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.cbranch(builder.icmp_signed("<", following, contexts), loop, after)
         builder.position_at_end(after)
-        _store(builder, summed, out_at)
-        return context.get_dummy_value()
-
-    return types.void(rows, contexts, memory, trace, past, terms, out, lanes), codegen
+        return summed
 
 
 @intrinsic
 def cumulate(typing: Any, inputs: Any, weights: Any, bias: Any, children: Any, shift: Any, out: Any) -> Any:
-    """Running totals of a decision's frequencies, int32[32] at `out`; those past `children` repeat the last.
+    """Compute the running totals of a decision's frequencies, int32[32] at `out`.
 
-    `inputs` are int16[32], `weights` int16[16][32][2] in pairs of inputs, `bias` int32[32]. A logit is the
-    sum of bias and products, shifted right by `shift`.
+    Totals past the decision's `children` repeat the last. `inputs` are int16[32], `weights` int16[16][32][2]
+    in pairs of inputs, `bias` int32[32]. A logit is the sum of bias and products, shifted right by `shift`.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -137,8 +155,8 @@ def cumulate(typing: Any, inputs: Any, weights: Any, bias: Any, children: Any, s
         sums = [_load(builder, bias_at, _i32, LANES), _splat(0), _splat(0), _splat(0)]
         for pair in range(LANES // 2):
             both = builder.load(_pointer(builder, builder.add(inputs_at, _constant(4 * pair)), _i32), align=1)
-            held = _load(builder, builder.add(weights_at, _constant(4 * LANES * pair)), _i16, 2 * LANES)
-            sums[pair % 4] = builder.add(sums[pair % 4], multiply(both, held))
+            own = _load(builder, builder.add(weights_at, _constant(4 * LANES * pair)), _i16, 2 * LANES)
+            sums[pair % 4] = builder.add(sums[pair % 4], multiply(both, own))
         logits = builder.add(builder.add(sums[0], sums[1]), builder.add(sums[2], sums[3]))
         logits = builder.ashr(logits, multiply.splat(builder.trunc(by, _i32), LANES))
         exists = builder.icmp_signed(
@@ -163,8 +181,8 @@ def cumulate(typing: Any, inputs: Any, weights: Any, bias: Any, children: Any, s
         total = builder.select(exists, frequency, _splat(0))
         step = 1
         while step < LANES:
-            moved = [*([LANES] * step), *range(LANES - step)]
-            shifted = builder.shuffle_vector(total, _splat(0), ir.Constant(ir.VectorType(_i32, LANES), moved))
+            places = ir.Constant(ir.VectorType(_i32, LANES), [*([LANES] * step), *range(LANES - step)])
+            shifted = builder.shuffle_vector(total, _splat(0), places)
             total = builder.add(total, shifted)
             step *= 2
         _store(builder, total, out_at)
@@ -175,7 +193,7 @@ def cumulate(typing: Any, inputs: Any, weights: Any, bias: Any, children: Any, s
 
 @intrinsic
 def search(typing: Any, totals: Any, unit: Any, offset: Any) -> Any:
-    """How many of the running totals int32[32], each times `unit`, are at most `offset`, unsigned."""
+    """Count the running totals int32[32] that, times `unit`, are at most `offset`, all unsigned."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         totals_at, unit_value, offset_value = arguments
@@ -192,7 +210,7 @@ def search(typing: Any, totals: Any, unit: Any, offset: Any) -> Any:
 
 
 class _PairProducts:
-    """Products of pairs of int16, added pairwise to int32: one instruction where the processor has it."""
+    """The LLVM code for products of int16, added in pairs to int32: one instruction on most processors."""
 
     def __init__(self, builder: Any) -> None:
         self._builder = builder
@@ -204,12 +222,13 @@ class _PairProducts:
             self._native, self._inputs = "llvm.x86.avx2.pmadd.wd", 16
 
     def splat(self, value: Any, lanes: int) -> Any:
+        """Emit a vector that repeats a value in every lane."""
         vector = ir.VectorType(value.type, lanes)
         one = self._builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_i32, 0))
         return self._builder.shuffle_vector(one, one, _splat(0, lanes))
 
     def __call__(self, both: Any, weights: Any) -> Any:
-        """Two inputs (as one int32) times each alternative's two weights: int32[32]."""
+        """Emit the product of two inputs (as one int32) with each alternative's two weights: int32[32]."""
         builder = self._builder
         inputs = builder.bitcast(self.splat(both, LANES), weights.type)
         if self._native is None:
