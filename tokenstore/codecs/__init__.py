@@ -1,6 +1,6 @@
 """Codecs: codes to bytes and back, without files and without a network.
 
-- `chunks.py` has the protocols: what a codec can do is a property of its class.
+- `chunks.py` has the protocols: the abilities of a codec are properties of its class.
 - `registry.py` has a line for each codec: `named_codec` and `codec_from_zarr` are the entry points.
 - `bitpack.py`, `zstd.py` and `context/` (with a README of its own) are the codecs.
 - `zarr.py` makes Zarr codecs of them, which Zarr finds through entry points.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.codecs.registry import (
     DEFAULT_CODEC,
+    MAX_CODEBOOK_SIZE,
     codec_class,
     codec_from_zarr,
     codec_names,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_CODEC",
+    "MAX_CODEBOOK_SIZE",
     "ChunkCodec",
     "DeviceForm",
     "SampleCodec",
@@ -43,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # imported on first use, so that the codecs' names can be listed without numpy
+    # Imported on first use, so that the codecs' names can be listed without numpy.
     if name == "bitpack":
         return importlib.import_module("tokenstore.codecs.bitpack")
     if name in __all__:

@@ -179,8 +179,9 @@ def _kernels() -> ModuleType:
 
 
 class Bitpack(SampleCodec):
-    """The codec `bitpack` for codes below `codebook_size`: ceil(log2 K) bits a code, every sample in bytes
-    of its own (FORMAT.md, section 4).
+    """The codec `bitpack`: ceil(log2 K) bits a code, every sample in bytes of its own (FORMAT.md, section 4).
+
+    Codes are below `codebook_size`, which is K.
     """
 
     name = "bitpack"
@@ -208,8 +209,8 @@ class Bitpack(SampleCodec):
         return [{"name": self.zarr_name, "configuration": {"codebook_size": self.codebook_size}}]
 
     @override
-    def encode(self, rows: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
-        codes = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    def encode(self, samples: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
+        codes = samples.reshape(len(samples), math.prod(samples.shape[1:]))
         return pack(codes, self.codebook_size).tobytes()
 
     @override

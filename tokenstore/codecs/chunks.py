@@ -131,8 +131,8 @@ class ChunkCodec(Protocol):
         """The form in which a device can hold and decode the samples; None where it cannot."""
         return None
 
-    def encode(self, rows: Values, chunk_samples: int, fill_value: int) -> bytes:
-        """Return the payload of a chunk of `chunk_samples` samples, from the `rows` (n, *shape) with data.
+    def encode(self, samples: Values, chunk_samples: int, fill_value: int) -> bytes:
+        """Return the payload of a chunk of `chunk_samples` samples, of which `samples` (n, *shape) have data.
 
         Raises CodecError for values that the codec cannot store.
         """

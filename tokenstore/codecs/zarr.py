@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from typing_extensions import override
 from zarr.abc.codec import ArrayBytesCodec
 
 from tokenstore.codecs import bitpack
@@ -17,18 +18,18 @@ from tokenstore.errors import CodecError
 if TYPE_CHECKING:
     from zarr.abc.buffer import Buffer, NDBuffer
 
-    # Zarr names it nowhere public, though every codec is handed one.
+    # Zarr exports this class nowhere public, though it passes one to every codec.
     from zarr.core.array_spec import ArraySpec
 
 __all__ = ["BitPackCodec", "ContextCodec"]
 
 
 class _SamplesCodec(ArrayBytesCodec):
-    """A chunk (S, *grid) of samples of codes; samples at its end that are fill value alone are not stored.
+    """A Zarr codec of chunks (S, *grid) of codes; samples of fill value alone, at the end, are not stored.
 
-    The dtype is the smallest that holds the codebook size, and the fill value its largest value, which is no
-    code: with it Zarr pads a split's last chunk. Raises CodecError for codes out of range, and for bytes
-    that no encoder wrote.
+    The dtype is the smallest that has the codebook size as a value. The fill value, with which Zarr pads a
+    split's last chunk, is the dtype's largest value, which is no code. Encoding raises CodecError for codes
+    out of range, decoding for bytes that no encoder wrote.
     """
 
     name: ClassVar[str]
@@ -39,20 +40,24 @@ class _SamplesCodec(ArrayBytesCodec):
     def _codec(self) -> SampleCodec:
         raise NotImplementedError
 
+    @override
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         self._chunk(array_spec)
         return self
 
+    @override
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         raise NotImplementedError("the size depends on the codes, and on how many samples are fill value")
 
+    @override
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         return self._encode_sync(chunk_data, chunk_spec)
 
+    @override
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         return self._decode_sync(chunk_data, chunk_spec)
 
-    # Zarr calls these two itself where it can, sparing the event loop.
+    # Zarr calls these two directly if it can, to spare the event loop.
     def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         chunk = self._chunk(chunk_spec)
         codes = chunk_data.as_numpy_array().astype(chunk.dtype, copy=False)
@@ -77,11 +82,11 @@ class _SamplesCodec(ArrayBytesCodec):
     def _chunk(self, spec: ArraySpec) -> _Chunk:
         dtype = bitpack.code_dtype(self.codebook_size)
         fill_value = int(np.iinfo(dtype).max)
-        found = spec.dtype.to_native_dtype()
-        if found.newbyteorder("=") != dtype or not spec.shape or spec.fill_value != fill_value:
+        actual = spec.dtype.to_native_dtype()
+        if actual.newbyteorder("=") != dtype or not spec.shape or spec.fill_value != fill_value:
             raise CodecError(
                 f"{self.name}: {self.codebook_size} codes need an array (N, *grid) of {dtype} with fill "
-                f"value {fill_value}, found shape {spec.shape} of {found} with fill value {spec.fill_value}"
+                f"value {fill_value}, found shape {spec.shape} of {actual} with fill value {spec.fill_value}"
             )
         return _Chunk(spec.shape[0], spec.shape[1:], dtype, fill_value)
 
@@ -100,6 +105,7 @@ class BitPackCodec(_SamplesCodec):
         bitpack.bit_width(self.codebook_size)
 
     @classmethod
+    @override
     def from_dict(cls, data: dict[str, Any]) -> Self:
         configuration = data.get("configuration")
         if not isinstance(configuration, dict) or configuration.keys() != {"codebook_size"}:
@@ -108,6 +114,7 @@ class BitPackCodec(_SamplesCodec):
             )
         return cls(configuration["codebook_size"])
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "configuration": {"codebook_size": self.codebook_size}}
 
@@ -130,12 +137,14 @@ class ContextCodec(_SamplesCodec):
         object.__setattr__(self, "_context", Context.from_configuration(self.to_dict()["configuration"]))
 
     @classmethod
+    @override
     def from_dict(cls, data: dict[str, Any]) -> Self:
         configuration = data.get("configuration")
         Context.from_configuration(configuration)
         assert isinstance(configuration, dict)
         return cls(**configuration)
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         configuration = {"codebook_size": self.codebook_size, "model": self.model}
         return {"name": self.name, "configuration": configuration}

@@ -55,11 +55,11 @@ class Zstd(ChunkCodec):
         ]
 
     @override
-    def encode(self, rows: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
-        if len(rows) < chunk_samples:
-            filler = np.full((chunk_samples - len(rows), *rows.shape[1:]), fill_value, rows.dtype)
-            rows = np.concatenate([rows, filler])
-        little_endian = np.ascontiguousarray(rows).astype(rows.dtype.newbyteorder("<"), copy=False)
+    def encode(self, samples: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
+        if len(samples) < chunk_samples:
+            filler = np.full((chunk_samples - len(samples), *samples.shape[1:]), fill_value, samples.dtype)
+            samples = np.concatenate([samples, filler])
+        little_endian = np.ascontiguousarray(samples).astype(samples.dtype.newbyteorder("<"), copy=False)
         return bytes(_compressor(self.level).encode(little_endian))
 
     @override

@@ -32,15 +32,15 @@ Reader: TypeAlias = Callable[[object, str], T]
 class FieldError(ValueError):
     """A JSON value is missing, or is not of the kind that its place in the document needs."""
 
-    def __init__(self, where: str, expected: str | None = None, found: str = "") -> None:
+    def __init__(self, where: str, expected: str | None = None, actual: str = "") -> None:
         super().__init__(
-            f"{where}: missing" if expected is None else f"{where}: expected {expected}, found {found:.80}"
+            f"{where}: missing" if expected is None else f"{where}: expected {expected}, found {actual:.80}"
         )
         self.where = where
         """The place of the value, such as "manifest.grid[1]"."""
         self.expected = expected
         """The valid values, in words; None if the value is missing."""
-        self.found = f"{found:.80}"
+        self.actual = f"{actual:.80}"
         """The value, as Python writes it."""
 
 
@@ -83,7 +83,7 @@ def null_or(read: Reader[T]) -> Reader[T | None]:
         except FieldError as error:
             if error.where != where or error.expected is None:
                 raise
-            raise FieldError(where, f"{error.expected} or null", error.found) from error
+            raise FieldError(where, f"{error.expected} or null", error.actual) from error
 
     return read_or_null
 

@@ -1,4 +1,4 @@
-"""A store's paths and arrays: their names, shapes and Zarr metadata (FORMAT.md, section 3)."""
+"""The layout of a store: its paths, and its arrays with their Zarr metadata (FORMAT.md, section 3)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def fill_value(dtype: np.dtype[Any]) -> int | float:
-    """What Zarr readers put where nothing is stored: never a valid code or label."""
+    """Return the value that Zarr readers put where nothing is stored: never a valid code or label."""
     if dtype.kind == "u":
         return int(np.iinfo(dtype).max)
     if dtype.kind == "b":
@@ -41,7 +41,7 @@ def fill_value(dtype: np.dtype[Any]) -> int | float:
 def code_planes(
     codes: npt.NDArray[Any], codebook_sizes: tuple[int, ...]
 ) -> list[tuple[npt.NDArray[Any], int]]:
-    """Each codebook's codes out of (n, *grid), and its size."""
+    """Return each codebook's part of codes (n, *grid), with the codebook's size."""
     if len(codebook_sizes) == 1:
         return [(codes, codebook_sizes[0])]
     return [(codes[:, plane], size) for plane, size in enumerate(codebook_sizes)]
@@ -59,67 +59,78 @@ class ArrayLayout:
 
     @property
     def samples(self) -> int:
+        """The number of samples N."""
         return self.shape[0]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
         return self.shape[1:]
 
     @property
     def shards(self) -> int:
+        """The number of shards."""
         return -(-self.samples // self.shard_samples)
 
     @property
     def chunks_per_shard(self) -> int:
+        """The number of chunks in a full shard."""
         return self.shard_samples // self.chunk_samples
 
     @property
     def index_nbytes(self) -> int:
+        """The bytes of the index at a shard's end."""
         return sharding.index_nbytes(self.chunks_per_shard)
 
     def shard_file(self, shard: int) -> str:
-        """The shard's file, relative to the array's folder."""
+        """Return a shard's path, relative to the array's folder."""
         return "/".join(["c", str(shard), *("0" for _ in self.sample_shape)])
 
     def shard_chunks(self, shard: int) -> int:
-        """Chunks of the shard that hold samples."""
+        """Return the number of chunks of a shard that hold samples."""
         samples = min(self.shard_samples, self.samples - shard * self.shard_samples)
         return -(-samples // self.chunk_samples)
 
     def chunk_span(self, chunk: int) -> tuple[int, int]:
-        """First sample of a chunk and the one after its last."""
+        """Return the first sample of a chunk and the one after its last."""
         start = chunk * self.chunk_samples
         return start, min(start + self.chunk_samples, self.samples)
 
-    def encode_shard(self, rows: npt.NDArray[Any]) -> bytes:
-        """The bytes of the shard that holds `rows`."""
+    def encode_shard(self, samples: npt.NDArray[Any]) -> bytes:
+        """Return the bytes of the shard of `samples` (n, *sample_shape).
+
+        Raises CodecError for values that the codec cannot store.
+        """
         fill = int(fill_value(self.dtype))
 
         def encoded(start: int) -> bytes:
-            return self.codec.encode(rows[start : start + self.chunk_samples], self.chunk_samples, fill)
+            return self.codec.encode(samples[start : start + self.chunk_samples], self.chunk_samples, fill)
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            payloads = pool.map(encoded, range(0, len(rows), self.chunk_samples))
+            payloads = pool.map(encoded, range(0, len(samples), self.chunk_samples))
             return sharding.encode_shard(payloads, self.chunks_per_shard)
 
     def decode_shard(self, data: bytes, where: str) -> npt.NDArray[Any]:
-        """The rows of a shard, as a reader finds them; raises DamageError or CodecError."""
+        """Return the samples (n, *sample_shape) in the bytes of this layout's first shard.
+
+        `where` names the shard in messages. Raises DamageError for a bad index, CodecError for a bad chunk.
+        """
         stored = np.frombuffer(data, np.uint8)
-        chunks_there = self.shard_chunks(0)
-        index = sharding.decode_index(stored[-self.index_nbytes :], chunks_there, len(stored), where)
-        rows = np.empty((min(self.samples, self.shard_samples), *self.sample_shape), self.dtype)
+        chunks = self.shard_chunks(0)
+        index = sharding.decode_index(stored[-self.index_nbytes :], chunks, len(stored), where)
+        samples = np.empty((min(self.samples, self.shard_samples), *self.sample_shape), self.dtype)
 
         def decode(chunk: int) -> None:
             offset, length = index[chunk].tolist()
             payload = sharding.checked_payload(stored[offset : offset + length])
-            self.codec.decode(payload, rows[chunk * self.chunk_samples : (chunk + 1) * self.chunk_samples])
+            self.codec.decode(payload, samples[chunk * self.chunk_samples : (chunk + 1) * self.chunk_samples])
 
         with ThreadPoolExecutor(available_cores()) as pool:
-            list(pool.map(decode, range(chunks_there)))
-        return rows
+            list(pool.map(decode, range(chunks)))
+        return samples
 
     def to_zarr(self, name: str) -> dict[str, Any]:
-        """The array's Zarr v3 metadata document (FORMAT.md, section 3)."""
+        """Return the array's Zarr v3 metadata document (FORMAT.md, section 3)."""
         return {
             "zarr_format": 3,
             "node_type": "array",
@@ -148,7 +159,7 @@ class ArrayLayout:
 
     @classmethod
     def from_zarr(cls, document: Any, where: str) -> ArrayLayout:
-        """Parse the metadata of a sharded array; raises ManifestError where it is not as FORMAT.md says."""
+        """Return the layout in a Zarr document; raises ManifestError unless it is as FORMAT.md says."""
         try:
             (sharding_codec,) = document["codecs"]
             configuration = sharding_codec["configuration"]
@@ -185,7 +196,7 @@ def _dimension_names(name: str, sample_shape: tuple[int, ...]) -> list[str]:
 
 
 def table_array_document(values: npt.NDArray[Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Zarr metadata of a small array held in one checked chunk, such as the codebook."""
+    """Return the Zarr metadata of a small array in one chunk, such as the codebook (FORMAT.md, M4)."""
     floating = values.dtype.kind == "f"
     return {
         "zarr_format": 3,
@@ -202,13 +213,16 @@ def table_array_document(values: npt.NDArray[Any], names: tuple[str, ...]) -> di
 
 
 def encode_table_array(values: npt.NDArray[Any]) -> bytes:
+    """Return the bytes of a small array's one chunk: little-endian values and a CRC-32C."""
     data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     return data + sharding.crc32c(data).to_bytes(sharding.CHECKSUM_NBYTES, "little")
 
 
 def group_document() -> dict[str, Any]:
+    """Return the Zarr metadata of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
 def file_record(data: bytes) -> FileRecord:
+    """Return the size and digest of a file's bytes."""
     return FileRecord(len(data), hashlib.sha256(data).hexdigest())

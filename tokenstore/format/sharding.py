@@ -1,4 +1,4 @@
-"""Shards: a split's chunks, each with its CRC-32C, behind one index (Zarr's `sharding_indexed`).
+"""The bytes of a shard: its chunks, each with a CRC-32C, and an index at the end (Zarr's `sharding_indexed`).
 
 Source: FORMAT.md, section 3, and the Zarr v3 specification's sharding codec, version 1.0.
 """
@@ -15,24 +15,27 @@ from tokenstore.errors import CodecError, DamageError
 
 CHECKSUM_NBYTES = 4
 ABSENT = np.uint64(2**64 - 1)
-"""Offset and length of a chunk that holds no sample."""
+"""The offset and the length, in the index, of a chunk without samples."""
 
 Bytes = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.uint64]
 
 
 def crc32c(data: bytes | Bytes) -> int:
-    """CRC-32C (Castagnoli) of some bytes."""
+    """Return the CRC-32C (Castagnoli) of some bytes."""
     return int(google_crc32c.value(data))
 
 
 def index_nbytes(chunks_per_shard: int) -> int:
-    """Bytes of a shard's index: two uint64 a chunk, and a CRC-32C."""
+    """Return the bytes of a shard's index: two uint64 for each chunk, and a CRC-32C."""
     return 16 * chunks_per_shard + CHECKSUM_NBYTES
 
 
 def encode_shard(payloads: Iterable[bytes], chunks_per_shard: int) -> bytes:
-    """A shard's bytes from its chunks' encoded payloads, in order; missing last chunks are absent."""
+    """Return a shard's bytes. Chunks without a payload, at its end, are absent.
+
+    `payloads` are the chunks' encoded samples, in order.
+    """
     index = np.full((chunks_per_shard, 2), ABSENT, dtype="<u8")
     parts: list[bytes] = []
     offset = 0
@@ -46,10 +49,10 @@ def encode_shard(payloads: Iterable[bytes], chunks_per_shard: int) -> bytes:
 
 
 def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str) -> Index:
-    """Offset and length with checksum of each of a shard's first `chunks` chunks: (chunks, 2) uint64.
+    """Return offset and length of a shard's first `chunks` chunks, checksums included: (chunks, 2) uint64.
 
-    `data` are the last `index_nbytes(...)` bytes of a shard of `shard_nbytes`. Raises DamageError where
-    the index's checksum is wrong, or the chunks do not fill the shard in order.
+    `data` are the last `index_nbytes(...)` bytes of a shard of `shard_nbytes`. Raises DamageError if the
+    index's checksum is wrong, or if the chunks do not fill the shard in order.
     """
     array = np.frombuffer(data, dtype=np.uint8)
     stored = int.from_bytes(array[-CHECKSUM_NBYTES:].tobytes(), "little")
@@ -63,17 +66,17 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
     wrong = (length < CHECKSUM_NBYTES) | (length > room) | (offset != expected)
     if wrong.any():
         chunk = int(np.argmax(wrong))
-        found = (
+        problem = (
             "is missing" if offset[chunk] == ABSENT else f"is at byte {offset[chunk]}, not {expected[chunk]}"
         )
-        raise DamageError(f"{where}: chunk {chunk} of the shard {found}")
+        raise DamageError(f"{where}: chunk {chunk} of the shard {problem}")
     if int(length.sum()) != room:
         raise DamageError(f"{where}: the shard's chunks have {int(length.sum())} bytes, expected {room}")
     return index
 
 
 def checked_payload(chunk: Bytes) -> Bytes:
-    """A chunk's payload without its checksum; raises CodecError where the checksum is wrong."""
+    """Return a chunk's payload without its checksum; raises CodecError if the checksum is wrong."""
     if len(chunk) < CHECKSUM_NBYTES:
         raise CodecError(f"expected a chunk with its CRC-32C, found {len(chunk)} bytes")
     payload = chunk[:-CHECKSUM_NBYTES]

@@ -1,4 +1,4 @@
-"""The tables that say where a store's samples came from, and the columns beside the tokens."""
+"""The tables of a split's samples and of the skipped ones, and the columns beside its tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()
 
 @dataclass(frozen=True)
 class Skip:
-    """A sample of the source that is not in the store."""
+    """A sample of the source that was left out of the store."""
 
     source_index: int
     source: str
@@ -34,14 +34,14 @@ class Skip:
 
 @dataclass(frozen=True)
 class Column:
-    """An aligned array beside the tokens: dtype and shape of one sample."""
+    """An aligned array beside the tokens: the dtype and the shape of one sample."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one sample."""
+        """The bytes of one sample."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -55,7 +55,7 @@ def samples_table(
     class_names: tuple[str, ...] | None,
     **sizes: list[int],
 ) -> pa.Table:
-    """Rows of SAMPLES_SCHEMA; `sizes` are width, height and source_bytes where they are known."""
+    """Return a table of SAMPLES_SCHEMA. `sizes` are the columns width, height and source_bytes, if known."""
     columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}
     if labels is not None and class_names is not None:
         columns["label_name"] = pa.array(class_names, pa.string()).take(pa.array(labels))

@@ -38,10 +38,10 @@ def read_config(text: str, kind: Callable[..., T], readers: Mapping[str, Reader[
     except FieldError as error:
         name = error.where.removeprefix("config").removeprefix(".")
         if not name or error.expected is None:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            names = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise TokenizerError(
-                f"expected a config with the fields {sorted(readers)}, found {found}"
+                f"expected a config with the fields {sorted(readers)}, found {names}"
             ) from error
         raise TokenizerError(
-            f"config: expected {name} to be {error.expected}, found {error.found}"
+            f"config: expected {name} to be {error.expected}, found {error.actual}"
         ) from error

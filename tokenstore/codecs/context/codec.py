@@ -132,12 +132,12 @@ class Context(SampleCodec):
         return self._streams[grid]
 
     @override
-    def encode(self, rows: Codes, chunk_samples: int, fill_value: int) -> bytes:
-        codes = np.ascontiguousarray(rows.reshape(len(rows), math.prod(rows.shape[1:])))
+    def encode(self, samples: Codes, chunk_samples: int, fill_value: int) -> bytes:
+        codes = np.ascontiguousarray(samples.reshape(len(samples), math.prod(samples.shape[1:])))
         packed = bitpack.pack(codes, self.codebook_size).tobytes()
         if self.model is None or not len(codes):
             return bytes([_PACKED]) + packed
-        coded = self._coded(codes, rows.shape[1:])
+        coded = self._coded(codes, samples.shape[1:])
         return coded if len(coded) <= len(packed) else bytes([_PACKED]) + packed
 
     def _coded(self, codes: Codes, grid: tuple[int, ...]) -> bytes:
@@ -156,12 +156,16 @@ class Context(SampleCodec):
             raise CodecError(f"expected {len(out)} samples, found {len(spans.addresses)}")
         self.decode_spans([spans], np.zeros(len(out), np.int64), np.arange(len(out)), out)
 
-    def decode_rows(self, payload: Bytes, rows: npt.NDArray[np.integer], out: Codes) -> None:
-        """Decode the samples `rows` (m,) of a chunk into `out` (m, *grid); raises CodecError for bad ones."""
+    def decode_rows(self, payload: Bytes, row_numbers: npt.NDArray[np.integer], out: Codes) -> None:
+        """Decode samples of a chunk, by row numbers (m,), into `out` (m, *grid).
+
+        Raises CodecError for a row number that the chunk does not have, and for a bad sample.
+        """
         spans = self.spans(payload, out.shape[1:])
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(spans.addresses):
-            raise CodecError(f"expected rows below {len(spans.addresses)}, found {rows}")
-        self.decode_spans([spans], np.zeros(len(rows), np.int64), rows.astype(np.int64), out)
+        samples = len(spans.addresses)
+        if len(row_numbers) and not 0 <= int(row_numbers.min()) <= int(row_numbers.max()) < samples:
+            raise CodecError(f"expected rows below {samples}, found {row_numbers}")
+        self.decode_spans([spans], np.zeros(len(row_numbers), np.int64), row_numbers.astype(np.int64), out)
 
     @override
     def sample_nbytes(self, shape: tuple[int, ...]) -> None:

@@ -117,7 +117,7 @@ class ContextModel:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The model's bytes (FORMAT.md, M23). A model that was read keeps its own, since compressors differ."""
+        """The model's bytes (FORMAT.md, M23). A model that was read keeps those read: compressors differ."""
         head = [_HEAD.pack(VERSION, self.rank, len(self.planes))]
         for plane in self.planes:
             counts = plane.size, len(plane.contexts), len(plane.gains)
