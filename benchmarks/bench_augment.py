@@ -110,16 +110,16 @@ def plain_recipe(codes: Tensor, codebook: Tensor, adapter: TokenAdapt) -> Tensor
 def timed(step: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Return the median seconds of a step, after one step to warm up."""
     step()
-    taken: list[float] = []
-    while sum(taken) < seconds or len(taken) < 3:
+    durations: list[float] = []
+    while sum(durations) < seconds or len(durations) < 3:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return sorted(taken)[len(taken) // 2]
+        durations.append(time.perf_counter() - start)
+    return sorted(durations)[len(durations) // 2]
 
 
 def peak_mb(device: torch.device) -> float:
@@ -152,8 +152,8 @@ def measured(kind: str, batch_size: int, device: torch.device, seconds: float) -
             return recipe(codes, generator=generator)
 
     before = peak_mb(device)
-    taken = timed(step, device, seconds)
-    return {"samples/s": batch_size / taken, "MB": peak_mb(device) - before}
+    durations = timed(step, device, seconds)
+    return {"samples/s": batch_size / durations, "MB": peak_mb(device) - before}
 
 
 @click.command()
@@ -176,10 +176,10 @@ def main(batch_size: int, device: str, seconds: float, only: str | None) -> None
             continue  # emulated, it would be slower than float32
         command = [sys.executable, __file__, "--batch-size", str(batch_size), "--device", device]
         command += ["--seconds", str(seconds), "--only", kind]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        first = first or found["samples/s"]
-        rate = found["samples/s"]
-        table.add_row(kind, f"{rate:,.1f}", f"{rate / first:.2f}", f"{found['MB']:,.0f}")
+        result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        first = first or result["samples/s"]
+        rate = result["samples/s"]
+        table.add_row(kind, f"{rate:,.1f}", f"{rate / first:.2f}", f"{result['MB']:,.0f}")
     Console().print(table)
 
 

@@ -78,8 +78,8 @@ def open_data(location: str, fit_split: str, score_split: str, limit: int | None
 def _apart(codes: Rows) -> tuple[Rows, Rows]:
     """Split samples into all but a fifth, and that fifth; both stay in order."""
     drawn = np.random.default_rng(0).permutation(len(codes))
-    kept, scored = np.split(drawn, [len(codes) - max(1, len(codes) // 5)])
-    return codes[np.sort(kept)], codes[np.sort(scored)]
+    fitted, scored = np.split(drawn, [len(codes) - max(1, len(codes) // 5)])
+    return codes[np.sort(fitted)], codes[np.sort(scored)]
 
 
 def _some(codes: Rows, limit: int | None) -> Rows:
@@ -108,8 +108,8 @@ def synthetic_codes(samples: int, grid: tuple[int, ...], codebook_size: int, see
     step = max(1, 2**23 // (length * codebook_size))
     for start in range(0, samples, step):
         into = codes[start : start + step]
-        found = vectors(len(into)) @ codebook.T - np.square(codebook).sum(axis=1) / 2
-        into[...] = found.argmax(axis=1).reshape(into.shape)
+        similarity = vectors(len(into)) @ codebook.T - np.square(codebook).sum(axis=1) / 2
+        into[...] = similarity.argmax(axis=1).reshape(into.shape)
     return codes
 
 

@@ -60,13 +60,13 @@ class Result:
     remarks: dict[str, None] = field(default_factory=dict)
     """The remarks in the order in which they were made, each once."""
 
-    def take(self, workers: int, found: dict[str, Any]) -> None:
+    def take(self, workers: int, numbers: dict[str, Any]) -> None:
         """Keep the better of each number, and each remark once."""
-        found["peak"] += found["workers"]
-        best = self.best.setdefault(workers, found)
-        best["rate"] = max(best["rate"], found["rate"])
+        numbers["peak"] += numbers["workers"]
+        best = self.best.setdefault(workers, numbers)
+        best["rate"] = max(best["rate"], numbers["rate"])
         for name in ("first_batch", "imported", "peak", "mapped"):
-            best[name] = min(best[name], found[name])
+            best[name] = min(best[name], numbers[name])
 
 
 def write_files(contender: Contender, python: Path, specification: dict[str, Any]) -> Path:
@@ -161,8 +161,8 @@ def main(
         "seed": 0,
     }
     first, *others = CONTENDERS
-    chosen = [one for one in others if not only or any(word.lower() in one.name.lower() for word in only)]
-    results = [Result(one) for one in (first, *chosen)]
+    selected = [one for one in others if not only or any(word.lower() in one.name.lower() for word in only)]
+    results = [Result(one) for one in (first, *selected)]
     failed: dict[str, str] = {}
     for turn in range(repeats):
         for result in results:

@@ -76,9 +76,9 @@ class Features:
 
 def read_part(split: ImageSplit, count: int) -> Part:
     """Read up to `count` images evenly spaced over a split, which has its classes one after another."""
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int).tolist()
+    positions = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int).tolist()
     files = []
-    for index in chosen:
+    for index in positions:
         data = split.request(index, index + 1).read()[0]
         if isinstance(data, SampleError):
             raise data
@@ -86,7 +86,7 @@ def read_part(split: ImageSplit, count: int) -> Part:
     labels = split.labels(0, len(split))
     if labels is None:
         raise click.UsageError("expected images with labels, as class folders give them")
-    return Part(files, labels[chosen])
+    return Part(files, labels[positions])
 
 
 def codes_of(tokenizer: Tokenizer, files: Sequence[bytes]) -> Integers:
@@ -163,8 +163,8 @@ def kmeans_features(train: Part, val: Part, size: int) -> Features:
     codes = []
     for part in (train, val):
         batches = (part.files[start : start + BATCH] for start in range(0, len(part.files), BATCH))
-        found = [nearest(torch.from_numpy(patches_of(batch)), codebook) for batch in batches]
-        codes.append(torch.cat(found).numpy())
+        nearest_codes = [nearest(torch.from_numpy(patches_of(batch)), codebook) for batch in batches]
+        codes.append(torch.cat(nearest_codes).numpy())
     return codebook_features(codes, codebook.numpy())
 
 
@@ -199,8 +199,8 @@ class Ridge:
 
 def accuracy(scores: Tensor, labels: Integers, best: int) -> float:
     """Return the share of images whose label is among the `best` highest scores."""
-    found = scores.topk(best, dim=1).indices == torch.from_numpy(labels).long()[:, None]
-    return float(found.any(1).double().mean())
+    hits = scores.topk(best, dim=1).indices == torch.from_numpy(labels).long()[:, None]
+    return float(hits.any(1).double().mean())
 
 
 def probe(

@@ -119,50 +119,50 @@ def slow_network(
         yield {**options, "endpoint_url": proxy.url}, proxy
 
 
-def measured(proxy: FaultProxy | None, given: dict[str, Any]) -> list[dict[str, Any]]:
+def measured(proxy: FaultProxy | None, task: dict[str, Any]) -> list[dict[str, Any]]:
     """Run one process; return each of its results with the requests and bytes that the result took."""
     if proxy is not None:
         proxy.clear()
     command = [sys.executable, str(HERE / "remote_reader.py")]
-    found = []
+    results = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        print(json.dumps(given), file=process.stdin, flush=True)
+        print(json.dumps(task), file=process.stdin, flush=True)
         for line in process.stdout:
             result = json.loads(line)
             if proxy is not None:
                 result |= {"requests": proxy.count(), "bytes": proxy.sent}
                 proxy.clear()
-            found.append(result)
+            results.append(result)
             print(file=process.stdin, flush=True)
     if process.returncode:
         raise click.ClickException(f"a measurement failed: {command[1]} ended with {process.returncode}")
-    return found
+    return results
 
 
 def turn(proxy: FaultProxy | None, remote: dict[str, Any], local: dict[str, Any], scratch: Path) -> Results:
     """Measure each way of reading a store once."""
     cached = {**remote, "cache_dir": str(scratch / "cache")}
     shutil.rmtree(scratch / "cache", ignore_errors=True)
-    found: Results = {}
-    for place, given, shuffle in (
+    results: Results = {}
+    for place, task, shuffle in (
         ("S3", cached, "block"),
         (NEW, cached, "block"),
         (LOCAL, local, "block"),
         (LOCAL_FULL, local, "full"),
     ):
-        counting = proxy if given is cached else None
-        first, later = measured(counting, {**given, "read": "epochs", "shuffle": shuffle})
-        found[f"{place}, {FIRST}"], found[f"{place}, {LATER}"] = first, later
-    return found
+        counting = proxy if task is cached else None
+        first, later = measured(counting, {**task, "read": "epochs", "shuffle": shuffle})
+        results[f"{place}, {FIRST}"], results[f"{place}, {LATER}"] = first, later
+    return results
 
 
-def better(best: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def better(best: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """Return the better of each number."""
     return {
         name: BEST[name](best[name], value) if name in BEST and name in best else value
-        for name, value in found.items()
+        for name, value in results.items()
     }
 
 
@@ -257,9 +257,9 @@ def main(
             best: dict[int, Results] = {count: {} for count in threads}
             for _ in range(repeats):
                 for count in threads:
-                    given = {"threads": count}
-                    for name, found in turn(proxy, remote | given, local | given, scratch).items():
-                        best[count][name] = better(best[count].get(name, {}), found)
+                    task = {"threads": count}
+                    for name, results in turn(proxy, remote | task, local | task, scratch).items():
+                        best[count][name] = better(best[count].get(name, {}), results)
             singles = measured(proxy, {**remote, "read": "single_samples"})
             for count, results in best.items():
                 title = f"{codec}: {samples:,} samples, {nbytes / MB:.1f} MB, threads: {count}"

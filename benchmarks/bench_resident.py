@@ -98,35 +98,35 @@ def contenders(
     packs = packed[repeated].ravel()
     length, nbytes = codes.shape[1], packed.shape[1]
     grid = (round(length**0.5), round(length**0.5))
-    there, packs_there = (torch.from_numpy(array).to(device) for array in (pool, packs))
+    on_device, packs_on_device = (torch.from_numpy(array).to(device) for array in (pool, packs))
 
     def to_device(array: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
-    def unpack_here(chosen: npt.NDArray[np.int64]) -> Codes:
-        out = np.empty((len(chosen), length), np.int64)
-        bitpack.unpack_at((packs.ctypes.data + chosen * nbytes).astype(np.uint64), length, size, out)
+    def unpack_here(row_numbers: npt.NDArray[np.int64]) -> Codes:
+        out = np.empty((len(row_numbers), length), np.int64)
+        bitpack.unpack_at((packs.ctypes.data + row_numbers * nbytes).astype(np.uint64), length, size, out)
         return out
 
-    def decode_here(chosen: npt.NDArray[np.int64]) -> Codes:
-        out = np.empty((len(chosen), length), np.int64)
-        assert streams.decode(pool.ctypes.data + offsets[chosen], lengths[chosen], out) < 0
+    def decode_here(row_numbers: npt.NDArray[np.int64]) -> Codes:
+        out = np.empty((len(row_numbers), length), np.int64)
+        assert streams.decode(pool.ctypes.data + offsets[row_numbers], lengths[row_numbers], out) < 0
         return out
 
-    def unpack_there(chosen: npt.NDArray[np.int64]) -> torch.Tensor:
-        return unpack(packs_there, to_device(chosen * nbytes), length, size)
+    def unpack_on_device(row_numbers: npt.NDArray[np.int64]) -> torch.Tensor:
+        return unpack(packs_on_device, to_device(row_numbers * nbytes), length, size)
 
     def decoding(kernel: Any) -> Callable[[npt.NDArray[np.int64]], torch.Tensor]:
         decoder = ContextDecoder(streams.model, grid, device, kernel=kernel)
-        return lambda chosen: decoder.decode(
-            there, to_device(offsets[chosen]), to_device(lengths[chosen])
+        return lambda row_numbers: decoder.decode(
+            on_device, to_device(offsets[row_numbers]), to_device(lengths[row_numbers])
         ).flatten(1)
 
     mean = float(lengths.mean())
     rows = [
         Contender("bitpack, one core", nbytes, unpack_here),
         Contender("context, one core", mean, decode_here),
-        Contender(f"bitpack, torch on {device}", nbytes, unpack_there),
+        Contender(f"bitpack, torch on {device}", nbytes, unpack_on_device),
         Contender(f"context, torch on {device}", mean, decoding("torch")),
     ]
     if device.type == "cuda":
@@ -138,13 +138,13 @@ def best_rate(row: Contender, samples: int, batch: int, codes: Codes, repeats: i
     """Return the best samples a second, once the decoded codes equal `codes`."""
     order = np.random.default_rng(2).permutation(samples)
     batches = [order[at : at + batch] for at in range(0, max(batch, samples // 8), batch)]
-    found = torch.as_tensor(row.decode(batches[0])).cpu().numpy()
-    np.testing.assert_array_equal(found, codes[batches[0]])
+    decoded = torch.as_tensor(row.decode(batches[0])).cpu().numpy()
+    np.testing.assert_array_equal(decoded, codes[batches[0]])
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        for chosen in batches:
-            row.decode(chosen)  # which waits for the device, to learn whether all was well
+        for row_numbers in batches:
+            row.decode(row_numbers)  # which waits for the device, to learn whether all was well
         best = min(best, time.perf_counter() - start)
     return sum(map(len, batches)) / best
 

@@ -88,8 +88,8 @@ def named_images(place: Path) -> dict[str, ImageRef]:
 
 def read_images(refs: Sequence[ImageRef], side: int, count: int) -> Tensor:
     """Read up to `count` of the images, evenly spaced, squashed to a square: (n, 3, side, side) uint8."""
-    chosen = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
-    pixels = [decode_image(refs[index].data(), ImageOptions(side)).pixels for index in chosen]
+    positions = np.linspace(0, len(refs) - 1, min(count, len(refs))).round().astype(int)
+    pixels = [decode_image(refs[index].data(), ImageOptions(side)).pixels for index in positions]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -203,11 +203,11 @@ def median_seconds(rows: Sequence[Contender], rounds: int) -> dict[str, tuple[fl
     times: dict[str, tuple[list[float], list[float]]] = {row.name: ([], []) for row in rows}
     for number in range(rounds + 1):
         for row in rows:
-            for run, taken in zip((row.encode, row.decode), times[row.name], strict=True):
+            for run, durations in zip((row.encode, row.decode), times[row.name], strict=True):
                 started = time.perf_counter()
                 run()
                 if number:
-                    taken.append(time.perf_counter() - started)
+                    durations.append(time.perf_counter() - started)
     return {name: (median(encoding), median(decoding)) for name, (encoding, decoding) in times.items()}
 
 
@@ -219,8 +219,8 @@ def print_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tens
         repeated = images[torch.arange(batch) % len(images)]
         with torch.no_grad():
             seconds = median_seconds(list(contenders(tokenizers, repeated)), rounds)
-        for name, taken in seconds.items():
-            rates.setdefault(name, []).extend(batch / each for each in taken)
+        for name, durations in seconds.items():
+            rates.setdefault(name, []).extend(batch / each for each in durations)
         for work in ("encode", "decode"):
             table.add_column(f"{work} {batch}, images/s", justify="right")
     for name, each in rates.items():
@@ -232,11 +232,13 @@ def print_speed(console: Console, tokenizers: dict[str, Tokenizer], images: Tens
         return
     for name in tokenizers:
         ratios = [rate / max(others) for rate, *others in zip(rates[name], *rivals, strict=True)]
-        told = [
+        sentences = [
             f"{ratios[2 * at]:.1f} and {ratios[2 * at + 1]:.1f} in batches of {batch}"
             for at, batch in enumerate(BATCHES)
         ]
-        console.print(f"{name}: times as fast as {AUTOENCODER} at encoding and decoding: {', '.join(told)}")
+        console.print(
+            f"{name}: times as fast as {AUTOENCODER} at encoding and decoding: {', '.join(sentences)}"
+        )
 
 
 def print_sameness(console: Console, tokenizers: dict[str, Tokenizer], images: Tensor) -> None:
@@ -247,10 +249,10 @@ def print_sameness(console: Console, tokenizers: dict[str, Tokenizer], images: T
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     for name, tokenizer in tokenizers.items():
         expected = encode(tokenizer, images, 1)
-        found = [encode(tokenizer, images, batch) for batch in OTHER_BATCHES]
+        encoded = [encode(tokenizer, images, batch) for batch in OTHER_BATCHES]
         shuffled = torch.empty_like(expected)
         shuffled[order] = encode(tokenizer, images[order], OTHER_BATCHES[0])
-        same = [torch.equal(expected, codes) for codes in (*found, shuffled)]
+        same = [torch.equal(expected, codes) for codes in (*encoded, shuffled)]
         table.add_row(name, *("yes" if each else "no" for each in same))
     console.print(table)
 

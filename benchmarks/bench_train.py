@@ -141,8 +141,8 @@ def plain_cutmix(vectors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     mixed[:, :, top : top + side, left : left + side] = vectors.flip(0)[
         :, :, top : top + side, left : left + side
     ]
-    kept = 1 - side**2 / SIZE**2
-    return mixed, kept * targets + (1 - kept) * targets.flip(0)
+    share = 1 - side**2 / SIZE**2
+    return mixed, share * targets + (1 - share) * targets.flip(0)
 
 
 # ---- the two ways of each task
@@ -289,10 +289,10 @@ def activations(way: Way, codes: Tensor, labels: Tensor) -> int:
         if event.name() == "[memory]"
     ]
     events.sort(key=lambda event: event[0])
-    held = most = 0
+    allocated = most = 0
     for _, size in events:
-        held += size
-        most = max(most, held)
+        allocated += size
+        most = max(most, allocated)
     return most
 
 
@@ -311,11 +311,11 @@ def measured(
     for way in ways:
         seconds(way, codes, labels)
         memory.append(activations(way, codes, labels))
-    taken: list[list[tuple[float, float]]] = [[] for _ in ways]
+    durations: list[list[tuple[float, float]]] = [[] for _ in ways]
     for _ in range(repeats):
-        for mine, way in zip(taken, ways, strict=True):
+        for mine, way in zip(durations, ways, strict=True):
             mine.append(seconds(way, codes, labels))
-    return taken, memory
+    return durations, memory
 
 
 def peak_of(device: torch.device) -> float | None:
@@ -374,7 +374,7 @@ def main(
         codes = torch.randint(0, CODES, (batch, GRID, GRID), device=device)
         labels = torch.randint(0, CLASSES, (batch,), device=device)
         work = {way.network: products(way, codes, labels) for way in ways[:2]}
-        taken, memory = measured(ways, codes, labels, repeats)
+        durations, memory = measured(ways, codes, labels, repeats)
         used = f", threads: {threads}" if device.type == "cpu" else ""
         title = f"{task}, ViT-{size}, batches of {batch}, {device_name}{used}"
         table = Table(title=title)
@@ -383,11 +383,11 @@ def main(
             columns.insert(6, f"of {peak:,.0f}")
         for column in columns:
             table.add_column(column, justify="left" if column == "way" else "right")
-        whole = [statistics.median(step for step, _ in mine) for mine in taken]
-        for way, mine_taken, step, peak_bytes in zip(ways, taken, whole, memory, strict=True):
+        whole = [statistics.median(step for step, _ in mine) for mine in durations]
+        for way, own_durations, step, peak_bytes in zip(ways, durations, whole, memory, strict=True):
             own = work.get(way.network, work[ours])
             rate = own / step / 1e12
-            optimiser = statistics.median(part for _, part in mine_taken)
+            optimiser = statistics.median(part for _, part in own_durations)
             cells = [way.name, f"{1e3 * step:,.0f}", f"{1e3 * optimiser:,.0f}", f"{whole[0] / step:.2f}"]
             cells += [f"{batch / step:,.1f}", f"{rate:,.3f}"]
             cells += [] if peak is None else [f"{rate / peak:.1%}"]

@@ -115,11 +115,11 @@ class PackedCrops:
 def check(theirs: OneHotCrops, ours: PackedCrops, codebook: Tensor) -> None:
     """Compare both on the same boxes; raises AssertionError on a difference."""
     indices = np.arange(0, len(theirs), len(theirs) // 16)
-    found, labels = ours.batch(indices, 0)
+    cropped, labels = ours.batch(indices, 0)
     boxes = ours.cropped.crop.boxes(len(indices), GRID, torch.Generator().manual_seed(0)).tolist()
     maps = [theirs.crop(theirs.codes(int(at)), box) for at, box in zip(indices, boxes, strict=True)]
     expected = torch.einsum("bkhw,kc->bchw", torch.stack(maps), codebook)
-    torch.testing.assert_close(found, expected, atol=1e-5 * float(codebook.abs().max()), rtol=0)
+    torch.testing.assert_close(cropped, expected, atol=1e-5 * float(codebook.abs().max()), rtol=0)
     assert labels.tolist() == [theirs.labels[at] for at in indices]
 
 

@@ -129,7 +129,7 @@ def general(codebook_size: int, dtype: np.dtype[Any], note: Note) -> list[Conten
         "blosc2 shuffle zstd 9": partial(_blosc2, dtype.itemsize, "SHUFFLE"),
         "blosc2 bitshuffle zstd 9": partial(_blosc2, dtype.itemsize, "BITSHUFFLE"),
     }
-    found = []
+    contenders = []
     seit = {"SeiT layout": (to_seit, from_seit)}
     for name, make in makers.items():
         try:
@@ -148,8 +148,8 @@ def general(codebook_size: int, dtype: np.dtype[Any], note: Note) -> list[Conten
                     (f"{samples} samples", f"chunks of {samples}") if samples else ("nothing", "solid")
                 )
                 encode, decode = _through(compressor, to_bytes, from_bytes)
-                found.append(Contender(f"{name}, {layout}, {how}", alone, encode, decode, samples))
-    return found
+                contenders.append(Contender(f"{name}, {layout}, {how}", alone, encode, decode, samples))
+    return contenders
 
 
 def _through(compressor: Compressor, to_bytes: ToBytes, from_bytes: FromBytes) -> tuple[ToBytes, FromBytes]:

@@ -214,6 +214,6 @@ def call(python: Path, action: str, specification: dict[str, Any], seconds: floa
                     os.killpg(process.pid, signal.SIGKILL)  # its workers, and itself where it hangs
                 process.wait()
         if result.exists():
-            found: dict[str, Any] = json.loads(result.read_text())
-            return found
+            answer: dict[str, Any] = json.loads(result.read_text())
+            return answer
         raise NotRunError(_reason(log.read_text(errors="replace")))

@@ -59,9 +59,9 @@ class Contexts:
         inside = np.flatnonzero(padded != outside)
         return cls(outside, *map(torch.from_numpy, (padded, inside, steps)))
 
-    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return neighbours (B, 6) and codes (B,) at some of the positions."""
-        at = self.positions[chosen]
+        at = self.positions[positions]
         return self.padded[at[:, None] + self.neighbours].long(), self.padded[at].long()
 
 
@@ -126,8 +126,8 @@ def _fit(network: NeighbourNetwork, contexts: Contexts, epochs: int, note: Calla
     network.train()
     for epoch in range(epochs):
         total = 0.0
-        for chosen in torch.randperm(count).split(_BATCH):
-            neighbours, codes = contexts.batch(chosen)
+        for positions in torch.randperm(count).split(_BATCH):
+            neighbours, codes = contexts.batch(positions)
             hidden = torch.rand(neighbours.shape) < _NEIGHBOUR_DROPOUT
             neighbours[hidden] = contexts.outside
             loss = F.cross_entropy(network(neighbours), codes)
@@ -135,7 +135,7 @@ def _fit(network: NeighbourNetwork, contexts: Contexts, epochs: int, note: Calla
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += loss.item() * len(chosen)
+            total += loss.item() * len(positions)
         bits, seconds = total / count / math.log(2), time.perf_counter() - started
         note(f"neural bound: epoch {epoch + 1} of {epochs}, {bits:.3f} bits while fitting, {seconds:.0f} s")
 
@@ -145,7 +145,7 @@ def _score(network: NeighbourNetwork, contexts: Contexts) -> float:
     network.eval()
     count = len(contexts.positions)
     total = 0.0
-    for chosen in torch.arange(count).split(_BATCH):
-        neighbours, codes = contexts.batch(chosen)
+    for positions in torch.arange(count).split(_BATCH):
+        neighbours, codes = contexts.batch(positions)
         total += F.cross_entropy(network(neighbours), codes, reduction="sum").item()
     return total / count / math.log(2)

@@ -75,19 +75,19 @@ class PlainMaskedModel(nn.Module):
         self.mlm_layer = nn.ModuleDict({"fc": nn.Linear(512, 4 * channels), "ln": nn.LayerNorm(channels)})
         self.mlm_layer.bias = nn.Parameter(torch.zeros(1, 1, codes))
 
-    def forward(self, codes: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Return the loss, given the places of patches `kept` (B, N - dropped) and `masked` (B, M)."""
         batch, half = len(codes), self.side // 2
         x = self.patch_embed["proj"](self.token_emb(codes)).flatten(2).transpose(1, 2)
         hidden = torch.zeros(batch, half * half, device=codes.device).scatter(1, masked, 1)
         at_masked = hidden[..., None].bool()
         x = torch.where(at_masked, self.mask_token_label, x) + self.pos_embed[:, 1:]
-        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+        x = x.gather(1, visible[..., None].expand(-1, -1, x.shape[2]))
         token = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         x = self.decoder_embed(self.norm(self.blocks(torch.cat((token, x), 1))))
         token, x = x[:, :1], x[:, 1:]
         filled = token.repeat(1, half * half, 1)
-        filled = filled.scatter(1, kept[..., None].expand_as(x), x)
+        filled = filled.scatter(1, visible[..., None].expand_as(x), x)
         filled = torch.where(at_masked, token, filled)
         x = torch.cat((token, filled), 1) + self.decoder_pos_embed_learned
         x = self.mlm_layer["fc"](self.decoder_norm(self.decoder_blocks(x))[:, 1:])

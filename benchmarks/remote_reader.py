@@ -44,18 +44,18 @@ def epoch(loader: TokenLoader, started: float) -> Result:
     }
 
 
-def epochs(given: dict[str, Any]) -> Iterator[Result]:
+def epochs(task: dict[str, Any]) -> Iterator[Result]:
     """Yield the result of a first epoch, opening included in its first batch, then means of later ones.
 
     At least one later epoch is read, and as many as begin within so many `seconds`.
     """
     started = time.perf_counter()
     loader = TokenLoader(
-        opened(given), given["batch_size"], shuffle=given["shuffle"], num_threads=given["threads"]
+        opened(task), task["batch_size"], shuffle=task["shuffle"], num_threads=task["threads"]
     )
     yield epoch(loader, started)
     begun, later = time.perf_counter(), []
-    while not later or time.perf_counter() - begun < given["seconds"]:
+    while not later or time.perf_counter() - begun < task["seconds"]:
         later.append(epoch(loader, time.perf_counter()))
     yield {
         "rate": statistics.harmonic_mean([one["rate"] for one in later]),
@@ -64,25 +64,25 @@ def epochs(given: dict[str, Any]) -> Iterator[Result]:
     }
 
 
-def single_samples(given: dict[str, Any]) -> Iterator[Result]:
+def single_samples(task: dict[str, Any]) -> Iterator[Result]:
     """Yield the seconds to a first sample, opening included, then the median of `count` random ones."""
     started = time.perf_counter()
-    dataset = opened(given)
-    chosen = np.random.default_rng(0).choice(len(dataset), given["count"] + 1, replace=False).tolist()
-    dataset[chosen[0]]
+    dataset = opened(task)
+    row_numbers = np.random.default_rng(0).choice(len(dataset), task["count"] + 1, replace=False).tolist()
+    dataset[row_numbers[0]]
     yield {"seconds": time.perf_counter() - started}
     seconds = []
-    for sample in chosen[1:]:
+    for sample in row_numbers[1:]:
         started = time.perf_counter()
         dataset[sample]
         seconds.append(time.perf_counter() - started)
-    yield {"seconds": statistics.median(seconds), "count": given["count"]}
+    yield {"seconds": statistics.median(seconds), "count": task["count"]}
 
 
-def opened(given: dict[str, Any]) -> TokenDataset:
+def opened(task: dict[str, Any]) -> TokenDataset:
     """Open the data set."""
     return TokenDataset(
-        given["path"], storage_options=given.get("storage_options"), cache_dir=given.get("cache_dir")
+        task["path"], storage_options=task.get("storage_options"), cache_dir=task.get("cache_dir")
     )
 
 
@@ -94,8 +94,8 @@ def peak_nbytes() -> int:
 
 def main() -> None:
     """Read the task from standard input and measure."""
-    given = json.loads(sys.stdin.readline())
-    for result in {"epochs": epochs, "single_samples": single_samples}[given["read"]](given):
+    task = json.loads(sys.stdin.readline())
+    for result in {"epochs": epochs, "single_samples": single_samples}[task["read"]](task):
         print(json.dumps({**result, "peak": peak_nbytes()}), flush=True)
         sys.stdin.readline()
 

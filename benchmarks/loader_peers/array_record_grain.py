@@ -43,8 +43,10 @@ class Batches:
         return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        wanted = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
-        rows = np.frombuffer(b"".join(self.records.__getitems__(wanted)), np.uint16).reshape(len(wanted), -1)
+        indices = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        rows = np.frombuffer(b"".join(self.records.__getitems__(indices)), np.uint16).reshape(
+            len(indices), -1
+        )
         return rows[:, :-1].reshape(-1, *SHAPE), rows[:, -1]
 
 

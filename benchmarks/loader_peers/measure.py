@@ -59,8 +59,8 @@ def worker_memory() -> int:
         except OSError:
             continue  # the process has ended meanwhile
     family = {os.getpid()}
-    while found := {child for child, parent in parents.items() if parent in family} - family:
-        family |= found
+    while children := {child for child, parent in parents.items() if parent in family} - family:
+        family |= children
     private = 0
     for process in family - {os.getpid()}:
         with contextlib.suppress(OSError):
@@ -74,19 +74,19 @@ def stream(epoch: Callable[[int], Iterator[Batch]]) -> Iterator[Batch]:
     return itertools.chain.from_iterable(map(epoch, itertools.count()))
 
 
-def read(module: Any, given: dict[str, Any]) -> dict[str, Any]:
+def read(module: Any, task: dict[str, Any]) -> dict[str, Any]:
     """Return the seconds to the first batch, and samples a second after a warm-up.
 
     The warm-up is an epoch, or as many seconds as are measured.
     """
     imported = memory()
     started = time.perf_counter()
-    epoch = module.epochs(Path(given["files"]), *reading(given))
+    epoch = module.epochs(Path(task["files"]), *reading(task))
     batches = stream(epoch)
     _, labels = next(batches)
     first = time.perf_counter() - started
-    seconds, warm = given["seconds"], len(labels)
-    while warm < given["samples"] and time.perf_counter() - started < seconds:
+    seconds, warm = task["seconds"], len(labels)
+    while warm < task["samples"] and time.perf_counter() - started < seconds:
         warm += len(next(batches)[1])
     seen, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
@@ -102,9 +102,9 @@ def read(module: Any, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def reading(given: dict[str, Any]) -> tuple[str, int, int, int]:
+def reading(task: dict[str, Any]) -> tuple[str, int, int, int]:
     """Return how a contender is read: variant, batch size, workers, seed."""
-    return given["variant"], given["batch_size"], given["workers"], given["seed"]
+    return task["variant"], task["batch_size"], task["workers"], task["seed"]
 
 
 class Fingerprints:
@@ -128,32 +128,32 @@ class Fingerprints:
 
     def kinds_of(self, tokens: Any, labels: Any) -> np.ndarray:
         """Return which known sample each of a batch is, (B,). Raises ValueError for an unknown one."""
-        found = self._of(tokens, labels)
-        kinds = np.minimum(np.searchsorted(self.known, found), len(self.known) - 1)
-        if (wrong := self.known[kinds] != found).any():
+        numbers = self._of(tokens, labels)
+        kinds = np.minimum(np.searchsorted(self.known, numbers), len(self.known) - 1)
+        if (wrong := self.known[kinds] != numbers).any():
             raise ValueError(
-                f"WRONG: {wrong.sum()} of {len(found)} samples of a batch have other codes or labels"
+                f"WRONG: {wrong.sum()} of {len(numbers)} samples of a batch have other codes or labels"
             )
         return kinds
 
 
-def check(module: Any, given: dict[str, Any]) -> dict[str, Any]:
+def check(module: Any, task: dict[str, Any]) -> dict[str, Any]:
     """Compare the first epoch, or as much as there is time for, with what was written.
 
     Raises ValueError for wrong codes or labels, and for an order that is as written or the same every epoch.
     """
-    known = Fingerprints(Path(given["source"]), given["distinct"], given["codes"], given["seed"])
-    epoch = module.epochs(Path(given["files"]), *reading(given))
+    known = Fingerprints(Path(task["source"]), task["distinct"], task["codes"], task["seed"])
+    epoch = module.epochs(Path(task["files"]), *reading(task))
     started, whole, parts = time.perf_counter(), True, []
     for batch in epoch(0):
         parts.append(known.kinds_of(*batch))
-        if time.perf_counter() - started > given["check_seconds"]:
+        if time.perf_counter() - started > task["check_seconds"]:
             whole = False
             break
     kinds = np.concatenate(parts)
-    as_written = np.resize(known.kinds, given["samples"])
+    as_written = np.resize(known.kinds, task["samples"])
     following = np.flatnonzero(np.diff(np.argsort(known.kinds)[kinds]) == 1)
-    if given["codes"] and len(following) > 0.05 * len(kinds):
+    if task["codes"] and len(following) > 0.05 * len(kinds):
         raise ValueError("NOT SHUFFLED: samples follow each other as they were written")
     if whole and np.array_equal(known.kinds_of(*next(epoch(1))), parts[0]):
         raise ValueError("NOT SHUFFLED ANEW: the second epoch begins as the first")
@@ -168,17 +168,17 @@ def check(module: Any, given: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Do what the command line says."""
     action, specification, result = sys.argv[1:]
-    given = json.loads(specification)
-    module = importlib.import_module(given["module"])
+    task = json.loads(specification)
+    module = importlib.import_module(task["module"])
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(max(1, given["workers"]))
+        torch.set_num_threads(max(1, task["workers"]))
     if action == "write":
-        module.write(Path(given["source"]), Path(given["files"]), given["variant"])
-        found = {}
+        module.write(Path(task["source"]), Path(task["files"]), task["variant"])
+        answer = {}
     else:
-        found = (read if action == "read" else check)(module, given)
-    found["version"] = importlib.metadata.version(module.PACKAGE)
-    Path(result).write_text(json.dumps(found))
+        answer = (read if action == "read" else check)(module, task)
+    answer["version"] = importlib.metadata.version(module.PACKAGE)
+    Path(result).write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":

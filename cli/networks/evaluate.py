@@ -12,7 +12,7 @@ from .. import options
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import ExistingPlace
-from .network_options import given_options, package_file
+from .network_options import explicit_options, package_file
 
 
 @functools.cache
@@ -100,12 +100,12 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     from ..progress import progress_bar
     from .evaluation_tables import print_evaluation
 
-    given = given_options(context)
-    given.pop("as_json", None)
+    settings = explicit_options(context)
+    settings.pop("as_json", None)
     with progress_bar("samples", quiet=as_json) as bar:
         task = bar.add_task("evaluating", total=None, note="")
         evaluation = measure(
-            **given,
+            **settings,
             on_begin=lambda count: bar.update(task, total=count),
             on_progress=lambda done: bar.update(task, completed=done),
         )

@@ -38,7 +38,7 @@ def defaults(command: str) -> dict[str, Any]:
     return settings
 
 
-def given_options(context: click.Context) -> dict[str, Any]:
+def explicit_options(context: click.Context) -> dict[str, Any]:
     """Return the options that were given on the command line, by the names of the library's parameters."""
     sources = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     return {

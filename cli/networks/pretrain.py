@@ -9,7 +9,7 @@ import click
 from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
-from .network_options import defaults, given_options, mask_options, network_options, start_option
+from .network_options import defaults, explicit_options, mask_options, network_options, start_option
 
 
 @click.command(epilog=EXIT_CODES)
@@ -51,4 +51,4 @@ def pretrain(context: click.Context, /, **_: Any) -> None:
 
     from .run_display import show_run
 
-    show_run(train, given_options(context))
+    show_run(train, explicit_options(context))

@@ -9,7 +9,7 @@ import click
 from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
-from .network_options import defaults, given_options, network_options, vit_options
+from .network_options import defaults, explicit_options, network_options, vit_options
 
 _DEFAULTS = defaults("segment")
 
@@ -48,4 +48,4 @@ def segment(context: click.Context, /, **_: Any) -> None:
 
     from .run_display import show_run
 
-    show_run(train, given_options(context))
+    show_run(train, explicit_options(context))

@@ -99,8 +99,8 @@ def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[
             f"  {len(split.codebooks)} codebooks: {used:,} codes used in all, mean perplexity "
             f"{perplexity:,.1f}; --json has each"
         )
-    shown = split.codebooks if len(split.codebooks) <= _CODEBOOKS_SHOWN else []
-    for number, use in enumerate(shown):
+    printed = split.codebooks if len(split.codebooks) <= _CODEBOOKS_SHOWN else []
+    for number, use in enumerate(printed):
         label = f" {number}" if len(split.codebooks) > 1 else ""
         _print_codebook(console, label, use)
     if split.class_counts is not None:

@@ -164,9 +164,9 @@ def evaluate(
     workers, threads = cores if workers is None else workers, threads or cores
     trained = model if isinstance(model, TrainedModel) else load_model(model)
     parameters = {"all_classes": all_classes, "ignore_index": ignore_index, "mask_ratio": mask_ratio}
-    given = {name for name, value in parameters.items() if value is not None and value is not False}
+    requested = {name for name, value in parameters.items() if value is not None and value is not False}
     parameters["mask_ratio"] = MaskRatio.mean if mask_ratio is None else mask_ratio
-    measure = measure_for(trained, {**parameters, "seed": seed}, given)
+    measure = measure_for(trained, {**parameters, "seed": seed}, requested)
     if crop is not None and not measure.any_grid:
         raise _idle("crop", "a network that sees grids of several sizes")
     progress = _Progress(on_begin, on_progress)

@@ -154,19 +154,21 @@ _ALWAYS = {"seed"}
 """The parameters that have an effect on more than the measure."""
 
 
-def measure_for(trained: TrainedModel, parameters: Mapping[str, Any], given: Collection[str] = ()) -> Measure:
+def measure_for(
+    trained: TrainedModel, parameters: Mapping[str, Any], requested: Collection[str] = ()
+) -> Measure:
     """Return the measure of a network, with those of the `parameters` that it has.
 
     Raises ArgumentError if one of the parameters `given` belongs to the measure of other networks.
     """
-    chosen = _MEASURES[trained.shape.output]
-    own = {field.name for field in fields(chosen)}  # type: ignore[arg-type]
+    own_measure = _MEASURES[trained.shape.output]
+    own = {field.name for field in fields(own_measure)}  # type: ignore[arg-type]
     for measure in _MEASURES.values():
         for name in sorted({field.name for field in fields(measure)} - own - _ALWAYS):  # type: ignore[arg-type]
-            if name in given:
+            if name in requested:
                 parameter = Parameter(name)
                 raise ArgumentError(f"{parameter} goes with {measure.network}", parameters=[parameter])
-    return chosen(**{name: value for name, value in parameters.items() if name in own})
+    return own_measure(**{name: value for name, value in parameters.items() if name in own})
 
 
 def ignored_label(store: TokenStore) -> int:

@@ -99,8 +99,8 @@ def token_vit(size: str, **arguments: Any) -> TokenViT:
 
     Raises ValueError for another size.
     """
-    chosen = size_named(size)
-    sizes = {"embed_dim": chosen.width, "depth": chosen.depth, "num_heads": chosen.heads}
+    transformer = size_named(size)
+    sizes = {"embed_dim": transformer.width, "depth": transformer.depth, "num_heads": transformer.heads}
     return TokenViT(**(sizes | arguments))
 
 

@@ -295,11 +295,11 @@ def resolve(
         raise ArgumentError(
             f"{config}: {command} has no setting {', '.join(strangers)}; it has {', '.join(sorted(hints))}"
         )
-    given = {name: value for name, value in arguments.items() if value is not None}
-    requested = {name: _checked(name, value, hints[name]) for name, value in {**recipe, **given}.items()}
+    explicit = {name: value for name, value in arguments.items() if value is not None}
+    requested = {name: _checked(name, value, hints[name]) for name, value in {**recipe, **explicit}.items()}
     values = {**_defaults()[command], **requested}
     values["start"] = None if values["start"] is None else Path(values["start"])
-    return Settings(values, frozenset(given), frozenset(requested))
+    return Settings(values, frozenset(explicit), frozenset(requested))
 
 
 @functools.cache
