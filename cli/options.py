@@ -123,11 +123,11 @@ def as_json(what: str) -> Decorator[Any]:
 
 
 def resume(what: str) -> Decorator[Any]:
-    """Return the flag --resume: go on with `what`, which an interrupted command left, or begin."""
+    """Return the flag --resume: continue `what`, the work of an interrupted command, or begin it."""
     return click.option(
         "--resume",
         is_flag=True,
-        help=f"Resume, given the same options: go on with {what}; begin if nothing is left of one.",
+        help=f"Continue {what}, given the same options; begin if there is none.",
     )
 
 

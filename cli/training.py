@@ -41,7 +41,7 @@ class RunProgress:
         self._stack.close()
         run = self._run
         if run is not None and run.writes and kind is not None and issubclass(kind, KeyboardInterrupt):
-            click.echo(f"stopped after step {run.step:,}; the same command goes on by --resume", err=True)
+            click.echo(f"stopped after step {run.step:,}; --resume continues the run", err=True)
 
     def begin(self, run: ResumableRun[Any, Any]) -> None:
         """Show the bar of a run."""

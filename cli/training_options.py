@@ -17,7 +17,7 @@ def training_options(
     """Return the options of a command that trains on images, with its defaults.
 
     Evaluations come after every `evaluate_every` steps and take `images` of the held-out images; `resumed`
-    says where the run is that --resume goes on with.
+    names the run that --resume continues.
     """
     return options.together(
         steps_option(steps),

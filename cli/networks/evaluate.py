@@ -37,7 +37,7 @@ def _corruptions() -> list[str]:
     "--crop",
     metavar="TOKENS",
     type=click.IntRange(1),
-    otherwise="what it was built for",
+    otherwise="the network's own",
     help="Side of the central part of the codes that the network sees.",
 )
 @option(
@@ -85,8 +85,9 @@ def _corruptions() -> list[str]:
 def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> None:
     r"""Measure the network in MODEL on a token store, or a classifier on images.
 
-    A classifier gives top-1 and top-5; a segmenter, on a store with masks, mean IoU and that of each class;
-    a masked-token model its loss. Images are made tokens first, by the tokenizer of MODEL's training data.
+    A classifier gives top-1 and top-5; a segmenter, on a store with masks, mean IoU and the IoU of each
+    class; a masked-token model its loss. Images are made tokens first, by the tokenizer of MODEL's training
+    data.
 
     \b
     Examples:

@@ -35,7 +35,7 @@ _DEFAULTS = defaults("finetune")
     help="Seed of the samples of --share.",
 )
 @training_options.held_out_option(_DEFAULTS["held_out"], "where the store has no --evaluate-split")
-@training_options.smoothing(_DEFAULTS["smoothing"], "that of --augment none; other recipes mix labels")
+@training_options.smoothing(_DEFAULTS["smoothing"], "with --augment none; other recipes mix labels")
 @training_options.augment(
     ["finetune", "seit", "none"],
     "finetune: SeiT++'s; seit: SeiT's; none: the central part",

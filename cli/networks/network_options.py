@@ -24,7 +24,7 @@ _POSITIVE, _SHARE = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
 def package_file(*parts: str) -> Path:
     """Return the path of a data file of seitpp_models, which is not imported for it."""
     package = find_spec("seitpp_models")
-    assert package is not None  # since it is installed with this program
+    assert package is not None  # it is installed with this program
     assert package.origin is not None
     return Path(package.origin).parent.joinpath(*parts)
 

@@ -26,7 +26,7 @@ from .network_options import defaults, explicit_options, mask_options, network_o
     help="Blocks of the decoder.",
 )
 @mask_options()
-@training_options.smoothing(defaults("pretrain")["smoothing"], "that of the codes to predict")
+@training_options.smoothing(defaults("pretrain")["smoothing"], "of the codes to predict")
 @training_options.augment(
     ["mtm", "none"],
     "mtm: crops, ColorAdapt and Emb-Noise; none: the central part",

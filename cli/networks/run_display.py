@@ -1,4 +1,4 @@
-"""A training run on the terminal: what it begins with, a progress bar, evaluations and the end."""
+"""A training run on the terminal: its plan, a progress bar, evaluations and the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = 60.0
 
 
 def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Call `train(**settings)` and print what happens; only one of several processes prints."""
+    """Call `train(**settings)` and print its progress; of several processes, one prints."""
     display = _RunDisplay()
     with progress_bar("steps") as bar:
         display.bar = bar
@@ -28,7 +28,7 @@ def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
             )
         except KeyboardInterrupt:
             if display.task is not None:
-                click.echo(f"stopped after step {display.steps:,}; --resume goes on", err=True)
+                click.echo(f"stopped after step {display.steps:,}; --resume continues the run", err=True)
             raise
     if display.task is not None:
         click.echo(f"{result.steps:,} steps in {result.seconds / 60:.1f} minutes: {result.weights}")

@@ -56,7 +56,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     "--mask-size",
     metavar="PIXELS",
     type=click.IntRange(1),
-    help="Side in pixels that label maps are stored at; by default that of the images.",
+    help="Side in pixels that label maps are stored at; by default the side of the images.",
 )
 @options.ignore_index(LARGEST_VALUE, most=LARGEST_VALUE)
 @options.tokenizer("default")

@@ -63,7 +63,7 @@ class TextLog:
             click.echo(f"  {event} {skip['source']}: {skip['reason']}")
 
     def interrupted(self, again: str) -> None:
-        """Print the command that goes on with the conversion."""
+        """Print the command that resumes the conversion."""
         click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:
@@ -125,7 +125,7 @@ class JsonLog:
             self._write(event, **skip)
 
     def interrupted(self, again: str) -> None:
-        """Print the command that goes on with the conversion."""
+        """Print the command that resumes the conversion."""
         self._write("interrupted", resume=again)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:

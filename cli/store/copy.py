@@ -24,7 +24,7 @@ def copy(src: str, dst: str, **settings: Any) -> None:
     r"""Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
 
     Every file is checked against the manifest while it is read, and read back after it was written. What an
-    interrupted copy leaves behind does not open as a store; --resume goes on with it.
+    interrupted copy leaves behind does not open as a store; --resume continues the copy.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from tokenstore.tokenizers import Tokenizer
 __all__ = ["start_from_codebook", "start_from_pairs"]
 
 _LOUDNESS = 3.0
-"""The length of a token's vector beside that of its position."""
+"""The length of a token's vector, in lengths of its position's vector."""
 _SHARPNESS = 15.0
 """The factor of the cosine similarities that are the logits."""
 _RIDGE = 1e-3

@@ -87,7 +87,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _ImageSettings:
-    """The arguments of `evaluate` that images alone have an effect of."""
+    """The arguments of `evaluate` that have an effect on images alone."""
 
     tokenizer: str | None
     image_size: int | None
@@ -122,8 +122,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a network on a token store, or a classifier on images, and return its figures.
 
-    A classifier has top-1 and top-5; a segmenter, on a store with masks, mean IoU and that of each class; a
-    masked-token model its loss. Images become tokens first.
+    A classifier has top-1 and top-5; a segmenter, on a store with masks, mean IoU and the IoU of each class;
+    a masked-token model its loss. Images become tokens first.
 
         evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
 
@@ -132,8 +132,8 @@ def evaluate(
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
         images: A source of images in class folders.
         split: The split; by default val, or the only one.
-        crop: The side of the central part of the codes that the network sees; by default what it was built
-            for.
+        crop: The side of the central part of the codes that the network sees; by default the part it
+            was built for.
         all_classes: True to keep the logits of classes that the data does not have. By default they are left
             out, as is usual for ImageNet-R with 200 of 1,000 classes. Classes are matched by their names.
         ignore_index: The label of pixels that do not count; by default the store's.
@@ -155,7 +155,7 @@ def evaluate(
     Raises:
         ArgumentError: Arguments contradict each other, or one has no effect on such a network.
         ModelError: Network, codes and classes do not fit each other.
-        StoreError, SourceError, TokenizerError: The store, the images or the tokenizer cannot be had.
+        StoreError, SourceError, TokenizerError: The store, the images or the tokenizer cannot be opened.
     """
     settings = _ImageSettings(tokenizer, image_size, resize, corruptions, severities)
     _check(store, images, settings, storage_options)

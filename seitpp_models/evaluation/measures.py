@@ -159,7 +159,7 @@ def measure_for(
 ) -> Measure:
     """Return the measure of a network, with those of the `parameters` that it has.
 
-    Raises ArgumentError if one of the parameters `given` belongs to the measure of other networks.
+    Raises ArgumentError if one of the parameters `requested` belongs to the measure of other networks.
     """
     own_measure = _MEASURES[trained.shape.output]
     own = {field.name for field in fields(own_measure)}  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def _check(
 def _labels(split: ImageSplit, positions: Sequence[int]) -> Tensor:
     first = positions[0]
     labels = split.labels(first, positions[-1] + 1)
-    assert labels is not None  # as it was looked up before
+    assert labels is not None  # evaluate_images has checked for labels
     return torch.from_numpy(labels[np.array(positions) - first].astype(np.int64))
 
 
@@ -180,7 +180,7 @@ def _batches(
                 skipped.append((name, str(outcome)))
                 continue
             positions.append(position)
-            inputs.append(batch.inputs[place].copy())  # since the memory is used again
+            inputs.append(batch.inputs[place].copy())  # the decoder uses the memory again
             if len(positions) == decoding.batch_size:
                 yield positions, np.stack(inputs)
                 positions, inputs = [], []

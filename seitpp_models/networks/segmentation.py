@@ -49,7 +49,7 @@ class TokenSegmenter(nn.Module):
         if not depths or min(depths) < 0 or max(depths) >= count:
             raise ValueError(f"depths: expected blocks from 0 to {count - 1}, found {list(depths)}")
         self.backbone, self.depths = copy.deepcopy(backbone), sorted(depths)
-        # The classifier of images has nothing to learn here.
+        # The layers of the classifier would get no gradients here.
         self.backbone.fc_norm, self.backbone.head = nn.Identity(), nn.Identity()
         # A ViT's features grow with depth, and differently once it is pre-trained.
         self.norms = nn.ModuleList(LayerNorm2d(backbone.embed_dim) for _ in self.depths)
@@ -115,7 +115,7 @@ class PyramidHead(nn.Module):
         super().__init__()
         if levels < 2:
             raise ValueError(f"depths: expected two or more for a pyramid, found {levels}")
-        # imported here, since it takes a good part of a second that no other network needs
+        # the import takes a good part of a second, which no other network needs
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         self.rescale = nn.ModuleList(_rescaling(channels, 2 - level) for level in range(levels))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 __all__ = ["EPSILON", "LearnedPatches", "StemAdaptor", "TokenEmbedding"]
 
 EPSILON = 1e-6
-"""The epsilon of every LayerNorm in the published transformers but that of the MTM head."""
+"""The epsilon of every LayerNorm in the published transformers, except in the MTM head."""
 _INITIAL_DEVIATION = 0.02
 
 

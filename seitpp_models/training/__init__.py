@@ -3,7 +3,7 @@
 Three front doors, each of which is one call for a whole run: `pretrain` trains a masked-token model without
 labels, `finetune` a classifier, and `segment` a network that gives each pixel a class. Their settings are
 keywords (`seitpp_models.training.settings`), a recipe (`seitpp_models.recipes`), or both. A run writes to a
-folder, can be interrupted at any time, and goes on with `resume=True`.
+folder, can be interrupted at any time, and is resumed by `resume=True`.
 
     from seitpp_models.training import finetune
     result = finetune("photos.zarr", "runs/photos", config="finetune-cpu", epochs=10)

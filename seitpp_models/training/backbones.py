@@ -83,7 +83,7 @@ def classifier_backbone(
     grid, _ = network_grid(sizes_of(store).grid, sizes.patch, grid_size)
     arguments = {"name": sizes.model, "channels": codebook.shape[1], "grid": grid, **head}
     if not arguments["drop_path_rate"]:
-        del arguments["drop_path_rate"]  # since some backbones have none
+        del arguments["drop_path_rate"]  # some backbones have no such argument
     arguments["codebook_size"] = len(codebook) if settings["input"] == "codes" else None
     return TrainedModel(build_model("timm", arguments), "timm", arguments, store.manifest.tokenizer)
 
@@ -152,7 +152,7 @@ def adapter_of(
 
 
 def content_of(path: Path | str | None) -> str | None:
-    """Return a digest that tells a file from others, whatever its name; None if there is no such file."""
+    """Return a digest of a file's content; None for no path, and if the path has no file."""
     if path is None or not Path(path).is_file():
         return None
     with Path(path).open("rb") as file:

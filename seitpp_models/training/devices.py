@@ -26,10 +26,10 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 @contextmanager
 def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
-    """Give the Accelerator of a run; afterwards torch has the threads and the random state it had.
+    """Give the Accelerator of a run, and restore torch's threads and random state when the block ends.
 
-    Raises ModelError for a device or precision that is not to be had here, and for processes that
-    are not launched by torchrun.
+    Raises ModelError for a device or precision that this machine does not have, and for processes that
+    torchrun did not launch.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with torch_threads(settings.threads or max(1, available_cores() // processes)):

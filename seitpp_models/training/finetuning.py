@@ -137,7 +137,7 @@ def _task(
     settings: Settings, network: TrainedModel, classes: int, store: TokenStore, device: torch.device
 ) -> Classification:
     grid = network.shape.grid
-    assert grid is not None  # since every backbone is built for one
+    assert grid is not None  # every backbone is built for one
     recipe = training_recipe(
         settings["augment"],
         codebook_of(store),

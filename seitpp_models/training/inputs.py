@@ -28,7 +28,7 @@ __all__ = [
 
 
 def opened(store: str | Path | TokenStore) -> tuple[TokenStore, str]:
-    """Return an open store and its name for messages; raises StoreError if there is none at a path."""
+    """Return an open store and its name for messages; raises StoreError if a path has none."""
     if isinstance(store, TokenStore):
         return store, store.files.storage.url
     return open_store(str(store)), str(store)

@@ -99,7 +99,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         settings: Mapping[str, str],
         accelerator: Accelerator,
     ) -> None:
-        """Prepare a run that `config` and `settings` decide; a run that goes on has to have the same."""
+        """Prepare a run that `config` and `settings` decide; a resumed run must have equal ones."""
         super().__init__(
             config, out, {name: (f"{name} is now {value}", value) for name, value in settings.items()}
         )
@@ -115,7 +115,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         )
         self.schedule = CosineLRScheduler(
             optimizer,
-            t_initial=config.steps - config.warmup_steps + 1,  # so that the last step learns too
+            t_initial=config.steps - config.warmup_steps + 1,  # the rate of the last step is above 0
             warmup_t=config.warmup_steps,
             warmup_lr_init=0.0,
             warmup_prefix=True,
@@ -166,7 +166,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
                 with self.accelerator.autocast():
                     part_loss = self.task.loss(self.model, part, random)
                 share = part_loss.weight / everyone
-                # Gradients of several processes are averaged, and these are to be added up.
+                # The sum of the processes' gradients is needed; Accelerate takes their mean.
                 self.accelerator.backward(part_loss.value * (share * self.accelerator.num_processes))
             loss += float(share * part_loss.value.detach())
             right += float(share * part_loss.right)
@@ -174,12 +174,12 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         here = loss
         loss, right, weight = self._summed(loss, right, weight)
         self._refuse_unless_finite("loss", loss, here)
-        if 0 < weight != everyone:  # parts of the samples are ignored
+        if 0 < weight != everyone:  # some pixels are ignored
             loss, right = (everyone / weight * figure for figure in (loss, right))
             self._scale_gradients(everyone / weight)
         clip = self.config.clip or math.inf
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), clip))
-        if self.accelerator.scaler is None:  # which leaves out steps that are not finite by itself
+        if self.accelerator.scaler is None:  # a scaler skips steps that are not finite
             self._refuse_unless_finite("norm of the gradients", norm, norm)
         self.optimizer.step()
         if self.average is not None:

@@ -34,7 +34,7 @@ def train_network(
 
     def begun() -> RunReport:
         nonlocal report
-        if report is None:  # a run that goes on knows its first step only now
+        if report is None:  # a resumed run knows its first step only now
             report = RunReport(run.out, run.step - 1, writes=run.writes, reference=reference)
         return report
 

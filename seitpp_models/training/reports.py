@@ -24,7 +24,7 @@ _SHOWN_POINTS = 400
 class RunReport:
     """The reports of a run beside its log: evaluations as JSON lines, TensorBoard's files, a picture.
 
-    A run that goes on replaces the reports of later steps than `step`. Only the process that `writes` does.
+    A resumed run replaces the reports of steps after `step`. Only the process that `writes` does.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ class TrainingSettings(TypedDict, total=False):
     checkpoint_minutes: Annotated[float, Range(0)]
     """The minutes from one checkpoint to the next, which is what a crash may lose."""
     resume: bool
-    """True to go on with the run in `out`, given the same settings; it begins if none is there."""
+    """True to resume the run in `out`, given the same settings; the run begins if `out` has none."""
 
 
 class PretrainSettings(TrainingSettings, total=False):

@@ -98,7 +98,7 @@ class MaskedTokens:
 
     @property
     def measure(self) -> Measure:
-        """The loss where as many patches are masked as usual in training."""
+        """The loss with the usual share of masked patches in training."""
         return MaskedTokenMeasure(min(max(self.ratio.mean, self.ratio.low), self.ratio.high))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:

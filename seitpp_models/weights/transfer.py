@@ -26,7 +26,7 @@ _POSITIONS = "pos_embed"
 def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> MaskedTokenModel | TokenViT:
     """Read the ViT in a file of `save_model`, or in a published checkpoint.
 
-    `tokenizer` is that of the store which `where` names in messages. Raises ModelError if the file cannot be
+    `tokenizer` made the codes of the store `where`, for messages. Raises ModelError if the file cannot be
     read, is for other codes, or contains another kind of network.
     """
     if path.suffix != ".safetensors":

@@ -20,7 +20,7 @@ _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
 """The beginnings of the names of tensors that only training needs."""
 _LIGHTNING, _MAE = "state_dict", "model"
-"""The keys of the tensors in checkpoints of whole runs: Lightning's, and that of MAE's code."""
+"""The keys of the tensors in checkpoints of whole runs: Lightning's and MAE's."""
 _SHOWN = 8
 """The most names that an error lists of each kind of problem."""
 
