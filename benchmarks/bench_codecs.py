@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tokenstore
-from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs import code_dtype
 from tokenstore.sources import CodeSource, open_source
 
 THREADED_SECONDS = 0.3

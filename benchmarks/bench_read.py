@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tokenstore
-from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.format.tables import samples_table
+from tokenstore.format import TokenizerIdentity, samples_table
 from tokenstore.storage import open_storage
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter

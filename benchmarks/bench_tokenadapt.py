@@ -16,7 +16,7 @@ from rich.table import Table
 from seitpp_models.adapter.evaluation import evaluate_adapter
 from seitpp_models.adapter.run import held_out_pictures
 from tokenstore.augment import load_adapter
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers import load_tokenizer

@@ -35,10 +35,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
+from tokenstore.codecs import code_dtype, sample_nbytes
 from tokenstore.errors import TokenizerError
-from tokenstore.format.layout import code_planes
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity, code_planes
 from tokenstore.machine import available_cores
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource

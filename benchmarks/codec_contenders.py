@@ -22,10 +22,9 @@ import numpy.typing as npt
 from numba import njit
 from numcodecs.zstd import Zstd
 
-from tokenstore.codecs.bitpack import Bitpack
-from tokenstore.codecs.chunks import ChunkCodec
+from tokenstore.codecs import Bitpack, ChunkCodec
 from tokenstore.codecs.context import fit_context
-from tokenstore.format.layout import code_planes, fill_value
+from tokenstore.format import code_planes, fill_value
 
 Rows: TypeAlias = npt.NDArray[Any]
 Note: TypeAlias = Callable[[str], None]

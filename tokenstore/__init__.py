@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenstore.audit.verify import verify
     from tokenstore.conversion.convert import convert
     from tokenstore.errors import TokenstoreError
-    from tokenstore.format.manifest import Manifest
+    from tokenstore.format import Manifest
     from tokenstore.loading.dataset import TokenDataset
     from tokenstore.loading.loader import TokenLoader
     from tokenstore.loading.mixing import concat, mix

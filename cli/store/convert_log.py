@@ -15,7 +15,7 @@ from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from tokenstore.conversion.options import Conversion, Progress
-    from tokenstore.format.manifest import Manifest
+    from tokenstore.format import Manifest
     from tokenstore.sources.base import Source
 
 _SHOWN = 10

@@ -15,7 +15,7 @@ from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
     from tokenstore.audit.info import StoreInfo
-    from tokenstore.format.manifest import TokenizerIdentity
+    from tokenstore.format import TokenizerIdentity
 
 _CLASSES_SHOWN = 10
 

@@ -30,7 +30,7 @@ from tokenstore.augment import (
     save_adapter,
 )
 from tokenstore.errors import AdapterError
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.runs import ResumableRun
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.train.images import ImageSet

@@ -14,7 +14,7 @@ from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.format.layout import LABELS, MASKS
+from tokenstore.format import LABELS, MASKS
 from tokenstore.loading import TokenLoader
 from tokenstore.reading import TokenStore
 

@@ -17,7 +17,7 @@ from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, ne
 from seitpp_models.evaluation.measures import measure_for
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.decoding import Inputs, decode_in_order
 from tokenstore.sources.images import PixelDecoder

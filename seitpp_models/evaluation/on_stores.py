@@ -13,7 +13,7 @@ from seitpp_models.evaluation.figures import OnBatch
 from seitpp_models.evaluation.measures import Measure, MeasuredSamples, measure_for
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
-from tokenstore.format.layout import MASKS, TOKENS
+from tokenstore.format import MASKS, TOKENS
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.reading import Indices, SplitReader, TokenStore
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.networks.store_sizes import sizes_of
 from tokenstore.errors import Parameter
-from tokenstore.format.layout import MASKS, TOKENS
+from tokenstore.format import MASKS, TOKENS
 from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore, open_store
 

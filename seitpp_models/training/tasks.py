@@ -21,7 +21,7 @@ from seitpp_models.evaluation.measures import (
 )
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
 from seitpp_models.networks.segmentation import segmentation_loss
-from tokenstore.format.layout import LABELS, MASKS, TOKENS
+from tokenstore.format import LABELS, MASKS, TOKENS
 from tokenstore.randomness import derived_seed
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]

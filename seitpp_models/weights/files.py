@@ -21,7 +21,7 @@ from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError
 from tokenstore.files import write_file
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 
 __all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
 

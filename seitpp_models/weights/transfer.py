@@ -14,7 +14,7 @@ from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.weights.files import load_model
 from seitpp_models.weights.official import from_official_names, load_official, to_official
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 
 __all__ = ["backbone_arguments", "pretrained_network", "start_from"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format.layout import code_planes
+from tokenstore.format import code_planes
 from tokenstore.reading import SplitReader
 
 BLOCK_CODES = 2**22

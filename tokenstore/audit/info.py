@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import Manifest
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath, as_store
 

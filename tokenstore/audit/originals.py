@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenstore.errors import ManifestError, Parameter, SampleError, SourceError
-from tokenstore.format.manifest import Manifest, Preprocessing
+from tokenstore.format import Manifest, Preprocessing
 from tokenstore.reading import Indices, TokenStore, normalised
 from tokenstore.reading.open import StorePath
 from tokenstore.sources import open_source

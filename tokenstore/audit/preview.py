@@ -23,7 +23,7 @@ from tokenstore.audit.reconstruct import (
 from tokenstore.audit.sheet import GAP, draw_sheet
 from tokenstore.augment import augmented_examples, load_adapter
 from tokenstore.errors import AdapterError, ArgumentError, Parameter
-from tokenstore.format.layout import TOKENS
+from tokenstore.format import TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.tokenizers.base import Tokenizer

@@ -15,8 +15,7 @@ from PIL import Image
 from tokenstore.audit.originals import BATCH
 from tokenstore.audit.pictures import FORMATS, save_image
 from tokenstore.errors import ArgumentError, StoreError, TokenizerError
-from tokenstore.format.layout import TOKENS
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import TOKENS, Manifest
 from tokenstore.reading import Indices, SplitReader, TokenStore, normalised
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer

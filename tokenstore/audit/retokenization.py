@@ -8,8 +8,7 @@ from typing import Any
 
 from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared, image_options
 from tokenstore.errors import TokenizerError
-from tokenstore.format.layout import TOKENS
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TOKENS, TokenizerIdentity
 from tokenstore.reading import TokenStore
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers.base import Tokenizer

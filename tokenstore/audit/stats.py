@@ -13,10 +13,9 @@ import numpy as np
 from tokenstore.audit.codes import CodebookUse, codebook_use
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
 from tokenstore.audit.info import file_nbytes
-from tokenstore.codecs.bitpack import bit_width
+from tokenstore.codecs import bit_width
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.format.layout import CODEBOOK, ROOT, SYNONYMS, TOKENS
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import CODEBOOK, ROOT, SYNONYMS, TOKENS, Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 

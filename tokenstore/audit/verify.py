@@ -22,8 +22,7 @@ from tokenstore.errors import (
     StorageError,
     TokenstoreError,
 )
-from tokenstore.format.layout import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, code_planes
-from tokenstore.format.manifest import FileRecord
+from tokenstore.format import LABELS, ROOT, SAMPLES_TABLE, SKIPPED_TABLE, TOKENS, FileRecord, code_planes
 from tokenstore.reading import ArrayReader, StoreFiles, TokenStore, array_reader
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.storage import STAGING, Storage

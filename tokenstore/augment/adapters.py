@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.files import write_file
+from tokenstore.format import TokenizerIdentity
 from tokenstore.format.fields import Reader, fields_of, integer, list_of
-from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.networks.checkpoints import read_checkpoint
 
 __all__ = ["load_adapter", "save_adapter"]

@@ -18,7 +18,7 @@ from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.devices import in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
 from tokenstore.errors import AdapterError
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.precision import Precision
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 

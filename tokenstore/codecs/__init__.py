@@ -5,7 +5,8 @@
 - `bitpack.py`, `zstd.py` and `context/` (with a README of its own) are the codecs.
 - `zarr.py` makes Zarr codecs of them, which Zarr finds through entry points.
 
-Importing this wing imports no numba: kernels are in modules of their own, imported on first use.
+Importing this wing imports no numpy and no numba: names are imported on first use, and kernels are in modules
+of their own.
 May import: `errors`, `machine`.
 """
 
@@ -26,31 +27,66 @@ from tokenstore.codecs.registry import (
 
 if TYPE_CHECKING:
     from tokenstore.codecs import bitpack
-    from tokenstore.codecs.chunks import ChunkCodec, DeviceForm, SampleCodec, SampleSpans
+    from tokenstore.codecs.bitpack import Bitpack, bit_width, code_dtype, sample_nbytes
+    from tokenstore.codecs.chunks import (
+        MAX_FIT_CODES,
+        ChunkCodec,
+        DeviceForm,
+        OnFitProgress,
+        SampleCodec,
+        SampleSpans,
+    )
+    from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.zstd import Zstd
 
 __all__ = [
     "DEFAULT_CODEC",
     "MAX_CODEBOOK_SIZE",
+    "MAX_FIT_CODES",
+    "Bitpack",
     "ChunkCodec",
+    "ContextModel",
     "DeviceForm",
+    "OnFitProgress",
     "SampleCodec",
     "SampleSpans",
+    "Zstd",
+    "bit_width",
     "bitpack",
+    "code_dtype",
     "codec_class",
     "codec_from_zarr",
     "codec_names",
     "named_codec",
     "register_codec",
+    "sample_nbytes",
 ]
+
+_HOMES = {
+    "MAX_FIT_CODES": "chunks",
+    "Bitpack": "bitpack",
+    "ChunkCodec": "chunks",
+    "ContextModel": "context.model",
+    "DeviceForm": "chunks",
+    "OnFitProgress": "chunks",
+    "SampleCodec": "chunks",
+    "SampleSpans": "chunks",
+    "Zstd": "zstd",
+    "bit_width": "bitpack",
+    "code_dtype": "bitpack",
+    "sample_nbytes": "bitpack",
+}
+_MODULES = frozenset({"bitpack"})
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, so that the codecs' names can be listed without numpy.
-    if name == "bitpack":
-        return importlib.import_module("tokenstore.codecs.bitpack")
-    if name in __all__:
-        return getattr(importlib.import_module("tokenstore.codecs.chunks"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

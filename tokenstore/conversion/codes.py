@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.format.layout import LABELS
-from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.format.tables import Column, samples_table
+from tokenstore.format import LABELS, Column, TokenizerIdentity, samples_table
 from tokenstore.sources.base import CodeSource, CodeSplit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec

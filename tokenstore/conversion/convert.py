@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenstore.codecs.registry import DEFAULT_CODEC
+from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.images import plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError
-from tokenstore.format.tables import Skip
+from tokenstore.format import Skip
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage

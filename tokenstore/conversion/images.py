@@ -19,9 +19,7 @@ import numpy.typing as npt
 
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import ConversionError, Parameter, SampleError
-from tokenstore.format.layout import LABELS
-from tokenstore.format.manifest import Preprocessing
-from tokenstore.format.tables import Skip, samples_table
+from tokenstore.format import LABELS, Preprocessing, Skip, samples_table
 from tokenstore.sources.base import ImageSource, ImageSplit, Labels, MaskedSplit
 from tokenstore.sources.decoding import DecodedBatch, Inputs, decode_in_order
 from tokenstore.sources.images import ImageOptions, Pixels

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from tokenstore.codecs.registry import DEFAULT_CODEC
+from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.errors import Parameter
-from tokenstore.format.manifest import Manifest
-from tokenstore.format.tables import Skip
+from tokenstore.format import Manifest, Skip
 from tokenstore.machine import available_cores
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE

@@ -15,17 +15,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.format.layout import LABELS, MASKS, ROOT, TOKENS, ArrayLayout
+    from tokenstore.format import fields, sharding
+    from tokenstore.format.layout import (
+        CODEBOOK,
+        LABELS,
+        MASKS,
+        ROOT,
+        SAMPLES_TABLE,
+        SKIPPED_TABLE,
+        SYNONYMS,
+        TOKENS,
+        ArrayLayout,
+        code_planes,
+        encode_table_array,
+        file_record,
+        fill_value,
+        group_document,
+        table_array_document,
+    )
     from tokenstore.format.manifest import FORMAT_VERSION, FileRecord, Manifest, SplitSummary
     from tokenstore.format.root import decode_root, encode_json, encode_root
     from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity
-    from tokenstore.format.tables import Column, Skip, samples_table
+    from tokenstore.format.tables import (
+        LABEL_COLUMN,
+        SAMPLES_SCHEMA,
+        SKIPPED_SCHEMA,
+        Column,
+        Skip,
+        samples_table,
+    )
 
 __all__ = [
+    "CODEBOOK",
     "FORMAT_VERSION",
     "LABELS",
+    "LABEL_COLUMN",
     "MASKS",
     "ROOT",
+    "SAMPLES_SCHEMA",
+    "SAMPLES_TABLE",
+    "SKIPPED_SCHEMA",
+    "SKIPPED_TABLE",
+    "SYNONYMS",
     "TOKENS",
     "ArrayLayout",
     "Column",
@@ -36,22 +67,59 @@ __all__ = [
     "SplitSummary",
     "StoreFields",
     "TokenizerIdentity",
+    "code_planes",
     "decode_root",
     "encode_json",
     "encode_root",
+    "encode_table_array",
+    "fields",
+    "file_record",
+    "fill_value",
+    "group_document",
     "samples_table",
+    "sharding",
+    "table_array_document",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("LABELS", "MASKS", "ROOT", "TOKENS", "ArrayLayout"), "layout"),
-    **dict.fromkeys(("FORMAT_VERSION", "FileRecord", "Manifest", "SplitSummary"), "manifest"),
-    **dict.fromkeys(("decode_root", "encode_json", "encode_root"), "root"),
-    **dict.fromkeys(("Preprocessing", "StoreFields", "TokenizerIdentity"), "store_fields"),
-    **dict.fromkeys(("Column", "Skip", "samples_table"), "tables"),
+    "CODEBOOK": "layout",
+    "FORMAT_VERSION": "manifest",
+    "LABELS": "layout",
+    "LABEL_COLUMN": "tables",
+    "MASKS": "layout",
+    "ROOT": "layout",
+    "SAMPLES_SCHEMA": "tables",
+    "SAMPLES_TABLE": "layout",
+    "SKIPPED_SCHEMA": "tables",
+    "SKIPPED_TABLE": "layout",
+    "SYNONYMS": "layout",
+    "TOKENS": "layout",
+    "ArrayLayout": "layout",
+    "Column": "tables",
+    "FileRecord": "manifest",
+    "Manifest": "manifest",
+    "Preprocessing": "store_fields",
+    "Skip": "tables",
+    "SplitSummary": "manifest",
+    "StoreFields": "store_fields",
+    "TokenizerIdentity": "store_fields",
+    "code_planes": "layout",
+    "decode_root": "root",
+    "encode_json": "root",
+    "encode_root": "root",
+    "encode_table_array": "layout",
+    "file_record": "layout",
+    "fill_value": "layout",
+    "group_document": "layout",
+    "samples_table": "tables",
+    "table_array_document": "layout",
 }
+_MODULES = frozenset({"fields", "sharding"})
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import LABELS, TOKENS
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.format import LABELS, TOKENS, TokenizerIdentity
 from tokenstore.loading.orders import Shuffle, order_of
 from tokenstore.loading.sampling import Order, Permutation
 from tokenstore.reading import (

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from tokenstore.errors import ResumeError
-from tokenstore.format.layout import LABELS, TOKENS
+from tokenstore.format import LABELS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
 from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, pass_to_caller

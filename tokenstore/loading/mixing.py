@@ -10,7 +10,7 @@ from typing import Final, Self
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, StoreError
-from tokenstore.format.layout import LABELS
+from tokenstore.format import LABELS
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Mixture, Order, Stopping
 from tokenstore.randomness import GAMMA

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from tokenstore.codecs import bitpack
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import Manifest
 from tokenstore.loading.sampling import (
     BlockShuffle,
     Order,

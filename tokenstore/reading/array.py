@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.chunks import ChunkCodec
+from tokenstore.codecs import ChunkCodec
 from tokenstore.errors import CodecError, DamageError
-from tokenstore.format.layout import TOKENS, ArrayLayout
+from tokenstore.format import TOKENS, ArrayLayout
 from tokenstore.reading.fetching import FetchedShards
 from tokenstore.reading.shards import (
     PREFETCH_CHUNKS,

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from typing_extensions import override
 
-from tokenstore.codecs.bitpack import Bitpack
+from tokenstore.codecs import Bitpack
 from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
 from tokenstore.reading.sample_array import SampleArrayReader
 from tokenstore.reading.shards import (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from typing_extensions import override
 
-from tokenstore.codecs.chunks import SampleCodec, SampleSpans
+from tokenstore.codecs import SampleCodec, SampleSpans
 from tokenstore.errors import CodecError
 from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
 from tokenstore.reading.shards import MAX_OPEN_SHARDS, ArrayFiles, Payloads, Shards, drop_oldest

@@ -24,8 +24,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 from tokenstore.errors import CodecError, DamageError
-from tokenstore.format import sharding
-from tokenstore.format.layout import ArrayLayout
+from tokenstore.format import ArrayLayout, sharding
 from tokenstore.reading.store_files import StoreFiles
 
 __all__ = ["ArrayFiles", "InMemoryShards", "LocalShards", "Payloads", "Shards"]

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import LABELS, SAMPLES_TABLE, TOKENS
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import LABELS, SAMPLES_TABLE, TOKENS, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
 from tokenstore.reading.open_array import array_reader
 from tokenstore.reading.shards import Payloads

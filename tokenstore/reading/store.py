@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import Manifest
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.store_files import StoreFiles
 from tokenstore.storage import Cache, Retries, open_storage

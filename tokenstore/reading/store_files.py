@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs import code_dtype
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError, Parameter
-from tokenstore.format import sharding
-from tokenstore.format.layout import (
+from tokenstore.format import (
     CODEBOOK,
     LABELS,
     ROOT,
     SYNONYMS,
     TOKENS,
     ArrayLayout,
+    FileRecord,
+    Manifest,
+    decode_root,
     file_record,
+    sharding,
     table_array_document,
 )
-from tokenstore.format.manifest import FileRecord, Manifest
-from tokenstore.format.root import decode_root
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
 

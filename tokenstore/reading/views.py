@@ -12,8 +12,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import LABELS
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import LABELS, Manifest
 from tokenstore.reading.array import Indices, Values, normalised
 from tokenstore.reading.split import SplitReader
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenstore.format.tables import Column
+from tokenstore.format import Column
 from tokenstore.sources.images import Decoder, ImageOptions
 
 

@@ -9,11 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs import code_dtype
 from tokenstore.errors import TokenizerError
-from tokenstore.format.layout import MASKS, code_planes
-from tokenstore.format.manifest import TokenizerIdentity
-from tokenstore.format.tables import Column
+from tokenstore.format import MASKS, Column, TokenizerIdentity, code_planes
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer

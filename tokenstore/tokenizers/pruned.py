@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format.tables import Column
+from tokenstore.format import Column
 from tokenstore.sources.images import Decoder, ImageOptions
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenstore.errors import Parameter, TokenizerError
-from tokenstore.format.manifest import Manifest, TokenizerIdentity
+from tokenstore.format import Manifest, TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import find_kind, load_tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenstore.codecs.registry import codec_class, codec_names
+from tokenstore.codecs import codec_class, codec_names
 
 AUTO = "auto"
 """The choice of the smallest codec that is fast enough."""

@@ -13,11 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import DEFAULT_CODEC, ChunkCodec, codec_class, codec_names
-from tokenstore.codecs.chunks import MAX_FIT_CODES
-from tokenstore.codecs.context import ContextModel
+from tokenstore.codecs import DEFAULT_CODEC, MAX_FIT_CODES, ChunkCodec, ContextModel, codec_class, codec_names
 from tokenstore.errors import Parameter, StoreError
-from tokenstore.format.layout import TOKENS, fill_value
+from tokenstore.format import TOKENS, fill_value
 from tokenstore.reading import TokenStore
 from tokenstore.writing.choices import AUTO, MIN_DECODE_RATE, chosen_later
 

@@ -16,8 +16,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
-from tokenstore.format.layout import ROOT
-from tokenstore.format.manifest import FileRecord, Manifest
+from tokenstore.format import ROOT, FileRecord, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
 from tokenstore.storage import STAGING, Storage

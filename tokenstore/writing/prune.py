@@ -9,11 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs.bitpack import code_dtype
-from tokenstore.codecs.registry import DEFAULT_CODEC
+from tokenstore.codecs import DEFAULT_CODEC, code_dtype
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import code_planes
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import Manifest, code_planes
 from tokenstore.reading import TokenStore
 from tokenstore.storage import Storage
 from tokenstore.writing.codec_choice import OnProgress

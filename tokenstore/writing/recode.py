@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore.errors import StoreError
-from tokenstore.format.manifest import Manifest
+from tokenstore.format import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
 from tokenstore.storage import Storage, open_storage

@@ -12,9 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import LABELS, SKIPPED_TABLE, TOKENS
-from tokenstore.format.manifest import Manifest
-from tokenstore.format.tables import Column, Skip
+from tokenstore.format import LABELS, SKIPPED_TABLE, TOKENS, Column, Manifest, Skip
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.writing.choices import MIN_DECODE_RATE, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec

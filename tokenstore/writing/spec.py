@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import DEFAULT_CODEC, codec_names, named_codec
-from tokenstore.codecs.bitpack import code_dtype, sample_nbytes
-from tokenstore.codecs.context.model import ContextModel
-from tokenstore.codecs.zstd import Zstd
+from tokenstore.codecs import (
+    DEFAULT_CODEC,
+    ContextModel,
+    Zstd,
+    code_dtype,
+    codec_names,
+    named_codec,
+    sample_nbytes,
+)
 from tokenstore.errors import ManifestError
-from tokenstore.format.layout import ArrayLayout
-from tokenstore.format.store_fields import StoreFields
-from tokenstore.format.tables import Column
+from tokenstore.format import ArrayLayout, Column, StoreFields
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
 SHARD_NBYTES = 2**25

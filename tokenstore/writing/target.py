@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenstore.errors import Parameter, StoreExistsError
 from tokenstore.files import whole_file
-from tokenstore.format.layout import ROOT
+from tokenstore.format import ROOT
 from tokenstore.reading import StoreFiles
 from tokenstore.storage import SCRATCH, STAGING, Storage
 

@@ -24,26 +24,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenstore.codecs.bitpack import code_dtype
+from tokenstore.codecs import code_dtype
 from tokenstore.errors import CodecError, ConversionError, ManifestError
-from tokenstore.format.layout import (
+from tokenstore.format import (
     CODEBOOK,
+    LABEL_COLUMN,
     LABELS,
     ROOT,
+    SAMPLES_SCHEMA,
     SAMPLES_TABLE,
+    SKIPPED_SCHEMA,
     SKIPPED_TABLE,
     SYNONYMS,
     TOKENS,
     ArrayLayout,
+    Column,
+    FileRecord,
+    Manifest,
+    Skip,
+    SplitSummary,
     code_planes,
+    encode_json,
+    encode_root,
     encode_table_array,
     file_record,
     group_document,
     table_array_document,
 )
-from tokenstore.format.manifest import FileRecord, Manifest, SplitSummary
-from tokenstore.format.root import encode_json, encode_root
-from tokenstore.format.tables import LABEL_COLUMN, SAMPLES_SCHEMA, SKIPPED_SCHEMA, Column, Skip
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
 from tokenstore.writing.spec import StoreSpec

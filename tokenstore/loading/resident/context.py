@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenstore.codecs.context.model import ContextModel
+from tokenstore.codecs import ContextModel
 from tokenstore.errors import CodecError
 from tokenstore.loading.resident.context_torch import TorchDecoder
 from tokenstore.loading.resident.pool import check_pool

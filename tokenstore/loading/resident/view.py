@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenstore.format.layout import TOKENS
+from tokenstore.format import TOKENS
 from tokenstore.loading.resident.tokens import ResidentTokens
 from tokenstore.reading import Indices, Rows
 

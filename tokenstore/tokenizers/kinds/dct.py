@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format.tables import Column
+from tokenstore.format import Column
 from tokenstore.sources.images import Decoder, ImageOptions, decode_image
 from tokenstore.sources.jpeg_coefficients import (
     COEFFICIENTS,
