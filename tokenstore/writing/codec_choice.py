@@ -20,7 +20,7 @@ from tokenstore.reading import TokenStore
 from tokenstore.writing.choices import AUTO, MIN_DECODE_RATE, chosen_later
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
-"""A progress callback: the step's name, and how much of how much of the step is done."""
+"""A progress callback: the step's name, the units of it that are done, and all its units."""
 
 _TRIAL_CHUNKS = 16
 _TIMINGS = 3

@@ -51,8 +51,8 @@ def recode(
     The codes stay the same, and every shard is decoded from checked bytes. `resume` goes on with what an
     interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the new
     store is whole beside the old one before they change places, and a call after a crash goes on by itself.
-    `storage_options` are those of both places. `on_progress` is called with a step's name, and how much of
-    how much of the step is done.
+    `storage_options` are those of both places. `on_progress` is called with a step's name,
+    the units of it that are done, and all its units.
 
     Raises StoreError for an unknown codec, for a store that cannot be recoded in its place, or if no codec is
     fast enough; DamageError for damaged codes; StoreExistsError if something is at `out`; ConversionError if
