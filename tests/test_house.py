@@ -122,7 +122,9 @@ def test_a_functions_docstring_begins_with_a_verb() -> None:
         f"{where}: {text[:60]}"
         for path in PRODUCT + TESTS
         for where, node, text in docstrings(path)
-        if isinstance(node, Function) and not is_decorated(node, r"property$|\.setter$") and NO_VERB.match(text)
+        if isinstance(node, Function)
+        and not is_decorated(node, r"property$|\.setter$")
+        and NO_VERB.match(text)
     ]
     assert found == []
 

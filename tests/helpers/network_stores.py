@@ -1,7 +1,4 @@
-"""Small stores and networks for tests of training; run as a program, one step of several processes.
-
-PYTHONPATH=tests torchrun --nproc-per-node 2 tests/helpers/network_stores.py STORE TASK OUT
-"""
+"""Small stores and networks for tests of training; `main` is a program of one step in several processes."""
 
 from __future__ import annotations
 
@@ -130,7 +127,8 @@ def gradients_and_rows(store: Path, task: str) -> dict[str, Any]:
     return {"gradients": gradients, "loss": step.loss, "rows": rows, "rank": accelerator.process_index}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Save the gradients and rows of a task, given STORE TASK OUT."""
     torch.set_num_threads(1)
     found = gradients_and_rows(Path(sys.argv[1]), sys.argv[2])
     torch.save(found, f"{sys.argv[3]}.{found['rank']}")

@@ -7,9 +7,9 @@ it is minutes long. How often a request is tried again is decided on a clock tha
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from tokenstore.storage import Retries
 from tokenstore.storage.remote.retrying import Clock
@@ -42,11 +42,18 @@ class SleeplessClock(Clock):
         await asyncio.sleep(0)
 
 
+class Running(Protocol):
+    """A process that may have ended."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+
+
 def wait_until(
     condition: Callable[[], bool],
     *,
     between: Callable[[], object] = lambda: None,
-    process: subprocess.Popen[bytes] | subprocess.Popen[str] | None = None,
+    process: Running | None = None,
 ) -> None:
     """Wait until a condition holds, calling `between` meanwhile.
 

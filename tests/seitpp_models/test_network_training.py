@@ -6,8 +6,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.forked_programs import ForkedProgram, ForkServer
 from helpers.network_commands import PRETRAIN, QUICK, lines, losses, refused, seitpp
 from helpers.network_stores import CLASSES, CODES, gradients_and_rows, network_run, write_labelled
-from helpers.paths import TESTS
-from helpers.waiting import HANG, wait_until
+from helpers.waiting import wait_until
 
 from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.training import runs
@@ -104,54 +104,68 @@ def test_any_backbone_of_timm_is_trained(store: Path, tmp_path: Path) -> None:
 # Stopping and going on.
 
 
-def command(store: Path, out: Path, processes: int, *options: object) -> list[str]:
-    launcher = [sys.executable]
-    if processes > 1:
-        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        launcher += ["-m", *torchrun]
-    program = ["-m", "tokenstore_cli.seitpp", "pretrain", str(store), "--out", str(out), *PRETRAIN]
-    return [*launcher, *program, "--epochs", "8", "--evaluate-every", "0", *map(str, options)]
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    modules = ("tokenstore_cli.seitpp", "seitpp_models.training.pretraining", "helpers.network_stores")
+    with ForkServer(*modules) as server:
+        yield server
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+def start(
+    forks: ForkServer, processes: int, module: str, *arguments: object, output: Path | None = None
+) -> list[ForkedProgram]:
+    """Start a program in several processes, with the environment that torchrun gives them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environments = [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return [
+        forks.start(module, *arguments, output=output, environment=environment if processes > 1 else {})
+        for environment in environments
+    ]
 
 
-def wait_for_steps(process: subprocess.Popen[bytes], out: Path, least: int) -> None:
+def pretraining(store: Path, out: Path, *options: object) -> list[object]:
+    program = ["tokenstore_cli.seitpp", "pretrain", store, "--out", out, *PRETRAIN]
+    return [*program, "--epochs", 8, "--evaluate-every", 0, *options]
+
+
+def wait_for_steps(process: ForkedProgram, out: Path, least: int) -> None:
     wait_until(
         lambda: (out / LOG).exists() and len((out / LOG).read_bytes().splitlines()) > least, process=process
     )
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_to_the_same_losses(tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_losses(forks: ForkServer, tmp_path: Path, processes: int) -> None:
     store = write_labelled(tmp_path / "store", samples=90)  # 32, 32 and 26 a step
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(store, whole, processes), check=True, env=environment(), timeout=HANG)
-    every_step = ("--checkpoint-minutes", 0, "--resume")
-    begun = subprocess.Popen(
-        command(store, killed, processes, *every_step), env=environment(), start_new_session=True
-    )
-    wait_for_steps(begun, killed, random.randint(1, 12))
-    os.killpg(begun.pid, signal.SIGKILL)
-    begun.wait()
+    undisturbed = start(forks, processes, *pretraining(store, whole))
+    assert [process.wait() for process in undisturbed] == processes * [0]
+    every_step = pretraining(store, killed, "--checkpoint-minutes", 0, "--resume")
+    begun = start(forks, processes, *every_step)
+    wait_for_steps(begun[0], killed, random.randint(1, 12))
+    for process in begun:
+        os.kill(process.pid, signal.SIGKILL)
+    assert [process.wait() for process in begun] == processes * [-signal.SIGKILL]
     assert 0 < len(losses(killed)) < 24
-    again = command(store, killed, processes, *every_step)
-    subprocess.run(again, check=True, env=environment(), timeout=HANG)
+    again = start(forks, processes, *every_step)
+    assert [process.wait() for process in again] == processes * [0]
     assert losses(killed) == losses(whole)
     ours, theirs = (load_model(run / WEIGHTS).model.state_dict() for run in (killed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_terminated_run_is_kept(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = subprocess.Popen(command(store, out, 1), env=environment(), stderr=subprocess.PIPE)
+def test_a_terminated_run_is_kept(forks: ForkServer, store: Path, tmp_path: Path) -> None:
+    out, printed = tmp_path / "run", tmp_path / "printed"
+    (process,) = start(forks, 1, *pretraining(store, out), output=printed)
     wait_for_steps(process, out, 2)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=HANG)
-    assert process.returncode == 130
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 130
     done = torch.load(out / STATE, weights_only=True)["progress"][0]
-    assert f"stopped after step {done}".encode() in told
+    assert f"stopped after step {done}" in printed.read_text()
     assert losses(out)[-1][0] == done < 24
 
 
@@ -216,10 +230,11 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
 
 
 @pytest.mark.parametrize("task", ["masked", "classes", "maps"])
-def test_two_processes_have_the_gradients_of_one(store: Path, tmp_path: Path, task: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(TESTS / "helpers/network_stores.py"), str(store), task, str(tmp_path / "found")]
-    subprocess.run([*launcher, *arguments], check=True, env=environment(), timeout=HANG)
+def test_two_processes_have_the_gradients_of_one(
+    forks: ForkServer, store: Path, tmp_path: Path, task: str
+) -> None:
+    ranks = start(forks, 2, "helpers.network_stores", store, task, tmp_path / "found")
+    assert [process.wait() for process in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
     alone = gradients_and_rows(store, task)
     assert sorted(found[0]["rows"] + found[1]["rows"]) == sorted(alone["rows"]) == list(range(96))
