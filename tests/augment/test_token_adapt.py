@@ -29,7 +29,7 @@ from tokenstore.networks.transformer import attention, sin_cos_table
 
 
 def block_by_hand(x: Tensor, tensors: dict[str, Tensor], part: str) -> Tensor:
-    """x + attention(norm(x)), then x + mlp(norm(x)), then the last norm, for one sample (N, 384)."""
+    """Return x + attention(norm(x)), then x + mlp(norm(x)), then the last norm, for one sample (N, 384)."""
 
     def of(name: str) -> Tensor:
         return tensors[f"{part}.transformer.{name}"].double()

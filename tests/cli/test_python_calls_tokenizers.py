@@ -18,7 +18,7 @@ from tokenstore.tokenizers.train import fit_codebook, train_tokenizer
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of twelve images of noise."""
+    """Write a folder of twelve images of noise."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)

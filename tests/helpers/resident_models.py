@@ -149,7 +149,7 @@ def decoded_there(
 def check_alike(
     case: Case, streams: list[bytes], kernel: Literal["torch", "triton"], device: torch.device = CPU
 ) -> int:
-    """Asserts that a kernel decodes and refuses as the processor does; returns how many are refused."""
+    """Assert that a kernel decodes and refuses as the processor does; return how many are refused."""
     expected = [decoded_here(case, stream) for stream in streams]
     refused = [at for at, codes in enumerate(expected) if codes is None]
     taken = [at for at in range(len(streams)) if at not in refused]
@@ -165,7 +165,7 @@ def check_alike(
 
 
 def any_streams(case: Case, samples: int) -> list[bytes]:
-    """Valid ones, cut short, of no bytes, of any bytes, and one that no encoder writes."""
+    """Return streams: valid, cut short, of no bytes, of any bytes, and one that no encoder writes."""
     rng = np.random.default_rng(1)
     valid = encoded(case, samples)
     longest = max(map(len, valid)) + 4

@@ -184,7 +184,7 @@ def kill_worker(at: int, sample: int) -> int:
 
 
 def lose_a_worker(dataset: TokenDataset, options: dict[str, Any]) -> None:
-    """Ends as exit code 7 after torch's own error, 1 after another."""
+    """Exit with 7 after torch's own error, with 1 after another."""
     try:
         list(DataLoader(dataset, 8, **options))
     except RuntimeError as error:

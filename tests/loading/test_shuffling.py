@@ -26,7 +26,7 @@ CLASSES = 50
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tokenstore.TokenStore:
-    """Runs of 20 samples; "train" is sorted by class, "plain" has no labels, "empty" no samples."""
+    """Write runs of 20 samples; "train" is sorted by class, "plain" has no labels, "empty" no samples."""
     labels = np.sort(np.arange(SAMPLES) % CLASSES).astype(np.int32)
     none = random_codes(2, GRID, 391)[:0]
     splits = {

@@ -30,7 +30,7 @@ CLASSES = ("ant", "bee", "cat", "dog", "elk")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores a, b, c of one tokenizer, in different codecs and chunks."""
+    """Write stores a, b, c of one tokenizer, in different codecs and chunks."""
     folder = tmp_path_factory.mktemp("views")
     for name, codec, chunk in (("a", "bitpack", 4), ("b", "context", 8), ("c", "zstd", 2)):
         write_store(

@@ -13,7 +13,7 @@ from seitpp_models.networks.blocks import LeanBlock
 
 
 def pair(**arguments: Any) -> tuple[Block, LeanBlock]:
-    """timm's block and ours, of the same weights."""
+    """Return timm's block and ours, of the same weights."""
     torch.manual_seed(0)
     theirs, ours = Block(32, 4, qkv_bias=True, **arguments), LeanBlock(32, 4, qkv_bias=True, **arguments)
     ours.load_state_dict(theirs.state_dict())

@@ -96,7 +96,7 @@ def run(function: str, *arguments: object) -> int:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts that wait for other threads for as long as it takes."""
+    """Let puts wait for other threads for as long as it takes."""
     monkeypatch.setattr(cache_module, "PATIENCE", HANG)
 
 

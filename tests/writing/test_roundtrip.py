@@ -53,7 +53,7 @@ def column(name: str, samples: int) -> npt.NDArray[Any]:
 def stores(
     draw: st.DrawFn, max_samples: int = 40
 ) -> tuple[dict[str, Samples], tuple[int, ...], dict[str, Any]]:
-    """(splits, codebook sizes, the rest of the spec) of any small store."""
+    """Draw (splits, codebook sizes, the rest of the spec) of any small store."""
     sizes = draw(st.lists(st.sampled_from(CODEBOOK_SIZES), min_size=1, max_size=3).map(tuple))
     grid = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4 - (len(sizes) > 1)).map(tuple))
     grid = (len(sizes), *grid) if len(sizes) > 1 else grid
