@@ -23,8 +23,20 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 
-FRONT_DOORS: set[str] = set()
-"""The public functions that take more parameters, all but the first few with a default."""
+FRONT_DOORS = {
+    "seitpp_models.adapter.run.train_tokenadapt",
+    "seitpp_models.evaluation.evaluating.evaluate",
+    "seitpp_models.evaluation.on_images.evaluate_images",
+    "tokenstore.audit.preview.preview",
+    "tokenstore.audit.stats.stats",
+    "tokenstore.augment.recipes.__init__",
+    "tokenstore.conversion.convert.convert",
+    "tokenstore.loading.dataset.__init__",
+    "tokenstore.loading.loader.__init__",
+    "tokenstore.tokenizers.train.fit.fit_codebook",
+    "tokenstore.tokenizers.train.run.train_tokenizer",
+}
+"""The public calls that take more parameters, all but the first few by keyword and with a default."""
 
 RIDDLE = re.compile(r"(What|Of|That|Those|Where|Whether|One that|Which)\b")
 """The beginnings of a docstring that names no subject."""

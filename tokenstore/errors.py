@@ -74,7 +74,7 @@ class StoreError(TokenstoreError):
 
 
 class NotAStoreError(StoreError, FileNotFoundError):
-    """There is no token store at the path."""
+    """The path has no token store."""
 
 
 class IncompleteStoreError(StoreError):

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seitpp_models.adapter.evaluation import AdapterQuality, evaluate_adapter
-    from seitpp_models.adapter.run import TrainedAdapter, train_tokenadapt
+    from seitpp_models.adapter.run import AdapterSettings, TrainedAdapter, train_tokenadapt
     from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig
 
 __all__ = [
     "AdapterQuality",
+    "AdapterSettings",
     "AdapterTrainer",
     "AdapterTrainingConfig",
     "TrainedAdapter",
@@ -31,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "AdapterQuality": "evaluation",
+    "AdapterSettings": "run",
     "AdapterTrainer": "trainer",
     "AdapterTrainingConfig": "trainer",
     "TrainedAdapter": "run",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import ImageSource
 from tokenstore.tokenizers import Tokenizer, load_tokenizer
 from tokenstore.tokenizers.registry import check_device
-from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images, open_images
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet, open_image_set
 
 __all__ = [
     "EVALUATION",
+    "AdapterSettings",
     "TrainedAdapter",
     "evaluate_run",
     "held_out_pictures",
@@ -51,17 +53,26 @@ class TrainedAdapter:
     """The quality on held-out images by transform; empty if no image is held out."""
 
 
+class AdapterSettings(TypedDict, total=False):
+    """The settings of `train_tokenadapt`; a missing one has the default of `AdapterTrainingConfig`."""
+
+    batch_size: int
+    """The pairs of a step."""
+    width: int
+    """The channels of the networks, a multiple of 64."""
+    learning_rate: float
+    """The peak of AdamW's learning rate."""
+    seed: int
+    """The seed of all draws."""
+
+
 def train_tokenadapt(
     images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
     out: str | Path,
     *,
     tokenizer: str | Tokenizer = "default",
     steps: int = _DEFAULT.steps,
-    batch_size: int = _DEFAULT.batch_size,
-    width: int = _DEFAULT.width,
     held_out: float = 0.1,
-    learning_rate: float = _DEFAULT.learning_rate,
-    seed: int = 0,
     precision: Precision = "bf16",
     device: str = "cpu",
     workers: int = 1,
@@ -73,61 +84,30 @@ def train_tokenadapt(
     on_start: Callable[[AdapterTrainer, ImageSet], None] | None = None,
     on_step: Callable[[StepResult], None] | None = None,
     on_evaluation: Callable[[int, dict[str, AdapterQuality]], None] | None = None,
+    **settings: Unpack[AdapterSettings],
 ) -> TrainedAdapter:
     """Train TokenAdapt for a tokenizer: it turns tokens of an image into those of the image augmented.
 
-    SeiT++, https://arxiv.org/abs/2312.10105, section 3.2. Ctrl-C and SIGTERM stop the run after a step, with
-    a checkpoint.
+    SeiT++, https://arxiv.org/abs/2312.10105, section 3.2. `AdapterSettings` has the settings.
 
-        train_tokenadapt("photos/", "adapter.safetensors")
+    `images` is a source of images, the path of one, or several of both; the share `held_out` of them is for
+    evaluation (`list_images`). `out` is the file of averaged weights. The folder OUT.run gets the log, the
+    evaluation, and every `checkpoint_minutes` a state, from which `resume` goes on, given the same other
+    arguments. Every `evaluate_steps` steps (0: only at the end) at most `evaluate_images` held-out images are
+    evaluated. `precision` of the networks is "bf16", "fp32", or "auto" for bf16 where `device` multiplies it
+    natively. `workers` processes make pairs (0: between the steps). `threads` compute on a CPU during the
+    call (None: as many as before). `on_start` is called before the first step with the run and its images,
+    `on_step` after each step, `on_evaluation` with the steps done and the quality by transform.
 
-    Args:
-        images: A source of images or the path of one, or several of them.
-        out: The file of averaged weights. The run is in a folder beside it, of that name with .run, which
-            gets `adapter.safetensors`, `evaluation.json`, `log.jsonl`, and `state.pt` to resume from.
-        tokenizer: The tokenizer whose codes are augmented, or its name. It has one codebook of vectors.
-        steps: The steps of the run.
-        batch_size: The pairs of a step.
-        width: The channels of the networks, a multiple of 64.
-        held_out: The share of the images to evaluate on, chosen by a hash of their file names. Splits named
-            val or test are held out whole.
-        learning_rate: The peak of AdamW's learning rate.
-        seed: The seed of all draws.
-        precision: The arithmetic of the networks: "bf16", "fp32", or "auto" for bf16 where the device
-            multiplies it natively. Weights are in float32.
-        device: The device that trains.
-        workers: The processes that make pairs; 0 makes them between the steps.
-        threads: The threads that compute on a CPU during the call; None leaves them as they are.
-        evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end.
-        evaluate_images: The most held-out images that an evaluation uses.
-        checkpoint_minutes: The minutes from one checkpoint to the next.
-        resume: Resume the run beside `out`, given the same other arguments; begin if there is none.
-        on_start: Called before the first step with the run and its images.
-        on_step: Called after each step.
-        on_evaluation: Called after each evaluation with the steps done and the quality by transform.
-
-    Raises:
-        ArgumentError: The precision is none of the three.
-        SourceError: The images cannot be used.
-        TokenizerError: The tokenizer or the device cannot be used, or nothing is left to train on.
-        AdapterError: The tokenizer has no single codebook of vectors; a size is out of range; or the folder
-            holds a run that is not to be resumed, or one of other arguments.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint; ArgumentError for another precision;
+    SourceError for images that cannot be used; TokenizerError if the tokenizer or the device cannot be used,
+    or nothing is left to train on; AdapterError if the tokenizer has no single codebook of vectors, a size is
+    out of range, or the folder holds a run of other arguments, or any run and `resume` is false.
     """
-    config = AdapterTrainingConfig(
-        steps=steps,
-        seed=seed,
-        batch_size=batch_size,
-        width=width,
-        learning_rate=learning_rate,
-        warmup_steps=max(1, min(_DEFAULT.warmup_steps, steps // 8)),
-        bfloat16=computes_in_bfloat16(precision, device),
-    )
+    config = _config(steps, computes_in_bfloat16(precision, device), settings)
     check_device(device)
-    places = [images] if isinstance(images, str | Path | ImageSource) else images
-    image_set = list_images([open_images(place) for place in places], held_out)
-    out = Path(out)
-    folder = out.with_name(f"{out.name}.run")
+    image_set = open_image_set(images, held_out)
+    folder = Path(f"{out}.run")
     with torch_threads(threads):
         encoder = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
@@ -143,8 +123,13 @@ def train_tokenadapt(
             on_step=on_step or _ignore,
             on_evaluation=on_evaluation or _ignore,
         )
-    save_adapter(trainer.average, out)
-    return TrainedAdapter(out, steps, trainer.seconds, quality)
+    save_adapter(trainer.average, Path(out))
+    return TrainedAdapter(Path(out), steps, trainer.seconds, quality)
+
+
+def _config(steps: int, bfloat16: bool, settings: AdapterSettings) -> AdapterTrainingConfig:
+    warmup = max(1, min(_DEFAULT.warmup_steps, steps // 8))
+    return AdapterTrainingConfig(steps=steps, warmup_steps=warmup, bfloat16=bfloat16, **settings)
 
 
 def _ignore(*_: object) -> None: ...

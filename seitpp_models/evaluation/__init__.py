@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seitpp_models.evaluation.evaluating import Evaluation, ImageFacts, evaluate
+    from seitpp_models.evaluation.evaluating import Evaluation, EvaluationSettings, ImageFacts, evaluate
     from seitpp_models.evaluation.on_images import CLEAN, Condition, evaluate_images
     from seitpp_models.evaluation.on_stores import Batches, evaluate_store
 
@@ -25,6 +25,7 @@ __all__ = [
     "Batches",
     "Condition",
     "Evaluation",
+    "EvaluationSettings",
     "ImageFacts",
     "evaluate",
     "evaluate_images",
@@ -36,6 +37,7 @@ _HOMES = {
     "Batches": "on_stores",
     "Condition": "on_images",
     "Evaluation": "evaluating",
+    "EvaluationSettings": "evaluating",
     "ImageFacts": "evaluating",
     "evaluate": "evaluating",
     "evaluate_images": "on_images",

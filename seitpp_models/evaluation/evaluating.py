@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from seitpp_models.evaluation.figures import without_nan
@@ -17,13 +17,14 @@ from seitpp_models.weights.files import TrainedModel, load_model
 from tokenstore.errors import ArgumentError, Parameter, SourceError
 from tokenstore.machine import available_cores
 from tokenstore.networks.threads import torch_threads
-from tokenstore.reading import TokenStore, open_store
+from tokenstore.reading import TokenStore
+from tokenstore.reading.open import as_store
 from tokenstore.sources import ImageSource, open_source
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
 
-__all__ = ["ALL_CORRUPTIONS", "Evaluation", "ImageFacts", "evaluate"]
+__all__ = ["ALL_CORRUPTIONS", "Evaluation", "EvaluationSettings", "ImageFacts", "evaluate"]
 
 ALL_CORRUPTIONS = "all"
 """The name that stands for every corruption."""
@@ -85,15 +86,70 @@ class Evaluation:
         return plain
 
 
+class EvaluationSettings(TypedDict, total=False):
+    """The settings of `evaluate`, all of which may be left out."""
+
+    crop: int | None
+    """The side of the central codes that the network sees; by default those that it was built for."""
+    all_classes: bool
+    """True to keep the logits of classes that the data does not have.
+
+    By default they are left out, as is usual for ImageNet-R with 200 of 1,000 classes. Classes are matched by
+    their names.
+    """
+    ignore_index: int | None
+    """The label of pixels that do not count; by default the store's."""
+    mask_ratio: float | None
+    """The share of the patches that a masked-token model predicts; by default 0.45."""
+    tokenizer: str | None
+    """The tokenizer of images; by default the one that the network names."""
+    image_size: int | None
+    """The side in pixels of the square that an image becomes; by default the tokenizer's."""
+    resize: Resize | None
+    """The way an image becomes a square: squash (the default), crop or pad."""
+    corruptions: Sequence[str]
+    """The names of corruptions after ImageNet-C, or "all", to evaluate under, too."""
+    severities: Sequence[int]
+    """The severities of corruptions, 1 to 5; by default each of them."""
+    seed: int
+    """The seed of noise and of masked patches."""
+
+
 @dataclass(frozen=True)
 class _ImageSettings:
-    """The arguments of `evaluate` that have an effect on images alone."""
+    """The settings that have an effect on images alone."""
 
-    tokenizer: str | None
-    image_size: int | None
-    resize: Resize | None
-    corruptions: Sequence[str]
-    severities: Sequence[int]
+    tokenizer: str | None = None
+    image_size: int | None = None
+    resize: Resize | None = None
+    corruptions: Sequence[str] = ()
+    severities: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class _MeasureSettings:
+    """The settings of what is measured, on stores and on images."""
+
+    crop: int | None = None
+    all_classes: bool = False
+    ignore_index: int | None = None
+    mask_ratio: float | None = None
+    seed: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """The sides of the part of the codes that the network sees, if `crop` is given."""
+        return None if self.crop is None else (self.crop, self.crop)
+
+    def measure(self, trained: TrainedModel) -> Measure:
+        """Return the measure for a network; raises ArgumentError for a setting that has no effect on it."""
+        parameters = {name: getattr(self, name) for name in ("all_classes", "ignore_index", "mask_ratio")}
+        requested = {name for name, value in parameters.items() if value is not None and value is not False}
+        parameters["mask_ratio"] = MaskRatio.mean if self.mask_ratio is None else self.mask_ratio
+        measure = measure_for(trained, {**parameters, "seed": self.seed}, requested)
+        if self.crop is not None and not measure.any_grid:
+            raise _idle("crop", "a network that sees grids of several sizes")
+        return measure
 
 
 def evaluate(
@@ -102,16 +158,6 @@ def evaluate(
     store: str | Path | TokenStore | None = None,
     images: str | Path | None = None,
     split: str | None = None,
-    crop: int | None = None,
-    all_classes: bool = False,
-    ignore_index: int | None = None,
-    mask_ratio: float | None = None,
-    tokenizer: str | None = None,
-    image_size: int | None = None,
-    resize: Resize | None = None,
-    corruptions: Sequence[str] = (),
-    severities: Sequence[int] = (),
-    seed: int = 0,
     device: str = "cpu",
     batch_size: int = 64,
     workers: int | None = None,
@@ -119,6 +165,7 @@ def evaluate(
     storage_options: dict[str, Any] | None = None,
     on_begin: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    **settings: Unpack[EvaluationSettings],
 ) -> Evaluation:
     """Measure a network on a token store, or a classifier on images, and return its figures.
 
@@ -132,18 +179,6 @@ def evaluate(
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
         images: A source of images in class folders.
         split: The split; by default val, or the only one.
-        crop: The side of the central part of the codes that the network sees; by default the part it
-            was built for.
-        all_classes: True to keep the logits of classes that the data does not have. By default they are left
-            out, as is usual for ImageNet-R with 200 of 1,000 classes. Classes are matched by their names.
-        ignore_index: The label of pixels that do not count; by default the store's.
-        mask_ratio: The share of the patches that a masked-token model predicts; by default 0.45.
-        tokenizer: The tokenizer of images; by default the one that the network names.
-        image_size: The side in pixels of the square that an image becomes; by default the tokenizer's.
-        resize: How an image becomes a square: squash (the default), crop or pad.
-        corruptions: Names of corruptions after ImageNet-C, or "all", to evaluate under, too.
-        severities: The severities of corruptions, 1 to 5; by default each of them.
-        seed: The seed of noise and of masked patches.
         device: The device that networks run on.
         batch_size: The samples of a batch.
         workers: Processes that decode images, or threads that decode codes; by default one a core.
@@ -151,38 +186,37 @@ def evaluate(
         storage_options: fsspec options of a remote store.
         on_begin: Called once with the number of samples.
         on_progress: Called with the number of samples done.
+        **settings: See `EvaluationSettings`.
 
     Raises:
         ArgumentError: Arguments contradict each other, or one has no effect on such a network.
         ModelError: Network, codes and classes do not fit each other.
         StoreError, SourceError, TokenizerError: The store, the images or the tokenizer cannot be opened.
     """
-    settings = _ImageSettings(tokenizer, image_size, resize, corruptions, severities)
-    _check(store, images, settings, storage_options)
+    of_images, of_measure = _sorted_settings(settings)
+    _check(store, images, of_images, storage_options)
     check_device(device)
     cores = available_cores()
     workers, threads = cores if workers is None else workers, threads or cores
     trained = model if isinstance(model, TrainedModel) else load_model(model)
-    parameters = {"all_classes": all_classes, "ignore_index": ignore_index, "mask_ratio": mask_ratio}
-    requested = {name for name, value in parameters.items() if value is not None and value is not False}
-    parameters["mask_ratio"] = MaskRatio.mean if mask_ratio is None else mask_ratio
-    measure = measure_for(trained, {**parameters, "seed": seed}, requested)
-    if crop is not None and not measure.any_grid:
-        raise _idle("crop", "a network that sees grids of several sizes")
+    measure = of_measure.measure(trained)
     progress = _Progress(on_begin, on_progress)
-    sides = None if crop is None else (crop, crop)
     with torch_threads(threads):
         trained.model.to(device)
         if store is not None:
-            source = (
-                store
-                if isinstance(store, TokenStore)
-                else open_store(str(store), storage_options=storage_options)
-            )
+            opened = as_store(store if isinstance(store, TokenStore) else str(store), storage_options)
             batches = Batches(batch_size, workers, device)
-            return _on_store(trained, source, split, measure, sides, batches, progress)
-        decoding = Decoding(batch_size, workers, threads, seed)
-        return _on_images(trained, str(images), split, settings, sides, all_classes, decoding, progress)
+            return _on_store(trained, opened, split, measure, of_measure.sides, batches, progress)
+        decoding = Decoding(batch_size, workers, threads, of_measure.seed)
+        return _on_images(trained, str(images), split, of_images, of_measure, decoding, progress)
+
+
+def _sorted_settings(settings: EvaluationSettings) -> tuple[_ImageSettings, _MeasureSettings]:
+    """Return the settings of images, and the others; raises TypeError for an unknown name."""
+    names = {field.name for field in fields(_ImageSettings)}
+    of_images = {name: value for name, value in settings.items() if name in names}
+    of_measure = {name: value for name, value in settings.items() if name not in names}
+    return _ImageSettings(**of_images), _MeasureSettings(**of_measure)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -267,8 +301,7 @@ def _on_images(
     place: str,
     split: str | None,
     settings: _ImageSettings,
-    crop: tuple[int, int] | None,
-    all_classes: bool,
+    measure: _MeasureSettings,
     decoding: Decoding,
     progress: _Progress,
 ) -> Evaluation:
@@ -289,8 +322,8 @@ def _on_images(
         split,
         encoder,
         _conditions(settings.corruptions, settings.severities),
-        crop=crop,
-        all_classes=all_classes,
+        crop=measure.sides,
+        all_classes=measure.all_classes,
         decoding=decoding,
         on_progress=progress.on_progress,
     )
@@ -298,7 +331,7 @@ def _on_images(
     facts = ImageFacts(
         skipped=evaluation.skipped,
         classes=None if source.class_names is None else len(source.class_names),
-        all_classes=all_classes,
+        all_classes=measure.all_classes,
         tokenizer=encoder.tokenizer.name,
         image_size=(options.height, options.width),
         resize=options.resize,

@@ -19,7 +19,7 @@ from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.detect import open_source
 from tokenstore.sources.images import load_image
 
-__all__ = ["Crops", "ImageRef", "ImageSet", "is_held_out", "list_images", "open_images"]
+__all__ = ["Crops", "ImageRef", "ImageSet", "is_held_out", "list_images", "open_image_set", "open_images"]
 
 HELD_OUT_SPLITS = frozenset({"val", "valid", "validation", "test"})
 """The splits that are held out whole."""
@@ -111,6 +111,17 @@ def _are_small(refs: Sequence[ImageRef]) -> bool:
         except SampleError:
             continue
     return bool(sides) and float(np.median(sides)) < SMALL_SIDE
+
+
+def open_image_set(
+    images: str | Path | ImageSource | Sequence[str | Path | ImageSource], held_out: float
+) -> ImageSet:
+    """Open sources of images, or one of them, and list their images as `list_images` does.
+
+    Raises SourceError for images that cannot be used.
+    """
+    places = [images] if isinstance(images, str | Path | ImageSource) else images
+    return list_images([open_images(place) for place in places], held_out)
 
 
 class Crops:

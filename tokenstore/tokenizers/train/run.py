@@ -23,7 +23,7 @@ from tokenstore.sources.images import ImageOptions, decode_image, load_image
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer
 from tokenstore.tokenizers.quality import Quality, evaluate
 from tokenstore.tokenizers.registry import check_device
-from tokenstore.tokenizers.train.images import ImageRef, ImageSet, list_images, open_images
+from tokenstore.tokenizers.train.images import ImageRef, ImageSet, open_image_set
 from tokenstore.tokenizers.train.trainer import WEIGHTS, StepResult, Trainer, TrainingConfig
 
 __all__ = [
@@ -147,8 +147,7 @@ def _prepared(
     device: str,
 ) -> tuple[Trainer, ImageSet]:
     check_device(device)
-    places = [images] if isinstance(images, str | Path | ImageSource) else images
-    image_set = list_images([open_images(place) for place in places], config.held_out)
+    image_set = open_image_set(images, config.held_out)
     return Trainer(config, image_set, out, device), image_set
 
 
