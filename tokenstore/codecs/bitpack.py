@@ -101,7 +101,7 @@ def unpack(packed: Packed, codes_per_sample: int, codebook_size: int, out: Decod
     """Decode n samples that lie back to back, contiguous uint8 of any shape, into `out` (n, L).
 
     `out` is C-contiguous, of uint8, uint16, uint32, int32 or int64, wide enough for the codes. Raises
-    CodecError where a sample holds a code that is not below codebook_size, or padding that is not zero; the
+    CodecError if a sample holds a code that is not below codebook_size, or padding that is not zero; the
     content of `out` is undefined then.
     """
     nbytes = sample_nbytes(codes_per_sample, codebook_size)

@@ -47,7 +47,7 @@ def pack(codes: Any, width: int, packed: Any) -> None:
 @functools.cache
 def decoder(width: int) -> Any:
     """Return the decoder of one width, which returns the first sample it refuses, or -1."""
-    # A register holds a power of two of bytes: more than eight codes take, where the sample has so many.
+    # A register has a power of two of bytes: more than eight codes take, if the sample has so many bytes.
     reach = max(8, 1 << (width - 1).bit_length())
     mask = (1 << width) - 1
 

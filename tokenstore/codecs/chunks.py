@@ -1,6 +1,6 @@
 """The protocols of codecs: how the samples of one chunk become its payload, and back.
 
-`ChunkCodec` is what every codec can do. `SampleCodec` adds what a codec can do whose samples are read alone.
+`ChunkCodec` has what every codec can do. `SampleCodec` adds the reading of single samples.
 A new codec is a subclass of one of them in a file of its own, and a line in `registry.py`.
 """
 
@@ -66,7 +66,7 @@ class DeviceForm:
     codebook_size: int
     """The codebook size that packed samples are packed for."""
     model: ContextModel | None
-    """The model of coded samples; None where all samples are packed."""
+    """The model of coded samples; None if all samples are packed."""
 
 
 class ChunkCodec(Protocol):
@@ -82,11 +82,11 @@ class ChunkCodec(Protocol):
     codebook_size: int | None = None
     """The size below which all codes must lie; None for a codec of any values."""
     model: ContextModel | None = None
-    """The model that the codec codes by, where it codes by one."""
+    """The model that the codec codes by; None for a codec without one."""
 
     @classmethod
     def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
-        """Return the codec for codes below `codebook_size`; raises CodecError where they do not fit."""
+        """Return the codec for codes below `codebook_size`; raises CodecError if they do not fit."""
         raise NotImplementedError
 
     @classmethod
@@ -100,7 +100,7 @@ class ChunkCodec(Protocol):
         copies: int = 1,
         on_progress: OnFitProgress | None = None,
     ) -> Self:
-        """Return the codec for codes like those of `codes` (n, *grid), fitted to them where it has tables.
+        """Return the codec for codes like those of `codes` (n, *grid), fitted to them if it has tables.
 
         `total_codes` is the number of codes in the store, `copies` how often the store will hold the tables.
         """
@@ -123,12 +123,12 @@ class ChunkCodec(Protocol):
 
     @property
     def samples(self) -> SampleCodec | None:
-        """The same codec with access to single samples; None where only whole chunks decode."""
+        """The same codec with access to single samples; None if only whole chunks decode."""
         return None
 
     @property
     def device_form(self) -> DeviceForm | None:
-        """The form in which a device can hold and decode the samples; None where it cannot."""
+        """The form in which a device can store and decode the samples; None if it cannot."""
         return None
 
     def encode(self, samples: Values, chunk_samples: int, fill_value: int) -> bytes:
@@ -139,11 +139,11 @@ class ChunkCodec(Protocol):
         raise NotImplementedError
 
     def decode(self, payload: Bytes, out: Values) -> None:
-        """Decode the first len(out) samples. Raises CodecError where the payload is no encoding of them."""
+        """Decode the first len(out) samples. Raises CodecError unless the payload encodes them."""
         raise NotImplementedError
 
     def check_payload(self, payload: Bytes, samples: int, shape: tuple[int, ...]) -> None:
-        """Raise CodecError where a payload cannot hold exactly so many samples, as far as its size says."""
+        """Raise CodecError if the size of a payload shows that it has not exactly so many samples."""
         return
 
 
@@ -159,11 +159,11 @@ class SampleCodec(ChunkCodec, Protocol):
 
     @property
     def device_form(self) -> DeviceForm | None:
-        """The codec's form in a device's memory: packed samples, and a model where some are coded."""
+        """The codec's form in a device's memory: packed samples, and a model if some are coded."""
         return DeviceForm(self.codebook_size, self.model)
 
     def sample_nbytes(self, shape: tuple[int, ...]) -> int | None:
-        """Return the bytes of every sample; None where samples differ, and only spans tell."""
+        """Return the bytes of every sample; None if samples differ in length, and have `spans` only."""
         raise NotImplementedError
 
     def spans(self, payload: Bytes, shape: tuple[int, ...], at_most: int) -> SampleSpans:
@@ -171,15 +171,15 @@ class SampleCodec(ChunkCodec, Protocol):
         raise NotImplementedError
 
     def decode_at(self, addresses: npt.NDArray[np.uint64], out: Values) -> None:
-        """Decode the samples at addresses (m,) into `out` (m, *shape), where all have `sample_nbytes`.
+        """Decode the samples at addresses (m,) into `out` (m, *shape), if all have the same `sample_nbytes`.
 
-        Raises CodecError with the sample's position in `out` where its bytes are no encoding.
+        Raises CodecError with the sample's position in `out` if its bytes are no encoding.
         """
         raise NotImplementedError
 
     def decode_spans(self, chunks: list[SampleSpans], chunk: Indices, row: Indices, out: Values) -> None:
         """Decode sample `row` (m,) of `chunks[chunk]` (m,) into `out` (m, *shape), C-contiguous.
 
-        Raises CodecError with the sample's position in `out` where its bytes are no encoding.
+        Raises CodecError with the sample's position in `out` if its bytes are no encoding.
         """
         raise NotImplementedError

@@ -46,7 +46,7 @@ _CODECS: dict[str, _Entry] = {
 def register_codec(codec: type[ChunkCodec]) -> None:
     """Let stores be written and read with one more codec, in this process.
 
-    Raises ValueError where its name, or that of its Zarr codec, is another codec's.
+    Raises ValueError if its name, or that of its Zarr codec, is another codec's.
     """
     for name, entry in _CODECS.items():
         if entry.home is not codec and (name == codec.name or entry.zarr_name == codec.zarr_name):

@@ -131,7 +131,7 @@ class ContextCodec(_SamplesCodec):
 
     codebook_size: int
     model: str | None
-    """The model in base64, or None where there is none."""
+    """The model in base64; None for a codec without one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_context", Context.from_configuration(self.to_dict()["configuration"]))

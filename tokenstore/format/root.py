@@ -42,11 +42,11 @@ def encode_root(manifest: Manifest, nodes: Mapping[str, dict[str, Any]]) -> byte
             "metadata": dict(nodes),
         }
     # Kept codes may be thousands of integers: all on one line.
-    unsigned = _LIST_OF_INTEGERS.sub(
+    without_digest = _LIST_OF_INTEGERS.sub(
         lambda match: f"[{' '.join(match[1].split())}]", encode_json(document).decode()
     ).encode()
-    digest = hashlib.sha256(unsigned).hexdigest()
-    return unsigned.replace(f'"digest": "{_EMPTY_DIGEST}"'.encode(), f'"digest": "{digest}"'.encode())
+    digest = hashlib.sha256(without_digest).hexdigest()
+    return without_digest.replace(f'"digest": "{_EMPTY_DIGEST}"'.encode(), f'"digest": "{digest}"'.encode())
 
 
 def decode_root(data: bytes, where: str) -> Manifest:

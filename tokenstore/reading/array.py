@@ -83,7 +83,7 @@ class ArrayReader(ABC):
     def opened(cls, store: StoreFiles, name: str) -> ArrayReader:
         """Return a reader of an aligned array such as `train/tokens` as it is stored.
 
-        Raises ManifestError and DamageError where the array's metadata is bad.
+        Raises ManifestError and DamageError if the array's metadata is bad.
         """
 
     def __reduce__(self) -> tuple[Callable[..., ArrayReader], tuple[StoreFiles, str]]:
@@ -104,7 +104,7 @@ class ArrayReader(ABC):
 
     @property
     def samples(self) -> SampleArrayReader | None:
-        """The same reader with access to the spans of samples; None where only whole chunks decode."""
+        """The same reader with access to the spans of samples; None if only whole chunks decode."""
         return None
 
     @property
@@ -116,16 +116,16 @@ class ArrayReader(ABC):
     def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
         """Return values (m, *sample_shape) of the samples at `indices` (m,), in their order.
 
-        `out`, where given, is filled and returned: C-contiguous, of the array's dtype or, where samples can
-        be read alone, int32 or int64. `prefetched` is a result of `prefetch`. Raises IndexError, DamageError,
-        and StorageError where remote storage does not answer.
+        `out`, if given, is filled and returned: C-contiguous, of the array's dtype or, if samples can be
+        read alone, int32 or int64. `prefetched` is a result of `prefetch`. Raises IndexError, DamageError,
+        and StorageError if remote storage does not answer.
         """
 
     @abstractmethod
     def prefetch(self, indices: Indices) -> Payloads | None:
-        """Fetch the chunks of samples before they are read; returns None where nothing has to be fetched.
+        """Fetch the chunks of samples before they are read; returns None if nothing has to be fetched.
 
-        Raises DamageError, and StorageError where remote storage does not answer.
+        Raises DamageError, and StorageError if remote storage does not answer.
         """
 
     @abstractmethod
@@ -146,7 +146,7 @@ class ArrayReader(ABC):
     def prefetched_chunks(self) -> Iterator[tuple[int, Payloads | None]]:
         """Yield every chunk's number with its payload for `decode_chunk` and `spans`, many fetched at a time.
 
-        Raises DamageError, and StorageError where remote storage does not answer.
+        Raises DamageError, and StorageError if remote storage does not answer.
         """
         for start in range(0, self.files.chunks, PREFETCH_CHUNKS):
             numbers = np.arange(start, min(start + PREFETCH_CHUNKS, self.files.chunks))

@@ -1,7 +1,6 @@
 """The codec `context`: a chunk's payload is a head, the streams' lengths, and every sample's own stream.
 
-FORMAT.md, section 7. Where a chunk's streams would take more bytes than packing at a fixed width, the chunk
-is packed.
+FORMAT.md, section 7. A chunk whose streams would take more bytes than packing at a fixed width is packed.
 """
 
 from __future__ import annotations
