@@ -68,14 +68,12 @@ def draw_curve(folder: Path, reference: tuple[str, float] | None = None) -> None
 
     `reference` is the name and the value of a loss, drawn as a line.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # rather than pyplot, whose backend belongs to the whole process
 
     steps = _lines(folder / LOG)
     evaluations = _lines(folder / EVALUATIONS)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     width = max(1, len(steps) // _SHOWN_POINTS)
     means = [
         (part[-1]["step"], sum(line["loss"] for line in part) / len(part))
@@ -94,7 +92,6 @@ def draw_curve(folder: Path, reference: tuple[str, float] | None = None) -> None
     axes.legend()
     with whole_file(folder / CURVE) as file:
         figure.savefig(file, dpi=110, format=Path(CURVE).suffix[1:])
-    plt.close(figure)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

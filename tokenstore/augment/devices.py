@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from tokenstore.networks.precision import Precision, has_bfloat16
+from tokenstore.networks.precision import Precision, computes_in_bfloat16
+from tokenstore.networks.threads import torch_threads
 
 __all__ = ["in_float32", "in_parts", "products", "to_device"]
 
@@ -18,12 +18,9 @@ __all__ = ["in_float32", "in_parts", "products", "to_device"]
 def products(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return a context in which matrix products are in bfloat16 ("bf16") or float32 ("fp32").
 
-    "auto" is bfloat16 where `has_bfloat16` is true of the device. Raises ValueError for another precision.
+    "auto" is bfloat16 if the device multiplies it natively. Raises ArgumentError for another precision.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision: expected one of {list(get_args(Precision))}, found {precision!r}")
-    half = has_bfloat16(device) if precision == "auto" else precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(precision, device))
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
@@ -44,7 +41,11 @@ def in_parts(function: Callable[[slice], Tensor], count: int, at_once: int, devi
         return function(slice(0, count))
     if threads == 1:
         return torch.cat([function(part) for part in parts])
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # subtle: a thread that sets its number of torch's threads sets it for threads that begin later, too
+    with (
+        torch_threads(),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         return torch.cat(list(pool.map(function, parts)))
 
 
