@@ -20,6 +20,10 @@ from helpers.waiting import SleeplessClock
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
+# Test processes share the cores already: threads of theirs would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The first call of anything compiled takes longer than the deadline of an example.
 hypothesis.settings.register_profile("tokenstore", deadline=None)
 hypothesis.settings.load_profile("tokenstore")
@@ -27,12 +31,17 @@ hypothesis.settings.load_profile("tokenstore")
 __all__ = ["fault_proxy", "rados_gateway", "s3_server"]
 
 
-@pytest.fixture(scope="module")
-def without_fsync() -> Iterator[None]:
-    """Skip fsync, for tests that write many small stores, which need not survive a power cut."""
+@pytest.fixture(scope="session", autouse=True)
+def _without_fsync() -> Iterator[None]:
+    """Skip fsync: what tests write need not survive a power cut, and waiting for disks takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def without_fsync() -> None:
+    """Do nothing more."""
 
 
 @pytest.fixture
