@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import hypothesis
@@ -85,3 +87,22 @@ def memory_url() -> Iterator[str]:
     fs, path = fsspec.core.url_to_fs(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+@pytest.fixture
+def brightness_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register `brightness`, and `brightness:other` with another fingerprint, as kinds of tokenizers."""
+    from helpers.brightness import BrightnessTokenizer
+
+    from tokenstore.tokenizers import registry
+
+    def load(argument: str | None) -> BrightnessTokenizer:
+        tokenizer = BrightnessTokenizer()
+        if argument is not None:
+            tokenizer.fingerprint = "c" * 64  # type: ignore[misc]
+        return tokenizer
+
+    module = "tokenstore.tokenizers.kinds.brightness_of_a_test"
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(load=load))  # type: ignore[misc]
+    kind = registry.TokenizerKind(module, "", "", "", "", argument="X", argument_is_optional=True)
+    monkeypatch.setitem(registry.TOKENIZERS, "brightness", kind)

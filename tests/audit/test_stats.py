@@ -141,7 +141,7 @@ def test_a_split_without_samples_has_no_quality(tmp_path: Path) -> None:
 
 
 def noise(seed: int) -> torch.Tensor:
-    """Images (2, 3, 24, 32)."""
+    """Draw images (2, 3, 24, 32)."""
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, 24, 32), np.uint8))
 
 
@@ -155,7 +155,7 @@ def test_psnr_and_ssim_are_those_of_the_definitions() -> None:
 
 
 def plain_ssim(image: torch.Tensor, rebuilt: torch.Tensor) -> float:
-    """Wang et al. 2004, equation 13, at every pixel of every channel, images mirrored at their borders."""
+    """Compute equation 13 of Wang et al. 2004 at every pixel of every channel, borders mirrored."""
     offsets = np.arange(11) - 5
     line = np.exp(-(offsets**2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
@@ -197,7 +197,7 @@ def test_pairs_that_cannot_be_compared_are_refused(
 
 
 class Digits(BrightnessTokenizer):
-    """Brightness in two codes: sixteens, and what is left."""
+    """A tokenizer of brightness in two codes: sixteens, and what is left."""
 
     codebook_sizes = (16, 20)
 

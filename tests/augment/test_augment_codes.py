@@ -32,7 +32,7 @@ def drawn_codes(seed: int, count: int, grid: tuple[int, int], size: int) -> Tens
 
 
 def places(count: int, grid: tuple[int, int]) -> Tensor:
-    """Grids (count, *grid) whose every position has a number of its own."""
+    """Return grids (count, *grid) whose every position has a number of its own."""
     return torch.arange(grid[0] * grid[1]).view(1, *grid).expand(count, *grid).clone()
 
 

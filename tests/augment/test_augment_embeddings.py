@@ -33,7 +33,7 @@ def drawn(seed: int, *shape: int) -> Tensor:
 
 
 def adain(sample: Tensor, partner: Tensor) -> Tensor:
-    """Huang and Belongie 2017, equation 8, channel by channel."""
+    """Compute equation 8 of Huang and Belongie 2017, channel by channel."""
     result = torch.empty_like(sample)
     for channel, (own, other) in enumerate(zip(sample, partner, strict=True)):
         result[channel] = (own - own.mean()) / own.std() * other.std() + other.mean()

@@ -52,7 +52,7 @@ def block_by_hand(x: Tensor, tensors: dict[str, Tensor], part: str) -> Tensor:
 
 
 def f_by_hand(vectors: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """(32, 32, 32) to (32, 64, 64)."""
+    """Map (32, 32, 32) to (32, 64, 64)."""
     x = vectors.double().flatten(1).T @ tensors["conversion_function.0.weight"].double().T
     x = x + tensors["conversion_function.0.bias"] + tensors["conversion_function.1.de_pos_embedding"][0]
     x = block_by_hand(x, tensors, "conversion_function.1")
@@ -66,7 +66,7 @@ def f_by_hand(vectors: Tensor, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def g_by_hand(adapted: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """(32, 56, 56) to logits (391, 28, 28)."""
+    """Map (32, 56, 56) to logits (391, 28, 28)."""
     weight = tensors["reverse_transform.0.to_patch_embedding.0.weight"].double()
     x = torch.zeros(784, 384, dtype=torch.float64)
     for row in range(2):

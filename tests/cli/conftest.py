@@ -12,7 +12,7 @@ from helpers.stores import edit_root
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in two splits, and a store of them by the packaged tokenizer."""
+    """Write images in two splits, and a store of them by the packaged tokenizer."""
     folder = tmp_path_factory.mktemp("looking")
     for number in range(7):
         write_scene(folder / "photos" / "train" / f"kind {number % 2}" / f"{number}.png", number)

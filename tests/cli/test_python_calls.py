@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.brightness import write_grey_image
+from helpers.stores import contents
 from PIL import Image
 from tokenstore_cli.main import cli
 
@@ -29,13 +30,9 @@ def plain(values: Any) -> Any:
     return json.loads(json.dumps(values))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images in two classes, and the store that the command makes of them."""
+    """Write images in two classes, and the store that the command makes of them."""
     path = tmp_path_factory.mktemp("calls")
     for number in range(4):
         write_grey_image(path / "photos" / f"class-{number % 2}" / f"{number}.png", 40 * number)

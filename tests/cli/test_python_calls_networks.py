@@ -61,7 +61,7 @@ OF_THE_SHELL = {"tokenstore completion", "seitpp completion"}
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps the precision of a process's first run."""
+    """Forget the precision of a process's first run, which Accelerate keeps."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -61,7 +61,7 @@ def spread(shape: tuple[int, ...], below: int) -> npt.NDArray[np.int64]:
 
 
 def bitpack_golden() -> Golden:
-    """391 codes on a grid of 3 by 4 in several shards, labels, masks, class names, a sample left out."""
+    """Write 391 codes on a grid of 3 by 4 in shards, labels, masks, class names, a sample left out."""
     codes = spread((9, 3, 4), 391).astype(np.uint16)
     return Golden(
         {
@@ -116,7 +116,7 @@ def context_golden() -> Golden:
 
 
 def golden_model() -> ContextModel:
-    """Tables of small numbers that are the same for ever, and weights that make a code follow its like."""
+    """Make tables of small numbers, the same for ever, and weights that make a code follow its like."""
     planes = []
     for number, size in enumerate((40, 7)):
         children = CodeTree.of(size).children

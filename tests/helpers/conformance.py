@@ -29,7 +29,7 @@ EXAMPLE_INDEX = (
 
 
 def crc32c(data: bytes) -> bytes:
-    """CRC-32C, bit by bit, as four little-endian bytes."""
+    """Return the CRC-32C, computed bit by bit, as four little-endian bytes."""
     remainder = 0xFFFFFFFF
     for byte in data:
         remainder ^= byte

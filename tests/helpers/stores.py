@@ -89,6 +89,11 @@ def store_files(store: Path) -> list[str]:
     return sorted(file.relative_to(store).as_posix() for file in store.rglob("*") if file.is_file())
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files in a folder by their paths relative to it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 def with_digest(root: Mapping[str, Any]) -> bytes:
     """Return the bytes of a root `zarr.json` of these values, with its digest (FORMAT.md, M9)."""
     root = json.loads(json.dumps(root))

@@ -24,6 +24,8 @@ RESIGNED = Retries(deadline=600, timeout=300, first_delay=60, longest_delay=600)
 """Retries for faults that stay, on a SleeplessClock: a handful of attempts, however long each takes."""
 HASTY = Retries(deadline=2, timeout=1, first_delay=0.5, longest_delay=2)
 """Retries for answers that always stall, on a SleeplessClock: a few attempts of a second."""
+BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
+"""Retries for faults that stay, which are met however busy the machine is."""
 
 
 class SleeplessClock(Clock):

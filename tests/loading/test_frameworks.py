@@ -33,7 +33,7 @@ LABELS = np.arange(SAMPLES, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """101 samples whose labels are their positions, in shards of 16 and chunks of 4."""
+    """Write 101 samples whose labels are their row numbers, in shards of 16 and chunks of 4."""
     path = tmp_path_factory.mktemp("frameworks") / "store"
     write_store(path, {"train": (CODES, LABELS)}, chunk_samples=4, shard_samples=16)
     return path
@@ -132,7 +132,7 @@ def test_a_stateful_dataloader_goes_on_where_it_was(
 
 
 def model_of_labels() -> torch.nn.Module:
-    """Tokens (B, 4, 6) to logits (B, 101)."""
+    """Return a network from tokens (B, 4, 6) to logits (B, 101)."""
     return torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.Embedding(391, 2), torch.nn.Flatten(), torch.nn.Linear(48, SAMPLES)
     )
@@ -148,7 +148,7 @@ def lightning() -> Any:
 
 @pytest.fixture
 def fit(lightning: Any, tmp_path: Path) -> Any:
-    """Trains on batches; returns what each epoch was given, as `positions` does."""
+    """Train on batches; return what each epoch was given, as `positions` does."""
 
     class Module(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -29,7 +29,7 @@ MASKS = np.random.default_rng(0).integers(0, 9, (SAMPLES, 5)).astype(np.uint8)
 
 @pytest.fixture(scope="module", params=["bitpack", "context", "zstd"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """101 samples whose labels are their positions, in shards of 16 and chunks of 4."""
+    """Write 101 samples whose labels are their row numbers, in shards of 16 and chunks of 4."""
     return written(tmp_path_factory.mktemp("loader") / "store", codec=request.param)
 
 
@@ -257,7 +257,7 @@ def test_an_error_comes_where_its_batch_would(tmp_path: Path) -> None:
 
 
 def wait_for_threads() -> None:
-    """Until no loader's thread is left, which is soon."""
+    """Wait until no loader's thread is left, which is soon."""
     wait_until(
         lambda: not any(thread.name.startswith("tokenstore-loader") for thread in threading.enumerate())
     )

@@ -50,7 +50,7 @@ FORK = multiprocessing.get_context("fork") if os.name == "posix" else multiproce
 
 @pytest.fixture(scope="module", params=["bitpack", "context"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 samples whose labels are their positions, in 5 shards of 16 chunks of 4."""
+    """Write 300 samples whose labels are their row numbers, in 5 shards of 16 chunks of 4."""
     path = tmp_path_factory.mktemp("processes") / "store"
     write_store(path, {"train": (CODES, LABELS)}, codec=request.param, **SHARDS)
     return path
@@ -323,7 +323,7 @@ time.sleep(0.3)
 def test_a_program_ends_soon_and_silently_with_unfinished_iterators(
     packed: Path, url: str, s3_server: S3Server, stalling: dict[str, Any]
 ) -> None:
-    """Local, remote, and remote where storage stalls."""
+    """Read locally, remotely, and remotely where storage stalls."""
     remote = {"path": url, "storage_options": s3_server.storage_options()}
     arguments = json.dumps([{"path": str(packed)}, remote, stalling])
     quiet = ["-W", "error", "-W", "ignore::DeprecationWarning"]

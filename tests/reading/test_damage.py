@@ -7,54 +7,26 @@ whole. Chunks or shards that changed places are valid to it: those are found by 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 import shutil
 import struct
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.stores import edit_root, random_codes, replace_files, store_files, write_store
+from helpers.damaged_stores import CHUNK, CODES, SAMPLES, SHARD, read_array, samples_read, verified, write
+from helpers.stores import edit_root, replace_files, store_files
 
 import tokenstore
 from tokenstore import TokenDataset
-from tokenstore.audit.verify import Verification, verify
-from tokenstore.errors import DamageError, ManifestError, NotAStoreError, TokenstoreError
-from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.audit.verify import verify
+from tokenstore.errors import DamageError, ManifestError, NotAStoreError
 from tokenstore.format.sharding import crc32c
-from tokenstore.format.tables import Skip
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
-
-CHUNK, SHARD = 2, 6
-SAMPLES = {"train": 15, "val": 3}
-CODES = {split: random_codes(samples, (3, 5), 391, seed=samples) for split, samples in SAMPLES.items()}
-LABELS = {split: (np.arange(samples) % 3).astype(np.int32) for split, samples in SAMPLES.items()}
-MASKS = np.random.default_rng(3).random((SAMPLES["train"], 5), np.float32)
-
-
-def write(path: Path, codec: str = "bitpack") -> Path:
-    write_store(
-        path,
-        {
-            "train": (CODES["train"], LABELS["train"], {"masks": MASKS}, [Skip(2, "train/2.png", "empty")]),
-            "val": (CODES["val"], LABELS["val"]),
-        },
-        391,
-        codec=codec,
-        chunk_samples=CHUNK,
-        shard_samples=SHARD,
-        class_names=("ant", "bee", "cat"),
-        codebook=np.random.default_rng(4).standard_normal((391, 2)).astype(np.float32),
-        synonyms=np.arange(-1, 390, dtype=np.int32)[:, None],
-        tokenizer=TokenizerIdentity("test", "ab" * 32),
-    )
-    return path
 
 
 @pytest.fixture(scope="module", params=["bitpack", "zstd"])
@@ -67,53 +39,6 @@ def intact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def store(intact: Path, tmp_path: Path) -> Path:
     """Copy the store, to be damaged."""
     return Path(shutil.copytree(intact, tmp_path / "store"))
-
-
-@pytest.fixture(scope="module")
-def intact_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a store in a zip file that tests only read."""
-    return write(tmp_path_factory.mktemp("intact") / "store.zip")
-
-
-@pytest.fixture
-def packed(intact_zip: Path, tmp_path: Path) -> Path:
-    """Copy the store in a zip file, to be damaged."""
-    return Path(shutil.copy(intact_zip, tmp_path / "store.zip"))
-
-
-def samples_read(store: Path) -> int:
-    """Count the samples that can be read, one by one and all at once; fail if one of them is wrong."""
-    count = 0
-    for split, codes in CODES.items():
-        columns = [name for name in ("tokens", "labels", "masks") if name != "masks" or split == "train"]
-        try:
-            dataset = TokenDataset(store, split, columns=columns)
-        except TokenstoreError:
-            continue
-        for i, expected in enumerate(codes):
-            try:
-                tokens, label, *mask = dataset[i]
-            except TokenstoreError:
-                continue
-            np.testing.assert_array_equal(tokens, expected)
-            assert label == LABELS[split][i]
-            assert not mask or np.array_equal(mask[0], MASKS[i])
-            count += 1
-        try:
-            batch = TokenDataset(store, split)[:]
-        except TokenstoreError:
-            continue
-        np.testing.assert_array_equal(batch[0], codes)
-        np.testing.assert_array_equal(batch[1], LABELS[split])
-    return count
-
-
-def verified(store: Path) -> Verification:
-    """Return the report on a store; a missing store is reported too."""
-    try:
-        return verify(store)
-    except NotAStoreError as error:
-        return Verification([str(error)], [], 0, 0, 0, 0)
 
 
 def damaged_chunk(path: str, data: bytes, position: int) -> int | None:
@@ -130,7 +55,7 @@ def damaged_chunk(path: str, data: bytes, position: int) -> int | None:
 
 
 def flips(store: Path, count: int, seed: int) -> Iterator[tuple[str, int, int]]:
-    """(file, byte, bit), by turns in every file, so that small ones get their share."""
+    """Draw (file, byte, bit), by turns in every file, so that small files get their share."""
     rng = random.Random(seed)
     files = store_files(store)
     for number in range(count):
@@ -289,79 +214,6 @@ def test_a_shard_that_the_manifest_does_not_list_is_an_error(store: Path) -> Non
     assert any(path in problem for problem in verify(store).problems)
 
 
-def test_codes_and_labels_that_cannot_be_are_found_with_their_chunk(tmp_path: Path) -> None:
-    """Write impossible values with valid checksums, as only a faulty writer would."""
-    store = tmp_path / "store"
-    codes, labels = np.full((4, 2, 2), 299, np.uint16), np.array([0, 1, 2, 2], np.int32)
-    spec: Mapping[str, Any] = {"codec": "zstd", "chunk_samples": 2, "shard_samples": 4}
-    write_store(store, {"train": (codes, labels)}, 300, class_names=("ant", "bee", "cat"), **spec)
-
-    def promise_less(root: dict[str, Any]) -> None:
-        root["attributes"]["tokenstore"].update(codebook_sizes=[299], class_names=["ant", "bee"])
-
-    edit_root(store, promise_less)
-    assert [problem.removeprefix(f"{store}/") for problem in verify(store).problems] == [
-        "train/tokens shard 0 chunk 0 (samples 0 to 1): expected codes from 0 to 298, found 299",
-        "train/tokens shard 0 chunk 1 (samples 2 to 3): expected codes from 0 to 298, found 299",
-        "train/labels shard 0 chunk 0 (samples 0 to 3): expected labels from 0 to 1, found 2",
-    ]
-
-
-def test_a_codebook_or_synonyms_that_cannot_be_are_found(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    codebook = np.array([[1.0], [np.nan], [2.0]], np.float32)
-    synonyms = np.array([[1], [3], [0]], np.int32)
-    write_store(store, {"train": (CODES["train"] % 3,)}, 3, codebook=codebook, synonyms=synonyms)
-    assert [problem.removeprefix(f"{store}/") for problem in verify(store).problems] == [
-        "codebook: holds values that are not finite",
-        "synonyms: expected codes below 3, or -1, found 3",
-    ]
-    edit_root(store, lambda root: root["attributes"]["tokenstore"].update(codebook_sizes=[4]))
-    problems = [problem.removeprefix(f"{store}/") for problem in verify(store).problems]
-    assert "codebook: expected vectors of 4 codes, found shape (3, 1)" in problems
-    assert "synonyms: expected a row for each of 4 codes, found shape (3, 1)" in problems
-
-
-def fields_of(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of all values inside JSON values."""
-    items = (
-        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
-    )
-    for key, value in items:
-        yield (*path, key)
-        yield from fields_of(value, (*path, key))
-
-
-def read_array(store: Path, array: str) -> Any:
-    """Read an array's first values, or a whole codebook."""
-    opened = tokenstore.open(store)
-    split, _, name = array.partition("/")
-    return opened[split].read(name, [0]) if name else getattr(opened, array)
-
-
-@pytest.mark.parametrize("array", ["train/tokens", "train/labels", "train/masks", "codebook", "synonyms"])
-def test_metadata_that_no_writer_wrote_is_refused_by_name(tmp_path: Path, array: str) -> None:
-    """Give each field in turn strange values, with all digests right."""
-    store = write(tmp_path / "store")
-    path = f"{array}/zarr.json"
-    document, root = json.loads((store / path).read_bytes()), (store / "zarr.json").read_bytes()
-    rng = random.Random(0)
-    for field in list(fields_of(document)):
-        if field[0] in ("dimension_names", "attributes") or field[-1] == "level":
-            continue  # these have no influence on what is read
-        changed = json.loads(json.dumps(document))
-        parent = changed
-        for key in field[:-1]:
-            parent = parent[key]
-        parent[field[-1]] = value = rng.choice([None, -1, 2**64, 1.5, "object", "V8", [], [0], {}])
-        replace_files(store, {path: json.dumps(changed).encode()})
-        assert any(array in problem for problem in verify(store).problems), (field, value)
-        samples_read(store)
-        with pytest.raises((ManifestError, DamageError), match=array):
-            read_array(store, array)
-        (store / "zarr.json").write_bytes(root)
-
-
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000], ids=len)
 def test_metadata_that_is_no_json_is_refused_by_name(store: Path, junk: bytes) -> None:
     root = (store / "zarr.json").read_bytes()
@@ -408,61 +260,3 @@ def test_what_is_no_store_at_all_is_said_to_be_none(tmp_path: Path) -> None:
         for function in (verify, tokenstore.open, TokenDataset):
             with pytest.raises(NotAStoreError, match=name):
                 function(tmp_path / name)
-
-
-def test_a_flipped_bit_of_a_zip_file_never_gives_a_wrong_code(packed: Path) -> None:
-    """Dates and flags of a zip file say nothing about its files: a change there may go unnoticed."""
-    rng = random.Random(0)
-    data = packed.read_bytes()
-    for _ in range(200):
-        changed = bytearray(data)
-        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        packed.write_bytes(changed)
-        if verified(packed).ok:
-            assert samples_read(packed) == sum(SAMPLES.values())
-        else:
-            samples_read(packed)
-
-
-def test_a_flipped_bit_of_a_file_in_a_zip_file_is_found(packed: Path) -> None:
-    rng = random.Random(1)
-    data = packed.read_bytes()
-    with zipfile.ZipFile(packed) as members:
-        infos = members.infolist()
-    for info in infos:
-        header = data[info.header_offset : info.header_offset + 30]
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        changed = bytearray(data)
-        changed[start + rng.randrange(info.file_size)] ^= 1 << rng.randrange(8)
-        packed.write_bytes(changed)
-        assert any(info.filename in problem for problem in verified(packed).problems), info.filename
-        samples_read(packed)
-
-
-def test_a_cut_zip_file_is_found(packed: Path) -> None:
-    data = packed.read_bytes()
-    for length in [*range(0, len(data), 499), len(data) - 1]:
-        packed.write_bytes(data[:length])
-        (problem,) = verify(packed).problems
-        assert "not a whole zip file" in problem
-        with pytest.raises(DamageError, match="not a whole zip file"):
-            tokenstore.open(packed)
-
-
-def test_a_zip_file_with_deflated_members_is_read_and_its_damage_found(packed: Path) -> None:
-    """Not as tokenstore packs it, but as somebody might."""
-    with zipfile.ZipFile(packed) as members:
-        contents = {name: members.read(name) for name in members.namelist()}
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as members:
-        for name, data in contents.items():
-            members.writestr(name, data)
-    assert verify(packed).ok
-    assert samples_read(packed) == sum(SAMPLES.values())
-    rng = random.Random(2)
-    data = packed.read_bytes()
-    for _ in range(100):
-        changed = bytearray(data)
-        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        packed.write_bytes(changed)
-        verified(packed)
-        samples_read(packed)

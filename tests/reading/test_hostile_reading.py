@@ -40,7 +40,7 @@ Pair = namedtuple("Pair", "tokens labels")
 
 
 def written(target: Any, codec: str = "bitpack", **spec: Any) -> None:
-    """150 samples whose labels are their positions."""
+    """Write 150 samples whose labels are their row numbers."""
     spec = {"chunk_samples": 4, "shard_samples": 16, **spec}
     columns = {"masks": np.tile(LABELS.astype(np.uint8)[:, None], (1, 20))}
     write_store(target, {"train": (CODES[codec], LABELS, columns)}, codec=codec, **spec)
@@ -62,7 +62,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three shards open, next to nothing kept in memory, and threads that take turns all the time."""
+    """Keep three shards open and next to nothing in memory, and let threads take turns all the time."""
     monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 3)
     monkeypatch.setattr(chunk_array, "CACHE_NBYTES", 2000)
     monkeypatch.setattr(sample_array, "CACHE_NBYTES", 2000)

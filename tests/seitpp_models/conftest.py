@@ -12,7 +12,7 @@ from helpers.network_stores import write_labelled
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator() -> None:
-    """Accelerate keeps the precision of a process's first command."""
+    """Forget the precision of a process's first command, which Accelerate keeps."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -19,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def picture(height: int = 48, width: int = 56) -> Pixels:
-    """Smooth colours with edges and grain."""
+    """Draw smooth colours with edges and grain."""
     drawn = rng(7)
     coarse = Image.fromarray(drawn.integers(20, 236, (6, 7, 3), np.uint8))
     smooth = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)

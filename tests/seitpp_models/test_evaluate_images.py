@@ -62,7 +62,7 @@ def write_photos(folder: Path, names: tuple[str, ...], count: int = 2) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six images of three of the six classes."""
+    """Write six images of three of the six classes."""
     return write_photos(tmp_path_factory.mktemp("images") / "photos", NAMES[1:4])
 
 

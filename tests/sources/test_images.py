@@ -25,7 +25,7 @@ REAL_IMAGES = SHARED / "data/imagenet-sample.tar"
 
 
 def scene(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
-    """Smooth colours with some noise, RGB uint8 (H, W, 3)."""
+    """Draw smooth colours with some noise, RGB uint8 (H, W, 3)."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height))
     noise = rng.integers(-20, 20, (height, width, 3))

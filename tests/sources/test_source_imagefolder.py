@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers.image_folders import fill
+from helpers.image_sources import labels, listed
 
-from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources import ImageSource, file_bytes
+from tokenstore.errors import SourceError
 from tokenstore.sources import names as name_columns
 from tokenstore.sources.imagefolder import open_imagefolder
-
-
-def jpeg(grey: int = 0) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (3, 2), grey).save(file, "JPEG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "images"
-
-
-def fill(root: Path, *paths: str | bytes) -> None:
-    """Put an image at each path."""
-    for path in paths:
-        full = root / os.fsdecode(path)
-        full.parent.mkdir(parents=True, exist_ok=True)
-        full.write_bytes(jpeg())
-
-
-def listed(source: ImageSource) -> dict[str, list[str]]:
-    return {name: split.names(0, len(split)).to_pylist() for name, split in source.splits.items()}
-
-
-def labels(source: ImageSource, split: str = "train") -> list[int] | None:
-    found = source.splits[split].labels(0, len(source.splits[split]))
-    assert found is None or found.dtype == np.int32
-    return None if found is None else found.tolist()
 
 
 def test_class_folders_make_one_split_with_sorted_classes(root: Path) -> None:
@@ -175,114 +143,6 @@ def test_a_folder_without_any_image_is_refused(root: Path) -> None:
         open_imagefolder(root)
 
 
-def test_names_that_are_not_utf8_and_names_of_255_bytes_work(root: Path) -> None:
-    long = b"x" * 251 + b".jpg"
-    fill(root, b"caf\xe9/\xff.jpg", b"a/" + long)
-    source = open_imagefolder(root)
-    assert source.class_names == ("a", "caf\\xe9")
-    assert listed(source)["train"] == ["a/" + long.decode(), "caf\\xe9/\\xff.jpg"]
-    assert source.splits["train"].request(0, 2).read() == [jpeg(), jpeg()]
-
-
-def test_classes_that_print_the_same_are_refused(root: Path) -> None:
-    fill(root, b"caf\xe9/1.jpg", rb"caf\xe9/1.jpg")
-    with pytest.raises(SourceError, match="two classes print as"):
-        open_imagefolder(root)
-
-
-def test_links_to_files_and_folders_are_followed(root: Path) -> None:
-    fill(root, "a/1.jpg", "../elsewhere/2.jpg")
-    (root / "a/link.jpg").symlink_to(root / "../elsewhere/2.jpg")
-    (root / "b").symlink_to(root / "../elsewhere", target_is_directory=True)
-    source = open_imagefolder(root)
-    assert listed(source)["train"] == ["a/1.jpg", "a/link.jpg", "b/2.jpg"]
-    assert source.splits["train"].request(1, 3).read() == [jpeg(), jpeg()]
-
-
-def test_loops_of_links_end_and_are_noted(root: Path) -> None:
-    fill(root, "a/1.jpg", "a/b/2.jpg")
-    (root / "a/b/up").symlink_to(root / "a", target_is_directory=True)
-    (root / "a/itself").symlink_to(root / "a/itself")
-    (root / "a/here.jpg").symlink_to(root / "a/here.jpg")
-    source = open_imagefolder(root)
-    assert listed(source)["train"] == ["a/1.jpg", "a/b/2.jpg"]
-    assert any("lead back" in note and "a/b/up/" in note for note in source.notes)
-
-
-def test_a_link_to_the_root_ends_too(root: Path) -> None:
-    fill(root, "a/1.jpg")
-    (root / "a/root").symlink_to(root, target_is_directory=True)
-    assert listed(open_imagefolder(root))["train"] == ["a/1.jpg"]
-
-
-def test_what_is_no_file_is_never_opened(root: Path) -> None:
-    fill(root, "a/1.jpg")
-    os.mkfifo(root / "a/pipe.jpg")
-    (root / "a/broken.jpg").symlink_to(root / "nothing.jpg")
-    source = open_imagefolder(root)
-    assert listed(source)["train"] == ["a/1.jpg"]
-    assert source.notes == (
-        "named like images but skipped, as they are no files or lead nowhere: 2 (first: a/broken.jpg)",
-    )
-
-
-def test_a_file_that_became_a_pipe_is_a_bad_sample_and_no_endless_wait(root: Path) -> None:
-    fill(root, "1.jpg")
-    request = open_imagefolder(root).splits["train"].request(0, 1)
-    (root / "1.jpg").unlink()
-    os.mkfifo(root / "1.jpg")
-    assert str(request.read()[0]) == "not a regular file"
-
-
-def test_a_file_that_vanished_is_a_bad_sample_with_its_reason(root: Path) -> None:
-    fill(root, "1.jpg", "2.jpg")
-    request = open_imagefolder(root).splits["train"].request(0, 2)
-    (root / "1.jpg").unlink()
-    gone, there = request.read()
-    assert isinstance(gone, SampleError)
-    assert "No such file" in str(gone)
-    assert there == jpeg()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_an_unreadable_file_is_a_bad_sample(root: Path) -> None:
-    fill(root, "1.jpg")
-    (root / "1.jpg").chmod(0)
-    assert "Permission denied" in str(open_imagefolder(root).splits["train"].request(0, 1).read()[0])
-
-
-def test_a_file_that_the_system_refuses_to_read_is_a_bad_sample(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(root, "1.jpg")
-    request = open_imagefolder(root).splits["train"].request(0, 1)
-
-    def refuse(*_: object) -> int:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(file_bytes.os, "open", refuse)
-    assert str(request.read()[0]) == "cannot be read: Permission denied"
-
-
-def test_a_file_of_absurd_size_is_not_read(root: Path) -> None:
-    fill(root, "1.jpg")
-    os.truncate(root / "1.jpg", 2**40)
-    assert "are more than" in str(open_imagefolder(root).splits["train"].request(0, 1).read()[0])
-
-
-def test_a_folder_that_cannot_be_listed_is_refused(root: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be listed: No such file"):
-        open_imagefolder(root)
-
-
-def test_requests_are_small_and_survive_pickling(root: Path) -> None:
-    fill(root, *(f"a/{number:04}.jpg" for number in range(300)))
-    split = open_imagefolder(root).splits["train"]
-    request = pickle.loads(pickle.dumps(split.request(200, 203)))
-    assert len(pickle.dumps(request)) < 400
-    assert request.read() == [jpeg()] * 3
-
-
 def test_the_fingerprint_follows_names_and_labels_only(root: Path, tmp_path: Path) -> None:
     def fingerprint() -> str:
         return open_imagefolder(root).splits["train"].fingerprint()
@@ -332,71 +192,3 @@ def test_a_million_names_take_no_object_each() -> None:
     assert python_bytes < 2 * 10**6
     assert column.nbytes < 40 * 10**6
     assert name_columns.sliced(column, 65_530, 65_540).to_pylist()[6] == b"n01440764/n01440764_00065536.JPEG"
-
-
-class TestLabelsFile:
-    def csv(self, root: Path, text: str | bytes) -> Path:
-        path = root.parent / "labels.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    @pytest.mark.parametrize(
-        "head",
-        ["path,label\n", "filename,class\n", "Image,Label\n", "file,label\r\n", "\ufeffpath,label\n", ""],
-    )
-    def test_names_become_sorted_classes_with_or_without_heading(self, root: Path, head: str) -> None:
-        fill(root, "1.jpg", "deep/2.jpg", "3.jpg")
-        source = open_imagefolder(root, self.csv(root, head + "1.jpg,dog\n./deep/2.jpg,cat\n3.jpg, dog\n"))
-        assert source.class_names == ("cat", "dog")
-        assert listed(source) == {"train": ["1.jpg", "3.jpg", "deep/2.jpg"]}
-        assert labels(source) == [1, 1, 0]
-
-    def test_integers_are_labels_as_they_are(self, root: Path) -> None:
-        fill(root, "a/1.jpg", "a/2.jpg")
-        source = open_imagefolder(root, self.csv(root, "a/2.jpg,7\na/1.jpg,0\n"))
-        assert source.class_names is None
-        assert labels(source) == [0, 7]
-
-    def test_splits_are_still_folders(self, root: Path) -> None:
-        fill(root, "train/1.jpg", "val/x/2.jpg")
-        source = open_imagefolder(root, self.csv(root, "train/1.jpg,b\nval/x/2.jpg,a\n"))
-        assert (labels(source), labels(source, "val")) == ([1], [0])
-
-    def test_quoted_paths_and_bytes_that_are_not_utf8_work(self, root: Path) -> None:
-        fill(root, "a, b.jpg", b"caf\xe9.jpg")
-        source = open_imagefolder(root, self.csv(root, b'"a, b.jpg",x\ncaf\xe9.jpg,\xe9\n'))
-        assert source.class_names == ("x", "\\xe9")
-        assert labels(source) == [0, 1]
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("1.jpg,a\n", r"images of split train that are not listed: 1 \(first: 2.jpg\)"),
-            (
-                "1.jpg,a\n2.jpg,a\n3.jpg,b\n4.jpg,b\n",
-                r"listed images that were not found: 2 \(first: 3.jpg\)",
-            ),
-            ("1.jpg,a\n1.jpg,b\n2.jpg,b\n", r"two different labels for '1.jpg'"),
-            ("1.jpg,1\n2.jpg,-1\n", r"expected labels 0..2147483647, found -1"),
-            ("1.jpg,1\n2.jpg,99999999999\n", r"expected labels 0..2147483647, found 99999999999"),
-            ("1.jpg,1\n2.jpg,9" + "9" * 40, "expected labels"),
-            ("1.jpg,a\n2.jpg, \n", r"sample 1 has an empty label"),
-            ("1.jpg,a,b\n2.jpg,a,b\n", r"expected a CSV file of two columns"),
-            ("1.jpg\n2.jpg\n", r"expected a CSV file of two columns"),
-            ("", r"expected a CSV file of two columns"),
-            ("path,label\n", r"lists no images"),
-        ],
-    )
-    def test_a_file_that_does_not_fit_is_refused(self, root: Path, text: str, message: str) -> None:
-        fill(root, "1.jpg", "2.jpg")
-        with pytest.raises(SourceError, match=message):
-            open_imagefolder(root, self.csv(root, text))
-
-    def test_a_repeated_line_is_harmless(self, root: Path) -> None:
-        fill(root, "1.jpg", "2.jpg")
-        assert labels(open_imagefolder(root, self.csv(root, "1.jpg,a\n1.jpg,a\n2.jpg,b\n"))) == [0, 1]
-
-    def test_a_missing_file_is_refused(self, root: Path) -> None:
-        fill(root, "1.jpg")
-        with pytest.raises(SourceError, match=r"labels file cannot be read: .*No such file"):
-            open_imagefolder(root, root / "nothing.csv")

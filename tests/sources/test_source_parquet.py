@@ -7,13 +7,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.image_sources import contents, labels
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources import ImageSource, open_source, parquet
+from tokenstore.sources import open_source, parquet
 from tokenstore.sources.parquet import open_parquet
 
 IMAGES = [b"image %d" % number for number in range(7)]
@@ -34,16 +34,6 @@ def structs(images: list[bytes | None]) -> pa.Array:
     """Return images as the `datasets` library stores them."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.array([{"bytes": image, "path": None} for image in images], kind)
-
-
-def labels(source: ImageSource, split: str = "train") -> list[int] | None:
-    found = source.splits[split].labels(0, len(source.splits[split]))
-    assert found is None or found.dtype == np.int32
-    return None if found is None else found.tolist()
-
-
-def contents(source: ImageSource, split: str = "train") -> list[bytes | SampleError]:
-    return list(source.splits[split].request(0, len(source.splits[split])).read())
 
 
 def test_the_hugging_face_layout_gives_images_labels_and_class_names(tmp_path: Path) -> None:

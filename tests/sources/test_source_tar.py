@@ -1,68 +1,24 @@
-"""Tar files of images: the walk over headers, samples and their labels, splits, damage."""
+"""Tar files of images: the walk over headers, samples and their labels."""
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
 import json
 import os
 import pickle
 import tarfile
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.image_sources import contents, labels, listed
 from helpers.paths import SHARED
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers.tar_files import FORMATS, shard, write_tar
 
-from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources import ImageSource, open_source
-from tokenstore.sources.shard_files import expand_braces
+from tokenstore.errors import SourceError
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tar_headers import walk_tar
 
 DATA = SHARED / "data"
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-
-Content = Mapping[str, bytes | str | int]
-
-
-def write_tar(path: Path, members: Content | list[tuple[str, bytes]], format: str = "gnu") -> Path:
-    """Write a tar file; values that are not bytes become their text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=FORMATS[format]) as tar:
-        for name, content in members.items() if isinstance(members, Mapping) else members:
-            data = content if isinstance(content, bytes) else str(content).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def shard(path: Path, first: int = 0, count: int = 2) -> Path:
-    """Write a WebDataset shard whose labels are the numbers of its keys."""
-    members: dict[str, bytes | int] = {}
-    for number in range(first, first + count):
-        members[f"{number:04}.jpg"] = b"image %d" % number
-        members[f"{number:04}.cls"] = number
-    return write_tar(path, members)
-
-
-def listed(source: ImageSource) -> dict[str, list[str]]:
-    return {name: split.names(0, len(split)).to_pylist() for name, split in source.splits.items()}
-
-
-def labels(source: ImageSource, split: str = "train") -> list[int] | None:
-    found = source.splits[split].labels(0, len(source.splits[split]))
-    return None if found is None else found.tolist()
-
-
-def contents(source: ImageSource, split: str = "train") -> list[bytes | SampleError]:
-    return list(source.splits[split].request(0, len(source.splits[split])).read())
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -226,200 +182,6 @@ def test_sparse_members_of_both_kinds_are_walked_past(tmp_path: Path) -> None:
         (b"new.jpg", False),
         (b"plain.jpg", True),
     ]
-
-
-class TestImageFoldersAsTar:
-    def test_parent_folders_are_classes_where_no_sample_has_a_label(self, tmp_path: Path) -> None:
-        members = {"set/b/1.JPEG": b"b1", "set/a/1.JPEG": b"a1", "set/b/2.JPEG": b"b2"}
-        source = open_tar(write_tar(tmp_path / "x.tar", members))
-        assert source.class_names == ("a", "b")
-        assert labels(source) == [1, 0, 1]
-
-    def test_folders_named_by_numbers_are_still_classes_in_order_of_names(self, tmp_path: Path) -> None:
-        source = open_tar(write_tar(tmp_path / "x.tar", {"9/1.jpg": b"", "10/1.jpg": b""}))
-        assert (source.class_names, labels(source)) == (("10", "9"), [1, 0])
-
-    def test_split_folders_inside_are_splits(self, tmp_path: Path) -> None:
-        members = {"./set/train/a/1.jpg": b"ta", "./set/val/b/x/1.jpg": b"vb", "./set/train/b/1.jpg": b"tb"}
-        source = open_tar(write_tar(tmp_path / "x.tar", members))
-        assert list(source.splits) == ["train", "val"]
-        assert source.class_names == ("a", "b")
-        assert (labels(source), contents(source)) == ([0, 1], [b"ta", b"tb"])
-        assert (labels(source, "val"), contents(source, "val")) == ([1], [b"vb"])
-
-    def test_split_folders_inside_are_splits_of_labelled_samples_too(self, tmp_path: Path) -> None:
-        members = {"train/1.jpg": b"t", "train/1.cls": 4, "val/1.jpg": b"v", "val/1.cls": 5}
-        source = open_tar(write_tar(tmp_path / "x.tar", members))
-        assert (labels(source), labels(source, "val")) == ([4], [5])
-
-    def test_a_tar_file_named_after_its_split_may_hold_the_split_folder(self, tmp_path: Path) -> None:
-        write_tar(tmp_path / "train.tar", {"train/a/1.jpg": b"", "train/b/1.jpg": b""})
-        write_tar(tmp_path / "val.tar", {"val/b/1.jpg": b""})
-        source = open_tar(tmp_path)
-        assert (labels(source), labels(source, "val"), source.class_names) == ([0, 1], [1], ("a", "b"))
-        write_tar(tmp_path / "val.tar", {"train/b/1.jpg": b""})
-        with pytest.raises(SourceError, match="split val by its name, but holds a folder for train"):
-            open_tar(tmp_path)
-
-    def test_images_without_folders_have_no_labels(self, tmp_path: Path) -> None:
-        source = open_tar(write_tar(tmp_path / "x.tar", {"1.jpg": b"", "2.jpg": b""}))
-        assert (labels(source), source.class_names) == (None, None)
-
-    def test_images_beside_class_folders_are_refused(self, tmp_path: Path) -> None:
-        path = write_tar(tmp_path / "x.tar", {"a/1.jpg": b"", "b/1.jpg": b"", "stray.jpg": b""})
-        with pytest.raises(SourceError, match=r"image 'stray.jpg' lies beside class folders"):
-            open_tar(path)
-
-
-class TestSplitsAndPatterns:
-    def test_names_of_files_tell_the_split(self, tmp_path: Path) -> None:
-        for name in ("train-0.tar", "train-1.tar", "validation_0.tar", "imagenet-test-0.tar"):
-            shard(tmp_path / name)
-        source = open_tar(tmp_path)
-        assert {name: len(split) for name, split in source.splits.items()} == {
-            "train": 4,
-            "val": 2,
-            "test": 2,
-        }
-
-    def test_folders_tell_the_split(self, tmp_path: Path) -> None:
-        shard(tmp_path / "train/0.tar")
-        shard(tmp_path / "val/0.tar", 5)
-        source = open_tar(tmp_path)
-        assert (labels(source), labels(source, "val")) == ([0, 1], [5, 6])
-
-    def test_string_labels_share_their_classes_between_splits(self, tmp_path: Path) -> None:
-        write_tar(tmp_path / "train.tar", {"1.jpg": b"", "1.cls": "b"})
-        write_tar(tmp_path / "val.tar", {"1.jpg": b"", "1.cls": "a"})
-        source = open_tar(tmp_path)
-        assert (labels(source), labels(source, "val"), source.class_names) == ([1], [0], ("a", "b"))
-
-    def test_files_of_which_only_some_name_a_split_are_refused(self, tmp_path: Path) -> None:
-        shard(tmp_path / "train-0.tar")
-        shard(tmp_path / "more.tar")
-        with pytest.raises(SourceError, match=r"'train-0.tar' names its split but 'more.tar' does not"):
-            open_tar(tmp_path)
-
-    def test_files_beside_split_folders_are_refused(self, tmp_path: Path) -> None:
-        shard(tmp_path / "train/0.tar")
-        shard(tmp_path / "0.tar")
-        with pytest.raises(SourceError, match=r"'0.tar' lies beside split folder 'train'"):
-            open_tar(tmp_path)
-
-    def test_braces_and_wildcards_name_files_in_order(self, tmp_path: Path) -> None:
-        for number in range(11):
-            shard(tmp_path / f"{number:03}.tar", number, 1)
-        assert labels(open_tar(f"{tmp_path}/{{001..003}}.tar")) == [1, 2, 3]
-        assert labels(open_tar(f"{tmp_path}/{{004,002}}.tar")) == [4, 2]
-        assert labels(open_tar(f"{tmp_path}/01*.tar")) == [10]
-        assert labels(open_source(f"{tmp_path}/{{009..010}}.tar")) == [9, 10]
-
-    def test_a_missing_file_of_a_pattern_is_named(self, tmp_path: Path) -> None:
-        shard(tmp_path / "0.tar")
-        with pytest.raises(SourceError, match=r"2 files not found \(first: .*1.tar\)"):
-            open_tar(f"{tmp_path}/{{0..2}}.tar")
-
-    @pytest.mark.parametrize(
-        ("pattern", "names"),
-        [
-            ("a.tar", ["a.tar"]),
-            ("{8..11}", ["8", "9", "10", "11"]),
-            ("{08..11}", ["08", "09", "10", "11"]),
-            ("{a,b}-{1..2}", ["a-1", "a-2", "b-1", "b-2"]),
-            ("{,x}y", ["y", "xy"]),
-        ],
-    )
-    def test_braces_expand_as_in_a_shell(self, pattern: str, names: list[str]) -> None:
-        assert expand_braces(pattern) == names
-
-    @pytest.mark.parametrize("pattern", ["{a}", "{}", "{3..1}", "{a..c}"])
-    def test_braces_without_range_or_list_are_refused(self, pattern: str) -> None:
-        with pytest.raises(SourceError, match="expected braces like"):
-            expand_braces(pattern)
-
-
-class TestDamage:
-    def test_a_file_cut_off_anywhere_is_refused_with_its_name(self, tmp_path: Path) -> None:
-        whole = shard(tmp_path / "whole.tar", count=3).read_bytes()
-        end = next(m.offset for m in walk_tar(tmp_path / "whole.tar") if m.name == b"0002.cls") + 512
-        cut = tmp_path / "cut.tar"
-        for length in (*range(1, end + 1, 97), end):
-            cut.write_bytes(whole[:length])
-            with pytest.raises(SourceError, match=r"cut.tar: (truncated|not a tar)"):
-                list(walk_tar(cut))
-        cut.write_bytes(whole[: end + 512])
-        assert len(list(walk_tar(cut))) == 6
-
-    def test_a_truncated_member_is_named_with_its_offset(self, tmp_path: Path) -> None:
-        path = write_tar(tmp_path / "x.tar", {"1.jpg": b"#" * 600, "2.jpg": b"#" * 600})
-        path.write_bytes(path.read_bytes()[:2100])
-        with pytest.raises(
-            SourceError, match=r"x.tar: truncated: member '2.jpg' at offset 1536 should end at"
-        ):
-            open_tar(path)
-
-    @settings(deadline=None, max_examples=200)
-    @given(st.lists(st.tuples(st.integers(0, 2**14), st.integers(0, 255)), min_size=1, max_size=3))
-    def test_flipped_bytes_end_in_members_or_a_source_error(self, flips: list[tuple[int, int]]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            members = {"a/" + "b" * 120 + ".jpg": b"x" * 700, "é.jpg": b"y", "c.cls": b"1"}
-            path = write_tar(Path(folder) / "x.tar", members, "pax")
-            data = bytearray(path.read_bytes())
-            for place, value in flips:
-                data[place % 5000] = value
-            path.write_bytes(data)
-            with contextlib.suppress(SourceError):
-                assert all(member.offset + member.size <= len(data) for member in walk_tar(path))
-
-    def test_a_damaged_header_is_named_with_its_offset(self, tmp_path: Path) -> None:
-        path = shard(tmp_path / "x.tar")
-        data = bytearray(path.read_bytes())
-        data[1024 + 5] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(SourceError, match=r"x.tar: damaged: no header at offset 1024"):
-            open_tar(path)
-
-    @pytest.mark.parametrize("content", [b"text, not tar\n" * 99, b"", b"x"])
-    def test_other_files_are_no_tar_files(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "x.tar").write_bytes(content)
-        with pytest.raises(SourceError, match=r"x.tar: (not a tar file|expected a tar file|truncated)"):
-            open_tar(tmp_path / "x.tar")
-
-    def test_a_compressed_tar_file_says_to_decompress_it(self, tmp_path: Path) -> None:
-        data = shard(tmp_path / "x.tar").read_bytes()
-        for name in ("x.tar.gz", "x.tgz", "x.tar"):
-            (tmp_path / name).write_bytes(gzip.compress(data))
-            with pytest.raises(SourceError, match=r"compressed .*decompress it first"):
-                open_source(tmp_path / name)
-
-    def test_tar_files_put_one_behind_the_other_are_refused(self, tmp_path: Path) -> None:
-        path = shard(tmp_path / "x.tar")
-        path.write_bytes(path.read_bytes() * 2)
-        with pytest.raises(SourceError, match=r"x.tar: holds more after its end mark at offset"):
-            open_tar(path)
-
-    def test_a_pax_header_that_leads_nowhere_is_refused(self, tmp_path: Path) -> None:
-        info = tarfile.TarInfo("x")
-        info.type = tarfile.XHDTYPE
-        for record in (b"0 path=x\n", b"99 path=x\n", b"path=x\n", b"9 path=xx", b"8 size=x\n", b"5 xx\n"):
-            info.size = len(record)
-            (tmp_path / "x.tar").write_bytes(info.tobuf() + record.ljust(512, b"\0") + bytes(1024))
-            with pytest.raises(SourceError, match="no pax record at offset 512"):
-                list(walk_tar(tmp_path / "x.tar"))
-
-    def test_a_tar_file_that_shrank_gives_bad_samples(self, tmp_path: Path) -> None:
-        path = shard(tmp_path / "x.tar")
-        request = open_tar(path).splits["train"].request(0, 2)
-        os.truncate(path, 1024 + 512)
-        first, second = request.read()
-        assert first == b"image 0"
-        assert "ends within the sample" in str(second)
-        path.unlink()
-        assert all("No such file" in str(error) for error in request.read())
-
-    def test_a_tar_file_without_images_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match="no images in the tar files of split train"):
-            open_tar(write_tar(tmp_path / "x.tar", {"a.txt": b""}))
 
 
 def test_requests_survive_pickling_and_cross_shards(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 import threading
 import traceback
@@ -20,17 +19,13 @@ from helpers.fault_proxy import FaultProxy
 from helpers.faults import Fault, Rule
 from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
-from helpers.waiting import PATIENT, RESIGNED, RESTLESS, wait_until
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.waiting import BRIEF, PATIENT, RESIGNED, RESTLESS, wait_until
 
 import tokenstore
 from tokenstore.errors import DamageError, StorageError, StoreError
 from tokenstore.storage import Retries
 from tokenstore.storage.remote import RemoteFolder
 
-BRIEF = Retries(deadline=0.5, timeout=0.25, first_delay=0.01, longest_delay=0.1)
-"""Retries for faults that stay, which are met however busy the machine is."""
 DATA = np.random.default_rng(0).bytes(300_000)
 RANGES = [("a/data", start, start + 1000 + start % 7) for start in range(0, 60_000, 6_000)]
 SECRETS = {"key": "AKIDSECRETSECRET", "secret": "s3cr3t/w1th+sl4sh", "token": "t0k3nt0k3n"}
@@ -75,7 +70,7 @@ def bucket(s3_server: S3Server) -> str:
 
 @pytest.fixture(scope="module")
 def opened(s3_server: S3Server, bucket: str, network: FaultProxy) -> dict[Retries, RemoteFolder]:
-    """Remotes of one folder by their patience, all through the network and all connected."""
+    """Give remotes of one folder by their patience, all through the network and all connected."""
     options = s3_server.storage_options(network.url)
     patience = (BRIEF, PATIENT, RESIGNED, RESTLESS)
     remotes = {retries: RemoteFolder(f"s3://{bucket}/store", options, retries) for retries in patience}
@@ -299,55 +294,6 @@ def test_a_finished_file_of_this_machine_is_moved_there(
     with pytest.raises(FileNotFoundError, match="nothing"):
         remote.move_into_place(tmp_path / "nothing", "put")
     remote.remove("put")
-
-
-@given(
-    data=st.binary(max_size=200),
-    ranges=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=20),
-)
-def test_ranges_are_slices(data: bytes, ranges: list[tuple[int, int]]) -> None:
-    remote = MEMORY
-    remote.write("file", data)
-    inside = [(min(pair), max(pair)) for pair in ranges if max(pair) <= len(data)]
-    found = remote.read_ranges([("file", start, stop) for start, stop in inside])
-    assert found == [data[start:stop] for start, stop in inside]
-    assert remote.read("file") == data
-    remote.remove("file")
-
-
-MEMORY = RemoteFolder("memory://ranges-are-slices/store")
-
-
-@given(
-    attempts=st.integers(1, 10_000),
-    left=st.floats(0, 1e4),
-    first=st.floats(1e-3, 10),
-    longest=st.floats(1e-3, 100),
-)
-def test_a_delay_doubles_and_is_bounded(attempts: int, left: float, first: float, longest: float) -> None:
-    retries = Retries(first_delay=first, longest_delay=longest)
-    delay = retries.delay(attempts, left, random.Random(0))
-    assert 0 <= delay <= min(longest, left / 2)
-    if attempts < 100:
-        assert delay <= first * 2 ** (attempts - 1)
-
-
-def test_delays_differ() -> None:
-    jitter = random.Random(0)
-    assert len({Retries().delay(5, 30, jitter) for _ in range(10)}) == 10
-
-
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["deadline", "timeout", "first_delay", "longest_delay"])
-def test_times_that_cannot_be_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}: expected a positive number of seconds, found"):
-        Retries(**{name: value})
-
-
-@pytest.mark.parametrize("url", ["nothing://x/y", "gopher::s3://bucket/x"])
-def test_a_kind_of_storage_that_is_not_known_is_refused_at_once(url: str) -> None:
-    with pytest.raises(StoreError, match=re.escape(url)):
-        RemoteFolder(url, retries=BRIEF).read("a")
 
 
 def exposed(error: BaseException) -> str:

@@ -42,7 +42,7 @@ def storage(s3_server: S3Server) -> Storage:
 
 @pytest.fixture
 def readers(storage: Storage) -> Iterator[list[int]]:
-    """Threads that read all the while; how often they read what they should, and did not."""
+    """Read in threads all the while; count how often they read what they should, and how often not."""
     counts = [0, 0]
     stopped = threading.Event()
 

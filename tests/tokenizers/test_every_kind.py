@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image
 from safetensors.torch import load_file
 from tokenstore_cli.main import cli
@@ -26,7 +27,7 @@ COUNT = 8
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight parts of two photographs, as JPEG and PNG files of several sizes."""
+    """Write eight parts of two photographs, as JPEG and PNG files of several sizes."""
     datasets = pytest.importorskip("sklearn.datasets")
     folder = tmp_path_factory.mktemp("photographs")
     for number, photo in enumerate(datasets.load_sample_images().images):
@@ -47,27 +48,24 @@ def conv_vq(folder: Path, photographs: Path) -> str:
 
 
 def vit_vqgan(folder: Path, photographs: Path) -> str:
-    import test_vit_vqgan
-
-    tensors = test_vit_vqgan.random_tensors()
-    return f"vit-vqgan:{test_vit_vqgan.saved(folder / 'model.ckpt', {'state_dict': tensors})}"
+    return f"vit-vqgan:{saved(folder / 'model.ckpt', {'state_dict': random_tensors()})}"
 
 
 def diffusers(folder: Path, photographs: Path) -> str:
-    test_diffusers_vq = pytest.importorskip("test_diffusers_vq")
-    test_diffusers_vq.build().save_pretrained(folder / "model")
+    models = pytest.importorskip("helpers.diffusers_models")
+    models.build().save_pretrained(folder / "model")
     return f"diffusers:{folder / 'model'}"
 
 
 def transformers(folder: Path, photographs: Path) -> str:
-    test_transformers_vq = pytest.importorskip("test_transformers_vq")
-    test_transformers_vq.build("emu3").save_pretrained(folder / "model")
+    models = pytest.importorskip("helpers.transformers_models")
+    models.build("emu3").save_pretrained(folder / "model")
     return f"transformers:{folder / 'model'}"
 
 
 def autoencoder(folder: Path, photographs: Path, *options: str) -> str:
-    test_autoencoder = pytest.importorskip("test_autoencoder")
-    test_autoencoder.make_kl().save_pretrained(folder / "model")
+    models = pytest.importorskip("helpers.autoencoder_models")
+    models.make_kl().save_pretrained(folder / "model")
     out = folder / "codebook.safetensors"
     arguments = ["fit-codebook", str(photographs), "--autoencoder", str(folder / "model"), "--out", str(out)]
     run("--image-size", "64", *options or ("--codebook-size", "32", "--iterations", "10"), before=arguments)

@@ -35,7 +35,7 @@ class WithoutVectors(BrightnessTokenizer):
 
 
 class Digits(BrightnessTokenizer):
-    """Brightness in two codes: sixteens, and what is left."""
+    """A tokenizer of brightness in two codes: sixteens, and what is left."""
 
     codebook_sizes = (16, 16)
     codebook = np.stack([OnACircle.codebook[:16], OnACircle.codebook[16:32]])
@@ -52,7 +52,7 @@ class Digits(BrightnessTokenizer):
 
 
 def grey(*levels: int) -> torch.Tensor:
-    """Images (B, 3, 16, 16) of one level each."""
+    """Return images (B, 3, 16, 16) of one level each."""
     return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16)
 
 

@@ -41,7 +41,7 @@ def some_quantisers() -> list[Quantiser]:
 
 @st.composite
 def tables(draw: st.DrawFn, unit: float = 1 / 1024, largest: int = 2**17) -> torch.Tensor:
-    """Distinct vectors (K, D), some of them close neighbours far from zero."""
+    """Draw distinct vectors (K, D), some of them close neighbours far from zero."""
     dimensions = draw(st.integers(1, 5))
     row = st.tuples(*[st.integers(-largest, largest)] * dimensions)
     rows = draw(st.lists(row, min_size=1, max_size=40, unique=True))
@@ -159,7 +159,7 @@ def test_no_rows_have_no_codes() -> None:
 
 @st.composite
 def nested_tables(draw: st.DrawFn) -> torch.Tensor:
-    """Tables (n, K, D), each within the cells of the one before, in numbers that floats hold exactly."""
+    """Draw tables (n, K, D), each within the cells of the one before, in numbers that floats hold exactly."""
     dimensions, size = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     row = st.tuples(*[st.integers(-2, 2)] * dimensions)
     stages = draw(st.lists(st.lists(row, min_size=size, max_size=size, unique=True), min_size=1, max_size=4))

@@ -31,7 +31,7 @@ SHARD = "train/tokens/c/1/0/0"
 
 @pytest.fixture(scope="module", autouse=True)
 def _fast(without_fsync: None) -> None:
-    """Many small stores."""
+    """Skip fsync: the tests write many small stores."""
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ PASSING = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _fast(without_fsync: None) -> None:
-    """Many small stores."""
+    """Skip fsync: the tests write many small stores."""
 
 
 @pytest.fixture(scope="module")

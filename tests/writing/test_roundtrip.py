@@ -77,7 +77,7 @@ def stores(
 
 
 def index_lists(samples: int) -> st.SearchStrategy[list[int]]:
-    """Positions from either end, in any order, also twice, also none."""
+    """Draw positions from either end, in any order, also twice, also none."""
     return st.lists(st.integers(-samples, samples - 1), max_size=30) if samples else st.just([])
 
 
@@ -185,7 +185,7 @@ def small_shards(
 
 
 def hammer(opened: TokenStore, codes: npt.NDArray[Any], threads: int = 8, rounds: int = 40) -> None:
-    """Many threads read random samples of one reader, and each checks what it gets."""
+    """Read random samples of one reader in many threads, each of which checks what it gets."""
     masks = column("masks", SAMPLES)
 
     def work(seed: int) -> None:

@@ -1,0 +1,88 @@
+"""Damaged stores in zip files: verification names what is wrong, and no reader returns a wrong code."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers.damaged_stores import SAMPLES, samples_read, verified, write
+
+import tokenstore
+from tokenstore.audit.verify import verify
+from tokenstore.errors import DamageError
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
+
+@pytest.fixture(scope="module")
+def intact_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a store in a zip file that tests only read."""
+    return write(tmp_path_factory.mktemp("intact") / "store.zip")
+
+
+@pytest.fixture
+def packed(intact_zip: Path, tmp_path: Path) -> Path:
+    """Copy the store in a zip file, to be damaged."""
+    return Path(shutil.copy(intact_zip, tmp_path / "store.zip"))
+
+
+def test_a_flipped_bit_of_a_zip_file_never_gives_a_wrong_code(packed: Path) -> None:
+    """Dates and flags of a zip file say nothing about its files: a change there may go unnoticed."""
+    rng = random.Random(0)
+    data = packed.read_bytes()
+    for _ in range(200):
+        changed = bytearray(data)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        packed.write_bytes(changed)
+        if verified(packed).ok:
+            assert samples_read(packed) == sum(SAMPLES.values())
+        else:
+            samples_read(packed)
+
+
+def test_a_flipped_bit_of_a_file_in_a_zip_file_is_found(packed: Path) -> None:
+    rng = random.Random(1)
+    data = packed.read_bytes()
+    with zipfile.ZipFile(packed) as members:
+        infos = members.infolist()
+    for info in infos:
+        header = data[info.header_offset : info.header_offset + 30]
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        changed = bytearray(data)
+        changed[start + rng.randrange(info.file_size)] ^= 1 << rng.randrange(8)
+        packed.write_bytes(changed)
+        assert any(info.filename in problem for problem in verified(packed).problems), info.filename
+        samples_read(packed)
+
+
+def test_a_cut_zip_file_is_found(packed: Path) -> None:
+    data = packed.read_bytes()
+    for length in [*range(0, len(data), 499), len(data) - 1]:
+        packed.write_bytes(data[:length])
+        (problem,) = verify(packed).problems
+        assert "not a whole zip file" in problem
+        with pytest.raises(DamageError, match="not a whole zip file"):
+            tokenstore.open(packed)
+
+
+def test_a_zip_file_with_deflated_members_is_read_and_its_damage_found(packed: Path) -> None:
+    """Not as tokenstore packs it, but as somebody might."""
+    with zipfile.ZipFile(packed) as members:
+        contents = {name: members.read(name) for name in members.namelist()}
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as members:
+        for name, data in contents.items():
+            members.writestr(name, data)
+    assert verify(packed).ok
+    assert samples_read(packed) == sum(SAMPLES.values())
+    rng = random.Random(2)
+    data = packed.read_bytes()
+    for _ in range(100):
+        changed = bytearray(data)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        packed.write_bytes(changed)
+        verified(packed)
+        samples_read(packed)
