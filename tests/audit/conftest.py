@@ -13,10 +13,12 @@ import tokenstore
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
+    """Write a folder of grey images."""
     write_grey_folder(tmp_path / "images", 3)
     return tmp_path / "images"
 
 
 @pytest.fixture
 def store(images: Path, tmp_path: Path) -> tokenstore.TokenStore:
+    """Convert the grey images to a store."""
     return converted(images, tmp_path / "store")

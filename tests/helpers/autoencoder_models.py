@@ -61,4 +61,5 @@ def smooth_images(count: int, size: int = SIZE) -> torch.Tensor:
 
 
 def fit(split: ImageSplit, model: Path, options: FitOptions = SMALL) -> AutoencoderTokenizer:
+    """Fit a codebook to the latents of a split's images."""
     return learn_codebook(split, load_autoencoder(str(model)), ImageOptions(SIZE), options)[0]

@@ -19,6 +19,7 @@ LEVELS = 9
 
 
 def converted(source: Path, out: Path, tokenizer: Any = None, **options: Any) -> tokenstore.TokenStore:
+    """Convert images to a store by the tokenizer of brightness, or by another."""
     options = {"image_size": 16, "workers": 0, **options}
     tokenizer = tokenizer or BrightnessTokenizer()
     convert_source(open_source(source), out, tokenizer=tokenizer, options=ConvertOptions(**options))

@@ -42,11 +42,13 @@ def content(key: str) -> bytes:
 
 
 def holds(cache: Cache, key: str, data: bytes | None) -> bool:
+    """Check that a cache gives these bytes for a key, or nothing for None."""
     found = cache.get(key)
     return found is None if data is None else found is not None and found.tobytes() == data
 
 
 def files(folder: Path) -> list[Path]:
+    """List all files of entries, finished or not."""
     return [path for path in (folder / "entries").rglob("*") if path.is_file()]
 
 
@@ -68,6 +70,7 @@ def check_after_a_kill(folder: Path, keys: list[str], policy: Policy) -> None:
 
 @contextlib.contextmanager
 def locked_by_another(folder: Path) -> Iterator[None]:
+    """Hold the lock of a cache as another process would."""
     with (folder / "total").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -82,6 +85,7 @@ def start(function: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def run(function: str, *arguments: object) -> int:
+    """Run a function of this file in a process of its own, and return its exit code."""
     with start(function, *arguments) as process:
         return process.wait(HANG)
 

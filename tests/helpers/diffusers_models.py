@@ -40,11 +40,13 @@ def build(**changes: Any) -> Any:
 
 
 def noise(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Draw images of noise, uint8 (B, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
 def as_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Return images as pixels from -1 to 1."""
     return images.float() / 127.5 - 1
 
 
@@ -58,5 +60,6 @@ def as_pipeline(folder: Path, parts: dict[str, str], model: Path) -> Path:
 
 
 def spoil_config(folder: Path, change: dict[str, Any]) -> None:
+    """Change fields of a model's config."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -29,14 +29,17 @@ IGNORED = 200
 
 
 def run(*words: object) -> Result:
+    """Run a command of the command line."""
     return CliRunner().invoke(cli, [str(word) for word in words])
 
 
 def random_map(seed: int, width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:
+    """Draw a label map of 12 classes, uint8 (H, W)."""
     return np.random.default_rng(seed).integers(0, 12, (height, width), np.uint8)
 
 
 def write_map(path: Path, values: npt.NDArray[Any], mode: str = "L") -> None:
+    """Write a label map as a grey image, or as one with a palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if mode == "P":
@@ -87,17 +90,20 @@ def stored(path: Path, split: str = "train") -> dict[str, npt.NDArray[np.uint8]]
 
 
 def converted(images: Path, masks: str | Path, out: Path, **options: Any) -> Manifest:
+    """Convert images with their label maps, and return the manifest."""
     chosen = replace(OPTIONS, ignore_index=IGNORED, **options)
     source = open_source(images, masks=masks)
     return convert_source(source, out, tokenizer=BrightnessTokenizer(), options=chosen).manifest
 
 
 def same(found: dict[str, npt.NDArray[np.uint8]], expected: dict[str, npt.NDArray[np.uint8]]) -> bool:
+    """Return if two sets of label maps are equal."""
     assert found.keys() == expected.keys()
     return all((found[name] == expected[name]).all() for name in expected)
 
 
 def png(values: npt.NDArray[Any], mode: str | None = None) -> bytes:
+    """Return a PNG file of values."""
     file, image = io.BytesIO(), Image.fromarray(values)
     (image.convert(mode) if mode else image).save(file, "PNG")
     return file.getvalue()

@@ -54,6 +54,7 @@ FAMILIES = tuple(MODELS)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Draw noise of a shape, uint8."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
@@ -103,5 +104,6 @@ def library_codes(family: str, model: Any, images: torch.Tensor) -> torch.Tensor
 
 
 def spoil_config(folder: Path, change: dict[str, Any]) -> None:
+    """Change fields of a model's config."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -38,19 +38,23 @@ def random_tensors(config: ViTVQGANConfig = TINY, seed: int = 0) -> Tensors:
 
 
 def saved(path: Path, tensors: object) -> Path:
+    """Save tensors by `torch.save`, and return the path."""
     torch.save(tensors, path)
     return path
 
 
 def loaded(path: Path, tensors: object) -> ViTVQGANTokenizer:
+    """Save tensors, and load the file as a tokenizer."""
     return load(str(saved(path, tensors)))
 
 
 def images(count: int, size: int = TINY.image_size, seed: int = 0) -> Tensor:
+    """Draw images of noise, uint8 (B, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
 def shapes_of(config: ViTVQGANConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's tensors by name."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in ViTVQGAN(config).state_dict().items()}

@@ -9,4 +9,5 @@ import pytest
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    """Return the path of a folder of images, which does not exist yet."""
     return tmp_path / "images"

@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def split(folder: Path) -> ImageSplit:
+    """Open the folder's only split."""
     return next(iter(open_source(folder).splits.values()))  # type: ignore[return-value]
 
 

@@ -14,6 +14,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model() -> Any:
+    """Build the model."""
+
     from helpers.diffusers_models import build
 
     return build()
@@ -21,6 +23,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="session")
 def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the model to a folder."""
     folder = tmp_path_factory.mktemp("vq")
     model.save_pretrained(folder)
     return folder
@@ -34,6 +37,8 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(saved: Path) -> Any:
+    """Load the folder as a tokenizer."""
+
     from tokenstore.tokenizers.kinds.diffusers_vq import load
 
     return load(str(saved))

@@ -14,6 +14,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def models() -> dict[str, Any]:
+    """Build a model of each family."""
+
     from helpers.transformers_models import FAMILIES, build
 
     return {family: build(family) for family in FAMILIES}
@@ -21,6 +23,7 @@ def models() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def saved(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the models, each to a folder of its family's name."""
     root = tmp_path_factory.mktemp("models")
     for family, model in models.items():
         model.save_pretrained(root / family)
@@ -29,6 +32,8 @@ def saved(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def tokenizers(saved: Path) -> dict[str, Any]:
+    """Load each folder as a tokenizer."""
+
     from tokenstore.tokenizers.kinds.transformers_vq import load
 
     return {path.name: load(str(path)) for path in saved.iterdir()}

@@ -12,4 +12,5 @@ from tokenstore.tokenizers.kinds.vit_vqgan import ViTVQGANTokenizer
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> ViTVQGANTokenizer:
+    """Load a tiny model of random weights as a tokenizer."""
     return loaded(tmp_path / "tiny.pt", random_tensors())
