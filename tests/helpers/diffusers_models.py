@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from helpers.model_folders import spoil_config
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -57,9 +58,3 @@ def as_pipeline(folder: Path, parts: dict[str, str], model: Path) -> Path:
         spoil_config(folder / part, {"_class_name": class_name})
     (folder / "model_index.json").write_text("{}")
     return folder
-
-
-def spoil_config(folder: Path, change: dict[str, Any]) -> None:
-    """Change fields of a model's config."""
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))

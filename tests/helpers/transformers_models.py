@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,9 +99,3 @@ def library_codes(family: str, model: Any, images: torch.Tensor) -> torch.Tensor
                 codes = model.encode(pixels).image_tokens
                 grids.append(codes.view(1, height // STRIDE, width // STRIDE))
     return torch.cat(grids)
-
-
-def spoil_config(folder: Path, change: dict[str, Any]) -> None:
-    """Change fields of a model's config."""
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))

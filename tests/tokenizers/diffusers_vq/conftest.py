@@ -15,7 +15,6 @@ import pytest
 @pytest.fixture(scope="session")
 def model() -> Any:
     """Build the model."""
-
     from helpers.diffusers_models import build
 
     return build()
@@ -38,7 +37,6 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(saved: Path) -> Any:
     """Load the folder as a tokenizer."""
-
     from tokenstore.tokenizers.kinds.diffusers_vq import load
 
     return load(str(saved))

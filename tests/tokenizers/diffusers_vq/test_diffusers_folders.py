@@ -15,7 +15,8 @@ from pathlib import Path
 import huggingface_hub.constants as hub
 import pytest
 import torch
-from helpers.diffusers_models import WEIGHTS, as_pipeline, build, noise, spoil_config
+from helpers.diffusers_models import WEIGHTS, as_pipeline, build, noise
+from helpers.model_folders import spoil_config
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers import load_tokenizer

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.diffusers_models import CODES, SIDE, WEIGHTS, as_pixels, build, noise, spoil_config
+from helpers.diffusers_models import CODES, SIDE, WEIGHTS, as_pixels, build, noise
+from helpers.model_folders import spoil_config
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.diffusers_models import DIM, WEIGHTS, as_pipeline, spoil_config
+from helpers.diffusers_models import DIM, WEIGHTS, as_pipeline
+from helpers.model_folders import spoil_config
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -15,7 +15,6 @@ import pytest
 @pytest.fixture(scope="session")
 def models() -> dict[str, Any]:
     """Build a model of each family."""
-
     from helpers.transformers_models import FAMILIES, build
 
     return {family: build(family) for family in FAMILIES}
@@ -33,7 +32,6 @@ def saved(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def tokenizers(saved: Path) -> dict[str, Any]:
     """Load each folder as a tokenizer."""
-
     from tokenstore.tokenizers.kinds.transformers_vq import load
 
     return {path.name: load(str(path)) for path in saved.iterdir()}

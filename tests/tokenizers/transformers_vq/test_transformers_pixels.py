@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.transformers_models import FAMILIES, as_pixels, noise, spoil_config
+from helpers.model_folders import spoil_config
+from helpers.transformers_models import FAMILIES, as_pixels, noise
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.transformers_models import CONFIGS, FAMILIES, build, noise, spoil_config
+from helpers.model_folders import spoil_config
+from helpers.transformers_models import CONFIGS, FAMILIES, build, noise
 
 transformers = pytest.importorskip("transformers")
 
