@@ -116,7 +116,7 @@ def test_more_than_one_percent_of_bad_images_stops_the_conversion_by_default(tmp
             tokenizer=BrightnessTokenizer(),
             options=options,
         )
-    with pytest.raises(IncompleteStoreError, match="--resume"):
+    with pytest.raises(IncompleteStoreError, match="resume=True"):
         tokenstore.open(tmp_path / "out")
 
 
