@@ -13,10 +13,8 @@ from pathlib import Path
 
 import click
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import tokenstore
-from seitpp_models.training.reports import EVALUATIONS
 
 from .main import cli
 from .seitpp import cli as networks
@@ -78,6 +76,8 @@ def demo(images: Path | None) -> None:
     _run("preview", str(store), "-o", str(sheet), "-n", "24")
     augmented = _HOME / "augmented.png"
     _run("preview", str(store), "-o", str(augmented), "-n", "6", "--augment", "seitpp")
+    from torch.utils.data import DataLoader  # slow to import, and decode processes import this module
+
     click.secho("\nreading one shuffled epoch through TokenDataset", bold=True)
     split = tokenstore.open(store).splits[0]
     dataset = tokenstore.TokenDataset(store, split)
@@ -97,6 +97,8 @@ def demo(images: Path | None) -> None:
 
 def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
     """Train a classifier on four fifths of a store of classes, and say how good it is on the rest."""
+    from seitpp_models.training.reports import EVALUATIONS
+
     names = dataset.class_names or ()
     if len(names) < 2 or not 2 * len(names) <= len(dataset) <= _MOST_TRAINED:
         click.echo(
