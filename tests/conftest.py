@@ -41,11 +41,6 @@ def _without_fsync() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def without_fsync() -> None:
-    """Do nothing more."""
-
-
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without delays; the delays count for the deadline all the same."""

@@ -15,7 +15,6 @@ from tokenstore import TokenDataset
 from tokenstore.augment import AdapterConfig, PerSample, TokenAdapt, recipes
 
 pytestmark = [
-    pytest.mark.usefixtures("without_fsync"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning"),
 ]

@@ -23,8 +23,6 @@ from seitpp_models.evaluation import evaluate
 from seitpp_models.training import finetune, pretrain, segment
 from tokenstore.networks.runs import LOG
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 QUICK: dict[str, Any] = {
     "model": "tiny",
     "depth": 1,

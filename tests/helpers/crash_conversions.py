@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,15 +42,8 @@ def kill_at(operation: int) -> None:
 
         return call
 
-    sync_folder = counted(lambda: None)
-
-    def sync(descriptor: int) -> None:
-        # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out;
-        # and what dies where a file is synced leaves what it leaves at the rename that follows
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            sync_folder()
-
-    os.fsync = sync  # type: ignore[assignment]
+    # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out
+    os.fsync = counted(lambda descriptor: None)
     os.unlink = counted(os.unlink)
     os.rmdir = counted(os.rmdir)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, get_worker_info
 from tokenstore import TokenDataset, TokenLoader
 
 pytestmark = [
-    pytest.mark.usefixtures("without_fsync"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning"),
 ]

@@ -19,8 +19,6 @@ from torch import Tensor
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError, ResumeError
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 SAMPLES = 101
 CODES = random_codes(SAMPLES, (4, 6), 391)
 LABELS = np.arange(SAMPLES, dtype=np.int32)

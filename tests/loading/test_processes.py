@@ -34,7 +34,6 @@ from tokenstore import Retries, TokenDataset, TokenLoader
 from tokenstore.storage import open_storage
 
 pytestmark = [
-    pytest.mark.usefixtures("without_fsync"),
     pytest.mark.skipif(os.name != "posix", reason="signals and forks are of POSIX"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
 ]

@@ -16,8 +16,6 @@ from tokenstore.format.tables import Skip
 from tokenstore.loading.orders import Mixing, measure_mixing, order_of, packed_nbytes
 from tokenstore.reading import Subset
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 SAMPLES = 1000
 RUN = 20
 GRID = (4, 6)

@@ -26,8 +26,6 @@ from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError, ManifestError, NotAStoreError
 from tokenstore.format.sharding import crc32c
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture(scope="module", params=["bitpack", "zstd"])
 def intact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

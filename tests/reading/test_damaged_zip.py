@@ -15,8 +15,6 @@ import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture(scope="module")
 def intact_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:

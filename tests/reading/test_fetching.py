@@ -22,8 +22,6 @@ from tokenstore.errors import TokenstoreError
 from tokenstore.reading import fetching
 from tokenstore.storage import open_storage
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 def test_every_byte_is_fetched_once_an_epoch(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy, each_chunk_alone: None

@@ -20,8 +20,6 @@ from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.storage import open_storage
 from tokenstore.storage.remote import RemoteFolder
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 PASSING = {
     "late": faults.latency(0.02),
     "503": faults.status(503, b"<Error><Code>SlowDown</Code></Error>"),

@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader
 
 from tokenstore import TokenDataset, TokenLoader
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 def read_some(dataset: TokenDataset, answers: Any, samples: range) -> None:
     try:

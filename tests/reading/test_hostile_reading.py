@@ -30,8 +30,6 @@ from tokenstore.reading import chunk_array, fetching, sample_array, shards
 from tokenstore.storage import open_storage
 from tokenstore.storage.remote import RemoteFolder
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 CODECS = ("bitpack", "context", "zstd")
 SAMPLES = 150
 CODES = {codec: random_codes(SAMPLES, (4, 6), 391, seed=seed) for seed, codec in enumerate(CODECS)}

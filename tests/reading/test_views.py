@@ -20,8 +20,6 @@ from tokenstore.errors import StoreError
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.loading.mixing import MixedDataset
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 SIZES = {"a": 30, "b": 50, "c": 7}
 CODES = {name: random_codes(size, (4, 6), 391, seed=size) for name, size in SIZES.items()}
 LABELS = {name: (np.arange(size) % 5).astype(np.int32) for name, size in SIZES.items()}

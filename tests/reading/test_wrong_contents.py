@@ -16,8 +16,6 @@ from helpers.stores import edit_root, replace_files, write_store
 from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError, ManifestError
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 def test_codes_and_labels_that_cannot_be_are_found_with_their_chunk(tmp_path: Path) -> None:
     """Write impossible values with valid checksums, as only a faulty writer would."""

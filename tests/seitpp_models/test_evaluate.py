@@ -38,8 +38,6 @@ from seitpp_models.evaluation.figures import (
 from tokenstore.augment import CodebookEmbedding
 from tokenstore.format.manifest import TokenizerIdentity
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:

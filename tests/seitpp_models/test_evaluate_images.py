@@ -47,8 +47,6 @@ from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import Tokenizer, load_tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 def write_photos(folder: Path, names: tuple[str, ...], count: int = 2) -> Path:
     rng = np.random.default_rng(3)

@@ -39,8 +39,6 @@ from seitpp_models.evaluation.figures import (
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.augment import CodebookEmbedding
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:

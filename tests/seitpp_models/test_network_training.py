@@ -27,8 +27,6 @@ from seitpp_models.weights.files import load_model, save_model
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.networks.runs import LOG, STATE
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture
 def store(labelled: Path) -> Path:

@@ -37,8 +37,6 @@ from tokenstore.augment.colour import OneOf
 from tokenstore.augment.crops import nearest_crop
 from tokenstore.format.manifest import TokenizerIdentity
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 def codes_of(count: int, grid: tuple[int, int] = GRID, seed: int = 0) -> torch.Tensor:
     return torch.randint(CODES, (count, *grid), generator=torch.Generator().manual_seed(seed))

@@ -17,8 +17,6 @@ from seitpp_models.training.inputs import code_entropy, share_of, training_sampl
 from seitpp_models.training.network_run import WEIGHTS
 from tokenstore.format.manifest import TokenizerIdentity
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 
 @pytest.fixture
 def store(labelled: Path) -> Path:

@@ -29,11 +29,6 @@ from tokenstore.writing.copy import copy
 SHARD = "train/tokens/c/1/0/0"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fast(without_fsync: None) -> None:
-    """Skip fsync: the tests write many small stores."""
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a store of three shards with labels."""

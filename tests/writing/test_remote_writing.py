@@ -35,11 +35,6 @@ PASSING = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fast(without_fsync: None) -> None:
-    """Skip fsync: the tests write many small stores."""
-
-
 @pytest.fixture(scope="module")
 def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("codes") / "codes.npy"

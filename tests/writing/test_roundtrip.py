@@ -30,8 +30,6 @@ from tokenstore.format.layout import ArrayLayout
 from tokenstore.reading import SplitReader, TokenStore, chunk_array, fetching, sample_array, shards
 from tokenstore.storage import open_storage
 
-pytestmark = pytest.mark.usefixtures("without_fsync")
-
 CODEBOOK_SIZES = (1, 2, 3, 255, 256, 257, 391, 65535, 65536, 2**31)
 COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "masks": (np.float32, (2, 3)),
