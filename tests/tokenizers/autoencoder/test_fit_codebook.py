@@ -98,6 +98,7 @@ def test_without_diffusers_the_command_says_what_to_install(
     words: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "tokenstore.tokenizers.kinds.autoencoder")
+    monkeypatch.delattr("tokenstore.tokenizers.kinds.autoencoder")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     refused = run(*words)
     assert isinstance(refused.exception, TokenizerError)
