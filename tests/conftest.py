@@ -41,6 +41,15 @@ def _without_fsync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_fits() -> Iterator[None]:
+    """Fit models of the context codec in few steps, for tests in which their size does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenstore.codecs.context.fitting.LEAST_STEPS", 40)
+        patch.setattr("tokenstore.codecs.context.fitting.EPOCHS", 2)
+        yield
+
+
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without delays; the delays count for the deadline all the same."""

@@ -265,6 +265,7 @@ def test_the_demo_touches_only_what_it_made(
     write_grey_folder(tmp_path / "demo" / "mine", 3)
     (tmp_path / "demo" / "thesis.tex").write_text("important")
     demo(Path("demo/mine"))
+    monkeypatch.setattr("tokenstore_cli.demo._train", lambda *_: None)
     demo(Path("demo/mine"))
     assert (tmp_path / "demo" / "thesis.tex").read_text() == "important"
     assert len(list((tmp_path / "demo" / "mine").rglob("*.png"))) == 9
@@ -279,7 +280,7 @@ def test_the_demo_touches_only_what_it_made(
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_conversion_says_how_to_go_on_and_does(tmp_path: Path, sent: signal.Signals) -> None:
-    write_grey_folder(tmp_path / "images", 80, classes=1)
+    write_grey_folder(tmp_path / "images", 40, classes=1)
     for name in list((tmp_path / "images" / "class-0").iterdir()):
         for number in range(9):  # many, so that the signal comes before the last
             os.link(name, name.with_name(f"again-{number}-{name.name}"))

@@ -24,6 +24,8 @@ from tokenstore.errors import (
 )
 from tokenstore.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def test_every_image_becomes_its_codes_with_its_label_and_name(tmp_path: Path) -> None:
     expected = write_grey_folder(tmp_path / "images", 7)

@@ -78,4 +78,4 @@ def test_a_copy_of_it_shares_nothing() -> None:
     memory = ReusedMemory(spare=1)
     array = memory.allocate(1000)
     copy = pickle.loads(pickle.dumps(memory))
-    assert address(copy.take(1000)) != address(array)
+    assert address(copy.allocate(1000)) != address(array)

@@ -127,7 +127,7 @@ def start(
 
 def pretraining(store: Path, out: Path, *options: object) -> list[object]:
     program = ["tokenstore_cli.seitpp", "pretrain", store, "--out", out, *PRETRAIN]
-    return [*program, "--epochs", 8, "--evaluate-every", 0, *options]
+    return [*program, "--epochs", 4, "--evaluate-every", 0, *options]
 
 
 def wait_for_steps(process: ForkedProgram, out: Path, least: int) -> None:
@@ -144,11 +144,11 @@ def test_a_killed_run_goes_on_to_the_same_losses(forks: ForkServer, tmp_path: Pa
     assert [process.wait() for process in undisturbed] == processes * [0]
     every_step = pretraining(store, killed, "--checkpoint-minutes", 0, "--resume")
     begun = start(forks, processes, *every_step)
-    wait_for_steps(begun[0], killed, random.randint(1, 12))
+    wait_for_steps(begun[0], killed, random.randint(1, 6))
     for process in begun:
         os.kill(process.pid, signal.SIGKILL)
     assert [process.wait() for process in begun] == processes * [-signal.SIGKILL]
-    assert 0 < len(losses(killed)) < 24
+    assert 0 < len(losses(killed)) < 12
     again = start(forks, processes, *every_step)
     assert [process.wait() for process in again] == processes * [0]
     assert losses(killed) == losses(whole)
@@ -164,7 +164,7 @@ def test_a_terminated_run_is_kept(forks: ForkServer, store: Path, tmp_path: Path
     assert process.wait() == 130
     done = torch.load(out / STATE, weights_only=True)["progress"][0]
     assert f"stopped after step {done}" in printed.read_text()
-    assert losses(out)[-1][0] == done < 24
+    assert losses(out)[-1][0] == done < 12
 
 
 def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(

@@ -24,6 +24,8 @@ from tokenstore.writing.codec_choice import CodecChoice
 from tokenstore.writing.recode import recode
 from tokenstore.writing.rewrite import skips_of
 
+pytestmark = pytest.mark.usefixtures("quick_fits")
+
 
 def smooth_codes(samples: int, side: int, size: int, seed: int = 0) -> npt.NDArray[np.uint16]:
     """Draw codes that their neighbours say much of: a smooth field in steps."""
