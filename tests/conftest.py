@@ -32,6 +32,25 @@ hypothesis.settings.load_profile("tokenstore")
 
 __all__ = ["fault_proxy", "rados_gateway", "s3_server"]
 
+_LONGEST = (
+    "writing/test_crash.py",
+    "seitpp_models/test_network_training.py",
+    "codecs/test_context_fitting.py",
+    "cli/test_cli.py",
+    "writing/test_recode.py",
+    "loading/test_processes.py",
+    "storage/test_remote_processes.py",
+    "writing/test_remote_writing.py",
+    "writing/test_remote_copy.py",
+)
+"""The test files that take longest. They begin first, so that no process ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest test files first; the order is otherwise as collected."""
+    places = {TESTS / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _without_fsync() -> Iterator[None]:
