@@ -2,7 +2,7 @@
 # make demo IMAGES=/my/folder     the same with your own images
 # make test                       lint, types, imports, tests
 # make check                      the same without the tests
-# make test-quick                 the tests of the format, the codecs, reading and loading: about a minute
+# make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: a minute
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
 # All of them first create the environment in .venv.
 
@@ -10,6 +10,12 @@ PYTHON ?= python3
 VENV ?= .venv
 IMAGES ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+QUICK := tests/format tests/sources tests/test_files.py tests/test_randomness.py \
+	$(addprefix tests/codecs/test_,bitpack.py context_model.py outside_codec.py zarr_codec.py) \
+	$(addprefix tests/reading/test_,memory.py views.py) \
+	$(addprefix tests/loading/test_,block_shuffle.py loader.py mixture.py orders.py permutations.py steps.py) \
+	$(addprefix tests/augment/test_,augment_codes.py augment_crops.py augment_geometry.py recipes.py)
 
 .PHONY: demo test check test-quick test-s3 clean
 
@@ -26,8 +32,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/lint-imports --no-logo
 
 test-quick: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile \
-		tests/format tests/codecs tests/reading tests/loading
+	$(VENV)/bin/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(QUICK)
 
 test-s3: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m s3_real
