@@ -2,7 +2,7 @@
 # make demo IMAGES=/my/folder     the same with your own images
 # make test                       lint, types, imports, tests
 # make check                      the same without the tests
-# make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: a minute
+# make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: 90 seconds
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
 # All of them first create the environment in .venv.
 

@@ -60,6 +60,28 @@ class RunProgress:
             click.echo(f"step {result.step:,} of {run.config.steps:,}: {text}, {minutes:.1f} minutes")
 
 
+def show_training(
+    train: Callable[..., Any],
+    described: Callable[[Any], str],
+    print_images: Callable[[Any], None],
+    print_quality: Callable[[int, Any], None],
+) -> None:
+    """Call `train` with callbacks that print, and print its result.
+
+    `described` gives the text of a step. `print_images` is called with the listed images, and `print_quality`
+    with the steps done and the figures of an evaluation.
+    """
+    progress = RunProgress(described)
+
+    def begin(run: Any, listed: Any) -> None:
+        print_images(listed)
+        progress.begin(run)
+
+    with progress:
+        trained = train(on_start=begin, on_step=progress.on_step, on_evaluation=print_quality)
+    click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+
+
 class StageProgress:
     """The display of work in stages: a progress bar for each."""
 

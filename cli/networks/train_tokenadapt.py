@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..options import option
 from ..training_options import training_options
 
 if TYPE_CHECKING:
-    from seitpp_models.adapter import AdapterQuality, AdapterTrainer
+    from seitpp_models.adapter import AdapterQuality
     from seitpp_models.adapter.trainer import StepResult
     from tokenstore.tokenizers.train import ImageSet
 
@@ -49,24 +50,9 @@ def train_tokenadapt(images: tuple[str, ...], out: Path, **settings: Any) -> Non
     """
     from seitpp_models.adapter import train_tokenadapt as train
 
-    from ..training import RunProgress
+    from ..training import show_training
 
-    progress = RunProgress(_described)
-
-    def begin(run: AdapterTrainer, listed: ImageSet) -> None:
-        _print_images(listed)
-        progress.begin(run)
-
-    with progress:
-        trained = train(
-            images,
-            out,
-            on_start=begin,
-            on_step=progress.on_step,
-            on_evaluation=_print_quality,
-            **settings,
-        )
-    click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+    show_training(partial(train, images, out, **settings), _described, _print_images, _print_quality)
 
 
 def _described(result: StepResult) -> str:

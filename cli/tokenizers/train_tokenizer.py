@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ..training_options import training_options
 if TYPE_CHECKING:
     from tokenstore.tokenizers.quality import Quality
     from tokenstore.tokenizers.train.images import ImageSet
-    from tokenstore.tokenizers.train.trainer import StepResult, Trainer
+    from tokenstore.tokenizers.train.trainer import StepResult
 
 
 @click.command(epilog=EXIT_CODES)
@@ -66,24 +67,9 @@ def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None
     """
     from tokenstore.tokenizers.train import train_tokenizer as train
 
-    from ..training import RunProgress
+    from ..training import show_training
 
-    progress = RunProgress(_described)
-
-    def begin(run: Trainer, listed: ImageSet) -> None:
-        _print_images(listed)
-        progress.begin(run)
-
-    with progress:
-        trained = train(
-            images,
-            out,
-            on_start=begin,
-            on_step=progress.on_step,
-            on_evaluation=_print_quality,
-            **settings,
-        )
-    click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+    show_training(partial(train, images, out, **settings), _described, _print_images, _print_quality)
 
 
 def _described(result: StepResult) -> str:

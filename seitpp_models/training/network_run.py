@@ -87,6 +87,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
     """
 
     error = ModelError
+    config: OptimiserConfig
     logged_steps = 1
 
     def __init__(

@@ -265,7 +265,6 @@ def test_the_demo_touches_only_what_it_made(
     write_grey_folder(tmp_path / "demo" / "mine", 3)
     (tmp_path / "demo" / "thesis.tex").write_text("important")
     demo(Path("demo/mine"))
-    monkeypatch.setattr("tokenstore_cli.demo._train", lambda *_: None)
     demo(Path("demo/mine"))
     assert (tmp_path / "demo" / "thesis.tex").read_text() == "important"
     assert len(list((tmp_path / "demo" / "mine").rglob("*.png"))) == 9

@@ -65,7 +65,7 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     logged_steps: ClassVar[int] = 10
     """The number of steps from one line of the log to the next."""
 
-    def __init__(self, config: Any, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, config: RunConfig, out: Path, inputs: Mapping[str, tuple[str, str]]) -> None:
         """Prepare a run in the folder `out` that `config` and `inputs` decide.
 
         `inputs` maps a name in the checkpoint to a description, for messages, and a digest of the input.
@@ -163,7 +163,7 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
             )
 
     def _config_json(self) -> str:
-        return json.dumps(asdict(self.config), sort_keys=True)
+        return json.dumps(asdict(self.config), sort_keys=True)  # type: ignore[call-overload]
 
     def _refuse_another_run(self, path: Path, config: str, digests: Mapping[str, str]) -> None:
         ours, theirs = json.loads(self._config_json()), json.loads(config)
