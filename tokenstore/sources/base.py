@@ -85,6 +85,8 @@ class ImageSource:
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     """Remarks on the listing for the user: files that were skipped, class names that are alike."""
+    unused_labels: tuple[str, ...] = ()
+    """The notes on what looks like labels and is not used, each with how to use it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class CodeSource:
     class_names: tuple[str, ...] | None = None
     tokenizer_name: str = "unknown"
     notes: tuple[str, ...] = field(default=())
+    unused_labels: tuple[str, ...] = ()
+    """The notes on what looks like labels and is not used, each with how to use it."""
 
 
 Source: TypeAlias = ImageSource | CodeSource

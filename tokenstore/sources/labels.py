@@ -14,10 +14,13 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.base import Labels
 from tokenstore.sources.names import first_indices, printable
 
-__all__ = ["ClassIds", "Listing", "check_class_range", "check_labels", "label_splits"]
+__all__ = ["ClassIds", "Listing", "check_class_range", "check_labels", "label_splits", "parse_label"]
 
 _MAX_LABEL = int(np.iinfo(np.int32).max)
-_INTEGER = re.compile(rb"-?[0-9]+")
+_INTEGER = re.compile(rb"(-?[0-9]+)(?:\.0*)?")
+"""A whole number, also as the float that pandas makes of a column with gaps."""
+_MAX_DIGITS = 18
+"""The digits of a number that certainly fits 64 bits; longer ones are no labels, and slow to parse."""
 
 
 @dataclass
@@ -76,6 +79,17 @@ def check_labels(labels: npt.NDArray[np.generic], where: str) -> Labels:
     return labels.astype(np.int32)
 
 
+def parse_label(digits: bytes | str, where: str) -> int:
+    """Return the number that digits stand for; raise SourceError for more digits than any label has."""
+    if len(digits) > _MAX_DIGITS:
+        start = digits[:_MAX_DIGITS]
+        shown = start if isinstance(start, str) else printable(start)
+        raise SourceError(
+            f"{where}: expected labels 0..{_MAX_LABEL}, found a number of {len(digits)} digits, {shown}..."
+        )
+    return int(digits)
+
+
 def check_class_range(labels: Mapping[str, Labels], class_names: tuple[str, ...] | None, where: str) -> None:
     """Raise SourceError where a label of some split has no class name."""
     for split, column in labels.items():
@@ -102,8 +116,10 @@ def label_splits(
     words = [text.strip() for text in unique.to_pylist()]
     at = first_indices(together, unique)
     class_names = None
-    if may_be_numbers and all(_INTEGER.fullmatch(word) for word in words):
-        labels = check_labels(np.array([int(word) for word in words], ndmin=1), where)[at]
+    numbers = [_INTEGER.fullmatch(word) for word in words] if may_be_numbers else [None]
+    if all(numbers):
+        integers = [parse_label(number[1], where) for number in numbers if number]
+        labels = check_labels(np.array(integers, np.int64), where)[at]
     elif b"" in words:
         raise SourceError(f"{where}: sample {int(np.argmax(at == words.index(b'')))} has an empty label")
     else:
