@@ -1,10 +1,14 @@
-"""Files are written whole or not at all, and readable by whom the user's umask lets read them."""
+"""Files are written whole or not at all, by one writer at a time, and readable by whom the umask lets."""
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ import torch
 from seitpp_models.weights.files import TrainedModel, save_model
 from tokenstore.augment.adapters import save_adapter
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
-from tokenstore.files import move_file, whole_file, write_file
+from tokenstore.files import LOCK_INSIDE, PlaceLock, move_file, whole_file, write_file
 from tokenstore.format.manifest import TokenizerIdentity
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
@@ -90,3 +94,131 @@ def test_a_new_file_has_the_permissions_of_the_umask(
     path = tmp_path / "file.safetensors"
     write(path)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def refused(path: Path, match: str = "another process is writing this place") -> None:
+    with pytest.raises(BlockingIOError, match=match):
+        PlaceLock(path)
+
+
+def test_one_holder_at_a_time_has_a_lock_and_nothing_stays_of_it(tmp_path: Path) -> None:
+    place = tmp_path / "deep" / "store"
+    (tmp_path / "link").symlink_to(place)
+    with PlaceLock(place) as lock:
+        for path in (place, tmp_path / "link", tmp_path / "deep" / ".." / "deep" / "store"):
+            refused(path)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(refused, place).result()
+        with PlaceLock(place.with_name("other")):
+            pass
+    lock.release()
+    PlaceLock(place).release()
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_whoever_opened_the_file_of_a_lock_given_back_takes_a_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give the lock back between another's opening of its file and the locking of it."""
+    first = PlaceLock(tmp_path / "store")
+    fcntl = pytest.importorskip("fcntl")
+    plain = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        first.release()
+        plain(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with PlaceLock(tmp_path / "store"):
+        refused(tmp_path / "store")
+
+
+def in_a_fork(work: Callable[[], object]) -> int:
+    """Start a function in a fork of this process, which is killed right after it; return the process id."""
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os.write(told, b".")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(told)
+    os.read(ready, 1)
+    os.close(ready)
+    os.waitpid(pid, 0)
+    return pid
+
+
+@posix_only
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_the_lock_of_a_killed_process_is_free_whatever_its_forks_do(tmp_path: Path) -> None:
+    place, locks = tmp_path / "store", []
+    in_a_fork(lambda: locks.append(PlaceLock(place)))
+    assert [path.name for path in tmp_path.iterdir()] == [".store.lock"]
+    PlaceLock(place).release()
+    end, go_on = os.pipe()
+
+    def with_a_fork() -> None:
+        locks.append(PlaceLock(place))
+        if os.fork() == 0:
+            os.close(go_on)
+            os.read(end, 1)  # until the test ends
+            locks.clear()
+            os._exit(0)
+
+    in_a_fork(with_a_fork)
+    PlaceLock(place).release()
+    with PlaceLock(place):
+        in_a_fork(lambda: None)
+        refused(place)
+    os.close(go_on)
+    os.close(end)
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix_only
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_in_the_file_system_the_file_is_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with PlaceLock(tmp_path / "store"):
+        refused(tmp_path / "store", r"If none is, remove .*/\.store\.lock: this file system has no locks")
+    PlaceLock(tmp_path / "store").release()
+
+
+@posix_only
+def test_a_folder_whose_parent_takes_no_files_has_its_lock_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    plain = os.open
+
+    def refusing(path: Any, flags: int, *mode: int, **options: Any) -> int:
+        if Path(path).parent == tmp_path and flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "read-only")
+        return plain(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with PlaceLock(tmp_path / "store"):
+        assert [path.name for path in (tmp_path / "store").iterdir()] == [LOCK_INSIDE]
+        refused(tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+    with pytest.raises(OSError, match="read-only"):
+        PlaceLock(tmp_path / "nothing")
+
+
+@posix_only
+def test_a_file_of_somebody_that_has_the_lock_s_name_stays(tmp_path: Path) -> None:
+    mine = tmp_path / ".store.lock"
+    mine.write_text("years")
+    with PlaceLock(tmp_path / "store"):
+        refused(tmp_path / "store")
+    assert mine.read_text() == "years"
+    mine.unlink()
+    (tmp_path / "elsewhere").write_bytes(b"")
+    mine.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"\.store\.lock"):
+        PlaceLock(tmp_path / "store")
