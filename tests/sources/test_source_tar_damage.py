@@ -19,6 +19,9 @@ from tokenstore.sources import open_source
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tar_headers import walk_tar
 
+ENDLESS = b"5012 size=" + b"1" * 5_001 + b"\n"
+"""A pax record whose number has more digits than Python parses."""
+
 
 class TestDamage:
     def test_a_file_cut_off_anywhere_is_refused_with_its_name(self, tmp_path: Path) -> None:
@@ -61,6 +64,25 @@ class TestDamage:
         with pytest.raises(SourceError, match=r"x.tar: damaged: no header at offset 1024"):
             open_tar(path)
 
+    @pytest.mark.parametrize(
+        "field", [b"-0000001000\0", b"000_0001000\0", b"+0000001000\0", b"00000001008\0"]
+    )
+    def test_a_size_that_is_not_octal_digits_is_refused(self, tmp_path: Path, field: bytes) -> None:
+        header = bytearray(tarfile.TarInfo("1.jpg").tobuf())
+        header[124:136] = field
+        header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 256)
+        (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(2048))
+        with pytest.raises(SourceError, match=r"x.tar: damaged: .* is no size, at offset 0"):
+            open_tar(tmp_path / "x.tar")
+
+    @pytest.mark.parametrize("field", [b"009999\0 ", b"-07777\0 ", b"0_0777\0 "])
+    def test_a_checksum_that_is_not_octal_digits_is_refused(self, tmp_path: Path, field: bytes) -> None:
+        header = bytearray(tarfile.TarInfo("1.jpg").tobuf())
+        header[148:156] = field
+        (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(2048))
+        with pytest.raises(SourceError, match=r"x.tar: not a tar file: no header at offset 0"):
+            open_tar(tmp_path / "x.tar")
+
     @pytest.mark.parametrize("content", [b"text, not tar\n" * 99, b"", b"x"])
     def test_other_files_are_no_tar_files(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "x.tar").write_bytes(content)
@@ -83,9 +105,17 @@ class TestDamage:
     def test_a_pax_header_that_leads_nowhere_is_refused(self, tmp_path: Path) -> None:
         info = tarfile.TarInfo("x")
         info.type = tarfile.XHDTYPE
-        for record in (b"0 path=x\n", b"99 path=x\n", b"path=x\n", b"9 path=xx", b"8 size=x\n", b"5 xx\n"):
+        for record in (
+            b"0 path=x\n",
+            b"99 path=x\n",
+            b"path=x\n",
+            b"9 path=xx",
+            b"8 size=x\n",
+            b"5 xx\n",
+            ENDLESS,
+        ):
             info.size = len(record)
-            (tmp_path / "x.tar").write_bytes(info.tobuf() + record.ljust(512, b"\0") + bytes(1024))
+            (tmp_path / "x.tar").write_bytes(info.tobuf() + record.ljust(5_120, b"\0") + bytes(1024))
             with pytest.raises(SourceError, match="no pax record at offset 512"):
                 list(walk_tar(tmp_path / "x.tar"))
 

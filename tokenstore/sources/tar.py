@@ -1,8 +1,9 @@
 """The source of images in tar files: WebDataset shards, or folders of images as tar files.
 
 A sample is the neighbouring members whose paths agree up to the first dot of the base name. One member is the
-image. The label is the text of `.cls`, or "label", "cls" or "class" in `.json`. If no sample has a label, the
-folders inside the tar files are splits and classes, as in a folder of images.
+image. The label is the text of `.cls`, or "label", "cls" or "class" in `.json`; the rules for other names are
+in `tar_groups`. If no sample has a label, the folders inside the tar files are splits and classes, as in a
+folder of images. Links are followed inside the tar file; a link that leads elsewhere is a bad sample.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from tokenstore.sources.names import (
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
-from tokenstore.sources.tar_index import SkippedMembers, TarIndex, index_tars
+from tokenstore.sources.tar_index import TarIndex, index_tars
+from tokenstore.sources.tar_links import LEADS_NOWHERE
+from tokenstore.sources.tar_notes import TarNotes
 
 ENDINGS = (".tar",)
 
@@ -63,6 +66,10 @@ class TarRequest(ImageRequest):
     ) -> bytes | SampleError:
         if size > MAX_FILE_BYTES:
             return SampleError(f"{size} bytes are more than the {MAX_FILE_BYTES} allowed")
+        if offset == LEADS_NOWHERE:
+            return SampleError(
+                f"a link that leads to no file inside {self.paths[shard]}; pack the file itself"
+            )
         try:
             if shard not in descriptors:
                 descriptors[shard] = os.open(self.paths[shard], os.O_RDONLY)
@@ -119,10 +126,10 @@ def open_tar(location: str | Path) -> ImageSource:
     Raises SourceError for files that are not tar, compressed or cut off, for keys that occur twice, and if
     some samples have labels and others not.
     """
-    shards, skipped = find_shards(location, ENDINGS), SkippedMembers()
+    shards, notes = find_shards(location, ENDINGS), TarNotes()
     parts: dict[str, _Part] = {}
     for split, paths in shards.splits.items():
-        index, texts = index_tars(paths, skipped)
+        index, texts = index_tars(paths, notes)
         if not len(index):
             raise SourceError(f"{location}: no images in the tar files of split {split}")
         for inner, part in _inner_parts(paths, index, texts, str(location)).items():
@@ -134,7 +141,7 @@ def open_tar(location: str | Path) -> ImageSource:
         split: TarSplit(parts[split].paths, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
-    return ImageSource("tar", str(location), splits, class_names, skipped.notes())
+    return ImageSource("tar", str(location), splits, class_names, notes.notes(), notes.unused_labels())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ does neither. The formats are ustar, GNU long names and pax (POSIX.1-2001, pax I
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from tokenstore.sources.names import printable
 
 _BLOCK = 512
 _MAX_EXTENSION_BYTES = 2**20
+_OCTAL = re.compile(rb"[0-7]+")
+"""The digits of a number field; `int(digits, 8)` takes signs and underscores besides."""
+_DECIMAL = re.compile(rb"[0-9]{1,20}")
 _NO_DATA = frozenset(b"123456")
 """The kinds of members without data, whatever the size field says: links, devices, folders and FIFOs."""
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -32,6 +36,17 @@ class Member:
     is_file: bool
     """True for a file whose bytes lie at the offset; False for folders, links, devices and sparse files."""
     is_folder: bool
+    link: Link | None = None
+    """The link that the member is, if it is one."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link to another member of a tar file."""
+
+    target: bytes
+    is_symbolic: bool
+    """True for a target that is relative to the link's own folder, False for one that is a member's name."""
 
 
 @dataclass
@@ -39,6 +54,7 @@ class _Extensions:
     """The values that extension headers give the next member."""
 
     name: bytes | None = None
+    target: bytes | None = None
     size: int | None = None
     sparse: bool = False
 
@@ -87,8 +103,17 @@ def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
             continue
         folder = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         plain = kind in b"\x000" or kind == b"7"
-        yield Member(name, start, size, plain and not folder and not extensions.sparse, folder)
+        link = _link(kind, header, extensions)
+        yield Member(name, start, size, plain and not folder and not extensions.sparse, folder, link)
         extensions = _Extensions()
+
+
+def _link(kind: bytes, header: bytes, extensions: _Extensions) -> Link | None:
+    """Return the link of a member that is a hard link (1) or a symbolic link (2)."""
+    if kind not in b"12":
+        return None
+    target = extensions.target
+    return Link(header[157:257].partition(b"\0")[0] if target is None else target, kind == b"2")
 
 
 def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
@@ -111,7 +136,9 @@ def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
     if not any(header):
         return None
     expected = header[148:156].strip(b"\0 ")
-    if not expected.isdigit() or int(expected, 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+    if not _OCTAL.fullmatch(expected) or int(expected, 8) != sum(header) - sum(header[148:156]) + 8 * ord(
+        " "
+    ):
         what = "damaged: no header" if offset else "not a tar file: no header"
         raise SourceError(f"{path}: {what} at offset {offset}")
     return header
@@ -122,10 +149,9 @@ def _number(field: bytes, path: Path, offset: int) -> int:
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b"\0 ")
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise SourceError(f"{path}: damaged: {field!r} is no size, at offset {offset}") from None
+    if digits and not _OCTAL.fullmatch(digits):
+        raise SourceError(f"{path}: damaged: {field!r} is no size, at offset {offset}")
+    return int(digits, 8) if digits else 0
 
 
 def _read_extension(
@@ -138,10 +164,14 @@ def _read_extension(
     payload = file.read(size)
     if kind == b"L":
         extensions.name = payload.rstrip(b"\0")
+    elif kind == b"K":
+        extensions.target = payload.rstrip(b"\0")
     elif kind in b"xX":
         for key, value in _pax_records(payload, path, start):
             if key == b"path":
                 extensions.name = value
+            elif key == b"linkpath":
+                extensions.target = value
             elif key == b"size":
                 extensions.size = int(value)
             elif key.startswith(b"GNU.sparse."):
@@ -156,7 +186,7 @@ def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes
         stop = position + int(digits) if digits.isdigit() else 0
         key, equals, value = payload[position + len(digits) + 1 : stop].partition(b"=")
         ends = stop <= len(payload) and value.endswith(b"\n")
-        if not equals or not ends or (key == b"size" and not value[:-1].isdigit()):
+        if not equals or not ends or (key == b"size" and not _DECIMAL.fullmatch(value[:-1])):
             raise SourceError(f"{path}: damaged: no pax record at offset {start + position}")
         yield key, value[:-1]
         position = stop

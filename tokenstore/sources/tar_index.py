@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,29 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
+from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
 from tokenstore.sources.tar_headers import Member, walk_tar
-
-PREFERRED = ("jpg", "jpeg", "png", "webp")
-"""The endings of images in order of preference, for samples with several; others come after, by name."""
-
-_LABEL_ENDINGS = ("cls", "json")
-_LABEL_KEYS = ("label", "cls", "class")
-_MAX_LABEL_BYTES = 2**20
-
-
-class SkippedMembers:
-    """The members that are no part of a sample."""
-
-    def __init__(self) -> None:
-        self.special = Tally("members skipped, as they are links, devices or sparse files")
-        self.others = Tally("members skipped, as no image goes with them")
-        self.images = Tally("images skipped, as their samples have one that goes before")
-
-    def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each sort of member that was skipped."""
-        return (*self.special.notes(), *self.others.notes(), *self.images.notes())
+from tokenstore.sources.tar_labels import LabelReader
+from tokenstore.sources.tar_links import LEADS_NOWHERE, TarLinks
+from tokenstore.sources.tar_notes import TarNotes
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class TarIndex:
         return TarIndex(members, shards, offsets, self.sizes[row_numbers])
 
 
-def index_tars(paths: Iterable[Path], skipped: SkippedMembers) -> tuple[TarIndex, pa.ChunkedArray | None]:
+def index_tars(paths: Iterable[Path], notes: TarNotes) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
@@ -67,7 +49,7 @@ def index_tars(paths: Iterable[Path], skipped: SkippedMembers) -> tuple[TarIndex
     members, texts, unlabelled = NameBuilder(), NameBuilder(), Tally("samples without a label")
     shards, offsets, sizes = array("i"), array("q"), array("q")
     for number, path in enumerate(paths):
-        for image, text in _samples(path, skipped):
+        for image, text in _samples(path, notes):
             members.append(image.name)
             texts.append(text or b"")
             shards.append(number)
@@ -78,83 +60,64 @@ def index_tars(paths: Iterable[Path], skipped: SkippedMembers) -> tuple[TarIndex
         if 0 < unlabelled.count < len(shards):
             raise SourceError(
                 f"{path}: {unlabelled.notes()[0]}, while others have one; label all of a split or none"
+                + "".join(f". {note}" for note in notes.unused_labels())
             )
     columns = np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64)
     return TarIndex(members.finish(), *columns), None if unlabelled.count else texts.finish()
 
 
-def _samples(path: Path, skipped: SkippedMembers) -> Iterator[tuple[Member, bytes | None]]:
+def _samples(path: Path, notes: TarNotes) -> Iterator[tuple[Member, bytes | None]]:
     """Yield the image and the label text of each sample of one tar file."""
     keys = NameBuilder()
     with path.open("rb") as file:
-        for key, members in _groups(path, skipped):
+        for key, group in _groups(path, notes):
             keys.append(key)
-            image = _image(members, skipped, f"{path}: sample {printable(key)!r}")
-            if image is None:
-                for member in members.values():
-                    skipped.others.add(member.name)
+            samples, further_images = samples_of_group(group, f"{path}: sample {printable(key)!r}")
+            if not samples:
+                for member in group.values():
+                    notes.others.add(member.name)
                 continue
-            text = None
-            for ending in _LABEL_ENDINGS:
-                if text is None and ending in members:
-                    member = members[ending]
-                    file.seek(member.offset)
-                    content = file.read(min(member.size, _MAX_LABEL_BYTES))
-                    text = content if ending == "cls" else _label_in_json(content, path, member)
-            yield image, text
+            used = {sample.image for sample in samples}.union(further_images)
+            for ending in further_images:
+                notes.images.add(group[ending].name)
+            reader = LabelReader(file, path, group, notes)
+            for sample in samples:
+                image = group[sample.image]
+                text, read = reader.text(sample)
+                used |= read
+                if sample.is_one_of_several:
+                    notes.apart.add(image.name)
+                yield image, text
+            for ending in group:
+                if ending not in used:
+                    reader.note_unused(ending)
     _check_keys(keys.finish(), path)
 
 
-def _groups(path: Path, skipped: SkippedMembers) -> Iterator[tuple[bytes, dict[str, Member]]]:
+def _groups(path: Path, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
     """Yield each key with its members by their endings: what follows the first dot, in lower case."""
-    key, members = b"", dict[str, Member]()
+    key, group, links = b"", dict[str, Member](), TarLinks(path)
     for member in walk_tar(path):
         folder, slash, base = member.name.rpartition(b"/")
         if member.is_folder or base.startswith(b"."):
             continue
-        if not member.is_file:
-            skipped.special.add(member.name)
-            continue
         stem, _, ending = base.partition(b".")
-        if folder + slash + stem != key and members:
-            yield key, members
-            members = {}
-        key = folder + slash + stem
         kind = printable(ending).lower()
-        if kind in members:
+        if member.link is not None:
+            member = links.follow(member)
+        leads_nowhere = member.offset == LEADS_NOWHERE and not looks_like_sample(kind)
+        if not member.is_file or leads_nowhere:
+            notes.special.add(member.name)
+            continue
+        if folder + slash + stem != key and group:
+            yield key, group
+            group = {}
+        key = folder + slash + stem
+        if kind in group:
             raise SourceError(f"{path}: key {printable(key)!r} has two members .{kind}")
-        members[kind] = member
-    if members:
-        yield key, members
-
-
-def _image(members: dict[str, Member], skipped: SkippedMembers, where: str) -> Member | None:
-    """Choose the image of a sample; return None if it has none."""
-    images = [ending for ending in members if ending in EXTENSIONS]
-    if not images:
-        images = [ending for ending in members if ending.rpartition(".")[2] in EXTENSIONS]
-        if len(images) > 1:
-            raise SourceError(f"{where}: expected one image, found .{' and .'.join(images)}; name one .jpg")
-    images.sort(
-        key=lambda ending: (PREFERRED.index(ending) if ending in PREFERRED else len(PREFERRED), ending)
-    )
-    for ending in images[1:]:
-        skipped.images.add(members[ending].name)
-    return members[images[0]] if images else None
-
-
-def _label_in_json(content: bytes, path: Path, member: Member) -> bytes | None:
-    where = f"{path}: {printable(member.name)}"
-    try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise SourceError(f"{where}: expected JSON: {error}") from error
-    labels = [fields[key] for key in _LABEL_KEYS if key in fields] if isinstance(fields, dict) else []
-    if not labels:
-        return None
-    if isinstance(labels[0], bool) or not isinstance(labels[0], int | str):
-        raise SourceError(f"{where}: expected a label that is a number or a name, found {labels[0]!r}")
-    return str(labels[0]).encode()
+        group[kind] = member
+    if group:
+        yield key, group
 
 
 def _check_keys(keys: pa.ChunkedArray, path: Path) -> None:

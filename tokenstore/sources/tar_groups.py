@@ -1,0 +1,112 @@
+"""The samples in a group of members that share a key: which member is an image, and which its label.
+
+The key of WebDataset ends at the first dot of the base name, and the rest is the member's ending. Names with
+further dots (`v1.0.jpg` and `v1.0.cls`) fit the same rule: one group, whose endings are `0.jpg` and `0.cls`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tokenstore.errors import SourceError
+from tokenstore.sources.images import EXTENSIONS
+from tokenstore.sources.tar_headers import Member
+
+__all__ = ["JSON", "Group", "GroupSample", "looks_like_labels", "looks_like_sample", "samples_of_group"]
+
+PREFERRED = ("jpg", "jpeg", "png", "webp")
+"""The endings of images in order of preference, for samples with several; others come after, by name."""
+
+_TEXTS = ("cls", "label", "class", "cls.txt", "label.txt", "class.txt")
+"""The endings of members whose text is a label, in order of preference."""
+JSON = "json"
+_NUMBERS = re.compile(r"[0-9.]+")
+_WORDS = re.compile(r"[^a-z]+")
+_LABEL_WORDS = frozenset(
+    ("cls", "class", "classes", "label", "labels", "lbl", "target", "targets", "category", "categories")
+)
+
+Group = Mapping[str, Member]
+"""The members of one key by their endings in lower case, in the order of the file."""
+
+
+@dataclass(frozen=True)
+class GroupSample:
+    """A sample of a group: the ending of its image, and those that its label may have."""
+
+    image: str
+    labels: tuple[str, ...]
+    """The endings of the members that hold the label, the first preferred."""
+    is_one_of_several: bool
+
+    @property
+    def stem(self) -> str:
+        """The image's ending without the format, and with a dot behind it: `` or `0.`."""
+        return self.image[: self.image.rfind(".") + 1]
+
+
+def looks_like_labels(name: str) -> bool:
+    """Return whether a member's ending, or the key of a JSON object, has a word for labels in it."""
+    return not _LABEL_WORDS.isdisjoint(_WORDS.split(name.lower()))
+
+
+def looks_like_sample(ending: str) -> bool:
+    """Return whether a member's ending is that of an image, or of what may hold a label."""
+    return ending.rpartition(".")[2] in (*EXTENSIONS, JSON) or looks_like_labels(ending)
+
+
+def samples_of_group(group: Group, where: str) -> tuple[list[GroupSample], list[str]]:
+    """Return the samples of a group, and the endings of images that others go before.
+
+    An image of the plain ending goes before those with further dots. Several of the latter are samples of
+    their own if each has its own label, or if only numbers differ in their names and nothing belongs to all.
+
+    Raises SourceError for other groups with several images.
+    """
+    stems: dict[str, list[str]] = {}
+    for ending in group:
+        stem, _, format = ending.rpartition(".")
+        if format in EXTENSIONS:
+            stems.setdefault(stem, []).append(ending)
+    if "" in stems:
+        stems = {"": stems[""]}
+    several = len(stems) > 1
+    if several and not _are_samples(stems, group):
+        found = " and .".join(endings[0] for endings in list(stems.values())[:3])
+        raise SourceError(
+            f"{where}: expected one image, found .{found}; name one .jpg, or give each its own label, such "
+            f"as .{next(iter(stems))}.cls"
+        )
+    samples, others = [], []
+    for endings in stems.values():
+        endings.sort(key=_preference)
+        labels = tuple(_labels(endings[0], group, several))
+        samples.append(GroupSample(endings[0], labels, several))
+        others += endings[1:]
+    return samples, others
+
+
+def _preference(ending: str) -> tuple[int, str]:
+    format = ending.rpartition(".")[2]
+    return (PREFERRED.index(format) if format in PREFERRED else len(PREFERRED), ending)
+
+
+def _are_samples(stems: Mapping[str, list[str]], group: Group) -> bool:
+    """Return whether images of one key are samples of their own, by what else the key has."""
+    if all(any(_labels(ending, group, True)) for endings in stems.values() for ending in endings[:1]):
+        return True
+    return all(map(_NUMBERS.fullmatch, stems)) and all(_begins_with_one(ending, stems) for ending in group)
+
+
+def _begins_with_one(ending: str, stems: Mapping[str, list[str]]) -> bool:
+    return any(ending[:place] in stems for place, sign in enumerate(ending) if sign == ".")
+
+
+def _labels(image: str, group: Group, several: bool) -> Iterator[str]:
+    """Yield the endings in a group that a label of the image may have: `cls`, then those with its name."""
+    stem = image.rpartition(".")[0]
+    before = ([] if several else [""]) + ([f"{stem}."] if stem else []) + [f"{image}."]
+    for word in (*_TEXTS, JSON):
+        yield from (start + word for start in before if start + word in group)
