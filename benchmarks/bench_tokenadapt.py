@@ -19,6 +19,7 @@ from tokenstore.augment import load_adapter
 from tokenstore.format import TokenizerIdentity
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
+from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.train.images import ImageRef
 
@@ -58,7 +59,7 @@ def main(
             for index, file in enumerate(part.names(0, len(part)).to_pylist())
             if listed is None or Path(file).name in listed
         ]
-        pictures = held_out_pictures(refs, loaded.image_size, count, seed)
+        pictures = held_out_pictures(refs, ImageOptions(loaded.image_size), count, seed)
         for name, quality in evaluate_adapter(token_adapt, loaded, pictures, seed).items():
             table.add_row(
                 f"{Path(place).name}, {len(pictures)}",

@@ -221,24 +221,27 @@ def tokenizer(default: str | None = None, *, otherwise: str = "") -> Decorator[A
     )
 
 
-def image_size(default: int | None = None, *, least: int = 1) -> Decorator[Any]:
+def image_size(
+    default: int | None = None, *, least: int = 1, otherwise: str = "the tokenizer's"
+) -> Decorator[Any]:
     """Return --image-size, the side in pixels of the square that an image becomes."""
     return option(
         "--image-size",
         metavar="PIXELS",
         type=click.IntRange(least),
         default=default,
-        otherwise="the tokenizer's",
+        otherwise=otherwise,
         help="Side in pixels of the square that an image becomes.",
     )
 
 
-def resize() -> Decorator[Any]:
-    """Return --resize, one of `RESIZES`."""
+def resize(default: str | None = "squash", *, otherwise: str = "") -> Decorator[Any]:
+    """Return --resize, one of `RESIZES`; `otherwise` says which is used where `default` is None."""
     return option(
         "--resize",
         type=click.Choice(RESIZES),
-        default="squash",
+        default=default,
+        otherwise=otherwise,
         help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
     )
 

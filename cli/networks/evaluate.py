@@ -55,8 +55,8 @@ def _corruptions() -> list[str]:
     help="Share of the patches that a masked-token model predicts.",
 )
 @options.tokenizer(otherwise="the one that MODEL names")
-@options.image_size()
-@options.resize()
+@options.image_size(otherwise="that of MODEL's training images")
+@options.resize(None, otherwise="that of MODEL's training images")
 @option(
     "--corruption",
     "corruptions",
@@ -87,7 +87,7 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
 
     A classifier gives top-1 and top-5; a segmenter, on a store with masks, mean IoU and the IoU of each
     class; a masked-token model its loss. Images are made tokens first, by the tokenizer of MODEL's training
-    data.
+    data, at the size and by the resize of that data.
 
     \b
     Examples:

@@ -28,6 +28,8 @@ def print_evaluation(evaluation: Any) -> None:
         click.echo(f"{place}: {count:,} samples of split {split}")
     else:
         _print_images(place, split, count, evaluation.images)
+    for note in evaluation.notes:
+        click.echo(f"note: {note}")
     rows = [(_condition(condition), figures) for condition, figures in evaluation.results.items()]
     _print_figures(rows, ("corruption", "severity") if len(rows) > 1 else ())
     if "iou" in evaluation.figures:
@@ -38,6 +40,7 @@ def _print_images(place: str, split: str, count: int, facts: Any) -> None:
     click.echo(
         f"{place}: {count:,} images of split {split}; {_sides(facts.image_size)} pixels are "
         f"{_sides(facts.grid)} codes of {facts.tokenizer}, and the network sees {_sides(facts.crop)}"
+        + ("" if facts.resize == "squash" else f"; images are resized by {facts.resize}")
     )
     if facts.skipped:
         name, reason = facts.skipped[0]

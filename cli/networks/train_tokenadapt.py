@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.command(epilog=EXIT_CODES)
 @options.images(required=True, multiple=True)
 @options.tokenizer("default")
+@options.image_size()
+@options.resize()
 @options.out("a file of weights; the run is in a folder beside it, of that name with .run")
 @options.batch_size(16, "pairs of a step")
 @option(

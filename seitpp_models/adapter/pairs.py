@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tokenstore.augment import DrawnGeometry, Geometry
 from tokenstore.errors import SampleError, TokenizerError
-from tokenstore.sources.images import load_image
+from tokenstore.sources.images import ImageOptions, load_image, resized
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.train.images import ImageRef
 
@@ -37,18 +37,21 @@ class PairsBatch:
 class Pictures:
     """A source of random pictures (3, side, side) uint8, drawn from images of any size.
 
-    An image at least half as large as a picture is squashed to its size, as a conversion does. Smaller images
-    would only be blur. So 2x2, 4x4 ... of them are laid side by side, each enlarged at most twice.
+    An image at least half as large as a picture gets its size as a conversion by `options` gives it: the same
+    pixels. Smaller images would only be blur. So 2x2, 4x4 ... of them are laid side by side, each enlarged at
+    most twice.
     """
 
-    def __init__(self, refs: Sequence[ImageRef], side: int) -> None:
+    def __init__(self, refs: Sequence[ImageRef], options: ImageOptions) -> None:
+        """Draw from images; `options` have the size of a square."""
         self._refs = refs
-        self._side = side
+        self._options = options
+        self._side = options.height
 
     def draw(self, rng: np.random.Generator) -> Tensor:
         """Draw a picture (3, side, side) uint8; raise TokenizerError if no image drawn can be read."""
         first = self._read(rng)
-        shorter = min(first.shape[1:])
+        shorter = min(first.size)
         most = max(1, self._side // max(1, shorter))
         tiles = 1
         while 2 * tiles <= most:
@@ -56,31 +59,30 @@ class Pictures:
         if tiles > 1 and rng.random() < 0.5:
             tiles //= 2
         if tiles == 1:
-            return self._resized(first, self._side)
-        tile = self._side // tiles
+            return _pixels(resized(first, self._options))
+        tile = ImageOptions(self._side // tiles, self._options.resize)
         images = [first, *(self._read(rng) for _ in range(tiles * tiles - 1))]
-        small = torch.stack([self._resized(image, tile) for image in images])
-        lines = small.view(tiles, tiles, *small.shape[1:]).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
-        return lines if tile * tiles == self._side else self._resized(lines, self._side)
+        sheet = Image.new("RGB", (tile.width * tiles, tile.height * tiles))
+        for number, image in enumerate(images):
+            row, column = divmod(number, tiles)
+            sheet.paste(resized(image, tile), (tile.width * column, tile.height * row))
+        return _pixels(resized(sheet, self._options))
 
-    def _read(self, rng: np.random.Generator) -> Tensor:
+    def _read(self, rng: np.random.Generator) -> Image.Image:
         for _ in range(_BAD_DRAWS):
             ref = self._refs[int(rng.integers(len(self._refs)))]
             try:
-                image = load_image(ref.data())
+                return load_image(ref.data())
             except SampleError:
                 continue
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
         raise TokenizerError(
             f"{_BAD_DRAWS} images drawn in a row cannot be read; `tokenstore convert` lists why"
         )
 
-    @staticmethod
-    def _resized(image: Tensor, side: int) -> Tensor:
-        if image.shape[1:] == (side, side):
-            return image
-        resized = F.interpolate(image[None].float(), (side, side), mode="bicubic", antialias=True)
-        return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return the pixels (3, H, W) uint8 of an image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class Pairs(Dataset[PairsBatch]):

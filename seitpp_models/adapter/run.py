@@ -20,6 +20,7 @@ from tokenstore.networks.precision import Precision, computes_in_bfloat16
 from tokenstore.networks.runs import STATE, run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import ImageSource
+from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers import Tokenizer, load_tokenizer
 from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.train.images import ImageRef, ImageSet, open_image_set
@@ -60,6 +61,13 @@ class AdapterSettings(TypedDict, total=False):
     """The pairs of a step."""
     width: int
     """The channels of the networks, a multiple of 64."""
+    image_size: int | None
+    """The side in pixels of the square that an image becomes, as in the stores to augment.
+
+    By default the tokenizer's.
+    """
+    resize: Resize
+    """The way an image becomes a square, as in the stores to augment: squash (the default), crop or pad."""
     learning_rate: float
     """The peak of AdamW's learning rate."""
     seed: int
@@ -167,7 +175,7 @@ def evaluate_run(trainer: AdapterTrainer, images: ImageSet, count: int) -> dict[
     refs = [*images.held_out_photographs, *images.held_out_thumbnails]
     if not refs:
         return {}
-    pictures = held_out_pictures(refs, trainer.tokenizer.image_size, count)
+    pictures = held_out_pictures(refs, trainer.options, count)
     quality = evaluate_adapter(trainer.average, trainer.tokenizer, pictures)
     report = {"step": trainer.step, "seconds": round(trainer.seconds), "images": len(pictures)}
     facts = {name: asdict(figures) for name, figures in quality.items()}
@@ -175,8 +183,8 @@ def evaluate_run(trainer: AdapterTrainer, images: ImageSet, count: int) -> dict[
     return quality
 
 
-def held_out_pictures(refs: Sequence[ImageRef], side: int, count: int, seed: int = 0) -> Tensor:
+def held_out_pictures(refs: Sequence[ImageRef], options: ImageOptions, count: int, seed: int = 0) -> Tensor:
     """Return up to `count` pictures (n, 3, side, side) uint8 of images; small ones are laid side by side."""
-    pictures = Pictures(refs, side)
+    pictures = Pictures(refs, options)
     rng = np.random.default_rng((seed, len(refs)))
     return torch.stack([pictures.draw(rng) for _ in range(min(count, len(refs)))])

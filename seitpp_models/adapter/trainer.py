@@ -32,6 +32,7 @@ from tokenstore.augment import (
 from tokenstore.errors import AdapterError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.runs import ResumableRun
+from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.train.images import ImageSet
 
@@ -64,6 +65,14 @@ class AdapterTrainingConfig:
     scale: tuple[float, float] = (0.08, 1.0)
     """The range of the share of the area that a crop has."""
     bfloat16: bool = True
+    image_size: int | None = None
+    """The side in pixels of the square that an image becomes; None: the tokenizer's."""
+    resize: Resize = "squash"
+    """The way an image becomes a square."""
+
+    def options(self, tokenizer: Tokenizer) -> ImageOptions:
+        """Return the options that prepare images for a tokenizer."""
+        return ImageOptions(self.image_size or tokenizer.image_size, self.resize)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", tuple(self.scale))
@@ -115,8 +124,8 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         super().__init__(config, out, inputs)
         self.device = torch.device(device)
         self.tokenizer = tokenizer
-        side = tokenizer.image_size
-        rows, columns = tokenizer.grid((3, side, side))
+        self.options = config.options(tokenizer)
+        rows, columns = tokenizer.grid((3, self.options.height, self.options.width))
         size = rows * 7 // 8, columns * 7 // 8
         self.adapter_config = AdapterConfig(
             codebook_size=tokenizer.codebook_sizes[0],
@@ -130,7 +139,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         )
         self.identity = TokenizerIdentity(tokenizer.name, tokenizer.fingerprint)
         self.pairs = Pairs(
-            Pictures([*images.photographs, *images.thumbnails], side),
+            Pictures([*images.photographs, *images.thumbnails], self.options),
             tokenizer,
             adapter_geometry(size, config.scale),
             (PATCH_SIDE * rows, PATCH_SIDE * columns),

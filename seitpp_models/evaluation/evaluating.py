@@ -10,17 +10,25 @@ from typing import Any, TypedDict, Unpack
 from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from seitpp_models.evaluation.figures import without_nan
 from seitpp_models.evaluation.measures import Measure, measure_for
-from seitpp_models.evaluation.on_images import CLEAN, Condition, Decoding, evaluate_images, tokenizer_for
+from seitpp_models.evaluation.on_images import (
+    CLEAN,
+    Condition,
+    Decoding,
+    evaluate_images,
+    options_for,
+    tokenizer_for,
+)
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.weights.files import TrainedModel, load_model
 from tokenstore.errors import ArgumentError, Parameter, SourceError
+from tokenstore.format import Preprocessing
 from tokenstore.machine import available_cores
 from tokenstore.networks.threads import torch_threads
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import as_store
 from tokenstore.sources import ImageSource, open_source
-from tokenstore.sources.images import ImageOptions, Resize
+from tokenstore.sources.images import Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
 
@@ -67,6 +75,8 @@ class Evaluation:
     """The names of the network's classes."""
     images: ImageFacts | None
     """More facts, if the evaluation was on images."""
+    notes: Sequence[str] = ()
+    """Sentences about images that were not prepared as those that the network was trained on."""
 
     @property
     def figures(self) -> Mapping[str, Any]:
@@ -76,7 +86,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as values that JSON has; NaN becomes None."""
         facts: dict[str, Any] = {"kind": self.kind, "store" if self.images is None else "images": self.place}
-        facts |= {"split": self.split, "samples": self.samples}
+        facts |= {"split": self.split, "samples": self.samples, "notes": list(self.notes)}
         if self.images is None:
             document = {**facts, **self.figures}
         else:
@@ -104,9 +114,9 @@ class EvaluationSettings(TypedDict, total=False):
     tokenizer: str | None
     """The tokenizer of images; by default the one that the network names."""
     image_size: int | None
-    """The side in pixels of the square that an image becomes; by default the tokenizer's."""
+    """The side in pixels of the square that an image becomes; by default that of the training images."""
     resize: Resize | None
-    """The way an image becomes a square: squash (the default), crop or pad."""
+    """The way an image becomes a square: squash, crop or pad; by default that of the training images."""
     corruptions: Sequence[str]
     """The names of corruptions after ImageNet-C, or "all", to evaluate under, too."""
     severities: Sequence[int]
@@ -293,7 +303,18 @@ def _on_store(
     figures = evaluate_store(
         trained, store, split, measure=measure, crop=crop, batches=batches, on_batch=on_batch
     )
-    return Evaluation(trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None)
+    steps = store.manifest.preprocessing
+    notes = [] if None in (steps, trained.preprocessing) else _notes(trained, steps)
+    return Evaluation(trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None, notes)
+
+
+def _notes(trained: TrainedModel, found: Preprocessing | None) -> list[str]:
+    """Return what has to be said of images that were prepared by the steps `found`."""
+    if trained.preprocessing is None:
+        return [f"the network's file does not say how its training images were prepared; assumed: {found}"]
+    if trained.preprocessing != found:
+        return [f"the network was trained on images of {trained.preprocessing}, and these are of {found}"]
+    return []
 
 
 def _on_images(
@@ -312,8 +333,7 @@ def _on_images(
         )
     device = str(next(trained.model.parameters()).device)
     tokenizer = tokenizer_for(trained, settings.tokenizer, device)
-    resize = settings.resize or "squash"
-    encoder = Encoder(tokenizer, ImageOptions(settings.image_size or tokenizer.image_size, resize))
+    encoder = Encoder(tokenizer, options_for(trained, tokenizer, settings.image_size, settings.resize))
     split = chosen_split(tuple(source.splits), split, source.location)
     progress.begin(len(source.splits[split]))
     evaluation = evaluate_images(
@@ -340,7 +360,14 @@ def _on_images(
         seed=decoding.seed,
     )
     return Evaluation(
-        trained.kind, source.location, split, evaluation.samples, evaluation.figures, trained.labels, facts
+        trained.kind,
+        source.location,
+        split,
+        evaluation.samples,
+        evaluation.figures,
+        trained.labels,
+        facts,
+        _notes(trained, Preprocessing(options.height, options.width, options.resize)),
     )
 
 

@@ -20,14 +20,22 @@ from tokenstore.errors import SampleError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.decoding import Inputs, decode_in_order
-from tokenstore.sources.images import PixelDecoder
+from tokenstore.sources.images import ImageOptions, PixelDecoder, Resize
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.encoder import Encoder, identity_of
+from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import load_tokenizer
 from tokenstore.tokenizers.store_tokenizer import load_named
 
-__all__ = ["CLEAN", "Condition", "Decoding", "ImageEvaluation", "evaluate_images", "tokenizer_for"]
+__all__ = [
+    "CLEAN",
+    "Condition",
+    "Decoding",
+    "ImageEvaluation",
+    "evaluate_images",
+    "options_for",
+    "tokenizer_for",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,22 @@ def tokenizer_for(trained: TrainedModel, spec: str | None = None, device: str = 
     return tokenizer if identity.kept_codes is None else prune(tokenizer, identity.kept_codes)
 
 
+def options_for(
+    trained: TrainedModel,
+    tokenizer: Tokenizer,
+    image_size: int | None = None,
+    resize: Resize | None = None,
+) -> ImageOptions:
+    """Return the options that prepare images as those that a network was trained on, but for what is given.
+
+    Where the network's file does not say how they were prepared, images are squashed to the tokenizer's size.
+    Raises ManifestError for a preparation that this version does not know.
+    """
+    steps = trained.preprocessing
+    own = ImageOptions(tokenizer.image_size) if steps is None else options_of(steps, "preprocessing")
+    return ImageOptions(image_size or own.size, resize or own.resize)
+
+
 def evaluate_images(
     trained: TrainedModel,
     source: ImageSource,
@@ -101,10 +125,10 @@ def evaluate_images(
 ) -> ImageEvaluation:
     """Return the figures of a classifier on a split of images under each condition.
 
-    `encoder` makes the codes of the images (`tokenizer_for`). The network sees the central part of the codes
-    that it was built for, or `crop`. Classes are matched as `match_classes` does. Each image is decoded once,
-    and corrupted by a function of the seed and of its place in the split. `on_progress` is called with the
-    number of samples done.
+    `encoder` makes the codes of the images (`tokenizer_for`, `options_for`). The network sees the central
+    part of the codes that it was built for, or `crop`. Classes are matched as `match_classes` does. Each
+    image is decoded once, and corrupted by a function of the seed and of its place in the split.
+    `on_progress` is called with the number of samples done.
 
     Raises ModelError if network, codes and classes do not fit each other, if no image can be read, and for
     corruptions if the tokenizer takes no pixels.

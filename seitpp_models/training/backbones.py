@@ -85,7 +85,7 @@ def classifier_backbone(
     if not arguments["drop_path_rate"]:
         del arguments["drop_path_rate"]  # some backbones have no such argument
     arguments["codebook_size"] = len(codebook) if settings["input"] == "codes" else None
-    return TrainedModel(build_model("timm", arguments), "timm", arguments, store.manifest.tokenizer)
+    return TrainedModel.for_store(build_model("timm", arguments), "timm", arguments, store.manifest)
 
 
 def token_vit_backbone(
@@ -131,7 +131,7 @@ def token_vit_backbone(
     model: Any = build_model("vit", arguments)
     if pretrained is not None:
         start_from(model, pretrained)
-    return TrainedModel(model, "vit", arguments, store.manifest.tokenizer)
+    return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 
 def adapter_of(

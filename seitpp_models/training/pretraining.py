@@ -117,7 +117,7 @@ def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
     if pretrained is not None:
         model.load_state_dict(pretrained.state_dict())
     model.label_smoothing = settings["smoothing"]
-    return TrainedModel(model, "masked", arguments, store.manifest.tokenizer)
+    return TrainedModel.for_store(model, "masked", arguments, store.manifest)
 
 
 def _new_config(settings: Settings, store: TokenStore) -> MaskedTokenConfig:

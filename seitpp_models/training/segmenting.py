@@ -131,7 +131,7 @@ def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
             f"{parameters[0]}: {error}; give {parameters[1]} or more, or {parameters[2]}",
             parameters=parameters,
         ) from error
-    return TrainedModel(model, "segmenter", arguments, store.manifest.tokenizer)
+    return TrainedModel.for_store(model, "segmenter", arguments, store.manifest)
 
 
 def _task(

@@ -21,7 +21,7 @@ from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError
 from tokenstore.files import write_file
-from tokenstore.format import TokenizerIdentity
+from tokenstore.format import Manifest, Preprocessing, TokenizerIdentity
 
 __all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
 
@@ -76,6 +76,18 @@ class TrainedModel:
     """The tokenizer whose codes the network takes."""
     labels: tuple[str, ...] | None = None
     """Names of the classes, or None for a network without them."""
+    preprocessing: Preprocessing | None = None
+    """The steps from images to the tokenizer's input in the training data.
+
+    None if they are unknown: the store was made of ready codes, or the file is older than this field.
+    """
+
+    @classmethod
+    def for_store(
+        cls, model: nn.Module, kind: str, arguments: Mapping[str, Any], manifest: Manifest
+    ) -> TrainedModel:
+        """Return a network for the codes of a store: of its tokenizer, and of images prepared as its were."""
+        return cls(model, kind, arguments, manifest.tokenizer, preprocessing=manifest.preprocessing)
 
     @property
     def shape(self) -> NetworkShape:
@@ -106,6 +118,7 @@ def save_model(trained: TrainedModel, path: Path | str) -> None:
         "arguments": json.dumps(trained.arguments),
         "tokenizer": json.dumps(trained.tokenizer.to_dict()),
         "labels": json.dumps(trained.labels),
+        "preprocessing": json.dumps(None if trained.preprocessing is None else vars(trained.preprocessing)),
     }
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()
@@ -133,6 +146,8 @@ def load_model(path: Path | str) -> TrainedModel:
         labels = json.loads(metadata["labels"])
         labels = None if labels is None else tuple(map(str, labels))
         tokenizer = TokenizerIdentity.from_dict(json.loads(metadata["tokenizer"]), "tokenizer")
+        steps = json.loads(metadata.get("preprocessing", "null"))
+        preprocessing = None if steps is None else Preprocessing.from_dict(steps, "preprocessing")
     except (
         TokenstoreError,
         SafetensorError,
@@ -143,4 +158,4 @@ def load_model(path: Path | str) -> TrainedModel:
         RuntimeError,
     ) as error:
         raise ModelError(f"{path}: expected a network of save_model: {error}") from error
-    return TrainedModel(model.eval(), metadata["kind"], arguments, tokenizer, labels)
+    return TrainedModel(model.eval(), metadata["kind"], arguments, tokenizer, labels, preprocessing)

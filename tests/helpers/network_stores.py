@@ -22,10 +22,12 @@ from seitpp_models.training.inputs import training_samples
 from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
 from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
 from seitpp_models.weights.files import TrainedModel, build_model
+from tokenstore.format import Preprocessing
 from tokenstore.loading.loader import TokenLoader
 
 CODES, CHANNELS, GRID, CLASSES = 16, 8, (6, 6), 4
 SAMPLES = 96
+PREPARED = Preprocessing(48, 48, "crop")
 VIT = {
     "size": "tiny",
     "depth": 2,
@@ -102,7 +104,7 @@ def network_run(
     settings = {"epochs": 2, "batch_size": batch_size, "learning_rate": 1e-3, "steps": 2 * len(loader)}
     return NetworkRun(
         OptimiserConfig(**(settings | changes)),
-        TrainedModel(model, kind, arguments, opened.manifest.tokenizer),
+        TrainedModel.for_store(model, kind, arguments, opened.manifest),
         chosen,
         loader,
         out,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from helpers.network_commands import PRETRAIN, seitpp
-from helpers.network_stores import write_labelled
+from helpers.network_stores import PREPARED, write_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _fresh_accelerator() -> None:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled(tmp_path_factory.mktemp("training") / "store")
+    return write_labelled(tmp_path_factory.mktemp("training") / "store", preprocessing=PREPARED)
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,12 @@ from tokenstore.augment.examples import transformed_codes
 from tokenstore.errors import AdapterError
 from tokenstore.networks.runs import LOG, STATE
 from tokenstore.sources import open_source
+from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 from tokenstore.tokenizers.train.images import ImageSet, list_images
 
+SIZE = ImageOptions(64)
 CONFIG = AdapterTrainingConfig(steps=6, batch_size=3, width=64, warmup_steps=2, uncropped_every=3)
 
 
@@ -130,7 +132,7 @@ def test_small_images_are_laid_side_by_side(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tiles = set()
     for _ in range(20):
-        picture = Pictures(refs, 64).draw(rng)
+        picture = Pictures(refs, SIZE).draw(rng)
         assert (picture.shape, picture.dtype) == ((3, 64, 64), torch.uint8)
         assert set(picture.unique().tolist()) <= {0, 40, 80, 120, 160, 200}
         blocks = picture[0].unfold(0, 16, 16).unfold(1, 16, 16).flatten(2)
@@ -138,7 +140,9 @@ def test_small_images_are_laid_side_by_side(tmp_path: Path) -> None:
         halves = picture[0].unfold(0, 32, 32).unfold(1, 32, 32).flatten(2)
         tiles.add(2 if bool((halves == halves[..., :1]).all()) else 4)
     assert tiles == {2, 4}
-    large = Pictures(list_images([open_source(write_images(tmp_path / "l", 3, (90, 70)))], 0).thumbnails, 64)
+    large = Pictures(
+        list_images([open_source(write_images(tmp_path / "l", 3, (90, 70)))], 0).thumbnails, SIZE
+    )
     assert large.draw(rng).shape == (3, 64, 64)
 
 
@@ -186,7 +190,9 @@ def test_linear_maps_already_know_what_a_flip_changes(images: ImageSet, tmp_path
     """Moved as they are, codes of edges keep the side that is light; f shows it in the colours of 2x2."""
     tokenizer = Edges()
     trainer = AdapterTrainer(replace(CONFIG, batch_size=8, scale=(0.3, 1.0)), images, tokenizer, tmp_path)
-    pictures = torch.stack([Pictures(images.thumbnails, 64).draw(np.random.default_rng(n)) for n in range(8)])
+    pictures = torch.stack(
+        [Pictures(images.thumbnails, SIZE).draw(np.random.default_rng(n)) for n in range(8)]
+    )
     trainer.batches()
     after = evaluate_adapter(trainer.average, tokenizer, pictures)["flip"]
     assert after.share > after.naive_share + 0.2
@@ -275,7 +281,9 @@ def test_naive_augmentation_moves_codes_as_they_are() -> None:
 def test_evaluation_tells_exact_codes_from_others(images: ImageSet, tmp_path: Path) -> None:
     """Flip codes of brightness with their images: the naive way is exact, and a random adapter is not."""
     tokenizer = Brightness()
-    pictures = torch.stack([Pictures(images.thumbnails, 64).draw(np.random.default_rng(n)) for n in range(5)])
+    pictures = torch.stack(
+        [Pictures(images.thumbnails, SIZE).draw(np.random.default_rng(n)) for n in range(5)]
+    )
     trainer = trainer_of(images, tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(0)

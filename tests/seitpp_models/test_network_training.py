@@ -17,7 +17,14 @@ import torch
 from accelerate import Accelerator
 from helpers.forked_programs import ForkedProgram, ForkServer
 from helpers.network_commands import PRETRAIN, QUICK, lines, losses, refused, seitpp
-from helpers.network_stores import CLASSES, CODES, gradients_and_rows, network_run, write_labelled
+from helpers.network_stores import (
+    CLASSES,
+    CODES,
+    PREPARED,
+    gradients_and_rows,
+    network_run,
+    write_labelled,
+)
 from helpers.waiting import wait_until
 
 from seitpp_models.errors import ModelError, SamplesError
@@ -42,7 +49,7 @@ def test_pretraining_leaves_weights_a_log_evaluations_and_a_picture(pretrained: 
     assert list((pretrained / "tensorboard").glob("events*"))
     trained = load_model(pretrained / WEIGHTS)
     assert trained.kind == "masked"
-    assert trained.tokenizer == TokenizerIdentity("test")
+    assert (trained.tokenizer, trained.preprocessing) == (TokenizerIdentity("test"), PREPARED)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,8 @@ def test_a_classifier_is_trained_from_scratch(store: Path, tmp_path: Path, optio
     assert result.exit_code == 0, result.output
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
     assert set(evaluation) == {"step", "loss", "top1", "top5"}
-    assert load_model(tmp_path / "run" / WEIGHTS).labels == ("a", "b", "c", "d")
+    trained = load_model(tmp_path / "run" / WEIGHTS)
+    assert (trained.labels, trained.preprocessing) == (("a", "b", "c", "d"), PREPARED)
 
 
 def test_what_can_be_learnt_is_learnt_from_pretrained_weights(
@@ -89,14 +97,16 @@ def test_label_maps_are_learnt(store: Path, pretrained: Path, tmp_path: Path, he
     (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
     assert evaluation["miou"] > 0
     assert len(evaluation["iou"]) == CLASSES + 1
-    assert load_model(tmp_path / "run" / WEIGHTS).kind == "segmenter"
+    trained = load_model(tmp_path / "run" / WEIGHTS)
+    assert (trained.kind, trained.preprocessing) == ("segmenter", PREPARED)
 
 
 def test_any_backbone_of_timm_is_trained(store: Path, tmp_path: Path) -> None:
     options = ["--model", "resnet10t", *QUICK[4:], "--augment", "none", "--epochs", 1, "--input", "vectors"]
     result = seitpp("finetune", store, "--out", tmp_path / "run", *options)
     assert result.exit_code == 0, result.output
-    assert load_model(tmp_path / "run" / WEIGHTS).kind == "timm"
+    trained = load_model(tmp_path / "run" / WEIGHTS)
+    assert (trained.kind, trained.preprocessing) == ("timm", PREPARED)
 
 
 # Stopping and going on.

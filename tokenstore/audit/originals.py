@@ -17,19 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenstore.errors import ManifestError, Parameter, SampleError, SourceError
-from tokenstore.format import Manifest, Preprocessing
+from tokenstore.errors import Parameter, SampleError, SourceError
+from tokenstore.format import Manifest
 from tokenstore.reading import Indices, TokenStore, normalised
 from tokenstore.reading.open import StorePath
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
-from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
+from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
+from tokenstore.tokenizers import options_of
 
 BATCH = 32
 """The samples that are decoded or encoded at once unless the caller says otherwise."""
 
-_FILTER = Preprocessing(1, 1, "squash").filter
-"""The one filter that images are resized by."""
 _IMAGES = Parameter("images")
 
 Inputs: TypeAlias = npt.NDArray[Any]
@@ -155,16 +154,7 @@ def image_options(manifest: Manifest) -> ImageOptions:
     steps = manifest.preprocessing
     if steps is None:
         raise SourceError("the store was made of ready codes: its manifest has no preprocessing of images")
-    resize: Resize = steps.resize  # type: ignore[assignment]
-    try:
-        options = ImageOptions((steps.height, steps.width), resize)
-    except ValueError as error:
-        raise ManifestError(f"manifest.preprocessing: {error}") from error
-    if steps.filter != _FILTER:
-        raise ManifestError(
-            f"manifest.preprocessing.filter: expected {_FILTER!r}, found {steps.filter!r}. Upgrade tokenstore"
-        )
-    return options
+    return options_of(steps, "manifest.preprocessing")
 
 
 def evenly_spaced(samples: int, count: int) -> Indices:

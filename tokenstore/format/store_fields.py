@@ -64,6 +64,17 @@ class Preprocessing:
     resize: str
     filter: str = "bicubic"
 
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width} pixels ({self.resize})"
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> Preprocessing:
+        """Return the steps of JSON values; raises ManifestError for other values, with `where`."""
+        try:
+            return _read_preprocessing(values, where)
+        except FieldError as error:
+            raise ManifestError(str(error)) from error
+
 
 @dataclass(frozen=True)
 class StoreFields:

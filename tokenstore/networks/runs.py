@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -166,10 +166,10 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         return json.dumps(asdict(self.config), sort_keys=True)  # type: ignore[call-overload]
 
     def _refuse_another_run(self, path: Path, config: str, digests: Mapping[str, str]) -> None:
-        ours, theirs = json.loads(self._config_json()), json.loads(config)
-        changed = [
-            f"{name} {theirs.get(name)} -> {ours[name]}" for name in ours if ours[name] != theirs.get(name)
-        ]
+        ours = json.loads(self._config_json())
+        defaults = {field.name: field.default for field in fields(self.config)}  # type: ignore[arg-type]
+        theirs = defaults | json.loads(config)  # an older version knew fewer settings
+        changed = [f"{name} {theirs[name]} -> {ours[name]}" for name in ours if ours[name] != theirs[name]]
         changed += [called for name, (called, digest) in self._inputs.items() if digests[name] != digest]
         if changed:
             raise self.error(

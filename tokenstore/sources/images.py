@@ -40,6 +40,7 @@ __all__ = [
     "load_image",
     "pillow_limits",
     "place",
+    "resized",
     "upright",
 ]
 
@@ -142,7 +143,7 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """
     image = load_image(data, options.max_pixels)
     try:
-        pixels = np.array(_resize(image, options))
+        pixels = np.array(resized(image, options))
     except Exception as error:
         raise SampleError(decoding_reason(error)) from error
     return DecodedImage(pixels, image.width, image.height)
@@ -245,15 +246,16 @@ def place(width: int, height: int, options: ImageOptions) -> Placement:
     return Placement(whole, corner, fitted)
 
 
-def _resize(image: Image.Image, options: ImageOptions) -> Image.Image:
+def resized(image: Image.Image, options: ImageOptions) -> Image.Image:
+    """Bring an RGB image to the size of the options, exactly as a conversion does."""
     if image.size == (options.width, options.height):
         return image
     placed = place(image.width, image.height, options)
-    resized = image.resize(placed.size, Image.Resampling.BICUBIC, box=placed.box)
+    fitted = image.resize(placed.size, Image.Resampling.BICUBIC, box=placed.box)
     if options.resize != "pad":
-        return resized
+        return fitted
     padded = Image.new("RGB", (options.width, options.height))
-    padded.paste(resized, placed.corner)
+    padded.paste(fitted, placed.corner)
     return padded
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
     from tokenstore.tokenizers.codebooks import load_codebook
-    from tokenstore.tokenizers.encoder import Encoder, identity_of
+    from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
     from tokenstore.tokenizers.registry import (
         TOKENIZERS,
         TokenizerKind,
@@ -37,6 +37,7 @@ __all__ = [
     "identity_of",
     "load_codebook",
     "load_tokenizer",
+    "options_of",
     "tokenizer_kinds",
     "tokenizer_of",
 ]
@@ -44,7 +45,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("FileTokenizer", "Tokenizer"), "base"),
     "load_codebook": "codebooks",
-    **dict.fromkeys(("Encoder", "identity_of"), "encoder"),
+    **dict.fromkeys(("Encoder", "identity_of", "options_of"), "encoder"),
     **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),
     "tokenizer_kinds": "registry",
     "tokenizer_of": "store_tokenizer",

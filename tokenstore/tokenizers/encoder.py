@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tokenstore.codecs import code_dtype
-from tokenstore.errors import TokenizerError
-from tokenstore.format import MASKS, Column, TokenizerIdentity, code_planes
-from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
+from tokenstore.errors import ManifestError, TokenizerError
+from tokenstore.format import MASKS, Column, Preprocessing, TokenizerIdentity, code_planes
+from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+
+_FILTER = Preprocessing(1, 1, "squash").filter
+"""The one filter that images are resized by."""
 
 
 class Encoder:
@@ -70,3 +73,18 @@ def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdent
         device=None if exact else tokenizer.device.type,
         dtype=None if exact else str(tokenizer.dtype).removeprefix("torch."),
     )
+
+
+def options_of(steps: Preprocessing, where: str) -> ImageOptions:
+    """Return the options that prepare an image by the `steps` of a manifest or of a network's file.
+
+    Raises ManifestError, with `where`, for steps that this version does not know.
+    """
+    if steps.filter != _FILTER:
+        raise ManifestError(
+            f"{where}.filter: expected {_FILTER!r}, found {steps.filter!r}. Upgrade tokenstore"
+        )
+    try:
+        return ImageOptions((steps.height, steps.width), cast(Resize, steps.resize))
+    except ValueError as error:
+        raise ManifestError(f"{where}: {error}") from error
