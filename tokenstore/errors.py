@@ -31,6 +31,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_LONGEST_NAME = 200
+"""The characters of a name that suggestions are looked for with: their time grows with its square."""
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: `. Did you mean 'a'?`, or nothing.
+
+    The names of `known` that are suggested are like the value, whatever their case.
+    """
+    from difflib import get_close_matches
+
+    folded: dict[str, str] = {}
+    for name in known:
+        folded.setdefault(name.casefold(), name)
+    similar = get_close_matches(str(value)[:_LONGEST_NAME].casefold(), list(folded))
+    return f". Did you mean {' or '.join(repr(folded[name]) for name in similar)}?" if similar else ""
+
 
 @dataclass(frozen=True)
 class Parameter:

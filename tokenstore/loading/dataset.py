@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from tokenstore.errors import StoreError
+from tokenstore.errors import StoreError, did_you_mean
 from tokenstore.format import LABELS, TOKENS, TokenizerIdentity
 from tokenstore.loading.orders import Shuffle, order_of
+from tokenstore.loading.pipeline import no_end
 from tokenstore.loading.sampling import Order, Permutation
 from tokenstore.reading import (
     Indices,
@@ -142,6 +143,11 @@ class TokenDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __iter__(self) -> Iterator[Any]:
+        # subtle: without this method, Python would take an IndexError of a transform for the end
+        for position in range(len(self)):
+            yield self[position]
+
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             positions = np.arange(*index.indices(len(self)))
@@ -162,28 +168,42 @@ class TokenDataset(Dataset[Any]):
         view.rows = Subset(self.rows, indices)
         return view
 
-    def filter(self, *, labels: Iterable[int | str]) -> Self:
-        """Return a dataset of the samples with one of `labels`, which are class indices or names.
+    def filter(self, *, labels: int | str | Iterable[int | str]) -> Self:
+        """Return a dataset of the samples with one of `labels`: class indices or names, or a single one.
 
         Raises StoreError where the dataset has no labels, or labels that mean different classes; ValueError
-        for a label that no class has.
+        for a label that no class has or, in a store without names of classes, no sample.
         """
         own_labels = self.rows.labels
         if own_labels is None:
             raise StoreError(f"expected a dataset with labels, found {self!r}")
-        names = self.class_names
-        if any(manifest.class_names != names for manifest in self.rows.manifests):
+        if any(manifest.class_names != self.class_names for manifest in self.rows.manifests):
             raise StoreError(f"labels mean different classes in {self!r}: filter before concatenating")
-        requested = []
-        for label in [labels] if isinstance(labels, str) else labels:
-            if isinstance(label, str):
-                if names is None or label not in names:
-                    raise ValueError(f"labels: expected a class name of {self.rows!r}, found {label!r}")
-                label = names.index(label)
-            elif names is not None and not 0 <= label < len(names):
-                raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {label}")
-            requested.append(operator.index(label))
+        requested = [self._class_index(label) for label in _listed(labels)]
         return self.select(np.flatnonzero(np.isin(own_labels, requested)))
+
+    def _class_index(self, label: Any) -> int:
+        """Return the index of a class by its name or index; raise ValueError if there is none."""
+        names = self.class_names
+        if isinstance(label, str):
+            if names is None or label not in names:
+                near = did_you_mean(label, names or ())
+                raise ValueError(f"labels: expected a class name of {self.rows!r}, found {label!r}{near}")
+            return names.index(label)
+        try:
+            index = operator.index(label)
+        except TypeError:
+            raise ValueError(f"labels: expected class indices or names, found {label!r}") from None
+        if names is not None and not 0 <= index < len(names):
+            raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {index}")
+        known = self.rows.base.labels
+        if names is None and known is not None and not (known == index).any():
+            within = f"labels from {known.min()} to {known.max()}" if len(known) else "no samples"
+            raise ValueError(
+                f"labels: expected some that samples of {self.rows.base!r} have, found {index}; "
+                f"it has {within}"
+            )
+        return index
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
         """Return two datasets without a sample in common: the rest, and a random `fraction` of the samples.
@@ -220,15 +240,25 @@ class TokenDataset(Dataset[Any]):
         remote storage does not answer.
         """
         columns = [self._column(name, row_numbers, prefetched) for name in self.columns]
-        for name, function in ((TOKENS, self.transform), (self._target, self.target_transform)):
-            if function is not None and name in self.columns:
+        for name, attribute in ((TOKENS, "transform"), (self._target, "target_transform")):
+            if getattr(self, attribute) is not None and name in self.columns:
                 place = self.columns.index(name)
-                of_rows = getattr(function, "of_rows", None)
-                if of_rows is None:
-                    columns[place] = [function(value) for value in columns[place]]
-                else:
-                    columns[place] = of_rows(source_indices(self.rows, row_numbers), columns[place])
+                try:
+                    columns[place] = self._transformed(getattr(self, attribute), row_numbers, columns[place])
+                except StopIteration as error:
+                    raise no_end(attribute, error) from error
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    def _transformed(self, function: Any, row_numbers: Indices, values: Sequence[Any]) -> Sequence[Any]:
+        of_rows = getattr(function, "of_rows", None)
+        if of_rows is None:
+            return [function(value) for value in values]
+        results: Sequence[Any] = of_rows(source_indices(self.rows, row_numbers), values)
+        if len(results) != len(values):
+            raise ValueError(
+                f"{function!r}: expected a value for each of {len(values)} samples, found {len(results)}"
+            )
+        return results
 
     def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Sequence[Any]:
         if name == TOKENS:
@@ -241,3 +271,9 @@ class TokenDataset(Dataset[Any]):
             scalars: list[Any] = values.tolist()
             return scalars
         return torch.from_numpy(values).unbind(0)
+
+
+def _listed(labels: Any) -> list[Any]:
+    """Return labels as a list; a single one, also as an array without axes, as a list of one."""
+    single = isinstance(labels, str) or getattr(labels, "ndim", None) == 0
+    return [labels] if single or not isinstance(labels, Iterable) else list(labels)

@@ -6,21 +6,23 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import ConcatDataset, Subset, default_collate
 
 from tokenstore.errors import ResumeError
 from tokenstore.format import LABELS, TOKENS
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
-from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, pass_to_caller
+from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, no_end, pass_to_caller
 from tokenstore.loading.prefetching import Prefetcher
 from tokenstore.loading.resident import ResidentView
+from tokenstore.loading.sampled import sampled
 from tokenstore.loading.sampling import Order, Steps, load_kernels, whole_number
+from tokenstore.loading.torch_arguments import Taken, TorchArguments, own_dataset
 from tokenstore.machine import available_cores
 from tokenstore.randomness import check_key, derived_seed
 from tokenstore.reading import Indices, Rows
@@ -42,7 +44,12 @@ class TokenLoader:
     The arguments are those of torch's DataLoader where they mean the same. A dataset of one column gives that
     column's tensor alone; columns other than tokens and labels have their stored dtype. The loader has no
     worker processes. `num_threads` threads (by default one a core; 0: the caller's) decode up to `prefetch`
-    batches each ahead of use, into buffers that are reused once no tensor made of them is referenced.
+    batches each ahead of use, into buffers that are reused once no tensor made of them is referenced. The
+    dataset may be torch's Subset or ConcatDataset of TokenDatasets.
+
+    **From torch.** `sampler` draws the indices of each epoch's samples, as torch's WeightedRandomSampler and
+    others do (ranks need no DistributedSampler); its random numbers are seeded by seed and epoch.
+    `num_workers` stands for `num_threads`, `prefetch_factor` for `prefetch`, and `generator` draws the seed.
 
     **Order.** With `shuffle`, the order of an epoch is a function of seed, epoch and the dataset alone: the
     same for every number of ranks, threads and batch size. `shuffle=True` is "full" where the store is on
@@ -77,7 +84,7 @@ class TokenLoader:
 
     def __init__(
         self,
-        dataset: TokenDataset,
+        dataset: TokenDataset | Subset[Any] | ConcatDataset[Any],
         batch_size: int = 1,
         shuffle: bool | Literal["full", "block"] = False,
         seed: int = 0,
@@ -93,14 +100,19 @@ class TokenLoader:
         batch_transform: Callable[..., Any] | None = None,
         pad: bool = False,
         shuffle_window: int | None = None,
+        **of_torch: Unpack[TorchArguments],
     ) -> None:
-        self.dataset = dataset
+        own_names = TokenLoader.__init__.__annotations__
+        taken = Taken(seed, num_threads, prefetch).updated(of_torch, own_names)
+        self.dataset = sampled(own_dataset(dataset), taken.sampler, shuffle)
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = taken.seed
         self.drop_last = drop_last
         self.pad = pad
-        self.num_threads = min(available_cores(), _MOST_THREADS) if num_threads is None else num_threads
-        self.prefetch = prefetch
+        self.num_threads = (
+            min(available_cores(), _MOST_THREADS) if taken.num_threads is None else taken.num_threads
+        )
+        self.prefetch = taken.prefetch
         self.device = _numbered(device if device is not None else "cuda" if resident == "gpu" else "cpu")
         self.pin_memory = torch.cuda.is_available() and (
             self.device.type == "cuda" if pin_memory is None else pin_memory
@@ -110,32 +122,28 @@ class TokenLoader:
         self.batch_transform = batch_transform
         self.epoch = 0
         self._rank, self._world_size = rank, world_size
-        self._consumed = 0
-        self._resume_at = 0
+        self._consumed = self._resume_at = self._turn = 0
         self._is_over = False
-        self._turn = 0
         self._last: tuple[int, int, int] | None = None
         self.shuffle_window = shuffle_window or 0
         self._check()
-        self._resident = ResidentView(dataset.rows, self.device) if resident == "gpu" else None
+        self._resident = ResidentView(self.dataset.rows, self.device) if resident == "gpu" else None
         self._rows = self._source()
         self.shuffle: Shuffle = self._kind_of_shuffle(shuffle)
-        manifest = dataset.rows.manifests[0]
+        manifest = self.dataset.rows.manifests[0]
         if shuffle_window is None:
             self.shuffle_window = default_window(manifest)
-        self._view = copy.copy(dataset)
+        self._view = copy.copy(self.dataset)
         self._view.rows = self._rows
         self._copies = DeviceCopies(self.device)
-        most = self.batch_size if pad else min(self.batch_size, max(1, len(dataset)))
-        spare = self.num_threads * prefetch + 2
+        most = self.batch_size if pad else min(self.batch_size, max(1, len(self.dataset)))
+        spare = self.num_threads * self.prefetch + 2
         self._buffers = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
         self._reserve_cache()
         self._order(0)
         load_kernels()  # so that the first batch does not wait for them
 
     def _check(self) -> None:
-        if not isinstance(self.dataset, TokenDataset):
-            raise ValueError(f"dataset: expected a TokenDataset, found {type(self.dataset).__name__}")
         if (self._rank is None) != (self._world_size is None):
             raise ValueError("rank, world_size: expected both or neither")
         if self._rank is not None and not 0 <= self._rank < (self._world_size or 0):
@@ -304,8 +312,12 @@ class TokenLoader:
     def _batch(self, row_numbers: Indices, prefetched: Any, epoch: int, start: int) -> Any:
         """Return the batch of some row numbers, whose first sample is at position `start` of the epoch."""
         if self._by_sample:
-            collate = self.collate_fn or default_collate
-            return self._copies.copied(collate(self._view.samples(row_numbers, prefetched)))
+            samples = self._view.samples(row_numbers, prefetched)
+            try:
+                batch = (self.collate_fn or default_collate)(samples)
+            except StopIteration as error:
+                raise no_end("collate_fn", error) from error
+            return self._copies.copied(batch)
         columns = self._copies.copied(
             tuple(self._column(name, row_numbers, prefetched) for name in self.dataset.columns)
         )
@@ -313,7 +325,10 @@ class TokenLoader:
             return columns if len(columns) > 1 else columns[0]
         with self._copies.stream():
             generator = torch.Generator(self.device).manual_seed(derived_seed(self.seed, epoch, start))
-            return self.batch_transform(*columns, generator=generator)
+            try:
+                return self.batch_transform(*columns, generator=generator)
+            except StopIteration as error:
+                raise no_end("batch_transform", error) from error
 
     @property
     def _by_sample(self) -> bool:

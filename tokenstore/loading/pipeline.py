@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from tokenstore.reading import ReusedMemory
 
-__all__ = ["Buffers", "DeviceCopies", "in_order", "pass_to_caller"]
+__all__ = ["Buffers", "DeviceCopies", "in_order", "no_end", "pass_to_caller"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -55,7 +55,8 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead:
     Raises RuntimeError where a forked process goes on with its parent's iterator, whose threads it lacks.
     """
     if not threads:
-        yield from map(work, items)
+        for item in items:  # subtle: `map` would take a StopIteration of `work` for its own end
+            yield work(item)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenstore-loader")
     process = os.getpid()
@@ -87,6 +88,14 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead:
             yield next_result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def no_end(function: str, error: StopIteration) -> RuntimeError:
+    """Return the error of a user's function that raised StopIteration, which loops take for their end."""
+    return RuntimeError(
+        f"{function}: expected a result, found a StopIteration, which a loop would take for the end of the "
+        f"epoch ({error!r}). Give `next` a default, or raise another error"
+    )
 
 
 def _raise(error: BaseException) -> NoReturn:

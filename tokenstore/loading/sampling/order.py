@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from tokenstore.loading.sampling.spans import EqualSpans, Spans
 
-__all__ = ["MOST_SAMPLES", "Indices", "Order", "Sequential", "positions_within", "whole_number"]
+__all__ = ["MOST_SAMPLES", "Indices", "Listed", "Order", "Sequential", "positions_within", "whole_number"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -50,6 +50,20 @@ class Sequential(Order):
     @override
     def __call__(self, positions: Indices) -> Indices:
         return positions_within(positions, self._samples)
+
+
+class Listed(Order):
+    """The row numbers (N,) int64 of a list, which may have a row several times."""
+
+    def __init__(self, rows: Indices) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @override
+    def __call__(self, positions: Indices) -> Indices:
+        return self._rows[positions_within(positions, len(self._rows))]
 
 
 def positions_within(positions: Any, samples: int) -> Indices:
