@@ -3,6 +3,7 @@
 # make test                       lint, types, imports, tests
 # make check                      the same without the tests
 # make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: 90 seconds
+# make test-thorough             longer tests, for example kill -9 at every file operation: five minutes
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
 # All of them first create the environment in .venv.
 
@@ -17,7 +18,7 @@ QUICK := tests/format tests/sources tests/test_files.py tests/test_randomness.py
 	$(addprefix tests/loading/test_,block_shuffle.py loader.py mixture.py orders.py permutations.py steps.py) \
 	$(addprefix tests/augment/test_,augment_codes.py augment_crops.py augment_geometry.py recipes.py)
 
-.PHONY: demo test check test-quick test-s3 clean
+.PHONY: demo test check test-quick test-thorough test-s3 clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
@@ -33,6 +34,9 @@ check: $(VENV)/.dev
 
 test-quick: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(QUICK)
+
+test-thorough: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist load -m thorough
 
 test-s3: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m s3_real

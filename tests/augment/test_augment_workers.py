@@ -63,7 +63,12 @@ def expected(store: Path) -> list[dict[int, list[int]]]:
 
 @pytest.mark.parametrize(
     ("workers", "method"),
-    [(1, "fork"), (4, "fork"), (1, "spawn"), pytest.param(4, "spawn", marks=pytest.mark.slow)],
+    [
+        (1, "fork"),
+        (4, "fork"),
+        pytest.param(1, "spawn", marks=pytest.mark.thorough),
+        pytest.param(4, "spawn", marks=pytest.mark.slow),
+    ],
 )
 def test_workers_augment_as_no_workers_do(
     store: Path, expected: list[dict[int, list[int]]], workers: int, method: str

@@ -32,6 +32,7 @@ def test_it_is_for_the_default_tokenizer_and_no_other() -> None:
         load_adapter(tokenizer=TokenizerIdentity("other", "ab" * 32))
 
 
+@pytest.mark.thorough
 def test_it_comes_nearer_to_the_augmented_image_than_naive_augmentation(photographs: Tensor) -> None:
     quality = evaluate_adapter(load_adapter(), load_tokenizer("default"), photographs)
     assert set(quality) == {"flip", "crop-resize", "rotation", "translation", "shear"}

@@ -258,6 +258,7 @@ def test_names_with_brackets_are_printed_as_they_are(store: Path, tmp_path: Path
     assert "ph[old].zarr" in run("stats", tmp_path / "ph[old].zarr").output
 
 
+@pytest.mark.thorough
 def test_the_demo_touches_only_what_it_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,7 +278,7 @@ def test_the_demo_touches_only_what_it_made(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_an_interrupted_conversion_says_how_to_go_on_and_does(tmp_path: Path, sent: signal.Signals) -> None:
     write_grey_folder(tmp_path / "images", 40, classes=1)
     for name in list((tmp_path / "images" / "class-0").iterdir()):

@@ -129,6 +129,7 @@ def test_evaluate_gives_the_figures_of_its_call(store: Path, tmp_path: Path) -> 
     assert said["top1"] == trained.figures["top1"]
 
 
+@pytest.mark.thorough
 def test_train_tokenadapt_writes_the_weights_of_its_call(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", 3, (64, 64))
     settings = {"steps": 1, "batch_size": 1, "width": 64, "held_out": 0.0, "workers": 0, "threads": 1}

@@ -43,6 +43,7 @@ def test_tokenizers_lists_what_tokenizer_kinds_returns() -> None:
     }
 
 
+@pytest.mark.thorough
 def test_train_tokenizer_gives_the_weights_of_its_call(photos: Path, tmp_path: Path) -> None:
     settings = {"steps": 8, "codebook_size": 16, "photographs": 0, "thumbnails": 2, "held_out": 0.2}
     options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]

@@ -279,6 +279,7 @@ def bits_a_code(codec: Context, codes: Codes) -> float:
     return 8 * len(payload) / codes.size
 
 
+@pytest.mark.thorough
 def test_real_codes_take_fewer_than_six_and_a_third_bits() -> None:
     train, val = seit_codes("train")[:300], seit_codes("val")
     assert bits_a_code(fit_context(train, (391,)), val) < 6.3

@@ -144,6 +144,7 @@ for start in range(0, len(order), 50):
 """
 
 
+@pytest.mark.thorough
 def test_a_store_of_more_shards_than_file_descriptors_is_read(tmp_path: Path) -> None:
     values = np.arange(300)
     tokens, masks = values[:, None].astype(np.uint16), np.repeat(values[:, None], 20, 1).astype(np.uint16)
@@ -210,7 +211,7 @@ def _epoch(dataset: TokenDataset, **options: Any) -> list[tuple[bytes, int]]:
 EXPECTED = [(codes.tobytes(), int(label)) for codes, label in zip(CODES, LABELS, strict=True)]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.thorough), "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_workers_of_every_kind_read_every_sample_once(store: Path, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():

@@ -358,6 +358,7 @@ def whole_epoch(dataset: TokenDataset) -> list[int]:
     return together([positions(TokenLoader(dataset, SAMPLES, shuffle=True, seed=5))])
 
 
+@pytest.mark.thorough
 def test_two_ranks_of_torchrun_share_an_epoch(dataset: TokenDataset, two_ranks: Any) -> None:
     assert together([rank["batches"] for rank in two_ranks]) == whole_epoch(dataset)
     assert all(rank["after"] == {**two_ranks[0]["states"][0], "epoch": 1} for rank in two_ranks)

@@ -106,7 +106,7 @@ def child(action: Callable[..., None], *arguments: Any, context: BaseContext = F
         process.join()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.thorough), "forkserver"])
 def test_what_was_opened_and_read_here_is_read_in_another_process(packed: Path, method: str) -> None:
     dataset = TokenDataset(packed)
     assert dataset[5][1] == 5
@@ -319,6 +319,7 @@ time.sleep(0.3)
 """
 
 
+@pytest.mark.thorough
 def test_a_program_ends_soon_and_silently_with_unfinished_iterators(
     packed: Path, url: str, s3_server: S3Server, stalling: dict[str, Any]
 ) -> None:

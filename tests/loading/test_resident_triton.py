@@ -58,6 +58,7 @@ def interpreted() -> dict[str, str | None]:
     return found
 
 
+@pytest.mark.thorough
 @needs_triton
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_triton_decodes_and_refuses_as_the_processor_does(
@@ -66,6 +67,7 @@ def test_triton_decodes_and_refuses_as_the_processor_does(
     assert interpreted[str(case)] is None
 
 
+@pytest.mark.thorough
 @needs_triton
 def test_the_kernel_compiles_and_no_code_is_loaded_before_its_store_is_seen(tmp_path: Path) -> None:
     """Find the first of two stores to global memory, a code's; then a barrier; then the next position."""

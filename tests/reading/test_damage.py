@@ -90,6 +90,11 @@ def test_an_intact_store_has_no_problem_and_is_read_whole(intact: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_and_never_gives_a_wrong_code(store: Path) -> None:
+    check_flips(store, 80, seed=0)
+
+
+@pytest.mark.thorough
+def test_hundreds_of_flipped_bits_are_found_one_by_one(store: Path) -> None:
     check_flips(store, 250, seed=0)  # 500 with both codecs
 
 

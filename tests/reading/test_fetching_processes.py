@@ -30,7 +30,7 @@ def read_some(dataset: TokenDataset, answers: Any, samples: range) -> None:
         raise
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.thorough), "forkserver"])
 def test_what_was_opened_and_read_here_is_read_in_child_processes(
     url: str, s3_server: S3Server, method: str
 ) -> None:

@@ -85,7 +85,7 @@ def check_some(view: TokenDataset, known: dict[bytes, int], batches: int, **argu
         assert [known[codes.tobytes()] for codes in tokens.numpy()] == labels.tolist()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_codes_are_right_however_loaders_of_one_view_interleave(
     tmp_path: Path, memory_url: str, hurried: None, seed: int
 ) -> None:

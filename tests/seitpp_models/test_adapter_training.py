@@ -199,6 +199,7 @@ def test_linear_maps_already_know_what_a_flip_changes(images: ImageSet, tmp_path
     assert all(tensor.isfinite().all() for tensor in weights(trainer).values())
 
 
+@pytest.mark.thorough
 def test_it_learns_and_writes_what_it_learned(images: ImageSet, tmp_path: Path) -> None:
     config = replace(CONFIG, steps=90, batch_size=4, learning_rate=2e-3, warmup_steps=5)
     trainer = AdapterTrainer(config, images, Edges(), tmp_path)
@@ -298,6 +299,7 @@ def test_evaluation_tells_exact_codes_from_others(images: ImageSet, tmp_path: Pa
     assert torch.equal(flipped, pictures.flip(3))
 
 
+@pytest.mark.thorough
 def test_the_command_trains_resumes_and_tells_of_mistakes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter.safetensors"
     arguments = [

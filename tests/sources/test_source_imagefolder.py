@@ -181,6 +181,7 @@ def test_an_empty_range_of_samples_is_empty(root: Path) -> None:
     assert (len(split.names(1, 1)), len(split.labels(1, 1)), split.request(0, 0).read()) == (0, 0, [])
 
 
+@pytest.mark.thorough
 def test_a_million_names_take_no_object_each() -> None:
     tracemalloc.start()
     names = name_columns.NameBuilder()

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from helpers.cache_processes import POLICIES, disk_nbytes, files, holds
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -82,4 +83,11 @@ class ModelledCache(RuleBasedStateMachine):
 
 
 TestModelledCache = ModelledCache.TestCase
-TestModelledCache.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestModelledCache.settings = settings(deadline=None, max_examples=15, stateful_step_count=40)
+
+
+@pytest.mark.thorough
+class TestModelledCacheLonger(ModelledCache.TestCase):
+    """The same with more and other histories."""
+
+    settings = settings(deadline=None, max_examples=60, stateful_step_count=40)

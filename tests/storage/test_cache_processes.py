@@ -30,7 +30,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "PATIENCE", HANG)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [pytest.param("lru", marks=pytest.mark.thorough), "pin"])
 def test_four_processes_never_exceed_the_limit_nor_get_wrong_bytes(policy: Policy, tmp_path: Path) -> None:
     Cache(tmp_path, LIMIT).put("first", b"")
     processes = [start("hammer", tmp_path, policy, seed, 800) for seed in range(4)]
@@ -89,6 +89,7 @@ def test_without_file_locks_a_thread_waits_for_another(
     assert holds(cache, "key", b"data")
 
 
+@pytest.mark.thorough
 def test_a_put_killed_at_any_line_leaves_a_cache_that_is_right(tmp_path: Path) -> None:
     assert run("kill_at_every_line", tmp_path / "cache") == 0
 

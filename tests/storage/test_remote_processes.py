@@ -66,7 +66,7 @@ def reads_rightly(storage: Storage) -> None:
     assert storage.size("data") == len(DATA)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.thorough), "forkserver"])
 def test_another_process_reads_what_was_opened_here(
     storage: Storage, readers: list[int], method: str
 ) -> None:
@@ -103,10 +103,11 @@ def forked(action: str, storage: Storage) -> int:
     raise AssertionError("a forked process hangs")
 
 
-def test_a_fork_at_any_moment_hangs_neither_process(storage: Storage, readers: list[int]) -> None:
+@pytest.mark.parametrize("forks", [2, pytest.param(8, marks=pytest.mark.thorough)])
+def test_a_fork_at_any_moment_hangs_neither_process(storage: Storage, readers: list[int], forks: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for number in range(8):
+        for number in range(forks):
             before = readers[0]
             assert forked(["read", "drop"][number % 2], storage) == 0
             wait_until(lambda before=before: readers[0] > before)  # type: ignore[misc]

@@ -74,7 +74,7 @@ def assert_same_samples(one: Path, other: Path) -> None:
     np.testing.assert_array_equal(first.synonyms, second.synonyms)
 
 
-@pytest.mark.parametrize("out", ["out.zarr", "out.zip"])
+@pytest.mark.parametrize("out", [pytest.param("out.zarr", marks=pytest.mark.thorough), "out.zip"])
 def test_every_codec_recodes_to_every_other_and_loses_nothing(smooth: Path, tmp_path: Path, out: str) -> None:
     before = smooth
     for step, codec in enumerate(("context", "zstd", "context", "bitpack")[: 4 if out == "out.zarr" else 2]):
@@ -99,6 +99,7 @@ def test_auto_takes_the_smallest_and_says_why(smooth: Path, tmp_path: Path) -> N
     assert_same_samples(smooth, tmp_path / "out")
 
 
+@pytest.mark.thorough
 def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None:
     choices: list[CodecChoice] = []
     choices.append(recode(tokenstore.open(smooth), tmp_path / "out", min_decode_rate=2e5).choice)
@@ -114,7 +115,9 @@ def test_auto_keeps_to_the_speed_asked_for(smooth: Path, tmp_path: Path) -> None
     ("name", "codes"),
     [
         ("zstd", np.repeat(np.random.default_rng(1).integers(0, 500, (200, 1)), 64, axis=1)),
-        ("bitpack", np.random.default_rng(1).integers(0, 512, (200, 64))),
+        pytest.param(
+            "bitpack", np.random.default_rng(1).integers(0, 512, (200, 64)), marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_auto_takes_another_codec_where_that_is_smaller(tmp_path: Path, name: str, codes: Any) -> None:
@@ -180,6 +183,7 @@ def test_recoding_in_place_goes_on_after_a_crash_at_any_step(
         assert not stopped, "every step was tried"
 
 
+@pytest.mark.thorough
 def test_a_recoding_that_was_stopped_goes_on_with_the_model_it_had(smooth: Path, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if what == "train, rewriting" and done == 192:
@@ -259,6 +263,7 @@ def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, 
     assert_same_samples(smooth, target)
 
 
+@pytest.mark.thorough
 def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, tmp_path: Path) -> None:
     target = tmp_path / "coded"
     recode(tokenstore.open(smooth), open_storage(target), codec="context", shard_samples=96)
@@ -280,6 +285,7 @@ def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, t
     assert verify(target).ok
 
 
+@pytest.mark.thorough
 def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
     smooth: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_to_s3_from_there_to_a_zip_file_and_within_s3(
     assert contents(tmp_path / "b.zip") == contents(again) == contents(store)
 
 
+@pytest.mark.thorough
 def test_a_fault_at_any_request_changes_nothing(
     small: Path, s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:
@@ -103,7 +104,13 @@ def test_a_fault_at_any_request_changes_nothing(
         assert contents(there) == expected, f"{fault} at {index}"
 
 
-@pytest.mark.parametrize("fault", PASSING[:2], ids=["503", "lost answer"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(PASSING[0], marks=pytest.mark.thorough, id="503"),
+        pytest.param(PASSING[1], id="lost answer"),
+    ],
+)
 def test_every_request_failing_once_changes_nothing(
     store: Path, tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy, fault: Fault
 ) -> None:
@@ -167,7 +174,7 @@ def test_a_service_that_stays_away_is_one_clear_error_and_the_copy_goes_on_later
     assert contents(patient) == contents(small)
 
 
-@pytest.mark.parametrize("killed_at", [1, 9])
+@pytest.mark.parametrize("killed_at", [1, pytest.param(9, marks=pytest.mark.thorough)])
 def test_killed_half_way_it_goes_on_and_sends_only_the_rest(
     store: Path, s3_server: S3Server, fault_proxy: FaultProxy, killed_at: int
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_codec_that_the_codes_choose_works_there_too(
     assert contents(open_storage(out, s3_server.storage_options())) == contents(open_storage(tmp_path / "a"))
 
 
+@pytest.mark.thorough
 def test_a_fault_at_any_of_the_writer_s_requests_changes_nothing(
     tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:
@@ -114,7 +115,13 @@ def test_a_fault_at_any_of_the_writer_s_requests_changes_nothing(
         assert contents(there) == expected, f"{fault} at {index}"
 
 
-@pytest.mark.parametrize("fault", PASSING[:2], ids=["503", "lost answer"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(PASSING[0], marks=pytest.mark.thorough, id="503"),
+        pytest.param(PASSING[1], id="lost answer"),
+    ],
+)
 def test_every_request_of_a_conversion_failing_once_changes_nothing(
     codes: Path, expected: dict[str, bytes], s3_server: S3Server, fault_proxy: FaultProxy, fault: Fault
 ) -> None:

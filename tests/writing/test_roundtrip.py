@@ -305,7 +305,7 @@ def test_readers_pickle_to_their_location(small_shards: tuple[Path, npt.NDArray[
 
 
 @pytest.mark.parametrize("method", [m for m in multiprocessing.get_all_start_methods() if m != "forkserver"])
-@pytest.mark.parametrize("suffix", ["", ".zip"])
+@pytest.mark.parametrize("suffix", ["", pytest.param(".zip", marks=pytest.mark.thorough)])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_process_reads_what_its_parent_opened(tmp_path: Path, method: str, suffix: str) -> None:
     codes = random_codes(9, (4, 6), 391)
