@@ -86,7 +86,7 @@ class ImageSource:
     notes: tuple[str, ...] = ()
     """Remarks on the listing for the user: files that were skipped, class names that are alike."""
     unused_labels: tuple[str, ...] = ()
-    """The notes on what looks like labels and is not used, each with how to use it."""
+    """Further notes: what looks like labels and is not used, each with how to use it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class CodeSource:
     tokenizer_name: str = "unknown"
     notes: tuple[str, ...] = field(default=())
     unused_labels: tuple[str, ...] = ()
-    """The notes on what looks like labels and is not used, each with how to use it."""
+    """Further notes: what looks like labels and is not used, each with how to use it."""
 
 
 Source: TypeAlias = ImageSource | CodeSource

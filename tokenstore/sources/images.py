@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from typing_extensions import override
 
 from tokenstore.errors import SampleError
+from tokenstore.sources.ancillary import readings
 from tokenstore.sources.options import MAX_PIXELS, ImageOptions, Resize
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -35,6 +36,7 @@ __all__ = [
     "Pixels",
     "Placement",
     "Resize",
+    "check_pixels",
     "decode_image",
     "decoding_reason",
     "load_image",
@@ -154,23 +156,23 @@ def load_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
-    try:
-        return _decode(data, max_pixels)
-    except SampleError:
-        raise
-    except UnidentifiedImageError:
-        raise SampleError(_unidentified(data)) from None
-    except Exception as error:
-        raise SampleError(decoding_reason(error)) from error
+    last: Exception | None = None
+    for reading in readings(data):
+        try:
+            return _decode(reading, max_pixels)
+        except SampleError:
+            raise
+        except Exception as error:
+            last = error
+    assert last is not None
+    is_unknown = isinstance(last, UnidentifiedImageError)
+    raise SampleError(_unidentified(data) if is_unknown else decoding_reason(last)) from last
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     with pillow_limits(max_pixels):
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise SampleError(
-                f"{image.width} x {image.height} is more than the {max_pixels} pixels allowed",
-            )
+        check_pixels(image, max_pixels)
         if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
             return _decode_with_pillow(image)
         orientation = _orientation(image)
@@ -179,6 +181,12 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         return _turn(Image.fromarray(pixels), orientation)
     with pillow_limits(max_pixels):
         return _decode_with_pillow(image)
+
+
+def check_pixels(image: Image.Image, max_pixels: int) -> None:
+    """Raise SampleError for an image, not yet decoded, of more pixels than allowed."""
+    if image.width * image.height > max_pixels:
+        raise SampleError(f"{image.width} x {image.height} is more than the {max_pixels} pixels allowed")
 
 
 def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels | None:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.images import Pixels, decoding_reason, pillow_limits, place, upright
+from tokenstore.sources.ancillary import readings
+from tokenstore.sources.images import Pixels, check_pixels, decoding_reason, pillow_limits, place, upright
 from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS, ImageOptions
 
 __all__ = ["LARGEST_VALUE", "MaskDecoder", "load_mask"]
@@ -72,16 +73,7 @@ def load_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     The channel is a palette or grey of any depth. Raises SampleError with the reason, in one line, for any
     other file and for values above 255.
     """
-    try:
-        with pillow_limits(max_pixels):
-            image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG",))
-            mode = image.mode
-            values = np.asarray(upright(image))
-    except UnidentifiedImageError:
-        actual = f"found one that begins with {data[:12]!r}" if data else "found an empty one"
-        raise SampleError(f"expected a PNG file, {actual}; save the class indices as PNG") from None
-    except Exception as error:
-        raise SampleError(decoding_reason(error)) from error
+    mode, values = _decode(data, max_pixels)
     if values.ndim != 2:
         raise SampleError(
             f"expected one channel of class indices, palette or grey, found {mode}; convert its colours to "
@@ -94,6 +86,26 @@ def load_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
             f"expected class indices up to {LARGEST_VALUE}, found {largest}; number the classes anew"
         )
     return values.astype(np.uint8)
+
+
+def _decode(data: bytes, max_pixels: int) -> tuple[str, npt.NDArray[Any]]:
+    """Return the mode and the values (H, W) or (H, W, C) of a PNG file, turned upright."""
+    last: Exception | None = None
+    for reading in readings(data):
+        try:
+            with pillow_limits(max_pixels):
+                image: Image.Image = Image.open(io.BytesIO(reading), formats=("PNG",))
+                check_pixels(image, max_pixels)
+                return image.mode, np.asarray(upright(image))
+        except SampleError:
+            raise
+        except Exception as error:
+            last = error
+    assert last is not None
+    if isinstance(last, UnidentifiedImageError):
+        actual = f"found one that begins with {data[:12]!r}" if data else "found an empty one"
+        raise SampleError(f"expected a PNG file, {actual}; save the class indices as PNG") from last
+    raise SampleError(decoding_reason(last)) from last
 
 
 def _nearest(

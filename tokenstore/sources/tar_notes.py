@@ -69,6 +69,6 @@ class TarNotes:
         return self._labels.notes(_HOW_TO_LABEL)
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each sort of thing that was counted."""
+        """Return a sentence for each sort of thing that was counted, unused labels aside."""
         tallies = (self.special, self.others, self.images, self.apart, self.named, self._beside, self._fields)
-        return (*(note for tally in tallies for note in tally.notes()), *self.unused_labels())
+        return tuple(note for tally in tallies for note in tally.notes())
