@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from tokenstore.version import __version__
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from tokenstore.errors import Parameter
 
 EXIT_CODES = """\b
 Exit codes:
@@ -140,10 +142,13 @@ class LazyCommands(click.Group):
             signal.signal(signal.SIGTERM, before)
 
 
-def spoken(error: Exception) -> str:
-    """Return an error's message, with options where it names parameters of a Python call."""
-    text = str(error)
-    for parameter in getattr(error, "parameters", ()):
+def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:
+    """Return the text of an error or note, with options where it names `parameters` of a Python call.
+
+    By default these are the message's own.
+    """
+    text = str(message)
+    for parameter in parameters or getattr(message, "parameters", ()):
         option = OPTION_NAMES.get(parameter.name, f"--{parameter.name.replace('_', '-')}")
         if parameter.value not in (None, True):
             option += f" {parameter.value}"

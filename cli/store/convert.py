@@ -18,7 +18,7 @@ from tokenstore.writing.choices import CHUNK_SAMPLES
 
 from .. import options
 from ..console import refuse_idle_options
-from ..main import EXIT_CODES
+from ..main import EXIT_CODES, spoken
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
@@ -45,6 +45,22 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     metavar="FILE.csv",
     type=click.Path(exists=True, dir_okay=False),
     help="Labels of an image folder: path,label.",
+)
+@click.option(
+    "--label-column",
+    metavar="NAME",
+    help="The column of labels of Parquet files or of --labels; by default by its name.",
+)
+@click.option(
+    "--image-column",
+    metavar="NAME",
+    help="The column of images of Parquet files, or of paths in --labels; by default by its name.",
+)
+@click.option("--no-labels", is_flag=True, help="Store images without labels, whatever looks like some.")
+@click.option(
+    "--allow-outside-paths",
+    is_flag=True,
+    help="Read images that a Parquet file names by paths out of its own folder.",
 )
 @click.option(
     "--masks",
@@ -159,7 +175,8 @@ def convert(
         log.interrupted(f"tokenstore {shlex.join(again)}")
         raise click.exceptions.Exit(130) from None
     except ConversionError as error:
-        log.skipped([{"source": name, "reason": reason} for name, reason in error.skipped], "cannot read")
+        skips = [(name, spoken(reason, error.parameters)) for name, reason in error.skipped]
+        log.skipped([{"source": name, "reason": reason} for name, reason in skips], "cannot read")
         raise
     log.end(conversion, out, time.monotonic() - started)
 

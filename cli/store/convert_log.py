@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
+from tokenstore.sources import count_classes
+
 from ..console import human_bytes
+from ..main import spoken
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -25,6 +29,17 @@ _SHOWN = 10
 def _source_nbytes(manifest: Manifest) -> int:
     """Return the bytes of all images that a store was made of."""
     return sum(split.source_bytes or 0 for split in manifest.splits.values())
+
+
+def _class_lines(source: Source) -> Iterator[str]:
+    """Yield a line on the labels of each split, and one on the names of the classes."""
+    classes = count_classes(source)
+    for name in source.splits:
+        yield f"{name}: {classes[name]:,} classes" if name in classes else f"{name}: no labels"
+    if source.class_names is not None:
+        shown = ", ".join(source.class_names[:_SHOWN])
+        more = ", ..." if len(source.class_names) > _SHOWN else ""
+        yield f"{len(source.class_names):,} class names: {shown}{more}"
 
 
 class TextLog:
@@ -44,8 +59,10 @@ class TextLog:
         """Print the listed source."""
         sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
         click.echo(f"{source.location}: {source.kind}, {sizes}")
-        for note in source.notes:
-            click.echo(f"  note: {note}")
+        for note in (*source.notes, *source.unused_labels):
+            click.echo(f"  note: {spoken(note)}")
+        for line in _class_lines(source):
+            click.echo(f"  {line}")
         self._bar.start()
 
     def progress(self, state: Progress) -> None:
@@ -58,7 +75,7 @@ class TextLog:
         self._bar.update(self._tasks[state.split], completed=state.done, note=note)
 
     def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
-        """Print samples that could not be read."""
+        """Print the first samples that could not be read."""
         for skip in skips[:_SHOWN]:
             click.echo(f"  {event} {skip['source']}: {skip['reason']}")
 
@@ -93,6 +110,9 @@ class TextLog:
         click.echo(
             f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s"
         )
+        if conversion.unused_labels:
+            notes = "; ".join(map(spoken, conversion.unused_labels))
+            click.echo(f"{out}: stored without labels, though its source seems to have some: {notes}")
 
 
 class JsonLog:
@@ -110,7 +130,12 @@ class JsonLog:
         """Print the listed source."""
         sizes = {name: len(split) for name, split in source.splits.items()}
         self._write(
-            "begin", location=source.location, kind=source.kind, splits=sizes, notes=list(source.notes)
+            "begin",
+            location=source.location,
+            kind=source.kind,
+            splits=sizes,
+            notes=[spoken(note) for note in (*source.notes, *source.unused_labels)],
+            classes=count_classes(source),
         )
 
     def progress(self, state: Progress) -> None:
@@ -140,6 +165,7 @@ class JsonLog:
             splits={name: vars(split) for name, split in manifest.splits.items()},
             nbytes=conversion.nbytes,
             codec_reason=conversion.codec_reason,
+            unused_labels=[spoken(note) for note in conversion.unused_labels],
             seconds=round(seconds, 3),
         )
 

@@ -22,7 +22,7 @@ from tokenstore.format import Skip
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.sources import open_source
+from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
 from tokenstore.storage import STAGING, Storage, public_url
 from tokenstore.tokenizers import load_tokenizer
@@ -45,8 +45,6 @@ def convert(
     tokenizer: str | Tokenizer = "default",
     device: str = "cpu",
     source_kind: str | None = None,
-    labels: StorePath | None = None,
-    masks: StorePath | None = None,
     codebook: StorePath | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
@@ -57,17 +55,18 @@ def convert(
     """Turn images, or ready codes, into a token store at `target`: a folder, a `.zip` file or an fsspec URL.
 
     `source` is an image folder, tar shards, a Parquet file, the SeiT release or arrays of codes, of the kind
-    `source_kind`, by default as found. `labels` is a CSV file of paths and labels, `masks` a folder of label
-    maps, both for an image folder. Images are encoded by `tokenizer`, an object or a name `NAME[:ARGUMENT]`
-    that is loaded on `device`; ready codes take their vectors from the file `codebook`. `options` are the
-    fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`, `image_size=256` or
-    `on_error="skip"`. An interrupted conversion leaves a store that `resume=True` goes on with. `on_source`
+    `source_kind`, by default as found. Images are encoded by `tokenizer`, an object or a name
+    `NAME[:ARGUMENT]` that is loaded on `device`; ready codes take their vectors from the file `codebook`.
+    `options` are the fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`,
+    `image_size=256` or `on_error="skip"`, and those of `tokenstore.sources.SourceOptions`, such as
+    `labels="labels.csv"` or `masks="annotations"`, for a source that is opened here. An interrupted conversion leaves a store that `resume=True` goes on with. `on_source`
     is called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
     many bad samples or for a store that was begun with other inputs.
     """
+    of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
     chosen = _options(**options)
     place = as_storage(target, storage_options)
     if not isinstance(source, ImageSource | CodeSource):
@@ -75,9 +74,11 @@ def convert(
     if not resume:
         check_target(place, resume)  # before minutes go into listing the source
     if not isinstance(source, ImageSource | CodeSource):
-        paths = {"labels": labels, "masks": masks}
-        given = {name: os.fspath(path) for name, path in paths.items() if path is not None}
-        source = open_source(os.fspath(source), source_kind, **given)
+        source = open_source(os.fspath(source), source_kind, **of_source)
+    elif any(of_source.values()):
+        raise ArgumentError(
+            f"{', '.join(of_source)}: for a source that is opened here, which this one is already"
+        )
     if on_source is not None:
         on_source(source)
     name = tokenizer if isinstance(tokenizer, str) else None
@@ -136,7 +137,8 @@ def convert_source(
     else:
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
-    return job.write_and_rewrite(place) if options.rewrites else job.write(place)
+    conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
+    return replace(conversion, unused_labels=_unused_labels(source, names))
 
 
 class _Plan(Protocol):
@@ -234,6 +236,12 @@ class _Job:
             "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),
             **self.options.decisions(),
         }
+
+
+def _unused_labels(source: Source, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the source's notes on labels that are not used, if a split is stored without labels."""
+    bare = any(source.splits[name].labels(0, 0) is None for name in names)
+    return source.unused_labels if bare else ()
 
 
 def _already_complete(target: Storage) -> Conversion:

@@ -181,7 +181,7 @@ class ImageConversion:
         for position, outcome in enumerate(batch.outcomes):
             index = batch.start + position
             if isinstance(outcome, SampleError):
-                self._skip(Skip(index, names[position], str(outcome)))
+                self._skip(Skip(index, names[position], str(outcome)), outcome.parameters)
                 continue
             label = None if labels is None else int(labels[position])
             self._inputs[len(self._pending)] = batch.inputs[position]
@@ -198,7 +198,7 @@ class ImageConversion:
                 elif time.monotonic() - self._saved > SAVE_SECONDS:
                     self._save()
 
-    def _skip(self, skip: Skip) -> None:
+    def _skip(self, skip: Skip, named: tuple[Parameter, ...]) -> None:
         self._skipped.append(skip)
         self._bad += 1
         if self._allowed is not None and self._bad > self._allowed[0]:
@@ -213,7 +213,7 @@ class ImageConversion:
                 f"({reason}); the last is {skip.source}: {skip.reason}. Mend it, or use {parameters[1]}, "
                 f"and go on with {parameters[2]}",
                 skipped=[(bad.source, bad.reason) for bad in (*self._part.skipped, *self._skipped)],
-                parameters=parameters,
+                parameters=(*parameters, *named),
             )
 
     def _encode(self) -> None:

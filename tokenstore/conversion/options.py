@@ -108,6 +108,8 @@ class Conversion:
     already_complete: bool = False
     codec_reason: str | None = None
     """The reason for the codec, if `context` or `auto` was asked for."""
+    unused_labels: tuple[str, ...] = ()
+    """The notes on what looks like labels in the source, if a split was stored without any."""
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]

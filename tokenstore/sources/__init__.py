@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         ImageSource,
         ImageSplit,
         MaskedSplit,
+        Note,
         Source,
+        count_classes,
     )
     from tokenstore.sources.detect import open_source
-    from tokenstore.sources.options import LARGEST_VALUE, ImageOptions, Resize
+    from tokenstore.sources.options import LARGEST_VALUE, ImageOptions, Resize, SourceOptions
     from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 
     KINDS: tuple[str, ...]
@@ -40,9 +42,12 @@ __all__ = [
     "ImageSource",
     "ImageSplit",
     "MaskedSplit",
+    "Note",
     "Resize",
     "Source",
     "SourceKind",
+    "SourceOptions",
+    "count_classes",
     "kind_names",
     "load_kind",
     "open_source",
@@ -50,10 +55,13 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(
-        ("CodeSource", "CodeSplit", "ImageRequest", "ImageSource", "ImageSplit", "MaskedSplit", "Source"),
+        (
+            *("CodeSource", "CodeSplit", "ImageRequest", "ImageSource", "ImageSplit", "MaskedSplit"),
+            *("Note", "Source", "count_classes"),
+        ),
         "base",
     ),
-    **dict.fromkeys(("LARGEST_VALUE", "ImageOptions", "Resize"), "options"),
+    **dict.fromkeys(("LARGEST_VALUE", "ImageOptions", "Resize", "SourceOptions"), "options"),
     **dict.fromkeys(("SourceKind", "kind_names", "load_kind"), "registry"),
     "open_source": "detect",
 }

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenstore.errors import SampleError
+from tokenstore.errors import Parameter, SampleError
 
 Labels: TypeAlias = npt.NDArray[np.int32]
+
+
+class Note(str):
+    """A remark for the user; `parameters` are the parameters of a call that its text names."""
+
+    parameters: tuple[Parameter, ...]
+
+    def __new__(cls, text: str, parameters: Iterable[Parameter] = ()) -> Self:
+        """Return the text with the parameters that it names."""
+        note = super().__new__(cls, text)
+        note.parameters = tuple(parameters)
+        return note
 
 
 class ImageRequest(Protocol):
@@ -113,3 +125,9 @@ class CodeSource:
 
 
 Source: TypeAlias = ImageSource | CodeSource
+
+
+def count_classes(source: Source) -> dict[str, int]:
+    """Return the number of different labels in each split that has labels."""
+    labels = {name: split.labels(0, len(split)) for name, split in source.splits.items()}
+    return {name: len(np.unique(values)) for name, values in labels.items() if values is not None}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Unpack
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
+from tokenstore.sources.options import SourceOptions
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 from tokenstore.sources.shard_files import is_pattern
 
@@ -14,21 +16,25 @@ __all__ = ["open_source"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
-_OPTION_NAMES = {"labels": "a labels file goes", "masks": "label maps go"}
+_OPTION_NEEDS = {
+    "labels": "a labels file goes with a folder of images",
+    "masks": "label maps go with a folder of images",
+    "image_column": f"{Parameter('image_column')} goes with Parquet files or a labels file",
+    "label_column": f"{Parameter('label_column')} goes with Parquet files or a labels file",
+    "no_labels": f"{Parameter('no_labels', True)} goes with images",
+    "allow_outside_paths": f"{Parameter('allow_outside_paths', True)} goes with Parquet files",
+}
 
 
 def open_source(
     src: str | Path,
     kind: str | None = None,
-    *,
-    labels: str | Path | None = None,
-    masks: str | Path | None = None,
+    **options: Unpack[SourceOptions],
 ) -> Source:
     """List the samples of a local path.
 
     Without a `kind`, one of `kind_names()`, the kind is recognised by the path's ending or by what the folder
-    holds. `labels` is a CSV file of paths and labels, `masks` a folder of label maps; both go with a folder
-    of images.
+    holds. `options` are the fields of SourceOptions that fit the kind.
 
     Raises SourceError for a path that does not exist, holds no known kind, or holds more than one, for an
     unknown kind, and for whatever the kind's own opener refuses.
@@ -39,14 +45,15 @@ def open_source(
     chosen = None if kind is None else load_kind(kind)
     if not Path(src).exists() and not is_pattern(where):
         raise SourceError(f"{where}: no such file or folder")
-    options = {name: value for name, value in (("labels", labels), ("masks", masks)) if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, False)}
     if chosen is None:
-        kind = "imagefolder" if labels is not None else _detect(Path(src))
+        kind = "imagefolder" if "labels" in given else _detect(Path(src))
         chosen = load_kind(kind)
-    for name in options:
+    for name, value in given.items():
         if name not in chosen.options:
-            raise SourceError(f"{where}: {_OPTION_NAMES[name]} with a folder of images, not with kind {kind}")
-    return chosen.open(src, **options)
+            parameters = [Parameter(name, value if value is True else None)]
+            raise SourceError(f"{where}: {_OPTION_NEEDS[name]}, not with kind {kind}", parameters=parameters)
+    return chosen.open(src, **given)
 
 
 def _detect(path: Path) -> str:

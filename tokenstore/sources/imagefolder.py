@@ -108,7 +108,13 @@ class MaskedFolderSplit(ImageFolderSplit, MaskedSplit):
 
 
 def open_imagefolder(
-    location: str | Path, labels: str | Path | None = None, masks: str | Path | None = None
+    location: str | Path,
+    labels: str | Path | None = None,
+    masks: str | Path | None = None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    no_labels: bool = False,
 ) -> ImageSource:
     """List a folder of images.
 
@@ -245,6 +251,6 @@ SOURCE = SourceKind(
     open=open_imagefolder,
     holds=has_images,
     looked_for="images in class folders or flat",
-    options=frozenset({"labels", "masks"}),
+    options=frozenset({"labels", "masks", "image_column", "label_column", "no_labels"}),
 )
 """The kind `imagefolder`."""

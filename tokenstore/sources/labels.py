@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +15,24 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.base import Labels
 from tokenstore.sources.names import first_indices, printable
 
-__all__ = ["ClassIds", "Listing", "check_class_range", "check_labels", "label_splits", "parse_label"]
+__all__ = [
+    "LABEL_NAMES",
+    "ClassIds",
+    "Listing",
+    "check_class_range",
+    "check_labels",
+    "label_splits",
+    "label_words",
+    "looks_like_label",
+    "parse_label",
+]
 
+LABEL_NAMES = (
+    *("label", "labels", "cls", "class", "target", "targets", "fine_label", "class_label", "label_id"),
+    *("class_id", "class_name", "label_name", "category", "category_id", "coarse_label"),
+)
+"""The names of columns and keys that hold labels, best first, in lower case."""
+_LIKE_LABEL = re.compile(r"label|class|target|categor|species|breed|(^|_)cls($|_)|^y$", re.IGNORECASE)
 _MAX_LABEL = int(np.iinfo(np.int32).max)
 _INTEGER = re.compile(rb"(-?[0-9]+)(?:\.0*)?")
 """A whole number, also as the float that pandas makes of a column with gaps."""
@@ -23,21 +40,46 @@ _MAX_DIGITS = 18
 """The digits of a number that certainly fits 64 bits; longer ones are no labels, and slow to parse."""
 
 
+def looks_like_label(name: str) -> bool:
+    """Return whether a column, key or file of that name may hold labels."""
+    return _LIKE_LABEL.search(name) is not None
+
+
 @dataclass
 class ClassIds:
-    """The ids of class names in the order they were met, until all names are known and can be sorted."""
+    """The ids of class names in the order they were met, until all names are known and can be sorted.
+
+    Names that differ only in how Unicode writes accents are one class.
+    """
 
     _ids: dict[bytes, int] = field(default_factory=dict)
+    """The id of each name that was met; forms of one name share an id."""
+    _names: dict[bytes, bytes] = field(default_factory=dict)
+    """The name of each class by its composed form."""
 
     def __getitem__(self, name: bytes) -> int:
-        return self._ids.setdefault(name, len(self._ids))
+        known = self._ids.get(name)
+        if known is not None:
+            return known
+        form = _composed(name)
+        if form in self._names:
+            known = self._ids[name] = self._ids[self._names[form]]
+            self._names[form] = min(name, self._names[form])
+            return known
+        self._names[form] = name
+        return self._ids.setdefault(name, len(self._names) - 1)
 
     def __bool__(self) -> bool:
         return bool(self._ids)
 
+    def merged(self) -> tuple[str, ...]:
+        """Return the names that were met in two forms."""
+        forms = set(self._names.values())
+        return tuple(sorted(printable(_composed(name)) for name in self._ids if name not in forms))
+
     def sorted_names(self) -> tuple[str, ...]:
         """Return printable names, sorted by their bytes; raise SourceError if two would print the same."""
-        names = tuple(printable(name) for name in sorted(self._ids))
+        names = tuple(printable(name) for name in self._sorted())
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise SourceError(f"two classes print as {twice!r}; rename the one that is not UTF-8")
@@ -45,11 +87,24 @@ class ClassIds:
 
     def final_labels(self, ids: npt.NDArray[np.integer]) -> Labels:
         """Return labels (N,) int32 that index `sorted_names`, from the ids given out (N,)."""
-        rank = np.empty(len(self._ids), np.int32)
-        for label, name in enumerate(sorted(self._ids)):
+        rank = np.empty(len(self._names), np.int32)
+        for label, name in enumerate(self._sorted()):
             rank[self._ids[name]] = label
         labels: Labels = rank[ids]
         return labels
+
+    def _sorted(self) -> list[bytes]:
+        return sorted(self._names.values())
+
+
+def _composed(name: bytes) -> bytes:
+    """Return the form NFC of a name, or the name itself if it is not UTF-8."""
+    if name.isascii():
+        return name
+    try:
+        return unicodedata.normalize("NFC", name.decode()).encode()
+    except UnicodeDecodeError:
+        return name
 
 
 @dataclass(frozen=True)
@@ -113,18 +168,31 @@ def label_splits(
     """
     together = pa.chunked_array([chunk for column in texts.values() for chunk in column.chunks], pa.binary())
     unique = together.unique()
-    words = [text.strip() for text in unique.to_pylist()]
-    at = first_indices(together, unique)
-    class_names = None
+    ends = np.cumsum([len(column) for column in texts.values()])
+    words = np.split(first_indices(together, unique), ends[:-1])
+    return label_words(dict(zip(texts, words, strict=True)), unique.to_pylist(), where, may_be_numbers)
+
+
+def label_words(
+    ids: Mapping[str, npt.NDArray[np.integer]],
+    words: Sequence[bytes],
+    where: str,
+    may_be_numbers: bool = True,
+) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+    """Return labels and class names as `label_splits` does, from each split's indices (N,) of texts."""
+    words = [word.strip() for word in words]
     numbers = [_INTEGER.fullmatch(word) for word in words] if may_be_numbers else [None]
     if all(numbers):
-        integers = [parse_label(number[1], where) for number in numbers if number]
-        labels = check_labels(np.array(integers, np.int64), where)[at]
-    elif b"" in words:
-        raise SourceError(f"{where}: sample {int(np.argmax(at == words.index(b'')))} has an empty label")
-    else:
-        classes = ClassIds()
-        ids = np.array([classes[word] for word in words], np.int32)
-        labels, class_names = classes.final_labels(ids)[at], classes.sorted_names()
-    ends = np.cumsum([len(column) for column in texts.values()])
-    return dict(zip(texts, np.split(labels, ends[:-1]), strict=True)), class_names
+        whole = [match[1] for match in numbers if match is not None]
+        labels = check_labels(np.array([parse_label(number, where) for number in whole], np.int64), where)
+        return {split: labels[at] for split, at in ids.items()}, None
+    if b"" in words:
+        empty = words.index(b"")
+        for split, at in ids.items():
+            if (at == empty).any():
+                named = f"{where}: split {split}" if split else where
+                raise SourceError(f"{named}: sample {int(np.argmax(at == empty))} has an empty label")
+    classes = ClassIds()
+    of_words = np.array([classes[word] for word in words], np.int32)
+    labels = classes.final_labels(of_words)
+    return {split: labels[at] for split, at in ids.items()}, classes.sorted_names()

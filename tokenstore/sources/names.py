@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "first_indices",
     "printable",
     "printable_names",
+    "shortened",
     "sliced",
 ]
 
@@ -117,6 +118,11 @@ def first_indices(names: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> 
 def counted(what: str, count: int, example: str) -> str:
     """Return a message such as `links skipped: 3 (first: a/b)`."""
     return f"{what}: {count} (first: {example})"
+
+
+def shortened(names: Sequence[str], count: int = 5) -> str:
+    """Return the first names, with commas between and dots behind if more follow."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import Literal, TypeAlias, TypedDict, get_args
 
-__all__ = ["LARGEST_VALUE", "MAX_PIXELS", "ImageOptions", "Resize"]
+__all__ = ["LARGEST_VALUE", "MAX_PIXELS", "ImageOptions", "Resize", "SourceOptions"]
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
 """The ways in which an image comes to another size; `ImageOptions` describes them."""
@@ -13,6 +14,23 @@ MAX_PIXELS = 89_478_485
 """The default of the pixels of an image that is still decoded, which is Pillow's own."""
 LARGEST_VALUE = 255
 """The largest class index of a label map."""
+
+
+class SourceOptions(TypedDict, total=False):
+    """The options of opening a source, each of which goes with some kinds; None and False are the defaults."""
+
+    labels: str | Path | None
+    """A CSV file of paths and labels, for a folder of images."""
+    masks: str | Path | None
+    """A folder of label maps, for a folder of images."""
+    image_column: str | None
+    """The column of images of Parquet files, or of paths in the file `labels`."""
+    label_column: str | None
+    """The column of labels of Parquet files, or of the file `labels`."""
+    no_labels: bool
+    """True to list images without labels, whatever looks like some."""
+    allow_outside_paths: bool
+    """True to read files that a Parquet file names by paths that lead out of its folder."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ The image column holds encoded bytes, a struct of `bytes` and `path`, or paths r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,59 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
-from tokenstore.sources.file_bytes import read_file
-from tokenstore.sources.labels import check_class_range, check_labels, label_splits
+from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.arrow_types import READ_ERRORS
+from tokenstore.sources.base import ImageSource, ImageSplit, Labels, Note
 from tokenstore.sources.names import check_range, digest, printable
-from tokenstore.sources.parquet_columns import Columns, choose_columns
+from tokenstore.sources.parquet_cells import ParquetRequest
+from tokenstore.sources.parquet_columns import (
+    ColumnOptions,
+    Columns,
+    choose_columns,
+    holds_images,
+    holds_labels,
+)
+from tokenstore.sources.parquet_labels import NotWholeError, read_labels
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 
 ENDINGS = (".parquet",)
-
-_HIDDEN_LABEL = -1
-"""The label of every sample of a hub's test split whose labels are secret."""
-
-
-@dataclass(frozen=True)
-class ParquetRequest(ImageRequest):
-    """A request for some rows of one column."""
-
-    pieces: tuple[tuple[str, int, int, int], ...]
-    """The pieces of row groups: (path, row group, first row, last row + 1 in the group)."""
-    column: str
-
-    @override
-    def read(self) -> Sequence[bytes | SampleError]:
-        images: list[bytes | SampleError] = []
-        for path, group, start, stop in self.pieces:
-            try:
-                values = _row_group(path, group, self.column).slice(start, stop - start).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                text = " ".join(str(error).split())
-                images += [SampleError(f"row group {group} of {path} cannot be read: {text}")] * (
-                    stop - start
-                )
-            else:
-                images += [_encoded(value, Path(path).parent) for value in values]
-        return images
-
-
-@lru_cache(maxsize=1)
-def _row_group(path: str, group: int, column: str) -> pa.ChunkedArray:
-    """Read one column of a row group; the last one is cached, as neighbouring requests read the same."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group, columns=[column], use_threads=False).column(0)
-
-
-def _encoded(value: Any, folder: Path) -> bytes | SampleError:
-    """Return the image file of a cell: bytes, a struct of bytes and path, or a path below the folder."""
-    if isinstance(value, Mapping):
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if value is None:
-        return SampleError("the image is null")
-    return value if isinstance(value, bytes) else read_file(str(folder / value))
 
 
 @dataclass(frozen=True)
@@ -93,6 +55,7 @@ class ParquetSplit(ImageSplit):
     column: str
     groups: _RowGroups
     all_labels: Labels | None
+    allow_outside_paths: bool = False
 
     @override
     def __len__(self) -> int:
@@ -127,102 +90,101 @@ class ParquetSplit(ImageSplit):
             path, begin = str(self.paths[self.groups.files[group]]), int(starts[group])
             rows = max(start - begin, 0), min(stop, int(starts[group + 1])) - begin
             pieces.append((path, int(self.groups.numbers[group]), *rows))
-        return ParquetRequest(tuple(pieces), self.column)
+        return ParquetRequest(tuple(pieces), self.column, self.allow_outside_paths)
 
 
-def open_parquet(location: str | Path) -> ImageSource:
+def open_parquet(
+    location: str | Path,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    no_labels: bool = False,
+    allow_outside_paths: bool = False,
+) -> ImageSource:
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
-    A split whose labels are all -1, as secret test labels are, has no labels.
+    A split whose labels are all -1, as secret test labels are, has no labels. Images whose paths lead out of
+    their file's folder are bad samples, unless `allow_outside_paths`.
 
-    Raises SourceError if no column holds images, if files differ in their columns, and for labels that are
-    null or negative.
+    Raises SourceError if no column holds images, if a named column is not there or does not fit, if files
+    differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
-    shards = find_shards(location, ENDINGS)
-    with _open(next(iter(shards.splits.values()))[0]) as first:
-        columns = choose_columns(first.schema_arrow, str(location))
-    groups, values = {}, {}
+    shards, where = find_shards(location, ENDINGS), str(location)
+    _, schema = _open(next(iter(shards.splits.values()))[0])
+    columns = choose_columns(schema, where, ColumnOptions(image_column, label_column, no_labels))
+    groups = {}
     for split, paths in shards.splits.items():
-        groups[split], values[split] = _list_split(paths, columns)
+        groups[split] = _list_split(paths, columns)
         if not groups[split].starts[-1]:
-            raise SourceError(f"{location}: the Parquet files of split {split} have no rows")
-    labels, class_names = _labels(values, columns, str(location))
+            raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
+    labels, class_names, unused = _labels(shards.splits, columns, where)
     splits = {
-        split: ParquetSplit(paths, columns.image, groups[split], labels.get(split))
+        split: ParquetSplit(paths, columns.image, groups[split], labels.get(split), allow_outside_paths)
         for split, paths in shards.splits.items()
     }
-    return ImageSource("parquet", str(location), splits, class_names, columns.notes)
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: expected a Parquet file: {error}") from error
-
-
-def _list_split(paths: Sequence[Path], columns: Columns) -> tuple[_RowGroups, pa.ChunkedArray | None]:
-    """Return the row groups of some files, and the values of the label column."""
-    files, numbers, sizes, chunks = [], [], [], []
-    for number, path in enumerate(paths):
-        with _open(path) as file:
-            for name in (columns.image, columns.label):
-                if name is not None and name not in file.schema_arrow.names:
-                    raise SourceError(f"{path}: has no column {name!r}, unlike the first file")
-            for group in range(file.num_row_groups):
-                files.append(number)
-                numbers.append(group)
-                sizes.append(file.metadata.row_group(group).num_rows)
-            if columns.label is not None:
-                chunks += _label_values(file, path, columns.label)
-    starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-    groups = _RowGroups(np.array(files, np.int32), np.array(numbers, np.int32), starts)
-    if columns.label is None:
-        return groups, None
-    if len({chunk.type for chunk in chunks}) > 1:
-        raise SourceError(f"{paths[0].parent}: column {columns.label!r} has numbers in some files only")
-    return groups, pa.chunked_array(chunks)
-
-
-def _label_values(file: pq.ParquetFile, path: Path, name: str) -> list[pa.Array]:
-    """Read labels as `pa.int64()`, or texts as `pa.binary()`."""
-    try:
-        values = file.read(columns=[name]).column(0)
-        if pa.types.is_dictionary(values.type):
-            values = values.cast(values.type.value_type)
-        kind = pa.int64() if pa.types.is_integer(values.type) else pa.binary()
-        values = values.cast(kind)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: column {name!r} cannot be read: {error}") from error
-    if values.null_count:
-        row = values.is_null().index(True).as_py()
-        raise SourceError(f"{path}: {values.null_count} labels are null (first: row {row} of {name!r})")
-    chunks: list[pa.Array] = values.chunks
-    return chunks
+    notes = (*shards.notes, *columns.notes)
+    return ImageSource("parquet", where, splits, class_names, notes, unused)
 
 
 def _labels(
-    values: Mapping[str, pa.ChunkedArray | None], columns: Columns, where: str
-) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
-    known = {split: column for split, column in values.items() if column is not None}
-    if not known:
-        return {}, None
-    if all(pa.types.is_binary(column.type) for column in known.values()):
-        return label_splits(known, where)
-    labels = {}
-    for split, column in known.items():
-        if not pa.types.is_integer(column.type):
-            raise SourceError(f"{where}: column {columns.label!r} has numbers in some splits only")
-        numbers = column.to_numpy()
-        if (numbers != _HIDDEN_LABEL).any():
-            labels[split] = check_labels(numbers, f"{where}: column {columns.label!r} of split {split}")
-    check_class_range(labels, columns.class_names, where)
-    return labels, columns.class_names
+    paths: Mapping[str, tuple[Path, ...]], columns: Columns, where: str
+) -> tuple[dict[str, Labels], tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the labels of each split, the class names, and the notes on labels that are not used."""
+    if columns.label is None:
+        return {}, None, columns.unused_labels
+    try:
+        return *read_labels(columns.label, paths, columns.class_names, where), ()
+    except NotWholeError as error:
+        if columns.label_is_named:
+            raise
+        parameter = Parameter("label_column")
+        text = f"{error}, so it is not used; {parameter} takes another column"
+        return {}, None, (Note(text, [parameter]),)
+
+
+def _open(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Return the footer and the columns of a file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            "".join(schema.names).encode()  # names that are not UTF-8 raise here
+            return file.metadata, schema
+    except READ_ERRORS as error:
+        raise SourceError(f"{path}: expected a Parquet file: {error}") from error
+
+
+def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
+    """Return the row groups of some files, whose columns have to fit those of the first file."""
+    files, numbers, sizes = [], [], []
+    for number, path in enumerate(paths):
+        footer, schema = _open(path)
+        for name, holds in ((columns.image, holds_images), (columns.label, holds_labels)):
+            if name is not None and name not in schema.names:
+                raise SourceError(f"{path}: has no column {name!r}, unlike the first file")
+            if name is not None and not holds(schema.field(schema.names.index(name)).type):
+                kind = schema.field(schema.names.index(name)).type
+                raise SourceError(
+                    f"{path}: column {name!r} is of another type than in the first file: {kind}"
+                )
+        if footer.num_rows > path.stat().st_size:
+            raise SourceError(f"{path}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
+        for group in range(footer.num_row_groups):
+            files.append(number)
+            numbers.append(group)
+            sizes.append(footer.row_group(group).num_rows)
+    starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+    return _RowGroups(np.array(files, np.int32), np.array(numbers, np.int32), starts)
 
 
 def _is_parquet_folder(folder: Path) -> bool:
     return has_shards(folder, ENDINGS)
 
 
-SOURCE = SourceKind(open=open_parquet, holds=_is_parquet_folder, looked_for=".parquet files", endings=ENDINGS)
+SOURCE = SourceKind(
+    open=open_parquet,
+    holds=_is_parquet_folder,
+    looked_for=".parquet files",
+    endings=ENDINGS,
+    options=frozenset({"image_column", "label_column", "no_labels", "allow_outside_paths"}),
+)
 """The kind `parquet`."""

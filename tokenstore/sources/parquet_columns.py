@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.arrow_types import is_bytes, is_number, is_text
+from tokenstore.sources.base import Note
+from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
+from tokenstore.sources.names import shortened
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
-LABEL_NAMES = ("label", "labels", "cls", "class")
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """The columns that the user names, and whether labels are wanted."""
+
+    image_column: str | None = None
+    label_column: str | None = None
+    no_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,69 +35,169 @@ class Columns:
     label: str | None
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
+    unused_labels: tuple[str, ...]
+    """The columns that may hold labels, if none is used, and how to use one."""
+    label_is_named: bool
+    """True if the user names the column of labels."""
 
 
-def choose_columns(schema: pa.Schema, where: str) -> Columns:
-    """Choose columns by the Hugging Face metadata, then by name, then by type.
+def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Columns:
+    """Choose columns by the user's options, the Hugging Face metadata, the names, then the types.
 
-    Raises SourceError if no column, or more than one by its type alone, can hold images.
+    Raises SourceError if a named column is not there or does not fit, and if no column, or more than one by
+    its type alone, can hold images.
     """
+    types = {field.name: field.type for field in schema}
     features = _features(schema)
-    fitting = [field.name for field in schema if _holds_images(field.type)]
+    notes: list[str] = []
+    image = _image_column(types, features, where, options.image_column, notes)
+    label, unused = None, tuple[str, ...]()
+    if not options.no_labels:
+        others = {name: kind for name, kind in types.items() if name != image}
+        label, unused = _label_column(others, features, where, options.label_column, notes)
+    rest = [name for name in types if name not in (image, label)]
+    if rest:
+        notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
+    for name in (image, label):
+        if schema.names.count(name) > 1:
+            raise SourceError(f"{where}: expected one column {name!r}, found {schema.names.count(name)}")
+    return Columns(
+        image,
+        label,
+        _class_names(features.get(label or ""), notes),
+        tuple(notes),
+        unused,
+        options.label_column is not None,
+    )
+
+
+def _image_column(
+    types: Mapping[str, pa.DataType],
+    features: Mapping[str, Any],
+    where: str,
+    given: str | None,
+    notes: list[str],
+) -> str:
+    parameter = Parameter("image_column")
+    if given is not None:
+        if given not in types:
+            raise _missing(where, Parameter("image_column", given), types)
+        if not holds_images(types[given]):
+            raise SourceError(
+                f"{where}: column {given!r}: expected bytes, paths, or a struct of both, found {types[given]}"
+            )
+        return given
+    fitting = [name for name, kind in types.items() if holds_images(kind)]
     declared = [name for name in fitting if _feature_type(features, name) == "Image"]
-    binary = [name for name in fitting if not _is_text(schema.field(name).type)]
+    binary = [name for name in fitting if not is_text(types[name])]
     images = declared or [name for name in IMAGE_NAMES if name in fitting] or binary
     if not images or (images is binary and len(images) > 1):
         raise SourceError(
             f"{where}: expected an image column named {', '.join(IMAGE_NAMES)} or a single one of bytes, "
-            f"found {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+            f"found {_listed(types)}; {parameter} takes another",
+            parameters=[parameter],
         )
     image = _preferred(images, IMAGE_NAMES)
-    labels = [name for name in schema.names if _feature_type(features, name) == "ClassLabel"]
-    labels = labels or [name for name in LABEL_NAMES if name in schema.names and name != image]
-    notes = []
     if len(images) > 1:
-        notes.append(f"images are taken from column {image}, one of {', '.join(images)}")
-    fit = [name for name in labels if _holds_labels(schema.field(name).type)]
+        text = f"images are taken from column {image}, one of {', '.join(images)}; {parameter} takes another"
+        notes.append(Note(text, [parameter]))
+    return image
+
+
+def _label_column(
+    types: Mapping[str, pa.DataType],
+    features: Mapping[str, Any],
+    where: str,
+    given: str | None,
+    notes: list[str],
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the column of labels, or None and the note on columns that may hold some."""
+    parameter = Parameter("label_column")
+    if given is not None:
+        if given not in types:
+            raise _missing(where, Parameter("label_column", given), types)
+        if not holds_labels(types[given]):
+            raise SourceError(
+                f"{where}: column {given!r}: expected one label a sample, a number or a text, found "
+                f"{types[given]}"
+            )
+        return given, ()
+    labels = [name for name in types if _feature_type(features, name) == "ClassLabel"]
+    labels = labels or [name for name in LABEL_NAMES if name in types]
+    fit = [name for name in labels if holds_labels(types[name])]
     for name in labels:
         if name not in fit:
-            notes.append(f"column {name} skipped: {schema.field(name).type} is not one label a sample")
-    label = _preferred(fit, LABEL_NAMES) if fit else None
-    if len(fit) > 1:
-        notes.append(f"labels are taken from column {label}, one of {', '.join(fit)}")
-    names = features.get(label, {}).get("names") if label is not None else None
-    return Columns(image, label, tuple(map(str, names)) if isinstance(names, list) else None, tuple(notes))
+            notes.append(f"column {name} skipped: {types[name]} is not one label a sample")
+    if fit:
+        label = _preferred(fit, LABEL_NAMES)
+        if len(fit) > 1:
+            text = f"labels are taken from column {label}, one of {', '.join(fit)}; {parameter} takes another"
+            notes.append(Note(text, [parameter]))
+        return label, ()
+    alike = [name for name in types if looks_like_label(name)]
+    if not alike:
+        return None, ()
+    usable = next((name for name in alike if holds_labels(types[name])), None)
+    parameters = [] if usable is None else [Parameter("label_column", usable)]
+    how = f"; {parameters[0]} uses it" if parameters else ""
+    text = f"columns that may hold labels are not used: {shortened(alike)}{how}"
+    return None, (Note(text, parameters),)
+
+
+def _missing(where: str, parameter: Parameter, types: Mapping[str, pa.DataType]) -> SourceError:
+    return SourceError(
+        f"{where}: {parameter}: no such column; found {_listed(types)}", parameters=[parameter]
+    )
+
+
+def _listed(types: Mapping[str, pa.DataType]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in types.items()) or "no column"
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """Return the features that the `datasets` library wrote, {column: {"_type": ...}}, or an empty dict."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
 
-def _feature_type(features: dict[str, Any], name: str) -> Any:
+def _feature_type(features: Mapping[str, Any], name: str) -> Any:
     feature = features.get(name)
     return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def _class_names(feature: Any, notes: list[str]) -> tuple[str, ...] | None:
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if not isinstance(names, list):
+        return None
+    try:
+        if all(type(name) in (str, int, float) for name in names):
+            texts = tuple(map(str, names))
+            "".join(texts).encode()
+            return texts
+    except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can hold
+        pass
+    notes.append("the class names in the metadata are not used, as some are no texts")
+    return None
 
 
 def _preferred(names: Sequence[str], order: Sequence[str]) -> str:
     return next((name for name in order if name in names), names[0])
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def holds_images(kind: pa.DataType) -> bool:
+    """Return whether a column of that type can hold images: bytes, paths, or structs of both."""
+    if not pa.types.is_struct(kind):
+        return is_text(kind) or is_bytes(kind)
+    fields = {field.name: field.type for field in kind}
+    contents, path = fields.get("bytes"), fields.get("path")
+    if contents is None:
+        return False
+    return is_bytes(contents) or (pa.types.is_null(contents) and path is not None and is_text(path))
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and pa.types.is_binary(field.type) for field in kind)
-    return bool(_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _holds_labels(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_integer(kind) or _is_text(kind))
+def holds_labels(kind: pa.DataType) -> bool:
+    """Return whether a column of that type can hold one label a sample."""
+    return is_number(kind) or is_text(kind) or is_bytes(kind)

@@ -48,7 +48,7 @@ class SourceKind:
     endings: tuple[str, ...] = ()
     """The endings, in lower case, of single files of this kind."""
     options: frozenset[str] = frozenset()
-    """The keyword arguments that `open` takes besides: `labels` and `masks`, or none."""
+    """The keyword arguments that `open` takes besides: names of `SourceOptions`."""
 
 
 def kind_names() -> tuple[str, ...]:

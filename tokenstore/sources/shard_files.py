@@ -16,6 +16,7 @@ from tokenstore.sources.split_names import (
     group_files,
     group_folders,
     in_usual_order,
+    renamed_splits,
     split_of_file,
     split_of_folder,
 )
@@ -33,6 +34,8 @@ class Shards:
     splits: dict[str, tuple[Path, ...]]
     named: bool
     """True if the names of files or folders say the splits, False if all files are in the default split."""
+    notes: tuple[str, ...] = ()
+    """Remarks on splits that are named otherwise than their files."""
 
 
 def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
@@ -119,7 +122,8 @@ def _shards_in_folder(folder: Path, endings: Sequence[str]) -> Shards:
             f"{folder}: file {direct[0].name!r} lies beside split folder {next(iter(below))!r}; move it away"
         )
     if splits:
-        return Shards({split: tuple(below[splits[split]]) for split in in_usual_order(splits)}, named=True)
+        by_split = {split: tuple(below[splits[split]]) for split in in_usual_order(splits)}
+        return Shards(by_split, named=True, notes=renamed_splits(splits.values()))
     if not direct and _HUB_FOLDER in below:
         return _shards_in_folder(folder / _HUB_FOLDER, endings)
     if not direct:
@@ -131,7 +135,8 @@ def _shards_in_folder(folder: Path, endings: Sequence[str]) -> Shards:
 def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
     grouped = group_files(by_name, where, fallback)
     splits = {split: tuple(by_name[name] for name in grouped[split]) for split in in_usual_order(grouped)}
-    return Shards(splits, named=split_of_file(next(iter(by_name))) is not None)
+    named = split_of_file(next(iter(by_name))) is not None
+    return Shards(splits, named, renamed_splits(by_name) if named else ())
 
 
 def has_shards(folder: Path, endings: Sequence[str]) -> bool:

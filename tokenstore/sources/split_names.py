@@ -76,6 +76,14 @@ def group_files(names: Iterable[str], where: str, fallback: str = DEFAULT_SPLIT)
     return {fallback: silent} if silent else {str(split): files for split, files in grouped.items()}
 
 
+def renamed_splits(names: Iterable[str]) -> tuple[str, ...]:
+    """Return a note for each word in names of folders or files that is another split, as `validation` is."""
+    words = {match[1].lower() for match in map(_WORD_IN_STEM.search, names) if match is not None}
+    return tuple(
+        f"{word} is split {_SPLIT_OF_WORD[word]}" for word in sorted(words) if _SPLIT_OF_WORD[word] != word
+    )
+
+
 def in_usual_order(splits: Iterable[str]) -> list[str]:
     """Return the splits in order: train, val, test, then any others by name."""
     usual = list(dict.fromkeys(_SPLIT_OF_WORD.values()))

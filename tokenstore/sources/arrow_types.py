@@ -1,0 +1,44 @@
+"""The Arrow types that hold texts and bytes: plain, large and view types, and dictionaries of them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+__all__ = ["READ_ERRORS", "as_bytes", "is_bytes", "is_number", "is_text", "value_type"]
+
+READ_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
+"""The errors by which Arrow says that a damaged or hostile file cannot be read."""
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a dictionary's values, or the type itself."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of that type, or its dictionary, holds texts."""
+    kind = value_type(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether a column of that type, or its dictionary, holds bytes of any length."""
+    kind = value_type(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether a column of that type, or its dictionary, holds numbers, which may be whole."""
+    kind = value_type(kind)
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
+    )
+
+
+def as_bytes(values: pa.Array) -> list[bytes | None]:
+    """Return texts or bytes as Python's bytes; texts need not be UTF-8."""
+    found: list[bytes | None] = values.cast(pa.large_binary()).to_pylist()
+    return found

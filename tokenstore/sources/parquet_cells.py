@@ -1,0 +1,141 @@
+"""The images in the cells of a Parquet column, read in small batches, whatever a row group inflates to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from tokenstore.errors import SampleError
+from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
+from tokenstore.sources.base import ImageRequest
+from tokenstore.sources.file_bytes import read_file_below
+
+BATCH_NBYTES = 2**26
+"""The bytes of a row group up to which it is read in batches of `BATCH_ROWS`; larger ones in smaller ones."""
+BATCH_ROWS = 32
+LARGEST_INFLATION = 100
+"""The factor by which a column of images inflates at most: encoded images hardly shrink."""
+
+
+@dataclass(frozen=True)
+class ParquetRequest(ImageRequest):
+    """A request for some rows of one column."""
+
+    pieces: tuple[tuple[str, int, int, int], ...]
+    """The pieces of row groups: (path, row group, first row, last row + 1 in the group)."""
+    column: str
+    allow_outside_paths: bool = False
+    """True to read files that lie outside the Parquet file's folder."""
+
+    @override
+    def read(self) -> Sequence[bytes | SampleError]:
+        images: list[bytes | SampleError] = []
+        for path, group, start, stop in self.pieces:
+            try:
+                for cells in _rows_of(path).read(group, self.column, start, stop):
+                    images += _images(cells, os.fsencode(Path(path).parent), self.allow_outside_paths)
+                    start += len(cells)
+            except READ_ERRORS as error:
+                text = " ".join(str(error).split())
+                reason = f"row group {group} of {path} cannot be read: {text}"
+                images += [SampleError(reason) for _ in range(start, stop)]
+                _open_rows.cache_clear()  # the stream ends with the error
+        return images
+
+
+def _rows_of(path: str) -> _Rows:
+    status = Path(path).stat()
+    return _open_rows(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _open_rows(path: str, version: tuple[int, int, int]) -> _Rows:
+    """Open a file; the last one is cached, as neighbouring requests read the same."""
+    return _Rows(path)
+
+
+class _Rows:
+    """The rows of one open Parquet file, which neighbouring requests read on in one stream."""
+
+    def __init__(self, path: str) -> None:
+        self._file = pq.ParquetFile(path)
+        self._at: tuple[int, str] | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._cells: pa.Array = pa.array([])
+        self._start = 0
+        """The first row of the batch `_cells` in the row group."""
+
+    def read(self, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
+        """Yield the cells of rows [start, stop) of a row group, in order.
+
+        Raises SampleError for a column that inflates beyond reason, and whatever Arrow raises.
+        """
+        if self._at != (group, column) or start < self._start:
+            self._batches = self._file.iter_batches(
+                self._batch_rows(group, column), row_groups=[group], columns=[column], use_threads=False
+            )
+            self._at, self._start, self._cells = (group, column), 0, pa.array([])
+        while start < stop:
+            end = self._start + len(self._cells)
+            if start < end:
+                part = self._cells.slice(start - self._start, min(stop, end) - start)
+                yield part
+                start += len(part)
+                continue
+            batch = next(self._batches, None)
+            if batch is None:
+                raise ValueError(f"it ends before row {start}")
+            self._cells, self._start = batch.column(0), end
+
+    def _batch_rows(self, group: int, column: str) -> int:
+        facts = self._file.metadata.row_group(group)
+        inflated = packed = 0
+        for number in range(facts.num_columns):
+            part = facts.column(number)
+            if part.path_in_schema.split(".")[0] == column.split(".")[0]:
+                inflated += part.total_uncompressed_size
+                packed += part.total_compressed_size
+        if inflated > BATCH_NBYTES and inflated > LARGEST_INFLATION * packed:
+            raise ValueError(
+                f"{packed:,} bytes that inflate to {inflated:,} are no images; write the file anew without "
+                "compression if they are"
+            )
+        return max(1, min(BATCH_ROWS, BATCH_ROWS * BATCH_NBYTES // max(1, inflated)))
+
+
+def _images(cells: pa.Array, folder: bytes, allow_outside: bool) -> list[bytes | SampleError]:
+    """Return the image files of cells: bytes, structs of bytes and path, or paths below the folder."""
+    contents, paths = _parts(cells)
+    images: list[bytes | SampleError] = []
+    for content, path in zip(contents, paths, strict=True):
+        if content is not None:
+            images.append(content)
+        elif path is not None:
+            images.append(read_file_below(folder, path, allow_outside=allow_outside))
+        else:
+            images.append(SampleError("the image is null"))
+    return images
+
+
+def _parts(cells: pa.Array) -> tuple[list[bytes | None], list[bytes | None]]:
+    """Return the bytes and the paths of cells, None where a cell has none."""
+    nothing: list[bytes | None] = [None] * len(cells)
+    if pa.types.is_struct(cells.type):
+        names = [field.name for field in cells.type]
+        parts = [pc.struct_field(cells, name) if name in names else None for name in ("bytes", "path")]
+        contents, paths = (
+            nothing if part is None or not holds(part.type) else as_bytes(part)
+            for part, holds in zip(parts, (is_bytes, is_text), strict=True)
+        )
+        return contents, paths
+    if is_text(cells.type):
+        return nothing, as_bytes(cells)
+    return as_bytes(cells), nothing

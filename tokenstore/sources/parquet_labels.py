@@ -1,0 +1,124 @@
+"""The labels in a column of Parquet files, read in batches without one object a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_number
+from tokenstore.sources.base import Labels
+from tokenstore.sources.labels import check_class_range, check_labels, label_words
+
+_BATCH_ROWS = 4096
+_HIDDEN_LABEL = -1
+"""The label of every sample of a hub's test split whose labels are secret."""
+
+
+class NotWholeError(SourceError):
+    """A column of labels holds numbers that are not whole."""
+
+
+@dataclass
+class LabelColumn:
+    """The values of one column in all files of a source: all numbers, or all texts."""
+
+    name: str
+    where: str
+    _numbers: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+    _texts: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
+    """The indices of texts in `_words` by split."""
+    _words: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, split: str, path: Path) -> None:
+        """Read the values of one file.
+
+        Raises SourceError for values that are null or cannot be read, NotWholeError for fractions.
+        """
+        row = 0
+        try:
+            # texts stay dictionaries, of which few bytes can be many long values
+            with pq.ParquetFile(path, read_dictionary=[self.name]) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=[self.name], use_threads=False):
+                    values = batch.column(0)
+                    if values.null_count or _has_nan(values):
+                        raise self._null(path, row, values)
+                    self._add_batch(split, path, values)
+                    row += len(values)
+        except READ_ERRORS as error:
+            raise SourceError(f"{path}: column {self.name!r} cannot be read: {error}") from error
+
+    def _add_batch(self, split: str, path: Path, values: pa.Array) -> None:
+        if is_number(values.type):
+            try:
+                numbers = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+            except pa.ArrowInvalid as error:
+                if pa.types.is_integer(values.type):
+                    raise
+                raise NotWholeError(f"{path}: column {self.name!r} has numbers that are not whole") from error
+            self._numbers.setdefault(split, []).append(numbers)
+            return
+        coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
+        words = as_bytes(coded.dictionary)
+        ids = [self._words.setdefault(word or b"", len(self._words)) for word in words]
+        indices = coded.indices.to_numpy(zero_copy_only=False)
+        self._texts.setdefault(split, []).append(np.array(ids, np.int32)[indices])
+
+    def _null(self, path: Path, row: int, values: pa.Array) -> SourceError:
+        nulls = pc.is_null(values, nan_is_null=True)
+        first = row + nulls.index(True).as_py()
+        ways = Parameter("label_column"), Parameter("no_labels", True)
+        return SourceError(
+            f"{path}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r}); take "
+            f"another column by {ways[0]}, or convert without labels by {ways[1]}",
+            parameters=ways,
+        )
+
+    def labels(self, class_names: tuple[str, ...] | None) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+        """Return the labels of each split that has some, and the names of the classes, if known.
+
+        Raises SourceError for negative and too large labels, empty texts, and numbers beside texts.
+        """
+        if not self._numbers:
+            ids = {split: np.concatenate(parts) for split, parts in self._texts.items()}
+            return label_words(ids, list(self._words), self.where)
+        if self._texts:
+            both = set(self._numbers) & set(self._texts)
+            raise SourceError(
+                f"{self.where}: column {self.name!r} has numbers in some {'files' if both else 'splits'} only"
+            )
+        return self._checked(class_names), class_names
+
+    def _checked(self, class_names: tuple[str, ...] | None) -> dict[str, Labels]:
+        labels = {}
+        for split, parts in self._numbers.items():
+            numbers = np.concatenate(parts)
+            if (numbers != _HIDDEN_LABEL).any():
+                labels[split] = check_labels(numbers, f"{self.where}: column {self.name!r} of split {split}")
+        check_class_range(labels, class_names, self.where)
+        return labels
+
+
+def read_labels(
+    name: str, paths: Mapping[str, tuple[Path, ...]], class_names: tuple[str, ...] | None, where: str
+) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+    """Read the column of labels of all files; the splits whose labels are all hidden are left out.
+
+    Raises SourceError like `LabelColumn`.
+    """
+    column = LabelColumn(name, where)
+    for split, files in paths.items():
+        for path in files:
+            column.add(split, path)
+    return column.labels(class_names)
+
+
+def _has_nan(values: pa.Array) -> bool:
+    return bool(pa.types.is_floating(values.type) and pc.any(pc.is_nan(values)).as_py())
