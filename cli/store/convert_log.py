@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,15 +30,18 @@ def _source_nbytes(manifest: Manifest) -> int:
     return sum(split.source_bytes or 0 for split in manifest.splits.values())
 
 
-def _class_lines(source: Source) -> Iterator[str]:
-    """Yield a line on the labels of each split, and one on the names of the classes."""
+def _class_line(source: Source) -> str:
+    """Return the numbers of classes of the splits, and the first names of classes."""
     classes = count_classes(source)
-    for name in source.splits:
-        yield f"{name}: {classes[name]:,} classes" if name in classes else f"{name}: no labels"
+    numbers = [
+        f"{name}: {classes[name]:,} classes" if name in classes else f"{name}: no labels"
+        for name in source.splits
+    ]
+    names = ""
     if source.class_names is not None:
         shown = ", ".join(source.class_names[:_SHOWN])
-        more = ", ..." if len(source.class_names) > _SHOWN else ""
-        yield f"{len(source.class_names):,} class names: {shown}{more}"
+        names = f" ({shown}{', ...' if len(source.class_names) > _SHOWN else ''})"
+    return ", ".join(numbers) + names
 
 
 class TextLog:
@@ -61,8 +63,7 @@ class TextLog:
         click.echo(f"{source.location}: {source.kind}, {sizes}")
         for note in (*source.notes, *source.unused_labels):
             click.echo(f"  note: {spoken(note)}")
-        for line in _class_lines(source):
-            click.echo(f"  {line}")
+        click.echo(f"  {_class_line(source)}")
         self._bar.start()
 
     def progress(self, state: Progress) -> None:

@@ -13,7 +13,7 @@ import pytest
 from helpers.image_sources import contents, labels
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources import open_source, parquet
+from tokenstore.sources import open_source
 from tokenstore.sources.parquet import open_parquet
 
 IMAGES = [b"image %d" % number for number in range(7)]
@@ -56,7 +56,7 @@ def test_the_hugging_face_layout_gives_images_labels_and_class_names(tmp_path: P
         "train-00000-of-00002.parquet[4]",
         "train-00001-of-00002.parquet[0]",
     ]
-    assert source.notes == ()
+    assert source.notes == ("validation is split val",)
 
 
 @pytest.mark.parametrize("name", ["image", "img", "jpg", "anything"])
@@ -115,10 +115,17 @@ def test_any_range_reads_across_row_groups_and_files(tmp_path: Path) -> None:
 
 def test_neighbouring_requests_read_a_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = open_parquet(write(tmp_path / "x.parquet", {"image": IMAGES}, rows=7)).splits["train"]
-    parquet._row_group.cache_clear()
+    groups = []
+    read = pq.ParquetFile.iter_batches
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        groups.append(options["row_groups"])
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     for start in range(7):
         split.request(start, start + 1).read()
-    assert parquet._row_group.cache_info().misses == 1
+    assert groups == [[0]]
 
 
 def test_string_labels_become_sorted_classes_over_all_splits(tmp_path: Path) -> None:
@@ -168,7 +175,11 @@ def test_a_label_without_class_name_is_refused(tmp_path: Path) -> None:
 def test_labels_that_are_lists_are_passed_over_with_a_note(tmp_path: Path) -> None:
     source = open_parquet(write(tmp_path / "x.parquet", {"image": IMAGES[:1], "labels": [[1, 2]]}))
     assert labels(source) is None
-    assert source.notes == ("column labels skipped: list<element: int64> is not one label a sample",)
+    assert source.notes == (
+        "column labels skipped: list<element: int64> is not one label a sample",
+        "columns not used: 1 (labels)",
+    )
+    assert source.unused_labels == ("columns that may hold labels are not used: labels",)
 
 
 def test_of_several_class_labels_the_usual_name_or_the_first_is_taken_and_noted(tmp_path: Path) -> None:
@@ -176,7 +187,10 @@ def test_of_several_class_labels_the_usual_name_or_the_first_is_taken_and_noted(
     path = write(tmp_path / "x.parquet", {"img": IMAGES[:1], "fine": [1], "coarse": [0]}, features)
     source = open_parquet(path)
     assert labels(source) == [1]
-    assert source.notes == ("labels are taken from column fine, one of fine, coarse",)
+    assert source.notes == (
+        "labels are taken from column fine, one of fine, coarse; label_column=... takes another",
+        "columns not used: 1 (coarse)",
+    )
 
 
 def test_columns_that_hold_no_images_are_refused_with_what_is_there(tmp_path: Path) -> None:

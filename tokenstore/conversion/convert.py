@@ -59,8 +59,9 @@ def convert(
     `NAME[:ARGUMENT]` that is loaded on `device`; ready codes take their vectors from the file `codebook`.
     `options` are the fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`,
     `image_size=256` or `on_error="skip"`, and those of `tokenstore.sources.SourceOptions`, such as
-    `labels="labels.csv"` or `masks="annotations"`, for a source that is opened here. An interrupted conversion leaves a store that `resume=True` goes on with. `on_source`
-    is called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
+    `labels="labels.csv"`, if `source` is a path. An interrupted conversion leaves a store that `resume=True`
+    goes on with. `on_source` is called with the listed source before the tokenizer is loaded, `on_progress`
+    with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
@@ -76,9 +77,7 @@ def convert(
     if not isinstance(source, ImageSource | CodeSource):
         source = open_source(os.fspath(source), source_kind, **of_source)
     elif any(of_source.values()):
-        raise ArgumentError(
-            f"{', '.join(of_source)}: for a source that is opened here, which this one is already"
-        )
+        raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
     if on_source is not None:
         on_source(source)
     name = tokenizer if isinstance(tokenizer, str) else None

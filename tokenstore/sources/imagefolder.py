@@ -112,8 +112,6 @@ def open_imagefolder(
     labels: str | Path | None = None,
     masks: str | Path | None = None,
     *,
-    image_column: str | None = None,
-    label_column: str | None = None,
     no_labels: bool = False,
 ) -> ImageSource:
     """List a folder of images.
@@ -130,11 +128,13 @@ def open_imagefolder(
     places = None if masks is None else find_mask_folders(root, folders, masks)
     folders = folders if places is None else places.images
     class_names: tuple[str, ...] | None
-    if labels is None:
+    if labels is None and not no_labels:
         listings, class_names = _list_classes(root, folders, skipped)
     else:
         names = {split: _names_below(root, folder, skipped) for split, folder in folders.items()}
-        listings, class_names = label_listings(Path(labels), names)
+        listings, class_names = {split: Listing(listed, None) for split, listed in names.items()}, None
+        if labels is not None and not no_labels:
+            listings, class_names = label_listings(Path(labels), names)
     if not any(map(len, listings.values())):
         raise SourceError(f"{location}: no images found; looked for names ending in {_endings()}")
     for split, listing in listings.items():
@@ -251,6 +251,6 @@ SOURCE = SourceKind(
     open=open_imagefolder,
     holds=has_images,
     looked_for="images in class folders or flat",
-    options=frozenset({"labels", "masks", "image_column", "label_column", "no_labels"}),
+    options=frozenset({"labels", "masks", "no_labels"}),
 )
 """The kind `imagefolder`."""

@@ -17,7 +17,7 @@ LARGEST_VALUE = 255
 
 
 class SourceOptions(TypedDict, total=False):
-    """The options of opening a source, each of which goes with some kinds; None and False are the defaults."""
+    """The options of opening a source, each for some kinds; None and False are the defaults."""
 
     labels: str | Path | None
     """A CSV file of paths and labels, for a folder of images."""

@@ -158,6 +158,8 @@ def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
     files, numbers, sizes = [], [], []
     for number, path in enumerate(paths):
         footer, schema = _open(path)
+        if not footer.num_rows:  # whose columns may be of the type null
+            continue
         for name, holds in ((columns.image, holds_images), (columns.label, holds_labels)):
             if name is not None and name not in schema.names:
                 raise SourceError(f"{path}: has no column {name!r}, unlike the first file")
