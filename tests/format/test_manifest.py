@@ -53,6 +53,7 @@ def root_with(**fields: Any) -> dict[str, Any]:
 
 words = st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable())
 names = words.filter(lambda text: not {"/", "\\", ":"} & set(text) and text not in (".", ".."))
+plain_words = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]*", fullmatch=True)
 paths = st.lists(names, min_size=1, max_size=4).map("/".join)
 optional_words = st.none() | st.text(max_size=8).filter(lambda text: text.isprintable())
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -70,7 +71,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         grid=(len(sizes), *grid[1:]) if len(sizes) > 1 else grid,
         codebook_sizes=sizes,
         splits=draw(
-            st.dictionaries(names, st.builds(SplitSummary, counts, counts, st.none() | counts), max_size=3)
+            st.dictionaries(
+                plain_words, st.builds(SplitSummary, counts, counts, st.none() | counts), max_size=3
+            )
         ),
         files=draw(st.dictionaries(paths, st.builds(FileRecord, counts, digests), max_size=3)),
         features=draw(st.lists(st.sampled_from(sorted(codec_names())), unique=True).map(tuple)),

@@ -199,8 +199,9 @@ class Bitpack(SampleCodec):
     @override
     def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:
         match codecs:
-            case [{"name": cls.zarr_name, "configuration": {"codebook_size": int(codebook_size)}}]:
-                return cls(codebook_size)
+            case [{"name": cls.zarr_name, "configuration": {"codebook_size": size}}] if type(size) is int:
+                bit_width(size)
+                return cls(size)
         return None
 
     @property

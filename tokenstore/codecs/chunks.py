@@ -146,6 +146,18 @@ class ChunkCodec(Protocol):
         """Raise CodecError if the size of a payload shows that it has not exactly so many samples."""
         return
 
+    def check_codes(self, grid: tuple[int, ...], codebook_sizes: tuple[int, ...]) -> None:
+        """Raise CodecError if the codec's tables are made for other grids or codebooks."""
+        return
+
+    def decoded_nbytes(self, payload: Bytes) -> int | None:
+        """Return the bytes that a payload says it decodes to; None if it does not say.
+
+        A codec that compresses has this method: a payload of another size than its chunk's is not decoded.
+        Raises CodecError for a payload that is none of the codec's.
+        """
+        return None
+
 
 class SampleCodec(ChunkCodec, Protocol):
     """A codec of codes whose samples can be read alone: each has bytes of its own in the payload."""

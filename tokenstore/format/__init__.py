@@ -2,8 +2,9 @@
 
 `manifest.py` has the manifest (`Manifest`), `store_fields.py` the part of it that is known before the first
 shard, `root.py` the root `zarr.json` around it (`encode_root`, `decode_root`). `layout.py` has the paths of a
-store and the layout of an array (`ArrayLayout`), `sharding.py` the bytes of a shard, `tables.py` the tables
-and columns beside the tokens. `fields.py` reads JSON objects; tokenizers and adapters read theirs with it.
+store and the layout of an array (`ArrayLayout`), and `agreement.py` compares it with the manifest.
+`sharding.py` has the bytes of a shard, `tables.py` the tables and columns beside the tokens, `parquet.py` the
+sizes of a table's pages. `fields.py` reads JSON objects; tokenizers and adapters read theirs with it.
 
 Names are imported on first use, so that whoever needs the manifest does not wait for pyarrow.
 May import: `errors`, `machine`, `codecs`.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenstore.format import fields, sharding
+    from tokenstore.format.agreement import check_layout
     from tokenstore.format.layout import (
         CODEBOOK,
         LABELS,
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
         TOKENS,
         ArrayLayout,
         code_planes,
+        decode_table_array,
         encode_table_array,
         file_record,
         fill_value,
         group_document,
         table_array_document,
     )
-    from tokenstore.format.manifest import FORMAT_VERSION, FileRecord, Manifest, SplitSummary
+    from tokenstore.format.manifest import FORMAT_VERSION, NAME, FileRecord, Manifest, SplitSummary
     from tokenstore.format.root import decode_root, encode_json, encode_root
     from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity
     from tokenstore.format.tables import (
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
         SKIPPED_SCHEMA,
         Column,
         Skip,
+        read_table,
         samples_table,
     )
 
@@ -51,6 +55,7 @@ __all__ = [
     "LABELS",
     "LABEL_COLUMN",
     "MASKS",
+    "NAME",
     "ROOT",
     "SAMPLES_SCHEMA",
     "SAMPLES_TABLE",
@@ -67,8 +72,10 @@ __all__ = [
     "SplitSummary",
     "StoreFields",
     "TokenizerIdentity",
+    "check_layout",
     "code_planes",
     "decode_root",
+    "decode_table_array",
     "encode_json",
     "encode_root",
     "encode_table_array",
@@ -76,6 +83,7 @@ __all__ = [
     "file_record",
     "fill_value",
     "group_document",
+    "read_table",
     "samples_table",
     "sharding",
     "table_array_document",
@@ -87,6 +95,7 @@ _HOMES = {
     "LABELS": "layout",
     "LABEL_COLUMN": "tables",
     "MASKS": "layout",
+    "NAME": "manifest",
     "ROOT": "layout",
     "SAMPLES_SCHEMA": "tables",
     "SAMPLES_TABLE": "layout",
@@ -103,14 +112,17 @@ _HOMES = {
     "SplitSummary": "manifest",
     "StoreFields": "store_fields",
     "TokenizerIdentity": "store_fields",
+    "check_layout": "agreement",
     "code_planes": "layout",
     "decode_root": "root",
+    "decode_table_array": "layout",
     "encode_json": "root",
     "encode_root": "root",
     "encode_table_array": "layout",
     "file_record": "layout",
     "fill_value": "layout",
     "group_document": "layout",
+    "read_table": "tables",
     "samples_table": "tables",
     "table_array_document": "layout",
 }

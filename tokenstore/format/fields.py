@@ -16,6 +16,7 @@ __all__ = [
     "checked",
     "exactly",
     "fields_of",
+    "identical",
     "integer",
     "list_of",
     "mapping_of",
@@ -58,6 +59,19 @@ def checked(expected: str, is_valid: Callable[[Any], bool]) -> Reader[Any]:
 def exactly(kind: type[T]) -> Reader[T]:
     """Return a reader of values of one type, none of its subclasses: True is no integer."""
     return checked(kind.__name__, lambda value: type(value) is kind)
+
+
+def identical(value: object, expected: object) -> bool:
+    """Return True if two JSON values are equal and of the same types: 1, 1.0 and true are three values."""
+    if type(value) is not type(expected):
+        return False
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(
+            identical(value[name], each) for name, each in expected.items()
+        )
+    if isinstance(value, list) and isinstance(expected, list):
+        return len(value) == len(expected) and all(map(identical, value, expected))
+    return value == expected
 
 
 text: Reader[str] = exactly(str)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs import ChunkCodec, codec_from_zarr
-from tokenstore.errors import ManifestError
+from tokenstore.errors import CodecError, ManifestError
 from tokenstore.format import sharding
+from tokenstore.format.fields import checked, identical, integer, list_of
 from tokenstore.format.manifest import FileRecord
+from tokenstore.format.store_fields import MAX_GRID_AXES
 from tokenstore.machine import available_cores
 
 ROOT = "zarr.json"
@@ -24,6 +28,9 @@ LABELS = "labels"
 MASKS = "masks"
 SAMPLES_TABLE = "samples.parquet"
 SKIPPED_TABLE = "skipped.parquet"
+
+MAX_CHUNK_NBYTES = 2**31
+"""The most bytes of a chunk's values (FORMAT.md, M12): a reader needs so much memory for a chunk."""
 
 _CHECKSUM = {"name": "crc32c"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -78,6 +85,11 @@ class ArrayLayout:
         return self.shard_samples // self.chunk_samples
 
     @property
+    def chunk_nbytes(self) -> int:
+        """The bytes of a full chunk's values."""
+        return self.chunk_samples * self.dtype.itemsize * math.prod(self.sample_shape)
+
+    @property
     def index_nbytes(self) -> int:
         """The bytes of the index at a shard's end."""
         return sharding.index_nbytes(self.chunks_per_shard)
@@ -95,6 +107,17 @@ class ArrayLayout:
         """Return the first sample of a chunk and the one after its last."""
         start = chunk * self.chunk_samples
         return start, min(start + self.chunk_samples, self.samples)
+
+    def check_payload(self, chunk: int, payload: npt.NDArray[np.uint8]) -> None:
+        """Raise CodecError if a payload says that it decodes to anything but the values of its chunk.
+
+        So nothing is inflated that is larger than a chunk.
+        """
+        start, stop = self.chunk_span(chunk)
+        self.codec.check_payload(payload, stop - start, self.sample_shape)
+        nbytes = self.codec.decoded_nbytes(payload)
+        if nbytes is not None and nbytes != self.chunk_nbytes:
+            raise CodecError(f"expected a chunk of {self.chunk_nbytes} bytes, found one of {nbytes}")
 
     def encode_shard(self, samples: npt.NDArray[Any]) -> bytes:
         """Return the bytes of the shard of `samples` (n, *sample_shape).
@@ -123,6 +146,7 @@ class ArrayLayout:
         def decode(chunk: int) -> None:
             offset, length = index[chunk].tolist()
             payload = sharding.checked_payload(stored[offset : offset + length])
+            self.check_payload(chunk, payload)
             self.codec.decode(payload, samples[chunk * self.chunk_samples : (chunk + 1) * self.chunk_samples])
 
         with ThreadPoolExecutor(available_cores()) as pool:
@@ -163,28 +187,54 @@ class ArrayLayout:
         try:
             (sharding_codec,) = document["codecs"]
             configuration = sharding_codec["configuration"]
-            shape = tuple(document["shape"])
+            shape = _read_shape(document["shape"], "shape")
+            grid = document["chunk_grid"]["configuration"]["chunk_shape"]
             layout = cls(
                 shape=shape,
-                dtype=np.dtype(document["data_type"]),
-                chunk_samples=configuration["chunk_shape"][0],
-                shard_samples=document["chunk_grid"]["configuration"]["chunk_shape"][0],
+                dtype=_data_type(document["data_type"]),
+                chunk_samples=_read_shape(configuration["chunk_shape"], "chunk_shape")[0],
+                shard_samples=_read_shape(grid, "chunk_shape")[0],
                 codec=codec_from_zarr(configuration["codecs"][:-1]),
             )
+            layout._check_sizes()
             expected = layout.to_zarr("")
-            for key in set(expected) - {"attributes", "dimension_names"}:
-                if document[key] != expected[key]:
-                    raise ValueError(f"expected {key} {expected[key]!r}, found {document[key]!r}")
-            if not shape:
-                raise ValueError("an array without an axis of samples")
-            if (
-                not 0 < layout.chunk_samples <= layout.shard_samples
-                or layout.shard_samples % layout.chunk_samples
-            ):
-                raise ValueError(f"chunks of {layout.chunk_samples} in shards of {layout.shard_samples}")
+            for key in expected.keys() - {"attributes", "dimension_names"}:
+                # subtle: zeros of floats may have been written as 0 or 0.0
+                equal = layout.dtype.kind in "fc" and key == "fill_value" and document[key] == expected[key]
+                if not equal and not identical(document[key], expected[key]):
+                    raise ValueError(f"expected {key} {expected[key]!r:.400}, found {document[key]!r:.400}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ManifestError(f"{where}: not the metadata of a store's array: {error}") from error
         return layout
+
+    def _check_sizes(self) -> None:
+        """Raise ValueError for sizes that contradict each other, or that no memory holds."""
+        if not 0 < self.chunk_samples <= self.shard_samples or self.shard_samples % self.chunk_samples:
+            raise ValueError(f"chunks of {self.chunk_samples} in shards of {self.shard_samples}")
+        if self.chunk_nbytes > MAX_CHUNK_NBYTES:
+            raise ValueError(f"expected chunks of up to {MAX_CHUNK_NBYTES} bytes, found {self.chunk_nbytes}")
+
+
+_read_axes = list_of(integer())
+_DATA_TYPE = re.compile(r"[a-z]+[0-9]*(\[[A-Za-z0-9]+\])?")
+_read_data_type = checked(
+    "the name of a data type", lambda value: type(value) is str and _DATA_TYPE.fullmatch(value) is not None
+)
+
+
+def _read_shape(value: object, where: str) -> tuple[int, ...]:
+    axes = _read_axes(value, where)
+    if not 1 <= len(axes) <= MAX_GRID_AXES + 1:
+        raise ValueError(f"{where}: expected 1 to {MAX_GRID_AXES + 1} axes, found {len(axes)}")
+    return axes
+
+
+def _data_type(value: object) -> np.dtype[Any]:
+    name = _read_data_type(value, "data_type")
+    dtype: np.dtype[Any] = np.dtype(name)
+    if dtype.kind not in "biufcmM":
+        raise ValueError(f"data_type: expected numbers or times, found {name}")
+    return dtype
 
 
 def _dimension_names(name: str, sample_shape: tuple[int, ...]) -> list[str]:
@@ -216,6 +266,24 @@ def encode_table_array(values: npt.NDArray[Any]) -> bytes:
     """Return the bytes of a small array's one chunk: little-endian values and a CRC-32C."""
     data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     return data + sharding.crc32c(data).to_bytes(sharding.CHECKSUM_NBYTES, "little")
+
+
+def decode_table_array(document: Any, data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the values of a small array of this dtype: its Zarr metadata, and the bytes of its one chunk.
+
+    Raises ValueError, KeyError and TypeError for a document or bytes that are not as FORMAT.md, M4, says.
+    """
+    shape = _read_shape(document["shape"], "shape")
+    chunk = np.frombuffer(data, np.uint8)
+    nbytes = dtype.itemsize * math.prod(shape) + sharding.CHECKSUM_NBYTES
+    if len(chunk) != nbytes:
+        raise ValueError(f"expected {nbytes} bytes for shape {shape}, found {len(chunk)}")
+    stored = sharding.checked_payload(chunk).view(dtype.newbyteorder("<"))
+    values = stored.reshape(shape).astype(dtype)
+    expected = table_array_document(values, ())
+    if not identical({**document, "dimension_names": []}, expected):
+        raise ValueError(f"expected {expected}, found {document!r:.400}")
+    return values
 
 
 def group_document() -> dict[str, Any]:

@@ -25,11 +25,22 @@ from tokenstore.format.fields import (
 )
 from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity, read_store_fields
 
-__all__ = ["FORMAT_VERSION", "FileRecord", "Manifest", "Preprocessing", "SplitSummary", "TokenizerIdentity"]
+__all__ = [
+    "FORMAT_VERSION",
+    "NAME",
+    "FileRecord",
+    "Manifest",
+    "Preprocessing",
+    "SplitSummary",
+    "TokenizerIdentity",
+]
 
 FORMAT_VERSION = 1
 REQUIRES = "0.1.0"
 """The oldest tokenstore that reads what this version writes."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+"""The names that a split or a column can have: plain words, on every system and terminal."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +123,10 @@ class Manifest(StoreFields):
     def check(self) -> None:
         super().check()
         for name in self.splits:
-            if not name or "/" in name:
-                raise ManifestError(f"manifest.splits: expected a name without '/', found {name!r}")
+            if not NAME.fullmatch(name):
+                raise ManifestError(
+                    f"manifest.splits: expected a name of letters, digits, _ and -, found {name!r:.80}"
+                )
         for path in self.files:
             if not _is_inside(path):
                 raise ManifestError(f"manifest.files: expected a path inside the store, found {path!r}")

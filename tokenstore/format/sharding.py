@@ -59,7 +59,10 @@ def decode_index(data: bytes | Bytes, chunks: int, shard_nbytes: int, where: str
     actual = crc32c(array[:-CHECKSUM_NBYTES])
     if stored != actual:
         raise DamageError(f"{where}: the shard index has CRC-32C {actual:08x}, expected {stored:08x}")
-    index: Index = array[:-CHECKSUM_NBYTES].view("<u8").reshape(-1, 2)[:chunks].astype(np.uint64)
+    entries = array[:-CHECKSUM_NBYTES].view("<u8").reshape(-1, 2)
+    if (entries[chunks:] != ABSENT).any():
+        raise DamageError(f"{where}: the shard has more chunks than the {chunks} of its samples")
+    index: Index = entries[:chunks].astype(np.uint64)
     room = shard_nbytes - len(array)
     offset, length = index[:, 0], index[:, 1]
     expected = length.cumsum() - length

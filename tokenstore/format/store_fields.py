@@ -13,6 +13,10 @@ from tokenstore.format.fields import FieldError, Reader, fields_of, integer, lis
 __all__ = ["Preprocessing", "StoreFields", "TokenizerIdentity"]
 
 
+MAX_GRID_AXES = 63
+"""The most axes of a grid: an array of grids has one more, and numpy knows 64."""
+
+
 @dataclass(frozen=True)
 class TokenizerIdentity:
     """The tokenizer that made a store's codes: its name, and all that decides their meaning."""
@@ -110,6 +114,10 @@ class StoreFields:
         """Raise ManifestError if fields contradict each other."""
         if not self.grid:
             raise ManifestError("manifest.grid: expected at least one axis, found []")
+        if len(self.grid) > MAX_GRID_AXES:
+            raise ManifestError(
+                f"manifest.grid: expected at most {MAX_GRID_AXES} axes, found {len(self.grid)}"
+            )
         if not self.codebook_sizes:
             raise ManifestError("manifest.codebook_sizes: expected at least one size, found []")
         codebooks = len(self.codebook_sizes)

@@ -195,8 +195,7 @@ class ArrayReader(ABC):
         return prefetched.payloads[int(places[0])]
 
     def _check_payload(self, chunk: int, payload: Bytes) -> None:
-        start, stop = self.layout.chunk_span(chunk)
-        self.layout.codec.check_payload(payload, stop - start, self.layout.sample_shape)
+        self.layout.check_payload(chunk, payload)
 
     def _output(self, indices: object, out: Values | None) -> tuple[Indices, Values]:
         """Return checked indices (m,), and the array (m, *sample_shape) to fill."""

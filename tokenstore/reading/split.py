@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import StoreError
+from tokenstore.errors import ManifestError, StoreError
 from tokenstore.format import LABELS, SAMPLES_TABLE, TOKENS, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
 from tokenstore.reading.open_array import array_reader
@@ -23,7 +23,7 @@ __all__ = ["SplitReader"]
 class SplitReader:
     """A reader of one split: its tokens and every array aligned with them.
 
-    Raises StoreError for a split that the store does not have.
+    Raises StoreError for a split that the store does not have, ManifestError for one without tokens.
     """
 
     def __init__(self, store: StoreFiles, split: str) -> None:
@@ -34,6 +34,10 @@ class SplitReader:
         self.store = store
         self.name = split
         self.arrays = {name: array_reader(store, f"{split}/{name}") for name in store.split_arrays(split)}
+        if TOKENS not in self.arrays:
+            raise ManifestError(
+                f"{store.storage}/{split}: expected the array {TOKENS} in the manifest's files"
+            )
         self._in_memory: WeakValueDictionary[tuple[str, ...], SplitReader] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[type[SplitReader], tuple[StoreFiles, str]]:
@@ -153,8 +157,8 @@ class SplitReader:
 
     def samples_table(self) -> Any:
         """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
-        import io
+        from tokenstore.format import SAMPLES_SCHEMA, read_table  # imports pyarrow
 
-        import pyarrow.parquet as pq
-
-        return pq.read_table(io.BytesIO(self.store.read_checked(f"{self.name}/{SAMPLES_TABLE}")))
+        path = f"{self.name}/{SAMPLES_TABLE}"
+        data = self.store.read_checked(path)
+        return read_table(data, SAMPLES_SCHEMA, len(self), f"{self.store.storage}/{path}")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import code_dtype
 from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError, Parameter
 from tokenstore.format import (
     CODEBOOK,
@@ -23,10 +22,10 @@ from tokenstore.format import (
     ArrayLayout,
     FileRecord,
     Manifest,
+    check_layout,
     decode_root,
+    decode_table_array,
     file_record,
-    sharding,
-    table_array_document,
 )
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
@@ -82,24 +81,7 @@ class StoreFiles:
         """
         path = f"{array}/{ROOT}"
         layout = ArrayLayout.from_zarr(self._read_json(path), f"{self.storage}/{array}")
-        split, name = array.split("/")
-        samples = self.manifest.splits[split].samples
-        if layout.samples != samples:
-            raise ManifestError(
-                f"{self.storage}/{array}: expected the manifest's {samples} samples, found {layout.samples}"
-            )
-        if name == TOKENS and layout.sample_shape != self.manifest.grid:
-            raise ManifestError(
-                f"{self.storage}/{array}: expected the manifest's grid {self.manifest.grid}, "
-                f"found {layout.sample_shape}"
-            )
-        size = self.manifest.codebook_size
-        packed_for = size if layout.codec.codebook_size is None else layout.codec.codebook_size
-        if name == TOKENS and (layout.dtype != code_dtype(size) or packed_for != size):
-            raise ManifestError(
-                f"{self.storage}/{array}: expected {code_dtype(size)} for the manifest's {size} codes, "
-                f"found {layout.dtype} for {packed_for}"
-            )
+        check_layout(layout, self.manifest, array, f"{self.storage}/{array}")
         return layout
 
     @cached_property
@@ -149,14 +131,9 @@ class StoreFiles:
         try:
             shape = tuple(document["shape"])
             data = self.read_checked(f"{name}/{'/'.join(['c', *('0' for _ in shape)])}")
-            stored = np.frombuffer(data[: -sharding.CHECKSUM_NBYTES], dtype.newbyteorder("<"))
-            values = stored.reshape(shape).astype(dtype)
-            expected = table_array_document(values, ())
-            if {**document, "dimension_names": []} != expected:
-                raise ValueError(f"expected {expected}")
+            return decode_table_array(document, data, dtype)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
-        return values
 
 
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:

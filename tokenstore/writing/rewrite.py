@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from tokenstore.errors import StoreError
-from tokenstore.format import LABELS, SKIPPED_TABLE, TOKENS, Column, Manifest, Skip
+from tokenstore.format import (
+    LABELS,
+    SKIPPED_SCHEMA,
+    SKIPPED_TABLE,
+    TOKENS,
+    Column,
+    Manifest,
+    Skip,
+    read_table,
+)
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.writing.choices import MIN_DECODE_RATE, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
@@ -109,9 +116,12 @@ def spec_of(store: TokenStore) -> StoreSpec:
 
 def skips_of(split: SplitReader) -> list[Skip]:
     """Read the samples of the source that are not in a split; raises DamageError for a damaged table."""
-    if not split.store.manifest.splits[split.name].skipped:
+    skipped = split.store.manifest.splits[split.name].skipped
+    if not skipped:
         return []
-    table = pq.read_table(io.BytesIO(split.store.read_checked(f"{split.name}/{SKIPPED_TABLE}")))
+    path = f"{split.name}/{SKIPPED_TABLE}"
+    data = split.store.read_checked(path)
+    table = read_table(data, SKIPPED_SCHEMA, skipped, f"{split.store.storage}/{path}")
     return [Skip(**row) for row in table.to_pylist()]
 
 

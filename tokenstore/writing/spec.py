@@ -60,7 +60,7 @@ class StoreSpec(StoreFields):
                 f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
                 f"found {self.shard_samples}"
             )
-        if self.codebook is not None and self.codebook.shape[-2] < self.codebook_size:
+        if self.codebook is not None and self.codebook.shape[-2] != self.codebook_size:
             raise ManifestError(
                 f"codebook: expected {self.codebook_size} vectors, found shape {self.codebook.shape}"
             )

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from tokenstore.format import (
     CODEBOOK,
     LABEL_COLUMN,
     LABELS,
+    NAME,
     ROOT,
     SAMPLES_SCHEMA,
     SAMPLES_TABLE,
@@ -56,7 +56,6 @@ from tokenstore.version import __version__
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import HEADER, LOCK, check_target, finish_commit
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
 
@@ -150,7 +149,7 @@ class StoreWriter:
         """
         columns = {**({LABELS: LABEL_COLUMN} if labels else {}), **(columns or {})}
         for word in (name, *columns):
-            if word == TOKENS or not _NAME.fullmatch(word) or word in _RESERVED:
+            if word == TOKENS or not NAME.fullmatch(word) or word in _RESERVED:
                 raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
         split = SplitWriter(self, name, self.spec.samples_per_shard(listed, columns.values()), columns)
         self.splits.append(split)

@@ -18,7 +18,7 @@ from typing_extensions import override
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import OnFitProgress, SampleCodec, SampleSpans
 from tokenstore.codecs.context.model import ContextModel
-from tokenstore.codecs.context.streams import Streams
+from tokenstore.codecs.context.streams import Streams, check_grid
 from tokenstore.errors import CodecError
 
 __all__ = ["Context"]
@@ -121,6 +121,15 @@ class Context(SampleCodec):
     @override
     def table_nbytes(self) -> int:
         return 0 if self.model is None else -(-self.model.nbytes // 3) * 4
+
+    @override
+    def check_codes(self, grid: tuple[int, ...], codebook_sizes: tuple[int, ...]) -> None:
+        if self.model is None:
+            return
+        check_grid(self.model, grid)
+        sizes = tuple(plane.size for plane in self.model.planes)
+        if sizes != codebook_sizes:
+            raise CodecError(f"expected a context model of {codebook_sizes} codes, found one of {sizes}")
 
     def streams(self, grid: tuple[int, ...]) -> Streams:
         """Return the model's streams over a grid, made once; raises CodecError without a model."""

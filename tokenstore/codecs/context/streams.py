@@ -35,7 +35,7 @@ from tokenstore.codecs.context.model import PAST_ROWS, ContextModel, Plane
 from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
-__all__ = ["Streams"]
+__all__ = ["Streams", "check_grid"]
 
 Array = npt.NDArray[Any]
 
