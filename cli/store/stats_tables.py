@@ -137,17 +137,23 @@ def _print_codebook(console: Console, label: str, use: CodebookUse) -> None:
     console.print("  most frequent: " + ", ".join(f"{code} ({count:,})" for code, count in use.top_codes[:5]))
 
 
-def _print_classes(console: Console, counts: list[int], names: tuple[str, ...] | None) -> None:
-    console.print(f"  classes: {len(counts):,}, with {min(counts):,} to {max(counts):,} samples")
-    largest = sorted(range(len(counts)), key=lambda label: -counts[label])[:_CLASSES_SHOWN]
+def _print_classes(
+    console: Console, counts: list[int] | dict[int, int], names: tuple[str, ...] | None
+) -> None:
+    by_label = dict(counts if isinstance(counts, dict) else enumerate(counts))
+    least, most = min(by_label.values()), max(by_label.values())
+    listed = f"{len(by_label):,}"
+    if isinstance(counts, dict):
+        listed = f"labels up to {max(counts):,}, but only {len(counts):,} distinct"
+    console.print(f"  classes: {listed}, with {least:,} to {most:,} samples")
+    largest = sorted(by_label, key=lambda label: -by_label[label])[:_CLASSES_SHOWN]
     for label in largest:
         name = str(label) if names is None else names[label]
         console.print(
-            f"    {name[:24]:<24} {counts[label]:>9,}  {_bar(counts[label] / max(1, max(counts)))}",
-            markup=False,
+            f"    {name[:24]:<24} {by_label[label]:>9,}  {_bar(by_label[label] / max(1, most))}", markup=False
         )
-    if len(counts) > len(largest):
-        console.print(f"    ... and {len(counts) - len(largest):,} more")
+    if len(by_label) > len(largest):
+        console.print(f"    ... and {len(by_label) - len(largest):,} more")
 
 
 def _bar(share: float) -> str:

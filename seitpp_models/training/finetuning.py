@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
+from seitpp_models.errors import ModelError
 from seitpp_models.training.augmentations import training_recipe
 from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
@@ -37,6 +38,11 @@ from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = ["finetune"]
+
+_SPARSE_CLASSES = 2**16
+"""The number of classes up to which a network is made for whatever labels there are."""
+_SPARSE_FACTOR = 16
+"""The classes of a network for each distinct label beyond which the labels are taken for other numbers."""
 
 
 def finetune(
@@ -100,9 +106,23 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
 
 
 def _classes_of(store: TokenStore, samples: TokenDataset) -> int:
-    """Return the number of classes of a store, by its names of them or else by its labels."""
-    names = store.class_names
-    return int(samples.rows.labels.max()) + 1 if names is None else len(names)  # type: ignore[union-attr]
+    """Return the number of classes of a store, by its names of them or else by its labels.
+
+    Raises ModelError where labels are much larger than there are distinct ones.
+    """
+    names, labels = store.class_names, samples.rows.labels
+    if names is not None or labels is None:
+        return len(names or ())
+    classes, distinct = int(labels.max()) + 1, len(np.unique(labels))
+    if classes > max(_SPARSE_CLASSES, _SPARSE_FACTOR * distinct):
+        parameter = Parameter("classes")
+        raise ModelError(
+            f"{samples!r}: expected labels numbered from 0, found labels up to {classes - 1:,}, but only "
+            f"{distinct:,} distinct. Convert again with labels numbered from 0, or give {parameter} for a "
+            "network with so many classes",
+            parameters=[parameter],
+        )
+    return classes
 
 
 def _divided(

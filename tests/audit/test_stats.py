@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
+from helpers.stores import random_codes, write_store
+from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.audit import StatsOptions, columns, register_column
@@ -89,6 +93,17 @@ def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path)
     from tokenstore.audit.verify import verify
 
     assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_labels_far_apart_are_counted_by_distinct_labels(tmp_path: Path) -> None:
+    labels = np.array([7, 2_000_000_000] * 20 + [0, 2**31 - 1], np.int32)
+    write_store(tmp_path / "store", {"train": (random_codes(42, (4,), 16), labels)}, 16)
+    audit = stats(tmp_path / "store", shuffle=True, batch_size=8)
+    counts = {0: 1, 7: 20, 2_000_000_000: 20, 2**31 - 1: 1}
+    assert audit.splits["train"].class_counts == counts
+    assert json.loads(json.dumps(audit.to_dict()))["splits"]["train"]["class_counts"]["7"] == 20
+    printed = CliRunner().invoke(cli, ["stats", str(tmp_path / "store")]).output
+    assert "classes: labels up to 2,147,483,647, but only 4 distinct, with 1 to 20 samples" in printed
 
 
 def test_progress_counts_up_to_all_samples(tmp_path: Path, codes: np.ndarray) -> None:
@@ -207,6 +222,14 @@ class Digits(BrightnessTokenizer):
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         return super().decode(codes[:, 0] * 16 + codes[:, 1])
+
+
+def test_a_codebook_larger_than_memory_has_its_codes_counted() -> None:
+    class Vast(BrightnessTokenizer):
+        codebook_sizes = (2**48,)
+
+    quality = evaluate(Vast(), [torch.full((3, 16, 16), level, dtype=torch.uint8) for level in (3, 9)])
+    assert (quality.perplexity, quality.unused_codes) == (pytest.approx(2), 2**48 - 2)
 
 
 def test_the_use_of_several_codebooks_is_the_mean_perplexity_and_all_their_unused_codes() -> None:

@@ -51,6 +51,16 @@ def test_labels_out_of_range_are_refused(store: Path, tmp_path: Path) -> None:
     assert "expected labels from 0 to 3 or 255, which is ignored, found 4 in the map of row 0" in told
 
 
+def test_labels_that_number_no_classes_are_refused_before_a_network_is_made(tmp_path: Path) -> None:
+    codes = np.zeros((40, *GRID), np.uint8)
+    vectors = np.eye(CODES, 8, dtype=np.float32)
+    labels = np.array([1, 5, 2_000_000_000, 2_000_000_001] * 10, np.int32)
+    write_store(tmp_path / "store", {"train": (codes, labels)}, CODES, codebook=vectors)
+    told = refused("finetune", tmp_path / "store", "--out", tmp_path / "run", *QUICK)
+    assert "labels up to 2,000,000,001, but only 4 distinct" in told
+    assert "or give --classes" in told
+
+
 def test_columns_that_are_missing_or_of_another_size_are_refused(tmp_path: Path) -> None:
     codes = np.zeros((8, *GRID), np.uint8)
     vectors = np.eye(CODES, 8, dtype=np.float32)

@@ -28,6 +28,9 @@ IMAGENET_SAMPLES = 1_281_167
 IMAGENET_NBYTES = 140 * 10**9
 """The bytes of ImageNet-1k's training set as images (SeiT++, table 1)."""
 
+_LISTED_CLASSES = 2**20
+"""The most classes that counts are a list of; with larger labels, only labels that occur are counted."""
+
 CONTEXT_MODEL = "context model"
 """The part that is the metadata of tokens, most of which is the model they are coded by."""
 
@@ -47,7 +50,8 @@ class SplitAudit:
     """The mean order-0 entropy over the codebooks."""
     source_nbytes: int | None
     codebooks: list[CodebookUse]
-    class_counts: list[int] | None
+    class_counts: list[int] | dict[int, int] | None
+    """The samples of each class by its index; of labels too large for a list, only those that occur."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The values of the optional columns that were asked for, by name: see `tokenstore.audit.columns`."""
 
@@ -184,12 +188,16 @@ def _audit_split(
     )
 
 
-def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | None:
-    labels = reader.labels
-    if labels is None or not len(labels):
+def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[int, int] | None:
+    if reader.labels is None or not len(reader.labels):
         return None
-    classes = 0 if manifest.class_names is None else len(manifest.class_names)
-    return [int(count) for count in np.bincount(labels, minlength=classes)]
+    labels, counts = np.unique(reader.labels, return_counts=True)
+    classes = max(int(labels[-1]) + 1, 0 if manifest.class_names is None else len(manifest.class_names))
+    if labels[0] < 0 or classes > _LISTED_CLASSES:
+        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
+    listed = np.zeros(classes, np.int64)
+    listed[labels] = counts
+    return [int(count) for count in listed]
 
 
 def _nbytes_by_part(store: TokenStore) -> dict[str, int]:

@@ -102,7 +102,7 @@ class Quality:
 def evaluate(tokenizer: Tokenizer, images: Iterable[Tensor]) -> Quality:
     """Encode and decode images, each (3, H, W) uint8, and measure; at least one image is required."""
     sizes = tokenizer.codebook_sizes
-    uses = [torch.zeros(size, dtype=torch.int64) for size in sizes]
+    drawn: list[list[Tensor]] = [[] for _ in sizes]
     noise, similarity, seconds = [], [], 0.0
     for image in images:
         start = time.perf_counter()
@@ -110,16 +110,18 @@ def evaluate(tokenizer: Tokenizer, images: Iterable[Tensor]) -> Quality:
         seconds += time.perf_counter() - start
         rebuilt = tokenizer.decode(codes).cpu()
         planes = [codes] if len(sizes) == 1 else codes.unbind(1)
-        for use, plane in zip(uses, planes, strict=True):
-            use += torch.bincount(plane.flatten().cpu(), minlength=len(use))
+        for codes_so_far, plane in zip(drawn, planes, strict=True):
+            codes_so_far.append(plane.flatten().cpu())
         noise.append(psnr(image[None], rebuilt).item())
         similarity.append(ssim(image[None], rebuilt).item())
+    # only codes that occur are counted: a codebook may be too large for an array of counts
+    uses = [torch.cat(codes).unique(return_counts=True)[1] for codes in drawn]
     return Quality(
         images=len(noise),
         psnr=float(np.mean(noise)),
         ssim=float(np.mean(similarity)),
         perplexity=float(np.mean([_perplexity(use) for use in uses])),
-        unused_codes=sum(int((use == 0).sum()) for use in uses),
+        unused_codes=sum(size - len(use) for size, use in zip(sizes, uses, strict=True)),
         images_per_second=len(noise) / seconds,
     )
 

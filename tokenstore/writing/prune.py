@@ -81,11 +81,11 @@ def codes_that_occur(store: TokenStore) -> Remaining:
     Raises StoreError for a codebook that is too large to count, DamageError for damaged codes.
     """
     sizes = store.manifest.codebook_sizes
-    seen = [np.zeros(size, np.bool_) for size in sizes]
     if max(sizes) > _DENSE_CODES:
         raise StoreError(
             f"expected codebooks of at most {_DENSE_CODES:,} codes to prune, found {max(sizes):,}"
         )
+    seen = [np.zeros(size, np.bool_) for size in sizes]
     for name in store.splits:
         split = store[name]
         block = max(1, _BLOCK_CODES // int(np.prod(store.manifest.grid)))
