@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from .main import EXIT_CODES
+from .parameters import Choice
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     r"""Print a script that completes this program's commands and options in SHELL.

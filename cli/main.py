@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenstore.errors import ArgumentError, TokenstoreError
+from tokenstore.errors import ArgumentError, TokenstoreError, did_you_mean
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
@@ -105,9 +104,8 @@ class LazyCommands(click.Group):
             return super().resolve_command(ctx, args)
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
-            similar = get_close_matches(args[0], names)
-            hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+            hint = did_you_mean(args[0], names) or "."
+            raise click.UsageError(f"No such command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .parameters import ExistingPlace, parse_storage_options
+from .parameters import Choice, ExistingPlace, parse_storage_options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -165,7 +165,7 @@ def precision(default: str = "auto") -> Decorator[Any]:
     """Return --precision, one of `PRECISIONS`."""
     return option(
         "--precision",
-        type=click.Choice(PRECISIONS),
+        type=Choice(PRECISIONS),
         default=default,
         help="Arithmetic of the networks; auto: bf16 where the device multiplies it natively, else fp32. "
         "Weights are in float32.",
@@ -239,7 +239,7 @@ def resize(default: str | None = "squash", *, otherwise: str = "") -> Decorator[
     """Return --resize, one of `RESIZES`; `otherwise` says which is used where `default` is None."""
     return option(
         "--resize",
-        type=click.Choice(RESIZES),
+        type=Choice(RESIZES),
         default=default,
         otherwise=otherwise,
         help="How an image becomes a square: both sides to size, centre crop, or fit and pad with black.",
@@ -281,7 +281,7 @@ def codec(default: str) -> Decorator[Any]:
 
     return option(
         "--codec",
-        type=click.Choice(choices()),
+        type=Choice(choices()),
         default=default,
         help="Codec of the codes: bitpack is fastest, context smallest, zstd is read without tokenstore; "
         "auto is the smallest that is fast enough.",

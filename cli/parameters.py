@@ -10,6 +10,20 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from tokenstore.errors import did_you_mean
+
+
+class Choice(click.Choice[str]):
+    """A choice of texts that suggests the one which a misspelt value is like."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the choice; raise click.BadParameter for a value that is none, with a suggestion."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = did_you_mean(value, self.choices) or "."
+            raise click.BadParameter(error.message.removesuffix(".") + near, ctx, param) from None
+
 
 class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
     """A place that has to exist: a local path, which is looked up at once; URLs and patterns pass unseen.

@@ -9,6 +9,7 @@ import click
 
 from . import options
 from .options import Decorator, option
+from .parameters import Choice
 
 
 def training_options(
@@ -100,7 +101,7 @@ def augment(choices: Sequence[str], meanings: str, *, default: str | None = None
     """Return --augment, the augmentation of a command that has a choice of several."""
     return option(
         "--augment",
-        type=click.Choice(choices),
+        type=Choice(choices),
         default=default,
         help=f"The augmentation of tokens: {meanings}.",
     )

@@ -11,7 +11,7 @@ import click
 from .. import options
 from ..main import EXIT_CODES
 from ..options import option
-from ..parameters import ExistingPlace
+from ..parameters import Choice, ExistingPlace
 from .network_options import explicit_options, package_file
 
 
@@ -60,7 +60,7 @@ def _corruptions() -> list[str]:
 @option(
     "--corruption",
     "corruptions",
-    type=click.Choice(_corruptions()),
+    type=Choice(_corruptions()),
     multiple=True,
     help="Evaluate on images corrupted so, too; may be given again. After ImageNet-C, whose strengths are "
     "for images of 224 pixels.",

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from .. import options, training_options
 from ..options import Decorator, option
+from ..parameters import Choice
 
 _POSITIVE, _SHARE = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
 
@@ -176,7 +177,7 @@ def _devices() -> Decorator[Any]:
         ),
         option(
             "--resident",
-            type=click.Choice(["none", "ram", "gpu"]),
+            type=Choice(["none", "ram", "gpu"]),
             default="ram",
             help="Memory that the compressed split is in.",
         ),
@@ -203,7 +204,7 @@ def vit_options(command: str) -> Decorator[Any]:
         start_option("network", "`seitpp pretrain` or `finetune`"),
         option(
             "--input",
-            type=click.Choice(["codes", "vectors"]),
+            type=Choice(["codes", "vectors"]),
             default=default["input"],
             help="Input of the network. codes: with a learned embedding; vectors: the codebook's, as in "
             "plain SeiT.",

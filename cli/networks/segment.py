@@ -9,6 +9,7 @@ import click
 from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
+from ..parameters import Choice
 from .network_options import defaults, explicit_options, network_options, vit_options
 
 _DEFAULTS = defaults("segment")
@@ -20,7 +21,7 @@ _DEFAULTS = defaults("segment")
 @vit_options("segment")
 @option(
     "--head",
-    type=click.Choice(["linear", "upernet"]),
+    type=Choice(["linear", "upernet"]),
     default=_DEFAULTS["head"],
     help="Head of the network. linear: a class for each patch; upernet: UPerNet's decoder over features of "
     "four depths.",

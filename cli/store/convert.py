@@ -19,6 +19,7 @@ from tokenstore.writing.choices import CHUNK_SAMPLES
 from .. import options
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES, spoken
+from ..parameters import Choice
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
@@ -39,7 +40,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.command(epilog=EXIT_CODES)
 @options.existing_source("src")
 @click.argument("out")
-@click.option("--source", type=click.Choice(kind_names()), help="Kind of SRC; by default by its content.")
+@click.option("--source", type=Choice(kind_names()), help="Kind of SRC; by default by its content.")
 @click.option(
     "--labels",
     metavar="FILE.csv",
@@ -94,7 +95,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.limit("the first ones")
 @click.option(
     "--on-error",
-    type=click.Choice(["skip", "fail"]),
+    type=Choice(["skip", "fail"]),
     help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped.",
 )
 @click.option(

@@ -13,6 +13,7 @@ from tokenstore.audit.pictures import FORMATS
 
 from .. import options
 from ..main import EXIT_CODES
+from ..parameters import Choice
 
 
 class _NegativeNumbers(click.Command):
@@ -36,7 +37,7 @@ class _NegativeNumbers(click.Command):
 @click.option(
     "--format",
     "ending",
-    type=click.Choice([ending.removeprefix(".") for ending in FORMATS]),
+    type=Choice([ending.removeprefix(".") for ending in FORMATS]),
     default="png",
     show_default=True,
     help="The format of the images.",

@@ -23,6 +23,7 @@ import yaml
 from PIL import Image
 from torch.nn import functional as F
 
+from tokenstore.errors import did_you_mean
 from tokenstore.sources.images import Pixels
 
 __all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt", "corrupted_batch"]
@@ -49,7 +50,8 @@ def corrupt(image: Pixels, name: str, severity: int, rng: np.random.Generator) -
     Everything random comes from `rng`. Raises ValueError for another name, severity or kind of array.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, found {name!r}")
+        near = did_you_mean(name, CORRUPTIONS)
+        raise ValueError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, found {name!r}{near}")
     if severity not in SEVERITIES:
         raise ValueError(f"severity: expected one of {SEVERITIES}, found {severity!r}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -21,7 +21,7 @@ from seitpp_models.evaluation.on_images import (
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.weights.files import TrainedModel, load_model
-from tokenstore.errors import ArgumentError, Parameter, SourceError
+from tokenstore.errors import ArgumentError, Parameter, SourceError, did_you_mean
 from tokenstore.format import Preprocessing
 from tokenstore.machine import available_cores
 from tokenstore.networks.threads import torch_threads
@@ -271,7 +271,9 @@ def _check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> 
         if value not in choices:
             parameter = Parameter(name, value)
             raise ArgumentError(
-                f"{parameter}: expected one of {', '.join(map(str, choices))}", parameters=[parameter]
+                f"{parameter}: expected one of {', '.join(map(str, choices))}"
+                f"{did_you_mean(value, map(str, choices))}",
+                parameters=[parameter],
             )
 
 

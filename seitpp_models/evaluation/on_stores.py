@@ -12,7 +12,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.figures import OnBatch
 from seitpp_models.evaluation.measures import Measure, MeasuredSamples, measure_for
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.errors import Parameter
+from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.format import MASKS, TOKENS
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.reading import Indices, SplitReader, TokenStore
@@ -41,7 +41,8 @@ def chosen_split(splits: Sequence[str], requested: str | None, where: str) -> st
     if split not in splits:
         choice = Parameter("split")
         raise ModelError(
-            f"{where}: no split {split!r}; it has {', '.join(splits) or 'none'}; choose by {choice}",
+            f"{where}: no split {split!r}; it has {', '.join(splits) or 'none'}; choose by {choice}"
+            f"{did_you_mean(split, splits)}",
             parameters=[choice],
         )
     return split

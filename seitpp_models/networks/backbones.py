@@ -11,8 +11,10 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
+from tokenstore.errors import did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.reading import TokenStore
@@ -56,6 +58,7 @@ class TokenClassifier(nn.Module):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ValueError(
                 f"name: expected a model of timm, found {name!r}; near: {', '.join(near) or 'none'}"
+                f"{did_you_mean(name, [*SIZES, *timm.list_models()])}"
             )
         if enlarge < 1:
             raise ValueError(f"enlarge: expected a positive integer, found {enlarge}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenstore.errors import did_you_mean
+
 __all__ = ["SIZES", "TransformerSize", "size_named"]
 
 
@@ -27,5 +29,5 @@ SIZES = {
 def size_named(name: str) -> TransformerSize:
     """Return the size of that name; raises ValueError for a name that is not in SIZES."""
     if name not in SIZES:
-        raise ValueError(f"size: expected one of {list(SIZES)}, found {name!r}")
+        raise ValueError(f"size: expected one of {list(SIZES)}, found {name!r}{did_you_mean(name, SIZES)}")
     return SIZES[name]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 
 __all__ = ["RECIPES", "read_recipe", "recipe_names"]
 
@@ -39,7 +39,8 @@ def read_recipe(config: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ArgumentError(
-            f"{parameter}: expected a YAML file or one of {', '.join(recipe_names())}: {error}",
+            f"{parameter}: expected a YAML file or one of {', '.join(recipe_names())}: {error}"
+            f"{did_you_mean(config, recipe_names())}",
             parameters=[parameter],
         ) from error
     if not isinstance(values, dict):

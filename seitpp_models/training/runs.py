@@ -28,7 +28,7 @@ from seitpp_models.training.settings import (
 )
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.errors import Parameter
+from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import STATE
 from tokenstore.reading import TokenStore
@@ -111,7 +111,8 @@ def refuse_missing_split(settings: Settings, store: TokenStore) -> None:
     if split not in store.splits and "evaluate_split" in settings.requested:
         parameter = Parameter("evaluate_split", split)
         raise ModelError(
-            f"{parameter}: expected one of the store's splits, {', '.join(store.splits)}",
+            f"{parameter}: expected one of the store's splits, {', '.join(store.splits)}"
+            f"{did_you_mean(split, store.splits)}",
             parameters=[parameter],
         )
 

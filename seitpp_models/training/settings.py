@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
 
 from seitpp_models.recipes import read_recipe
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 
 __all__ = [
     "BackboneSettings",
@@ -288,12 +288,14 @@ def resolve(
     hints = typing.get_type_hints(kinds, include_extras=True)
     unknown = sorted(arguments.keys() - hints.keys())
     if unknown:
-        raise TypeError(f"{command}() got an unexpected keyword argument {unknown[0]!r}")
+        near = did_you_mean(unknown[0], hints)
+        raise TypeError(f"{command}() got an unexpected keyword argument {unknown[0]!r}{near}")
     recipe = {} if config is None else read_recipe(config)
     strangers = sorted(recipe.keys() - hints.keys())
     if strangers:
         raise ArgumentError(
             f"{config}: {command} has no setting {', '.join(strangers)}; it has {', '.join(sorted(hints))}"
+            f"{did_you_mean(strangers[0], hints)}"
         )
     explicit = {name: value for name, value in arguments.items() if value is not None}
     requested = {name: _checked(name, value, hints[name]) for name, value in {**recipe, **explicit}.items()}

@@ -19,7 +19,7 @@ from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.vit import token_vit
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import TokenstoreError, did_you_mean
 from tokenstore.files import write_file
 from tokenstore.format import Manifest, Preprocessing, TokenizerIdentity
 
@@ -58,7 +58,8 @@ def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises ModelError for another kind, and for arguments that do not fit.
     """
     if kind not in _BUILDERS:
-        raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}")
+        near = did_you_mean(kind, _BUILDERS)
+        raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}{near}")
     try:
         return _BUILDERS[kind](**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:

@@ -77,6 +77,16 @@ def test_every_option_says_what_it_is_and_what_it_takes(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_a_misspelt_choice_gets_a_suggestion(command: str) -> None:
+    for parameter in COMMANDS[command].params:
+        for choice in parameter.type.choices if isinstance(parameter.type, click.Choice) else ():
+            for misspelt in (choice.upper(), choice[:1] + choice[2:], f"{choice}s"):
+                if misspelt not in parameter.type.choices:
+                    with pytest.raises(click.BadParameter, match=rf"\. Did you mean .*'{re.escape(choice)}'"):
+                        parameter.type.convert(misspelt, parameter, None)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_parses_calls_and_prints_in_few_lines(command: str) -> None:
     callback = inspect.unwrap(COMMANDS[command].callback)  # type: ignore[arg-type]
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(callback))).body

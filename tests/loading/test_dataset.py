@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 import tokenstore
@@ -183,6 +184,39 @@ def test_what_is_not_there_is_named(store: Path, tmp_path: Path) -> None:
         TokenDataset(store, columns=["tokens", "depth"])
     with pytest.raises(NotAStoreError, match="no such file or folder"):
         TokenDataset(tmp_path / "nothing")
+
+
+def test_a_store_lists_its_splits(store: Path) -> None:
+    opened = tokenstore.open(store)
+    assert list(opened) == ["train"]
+    assert len(opened) == 1
+    assert "train" in opened
+    assert "val" not in opened
+    assert 0 not in opened
+
+
+def test_a_dataset_says_what_its_samples_are(store: Path, tmp_path: Path) -> None:
+    shown = repr(TokenDataset(store).select([1, 2]))
+    assert "2 samples of tokens, labels, grid 4 x 4, codebook of 300, no class names, 2 samples of" in shown
+    codes = random_codes(4, (2, 3), (7, 7))
+    names = ("cat", "dog")
+    write_store(
+        tmp_path / "store", {"train": (codes, LABELS[:4].astype(np.int32) % 2)}, (7, 7), class_names=names
+    )
+    assert "grid 2 x 3, 2 codebooks of 7, 2 classes" in repr(TokenDataset(tmp_path / "store"))
+
+
+def test_the_origins_of_samples_are_in_the_order_of_the_dataset(store: Path) -> None:
+    dataset = TokenDataset(store)
+    assert dataset.samples_table()["source"].to_pylist() == [f"codes.npz[{row}]" for row in range(SAMPLES)]
+    view = dataset.select([7, -1, 7]).select([2, 1])
+    assert view.samples_table()["source_index"].to_pylist() == [7, SAMPLES - 1]
+    joined = tokenstore.concat([view, dataset.select([3])])
+    assert joined.samples_table()["source_index"].to_pylist() == [7, SAMPLES - 1, 3]
+    mixed = tokenstore.mix([view, dataset.select([3, 4])])
+    assert sorted(mixed.samples_table()["source_index"].to_pylist()) == [3, 4, 7, SAMPLES - 1]
+    for position, row in enumerate(mixed.samples_table()["source_index"].to_pylist()):
+        check_sample(mixed[position], row)
 
 
 def test_an_open_store_can_be_given(store: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tokenstore.audit.originals import BATCH
 from tokenstore.audit.pictures import FORMATS, save_image
-from tokenstore.errors import ArgumentError, StoreError, TokenizerError
+from tokenstore.errors import ArgumentError, StoreError, TokenizerError, did_you_mean
 from tokenstore.format import TOKENS, Manifest
 from tokenstore.reading import Indices, SplitReader, TokenStore, normalised
 from tokenstore.reading.open import StorePath, as_store
@@ -58,7 +58,8 @@ def reconstruct(
     """
     if f".{format}" not in FORMATS:
         expected = ", ".join(ending.removeprefix(".") for ending in FORMATS)
-        raise ArgumentError(f"format: expected one of {expected}; found {format!r}")
+        near = did_you_mean(f".{format}", FORMATS)
+        raise ArgumentError(f"format: expected one of {expected}; found {format!r}{near}")
     opened = as_store(store, storage_options)
     reader = split_with_samples(opened, split)
     positions = np.unique(positions_of(reader, indices))

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.errors import CodecError
+from tokenstore.errors import CodecError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.codecs.chunks import ChunkCodec
@@ -65,7 +65,7 @@ def codec_names() -> tuple[str, ...]:
 def codec_class(name: str) -> type[ChunkCodec]:
     """Return the class of a codec; raises CodecError for an unknown name."""
     if name not in _CODECS:
-        raise CodecError(f"expected a codec {_listed()}, found {name!r}")
+        raise CodecError(f"expected a codec {_listed()}, found {name!r}{did_you_mean(name, _CODECS)}")
     home = _CODECS[name].home
     if not isinstance(home, str):
         return home

@@ -17,7 +17,7 @@ from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.images import plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
-from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError
+from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError, did_you_mean
 from tokenstore.format import Skip
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
@@ -259,5 +259,8 @@ def _refuse_target_inside(source: StorePath, target: Storage) -> None:
 def _chosen_splits(source: Source, names: tuple[str, ...] | None) -> tuple[str, ...]:
     missing = [name for name in names or () if name not in source.splits]
     if missing:
-        raise SourceError(f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}")
+        near = did_you_mean(missing[0], source.splits)
+        raise SourceError(
+            f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}{near}"
+        )
     return names or tuple(name for name in source.splits if len(source.splits[name]))

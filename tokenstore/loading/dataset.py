@@ -137,8 +137,28 @@ class TokenDataset(Dataset[Any]):
         """An identity of the samples and their order, which does not depend on where their stores are."""
         return self.rows.fingerprint
 
+    def samples_table(self) -> Any:
+        """Return the origin of every sample, in the dataset's order, as a `pyarrow.Table` of len(self) rows.
+
+        Its columns are `source_index` and `source` (the number and name in the source), `label_name`, `width`
+        and `height` in pixels, and `source_bytes`; null where unknown. Raises DamageError.
+        """
+        positions = np.arange(len(self))
+        row_numbers = self._row_numbers(positions)
+        table = self.rows.samples_table()
+        return table if row_numbers is positions else table.take(row_numbers)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, {self.rows!r})"
+        grid = " x ".join(map(str, self.rows.manifests[0].grid))
+        sizes = self.rows.manifests[0].codebook_sizes
+        codebooks = f"codebook{'s'[: len(sizes) - 1]} of {', '.join(map(str, sizes))}"
+        if len(sizes) > 1 and len(set(sizes)) == 1:
+            codebooks = f"{len(sizes)} codebooks of {sizes[0]}"
+        classes = "no class names" if self.class_names is None else f"{len(self.class_names):,} classes"
+        return (
+            f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, grid {grid}, "
+            f"{codebooks}, {classes}, {self.rows!r})"
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import ManifestError, StoreError
+from tokenstore.errors import ManifestError, StoreError, did_you_mean
 from tokenstore.format import LABELS, SAMPLES_TABLE, TOKENS, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
 from tokenstore.reading.open_array import array_reader
@@ -30,6 +30,7 @@ class SplitReader:
         if split not in store.splits:
             raise StoreError(
                 f"{store.storage}: no split {split!r}; it has {', '.join(store.splits) or 'none'}"
+                f"{did_you_mean(split, store.splits)}"
             )
         self.store = store
         self.name = split
@@ -64,6 +65,7 @@ class SplitReader:
         if name not in self.arrays:
             raise StoreError(
                 f"{self.store.storage}/{self.name}: no array {name!r}; it has {', '.join(self.arrays)}"
+                f"{did_you_mean(name, self.arrays)}"
             )
         return self.arrays[name]
 

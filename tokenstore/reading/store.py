@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["TokenStore", "open_store"]
 class TokenStore:
     """A store open for reading: `store["train"][5]` are the codes of a sample.
 
-    `store["test"]` raises StoreError where the store has no such split.
+    Iterating gives the names of the splits. `store["test"]` raises StoreError if the store has no such split.
     """
 
     def __init__(self, files: StoreFiles) -> None:
@@ -51,6 +51,15 @@ class TokenStore:
     def synonyms(self) -> npt.NDArray[np.int32] | None:
         """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
         return self.files.synonyms
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def __contains__(self, split: object) -> bool:
+        return split in self.splits
 
     def __getitem__(self, split: str) -> SplitReader:
         if split not in self._readers:

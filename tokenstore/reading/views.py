@@ -83,6 +83,9 @@ class Rows(Protocol):
     def reserve_cache(self, nbytes: int) -> None:
         """Let at least so many bytes of fetched tokens stay in memory for later reads."""
 
+    def samples_table(self) -> Any:
+        """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
+
     def in_memory(self, columns: Sequence[str]) -> Rows:
         """Return the same samples with some columns, compressed, in this process's memory.
 
@@ -170,6 +173,10 @@ class Subset(Rows):
     @override
     def reserve_cache(self, nbytes: int) -> None:
         self._rows.reserve_cache(nbytes)
+
+    @override
+    def samples_table(self) -> Any:
+        return self._rows.samples_table().take(self._indices)
 
     @override
     def in_memory(self, columns: Sequence[str]) -> Rows:
@@ -288,6 +295,12 @@ class Concatenated(Rows):
     def reserve_cache(self, nbytes: int) -> None:
         for part in self.parts:
             part.reserve_cache(nbytes)
+
+    @override
+    def samples_table(self) -> Any:
+        import pyarrow as pa
+
+        return pa.concat_tables([part.samples_table() for part in self.parts], promote_options="default")
 
     @override
     def in_memory(self, columns: Sequence[str]) -> Rows:

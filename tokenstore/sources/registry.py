@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import SourceError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
@@ -66,7 +66,10 @@ def load_kind(name: str) -> SourceKind:
         return kind
     entry_point = _entry_points().get(name)
     if entry_point is None:
-        raise SourceError(f"kind of source: expected one of {', '.join(kind_names())}, got {name!r}")
+        known = kind_names()
+        raise SourceError(
+            f"kind of source: expected one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}"
+        )
     try:
         loaded = entry_point.load()
     except Exception as error:  # whatever another package's module raises

@@ -115,7 +115,8 @@ def evaluate(tokenizer: Tokenizer, images: Iterable[Tensor]) -> Quality:
         noise.append(psnr(image[None], rebuilt).item())
         similarity.append(ssim(image[None], rebuilt).item())
     # only codes that occur are counted: a codebook may be too large for an array of counts
-    uses = [torch.cat(codes).unique(return_counts=True)[1] for codes in drawn]
+    counted = [np.unique(torch.cat(codes).numpy(), return_counts=True)[1] for codes in drawn]
+    uses = [torch.from_numpy(counts) for counts in counted]
     return Quality(
         images=len(noise),
         psnr=float(np.mean(noise)),

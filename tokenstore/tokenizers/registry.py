@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import TokenizerError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
@@ -198,8 +198,9 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
     name, colon, argument = spec.partition(":")
     kind = find_kind(name)
     if kind is None:
-        known = ", ".join(name + kind.usage for name, kind in tokenizer_kinds().items())
-        raise TokenizerError(f"expected a tokenizer of {known}; found {spec!r}")
+        kinds = tokenizer_kinds()
+        known = ", ".join(name + kind.usage for name, kind in kinds.items())
+        raise TokenizerError(f"expected a tokenizer of {known}; found {spec!r}{did_you_mean(name, kinds)}")
     if bool(argument) != bool(colon) or (argument and kind.argument is None):
         raise TokenizerError(f"expected {name}{kind.usage}, found {spec!r}")
     if not argument and kind.argument is not None and not kind.argument_is_optional:

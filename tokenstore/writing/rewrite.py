@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import StoreError
+from tokenstore.errors import StoreError, did_you_mean
 from tokenstore.format import (
     LABELS,
     SKIPPED_SCHEMA,
@@ -101,7 +101,8 @@ def rewrite_into(
 def check_codec(codec: str) -> None:
     """Raise StoreError unless `codec` is one that a store can be rewritten with."""
     if codec not in choices():
-        raise StoreError(f"expected a codec of {', '.join(choices())}, found {codec!r}")
+        near = did_you_mean(codec, choices())
+        raise StoreError(f"expected a codec of {', '.join(choices())}, found {codec!r}{near}")
 
 
 def spec_of(store: TokenStore) -> StoreSpec:

@@ -18,7 +18,7 @@ from tokenstore.codecs import (
     named_codec,
     sample_nbytes,
 )
-from tokenstore.errors import ManifestError
+from tokenstore.errors import ManifestError, did_you_mean
 from tokenstore.format import ArrayLayout, Column, StoreFields
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
@@ -48,7 +48,8 @@ class StoreSpec(StoreFields):
     def __post_init__(self) -> None:
         self.check()
         if self.codec not in codec_names():
-            raise ManifestError(f"codec: expected one of {codec_names()}, found {self.codec!r}")
+            near = did_you_mean(self.codec, codec_names())
+            raise ManifestError(f"codec: expected one of {codec_names()}, found {self.codec!r}{near}")
         if not 1 <= self.chunk_samples <= MAX_SHARD_SAMPLES:
             raise ManifestError(
                 f"chunk_samples: expected 1 to {MAX_SHARD_SAMPLES}, found {self.chunk_samples}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tokenstore.errors import Parameter, SourceError, TokenizerError
+from tokenstore.errors import Parameter, SourceError, TokenizerError, did_you_mean
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.options import ImageOptions, Resize
 from tokenstore.tokenizers.train.fitting import FitOptions, FitReport, OnProgress, learn_codebook
@@ -123,5 +123,6 @@ def _choose_split(source: ImageSource, split: str | None) -> tuple[str, ImageSpl
     name = split or ("train" if "train" in source.splits else next(iter(source.splits)))
     if name not in source.splits:
         names = ", ".join(source.splits)
-        raise SourceError(f"{source.location}: expected a split of {names}, found {name!r}")
+        near = did_you_mean(name, source.splits)
+        raise SourceError(f"{source.location}: expected a split of {names}, found {name!r}{near}")
     return name, source.splits[name]
