@@ -17,7 +17,7 @@ from seitpp_models.adapter.pairs import Pictures
 from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig, StepResult
 from tokenstore.augment import save_adapter
 from tokenstore.networks.precision import Precision, computes_in_bfloat16
-from tokenstore.networks.runs import STATE, run_steps
+from tokenstore.networks.runs import run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import ImageSource
 from tokenstore.sources.images import ImageOptions, Resize
@@ -115,23 +115,24 @@ def train_tokenadapt(
     config = _config(steps, computes_in_bfloat16(precision, device), settings)
     check_device(device)
     image_set = open_image_set(images, held_out)
-    folder = Path(f"{out}.run")
     with torch_threads(threads):
         encoder = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        folder = Path(f"{out}.run")
         trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
-        if on_start is not None:
-            on_start(trainer, image_set)
-        quality = run_training(
-            trainer,
-            image_set,
-            resume=resume and (folder / STATE).exists(),
-            checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_steps,
-            evaluate_images=evaluate_images,
-            on_step=on_step or _ignore,
-            on_evaluation=on_evaluation or _ignore,
-        )
-    save_adapter(trainer.average, Path(out))
+        with trainer.locked():
+            if on_start is not None:
+                on_start(trainer, image_set)
+            quality = run_training(
+                trainer,
+                image_set,
+                resume=resume,
+                checkpoint_seconds=60 * checkpoint_minutes,
+                evaluate_steps=evaluate_steps,
+                evaluate_images=evaluate_images,
+                on_step=on_step or _ignore,
+                on_evaluation=on_evaluation or _ignore,
+            )
+            save_adapter(trainer.average, Path(out))
     return TrainedAdapter(Path(out), steps, trainer.seconds, quality)
 
 

@@ -32,6 +32,7 @@ from tokenstore.augment import (
 from tokenstore.errors import AdapterError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.runs import ResumableRun
+from tokenstore.networks.states import load_optimizer
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers import Tokenizer
 from tokenstore.tokenizers.train.images import ImageSet
@@ -227,7 +228,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
 
 def _one_thread(_: int) -> None:

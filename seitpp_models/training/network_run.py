@@ -23,6 +23,7 @@ from seitpp_models.weights.files import TrainedModel, save_model
 from tokenstore.errors import Parameter
 from tokenstore.loading import TokenLoader
 from tokenstore.networks.runs import ResumableRun
+from tokenstore.networks.states import load_optimizer
 
 __all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]
 
@@ -240,7 +241,7 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         self.network.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.loader.load_state_dict(state["loader"])

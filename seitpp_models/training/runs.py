@@ -30,7 +30,6 @@ from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.loading import TokenDataset, TokenLoader
-from tokenstore.networks.runs import STATE
 from tokenstore.reading import TokenStore
 
 __all__ = [
@@ -167,18 +166,19 @@ def _train(
             batches=Batches(batch, data.loader_threads, devices.device),
         )
 
-    if run.writes and callbacks.on_begin is not None:
-        callbacks.on_begin(_plan(experiment, config, devices, evaluated))
-    figures = train_network(
-        run,
-        resume=run_settings.resume and (out / STATE).exists(),
-        checkpoint_seconds=60 * run_settings.checkpoint_minutes,
-        evaluate_steps=run_settings.evaluate_every * len(loader),
-        evaluate=evaluate,
-        on_step=callbacks.on_step,
-        on_evaluation=callbacks.on_evaluation,
-        reference=experiment.reference,
-    )
+    with run.locked():
+        if run.writes and callbacks.on_begin is not None:
+            callbacks.on_begin(_plan(experiment, config, devices, evaluated))
+        figures = train_network(
+            run,
+            resume=run_settings.resume,
+            checkpoint_seconds=60 * run_settings.checkpoint_minutes,
+            evaluate_steps=run_settings.evaluate_every * len(loader),
+            evaluate=evaluate,
+            on_step=callbacks.on_step,
+            on_evaluation=callbacks.on_evaluation,
+            reference=experiment.reference,
+        )
     trained = replace(network, model=run.evaluated.eval())
     return TrainingResult(trained, out / WEIGHTS, run.step, run.seconds, figures)
 

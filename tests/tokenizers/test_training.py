@@ -337,7 +337,7 @@ def test_a_run_is_not_begun_over_another_nor_gone_on_with_otherwise(images: Imag
     with pytest.raises(TokenizerError, match="found damage"):
         finish(Trainer(CONFIG, images, tmp_path), images, resume=True)
     with pytest.raises(TokenizerError, match="found nothing there"):
-        finish(Trainer(CONFIG, images, tmp_path / "elsewhere"), images, resume=True)
+        Trainer(CONFIG, images, tmp_path / "elsewhere").restore()
 
 
 def test_an_error_that_is_not_finite_stops_the_run(images: ImageSet, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 
-__all__ = ["listed", "read_checkpoint"]
+__all__ = ["listed", "read_checkpoint", "read_pytorch"]
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
@@ -46,7 +46,7 @@ def _read(path: Path, of_runs: bool) -> object:
         raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
     kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"
     try:
-        return load_file(path) if kind == "safetensors file" else _read_pytorch(path, of_runs)
+        return load_file(path) if kind == "safetensors file" else read_pytorch(path, of_runs=of_runs)
     except TokenizerError:
         raise
     except Exception as error:  # torch.load answers a damaged file with nearly any exception
@@ -64,16 +64,24 @@ def _read(path: Path, of_runs: bool) -> object:
         ) from error
 
 
-def _read_pytorch(path: Path, of_runs: bool) -> object:
+def read_pytorch(path: Path, *, of_runs: bool = False, mapped: bool = True) -> object:
+    """Return the tensors and other values in a file of `torch.save`, and run nothing in it.
+
+    With `of_runs`, a run's options may be an argparse.Namespace. Tensors of a zip file are `mapped`, or read.
+    Raises TokenizerError for a compressed archive, and nearly any exception for a damaged file.
+    """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if zipped:
         with zipfile.ZipFile(path) as archive:
-            # subtle: compressed bytes would be mapped as if they were weights, or grow without bound
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            # subtle: compressed bytes would be mapped as if they were weights, or grow without bound; so
+            # would bytes that several entries share
+            entries = archive.infolist()
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
     with torch.serialization.safe_globals([argparse.Namespace] if of_runs else []):
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped and mapped)
 
 
 def _tensors_by_name(loaded: object, of_runs: bool) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -18,7 +19,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from tokenstore.errors import Parameter, TokenstoreError
-from tokenstore.files import whole_file, write_file
+from tokenstore.files import PlaceLock, whole_file, write_file
+from tokenstore.networks.states import check_like, read_state
 
 __all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
 
@@ -26,6 +28,8 @@ STATE = "state.pt"
 """The file of a run's checkpoint."""
 LOG = "log.jsonl"
 """The file with a line of JSON for each logged step."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a disk that has no room."""
 
 
 class RunConfig(Protocol):
@@ -74,6 +78,7 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         self.out = out
         self._inputs = inputs
         self.step, self.seconds = 0, 0.0
+        self._is_locked = False
 
     @abstractmethod
     def batches(self) -> Iterable[_Batch]:
@@ -104,6 +109,31 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         """Return which of some actions all processes do: those that any of them wishes to do."""
         return wishes
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder until the block ends; blocks of one run may be nested.
+
+        Raises the run's `error`, in all processes that train together, if another run holds the lock.
+        """
+        if self._is_locked:
+            yield
+            return
+        with ExitStack() as stack:
+            reason = ""
+            try:
+                if self.writes:
+                    stack.enter_context(PlaceLock(self.out, "run"))
+            except BlockingIOError as error:
+                reason = str(error)
+            if self.agree(bool(reason))[0]:
+                raise self.error(
+                    f"{self.out}: {reason or 'another process is writing this run'}. Wait for its end, or "
+                    "train into another folder"
+                )
+            self._is_locked = True
+            stack.callback(setattr, self, "_is_locked", False)
+            yield
+
     def run(self) -> Iterator[_Result]:
         """Train to the last step and yield each step's result; `save` writes a checkpoint in between."""
         start = time.monotonic()
@@ -115,13 +145,29 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
             yield result(self.step, self.seconds)
 
     def save(self) -> None:
-        """Write the weights and a checkpoint to resume from."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.save_weights()
+        """Write the weights and a checkpoint to resume from.
+
+        Raises the run's `error` if they cannot be written; the checkpoint before stays.
+        """
         digests = {name: digest for name, (_, digest) in self._inputs.items()}
         state = {"config": self._config_json(), **digests, **self.state()}
-        with whole_file(self.out / STATE) as file:
-            torch.save(state | {"progress": (self.step, self.seconds)}, file)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.save_weights()
+            with whole_file(self.out / STATE) as file:
+                torch.save(state | {"progress": (self.step, self.seconds)}, file)
+        except (OSError, RuntimeError) as error:  # torch.save hides the OSError of a full disk
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise self.unwritten(reason) from error
+
+    def unwritten(self, error: BaseException) -> TokenstoreError:
+        """Return the error that files of the run cannot be written."""
+        resume = Parameter("resume", True)
+        return self.error(
+            f"{self.out / STATE}: step {self.step} cannot be written ({_reason(error)}). The checkpoint "
+            f"before, if any, stays; make room, then go on with {resume}",
+            parameters=[resume],
+        )
 
     def restore(self) -> None:
         """Resume from the folder's checkpoint.
@@ -131,16 +177,35 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         """
         path = self.out / STATE
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            config, digests = state["config"], {name: state[name] for name in self._inputs}
+            state = read_state(path)
+            changed = self._changes(json.loads(state["config"]), {name: state[name] for name in self._inputs})
         except FileNotFoundError as error:
             raise self.error(f"{path}: expected the state of a run, found nothing there") from error
         except Exception as error:  # torch.load answers a damaged file with nearly any exception
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise self.error(f"{path}: expected the state of a run, found damage ({reason})") from error
-        self._refuse_another_run(path, config, digests)
+            raise self.error(
+                f"{path}: expected the state of a run, found damage ({_reason(error)})"
+            ) from error
+        if changed:
+            raise self.error(
+                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
+                "begun with, or train into another folder"
+            )
+        try:
+            self._load(state)
+        except Exception as error:  # a state of other shapes or types; none of it is used further
+            raise self.error(
+                f"{path}: expected the state of this run, found another or damage ({_reason(error)}). Train "
+                "into another folder"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        own = _without_optimizer(self.state())
+        check_like({name: state[name] for name in own}, own, "state")
+        step, seconds = state["progress"]
+        if type(step) is not int or not 0 <= step <= self.config.steps or not 0 <= seconds < math.inf:
+            raise ValueError(f"progress: expected up to {self.config.steps} steps and their seconds")
         self.load_state(state)
-        self.step, self.seconds = state["progress"]
+        self.step, self.seconds = step, float(seconds)
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer) -> float:
         """Set this step's learning rate and return it.
@@ -165,17 +230,15 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     def _config_json(self) -> str:
         return json.dumps(asdict(self.config), sort_keys=True)  # type: ignore[call-overload]
 
-    def _refuse_another_run(self, path: Path, config: str, digests: Mapping[str, str]) -> None:
+    def _changes(self, config: Mapping[str, Any], digests: Mapping[str, str]) -> list[str]:
+        """Return what differs between this run and a run with a `config` and `digests` of its inputs."""
         ours = json.loads(self._config_json())
         defaults = {field.name: field.default for field in fields(self.config)}  # type: ignore[arg-type]
-        theirs = defaults | json.loads(config)  # an older version knew fewer settings
-        changed = [f"{name} {theirs[name]} -> {ours[name]}" for name in ours if ours[name] != theirs[name]]
-        changed += [called for name, (called, digest) in self._inputs.items() if digests[name] != digest]
-        if changed:
-            raise self.error(
-                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
-                "begun with, or train into another folder"
-            )
+        theirs = {**defaults, **config}  # an older version knew fewer settings
+        return [
+            *(f"{name} {theirs[name]!s:.80} -> {ours[name]}" for name in ours if ours[name] != theirs[name]),
+            *(called for name, (called, digest) in self._inputs.items() if digests[name] != digest),
+        ]
 
 
 def run_steps(
@@ -190,24 +253,49 @@ def run_steps(
 ) -> _Quality:
     """Train to the last step, and return the evaluation of its weights.
 
+    `resume` goes on from the folder's checkpoint, if there is one. The folder is locked until the end.
     Weights are also evaluated every `evaluate_steps` before the end (0: never). Ctrl-C and SIGTERM stop the
     run after a step and write a checkpoint; a crash loses the steps since the last checkpoint.
 
-    Raises the run's `error` if its folder holds a run and `resume` is false, and KeyboardInterrupt after a
-    signal.
+    Raises the run's `error` if its folder holds a run and `resume` is false, or if another process trains
+    into the folder, and KeyboardInterrupt after a signal.
     """
+    with run.locked():
+        _begin(run, resume)
+        try:
+            return _train(run, checkpoint_seconds, evaluate_steps, on_step, evaluate, on_evaluation)
+        except OSError as error:
+            if error.errno not in _FULL or error.filename is not None:
+                raise
+            raise run.unwritten(error) from error
+
+
+def _begin(run: ResumableRun[Any, Any], resume: bool) -> None:
+    """Prepare the folder of a run, and resume from its checkpoint if that is asked for."""
     out = run.out
-    if resume:
+    if (out / STATE).exists():
+        if not resume:
+            parameter = Parameter("resume", True)
+            raise run.error(
+                f"{out}: a run is there. Go on with it by {parameter}, or train into another folder",
+                parameters=[parameter],
+            )
         run.restore()
-    elif (out / STATE).exists():
-        parameter = Parameter("resume", True)
-        raise run.error(
-            f"{out}: a run is there. Go on with it by {parameter}, or train into another folder",
-            parameters=[parameter],
-        )
     out.mkdir(parents=True, exist_ok=True)
     if run.writes:
         cut_log(out / LOG, run.step)
+
+
+def _train(
+    run: ResumableRun[Any, _Result],
+    checkpoint_seconds: float,
+    evaluate_steps: int,
+    on_step: Callable[[_Result], None],
+    evaluate: Callable[[], _Quality],
+    on_evaluation: Callable[[int, _Quality], None],
+) -> _Quality:
+    """Do the steps of a run whose folder is locked and prepared, and return the last evaluation."""
+    out = run.out
     saved = time.monotonic()
     evaluated = range(evaluate_steps, run.config.steps, evaluate_steps) if evaluate_steps else ()
     log_path = out / LOG if run.writes else Path(os.devnull)
@@ -266,3 +354,13 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):  # a line that a crash cut off
         return float("inf")
+
+
+def _without_optimizer(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state without the optimizer's, which is empty before the first step."""
+    return {name: value for name, value in state.items() if name != "optimizer"}
+
+
+def _reason(error: BaseException) -> str:
+    """Return one short line about an error."""
+    return f"{type(error).__name__}: {error!s:.300}".splitlines()[0]

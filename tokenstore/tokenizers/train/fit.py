@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import Parameter, SourceError, TokenizerError, did_you_mean
+from tokenstore.files import PlaceLock
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.options import ImageOptions, Resize
 from tokenstore.tokenizers.train.fitting import FitOptions, FitReport, OnProgress, learn_codebook
@@ -78,21 +80,20 @@ def fit_codebook(
     """
     path = Path(out)
     options = FitOptions(codebook_size, codebooks, levels, max_vectors, batch_vectors, iterations, seed)
-    _check_out(path, overwrite)
-    source = open_images(images)
-    name, images_of_split = _choose_split(source, split)
-    kind = _autoencoder_kind()
-    model = kind.load_autoencoder(autoencoder, device)
-    if on_start is not None:
-        total = len(images_of_split)
-        on_start(source, name, total if limit is None else min(limit, total))
-    image_options = ImageOptions(image_size, resize)
-    progress = {} if on_progress is None else {"on_progress": on_progress}
-    tokenizer, report = learn_codebook(
-        images_of_split, model, image_options, options, limit=limit, **progress
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind.write_codebook(tokenizer, path)
+    with _reserved(path, overwrite):
+        source = open_images(images)
+        name, images_of_split = _choose_split(source, split)
+        kind = _autoencoder_kind()
+        model = kind.load_autoencoder(autoencoder, device)
+        if on_start is not None:
+            total = len(images_of_split)
+            on_start(source, name, total if limit is None else min(limit, total))
+        image_options = ImageOptions(image_size, resize)
+        progress = {} if on_progress is None else {"on_progress": on_progress}
+        tokenizer, report = learn_codebook(
+            images_of_split, model, image_options, options, limit=limit, **progress
+        )
+        kind.write_codebook(tokenizer, path)
     return FittedCodebook(path, tokenizer, report)
 
 
@@ -107,15 +108,26 @@ def _autoencoder_kind() -> ModuleType:
     return autoencoder
 
 
-def _check_out(path: Path, overwrite: bool) -> None:
-    """Raise TokenizerError for a file that cannot be written, before minutes of work."""
+@contextmanager
+def _reserved(path: Path, overwrite: bool) -> Iterator[None]:
+    """Keep others from writing a file until the block ends.
+
+    Raises TokenizerError before minutes of work for a file that cannot be written, or that another writes.
+    """
     if path.suffix != ENDING:
         raise TokenizerError(f"expected a file to write that ends in {ENDING}, found {path}")
-    if path.exists() and not overwrite:
-        replace = Parameter("overwrite", True)
-        raise TokenizerError(
-            f"{path}: is there already; name another file, or replace it with {replace}", parameters=[replace]
-        )
+    try:
+        lock = PlaceLock(path, "codebook")
+    except BlockingIOError as error:
+        raise TokenizerError(f"{path}: {error}. Wait for its end, or name another file") from error
+    with lock:
+        if path.exists() and not overwrite:
+            replace = Parameter("overwrite", True)
+            raise TokenizerError(
+                f"{path}: is there already; name another file, or replace it with {replace}",
+                parameters=[replace],
+            )
+        yield
 
 
 def _choose_split(source: ImageSource, split: str | None) -> tuple[str, ImageSplit]:

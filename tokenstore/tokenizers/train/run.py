@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenstore.errors import SampleError
 from tokenstore.networks.precision import Precision, computes_in_bfloat16
-from tokenstore.networks.runs import STATE, run_steps
+from tokenstore.networks.runs import run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
@@ -116,14 +116,14 @@ def train_tokenizer(
     to train on, or the folder holds a run of other arguments, or any run and `resume` is false.
     """
     config = replace(_config(**settings), bfloat16=computes_in_bfloat16(precision, device)).shortened(steps)
-    with torch_threads(threads):
-        trainer, image_set = _prepared(images, Path(out), config, device)
+    trainer, image_set = _prepared(images, Path(out), config, device)
+    with torch_threads(threads), trainer.locked():
         if on_start is not None:
             on_start(trainer, image_set)
         quality = run_training(
             trainer,
             image_set,
-            resume=resume and (Path(out) / STATE).exists(),
+            resume=resume,
             checkpoint_seconds=60 * checkpoint_minutes,
             evaluate_steps=evaluate_steps,
             evaluate_images=evaluate_images,

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.runs import ResumableRun
+from tokenstore.networks.states import load_optimizer
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQ, ConvVQConfig, save_weights, to_pixels
 from tokenstore.tokenizers.train.images import Crops, ImageSet
 from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
@@ -261,7 +262,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.codebook.sums.copy_(state["codebook"][0])
         self.codebook.counts.copy_(state["codebook"][1])
         self.generator.set_state(state["generator"])

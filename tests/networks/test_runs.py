@@ -1,0 +1,236 @@
+"""Runs in folders: one at a time, and states that are damaged, of other shapes, or too large for the disk."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+from typing_extensions import override
+
+from tokenstore.errors import TokenizerError
+from tokenstore.networks.runs import LOG, STATE, ResumableRun, run_steps
+from tokenstore.networks.states import load_optimizer
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 4
+    learning_rate: float = 0.1
+    warmup_steps: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    step: int
+
+
+class SmallRun(ResumableRun[int, Step]):
+    """A run that fits a line."""
+
+    error = TokenizerError
+    logged_steps: ClassVar[int] = 1
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(Config(), out, {"images": ("the images", "a")})
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 2)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 0.1)
+        self.counts = (torch.zeros(2), 0)
+
+    @override
+    def batches(self) -> Iterable[int]:
+        return range(self.step, self.config.steps)
+
+    @override
+    def train_on(self, batch: int) -> Callable[[int, float], Step]:
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.model(torch.ones(1, 3)).sum())
+        self.optimizer.step()
+        return lambda step, seconds: Step(step)
+
+    @override
+    def save_weights(self) -> None: ...
+
+    @override
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "counts": self.counts,
+        }
+
+    @override
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.counts = state["counts"]
+
+
+def train(run: SmallRun, *, resume: bool = False, on_step: Callable[[Step], None] = lambda _: None) -> None:
+    run_steps(
+        run,
+        resume=resume,
+        checkpoint_seconds=0,
+        evaluate_steps=0,
+        on_step=on_step,
+        evaluate=lambda: None,
+        on_evaluation=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "run"
+    refused = []
+
+    def begin_another(_: Step) -> None:
+        with pytest.raises(TokenizerError, match=r"another process is writing this run\. Wait for") as error:
+            train(SmallRun(out), resume=resume)
+        refused.append(error)
+
+    train(SmallRun(out), on_step=begin_another)
+    assert len(refused) == 4
+    assert [json.loads(line)["step"] for line in (out / LOG).read_text().splitlines()] == [1, 2, 3, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    train(SmallRun(out), resume=True)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(SmallRun(out))
+    loaded: dict[str, Any] = torch.load(out / STATE, weights_only=True)
+    return loaded
+
+
+def alias_bomb() -> list[Any]:
+    bomb: list[Any] = []
+    for _ in range(40):
+        bomb = [bomb, bomb]
+    return bomb
+
+
+def moments(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    first = state["optimizer"]["state"][0] | changes
+    return state["optimizer"] | {"state": state["optimizer"]["state"] | {0: first}}
+
+
+def groups(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return state["optimizer"] | {"param_groups": [state["optimizer"]["param_groups"][0] | changes]}
+
+
+OTHERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "a missing part": lambda state: {name: part for name, part in state.items() if name != "model"},
+    "a list for the weights": lambda state: state | {"model": [1, 2]},
+    "other names of weights": lambda state: state | {"model": {"weight": torch.zeros(2, 3)}},
+    "other shapes of weights": lambda state: state | {"model": state["model"] | {"bias": torch.zeros(7)}},
+    "integer weights": lambda state: state | {"model": state["model"] | {"bias": torch.zeros(2).long()}},
+    "other shapes of counts": lambda state: state | {"counts": (torch.zeros(3), 0)},
+    "fewer counts": lambda state: state | {"counts": (torch.zeros(2),)},
+    "text for a count": lambda state: state | {"counts": (torch.zeros(2), "many")},
+    "no optimizer": lambda state: state | {"optimizer": None},
+    "other shapes of moments": lambda state: state | {"optimizer": moments(state, exp_avg=torch.zeros(5))},
+    "numbers for moments": lambda state: state | {"optimizer": moments(state, exp_avg=1.0)},
+    "an unknown moment": lambda state: state | {"optimizer": moments(state, other=torch.zeros(2, 3))},
+    "text for a decay": lambda state: state | {"optimizer": groups(state, weight_decay="much")},
+    "text for betas": lambda state: state | {"optimizer": groups(state, betas=("a", "b"))},
+    "a step past the end": lambda state: state | {"progress": (9, 1.0)},
+    "a step that is text": lambda state: state | {"progress": ("two", 1.0)},
+    "seconds without end": lambda state: state | {"progress": (2, float("inf"))},
+    "a list for the config": lambda state: state | {"config": "[]"},
+    "a deep config": lambda state: state | {"config": "[" * 100_000},
+    "a number for the config": lambda state: state | {"config": 3},
+    "lists of lists": lambda state: state | {"counts": alias_bomb(), "images": alias_bomb()},
+    "lists of lists as weights": lambda state: state | {"model": alias_bomb()},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_state_of_other_shapes_or_types_is_one_error_that_names_the_file(
+    tmp_path: Path, state: dict[str, Any], name: str
+) -> None:
+    torch.save(OTHERS[name](state), tmp_path / STATE)
+    pattern = r"state\.pt: (expected the state|the run was begun)"
+    with pytest.raises(TokenizerError, match=pattern) as refused:
+        train(SmallRun(tmp_path), resume=True)
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_compressed_state_is_refused_before_it_grows(tmp_path: Path, state: dict[str, Any]) -> None:
+    large = tmp_path / "large.pt"
+    torch.save(state | {"counts": (torch.zeros(1_000_000), 0)}, large)
+    with zipfile.ZipFile(large) as whole, zipfile.ZipFile(tmp_path / STATE, "w", zipfile.ZIP_DEFLATED) as few:
+        for entry in whole.infolist():
+            few.writestr(entry.filename, whole.read(entry))
+    with pytest.raises(TokenizerError, match=r"state\.pt.*found a compressed archive"):
+        SmallRun(tmp_path).restore()
+
+
+def test_a_state_of_an_older_version_has_the_defaults_of_settings_it_does_not_know(
+    tmp_path: Path, state: dict[str, Any]
+) -> None:
+    config = json.loads(state["config"])
+    del config["warmup_steps"]
+    torch.save(state | {"config": json.dumps(config)}, tmp_path / STATE)
+    SmallRun(tmp_path).restore()
+
+
+class FullDisk:
+    """A file that takes some bytes, then no more."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def write(self, data: bytes) -> int:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(28, "No space left on device")
+        return int(self._file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> FullDisk:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.__exit__(*error)
+
+
+@pytest.mark.parametrize("room", [0, 1000])
+def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    plain = Path.open
+    with monkeypatch.context() as patched:
+
+        def fill_up(step: Step) -> None:
+            def opened(path: Path, mode: str = "r", *others: Any, **settings: Any) -> Any:
+                file = plain(path, mode, *others, **settings)
+                return FullDisk(file, room) if path.name == f"{STATE}.partial" and step.step > 2 else file
+
+            patched.setattr(Path, "open", opened)
+
+        pattern = r"state\.pt: step 3 cannot be written .*No space.*resume=True"
+        with pytest.raises(TokenizerError, match=pattern):
+            train(SmallRun(tmp_path), on_step=fill_up)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, STATE]
+    run = SmallRun(tmp_path)
+    run.restore()
+    assert run.step == 2
+
+
+def test_a_log_that_does_not_fit_is_the_same_error(tmp_path: Path) -> None:
+    def fill_up(_: Step) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TokenizerError, match=r"state\.pt: step 1 cannot be written .*No space"):
+        train(SmallRun(tmp_path), on_step=fill_up)

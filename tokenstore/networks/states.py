@@ -1,0 +1,86 @@
+"""The states of training runs in files: read without running anything in them, and checked before use."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenstore.networks.checkpoints import read_pytorch
+
+__all__ = ["check_like", "load_optimizer", "read_state"]
+
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""The names of what AdamW keeps of a parameter."""
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the values by name in a file of `torch.save`.
+
+    Raises FileNotFoundError if there is none, and nearly any exception for a damaged file.
+    """
+    with path.open("rb"):  # whoever asks for a file that is not there gets that error
+        pass
+    if not zipfile.is_zipfile(path):
+        raise ValueError("expected a zip file as torch.save writes it")
+    state = read_pytorch(path, mapped=False)
+    if not isinstance(state, dict):
+        raise ValueError(f"expected values by name, found a {type(state).__name__}")
+    return state
+
+
+def check_like(found: object, expected: object, where: str) -> None:
+    """Raise ValueError, with `where`, unless two values agree in names, lengths, types and shapes.
+
+    Mappings and sequences are compared with all that they hold; tensors by shape and dtype. None agrees with
+    every number and text.
+    """
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping) or found.keys() != expected.keys():
+            raise ValueError(f"{where}: expected values by other names")
+        for name, value in expected.items():
+            check_like(found[name], value, f"{where}.{name}")
+    elif isinstance(expected, list | tuple):
+        if type(found) is not type(expected) or len(found) != len(expected):
+            raise ValueError(f"{where}: expected {len(expected)} values in a {type(expected).__name__}")
+        for number, value in enumerate(expected):
+            check_like(found[number], value, f"{where}[{number}]")
+    elif isinstance(expected, Tensor):
+        _check_tensor(found, expected.shape, expected.dtype, where)
+    else:
+        kinds: tuple[type, ...] = (int, float, str) if expected is None else (type(expected),)
+        kinds = (int, float) if isinstance(expected, int | float) else kinds
+        if found is not None and not isinstance(found, kinds):
+            raise ValueError(f"{where}: expected a {type(expected).__name__}, found a {type(found).__name__}")
+
+
+def _check_tensor(found: object, shape: Sequence[int], dtype: torch.dtype | None, where: str) -> None:
+    if not isinstance(found, Tensor):
+        raise ValueError(f"{where}: expected a tensor, found a {type(found).__name__}")
+    if tuple(found.shape) != tuple(shape) or (dtype is not None and found.dtype != dtype):
+        raise ValueError(
+            f"{where}: expected shape {tuple(shape)}{'' if dtype is None else f' of {dtype}'}, found "
+            f"{tuple(found.shape)} of {found.dtype}"
+        )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Resume AdamW from a result of its `state_dict`; raise ValueError for one of other parameters."""
+    for group, own in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+        both = group.keys() & own.keys()  # another version of torch has more settings, or fewer
+        check_like(
+            {name: group[name] for name in both}, {name: own[name] for name in both}, "optimizer.param_groups"
+        )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in state["state"].items():
+        where = f"optimizer.state[{number!r:.20}]"
+        if number not in range(len(parameters)) or set(moments) != _MOMENTS:
+            raise ValueError(f"{where}: expected the moments of one of {len(parameters)} parameters")
+        for name, value in moments.items():
+            shape = () if name == "step" else parameters[number].shape
+            _check_tensor(value, shape, None, f"{where}.{name}")
+    optimizer.load_state_dict(state)
