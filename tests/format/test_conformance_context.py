@@ -13,39 +13,18 @@ import pytest
 import zarr
 from helpers import plain_context
 from helpers.conformance import FORMAT, crc32c, read_json
-from helpers.context_models import codes_of, random_model
+from helpers.context_models import codes_of, random_model, worked_model
 from helpers.stores import write_store
 
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import codec_from_zarr
 from tokenstore.codecs.context import Context, ContextModel
-from tokenstore.codecs.context.model import Plane
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.codecs.context.tree import CodeTree
 from tokenstore.codecs.zarr import ContextCodec
 from tokenstore.errors import (
     CodecError,
 )
-
-
-def worked_model() -> ContextModel:
-    """Return the model of the worked example in FORMAT.md, section 7."""
-    plane = Plane(
-        size=3,
-        order=np.arange(3, dtype=np.uint32),
-        contexts=np.array([[0, -1]], np.int8),
-        gains=np.zeros(0, np.uint16),
-        components=np.zeros((0, 4), np.int8),
-        readers=np.zeros((0, 3, 32), np.int8),
-        bias=np.zeros(32, np.int16),
-        weights=np.zeros((3, 32), np.int8),
-        biases=np.array([0, -256, -512], np.int16),
-        row_shift=1,
-        logit_shift=0,
-        fade=5,
-    )
-    return ContextModel(2, (plane,))
-
 
 WORKED_HEAD = "01 02 0100 03000000 01 00 01 00 05"
 WORKED_CHUNK = "01 03000000 00000000 01 05 d1 fb"

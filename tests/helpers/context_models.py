@@ -231,3 +231,22 @@ def in_range(model: ContextModel, out: Codes) -> bool:
         bool((planes[:, at] >= 0).all() and (planes[:, at] < plane.size).all())
         for at, plane in enumerate(model.planes)
     )
+
+
+def worked_model() -> ContextModel:
+    """Return the model of the worked example in FORMAT.md, section 7."""
+    plane = Plane(
+        size=3,
+        order=np.arange(3, dtype=np.uint32),
+        contexts=np.array([[0, -1]], np.int8),
+        gains=np.zeros(0, np.uint16),
+        components=np.zeros((0, 4), np.int8),
+        readers=np.zeros((0, 3, 32), np.int8),
+        bias=np.zeros(32, np.int16),
+        weights=np.zeros((3, 32), np.int8),
+        biases=np.array([0, -256, -512], np.int16),
+        row_shift=1,
+        logit_shift=0,
+        fade=5,
+    )
+    return ContextModel(2, (plane,))

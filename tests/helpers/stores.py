@@ -125,7 +125,7 @@ def replace_files(store: Path, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
             record = [len(data), hashlib.sha256(data).hexdigest()]
             root["attributes"]["tokenstore"]["files"][path] = record
-            if path.endswith("/zarr.json"):
+            if path.endswith("/zarr.json") and "consolidated_metadata" in root:
                 nodes = root["consolidated_metadata"]["metadata"]
                 nodes[path.removesuffix("/zarr.json")] = json.loads(data)
 

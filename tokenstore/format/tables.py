@@ -91,9 +91,7 @@ def read_table(data: bytes, schema: pa.Schema, rows: int, where: str) -> pa.Tabl
 
 
 def _read_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
-    texts = [field.name for field in schema if field.type == pa.string()]
-    # subtle: read as a dictionary, a text that a million rows repeat is in memory once
-    file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts)
+    file = pq.ParquetFile(io.BytesIO(data))
     if file.metadata.num_rows != rows:
         raise ValueError(f"expected {rows} rows, found {file.metadata.num_rows}")
     for field in schema:
@@ -102,6 +100,9 @@ def _read_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
     nbytes = inflated_nbytes(data, file.metadata)
     if nbytes > most:
         raise ValueError(f"expected at most {most} bytes of values, found {nbytes}")
+    # subtle: read as a dictionary, a text that a million rows repeat is in memory once
+    texts = [field.name for field in schema if field.type == pa.string()]
+    file = pq.ParquetFile(io.BytesIO(data), metadata=file.metadata, read_dictionary=texts)
     table = file.read(columns=schema.names).select(schema.names)
     table.validate(full=True)
     nbytes = sum(map(_text_nbytes, table.select(texts).columns))
