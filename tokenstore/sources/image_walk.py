@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.images import EXTENSIONS
+from tokenstore.sources.labels import looks_like_label
 from tokenstore.sources.names import Tally, printable
 
 _ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
@@ -21,6 +22,7 @@ class SkippedEntries:
         self.special = Tally("named like images but skipped, as they are no files or lead nowhere")
         self.loops = Tally("links skipped, as they lead back to a folder that they are in")
         self.empty_classes = Tally("folders without images, which are no classes")
+        self.labels = Tally("files that may hold labels are not used")
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each sort of entry that was met."""
@@ -82,6 +84,8 @@ def scan(root: bytes, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
                     entries.append(name + b"/")
                 elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
                     skipped.others.add(folder + name)
+                    if may_hold_labels(name):
+                        skipped.labels.add(folder + name)
                 elif _is(entry, "file"):
                     entries.append(name)
                 else:
@@ -90,6 +94,14 @@ def scan(root: bytes, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
         raise _cannot_list(root, folder, error) from error
     entries.sort()
     return entries
+
+
+def may_hold_labels(name: bytes) -> bool:
+    """Return whether a file's name is that of a table, or has a word for labels in it."""
+    stem, _, ending = printable(name).lower().rpartition(".")
+    return ending in ("csv", "tsv", "jsonl") or (
+        ending in ("txt", "json", "xml", "mat", "pkl") and (looks_like_label(stem) or "annotation" in stem)
+    )
 
 
 def _is(entry: os.DirEntry[bytes], what: str) -> bool:

@@ -7,22 +7,21 @@ root/[train|val|test/]x.jpg                     no classes, unless a labels file
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
-from tokenstore.errors import SampleError, SourceError
+from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels, MaskedSplit
 from tokenstore.sources.file_bytes import read_file
+from tokenstore.sources.folder_classes import list_classes, unused_label_files
 from tokenstore.sources.image_walk import SkippedEntries, holds_images, scan, walk, with_slash
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.label_file import label_listings
-from tokenstore.sources.labels import ClassIds, Listing
+from tokenstore.sources.labels import LabelledImages, Listing
 from tokenstore.sources.mask_folders import (
     MaskFileRequest,
     MaskFolders,
@@ -33,14 +32,19 @@ from tokenstore.sources.mask_folders import (
 from tokenstore.sources.names import (
     NameBuilder,
     check_range,
-    counted,
     digest,
     printable,
     printable_names,
     sliced,
 )
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+from tokenstore.sources.split_names import (
+    DEFAULT_SPLIT,
+    group_folders,
+    in_usual_order,
+    renamed_splits,
+    split_of_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -112,40 +116,50 @@ def open_imagefolder(
     labels: str | Path | None = None,
     masks: str | Path | None = None,
     *,
+    image_column: str | None = None,
+    label_column: str | None = None,
     no_labels: bool = False,
 ) -> ImageSource:
     """List a folder of images.
 
-    `labels` is a CSV file of paths and labels, with which folders are no classes. `masks` is a folder of
-    label maps with the layout of the images' folder, or the name of a folder that each split has beside its
-    folder of images.
+    `labels` is a file of paths and labels, with which folders are no classes; `image_column` and
+    `label_column` name its columns. With `no_labels`, neither folders nor a file give labels. `masks` is a
+    folder of label maps with the layout of the images' folder, or the name of a folder that each split has
+    beside its folder of images.
 
     Raises SourceError if the layout does not say which class or split an image belongs to, if there are no
     images, and for a label map without an image.
     """
     root, skipped = with_slash(location), SkippedEntries()
+    if labels is None and (image_column is not None or label_column is not None):
+        parameter = Parameter("image_column" if label_column is None else "label_column")
+        raise SourceError(f"{location}: {parameter} goes with a labels file", parameters=[parameter])
     folders = _split_folders(root, skipped, str(location))
+    renamed = renamed_splits(printable(folder[:-1]) for folder in folders.values())
     places = None if masks is None else find_mask_folders(root, folders, masks)
     folders = folders if places is None else places.images
-    class_names: tuple[str, ...] | None
     if labels is None and not no_labels:
-        listings, class_names = _list_classes(root, folders, skipped)
+        listed = list_classes(root, folders, skipped, str(location))
     else:
         names = {split: _names_below(root, folder, skipped) for split, folder in folders.items()}
-        listings, class_names = {split: Listing(listed, None) for split, listed in names.items()}, None
         if labels is not None and not no_labels:
-            listings, class_names = label_listings(Path(labels), names)
+            listed = label_listings(Path(labels), names, root, image_column, label_column)
+        else:
+            bare = {split: Listing(of_split, None) for split, of_split in names.items()}
+            listed = LabelledImages(bare, None, [])
+    listings = listed.listings
     if not any(map(len, listings.values())):
         raise SourceError(f"{location}: no images found; looked for names ending in {_endings()}")
     for split, listing in listings.items():
         if not len(listing):
             raise SourceError(f"{location}: split {split} has no images; remove its folder or fill it")
-    notes = (*skipped.notes(), *_class_notes(listings, class_names))
+    notes = (*renamed, *skipped.notes(), *listed.notes)
+    unused = () if no_labels or masks is not None else unused_label_files(root, skipped, listings)
     if places is not None:
         names = {split: listing.names for split, listing in listings.items()}
         notes = (*notes, *check_masks(places, names, str(location)))
     splits = {split: _split(root, split, listings[split], places) for split in in_usual_order(listings)}
-    return ImageSource("imagefolder", str(location), splits, class_names, notes)
+    return ImageSource("imagefolder", str(location), splits, listed.class_names, notes, unused)
 
 
 def _split(root: bytes, split: str, listing: Listing, places: MaskFolders | None) -> ImageFolderSplit:
@@ -177,70 +191,10 @@ def _split_folders(root: bytes, skipped: SkippedEntries, where: str) -> Mapping[
     return {split_of_folder(Path(where).resolve().name) or DEFAULT_SPLIT: b""}
 
 
-def _list_classes(
-    root: bytes, folders: Mapping[str, bytes], skipped: SkippedEntries
-) -> tuple[dict[str, Listing], tuple[str, ...] | None]:
-    """List each split with its labels, and return the class names of all."""
-    classes, of_splits = ClassIds(), {}
-    for split, folder in folders.items():
-        of_splits[split] = _list_split(root, folder, classes, skipped)
-    listings = {
-        split: Listing(names, None if ids is None else classes.final_labels(ids))
-        for split, (names, ids) in of_splits.items()
-    }
-    return listings, classes.sorted_names() if classes else None
-
-
-def _list_split(
-    root: bytes, folder: bytes, classes: ClassIds, skipped: SkippedEntries
-) -> tuple[pa.ChunkedArray, Labels | None]:
-    """Return the names of a split's images, and the ids of their classes if it has class folders."""
-    names, runs = NameBuilder(), []
-    entries = scan(root, folder, skipped)
-    flat = [entry for entry in entries if not entry.endswith(b"/")]
-    for entry in entries:
-        if not entry.endswith(b"/"):
-            continue
-        count = names.extend(walk(root, folder + entry, skipped))
-        if not count:
-            skipped.empty_classes.add(folder + entry)
-            continue
-        if flat:
-            raise SourceError(
-                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class "
-                f"folder {printable(entry[:-1])!r}; move it into a class folder, or give a labels file"
-            )
-        runs.append((classes[entry[:-1]], count))
-    if flat or not runs:
-        names.extend(folder + entry for entry in flat)
-        return names.finish(), None
-    ids, counts = zip(*runs, strict=True)
-    return names.finish(), np.repeat(np.array(ids, np.int32), counts)
-
-
 def _names_below(root: bytes, folder: bytes, skipped: SkippedEntries) -> pa.ChunkedArray:
     names = NameBuilder()
     names.extend(walk(root, folder, skipped))
     return names.finish()
-
-
-def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:
-    if class_names is None:
-        return
-    folded = Counter(name.casefold() for name in class_names)
-    alike = [name for name in class_names if folded[name.casefold()] > 1]
-    if alike:
-        yield f"classes whose names differ only by case are different classes: {', '.join(alike)}"
-    seen = {
-        split: np.bincount(listing.labels, minlength=len(class_names)) > 0
-        for split, listing in listings.items()
-        if listing.labels is not None
-    }
-    for split, present in seen.items():
-        unknown = np.flatnonzero(present & ~seen.get(DEFAULT_SPLIT, present))
-        if unknown.size:
-            what = f"classes of split {split} that do not occur in {DEFAULT_SPLIT}"
-            yield counted(what, unknown.size, class_names[int(unknown[0])])
 
 
 def _endings() -> str:
@@ -251,6 +205,6 @@ SOURCE = SourceKind(
     open=open_imagefolder,
     holds=has_images,
     looked_for="images in class folders or flat",
-    options=frozenset({"labels", "masks", "no_labels"}),
+    options=frozenset({"labels", "masks", "image_column", "label_column", "no_labels"}),
 )
 """The kind `imagefolder`."""

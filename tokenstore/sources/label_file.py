@@ -1,4 +1,8 @@
-"""The CSV file of image paths and labels, matched with the images of a folder."""
+"""The file of image paths and labels, matched with the images of a folder, as people's programs write it.
+
+The file is text with a column of paths and one of labels. `label_table` finds both, `label_paths` says which
+image a path means.
+"""
 
 from __future__ import annotations
 
@@ -6,72 +10,74 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.labels import Listing, label_splits
+from tokenstore.sources.label_paths import PathMatch, match_paths
+from tokenstore.sources.label_table import LabelTable, read_label_table
+from tokenstore.sources.labels import LabelledImages, Listing, label_splits
 from tokenstore.sources.names import counted, first_indices, printable
-
-_PATH_HEADS = frozenset({"path", "file", "filename", "file_name", "image"})
-_LABEL_HEADS = frozenset({"label", "labels", "class", "target"})
 
 
 def label_listings(
-    path: Path, names: Mapping[str, pa.ChunkedArray]
-) -> tuple[dict[str, Listing], tuple[str, ...] | None]:
-    """Label the images of every split from a CSV file of two columns, path and label.
+    path: Path,
+    names: Mapping[str, pa.ChunkedArray],
+    root: bytes,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> LabelledImages:
+    """Label the images of every split from a file of paths and labels.
 
-    Paths are relative to the source's folder. A heading is optional. Labels that are all integers are used
-    unchanged. Otherwise the labels are class names, which are sorted and returned too.
+    Labels that are all integers are used unchanged. Otherwise the labels are class names, which are sorted.
+    A split of which no image is listed has no labels.
 
-    Raises SourceError where the file names an image that does not exist, leaves out an image, or labels one
-    twice.
+    Raises SourceError where the columns are unclear, and where the file names an image that does not exist,
+    leaves out an image of a listed split, or labels one twice.
     """
-    paths, texts = _read(path)
-    by_split, class_names = label_splits({"": texts}, str(path))
+    table = read_label_table(path, image_column, label_column)
+    by_split, class_names = label_splits({"": table.labels}, str(path))
     labels = by_split[""]
-    first = first_indices(paths, paths)
+    match = match_paths(table.paths, names, root)
+    first = first_indices(match.paths, match.paths)
     twice = np.flatnonzero(labels[first] != labels)
     if twice.size:
-        raise SourceError(f"{path}: two different labels for {_name(paths, twice[0])!r}")
-    used = np.zeros(len(paths), bool)
+        raise SourceError(f"{path}: two different labels for {_name(table.paths, twice[0])!r}")
+    notes = [*table.notes, *match.notes]
+    used = np.zeros(len(table.paths), bool)
     listings = {}
     for split, of_split in names.items():
-        at = first_indices(of_split, paths)
-        unlisted = np.flatnonzero(at < 0)
-        if unlisted.size:
-            what = f"{path}: images of split {split} that are not listed"
-            raise SourceError(counted(what, unlisted.size, _name(of_split, unlisted[0])))
+        at = first_indices(match.names[split], match.paths)
+        if (at < 0).all() and len(names) > 1 and len(at):
+            notes.append(f"split {split} has no labels, as {path.name} lists none of its images")
+            listings[split] = Listing(of_split, None)
+            continue
+        _refuse_unlisted(path, split, of_split, at, table)
         used[at] = True
         listings[split] = Listing(of_split, labels[at])
     absent = np.flatnonzero(~used[first])
     if absent.size:
         what = f"{path}: listed images that were not found"
-        raise SourceError(counted(what, absent.size, _name(paths, absent[0])))
-    return listings, class_names
+        raise SourceError(counted(what, absent.size, _name(table.paths, absent[0])) + _hint(match, names))
+    return LabelledImages(listings, class_names, notes)
 
 
-def _read(path: Path) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return paths and label texts, both `pa.binary()`, without the heading."""
-    names = ["path", "label"]
-    try:
-        table = csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(column_names=names),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
-        )
-    except OSError as error:
-        raise SourceError(f"{path}: the labels file cannot be read: {error.strerror or error}") from error
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path}: expected a CSV file of two columns, path and label: {error}") from error
-    head = [_name(table[name], 0).strip("\ufeff ").lower() for name in names] if len(table) else names
-    if head[0] in _PATH_HEADS and head[1] in _LABEL_HEADS:
-        table = table.slice(1)
-    if not len(table):
-        raise SourceError(f"{path}: the labels file lists no images")
-    return pc.replace_substring_regex(table["path"], r"^(\./+)+", ""), table["label"]
+def _refuse_unlisted(
+    path: Path, split: str, names: pa.ChunkedArray, at: npt.NDArray[np.int32], table: LabelTable
+) -> None:
+    unlisted = np.flatnonzero(at < 0)
+    if unlisted.size:
+        what = f"{path}: images of split {split} that are not listed"
+        listed = f"; the file's first path is {_name(table.paths, 0)!r}"
+        raise SourceError(counted(what, unlisted.size, _name(names, unlisted[0])) + listed)
+
+
+def _hint(match: PathMatch, names: Mapping[str, pa.ChunkedArray]) -> str:
+    """Return what an image's path looks like, if no listed path is one."""
+    if match.images:
+        return ""
+    first = next((column for column in names.values() if len(column)), None)
+    return "" if first is None else f"; the first image is {_name(first, 0)!r}"
 
 
 def _name(names: pa.ChunkedArray, row: int) -> str:

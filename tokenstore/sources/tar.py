@@ -22,7 +22,7 @@ from typing_extensions import override
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
-from tokenstore.sources.labels import label_splits
+from tokenstore.sources.labels import folders_of_images, label_splits
 from tokenstore.sources.names import (
     check_range,
     digest,
@@ -120,8 +120,10 @@ class TarSplit(ImageSplit):
         return TarRequest(tuple(str(self.paths[shard]) for shard in used), ranges)
 
 
-def open_tar(location: str | Path) -> ImageSource:
+def open_tar(location: str | Path, *, no_labels: bool = False) -> ImageSource:
     """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
+
+    With `no_labels`, neither members nor folders give labels.
 
     Raises SourceError for files that are not tar, compressed or cut off, for keys that occur twice, and if
     some samples have labels and others not.
@@ -129,19 +131,21 @@ def open_tar(location: str | Path) -> ImageSource:
     shards, notes = find_shards(location, ENDINGS), TarNotes()
     parts: dict[str, _Part] = {}
     for split, paths in shards.splits.items():
-        index, texts = index_tars(paths, notes)
+        index, texts = index_tars(paths, notes, labelled=not no_labels)
         if not len(index):
             raise SourceError(f"{location}: no images in the tar files of split {split}")
         for inner, part in _inner_parts(paths, index, texts, str(location)).items():
             if shards.named and inner not in (None, split):
                 raise SourceError(f"{paths[0]}: split {split} by its name, but holds a folder for {inner}")
             parts[split if inner is None else inner] = part
-    labels, class_names = _labels(parts, str(location))
+    labels, class_names, more = ({}, None, ()) if no_labels else _labels(parts, str(location))
     splits = {
         split: TarSplit(parts[split].paths, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
-    return ImageSource("tar", str(location), splits, class_names, notes.notes(), notes.unused_labels())
+    unused = () if no_labels else notes.unused_labels()
+    all_notes = (*shards.notes, *notes.notes(), *more)
+    return ImageSource("tar", str(location), splits, class_names, all_notes, unused)
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,13 @@ def _layout(folders: list[tuple[bytes, ...]], where: str) -> list[tuple[str | No
     return [(split, folder[0] if folder else None) for split, folder in zip(splits, below, strict=True)]
 
 
-def _labels(parts: Mapping[str, _Part], where: str) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
+def _labels(
+    parts: Mapping[str, _Part], where: str
+) -> tuple[dict[str, Labels], tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the labels of each split, the names of the classes, and notes."""
     texts = {split: part.texts for split, part in parts.items() if part.texts is not None}
     if texts:
-        return label_splits(texts, where)
+        return *label_splits(texts, where), ()
     folders = {}
     for split, part in parts.items():
         bare = part.folders.null_count
@@ -206,12 +213,25 @@ def _labels(parts: Mapping[str, _Part], where: str) -> tuple[dict[str, Labels], 
             raise SourceError(f"{where}: image {name!r} lies beside class folders; move it into one")
         if not bare:
             folders[split] = part.folders
-    return label_splits(folders, where, may_be_numbers=False) if folders else ({}, None)
+    names = {split: column.unique().to_pylist() for split, column in folders.items()}
+    no_classes = folders_of_images(names, where)
+    notes = tuple(
+        f"folder {printable(name)} is that of all images of split {split}, and no class"
+        for split, name in no_classes.items()
+    )
+    folders = {split: column for split, column in folders.items() if split not in no_classes}
+    return *(label_splits(folders, where, may_be_numbers=False) if folders else ({}, None)), notes
 
 
 def _is_tar_folder(folder: Path) -> bool:
     return has_shards(folder, ENDINGS)
 
 
-SOURCE = SourceKind(open=open_tar, holds=_is_tar_folder, looked_for=".tar shards", endings=ENDINGS)
+SOURCE = SourceKind(
+    open=open_tar,
+    holds=_is_tar_folder,
+    looked_for=".tar shards",
+    endings=ENDINGS,
+    options=frozenset({"no_labels"}),
+)
 """The kind `tar`."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
 from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
 from tokenstore.sources.tar_headers import Member, walk_tar
@@ -41,15 +41,19 @@ class TarIndex:
         return TarIndex(members, shards, offsets, self.sizes[row_numbers])
 
 
-def index_tars(paths: Iterable[Path], notes: TarNotes) -> tuple[TarIndex, pa.ChunkedArray | None]:
+def index_tars(
+    paths: Iterable[Path], notes: TarNotes, labelled: bool = True
+) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
+
+    Labels are only read if the samples are to be `labelled`.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
     """
     members, texts, unlabelled = NameBuilder(), NameBuilder(), Tally("samples without a label")
     shards, offsets, sizes = array("i"), array("q"), array("q")
     for number, path in enumerate(paths):
-        for image, text in _samples(path, notes):
+        for image, text in _samples(path, notes, labelled):
             members.append(image.name)
             texts.append(text or b"")
             shards.append(number)
@@ -58,15 +62,17 @@ def index_tars(paths: Iterable[Path], notes: TarNotes) -> tuple[TarIndex, pa.Chu
             if text is None:
                 unlabelled.add(image.name)
         if 0 < unlabelled.count < len(shards):
+            bare = Parameter("no_labels", True)
             raise SourceError(
-                f"{path}: {unlabelled.notes()[0]}, while others have one; label all of a split or none"
-                + "".join(f". {note}" for note in notes.unused_labels())
+                f"{path}: {unlabelled.notes()[0]}, while others have one; label all of a split or none, or "
+                f"leave all out by {bare}" + "".join(f". {note}" for note in notes.unused_labels()),
+                parameters=[bare],
             )
     columns = np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64)
     return TarIndex(members.finish(), *columns), None if unlabelled.count else texts.finish()
 
 
-def _samples(path: Path, notes: TarNotes) -> Iterator[tuple[Member, bytes | None]]:
+def _samples(path: Path, notes: TarNotes, labelled: bool) -> Iterator[tuple[Member, bytes | None]]:
     """Yield the image and the label text of each sample of one tar file."""
     keys = NameBuilder()
     with path.open("rb") as file:
@@ -83,7 +89,7 @@ def _samples(path: Path, notes: TarNotes) -> Iterator[tuple[Member, bytes | None
             reader = LabelReader(file, path, group, notes)
             for sample in samples:
                 image = group[sample.image]
-                text, read = reader.text(sample)
+                text, read = reader.text(sample) if labelled else (None, set(sample.labels))
                 used |= read
                 if sample.is_one_of_several:
                     notes.apart.add(image.name)

@@ -1,0 +1,170 @@
+"""The classes of a folder of images: the first folders below each split, unless one of them holds all images.
+
+Tiny ImageNet, for one, has `train/CLASS/images/`, but `val/images/` with the classes in
+`val_annotations.txt`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.base import Labels, Note
+from tokenstore.sources.image_walk import SkippedEntries, scan, walk
+from tokenstore.sources.label_paths import base_names
+from tokenstore.sources.label_table import read_label_table
+from tokenstore.sources.labels import IMAGE_FOLDERS, ClassIds, LabelledImages, Listing, folders_of_images
+from tokenstore.sources.names import NameBuilder, counted, first_indices, printable
+from tokenstore.sources.split_names import DEFAULT_SPLIT
+
+_ANNOTATIONS = re.compile(r"(.*[-_.])?annotations\.(txt|tsv|csv)", re.IGNORECASE)
+"""The names of files that give the classes of a split's images by their names, one a line."""
+_MASK_FOLDERS = frozenset(
+    ("masks", "mask", "labels", "label", "annotations", "labelmaps", "gt", "segmentationclass")
+)
+"""The usual names of a folder of label maps, in lower case."""
+
+
+@dataclass
+class _Part:
+    """The images of one split, and the folders that they lie in."""
+
+    names: pa.ChunkedArray
+    runs: list[tuple[bytes, int]] = field(default_factory=list)
+    """The name of each folder directly below the split, and its number of images; none for a flat split."""
+
+
+def list_classes(
+    root: bytes, folders: Mapping[str, bytes], skipped: SkippedEntries, where: str
+) -> LabelledImages:
+    """List each split with its labels, by the folders below it, and the class names of all.
+
+    Raises SourceError for images beside class folders, for folders that look like images and label maps, and
+    for a folder of images that is no class whose classes do not become clear.
+    """
+    parts = {split: _list_split(root, folder, skipped) for split, folder in folders.items()}
+    of_splits = {split: [name for name, _ in part.runs] for split, part in parts.items() if part.runs}
+    _refuse_label_maps(of_splits, where)
+    no_classes = folders_of_images(of_splits, where)
+    classes, ids, notes = ClassIds(), dict[str, Labels | None](), list[str]()
+    for split in sorted(parts, key=no_classes.__contains__):  # the classes of folders are known first
+        part = parts[split]
+        if split in no_classes:
+            ids[split], note = _annotated(root, folders[split], no_classes[split], part.names, classes)
+            notes.append(note)
+        elif part.runs:
+            of_runs = np.array([classes[name] for name, _ in part.runs], np.int32)
+            ids[split] = np.repeat(of_runs, [count for _, count in part.runs])
+        else:
+            ids[split] = None
+    listings = {}
+    for split, part in parts.items():
+        of_split = ids[split]
+        listings[split] = Listing(part.names, None if of_split is None else classes.final_labels(of_split))
+    class_names = classes.sorted_names() if classes else None
+    merged = classes.merged()
+    if merged:
+        notes.append(f"classes whose names are written in two Unicode forms are one: {', '.join(merged)}")
+    return LabelledImages(listings, class_names, [*notes, *_class_notes(listings, class_names)])
+
+
+def unused_label_files(
+    root: bytes, skipped: SkippedEntries, listings: Mapping[str, Listing]
+) -> tuple[str, ...]:
+    """Return a note on files that may hold labels, if a split has none."""
+    if all(listing.labels is not None for listing in listings.values()) or not skipped.labels.count:
+        return ()
+    parameter = Parameter("labels", printable(root + skipped.labels.first))
+    (note,) = skipped.labels.notes()
+    return (Note(f"{note}; {parameter} uses a file of paths and labels", [parameter]),)
+
+
+def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
+    names, runs = NameBuilder(), []
+    entries = scan(root, folder, skipped)
+    flat = [entry for entry in entries if not entry.endswith(b"/")]
+    for entry in entries:
+        if not entry.endswith(b"/"):
+            continue
+        count = names.extend(walk(root, folder + entry, skipped))
+        if not count:
+            skipped.empty_classes.add(folder + entry)
+            continue
+        if flat:
+            raise SourceError(
+                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class "
+                f"folder {printable(entry[:-1])!r}; move it into a class folder, or give a labels file"
+            )
+        runs.append((entry[:-1], count))
+    names.extend(folder + entry for entry in flat)
+    return _Part(names.finish(), runs)
+
+
+def _refuse_label_maps(folders: Mapping[str, Sequence[bytes]], where: str) -> None:
+    """Raise SourceError if the only folders are those of images and of label maps."""
+    names = {printable(name) for of_split in folders.values() for name in of_split}
+    images = {name for name in names if name.lower() in IMAGE_FOLDERS}
+    maps = sorted(name for name in names if name.lower() in _MASK_FOLDERS)
+    if images and maps and len(images) + len(maps) == len(names):
+        ways = Parameter("masks", maps[0]), Parameter("labels")
+        raise SourceError(
+            f"{where}: folders {min(images)!r} and {maps[0]!r} look like images and label maps, not like "
+            f"classes. Give the label maps by {ways[0]}; for classes of these names, give {ways[1]}",
+            parameters=ways,
+        )
+
+
+def _annotated(
+    root: bytes, folder: bytes, name: bytes, names: pa.ChunkedArray, classes: ClassIds
+) -> tuple[Labels | None, str]:
+    """Return the class ids of the images in a split's one folder, by the file beside it, and a note."""
+    beside = Path(os.fsdecode(root + folder))
+    files = sorted(path for path in beside.iterdir() if _ANNOTATIONS.fullmatch(path.name))
+    shown = printable(folder + name)
+    if len(files) != 1:
+        return None, f"folder {shown} is that of all images of its split, and no class"
+    path, table = files[0], read_label_table(files[0], first_two=True)
+    at = first_indices(base_names(names), base_names(table.paths))
+    missing = np.flatnonzero(at < 0)
+    if missing.size:
+        example = printable(names[int(missing[0])].as_py())
+        raise SourceError(counted(f"{path}: images that are not listed", missing.size, example))
+    unique = table.labels.unique()
+    words = [word.strip() for word in unique.to_pylist()]
+    if b"" in words or (classes and not any(word in classes for word in words)):
+        bare = Parameter("no_labels", True)
+        raise SourceError(
+            f"{path}: expected the class of each image, found {printable(words[0])!r}, and no class of "
+            f"another split; leave labels out by {bare}, or give a labels file",
+            parameters=[bare],
+        )
+    ids = np.array([classes[word] for word in words], np.int32)
+    note = f"folder {shown} is that of all images of its split; their classes are those in {path.name}"
+    return ids[first_indices(table.labels, unique)][at], note
+
+
+def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:
+    if class_names is None:
+        return
+    folded = Counter(name.casefold() for name in class_names)
+    alike = [name for name in class_names if folded[name.casefold()] > 1]
+    if alike:
+        yield f"classes whose names differ only by case are different classes: {', '.join(alike)}"
+    seen = {
+        split: np.bincount(listing.labels, minlength=len(class_names)) > 0
+        for split, listing in listings.items()
+        if listing.labels is not None
+    }
+    for split, present in seen.items():
+        unknown = np.flatnonzero(present & ~seen.get(DEFAULT_SPLIT, present))
+        if unknown.size:
+            what = f"classes of split {split} that do not occur in {DEFAULT_SPLIT}"
+            yield counted(what, unknown.size, class_names[int(unknown[0])])
