@@ -8,12 +8,13 @@ import struct
 import zipfile
 from pathlib import Path
 
+import fsspec
 import pytest
 from helpers.damaged_stores import SAMPLES, samples_read, verified, write
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.errors import DamageError
+from tokenstore.errors import DamageError, NotAStoreError
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,24 @@ def test_a_zip_file_with_deflated_members_is_read_and_its_damage_found(packed: P
         packed.write_bytes(changed)
         verified(packed)
         samples_read(packed)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_zip_file_of_a_stores_folder_names_the_folder(
+    intact_zip: Path, tmp_path: Path, remote: bool
+) -> None:
+    """`zip -r photos.zip photos.zarr` puts the folder into the zip file, not what is in it."""
+    shutil.unpack_archive(intact_zip, tmp_path / "data/photos.zarr")
+    shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "data")
+    url: Path | str = tmp_path / "photos.zip"
+    if remote:
+        url = "memory://zipped-folder/photos.zip"
+        fsspec.filesystem("memory").pipe("/zipped-folder/photos.zip", (tmp_path / "photos.zip").read_bytes())
+    with pytest.raises(
+        NotAStoreError, match=r"no zarr.json at the top .* but one in its folder 'data/photos.zarr'"
+    ):
+        tokenstore.open(url)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as empty:
+        empty.writestr("readme.txt", "")
+    with pytest.raises(NotAStoreError, match=r"expected a token store, found no zarr.json in it"):
+        tokenstore.open(tmp_path / "photos.zip")

@@ -144,6 +144,13 @@ def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
             f"interrupted or is still running. Repeat the same with {resume}",
             parameters=[resume],
         )
+    inside = storage.folder_with(ROOT) if storage.exists() else None
+    if inside is not None:
+        return NotAStoreError(
+            f"{storage}: expected a token store, found no {ROOT} at the top of the zip file, but one in its "
+            f"folder {inside!r}. If that is the store, zip what is in the folder, without the folder itself: "
+            "unzip it, go into the folder, and run `zip -0 -r ../NAME.zip .`"
+        )
     if storage.exists():
         return NotAStoreError(f"{storage}: expected a token store, found no {ROOT} in it")
     return NotAStoreError(f"{storage}: no such file or folder; expected a token store")

@@ -89,6 +89,13 @@ class Storage(ABC):
         Raises StorageError for a plain web server, which cannot list its files.
         """
 
+    def folder_with(self, name: str) -> str | None:
+        """Return the uppermost folder below the root with a file of that name.
+
+        None stands for no such folder, and for places other than zip files, which list no files at once.
+        """
+        return None
+
     @abstractmethod
     def write(self, path: str, data: bytes) -> None:
         """Write a file that readers see whole or not at all, also after a crash.

@@ -50,6 +50,11 @@ class ReadOnlyZip(Storage):
     """A zip file with a whole store, which cannot be changed; all changes raise StoreError."""
 
     @override
+    def folder_with(self, name: str) -> str | None:
+        folders = [path.removesuffix(f"/{name}") for path in self.files() if path.endswith(f"/{name}")]
+        return min(folders, key=lambda folder: (folder.count("/"), folder), default=None)
+
+    @override
     def write(self, path: str, data: bytes) -> None:
         self._refuse()
 
