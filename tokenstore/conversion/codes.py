@@ -17,7 +17,8 @@ from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 
-_SCAN_SAMPLES = 4096
+_SCAN_CODES = 2**22
+"""The codes that are read at a time in search of the largest."""
 
 
 @dataclass(frozen=True)
@@ -107,5 +108,7 @@ def _codebook_sizes(
 
 def _largest_code(split: CodeSplit, limit: int | None) -> int:
     samples = len(split) if limit is None else min(limit, len(split))
-    blocks = range(0, samples, _SCAN_SAMPLES)
-    return max((int(split.codes(b, min(b + _SCAN_SAMPLES, samples)).max()) for b in blocks), default=0)
+    step = max(1, _SCAN_CODES // split.codes(0, min(samples, 1)).size) if samples else 1
+    return max(
+        (int(split.codes(b, min(b + step, samples)).max()) for b in range(0, samples, step)), default=0
+    )

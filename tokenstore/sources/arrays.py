@@ -8,8 +8,10 @@ folder/train.npy, folder/val.npy, folder/train-labels.npy ..., or folder/train.n
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +22,7 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
-from tokenstore.sources.labels import check_class_range, check_labels
+from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
 from tokenstore.sources.registry import SourceKind
@@ -34,6 +36,11 @@ _LABELS, _CLASS_NAMES, _CODEBOOK = "labels", "class_names", "codebook"
 _LABEL_ENDINGS = ("-labels", "_labels")
 _Value = TypeVar("_Value", tuple[str, ...], npt.NDArray[np.float32])
 _LARGEST_CODE = int(np.iinfo(np.int32).max)
+_MOST_CODES = 2**24
+"""The codes of a sample, and the values of a column's row, above which a file is no file of samples."""
+_MOST_CODEBOOK_NBYTES = 2**30
+_SURROGATES = (0xD800, 0xE000)
+"""The numbers from the first on and before the second are halves of characters."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class _SplitContents:
     class_names: tuple[str, ...] | None
     codebook: npt.NDArray[np.float32] | None
     notes: tuple[str, ...]
+    unused_labels: tuple[str, ...]
 
 
 def open_arrays(location: str | Path) -> CodeSource:
@@ -133,6 +141,7 @@ def open_arrays(location: str | Path) -> CodeSource:
         codebook=codebook,
         class_names=class_names,
         notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
+        unused_labels=tuple(dict.fromkeys(note for one in opened.values() for note in one.unused_labels)),
     )
 
 
@@ -162,7 +171,8 @@ def _open_split(path: Path) -> _SplitContents:
     if path.suffix.lower() == ".npy":
         beside = [path.with_name(f"{path.stem}{ending}.npy") for ending in _LABEL_ENDINGS]
         labels = [open_npy(labels_path) for labels_path in beside if labels_path.exists()]
-        return _contents(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
+        contents = _contents(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
+        return contents if labels else replace(contents, unused_labels=_unused_files(path))
     arrays = open_npz(path)
     others = [name for name in arrays if name not in (_LABELS, _CLASS_NAMES, _CODEBOOK)]
     name = next((name for name in _CODES if name in arrays), others[0] if len(others) == 1 else None)
@@ -181,6 +191,10 @@ def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) ->
         )
     if not all(codes.shape):
         raise SourceError(f"{codes.where}: expected at least one sample of one code, found {codes.shape}")
+    if math.prod(codes.shape[1:]) > _MOST_CODES:
+        raise SourceError(
+            f"{codes.where}: expected up to {_MOST_CODES} codes a sample, found {codes.shape[1:]}"
+        )
     labels = others.pop(_LABELS, None)
     if labels is not None and len(labels) != len(codes):
         raise SourceError(f"{labels.where}: {len(labels)} labels for {len(codes)} samples")
@@ -188,7 +202,9 @@ def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) ->
     further = {
         name: array
         for name, array in others.items()
-        if len(array) == len(codes) and array.dtype.kind in "biuf"
+        if len(array) == len(codes)
+        and array.dtype.kind in "biuf"
+        and 0 < math.prod(array.shape[1:]) <= _MOST_CODES
     }
     notes = tuple(
         f"array {name} skipped: {array.dtype} {array.shape} is no column of numbers, one a sample"
@@ -200,17 +216,50 @@ def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) ->
         None if class_names is None else _class_names(class_names),
         None if codebook is None else _codebook(codebook),
         notes,
+        () if labels is not None else _unused_arrays(others),
+    )
+
+
+def _unused_files(path: Path) -> tuple[str, ...]:
+    """Return notes on the files beside a file of codes that look like its labels."""
+    files = files_ending(path.parent, (".npy", ".txt", ".csv"))
+    stems = {file.stem for file in files}
+    return tuple(
+        f"{file.name} looks like labels and is not used; save one integer a sample as {path.stem}-labels.npy"
+        for file in files
+        if looks_like_label(file.stem)
+        and file != path
+        and split_of_file(file.name) in (split_of_file(path.name), None)
+        and not any(
+            file.stem.endswith(ending) and file.stem.removesuffix(ending) in stems
+            for ending in _LABEL_ENDINGS
+        )
+    )
+
+
+def _unused_arrays(others: Mapping[str, StoredArray]) -> tuple[str, ...]:
+    """Return notes on the arrays of an archive without labels that look like labels."""
+    return tuple(
+        f"array {name!r} looks like labels and is not used as such; save one integer a sample as {_LABELS!r}"
+        for name in others
+        if looks_like_label(name)
     )
 
 
 def _labels(stored: StoredArray) -> Labels:
-    return check_labels(stored.whole(), stored.where)
+    check_label_kind(stored.dtype, stored.shape, stored.where)
+    return check_labels(stored.whole(stored.nbytes), stored.where)
 
 
 def _class_names(stored: StoredArray) -> tuple[str, ...]:
     if stored.dtype.kind != "U" or len(stored.shape) != 1:
         raise SourceError(f"{stored.where}: expected a row of names, found {stored.dtype} {stored.shape}")
-    return tuple(map(str, stored.whole()))
+    names = stored.whole()
+    characters = names.view(np.uint32)
+    wrong = (characters > sys.maxunicode) | ((characters >= _SURROGATES[0]) & (characters < _SURROGATES[1]))
+    if wrong.any():
+        raise SourceError(f"{stored.where}: expected names, found U+{characters[wrong][0]:X}, no character")
+    return tuple(map(str, names))
 
 
 def _codebook(stored: StoredArray) -> npt.NDArray[np.float32]:
@@ -218,7 +267,7 @@ def _codebook(stored: StoredArray) -> npt.NDArray[np.float32]:
         raise SourceError(
             f"{stored.where}: expected floats (K, D) or (n, K, D), found {stored.dtype} {stored.shape}"
         )
-    return stored.whole().astype(np.float32)
+    return stored.whole(_MOST_CODEBOOK_NBYTES).astype(np.float32)
 
 
 def _codebook_sizes(codebook: npt.NDArray[np.float32]) -> tuple[int, ...]:

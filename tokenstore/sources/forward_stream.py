@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import zipfile
 import zlib
@@ -9,6 +10,22 @@ from collections.abc import Callable
 from typing import IO
 
 from tokenstore.errors import SourceError
+
+STREAM_ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, RuntimeError)
+"""The exceptions that gzip and zipfile raise for damaged files and for kinds that they don't read."""
+_BLOCK_NBYTES = 2**20
+
+
+def read_all(file: IO[bytes], most: int) -> bytes | None:
+    """Return all bytes of a stream, or None for a stream of more than `most` bytes."""
+    # subtle: `read(most)` would allocate `most` bytes before it reads the first
+    blocks, length = [], 0
+    while block := file.read(_BLOCK_NBYTES):
+        blocks.append(block)
+        length += len(block)
+        if length > most:
+            return None
+    return b"".join(blocks)
 
 
 class ForwardStream:
@@ -44,16 +61,21 @@ class ForwardStream:
                 # subtle: seek reads on in gzip and zip streams, and begins again to go back
                 self._stream.seek(start)
                 return self._stream.read(count)
-            except (EOFError, OSError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-                self._close()
+            except STREAM_ERRORS as error:
+                self._stream = _closed(self._stream)
                 raise SourceError(
                     f"{self._where}: damaged or truncated near byte {start}: {error}"
                 ) from error
 
-    def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = None
+    def close(self) -> None:
+        """Close the stream until it is read again."""
+        with self._lock:
+            self._stream = _closed(self._stream)
 
     def __reduce__(self) -> tuple[type[ForwardStream], tuple[Callable[[], IO[bytes]], str]]:
         return ForwardStream, (self._open_stream, self._where)
+
+
+def _closed(stream: IO[bytes] | None) -> None:
+    if stream is not None:
+        stream.close()

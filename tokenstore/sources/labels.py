@@ -22,6 +22,7 @@ __all__ = [
     "LabelledImages",
     "Listing",
     "check_class_range",
+    "check_label_kind",
     "check_labels",
     "folders_of_images",
     "label_splits",
@@ -164,12 +165,15 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
     return found
 
 
+def check_label_kind(dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str) -> None:
+    """Raise SourceError for arrays, read or not, that are no row of integers (N,)."""
+    if dtype.kind not in "iu" or len(shape) != 1:
+        raise SourceError(f"{where}: expected labels as one row of integers, found {dtype} {shape}")
+
+
 def check_labels(labels: npt.NDArray[np.generic], where: str) -> Labels:
     """Return integers (N,) as int32; raise SourceError for other types, negative and too large labels."""
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise SourceError(
-            f"{where}: expected labels as one row of integers, found {labels.dtype} {labels.shape}"
-        )
+    check_label_kind(labels.dtype, labels.shape, where)
     if labels.size:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high > _MAX_LABEL:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import reprlib
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -16,10 +17,27 @@ import numpy.lib.format as npy_format
 import numpy.typing as npt
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.forward_stream import ForwardStream
+from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream
 
 _HEADER_BYTES = 2**16
 _NPY = ".npy"
+_VERSIONS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+    (3, 0): npy_format.read_array_header_2_0,
+}
+_MAX_RANK = 32
+"""The number of dimensions that every version of NumPy can have."""
+_MAX_ARRAYS = 1000
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The methods by which NumPy packs archives."""
+_MOST_INFLATED = 1032
+"""The bytes that a byte of deflated data gives at most (RFC 1951: 258 bytes of 2 bits)."""
+_WHOLE_NBYTES = 2**28
+"""The bytes of an array that is read whole, such as class names, if the caller doesn't say."""
+
+
+def _do_nothing() -> None: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,8 @@ class StoredArray:
     """The offset in bytes at which the values begin."""
     read: Callable[[int, int], bytes | bytearray]
     """A function that reads bytes of the file: `read(start, count)`."""
+    close: Callable[[], None] = _do_nothing
+    """A function that closes the file until it is read again."""
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
@@ -44,9 +64,19 @@ class StoredArray:
         rows = np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
-    def whole(self) -> npt.NDArray[np.generic]:
-        """Read all rows."""
-        return self.rows(0, len(self))
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all values."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def whole(self, most: int = _WHOLE_NBYTES) -> npt.NDArray[np.generic]:
+        """Read all rows; raise SourceError where they take more bytes than `most`."""
+        if self.nbytes > most:
+            raise SourceError(f"{self.where}: expected at most {most} bytes, found {self.nbytes}")
+        try:
+            return self.rows(0, len(self))
+        finally:
+            self.close()
 
 
 def open_npy(path: Path) -> StoredArray:
@@ -64,20 +94,40 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 
     Raises SourceError for a damaged archive, objects, and Fortran order.
     """
-    arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(_NPY):
-                    continue
-                name = member.filename.removesuffix(_NPY)
-                where = f"{path}: array {name!r}"
-                stream = ForwardStream(partial(_open_member, path, member.filename), where)
-                head = stream.read(0, min(member.file_size, _HEADER_BYTES))
-                arrays[name] = _parse(head, member.file_size, where, stream.read)
-    except (OSError, zipfile.BadZipFile) as error:
+            members = [member for member in archive.infolist() if member.filename.endswith(_NPY)]
+        length = path.stat().st_size
+    except STREAM_ERRORS as error:
         raise SourceError(f"{path}: expected an .npz archive: {error}") from error
-    return arrays
+    names = [member.filename.removesuffix(_NPY) for member in members]
+    if len(set(names)) < len(names) or len(names) > _MAX_ARRAYS:
+        raise SourceError(
+            f"{path}: expected up to {_MAX_ARRAYS} arrays of different names, found {len(names)} arrays of "
+            f"{len(set(names))} names"
+        )
+    return {name: _open_array(path, member, length) for name, member in zip(names, members, strict=True)}
+
+
+def parse_npy(data: bytes, where: str) -> npt.NDArray[np.generic]:
+    """Return the array that the bytes of a `.npy` file hold; raise SourceError for others and for objects."""
+    return _parse(data, len(data), where, lambda start, count: data[start : start + count]).whole(len(data))
+
+
+def _open_array(path: Path, member: zipfile.ZipInfo, length: int) -> StoredArray:
+    """Open the array in a member of an archive of `length` bytes."""
+    where = f"{path}: array {member.filename.removesuffix(_NPY)!r}"
+    if member.compress_type not in _METHODS or member.flag_bits & 1:
+        raise SourceError(f"{where}: neither stored nor deflated; write the file with np.savez_compressed")
+    most = member.compress_size * (1 if member.compress_type == zipfile.ZIP_STORED else _MOST_INFLATED)
+    if member.compress_size > length or member.file_size > most:
+        raise SourceError(
+            f"{where}: {member.file_size} bytes cannot come of {member.compress_size}: the archive is damaged"
+        )
+    stream = ForwardStream(partial(_open_member, path, member.filename), where)
+    head = stream.read(0, min(member.file_size, _HEADER_BYTES))
+    stream.close()  # an archive may have more arrays than a process may have open files
+    return replace(_parse(head, member.file_size, where, stream.read), close=stream.close)
 
 
 def _open_member(path: Path, name: str) -> IO[bytes]:
@@ -106,11 +156,16 @@ def _parse(
 ) -> StoredArray:
     stream = io.BytesIO(head)
     try:
-        version = npy_format.read_magic(stream)
-        parse = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran_order, dtype = parse(stream)
-    except ValueError as error:
-        raise SourceError(f"{where}: expected the .npy format: {error}") from error
+        shape, fortran_order, dtype = _VERSIONS[npy_format.read_magic(stream)](stream)
+    except Exception as error:  # NumPy evaluates the header as Python, which can fail in any way
+        reason = reprlib.repr(" ".join(str(error).split()))
+        raise SourceError(f"{where}: expected the .npy format: {type(error).__name__} {reason}") from error
+    sizes = all(type(size) is int and size >= 0 for size in shape)
+    if not sizes or len(shape) > _MAX_RANK or not dtype.itemsize:
+        raise SourceError(
+            f"{where}: expected up to {_MAX_RANK} dimensions of numbers, found {reprlib.repr(dtype)} "
+            f"{reprlib.repr(shape)}"
+        )
     if dtype.hasobject:
         raise SourceError(f"{where}: holds Python objects, which are not read; save numbers")
     if fortran_order and len(shape) > 1:

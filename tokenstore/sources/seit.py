@@ -11,11 +11,10 @@ A code below 255 is one byte; a larger one is the byte 255 and then the byte `co
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
 import re
-import zlib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +28,10 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
-from tokenstore.sources.forward_stream import ForwardStream
-from tokenstore.sources.labels import check_labels
+from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream, read_all
+from tokenstore.sources.labels import check_labels, parse_label
 from tokenstore.sources.names import check_range, digest
+from tokenstore.sources.npy_files import parse_npy
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import files_ending
 from tokenstore.sources.split_names import group_folders, in_usual_order
@@ -40,8 +40,14 @@ GRID = (32, 32)
 DATA_ENDING = "-token.data.bin.gz"
 
 _CODES_A_SAMPLE = math.prod(GRID)
+_INDEX_HEADER, _OFFSET_NBYTES, _MOST_INFLATED = 2**16, 8, 1032
+_LABEL_NBYTES = 16
+"""The bytes of a line with a label."""
+_MOST_SYNONYM_BYTES = 2**26
+_MOST_SYNONYMS = 2**26
 _ESCAPE = 255
 _SAMPLES_A_READ = 4096
+_JSON_ERRORS = (*(OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError),)
 _DATA_NAME = re.compile(rf"(.+)-([^-]+){re.escape(DATA_ENDING)}")
 
 
@@ -172,8 +178,8 @@ def _names_of_splits(folder: Path) -> dict[str, str]:
 
 def _open_split(folder: Path, name: str, codebook_size: int | None) -> SeitSplit:
     data, index = folder / f"{name}{DATA_ENDING}", folder / f"{name}-token.index.npy.gz"
-    offsets = _offsets(index)
-    labels = _labels(folder / f"{name}-label.txt")
+    offsets = _offsets(index, data)
+    labels = _labels(folder / f"{name}-label.txt", len(offsets) - 1)
     if len(labels) != len(offsets) - 1:
         raise SourceError(f"{folder}: {len(labels)} labels of {name}, but its index is of {len(offsets) - 1}")
     stream = ForwardStream(partial(_open_gzip, data), str(data))
@@ -184,11 +190,17 @@ def _open_gzip(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb"))
 
 
-def _offsets(path: Path) -> npt.NDArray[np.int64]:
+def _offsets(path: Path, data: Path) -> npt.NDArray[np.int64]:
+    """Read the byte offsets (N + 1,) of the samples in the file `data`."""
     try:
+        # a byte of gzip gives at most 1032, so the file of codes bounds the samples that an index can have
+        most = _INDEX_HEADER + _OFFSET_NBYTES * (data.stat().st_size * _MOST_INFLATED // _CODES_A_SAMPLE)
         with gzip.open(path, "rb") as file:
-            offsets = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+            content = read_all(file, most)
+        if content is None:
+            raise SourceError(f"more offsets than {data.name} can have samples")
+        offsets = parse_npy(content, "the file inside")
+    except (*STREAM_ERRORS, SourceError) as error:
         raise SourceError(f"{path}: the index cannot be read: {error}") from error
     if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2 or offsets[0] != 0:
         raise SourceError(
@@ -207,15 +219,21 @@ def _offsets(path: Path) -> npt.NDArray[np.int64]:
     return cast(npt.NDArray[np.int64], offsets)
 
 
-def _labels(path: Path) -> Labels:
+def _labels(path: Path, samples: int) -> Labels:
+    """Read the labels of the index's samples, one integer a line."""
+    most = _LABEL_NBYTES * (samples + _SAMPLES_A_READ)
     try:
-        lines = path.read_text("ascii").split()
+        with path.open("rb") as file:
+            lines = file.read(most + 1).decode("ascii").split()
+            too_long = file.tell() > most
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: the labels cannot be read: {error}") from error
+    if too_long:
+        raise SourceError(f"{path}: expected {samples} labels, one a line, found more than {most} bytes")
     bad = next((number for number, line in enumerate(lines) if not line.isdigit()), None)
     if bad is not None:
-        raise SourceError(f"{path}: expected an integer in line {bad + 1}, found {lines[bad]!r}")
-    return check_labels(np.array(list(map(int, lines))), str(path))
+        raise SourceError(f"{path}: expected an integer in line {bad + 1}, found {reprlib.repr(lines[bad])}")
+    return check_labels(np.array([parse_label(line, str(path)) for line in lines], np.int64), str(path))
 
 
 def _synonyms(path: Path) -> npt.NDArray[np.int32] | None:
@@ -223,12 +241,21 @@ def _synonyms(path: Path) -> npt.NDArray[np.int32] | None:
     if not path.exists():
         return None
     try:
-        table = {int(code): nearest for code, nearest in json.loads(path.read_bytes()).items()}
+        with path.open("rb") as file:
+            content = file.read(_MOST_SYNONYM_BYTES + 1)
+        if len(content) > _MOST_SYNONYM_BYTES:
+            raise ValueError(f"more than {_MOST_SYNONYM_BYTES} bytes")
+        table = {int(code): nearest for code, nearest in json.loads(content).items()}
         rows = [table[code] for code in range(len(table))]
-        synonyms = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+        width = max(map(len, rows))
+        if len(rows) * width > _MOST_SYNONYMS:
+            raise ValueError(f"{width} nearest codes for each of {len(rows)}")
+        synonyms = np.full((len(rows), width), -1, np.int32)
         for code, nearest in enumerate(rows):
+            if not all(type(other) is int for other in nearest):
+                raise TypeError(f"nearest codes of code {code}: {reprlib.repr(nearest)}")
             synonyms[code, : len(nearest)] = nearest
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+    except _JSON_ERRORS as error:
         raise SourceError(f"{path}: expected a list of nearest codes for each code: {error!r}") from error
     if (synonyms < -1).any() or (synonyms >= len(rows)).any():
         raise SourceError(f"{path}: names codes outside the codebook of {len(rows)}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.images import EXTENSIONS
+from tokenstore.sources.labels import looks_like_label
 from tokenstore.sources.tar_headers import Member
 
 __all__ = ["JSON", "Group", "GroupSample", "looks_like_labels", "looks_like_sample", "samples_of_group"]
@@ -23,10 +24,7 @@ _TEXTS = ("cls", "label", "class", "cls.txt", "label.txt", "class.txt")
 """The endings of members whose text is a label, in order of preference."""
 JSON = "json"
 _NUMBERS = re.compile(r"[0-9.]+")
-_WORDS = re.compile(r"[^a-z]+")
-_LABEL_WORDS = frozenset(
-    ("cls", "class", "classes", "label", "labels", "lbl", "target", "targets", "category", "categories")
-)
+_WORDS = re.compile(r"[^a-z_]+")
 
 Group = Mapping[str, Member]
 """The members of one key by their endings in lower case, in the order of the file."""
@@ -49,7 +47,7 @@ class GroupSample:
 
 def looks_like_labels(name: str) -> bool:
     """Return whether a member's ending, or the key of a JSON object, has a word for labels in it."""
-    return not _LABEL_WORDS.isdisjoint(_WORDS.split(name.lower()))
+    return any(map(looks_like_label, _WORDS.split(name.lower())))
 
 
 def looks_like_sample(ending: str) -> bool:
