@@ -10,6 +10,7 @@ from helpers.image_sources import contents, labels, listed
 from helpers.tar_files import write_tar
 
 from tokenstore.errors import SourceError
+from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.tar import open_tar
 
@@ -134,6 +135,17 @@ class TestWhatIsNotStored:
             f"not used, though they look like labels: {said}. A sample has one label, the text of KEY.cls or "
             "label in KEY.json: rename what should be used",
         )
+
+    def test_no_labels_stores_images_whose_labels_cannot_be_used(self, tmp_path: Path) -> None:
+        path = write_tar(tmp_path / "x.tar", {"a/0.jpg": b"", "a/0.cls": 1, "b/1.jpg": b"", "b/1.json": "{"})
+        with pytest.raises(SourceError, match="expected JSON"):
+            open_source(path)
+        source = open_source(path, no_labels=True)
+        assert (labels(source), source.class_names, source.unused_labels) == (None, None, ())
+        path = write_tar(tmp_path / "x.tar", {"a/0.jpg": b"", "a/0.cls": 1, "b/1.jpg": b""})
+        with pytest.raises(SourceError, match="no_labels=True") as caught:
+            open_source(path)
+        assert [parameter.name for parameter in caught.value.parameters] == ["no_labels"]
 
     def test_captions_and_other_fields_are_said(self, tmp_path: Path) -> None:
         members: dict[str, bytes | str | int] = {}

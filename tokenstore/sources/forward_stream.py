@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import threading
 import zipfile
@@ -16,7 +17,7 @@ STREAM_ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error, zipfil
 _BLOCK_NBYTES = 2**20
 
 
-def read_all(file: IO[bytes], most: int) -> bytes | None:
+def read_all(file: IO[bytes] | gzip.GzipFile, most: int) -> bytes | None:
     """Return all bytes of a stream, or None for a stream of more than `most` bytes."""
     # subtle: `read(most)` would allocate `most` bytes before it reads the first
     blocks, length = [], 0
@@ -62,7 +63,7 @@ class ForwardStream:
                 self._stream.seek(start)
                 return self._stream.read(count)
             except STREAM_ERRORS as error:
-                self._stream = _closed(self._stream)
+                self._close()
                 raise SourceError(
                     f"{self._where}: damaged or truncated near byte {start}: {error}"
                 ) from error
@@ -70,12 +71,12 @@ class ForwardStream:
     def close(self) -> None:
         """Close the stream until it is read again."""
         with self._lock:
-            self._stream = _closed(self._stream)
+            self._close()
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
     def __reduce__(self) -> tuple[type[ForwardStream], tuple[Callable[[], IO[bytes]], str]]:
         return ForwardStream, (self._open_stream, self._where)
-
-
-def _closed(stream: IO[bytes] | None) -> None:
-    if stream is not None:
-        stream.close()

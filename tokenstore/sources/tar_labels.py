@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.names import printable
 from tokenstore.sources.tar_groups import JSON, Group, GroupSample
 from tokenstore.sources.tar_headers import Member
@@ -50,11 +50,8 @@ class LabelReader:
     def note_unused(self, ending: str) -> None:
         """Count a member that no sample of the key uses."""
         member = self.group[ending]
-        if (
-            ending.endswith("txt")
-            and member.size <= _MAX_NUMBER_BYTES
-            and self._content(member).strip().isdigit()
-        ):
+        is_short_text = ending.endswith("txt") and 0 < member.size <= _MAX_NUMBER_BYTES
+        if is_short_text and self._content(member).strip().isdigit():
             self.notes.bad_label(f"numbers in .{ending}", member.name)
         else:
             self.notes.beside(ending, member.name)
@@ -101,8 +98,11 @@ def _label_text(value: object, where: str) -> bytes:
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
+        without = Parameter("no_labels", True)
         raise SourceError(
-            f"{where}: expected a label that is a number or a name, found {reprlib.repr(value)}"
+            f"{where}: expected a label that is a number or a name, found {reprlib.repr(value)}; {without} "
+            "stores images without labels",
+            parameters=[without],
         )
     try:
         return str(value).encode()
