@@ -165,3 +165,18 @@ def zstd(values: npt.NDArray[Any]) -> bytes:
 def record_of(data: bytes) -> list[Any]:
     """Return a file's entry in the manifest."""
     return [len(data), hashlib.sha256(data).hexdigest()]
+
+
+def zstd_frame(nbytes: int, stated: int | None = -1) -> bytes:
+    """Return a frame of zeros, a block of four bytes for each 128 kB.
+
+    Its head has another size than `nbytes` if `stated` says so, and none if `stated` is None.
+    """
+    size = nbytes if stated == -1 else stated
+    head = b"\x00\x50" if size is None else b"\xe0" + size.to_bytes(8, "little")
+    sizes = [2**17] * (nbytes // 2**17) + [nbytes % 2**17]
+    blocks = b"".join(
+        ((size << 3) + 2 + (at == len(sizes) - 1)).to_bytes(3, "little") + b"\0"
+        for at, size in enumerate(sizes)
+    )
+    return b"\x28\xb5\x2f\xfd" + head + blocks
