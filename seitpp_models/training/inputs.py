@@ -102,8 +102,16 @@ def check_labels(dataset: TokenDataset, classes: int) -> None:
         )
 
 
-def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: int = 256) -> None:
-    """Raise ModelError if label maps do not fit their grids, SamplesError if one has unknown labels."""
+def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: int = 256) -> int:
+    """Return the number of labels, from 0 to the largest that is not ignored.
+
+    Labels of `classes` go from 0 to `classes` - 1, or to `classes` if the ignored one is among them, as in
+    ADE20K, where 0 is no class and 150 is the last.
+
+    Raises ModelError if label maps do not fit their grids, SamplesError if one has unknown labels.
+    """
+    last = classes if ignore_index < classes else classes - 1
+    largest = 0
     shape, grid = dataset.rows.sample_type(MASKS)[0], dataset.rows.sample_type(TOKENS)[0]
     if len(shape) != 2 or any(side % places for side, places in zip(shape, grid, strict=True)):
         size = Parameter("mask_size")
@@ -115,14 +123,16 @@ def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: i
     for start in range(0, len(dataset), batch):
         row_numbers = np.arange(start, min(start + batch, len(dataset)))
         masks = dataset.rows.read(MASKS, row_numbers)
-        wrong = (masks >= classes) & (masks != ignore_index)
+        largest = max(largest, int(np.max(masks, initial=0, where=masks != ignore_index)))
+        wrong = (masks > last) & (masks != ignore_index)
         if wrong.any():
             row, *_ = np.argwhere(wrong)[0]
             parameters = Parameter("classes"), Parameter("ignore_index")
             raise SamplesError(
-                f"{dataset!r}: expected labels from 0 to {classes - 1} or {ignore_index}, which is ignored, "
+                f"{dataset!r}: expected labels from 0 to {last} or {ignore_index}, which is ignored, "
                 f"found {masks[row][wrong[row]][0]} in the map of row {row_numbers[row]}; give "
                 f"{parameters[0]} or {parameters[1]}",
                 row_numbers[wrong.any((1, 2))],
                 parameters=parameters,
             )
+    return largest + 1

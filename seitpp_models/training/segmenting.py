@@ -87,12 +87,13 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     _refuse_small_batches(settings, devices)
     requested = settings["ignore_index"]
     ignored = ignored_label(store) if requested is None else requested
-    check_masks(samples, settings["classes"], ignored)
+    labels = check_masks(samples, settings["classes"], ignored)
     refuse_missing_split(settings, store)
     if settings["evaluate_split"] in store.splits:
         evaluated = training_samples(store, settings["evaluate_split"], Segmentation.columns)
-        check_masks(evaluated, settings["classes"], ignored)
-    network = _network(settings, store, where)
+        labels = max(labels, check_masks(evaluated, settings["classes"], ignored))
+    # subtle: an ignored label below the last one has a logit too, which is never trained
+    network = _network(settings, store, where, max(labels, settings["classes"]))
     task = _task(settings, network, ignored, store, devices)
     return Experiment(network, task, store, samples, {"ignore-index": ignored}, whole_batches=True)
 
@@ -113,18 +114,18 @@ def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
         )
 
 
-def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
+def _network(settings: Settings, store: TokenStore, where: str, classes: int) -> TrainedModel:
     head = {"num_classes": 0, "drop_path_rate": settings["drop_path"]}
     backbone = token_vit_backbone(settings, store, where, sizes_of(store).grid, head)
     vit: Any = backbone.model
     arguments: dict[str, Any] = {
         "backbone": backbone.arguments,
-        "classes": settings["classes"],
+        "classes": classes,
         "head": settings["head"],
         "width": settings["decoder_width"],
     }
     try:
-        model = TokenSegmenter(vit, settings["classes"], settings["head"], width=settings["decoder_width"])
+        model = TokenSegmenter(vit, classes, settings["head"], width=settings["decoder_width"])
     except ValueError as error:
         parameters = Parameter("head", settings["head"]), Parameter("depth", 4), Parameter("head", "linear")
         raise ModelError(
