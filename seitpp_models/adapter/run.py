@@ -21,7 +21,7 @@ from tokenstore.networks.runs import run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import ImageSource
 from tokenstore.sources.images import ImageOptions, Resize
-from tokenstore.tokenizers import Tokenizer, load_tokenizer
+from tokenstore.tokenizers import Tokenizer, check_tokenizer, load_tokenizer
 from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.train.images import ImageRef, ImageSet, open_image_set
 
@@ -117,6 +117,7 @@ def train_tokenadapt(
     image_set = open_image_set(images, held_out)
     with torch_threads(threads):
         encoder = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        check_tokenizer(encoder)
         folder = Path(f"{out}.run")
         trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
         with trainer.locked():

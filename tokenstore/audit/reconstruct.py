@@ -138,6 +138,10 @@ def positions_of(reader: SplitReader, indices: Sequence[int] | Indices) -> Indic
 
 
 def _channels_last(tokenizer: Tokenizer, images: torch.Tensor) -> Images:
+    if not isinstance(images, torch.Tensor):
+        raise TokenizerError(
+            f"{tokenizer.name}: expected images as a torch.Tensor of decoding, found {type(images).__name__}"
+        )
     if images.dtype != torch.uint8 or images.ndim not in (4, 5) or images.shape[-3] != 3:
         raise TokenizerError(
             f"{tokenizer.name}: expected images (B, 3, H, W) or video (B, T, 3, H, W) uint8 of decoding, "

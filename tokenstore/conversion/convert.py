@@ -26,7 +26,7 @@ from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
 from tokenstore.storage import STAGING, Storage, public_url
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
@@ -132,6 +132,7 @@ def convert_source(
     if isinstance(source, ImageSource):
         if tokenizer is None:
             raise TokenizerError("a source of images needs a tokenizer, found none")
+        check_tokenizer(tokenizer)
         plan = plan_images(source, options, location, tokenizer, tokenizer_spec)
     else:
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))

@@ -1,9 +1,10 @@
 """Tokenizers: images to grids of codes, and back.
 
 The entry point is `load_tokenizer("NAME[:ARGUMENT]")`; `tokenizer_kinds()` lists the names. `base` has the
-protocol, `kinds/` one model a file, `train/` trains the default kind and fits codebooks over autoencoders.
-`encoder` is a tokenizer as conversion uses it, `store_tokenizer` finds the tokenizer of a store, `quality`
-measures how well images are rebuilt. Other packages add kinds by entry points, as `registry` says.
+protocol and a base class for tokenizers of one's own, `kinds/` one model a file, `train/` trains the default
+kind and fits codebooks over autoencoders. `encoder` is a tokenizer as conversion uses it, `store_tokenizer`
+finds the tokenizer of a store, `quality` measures how well images are rebuilt. Other packages add kinds by
+entry points, as `registry` says.
 
 This wing imports `format`, `networks`, `sources` and the wings before them. Its names are imported on first
 use: listing the kinds needs no torch.
@@ -15,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+    from tokenstore.tokenizers.base import FileTokenizer, Tokenizer, TokenizerBase, check_tokenizer
     from tokenstore.tokenizers.codebooks import load_codebook
     from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
     from tokenstore.tokenizers.registry import (
@@ -32,8 +33,10 @@ __all__ = [
     "Encoder",
     "FileTokenizer",
     "Tokenizer",
+    "TokenizerBase",
     "TokenizerKind",
     "check_device",
+    "check_tokenizer",
     "identity_of",
     "load_codebook",
     "load_tokenizer",
@@ -43,7 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("FileTokenizer", "Tokenizer"), "base"),
+    **dict.fromkeys(("FileTokenizer", "Tokenizer", "TokenizerBase", "check_tokenizer"), "base"),
     "load_codebook": "codebooks",
     **dict.fromkeys(("Encoder", "identity_of", "options_of"), "encoder"),
     **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),

@@ -1,14 +1,23 @@
-"""The protocols of tokenizers: images (or any other array) to grids of codes, and back."""
+"""The protocols of tokenizers, images (or any other array) to grids of codes and back; and a base for them.
+
+`TokenizerBase` has defaults for all of the protocol but a few members. `check_tokenizer` says which members
+an object lacks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
+from tokenstore.errors import TokenizerError
 from tokenstore.format import Column
 from tokenstore.sources.images import Decoder, ImageOptions
 
@@ -81,3 +90,134 @@ class FileTokenizer(Tokenizer, Protocol):
 
     def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
         """Return the values (B, *shape) of each of `columns` for a batch of inputs."""
+
+
+class TokenizerBase(ABC):
+    """A base for a tokenizer of one's own, which needs `name`, `encode` and `codebook` or `codebook_sizes`.
+
+    A class that is a torch module too has its fingerprint, device and dtype from its weights; any other class
+    needs a `fingerprint`. `decode` is needed to look at images again. All else has a default.
+
+        class Mine(TokenizerBase, torch.nn.Module):
+            name = "mine"
+            codebook_sizes = (1024,)
+
+            def encode(self, inputs):
+                return self.network(inputs.float() / 255).argmax(1)
+    """
+
+    name: str
+    codebook: npt.NDArray[np.float32] | None = None
+    """The codebook's vectors, (K, D) or (n, K, D); None for a tokenizer without vectors."""
+    image_size: int = 256
+    """The side in pixels that images are brought to unless the user says otherwise."""
+
+    @abstractmethod
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Encode a batch, images (B, 3, H, W) uint8, to codes (B, *grid) int64."""
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Rebuild images (B, 3, H, W) uint8 from codes (B, *grid); raise TokenizerError, by default."""
+        raise TokenizerError(f"{type(self).__name__}: expected a method decode(codes), found none")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 (hex) of a module's weights; raises TokenizerError for a tokenizer of another kind."""
+        if not isinstance(self, nn.Module):
+            raise TokenizerError(
+                f"{type(self).__name__}: expected a fingerprint, a SHA-256 (hex) over all that decides "
+                "codes, found none"
+            )
+        from tokenstore.tokenizers.image_tokenizer import weights_fingerprint  # which needs this module
+
+        return weights_fingerprint(f"{self.name} {self.codebook_sizes}", self.state_dict())
+
+    @cached_property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """The sizes of the codebooks, by default those of `codebook`."""
+        if self.codebook is None:
+            raise TokenizerError(f"{type(self).__name__}: expected codebook or codebook_sizes, found neither")
+        return (self.codebook.shape[-2],) * (len(self.codebook) if self.codebook.ndim == 3 else 1)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of a module's weights, or the CPU."""
+        weight = self._a_weight
+        return torch.device("cpu") if weight is None else weight.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The float type of a module's weights, or float32; None says that codes are exact on any device."""
+        weight = self._a_weight
+        return torch.float32 if weight is None else weight.dtype
+
+    @property
+    def _a_weight(self) -> torch.Tensor | None:
+        weights = self.state_dict().values() if isinstance(self, nn.Module) else ()
+        return next((weight for weight in weights if weight.is_floating_point()), None)
+
+    def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the grid of one sample's codes for the shape of one input: by encoding a black one."""
+        with torch.no_grad():
+            codes = self.encode(torch.zeros((1, *input_shape), dtype=torch.uint8, device=self.device))
+        check_encoded(self.name, codes)
+        return tuple(codes.shape[1:])
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the tokenizer on another device; raise TokenizerError where it is no torch module."""
+        if isinstance(self, nn.Module):
+            return nn.Module.to(copy.deepcopy(self), device)
+        if torch.device(device) != self.device:
+            raise TokenizerError(f"{type(self).__name__}: expected a method to(device), found none")
+        return self
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Raise TokenizerError, with all that is missing or wrong, unless an object is a tokenizer."""
+    where = type(tokenizer).__name__
+    own, of_files = _members(Tokenizer), _members(FileTokenizer)
+    reads_files = any(hasattr(tokenizer, name) for name in of_files)
+    missing = [name for name in own + of_files * reads_files if not hasattr(tokenizer, name)]
+    if missing:
+        what = "a tokenizer that reads files" if reads_files else "a tokenizer"
+        raise TokenizerError(
+            f"{where}: expected {what}, which has {', '.join(missing)} too; found none of these. "
+            "tokenstore.tokenizers.TokenizerBase has defaults for most"
+        )
+    for name, (expected, fits) in _VALUES.items():
+        value = getattr(tokenizer, name)
+        if not fits(value):
+            raise TokenizerError(f"{where}: expected {name} to be {expected}, found {value!r:.100}")
+
+
+def check_encoded(name: str, codes: object) -> None:
+    """Raise TokenizerError unless a tokenizer's codes are a tensor of integers."""
+    if not isinstance(codes, torch.Tensor):
+        raise TokenizerError(f"{name}: expected codes as a torch.Tensor, found {type(codes).__name__}")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise TokenizerError(f"{name}: expected codes of an integer dtype, found {codes.dtype}")
+
+
+def _members(protocol: type) -> list[str]:
+    return [name for name in vars(protocol) if not name.startswith("_")]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
+
+
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": ("a text", lambda value: isinstance(value, str) and bool(value)),
+    "fingerprint": ("a text", lambda value: isinstance(value, str) and bool(value)),
+    "codebook_sizes": (
+        "a tuple of positive whole numbers",
+        lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_whole, value)),
+    ),
+    "codebook": (
+        "an array (K, D) or (n, K, D), or None",
+        lambda value: value is None or (isinstance(value, np.ndarray) and value.ndim in (2, 3)),
+    ),
+    "image_size": ("a positive whole number", _is_whole),
+    **dict.fromkeys(("grid", "to", "encode", "decode"), ("a method", callable)),
+}
+"""The members whose values are checked: what is expected, and whether a value fits."""

@@ -14,7 +14,7 @@ from tokenstore.errors import ManifestError, TokenizerError
 from tokenstore.format import MASKS, Column, Preprocessing, TokenizerIdentity, code_planes
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
 from tokenstore.sources.masks import MaskDecoder
-from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+from tokenstore.tokenizers.base import FileTokenizer, Tokenizer, check_encoded
 
 _FILTER = Preprocessing(1, 1, "squash").filter
 """The one filter that images are resized by."""
@@ -40,9 +40,10 @@ class Encoder:
         }
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Encode inputs (n, *shape); raise TokenizerError for codes of a wrong shape or range."""
+        """Encode inputs (n, *shape); raise TokenizerError for codes of a wrong type, shape or range."""
         tensor = torch.from_numpy(inputs)
         codes = self.tokenizer.encode(tensor.permute(0, 3, 1, 2) if self._files is None else tensor)
+        check_encoded(self.tokenizer.name, codes)
         array = codes.cpu().numpy()
         expected = (len(inputs), *self.grid)
         if array.shape != expected:

@@ -2,10 +2,11 @@
 
 A kind is one module with a function `load(argument)`, and one entry of `TOKENIZERS`. Another package adds a
 kind by an entry point of the group `tokenstore.tokenizers`, whose name is the kind's and whose object is a
-`TokenizerKind`:
+`TokenizerKind`, or a class of tokenizers, which is made without arguments:
 
     [project.entry-points."tokenstore.tokenizers"]
     cosmos = "my_package.kinds:COSMOS"
+    mine = "my_package.mine:MyTokenizer"
 
 Nothing heavy is imported until a tokenizer is loaded, so that listing the kinds costs no time.
 """
@@ -14,9 +15,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenizerError, did_you_mean
 
@@ -59,6 +61,8 @@ class TokenizerKind:
     """The packages that the kind needs besides those of tokenstore, installed by the extra `extra`."""
     extra: str | None = None
     """The extra of tokenstore that installs `packages`."""
+    make: Callable[[], Any] | None = None
+    """The class of a kind that is no more than a class, which is made without arguments."""
     fetches: bool = False
     """True if an argument that is no local folder is the id of a model, which is fetched from a hub."""
 
@@ -181,10 +185,13 @@ def _load_kind(entry_point: EntryPoint) -> TokenizerKind:
             f"tokenizer {entry_point.name!r}: {entry_point.value} cannot be imported "
             f"({type(error).__name__}: {error}); repair or uninstall the package that adds the tokenizer"
         ) from error
+    if isinstance(kind, type):
+        summary = (kind.__doc__ or kind.__name__).strip().splitlines()[0].removesuffix(".")
+        return TokenizerKind(kind.__module__, summary, "its own", "its own", "its package's", make=kind)
     if not isinstance(kind, TokenizerKind):
         raise TokenizerError(
-            f"tokenizer {entry_point.name!r}: expected {entry_point.value} to be a TokenizerKind, found "
-            f"{type(kind).__name__}"
+            f"tokenizer {entry_point.name!r}: expected {entry_point.value} to be a TokenizerKind or a class, "
+            f"found {type(kind).__name__}"
         )
     return kind
 
@@ -210,8 +217,15 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
         from tokenstore.networks.torchvision import import_torchvision
 
         import_torchvision()
-    tokenizer: Tokenizer = importlib.import_module(kind.module).load(argument or None)
+    if kind.make is not None:
+        tokenizer: Tokenizer = kind.make()
+    else:
+        tokenizer = importlib.import_module(kind.module).load(argument or None)
     check_device(device)
+    if name not in TOKENIZERS:
+        from tokenstore.tokenizers.base import check_tokenizer
+
+        check_tokenizer(tokenizer)
     return tokenizer.to(device)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.format import Manifest, TokenizerIdentity
-from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import find_kind, load_tokenizer
 
@@ -33,7 +33,9 @@ def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu
 def load_named(
     identity: TokenizerIdentity, device: str = "cpu", where: str = "the store's manifest"
 ) -> Tokenizer:
-    """Load the tokenizer that an identity read from `where` names, or the packaged one of that name.
+    """Load the tokenizer that an identity read from `where` names: by its spec, or by its name.
+
+    The name is that of a kind which needs no argument, or of the packaged tokenizer.
 
     The fingerprint is not compared. Raises TokenizerError if no tokenizer is known, or the tokenizer cannot
     be loaded or would have to be fetched from a hub.
@@ -48,6 +50,9 @@ def load_named(
                 f"{error}. If it is called otherwise here, {_NAME_IT}",
                 parameters=[_ANY_TOKENIZER, *error.parameters],
             ) from error
+    kind = find_kind(identity.name)
+    if kind is not None and not kind.fetches and (kind.argument is None or kind.argument_is_optional):
+        return load_tokenizer(identity.name, device)
     packaged = load_tokenizer("default", device)
     if identity.name != packaged.name:
         what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
@@ -77,8 +82,9 @@ def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> T
     """Check that a tokenizer fits a store, and return it, over the store's own codes if these were pruned.
 
     `trusted` accepts another fingerprint if the manifest has none of a whole tokenizer. Raises TokenizerError
-    if the tokenizer does not fit.
+    if the tokenizer does not fit, or is none.
     """
+    check_tokenizer(tokenizer)
     identity = manifest.tokenizer
     if tokenizer.fingerprint != identity.fingerprint and not (trusted and _fingerprint_is_open(manifest)):
         raise TokenizerError(
