@@ -116,8 +116,7 @@ def train_tokenadapt(
     check_device(device)
     image_set = open_image_set(images, held_out)
     with torch_threads(threads):
-        encoder = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        check_tokenizer(encoder)
+        encoder = _loaded(tokenizer)
         folder = Path(f"{out}.run")
         trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
         with trainer.locked():
@@ -140,6 +139,14 @@ def train_tokenadapt(
 def _config(steps: int, bfloat16: bool, settings: AdapterSettings) -> AdapterTrainingConfig:
     warmup = max(1, min(_DEFAULT.warmup_steps, steps // 8))
     return AdapterTrainingConfig(steps=steps, warmup_steps=warmup, bfloat16=bfloat16, **settings)
+
+
+def _loaded(tokenizer: str | Tokenizer) -> Tokenizer:
+    """Load a tokenizer by its name, or check one that was loaded; raise TokenizerError."""
+    if isinstance(tokenizer, str):
+        return load_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
+    return tokenizer
 
 
 def _ignore(*_: object) -> None: ...
