@@ -111,6 +111,9 @@ def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> t
                 "retries": {"total_max_attempts": 1},
                 **options.get("config_kwargs", {}),
             }
+        if protocol in ("http", "https"):
+            # subtle: a body of a kilobyte could become a gigabyte before anybody has looked at it
+            options["client_kwargs"] = {**options.get("client_kwargs", {}), "auto_decompress": False}
         if is_async:
             options |= {"asynchronous": True, "skip_instance_cache": True}
         fs, prefix = fsspec.core.url_to_fs(url, **options)

@@ -74,6 +74,10 @@ class ShortAnswerError(Exception):
     """An answer with fewer bytes than were asked for."""
 
 
+class LongAnswerError(Exception):
+    """An answer with more bytes than were asked for."""
+
+
 class UnsupportedError(Exception):
     """The request is one that this kind of storage cannot serve."""
 
@@ -99,7 +103,7 @@ def fault_of(error: Exception, secrets: Secrets, seconds: float) -> Fault:
         return Fault("lasting", f"there is no such bucket ({text})")
     if isinstance(error, UnsupportedError):
         return Fault("lasting", text)
-    if isinstance(error, ShortAnswerError) or _is_any(error, _CHECKSUM_TYPES):
+    if isinstance(error, ShortAnswerError | LongAnswerError) or _is_any(error, _CHECKSUM_TYPES):
         return Fault("damaged", text)
     if code in _PASSING_CODES:
         return Fault("passing", text)
