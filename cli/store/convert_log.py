@@ -10,7 +10,7 @@ import click
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from tokenstore.sources import count_classes
+from tokenstore.sources import MaskedSplit, count_classes
 
 from ..console import human_bytes
 from ..main import spoken
@@ -19,7 +19,7 @@ from ..progress import progress_bar
 if TYPE_CHECKING:
     from tokenstore.conversion.options import Conversion, Progress
     from tokenstore.format import Manifest
-    from tokenstore.sources.base import Source
+    from tokenstore.sources.base import Source, Split
 
 _SHOWN = 10
 """The samples that could not be read, of a split, that the text log prints."""
@@ -30,12 +30,16 @@ def _source_nbytes(manifest: Manifest) -> int:
     return sum(split.source_bytes or 0 for split in manifest.splits.values())
 
 
+def _without(split: Split) -> str:
+    return "label maps" if isinstance(split, MaskedSplit) else "no labels"
+
+
 def _class_line(source: Source) -> str:
     """Return the numbers of classes of the splits, and the first names of classes."""
     classes = count_classes(source)
     numbers = [
-        f"{name}: {classes[name]:,} classes" if name in classes else f"{name}: no labels"
-        for name in source.splits
+        f"{name}: {f'{classes[name]:,} classes' if name in classes else _without(split)}"
+        for name, split in source.splits.items()
     ]
     names = ""
     if source.class_names is not None:

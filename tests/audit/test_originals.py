@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 from helpers.brightness_stores import LEVELS, converted, levels
@@ -157,3 +159,34 @@ def test_preprocessing_that_is_not_known_is_refused(
 ) -> None:
     with pytest.raises(ManifestError, match=message):
         image_options(replace(store.manifest, preprocessing=steps))
+
+
+def test_originals_are_found_whatever_labels_their_source_has_now(tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    write_grey_image(root / "train" / "images" / "1.png", 3)
+    write_grey_image(root / "test" / "images" / "2.png", 9)
+    with Image.open(root / "train" / "images" / "1.png") as image:
+        (root / "train" / "labels").mkdir()
+        Image.new("L", image.size).save(root / "train" / "labels" / "1.png")
+    convert_source(
+        open_source(root, masks="labels"),
+        tmp_path / "masked",
+        tokenizer=BrightnessTokenizer(),
+        options=ConvertOptions(workers=0, splits=("train",)),
+    )
+    assert read_originals(tokenstore.open(tmp_path / "masked"), "train", [0]).missing == 0
+
+
+def test_originals_of_a_chosen_column_are_not_taken_from_another(tmp_path: Path) -> None:
+    images = [(tmp_path / f"{number}.png") for number in range(2)]
+    for number, path in enumerate(images):
+        write_grey_image(path, 100 * number)
+    table = {name: [path.read_bytes()] for name, path in zip(("image", "second"), images, strict=True)}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet", image_column="second")
+    options = ConvertOptions(workers=0)
+    convert_source(source, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    found = read_originals(tokenstore.open(tmp_path / "out"), "train", [0])
+    assert (found.missing, found.inputs) == (1, [None])
+    assert "no longer there under this name" in (found.reason or "")
+    assert read_originals(tokenstore.open(tmp_path / "out"), "train", [0], source).missing == 0

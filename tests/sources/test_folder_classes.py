@@ -118,3 +118,12 @@ def test_tars_know_a_folder_of_images_too(tiny_imagenet: Path, tmp_path: Path) -
     assert "folder images is that of all images of split val, and no class" in source.notes
     bare = open_source(tmp_path / "tiny.tar", no_labels=True)
     assert labels(bare) is None  # type: ignore[arg-type]
+
+
+def test_tars_of_images_and_label_maps_are_refused_too(root: Path, tmp_path: Path) -> None:
+    fill(root, "images/1.png", "labels/1.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(root, "root")
+    with pytest.raises(SourceError, match=r"look like images and label maps, .* Unpack the tar files"):
+        open_source(tmp_path / "x.tar")
+    assert len(open_source(tmp_path / "x.tar", no_labels=True).splits["train"]) == 2

@@ -21,7 +21,7 @@ from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.format import Manifest
 from tokenstore.reading import Indices, TokenStore, normalised
 from tokenstore.reading.open import StorePath
-from tokenstore.sources import open_source
+from tokenstore.sources import KINDS, Source, load_kind, open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
 from tokenstore.tokenizers import options_of
@@ -127,7 +127,7 @@ def open_images(
     if location is None and near is not None and not Path(where).exists() and (near / where).exists():
         where = str(near / where)
     try:
-        source = open_source(where, manifest.source_kind)
+        source = _open_unlabelled(where, manifest.source_kind)
     except SourceError as error:
         if location:
             raise
@@ -138,6 +138,13 @@ def open_images(
     if not isinstance(source, ImageSource):
         raise SourceError(f"{where}: expected the images that the store was made of, found codes")
     return source
+
+
+def _open_unlabelled(where: str, kind: str | None) -> Source:
+    """List a source without labels, which originals do not need and which may have been left out before."""
+    if kind in KINDS and "no_labels" in load_kind(kind).options:
+        return open_source(where, kind, no_labels=True)
+    return open_source(where, kind)
 
 
 def folder_of(store: TokenStore) -> Path | None:

@@ -21,16 +21,13 @@ from tokenstore.sources.base import Labels, Note
 from tokenstore.sources.image_walk import SkippedEntries, scan, walk
 from tokenstore.sources.label_paths import base_names
 from tokenstore.sources.label_table import read_label_table
-from tokenstore.sources.labels import IMAGE_FOLDERS, ClassIds, LabelledImages, Listing, folders_of_images
+from tokenstore.sources.labels import ClassIds, LabelledImages, Listing
 from tokenstore.sources.names import NameBuilder, counted, first_indices, printable
+from tokenstore.sources.odd_folders import folders_of_images, refuse_label_maps
 from tokenstore.sources.split_names import DEFAULT_SPLIT
 
 _ANNOTATIONS = re.compile(r"(.*[-_.])?annotations\.(txt|tsv|csv)", re.IGNORECASE)
 """The names of files that give the classes of a split's images by their names, one a line."""
-_MASK_FOLDERS = frozenset(
-    ("masks", "mask", "labels", "label", "annotations", "labelmaps", "gt", "segmentationclass")
-)
-"""The usual names of a folder of label maps, in lower case."""
 
 
 @dataclass
@@ -52,7 +49,7 @@ def list_classes(
     """
     parts = {split: _list_split(root, folder, skipped) for split, folder in folders.items()}
     of_splits = {split: [name for name, _ in part.runs] for split, part in parts.items() if part.runs}
-    _refuse_label_maps(of_splits, where)
+    refuse_label_maps(of_splits, where)
     no_classes = folders_of_images(of_splits, where)
     classes, ids, notes = ClassIds(), dict[str, Labels | None](), list[str]()
     for split in sorted(parts, key=no_classes.__contains__):  # the classes of folders are known first
@@ -106,20 +103,6 @@ def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
         runs.append((entry[:-1], count))
     names.extend(folder + entry for entry in flat)
     return _Part(names.finish(), runs)
-
-
-def _refuse_label_maps(folders: Mapping[str, Sequence[bytes]], where: str) -> None:
-    """Raise SourceError if the only folders are those of images and of label maps."""
-    names = {printable(name) for of_split in folders.values() for name in of_split}
-    images = {name for name in names if name.lower() in IMAGE_FOLDERS}
-    maps = sorted(name for name in names if name.lower() in _MASK_FOLDERS)
-    if images and maps and len(images) + len(maps) == len(names):
-        ways = Parameter("masks", maps[0]), Parameter("labels")
-        raise SourceError(
-            f"{where}: folders {min(images)!r} and {maps[0]!r} look like images and label maps, not like "
-            f"classes. Give the label maps by {ways[0]}; for classes of these names, give {ways[1]}",
-            parameters=ways,
-        )
 
 
 def _annotated(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenstore.errors import Parameter, SourceError
+from tokenstore.errors import SourceError
 from tokenstore.sources.base import Labels
 from tokenstore.sources.names import first_indices, printable
 
 __all__ = [
-    "IMAGE_FOLDERS",
     "LABEL_NAMES",
     "ClassIds",
     "LabelledImages",
@@ -24,7 +23,6 @@ __all__ = [
     "check_class_range",
     "check_label_kind",
     "check_labels",
-    "folders_of_images",
     "label_splits",
     "label_words",
     "looks_like_label",
@@ -36,10 +34,6 @@ LABEL_NAMES = (
     *("class_id", "class_name", "label_name", "category", "category_id", "coarse_label"),
 )
 """The names of columns and keys that hold labels, best first, in lower case."""
-IMAGE_FOLDERS = frozenset(
-    ("images", "image", "imgs", "img", "jpegimages", "jpegs", "jpgs", "photos", "pictures", "pics", "frames")
-)
-"""The usual names of a folder of images that is no class, in lower case."""
 _LIKE_LABEL = re.compile(r"label|class|target|categor|species|breed|(^|_)cls($|_)|^y$", re.IGNORECASE)
 _MAX_LABEL = int(np.iinfo(np.int32).max)
 _INTEGER = re.compile(rb"(-?[0-9]+)(?:\.0*)?")
@@ -136,33 +130,6 @@ class LabelledImages:
     listings: dict[str, Listing]
     class_names: tuple[str, ...] | None
     notes: list[str]
-
-
-def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> dict[str, bytes]:
-    """Return the splits whose only folder is that of all images, and no class, with the folder's name.
-
-    `classes` are the names of each split's folders. Raises SourceError for a split whose only folder is no
-    class of the other splits and has no usual name for a folder of images.
-    """
-    found = {}
-    for split, names in classes.items():
-        others = {
-            name for other, more in classes.items() if other != split and len(more) > 1 for name in more
-        }
-        if len(names) != 1 or others.issuperset(names):
-            continue
-        (name,) = names
-        if printable(name).lower() in IMAGE_FOLDERS:
-            found[split] = name
-        elif others:
-            bare = Parameter("no_labels", True)
-            raise SourceError(
-                f"{where}: split {split} has one folder, {printable(name)!r}, which is no class of another "
-                f"split. If it holds all images of the split, give their labels in a labels file, or leave "
-                f"labels out by {bare}",
-                parameters=[bare],
-            )
-    return found
 
 
 def check_label_kind(dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str) -> None:

@@ -56,6 +56,8 @@ class ParquetSplit(ImageSplit):
     groups: _RowGroups
     all_labels: Labels | None
     allow_outside_paths: bool = False
+    column_is_named: bool = False
+    """True if the user named the column, which the samples' names say then."""
 
     @override
     def __len__(self) -> int:
@@ -69,7 +71,8 @@ class ParquetSplit(ImageSplit):
         rows = samples - self.groups.starts[np.searchsorted(self.groups.files, files)]
         file_names = [printable(os.fsencode(path.name)) for path in self.paths]
         pairs = zip(files.tolist(), rows.tolist(), strict=True)
-        return pa.array([f"{file_names[file]}[{row}]" for file, row in pairs], pa.string())
+        end = f".{self.column}" if self.column_is_named else ""
+        return pa.array([f"{file_names[file]}[{row}]{end}" for file, row in pairs], pa.string())
 
     @override
     def labels(self, start: int, stop: int) -> Labels | None:
@@ -119,7 +122,14 @@ def open_parquet(
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
     labels, class_names, unused = _labels(shards.splits, columns, where)
     splits = {
-        split: ParquetSplit(paths, columns.image, groups[split], labels.get(split), allow_outside_paths)
+        split: ParquetSplit(
+            paths,
+            columns.image,
+            groups[split],
+            labels.get(split),
+            allow_outside_paths,
+            image_column is not None,
+        )
         for split, paths in shards.splits.items()
     }
     notes = (*shards.notes, *columns.notes)

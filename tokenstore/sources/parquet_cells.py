@@ -22,7 +22,7 @@ BATCH_NBYTES = 2**26
 """The bytes of a row group up to which it is read in batches of `BATCH_ROWS`; larger ones in smaller ones."""
 BATCH_ROWS = 32
 LARGEST_INFLATION = 100
-"""The factor by which a column of images inflates at most: encoded images hardly shrink."""
+"""The factor by which a row group is larger than its file at most: encoded images hardly shrink."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class _Rows:
     """The rows of one open Parquet file, which neighbouring requests read on in one stream."""
 
     def __init__(self, path: str) -> None:
+        self._nbytes = Path(path).stat().st_size
         self._file = pq.ParquetFile(path)
         self._at: tuple[int, str] | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
@@ -80,7 +81,7 @@ class _Rows:
         """
         if self._at != (group, column) or start < self._start:
             self._batches = self._file.iter_batches(
-                self._batch_rows(group, column), row_groups=[group], columns=[column], use_threads=False
+                self._batch_rows(group), row_groups=[group], columns=[column], use_threads=False
             )
             self._at, self._start, self._cells = (group, column), 0, pa.array([])
         while start < stop:
@@ -95,18 +96,13 @@ class _Rows:
                 raise ValueError(f"it ends before row {start}")
             self._cells, self._start = batch.column(0), end
 
-    def _batch_rows(self, group: int, column: str) -> int:
-        facts = self._file.metadata.row_group(group)
-        inflated = packed = 0
-        for number in range(facts.num_columns):
-            part = facts.column(number)
-            if part.path_in_schema.split(".")[0] == column.split(".")[0]:
-                inflated += part.total_uncompressed_size
-                packed += part.total_compressed_size
-        if inflated > BATCH_NBYTES and inflated > LARGEST_INFLATION * packed:
+    def _batch_rows(self, group: int) -> int:
+        # subtle: the metadata of single columns would be more exact, but pyarrow aborts on damaged ones
+        inflated = self._file.metadata.row_group(group).total_byte_size
+        if inflated > BATCH_NBYTES and inflated > LARGEST_INFLATION * self._nbytes:
             raise ValueError(
-                f"{packed:,} bytes that inflate to {inflated:,} are no images; write the file anew without "
-                "compression if they are"
+                f"its {inflated:,} bytes are too many for a file of {self._nbytes:,}; write the file anew "
+                "without compression if they are right"
             )
         return max(1, min(BATCH_ROWS, BATCH_ROWS * BATCH_NBYTES // max(1, inflated)))
 

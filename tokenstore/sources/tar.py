@@ -22,7 +22,7 @@ from typing_extensions import override
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
-from tokenstore.sources.labels import folders_of_images, label_splits
+from tokenstore.sources.labels import label_splits
 from tokenstore.sources.names import (
     check_range,
     digest,
@@ -31,6 +31,7 @@ from tokenstore.sources.names import (
     printable_names,
     sliced,
 )
+from tokenstore.sources.odd_folders import folders_of_images, refuse_label_maps
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
@@ -214,6 +215,7 @@ def _labels(
         if not bare:
             folders[split] = part.folders
     names = {split: column.unique().to_pylist() for split, column in folders.items()}
+    refuse_label_maps(names, where, "Unpack the tar files. ")
     no_classes = folders_of_images(names, where)
     notes = tuple(
         f"folder {printable(name)} is that of all images of split {split}, and no class"
