@@ -98,7 +98,7 @@ class _Rows:
 
     def _batch_rows(self, group: int) -> int:
         # subtle: the metadata of single columns would be more exact, but pyarrow aborts on damaged ones
-        inflated = self._file.metadata.row_group(group).total_byte_size
+        inflated = int(self._file.metadata.row_group(group).total_byte_size)
         if inflated > BATCH_NBYTES and inflated > LARGEST_INFLATION * self._nbytes:
             raise ValueError(
                 f"its {inflated:,} bytes are too many for a file of {self._nbytes:,}; write the file anew "
