@@ -112,6 +112,17 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     type=click.Path(exists=True, dir_okay=False),
     help="Vectors of ready codes: .npy, .pt, .ckpt or .safetensors.",
 )
+@click.option(
+    "--tokenizer-name",
+    metavar="NAME",
+    help="Name of the tokenizer that made ready codes, where SRC does not say it.",
+)
+@click.option(
+    "--class-names",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Names of the classes, one a line in the order of the labels, where SRC has none.",
+)
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
@@ -188,7 +199,7 @@ def _refuse_idle_options(source: Source) -> None:
 
     images = isinstance(source, ImageSource)
     context = click.get_current_context()
-    for name in ("codebook", "codebook_size") if images else _IMAGE_OPTIONS:
+    for name in ("codebook", "codebook_size", "tokenizer_name") if images else _IMAGE_OPTIONS:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             what = "ready codes" if images else "images"
             raise click.UsageError(f"--{name.replace('_', '-')} is for {what}, and {source.location} is not")

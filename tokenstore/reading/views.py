@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from tokenstore.errors import StoreError
+from tokenstore.errors import Parameter, StoreError
 from tokenstore.format import LABELS, Manifest
 from tokenstore.reading.array import Indices, Values, normalised
 from tokenstore.reading.split import SplitReader
@@ -325,12 +325,27 @@ def check_same_tokenizer(parts: Sequence[Rows]) -> None:
     for part in parts:
         for other in part.manifests:
             if other.tokenizer != first.tokenizer:
+                parameters = Parameter("tokenizer_name"), Parameter("codebook")
                 raise StoreError(
                     f"expected stores of one tokenizer, found {first.tokenizer} in {parts[0]!r} "
-                    f"and {other.tokenizer} in {part!r}. Convert one of them with the other's tokenizer"
+                    f"and {other.tokenizer} in {part!r}. {_way_to_one_tokenizer(first, other, parameters)}",
+                    parameters=parameters,
                 )
             if (other.grid, other.codebook_sizes) != (first.grid, first.codebook_sizes):
                 raise StoreError(
                     f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]!r}, "
                     f"found {other.grid} of {other.codebook_sizes} in {part!r}"
                 )
+
+
+def _way_to_one_tokenizer(first: Manifest, other: Manifest, ready: tuple[Parameter, Parameter]) -> str:
+    """Return what to do about stores of two tokenizers; `ready` are the parameters for ready codes."""
+    of_images = [manifest.preprocessing is not None for manifest in (first, other)]
+    if all(of_images):
+        return "Convert one of them with the other's tokenizer"
+    if any(of_images):
+        return "Ready codes are not known to be those of a tokenizer: convert the images of both"
+    return (
+        f"If one tokenizer made both, convert the ready codes of both again with its name and vectors, by "
+        f"{ready[0]} and {ready[1]}"
+    )

@@ -8,6 +8,7 @@ from typing import Unpack
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
+from tokenstore.sources.naming import named
 from tokenstore.sources.options import SourceOptions
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 from tokenstore.sources.shard_files import is_pattern
@@ -34,7 +35,7 @@ def open_source(
     """List the samples of a local path.
 
     Without a `kind`, one of `kind_names()`, the kind is recognised by the path's ending or by what the folder
-    holds. `options` are the fields of SourceOptions that fit the kind.
+    holds. `options` are the fields of SourceOptions that fit the kind; `class_names` fits any with labels.
 
     Raises SourceError for a path that does not exist, holds no known kind, or holds more than one, for an
     unknown kind, and for whatever the kind's own opener refuses.
@@ -49,11 +50,14 @@ def open_source(
     if chosen is None:
         kind = "imagefolder" if "labels" in given else _detect(Path(src))
         chosen = load_kind(kind)
+    for name in ("class_names", "tokenizer_name"):  # which fit any kind
+        given.pop(name, None)
     for name, value in given.items():
         if name not in chosen.options:
             parameters = [Parameter(name, value if value is True else None)]
             raise SourceError(f"{where}: {_OPTION_NEEDS[name]}, not with kind {kind}", parameters=parameters)
-    return chosen.open(src, **given)
+    source = chosen.open(src, **given)
+    return named(source, options.get("class_names"), options.get("tokenizer_name"))
 
 
 def _detect(path: Path) -> str:

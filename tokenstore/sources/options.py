@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict, get_args
@@ -29,6 +30,10 @@ class SourceOptions(TypedDict, total=False):
     """The column of labels of Parquet files, or of the file `labels`."""
     no_labels: bool
     """True to list images without labels, whatever looks like some."""
+    class_names: str | Path | Sequence[str] | None
+    """The names of the classes by label, for a source without: a list, or a text file of a name a line."""
+    tokenizer_name: str | None
+    """The name of the tokenizer that made ready codes, for a source that does not say it."""
     allow_outside_paths: bool
     """True to read files that a Parquet file names by paths that lead out of its folder."""
 
