@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["TokenClassifier"]
 
 _BACKBONE = "backbone."
+_MOST_TRIED = 1 << 20
+"""The most pixels of an image that a backbone is tried with in memory."""
 
 
 class TokenClassifier(nn.Module):
@@ -101,15 +104,31 @@ def _backbone(name: str, size: tuple[int, int] | None, arguments: dict[str, Any]
 
     Raises ValueError if the model does not take images of that size.
     """
+    model = _made(name, size, arguments)
     if size is None:
-        return timm.create_model(name, **arguments)  # type: ignore[no-any-return]
+        return model
     try:
-        model: nn.Module = timm.create_model(name, img_size=size, **arguments)
-    except TypeError:  # most models take images of any size, and have no such argument
-        model = timm.create_model(name, **arguments)
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, arguments["in_chans"], *size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(f"{name} does not take {size[0]}x{size[1]} pixels: {error}") from error
+        # subtle: without memory, since a file may ask for images of any size; and what cannot be tried so is
+        # tried with memory if it is small
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            _try(_made(name, size, arguments), size, arguments)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        try:
+            if size[0] * size[1] > _MOST_TRIED:
+                raise
+            _try(model, size, arguments)
+        except (RuntimeError, AssertionError, ValueError) as refusal:
+            raise ValueError(f"{name} does not take {size[0]}x{size[1]} pixels: {refusal}") from error
     return model.train()
+
+
+def _made(name: str, size: tuple[int, int] | None, arguments: dict[str, Any]) -> nn.Module:
+    if size is not None:
+        with contextlib.suppress(TypeError):  # most models take images of any size, and have no such argument
+            return timm.create_model(name, img_size=size, **arguments)  # type: ignore[no-any-return]
+    return timm.create_model(name, **arguments)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _try(model: nn.Module, size: tuple[int, int], arguments: dict[str, Any]) -> None:
+    model.eval()(torch.zeros(1, arguments["in_chans"], *size))

@@ -18,6 +18,11 @@ __all__ = ["RECIPES", "read_recipe", "recipe_names"]
 
 RECIPES = Path(__file__).parent
 """The folder of the packaged recipes."""
+_LONGEST = 1 << 14
+"""The most bytes of a recipe: a file of settings has about a thousand."""
+_LARGEST = 1 << 64
+_DEEPEST = 8
+"""The most lists and mappings around a value that are read, to say that one value was expected."""
 
 
 def recipe_names() -> list[str]:
@@ -28,7 +33,8 @@ def recipe_names() -> list[str]:
 def read_recipe(config: str | Path) -> dict[str, Any]:
     """Return the settings of a packaged recipe, or of a YAML file, by their names.
 
-    Raises ArgumentError if `config` is neither, or if a value is no text, number or truth value.
+    Raises ArgumentError if `config` is neither, if the file is longer than 16 KiB, or if a value is no text,
+    truth value, or number of up to 64 bits.
     """
     import yaml
 
@@ -36,17 +42,50 @@ def read_recipe(config: str | Path) -> dict[str, Any]:
     path = packaged if packaged.exists() else Path(config)
     parameter = Parameter("config", str(config))
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = _flat_yaml(path)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ArgumentError(
             f"{parameter}: expected a YAML file or one of {', '.join(recipe_names())}: {error}"
             f"{did_you_mean(config, recipe_names())}",
             parameters=[parameter],
         ) from error
     if not isinstance(values, dict):
-        raise ArgumentError(f"{path}: expected settings by their names, found {values!r:.80}")
+        raise ArgumentError(f"{path}: expected settings by their names, found a {type(values).__name__}")
     settings = {str(name).replace("-", "_"): value for name, value in values.items()}
     for name, value in settings.items():
         if not isinstance(value, (str, int, float)):
-            raise ArgumentError(f"{path}: {name}: expected one value, found {value!r:.80}")
+            found = type(value).__name__
+            raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {found}")
+        if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+            raise ArgumentError(f"{path}: {name:.80}: expected a number of up to 64 bits, found a longer one")
     return settings
+
+
+def _flat_yaml(path: Path) -> Any:
+    """Read a YAML file whose aliases stand for single values: others could stand for lists without end.
+
+    Raises ValueError for a file that is too long, and the errors of `open` and of yaml.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """Return the next node; refuse an alias of more than one value, and deep lists."""
+            event = self.peek_event()
+            self.depth += 1
+            node = super().compose_node(parent, index) if self.depth <= _DEEPEST else None
+            self.depth -= 1
+            if node is None or (isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode)):
+                problem = "expected one value, found a list or mapping by an alias, or too deep"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            return node
+
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    with path.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise ValueError(f"expected at most {_LONGEST} bytes, found more")
+    return yaml.load(data.decode(), Loader)

@@ -294,7 +294,8 @@ def resolve(
     strangers = sorted(recipe.keys() - hints.keys())
     if strangers:
         raise ArgumentError(
-            f"{config}: {command} has no setting {', '.join(strangers)}; it has {', '.join(sorted(hints))}"
+            f"{config}: {command} has no setting {', '.join(strangers):.500}; it has "
+            f"{', '.join(sorted(hints))}"
             f"{did_you_mean(strangers[0], hints)}"
         )
     explicit = {name: value for name, value in arguments.items() if value is not None}
@@ -331,7 +332,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return str(value)
     try:
         number = hint(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _refusal(name, value, f"a number ({hint.__name__})") from error
     if isinstance(value, bool) or (isinstance(value, float) and number != value):
         raise _refusal(name, value, f"a number ({hint.__name__})")

@@ -22,10 +22,19 @@ from seitpp_models.networks.vit import token_vit
 from tokenstore.errors import TokenstoreError, did_you_mean
 from tokenstore.files import write_file
 from tokenstore.format import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.format.fields import list_of, null_or, text
+from tokenstore.networks.tensor_files import (
+    check_shapes,
+    check_sizes,
+    declared_shapes,
+    metadata_value,
+    shapes_of,
+)
 
 __all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
 
 _FORMAT = "seitpp_models.1"
+_read_labels = null_or(list_of(text))
 
 
 def _segmenter(backbone: Mapping[str, Any], **arguments: Any) -> TokenSegmenter:
@@ -59,7 +68,7 @@ def build_model(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     if kind not in _BUILDERS:
         near = did_you_mean(kind, _BUILDERS)
-        raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r}{near}")
+        raise ModelError(f"expected a network of a kind in {list(_BUILDERS)}, found {kind!r:.80}{near}")
     try:
         return _BUILDERS[kind](**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
@@ -134,21 +143,7 @@ def load_model(path: Path | str) -> TrainedModel:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != _FORMAT:
-            raise ModelError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-        arguments = json.loads(metadata["arguments"])
-        model = build_model(metadata["kind"], arguments)
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ModelError(f"{name}: expected finite numbers, found others")
-        model.load_state_dict(tensors)
-        labels = json.loads(metadata["labels"])
-        labels = None if labels is None else tuple(map(str, labels))
-        tokenizer = TokenizerIdentity.from_dict(json.loads(metadata["tokenizer"]), "tokenizer")
-        steps = json.loads(metadata.get("preprocessing", "null"))
-        preprocessing = None if steps is None else Preprocessing.from_dict(steps, "preprocessing")
+            return _read_model(file)
     except (
         TokenstoreError,
         SafetensorError,
@@ -158,5 +153,25 @@ def load_model(path: Path | str) -> TrainedModel:
         KeyError,
         RuntimeError,
     ) as error:
-        raise ModelError(f"{path}: expected a network of save_model: {error}") from error
-    return TrainedModel(model.eval(), metadata["kind"], arguments, tokenizer, labels, preprocessing)
+        raise ModelError(f"{path}: expected a network of save_model: {error!s:.500}") from error
+
+
+def _read_model(file: Any) -> TrainedModel:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise ModelError(f"its format is {metadata.get('format')!r:.80}, not {_FORMAT!r}")
+    kind, arguments = metadata["kind"], metadata_value(metadata, "arguments")
+    labels = _read_labels(metadata_value(metadata, "labels"), "labels")
+    tokenizer = TokenizerIdentity.from_dict(metadata_value(metadata, "tokenizer"), "tokenizer")
+    steps = metadata_value(metadata, "preprocessing", "null")
+    preprocessing = None if steps is None else Preprocessing.from_dict(steps, "preprocessing")
+    shapes = declared_shapes(file)
+    check_sizes(arguments, shapes)
+    check_shapes(shapes_of(lambda: build_model(kind, arguments)), shapes)
+    model = build_model(kind, arguments)
+    tensors = {name: file.get_tensor(name) for name in shapes}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{name}: expected finite numbers, found others")
+    model.load_state_dict(tensors)
+    return TrainedModel(model.eval(), kind, arguments, tokenizer, labels, preprocessing)

@@ -19,7 +19,7 @@ from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
 from tokenstore.augment import ADAPTER_PARTS
 from tokenstore.errors import TokenstoreError
-from tokenstore.networks.checkpoints import read_checkpoint
+from tokenstore.networks.checkpoints import read_dense_tensors
 from tokenstore.networks.transformer import HEAD_WIDTH, sin_cos_table
 
 __all__ = ["from_official", "from_official_names", "load_official", "to_official"]
@@ -40,9 +40,7 @@ def load_official(path: Path | str) -> TokenViT | MaskedTokenModel:
     Raises ModelError if a tensor is missing, unknown, of another shape or not finite.
     """
     try:
-        checkpoint = read_checkpoint(Path(path), of_runs=True)
-        tensors = {name: tensor for name, tensor in checkpoint.items() if isinstance(tensor, Tensor)}
-        return from_official(tensors)
+        return from_official(read_dense_tensors(Path(path)))
     except (TokenstoreError, OSError, ValueError) as error:
         raise ModelError(f"{path}: expected a checkpoint of SeiT or SeiT++: {error}") from error
 

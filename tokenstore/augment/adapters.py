@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.files import write_file
 from tokenstore.format import TokenizerIdentity
 from tokenstore.format.fields import Reader, fields_of, integer, list_of
-from tokenstore.networks.checkpoints import read_checkpoint
+from tokenstore.networks.checkpoints import read_dense_tensors
+from tokenstore.networks.tensor_files import check_shapes, check_sizes, declared_shapes, metadata_value
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -96,33 +97,37 @@ def _described(tokenizer: TokenizerIdentity) -> str:
 
 def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
     try:
-        metadata, tensors = _read(path)
-        if "config" not in metadata:
-            return TokenAdapt.from_tensors(tensors, augmentation=augmentation)
-        config = AdapterConfig(
-            **fields_of(json.loads(metadata["config"]), "config", {}, _SIZES, others=False)
-        )
-        made_for = metadata.get("tokenizer")
-        tokenizer = (
-            None if made_for is None else TokenizerIdentity.from_dict(json.loads(made_for), "tokenizer")
-        )
-        return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
-    except (AdapterError, TokenizerError, SafetensorError, OSError, ValueError, TypeError) as error:
-        raise AdapterError(f"{path}: expected the weights of a TokenAdapt: {error}") from error
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("format") == _FORMAT:
+                    return _read_adapter(file, augmentation)
+        return TokenAdapt.from_tensors(read_dense_tensors(path), augmentation=augmentation)
+    except (
+        AdapterError,
+        TokenizerError,
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
+        raise AdapterError(f"{path}: expected the weights of a TokenAdapt: {error!s:.500}") from error
+
+
+def _read_adapter(file: Any, augmentation: nn.Module | None) -> TokenAdapt:
+    metadata, shapes = file.metadata(), declared_shapes(file)
+    sizes = fields_of(metadata_value(metadata, "config"), "config", {}, _SIZES, others=False)
+    check_sizes(sizes, shapes)
+    config = AdapterConfig(**sizes)
+    made_for = metadata_value(metadata, "tokenizer", "null")
+    tokenizer = None if made_for is None else TokenizerIdentity.from_dict(made_for, "tokenizer")
+    check_shapes(TokenAdapt.shapes(config), shapes)
+    tensors = {name: file.get_tensor(name) for name in shapes}
+    return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
 
 
 _SIZES: dict[str, Reader[Any]] = {
     **dict.fromkeys(("codebook_size", "channels", "width", "heads", "mlp", "depth"), integer(1)),
     **dict.fromkeys(("grid", "size"), list_of(integer(1))),
 }
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return metadata, empty unless `save_adapter` wrote the file, and tensors by name."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") == _FORMAT:
-                return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    tensors = read_checkpoint(path, of_runs=True)
-    return {}, {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}

@@ -20,6 +20,7 @@ from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip,
 from tokenstore.errors import AdapterError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.precision import Precision
+from tokenstore.networks.tensor_files import Shapes, check_shapes, shapes_of
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
 __all__ = ["ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"]
@@ -267,14 +268,19 @@ class TokenAdapt(nn.Module):
         tensors, and the grids are square. Raises AdapterError where a tensor is missing or of another shape.
         """
         own = {name: tensor for name, tensor in tensors.items() if name.startswith(ADAPTER_PARTS)}
-        adapter = cls(config or _config_of(own), augmentation, tokenizer)
-        expected = {name: tuple(tensor.shape) for name, tensor in adapter.tensors().items()}
-        for name in sorted(expected.keys() | own.keys()):
-            actual = tuple(own[name].shape) if name in own else "none"
-            if actual != expected.get(name):
-                raise AdapterError(f"{name}: expected shape {expected.get(name, 'none')}, found {actual}")
+        config = config or _config_of(own)
+        try:
+            check_shapes(cls.shapes(config), {name: tuple(tensor.shape) for name, tensor in own.items()})
+        except (ValueError, RuntimeError) as error:
+            raise AdapterError(str(error)) from error
+        adapter = cls(config, augmentation, tokenizer)
         adapter.load_state_dict(own, strict=False)
         return adapter
+
+    @classmethod
+    def shapes(cls, config: AdapterConfig) -> Shapes:
+        """Return the shapes of f's and g's tensors by name, without taking memory for them."""
+        return shapes_of(lambda: cls(config, nn.Identity()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters and positions of f and g by their published names."""

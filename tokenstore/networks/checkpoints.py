@@ -14,13 +14,15 @@ from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 
-__all__ = ["listed", "read_checkpoint", "read_pytorch"]
+__all__ = ["listed", "read_checkpoint", "read_dense_tensors", "read_pytorch"]
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 _DROPPED = ("loss.",)
 """The beginnings of the names of tensors that only training needs."""
 _LIGHTNING, _MAE = "state_dict", "model"
 """The keys of the tensors in checkpoints of whole runs: Lightning's and MAE's."""
+_SHARED = 4
+"""The most times that the bytes of a file may be tensors: some networks use a tensor under several names."""
 _SHOWN = 8
 """The most names that an error lists of each kind of problem."""
 
@@ -33,6 +35,20 @@ def read_checkpoint(path: Path, *, of_runs: bool = False) -> dict[str, object]:
     objects that only running code could read.
     """
     return _tensors_by_name(_read(path, of_runs), of_runs)
+
+
+def read_dense_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name of a file that `read_checkpoint` reads, of whole runs too.
+
+    Raises TokenizerError, too, if the tensors claim to be larger than their file.
+    """
+    values = read_checkpoint(path, of_runs=True)
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    strided = all(tensor.layout == torch.strided for tensor in tensors.values())
+    if not strided or sum(tensor.nbytes for tensor in tensors.values()) > _SHARED * path.stat().st_size:
+        # subtle: a few stored bytes can claim to be tensors of any size, by strides of zero
+        raise TokenizerError("expected dense tensors, found ones of fewer stored bytes than their shapes")
+    return tensors
 
 
 def _read(path: Path, of_runs: bool) -> object:
