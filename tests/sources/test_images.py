@@ -185,6 +185,21 @@ def test_a_transparent_palette_entry_lies_over_white() -> None:
     assert same_size(as_bytes)[0].tolist() == [[255, 255, 255], [0, 0, 200]]
 
 
+@pytest.mark.parametrize("pixels", [1, 53, 200])
+def test_transparency_drawn_in_strips_is_that_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    rgba = Image.fromarray(np.random.default_rng(3).integers(0, 256, (37, 53, 4), np.uint8))
+    for image in (rgba, rgba.convert("LA"), rgba.convert("RGB").quantize(9)):
+        options = {"transparency": bytes(range(0, 250, 50))} if image.mode == "P" else {}
+        data = encoded(image, "PNG", **options)
+        with Image.open(io.BytesIO(data)) as opened:
+            white = Image.new("RGBA", image.size, "white")
+            expected = Image.alpha_composite(white, opened.convert("RGBA")).convert("RGB")
+        monkeypatch.setattr(images, "_STRIP_PIXELS", pixels)
+        assert np.array_equal(same_size(data), np.asarray(expected))
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_an_animation_gives_its_first_frame(format: str) -> None:
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("#ff0000", "#00ff00")]

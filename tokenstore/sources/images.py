@@ -57,6 +57,8 @@ EXTENSIONS = frozenset(
 )
 """The endings of file names, in lower case and without the dot, that make a file an image."""
 
+_STRIP_PIXELS = 2**20
+"""The pixels with transparency that are drawn at a time."""
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -210,9 +212,19 @@ def _decode_with_pillow(image: Image.Image) -> Image.Image:
             f"pixels of 32 bits (Pillow mode {image.mode}) have no agreed range; save as 8 or 16 bits",
         )
     elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = _over_white(image)
     return _turn(image.convert("RGB"), orientation)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Draw an image with transparency over white, as RGB; in strips, which bound the memory."""
+    drawn = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        drawn.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return drawn
 
 
 def upright(image: Image.Image) -> Image.Image:
