@@ -1,9 +1,16 @@
-"""Texts that commands share: sizes, and the refusal of options without use."""
+"""Texts that commands share: printed lines, sizes, and the refusal of options without use."""
 
 from __future__ import annotations
 
 import click
 from click.core import ParameterSource
+
+from tokenstore.texts import printable
+
+
+def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
+    """Print one line; whatever in it is not printable, such as a control sequence in a name, is escaped."""
+    click.secho(printable(line), err=err, bold=bold or None)
 
 
 def human_bytes(nbytes: float) -> str:

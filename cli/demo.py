@@ -16,6 +16,7 @@ from PIL import Image
 
 import tokenstore
 
+from .console import echo
 from .main import cli
 from .seitpp import cli as networks
 
@@ -51,7 +52,8 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def _run(*words: str, program: str = "tokenstore") -> None:
-    click.secho(f"\n$ {program} {' '.join(words)}", bold=True)
+    echo()
+    echo(f"$ {program} {' '.join(words)}", bold=True)
     group = cli if program == "tokenstore" else networks
     code = group.main(list(words), prog_name=program, standalone_mode=False)
     if code:
@@ -66,7 +68,7 @@ def demo(images: Path | None) -> None:
     if images is None:
         images = _HOME / "images"
         shutil.rmtree(images, ignore_errors=True)
-        click.echo(f"writing scikit-learn's digits and photographs to {images}/")
+        echo(f"writing scikit-learn's digits and photographs to {images}/")
         write_images(images)
         image_size = ["--image-size", "64"]
     _run("convert", str(images), str(store), *image_size)
@@ -78,21 +80,21 @@ def demo(images: Path | None) -> None:
     _run("preview", str(store), "-o", str(augmented), "-n", "6", "--augment", "seitpp")
     from torch.utils.data import DataLoader  # slow to import, and decode processes import this module
 
-    click.secho("\nreading one shuffled epoch through TokenDataset", bold=True)
+    echo()
+    echo("reading one shuffled epoch through TokenDataset", bold=True)
     split = tokenstore.open(store).splits[0]
     dataset = tokenstore.TokenDataset(store, split)
     started = time.monotonic()
     loader = DataLoader(dataset, batch_size=256, shuffle=True)
     batches = [len(batch[0] if len(dataset.columns) > 1 else batch) for batch in loader]
     seconds = time.monotonic() - started
-    click.echo(
+    echo(
         f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
     _train(store, dataset)
-    click.echo(
-        f"\nDone. The store is {store}; look at {sheet} and {augmented}. `tokenstore info {store}` says more."
-    )
+    echo()
+    echo(f"Done. The store is {store}; look at {sheet} and {augmented}. `tokenstore info {store}` says more.")
 
 
 def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
@@ -101,8 +103,9 @@ def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
 
     names = dataset.class_names or ()
     if len(names) < 2 or not 2 * len(names) <= len(dataset) <= _MOST_TRAINED:
-        click.echo(
-            f"\nNo classifier is trained: that takes up to {_MOST_TRAINED:,} images of 2 classes or more, in "
+        echo()
+        echo(
+            f"No classifier is trained: that takes up to {_MOST_TRAINED:,} images of 2 classes or more, in "
             f"class folders; found {len(dataset):,} of {len(names)} classes. `seitpp finetune` trains others."
         )
         return
@@ -111,7 +114,7 @@ def _train(store: Path, dataset: tokenstore.TokenDataset) -> None:
     options = ["--split", dataset.reader.name, "--config", "finetune-demo"]
     _run("finetune", str(store), "--out", str(out), *options, program="seitpp")
     (evaluation,) = (json.loads(line) for line in (out / EVALUATIONS).read_text().splitlines())
-    click.echo(f"held-out accuracy: {100 * evaluation['top1']:.1f} %, of {len(names)} classes")
+    echo(f"held-out accuracy: {100 * evaluation['top1']:.1f} %, of {len(names)} classes")
 
 
 def main() -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenstore.errors import ArgumentError, TokenstoreError, did_you_mean
+from tokenstore.texts import printable
 from tokenstore.version import __version__
+
+from .console import echo
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -123,14 +126,14 @@ class LazyCommands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            text = " ".join(spoken(error).split())
+            text = printable(" ".join(spoken(error).split()))
             if isinstance(error, ArgumentError):
                 raise click.UsageError(text) from error
             if not isinstance(error, (TokenstoreError, OSError)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -15,8 +14,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.text import Text
+from typing_extensions import override
 
-err = Console(stderr=True)
+from tokenstore.texts import printable
+
+from .terminal import Terminal
+
+err = Terminal(stderr=True)
 """The terminal on standard error."""
 
 
@@ -34,6 +38,14 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
 
 
+class _LineColumn(TextColumn):
+    """A column of text as it is: the names of splits and files hold no markup."""
+
+    @override
+    def render(self, task: Task) -> Text:
+        return Text(printable(self.text_format.format(task=task)))
+
+
 def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
     """Return a bar on stderr with rate and time left; the bar is silent if stderr is no terminal.
 
@@ -43,11 +55,11 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
     if unit == "bytes":
         columns = [DownloadColumn(), TransferSpeedColumn()]
     return Progress(
-        TextColumn("{task.description}"),
+        _LineColumn("{task.description}"),
         BarColumn(),
         *columns,
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        _LineColumn("{task.fields[note]}"),
         console=err,
         disable=quiet or not err.is_terminal,
         transient=True,

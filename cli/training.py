@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.progress import TaskID
 
+from .console import echo
 from .progress import err, progress_bar
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LINE_SECONDS = 60.0
 def note_unless_held_out(count: int) -> None:
     """Print a note if no image is held out."""
     if not count:
-        click.echo("note: no image is held out, so nothing will be evaluated; raise --held-out")
+        echo("note: no image is held out, so nothing will be evaluated; raise --held-out")
 
 
 class RunProgress:
@@ -41,7 +41,7 @@ class RunProgress:
         self._stack.close()
         run = self._run
         if run is not None and run.writes and kind is not None and issubclass(kind, KeyboardInterrupt):
-            click.echo(f"stopped after step {run.step:,}; --resume continues the run", err=True)
+            echo(f"stopped after step {run.step:,}; --resume continues the run", err=True)
 
     def begin(self, run: ResumableRun[Any, Any]) -> None:
         """Show the bar of a run."""
@@ -57,7 +57,7 @@ class RunProgress:
         if run.writes and not err.is_terminal and time.monotonic() - self._printed > _LINE_SECONDS:
             self._printed = time.monotonic()
             minutes = run.seconds / 60
-            click.echo(f"step {result.step:,} of {run.config.steps:,}: {text}, {minutes:.1f} minutes")
+            echo(f"step {result.step:,} of {run.config.steps:,}: {text}, {minutes:.1f} minutes")
 
 
 def show_training(
@@ -79,7 +79,7 @@ def show_training(
 
     with progress:
         trained = train(on_start=begin, on_step=progress.on_step, on_evaluation=print_quality)
-    click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+    echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
 
 
 class StageProgress:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Column, Table
+
+from ..console import echo
+from ..terminal import Terminal
 
 _HEADS = {
     "loss": "loss",
@@ -25,11 +26,11 @@ def print_evaluation(evaluation: Any) -> None:
     """Print an evaluation (seitpp_models.evaluation.Evaluation)."""
     place, split, count = evaluation.place, evaluation.split, evaluation.samples
     if evaluation.images is None:
-        click.echo(f"{place}: {count:,} samples of split {split}")
+        echo(f"{place}: {count:,} samples of split {split}")
     else:
         _print_images(place, split, count, evaluation.images)
     for note in evaluation.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     rows = [(_condition(condition), figures) for condition, figures in evaluation.results.items()]
     _print_figures(rows, ("corruption", "severity") if len(rows) > 1 else ())
     if "iou" in evaluation.figures:
@@ -37,14 +38,14 @@ def print_evaluation(evaluation: Any) -> None:
 
 
 def _print_images(place: str, split: str, count: int, facts: Any) -> None:
-    click.echo(
+    echo(
         f"{place}: {count:,} images of split {split}; {_sides(facts.image_size)} pixels are "
         f"{_sides(facts.grid)} codes of {facts.tokenizer}, and the network sees {_sides(facts.crop)}"
         + ("" if facts.resize == "squash" else f"; images are resized by {facts.resize}")
     )
     if facts.skipped:
         name, reason = facts.skipped[0]
-        click.echo(f"note: {len(facts.skipped):,} images cannot be read and count nowhere; {name}: {reason}")
+        echo(f"note: {len(facts.skipped):,} images cannot be read and count nowhere; {name}: {reason}")
 
 
 def _sides(sides: Sequence[int]) -> str:
@@ -62,7 +63,7 @@ def _print_figures(rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]], head
     table = Table(*heads, *(Column(_HEADS[name], justify="right") for name in names), box=None)
     for condition, figures in rows:
         table.add_row(*(condition if heads else ()), *(_figure(name, figures[name]) for name in names))
-    Console(highlight=False, markup=False).print(table)
+    Terminal().print(table)
 
 
 def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
@@ -70,7 +71,7 @@ def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
     for label, share in enumerate(iou):
         name = str(label) if names is None or label >= len(names) else names[label]
         table.add_row(name, "does not occur" if math.isnan(share) else _figure("iou", share))
-    Console(highlight=False, markup=False).print(table)
+    Terminal().print(table)
 
 
 def _figure(name: str, value: float) -> str:

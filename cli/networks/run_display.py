@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import click
-
+from ..console import echo
 from ..progress import err, progress_bar
 
 _SECONDS = 60.0
@@ -28,10 +27,10 @@ def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
             )
         except KeyboardInterrupt:
             if display.task is not None:
-                click.echo(f"stopped after step {display.steps:,}; --resume continues the run", err=True)
+                echo(f"stopped after step {display.steps:,}; --resume continues the run", err=True)
             raise
     if display.task is not None:
-        click.echo(f"{result.steps:,} steps in {result.seconds / 60:.1f} minutes: {result.weights}")
+        echo(f"{result.steps:,} steps in {result.seconds / 60:.1f} minutes: {result.weights}")
 
 
 class _RunDisplay:
@@ -46,14 +45,14 @@ class _RunDisplay:
 
     def begin(self, plan: Any) -> None:
         """Print a run's plan (seitpp_models.training.TrainingPlan)."""
-        click.echo(
+        echo(
             f"{plan.parameters / 1e6:.1f} M parameters, {plan.samples:,} samples, {plan.steps:,} steps of "
             f"{plan.batch_size} on {plan.processes} x {plan.device}, {plan.precision}"
         )
         if plan.evaluate_split is None:
-            click.echo("note: nothing is evaluated, since the store has no other split to evaluate on")
+            echo("note: nothing is evaluated, since the store has no other split to evaluate on")
         if plan.reference is not None:
-            click.echo(f"{plan.reference[0]}: {plan.reference[1]:.4f} nats")
+            echo(f"{plan.reference[0]}: {plan.reference[1]:.4f} nats")
         self._total = plan.steps
         self.task = self.bar.add_task("training", total=plan.steps, note="")
 
@@ -65,9 +64,9 @@ class _RunDisplay:
         if not err.is_terminal and time.monotonic() - self._printed > _SECONDS:
             self._printed = time.monotonic()
             minutes = result.seconds / 60
-            click.echo(f"step {result.step:,} of {self._total:,}: {text}, {minutes:.1f} minutes")
+            echo(f"step {result.step:,} of {self._total:,}: {text}, {minutes:.1f} minutes")
 
     def evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Print the figures of an evaluation."""
         shown = [f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float)]
-        click.echo(f"step {step:,}: {', '.join(shown)}")
+        echo(f"step {step:,}: {', '.join(shown)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
+from ..console import echo
 from ..main import EXIT_CODES
 from ..options import option
 from ..training_options import training_options
@@ -66,10 +67,10 @@ def _print_images(listed: ImageSet) -> None:
 
     held_out = len(listed.held_out_photographs) + len(listed.held_out_thumbnails)
     trained_on = len(listed.photographs) + len(listed.thumbnails)
-    click.echo(f"training on {trained_on:,} images; held out: {held_out:,}")
+    echo(f"training on {trained_on:,} images; held out: {held_out:,}")
     note_unless_held_out(held_out)
 
 
 def _print_quality(step: int, quality: dict[str, AdapterQuality]) -> None:
     for name, figures in quality.items():
-        click.echo(f"step {step:,}, {name}: {figures}")
+        echo(f"step {step:,}, {name}: {figures}")

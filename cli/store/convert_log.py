@@ -12,7 +12,7 @@ from rich.progress import TaskID
 
 from tokenstore.sources import MaskedSplit, count_classes
 
-from ..console import human_bytes
+from ..console import echo, human_bytes
 from ..main import spoken
 from ..progress import progress_bar
 
@@ -64,10 +64,10 @@ class TextLog:
     def begin(self, source: Source) -> None:
         """Print the listed source."""
         sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
-        click.echo(f"{source.location}: {source.kind}, {sizes}")
+        echo(f"{source.location}: {source.kind}, {sizes}")
         for note in (*source.notes, *source.unused_labels):
-            click.echo(f"  note: {spoken(note)}")
-        click.echo(f"  {_class_line(source)}")
+            echo(f"  note: {spoken(note)}")
+        echo(f"  {_class_line(source)}")
         self._bar.start()
 
     def progress(self, state: Progress) -> None:
@@ -82,29 +82,30 @@ class TextLog:
     def skipped(self, skips: list[dict[str, Any]], event: str = "skipped") -> None:
         """Print the first samples that could not be read."""
         for skip in skips[:_SHOWN]:
-            click.echo(f"  {event} {skip['source']}: {skip['reason']}")
+            echo(f"  {event} {skip['source']}: {skip['reason']}")
 
     def interrupted(self, again: str) -> None:
         """Print the command that resumes the conversion."""
-        click.echo(f"interrupted; what is done is kept. Go on with:\n  {again}", err=True)
+        echo("interrupted; what is done is kept. Go on with:", err=True)
+        echo(f"  {again}", err=True)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:
         """Print the result."""
         manifest = conversion.manifest
         if conversion.already_complete:
-            click.echo(f"{out}: already complete; SRC was not compared with it")
+            echo(f"{out}: already complete; SRC was not compared with it")
             return
         for name, position in conversion.resumed_at.items():
             if position:
-                click.echo(f"{name}: went on after {position:,} samples")
+                echo(f"{name}: went on after {position:,} samples")
         nbytes = conversion.nbytes
         for name, split in manifest.splits.items():
-            click.echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
+            echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
             self.skipped([vars(skip) for skip in conversion.skipped[name]])
             if split.skipped > _SHOWN:
-                click.echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
+                echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
         if conversion.codec_reason:
-            click.echo(f"codec {conversion.codec_reason}")
+            echo(f"codec {conversion.codec_reason}")
         samples = sum(split.samples for split in manifest.splits.values())
         source_nbytes = _source_nbytes(manifest)
         share = (
@@ -112,12 +113,10 @@ class TextLog:
             if source_nbytes
             else ""
         )
-        click.echo(
-            f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s"
-        )
+        echo(f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s")
         if conversion.unused_labels:
             notes = "; ".join(map(spoken, conversion.unused_labels))
-            click.echo(f"{out}: stored without labels, though its source seems to have some: {notes}")
+            echo(f"{out}: stored without labels, though its source seems to have some: {notes}")
 
 
 class JsonLog:

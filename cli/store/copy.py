@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import human_bytes
+from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -46,4 +46,4 @@ def copy(src: str, dst: str, **settings: Any) -> None:
         )
     took = time.monotonic() - started
     size = human_bytes(copied.nbytes)
-    click.echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")
+    echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")

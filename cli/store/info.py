@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import human_bytes
+from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
     lines = {"store": store, **_manifest_lines(result), **_array_lines(result)}
     width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {value}")
+        echo(f"{name:<{width}}  {value}")
 
 
 def _manifest_lines(result: StoreInfo) -> dict[str, str]:

@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.audit.pictures import FORMATS
 
 from .. import options, training_options
-from ..console import refuse_idle_options
+from ..console import echo, refuse_idle_options
 from ..main import EXIT_CODES
 
 
@@ -84,8 +84,8 @@ def preview(
     sheet = tokenstore.preview(store, out, indices=indices, count=count, augment=augment, **settings)
     which = f"{len(sheet.indices):,} samples of split {sheet.split}"
     if sheet.headings:
-        click.echo(f"{out}: {which}: {', '.join(sheet.headings)}")
+        echo(f"{out}: {which}: {', '.join(sheet.headings)}")
         return
-    click.echo(f"{out}: {which}, {sheet.originals:,} with their originals")
+    echo(f"{out}: {which}, {sheet.originals:,} with their originals")
     if sheet.reason is not None:
-        click.echo(f"  no original of {sheet.missing:,}; the first reason: {sheet.reason}")
+        echo(f"  no original of {sheet.missing:,}; the first reason: {sheet.reason}")

@@ -11,7 +11,7 @@ from rich.progress import TaskID
 import tokenstore
 
 from .. import options
-from ..console import human_bytes
+from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -48,8 +48,8 @@ def recode(store: str, out: str | None, **settings: Any) -> None:
 
         result = tokenstore.recode(store, out, on_progress=on_progress, **settings)
     if result.choice is not None:
-        click.echo(f"codec {result.choice}")
+        echo(f"codec {result.choice}")
     before = result.nbytes_before
     share = f", {result.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
     took = time.monotonic() - started
-    click.echo(f"{out or store}: {human_bytes(result.nbytes)}{share}; {took:.1f} s")
+    echo(f"{out or store}: {human_bytes(result.nbytes)}{share}; {took:.1f} s")

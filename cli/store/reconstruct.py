@@ -12,6 +12,7 @@ import tokenstore
 from tokenstore.audit.pictures import FORMATS
 
 from .. import options
+from ..console import echo
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -58,4 +59,4 @@ def reconstruct(store: str, indices: tuple[int, ...], out: Path, ending: str, **
     """
     written = tokenstore.reconstruct(store, indices, out, format=ending, **settings)
     files, samples = len(written.files), written.samples
-    click.echo(f"{written.folder}: {files:,} images of {samples:,} samples of split {written.split}")
+    echo(f"{written.folder}: {files:,} images of {samples:,} samples of split {written.split}")

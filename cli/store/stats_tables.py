@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tokenstore.audit.codes import CodebookUse
 from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, SplitAudit, StorageAudit
 from tokenstore.loading import Mixing
+from tokenstore.texts import printable
 
 from ..console import human_bytes
+from ..terminal import Terminal
 
 if TYPE_CHECKING:
     from tokenstore.audit.originals import ComparedSamples
@@ -30,16 +32,17 @@ _CODEBOOKS_SHOWN = 8
 
 def print_stats(result: StorageAudit) -> None:
     """Print an audit: the store's bytes, then each split's codes, classes and whatever else was asked for."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     _print_bytes(console, result)
     for name, split in result.splits.items():
         _print_split(console, name, split, result.class_names)
         if split.quality is not None:
-            console.print(f"  {_quality_line(split.quality)}", markup=False)
+            console.print(f"  {_quality_line(split.quality)}")
         if "shuffle" in split.columns:
             _print_mixing(console, split.shuffle)
     if any(split.shuffle for split in result.splits.values()):
-        console.print(f"\n{_FIGURE}")
+        console.print()
+        console.print(_FIGURE)
 
 
 def missing_images(compared: ComparedSamples) -> str:
@@ -58,11 +61,9 @@ def _quality_line(quality: SplitQuality) -> str:
     )
 
 
-def _print_bytes(console: Console, result: StorageAudit) -> None:
+def _print_bytes(console: Terminal, result: StorageAudit) -> None:
     """Print the store's bytes, part by part."""
-    console.print(
-        f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold", markup=False
-    )
+    console.print(f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold")
     table = Table("part", "size", "share", "", box=None, header_style="dim")
     for part, nbytes in result.nbytes_by_part.items():
         share = nbytes / max(1, result.nbytes)
@@ -85,9 +86,14 @@ def _print_bytes(console: Console, result: StorageAudit) -> None:
     )
 
 
-def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
+def _print_split(console: Terminal, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
     """Print a split's codes and classes."""
-    console.print(f"\n[bold]split {name}[/bold]: {split.samples:,} samples, {split.skipped:,} skipped")
+    console.print()
+    console.print(
+        Text.assemble(
+            (f"split {printable(name)}", "bold"), f": {split.samples:,} samples, {split.skipped:,} skipped"
+        )
+    )
     console.print(
         f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
         f"order-0 entropy {split.entropy_bits:.3f}"
@@ -107,7 +113,7 @@ def _print_split(console: Console, name: str, split: SplitAudit, classes: tuple[
         _print_classes(console, split.class_counts, classes)
 
 
-def _print_mixing(console: Console, mixing: Mixing | None) -> None:
+def _print_mixing(console: Terminal, mixing: Mixing | None) -> None:
     """Print how well each order mixes a split."""
     if mixing is None:
         console.print("  orders: not measured, as there is no second run of samples and no second class")
@@ -126,7 +132,7 @@ def _print_mixing(console: Console, mixing: Mixing | None) -> None:
         console.print(f"    {name:<{len(window)}}{shown}  {quality.figure:>6.2f}")
 
 
-def _print_codebook(console: Console, label: str, use: CodebookUse) -> None:
+def _print_codebook(console: Terminal, label: str, use: CodebookUse) -> None:
     console.print(
         f"  codebook{label}: {use.used:,} of {use.size:,} codes used, {use.dead:,} dead, "
         f"perplexity {use.perplexity:,.1f} ({use.perplexity / use.size:.1%} of the codebook)"
@@ -138,7 +144,7 @@ def _print_codebook(console: Console, label: str, use: CodebookUse) -> None:
 
 
 def _print_classes(
-    console: Console, counts: list[int] | dict[int, int], names: tuple[str, ...] | None
+    console: Terminal, counts: list[int] | dict[int, int], names: tuple[str, ...] | None
 ) -> None:
     by_label = dict(counts if isinstance(counts, dict) else enumerate(counts))
     least, most = min(by_label.values()), max(by_label.values())
@@ -149,9 +155,7 @@ def _print_classes(
     largest = sorted(by_label, key=lambda label: -by_label[label])[:_CLASSES_SHOWN]
     for label in largest:
         name = str(label) if names is None else names[label]
-        console.print(
-            f"    {name[:24]:<24} {by_label[label]:>9,}  {_bar(by_label[label] / max(1, most))}", markup=False
-        )
+        console.print(f"    {name[:24]:<24} {by_label[label]:>9,}  {_bar(by_label[label] / max(1, most))}")
     if len(by_label) > len(largest):
         console.print(f"    ... and {len(by_label) - len(largest):,} more")
 

@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import human_bytes, refuse_idle_options
+from ..console import echo, human_bytes, refuse_idle_options
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -70,21 +70,21 @@ def _print(store: str, result: Verification) -> None:
     if result.retokenization is not None:
         _print_retokenization(result.retokenization)
     for note in result.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     for problem in result.problems:
-        click.echo(f"damage: {problem}")
+        echo(f"damage: {problem}")
     verdict = "ok" if result.ok else f"damaged, {len(result.problems)} findings"
     checked = f"{result.files:,} files, {human_bytes(result.nbytes)}, {result.chunks:,} chunks"
-    click.echo(f"{store}: {verdict}; checked {checked}, {result.samples:,} samples")
+    echo(f"{store}: {verdict}; checked {checked}, {result.samples:,} samples")
 
 
 def _print_retokenization(again: Retokenization) -> None:
     from .stats_tables import missing_images  # imports numba
 
-    click.echo(f"codes were computed in: {again.stored_arithmetic}; now: {again.arithmetic}")
+    echo(f"codes were computed in: {again.stored_arithmetic}; now: {again.arithmetic}")
     for name, split in again.splits.items():
         share = f", {split.equal_codes / split.codes:.4%} of their codes" if split.codes else ""
-        click.echo(
+        echo(
             f"split {name}: {split.equal_samples:,} of {split.samples:,} samples encoded again are equal"
             f"{share}{missing_images(split)}"
         )

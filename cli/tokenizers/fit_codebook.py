@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import options
+from ..console import echo
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -109,11 +110,11 @@ def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **setti
 
     def begin(source: ImageSource, split: str, count: int) -> None:
         total = len(source.splits[split])
-        click.echo(f"{images}: {source.kind}, {split}: {count:,} of {total:,} images")
+        echo(f"{images}: {source.kind}, {split}: {count:,} of {total:,} images")
 
     with StageProgress("steps") as progress:
         fitted = fit(images, out, levels=levels, on_start=begin, on_progress=progress.on_progress, **settings)
-    click.echo(f"{out}: {fitted.tokenizer.name}, fingerprint {fitted.tokenizer.fingerprint[:16]}")
+    echo(f"{out}: {fitted.tokenizer.name}, fingerprint {fitted.tokenizer.fingerprint[:16]}")
     _print(fitted)
 
 
@@ -128,13 +129,13 @@ def _refuse_codebooks_with(levels: tuple[int, ...] | None) -> None:
 
 def _print(fitted: FittedCodebook) -> None:
     report, sizes = fitted.report, fitted.tokenizer.codebook_sizes
-    click.echo(f"learned from {report.images:,} images, {report.vectors:,} latent vectors")
+    echo(f"learned from {report.images:,} images, {report.vectors:,} latent vectors")
     for name, reason in report.skipped[:_EXAMPLES]:
-        click.echo(f"  skipped {name}: {reason}")
+        echo(f"  skipped {name}: {reason}")
     if len(report.skipped) > _EXAMPLES:
-        click.echo(f"  ... and {len(report.skipped) - _EXAMPLES:,} more skipped")
-    click.echo(f"error: {report.relative_error:.2%} of the latents' variance")
+        echo(f"  ... and {len(report.skipped) - _EXAMPLES:,} more skipped")
+    echo(f"error: {report.relative_error:.2%} of the latents' variance")
     for number, (perplexity, unused) in enumerate(zip(report.perplexity, report.unused_codes, strict=True)):
         label = "codebook" if len(sizes) == 1 else f"codebook {number + 1}"
-        click.echo(f"{label}: perplexity {perplexity:,.0f} of {sizes[number]:,}, {unused:,} codes unused")
-    click.echo(f"held out: {report.held_out or 'nothing to measure with, for there were too few images'}")
+        echo(f"{label}: perplexity {perplexity:,.0f} of {sizes[number]:,}, {unused:,} codes unused")
+    echo(f"held out: {report.held_out or 'nothing to measure with, for there were too few images'}")

@@ -24,10 +24,11 @@ def tokenizers(as_json: bool) -> None:
       tokenstore tokenizers
       tokenstore tokenizers --json | jq 'keys'
     """
-    from rich.console import Console
     from rich.table import Column, Table
 
     from tokenstore.tokenizers import tokenizer_kinds
+
+    from ..terminal import Terminal
 
     kinds = tokenizer_kinds()
     if as_json:
@@ -49,4 +50,4 @@ def tokenizers(as_json: bool) -> None:
         missing = kind.missing_extra
         needs = f" (pip install 'tokenstore[{missing}]')" if missing else ""
         table.add_row(f"{name}{kind.usage}", kind.grid, kind.codebook, kind.licence, kind.summary + needs)
-    Console(highlight=False, markup=False, width=_WIDTH).print(table, soft_wrap=True)
+    Terminal(width=_WIDTH).print(table, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
+from ..console import echo
 from ..main import EXIT_CODES
 from ..training_options import training_options
 
@@ -80,7 +81,7 @@ def _print_images(listed: ImageSet) -> None:
     from ..training import note_unless_held_out
 
     photographs, thumbnails = len(listed.held_out_photographs), len(listed.held_out_thumbnails)
-    click.echo(
+    echo(
         f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "
         f"held out: {photographs:,} and {thumbnails:,}"
     )
@@ -89,4 +90,4 @@ def _print_images(listed: ImageSet) -> None:
 
 def _print_quality(step: int, quality: dict[str, Quality]) -> None:
     for kind, figures in quality.items():
-        click.echo(f"step {step:,}, held-out {kind}: {figures}")
+        echo(f"step {step:,}, held-out {kind}: {figures}")

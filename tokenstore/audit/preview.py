@@ -26,6 +26,7 @@ from tokenstore.errors import AdapterError, ArgumentError, Parameter
 from tokenstore.format import TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
+from tokenstore.texts import printable
 from tokenstore.tokenizers.base import Tokenizer
 
 SAMPLES = 16
@@ -177,7 +178,7 @@ def captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[s
         return [str(index) for index in indices]
     names = store.class_names
     labels = reader.labels[indices].tolist()
-    texts = [str(label) if names is None else " ".join(names[label].split()) for label in labels]
+    texts = [str(label) if names is None else printable(names[label]) for label in labels]
     return [f"{index}  {text}" for index, text in zip(indices, texts, strict=True)]
 
 

@@ -1,0 +1,25 @@
+"""The terminal as rich sees it; a command imports this module, and rich with it, only when it works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from typing_extensions import override
+
+from tokenstore.texts import printable
+
+
+class Terminal(Console):
+    """A console that prints every text as one line and as it is: no markup, no emoji, no control sequence.
+
+    `options` are those of `rich.console.Console`. A `rich.text.Text` is printed as its maker styled it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    @override
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
