@@ -116,7 +116,8 @@ class TextLog:
         echo(f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s")
         if conversion.unused_labels:
             notes = "; ".join(map(spoken, conversion.unused_labels))
-            echo(f"{out}: stored without labels, though its source seems to have some: {notes}")
+            splits = ", ".join(conversion.unlabelled)
+            echo(f"{out}: stored without labels, though SRC seems to have some ({splits}): {notes}")
 
 
 class JsonLog:
@@ -169,6 +170,7 @@ class JsonLog:
             splits={name: vars(split) for name, split in manifest.splits.items()},
             nbytes=conversion.nbytes,
             codec_reason=conversion.codec_reason,
+            unlabelled=list(conversion.unlabelled),
             unused_labels=[spoken(note) for note in conversion.unused_labels],
             seconds=round(seconds, 3),
         )

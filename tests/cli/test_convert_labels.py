@@ -48,7 +48,7 @@ def test_the_last_line_says_that_labels_were_not_used_and_how_to_use_them(
     assert "note: columns not used: 2 (breed, text)" in result.output
     assert "train: no labels" in result.output
     last = result.output.splitlines()[-1]
-    assert "stored without labels, though its source seems to have some" in last
+    assert "stored without labels, though SRC seems to have some (train): columns that may hold" in last
     assert "--label-column breed uses it" in last
     result = convert(table, tmp_path / "b", "--label-column", "breed")
     assert "train: 2 classes (corgi, pug)" in result.output

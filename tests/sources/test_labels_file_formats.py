@@ -181,4 +181,7 @@ def test_unused_files_of_labels_are_named_with_the_way_to_use_them(root: Path) -
     used = open_imagefolder(root, root / "metadata.csv")
     assert (labels(used), used.unused_labels) == ([0, 1], ())
     assert open_imagefolder(root, no_labels=True).unused_labels == ()
+    (root / "metadata.csv").rename(root / "metadata.jsonl")
+    assert "labels=... takes a CSV file of paths and labels" in open_imagefolder(root).unused_labels[0]
+    (root / "metadata.jsonl").rename(root / "metadata.csv")
     assert listed(used) == {"train": ["1.jpg", "2.jpg"]}

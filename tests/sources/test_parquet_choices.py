@@ -14,6 +14,7 @@ from helpers.image_sources import contents, labels
 
 from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources import open_source
+from tokenstore.sources.arrow_types import plain
 from tokenstore.sources.parquet import open_parquet
 
 IMAGES = [b"image %d" % number for number in range(4)]
@@ -233,3 +234,18 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(SourceError, match="expected one column 'image', found 2"):
         open_parquet(tmp_path / "x.parquet")
+
+
+def test_an_empty_first_file_does_not_choose_the_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([]), "label": pa.array([])}), tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", label=[0, 1, 2, 3])
+    source = open_parquet(tmp_path)
+    assert (contents(source), labels(source)) == (IMAGES, [0, 1, 2, 3])
+
+
+def test_indices_outside_a_dictionary_are_refused() -> None:
+    indices = pa.array([0, 5], pa.int32())
+    for values in (["a", "b"], [b"a", b"b"], [1, 2]):
+        broken = pa.DictionaryArray.from_arrays(indices, pa.array(values), safe=False)
+        with pytest.raises(ValueError, match="expected indices of 2 values, found 5"):
+            plain(broken)

@@ -138,7 +138,10 @@ def convert_source(
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
     conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
-    return replace(conversion, unused_labels=_unused_labels(source, names))
+    unlabelled = [name for name in names if source.splits[name].labels(0, 0) is None]
+    if unlabelled and source.unused_labels:
+        return replace(conversion, unlabelled=tuple(unlabelled), unused_labels=source.unused_labels)
+    return conversion
 
 
 class _Plan(Protocol):
@@ -236,12 +239,6 @@ class _Job:
             "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),
             **self.options.decisions(),
         }
-
-
-def _unused_labels(source: Source, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the source's notes on labels that are not used, if a split is stored without labels."""
-    bare = any(source.splits[name].labels(0, 0) is None for name in names)
-    return source.unused_labels if bare else ()
 
 
 def _already_complete(target: Storage) -> Conversion:

@@ -108,8 +108,10 @@ class Conversion:
     already_complete: bool = False
     codec_reason: str | None = None
     """The reason for the codec, if `context` or `auto` was asked for."""
+    unlabelled: tuple[str, ...] = ()
+    """The splits that were stored without labels though their source seems to have some."""
     unused_labels: tuple[str, ...] = ()
-    """The notes on what looks like labels in the source, if a split was stored without any."""
+    """The notes on what looks like labels in the source, if a split is `unlabelled`."""
 
 
 OnProgress: TypeAlias = Callable[[Progress], None]

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["READ_ERRORS", "as_bytes", "is_bytes", "is_number", "is_text", "value_type"]
+__all__ = [
+    "READ_ERRORS",
+    "as_bytes",
+    "check_indices",
+    "is_bytes",
+    "is_number",
+    "is_text",
+    "plain",
+    "value_type",
+]
 
-READ_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
+READ_ERRORS = (
+    *(pa.ArrowException, OSError, ValueError, TypeError, LookupError),
+    *(OverflowError, MemoryError, RecursionError),
+)
 """The errors by which Arrow says that a damaged or hostile file cannot be read."""
 
 
@@ -38,7 +51,22 @@ def is_number(kind: pa.DataType) -> bool:
     )
 
 
+def check_indices(values: pa.DictionaryArray) -> None:
+    """Raise ValueError for an index outside the dictionary, which Arrow itself would follow."""
+    bounds = pc.min_max(values.indices).as_py()
+    if bounds["min"] is not None and not 0 <= bounds["min"] <= bounds["max"] < len(values.dictionary):
+        raise ValueError(f"expected indices of {len(values.dictionary)} values, found {bounds['max']}")
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Return an array without a dictionary; raise ValueError for indices outside of it."""
+    if not pa.types.is_dictionary(values.type):
+        return values
+    check_indices(values)
+    return values.dictionary_decode()
+
+
 def as_bytes(values: pa.Array) -> list[bytes | None]:
-    """Return texts or bytes as Python's bytes; texts need not be UTF-8."""
-    found: list[bytes | None] = values.cast(pa.large_binary()).to_pylist()
+    """Return texts or bytes as Python's bytes; texts need not be UTF-8. Raises ValueError like `plain`."""
+    found: list[bytes | None] = plain(values).cast(pa.large_binary()).to_pylist()
     return found

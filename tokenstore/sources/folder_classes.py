@@ -79,9 +79,13 @@ def unused_label_files(
     """Return a note on files that may hold labels, if a split has none."""
     if all(listing.labels is not None for listing in listings.values()) or not skipped.labels.count:
         return ()
-    parameter = Parameter("labels", printable(root + skipped.labels.first))
     (note,) = skipped.labels.notes()
-    return (Note(f"{note}; {parameter} uses a file of paths and labels", [parameter]),)
+    first = printable(root + skipped.labels.first)
+    if first.lower().endswith((".csv", ".tsv", ".txt")):
+        parameter = Parameter("labels", first)
+        return (Note(f"{note}; {parameter} uses a table of paths and labels", [parameter]),)
+    parameter = Parameter("labels")
+    return (Note(f"{note}; {parameter} takes a CSV file of paths and labels", [parameter]),)
 
 
 def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:

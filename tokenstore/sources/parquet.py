@@ -6,7 +6,7 @@ The image column holds encoded bytes, a struct of `bytes` and `path`, or paths r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def open_parquet(
     differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
     shards, where = find_shards(location, ENDINGS), str(location)
-    _, schema = _open(next(iter(shards.splits.values()))[0])
+    schema = _first_schema([path for paths in shards.splits.values() for path in paths])
     columns = choose_columns(schema, where, ColumnOptions(image_column, label_column, no_labels))
     groups = {}
     for split, paths in shards.splits.items():
@@ -150,6 +150,12 @@ def _labels(
         parameter = Parameter("label_column")
         text = f"{error}, so it is not used; {parameter} takes another column"
         return {}, None, (Note(text, [parameter]),)
+
+
+def _first_schema(paths: Sequence[Path]) -> pa.Schema:
+    """Return the columns of the first file with rows: those of an empty one may be of the type null."""
+    footers = (_open(path) for path in paths)
+    return next((schema for footer, schema in footers if footer.num_rows), _open(paths[0])[1])
 
 
 def _open(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_number
+from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
 from tokenstore.sources.base import Labels
 from tokenstore.sources.labels import check_class_range, check_labels, label_words
 
@@ -58,7 +58,7 @@ class LabelColumn:
     def _add_batch(self, split: str, path: Path, values: pa.Array) -> None:
         if is_number(values.type):
             try:
-                numbers = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+                numbers = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
             except pa.ArrowInvalid as error:
                 if pa.types.is_integer(values.type):
                     raise
@@ -66,6 +66,7 @@ class LabelColumn:
             self._numbers.setdefault(split, []).append(numbers)
             return
         coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
+        check_indices(coded)
         words = as_bytes(coded.dictionary)
         ids = [self._words.setdefault(word or b"", len(self._words)) for word in words]
         indices = coded.indices.to_numpy(zero_copy_only=False)
