@@ -40,9 +40,13 @@ class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the place as it was given; raise click.ClickException if a local path does not exist."""
         place = str(value)
-        if "://" not in place and not re.search(r"[*?\[{]", place) and not Path(place).expanduser().exists():
+        if "://" in place or re.search(r"[*?\[{]", place) or Path(place).expanduser().exists():
+            return place
+        from tokenstore.storage.local import LocalFolder  # which a path that exists does not need
+
+        if LocalFolder(place).interrupted_exchange() is None:
             raise click.ClickException(f"{place}: no such file or folder; expected a {self._what}")
-        return place
+        return place  # the library says what lies beside it
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 from helpers.object_storage import fault_proxy, rados_gateway, s3_server
 from helpers.paths import TESTS
-from helpers.waiting import SleeplessClock
+from helpers.waiting import MovingClock, SleeplessClock
 
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
@@ -73,6 +73,12 @@ def quick_fits() -> Iterator[None]:
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without delays; the delays count for the deadline all the same."""
     monkeypatch.setattr("tokenstore.storage.remote.retrying.Clock", SleeplessClock)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at once whether a store's owner lives, on a clock that moves without waiting."""
+    monkeypatch.setattr("tokenstore.writing.owner.Clock", MovingClock)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

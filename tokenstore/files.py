@@ -10,18 +10,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["LOCK_INSIDE", "PlaceLock", "move_file", "whole_file", "write_file"]
+from tokenstore.errors import StorageError
+
+__all__ = [
+    "FULL",
+    "LOCK_INSIDE",
+    "PlaceLock",
+    "create_file",
+    "exchange",
+    "full_disk_named",
+    "lock_file",
+    "move_file",
+    "rename",
+    "whole_file",
+    "write_file",
+]
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The errors of a full disk and of a used up quota."""
 
 LOCK_INSIDE = ".lock"
 """The lock file inside a folder whose parent folder takes no files."""
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL})
+
+_NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 _held: set[int] = set()
 """The descriptors of the locks that this process holds."""
@@ -33,19 +54,21 @@ def whole_file(
     *,
     temporary: str | os.PathLike[str] | None = None,
     sync: bool = True,
+    nbytes: int | None = None,
 ) -> Iterator[IO[bytes]]:
     """Open a binary file for writing that gets the name `path` when the block ends without an exception.
 
     Until then its name is `temporary`, a path in the same file system, by default `path` with the suffix
     `.partial`. After an exception the temporary file is removed, and what was at `path` stays. With
     `sync=False` nothing is flushed to the disk: quicker, but a power cut can leave wrong bytes at `path`.
+    `nbytes` is the size of the file, where it is known, for the error of a full disk.
 
-    Raises OSError where the file cannot be written.
+    Raises StorageError where the disk is full, and OSError where the file cannot be written otherwise.
     """
     target = Path(path)
     scratch = target.with_name(f"{target.name}.partial") if temporary is None else Path(temporary)
     try:
-        with scratch.open("w+b") as file:
+        with full_disk_named(target, nbytes), scratch.open("w+b") as file:
             yield file
             if sync:
                 file.flush()
@@ -56,7 +79,8 @@ def whole_file(
             scratch.unlink(missing_ok=True)
         raise
     if sync:
-        _sync_folder(target.parent)
+        with full_disk_named(target, nbytes):
+            _sync_folder(target.parent)
 
 
 def write_file(
@@ -68,10 +92,91 @@ def write_file(
 ) -> None:
     """Write a file with the bytes `data`, whole or not at all; `whole_file` describes the options.
 
-    Raises OSError where the file cannot be written.
+    Raises what `whole_file` raises.
     """
-    with whole_file(path, temporary=temporary, sync=sync) as file:
+    with whole_file(path, temporary=temporary, sync=sync, nbytes=len(data)) as file:
         file.write(data)
+
+
+def create_file(path: str | os.PathLike[str], data: bytes, *, temporary: str | os.PathLike[str]) -> None:
+    """Write a file with the bytes `data`, whole or not at all, unless one with other bytes exists.
+
+    `temporary` is a path in the same file system. Raises FileExistsError for an existing file, and what
+    `whole_file` raises.
+    """
+    target, scratch = Path(path), Path(temporary)
+    try:
+        with full_disk_named(target, len(data)), scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(scratch, target)
+        except FileExistsError:
+            if target.read_bytes() != data:
+                raise
+        except OSError:  # a file system without hard links
+            if target.exists():
+                raise
+            scratch.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    with full_disk_named(target, len(data)):
+        _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterator[None]:
+    """Turn the error of a full disk in the block into one that names the file and the bytes it needs.
+
+    Raises StorageError, which is an OSError, for a full disk or a quota that is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or isinstance(error, StorageError):
+            raise
+        needed = "" if nbytes is None else f"{nbytes:,} bytes are needed, "
+        with contextlib.suppress(OSError):
+            folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+            needed += f"{shutil.disk_usage(folder).free:,} bytes are free"
+        full = StorageError(f"{os.fspath(path)}: {os.strerror(error.errno)}: {needed}".rstrip(": "))
+        full.errno = error.errno
+        raise full from error
+
+
+def exchange(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Exchange what is at two paths of one file system, at once; return False where the system cannot.
+
+    Raises OSError where nothing is at one of them, or one cannot be renamed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        if code in _NO_EXCHANGE:
+            return False
+        raise OSError(code, os.strerror(code), str(path), None, str(other))
+    for folder in {Path(path).parent, Path(other).parent}:
+        _sync_folder(folder)
+    return True
+
+
+def rename(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    """Give a file or folder another name in the same file system, on the disk too.
+
+    Raises OSError where it cannot be renamed.
+    """
+    Path(path).rename(new)
+    for folder in {Path(path).parent, Path(new).parent}:
+        _sync_folder(folder)
 
 
 def move_file(finished: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -80,10 +185,11 @@ def move_file(finished: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     Raises OSError where the file cannot be moved.
     """
     finished, target = Path(finished), Path(path)
-    with finished.open("r+b") as file:
-        os.fsync(file.fileno())
-    finished.replace(target)
-    _sync_folder(target.parent)
+    with full_disk_named(target, finished.stat().st_size):
+        with finished.open("r+b") as file:
+            os.fsync(file.fileno())
+        finished.replace(target)
+        _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -94,6 +200,12 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def lock_file(path: str | os.PathLike[str]) -> Path:
+    """Return the lock file beside a place, which exists while a PlaceLock is held, or after a kill -9."""
+    place = Path(os.path.realpath(path))
+    return place.with_name(f".{place.name}.lock")
 
 
 class PlaceLock:
@@ -110,7 +222,7 @@ class PlaceLock:
     def __init__(self, path: str | os.PathLike[str], what: str = "place") -> None:
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.with_name(f".{place.name}.lock")
+        beside = lock_file(place)
         try:
             descriptor, created = _locked(beside, what)
         except OSError as error:
@@ -189,13 +301,11 @@ def _release(descriptor: int, path: Path, created: bool, pid: int) -> None:
         return
     _held.discard(descriptor)
     # a file with bytes in it that was there before is somebody's, whatever its name
-    remove = created or os.fstat(descriptor).st_size == 0
-    if sys.platform == "win32":  # where an open file cannot be removed
-        os.close(descriptor)
-    with contextlib.suppress(OSError):
-        if remove:
-            path.unlink(missing_ok=True)
-    if sys.platform != "win32":
+    try:
+        if created or os.fstat(descriptor).st_size == 0:
+            with contextlib.suppress(OSError):  # such as that of Windows, where an open file stays
+                path.unlink(missing_ok=True)
+    finally:
         os.close(descriptor)
 
 

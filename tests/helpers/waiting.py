@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tokenstore.storage import Retries
 from tokenstore.storage.remote.retrying import Clock
+from tokenstore.writing.owner import Clock as OwnersClock
 
 HANG = 300.0
 """The seconds after which whatever has not ended counts as hanging."""
@@ -42,6 +43,21 @@ class SleeplessClock(Clock):
         """Move the clock, and let other tasks run."""
         self._now += seconds
         await asyncio.sleep(0)
+
+
+class MovingClock(OwnersClock):
+    """A clock of those who wait for a store's owner, which moves by the waiting alone."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Return the sum of all waiting so far."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock."""
+        self._now += seconds
 
 
 class Running(Protocol):

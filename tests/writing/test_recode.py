@@ -19,7 +19,7 @@ from tokenstore.codecs.context import Context
 from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
 from tokenstore.format.tables import Skip
 from tokenstore.reading import StoreFiles
-from tokenstore.storage import open_storage
+from tokenstore.storage import IN_PLACE_MARKER, open_storage
 from tokenstore.writing.codec_choice import CodecChoice
 from tokenstore.writing.recode import recode
 from tokenstore.writing.rewrite import skips_of
@@ -244,19 +244,35 @@ def test_only_local_stores_are_recoded_in_place() -> None:
 def test_a_leftover_of_another_store_does_not_take_the_place_of_this_one(
     smooth: Path, tmp_path: Path
 ) -> None:
-    write_store(
-        tmp_path / ".whole.recoded.zarr", {"train": (np.zeros((3, 12, 12), np.uint8),)}, 30, codec="zstd"
-    )
+    write_store(tmp_path / "other.zarr", {"train": (np.zeros((3, 12, 12), np.uint8),)}, 30, codec="bitpack")
+    stopped_before_the_exchange(tmp_path / "other.zarr")
+    shutil.rmtree(tmp_path / "other.zarr")
+    left = tmp_path / ".whole.zarr.in-place"
+    (tmp_path / ".other.zarr.in-place").rename(left)
+    marker = (left / IN_PLACE_MARKER).read_text().replace("other.zarr", "whole.zarr")
+    (left / IN_PLACE_MARKER).write_text(marker)
     recode(tokenstore.open(smooth), open_storage(tmp_path / "whole.zarr"), codec="bitpack")
     recode(tmp_path / "whole.zarr", codec="zstd")
     assert_same_samples(smooth, tmp_path / "whole.zarr")
 
 
+def stopped_before_the_exchange(store: Path, codec: str = "zstd") -> None:
+    """Recode in place up to the moment at which the new store is whole, and stop."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenstore.writing.in_place.exchange", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recode(store, codec=codec)
+
+
 def test_a_leftover_of_another_recoding_is_not_taken_for_this_one(smooth: Path, tmp_path: Path) -> None:
     target = tmp_path / "whole.zarr"
-    recode(tokenstore.open(smooth), open_storage(target), codec="bitpack")
-    recode(tokenstore.open(smooth), open_storage(tmp_path / ".whole.recoded.zarr"), codec="bitpack")
-    shutil.copytree(target, tmp_path / ".whole.before-recode.zarr")
+    recode(tokenstore.open(smooth), open_storage(target), codec="context")
+    stopped_before_the_exchange(target, "bitpack")
+    assert tokenstore.open(tmp_path / ".whole.zarr.in-place/new").manifest.features == ("bitpack",)
     recode(target, codec="zstd")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.zarr"]
     assert tokenstore.open(target).manifest.features == ("zstd",)

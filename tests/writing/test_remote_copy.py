@@ -174,6 +174,7 @@ def test_a_service_that_stays_away_is_one_clear_error_and_the_copy_goes_on_later
     assert contents(patient) == contents(small)
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize("killed_at", [1, pytest.param(9, marks=pytest.mark.thorough)])
 def test_killed_half_way_it_goes_on_and_sends_only_the_rest(
     store: Path, s3_server: S3Server, fault_proxy: FaultProxy, killed_at: int

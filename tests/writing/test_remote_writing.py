@@ -157,6 +157,7 @@ def test_shut_out_half_way_it_is_no_store_and_goes_on_later(
         assert contents(open_storage(out, s3_server.storage_options())) == expected, f"shut out at {write}"
 
 
+@pytest.mark.usefixtures("no_waiting")
 def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
     codes: Path, expected: dict[str, bytes], s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:

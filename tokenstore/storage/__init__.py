@@ -14,13 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.storage.base import SCRATCH, STAGING, Range, Storage
+    from tokenstore.storage.base import IN_PLACE_MARKER, SCRATCH, STAGING, Range, Storage
     from tokenstore.storage.cache import Cache, Policy, parse_size
     from tokenstore.storage.opening import open_storage
     from tokenstore.storage.redaction import public_url
     from tokenstore.storage.remote.retries import Retries
 
 __all__ = [
+    "IN_PLACE_MARKER",
     "SCRATCH",
     "STAGING",
     "Cache",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("SCRATCH", "STAGING", "Range", "Storage"), "tokenstore.storage.base"),
+    **dict.fromkeys(("IN_PLACE_MARKER", "SCRATCH", "STAGING", "Range", "Storage"), "tokenstore.storage.base"),
     **dict.fromkeys(("Cache", "Policy", "parse_size"), "tokenstore.storage.cache"),
     "Retries": "tokenstore.storage.remote.retries",
     "open_storage": "tokenstore.storage.opening",

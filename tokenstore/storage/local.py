@@ -10,32 +10,33 @@ from typing import Any
 
 from typing_extensions import override
 
-from tokenstore.files import move_file, write_file
-from tokenstore.storage.base import BLOCK_NBYTES, SCRATCH, STAGING, Storage, too_long
-from tokenstore.storage.regular import open_regular, read_at, version_of
+from tokenstore.files import create_file, move_file, write_file
+from tokenstore.storage.base import BLOCK_NBYTES, IN_PLACE_MARKER, SCRATCH, STAGING, Storage
 
-__all__ = ["LocalFolder", "LocalPlace", "open_local"]
+__all__ = ["LocalFolder", "LocalPlace", "exchanged_store", "open_local", "working_folder"]
 
 
 class LocalPlace(Storage):
-    """A folder or zip file on this machine's disk, at a path such as "data/store.zarr".
-
-    A relative path is that of the moment when the place was opened: it stays the same place, in a pickled
-    copy too, after a change of the working directory. Messages show the path as it was given.
-    """
+    """A folder or zip file on this machine's disk, at a path such as "data/store.zarr"."""
 
     root: Path
 
-    def __init__(self, url: str, root: Path | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.root = root or Path(url.removeprefix("file://")).expanduser().absolute()
+        self.root = Path(url.removeprefix("file://")).expanduser().absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_local, (self.url, self.root)
+        return open_local, (self.url,)
+
+    @override
+    def interrupted_exchange(self) -> Path | None:
+        folder = working_folder(Path(os.path.realpath(self.root)))
+        is_ours = (folder / IN_PLACE_MARKER).exists() and exchanged_store(folder).exists()
+        return folder if is_ours and not self.root.exists() else None
 
     @override
     def reopened(self) -> Storage:
-        return open_local(self.url, self.root)
+        return open_local(self.url)
 
     @override
     def working_storage(self) -> Storage:
@@ -51,53 +52,31 @@ class LocalFolder(LocalPlace):
     folder: Path
     maps_files = True
 
-    def __init__(self, url: str, root: Path | None = None) -> None:
-        super().__init__(url, root)
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
         self.folder = self.root
         self._prefix = str(self.root)
 
-    def _opened(self, path: str) -> tuple[int, int]:
-        return open_regular(f"{self._prefix}/{path}" if path else self._prefix, f"{self.url}/{path}")
-
     @override
-    def version(self, path: str) -> tuple[int, ...] | None:
-        try:
-            return version_of(os.stat(f"{self._prefix}/{path}"))  # noqa: PTH116 (pathlib costs more)
-        except OSError:  # reading the file says why
-            return None
-
-    @override
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        descriptor, size = self._opened(path)
-        try:
-            if limit is not None and size > limit:
-                raise too_long(f"{self.url}/{path}", limit, size)
-            return read_at(descriptor, 0, size)
-        finally:
-            os.close(descriptor)
+    def read(self, path: str) -> bytes:
+        return (self.folder / path).read_bytes()
 
     @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        descriptor, size = self._opened(path)
-        try:
-            return read_at(descriptor, start, min(stop, size))
-        finally:
-            os.close(descriptor)
+        with (self.folder / path).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
     @override
-    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
-        descriptor, size = self._opened(path)
-        stop = size if limit is None else min(size, limit + 1)
-        try:
-            for start in range(0, stop, BLOCK_NBYTES):
-                yield read_at(descriptor, start, min(start + BLOCK_NBYTES, stop))
-        finally:
-            os.close(descriptor)
+    def blocks(self, path: str) -> Iterator[bytes]:
+        with (self.folder / path).open("rb") as file:
+            while block := file.read(BLOCK_NBYTES):
+                yield block
 
     @override
-    def open_file(self, path: str) -> tuple[int, int, int]:
-        descriptor, size = self._opened(path)
-        return descriptor, 0, size
+    def region(self, path: str) -> tuple[str, int, int]:
+        file = f"{self._prefix}/{path}"
+        return file, 0, os.stat(file).st_size  # noqa: PTH116 (pathlib costs more than the call)
 
     @override
     def size(self, path: str) -> int:
@@ -125,6 +104,13 @@ class LocalFolder(LocalPlace):
         write_file(target, data, temporary=scratch)
 
     @override
+    def create(self, path: str, data: bytes) -> None:
+        target, scratch = self.folder / path, self.folder / SCRATCH
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        create_file(target, data, temporary=scratch)
+
+    @override
     def move_into_place(self, finished: Path, path: str) -> None:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,18 +126,27 @@ class LocalFolder(LocalPlace):
 
     @override
     def below(self, folder: str) -> Storage:
-        return open_local(f"{self.url.rstrip('/')}/{folder}", self.root / folder)
+        return open_local(f"{self.url.rstrip('/')}/{folder}")
 
 
-def open_local(url: str, root: Path | None = None) -> LocalPlace:
+def working_folder(root: Path) -> Path:
+    """Return the folder beside a local store in which operations in its place work."""
+    return root.with_name(f".{root.name}.in-place")
+
+
+def exchanged_store(folder: Path) -> Path:
+    """Return the old store's path in a working folder, where two folders cannot be exchanged at once."""
+    return folder / "old"
+
+
+def open_local(url: str) -> LocalPlace:
     """Open the local folder or zip file at a path, which may begin with `file://`.
 
-    `root` is its absolute path, by default that of `url` now. A zip file is a file whose name ends in
-    ".zip"; raises DamageError where it is no whole zip file.
+    A zip file is a file whose name ends in ".zip"; raises DamageError where it is no whole zip file.
     """
-    place = LocalFolder(url, root)
+    place = LocalFolder(url)
     if place.root.suffix == ".zip" and place.root.is_file():
         from tokenstore.storage.zipped import LocalZip  # zipfile is slow to import, and seldom needed
 
-        return LocalZip(url, place.root)
+        return LocalZip(url)
     return place

@@ -1,9 +1,10 @@
 """The writing of stores: new ones shard by shard, and stores made from stores.
 
 `StoreWriter` writes a store that is complete only after its `commit`: conversion and every operation here go
-through it. `spec` says what a new store is, `target` where it may be, `codec_choice` which codec is smallest.
-`copy` copies a store file by file, `recode` writes it with another codec, `prune` with only the codes that
-occur; both rewrite shard by shard (`rewrite`).
+through it. `spec` says what a new store is, `target` where it may be, `owner` who may write there,
+`codec_choice` which codec is smallest. `copy` copies a store file by file, `recode` writes it with another
+codec, also in its place (`in_place`), `prune` with only the codes that occur; both rewrite shard by shard
+(`rewrite`).
 
 The entry points are `tokenstore.copy` and `tokenstore.recode`. A function that has its module's name is
 imported from the module. This wing may import `reading` and all that comes before it.

@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
+from tokenstore.files import full_disk_named
 from tokenstore.format import ROOT, FileRecord, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
@@ -82,15 +83,13 @@ def copy(
                 f"{place}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "
                 "or choose another path"
             )
-        _copy_files(store, writer.storage, existing, progress)
+        _copy_files(store, writer, existing, progress)
         root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
-        writer.storage.write(ROOT, root)
-        writer.close()
-        finish_commit(place)
+        writer.complete(root)
     if place.working_storage() is not place:
         packed = place.reopened()
         for path, record in manifest.files.items():
-            _read_back(packed, path, record)
+            read_back(packed, path, record)
     progress.add(len(root))
     return result
 
@@ -104,14 +103,20 @@ def _check_same_store(store: StoreFiles, target: Storage) -> None:
         )
 
 
-def _copy_files(store: StoreFiles, target: Storage, existing: set[str], progress: _Progress) -> None:
-    scratch = None if target.folder is None else target.folder / STAGING
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+def _copy_files(store: StoreFiles, writer: StoreWriter, existing: set[str], progress: _Progress) -> None:
+    target = writer.storage.folder
+    with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as scratch:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             copies = [
                 pool.submit(
-                    _copy_file, store, target, path, Path(folder, str(number)), path in existing, progress
+                    _copy_file,
+                    store,
+                    writer,
+                    path,
+                    Path(scratch, str(number)),
+                    path in existing,
+                    progress,
                 )
                 for number, path in enumerate(store.manifest.files)
             ]
@@ -122,22 +127,25 @@ def _copy_files(store: StoreFiles, target: Storage, existing: set[str], progress
 
 
 def _copy_file(
-    store: StoreFiles, target: Storage, path: str, scratch: Path, exists: bool, progress: _Progress
+    store: StoreFiles, writer: StoreWriter, path: str, scratch: Path, exists: bool, progress: _Progress
 ) -> None:
     record = store.manifest.files[path]
+    target = writer.storage
     if exists and _has_digest(target, path, record):
         progress.add(record.size)
         return
     for attempt in range(_ATTEMPTS):
         done = 0
         try:
-            with scratch.open("wb") as file:
+            named = scratch if target.folder is None else target.folder / path
+            with full_disk_named(named, record.size), scratch.open("wb") as file:
                 for block in _checked(store.storage, path, record):
                     file.write(block)
                     progress.add(len(block))
                     done += len(block)
+            writer.check()
             target.move_into_place(scratch, path)
-            _read_back(target, path, record)
+            read_back(target, path, record)
         except DamageError:
             progress.add(-done)
             if attempt + 1 == _ATTEMPTS:
@@ -148,13 +156,14 @@ def _copy_file(
 
 def _has_digest(storage: Storage, path: str, record: FileRecord) -> bool:
     try:
-        _read_back(storage, path, record)
+        read_back(storage, path, record)
     except DamageError:
         return False
     return True
 
 
-def _read_back(storage: Storage, path: str, record: FileRecord) -> None:
+def read_back(storage: Storage, path: str, record: FileRecord) -> None:
+    """Raise DamageError unless a file has the size and digest of its record."""
     for _ in _checked(storage, path, record):
         pass
 

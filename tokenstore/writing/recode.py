@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tokenstore.errors import StoreError
 from tokenstore.format import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.storage import Storage, open_storage
+from tokenstore.storage import Storage
 from tokenstore.writing.choices import MIN_DECODE_RATE
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
-from tokenstore.writing.rewrite import Rewritten, rewrite_into, same_codes
-from tokenstore.writing.target import finish_commit
+from tokenstore.writing.in_place import replace_store
+from tokenstore.writing.rewrite import Rewritten, check_codec, rewrite_into, same_codes
 from tokenstore.writing.writer import StoreWriter
 
 
@@ -66,8 +63,12 @@ def recode(
     }
     if out is None:
         place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
-        before = StoreFiles(place).nbytes if place.exists() else None
-        rewritten = _recode_in_place(place, **settings)
+        check_codec(codec)
+        before = StoreFiles(place.reopened()).nbytes if place.root is not None and place.exists() else None
+        decisions = {name: value for name, value in settings.items() if name != "on_progress"}
+        rewritten = replace_store(
+            place, decisions, lambda old, target: _recode_to(old, target, resume=True, **settings)
+        )
         written = StoreFiles(place.reopened())
     else:
         opened = as_store(store, storage_options)
@@ -106,38 +107,3 @@ def _recode_to(
             shard_samples=shard_samples,
             on_progress=on_progress,
         )
-
-
-def _recode_in_place(storage: Storage, *, codec: str, **settings: Any) -> Rewritten | None:
-    """Put a recoded store where the old one was; return None if an earlier call had done so already."""
-    if storage.root is None:
-        raise StoreError(
-            f"{storage}: expected a local store to recode in its place. Name another place for the new one"
-        )
-    old = storage.root.with_name(f".{storage.root.stem}.before-recode{storage.root.suffix}")
-    new = storage.root.with_name(f".{storage.root.stem}.recoded{storage.root.suffix}")
-    if old.exists():  # a crash while they changed places, or before the old one was gone
-        changed = new if new.exists() else old
-        finished = storage.root.exists() or changed is new
-        if not storage.root.exists():
-            changed.rename(storage.root)
-        _remove(old)
-        if finished and codec in ("auto", *StoreFiles(storage.reopened()).manifest.features):
-            return None
-    target = open_storage(str(new))
-    if finish_commit(target):  # whole, but perhaps of a store that was here before
-        _remove(new)
-    rewritten = _recode_to(
-        TokenStore(StoreFiles(storage.reopened())), target, codec=codec, resume=True, **settings
-    )
-    storage.root.rename(old)
-    new.rename(storage.root)
-    _remove(old)
-    return rewritten
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

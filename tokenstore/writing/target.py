@@ -1,4 +1,4 @@
-"""The place of a new store: whether it is free, and the clearing up and packing after its manifest."""
+"""The place of a new store: its one writer, what is there, and the clearing up and packing at the end."""
 
 from __future__ import annotations
 
@@ -6,28 +6,57 @@ import zipfile
 from pathlib import Path
 
 from tokenstore.errors import Parameter, StoreExistsError
-from tokenstore.files import whole_file
+from tokenstore.files import LOCK_INSIDE, lock_file, whole_file
 from tokenstore.format import ROOT
 from tokenstore.reading import StoreFiles
 from tokenstore.storage import SCRATCH, STAGING, Storage
+from tokenstore.writing.owner import OWNER, LocalOwner, Owner, RemoteOwner, owner_of
 
 HEADER = f"{STAGING}/conversion.json"
-LOCK = f"{STAGING}/lock"
+
+
+def own(target: Storage, resume: bool) -> Owner:
+    """Become the one writer of `target`, until the owner's `release`.
+
+    Raises ConversionError where another process is writing there, and without `resume` StoreExistsError for a
+    remote place that has an owner.
+    """
+    return RemoteOwner(target, resume) if target.root is None else LocalOwner(target)
 
 
 def check_target(target: Storage, resume: bool) -> bool:
     """Return True if an unfinished conversion is at `target`, False if nothing is.
 
-    A conversion that has written nothing yet counts as nothing. Raises StoreExistsError for anything else at
-    `target`, and without `resume` for an unfinished conversion.
+    A local conversion that has written nothing but its header counts as nothing: no other process can be
+    writing there. Raises StoreExistsError for anything else at `target`, and without `resume` for an
+    unfinished conversion; ConversionError where another process is writing a local store there.
     """
+    if target.root is None or not target.root.parent.exists():
+        return look(target, resume)
+    owner = own(target, resume)
+    try:
+        return look(target, resume)
+    finally:
+        owner.release()
+
+
+def look(target: Storage, resume: bool) -> bool:
+    """Return what `check_target` returns, for the owner of `target`."""
     storage = target.working_storage()
-    files = [path for path in storage.files() if path not in (LOCK, SCRATCH)]
-    unfinished = HEADER in files and len(files) > 1
+    between = target.interrupted_exchange()
+    if between is not None:
+        raise StoreExistsError(
+            f"{target}: a store was here, and lies in {between}, since recoding it in its place was "
+            "interrupted. Repeat that first, or choose another path"
+        )
+    files = [path for path in storage.files() if not _is_passing(path)]
+    unfinished = HEADER in files and (target.root is None or len(files) > 1)
     if unfinished and not resume:
         again = Parameter("resume", True)
+        other = owner_of(target) if target.root is None else None
+        whose = f" ({other} is writing it, or was killed while it did)" if other is not None else ""
         raise StoreExistsError(
-            f"{target}: an unfinished conversion is there. Go on with it by {again}, or remove it",
+            f"{target}: an unfinished conversion is there{whose}. Go on with it by {again}, or remove it",
             parameters=[again],
         )
     occupied = storage is not target and target.exists()
@@ -38,17 +67,40 @@ def check_target(target: Storage, resume: bool) -> bool:
     return unfinished
 
 
+def _is_passing(path: str) -> bool:
+    """Return True for a file that says nothing about its place: it comes and goes with a writer."""
+    return path in (SCRATCH, LOCK_INSIDE) or path.startswith(OWNER)
+
+
 def finish_commit(target: Storage) -> bool:
     """Clear up after a store's manifest was written, also after a crash; return True if the store is whole.
 
     The conversion's own files are removed, and a store that is to be a zip file is packed. Nothing is touched
-    unless a whole store is at `target`. Raises the errors of opening that store.
+    unless a whole store is at `target`. Raises the errors of opening that store, and ConversionError where
+    another process is writing a local store there.
     """
     storage = target.working_storage()
+    if not storage.exists(ROOT) and (storage is target or not target.exists()):
+        return False
+    is_clear = not storage.exists(STAGING if storage is target else "")
+    if target.root is None or (is_clear and not lock_file(target.root).exists()):
+        return finish(target)  # which does nothing in a local place then: perhaps it cannot be written
+    owner = own(target, resume=True)
+    try:
+        return finish(target)
+    finally:
+        owner.release()
+
+
+def finish(target: Storage) -> bool:
+    """Do what `finish_commit` does, for the owner of `target`."""
+    storage = target.working_storage()
     if storage.exists(ROOT):
-        StoreFiles(storage)
+        digest = StoreFiles(storage).root_digest
         storage.remove(STAGING)
         if storage is not target and storage.root is not None and target.root is not None:
+            if target.exists() and StoreFiles(target.reopened()).root_digest != digest:
+                raise StoreExistsError(f"{target}: expected the store of {storage}, found another. Move it")
             _pack(storage.root, target.root)
     elif storage is target or not target.exists():
         return False

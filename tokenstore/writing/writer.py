@@ -11,20 +11,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenstore.codecs import code_dtype
-from tokenstore.errors import CodecError, ConversionError, ManifestError
+from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
+from tokenstore.files import FULL, full_disk_named
 from tokenstore.format import (
     CODEBOOK,
     LABEL_COLUMN,
@@ -43,7 +42,6 @@ from tokenstore.format import (
     Manifest,
     Skip,
     SplitSummary,
-    code_planes,
     encode_json,
     encode_root,
     encode_table_array,
@@ -53,8 +51,10 @@ from tokenstore.format import (
 )
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
+from tokenstore.writing.checks import check_codes, check_lossless
+from tokenstore.writing.owner import Owner
 from tokenstore.writing.spec import StoreSpec
-from tokenstore.writing.target import HEADER, LOCK, check_target, finish_commit
+from tokenstore.writing.target import HEADER, finish, look, own
 
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
@@ -63,8 +63,9 @@ class StoreWriter:
     """A writer of one store, used as a context manager; the store is not complete before `commit()`.
 
     `inputs` (JSON values) are all that decides the store's bytes: a resumed conversion must have the same.
-    Raises StoreExistsError if something else is at the target, and ConversionError if the unfinished store
-    there is of other inputs or another process is writing it.
+    The writer owns the target until it is closed. Raises StoreExistsError if something else is at the target,
+    and ConversionError if the unfinished store there is of other inputs or another process is writing it. A
+    full disk ends the block with a StorageError.
     """
 
     def __init__(
@@ -79,9 +80,12 @@ class StoreWriter:
         self.target = target
         self.storage = target.working_storage()
         self.splits: list[SplitWriter] = []
-        self._lock: IO[bytes] | None = None
+        header = encode_json({"tokenstore": __version__, **(inputs or {})})
+        if target.root is None:
+            self._is_begun(resume, header)  # before an owner is written there, or one is taken over
+        self._owner: Owner | None = own(target, resume)
         try:
-            self._start(resume, {"tokenstore": __version__, **(inputs or {})})
+            self._begin(resume, header)
         except BaseException:
             self.close()
             raise
@@ -89,23 +93,42 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        # subtle: a writer within another's block has said so already
+        if isinstance(error, OSError) and error.errno in FULL and not getattr(error, "parameters", ()):
+            again = Parameter("resume", True)
+            full = StorageError(f"{error}. Make room, and go on with {again}", parameters=[again])
+            full.errno = error.errno
+            raise full from error
 
     def close(self) -> None:
         """Release the store; unless it was committed, it stays unfinished."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.release()
 
-    def _start(self, resume: bool, inputs: dict[str, Any]) -> None:
-        unfinished = check_target(self.target, resume)
-        self._take_lock()
-        if not unfinished:
-            self.storage.write(HEADER, encode_json(inputs))
+    def check(self) -> None:
+        """Raise ConversionError if another process has become the writer of this store."""
+        if self._owner is not None:
+            self._owner.check()
+
+    def _begin(self, resume: bool, header: bytes) -> None:
+        if self._is_begun(resume, header):
             return
+        if self.target.root is not None:
+            self.storage.remove(HEADER)  # of a conversion that was killed as it began
+        try:
+            self.storage.create(HEADER, header)
+        except FileExistsError as error:
+            raise ConversionError(f"{self.target}: another process is writing this store") from error
+
+    def _is_begun(self, resume: bool, header: bytes) -> bool:
+        """Return True if a conversion with the same inputs is unfinished; raise as `StoreWriter` does."""
+        if not look(self.target, resume):
+            return False
         written = json.loads(self.storage.read(HEADER))
-        expected = json.loads(encode_json(inputs))
+        expected = json.loads(header)
         different = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
         if different:
             key = different[0]
@@ -114,23 +137,11 @@ class StoreWriter:
                 f"{self.target}: cannot resume with other inputs: {key} was {was}, is now {now}. Use what it "
                 "was begun with, or remove the unfinished store"
             )
-
-    def _take_lock(self) -> None:
-        if self.storage.folder is None or os.name != "posix":
-            return
-        import fcntl  # posix only
-
-        lock = self.storage.folder / LOCK
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = lock.open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise ConversionError(f"{self.target}: another process is writing this store") from error
+        return True
 
     def note(self, name: str, data: bytes) -> None:
         """Save data under a name, for `recall` after a crash, until the store is complete."""
+        self.check()
         self.storage.write(f"{STAGING}/{name}", data)
 
     def recall(self, name: str) -> bytes | None:
@@ -158,8 +169,17 @@ class StoreWriter:
     def commit(self) -> Manifest:
         """Write all that is left, the manifest last, and return it; the store is complete.
 
-        Raises StorageError and OSError if storage does not take a file.
+        Raises StorageError and OSError if storage does not take a file, and ConversionError if another
+        process has become the writer of this store.
         """
+        try:
+            return self._commit()
+        except FileNotFoundError:
+            self.check()  # another may have finished the store and removed the journal
+            raise
+
+    def _commit(self) -> Manifest:
+        self.check()
         nodes: dict[str, dict[str, Any]] = {}
         files: dict[str, FileRecord] = {}
         for split in self.splits:
@@ -190,10 +210,23 @@ class StoreWriter:
         for path in [path for path in self.storage.files() if path.startswith(ours)]:
             if path not in manifest.files:
                 self.storage.remove(path)
-        self.storage.write(ROOT, encode_root(manifest, nodes))
-        self.close()
-        finish_commit(self.target)
+        self.complete(encode_root(manifest, nodes))
         return manifest
+
+    def complete(self, root: bytes) -> None:
+        """Write the root's `zarr.json`, the last file, and clear up; the store is complete.
+
+        Raises what `commit` raises.
+        """
+        self.check()
+        try:
+            self.storage.create(ROOT, root)
+        except FileExistsError as error:
+            raise ConversionError(f"{self.target}: another process has completed this store") from error
+        if self._owner is not None:
+            self._owner.stop()
+        finish(self.target)
+        self.close()
 
     def _write(self, path: str, data: bytes) -> FileRecord:
         self.storage.write(path, data)
@@ -253,8 +286,9 @@ class SplitWriter:
             raise ValueError(
                 f"a shard of {len(codes)} samples after {self.samples}, of {self.shard_samples} each"
             )
+        self._store.check()
         spec = self._store.spec
-        _check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
+        check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
         codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
         files = {}
         for array, rows in {TOKENS: codes, **columns}.items():
@@ -266,7 +300,7 @@ class SplitWriter:
             path = f"{self.name}/{array}/{layout.shard_file(self.shards)}"
             data = layout.encode_shard(rows)
             if layout.codec.has_tables:
-                _check_lossless(layout, data, rows, path)
+                check_lossless(layout, data, rows, path)
             self._storage.write(path, data)
             record = file_record(data)
             files[path] = [record.size, record.sha256]
@@ -280,6 +314,7 @@ class SplitWriter:
             "skipped": [[skip.source_index, skip.source, skip.reason] for skip in skipped],
             "files": files,
         }
+        self._store.check()
         self._storage.write(self._entry("json"), encode_json(entry))
         self._journal.append(entry)
         self._storage.remove(self._open_shard)
@@ -331,7 +366,8 @@ class SplitWriter:
         target = self._storage.folder
         with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as folder:
             path = Path(folder) / name
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            named = path if target is None else target / self.name / name
+            with full_disk_named(named), pq.ParquetWriter(path, schema, compression="zstd") as writer:
                 for part in parts:
                     writer.write_table(part)
             with path.open("rb") as file:
@@ -357,25 +393,3 @@ class SplitWriter:
                 yield json.loads(self._storage.read(self._entry("json", shard)))
             except FileNotFoundError:
                 return
-
-
-def _check_lossless(layout: ArrayLayout, data: bytes, rows: npt.NDArray[Any], where: str) -> None:
-    # a shard is decoded before it is trusted: a code lost to a fault of this machine shows nowhere else
-    if not np.array_equal(layout.decode_shard(data, where), rows):
-        raise CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
-
-
-def _check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str) -> None:
-    if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
-        raise CodecError(
-            f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
-        )
-    for plane, (values, size) in enumerate(code_planes(codes, sizes)):
-        if values.size and (int(values.max()) >= size or int(values.min()) < 0):
-            flat = values.reshape(len(values), -1)
-            wrong = ((flat >= size) | (flat < 0)).any(axis=1)
-            sample = int(np.argmax(wrong))
-            raise CodecError(
-                f"{where}, sample {sample}: expected codes from 0 to {size - 1}"
-                f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
-            )

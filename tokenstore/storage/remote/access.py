@@ -40,9 +40,6 @@ _BLOCK_NBYTES = 2**16
 class Files(Protocol):
     """The requests that every kind of remote storage is asked for."""
 
-    changes: int = 0
-    """The number of answers that may have come from another version of their file than the answer before."""
-
     def key(self, prefix: str, path: str) -> str:
         """Return the key of a file below a prefix."""
 
@@ -60,6 +57,9 @@ class Files(Protocol):
 
     async def write(self, key: str, data: bytes) -> None:
         """Write a file, replacing one of the same key."""
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Write a file unless one of the key exists; raise what the library raises if one does."""
 
     async def put(self, local_path: str, key: str) -> None:
         """Write a file with the bytes of a local file."""
@@ -111,6 +111,10 @@ class AsyncFiles(_SlashKeys, Files):
     @override
     async def write(self, key: str, data: bytes) -> None:
         await self._fs._pipe_file(key, data)
+
+    @override
+    async def create(self, key: str, data: bytes) -> None:
+        await self._fs._pipe_file(key, data, mode="create")
 
     @override
     async def put(self, local_path: str, key: str) -> None:
@@ -181,6 +185,11 @@ class ThreadedFiles(_SlashKeys, Files):
         await self._call(self._fs.pipe_file, key, data)
 
     @override
+    async def create(self, key: str, data: bytes) -> None:
+        await self._make_parent(key)
+        await self._call(self._fs.pipe_file, key, data, mode="create")
+
+    @override
     async def put(self, local_path: str, key: str) -> None:
         await self._make_parent(key)
         await self._call(self._fs.put_file, local_path, key)
@@ -204,14 +213,6 @@ class WebFiles(Files):
     def __init__(self, fs: Any) -> None:
         self._fs = fs
         self._elsewhere: Any = None
-        self._versions: dict[str, str] = {}
-
-    def _note_version(self, key: str, answer: Any) -> None:
-        """Compare the version that an answer tells of its file with that of the answer before it."""
-        version = answer.headers.get("ETag", "")
-        # Without a version, any answer may be a change.
-        self.changes += not version or self._versions.setdefault(key, version) != version
-        self._versions[key] = version
 
     @override
     def key(self, prefix: str, path: str) -> str:
@@ -261,8 +262,6 @@ class WebFiles(Files):
     @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         async with self._get(key, start, stop) as answer:
-            if answer.ok:
-                self._note_version(key, answer)
             if answer.status == 200:  # the server ignores Range and sends the whole file
                 return await _cut_out(_decoded(answer), start, stop)
             if answer.status != 206:
@@ -302,6 +301,10 @@ class WebFiles(Files):
 
     @override
     async def write(self, key: str, data: bytes) -> None:
+        raise UnsupportedError("a plain web server can only be read from")
+
+    @override
+    async def create(self, key: str, data: bytes) -> None:
         raise UnsupportedError("a plain web server can only be read from")
 
     @override

@@ -18,6 +18,7 @@ _LASTING_STATUSES = frozenset({501, 505})
 _PASSING_CODES = frozenset(
     {
         "BadDigest",
+        "ConditionalRequestConflict",
         "IncompleteBody",
         "InternalError",
         "NoSuchUpload",
@@ -93,6 +94,12 @@ class Fault:
 def is_past_end(error: Exception) -> bool:
     """Return True if a range was refused because the file ends before it."""
     return any(answer is not None and answer[0] == 416 for answer in map(_answer, _chain(error)))
+
+
+def is_taken(error: Exception) -> bool:
+    """Return True if a file was not created because one of its name exists."""
+    refused = any(answer is not None and answer[0] == 412 for answer in map(_answer, _chain(error)))
+    return refused or isinstance(error, FileExistsError)
 
 
 def fault_of(error: Exception, secrets: Secrets, seconds: float) -> Fault:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -15,11 +14,11 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.base import Range, Storage, too_long
+from tokenstore.storage.base import Range, Storage
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
-from tokenstore.storage.remote.faults import ShortAnswerError, is_past_end
+from tokenstore.storage.remote.faults import ShortAnswerError, is_past_end, is_taken
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.retrying import retried
 
@@ -104,27 +103,17 @@ class RemoteFolder(Storage):
             long=long,
         )
 
-    @property
     @override
-    def changes(self) -> int:
-        return self._connection.files.changes
-
-    @override
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        end = sys.maxsize if limit is None else limit + 1
-
+    def read(self, path: str) -> bytes:
         async def read(connection: Connection) -> bytes:
             first, others = _BLOCK_NBYTES
             blocks: list[bytes] = []
-            start, stop = 0, min(first, end)
-            while sum(map(len, blocks)) == start < end:
+            start, stop = 0, first
+            while sum(map(len, blocks)) == start:
                 attempt = partial(_block, start=start, stop=stop)
                 blocks.append(await self._retried(connection, path, attempt, nbytes=stop - start))
-                start, stop = stop, min(stop + others, end)
-            data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-            if limit is not None and len(data) > limit:
-                raise too_long(f"{self.url.rstrip('/')}/{path}", limit)
-            return data
+                start, stop = stop, stop + others
+            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
         return self._run(read)
 
@@ -186,6 +175,21 @@ class RemoteFolder(Storage):
         self._write(path, len(data), lambda files, key: files.write(key, data))
 
     @override
+    def create(self, path: str, data: bytes) -> None:
+        async def attempt(files: Files, key: str) -> bool:
+            # subtle: some kinds of storage ignore the precondition; what is there afterwards decides
+            if not await files.exists(key):
+                try:
+                    await files.create(key, data)
+                except Exception as error:
+                    if not is_taken(error):
+                        raise
+            return await files.read_range(key, 0, len(data) + 1) == data
+
+        if not self._written(path, len(data), attempt):
+            raise FileExistsError(f"{self.url}/{path}: the file exists")
+
+    @override
     def move_into_place(self, finished: Path, path: str) -> None:
         nbytes = finished.stat().st_size
         self._write(path, nbytes, lambda files, key: files.put(str(finished), key))
@@ -200,16 +204,15 @@ class RemoteFolder(Storage):
             if actual != nbytes:
                 raise OSError(f"wrote {nbytes} bytes, then found {actual}")
 
-        try:
-            self._run(lambda connection: self._retried(connection, path, attempt, nbytes=nbytes))
-        except FileNotFoundError:
-            missing = True
-        else:
-            missing = False
-        if missing:
-            raise StorageError(
-                f"{self.url}/{path}: cannot be written, for there is no such place. Check the URL"
-            )
+        self._written(path, nbytes, attempt)
+
+    def _written(
+        self, path: str, nbytes: int, attempt: Callable[[Files, str], Coroutine[Any, Any, _T]]
+    ) -> _T:
+        """Run a request that writes, and return its result."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._run(lambda connection: self._retried(connection, path, attempt, nbytes=nbytes))
+        raise StorageError(f"{self.url}/{path}: cannot be written, for there is no such place. Check the URL")
 
     @override
     def remove(self, path: str = "") -> None:

@@ -1,0 +1,109 @@
+"""A full disk while a store is written: one error names the file, the bytes and how to go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from helpers.stores import random_codes, write_store
+from tokenstore_cli.main import cli
+
+import tokenstore
+from tokenstore.errors import StorageError
+from tokenstore.files import write_file
+
+CODES = random_codes(6, (2, 2), 391)
+
+
+class FullDisk:
+    """A disk that is full from the n-th file on, until it is emptied."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, left: int, code: int = errno.ENOSPC) -> None:
+        self.left, self.code = left, code
+        patch.setattr("os.fsync", self.flush)
+
+    def flush(self, _: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    np.save(folder / "codes.npy", CODES)
+    write_store(folder / "a.zarr", {"train": (CODES,)}, chunk_samples=2, shard_samples=2)
+    return folder / "a.zarr"
+
+
+OPERATIONS: dict[str, Callable[..., object]] = {
+    "convert": lambda store, out, **options: tokenstore.convert(
+        store.with_name("codes.npy"), out, chunk_samples=2, shard_samples=2, **options
+    ),
+    "copy": tokenstore.copy,
+    "recode": lambda store, out, **options: tokenstore.recode(store, out, codec="zstd", **options),
+}
+
+
+@pytest.mark.parametrize("out", ["b.zarr", "b.zip"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_full_disk_is_one_error_and_the_operation_goes_on_later(
+    store: Path, tmp_path: Path, operation: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OPERATIONS[operation]
+    for left in range(2, 200, 5):
+        target, error = tmp_path / str(left) / out, None
+        with monkeypatch.context() as patch:
+            disk = FullDisk(patch, left)
+            try:
+                run(store, target)
+            except StorageError as raised:
+                error = raised
+        if disk.left >= 0:
+            break
+        assert error is not None
+        assert [parameter.name for parameter in error.parameters] == ["resume"]
+        text = r"/b\.z.*: No space left on device: ([\d,]+ bytes are needed, )?[\d,]+ bytes are free\. "
+        text += r"Make room, and go on with resume=True$"
+        assert re.search(text, str(error))
+        run(store, target, resume=True)
+        np.testing.assert_array_equal(tokenstore.open(target)["train"][:], CODES)
+    assert left > 6
+    assert disk.left >= 0
+
+
+def test_a_table_and_a_copied_block_name_their_file_too(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullWriter(pq.ParquetWriter):
+        def write_table(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetWriter", FullWriter)
+        with pytest.raises(StorageError, match=r"/b/train/samples\.parquet: No space left on device"):
+            tokenstore.recode(store, tmp_path / "b", codec="zstd")
+    result = CliRunner().invoke(cli, ["recode", str(store), str(tmp_path / "b"), "--codec", "zstd"])
+    assert (result.exit_code, "--resume" in result.output) == (1, True)
+
+
+def test_a_used_up_quota_is_named_and_other_errors_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 0, errno.EDQUOT)
+        with pytest.raises(StorageError, match=r"/file: Disk quota exceeded: 4 bytes are needed, [\d,]+"):
+            write_file(tmp_path / "file", b"four")
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 0, errno.EIO)
+        with pytest.raises(OSError, match="Input/output error") as error:
+            write_file(tmp_path / "file", b"four")
+        assert not isinstance(error.value, StorageError)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,35 @@
+"""Checks of a shard before it is written: the codes fit their codebook, and the bytes decode to the codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import CodecError
+from tokenstore.format import ArrayLayout, code_planes
+
+
+def check_lossless(layout: ArrayLayout, data: bytes, rows: npt.NDArray[Any], where: str) -> None:
+    """Raise CodecError unless a shard's bytes decode to its rows (n, ...)."""
+    # a shard is decoded before it is trusted: a code lost to a fault of this machine shows nowhere else
+    if not np.array_equal(layout.decode_shard(data, where), rows):
+        raise CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
+
+
+def check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str) -> None:
+    """Raise CodecError unless codes (n, *grid) are integers of their codebooks."""
+    if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
+        raise CodecError(
+            f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
+        )
+    for plane, (values, size) in enumerate(code_planes(codes, sizes)):
+        if values.size and (int(values.max()) >= size or int(values.min()) < 0):
+            flat = values.reshape(len(values), -1)
+            wrong = ((flat >= size) | (flat < 0)).any(axis=1)
+            sample = int(np.argmax(wrong))
+            raise CodecError(
+                f"{where}, sample {sample}: expected codes from 0 to {size - 1}"
+                f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
+            )
