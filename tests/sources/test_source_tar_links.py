@@ -81,7 +81,7 @@ def test_a_link_that_leads_to_no_file_of_the_tar_file_is_a_bad_sample(
 
 def test_a_label_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     path = linked(tmp_path / "x.tar", {"0.jpg": b"zero"}, [("0.cls", tarfile.SYMTYPE, "/etc/hostname")])
-    with pytest.raises(SourceError, match=r"x.tar: 0.cls: expected a label, found a link to no file"):
+    with pytest.raises(SourceError, match=r"x.tar: 0.cls: expected a label .* found a link to no file"):
         open_tar(path)
 
 

@@ -6,13 +6,16 @@ further dots (`v1.0.jpg` and `v1.0.cls`) fit the same rule: one group, whose end
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.labels import looks_like_label
+from tokenstore.sources.names import printable
 from tokenstore.sources.tar_headers import Member
 
 __all__ = ["JSON", "Group", "GroupSample", "looks_like_labels", "looks_like_sample", "samples_of_group"]
@@ -23,6 +26,7 @@ PREFERRED = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("cls", "label", "class", "cls.txt", "label.txt", "class.txt")
 """The endings of members whose text is a label, in order of preference."""
 JSON = "json"
+_RANKS = {word: rank for rank, word in enumerate((*_TEXTS, JSON))}
 _NUMBERS = re.compile(r"[0-9.]+")
 _WORDS = re.compile(r"[^a-z_]+")
 
@@ -30,19 +34,13 @@ Group = Mapping[str, Member]
 """The members of one key by their endings in lower case, in the order of the file."""
 
 
-@dataclass(frozen=True)
-class GroupSample:
+class GroupSample(NamedTuple):
     """A sample of a group: the ending of its image, and those that its label may have."""
 
     image: str
-    labels: tuple[str, ...]
+    labels: list[str]
     """The endings of the members that hold the label, the first preferred."""
     is_one_of_several: bool
-
-    @property
-    def stem(self) -> str:
-        """The image's ending without the format, and with a dot behind it: `` or `0.`."""
-        return self.image[: self.image.rfind(".") + 1]
 
 
 def looks_like_labels(name: str) -> bool:
@@ -55,7 +53,7 @@ def looks_like_sample(ending: str) -> bool:
     return ending.rpartition(".")[2] in (*EXTENSIONS, JSON) or looks_like_labels(ending)
 
 
-def samples_of_group(group: Group, where: str) -> tuple[list[GroupSample], list[str]]:
+def samples_of_group(group: Group, key: bytes, path: Path) -> tuple[list[GroupSample], list[str]]:
     """Return the samples of a group, and the endings of images that others go before.
 
     An image of the plain ending goes before those with further dots. Several of the latter are samples of
@@ -74,14 +72,14 @@ def samples_of_group(group: Group, where: str) -> tuple[list[GroupSample], list[
     if several and not _are_samples(stems, group):
         found = " and .".join(endings[0] for endings in list(stems.values())[:3])
         raise SourceError(
-            f"{where}: expected one image, found .{found}; name one .jpg, or give each its own label, such "
-            f"as .{next(iter(stems))}.cls"
+            f"{path}: sample {printable(key)!r}: expected one image, found .{found}; name one .jpg, or give "
+            f"each its own label, such as .{next(iter(stems))}.cls"
         )
     samples, others = [], []
     for endings in stems.values():
-        endings.sort(key=_preference)
-        labels = tuple(_labels(endings[0], group, several))
-        samples.append(GroupSample(endings[0], labels, several))
+        if len(endings) > 1:
+            endings.sort(key=_preference)
+        samples.append(GroupSample(endings[0], _labels(endings[0], group, several), several))
         others += endings[1:]
     return samples, others
 
@@ -93,7 +91,7 @@ def _preference(ending: str) -> tuple[int, str]:
 
 def _are_samples(stems: Mapping[str, list[str]], group: Group) -> bool:
     """Return whether images of one key are samples of their own, by what else the key has."""
-    if all(any(_labels(ending, group, True)) for endings in stems.values() for ending in endings[:1]):
+    if all(_labels(ending, group, True) for endings in stems.values() for ending in endings[:1]):
         return True
     return all(map(_NUMBERS.fullmatch, stems)) and all(_begins_with_one(ending, stems) for ending in group)
 
@@ -102,9 +100,19 @@ def _begins_with_one(ending: str, stems: Mapping[str, list[str]]) -> bool:
     return any(ending[:place] in stems for place, sign in enumerate(ending) if sign == ".")
 
 
-def _labels(image: str, group: Group, several: bool) -> Iterator[str]:
-    """Yield the endings in a group that a label of the image may have: `cls`, then those with its name."""
+def _labels(image: str, group: Group, several: bool) -> list[str]:
+    """Return the endings in a group that a label of the image may have: `cls`, then those with its name."""
+    ranks = {}
+    for ending in group:
+        for place, start in enumerate(_starts(image, several)):
+            rank = _RANKS.get(ending[len(start) :])
+            if rank is not None and ending.startswith(start):
+                ranks[ending] = rank, place
+    return sorted(ranks, key=ranks.__getitem__) if len(ranks) > 1 else list(ranks)
+
+
+@functools.lru_cache(1024)
+def _starts(image: str, several: bool) -> tuple[str, ...]:
+    """Return what may stand before the word for a label, in order of preference."""
     stem = image.rpartition(".")[0]
-    before = ([] if several else [""]) + ([f"{stem}."] if stem else []) + [f"{image}."]
-    for word in (*_TEXTS, JSON):
-        yield from (start + word for start in before if start + word in group)
+    return (*(() if several else ("",)), *((f"{stem}.",) if stem else ()), f"{image}.")

@@ -76,27 +76,26 @@ def _samples(path: Path, notes: TarNotes, labelled: bool) -> Iterator[tuple[Memb
     """Yield the image and the label text of each sample of one tar file."""
     keys = NameBuilder()
     with path.open("rb") as file:
+        reader = LabelReader(file, path, notes)
         for key, group in _groups(path, notes):
             keys.append(key)
-            samples, further_images = samples_of_group(group, f"{path}: sample {printable(key)!r}")
+            samples, further_images = samples_of_group(group, key, path)
             if not samples:
                 for member in group.values():
                     notes.others.add(member.name)
                 continue
-            used = {sample.image for sample in samples}.union(further_images)
+            used = further_images
             for ending in further_images:
                 notes.images.add(group[ending].name)
-            reader = LabelReader(file, path, group, notes)
             for sample in samples:
                 image = group[sample.image]
-                text, read = reader.text(sample) if labelled else (None, set(sample.labels))
-                used |= read
+                text, read = reader.text(sample, group) if labelled else (None, sample.labels)
+                used = [*used, sample.image, *read]
                 if sample.is_one_of_several:
                     notes.apart.add(image.name)
                 yield image, text
-            for ending in group:
-                if ending not in used:
-                    reader.note_unused(ending)
+            for ending in () if len(used) == len(group) else [one for one in group if one not in set(used)]:
+                reader.note_unused(ending, group[ending])
     _check_keys(keys.finish(), path)
 
 

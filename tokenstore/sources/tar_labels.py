@@ -26,19 +26,18 @@ _EXACT = 2.0**53
 
 @dataclass(frozen=True)
 class LabelReader:
-    """The reader of the labels of one key's samples."""
+    """The reader of the labels of a tar file's samples."""
 
     file: BinaryIO
     path: Path
-    group: Group
     notes: TarNotes
 
-    def text(self, sample: GroupSample) -> tuple[bytes | None, set[str]]:
+    def text(self, sample: GroupSample, group: Group) -> tuple[bytes | None, list[str]]:
         """Return a sample's label, or None, and the endings of the members that were read for it."""
-        read: set[str] = set()
+        read = []
         for ending in sample.labels:
-            read.add(ending)
-            member = self.group[ending]
+            read.append(ending)
+            member = group[ending]
             content = self._content(member)
             text = self._label_in_json(content, member) if ending.endswith(JSON) else content
             if text is not None:
@@ -47,9 +46,8 @@ class LabelReader:
                 return text, read
         return None, read
 
-    def note_unused(self, ending: str) -> None:
-        """Count a member that no sample of the key uses."""
-        member = self.group[ending]
+    def note_unused(self, ending: str, member: Member) -> None:
+        """Count a member that no sample of its key uses."""
         is_short_text = ending.endswith("txt") and 0 < member.size <= _MAX_NUMBER_BYTES
         if is_short_text and self._content(member).strip().isdigit():
             self.notes.bad_label(f"numbers in .{ending}", member.name)
@@ -57,12 +55,12 @@ class LabelReader:
             self.notes.beside(ending, member.name)
 
     def _content(self, member: Member) -> bytes:
-        where = f"{self.path}: {printable(member.name)}"
-        if member.offset == LEADS_NOWHERE:
-            raise SourceError(f"{where}: expected a label, found a link to no file of the tar file")
-        if member.size > _MAX_LABEL_BYTES:
+        if member.offset == LEADS_NOWHERE or member.size > _MAX_LABEL_BYTES:
+            nowhere = "a link to no file of the tar file"
+            found = nowhere if member.offset == LEADS_NOWHERE else f"{member.size} bytes"
             raise SourceError(
-                f"{where}: expected a label of up to {_MAX_LABEL_BYTES} bytes, found {member.size}"
+                f"{self.path}: {printable(member.name)}: expected a label of up to {_MAX_LABEL_BYTES} bytes, "
+                f"found {found}"
             )
         self.file.seek(member.offset)
         return self.file.read(member.size)
