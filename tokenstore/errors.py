@@ -8,6 +8,7 @@
     │   ├── NotAStoreError     nothing there, or something else
     │   ├── IncompleteStoreError   a conversion has not finished
     │   ├── StoreExistsError   writing would overwrite
+    │   ├── StoreChangedError  the store was replaced after it was opened
     │   └── StorageError       storage did not answer, or refused
     ├── DamageError            stored bytes are not those that were written
     ├── CodecError             codes do not fit the codec, or bytes do not decode
@@ -100,6 +101,10 @@ class IncompleteStoreError(StoreError):
 
 class StoreExistsError(StoreError, FileExistsError):
     """Something is already at the path where a store was to be written."""
+
+
+class StoreChangedError(StoreError):
+    """The store is no longer the one that was opened: it was recoded, replaced or removed."""
 
 
 class StorageError(StoreError, OSError):

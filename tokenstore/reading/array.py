@@ -164,6 +164,7 @@ class ArrayReader(ABC):
             raise self.files.damage(chunk, error) from error
         if self._code_limit is not None and int(values.max()) >= self._code_limit:
             expected = f"codes from 0 to {self._code_limit - 1}"
+            self.store.rule_out_change()
             raise DamageError(f"{self.where(chunk)}: expected {expected}, found {values.max()}")
         return values
 

@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +33,7 @@ FETCHED_NBYTES = 2**26
 """The bytes of fetched chunks that one array keeps in memory for later reads."""
 _INDEXES_AT_ONCE = 256
 _REQUESTS_AT_ONCE = 32
+_TAG_NBYTES = 16
 _JOINED_RUNS = 8
 """The most that one request asks for, in the size of a run."""
 
@@ -163,11 +165,11 @@ class FetchedShards(Shards):
                     payloads.update(self._checked(run, data))
                 except DamageError:
                     if last_attempt:
+                        self._files.store.rule_out_change()
                         raise
                     damaged.append(run)
                 else:
-                    if self._cache is not None:
-                        self._cache.put(self._key(run), data)
+                    self._put(self._key(run), data)
             missing = damaged
         return payloads
 
@@ -198,11 +200,11 @@ class FetchedShards(Shards):
         """Add the payloads of runs in the disk's cache to `payloads`, and return the other runs."""
         if self._cache is None:
             return runs
-        stops = np.cumsum([stop - start for start, stop in map(self._span, runs)])
+        stops = np.cumsum([stop - start + _TAG_NBYTES for start, stop in map(self._span, runs)])
         room = self._memory.allocate(int(stops[-1]))
         missing = []
         for run, part in zip(runs, np.split(room, stops[:-1]), strict=True):
-            data = self._cache.get(self._key(run), part)
+            data = self._get(self._key(run), part)
             try:
                 if data is None:
                     missing.append(run)
@@ -217,7 +219,8 @@ class FetchedShards(Shards):
         """Return the payloads of a run's chunks, each checked; raises DamageError."""
         start, stop = self._span(run)
         if len(data) != stop - start:
-            raise self._files.damage(run[0], CodecError(f"expected {stop - start} bytes, found {len(data)}"))
+            error = CodecError(f"expected {stop - start} bytes, found {len(data)}")
+            raise self._files.unexplained_damage(run[0], error)
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
         index = self._index(shard)[first : first + run[1] - run[0]].tolist()
         payloads = {}
@@ -227,7 +230,7 @@ class FetchedShards(Shards):
                 payload = sharding.checked_payload(data[start : start + length])
                 self._check(chunk, payload)
             except CodecError as error:
-                raise self._files.damage(chunk, error) from error
+                raise self._files.unexplained_damage(chunk, error) from error
             payloads[chunk] = payload
         return payloads
 
@@ -262,18 +265,18 @@ class FetchedShards(Shards):
             for shard in missing:
                 size = self._files.record_nbytes(shard)
                 ranges.append((self._files.path(shard), max(0, size - self._files.layout.index_nbytes), size))
-            for shard, request, data in zip(missing, ranges, self._read_ranges(ranges), strict=True):
+            answers = self._read_ranges(ranges, at_once=True)
+            for shard, request, data in zip(missing, ranges, answers, strict=True):
                 try:
                     self._indexes[shard] = self._decoded_index(shard, data)
                 except DamageError:
-                    (data,) = self._read_ranges([request])
+                    (data,) = self._read_ranges([request], at_once=True)
                     self._indexes[shard] = self._decoded_index(shard, data)
-                if self._cache is not None:
-                    self._cache.put(f"{self._folder}/index/{shard}", data)
+                self._put(f"{self._folder}/index/{shard}", np.frombuffer(data, np.uint8))
 
     def _index_from_cache(self, shard: int) -> bool:
         key = f"{self._folder}/index/{shard}"
-        data = None if self._cache is None else self._cache.get(key)
+        data = self._get(key)
         if data is None or self._cache is None:
             return False
         try:
@@ -292,11 +295,41 @@ class FetchedShards(Shards):
         chunks = files.layout.shard_chunks(shard)
         return sharding.decode_index(data, chunks, files.record_nbytes(shard), where)
 
-    def _read_ranges(self, ranges: list[tuple[str, int, int]]) -> list[bytes]:
+    def _get(self, key: str, room: Bytes | None = None) -> Bytes | None:
+        """Return the bytes of a cached entry that was put under this very key, as `Cache.get` does."""
+        data = None if self._cache is None else self._cache.get(key, room)
+        if data is None or data[-_TAG_NBYTES:].tobytes() != _tag(key):
+            return None
+        return data[:-_TAG_NBYTES]
+
+    def _put(self, key: str, data: Bytes) -> None:
+        if self._cache is not None:
+            self._cache.put(key, np.concatenate([data, np.frombuffer(_tag(key), np.uint8)]))
+
+    def _read_ranges(self, ranges: list[tuple[str, int, int]], *, at_once: bool = False) -> list[bytes]:
+        """Return the bytes of ranges, from the store that was opened.
+
+        With `at_once`, another store in its place is noticed at once, and else after some seconds; bytes for
+        the disk's cache are always this store's. Raises DamageError and StoreChangedError.
+        """
+        store = self._files.store
+        if not ranges:
+            return []
         try:
-            return self._files.store.storage.read_ranges(ranges, _REQUESTS_AT_ONCE)
+            answers = store.storage.read_ranges(ranges, _REQUESTS_AT_ONCE)
         except FileNotFoundError as error:
-            raise DamageError(f"{self._files.store.storage}: a shard is missing: {error}") from error
+            store.rule_out_change()
+            raise DamageError(f"{store.storage}: a shard is missing: {error}") from error
+        except DamageError:
+            store.rule_out_change()
+            raise
+        store.check_fetched(at_once=at_once or self._cache is not None)
+        return answers
+
+
+def _tag(key: str) -> bytes:
+    """Return the bytes that bind a cached entry to its key, whatever file they are found in."""
+    return blake2b(key.encode(), digest_size=_TAG_NBYTES, person=b"entry").digest()
 
 
 def _neighbours(chunks: list[int]) -> Iterable[Run]:

@@ -11,7 +11,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -26,6 +25,7 @@ except ImportError:  # Windows
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import ArrayLayout, sharding
 from tokenstore.reading.store_files import StoreFiles
+from tokenstore.storage.regular import read_into
 
 __all__ = ["ArrayFiles", "InMemoryShards", "LocalShards", "Payloads", "Shards"]
 
@@ -97,7 +97,15 @@ class ArrayFiles:
         return f"{self.store.storage}/{self.name} shard {shard} chunk {position} ({samples})"
 
     def damage(self, chunk: int, error: Exception, row: int | None = None) -> DamageError:
-        """Return the error that says where a chunk, or one row of it, is damaged."""
+        """Return the error that says where a chunk, or one row of it, is damaged.
+
+        Raises StoreChangedError where the store is another one than that which was opened.
+        """
+        self.store.rule_out_change()
+        return self.unexplained_damage(chunk, error, row)
+
+    def unexplained_damage(self, chunk: int, error: Exception, row: int | None = None) -> DamageError:
+        """Return the same error, though the store may have changed: for bytes that are asked for again."""
         return DamageError(f"{self.where(chunk, row)}: {error}. Restore the shard from a copy")
 
 
@@ -130,7 +138,10 @@ class Shards(Protocol):
         """True if payloads are fetched from another machine, or out of a compressed file."""
 
     def payload(self, chunk: int) -> Bytes:
-        """Return a chunk's bytes without their checksum, once it is verified; raises DamageError."""
+        """Return a chunk's bytes without their checksum, once it is verified.
+
+        Like all methods, it raises DamageError, and StoreChangedError.
+        """
 
     def payloads(self, chunks: Indices) -> Payloads:
         """Return the payloads of chunks (m,), ascending and each once; raises DamageError."""
@@ -191,8 +202,15 @@ class LocalShards(Shards):
     def _shard(self, number: int) -> _LocalShard:
         shard = self._open.get(number)
         if shard is None:
+            try:
+                opened = _LocalShard(self._files, number, self._mapped)
+            except DamageError:
+                self._files.store.rule_out_change()
+                raise
+            # After it: a store that was replaced before the shard was opened has a new root by now.
+            self._files.store.check_unchanged()
             # subtle: the first thread's shard stays, since addresses into its mapping may be in use
-            shard = self._open.setdefault(number, _LocalShard(self._files, number, self._mapped))
+            shard = self._open.setdefault(number, opened)
             while len(self._open) > self._max_open:
                 drop_oldest(self._open)
         return shard
@@ -203,16 +221,19 @@ class _LocalShard:
         storage, path = files.store.storage, files.path(number)
         where, expected = f"{storage}/{path}", files.record_nbytes(number)
         try:
-            region = storage.region(path)
+            file = storage.open_file(path)
         except FileNotFoundError as error:
             raise DamageError(f"{where}: the shard is missing. Restore it from a copy") from error
-        assert region is not None, "only files that can be mapped are read here"
-        size = region[2]
-        if size != expected or size < files.layout.index_nbytes:
-            raise DamageError(
-                f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy"
-            )
-        self._bytes = _mapped(*region) if mapped else _read(*region)
+        assert file is not None, "only files that can be mapped are read here"
+        descriptor, offset, size = file
+        try:
+            if size != expected or size < files.layout.index_nbytes:
+                raise DamageError(
+                    f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy"
+                )
+            self._bytes = (_mapped if mapped else _read)(where, descriptor, offset, size)
+        finally:
+            os.close(descriptor)
         index = self._bytes[-files.layout.index_nbytes :]
         self._index = sharding.decode_index(index, files.layout.shard_chunks(number), size, where)
 
@@ -274,23 +295,18 @@ def drop_oldest(cache: OrderedDict[int, Any]) -> None:
         cache.popitem(last=False)
 
 
-def _read(path: str, offset: int, size: int) -> Bytes:
-    with Path(path).open("rb", buffering=0) as file:
-        file.seek(offset)
-        data = np.empty(size, np.uint8)
-        read = 0
-        while read < size and (count := file.readinto(data.data[read:])):
-            read += count
+def _read(where: str, descriptor: int, offset: int, size: int) -> Bytes:
+    data = np.empty(size, np.uint8)
+    read = read_into(descriptor, offset, data.data)
     if read < size:
-        raise DamageError(f"{path}: expected {size} bytes at {offset}, found {read}")
+        raise DamageError(f"{where}: expected {size} bytes, found {read}. Restore the shard from a copy")
     return data
 
 
-def _mapped(path: str, offset: int, size: int) -> Bytes:
+def _mapped(where: str, descriptor: int, offset: int, size: int) -> Bytes:
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         pages = mmap.mmap(descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
-    finally:
-        os.close(descriptor)
+    except ValueError as error:  # the file has shrunk
+        raise DamageError(f"{where}: {error}. Restore the shard from a copy") from error
     return np.frombuffer(pages, np.uint8)[offset - start :]

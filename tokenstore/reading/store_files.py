@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -12,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import DamageError, IncompleteStoreError, ManifestError, NotAStoreError, Parameter
+from tokenstore.errors import (
+    DamageError,
+    IncompleteStoreError,
+    ManifestError,
+    NotAStoreError,
+    Parameter,
+    StoreChangedError,
+    TokenstoreError,
+)
 from tokenstore.format import (
     CODEBOOK,
     LABELS,
@@ -28,6 +39,12 @@ from tokenstore.format import (
     file_record,
 )
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
+
+MAX_ROOT_NBYTES = 2**28
+"""The largest root `zarr.json` that is read: a million files take about 150 MB in it."""
+CHECK_SECONDS = 2.0
+"""The longest time in which parts of a remote store are fetched without a look at its root."""
+_DIGEST = re.compile(rb'"digest"\s*:\s*"([0-9a-f]{64})"')
 
 
 class StoreFiles:
@@ -48,13 +65,17 @@ class StoreFiles:
         self.storage = url if isinstance(url, Storage) else open_storage(url, storage_options)
         self.cache = cache
         """The cache of fetched parts of the store on this machine's disk."""
+        opened, version = time.monotonic(), self.storage.version(ROOT)
         try:
-            root = self.storage.read(ROOT)
+            root = self.storage.read(ROOT, MAX_ROOT_NBYTES)
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
             raise _why_no_root(self.storage) from error
         self.manifest: Manifest = decode_root(root, f"{self.storage}/{ROOT}")
         self.root_nbytes = len(root)
         self.root_digest = hashlib.sha256(root).hexdigest()
+        self._span = _digest_span(root)
+        self._digest = root[slice(*self._span)]
+        self._version, self._checked, self._changes = version, opened, self.storage.changes
         self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
         """The bytes of all files of the store."""
 
@@ -94,6 +115,61 @@ class StoreFiles:
         """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
         return self._table_array(SYNONYMS, np.dtype(np.int32))
 
+    def check_unchanged(self) -> None:
+        """Raise StoreChangedError unless the store at this place is still the one that was opened.
+
+        The digest in the root says so, which is one small read; it is not read where a local file's status
+        says that the root is the same file. Bytes that were read before the call are then this store's.
+        Raises DamageError and ManifestError where the root is now no store's, and StorageError.
+        """
+        version = self.storage.version(ROOT)
+        if version is not None and version == self._version:
+            return
+        began, changes = time.monotonic(), self.storage.changes
+        try:
+            if self._root_differs():
+                raise self._changed("it was recoded or replaced")
+        except (FileNotFoundError, NotADirectoryError, KeyError) as error:
+            raise self._changed("it was removed or is being replaced") from error
+        self._version, self._checked, self._changes = version, began, changes
+
+    def check_fetched(self, *, at_once: bool) -> None:
+        """Check the same after a fetch, at least if storage has noticed a change or some seconds went by."""
+        recently = 0 <= time.monotonic() - self._checked < CHECK_SECONDS
+        if at_once or not recently or self.storage.changes != self._changes:
+            self.check_unchanged()
+
+    def rule_out_change(self) -> None:
+        """Raise StoreChangedError if another store is in this place: it explains what looks like damage."""
+        try:
+            self.check_unchanged()
+        except StoreChangedError:
+            raise
+        except (TokenstoreError, OSError):
+            pass
+
+    def _root_differs(self) -> bool:
+        with contextlib.suppress(DamageError):  # shorter than it was
+            if self.storage.read_range(ROOT, *self._span) == self._digest:
+                return False
+        for last_attempt in (False, True):
+            root = self.storage.read(ROOT, MAX_ROOT_NBYTES)
+            if hashlib.sha256(root).hexdigest() == self.root_digest:
+                return False  # a network had changed the bytes
+            try:
+                decode_root(root, f"{self.storage}/{ROOT}")
+            except (DamageError, ManifestError):
+                if last_attempt:
+                    raise
+            else:
+                break
+        return True
+
+    def _changed(self, how: str) -> StoreChangedError:
+        return StoreChangedError(
+            f"{self.storage}: the store has changed since it was opened: {how}. Open it again"
+        )
+
     def record(self, path: str) -> FileRecord:
         """Return the size and digest of a file in the manifest; raises DamageError for an unlisted file."""
         try:
@@ -102,16 +178,21 @@ class StoreFiles:
             raise DamageError(f"{self.storage}: the manifest lists no file {path}") from None
 
     def read_checked(self, path: str) -> bytes:
-        """Return a whole file's bytes, their digest checked; raises DamageError."""
+        """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError."""
         expected = self.record(path)
         try:
-            data = self.storage.read(path)
+            data = self.storage.read(path, expected.size)
         except FileNotFoundError as error:
+            self.rule_out_change()
             raise DamageError(
                 f"{self.storage}/{path}: the file is missing. Restore it from a copy"
             ) from error
+        except DamageError:
+            self.rule_out_change()
+            raise
         actual = file_record(data)
         if actual != expected:
+            self.rule_out_change()
             raise DamageError(
                 f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
                 f"found {actual.size} bytes with {actual.sha256}. Restore the file from a copy"
@@ -134,6 +215,16 @@ class StoreFiles:
             return decode_table_array(document, data, dtype)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
+
+
+def _digest_span(root: bytes) -> tuple[int, int]:
+    """Return the place of the manifest's digest in a root `zarr.json`, or all of it."""
+    for match in _DIGEST.finditer(root):
+        start, stop = match.span(1)
+        zeros = b"0" * (stop - start)
+        if hashlib.sha256(root[:start] + zeros + root[stop:]).hexdigest().encode() == match[1]:
+            return start, stop
+    return 0, len(root)
 
 
 def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:

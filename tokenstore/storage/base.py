@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from tokenstore.errors import DamageError
+
 __all__ = ["IN_PLACE_MARKER", "SCRATCH", "STAGING", "Range", "Storage"]
 
 STAGING = ".partial"
@@ -22,15 +24,23 @@ Range: TypeAlias = tuple[str, int, int]
 """A file's path, the first byte, and the byte after the last."""
 
 
+def too_long(where: str, limit: int, nbytes: int | None = None) -> DamageError:
+    """Return the error for a file of more than `limit` bytes, of which nothing more is read."""
+    found = "more" if nbytes is None else nbytes
+    return DamageError(
+        f"{where}: expected at most {limit} bytes, found {found}. Restore the file from a copy"
+    )
+
+
 class Storage(ABC):
     """Files by their path relative to a root; paths have slashes, and none at either end.
 
     All methods may be called from any number of threads, and in forked processes. A Storage can be pickled:
     the copy opens the same place again.
 
-    Methods raise FileNotFoundError for a file that does not exist, and DamageError where a zip file that
-    holds the file is damaged. A remote place also raises StorageError where it does not answer in time, or
-    refuses access.
+    Methods raise FileNotFoundError for a file that does not exist, and DamageError where something else than
+    a regular file is in its place, or where a zip file that holds the file is damaged. A remote place also
+    raises StorageError where it does not answer in time, or refuses access.
     """
 
     url: str
@@ -40,7 +50,7 @@ class Storage(ABC):
     folder: Path | None = None
     """The local folder in which every file is a file of its own; None for zip files and remote places."""
     maps_files: bool = False
-    """True if every file's bytes can be mapped from this machine's disk, so that `region` finds them."""
+    """True if every file's bytes can be mapped from this machine's disk, so that `open_file` finds them."""
 
     def __str__(self) -> str:
         return self.url
@@ -48,9 +58,21 @@ class Storage(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
+    @property
+    def changes(self) -> int:
+        """The number of answers that may have come from another version of a file than an answer before.
+
+        It is 0 for a place whose answers tell no versions.
+        """
+        return 0
+
+    def version(self, path: str) -> tuple[int, ...] | None:
+        """Return numbers that change when a file is replaced; None where a request would be needed."""
+        return None
+
     @abstractmethod
-    def read(self, path: str) -> bytes:
-        """Return a whole file."""
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        """Return a whole file; raises DamageError for one of more than `limit` bytes."""
 
     @abstractmethod
     def read_range(self, path: str, start: int, stop: int) -> bytes:
@@ -63,16 +85,17 @@ class Storage(ABC):
         """Return the bytes of many ranges; a remote place reads `concurrency` of them at a time."""
         return [self.read_range(*request) for request in requests]
 
-    def blocks(self, path: str) -> Iterator[bytes]:
-        """Yield a whole file, a few megabytes at a time."""
+    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
+        """Yield a whole file, a few megabytes at a time, but at most `limit` + 1 bytes."""
         size = self.size(path)
-        for start in range(0, size, BLOCK_NBYTES):
-            yield self.read_range(path, start, min(start + BLOCK_NBYTES, size))
+        stop = size if limit is None else min(size, limit + 1)
+        for start in range(0, stop, BLOCK_NBYTES):
+            yield self.read_range(path, start, min(start + BLOCK_NBYTES, stop))
 
-    def region(self, path: str) -> tuple[str, int, int] | None:
-        """Return (local file, offset, size) of the bytes of a file on this machine's disk, or None.
+    def open_file(self, path: str) -> tuple[int, int, int] | None:
+        """Open a file on this machine's disk: return (descriptor, offset, size) of its bytes, or None.
 
-        None stands for bytes that lie elsewhere, or are compressed.
+        The caller closes the descriptor. None stands for bytes that lie elsewhere, or are compressed.
         """
         return None
 

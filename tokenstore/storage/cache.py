@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import StoreError
-from tokenstore.files import whole_file
+from tokenstore.storage import private
 
 try:
     import fcntl
@@ -78,8 +78,11 @@ class Cache:
     once, and tries again after a pause. Nothing is synced to disk. After a power cut an entry may have wrong
     bytes, so check the bytes that `get` returns, and `discard` a wrong entry.
 
+    Whoever can write entries could choose what is read. So new folders are the user's alone, no link is
+    followed below `folder`, and an entry that another user owns or can write (root aside) is no entry.
+
     Raises ValueError for an impossible limit or an unknown policy, StoreError if the folder cannot be created
-    or written.
+    or written, or if another user owns it or can write it.
     """
 
     def __init__(
@@ -106,7 +109,9 @@ class Cache:
                 f"a cache of {limit!r} is too small: an entry takes {max(1, largest)} bytes; raise it"
             )
         try:
-            Path(self._entries).mkdir(parents=True, exist_ok=True)
+            private.make_folder(self.folder)
+            private.check_folder(self.folder, ("entries", "total"))
+            Path(self._entries).mkdir(0o700, exist_ok=True)
             tempfile.TemporaryFile(dir=self._entries).close()
             disk = shutil.disk_usage(self.folder).total
         except OSError as error:
@@ -200,8 +205,9 @@ class Cache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         """Open the file with the total and lock it against other processes and threads."""
-        file = os.open(self._total_file, os.O_RDWR | os.O_CREAT, 0o666)
+        file = os.open(self._total_file, os.O_RDWR | os.O_CREAT | private.NO_LINK, 0o600)
         try:
+            private.own_nbytes(file, self._total_file)
             if fcntl is None:
                 with self._thread_lock:
                     yield file
@@ -256,7 +262,7 @@ class Cache:
         Removes the temporary files of killed processes.
         """
         entries = []
-        Path(self._entries).mkdir(exist_ok=True)  # somebody may have emptied the cache by hand
+        Path(self._entries).mkdir(0o700, exist_ok=True)  # somebody may have emptied the cache by hand
         folders = os.listdir(self._entries)  # noqa: PTH208 (pathlib's glob hides errors)
         for folder in filter(_FOLDER.fullmatch, folders):
             with os.scandir(f"{self._entries}/{folder}") as files:
@@ -265,7 +271,7 @@ class Cache:
                         Path(file.path).unlink(missing_ok=True)
                     elif _NAME.fullmatch(file.name):
                         with contextlib.suppress(FileNotFoundError):
-                            status = file.stat()
+                            status = file.stat(follow_symlinks=False)
                             entries.append((status.st_mtime_ns, file.path, status.st_size))
         return entries
 
@@ -290,7 +296,7 @@ def _write_total(file: int, total: int) -> None:
 def _remove(path: str) -> int:
     """Remove a file and return the bytes that this frees."""
     try:
-        nbytes = Path(path).stat().st_size
+        nbytes = Path(path).lstat().st_size
     except FileNotFoundError:
         return 0
     Path(path).unlink(missing_ok=True)
@@ -300,10 +306,11 @@ def _remove(path: str) -> int:
 def _read(path: str, room: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8] | None:
     """Return a file's bytes, in `room` if given, or None if the file is shorter than `room`."""
     # subtle: each call of the system lets other threads take the GIL, so there are as few as can be
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    file = os.open(path, os.O_RDONLY | private.NO_LINK)
     try:
+        nbytes = private.own_nbytes(file, path)
         if room is None:
-            room = np.empty(os.fstat(file).st_size, np.uint8)
+            room = np.empty(nbytes, np.uint8)
         rest = room.data
         while rest and (read := _read_some(file, rest)):
             rest = rest[read:]
@@ -321,10 +328,19 @@ def _read_some(file: int, room: memoryview) -> int:
 
 
 def _write(path: str, data: memoryview) -> None:
-    """Write an entry's file, whole or not at all, and mark it as used now."""
-    temporary = Path(f"{path}.{secrets.token_hex(8)}.tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, temporary=temporary, sync=False) as file:
-        file.write(data)
-        file.flush()
-        _mark_used(str(temporary))
+    """Write an entry's file, whole or not at all, readable by its user alone, and mark it as used now."""
+    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    Path(temporary).parent.mkdir(0o700, parents=True, exist_ok=True)
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | private.NO_LINK, 0o600)
+        try:
+            while data:
+                data = data[os.write(file, data) :]
+        finally:
+            os.close(file)
+        _mark_used(temporary)
+        os.replace(temporary, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
+        raise

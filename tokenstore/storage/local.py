@@ -11,22 +11,27 @@ from typing import Any
 from typing_extensions import override
 
 from tokenstore.files import create_file, move_file, write_file
-from tokenstore.storage.base import BLOCK_NBYTES, IN_PLACE_MARKER, SCRATCH, STAGING, Storage
+from tokenstore.storage.base import BLOCK_NBYTES, IN_PLACE_MARKER, SCRATCH, STAGING, Storage, too_long
+from tokenstore.storage.regular import open_regular, read_at, version_of
 
 __all__ = ["LocalFolder", "LocalPlace", "exchanged_store", "open_local", "working_folder"]
 
 
 class LocalPlace(Storage):
-    """A folder or zip file on this machine's disk, at a path such as "data/store.zarr"."""
+    """A folder or zip file on this machine's disk, at a path such as "data/store.zarr".
+
+    A relative path is that of the moment when the place was opened: it stays the same place, in a pickled
+    copy too, after a change of the working directory. Messages show the path as it was given.
+    """
 
     root: Path
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, root: Path | None = None) -> None:
         self.url = url
-        self.root = Path(url.removeprefix("file://")).expanduser().absolute()
+        self.root = root or Path(url.removeprefix("file://")).expanduser().absolute()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_local, (self.url,)
+        return open_local, (self.url, self.root)
 
     @override
     def interrupted_exchange(self) -> Path | None:
@@ -36,7 +41,7 @@ class LocalPlace(Storage):
 
     @override
     def reopened(self) -> Storage:
-        return open_local(self.url)
+        return open_local(self.url, self.root)
 
     @override
     def working_storage(self) -> Storage:
@@ -52,31 +57,53 @@ class LocalFolder(LocalPlace):
     folder: Path
     maps_files = True
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, root: Path | None = None) -> None:
+        super().__init__(url, root)
         self.folder = self.root
         self._prefix = str(self.root)
 
+    def _opened(self, path: str) -> tuple[int, int]:
+        return open_regular(f"{self._prefix}/{path}" if path else self._prefix, f"{self.url}/{path}")
+
     @override
-    def read(self, path: str) -> bytes:
-        return (self.folder / path).read_bytes()
+    def version(self, path: str) -> tuple[int, ...] | None:
+        try:
+            return version_of(os.stat(f"{self._prefix}/{path}"))  # noqa: PTH116 (pathlib costs more)
+        except OSError:  # reading the file says why
+            return None
+
+    @override
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        descriptor, size = self._opened(path)
+        try:
+            if limit is not None and size > limit:
+                raise too_long(f"{self.url}/{path}", limit, size)
+            return read_at(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
 
     @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        with (self.folder / path).open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+        descriptor, size = self._opened(path)
+        try:
+            return read_at(descriptor, start, min(stop, size))
+        finally:
+            os.close(descriptor)
 
     @override
-    def blocks(self, path: str) -> Iterator[bytes]:
-        with (self.folder / path).open("rb") as file:
-            while block := file.read(BLOCK_NBYTES):
-                yield block
+    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
+        descriptor, size = self._opened(path)
+        stop = size if limit is None else min(size, limit + 1)
+        try:
+            for start in range(0, stop, BLOCK_NBYTES):
+                yield read_at(descriptor, start, min(start + BLOCK_NBYTES, stop))
+        finally:
+            os.close(descriptor)
 
     @override
-    def region(self, path: str) -> tuple[str, int, int]:
-        file = f"{self._prefix}/{path}"
-        return file, 0, os.stat(file).st_size  # noqa: PTH116 (pathlib costs more than the call)
+    def open_file(self, path: str) -> tuple[int, int, int]:
+        descriptor, size = self._opened(path)
+        return descriptor, 0, size
 
     @override
     def size(self, path: str) -> int:
@@ -126,7 +153,7 @@ class LocalFolder(LocalPlace):
 
     @override
     def below(self, folder: str) -> Storage:
-        return open_local(f"{self.url.rstrip('/')}/{folder}")
+        return open_local(f"{self.url.rstrip('/')}/{folder}", self.root / folder)
 
 
 def working_folder(root: Path) -> Path:
@@ -139,14 +166,15 @@ def exchanged_store(folder: Path) -> Path:
     return folder / "old"
 
 
-def open_local(url: str) -> LocalPlace:
+def open_local(url: str, root: Path | None = None) -> LocalPlace:
     """Open the local folder or zip file at a path, which may begin with `file://`.
 
-    A zip file is a file whose name ends in ".zip"; raises DamageError where it is no whole zip file.
+    `root` is its absolute path, by default that of `url` now. A zip file is a file whose name ends in
+    ".zip"; raises DamageError where it is no whole zip file.
     """
-    place = LocalFolder(url)
+    place = LocalFolder(url, root)
     if place.root.suffix == ".zip" and place.root.is_file():
         from tokenstore.storage.zipped import LocalZip  # zipfile is slow to import, and seldom needed
 
-        return LocalZip(url)
+        return LocalZip(url, place.root)
     return place

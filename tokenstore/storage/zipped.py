@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,9 @@ from typing import NoReturn
 from typing_extensions import override
 
 from tokenstore.errors import DamageError, StoreError
-from tokenstore.storage.base import BLOCK_NBYTES, Storage
+from tokenstore.storage.base import BLOCK_NBYTES, Storage, too_long
 from tokenstore.storage.local import LocalPlace
+from tokenstore.storage.regular import PositionedFile, open_regular, read_at, version_of
 
 __all__ = ["LOCAL_HEADER", "LocalZip", "ReadOnlyZip", "damage_reported", "is_member_or_folder"]
 
@@ -81,8 +83,10 @@ class ReadOnlyZip(Storage):
 class LocalZip(LocalPlace, ReadOnlyZip):
     """The members of a local zip file. Raises DamageError where it is no whole zip file."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, root: Path | None = None) -> None:
+        super().__init__(url, root)
+        self._descriptor, _ = open_regular(str(self.root), url)
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._open()
         members = self._opened.infolist()
         self.maps_files = all(member.compress_type == zipfile.ZIP_STORED for member in members)
@@ -90,11 +94,14 @@ class LocalZip(LocalPlace, ReadOnlyZip):
     def _open(self) -> None:
         self._pid = os.getpid()
         with damage_reported(self.url):
-            self._opened = zipfile.ZipFile(self.root)
+            self._opened = zipfile.ZipFile(PositionedFile(self._descriptor))
 
     @property
     def _zip(self) -> zipfile.ZipFile:
-        """The open zip file; a forked process opens its own, since it would share the file's position."""
+        """The open zip file; a forked process has its own, since a lock may have been held at the fork.
+
+        The bytes stay those of the file that was opened first, even if another has its name now.
+        """
         if self._pid != os.getpid():
             self._open()
         return self._opened
@@ -106,8 +113,14 @@ class LocalZip(LocalPlace, ReadOnlyZip):
             raise FileNotFoundError(f"{self.url}: no member {path}") from error
 
     @override
-    def read(self, path: str) -> bytes:
+    def version(self, path: str) -> tuple[int, ...] | None:
+        return version_of(os.fstat(self._descriptor))
+
+    @override
+    def read(self, path: str, limit: int | None = None) -> bytes:
         member = self._member(path)
+        if limit is not None and member.file_size > limit:
+            raise too_long(f"{self.url}/{path}", limit, member.file_size)
         with damage_reported(self.url):
             return self._zip.read(member)
 
@@ -119,24 +132,28 @@ class LocalZip(LocalPlace, ReadOnlyZip):
             return file.read(stop - start)
 
     @override
-    def blocks(self, path: str) -> Iterator[bytes]:
+    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
         member = self._member(path)
+        left = member.file_size if limit is None else min(member.file_size, limit + 1)
         with damage_reported(self.url), self._zip.open(member) as file:
-            while block := file.read(BLOCK_NBYTES):
+            while block := file.read(min(left, BLOCK_NBYTES)):
+                left -= len(block)
                 yield block
 
     @override
-    def region(self, path: str) -> tuple[str, int, int] | None:
+    def open_file(self, path: str) -> tuple[int, int, int] | None:
         member = self._member(path)
         if member.compress_type != zipfile.ZIP_STORED:
             return None
-        with damage_reported(self.url), self.root.open("rb") as file:
-            file.seek(member.header_offset)
-            name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-            offset = member.header_offset + LOCAL_HEADER.size + name_nbytes + extra_nbytes
-            if offset + member.file_size > os.fstat(file.fileno()).st_size:
+        with damage_reported(self.url):
+            start = member.header_offset + LOCAL_HEADER.size
+            name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(
+                read_at(self._descriptor, member.header_offset, start)
+            )
+            offset = start + name_nbytes + extra_nbytes
+            if offset + member.file_size > os.fstat(self._descriptor).st_size:
                 raise zipfile.BadZipFile(f"{path} reaches beyond the end of the file")
-        return str(self.root), offset, member.file_size
+        return os.dup(self._descriptor), offset, member.file_size
 
     @override
     def size(self, path: str) -> int:

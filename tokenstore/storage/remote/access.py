@@ -40,6 +40,9 @@ _BLOCK_NBYTES = 2**16
 class Files(Protocol):
     """The requests that every kind of remote storage is asked for."""
 
+    changes: int = 0
+    """The number of answers that may have come from another version of their file than the answer before."""
+
     def key(self, prefix: str, path: str) -> str:
         """Return the key of a file below a prefix."""
 
@@ -213,6 +216,14 @@ class WebFiles(Files):
     def __init__(self, fs: Any) -> None:
         self._fs = fs
         self._elsewhere: Any = None
+        self._versions: dict[str, str] = {}
+
+    def _note_version(self, key: str, answer: Any) -> None:
+        """Compare the version that an answer tells of its file with that of the answer before it."""
+        version = answer.headers.get("ETag", "")
+        # Without a version, any answer may be a change.
+        self.changes += not version or self._versions.setdefault(key, version) != version
+        self._versions[key] = version
 
     @override
     def key(self, prefix: str, path: str) -> str:
@@ -262,6 +273,8 @@ class WebFiles(Files):
     @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         async with self._get(key, start, stop) as answer:
+            if answer.ok:
+                self._note_version(key, answer)
             if answer.status == 200:  # the server ignores Range and sends the whole file
                 return await _cut_out(_decoded(answer), start, stop)
             if answer.status != 206:

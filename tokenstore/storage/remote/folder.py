@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from tokenstore.errors import StorageError
-from tokenstore.storage.base import Range, Storage
+from tokenstore.storage.base import Range, Storage, too_long
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
@@ -103,17 +104,27 @@ class RemoteFolder(Storage):
             long=long,
         )
 
+    @property
     @override
-    def read(self, path: str) -> bytes:
+    def changes(self) -> int:
+        return self._connection.files.changes
+
+    @override
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        end = sys.maxsize if limit is None else limit + 1
+
         async def read(connection: Connection) -> bytes:
             first, others = _BLOCK_NBYTES
             blocks: list[bytes] = []
-            start, stop = 0, first
-            while sum(map(len, blocks)) == start:
+            start, stop = 0, min(first, end)
+            while sum(map(len, blocks)) == start < end:
                 attempt = partial(_block, start=start, stop=stop)
                 blocks.append(await self._retried(connection, path, attempt, nbytes=stop - start))
-                start, stop = stop, stop + others
-            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+                start, stop = stop, min(stop + others, end)
+            data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+            if limit is not None and len(data) > limit:
+                raise too_long(f"{self.url.rstrip('/')}/{path}", limit)
+            return data
 
         return self._run(read)
 

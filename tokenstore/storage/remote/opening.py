@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,11 +31,19 @@ def open_remote(
     options = dict(storage_options or {})
     chained = _ZIP_URL.match(url)
     if chained is None:
-        remote = RemoteFolder(url, options, retries)
+        remote = RemoteFolder(_absolute(url), options, retries)
         is_zip = PurePosixPath(urlsplit(url).path).suffix == ".zip"
         return RemoteZip(remote) if is_zip else remote
-    outer = chained["outer"]
+    outer = _absolute(chained["outer"])
     of_protocol = options.get(outer.split("://", 1)[0])
     if "::" not in outer and isinstance(of_protocol, Mapping):
         options = dict(of_protocol)
     return RemoteZip(RemoteFolder(outer, options, retries), chained["folder"] or "")
+
+
+def _absolute(url: str) -> str:
+    """Return a URL of fsspec's own local files with its path of now, which stays the same after a chdir."""
+    protocol, mark, path = url.partition("://")
+    if protocol not in ("file", "local") or "::" in url:
+        return url
+    return f"{protocol}{mark}{Path(path).expanduser().absolute().as_posix()}"

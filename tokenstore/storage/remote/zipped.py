@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from tokenstore.errors import DamageError
-from tokenstore.storage.base import Range
+from tokenstore.storage.base import Range, too_long
 from tokenstore.storage.remote.folder import RemoteFolder
 from tokenstore.storage.zipped import LOCAL_HEADER, ReadOnlyZip, damage_reported, is_member_or_folder
 
@@ -94,9 +94,17 @@ class RemoteZip(ReadOnlyZip):
                     raise zipfile.BadZipFile(f"{member.info.filename} is not where the directory says")
                 member.start = start
 
+    @property
     @override
-    def read(self, path: str) -> bytes:
-        return self.read_ranges([(path, 0, self.size(path))])[0]
+    def changes(self) -> int:
+        return self.remote.changes
+
+    @override
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        size = self.size(path)
+        if limit is not None and size > limit:
+            raise too_long(f"{self.url}/{path}", limit, size)
+        return self.read_ranges([(path, 0, size)])[0]
 
     @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
@@ -109,9 +117,12 @@ class RemoteZip(ReadOnlyZip):
         pieces = [self._piece(member, *request) for member, request in zip(members, requests, strict=True)]
         unique = list(dict.fromkeys(pieces))
         read = dict(zip(unique, self.remote.read_ranges(unique, concurrency), strict=True))
-        for member, piece in dict.fromkeys(zip(members, pieces, strict=True)):
+        stops: dict[tuple[_Member, Range], int] = {}
+        for member, piece, (_, _, stop) in zip(members, pieces, requests, strict=True):
+            stops[member, piece] = max(stop, stops.get((member, piece), 0))
+        for (member, piece), stop in stops.items():
             if piece == member.span:
-                read[piece] = self._inflated(member, read[piece])
+                read[piece] = self._inflated(member, read[piece], stop)
         return [
             read[piece] if member.is_stored else read[piece][start:stop]
             for member, piece, (_, start, stop) in zip(members, pieces, requests, strict=True)
@@ -127,9 +138,10 @@ class RemoteZip(ReadOnlyZip):
             )
         return ("", member.start + start, member.start + stop) if member.is_stored else member.span
 
-    def _inflated(self, member: _Member, data: bytes) -> bytes:
+    def _inflated(self, member: _Member, data: bytes, stop: int) -> bytes:
+        """Return a compressed member's bytes up to `stop`, so that no more are inflated than are needed."""
         with damage_reported(self.url), zipfile.ZipExtFile(io.BytesIO(data), "r", member.info) as file:
-            return file.read()
+            return file.read(stop)
 
     @override
     def size(self, path: str) -> int:
