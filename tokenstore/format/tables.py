@@ -32,6 +32,9 @@ SAMPLES_SCHEMA = pa.schema(
 )
 SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
 
+_SMALL_NBYTES = 2**20
+"""The bytes of a file up to which threads take longer to start than to read it."""
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -103,7 +106,7 @@ def _read_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
     # subtle: read as a dictionary, a text that a million rows repeat is in memory once
     texts = [field.name for field in schema if field.type == pa.string()]
     file = pq.ParquetFile(io.BytesIO(data), metadata=file.metadata, read_dictionary=texts)
-    table = file.read(columns=schema.names).select(schema.names)
+    table = file.read(schema.names, use_threads=len(data) > _SMALL_NBYTES).select(schema.names)
     table.validate(full=True)
     nbytes = sum(map(_text_nbytes, table.select(texts).columns))
     if nbytes > most:
