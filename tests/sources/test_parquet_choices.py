@@ -13,7 +13,7 @@ import pytest
 from helpers.image_sources import contents, labels
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources import open_source
+from tokenstore.sources import open_source, parquet_cells
 from tokenstore.sources.arrow_types import plain
 from tokenstore.sources.parquet import open_parquet
 
@@ -249,3 +249,21 @@ def test_indices_outside_a_dictionary_are_refused() -> None:
         broken = pa.DictionaryArray.from_arrays(indices, pa.array(values), safe=False)
         with pytest.raises(ValueError, match="expected indices of 2 values, found 5"):
             plain(broken)
+
+
+def test_few_bytes_that_are_many_long_images_are_read_in_small_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), [bytes(2**21)])
+    table = pa.table({"image": images})
+    pq.write_table(table, tmp_path / "x.parquet", dictionary_pagesize_limit=2**25, store_schema=False)
+    sizes, read = [], pq.ParquetFile.iter_batches
+
+    def seen(self: pq.ParquetFile, size: int, **options: Any) -> Any:
+        sizes.append(size)
+        return read(self, size, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", seen)
+    monkeypatch.setattr(parquet_cells, "BATCH_NBYTES", 2**23)
+    found = open_parquet(tmp_path / "x.parquet").splits["train"].request(0, 64).read()
+    assert (len(found), len({id(image) for image in found}), sizes) == (64, 1, [3])

@@ -18,9 +18,14 @@ from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_t
 from tokenstore.sources.base import ImageRequest
 from tokenstore.sources.file_bytes import read_file_below
 
-BATCH_NBYTES = 2**26
-"""The bytes of a row group up to which it is read in batches of `BATCH_ROWS`; larger ones in smaller ones."""
+SMALL_NBYTES = 2**26
+"""The bytes of a row group that are no bomb, however small its file."""
+BATCH_NBYTES = 2**28
+"""The bytes of a batch of rows, if each were as large as its row group: few bytes can be many long values. In
+files that are not much smaller than what they hold, a batch may be `BATCH_ROWS` times as large."""
 BATCH_ROWS = 32
+_LARGE_NBYTES = 2**20
+"""The size from which on equal images of one request are kept once."""
 LARGEST_INFLATION = 100
 """The factor by which a row group is larger than its file at most: encoded images hardly shrink."""
 
@@ -38,10 +43,12 @@ class ParquetRequest(ImageRequest):
     @override
     def read(self) -> Sequence[bytes | SampleError]:
         images: list[bytes | SampleError] = []
+        large: dict[bytes, bytes] = {}
         for path, group, start, stop in self.pieces:
             try:
                 for cells in _rows_of(path).read(group, self.column, start, stop):
-                    images += _images(cells, os.fsencode(Path(path).parent), self.allow_outside_paths)
+                    found = _images(cells, os.fsencode(Path(path).parent), self.allow_outside_paths)
+                    images += [_kept_once(image, large) for image in found]
                     start += len(cells)
             except READ_ERRORS as error:
                 text = " ".join(str(error).split())
@@ -49,6 +56,13 @@ class ParquetRequest(ImageRequest):
                 images += [SampleError(reason) for _ in range(start, stop)]
                 _open_rows.cache_clear()  # the stream ends with the error
         return images
+
+
+def _kept_once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | SampleError:
+    """Return the equal image of `large` instead of another copy, if it takes much memory."""
+    if isinstance(image, SampleError) or len(image) < _LARGE_NBYTES:
+        return image
+    return large.setdefault(image, image)
 
 
 def _rows_of(path: str) -> _Rows:
@@ -99,12 +113,14 @@ class _Rows:
     def _batch_rows(self, group: int) -> int:
         # subtle: the metadata of single columns would be more exact, but pyarrow aborts on damaged ones
         inflated = int(self._file.metadata.row_group(group).total_byte_size)
-        if inflated > BATCH_NBYTES and inflated > LARGEST_INFLATION * self._nbytes:
+        if inflated > SMALL_NBYTES and inflated > LARGEST_INFLATION * self._nbytes:
             raise ValueError(
                 f"its {inflated:,} bytes are too many for a file of {self._nbytes:,}; write the file anew "
                 "without compression if they are right"
             )
-        return max(1, min(BATCH_ROWS, BATCH_ROWS * BATCH_NBYTES // max(1, inflated)))
+        honest = inflated <= 2 * self._nbytes
+        nbytes = BATCH_NBYTES * (BATCH_ROWS if honest else 1)
+        return max(1, min(BATCH_ROWS, nbytes // max(1, inflated)))
 
 
 def _images(cells: pa.Array, folder: bytes, allow_outside: bool) -> list[bytes | SampleError]:
