@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,17 @@ def test_more_than_one_percent_of_bad_images_stops_the_conversion_by_default(tmp
         )
     with pytest.raises(IncompleteStoreError, match="resume=True"):
         tokenstore.open(tmp_path / "out")
+
+
+def test_one_bad_image_of_fewer_than_a_hundred_says_that_none_is_allowed(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images", 3)
+    (tmp_path / "images" / "class-0" / "bad.png").write_bytes(b"")
+    arguments: dict[str, Any] = {"tokenizer": BrightnessTokenizer(), "workers": 0}
+    told = r"allowed are 0 \(1 % of 10, which is none below 100 samples\).* or use on_error='skip'"
+    with pytest.raises(ConversionError, match=told):
+        tokenstore.convert(tmp_path / "images", tmp_path / "out", **arguments)
+    arguments |= {"on_error": "skip", "resume": True}
+    assert len(tokenstore.convert(tmp_path / "images", tmp_path / "out", **arguments).skipped["train"]) == 1
 
 
 def test_on_error_fail_stops_at_the_first_bad_image(tmp_path: Path) -> None:

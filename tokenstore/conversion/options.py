@@ -41,8 +41,8 @@ class ConvertOptions:
     splits: tuple[str, ...] | None = None
     limit: int | None = None
     on_error: OnError = "limit"
-    """The treatment of bad samples: skip and report up to 1 % of a split and fail beyond, skip any number, or
-    fail at one."""
+    """The treatment of bad samples: skip and report up to 1 % of a split (none below 100 samples) and fail
+    beyond, skip any number, or fail at one."""
     image_size: int | None = None
     resize: Resize = "squash"
     max_pixels: int = MAX_PIXELS
@@ -77,7 +77,8 @@ class ConvertOptions:
             return None
         if self.on_error == "fail":
             return 0, str(Parameter("on_error", "fail"))
-        return listed // 100, f"1 % of {listed:,}"
+        few = ", which is none below 100 samples" if listed < 100 else ""
+        return listed // 100, f"1 % of {listed:,}{few}"
 
     def decisions(self) -> dict[str, Any]:
         """Return the options that decide the store's bytes, as JSON values."""

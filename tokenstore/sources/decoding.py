@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from tokenstore.sources.base import ImageRequest, ImageSplit, MaskedSplit, MaskR
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
-__all__ = ["DecodedBatch", "ImageFacts", "Inputs", "decode_in_order"]
+__all__ = ["DecodedBatch", "ImageFacts", "Inputs", "decode_in_order", "interrupts_held"]
 
 TASK_SAMPLES = 32
 """The number of samples of one task of a decode process, if shared memory has room for them."""
@@ -119,7 +120,8 @@ def decode_in_order(
                 for first, last in itertools.islice(tasks, len(free)):
                     slot = free.pop()
                     task = _task(split, first, last, masks)
-                    running.append((first, last, slot, pool.submit(_work, task, slot)))
+                    with interrupts_held():  # a process starts with a task
+                        running.append((first, last, slot, pool.submit(_work, task, slot)))
                 if not running:
                     return
                 first, last, slot, future = running.popleft()
@@ -144,6 +146,11 @@ def _task(split: ImageSplit, first: int, last: int, masks: MaskDecoder | None) -
 
 
 def _batch(start: int, records: _Records, outcomes: _Outcomes) -> DecodedBatch:
+    if len(outcomes) != len(records):
+        raise SourceError(
+            f"samples {start} to {start + len(records) - 1}: expected {len(records)} images of the source's "
+            f"request, found {len(outcomes)}"
+        )
     masks = records["mask"] if "mask" in (records.dtype.names or ()) else None
     return DecodedBatch(start, records["input"], masks, outcomes)
 
@@ -176,6 +183,19 @@ def _pool(workers: int, slots: _Slots, decoders: _Decoders) -> ProcessPoolExecut
         initializer=_begin_work,
         initargs=(slots.names, slots.samples, decoders),
     )
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C meanwhile: processes that are started inherit that, and leave it to their parent."""
+    if not hasattr(signal, "pthread_sigmask"):  # as on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Slots:
