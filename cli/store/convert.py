@@ -96,7 +96,8 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.option(
     "--on-error",
     type=Choice(["skip", "fail"]),
-    help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped (of less than 100, none).",
+    help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped: of less than "
+    "100, none.",
 )
 @click.option(
     "--max-pixels",
