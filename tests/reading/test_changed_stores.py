@@ -140,6 +140,22 @@ def test_a_store_that_was_removed_is_not_called_damaged(both: tuple[Path, Path])
         dataset[0]
 
 
+@pytest.mark.parametrize("action", ["verify", "copy"])
+def test_a_store_replaced_while_it_is_verified_or_copied_is_not_called_damaged(
+    both: tuple[Path, Path], action: str
+) -> None:
+    calls = []
+
+    def replace_once(done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) == 2:
+            exchange(*both)
+
+    target = (both[0].with_name("copy.zarr"),) if action == "copy" else ()
+    with pytest.raises(StoreChangedError, match=CHANGED):
+        getattr(tokenstore, action)(both[0], *target, on_progress=replace_once)
+
+
 def test_a_damaged_store_that_was_not_replaced_is_still_called_damaged(both: tuple[Path, Path]) -> None:
     dataset = TokenDataset(both[0])
     shard = both[0] / "train/tokens/c/0/0/0"

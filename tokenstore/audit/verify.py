@@ -86,7 +86,8 @@ def verify(
     default at the place in the manifest; `tokenizer` is by default the one that the manifest names.
     `on_progress` is called with the bytes read so far and in all.
 
-    Raises NotAStoreError and IncompleteStoreError if there is no complete store, ArgumentError for arguments
+    Raises NotAStoreError and IncompleteStoreError if there is no complete store, StoreChangedError if it was
+    replaced while it was read, ArgumentError for arguments
     without use, and with `retokenize` SourceError if no image can be read and TokenizerError if the
     tokenizer is unknown or is not the store's. Everything else is reported, not raised.
     """
@@ -173,6 +174,8 @@ def _check_store(
         findings.problems += checked.problems
         findings.chunks += checked.chunks
         findings.samples += store.manifest.splits[split].samples
+    if findings.problems:
+        store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
 
 

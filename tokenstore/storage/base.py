@@ -85,12 +85,11 @@ class Storage(ABC):
         """Return the bytes of many ranges; a remote place reads `concurrency` of them at a time."""
         return [self.read_range(*request) for request in requests]
 
-    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
-        """Yield a whole file, a few megabytes at a time, but at most `limit` + 1 bytes."""
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield a whole file, a few megabytes at a time."""
         size = self.size(path)
-        stop = size if limit is None else min(size, limit + 1)
-        for start in range(0, stop, BLOCK_NBYTES):
-            yield self.read_range(path, start, min(start + BLOCK_NBYTES, stop))
+        for start in range(0, size, BLOCK_NBYTES):
+            yield self.read_range(path, start, min(start + BLOCK_NBYTES, size))
 
     def open_file(self, path: str) -> tuple[int, int, int] | None:
         """Open a file on this machine's disk: return (descriptor, offset, size) of its bytes, or None.

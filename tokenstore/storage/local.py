@@ -91,12 +91,11 @@ class LocalFolder(LocalPlace):
             os.close(descriptor)
 
     @override
-    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
+    def blocks(self, path: str) -> Iterator[bytes]:
         descriptor, size = self._opened(path)
-        stop = size if limit is None else min(size, limit + 1)
         try:
-            for start in range(0, stop, BLOCK_NBYTES):
-                yield read_at(descriptor, start, min(start + BLOCK_NBYTES, stop))
+            for start in range(0, size, BLOCK_NBYTES):
+                yield read_at(descriptor, start, min(start + BLOCK_NBYTES, size))
         finally:
             os.close(descriptor)
 

@@ -132,12 +132,10 @@ class LocalZip(LocalPlace, ReadOnlyZip):
             return file.read(stop - start)
 
     @override
-    def blocks(self, path: str, limit: int | None = None) -> Iterator[bytes]:
+    def blocks(self, path: str) -> Iterator[bytes]:
         member = self._member(path)
-        left = member.file_size if limit is None else min(member.file_size, limit + 1)
         with damage_reported(self.url), self._zip.open(member) as file:
-            while block := file.read(min(left, BLOCK_NBYTES)):
-                left -= len(block)
+            while block := file.read(BLOCK_NBYTES):
                 yield block
 
     @override

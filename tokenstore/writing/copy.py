@@ -84,6 +84,7 @@ def copy(
                 "or choose another path"
             )
         _copy_files(store, writer, existing, progress)
+        store.check_unchanged()
         root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
         writer.complete(root)
     if place.working_storage() is not place:
@@ -149,6 +150,7 @@ def _copy_file(
         except DamageError:
             progress.add(-done)
             if attempt + 1 == _ATTEMPTS:
+                store.rule_out_change()
                 raise
         else:
             return
@@ -175,6 +177,8 @@ def _checked(storage: Storage, path: str, expected: FileRecord) -> Iterator[byte
         for block in storage.blocks(path):
             digest.update(block)
             size += len(block)
+            if size > expected.size:
+                break
             yield block
     except FileNotFoundError as error:
         raise DamageError(f"{storage}/{path}: the file is missing. Restore it from another copy") from error
