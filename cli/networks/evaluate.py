@@ -74,6 +74,23 @@ def _corruptions() -> list[str]:
     otherwise="each of them",
     help="Severity of the corruptions; may be given again.",
 )
+@option(
+    "--by-class",
+    is_flag=True,
+    help="Print a classifier's figures of each class, too, and which classes it confuses.",
+)
+@option(
+    "--confusion",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the samples by label and by predicted label to FILE, a .csv.",
+)
+@option(
+    "--predictions",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write each sample's label, prediction and probability to FILE, a .csv or .parquet.",
+)
 @options.seed(of="noise and masked patches")
 @options.as_json("the figures")
 @options.device()
@@ -92,6 +109,7 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     \b
     Examples:
       seitpp evaluate model.safetensors --store imagenet.zarr --split val
+      seitpp evaluate model.safetensors --store imagenet.zarr --by-class --predictions val.parquet
       seitpp evaluate model.safetensors --images imagenet-r/ --json > figures.json
       seitpp evaluate model.safetensors --images imagenet/val --corruption gaussian_noise --severity 3
       seitpp evaluate model.safetensors --images imagenet/val --corruption all --device cuda
@@ -113,4 +131,4 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     if as_json:
         click.echo(json.dumps({"model": model, **evaluation.to_dict()}, indent=2))
     else:
-        print_evaluation(evaluation)
+        print_evaluation(evaluation, by_class="by_class" in settings)

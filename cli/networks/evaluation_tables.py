@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,12 @@ _HEADS = {
 """The heads of the figures that the table shows."""
 
 
-def print_evaluation(evaluation: Any) -> None:
-    """Print an evaluation (seitpp_models.evaluation.Evaluation)."""
+_MOST_CONFUSIONS = 10
+"""The most pairs of confused classes that are printed."""
+
+
+def print_evaluation(evaluation: Any, *, by_class: bool = False) -> None:
+    """Print an evaluation (seitpp_models.evaluation.Evaluation), a classifier's also `by_class`."""
     place, split, count = evaluation.place, evaluation.split, evaluation.samples
     if evaluation.images is None:
         echo(f"{place}: {count:,} samples of split {split}")
@@ -35,6 +40,9 @@ def print_evaluation(evaluation: Any) -> None:
     _print_figures(rows, ("corruption", "severity") if len(rows) > 1 else ())
     if "iou" in evaluation.figures:
         _print_classes(evaluation.figures["iou"], evaluation.class_names)
+    if by_class:
+        _print_by_class(evaluation.by_class)
+        _print_confusions(evaluation.predictions, evaluation.by_class)
 
 
 def _print_images(place: str, split: str, count: int, facts: Any) -> None:
@@ -72,6 +80,29 @@ def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
         name = str(label) if names is None or label >= len(names) else names[label]
         table.add_row(name, "does not occur" if math.isnan(share) else _figure("iou", share))
     Terminal().print(table)
+
+
+def _print_by_class(classes: Sequence[Any]) -> None:
+    heads = ("samples", "top-1", "precision", "F1")
+    table = Table("class", *(Column(head, justify="right") for head in heads), box=None)
+    for figures in classes:
+        shares = (figures.recall, figures.precision, figures.f1)
+        texts = ("-" if math.isnan(share) else _figure("share", share) for share in shares)
+        table.add_row(_class_name(figures), f"{figures.samples:,}", *texts)
+    Terminal().print(table)
+
+
+def _print_confusions(predictions: Mapping[Any, Any], classes: Sequence[Any]) -> None:
+    """Print the pairs of classes that are confused most often, of samples as they are."""
+    found = next(iter(predictions.values()))
+    pairs = Counter(zip(found.labels.tolist(), found.predicted.tolist(), strict=True))
+    wrong = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
+    for (label, predicted), count in wrong[:_MOST_CONFUSIONS]:
+        echo(f"{_class_name(classes[label])} taken for {_class_name(classes[predicted])}: {count:,}")
+
+
+def _class_name(figures: Any) -> str:
+    return str(figures.label) if figures.name is None else figures.name
 
 
 def _figure(name: str, value: float) -> str:

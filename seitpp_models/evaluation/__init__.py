@@ -16,17 +16,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seitpp_models.evaluation.evaluating import Evaluation, EvaluationSettings, ImageFacts, evaluate
+    from seitpp_models.evaluation.evaluating import EvaluationSettings, evaluate
     from seitpp_models.evaluation.on_images import CLEAN, Condition, evaluate_images
     from seitpp_models.evaluation.on_stores import Batches, evaluate_store
+    from seitpp_models.evaluation.predictions import ClassFigures, Predictions
+    from seitpp_models.evaluation.results import Evaluation, ImageFacts
 
 __all__ = [
     "CLEAN",
     "Batches",
+    "ClassFigures",
     "Condition",
     "Evaluation",
     "EvaluationSettings",
     "ImageFacts",
+    "Predictions",
     "evaluate",
     "evaluate_images",
     "evaluate_store",
@@ -35,10 +39,12 @@ __all__ = [
 _HOMES = {
     "CLEAN": "on_images",
     "Batches": "on_stores",
+    "ClassFigures": "predictions",
     "Condition": "on_images",
-    "Evaluation": "evaluating",
+    "Evaluation": "results",
     "EvaluationSettings": "evaluating",
-    "ImageFacts": "evaluating",
+    "ImageFacts": "results",
+    "Predictions": "predictions",
     "evaluate": "evaluating",
     "evaluate_images": "on_images",
     "evaluate_store": "on_stores",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
+
+from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from seitpp_models.evaluation.figures import without_nan
 from seitpp_models.evaluation.measures import Measure, measure_for
 from seitpp_models.evaluation.on_images import (
     CLEAN,
@@ -19,6 +21,13 @@ from seitpp_models.evaluation.on_images import (
     tokenizer_for,
 )
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
+from seitpp_models.evaluation.predictions import (
+    PredictionLog,
+    check_file,
+    write_confusion,
+    write_predictions,
+)
+from seitpp_models.evaluation.results import Evaluation, ImageFacts
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.weights.files import TrainedModel, load_model
 from tokenstore.errors import ArgumentError, Parameter, SourceError, did_you_mean
@@ -32,68 +41,11 @@ from tokenstore.sources.images import Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
 
-__all__ = ["ALL_CORRUPTIONS", "Evaluation", "EvaluationSettings", "ImageFacts", "evaluate"]
+__all__ = ["ALL_CORRUPTIONS", "EvaluationSettings", "evaluate"]
 
+_MOST_CONFUSED = 10_000
 ALL_CORRUPTIONS = "all"
 """The name that stands for every corruption."""
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """The facts of an evaluation on images."""
-
-    skipped: Sequence[tuple[str, str]]
-    """The names of images that cannot be read, and why; they count nowhere."""
-    classes: int | None
-    """The number of class folders; None if the source names no classes."""
-    all_classes: bool
-    tokenizer: str
-    image_size: tuple[int, int]
-    """The height and width that images become, in pixels."""
-    resize: Resize
-    grid: tuple[int, ...]
-    """The sides of an image's codes."""
-    crop: tuple[int, int]
-    """The sides of the part of them that the network sees."""
-    seed: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of a network on a split of a store or of a source of images."""
-
-    kind: str
-    """The kind of the network, such as vit."""
-    place: str
-    """The store or the source."""
-    split: str
-    samples: int
-    """The number of samples that count."""
-    results: Mapping[Condition, Mapping[str, Any]]
-    """The figures by name of each condition of the images; a store has one condition, as it is."""
-    class_names: Sequence[str] | None
-    """The names of the network's classes."""
-    images: ImageFacts | None
-    """More facts, if the evaluation was on images."""
-    notes: Sequence[str] = ()
-    """Sentences about images that were not prepared as those that the network was trained on."""
-
-    @property
-    def figures(self) -> Mapping[str, Any]:
-        """The figures by name on samples as they are: `loss`, and `top1`, `top5`, `miou` and the like."""
-        return self.results[CLEAN]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as values that JSON has; NaN becomes None."""
-        facts: dict[str, Any] = {"kind": self.kind, "store" if self.images is None else "images": self.place}
-        facts |= {"split": self.split, "samples": self.samples, "notes": list(self.notes)}
-        if self.images is None:
-            document = {**facts, **self.figures}
-        else:
-            results = [{**asdict(condition), **figures} for condition, figures in self.results.items()]
-            document = {**facts, **asdict(self.images), "results": results}
-        plain: dict[str, Any] = without_nan(document)
-        return plain
 
 
 class EvaluationSettings(TypedDict, total=False):
@@ -123,6 +75,12 @@ class EvaluationSettings(TypedDict, total=False):
     """The severities of corruptions, 1 to 5; by default each of them."""
     seed: int
     """The seed of noise and of masked patches."""
+    by_class: bool
+    """True to keep a classifier's predictions: `Evaluation.by_class`, `.confusion` and `.predictions`."""
+    confusion: str | Path | None
+    """The CSV file to write the numbers of samples by label and by predicted label to."""
+    predictions: str | Path | None
+    """The CSV or Parquet file, by its ending, to write each sample's prediction to."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +103,28 @@ class _MeasureSettings:
     ignore_index: int | None = None
     mask_ratio: float | None = None
     seed: int = 0
+    by_class: bool = False
+    confusion: str | Path | None = None
+    predictions: str | Path | None = None
+
+    @property
+    def log(self) -> PredictionLog | None:
+        """A new log of predictions, if they are asked for."""
+        return PredictionLog() if self.by_class or self.confusion or self.predictions else None
+
+    def check_files(self) -> None:
+        """Raise ArgumentError for files that cannot be written."""
+        for name, path in (("confusion", self.confusion), ("predictions", self.predictions)):
+            if path is not None:
+                check_file(name, Path(path))
+
+    def write(self, evaluation: Evaluation, sources: Callable[[], Sequence[str]]) -> None:
+        """Write the files that are asked for; `sources` returns the names of the split's samples."""
+        names = evaluation.class_names
+        if self.confusion is not None:
+            write_confusion(Path(self.confusion), evaluation.confusion, names)
+        if self.predictions is not None:
+            write_predictions(Path(self.predictions), evaluation.predictions, sources(), names)
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -156,7 +136,15 @@ class _MeasureSettings:
         parameters = {name: getattr(self, name) for name in ("all_classes", "ignore_index", "mask_ratio")}
         requested = {name for name, value in parameters.items() if value is not None and value is not False}
         parameters["mask_ratio"] = MaskRatio.mean if self.mask_ratio is None else self.mask_ratio
-        measure = measure_for(trained, {**parameters, "seed": self.seed}, requested)
+        log = self.log
+        measure = measure_for(trained, {**parameters, "seed": self.seed, "log": log}, requested)
+        if log is not None and trained.shape.output != "class":
+            asked = next(name for name in ("by_class", "confusion", "predictions") if getattr(self, name))
+            raise _idle(asked, "a classifier")
+        if self.confusion is not None and trained.shape.classes > _MOST_CONFUSED:
+            raise ModelError(
+                f"expected up to {_MOST_CONFUSED:,} classes for a table of confusions, found more"
+            )
         if self.crop is not None and not measure.any_grid:
             raise _idle("crop", "a network that sees grids of several sizes")
         return measure
@@ -205,6 +193,7 @@ def evaluate(
     """
     of_images, of_measure = _sorted_settings(settings)
     _check(store, images, of_images, storage_options)
+    of_measure.check_files()
     check_device(device)
     cores = available_cores()
     workers, threads = cores if workers is None else workers, threads or cores
@@ -216,7 +205,7 @@ def evaluate(
         if store is not None:
             opened = as_store(store if isinstance(store, TokenStore) else str(store), storage_options)
             batches = Batches(batch_size, workers, device)
-            return _on_store(trained, opened, split, measure, of_measure.sides, batches, progress)
+            return _on_store(trained, opened, split, measure, of_measure, batches, progress)
         decoding = Decoding(batch_size, workers, threads, of_measure.seed)
         return _on_images(trained, str(images), split, of_images, of_measure, decoding, progress)
 
@@ -287,7 +276,7 @@ def _on_store(
     store: TokenStore,
     split: str | None,
     measure: Measure,
-    crop: tuple[int, int] | None,
+    settings: _MeasureSettings,
     batches: Batches,
     progress: _Progress,
 ) -> Evaluation:
@@ -303,11 +292,17 @@ def _on_store(
 
     progress.begin(count)
     figures = evaluate_store(
-        trained, store, split, measure=measure, crop=crop, batches=batches, on_batch=on_batch
+        trained, store, split, measure=measure, crop=settings.sides, batches=batches, on_batch=on_batch
     )
     steps = store.manifest.preprocessing
     notes = [] if None in (steps, trained.preprocessing) else _notes(trained, steps)
-    return Evaluation(trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None, notes)
+    log: PredictionLog | None = getattr(measure, "log", None)
+    predictions = {} if log is None else {CLEAN: log.finish(np.arange(count))}
+    evaluation = Evaluation(
+        trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None, notes, predictions
+    )
+    settings.write(evaluation, lambda: store[split].samples_table()["source"].to_pylist())
+    return evaluation
 
 
 def _notes(trained: TrainedModel, found: Preprocessing | None) -> list[str]:
@@ -346,6 +341,7 @@ def _on_images(
         _conditions(settings.corruptions, settings.severities),
         crop=measure.sides,
         all_classes=measure.all_classes,
+        keep_predictions=measure.log is not None,
         decoding=decoding,
         on_progress=progress.on_progress,
     )
@@ -361,7 +357,7 @@ def _on_images(
         crop=evaluation.crop,
         seed=decoding.seed,
     )
-    return Evaluation(
+    result = Evaluation(
         trained.kind,
         source.location,
         split,
@@ -370,7 +366,11 @@ def _on_images(
         trained.labels,
         facts,
         _notes(trained, Preprocessing(options.height, options.width, options.resize)),
+        evaluation.predictions,
     )
+    samples = source.splits[split]
+    measure.write(result, lambda: samples.names(0, len(samples)).to_pylist())
+    return result
 
 
 def _conditions(corruptions: Sequence[str], severities: Sequence[int]) -> list[Condition]:

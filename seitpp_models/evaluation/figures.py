@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import ClassMap
+from seitpp_models.evaluation.predictions import PredictionLog
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
 from seitpp_models.networks.segmentation import segmentation_loss
 from seitpp_models.networks.shape import NetworkShape
@@ -69,9 +70,12 @@ class _Mean(Metric):
 class ClassifierFigures:
     """The loss, top-1 and top-5 of logits, gathered batch by batch."""
 
-    def __init__(self, classes: ClassMap | None = None) -> None:
-        """Begin without a batch; `classes` maps labels to the network's classes, by default to themselves."""
-        self._classes = classes
+    def __init__(self, classes: ClassMap | None = None, log: PredictionLog | None = None) -> None:
+        """Begin without a batch; `classes` maps labels to the network's classes, by default to themselves.
+
+        Predictions are added to the `log`, if there is one.
+        """
+        self._classes, self._log = classes, log
         self._metrics: dict[str, Metric] = {}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -90,6 +94,8 @@ class ClassifierFigures:
         self._metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
         for name in ("top1", "top5"):
             self._metrics[name].update(logits, labels)
+        if self._log is not None:
+            self._log.add(logits, labels)
 
     def compute(self) -> dict[str, float]:
         """Return the `loss` in nats, and the shares `top1` and `top5`, from 0 to 1, of all samples.
@@ -120,6 +126,7 @@ def evaluate_classifier(
     embedding: nn.Module | None = None,
     crop: Crop | None = None,
     classes: ClassMap | None = None,
+    log: PredictionLog | None = None,
     on_batch: OnBatch | None = None,
 ) -> dict[str, float]:
     """Return the figures of a classifier on batches of codes (B, H, W) and labels (B,): `ClassifierFigures`.
@@ -127,7 +134,7 @@ def evaluate_classifier(
     The network is in eval mode, on its own device. It sees the central `crop` of the codes, as vectors if
     there is an `embedding`. Raises ModelError for labels out of range, and if there is no batch.
     """
-    figures = ClassifierFigures(classes)
+    figures = ClassifierFigures(classes, log)
     with in_eval_mode(model) as device:
         for codes, labels in loader:
             logits = model(network_input(codes.to(device), crop, embedding))

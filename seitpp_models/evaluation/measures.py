@@ -10,6 +10,7 @@ from torch import nn
 
 from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.figures import OnBatch, evaluate_classifier, evaluate_masked, evaluate_segmenter
+from seitpp_models.evaluation.predictions import PredictionLog
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import TrainedModel
@@ -70,6 +71,8 @@ class ClassifierMeasure:
     of_images: ClassVar[bool] = True
     all_classes: bool = False
     """True to keep the logits of classes that the data does not have."""
+    log: PredictionLog | None = None
+    """The log that gathers predictions."""
 
     def figures(self, trained: TrainedModel, samples: MeasuredSamples) -> dict[str, Any]:
         """Return `evaluate_classifier`'s figures; raise ModelError for classes the network does not know."""
@@ -87,6 +90,7 @@ class ClassifierMeasure:
                 embedding=samples.embedding,
                 crop=samples.crop,
                 classes=classes,
+                log=self.log,
                 on_batch=samples.on_batch,
             )
         )

@@ -15,6 +15,7 @@ from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.corruptions import corrupted_batch
 from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, network_input
 from seitpp_models.evaluation.measures import measure_for
+from seitpp_models.evaluation.predictions import PredictionLog, Predictions
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
 from tokenstore.format import TokenizerIdentity
@@ -78,6 +79,8 @@ class ImageEvaluation:
     """The names of images that cannot be read, and why; they count nowhere."""
     crop: tuple[int, int]
     """The sides of the part of each grid that the network saw."""
+    predictions: Mapping[Condition, Predictions]
+    """The predictions under each condition; empty unless they were kept."""
 
 
 def tokenizer_for(trained: TrainedModel, spec: str | None = None, device: str = "cpu") -> Tokenizer:
@@ -120,6 +123,7 @@ def evaluate_images(
     *,
     crop: tuple[int, int] | None = None,
     all_classes: bool = False,
+    keep_predictions: bool = False,
     decoding: Decoding | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImageEvaluation:
@@ -140,9 +144,10 @@ def evaluate_images(
     sides = shape.crop(encoder.grid, name, crop)
     embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, name)
     classes = match_classes(source.class_names, trained.labels, shape.classes, where, all_classes=all_classes)
-    figures = {condition: ClassifierFigures(classes) for condition in conditions}
+    logs = {condition: PredictionLog() for condition in conditions} if keep_predictions else {}
+    figures = {condition: ClassifierFigures(classes, logs.get(condition)) for condition in conditions}
     skipped: list[tuple[str, str]] = []
-    samples = 0
+    rows: list[int] = []
     with in_eval_mode(trained.model) as device, ThreadPoolExecutor(decoding.threads) as pool:
         embedding = None if embedding is None else embedding.to(device)
         for positions, inputs in _batches(images, encoder, decoding, skipped):
@@ -153,13 +158,14 @@ def evaluate_images(
                 with torch.no_grad():
                     logits = trained.model(network_input(codes, sides, embedding))
                 gathered.update(logits, labels)
-            samples += len(positions)
+            rows += positions
             if on_progress is not None:
-                on_progress(samples + len(skipped))
-    if not samples:
+                on_progress(len(rows) + len(skipped))
+    if not rows:
         raise ModelError(f"{where}: none of its images can be read; {skipped[0][0]}: {skipped[0][1]}")
     computed = {condition: gathered.compute() for condition, gathered in figures.items()}
-    return ImageEvaluation(computed, samples, skipped, sides)
+    predictions = {condition: log.finish(np.array(rows)) for condition, log in logs.items()}
+    return ImageEvaluation(computed, len(rows), skipped, sides, predictions)
 
 
 def _check(

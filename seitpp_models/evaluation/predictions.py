@@ -1,0 +1,176 @@
+"""The predictions of a classifier, sample by sample: figures by class, confusions, and files of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.files import write_file
+
+__all__ = [
+    "ClassFigures",
+    "PredictionLog",
+    "Predictions",
+    "check_file",
+    "write_confusion",
+    "write_predictions",
+]
+
+Integers = npt.NDArray[np.int64]
+
+_ENDINGS = {"confusion": (".csv",), "predictions": (".csv", ".parquet")}
+"""The endings of the files that an evaluation writes, by their parameters."""
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """The figures of one class; those that divide by zero are NaN."""
+
+    label: int
+    name: str | None
+    samples: int
+    """The number of samples of the class."""
+    predicted: int
+    """The number of samples that the network gives this class."""
+    right: int
+    """The number of samples of the class that the network gives this class."""
+
+    @property
+    def recall(self) -> float:
+        """The share of the class's samples that are right: the class's top-1."""
+        return self.right / self.samples if self.samples else float("nan")
+
+    @property
+    def precision(self) -> float:
+        """The share of right predictions among those of this class."""
+        return self.right / self.predicted if self.predicted else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall."""
+        both = self.samples + self.predicted
+        return 2 * self.right / both if both else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the shares by name."""
+        return {**vars(self), "recall": self.recall, "precision": self.precision, "f1": self.f1}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of N samples by a classifier of K classes; labels are the network's."""
+
+    rows: Integers
+    """The positions (N,) of the samples in their split."""
+    labels: Integers
+    """The samples' own labels (N,)."""
+    predicted: Integers
+    """The labels with the largest logits (N,)."""
+    probabilities: npt.NDArray[np.float32]
+    """The softmax of those logits (N,)."""
+    classes: int
+    """The number of classes, K."""
+
+    def confusion(self) -> Integers:
+        """Return the numbers of samples (K, K) by their label, and by the label that is predicted."""
+        pairs = np.bincount(self.labels * self.classes + self.predicted, minlength=self.classes**2)
+        return pairs.reshape(self.classes, self.classes).astype(np.int64)
+
+    def by_class(self, names: Sequence[str] | None = None) -> tuple[ClassFigures, ...]:
+        """Return the figures of each class, in the order of labels; `names` are those of the classes."""
+        samples, predicted, right = (
+            np.bincount(labels, minlength=self.classes).tolist()
+            for labels in (self.labels, self.predicted, self.labels[self.labels == self.predicted])
+        )
+        return tuple(
+            ClassFigures(label, None if names is None else names[label], *counts)
+            for label, counts in enumerate(zip(samples, predicted, right, strict=True))
+        )
+
+
+class PredictionLog:
+    """The predictions of a classifier, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._classes = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (B, K) float and the network's labels (B,) int64."""
+        probability, predicted = logits.softmax(1).max(1)
+        self._parts.append((labels.cpu(), predicted.cpu(), probability.float().cpu()))
+        self._classes = logits.shape[1]
+
+    def finish(self, rows: Integers) -> Predictions:
+        """Return the predictions of the samples `rows` (N,), in the order of the batches."""
+        labels, predicted, probabilities = (
+            torch.cat(parts).numpy() for parts in zip(*self._parts, strict=True)
+        )
+        return Predictions(rows, labels, predicted, probabilities, self._classes)
+
+
+def check_file(parameter: str, path: Path) -> None:
+    """Raise ArgumentError for a file of another ending, or in a folder that does not exist."""
+    named = Parameter(parameter, str(path))
+    endings = _ENDINGS[parameter]
+    if path.suffix.lower() not in endings or not path.absolute().parent.is_dir():
+        raise ArgumentError(
+            f"{named}: expected a name ending in {' or '.join(endings)}, in a folder that exists",
+            parameters=[named],
+        )
+
+
+def write_confusion(path: Path, table: Integers, names: Sequence[str] | None) -> None:
+    """Write numbers of samples (K, K) as CSV: a line for each label, a column for each predicted label."""
+    import csv
+
+    heads = list(map(str, range(len(table)))) if names is None else list(names)
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow(["label", *heads])
+    lines.writerows([head, *counts] for head, counts in zip(heads, table.tolist(), strict=True))
+    write_file(path, text.getvalue().encode())
+
+
+def write_predictions(
+    path: Path,
+    predictions: Mapping[Any, Predictions],
+    sources: Sequence[str],
+    names: Sequence[str] | None,
+) -> None:
+    """Write a row for each sample and condition, as CSV or Parquet by the ending of `path`.
+
+    `sources` are the names of the split's samples, `names` those of the classes.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+    import pyarrow.parquet as pq
+
+    parts = []
+    for condition, found in predictions.items():
+        columns: dict[str, Any] = {"row": found.rows, "source": [sources[row] for row in found.rows]}
+        if len(predictions) > 1:
+            columns["corruption"] = [condition.corruption] * len(found.rows)
+            columns["severity"] = [condition.severity] * len(found.rows)
+        columns |= {"label": found.labels, "predicted": found.predicted}
+        if names is not None:
+            columns |= {
+                "class": [names[label] for label in found.labels],
+                "predicted_class": [names[label] for label in found.predicted],
+            }
+        parts.append(pa.table(columns | {"probability": found.probabilities}))
+    table, file = pa.concat_tables(parts, promote_options="permissive"), io.BytesIO()
+    if path.suffix.lower() == ".csv":
+        pa_csv.write_csv(table, file)
+    else:
+        pq.write_table(table, file)
+    write_file(path, file.getvalue())
