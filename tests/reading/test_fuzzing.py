@@ -30,9 +30,12 @@ from tokenstore.errors import TokenstoreError
 from tokenstore.format import sharding
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import Skip
+from tokenstore.writing.rewrite import skips_of
 
 CODECS = ("bitpack", "zstd", "context")
 MOST_SECONDS, MOST_KILOBYTES = 2.0, 500_000
+_VERIFIED_EVERY = 5
+"""One of so many mutated stores is also verified, which takes longer than to read it."""
 Files = dict[str, bytes]
 """The files of a store, by their paths."""
 _DIGEST = re.compile(rb'("digest": ")[^"]{64}(")')
@@ -131,14 +134,14 @@ KINDS: dict[str, Callable[[random.Random, Files], Files]] = {
 
 
 def exercise(store: Path, kind: str) -> None:
-    """Verify a store and read what a mutation of this kind concerns; only documented errors may come."""
-    attempt(verify, store)
+    """Read of a store what a mutation of this kind concerns; only documented errors may come."""
     try:
         opened = tokenstore.open(store)
     except TokenstoreError:
         return
     if kind == "manifests":
-        attempt(info, store)
+        attempt(info, opened)
+        attempt(lambda: (opened.codebook, opened.synonyms))
     for split in opened.splits:
         try:
             reader = opened[split]
@@ -146,6 +149,7 @@ def exercise(store: Path, kind: str) -> None:
             continue
         if kind != "shards":
             attempt(reader.samples_table)
+            attempt(skips_of, reader)
         for name in reader.columns if kind != "tables" else ():
             rows = np.arange(min(len(reader), 20))
             attempt(reader.read, name, rows)
@@ -165,6 +169,7 @@ def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first
     for codec in CODECS:
         place(folder, {}, originals[codec])
         exercise(folder, kind)  # what is loaded and compiled once is not the mutations'
+        verify(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     there: Files = dict(originals[CODECS[-1]])
     for number in range(first, first + count):
@@ -176,6 +181,8 @@ def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first
         started = time.process_time()
         try:
             exercise(folder, kind)
+            if number % _VERIFIED_EVERY == 0:
+                attempt(verify, folder)
         except Exception as error:
             raise AssertionError(f"mutation {number} of {kind}, {codec}: {error!r}") from error
         seconds = time.process_time() - started

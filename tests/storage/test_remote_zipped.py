@@ -147,6 +147,27 @@ def test_a_zip_file_that_was_cut_off_is_damaged(place: str) -> None:
             put(place, whole[:size]).read("a")
 
 
+def test_a_member_that_is_stored_much_longer_than_it_says_is_not_fetched(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enter ten bytes in the directory for a member of which 700,000 are stored."""
+    whole = packed({"a": (8, RANDOM)})
+    entry = whole.index(b"PK\1\2")
+    storage = put(place, whole[: entry + 24] + (10).to_bytes(4, "little") + whole[entry + 28 :])
+    sizes = []
+    plain = RemoteFolder.read_ranges
+    monkeypatch.setattr(
+        RemoteFolder,
+        "read_ranges",
+        lambda self, ranges, *more: (
+            sizes.extend(stop - start for _, start, stop in ranges) or plain(self, ranges, *more)
+        ),
+    )
+    with pytest.raises(DamageError, match="a is not where the directory says"):
+        storage.read("a")
+    assert sum(sizes) < 1000
+
+
 def test_a_range_beyond_a_member_is_damage(place: str) -> None:
     storage = put(place, packed({"a": (0, b"12345"), "b": (0, b"67890")}))
     with pytest.raises(DamageError, match="a: expected bytes 3 to 6, found 5 bytes"):

@@ -19,7 +19,7 @@ from tokenstore.storage.base import Range, Storage, too_long
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
-from tokenstore.storage.remote.faults import ShortAnswerError, is_past_end, is_taken
+from tokenstore.storage.remote.faults import LongAnswerError, ShortAnswerError, is_past_end, is_taken
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.retrying import retried
 
@@ -245,7 +245,9 @@ async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:
 
 async def _exactly(files: Files, key: str, *, start: int, stop: int) -> bytes:
     data = await _block(files, key, start=start, stop=stop)
-    if len(data) != stop - start:
+    if len(data) > stop - start:
+        raise LongAnswerError(f"expected {stop - start} bytes at {start}, found {len(data)}")
+    if len(data) < stop - start:
         raise ShortAnswerError(
             f"expected {stop - start} bytes at {start}, found {len(data)}: the file is too short"
         )
