@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 import struct
@@ -11,10 +12,13 @@ from pathlib import Path
 import fsspec
 import pytest
 from helpers.damaged_stores import SAMPLES, samples_read, verified, write
+from helpers.mutations import mutated, survive
+from helpers.zip_files import with_far_header
 
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.errors import DamageError, NotAStoreError
+from tokenstore.storage import open_storage
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +110,34 @@ def test_a_zip_file_of_a_stores_folder_names_the_folder(
         empty.writestr("readme.txt", "")
     with pytest.raises(NotAStoreError, match=r"expected a token store, found no zarr.json in it"):
         tokenstore.open(tmp_path / "photos.zip")
+
+
+def store_of_zip_members(method: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as opened:
+        for name in ("zarr.json", "train/c/0", "x"):
+            opened.writestr(name, bytes(range(256)) * 3)
+    return file.getvalue()
+
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ZIP_FILES = [store_of_zip_members(method) for method in METHODS]
+ZIP_FILES += [with_far_header(ZIP_FILES[0])]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seeds", [range(500), pytest.param(range(20_000), marks=pytest.mark.slow)])
+def test_fuzzing_zip_files(tmp_path: Path, seeds: range) -> None:
+    def read(data: object) -> None:
+        assert isinstance(data, bytes)
+        (tmp_path / "x.zip").write_bytes(data)
+        storage = open_storage(str(tmp_path / "x.zip"))
+        for path in storage.files():
+            storage.region(path)
+            storage.read_range(path, 1, 5)
+            storage.size(path)
+            assert storage.read(path) == b"".join(storage.blocks(path))
+
+    with pytest.raises(DamageError):
+        read(ZIP_FILES[-1])
+    survive(lambda rng: mutated(rng.choice(ZIP_FILES), rng), read, DamageError, seeds)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.zip_files import with_far_header
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.arrays import open_arrays
@@ -165,6 +166,13 @@ def test_archives_that_numpy_does_not_write_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(twice.replace(b"sekont", b"tokens"))
     with pytest.raises(SourceError, match=r"found 2 arrays of 1 names"):
         open_arrays(tmp_path / "x.npz")
+
+
+def test_a_zip_file_whose_extra_leads_beyond_it_is_refused(tmp_path: Path) -> None:
+    path = packed(tmp_path / "x.npz", {"tokens": saved(CODES)})
+    path.write_bytes(with_far_header(path.read_bytes()))
+    with pytest.raises(SourceError, match=r"x.npz"):
+        open_arrays(path)
 
 
 @pytest.mark.parametrize("place", [6, 28, 30])

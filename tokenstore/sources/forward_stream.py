@@ -12,7 +12,10 @@ from typing import IO
 
 from tokenstore.errors import SourceError
 
-STREAM_ERRORS = (EOFError, OSError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, RuntimeError)
+STREAM_ERRORS = (
+    *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 """The exceptions that gzip and zipfile raise for damaged files and for kinds that they don't read."""
 _BLOCK_NBYTES = 2**20
 

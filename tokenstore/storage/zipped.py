@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import lzma
 import os
 import struct
 import weakref
@@ -27,11 +29,14 @@ _ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
+    lzma.LZMAError,
     EOFError,
+    OverflowError,
     RuntimeError,
     ValueError,
 )
-"""The exceptions that zipfile raises as it reads a damaged zip file."""
+"""The exceptions that zipfile raises as it reads a damaged zip file, OSError aside."""
+_OF_DAMAGE = (None, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -39,7 +44,10 @@ def damage_reported(url: str) -> Iterator[None]:
     """Turn the exceptions that a damaged zip file causes in the block into DamageError."""
     try:
         yield
-    except _ERRORS as error:
+    except (*_ERRORS, OSError) as error:
+        # a seek to nowhere and bzip2's damage are plain OSErrors, a refusal of the system mostly is not
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in _OF_DAMAGE):
+            raise
         raise DamageError(f"{url}: not a whole zip file: {error}. Restore it from a copy") from error
 
 
@@ -163,4 +171,6 @@ class LocalZip(LocalPlace, ReadOnlyZip):
 
     @override
     def files(self) -> list[str]:
-        return sorted({member.filename for member in self._zip.infolist() if not member.is_dir()})
+        return sorted(
+            {member.filename for member in self._zip.infolist() if not member.filename.endswith("/")}
+        )

@@ -70,7 +70,7 @@ class RemoteZip(ReadOnlyZip):
             self._directory = {
                 info.filename: _Member(info, stop)
                 for info, stop in zip(infos, stops, strict=False)
-                if not info.is_dir()
+                if not info.filename.endswith("/")
             }
         return self._directory
 
