@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from helpers.stores import random_codes, write_store
 from tokenstore_cli.main import cli
@@ -16,9 +17,11 @@ from tokenstore_cli.seitpp import cli as seitpp
 import tokenstore
 from seitpp_models.networks import TokenClassifier
 from seitpp_models.training import finetune
+from tokenstore.augment import Requantise
 from tokenstore.codecs import codec_class
 from tokenstore.errors import did_you_mean
 from tokenstore.sources import open_source
+from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import load_tokenizer
 
 
@@ -55,6 +58,16 @@ CALLS: dict[str, tuple[Call, str]] = {
         "zstd",
     ),
     "a tokenizer": (lambda _: load_tokenizer("vit-vqgam:weights.ckpt"), "vit-vqgan"),
+    "an option of a conversion": (
+        lambda store: tokenstore.convert(store.parent, store.parent / "d", image_sise=64),
+        "image_size",
+    ),
+    "a way to resize": (lambda _: ImageOptions(8, "corp"), "crop"),  # type: ignore[arg-type]
+    "a metric": (lambda _: Requantise(torch.eye(4), metric="cosin"), "cosine"),  # type: ignore[arg-type]
+    "an end of mixing": (
+        lambda store: tokenstore.mix([tokenstore.TokenDataset(store)], stopping="all-exhausted"),  # type: ignore[arg-type]
+        "all_exhausted",
+    ),
     "a kind of source": (lambda store: open_source(store, "image-folder"), "imagefolder"),
     "an image format": (lambda store: tokenstore.reconstruct(store, [0], store.parent, format="pgn"), ".png"),
     "a model": (lambda _: TokenClassifier("convnext_tinny"), "convnext_tiny"),

@@ -80,6 +80,18 @@ def test_the_order_of_a_sampler_is_a_function_of_seed_and_epoch(
         other.load_state_dict(left.state_dict())
 
 
+def test_a_sampler_reads_a_remote_store_by_the_same_order(dataset: TokenDataset, memory_url: str) -> None:
+    write_store(memory_url, {"train": (random_codes(SAMPLES, (4,), 16), LABELS)}, chunk_samples=4)
+    for seed in (0, 1):
+        loaders = [
+            TokenLoader(data, 7, seed=seed, sampler=weighted(*[1.0] * 40))
+            for data in (dataset, TokenDataset(memory_url))
+        ]
+        for (tokens, labels), (remote_tokens, remote_labels) in zip(*loaders, strict=True):
+            assert torch.equal(tokens, remote_tokens)
+            assert torch.equal(labels, remote_labels)
+
+
 def test_a_sampler_leaves_the_programs_random_numbers_alone(dataset: TokenDataset) -> None:
     torch.manual_seed(5)
     expected = torch.rand(2)

@@ -82,6 +82,7 @@ def test_a_torch_module_has_its_fingerprint_device_and_dtype_from_its_weights(
     other.load_state_dict(tokenizer.state_dict())
     moved = tokenizer.to("meta")
     assert (tokenizer.device.type, moved.device.type, tokenizer.dtype) == ("cpu", "meta", torch.float32)
+    assert len(OneWay().bfloat16().fingerprint) == 64
     assert OneWay.fingerprint.func(other) == tokenizer.fingerprint == moved.fingerprint  # type: ignore[attr-defined]
     tokenstore.convert(images, tmp_path / "store", tokenizer=tokenizer, **SMALL)
     assert tokenstore.open(tmp_path / "store").manifest.tokenizer.dtype == "float32"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.augment.devices import in_float32, to_device
+from tokenstore.errors import did_you_mean
 
 __all__ = [
     "CenterCrop",
@@ -56,7 +57,10 @@ class RandomResizedCrop(nn.Module):
         self.scale = _range("scale", scale)
         self.ratio = _range("ratio", ratio)
         if interpolation not in _KERNELS:
-            raise ValueError(f"interpolation: expected one of {list(_KERNELS)}, found {interpolation!r}")
+            near = did_you_mean(interpolation, _KERNELS)
+            raise ValueError(
+                f"interpolation: expected one of {list(_KERNELS)}, found {interpolation!r}{near}"
+            )
         self.interpolation = interpolation
 
     def boxes(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:

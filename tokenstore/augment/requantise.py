@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from tokenstore.augment.devices import in_float32
 from tokenstore.augment.embedding import codebook_vectors
+from tokenstore.errors import did_you_mean
 
 __all__ = ["Requantise"]
 
@@ -41,7 +42,8 @@ class Requantise(nn.Module):
         super().__init__()
         rows = codebook_vectors(codebook)
         if metric not in get_args(Metric):
-            raise ValueError(f"metric: expected one of {list(get_args(Metric))}, found {metric!r}")
+            near = did_you_mean(metric, get_args(Metric))
+            raise ValueError(f"metric: expected one of {list(get_args(Metric))}, found {metric!r}{near}")
         if metric == "cosine":
             rows = F.normalize(rows, dim=1)
         self.metric, self.chunk = metric, chunk

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,10 +97,15 @@ def convert(
 
 
 def _options(
-    *, splits: Sequence[str] | None = None, workers: int | None = None, **options: Any
+    *, splits: str | Sequence[str] | None = None, workers: int | None = None, **options: Any
 ) -> ConvertOptions:
+    known = [field.name for field in fields(ConvertOptions)]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        near = did_you_mean(unknown, [*known, *SourceOptions.__annotations__])
+        raise TypeError(f"convert() has no option {unknown!r}{near}")
     return ConvertOptions(
-        splits=tuple(splits) if splits else None,
+        splits=(splits,) if isinstance(splits, str) else tuple(splits or ()) or None,
         workers=available_cores() if workers is None else workers,
         **options,
     )

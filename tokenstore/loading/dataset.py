@@ -266,7 +266,7 @@ class TokenDataset(Dataset[Any]):
                 try:
                     columns[place] = self._transformed(getattr(self, attribute), row_numbers, columns[place])
                 except StopIteration as error:
-                    raise no_end(attribute, error) from error
+                    raise no_end(attribute) from error
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
 
     def _transformed(self, function: Any, row_numbers: Indices, values: Sequence[Any]) -> Sequence[Any]:

@@ -316,7 +316,7 @@ class TokenLoader:
             try:
                 batch = (self.collate_fn or default_collate)(samples)
             except StopIteration as error:
-                raise no_end("collate_fn", error) from error
+                raise no_end("collate_fn") from error
             return self._copies.copied(batch)
         columns = self._copies.copied(
             tuple(self._column(name, row_numbers, prefetched) for name in self.dataset.columns)
@@ -328,7 +328,7 @@ class TokenLoader:
             try:
                 return self.batch_transform(*columns, generator=generator)
             except StopIteration as error:
-                raise no_end("batch_transform", error) from error
+                raise no_end("batch_transform") from error
 
     @property
     def _by_sample(self) -> bool:

@@ -90,11 +90,11 @@ def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def no_end(function: str, error: StopIteration) -> RuntimeError:
+def no_end(function: str) -> RuntimeError:
     """Return the error of a user's function that raised StopIteration, which loops take for their end."""
     return RuntimeError(
         f"{function}: expected a result, found a StopIteration, which a loop would take for the end of the "
-        f"epoch ({error!r}). Give `next` a default, or raise another error"
+        "epoch. Give `next` a default, or raise another error"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 
 __all__ = ["Precision", "computes_in_bfloat16", "has_bfloat16"]
 
@@ -24,7 +24,8 @@ def computes_in_bfloat16(precision: str, device: torch.device | str) -> bool:
     if precision not in get_args(Precision):
         parameter = Parameter("precision", precision)
         expected = ", ".join(get_args(Precision))
-        raise ArgumentError(f"{parameter}: expected one of {expected} here", parameters=[parameter])
+        near = did_you_mean(precision, get_args(Precision))
+        raise ArgumentError(f"{parameter}: expected one of {expected} here{near}", parameters=[parameter])
     return precision == "bf16" or (precision == "auto" and has_bfloat16(torch.device(device)))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict, get_args
 
+from tokenstore.errors import did_you_mean
+
 __all__ = ["LARGEST_VALUE", "MAX_PIXELS", "ImageOptions", "Resize", "SourceOptions"]
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
@@ -60,7 +62,10 @@ class ImageOptions:
         if min(self.height, self.width) < 1:
             raise ValueError(f"image size: expected at least 1 pixel a side, got {self.size}")
         if self.resize not in get_args(Resize):
-            raise ValueError(f"resize: expected one of {', '.join(get_args(Resize))}, got {self.resize!r}")
+            near = did_you_mean(self.resize, get_args(Resize))
+            raise ValueError(
+                f"resize: expected one of {', '.join(get_args(Resize))}, got {self.resize!r}{near}"
+            )
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels: expected at least 1, got {self.max_pixels}")
 

@@ -122,15 +122,20 @@ class TokenizerBase(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 (hex) of a module's weights; raises TokenizerError for a tokenizer of another kind."""
-        if not isinstance(self, nn.Module):
+        """The SHA-256 (hex) of a module's weights; raises TokenizerError for a tokenizer without weights."""
+        weights = self.state_dict() if isinstance(self, nn.Module) else {}
+        if not weights:
             raise TokenizerError(
                 f"{type(self).__name__}: expected a fingerprint, a SHA-256 (hex) over all that decides "
                 "codes, found none"
             )
         from tokenstore.tokenizers.image_tokenizer import weights_fingerprint  # which needs this module
 
-        return weights_fingerprint(f"{self.name} {self.codebook_sizes}", self.state_dict())
+        exact = {  # numpy has no bfloat16, whose values all are float32's too
+            name: weight.float() if weight.dtype == torch.bfloat16 else weight
+            for name, weight in weights.items()
+        }
+        return weights_fingerprint(f"{self.name} {self.codebook_sizes}", exact)
 
     @cached_property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 from typing_extensions import override
 
+from tokenstore.errors import did_you_mean
 from tokenstore.loading.sampling.order import (
     MOST_SAMPLES,
     Indices,
@@ -66,7 +67,10 @@ class Mixture(Order):
         self._sizes = [whole_number(f"rows of source {i}", n, 1, MOST_SAMPLES) for i, n in enumerate(sizes)]
         epoch = whole_number("epoch", epoch, 0)
         if stopping not in get_args(Stopping):
-            raise ValueError(f"stopping: expected one of {', '.join(get_args(Stopping))}, found {stopping!r}")
+            near = did_you_mean(stopping, get_args(Stopping))
+            raise ValueError(
+                f"stopping: expected one of {', '.join(get_args(Stopping))}, found {stopping!r}{near}"
+            )
         fractions = _checked_weights(self._sizes if weights is None else weights)
         if not len(orders) == len(self._sizes) == len(fractions) > 0:
             raise ValueError(
