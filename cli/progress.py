@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -9,6 +12,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -18,10 +22,13 @@ from typing_extensions import override
 
 from tokenstore.texts import printable
 
+from .console import echo, human_bytes
 from .terminal import Terminal
 
 err = Terminal(stderr=True)
 """The terminal on standard error."""
+LINE_SECONDS = 30.0
+"""The seconds from one line to the next where stderr is no terminal."""
 
 
 class RateColumn(ProgressColumn):
@@ -46,15 +53,42 @@ class _LineColumn(TextColumn):
         return Text(printable(self.text_format.format(task=task)))
 
 
-def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
-    """Return a bar on stderr with rate and time left; the bar is silent if stderr is no terminal.
+class _LinesOrBar(Progress):
+    """A progress bar on a terminal, and a line every `LINE_SECONDS` where there is none."""
 
-    With "bytes" as the `unit`, sizes and rates are in units of bytes.
+    def __init__(self, *columns: ProgressColumn, unit: str, lines: bool, **settings: Any) -> None:
+        """Take the `unit` of the work, and True to print `lines`."""
+        super().__init__(*columns, **settings)
+        self._unit, self._lines = unit, lines
+        self._printed = time.monotonic()
+
+    @override
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Update a task, and print a line if one is due."""
+        super().update(task_id, **changes)
+        if self._lines and time.monotonic() - self._printed >= LINE_SECONDS:
+            self._printed = time.monotonic()
+            echo(_line(next(task for task in self.tasks if task.id == task_id), self._unit), err=True)
+
+
+def _line(task: Task, unit: str) -> str:
+    """Return how far a task is, as a line."""
+    number = human_bytes if unit == "bytes" else "{:,.0f}".format
+    total = "" if task.total is None else f" of {number(task.total)}"
+    named = "" if unit == "bytes" else f" {unit}".rstrip()
+    note = task.fields.get("note", "")
+    return f"{task.description}: {number(task.completed)}{total}{named}{', ' if note else ''}{note}"
+
+
+def progress_bar(unit: str, *, quiet: bool = False, lines: bool = True) -> Progress:
+    """Return a bar on stderr with rate and time left, or `lines` every so often if stderr is no terminal.
+
+    With "bytes" as the `unit`, sizes and rates are in units of bytes. A `quiet` bar prints nothing.
     """
     columns: list[ProgressColumn] = [MofNCompleteColumn(), RateColumn(unit)]
     if unit == "bytes":
         columns = [DownloadColumn(), TransferSpeedColumn()]
-    return Progress(
+    return _LinesOrBar(
         _LineColumn("{task.description}"),
         BarColumn(),
         *columns,
@@ -63,4 +97,6 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Progress:
         console=err,
         disable=quiet or not err.is_terminal,
         transient=True,
+        unit=unit,
+        lines=lines and not quiet and not err.is_terminal,
     )

@@ -46,7 +46,7 @@ class RunProgress:
     def begin(self, run: ResumableRun[Any, Any]) -> None:
         """Show the bar of a run."""
         self._run = run
-        self._bar = self._stack.enter_context(progress_bar("steps", quiet=not run.writes))
+        self._bar = self._stack.enter_context(progress_bar("steps", quiet=not run.writes, lines=False))
         self._task = self._bar.add_task("training", total=run.config.steps, note="")
 
     def on_step(self, result: Any) -> None:

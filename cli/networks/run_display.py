@@ -16,7 +16,7 @@ _SECONDS = 60.0
 def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     """Call `train(**settings)` and print its progress; of several processes, one prints."""
     display = _RunDisplay()
-    with progress_bar("steps") as bar:
+    with progress_bar("steps", lines=False) as bar:
         display.bar = bar
         try:
             result = train(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import random
 import re
 
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 
 from tokenstore.errors import StoreError
 from tokenstore.storage import Retries
-from tokenstore.storage.remote import RemoteFolder
+from tokenstore.storage.redaction import Secrets
+from tokenstore.storage.remote import RemoteFolder, retrying
 
 
 @given(
@@ -62,3 +66,34 @@ def test_times_that_cannot_be_are_refused(name: str, value: float) -> None:
 def test_a_kind_of_storage_that_is_not_known_is_refused_at_once(url: str) -> None:
     with pytest.raises(StoreError, match=re.escape(url)):
         RemoteFolder(url, retries=BRIEF).read("a")
+
+
+def test_the_first_failed_attempt_is_said_with_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def not_at_all(_: retrying.Clock, seconds: float) -> None: ...
+
+    monkeypatch.setattr(retrying.Clock, "sleep", not_at_all)
+    monkeypatch.setattr(retrying, "_said", -math.inf, raising=False)
+    failures = [ConnectionRefusedError(111, "refused\x1b[2J")] * 3
+
+    async def attempt() -> str:
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    def retried() -> str:
+        return asyncio.run(
+            retrying.retried(
+                attempt, Retries(deadline=30), "s3://b/a", Secrets("s3://b/a", {}), random.Random(0)
+            )
+        )
+
+    assert retried() == "done"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith("s3://b/a: attempt 1 failed: ")
+    assert warning.endswith("and for up to 30 s")
+    assert "\x1b" not in warning
+    failures.append(ConnectionRefusedError())  # many requests that fail at one time are one line
+    assert retried() == "done"
+    assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1

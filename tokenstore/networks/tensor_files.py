@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -57,7 +58,8 @@ def check_sizes(sizes: object, shapes: Shapes) -> None:
 
 def shapes_of(build: Callable[[], nn.Module]) -> Shapes:
     """Return the shapes of the tensors of the network that `build` makes, without taking memory for them."""
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes of a file that may yet be refused
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -13,11 +14,16 @@ from tokenstore.errors import DamageError, StorageError
 from tokenstore.storage.redaction import Secrets
 from tokenstore.storage.remote.faults import Fault, fault_of
 from tokenstore.storage.remote.retries import Retries
+from tokenstore.texts import printable
 
 SLOWEST_RATE = 1e6
 """The slowest transfer, in bytes a second, for which storage is given time on top of `Retries`."""
 _DAMAGED_ANSWERS = 3
 """The number of answers with missing or wrong bytes after which the file counts as damaged."""
+
+_QUIET_SECONDS = 30.0
+"""The seconds after a warning about a failed attempt in which there is no other."""
+_said = -math.inf
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -90,8 +96,19 @@ async def retried(
                 f"the last: {fault.text}). Check the service, or give a longer deadline"
             )
         delay = retries.delay(attempts, left, jitter)
-        _log.info("%s: attempt %d failed: %s. Again in %.2f s", where, attempts, fault.text, delay)
+        text = printable(f"{where}: attempt {attempts} failed: {fault.text}")
+        level = logging.WARNING if attempts == 1 and _is_new(started) else logging.INFO
+        _log.log(level, "%s. Again in %.2f s, and for up to %.0f s", text, delay, left)
         await clock.sleep(delay)
+
+
+def _is_new(now: float) -> bool:
+    """Return True if no failed attempt was said for a while: many requests may fail at one time."""
+    global _said
+    if now - _said < _QUIET_SECONDS:
+        return False
+    _said = now
+    return True
 
 
 def _lasting(fault: Fault, where: str) -> Exception:
