@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,33 @@ def test_few_bytes_that_are_many_long_images_are_read_in_small_batches(
     monkeypatch.setattr(parquet_cells, "BATCH_NBYTES", 2**23)
     found = open_parquet(tmp_path / "x.parquet").splits["train"].request(0, 64).read()
     assert (len(found), len({id(image) for image in found}), sizes) == (64, 1, [3])
+
+
+def test_threads_read_rows_of_one_file_at_once(tmp_path: Path) -> None:
+    images = [b"%d" % row for row in range(400)]
+    split = open_parquet(write(tmp_path / "x.parquet", images, rows=40)).splits["train"]
+
+    def read(row: int) -> bool:
+        return list(split.request(row, row + 1).read()) == [images[row]]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, [row * 7 % 400 for row in range(400)]))
+
+
+@pytest.mark.parametrize("nbytes", [2**20, 50])
+def test_rows_in_any_order_are_read_from_the_batches_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    images = [b"%d" % row * 3 for row in range(200)]
+    split = open_parquet(write(tmp_path / "x.parquet", images)).splits["train"]
+    monkeypatch.setattr(parquet_cells, "BATCH_NBYTES", nbytes)
+    begun, read = [], pq.ParquetFile.iter_batches
+
+    def counted(self: pq.ParquetFile, *arguments: Any, **options: Any) -> Any:
+        begun.append(options)
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    for row in (row * 37 % 200 for row in range(200)):
+        assert split.request(row, min(row + 3, 200)).read() == images[row : row + 3]
+    assert len(begun) == 1 if nbytes > 50 else len(begun) > 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,7 +55,7 @@ class ParquetRequest(ImageRequest):
                 text = " ".join(str(error).split())
                 reason = f"row group {group} of {path} cannot be read: {text}"
                 images += [SampleError(reason) for _ in range(start, stop)]
-                _open_rows.cache_clear()  # the stream ends with the error
+                _opened.version = None  # the stream ends with the error
         return images
 
 
@@ -65,50 +66,78 @@ def _kept_once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes |
     return large.setdefault(image, image)
 
 
+_opened = threading.local()
+"""The file that this thread read last, as neighbouring requests read the same: `rows` and their `version`."""
+
+
 def _rows_of(path: str) -> _Rows:
+    """Return the rows of a file, opened anew if it is another file now."""
     status = Path(path).stat()
-    return _open_rows(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-@lru_cache(maxsize=1)
-def _open_rows(path: str, version: tuple[int, int, int]) -> _Rows:
-    """Open a file; the last one is cached, as neighbouring requests read the same."""
-    return _Rows(path)
+    version = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    if getattr(_opened, "version", None) != version:
+        _opened.rows = _Rows(path)
+        _opened.version = version
+    rows: _Rows = _opened.rows
+    return rows
 
 
 class _Rows:
-    """The rows of one open Parquet file, which neighbouring requests read on in one stream."""
+    """The rows of one open Parquet file, which neighbouring requests read on in one stream.
+
+    The last batches of a row group are kept for requests in another order.
+    """
 
     def __init__(self, path: str) -> None:
         self._nbytes = Path(path).stat().st_size
         self._file = pq.ParquetFile(path)
         self._at: tuple[int, str] | None = None
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._cells: pa.Array = pa.array([])
-        self._start = 0
-        """The first row of the batch `_cells` in the row group."""
 
     def read(self, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
         """Yield the cells of rows [start, stop) of a row group, in order.
 
-        Raises SampleError for a column that inflates beyond reason, and whatever Arrow raises.
+        Raises ValueError for a row group that inflates beyond reason, and whatever Arrow raises.
         """
-        if self._at != (group, column) or start < self._start:
-            self._batches = self._file.iter_batches(
-                self._batch_rows(group), row_groups=[group], columns=[column], use_threads=False
-            )
-            self._at, self._start, self._cells = (group, column), 0, pa.array([])
+        if self._at != (group, column):
+            self._begin(group, column)
         while start < stop:
-            end = self._start + len(self._cells)
-            if start < end:
-                part = self._cells.slice(start - self._start, min(stop, end) - start)
-                yield part
-                start += len(part)
-                continue
+            first, cells = self._batch_of(start)
+            part = cells.slice(start - first, min(stop, first + len(cells)) - start)
+            yield part
+            start += len(part)
+
+    def _begin(self, group: int, column: str) -> None:
+        self._at = None
+        self._batches: Iterator[pa.RecordBatch] = self._file.iter_batches(
+            self._batch_rows(group), row_groups=[group], columns=[column], use_threads=False
+        )
+        self._at, self._end = (group, column), 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept: list[pa.Array] = []
+        self._starts: list[int] = []
+        self._kept_nbytes = 0
+
+    def _batch_of(self, row: int) -> tuple[int, pa.Array]:
+        """Return the batch that holds a row, and the number of its first row."""
+        place = bisect_right(self._starts, row) - 1
+        if place >= 0 and row < self._starts[place] + len(self._kept[place]):
+            return self._starts[place], self._kept[place]
+        if row < self._end and self._at is not None:
+            self._begin(*self._at)
+        while True:
             batch = next(self._batches, None)
             if batch is None:
-                raise ValueError(f"it ends before row {start}")
-            self._cells, self._start = batch.column(0), end
+                raise ValueError(f"it ends before row {row}")
+            cells, first = batch.column(0), self._end
+            if self._kept_nbytes + cells.nbytes > BATCH_NBYTES:
+                self._forget()
+            self._kept.append(cells)
+            self._starts.append(first)
+            self._kept_nbytes += cells.nbytes
+            self._end += len(cells)
+            if row < self._end:
+                return first, cells
 
     def _batch_rows(self, group: int) -> int:
         # subtle: the metadata of single columns would be more exact, but pyarrow aborts on damaged ones
