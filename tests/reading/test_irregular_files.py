@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import socket
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.damaged_stores import write
+from helpers.stores import edit_root
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.errors import DamageError, ManifestError, TokenstoreError
-from tokenstore.reading.store_files import MAX_ROOT_NBYTES
+from tokenstore.errors import DamageError, ManifestError
+from tokenstore.reading.store_files import MAX_JSON_NBYTES
 from tokenstore.storage import open_storage
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the system has no named pipes")
@@ -41,6 +44,24 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
 }
 FILES = ("zarr.json", "train/tokens/zarr.json", "train/tokens/c/0/0/0", "train/samples.parquet")
+
+
+@contextlib.contextmanager
+def memory_below(nbytes: int) -> Iterator[None]:
+    """Fail if Python's objects take more memory in the block."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes
+
+
+def files_of(root: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a parsed root that lists files."""
+    files: dict[str, Any] = root["attributes"]["tokenstore"]["files"]
+    return files
 
 
 def read_everything(store: Path) -> None:
@@ -67,11 +88,11 @@ def test_what_is_no_file_of_the_store_is_refused_before_it_is_read(
     (store / path).unlink()
     make, found = KINDS[kind]
     make(store / path)
-    tracemalloc.start()
-    with pytest.raises(DamageError, match=rf"{path}: expected .*{found}.*Restore") as raised:
+    with (
+        memory_below(ROOM),
+        pytest.raises(DamageError, match=rf"{path}: expected .*{found}.*Restore") as raised,
+    ):
         read_everything(store)
-    assert tracemalloc.get_traced_memory()[1] < ROOM
-    tracemalloc.stop()
     assert str(raised.value).count("\n") == 0
     assert any(path in problem for problem in verify(store).problems)
 
@@ -87,16 +108,44 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
 def test_a_root_beyond_any_stores_is_not_read(tmp_path: Path, memory_url: str, monkeypatch: Any) -> None:
     (tmp_path / "a").mkdir()
     with (tmp_path / "a" / "zarr.json").open("wb") as file:
-        file.truncate(MAX_ROOT_NBYTES + 1)
+        file.truncate(MAX_JSON_NBYTES + 1)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr(zipfile.ZipInfo("zarr.json"), b" " * 20_001)
     open_storage(memory_url).write("zarr.json", b" " * 20_001)
-    with pytest.raises(DamageError, match=f"at most {MAX_ROOT_NBYTES} bytes, found {MAX_ROOT_NBYTES + 1}"):
+    with pytest.raises(DamageError, match=f"at most {MAX_JSON_NBYTES} bytes, found {MAX_JSON_NBYTES + 1}"):
         tokenstore.open(tmp_path / "a")
-    monkeypatch.setattr("tokenstore.reading.store_files.MAX_ROOT_NBYTES", 20_000)
+    monkeypatch.setattr("tokenstore.reading.store_files.MAX_JSON_NBYTES", 20_000)
     for url, found in ((str(tmp_path / "a.zip"), "20001"), (memory_url, "more")):
         with pytest.raises(DamageError, match=f"zarr.json: expected at most 20000 bytes, found {found}"):
             tokenstore.open(url)
+
+
+def test_json_of_millions_of_values_is_not_parsed(tmp_path: Path) -> None:
+    write(store := tmp_path / "a.zarr")
+    bomb = b"[" + b"[]," * 2_200_000 + b"[]]"
+    (store / "train/tokens/zarr.json").write_bytes(bomb)
+    record = [len(bomb), hashlib.sha256(bomb).hexdigest()]
+    edit_root(store, lambda root: files_of(root).update({"train/tokens/zarr.json": record}))
+    opened = tokenstore.open(store)
+    refused = pytest.raises(ManifestError, match="expected at most 4194304 values, found 4400002")
+    with memory_below(len(bomb) + ROOM), refused:
+        opened["train"]
+    (store / "zarr.json").write_bytes(bomb)
+    with memory_below(len(bomb) + ROOM), refused:
+        tokenstore.open(store)
+
+
+@pytest.mark.parametrize(
+    ("path", "nbytes"), [("train/samples.parquet", 2**40), ("train/tokens/zarr.json", 2**28)]
+)
+def test_a_table_that_the_manifest_says_to_be_beyond_memory_is_refused(
+    tmp_path: Path, path: str, nbytes: int
+) -> None:
+    write(store := tmp_path / "a.zarr")
+    os.truncate(store / path, nbytes)
+    edit_root(store, lambda root: files_of(root).update({path: [nbytes, "0" * 64]}))
+    with pytest.raises(ManifestError, match=rf"{path}: expected at most \d+ bytes, found {nbytes}"):
+        read_everything(store)
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "train/samples.parquet/below", "nothing"])
@@ -116,10 +165,6 @@ def test_a_zip_file_whose_members_are_larger_than_the_manifest_says_is_refused(t
         for name, data in contents.items():
             bomb = name.endswith(("/zarr.json", ".parquet"))
             members.writestr(name, data + b" " * (2 * ROOM) if bomb else data)
-    tracemalloc.start()
-    with pytest.raises((DamageError, ManifestError), match="expected at most"):
-        read_everything(packed)
-    with pytest.raises(TokenstoreError):
-        tokenstore.open(packed)["train"].samples_table()
-    assert tracemalloc.get_traced_memory()[1] < ROOM
-    tracemalloc.stop()
+    for read in (read_everything, lambda store: tokenstore.open(store)["train"].samples_table()):
+        with memory_below(ROOM), pytest.raises(DamageError, match="expected at most"):
+            read(packed)

@@ -40,8 +40,12 @@ from tokenstore.format import (
 )
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
-MAX_ROOT_NBYTES = 2**28
-"""The largest root `zarr.json` that is read: a million files take about 150 MB in it."""
+MAX_JSON_NBYTES = 200_000_000
+"""The largest JSON file that is read: a million files take 146 MB in the root `zarr.json`."""
+MAX_JSON_VALUES = 2**22
+"""The most values of a JSON file that is parsed, for memory: a million files are three million."""
+MAX_TABLE_NBYTES = (2**30, 2**12)
+"""The largest table that is read as a whole: so many bytes, and so many more for each sample of the store."""
 CHECK_SECONDS = 2.0
 """The longest time in which parts of a remote store are fetched without a look at its root."""
 _DIGEST = re.compile(rb'"digest"\s*:\s*"([0-9a-f]{64})"')
@@ -67,10 +71,10 @@ class StoreFiles:
         """The cache of fetched parts of the store on this machine's disk."""
         opened, version = time.monotonic(), self.storage.version(ROOT)
         try:
-            root = self.storage.read(ROOT, MAX_ROOT_NBYTES)
+            root = self.storage.read(ROOT, MAX_JSON_NBYTES)
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
             raise _why_no_root(self.storage) from error
-        self.manifest: Manifest = decode_root(root, f"{self.storage}/{ROOT}")
+        self.manifest: Manifest = self._decoded(root)
         self.root_nbytes = len(root)
         self.root_digest = hashlib.sha256(root).hexdigest()
         self._span = _digest_span(root)
@@ -153,17 +157,22 @@ class StoreFiles:
             if self.storage.read_range(ROOT, *self._span) == self._digest:
                 return False
         for last_attempt in (False, True):
-            root = self.storage.read(ROOT, MAX_ROOT_NBYTES)
+            root = self.storage.read(ROOT, MAX_JSON_NBYTES)
             if hashlib.sha256(root).hexdigest() == self.root_digest:
                 return False  # a network had changed the bytes
             try:
-                decode_root(root, f"{self.storage}/{ROOT}")
+                self._decoded(root)
             except (DamageError, ManifestError):
                 if last_attempt:
                     raise
             else:
                 break
         return True
+
+    def _decoded(self, root: bytes) -> Manifest:
+        where = f"{self.storage}/{ROOT}"
+        _check_values(root, where)
+        return decode_root(root, where)
 
     def _changed(self, how: str) -> StoreChangedError:
         return StoreChangedError(
@@ -180,6 +189,13 @@ class StoreFiles:
     def read_checked(self, path: str) -> bytes:
         """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError."""
         expected = self.record(path)
+        samples = sum(split.samples + split.skipped for split in self.manifest.splits.values())
+        fixed, per_sample = MAX_TABLE_NBYTES
+        most = MAX_JSON_NBYTES if path.endswith(ROOT) else fixed + per_sample * samples
+        if expected.size > most:
+            raise ManifestError(
+                f"{self.storage}/{path}: expected at most {most} bytes, found {expected.size}"
+            )
         try:
             data = self.storage.read(path, expected.size)
         except FileNotFoundError as error:
@@ -200,8 +216,10 @@ class StoreFiles:
         return data
 
     def _read_json(self, path: str) -> Any:
+        data = self.read_checked(path)
+        _check_values(data, f"{self.storage}/{path}")
         try:
-            return json.loads(self.read_checked(path))
+            return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{self.storage}/{path}: expected JSON: {error}") from error
 
@@ -215,6 +233,13 @@ class StoreFiles:
             return decode_table_array(document, data, dtype)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
+
+
+def _check_values(data: bytes, where: str) -> None:
+    """Raise ManifestError for JSON of so many values that they would not fit in memory."""
+    values = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MAX_JSON_VALUES:
+        raise ManifestError(f"{where}: expected at most {MAX_JSON_VALUES} values, found {values}")
 
 
 def _digest_span(root: bytes) -> tuple[int, int]:
