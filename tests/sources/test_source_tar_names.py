@@ -136,6 +136,14 @@ class TestWhatIsNotStored:
             "label in KEY.json: rename what should be used",
         )
 
+    @pytest.mark.parametrize("name", ["labels/0.cls", "labels.csv", "train_classes.txt"])
+    def test_labels_apart_from_their_images_are_said(self, tmp_path: Path, name: str) -> None:
+        source = opened(tmp_path, {"images/0.jpg": b"", name: "7", "readme.txt": ""})
+        said = f"members with no image of their key: 1 (first: {name})"
+        assert labels(source) is None
+        assert said in source.unused_labels[0]
+        assert "members skipped, as no image goes with them: 1 (first: readme.txt)" in source.notes
+
     def test_no_labels_stores_images_whose_labels_cannot_be_used(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "x.tar", {"a/0.jpg": b"", "a/0.cls": 1, "b/1.jpg": b"", "b/1.json": "{"})
         with pytest.raises(SourceError, match="expected JSON"):

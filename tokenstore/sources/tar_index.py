@@ -82,7 +82,7 @@ def _samples(path: Path, notes: TarNotes, labelled: bool) -> Iterator[tuple[Memb
             samples, further_images = samples_of_group(group, key, path)
             if not samples:
                 for member in group.values():
-                    notes.others.add(member.name)
+                    notes.without_image(member.name)
                 continue
             used = further_images
             for ending in further_images:

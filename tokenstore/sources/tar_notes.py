@@ -48,6 +48,13 @@ class TarNotes:
         self._fields = Tallies("fields of JSON members that are not stored")
         self._labels = Tallies("not used, though they look like labels")
 
+    def without_image(self, name: bytes) -> None:
+        """Count a member whose key has no image."""
+        if looks_like_labels(printable(name.rpartition(b"/")[2])):
+            self._labels.add("members with no image of their key", name)
+        else:
+            self.others.add(name)
+
     def beside(self, ending: str, name: bytes) -> None:
         """Count a member of a sample that is not stored, by its ending."""
         if looks_like_labels(ending) and ending.rpartition(".")[2] not in EXTENSIONS:
