@@ -91,18 +91,18 @@ def at_request(storage: Storage, number: int, call: Callable[[], object]) -> Cal
     return lambda: done
 
 
-@pytest.fixture
-def urls(memory_url: str) -> Iterator[str]:
-    """Give memory:// URLs where nothing is."""
-    return (f"{memory_url}/{number}" for number in itertools.count())
+@pytest.fixture(params=[5, pytest.param(1, marks=pytest.mark.thorough)])
+def moments(request: pytest.FixtureRequest, memory_url: str) -> Iterator[tuple[int, str]]:
+    """Give the numbers of requests before which a process is stopped, each with a URL where nothing is."""
+    return ((number, f"{memory_url}/{number}") for number in itertools.count(1, request.param))
 
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.usefixtures("no_waiting")
 def test_of_two_conversions_of_other_inputs_one_wins_whole_at_every_request(
-    sources: tuple[Path, Path], urls: Iterator[str], resume: bool
+    sources: tuple[Path, Path], moments: Iterator[tuple[int, str]], resume: bool
 ) -> None:
-    for number, url in enumerate(urls, 1):
+    for number, url in moments:
         first = open_storage(url)
         errors: list[TokenstoreError | None] = []
         second = partial(outcome, sources[1], open_storage(url), resume)
@@ -116,18 +116,18 @@ def test_of_two_conversions_of_other_inputs_one_wins_whole_at_every_request(
     assert number > 20
 
 
+@pytest.mark.parametrize("number", [9, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 3, 16))])
 def test_of_two_conversions_to_one_bucket_one_wins_whole(
-    sources: tuple[Path, Path], s3_server: S3Server
+    sources: tuple[Path, Path], s3_server: S3Server, number: int
 ) -> None:
-    for number in (3, 9):
-        url, options = f"s3://{s3_server.new_bucket()}/a.zarr", s3_server.storage_options()
-        first = open_storage(url, options)
-        errors: list[TokenstoreError | None] = []
-        second = partial(outcome, sources[1], open_storage(url, options))
-        at_request(first, number, lambda second=second, errors=errors: errors.append(second()))
-        errors.append(outcome(sources[0], first))
-        assert sum(error is None for error in errors) == 1
-        assert_whole(open_storage(url, options), sources[errors[-1] is not None])
+    url, options = f"s3://{s3_server.new_bucket()}/a.zarr", s3_server.storage_options()
+    first = open_storage(url, options)
+    errors: list[TokenstoreError | None] = []
+    second = partial(outcome, sources[1], open_storage(url, options))
+    at_request(first, number, lambda: errors.append(second()))
+    errors.append(outcome(sources[0], first))
+    assert sum(error is None for error in errors) == 1
+    assert_whole(open_storage(url, options), sources[errors[-1] is not None])
 
 
 def test_a_living_owner_is_not_taken_over(
@@ -173,9 +173,9 @@ def test_an_owner_counts_while_it_lives(memory_url: str, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("no_waiting")
 def test_whoever_was_stopped_while_another_went_on_writes_no_more(
-    sources: tuple[Path, Path], urls: Iterator[str], caplog: pytest.LogCaptureFixture
+    sources: tuple[Path, Path], moments: Iterator[tuple[int, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number, url in enumerate(urls, 1):
+    for number, url in moments:
         first = open_storage(url)
         ended: list[TokenstoreError | None] = []
         second = partial(outcome, sources[0], open_storage(url), True)

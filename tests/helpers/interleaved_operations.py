@@ -1,0 +1,164 @@
+"""A program of two operations on one store, of which the first is stopped while the second runs.
+
+It reads requests as JSON lines and answers each with a JSON line. Both operations run in forks of this
+process, which has everything imported. The first stops before its file operation number `stop_at`; then the
+second runs, to its end or until it gets SIGKILL before its own file operation `kill_second_at`; then the
+first goes on, or gets SIGKILL too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers.stores import random_codes, write_store
+from tokenstore.audit.verify import verify
+from tokenstore.reading.store import open_store
+from tokenstore.writing import copy as copying
+from tokenstore.writing import in_place
+from tokenstore.writing.copy import copy
+from tokenstore.writing.recode import recode
+
+CODES = random_codes(6, (2, 2), 391)
+
+
+def write(path: Path) -> None:
+    """Write the store that the operations are tried on."""
+    write_store(path, {"train": (CODES,)}, chunk_samples=2, shard_samples=4)
+
+
+def _verify(store: Path, _: Path) -> None:
+    found = verify(store)
+    assert found.ok, found.problems
+
+
+def _read(store: Path, _: Path) -> None:
+    opened = open_store(store)
+    for row, codes in enumerate(CODES):
+        np.testing.assert_array_equal(opened["train"][row], codes)
+
+
+OPERATIONS: dict[str, Callable[[Path, Path], object]] = {
+    "recode": lambda store, _: recode(store, codec="zstd"),
+    "recode otherwise": lambda store, _: recode(store, codec="zstd", shard_samples=2),
+    "recode to": lambda store, out: recode(store, out, codec="zstd"),
+    "copy": copy,
+    "verify": _verify,
+    "read": _read,
+    "convert": lambda store, _: write(store),
+}
+
+
+class _Stops:
+    """The calls that open or change files, counted, and what happens before one of them."""
+
+    def __init__(self, at: int, then: Callable[[], None]) -> None:
+        self.begin_anew(at, then)
+        for owner, names in (
+            (os, ("fsync", "link", "mkdir", "open", "rmdir", "unlink")),
+            (Path, ("open", "rename", "replace")),
+            (fcntl, ("flock",)),
+            (in_place, ("exchange",)),
+        ):
+            for name in names:
+                setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def begin_anew(self, at: int, then: Callable[[], None]) -> None:
+        """Count from 0, and call another function before another number."""
+        self.done = 0
+        self._at, self._then = at, then
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.done += 1
+            if self.done == self._at:
+                self._then()
+            return function(*args, **kwargs)
+
+        return call
+
+
+def _told_by_a_fork(run: Callable[[Callable[[dict[str, Any]], None]], None]) -> dict[str, Any]:
+    """Run a function in a fork; return all that it tells by its argument before it ends or is killed."""
+    read, written = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        with os.fdopen(written, "w") as pipe:
+            run(lambda answer: print(json.dumps(answer), file=pipe, flush=True))
+        os._exit(0)
+    os.close(written)
+    with os.fdopen(read) as pipe:
+        told = [json.loads(line) for line in pipe]
+    os.waitpid(child, 0)
+    return {key: value for answer in told for key, value in answer.items()}
+
+
+def _outcome(operation: str, store: Path, out: Path) -> str:
+    try:
+        OPERATIONS[operation](store, out)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Run both operations of a request; an outcome of None is that of a killed one."""
+    folder = Path(request["folder"])
+
+    def first(tell: Callable[[dict[str, Any]], None]) -> None:
+        def second(tell_second: Callable[[dict[str, Any]], None]) -> None:
+            stops.begin_anew(request["kill_second_at"], _die)
+            tell_second({"second": _outcome(request["second"], folder / "a", folder / "second")})
+
+        def meanwhile() -> None:
+            tell(_told_by_a_fork(second))
+            if request["kill_first"]:
+                _die()
+
+        stops = _Stops(request["stop_at"], meanwhile)
+        outcome = _outcome(request["first"], folder / "a", folder / "first")
+        tell({"first": outcome, "operations": stops.done})
+
+    return {"first": None, "second": None, "operations": 0, **_told_by_a_fork(first)}
+
+
+def _warm_up() -> None:
+    """Do everything once in this process, so that every fork has the compiled codecs."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder, "a"))
+        for name, operation in OPERATIONS.items():
+            if name != "convert":
+                operation(Path(folder, "a"), Path(folder, name))
+
+
+def main() -> None:
+    """Answer the lines of standard input."""
+    torch.set_num_threads(1)
+    copying._AT_ONCE = 1
+    exchange = in_place.exchange
+    _warm_up()
+    gc.freeze()  # so that forks need not copy what they never use
+    for line in sys.stdin:
+        request = json.loads(line)
+        in_place.exchange = (lambda *_: False) if request["two_renames"] else exchange
+        print(json.dumps(_answer(request)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Any two operations on a store at once, one stopped or killed at any file operation: no store is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.interleaved_operations import CODES, OPERATIONS, write
+from helpers.paths import TESTS
+
+import tokenstore
+from tokenstore.audit.verify import verify
+from tokenstore.errors import IncompleteStoreError, NotAStoreError
+from tokenstore.writing.recode import recode
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+
+REFUSALS = ("ConversionError", "StoreExistsError", "StoreChangedError", "IncompleteStoreError")
+"""The errors that an operation may end in because of another one."""
+
+
+class Pairs:
+    """The program that runs two operations at once."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._counts: dict[tuple[str, bool], int] = {}
+        write(folder / "whole")
+
+    def operations(self, name: str, two_renames: bool) -> int:
+        """Return the number of file operations of an operation alone."""
+        if (name, two_renames) not in self._counts:
+            self._counts[name, two_renames] = self.run(name, "read", two_renames=two_renames)["operations"]
+        return self._counts[name, two_renames]
+
+    def run(
+        self,
+        first: str,
+        second: str,
+        stop_at: int = 0,
+        *,
+        kill_first: bool = False,
+        kill_second_at: int = 0,
+        two_renames: bool = False,
+    ) -> dict[str, Any]:
+        """Run two operations on a new store, check what is left, and return what the program answers."""
+        request = {key: value for key, value in locals().items() if key != "self"}
+        folder = self._folder / "try"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._folder / "whole", folder / "a")
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({**request, "folder": str(folder)}), file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        for name in ("first", "second"):
+            outcome = answer[name]
+            refused = outcome not in (None, "done")
+            assert not refused or (outcome.startswith(REFUSALS) and "estore" not in outcome), (
+                request,
+                outcome,
+            )
+        may_be_between = two_renames and (kill_first or kill_second_at > 0)
+        check(folder, may_be_between, str(request))
+        return answer
+
+
+def check(folder: Path, may_be_between: bool, request: str) -> None:
+    """Check that the store is the old one or the new one, whole, and all that a last recoding leaves."""
+    if may_be_between and not (folder / "a").exists():
+        with pytest.raises(IncompleteStoreError, match="Recode the store in its place again"):
+            tokenstore.open(folder / "a")
+    else:
+        assert_whole(folder / "a")
+    for out in ("first", "second"):
+        try:
+            tokenstore.open(folder / out)
+        except (IncompleteStoreError, NotAStoreError):
+            continue
+        assert_whole(folder / out)
+    recode(folder / "a", codec="zstd", shard_samples=4)
+    assert_whole(folder / "a")
+    left = {path.name for path in folder.iterdir()} - {"first", "second", ".first.lock", ".second.lock"}
+    assert left == {"a"}, request
+
+
+def assert_whole(path: Path) -> None:
+    found = verify(path)
+    assert found.problems == []
+    np.testing.assert_array_equal(tokenstore.open(path)["train"][:], CODES)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
+    command = [sys.executable, str(TESTS / "helpers/interleaved_operations.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Pairs(process, tmp_path_factory.mktemp("pairs"))
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.parametrize(("seed", "runs"), [(18, 15), pytest.param(19, 300, marks=pytest.mark.thorough)])
+def test_two_operations_at_once_leave_the_old_store_or_the_new_one_whole(
+    pairs: Pairs, seed: int, runs: int
+) -> None:
+    """Sample pairs, moments and deaths; at least one of the two changes the store in its place."""
+    draw = random.Random(seed)
+    names = list(OPERATIONS)
+    for _ in range(runs):
+        first, second = draw.choice(names[:2]), draw.choice(names)
+        if draw.random() < 0.4:
+            first, second = second, first
+        two_renames = draw.random() < 0.4
+        pairs.run(
+            first,
+            second,
+            draw.randint(1, pairs.operations(first, two_renames)),
+            kill_first=draw.random() < 0.5,
+            kill_second_at=draw.choice((0, draw.randint(1, pairs.operations(second, two_renames)))),
+            two_renames=two_renames,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_renames", [False, True])
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(OPERATIONS, OPERATIONS)))
+def test_every_moment_of_any_two_operations_leaves_a_whole_store(
+    pairs: Pairs, first: str, second: str, two_renames: bool
+) -> None:
+    count = pairs.operations(second, two_renames)
+    draw = random.Random(f"{first} {second}")
+    for stop_at in range(1, pairs.operations(first, two_renames) + 1):
+        for kill_first in (False, True):
+            for kill_second_at in (0, draw.randint(1, count)):
+                pairs.run(
+                    first,
+                    second,
+                    stop_at,
+                    kill_first=kill_first,
+                    kill_second_at=kill_second_at,
+                    two_renames=two_renames,
+                )
