@@ -44,6 +44,7 @@ def test_tiny_imagenet_as_it_unpacks_has_the_labels_that_it_means(tiny_imagenet:
         in notes
     )
     assert "folder test/images is that of all images of its split, and no class" in notes
+    assert source.unused_labels == ()
 
 
 def test_an_annotation_that_is_missing_or_names_no_class_is_refused(tiny_imagenet: Path) -> None:

@@ -113,6 +113,12 @@ def test_a_split_that_is_not_listed_has_no_labels(root: Path) -> None:
     assert source.notes[-1] == "split test has no labels, as train.csv lists none of its images"
 
 
+def test_a_column_whose_name_speaks_of_classes_goes_before_others(root: Path) -> None:
+    rows = [["id", "age", "dog_breed"]] + [[path, "3", label] for path, label in ROWS]
+    source = opened(root, lines(rows))
+    assert (labels(source), source.class_names) == ([1, 0, 1], ("cat", "dog"))
+
+
 def test_columns_can_be_named(root: Path) -> None:
     rows = [["key", "kind", "colour"]] + [[path, label, "red"] for path, label in ROWS]
     with pytest.raises(SourceError, match="found 3 columns: key, kind, colour"):

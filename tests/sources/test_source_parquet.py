@@ -179,7 +179,9 @@ def test_labels_that_are_lists_are_passed_over_with_a_note(tmp_path: Path) -> No
         "column labels skipped: list<element: int64> is not one label a sample",
         "columns not used: 1 (labels)",
     )
-    assert source.unused_labels == ("columns that may hold labels are not used: labels",)
+    assert source.unused_labels == (
+        "columns that may hold labels are not used: labels, as none is one label a sample",
+    )
 
 
 def test_of_several_class_labels_the_usual_name_or_the_first_is_taken_and_noted(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def list_classes(
     for split in sorted(parts, key=no_classes.__contains__):  # the classes of folders are known first
         part = parts[split]
         if split in no_classes:
-            ids[split], note = _annotated(root, folders[split], no_classes[split], part.names, classes)
+            folder = folders[split]
+            ids[split], note, used = _annotated(root, folder, no_classes[split], part.names, classes)
+            skipped.label_files.discard(used)
             notes.append(note)
         elif part.runs:
             of_runs = np.array([classes[name] for name, _ in part.runs], np.int32)
@@ -77,10 +79,11 @@ def unused_label_files(
     root: bytes, skipped: SkippedEntries, listings: Mapping[str, Listing]
 ) -> tuple[str, ...]:
     """Return a note on files that may hold labels, if a split has none."""
-    if all(listing.labels is not None for listing in listings.values()) or not skipped.labels.count:
+    if all(listing.labels is not None for listing in listings.values()) or not skipped.label_files:
         return ()
-    (note,) = skipped.labels.notes()
-    first = printable(root + skipped.labels.first)
+    name = printable(min(skipped.label_files))
+    note = counted("files that may hold labels are not used", len(skipped.label_files), name)
+    first = printable(root) + name
     if first.lower().endswith((".csv", ".tsv", ".txt")):
         parameter = Parameter("labels", first)
         return (Note(f"{note}; {parameter} uses a table of paths and labels", [parameter]),)
@@ -111,13 +114,13 @@ def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
 
 def _annotated(
     root: bytes, folder: bytes, name: bytes, names: pa.ChunkedArray, classes: ClassIds
-) -> tuple[Labels | None, str]:
-    """Return the class ids of the images in a split's one folder, by the file beside it, and a note."""
+) -> tuple[Labels | None, str, bytes]:
+    """Return the class ids of the images in a split's one folder, a note, and the path of the file read."""
     beside = Path(os.fsdecode(root + folder))
     files = sorted(path for path in beside.iterdir() if _ANNOTATIONS.fullmatch(path.name))
     shown = printable(folder + name)
     if len(files) != 1:
-        return None, f"folder {shown} is that of all images of its split, and no class"
+        return None, f"folder {shown} is that of all images of its split, and no class", b""
     path, table = files[0], read_label_table(files[0], first_two=True)
     at = first_indices(base_names(names), base_names(table.paths))
     missing = np.flatnonzero(at < 0)
@@ -135,7 +138,7 @@ def _annotated(
         )
     ids = np.array([classes[word] for word in words], np.int32)
     note = f"folder {shown} is that of all images of its split; their classes are those in {path.name}"
-    return ids[first_indices(table.labels, unique)][at], note
+    return ids[first_indices(table.labels, unique)][at], note, folder + os.fsencode(path.name)
 
 
 def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:

@@ -14,6 +14,9 @@ from tokenstore.sources.names import Tally, printable
 _ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
 
 
+_MOST_LABEL_FILES = 1000
+
+
 class SkippedEntries:
     """The entries that a walk met and did not list."""
 
@@ -22,7 +25,8 @@ class SkippedEntries:
         self.special = Tally("named like images but skipped, as they are no files or lead nowhere")
         self.loops = Tally("links skipped, as they lead back to a folder that they are in")
         self.empty_classes = Tally("folders without images, which are no classes")
-        self.labels = Tally("files that may hold labels are not used")
+        self.label_files: set[bytes] = set()
+        """The first of the files that may hold labels."""
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each sort of entry that was met."""
@@ -84,8 +88,8 @@ def scan(root: bytes, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
                     entries.append(name + b"/")
                 elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
                     skipped.others.add(folder + name)
-                    if may_hold_labels(name):
-                        skipped.labels.add(folder + name)
+                    if len(skipped.label_files) < _MOST_LABEL_FILES and may_hold_labels(name):
+                        skipped.label_files.add(folder + name)
                 elif _is(entry, "file"):
                     entries.append(name)
                 else:

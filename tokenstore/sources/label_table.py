@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.labels import LABEL_NAMES
+from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.names import printable, shortened
 
 PATH_NAMES = (
@@ -150,7 +150,8 @@ def _columns(
     if labels is None:
         known = [names.index(name) for name in LABEL_NAMES if name in names and names.index(name) != paths]
         others = [place for place in range(len(head)) if place != paths and not _is_index(names[place])]
-        labels = known[0] if known else others[0] if len(others) == 1 else None
+        alike = [place for place in others if looks_like_label(names[place])]
+        labels = next((places[0] for places in (known[:1], alike, others) if len(places) == 1), None)
     if paths is None or labels is None:
         what = Parameter("label_column" if paths is not None else "image_column")
         kind = "labels" if paths is not None else "paths"

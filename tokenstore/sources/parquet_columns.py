@@ -139,7 +139,7 @@ def _label_column(
         return None, ()
     usable = next((name for name in alike if holds_labels(types[name])), None)
     parameters = [] if usable is None else [Parameter("label_column", usable)]
-    how = f"; {parameters[0]} uses it" if parameters else ""
+    how = f"; {parameters[0]} uses it" if parameters else ", as none is one label a sample"
     text = f"columns that may hold labels are not used: {shortened(alike)}{how}"
     return None, (Note(text, parameters),)
 
