@@ -213,7 +213,7 @@ def _decode_with_pillow(image: Image.Image) -> Image.Image:
         )
     elif image.has_transparency_data:
         image = _over_white(image)
-    return _turn(image.convert("RGB"), orientation)
+    return _turn(image if image.mode == "RGB" else image.convert("RGB"), orientation)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
