@@ -103,9 +103,12 @@ def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
             skipped.empty_classes.add(folder + entry)
             continue
         if flat:
+            bare = Parameter("no_labels", True)
             raise SourceError(
-                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class "
-                f"folder {printable(entry[:-1])!r}; move it into a class folder, or give a labels file"
+                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class folder "
+                f"{printable(entry[:-1])!r}; move it into a class folder, give a labels file, or leave "
+                f"labels out by {bare}",
+                parameters=[bare],
             )
         runs.append((entry[:-1], count))
     names.extend(folder + entry for entry in flat)

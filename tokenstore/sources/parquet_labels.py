@@ -75,11 +75,8 @@ class LabelColumn:
     def _null(self, path: Path, row: int, values: pa.Array) -> SourceError:
         nulls = pc.is_null(values, nan_is_null=True)
         first = row + nulls.index(True).as_py()
-        ways = Parameter("label_column"), Parameter("no_labels", True)
         return SourceError(
-            f"{path}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r}); take "
-            f"another column by {ways[0]}, or convert without labels by {ways[1]}",
-            parameters=ways,
+            f"{path}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r})"
         )
 
     def labels(self, class_names: tuple[str, ...] | None) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
@@ -115,10 +112,17 @@ def read_labels(
     Raises SourceError like `LabelColumn`.
     """
     column = LabelColumn(name, where)
-    for split, files in paths.items():
-        for path in files:
-            column.add(split, path)
-    return column.labels(class_names)
+    try:
+        for split, files in paths.items():
+            for path in files:
+                column.add(split, path)
+        return column.labels(class_names)
+    except NotWholeError:
+        raise
+    except SourceError as error:
+        ways = Parameter("label_column"), Parameter("no_labels", True)
+        text = f"{error}. Take another column by {ways[0]}, or leave labels out by {ways[1]}"
+        raise SourceError(text, parameters=ways) from error
 
 
 def _has_nan(values: pa.Array) -> bool:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tokenstore.errors import SampleError, SourceError, TokenizerError
+from tokenstore.errors import Parameter, SampleError, SourceError, TokenizerError
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.detect import open_source
 from tokenstore.sources.images import load_image
@@ -59,6 +59,9 @@ class ImageSet:
     """A hex digest that changes when the listed images do."""
 
 
+_NO_LABELS = Parameter("no_labels", True)
+
+
 def is_held_out(name: str, share: float) -> bool:
     """Return whether an image is held out, which its file name alone decides."""
     digest = hashlib.sha256(PurePosixPath(name).name.encode()).digest()
@@ -66,8 +69,16 @@ def is_held_out(name: str, share: float) -> bool:
 
 
 def open_images(images: str | Path | ImageSource) -> ImageSource:
-    """Return a source of images, opened if it is a path; raise SourceError if it holds ready codes."""
-    source = images if isinstance(images, ImageSource) else open_source(images)
+    """Return a source of images, opened if it is a path, without labels where they would be refused.
+
+    Raises SourceError if it holds ready codes.
+    """
+    try:
+        source = images if isinstance(images, ImageSource) else open_source(images)
+    except SourceError as error:
+        if _NO_LABELS not in error.parameters:
+            raise
+        source = open_source(str(images), no_labels=True)
     if not isinstance(source, ImageSource):
         raise SourceError(f"{images}: expected images to train on, found ready codes ({source.kind})")
     return source
