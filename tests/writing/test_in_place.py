@@ -15,7 +15,13 @@ from helpers.stores import contents, random_codes, write_store
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.errors import ConversionError, IncompleteStoreError, StoreError, StoreExistsError
+from tokenstore.errors import (
+    ConversionError,
+    IncompleteStoreError,
+    StorageError,
+    StoreError,
+    StoreExistsError,
+)
 from tokenstore.files import PlaceLock, exchange
 from tokenstore.storage import open_storage
 from tokenstore.writing import in_place
@@ -311,6 +317,30 @@ def test_a_split_may_have_any_name_beside_the_writer_s_own_files(tmp_path: Path)
     for split in ("scratch", "lock", "owner"):
         write_store(tmp_path / split, {split: (CODES,)})
         assert verify(tmp_path / split).ok
+
+
+def test_a_folder_whose_parent_takes_no_files_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = written(tmp_path / "source")
+    mount = tmp_path / "mount"
+    plain = os.open
+
+    def refusing(path: Any, flags: int, *mode: int, **options: Any) -> int:
+        if str(path).startswith(f"{tmp_path}/.") and flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "read-only")
+        return plain(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    for write in (written, lambda path: copy(source, path)):
+        shutil.rmtree(mount, ignore_errors=True)
+        mount.mkdir()
+        write(mount)
+        assert (verify(mount).problems, verify(mount).notes) == ([], [])
+        with pytest.raises(StoreExistsError, match="something is already there"):
+            write(mount)
+    with pytest.raises(StorageError, match=r"nothing: cannot be written \(.*read-only\)"):
+        written(tmp_path / "nothing")
 
 
 def test_a_lock_is_held_until_the_last_file_is_removed(

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
-from tokenstore.files import full_disk_named
+from tokenstore.files import LOCK_INSIDE, full_disk_named
 from tokenstore.format import ROOT, FileRecord, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store
@@ -77,7 +77,7 @@ def copy(
     progress = _Progress(store.nbytes, on_progress)
     with StoreWriter(place, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
         existing = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}
-        strangers = sorted(existing - set(manifest.files))
+        strangers = sorted(existing - set(manifest.files) - {LOCK_INSIDE})
         if strangers:
             raise StoreExistsError(
                 f"{place}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "

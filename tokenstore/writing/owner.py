@@ -21,7 +21,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from tokenstore.errors import ConversionError, Parameter, StoreExistsError, TokenstoreError
+from tokenstore.errors import ConversionError, Parameter, StorageError, StoreExistsError, TokenstoreError
 from tokenstore.files import PlaceLock
 from tokenstore.format import encode_json
 from tokenstore.storage import STAGING, Storage
@@ -62,7 +62,10 @@ class Owner(Protocol):
 
 
 class LocalOwner(Owner):
-    """The owner of a local place. Raises ConversionError where another process is writing it."""
+    """The owner of a local place.
+
+    Raises ConversionError where another process is writing it, StorageError where no lock can be written.
+    """
 
     def __init__(self, target: Storage) -> None:
         assert target.root is not None
@@ -70,6 +73,8 @@ class LocalOwner(Owner):
             self._lock = PlaceLock(target.root, "store")
         except BlockingIOError as error:
             raise ConversionError(f"{target}: {error}") from error
+        except OSError as error:
+            raise StorageError(f"{target}: cannot be written ({error})") from error
 
     @override
     def check(self) -> None:
@@ -114,11 +119,15 @@ class RemoteOwner(Owner):
         self._count = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        while not self._created():
-            other = owner_of(target)
-            if other is not None:
-                self._take_over(other, resume)
-                break
+        try:
+            while not self._created():
+                other = owner_of(target)
+                if other is not None:
+                    self._take_over(other, resume)
+                    break
+        except BaseException:
+            self.release()
+            raise
         self._thread = threading.Thread(target=self._keep_counting, name="tokenstore-owner", daemon=True)
         self._thread.start()
 
