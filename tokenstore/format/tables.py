@@ -100,7 +100,7 @@ def _read_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
     for field in schema:
         _check_column(field, file.schema_arrow)
     most = MOST_FIXED_NBYTES + MOST_ROW_NBYTES * rows
-    nbytes = inflated_nbytes(data, file.metadata)
+    nbytes = inflated_nbytes(data)
     if nbytes > most:
         raise ValueError(f"expected at most {most} bytes of values, found {nbytes}")
     # subtle: read as a dictionary, a text that a million rows repeat is in memory once
