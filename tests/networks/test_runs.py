@@ -68,10 +68,12 @@ OTHERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "text for a count": lambda state: state | {"counts": (torch.zeros(2), "many")},
     "no optimizer": lambda state: state | {"optimizer": None},
     "other shapes of moments": lambda state: state | {"optimizer": moments(state, exp_avg=torch.zeros(5))},
+    "sparse moments": lambda state: (
+        state | {"optimizer": moments(state, exp_avg=torch.zeros(2, 3).to_sparse())}
+    ),
     "numbers for moments": lambda state: state | {"optimizer": moments(state, exp_avg=1.0)},
     "an unknown moment": lambda state: state | {"optimizer": moments(state, other=torch.zeros(2, 3))},
-    "text for a decay": lambda state: state | {"optimizer": groups(state, weight_decay="much")},
-    "text for betas": lambda state: state | {"optimizer": groups(state, betas=("a", "b"))},
+    "fewer parameters": lambda state: state | {"optimizer": groups(state, params=[0])},
     "a step past the end": lambda state: state | {"progress": (9, 1.0)},
     "a step that is text": lambda state: state | {"progress": ("two", 1.0)},
     "seconds without end": lambda state: state | {"progress": (2, float("inf"))},
@@ -92,6 +94,14 @@ def test_a_state_of_other_shapes_or_types_is_one_error_that_names_the_file(
     with pytest.raises(TokenizerError, match=pattern) as refused:
         train(SmallRun(tmp_path), resume=True)
     assert len(str(refused.value)) < 1000
+
+
+def test_settings_of_an_optimizer_are_those_of_the_config(tmp_path: Path, state: dict[str, Any]) -> None:
+    torch.save(state | {"optimizer": groups(state, weight_decay="much", lr=None)}, tmp_path / STATE)
+    run = SmallRun(tmp_path)
+    run.restore()
+    assert run.optimizer.param_groups[0]["weight_decay"] == 0.01
+    run.train_on(4)
 
 
 def test_a_compressed_state_is_refused_before_it_grows(tmp_path: Path, state: dict[str, Any]) -> None:

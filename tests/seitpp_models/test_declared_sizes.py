@@ -145,6 +145,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("epochs: .nan", "epochs.*expected a number"),
         ("- epochs", "expected settings by their names, found a list"),
         ("epochs: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("epochs: !!int ''", "expected a YAML file"),
+        ("epochs: !!timestamp x", "expected a YAML file"),
     ],
     ids=lambda text: text[:20],
 )

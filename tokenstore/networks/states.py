@@ -59,8 +59,9 @@ def check_like(found: object, expected: object, where: str) -> None:
 
 
 def _check_tensor(found: object, shape: Sequence[int], dtype: torch.dtype | None, where: str) -> None:
-    if not isinstance(found, Tensor):
-        raise ValueError(f"{where}: expected a tensor, found a {type(found).__name__}")
+    if not isinstance(found, Tensor) or found.layout != torch.strided:
+        kind = f"{found.layout} tensor" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"{where}: expected a dense tensor, found a {kind}")
     if tuple(found.shape) != tuple(shape) or (dtype is not None and found.dtype != dtype):
         raise ValueError(
             f"{where}: expected shape {tuple(shape)}{'' if dtype is None else f' of {dtype}'}, found "
@@ -69,12 +70,13 @@ def _check_tensor(found: object, shape: Sequence[int], dtype: torch.dtype | None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Resume AdamW from a result of its `state_dict`; raise ValueError for one of other parameters."""
-    for group, own in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
-        both = group.keys() & own.keys()  # another version of torch has more settings, or fewer
-        check_like(
-            {name: group[name] for name in both}, {name: own[name] for name in both}, "optimizer.param_groups"
-        )
+    """Resume AdamW from a result of its `state_dict`; raise ValueError for one of other parameters.
+
+    Its settings stay: a run's config decides them, and its schedule the learning rate of every step.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own]:
+        raise ValueError("optimizer: expected as many parameters as the networks have")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, moments in state["state"].items():
         where = f"optimizer.state[{number!r:.20}]"
@@ -83,4 +85,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
         for name, value in moments.items():
             shape = () if name == "step" else parameters[number].shape
             _check_tensor(value, shape, None, f"{where}.{name}")
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
