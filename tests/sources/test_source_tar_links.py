@@ -94,7 +94,7 @@ def test_other_links_that_lead_nowhere_are_noted(tmp_path: Path) -> None:
 def test_thousands_of_links_in_a_row_take_no_time(tmp_path: Path) -> None:
     links = [(f"{number}.jpg", tarfile.SYMTYPE, f"{number + 1}.jpg") for number in range(3_000)]
     path = linked(tmp_path / "x.tar", {"start.jpg": b""}, links)
-    began = time.monotonic()
+    began = time.process_time()
     source = open_tar(path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert len(source.splits["train"]) == 3_001
