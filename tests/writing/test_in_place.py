@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from helpers.stores import contents, random_codes, write_store
+from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.audit.verify import verify
@@ -132,7 +134,10 @@ def test_killed_between_two_renames_every_reader_says_what_is_there_and_the_next
     for write in (written, lambda path: copy(written(tmp_path / "b"), path)):
         with pytest.raises(StoreExistsError, match="Repeat that first, or choose another path"):
             write(path)
-    recode(path, codec="zstd")
+    shutil.rmtree(tmp_path / "b")
+    command = CliRunner().invoke(cli, ["info", str(path)])
+    assert (command.exit_code, "Recode the store in its place again" in command.output) == (1, True)
+    assert CliRunner().invoke(cli, ["recode", str(path), "--codec", "zstd"]).exit_code == 0
     assert_whole(true, "zstd")
     assert path.is_symlink() == is_link
 
@@ -271,8 +276,12 @@ def test_what_reads_back_otherwise_does_not_take_the_store_s_place(
     assert_whole(path, "bitpack")
 
 
-def test_a_call_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+def test_a_call_that_cannot_begin_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(in_place, "working_folder", lambda _: Path("/proc/nothing"))
+        with pytest.raises(StorageError, match="expected room for the new store beside it"):
+            recode(path, codec="zstd")
     with pytest.raises(StoreError, match="no codec decodes"):
         recode(path, codec="auto", min_decode_rate=1e15)
     with pytest.raises(StoreError, match="expected a codec of"):

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenstore.errors import ConversionError, DamageError, StoreError
+from tokenstore.errors import ConversionError, DamageError, StorageError, StoreError
 from tokenstore.files import exchange, move_file, rename, write_file
 from tokenstore.format import ROOT, encode_json
 from tokenstore.reading import StoreFiles, TokenStore
@@ -41,8 +41,8 @@ def replace_store(
     `settings` (JSON values) has written. The result is None if such a call had written the new store already.
 
     Raises StoreError for a store that is not local or cannot be moved, and for a working folder that is not
-    ours; ConversionError where another process writes the store or has replaced it meanwhile; and the errors
-    of `tokenstore.open`.
+    ours or cannot be made; ConversionError where another process writes the store or has replaced it
+    meanwhile; and the errors of `tokenstore.open`.
     """
     if place.root is None:
         raise StoreError(
@@ -101,12 +101,20 @@ class _InPlace:
                 marker = None
         store = TokenStore(StoreFiles(self.place.reopened()))
         if marker is None:
-            self.folder.mkdir(exist_ok=True)
+            self._make_folder()
             marker = _Marker(self.root.name, store.files.root_digest, settings=self.settings)
             self._write_marker(marker)
         result = self._written(store, marker, write)
         self._exchange(marker)
         return result
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.place}: expected room for the new store beside it ({error}). Name another place"
+            ) from error
 
     def _goes_on(self, marker: _Marker, here: str | None) -> bool:
         """Return True if what an earlier call has left is of the same store and settings, and of use."""
@@ -173,7 +181,8 @@ class _InPlace:
             raise StoreError(
                 f"{self.place}: expected a store there or in {self.folder}, found none that is whole"
             )
-        if here not in (marker.old, marker.new) and marker.old in map(_digest, (self.new, self.old)):
+        has_old = os.path.lexists(self.old) or _digest(self.new) == marker.old
+        if has_old and here not in (marker.old, marker.new):
             raise StoreError(
                 f"{self.place}: expected one of the stores that {self.folder / IN_PLACE_MARKER} names, found "
                 f"another, and the old one in {self.folder}. Move that folder away, or remove it"
