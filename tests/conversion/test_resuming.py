@@ -76,7 +76,7 @@ class _FailingStorage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         self.error = error
         self.left = 0
-        for name in ("write", "remove", "move_into_place"):
+        for name in ("write", "create", "remove", "move_into_place"):
             monkeypatch.setattr(LocalFolder, name, self.wrapped(getattr(LocalFolder, name)))
 
     def wrapped(self, function: Callable[..., None]) -> Callable[..., None]:

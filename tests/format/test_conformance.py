@@ -223,14 +223,14 @@ def test_m10_the_root_is_written_last_and_nothing_is_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write_full(tmp_path / "whole")
-    write = LocalFolder.write
+    create = LocalFolder.create
 
     def crash_at_the_root(storage: LocalFolder, path: str, data: bytes) -> None:
         if path == "zarr.json":
             raise KeyboardInterrupt
-        write(storage, path, data)
+        create(storage, path, data)
 
-    monkeypatch.setattr(LocalFolder, "write", crash_at_the_root)
+    monkeypatch.setattr(LocalFolder, "create", crash_at_the_root)
     with pytest.raises(KeyboardInterrupt):
         write_full(tmp_path / "killed")
     monkeypatch.undo()

@@ -44,6 +44,7 @@ def kill_at(operation: int) -> None:
 
     # subtle: a killed process loses nothing that was written, so the wait for the disk can be left out
     os.fsync = counted(lambda descriptor: None)
+    os.link = counted(os.link)
     os.unlink = counted(os.unlink)
     os.rmdir = counted(os.rmdir)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
