@@ -93,7 +93,7 @@ class TextLog:
         """Print the result."""
         manifest = conversion.manifest
         if conversion.already_complete:
-            echo(f"{out}: already complete; SRC was not compared with it")
+            echo(f"{out}: already complete, of the same samples")
             return
         for name, position in conversion.resumed_at.items():
             if position:

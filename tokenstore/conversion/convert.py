@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.conversion.codes import plan_codes
+from tokenstore.conversion.completed import refuse_other_source
 from tokenstore.conversion.images import plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError, did_you_mean
@@ -129,8 +130,6 @@ def convert_source(
     """
     options = options or ConvertOptions()
     place = as_storage(target)
-    if resume and finish_commit(place):
-        return _already_complete(place)
     names = _chosen_splits(source, options.splits)
     location = public_url(source.location)
     plan: _Plan
@@ -142,6 +141,8 @@ def convert_source(
     else:
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
+    if resume and finish_commit(place):
+        return job.completed(place)
     conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
     unlabelled = [name for name in names if source.splits[name].labels(0, 0) is None]
     if unlabelled and source.unused_labels:
@@ -173,6 +174,14 @@ class _Job:
     plan: _Plan
     resume: bool
     on_progress: OnProgress | None
+
+    def completed(self, target: Storage) -> Conversion:
+        """Return the result of a complete store; raises ConversionError if it is another's."""
+        files = StoreFiles(target.reopened())
+        splits: dict[str, Split] = {name: self.source.splits[name] for name in self.names}
+        listed = {name: self.options.listed(len(split)) for name, split in splits.items()}
+        refuse_other_source(TokenStore(files), self.plan.spec, splits, listed)
+        return _already_complete(target)
 
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
