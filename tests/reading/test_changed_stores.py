@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.object_storage import S3Server
 from helpers.stores import random_codes, write_store
 from helpers.waiting import PATIENT
 
@@ -257,3 +258,17 @@ def test_a_store_replaced_in_object_storage_is_noticed_after_some_seconds_and_ne
     assert read_all(dataset.__getitem__) == SAMPLES - 5
     reopened = TokenDataset(memory_url, cache_dir=tmp_path / "cache")
     np.testing.assert_array_equal(reopened[:][0], CODES[1])
+
+
+@pytest.mark.usefixtures("each_chunk_alone")
+def test_a_store_replaced_on_s3_is_noticed_at_once(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_files, "CHECK_SECONDS", 300.0)
+    url, options = f"s3://{s3_server.new_bucket()}/a.zarr", s3_server.storage_options()
+    write(open_storage(url, options), 0)
+    dataset = TokenDataset(url, storage_options=options, retries=PATIENT)
+    assert dataset[0][1] == 0
+    open_storage(url, options).remove("")
+    write(open_storage(url, options), 1)
+    assert read_all(dataset.__getitem__, step=5) == 11

@@ -2,7 +2,8 @@
 
 `opening.open_remote` is the entry point, and `tokenstore.storage.open_storage` calls it. `folder` and
 `zipped` are the two kinds of places; `connection` keeps an fsspec file system and its event loop for each
-process; `access` makes single requests; `retrying` repeats them; `faults` says what a failed request means.
+process; `access` and `s3` make single requests; `retrying` repeats them; `faults` says what a failed
+request means.
 
 Importing this package alone does not import fsspec, so that `Retries` is cheap. It may import the ground and
 `tokenstore.storage`'s own modules.

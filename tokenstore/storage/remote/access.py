@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from typing_extensions import override
 
 from tokenstore.storage.remote.faults import AnswerError, LongAnswerError, UnsupportedError
+from tokenstore.storage.remote.versions import Versions
 
 _KEYS_AT_ONCE = 1000
 """The number of objects that S3 removes in one request."""
@@ -210,20 +211,13 @@ class ThreadedFiles(_SlashKeys, Files):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class WebFiles(Files):
+class WebFiles(Versions, Files):
     """Requests to a plain web server: GET with a Range. Such a server neither lists files nor takes any."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs
         self._elsewhere: Any = None
         self._versions: dict[str, str] = {}
-
-    def _note_version(self, key: str, answer: Any) -> None:
-        """Compare the version that an answer tells of its file with that of the answer before it."""
-        version = answer.headers.get("ETag", "")
-        # Without a version, any answer may be a change.
-        self.changes += not version or self._versions.setdefault(key, version) != version
-        self._versions[key] = version
 
     @override
     def key(self, prefix: str, path: str) -> str:
@@ -274,7 +268,7 @@ class WebFiles(Files):
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         async with self._get(key, start, stop) as answer:
             if answer.ok:
-                self._note_version(key, answer)
+                self._note_version(key, answer.headers.get("ETag", ""))
             if answer.status == 200:  # the server ignores Range and sends the whole file
                 return await _cut_out(_decoded(answer), start, stop)
             if answer.status != 206:

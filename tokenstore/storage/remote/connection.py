@@ -20,6 +20,7 @@ from tokenstore.errors import StoreError
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
 from tokenstore.storage.remote.retries import Retries
+from tokenstore.storage.remote.s3 import S3Files
 
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0
@@ -126,6 +127,7 @@ def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> t
             return WebFiles(fs), url
         if protocol in ("s3", "s3a"):
             fs.retries = 1
+            return S3Files(fs), prefix
         return AsyncFiles(fs), prefix
     raise StoreError(
         f"{public_url(url)}: this kind of storage cannot be used: {reason} "
