@@ -2,6 +2,8 @@
 
 - `runs` trains in a folder: steps, checkpoints and a log, to resume from. `ResumableRun` is the run's state,
   and `run_steps` trains it to the end.
+- `states` reads a run's checkpoint and compares it with the run; `tensor_files` compares what a safetensors
+  file declares with the network that it asks for, before memory is taken.
 - `transformer` has the blocks of ViT-VQGAN and TokenAdapt.
 - `checkpoints` reads tensors out of files of other programs, and runs nothing in them.
 - `precision`, `threads` and `torchvision` ask the machine and the installation what they can do.
