@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
+_LONGEST = 200
+"""The most characters of a value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -342,5 +344,6 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _refusal(name: str, value: Any, expected: str) -> ArgumentError:
-    parameter = Parameter(name, value)
+    long = isinstance(value, str) and len(value) > _LONGEST
+    parameter = Parameter(name, f"{value[:_LONGEST]}..." if long else value)
     return ArgumentError(f"{parameter}: expected {expected}", parameters=[parameter])
