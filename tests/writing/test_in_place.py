@@ -21,6 +21,7 @@ from tokenstore.errors import (
     ConversionError,
     IncompleteStoreError,
     StorageError,
+    StoreChangedError,
     StoreError,
     StoreExistsError,
 )
@@ -140,6 +141,17 @@ def test_killed_between_two_renames_every_reader_says_what_is_there_and_the_next
     assert CliRunner().invoke(cli, ["recode", str(path), "--codec", "zstd"]).exit_code == 0
     assert_whole(true, "zstd")
     assert path.is_symlink() == is_link
+
+
+def test_a_store_that_goes_while_it_is_verified_has_changed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a")
+
+    def move_away(done: int, total: int) -> None:
+        if done == total:
+            path.rename(tmp_path / "between two renames")
+
+    with pytest.raises(StoreChangedError, match="it was removed or is being replaced"):
+        verify(path, on_progress=move_away)
 
 
 def test_the_old_store_comes_back_where_the_new_one_is_not_whole(

@@ -159,7 +159,11 @@ def _check_store(
         findings.nbytes += record.size
         if on_progress is not None:
             on_progress(findings.nbytes, store.nbytes)
-    findings.problems += check_root(store, damaged)
+    try:
+        findings.problems += check_root(store, damaged)
+    except FileNotFoundError:
+        store.check_unchanged()
+        raise
     problems, notes = check_listing(store)
     findings.problems += problems
     findings.notes += notes
