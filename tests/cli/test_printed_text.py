@@ -74,7 +74,7 @@ def another_feature(store: Path) -> None:
         (("preview", "-o", "sheet.png"), None),
         (("verify", "--retokenize", "1"), None),
     ],
-    ids=str,
+    ids=lambda part: getattr(part, "__name__", str(part)),
 )
 def test_what_a_store_says_of_itself_takes_its_own_lines_and_is_printable(
     tmp_path: Path, words: tuple[str, ...], damage: Callable[[Path], None] | None
