@@ -33,7 +33,6 @@ def copy(src: str, dst: str, **settings: Any) -> None:
       tokenstore copy photos.zarr photos.zip
       tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
     """
-    _address_options(src, dst, settings)
     started = time.monotonic()
     from ..progress import progress_bar
 
@@ -48,20 +47,3 @@ def copy(src: str, dst: str, **settings: Any) -> None:
     took = time.monotonic() - started
     size = human_bytes(copied.nbytes)
     echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")
-
-
-def _address_options(src: str, dst: str, settings: dict[str, Any]) -> None:
-    """Give --storage-options to the one side that is remote; refuse options that no side has a use for."""
-    local = {"SRC": _is_local(src), "DST": _is_local(dst)}
-    if settings["storage_options"] is not None and local["SRC"]:
-        if local["DST"] or settings["target_storage_options"] is not None:
-            raise click.UsageError(
-                "--storage-options goes with a remote SRC, or the remote DST of a local SRC"
-            )
-        settings["target_storage_options"] = settings.pop("storage_options")
-    if settings["target_storage_options"] is not None and local["DST"]:
-        raise click.UsageError("--target-storage-options goes with a remote DST")
-
-
-def _is_local(place: str) -> bool:
-    return "://" not in place and "::" not in place

@@ -86,7 +86,8 @@ def open_store(
     `cache_limit` (bytes, or a text such as "10GB"). Several processes and stores may share the folder.
     `retries` says how long requests are tried. Raises NotAStoreError, IncompleteStoreError, VersionError,
     ManifestError, DamageError, and StorageError where storage does not answer; ValueError for an invalid
-    limit. Reading raises StoreChangedError where the store was replaced after it was opened.
+    limit or for `storage_options` with a local path. Reading raises StoreChangedError where the store was
+    replaced after it was opened.
     """
     cache = None if cache_dir is None else Cache(cache_dir, cache_limit, cache_policy)
     return TokenStore(StoreFiles(open_storage(url, storage_options, retries), cache=cache))

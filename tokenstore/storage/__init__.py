@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.storage.base import IN_PLACE_MARKER, SCRATCH, STAGING, Range, Storage
     from tokenstore.storage.cache import Cache, Policy, parse_size
-    from tokenstore.storage.opening import open_storage
+    from tokenstore.storage.opening import is_remote, open_storage, refuse_options
     from tokenstore.storage.redaction import public_url
     from tokenstore.storage.remote.retries import Retries
 
@@ -29,16 +29,20 @@ __all__ = [
     "Range",
     "Retries",
     "Storage",
+    "is_remote",
     "open_storage",
     "parse_size",
     "public_url",
+    "refuse_options",
 ]
 
 _HOMES = {
     **dict.fromkeys(("IN_PLACE_MARKER", "SCRATCH", "STAGING", "Range", "Storage"), "tokenstore.storage.base"),
     **dict.fromkeys(("Cache", "Policy", "parse_size"), "tokenstore.storage.cache"),
     "Retries": "tokenstore.storage.remote.retries",
+    "is_remote": "tokenstore.storage.opening",
     "open_storage": "tokenstore.storage.opening",
+    "refuse_options": "tokenstore.storage.opening",
     "public_url": "tokenstore.storage.redaction",
 }
 

@@ -19,8 +19,8 @@ from tokenstore.errors import DamageError, StoreExistsError
 from tokenstore.files import LOCK_INSIDE, full_disk_named
 from tokenstore.format import ROOT, FileRecord, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
-from tokenstore.reading.open import StorePath, as_storage, as_store
-from tokenstore.storage import STAGING, Storage
+from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
+from tokenstore.storage import STAGING, Storage, refuse_options
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
@@ -59,13 +59,18 @@ def copy(
 
     Every file is checked against the manifest while it is read, written whole, and read back; the root
     `zarr.json` comes last. `resume` keeps the files of an interrupted copy that have the right digest.
-    `storage_options` are those of `source`, `target_storage_options` those of `target`. `on_progress` is
-    called with the bytes copied so far and in all, from any thread but one at a time.
+    `storage_options` are those of `source`, or of `target` where `source` is local and has no use for them;
+    `target_storage_options` are those of `target`. `on_progress` is called with the bytes copied so far and
+    in all, from any thread but one at a time.
 
     Raises DamageError if bytes are not those of the manifest, StoreExistsError if something else is at
-    `target`, ConversionError if an unfinished store at `target` is of another source, and the errors of
-    `tokenstore.open`.
+    `target`, ConversionError if an unfinished store at `target` is of another source, ArgumentError for
+    options that no remote place has a use for, and the errors of `tokenstore.open`.
     """
+    if target_storage_options is None and takes_options(target) and not takes_options(source):
+        storage_options, target_storage_options = None, storage_options
+    if not takes_options(target):
+        refuse_options(target_storage_options, target, "target_storage_options")
     opened = as_store(source, storage_options)
     place = as_storage(target, target_storage_options)
     store, manifest = opened.files, opened.files.manifest

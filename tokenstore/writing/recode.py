@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenstore.format import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
-from tokenstore.reading.open import StorePath, as_storage, as_store
+from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import Storage
 from tokenstore.writing.choices import MIN_DECODE_RATE
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
@@ -48,8 +48,8 @@ def recode(
     The codes stay the same, and every shard is decoded from checked bytes. `resume` goes on with what an
     interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the new
     store is whole beside the old one before they change places, and a call after a crash goes on by itself.
-    `storage_options` are those of both places. `on_progress` is called with a step's name,
-    the units of it that are done, and all its units.
+    `storage_options` are those of both places, as far as they are remote. `on_progress` is called with a
+    step's name, the units of it that are done, and all its units.
 
     Raises StoreError for an unknown codec, for a store that cannot be recoded in its place, or if no codec is
     fast enough; DamageError for damaged codes; StoreExistsError if something is at `out`; ConversionError if
@@ -71,9 +71,9 @@ def recode(
         )
         written = StoreFiles(place.reopened())
     else:
-        opened = as_store(store, storage_options)
+        opened = as_store(store, storage_options if takes_options(store) or not takes_options(out) else None)
         before = opened.files.nbytes
-        target = as_storage(out, storage_options)
+        target = as_storage(out, storage_options if takes_options(out) else None)
         rewritten = _recode_to(opened, target, resume=resume, **settings)
         written = StoreFiles(target.reopened())
     choice = None if rewritten is None else rewritten.choice
