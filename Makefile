@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 IMAGES ?=
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 QUICK := tests/format tests/sources tests/test_files.py tests/test_randomness.py \
@@ -24,7 +25,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
 
 test: check
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check
@@ -33,10 +34,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/lint-imports --no-logo
 
 test-quick: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(QUICK)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(QUICK)
 
 test-thorough: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist load -m thorough
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist load -m thorough
 
 test-s3: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m s3_real

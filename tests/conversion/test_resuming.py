@@ -90,7 +90,9 @@ class _FailingStorage:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
-@pytest.mark.parametrize(("per_class", "prune"), [(8, False), (9, False), (8, True)])
+@pytest.mark.parametrize(
+    ("per_class", "prune"), [(8, False), pytest.param(9, False, marks=pytest.mark.thorough), (8, True)]
+)
 def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, per_class: int, prune: bool
 ) -> None:

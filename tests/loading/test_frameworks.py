@@ -364,6 +364,7 @@ def test_two_ranks_of_torchrun_share_an_epoch(dataset: TokenDataset, two_ranks: 
     assert all(rank["after"] == {**two_ranks[0]["states"][0], "epoch": 1} for rank in two_ranks)
 
 
+@pytest.mark.thorough
 def test_two_ranks_of_torchrun_share_a_dataloader_of_accelerate(two_ranks: Any) -> None:
     for rank in two_ranks:
         assert sorted_positions(rank["gathered"]) == ALL

@@ -219,6 +219,7 @@ def killing(batches: Iterable[Any], step: int, process: Any) -> Iterator[Any]:
         yield batch
 
 
+@pytest.mark.thorough
 def test_who_shares_a_cache_with_a_killed_process_reads_on(
     url: str, s3_server: S3Server, tmp_path: Path
 ) -> None:

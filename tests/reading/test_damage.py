@@ -103,6 +103,7 @@ def test_many_flipped_bits_are_found_one_by_one(store: Path) -> None:
     check_flips(store, 5_000, seed=1)
 
 
+@pytest.mark.thorough
 def test_a_cut_file_is_found_and_never_gives_a_wrong_code(store: Path) -> None:
     for path in store_files(store):
         data = (store / path).read_bytes()

@@ -69,6 +69,7 @@ def release(folder: Path, codes: npt.NDArray[np.int64], **names: str) -> CodeSou
     return open_seit(write_release(folder, [escaped(sample) for sample in codes], **names))
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, 254, 255, 256, 508, 509]), min_size=CODES, max_size=CODES),

@@ -201,6 +201,7 @@ def test_the_directory_is_read_once_and_then_a_range_is_a_request(
     assert fault_proxy.sent <= 50
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_delays")
 def test_a_service_that_fails_is_not_damage(on_s3: Storage, fault_proxy: FaultProxy) -> None:
     on_s3.write("x.zip", packed({"a": (0, RANDOM)}))

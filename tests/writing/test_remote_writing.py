@@ -140,6 +140,7 @@ def test_every_request_of_a_conversion_failing_once_changes_nothing(
     assert sum(request.fault is not None for request in fault_proxy.requests) > 30
 
 
+@pytest.mark.thorough
 def test_shut_out_half_way_it_is_no_store_and_goes_on_later(
     codes: Path, expected: dict[str, bytes], s3_server: S3Server, fault_proxy: FaultProxy
 ) -> None:
