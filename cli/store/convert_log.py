@@ -104,6 +104,8 @@ class TextLog:
             self.skipped([vars(skip) for skip in conversion.skipped[name]])
             if split.skipped > _SHOWN:
                 echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
+        if conversion.size_note:
+            echo(f"note: {spoken(conversion.size_note)}")
         if conversion.codec_reason:
             echo(f"codec {conversion.codec_reason}")
         samples = sum(split.samples for split in manifest.splits.values())
@@ -169,6 +171,7 @@ class JsonLog:
             already_complete=conversion.already_complete,
             splits={name: vars(split) for name, split in manifest.splits.items()},
             nbytes=conversion.nbytes,
+            size_note=None if conversion.size_note is None else spoken(conversion.size_note),
             codec_reason=conversion.codec_reason,
             unlabelled=list(conversion.unlabelled),
             unused_labels=[spoken(note) for note in conversion.unused_labels],

@@ -133,17 +133,20 @@ def convert_source(
     names = _chosen_splits(source, options.splits)
     location = public_url(source.location)
     plan: _Plan
+    size_note = None
     if isinstance(source, ImageSource):
         if tokenizer is None:
             raise TokenizerError("a source of images needs a tokenizer, found none")
         check_tokenizer(tokenizer)
-        plan = plan_images(source, options, location, tokenizer, tokenizer_spec)
+        plan = images = plan_images(source, options, location, tokenizer, tokenizer_spec)
+        size_note = images.size_note
     else:
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
     if resume and finish_commit(place):
         return job.completed(place)
     conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
+    conversion = replace(conversion, size_note=size_note)
     unlabelled = [name for name in names if source.splits[name].labels(0, 0) is None]
     if unlabelled and source.unused_labels:
         return replace(conversion, unlabelled=tuple(unlabelled), unused_labels=source.unused_labels)

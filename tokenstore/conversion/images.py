@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.conversion.image_size import ChosenSize, choose_size
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import ConversionError, Parameter, SampleError
 from tokenstore.format import LABELS, Preprocessing, Skip, samples_table
@@ -41,6 +42,8 @@ class ImagePlan:
     spec: StoreSpec
     encoder: Encoder
     options: ConvertOptions
+    size_note: str | None = None
+    """A remark on the size of the images, where the user has not chosen it."""
 
     def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter:
         """Begin or go on with a split of at most `listed` samples."""
@@ -70,7 +73,8 @@ def plan_images(
 
     Raises TokenizerError for a tokenizer that does not take images of the size.
     """
-    encoder = _encoder(source, tokenizer, options)
+    size = _chosen_size(source, tokenizer, options)
+    encoder = _encoder(source, tokenizer, options, size.side)
     images = encoder.options
     spec = StoreSpec(
         grid=encoder.grid,
@@ -86,11 +90,17 @@ def plan_images(
         source_location=location,
         codebook=tokenizer.codebook,
     )
-    return ImagePlan(source, spec, encoder, options)
+    return ImagePlan(source, spec, encoder, options, size.note)
 
 
-def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions) -> Encoder:
-    images = ImageOptions(options.image_size or tokenizer.image_size, options.resize, options.max_pixels)
+def _chosen_size(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions) -> ChosenSize:
+    if options.image_size is not None:
+        return ChosenSize(options.image_size)
+    return choose_size([source.splits[name] for name in options.splits or source.splits], tokenizer)
+
+
+def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions, side: int) -> Encoder:
+    images = ImageOptions(side, options.resize, options.max_pixels)
     masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
     masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
     return Encoder(tokenizer, images, masks if masked else None)

@@ -44,6 +44,8 @@ class ConvertOptions:
     """The treatment of bad samples: skip and report up to 1 % of a split (none below 100 samples) and fail
     beyond, skip any number, or fail at one."""
     image_size: int | None = None
+    """The side in pixels of the square that an image becomes; by default the tokenizer's, or for smaller
+    images a half, a quarter ... of it (`tokenstore.conversion.image_size`)."""
     resize: Resize = "squash"
     max_pixels: int = MAX_PIXELS
     mask_size: int | None = None
@@ -107,6 +109,8 @@ class Conversion:
     resumed_at: Mapping[str, int]
     """The first sample of each split that was not yet in the store."""
     already_complete: bool = False
+    size_note: str | None = None
+    """A remark on the images' size, if it was chosen here and is not the tokenizer's or enlarges images."""
     codec_reason: str | None = None
     """The reason for the codec, if `context` or `auto` was asked for."""
     unlabelled: tuple[str, ...] = ()
