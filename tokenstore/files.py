@@ -258,7 +258,7 @@ def _locked(path: Path, what: str) -> tuple[int, bool]:
             except FileNotFoundError:
                 continue
             except PermissionError:  # another user's; a lock needs no more than reading
-                descriptor = os.open(path, os.O_RDONLY | flags)
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | flags)
         try:
             lock = _try_lock(descriptor)
             if not (created if lock is None else lock):

@@ -93,7 +93,7 @@ class TextLog:
         """Print the result."""
         manifest = conversion.manifest
         if conversion.already_complete:
-            echo(f"{out}: already complete, of the same samples")
+            echo(f"{out}: already complete, of samples of the same names and labels")
             return
         for name, position in conversion.resumed_at.items():
             if position:

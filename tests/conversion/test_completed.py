@@ -76,7 +76,7 @@ def test_the_same_samples_elsewhere_are_the_same_source(folder: Path, tmp_path: 
     words = ["convert", images, folder / "store.zarr", "--image-size", 16, "--workers", 0, "--resume"]
     done = CliRunner().invoke(cli, [*map(str, words), "--tokenizer", "dct", "--on-error", "skip"])
     assert done.exit_code == 0, done.output
-    assert "already complete, of the same samples" in done.output
+    assert "already complete, of samples of the same names and labels" in done.output
 
 
 def test_codes_are_compared_too(tmp_path: Path) -> None:

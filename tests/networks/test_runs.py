@@ -175,3 +175,22 @@ def test_a_log_that_does_not_fit_is_the_same_error(tmp_path: Path) -> None:
 
     with pytest.raises(TokenizerError, match=r"state\.pt: step 1 cannot be written .*No space"):
         train(SmallRun(tmp_path), on_step=fill_up)
+
+
+def test_a_folder_that_takes_no_lock_is_one_error_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agreed: list[tuple[bool, ...]] = []
+
+    class Agreeing(SmallRun):
+        def agree(self, *wishes: bool) -> tuple[bool, ...]:
+            agreed.append(wishes)
+            return wishes
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tokenstore.networks.runs.PlaceLock", refuse)
+    with pytest.raises(TokenizerError, match=r"the folder cannot be locked \(Permission denied\)"):
+        train(Agreeing(tmp_path / "run"))
+    assert agreed[0] == (True,)

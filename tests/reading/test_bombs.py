@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import resource
+import struct
 import time
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from tokenstore.audit.verify import verify
 from tokenstore.codecs.zstd import Zstd
 from tokenstore.errors import CodecError, DamageError, ManifestError, TokenstoreError
 from tokenstore.format.layout import ArrayLayout
+from tokenstore.storage import open_storage
 
 SHARD, SAMPLES = "train/tokens/c/0/0/0", "train/samples.parquet"
 
@@ -188,3 +193,18 @@ def test_samples_beyond_all_memory_are_a_manifest_error() -> None:
     with pytest.raises(ManifestError, match="chunks of up to 2147483648 bytes"):
         ArrayLayout.from_zarr(huge, "store/array")
     assert issubclass(ManifestError, TokenstoreError)
+
+
+def test_a_member_of_a_zip_file_is_inflated_no_further_than_its_size(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("zarr.json", bytes(40_000_000))
+    data = (tmp_path / "x.zip").read_bytes()
+    size = struct.pack("<I", 40_000_000)
+    assert data.count(size) == 2
+    (tmp_path / "x.zip").write_bytes(data.replace(size, struct.pack("<I", 100)))
+    tracemalloc.start()
+    with contextlib.suppress(DamageError):
+        open_storage(str(tmp_path / "x.zip")).read("zarr.json", 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 
 from tokenstore.errors import SampleError
 from tokenstore.sources import images
+from tokenstore.sources.file_bytes import read_file
 from tokenstore.sources.images import ImageOptions, decode_image
 
 ORIENTATION = 0x0112
@@ -369,3 +371,13 @@ def test_threads_decode_at_the_same_time_without_warnings_and_without_mixing() -
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_folder_in_the_place_of_an_image_leaves_no_file_open(tmp_path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("this system does not list a process's descriptors")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(20):
+        assert isinstance(read_file(str(tmp_path)), SampleError)
+    assert len(list(descriptors.iterdir())) == before

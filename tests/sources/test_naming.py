@@ -13,6 +13,7 @@ from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.errors import SourceError, StoreError
+from tokenstore.sources import open_source
 
 CODES = np.arange(24, dtype=np.uint8).reshape(6, 4)
 VECTORS = np.eye(24, 8, dtype=np.float32)
@@ -94,3 +95,9 @@ def test_stores_of_ready_codes_that_cannot_be_joined_say_how_they_could(tmp_path
     )
     with pytest.raises(StoreError, match="convert the images of both"):
         tokenstore.concat([one, tokenstore.TokenDataset(tmp_path / "i.zarr")])
+
+
+def test_class_names_may_be_an_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", tokens=np.zeros((2, 4), np.uint8), labels=np.arange(2))
+    source = open_source(tmp_path / "a.npz", class_names=np.array(["cat", "dog"]))  # type: ignore[arg-type]
+    assert source.class_names == ("cat", "dog")

@@ -13,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from yarl import URL
 
 import tokenstore
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.storage.remote import RemoteFolder, Retries
+from tokenstore.storage.remote.access import _is_same_host
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 HASTY = Retries(deadline=1.5, timeout=0.6, first_delay=0.05)
@@ -226,3 +228,18 @@ def test_a_size_that_cannot_be_is_refused(servers: Servers, total: str) -> None:
         remote.size("a")
     with pytest.raises(TokenstoreError):
         tokenstore.open(remote.url, retries=HASTY)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_same"),
+    [
+        ("http://a.example/x", True),
+        ("https://a.example/x", True),
+        ("https://a.example:8443/x", False),
+        ("https://b.example/x", False),
+        ("http://a.example:8080/x", False),
+    ],
+)
+def test_headers_go_along_to_the_same_host_at_https_alone(url: str, is_same: bool) -> None:
+    assert _is_same_host(URL("http://a.example/data"), URL(url)) is is_same
+    assert not _is_same_host(URL("https://a.example/data"), URL("http://a.example/data"))

@@ -83,7 +83,7 @@ def test_a_torch_module_has_its_fingerprint_device_and_dtype_from_its_weights(
     moved = tokenizer.to("meta")
     assert (tokenizer.device.type, moved.device.type, tokenizer.dtype) == ("cpu", "meta", torch.float32)
     assert len(OneWay().bfloat16().fingerprint) == 64
-    assert OneWay.fingerprint.func(other) == tokenizer.fingerprint == moved.fingerprint  # type: ignore[attr-defined]
+    assert other.fingerprint == tokenizer.fingerprint == tokenizer.to("cpu").fingerprint
     tokenstore.convert(images, tmp_path / "store", tokenizer=tokenizer, **SMALL)
     assert tokenstore.open(tmp_path / "store").manifest.tokenizer.dtype == "float32"
     with pytest.raises(TokenizerError, match=r"OneWay: expected a method decode\(codes\), found none"):
@@ -192,3 +192,14 @@ def test_a_class_is_an_entry_point_that_commands_know(
     options = ["--tokenizer", "levels", "--image-size", "16", "--workers", "0"]
     again = CliRunner().invoke(cli, ["convert", str(images), str(tmp_path / "again"), *options])
     assert again.exit_code == 0, again.output
+
+
+def test_a_fingerprint_is_of_the_weights_as_they_are_or_as_it_was_set() -> None:
+    tokenizer = OneWay()
+    check_tokenizer(tokenizer)
+    before = tokenizer.fingerprint
+    with torch.no_grad():
+        tokenizer.network.bias.add_(1)
+    assert tokenizer.fingerprint != before
+    tokenizer.fingerprint = "cd" * 32
+    assert tokenizer.fingerprint == "cd" * 32

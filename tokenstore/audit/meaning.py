@@ -26,6 +26,7 @@ from tokenstore.format import (
     group_document,
 )
 from tokenstore.reading import ArrayReader, StoreFiles, array_reader
+from tokenstore.reading.store_files import MAX_JSON_NBYTES
 from tokenstore.storage import STAGING
 
 __all__ = ["check_codebook", "check_listing", "check_root", "check_split", "check_synonyms"]
@@ -126,8 +127,8 @@ def check_listing(store: StoreFiles) -> tuple[list[str], list[str]]:
 
 def _json(store: StoreFiles, path: str) -> Any:
     try:
-        return json.loads(store.storage.read(path))
-    except (ValueError, RecursionError):
+        return json.loads(store.storage.read(path, MAX_JSON_NBYTES))
+    except (ValueError, RecursionError, DamageError):
         return None
 
 

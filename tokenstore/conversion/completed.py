@@ -19,8 +19,8 @@ def refuse_other_source(
     """Raise ConversionError if a complete store was not made as a conversion by `spec` would make it.
 
     `splits` are those to convert, of each of which the first `listed` samples. Compared are the kind of the
-    source, the tokenizer, the preparation of images, the names of classes, and the names and labels of all
-    samples.
+    source, the tokenizer, the preparation of images, the names of classes, the ignored label, and the names
+    and labels of all samples.
     """
     manifest = store.manifest
     facts: dict[str, tuple[Any, Any]] = {
@@ -28,6 +28,7 @@ def refuse_other_source(
         "a tokenizer": (manifest.tokenizer.fingerprint, spec.tokenizer.fingerprint),
         "images of": (manifest.preprocessing, spec.preprocessing),
         "classes": (manifest.class_names, spec.class_names),
+        "an ignored label": (manifest.ignore_index, spec.ignore_index),
         "splits": (sorted(manifest.splits), sorted(splits)),
     }
     for what, (stored, given) in facts.items():

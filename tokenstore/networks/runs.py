@@ -125,6 +125,8 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
                     stack.enter_context(PlaceLock(self.out, "run"))
             except BlockingIOError as error:
                 reason = str(error)
+            except OSError as error:  # a refusal that all processes learn of, as the one above
+                reason = f"the folder cannot be locked ({error.strerror or error})"
             if self.agree(bool(reason))[0]:
                 raise self.error(
                     f"{self.out}: {reason or 'another process is writing this run'}. Wait for its end, or "

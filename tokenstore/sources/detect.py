@@ -46,7 +46,7 @@ def open_source(
     chosen = None if kind is None else load_kind(kind)
     if not Path(src).exists() and not is_pattern(where):
         raise SourceError(f"{where}: no such file or folder")
-    given = {name: value for name, value in options.items() if value not in (None, False)}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     if chosen is None:
         kind = "imagefolder" if "labels" in given else _detect(Path(src))
         chosen = load_kind(kind)

@@ -20,13 +20,17 @@ def read_file(path: str | bytes) -> bytes | SampleError:
     """Return all bytes of a regular file, or the reason why they cannot be read, as an error."""
     try:
         # subtle: without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return SampleError("not a regular file")
             if status.st_size > MAX_FILE_BYTES:
                 return SampleError(f"{status.st_size} bytes are more than the {MAX_FILE_BYTES} allowed")
-            return file.read()
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
         return SampleError(f"cannot be read: {getattr(error, 'strerror', None) or error}")
 

@@ -102,12 +102,13 @@ def _begins_with_one(ending: str, stems: Mapping[str, list[str]]) -> bool:
 
 def _labels(image: str, group: Group, several: bool) -> list[str]:
     """Return the endings in a group that a label of the image may have: `cls`, then those with its name."""
-    ranks = {}
-    for ending in group:
-        for place, start in enumerate(_starts(image, several)):
-            rank = _RANKS.get(ending[len(start) :])
-            if rank is not None and ending.startswith(start):
-                ranks[ending] = rank, place
+    # a group can have many thousands of members: those with a label's name are looked up
+    ranks = {
+        f"{start}{word}": (rank, place)
+        for place, start in enumerate(_starts(image, several))
+        for word, rank in _RANKS.items()
+        if f"{start}{word}" in group
+    }
     return sorted(ranks, key=ranks.__getitem__) if len(ranks) > 1 else list(ranks)
 
 

@@ -111,6 +111,7 @@ class TokenizerBase(ABC):
     """The codebook's vectors, (K, D) or (n, K, D); None for a tokenizer without vectors."""
     image_size: int = 256
     """The side in pixels that images are brought to unless the user says otherwise."""
+    _fingerprint: str | None = None
 
     @abstractmethod
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -120,9 +121,15 @@ class TokenizerBase(ABC):
         """Rebuild images (B, 3, H, W) uint8 from codes (B, *grid); raise TokenizerError, by default."""
         raise TokenizerError(f"{type(self).__name__}: expected a method decode(codes), found none")
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """The SHA-256 (hex) of a module's weights; raises TokenizerError for a tokenizer without weights."""
+        """The SHA-256 (hex) of a module's weights, or what was set.
+
+        Raises TokenizerError for a tokenizer that has neither. The weights are read each time: a network may
+        have learned or loaded others since.
+        """
+        if self._fingerprint is not None:
+            return self._fingerprint
         weights = self.state_dict() if isinstance(self, nn.Module) else {}
         if not weights:
             raise TokenizerError(
@@ -136,6 +143,10 @@ class TokenizerBase(ABC):
             for name, weight in weights.items()
         }
         return weights_fingerprint(f"{self.name} {self.codebook_sizes}", exact)
+
+    @fingerprint.setter
+    def fingerprint(self, value: str) -> None:
+        self._fingerprint = value
 
     @cached_property
     def codebook_sizes(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from tokenstore.codecs import (
 )
 from tokenstore.errors import ManifestError, did_you_mean
 from tokenstore.format import ArrayLayout, Column, StoreFields
+from tokenstore.format.layout import MAX_CHUNK_NBYTES
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
 SHARD_NBYTES = 2**25
@@ -67,9 +68,22 @@ class StoreSpec(StoreFields):
             )
 
     def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
-        """Return the samples of a full shard, in a split of which at most `listed` samples exist."""
-        if self.shard_samples is not None:
-            return self.shard_samples
+        """Return the samples of a full shard, in a split of which at most `listed` samples exist.
+
+        Raises ManifestError for samples of which no reader would take a chunk.
+        """
+        samples = self.shard_samples or self._samples_per_shard(listed, columns)
+        layouts = [self.tokens_layout(1, samples)]
+        layouts += [self.column_layout(1, samples, column) for column in columns]
+        nbytes = max(layout.chunk_nbytes for layout in layouts)
+        if nbytes > MAX_CHUNK_NBYTES:
+            raise ManifestError(
+                f"chunk_samples: expected chunks of at most {MAX_CHUNK_NBYTES:,} bytes, found {nbytes:,} for "
+                f"{self.chunk_samples} samples. Give fewer"
+            )
+        return samples
+
+    def _samples_per_shard(self, listed: int, columns: Iterable[Column]) -> int:
         tokens_nbytes = sample_nbytes(math.prod(self.grid), self.codebook_size)
         nbytes = max([tokens_nbytes, *(column.nbytes for column in columns)])
         samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))

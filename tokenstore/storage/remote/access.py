@@ -245,7 +245,7 @@ class WebFiles(Versions, Files):
             before, url = url, url.join(type(url)(location))
             if url.scheme not in ("http", "https"):
                 raise UnsupportedError(f"the web server sends its readers on to {url.scheme}://")
-            if url.origin() != before.origin():
+            if not _is_same_host(before, url):
                 session = self._bare_session()
                 own_headers = {}
                 options = {name: value for name, value in options.items() if name in _NETWORK_OPTIONS}
@@ -371,3 +371,10 @@ def _file_size(info: Any, key: str) -> int:
     if info["type"] == "directory":
         raise FileNotFoundError(key)
     return int(info["size"])
+
+
+def _is_same_host(before: Any, url: Any) -> bool:
+    """Return True if a URL has the origin of another, or is the same host's at https instead of http."""
+    is_upgrade = (before.scheme, url.scheme) == ("http", "https") and before.host == url.host
+    is_plain = before.is_default_port() and url.is_default_port()
+    return url.origin() == before.origin() or (is_upgrade and is_plain)

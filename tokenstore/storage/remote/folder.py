@@ -195,7 +195,10 @@ class RemoteFolder(Storage):
                 except Exception as error:
                     if not is_taken(error):
                         raise
-            return await files.read_range(key, 0, len(data) + 1) == data
+            try:
+                return await files.read_range(key, 0, len(data) + 1) == data
+            except FileNotFoundError:  # another's, which has gone since
+                return False
 
         if not self._written(path, len(data), attempt):
             raise FileExistsError(f"{self.url}/{path}: the file exists")
