@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pytest
 from helpers.image_sources import contents, labels
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources import open_source, parquet_cells
+from tokenstore.sources import open_source, parquet, parquet_cells
 from tokenstore.sources.arrow_types import plain
 from tokenstore.sources.parquet import open_parquet
 
@@ -304,3 +305,28 @@ def test_rows_in_any_order_are_read_from_the_batches_that_are_kept(
     for row in (row * 37 % 200 for row in range(200)):
         assert split.request(row, min(row + 3, 200)).read() == images[row : row + 3]
     assert len(begun) == 1 if nbytes > 50 else len(begun) > 1
+
+
+def test_words_of_a_dictionary_that_no_row_has_are_no_classes(tmp_path: Path) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([1, 2, 2, 1], pa.int8()), pa.array(["", "a", "b", "c"]))
+    source = open_parquet(write(tmp_path / "x.parquet", label=words))
+    assert source.class_names == ("a", "b")
+    assert labels(source) == [0, 1, 1, 0]
+
+
+def test_rows_of_groups_that_are_not_those_of_the_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "x.parquet", rows=2)
+    footer, schema = parquet._open(path)
+
+    class Claimed:
+        num_rows = footer.num_rows
+        num_row_groups = footer.num_row_groups
+
+        def row_group(self, group: int) -> Any:
+            return SimpleNamespace(num_rows=2**40 if group else 2)
+
+    monkeypatch.setattr(parquet, "_open", lambda _: (Claimed(), schema))
+    with pytest.raises(SourceError, match=r"says it has 4 rows, and 1,099,511,627,778 in its groups"):
+        open_parquet(path)

@@ -171,7 +171,9 @@ def _open(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
 
 def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
     """Return the row groups of some files, whose columns have to fit those of the first file."""
-    files, numbers, sizes = [], [], []
+    files: list[int] = []
+    numbers: list[int] = []
+    sizes: list[int] = []
     for number, path in enumerate(paths):
         footer, schema = _open(path)
         if not footer.num_rows:  # whose columns may be of the type null
@@ -186,10 +188,14 @@ def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
                 )
         if footer.num_rows > path.stat().st_size:
             raise SourceError(f"{path}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
-        for group in range(footer.num_row_groups):
-            files.append(number)
-            numbers.append(group)
-            sizes.append(footer.row_group(group).num_rows)
+        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        if min(rows, default=-1) < 0 or sum(rows) != footer.num_rows:
+            raise SourceError(
+                f"{path}: says it has {footer.num_rows:,} rows, and {sum(rows):,} in its groups"
+            )
+        files += [number] * len(rows)
+        numbers += range(len(rows))
+        sizes += rows
     starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
     return _RowGroups(np.array(files, np.int32), np.array(numbers, np.int32), starts)
 

@@ -67,9 +67,14 @@ class LabelColumn:
             return
         coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
         check_indices(coded)
-        words = as_bytes(coded.dictionary)
-        ids = [self._words.setdefault(word or b"", len(self._words)) for word in words]
         indices = coded.indices.to_numpy(zero_copy_only=False)
+        words = as_bytes(coded.dictionary)
+        occurs = np.zeros(len(words), np.bool_)  # a dictionary may have words that no row has
+        occurs[indices] = True
+        ids = [
+            self._words.setdefault(word or b"", len(self._words)) if is_used else -1
+            for word, is_used in zip(words, occurs, strict=True)
+        ]
         self._texts.setdefault(split, []).append(np.array(ids, np.int32)[indices])
 
     def _null(self, path: Path, row: int, values: pa.Array) -> SourceError:
