@@ -3,7 +3,7 @@
 # make test                       lint, types, imports, tests
 # make check                      the same without the tests
 # make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: 90 seconds
-# make test-thorough             longer tests, for example kill -9 at every file operation: five minutes
+# make test-thorough             longer tests, for example kill -9 at every file operation
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
 # All of them first create the environment in .venv.
 
