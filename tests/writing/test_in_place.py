@@ -154,10 +154,8 @@ def test_a_store_that_goes_while_it_is_verified_has_changed(tmp_path: Path) -> N
         verify(path, on_progress=move_away)
 
 
-def test_the_old_store_comes_back_where_the_new_one_is_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path / "a")
+def interrupt_between_renames(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Interrupt a recoding where the old store has its other name and the new one not yet its own."""
 
     def killed() -> None:
         raise KeyboardInterrupt
@@ -166,6 +164,13 @@ def test_the_old_store_comes_back_where_the_new_one_is_not_whole(
     meanwhile(monkeypatch, "rename", lambda: meanwhile(monkeypatch, "rename", killed))
     with pytest.raises(KeyboardInterrupt):
         recode(path, codec="zstd")
+
+
+def test_the_old_store_comes_back_where_the_new_one_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "a")
+    interrupt_between_renames(monkeypatch, path)
     (tmp_path / ".a.in-place/new/zarr.json").write_bytes(b"")
     recode(path, codec="zstd")
     assert_whole(path, "zstd")
@@ -175,14 +180,7 @@ def test_neither_store_whole_is_one_error_and_nothing_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "a")
-
-    def killed() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(in_place, "exchange", lambda *_: False)
-    meanwhile(monkeypatch, "rename", lambda: meanwhile(monkeypatch, "rename", killed))
-    with pytest.raises(KeyboardInterrupt):
-        recode(path, codec="zstd")
+    interrupt_between_renames(monkeypatch, path)
     for name in ("new", "old"):
         (tmp_path / ".a.in-place" / name / "zarr.json").unlink()
     before = contents(tmp_path)
