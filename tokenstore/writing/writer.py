@@ -18,10 +18,8 @@ from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenstore.codecs import code_dtype
 from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
 from tokenstore.files import FULL, full_disk_named
 from tokenstore.format import (
@@ -51,7 +49,7 @@ from tokenstore.format import (
 )
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
-from tokenstore.writing.checks import check_codes, check_lossless
+from tokenstore.writing.encoded import EncodedShard, encode_shard
 from tokenstore.writing.owner import Owner
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import HEADER, finish, look, own
@@ -282,37 +280,38 @@ class SplitWriter:
 
         Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
         """
-        if not 0 < len(codes) <= self.shard_samples or self.samples % self.shard_samples:
-            raise ValueError(
-                f"a shard of {len(codes)} samples after {self.samples}, of {self.shard_samples} each"
-            )
+        shard = self.encode_shard(self.shards, codes, columns, samples)
+        self.write_encoded(shard, source_stop, skipped)
+
+    def encode_shard(
+        self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
+    ) -> EncodedShard:
+        """Encode a shard for `write_encoded`, and write nothing: several threads may do so at a time.
+
+        The arguments and errors are those of `write_shard`; `number` is the shard's place in the split.
+        """
+        if not 0 < len(codes) <= self.shard_samples:
+            raise ValueError(f"a shard of {len(codes)} samples, of {self.shard_samples} each")
+        values = {TOKENS: codes, **columns}
+        return encode_shard(self.name, number, self._store.spec, self._layout, values, samples)
+
+    def write_encoded(self, shard: EncodedShard, source_stop: int, skipped: list[Skip]) -> None:
+        """Write the next shard's files, and then its entry of the journal; see `write_shard`.
+
+        Raises ValueError for any but the next shard, or where the one before is not full.
+        """
+        if shard.number != self.shards or self.samples % self.shard_samples:
+            raise ValueError(f"shard {shard.number} after {self.samples} samples in {self.shards} shards")
         self._store.check()
-        spec = self._store.spec
-        check_codes(codes, spec.codebook_sizes, spec.grid, f"{self.name} shard {self.shards}")
-        codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
-        files = {}
-        for array, rows in {TOKENS: codes, **columns}.items():
-            layout = self._layout(array, len(codes))
-            if rows.shape != layout.shape or rows.dtype != layout.dtype:
-                raise ValueError(
-                    f"{array}: expected {layout.dtype} {layout.shape}, found {rows.dtype} {rows.shape}"
-                )
-            path = f"{self.name}/{array}/{layout.shard_file(self.shards)}"
-            data = layout.encode_shard(rows)
-            if layout.codec.has_tables:
-                check_lossless(layout, data, rows, path)
+        for path, (data, _) in shard.arrays.items():
             self._storage.write(path, data)
-            record = file_record(data)
-            files[path] = [record.size, record.sha256]
-        buffer = io.BytesIO()
-        pq.write_table(samples, buffer, compression="zstd")
-        self._storage.write(self._entry("parquet"), buffer.getvalue())
+        self._storage.write(self._entry("parquet"), shard.rows)
         entry = {
-            "samples": len(codes),
+            "samples": shard.samples,
             "source_stop": source_stop,
-            "source_bytes": pc.sum(samples["source_bytes"]).as_py(),
+            "source_bytes": shard.source_bytes,
             "skipped": [[skip.source_index, skip.source, skip.reason] for skip in skipped],
-            "files": files,
+            "files": {path: [record.size, record.sha256] for path, (_, record) in shard.arrays.items()},
         }
         self._store.check()
         self._storage.write(self._entry("json"), encode_json(entry))
