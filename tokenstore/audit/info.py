@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokenstore.format import Manifest
-from tokenstore.reading import TokenStore
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 
 
@@ -62,11 +62,11 @@ def info(store: StorePath | TokenStore, *, storage_options: Mapping[str, Any] | 
                 layout.chunk_samples,
                 layout.shard_samples,
                 layout.shards,
-                file_nbytes(opened.manifest, f"{split}/{name}/"),
+                file_nbytes(opened.files, f"{split}/{name}/"),
             )
     return StoreInfo(opened.files.storage.url, opened.manifest, arrays)
 
 
-def file_nbytes(manifest: Manifest, prefix: str) -> int:
+def file_nbytes(store: StoreFiles, prefix: str) -> int:
     """Return the bytes of all files whose path begins with `prefix`."""
-    return sum(record.size for path, record in manifest.files.items() if path.startswith(prefix))
+    return sum(record.size for path, record in store.records() if path.startswith(prefix))

@@ -171,13 +171,13 @@ def _audit_split(
     summary = manifest.splits[name]
     codes_per_sample = math.prod(manifest.grid)
     codebooks = codebook_use(reader, manifest.codebook_sizes, codes_per_sample, on_progress)
-    tokens_nbytes = file_nbytes(manifest, f"{name}/{TOKENS}/")
+    tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")
     return SplitAudit(
         samples=summary.samples,
         skipped=summary.skipped,
         codes_per_sample=codes_per_sample,
         tokens_nbytes=tokens_nbytes,
-        nbytes=file_nbytes(manifest, f"{name}/"),
+        nbytes=file_nbytes(store.files, f"{name}/"),
         bits_per_code=8 * tokens_nbytes / max(1, summary.samples * codes_per_sample),
         fixed_width_bits=bit_width(manifest.codebook_size),
         entropy_bits=sum(use.entropy_bits for use in codebooks) / len(codebooks),
@@ -203,7 +203,7 @@ def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[i
 def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
     manifest: Manifest = store.manifest
     parts: dict[str, int] = {}
-    for path, record in manifest.files.items():
+    for path, record in store.files.records():
         first, *rest = path.split("/")
         if path.endswith(f"/{TOKENS}/{ROOT}") and manifest.has_codec_tables:
             part = CONTEXT_MODEL

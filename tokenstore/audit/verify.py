@@ -150,7 +150,7 @@ def _check_store(
         return findings
     findings.files, findings.nbytes = 1, store.root_nbytes
     damaged = set()
-    for path, record in store.manifest.files.items():
+    for path, record in store.records():
         problem = _check_file(storage, path, record)
         if problem is not None:
             findings.problems.append(f"{storage}/{path}: {problem}")

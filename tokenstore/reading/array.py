@@ -213,5 +213,5 @@ class ArrayReader(ABC):
             # The shards stay in memory once their chunks are checked.
             deque(all_payloads(self.files, reader._shards), maxlen=0)
         else:
-            room = sum(self.files.record_nbytes(shard) for shard in range(self.layout.shards))
+            room = int(self.files.nbytes.sum())
             reader._use(InMemoryShards(self.files.chunks, room, all_payloads(self.files, reader._shards)))

@@ -68,9 +68,14 @@ class ArrayFiles:
         self.chunks = -(-self.layout.samples // self.layout.chunk_samples)
 
     @cached_property
+    def nbytes(self) -> Indices:
+        """The bytes of each shard that the manifest says: (shards,)."""
+        return self.store.shard_nbytes(self.name, self.layout)
+
+    @cached_property
     def run_chunks(self) -> int:
         """The chunks of a run: neighbours that are fetched at once where most of them are needed."""
-        nbytes = sum(self.record_nbytes(shard) for shard in range(self.layout.shards))
+        nbytes = int(self.nbytes.sum())
         return max(1, round(RUN_NBYTES * self.chunks / max(1, nbytes)), -(-self.chunks // _MOST_RUNS))
 
     @cached_property
@@ -86,8 +91,8 @@ class ArrayFiles:
         return f"{self.name}/{self.layout.shard_file(shard)}"
 
     def record_nbytes(self, shard: int) -> int:
-        """Return the bytes of a shard that the manifest says; raises DamageError for an unlisted shard."""
-        return self.store.record(self.path(shard)).size
+        """Return the bytes of a shard that the manifest says."""
+        return int(self.nbytes[shard])
 
     def where(self, chunk: int, row: int | None = None) -> str:
         """Return shard, chunk and the chunk's samples, or the sample in one row of it, for a message."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import ManifestError, StoreError, did_you_mean
-from tokenstore.format import LABELS, SAMPLES_TABLE, TOKENS, Manifest
+from tokenstore.format import LABELS, TOKENS, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
 from tokenstore.reading.open_array import array_reader
 from tokenstore.reading.shards import Payloads
@@ -159,8 +159,12 @@ class SplitReader:
 
     def samples_table(self) -> Any:
         """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
-        from tokenstore.format import SAMPLES_SCHEMA, read_table  # imports pyarrow
+        import pyarrow as pa
 
-        path = f"{self.name}/{SAMPLES_TABLE}"
-        data = self.store.read_checked(path)
-        return read_table(data, SAMPLES_SCHEMA, len(self), f"{self.store.storage}/{path}")
+        from tokenstore.format import SAMPLES_SCHEMA, read_table
+
+        parts = [
+            read_table(self.store.read_checked(path), SAMPLES_SCHEMA, rows, f"{self.store.storage}/{path}")
+            for path, rows in self.store.samples_parts(self.name)
+        ]
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from tokenstore.format import (
     CODEBOOK,
     LABELS,
     ROOT,
+    SAMPLES_TABLE,
     SYNONYMS,
     TOKENS,
     ArrayLayout,
@@ -80,8 +81,6 @@ class StoreFiles:
         self._span = _digest_span(root)
         self._digest = root[slice(*self._span)]
         self._version, self._checked, self._changes = version, opened, self.storage.changes
-        self.nbytes = len(root) + sum(record.size for record in self.manifest.files.values())
-        """The bytes of all files of the store."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -108,6 +107,25 @@ class StoreFiles:
         layout = ArrayLayout.from_zarr(self._read_json(path), f"{self.storage}/{array}")
         check_layout(layout, self.manifest, array, f"{self.storage}/{array}")
         return layout
+
+    @cached_property
+    def nbytes(self) -> int:
+        """The bytes of all files of the store."""
+        return self.root_nbytes + sum(record.size for _, record in self.records())
+
+    def records(self) -> Iterator[tuple[str, FileRecord]]:
+        """Yield the path, the size and the digest of every file of the store but the root."""
+        yield from self.manifest.files.items()
+
+    def shard_nbytes(self, array: str, layout: ArrayLayout) -> npt.NDArray[np.int64]:
+        """Return the bytes of each shard of an aligned array (shards,), as the manifest says."""
+        files = self.manifest.files
+        paths = (f"{array}/{layout.shard_file(shard)}" for shard in range(layout.shards))
+        return np.fromiter((files[path].size for path in paths), np.int64, layout.shards)
+
+    def samples_parts(self, split: str) -> tuple[tuple[str, int], ...]:
+        """Return the path and the number of rows of each file of a split's samples table, in order."""
+        return ((f"{split}/{SAMPLES_TABLE}", self.manifest.splits[split].samples),)
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:

@@ -94,7 +94,7 @@ def copy(
         writer.complete(root)
     if place.working_storage() is not place:
         packed = place.reopened()
-        for path, record in manifest.files.items():
+        for path, record in store.records():
             read_back(packed, path, record)
     progress.add(len(root))
     return result
@@ -120,11 +120,12 @@ def _copy_files(store: StoreFiles, writer: StoreWriter, existing: set[str], prog
                     store,
                     writer,
                     path,
+                    record,
                     Path(scratch, str(number)),
                     path in existing,
                     progress,
                 )
-                for number, path in enumerate(store.manifest.files)
+                for number, (path, record) in enumerate(store.records())
             ]
             for copied in as_completed(copies):
                 copied.result()
@@ -133,9 +134,14 @@ def _copy_files(store: StoreFiles, writer: StoreWriter, existing: set[str], prog
 
 
 def _copy_file(
-    store: StoreFiles, writer: StoreWriter, path: str, scratch: Path, exists: bool, progress: _Progress
+    store: StoreFiles,
+    writer: StoreWriter,
+    path: str,
+    record: FileRecord,
+    scratch: Path,
+    exists: bool,
+    progress: _Progress,
 ) -> None:
-    record = store.manifest.files[path]
     target = writer.storage
     if exists and _has_digest(target, path, record):
         progress.add(record.size)

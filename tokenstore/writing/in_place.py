@@ -139,7 +139,7 @@ class _InPlace:
         """Check both stores, let them change places, and remove the old one."""
         new = StoreFiles(open_storage(self.new))
         try:
-            for path, record in new.manifest.files.items():
+            for path, record in new.records():
                 read_back(new.storage, path, record)
         except DamageError as error:
             self._discard(marker)
