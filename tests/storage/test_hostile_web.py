@@ -19,7 +19,7 @@ from yarl import URL
 import tokenstore
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.storage.remote import RemoteFolder, Retries
-from tokenstore.storage.remote.access import _is_same_host
+from tokenstore.storage.remote.web import _is_same_host
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 HASTY = Retries(deadline=1.5, timeout=0.6, first_delay=0.05)

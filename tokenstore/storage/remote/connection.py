@@ -18,9 +18,10 @@ import fsspec
 
 from tokenstore.errors import StoreError
 from tokenstore.storage.redaction import Secrets, public_url
-from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles, WebFiles
+from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.s3 import S3Files
+from tokenstore.storage.remote.web import WebFiles
 
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0

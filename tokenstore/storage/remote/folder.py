@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from tokenstore.errors import StorageError
+from tokenstore.errors import DamageError, StorageError
 from tokenstore.storage.base import Range, Storage, too_long
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
+from tokenstore.storage.remote.entries import Entry
 from tokenstore.storage.remote.faults import LongAnswerError, ShortAnswerError, is_past_end, is_taken
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.retrying import retried
@@ -111,22 +112,37 @@ class RemoteFolder(Storage):
 
     @override
     def read(self, path: str, limit: int | None = None) -> bytes:
+        return self._run(lambda connection: self._read(connection, path, limit))
+
+    async def _read(self, connection: Connection, path: str, limit: int | None) -> bytes:
         end = sys.maxsize if limit is None else limit + 1
+        first, others = _BLOCK_NBYTES
+        blocks: list[bytes] = []
+        start, stop = 0, min(first, end)
+        while sum(map(len, blocks)) == start < end:
+            attempt = partial(_block, start=start, stop=stop)
+            blocks.append(await self._retried(connection, path, attempt, nbytes=stop - start))
+            start, stop = stop, min(stop + others, end)
+        data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
+        if limit is not None and len(data) > limit:
+            raise too_long(f"{self.url.rstrip('/')}/{path}", limit)
+        return data
 
-        async def read(connection: Connection) -> bytes:
-            first, others = _BLOCK_NBYTES
-            blocks: list[bytes] = []
-            start, stop = 0, min(first, end)
-            while sum(map(len, blocks)) == start < end:
-                attempt = partial(_block, start=start, stop=stop)
-                blocks.append(await self._retried(connection, path, attempt, nbytes=stop - start))
-                start, stop = stop, min(stop + others, end)
-            data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-            if limit is not None and len(data) > limit:
-                raise too_long(f"{self.url.rstrip('/')}/{path}", limit)
-            return data
+    def read_files(
+        self, paths: Sequence[str], limit: int | None = None, concurrency: int = 16
+    ) -> list[bytes | FileNotFoundError | DamageError]:
+        """Return many whole files, `concurrency` of them read at a time, in order.
 
-        return self._run(read)
+        A file that does not exist, or is longer than `limit` bytes, is the error that `read` raises for it.
+        """
+
+        async def read_one(connection: Connection, path: str) -> bytes | FileNotFoundError | DamageError:
+            try:
+                return await self._read(connection, path, limit)
+            except (FileNotFoundError, DamageError) as error:
+                return error
+
+        return self._run_many([partial(read_one, path=path) for path in paths], concurrency)
 
     @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
@@ -140,30 +156,59 @@ class RemoteFolder(Storage):
 
     @override
     def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
-        async def read(connection: Connection) -> list[bytes]:
-            answers = [b""] * len(requests)
-            waiting = iter(enumerate(requests))
+        jobs = [
+            partial(self._read_range, path=path, start=start, stop=stop) for path, start, stop in requests
+        ]
+        return self._run_many(jobs, concurrency)
+
+    def _run_many(
+        self, jobs: Sequence[Callable[[Connection], Coroutine[Any, Any, _T]]], concurrency: int
+    ) -> list[_T]:
+        """Run many requests, `concurrency` of them at a time, and return their results in order."""
+
+        async def run(connection: Connection) -> list[_T]:
+            answers: dict[int, _T] = {}
+            waiting = iter(enumerate(jobs))
 
             async def work() -> None:
-                for number, (path, start, stop) in waiting:
-                    answers[number] = await self._read_range(connection, path, start, stop)
+                for number, job in waiting:
+                    answers[number] = await job(connection)
 
-            workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(requests)))]
+            workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(jobs)))]
             try:
                 await asyncio.gather(*workers)
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-            return answers
+            return [answers[number] for number in range(len(jobs))]
 
-        return self._run(read)
+        return self._run(run)
 
     @override
     def size(self, path: str = "") -> int:
         return self._run(
             lambda connection: self._retried(connection, path, lambda files, key: files.size(key))
         )
+
+    def entry(self, path: str) -> Entry:
+        """Return a file's size and version; raise FileNotFoundError if no file is at `path`."""
+        return self._run(
+            lambda connection: self._retried(connection, path, lambda files, key: files.entry(key))
+        )
+
+    def entries(self, path: str = "") -> list[Entry]:
+        """Return the files and folders directly below a folder, sorted by name; none for a missing folder.
+
+        Raises StorageError for a plain web server, which cannot list its files.
+        """
+
+        async def attempt(files: Files, key: str) -> list[Entry]:
+            return await files.entries(key)
+
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(self._run(lambda connection: self._retried(connection, path, attempt, long=True)))
+        return []
 
     @override
     def exists(self, path: str = "") -> bool:

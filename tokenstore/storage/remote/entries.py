@@ -1,0 +1,45 @@
+"""The files and folders that a listing of remote storage shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_VERSION_KEYS = (
+    *("ETag", "etag", "generation", "md5Hash", "content_md5", "VersionId"),
+    *("LastModified", "last_modified", "updated", "mtime", "created"),
+)
+"""The keys by which kinds of storage tell a file's version, best first; the last are times."""
+
+
+class Entry(NamedTuple):
+    """A file or a folder below some folder."""
+
+    name: str
+    """The last part of its path."""
+    is_folder: bool
+    nbytes: int
+    version: str
+    """A text that changes when the file is replaced; empty for a folder and where the storage tells none."""
+
+
+def entry_of(info: Mapping[str, Any], key: str) -> Entry:
+    """Return the entry of one file; raise FileNotFoundError for a folder."""
+    entry = _entry(info)
+    if entry.is_folder:
+        raise FileNotFoundError(key)
+    return entry
+
+
+def entries_of(infos: Iterable[Mapping[str, Any]], prefix: str) -> list[Entry]:
+    """Return the entries of a listing, without the folder itself, which object storage may list with it."""
+    own = prefix.strip("/")
+    return [_entry(info) for info in infos if str(info["name"]).strip("/") != own]
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    name = str(info["name"]).rstrip("/").rpartition("/")[2]
+    if info["type"] == "directory":
+        return Entry(name, True, 0, "")
+    version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
+    return Entry(name, False, int(info["size"]), version)
