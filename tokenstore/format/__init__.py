@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Skip,
         read_table,
         samples_table,
+        table_batches,
     )
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
     "samples_table",
     "sharding",
     "table_array_document",
+    "table_batches",
 ]
 
 _HOMES = {
@@ -125,6 +127,7 @@ _HOMES = {
     "read_table": "tables",
     "samples_table": "tables",
     "table_array_document": "layout",
+    "table_batches": "tables",
 }
 _MODULES = frozenset({"fields", "sharding"})
 

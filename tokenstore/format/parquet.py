@@ -8,8 +8,10 @@ where statistics of a column contradict each other. Source: the Parquet format, 
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 __all__ = ["inflated_nbytes"]
 
@@ -19,26 +21,58 @@ _INTEGERS = frozenset({4, 5, 6})
 _DEEPEST = 16
 """The most structs and lists inside one another; Parquet's footer has eight."""
 
+_HEADER_ROOM = (2**9, 2**16, 2**24)
+"""The bytes in which a page's header is looked for, one after another."""
+
 # fields of the format's structs, by their numbers
 _ROW_GROUPS, _COLUMNS, _METADATA = 4, 1, 3
 _STORED_NBYTES, _DATA_PAGE, _DICTIONARY_PAGE = 7, 9, 11
 _PAGE_INFLATED, _PAGE_STORED = 2, 3
 
 
-def inflated_nbytes(data: bytes) -> int:
+def inflated_nbytes(file: BinaryIO) -> int:
     """Return the bytes of all pages of a Parquet file once they are decompressed.
 
-    Raises ValueError for a footer or headers that are none.
+    Only the footer and the headers of pages are read, one row group's at a time. Raises ValueError for a
+    footer or headers that are none.
     """
-    length = int.from_bytes(data[-8:-4], "little")
-    if data[-4:] != _MAGIC or length > len(data) - 8:
+    size = file.seek(0, os.SEEK_END)
+    end = _bytes_at(file, max(0, size - 8), size)
+    length = int.from_bytes(end[:4], "little")
+    if end[-4:] != _MAGIC or length > size - 8:
         raise ValueError("no footer of a Parquet file")
-    footer, _ = _read_struct(data, len(data) - 8 - length, 0)
-    total = 0
-    for group in _structs(footer.get(_ROW_GROUPS)):
-        for column in _structs(group.get(_COLUMNS)):
-            total += sum(_page_nbytes(data, column.get(_METADATA)))
-    return total
+    footer = _bytes_at(file, size - 8 - length, size - 8)
+    return sum(
+        nbytes
+        for group in _row_groups(footer)
+        for column in _structs(group.get(_COLUMNS))
+        for nbytes in _page_nbytes(file, size, column.get(_METADATA))
+    )
+
+
+def _bytes_at(file: BinaryIO, start: int, stop: int) -> bytes:
+    file.seek(start)
+    return file.read(stop - start)
+
+
+def _row_groups(footer: bytes) -> Iterator[dict[int, Any]]:
+    """Yield the row groups of a footer one at a time: a hundred thousand would take gigabytes."""
+    number = at = 0
+    is_missing = True
+    while True:
+        number, kind, at = _read_field(footer, at, number)
+        if not kind:
+            break
+        if number == _ROW_GROUPS and kind == _LIST:
+            is_missing = False
+            length, element, at = _read_list_head(footer, at)
+            for _ in range(length):
+                value, at = _read_value(footer, at, element, 1)
+                yield _structs([value])[0]
+        elif kind not in (_TRUE, _FALSE):
+            _, at = _read_value(footer, at, kind, 0)
+    if is_missing:
+        raise ValueError("a footer without row groups and columns")
 
 
 def _structs(value: Any) -> list[dict[int, Any]]:
@@ -47,22 +81,30 @@ def _structs(value: Any) -> list[dict[int, Any]]:
     return value
 
 
-def _page_nbytes(data: bytes, column: Any) -> Iterator[int]:
+def _page_nbytes(file: BinaryIO, size: int, column: Any) -> Iterator[int]:
     """Yield the bytes of each page of a column chunk, decompressed."""
     (metadata,) = _structs([column])
     at, stored = _integer(metadata, _DATA_PAGE), _integer(metadata, _STORED_NBYTES)
     if _DICTIONARY_PAGE in metadata and 0 < _integer(metadata, _DICTIONARY_PAGE) < at:
         at = _integer(metadata, _DICTIONARY_PAGE)
     stop = at + stored
-    if not 0 <= at <= stop <= len(data):
-        raise ValueError(f"pages at bytes {at} to {stop} of {len(data)}")
+    if not 0 <= at <= stop <= size:
+        raise ValueError(f"pages at bytes {at} to {stop} of {size}")
     while at < stop:
-        header, at = _read_struct(data, at, 0)
+        header, nbytes = _read_page_header(file, at, size)
         inflated, stored = _integer(header, _PAGE_INFLATED), _integer(header, _PAGE_STORED)
         if inflated < 0 or stored < 0:
             raise ValueError(f"a page of {inflated} bytes, compressed to {stored}")
         yield inflated
-        at += stored
+        at += nbytes + stored
+
+
+def _read_page_header(file: BinaryIO, at: int, size: int) -> tuple[dict[int, Any], int]:
+    """Return the fields of the page header at a place, and its bytes; few are read if few suffice."""
+    for room in _HEADER_ROOM[:-1]:
+        with contextlib.suppress(ValueError):
+            return _read_struct(_bytes_at(file, at, min(at + room, size)), 0, 0)
+    return _read_struct(_bytes_at(file, at, min(at + _HEADER_ROOM[-1], size)), 0, 0)
 
 
 def _integer(fields: dict[int, Any], number: int) -> int:
@@ -80,17 +122,24 @@ def _read_struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]
     fields: dict[int, Any] = {}
     number = 0
     while True:
-        head, at = _read_byte(data, at)
-        if not head:
+        number, kind, at = _read_field(data, at, number)
+        if not kind:
             return fields, at
-        step, kind = head >> 4, head & 15
-        if step:
-            number += step
-        else:
-            number, at = _read_value(data, at, 4, depth)
         if kind in (_TRUE, _FALSE):
             continue
         fields[number], at = _read_value(data, at, kind, depth)
+
+
+def _read_field(data: bytes, at: int, number: int) -> tuple[int, int, int]:
+    """Return the number of the field after field `number`, its kind (0 at a struct's end), and its place."""
+    head, at = _read_byte(data, at)
+    step, kind = head >> 4, head & 15
+    if not head:
+        return number, 0, at
+    if step:
+        return number + step, kind, at
+    number, at = _read_value(data, at, 4, 0)
+    return number, kind, at
 
 
 def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
@@ -116,10 +165,7 @@ def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
 def _read_list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     if depth == _DEEPEST:
         raise ValueError("a Parquet header that is too deep")
-    head, at = _read_byte(data, at)
-    length, kind = head >> 4, head & 15
-    if length == 15:
-        length, at = _read_varint(data, at)
+    length, kind, at = _read_list_head(data, at)
     values = []
     for _ in range(length):
         if at >= len(data):
@@ -127,6 +173,15 @@ def _read_list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
         value, at = _read_value(data, at, kind, depth + 1)
         values.append(value)
     return values, at
+
+
+def _read_list_head(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the length of a list, the kind of its elements, and the place of the first."""
+    head, at = _read_byte(data, at)
+    length, kind = head >> 4, head & 15
+    if length == 15:
+        length, at = _read_varint(data, at)
+    return length, kind, at
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

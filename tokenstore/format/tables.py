@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +34,13 @@ SAMPLES_SCHEMA = pa.schema(
 )
 SKIPPED_SCHEMA = pa.schema([("source_index", pa.int64()), ("source", pa.string()), ("reason", pa.string())])
 
+BATCH_ROWS = 2**15
+"""The most rows of one batch of a table."""
+
 _SMALL_NBYTES = 2**20
 """The bytes of a file up to which threads take longer to start than to read it."""
+_BUFFER_NBYTES = 2**18
+"""The bytes of a column that are read ahead: a row group may have a million rows."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,49 @@ def read_table(data: bytes, schema: pa.Schema, rows: int, where: str) -> pa.Tabl
     Other columns are left out. No more is decompressed than a table of so many rows may take. `where` names
     the file in messages. Raises DamageError for a file that has other rows or columns, or is too large.
     """
+    with _damage_named(schema, rows, where):
+        file = _opened(io.BytesIO(data), schema, rows)
+        table = file.read(schema.names, use_threads=len(data) > _SMALL_NBYTES).select(schema.names)
+        table.validate(full=True)
+        _check_text(sum(map(_text_nbytes, table.columns)), rows)
+        return table.cast(schema)
+
+
+def table_batches(
+    file: BinaryIO, schema: pa.Schema, rows: int, where: str, start: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the same table from row `start` on, as record batches of up to BATCH_ROWS rows.
+
+    `file` is a Parquet file that is open for reading; row groups before `start` are not decoded. Memory does
+    not grow with the number of rows. Raises DamageError as `read_table` does.
+    """
+    with _damage_named(schema, rows, where):
+        parquet = _opened(file, schema, rows, buffer_size=_BUFFER_NBYTES, pre_buffer=False)
+        groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+        stops = np.cumsum([0, *groups])
+        if stops[-1] != rows:
+            raise ValueError(f"expected {rows} rows in groups, found {stops[-1]}")
+        first = int(np.searchsorted(stops[1:], start, side="right"))
+        at, text_nbytes = int(stops[first]), 0
+        for batch in parquet.iter_batches(
+            BATCH_ROWS, range(first, len(groups)), columns=schema.names, use_threads=False
+        ):
+            batch.validate(full=True)
+            text_nbytes += sum(map(_text_nbytes, batch.columns))
+            _check_text(text_nbytes, rows)
+            table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            skipped = min(max(0, start - at), len(batch))
+            yield from table.slice(skipped).combine_chunks().to_batches()
+            at += len(batch)
+        if at != rows:
+            raise ValueError(f"expected {rows} rows, found {at}")
+
+
+@contextlib.contextmanager
+def _damage_named(schema: pa.Schema, rows: int, where: str) -> Iterator[None]:
+    """Turn what a bad table's file raises in the block into a DamageError."""
     try:
-        return _read_table(data, schema, rows)
+        yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DamageError(
             f"{where}: not a table of {rows} rows with the columns {', '.join(schema.names)}: {error}. "
@@ -93,25 +141,29 @@ def read_table(data: bytes, schema: pa.Schema, rows: int, where: str) -> pa.Tabl
         ) from error
 
 
-def _read_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
-    file = pq.ParquetFile(io.BytesIO(data))
-    if file.metadata.num_rows != rows:
-        raise ValueError(f"expected {rows} rows, found {file.metadata.num_rows}")
+def _opened(file: BinaryIO, schema: pa.Schema, rows: int, **settings: Any) -> pq.ParquetFile:
+    """Open a Parquet file whose rows, columns and pages are those of a table of so many rows."""
+    parquet = pq.ParquetFile(file)
+    if parquet.metadata.num_rows != rows:
+        raise ValueError(f"expected {rows} rows, found {parquet.metadata.num_rows}")
     for field in schema:
-        _check_column(field, file.schema_arrow)
-    most = MOST_FIXED_NBYTES + MOST_ROW_NBYTES * rows
-    nbytes = inflated_nbytes(data)
+        _check_column(field, parquet.schema_arrow)
+    most, nbytes = _most_nbytes(rows), inflated_nbytes(file)
     if nbytes > most:
         raise ValueError(f"expected at most {most} bytes of values, found {nbytes}")
+    file.seek(0)
     # subtle: read as a dictionary, a text that a million rows repeat is in memory once
     texts = [field.name for field in schema if field.type == pa.string()]
-    file = pq.ParquetFile(io.BytesIO(data), metadata=file.metadata, read_dictionary=texts)
-    table = file.read(schema.names, use_threads=len(data) > _SMALL_NBYTES).select(schema.names)
-    table.validate(full=True)
-    nbytes = sum(map(_text_nbytes, table.select(texts).columns))
-    if nbytes > most:
-        raise ValueError(f"expected at most {most} bytes of text, found {nbytes}")
-    return table.cast(schema)
+    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **settings)
+
+
+def _most_nbytes(rows: int) -> int:
+    return MOST_FIXED_NBYTES + MOST_ROW_NBYTES * rows
+
+
+def _check_text(nbytes: int, rows: int) -> None:
+    if nbytes > _most_nbytes(rows):
+        raise ValueError(f"expected at most {_most_nbytes(rows)} bytes of text, found {nbytes}")
 
 
 def _check_column(field: pa.Field, found: pa.Schema) -> None:
@@ -125,12 +177,12 @@ def _check_column(field: pa.Field, found: pa.Schema) -> None:
         raise ValueError(f"expected {field.type} in the column {field.name}, found {kind}")
 
 
-def _text_nbytes(column: pa.ChunkedArray) -> int:
-    """Return the bytes of a column of dictionaries of text, were each row's text written out."""
+def _text_nbytes(column: pa.Array | pa.ChunkedArray) -> int:
+    """Return the bytes of a column's text, were each row's written out; 0 for a column of numbers."""
     total = 0
-    for chunk in column.chunks:
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         if pa.types.is_dictionary(chunk.type):
             total += pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
-        else:
+        elif pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
             total += chunk.nbytes
     return total

@@ -143,10 +143,14 @@ class TokenDataset(Dataset[Any]):
         Its columns are `source_index` and `source` (the number and name in the source), `label_name`, `width`
         and `height` in pixels, and `source_bytes`; null where unknown. Raises DamageError.
         """
-        positions = np.arange(len(self))
-        row_numbers = self._row_numbers(positions)
-        table = self.rows.samples_table()
-        return table if row_numbers is positions else table.take(row_numbers)
+        return self._ordered_rows().samples_table()
+
+    def samples_batches(self) -> Iterator[Any]:
+        """Yield the rows of `samples_table()` in order, as `pyarrow.RecordBatch`es; raises DamageError.
+
+        Memory does not grow with the number of samples, unless they are in another order than in the store.
+        """
+        return self._ordered_rows().samples_batches()
 
     def __repr__(self) -> str:
         grid = " x ".join(map(str, self.rows.manifests[0].grid))
@@ -247,6 +251,10 @@ class TokenDataset(Dataset[Any]):
 
     def _row_numbers(self, positions: Indices) -> Indices:
         return positions
+
+    def _ordered_rows(self) -> Rows:
+        """Return the rows in the dataset's own order."""
+        return self.rows
 
     @property
     def _target(self) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, Self
 
+import numpy as np
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, StoreError
@@ -14,7 +15,7 @@ from tokenstore.format import LABELS
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Mixture, Order, Stopping
 from tokenstore.randomness import GAMMA
-from tokenstore.reading import Concatenated, Indices
+from tokenstore.reading import Concatenated, Indices, Rows, Subset
 
 __all__ = ["MixedDataset", "concat", "mix"]
 
@@ -102,6 +103,10 @@ class MixedDataset(TokenDataset):
 
     def _row_numbers(self, positions: Indices) -> Indices:
         return self._in_order(positions)
+
+    @override
+    def _ordered_rows(self) -> Rows:
+        return Subset(self.rows, self._row_numbers(np.arange(len(self))))
 
 
 def _order_of_pass(dataset: TokenDataset, seed: int, shuffle: Shuffle, window: int, number: int) -> Order:

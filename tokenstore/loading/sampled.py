@@ -15,6 +15,7 @@ from tokenstore.errors import ArgumentError
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Indices, Listed, Order
 from tokenstore.randomness import derived_seed
+from tokenstore.reading import Rows, Subset
 
 __all__ = ["sampled"]
 
@@ -84,6 +85,10 @@ class SampledDataset(TokenDataset):
 
     def _row_numbers(self, positions: Indices) -> Indices:
         return self._first[positions]
+
+    @override
+    def _ordered_rows(self) -> Rows:
+        return Subset(self.rows, self._row_numbers(np.arange(len(self))))
 
     def _drawn(self, seed: int, epoch: int) -> Indices:
         """Return the row numbers of an epoch; those of the last one asked for are kept."""

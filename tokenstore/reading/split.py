@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tokenstore.errors import ManifestError, StoreError, did_you_mean
 from tokenstore.format import LABELS, TOKENS, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
+from tokenstore.reading.checked_files import samples_batches
 from tokenstore.reading.open_array import array_reader
 from tokenstore.reading.shards import Payloads
 from tokenstore.reading.store_files import StoreFiles
@@ -168,3 +169,10 @@ class SplitReader:
             for path, rows in self.store.samples_parts(self.name)
         ]
         return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+    def samples_batches(self) -> Iterator[Any]:
+        """Yield the same rows in order, as `pyarrow.RecordBatch`es, in memory that does not grow with N.
+
+        Raises DamageError, and StorageError where remote storage does not answer.
+        """
+        return samples_batches(self.store, self.name)

@@ -204,8 +204,11 @@ class StoreFiles:
         except KeyError:
             raise DamageError(f"{self.storage}: the manifest lists no file {path}") from None
 
-    def read_checked(self, path: str) -> bytes:
-        """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError."""
+    def table_record(self, path: str) -> FileRecord:
+        """Return the size and digest of a table or a JSON file, before it is read.
+
+        Raises DamageError for an unlisted file, ManifestError for one of an impossible size.
+        """
         expected = self.record(path)
         samples = sum(split.samples + split.skipped for split in self.manifest.splits.values())
         fixed, per_sample = MAX_TABLE_NBYTES
@@ -214,6 +217,21 @@ class StoreFiles:
             raise ManifestError(
                 f"{self.storage}/{path}: expected at most {most} bytes, found {expected.size}"
             )
+        return expected
+
+    def check_record(self, path: str, actual: FileRecord) -> None:
+        """Raise DamageError unless a file has the size and digest of its record, or StoreChangedError."""
+        expected = self.record(path)
+        if actual != expected:
+            self.rule_out_change()
+            raise DamageError(
+                f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
+                f"found {actual.size} bytes with {actual.sha256}. Restore the file from a copy"
+            )
+
+    def read_checked(self, path: str) -> bytes:
+        """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError."""
+        expected = self.table_record(path)
         try:
             data = self.storage.read(path, expected.size)
         except FileNotFoundError as error:
@@ -224,13 +242,7 @@ class StoreFiles:
         except DamageError:
             self.rule_out_change()
             raise
-        actual = file_record(data)
-        if actual != expected:
-            self.rule_out_change()
-            raise DamageError(
-                f"{self.storage}/{path}: expected {expected.size} bytes with SHA-256 {expected.sha256}, "
-                f"found {actual.size} bytes with {actual.sha256}. Restore the file from a copy"
-            )
+        self.check_record(path, file_record(data))
         return data
 
     def _read_json(self, path: str) -> Any:

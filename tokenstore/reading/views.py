@@ -18,6 +18,9 @@ from tokenstore.reading.split import SplitReader
 
 __all__ = ["Concatenated", "Rows", "Subset", "source_indices"]
 
+BATCH_ROWS = 2**15
+"""The most rows of a batch of a subset's samples."""
+
 
 class Rows(Protocol):
     """A sequence of aligned samples, read by index: a split, or a view of one or more."""
@@ -85,6 +88,9 @@ class Rows(Protocol):
 
     def samples_table(self) -> Any:
         """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
+
+    def samples_batches(self) -> Iterator[Any]:
+        """Yield the same rows in order, as `pyarrow.RecordBatch`es; raises DamageError."""
 
     def in_memory(self, columns: Sequence[str]) -> Rows:
         """Return the same samples with some columns, compressed, in this process's memory.
@@ -177,6 +183,21 @@ class Subset(Rows):
     @override
     def samples_table(self) -> Any:
         return self._rows.samples_table().take(self._indices)
+
+    @override
+    def samples_batches(self) -> Iterator[Any]:
+        import pyarrow as pa
+
+        if (self._indices[1:] < self._indices[:-1]).any():  # a row may be needed after any other
+            yield from self.samples_table().combine_chunks().to_batches(BATCH_ROWS)
+            return
+        start = 0
+        for batch in self._rows.samples_batches():
+            stop = start + len(batch)
+            first, last = np.searchsorted(self._indices, [start, stop])
+            if first < last:
+                yield batch.take(pa.array(self._indices[first:last] - start))
+            start = stop
 
     @override
     def in_memory(self, columns: Sequence[str]) -> Rows:
@@ -301,6 +322,11 @@ class Concatenated(Rows):
         import pyarrow as pa
 
         return pa.concat_tables([part.samples_table() for part in self.parts], promote_options="default")
+
+    @override
+    def samples_batches(self) -> Iterator[Any]:
+        for part in self.parts:
+            yield from part.samples_batches()
 
     @override
     def in_memory(self, columns: Sequence[str]) -> Rows:

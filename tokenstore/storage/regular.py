@@ -87,13 +87,15 @@ def read_into(descriptor: int, start: int, room: memoryview) -> int:
 
 
 class PositionedFile(io.RawIOBase):
-    """An open file's bytes, with a position of its own, which no other user of the descriptor moves.
+    """An open file's bytes from `offset` on, `size` or all of them, with a position of its own.
 
-    The descriptor stays open when this object is closed.
+    No other user of the descriptor moves the position. The descriptor stays open when this object is closed.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, offset: int = 0, size: int | None = None) -> None:
         self._descriptor = descriptor
+        self._offset = offset
+        self._size = size
         self._position = 0
 
     @override
@@ -111,7 +113,7 @@ class PositionedFile(io.RawIOBase):
     @override
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
-        position = (os.fstat(self._descriptor).st_size if base is None else base) + offset
+        position = (self._nbytes() if base is None else base) + offset
         if position < 0:
             raise OSError(errno.EINVAL, "a seek to before the start")
         self._position = position
@@ -119,9 +121,17 @@ class PositionedFile(io.RawIOBase):
 
     @override
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = read_into(self._descriptor, self._position, memoryview(buffer))
+        room = memoryview(buffer)
+        if self._size is not None:
+            room = room[: max(0, self._size - self._position)]
+        count = read_into(self._descriptor, self._offset + self._position, room)
         self._position += count
         return count
+
+    def _nbytes(self) -> int:
+        if self._size is not None:
+            return self._size
+        return os.fstat(self._descriptor).st_size - self._offset
 
 
 def _irregular(where: str, kind: str) -> DamageError:
