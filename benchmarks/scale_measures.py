@@ -1,0 +1,153 @@
+"""The operations that `bench_scale.py` measures, by name, and the process that measures one of them.
+
+    python benchmarks/scale_measures.py NAME STORE
+
+An operation is prepared outside the clock and returns what the clock runs. To add one, write a function
+below with the decorator `operation`: it takes the store's path and an empty folder for what it writes.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import scale_stores
+
+import tokenstore
+
+BATCH = 256
+BATCHES = 200
+Action: TypeAlias = Callable[[], object]
+Prepare: TypeAlias = Callable[[Path, Path], Action]
+
+OPERATIONS: dict[str, tuple[Prepare, int]] = {}
+"""The operations by name: how each is prepared, and how often its action does the thing that is timed."""
+
+
+def operation(name: str, times: int = 1) -> Callable[[Prepare], Prepare]:
+    """Add an operation whose action does `times` times what its row of the table is called after."""
+
+    def add(prepare: Prepare) -> Prepare:
+        OPERATIONS[name] = prepare, times
+        return prepare
+
+    return add
+
+
+@operation("open")
+def prepare_open(store: Path, scratch: Path) -> Action:
+    """Open the store and its split, as a loader's process does."""
+    tokenstore.open(tiny_store(scratch))["train"]
+    return lambda: tokenstore.open(store)["train"]
+
+
+@operation("info")
+def prepare_info(store: Path, scratch: Path) -> Action:
+    """Ask what the store says about itself."""
+    tokenstore.info(tiny_store(scratch))
+    return lambda: tokenstore.info(store)
+
+
+@operation("first batch")
+def prepare_first_batch(store: Path, scratch: Path) -> Action:
+    """Read one random batch of an open store, with labels: every shard of it is opened."""
+    batches = random_batches(store, 1)
+    read_batches(tokenstore.open(tiny_store(scratch))["train"], [np.arange(1)])
+    split = tokenstore.open(store)["train"]
+    return lambda: read_batches(split, batches)
+
+
+@operation("random batch", times=BATCHES)
+def prepare_random_batches(store: Path, scratch: Path) -> Action:
+    """Read batches of a full shuffle, with labels, once every chunk was touched."""
+    split = tokenstore.open(store)["train"]
+    for start in range(0, len(split), 2**16):
+        rows = np.arange(start, min(start + 2**16, len(split)))
+        read_batches(split, [rows])
+    read_batches(split, random_batches(store, BATCHES, seed=1))
+    batches = random_batches(store, BATCHES)
+    return lambda: read_batches(split, batches)
+
+
+def random_batches(store: Path, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Draw batches of row numbers of a store's training split."""
+    samples = len(tokenstore.open(store)["train"])
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, samples, BATCH) for _ in range(count)]
+
+
+def read_batches(split: tokenstore.SplitReader, batches: list[np.ndarray]) -> None:
+    """Read codes and labels of batches."""
+    for rows in batches:
+        split.read("tokens", rows)
+        split.read("labels", rows)
+
+
+def tiny_store(folder: Path) -> Path:
+    """Write a store of one shard to warm up on: the clock waits for no import and no compiler."""
+    return scale_stores.write(folder, scale_stores.Size(64, 1))
+
+
+class Memory(threading.Thread):
+    """The peak of this process's anonymous memory, in MB, looked at every few milliseconds.
+
+    Pages of mapped files are not counted: the system takes them back when it needs them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+        self.peak = self.now()
+
+    @staticmethod
+    def now() -> float:
+        """Return the anonymous memory that this process has now."""
+        status = Path("/proc/self/status")
+        if not status.exists():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        return int(status.read_text().split("RssAnon:")[1].split()[0]) / 1000
+
+    def run(self) -> None:
+        """Look until `stop`."""
+        while not self._over.wait(0.01):
+            self.peak = max(self.peak, self.now())
+
+    def stop(self) -> float:
+        """End and return the peak."""
+        self._over.set()
+        self.join()
+        return max(self.peak, self.now())
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def main(name: str, store: str) -> None:
+    """Measure one operation, and print CPU seconds, seconds and MB of memory as JSON."""
+    prepare, times = OPERATIONS[name]
+    with tempfile.TemporaryDirectory(dir=Path(store).parent) as scratch:
+        action = prepare(Path(store), Path(scratch))
+        before = Memory.now()
+        memory = Memory()
+        memory.start()
+        cpu, started = cpu_seconds(), time.perf_counter()
+        result = action()
+        cpu, seconds = cpu_seconds() - cpu, time.perf_counter() - started
+        peak = memory.stop()
+        del result
+    print(json.dumps({"cpu": cpu / times, "seconds": seconds / times, "memory": peak - before}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
