@@ -68,5 +68,8 @@ def info(store: StorePath | TokenStore, *, storage_options: Mapping[str, Any] | 
 
 
 def file_nbytes(store: StoreFiles, prefix: str) -> int:
-    """Return the bytes of all files whose path begins with `prefix`."""
-    return sum(record.size for path, record in store.records() if path.startswith(prefix))
+    """Return the bytes of all files below `prefix`, the folder of a split or an array and a slash."""
+    listed = [array for array in store.listed_arrays if f"{array}/".startswith(prefix)]
+    shards = sum(int(store.shard_nbytes(array).sum()) for array in listed)
+    files = store.manifest.files.items()
+    return shards + sum(record.size for path, record in files if path.startswith(prefix))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import DamageError, StorageError, TokenstoreError
+from tokenstore.errors import DamageError, ManifestError, StorageError, TokenstoreError
 from tokenstore.format import (
     LABELS,
     ROOT,
@@ -100,7 +100,10 @@ def check_listing(store: StoreFiles) -> tuple[list[str], list[str]]:
     except StorageError as error:
         return [], [f"files that are not the store's are not looked for: {error}"]
     files = store.manifest.files
-    extra = [path for path in listed if path not in files and path != ROOT]
+    unknown = tuple(f"{array}/c/" for array in store.listed_arrays if not _has_layout(store, array))
+    extra = [
+        path for path in listed if path != ROOT and not path.startswith(unknown) and not store.lists(path)
+    ]
     staged = [path for path in extra if path.startswith(f"{STAGING}/")]
     notes = []
     if staged:
@@ -111,18 +114,27 @@ def check_listing(store: StoreFiles) -> tuple[list[str], list[str]]:
         if path.endswith(f"/{ROOT}") and path.count("/") in (1, 2)
     )
     tables = {f"{split}/{table}" for split in store.splits for table in (SAMPLES_TABLE, SKIPPED_TABLE)}
+    parts = tuple(f"{split}/{SAMPLES_TABLE}/" for split in store.splits)
     own: list[str] = []
     strangers: list[str] = []
     for path in extra:
         if path in staged:
             continue
-        is_own = path.endswith(f"/{ROOT}") or path.startswith(arrays) or path in tables
+        is_own = path.endswith(f"/{ROOT}") or path.startswith((*arrays, *parts)) or path in tables
         (own if is_own else strangers).append(path)
     if strangers:
         notes.append(f"{len(strangers)} files are not the store's, the first is {strangers[0]}")
     return [
         f"{store.storage}/{path}: a file of the store that the manifest does not list" for path in own
     ], notes
+
+
+def _has_layout(store: StoreFiles, array: str) -> bool:
+    try:
+        store.layout(array)
+    except TokenstoreError:  # which the check of the array reports
+        return False
+    return True
 
 
 def _json(store: StoreFiles, path: str) -> Any:
@@ -239,37 +251,40 @@ def _check_tables(store: StoreFiles, split: str, damaged: set[str]) -> list[str]
     # imported here: the only part of this module that needs Arrow
     from tokenstore.format import SAMPLES_SCHEMA, SKIPPED_SCHEMA, read_table
 
-    summary = store.manifest.splits[split]
+    summary, skipped = store.manifest.splits[split], f"{split}/{SKIPPED_TABLE}"
     problems = []
-    for table, schema, rows in (
-        (SAMPLES_TABLE, SAMPLES_SCHEMA, summary.samples),
-        (SKIPPED_TABLE, SKIPPED_SCHEMA, summary.skipped),
-    ):
-        path = f"{split}/{table}"
-        if path in damaged or (table == SKIPPED_TABLE and not rows and path not in store.manifest.files):
-            continue
-        try:
-            read = read_table(store.read_checked(path), schema, rows, f"{store.storage}/{path}")
-            if table == SAMPLES_TABLE:
-                problems += _label_name_problems(store, split, read)
-        except TokenstoreError as error:
-            problems.append(str(error))
+    try:
+        tables = [(path, SAMPLES_SCHEMA, rows) for path, rows in store.samples_parts(split)]
+    except ManifestError as error:
+        tables, problems = [], [str(error)]
+    if summary.skipped or skipped in store.manifest.files:
+        tables.append((skipped, SKIPPED_SCHEMA, summary.skipped))
+    start = 0
+    for path, schema, rows in tables:
+        if path not in damaged:
+            try:
+                read = read_table(store.read_checked(path), schema, rows, f"{store.storage}/{path}")
+                if path != skipped:
+                    problems += _label_name_problems(store, split, path, start, read)
+            except TokenstoreError as error:
+                problems.append(str(error))
+        start += rows
     return problems
 
 
-def _label_name_problems(store: StoreFiles, split: str, table: Any) -> list[str]:
-    """Compare the names of labels in the samples' table with the labels: its rows are in their order."""
+def _label_name_problems(store: StoreFiles, split: str, path: str, start: int, table: Any) -> list[str]:
+    """Compare the names of labels in a part of the samples' table, from row `start` on, with the labels."""
     names = store.manifest.class_names
     if names is None or LABELS not in store.split_arrays(split):
         return []
     try:
-        labels = array_reader(store, f"{split}/{LABELS}").read(np.arange(table.num_rows))
+        labels = array_reader(store, f"{split}/{LABELS}").read(np.arange(start, start + table.num_rows))
     except TokenstoreError:
         return []  # reported already
     for row, name in enumerate(table["label_name"].to_pylist()):
         if name is not None and 0 <= labels[row] < len(names) and names[labels[row]] != name:
             return [
-                f"{store.storage}/{split}/{SAMPLES_TABLE}: row {row} has the label name {name!r:.80}, "
+                f"{store.storage}/{path}: row {row} has the label name {name!r:.80}, "
                 f"but its sample has the label {labels[row]}, {names[labels[row]]!r:.80}"
             ]
     return []

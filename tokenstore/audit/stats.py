@@ -135,7 +135,7 @@ def stats(
     fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, CONTEXT_MODEL))
     return StorageAudit(
         location=opened.files.storage.url,
-        codec=", ".join(manifest.features),
+        codec=", ".join(manifest.codecs),
         nbytes=nbytes,
         nbytes_by_part=parts,
         samples=total,
@@ -203,7 +203,9 @@ def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[i
 def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
     manifest: Manifest = store.manifest
     parts: dict[str, int] = {}
-    for path, record in store.files.records():
+    files = [(path, record.size) for path, record in manifest.files.items()]
+    files += [(array, int(store.files.shard_nbytes(array).sum())) for array in store.files.listed_arrays]
+    for path, nbytes in files:
         first, *rest = path.split("/")
         if path.endswith(f"/{TOKENS}/{ROOT}") and manifest.has_codec_tables:
             part = CONTEXT_MODEL
@@ -213,6 +215,6 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
             part = first
         else:
             part = rest[0].replace(".parquet", " table")
-        parts[part] = parts.get(part, 0) + record.size
+        parts[part] = parts.get(part, 0) + nbytes
     parts["metadata"] = parts.get("metadata", 0) + store.files.root_nbytes
     return dict(sorted(parts.items(), key=lambda item: -item[1]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ from tokenstore.errors import (
     ArgumentError,
     DamageError,
     IncompleteStoreError,
+    ManifestError,
     NotAStoreError,
     Parameter,
     TokenstoreError,
 )
-from tokenstore.format import ROOT, FileRecord
+from tokenstore.format import ROOT, SHARD_MANIFEST, FileRecord
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.storage import Storage
@@ -149,8 +151,9 @@ def _check_store(
         findings.problems.append(str(error))
         return findings
     findings.files, findings.nbytes = 1, store.root_nbytes
-    damaged = set()
-    for path, record in store.records():
+    total = _nbytes(store)
+    damaged: set[str] = set()
+    for path, record in _records(store, damaged):
         problem = _check_file(storage, path, record)
         if problem is not None:
             findings.problems.append(f"{storage}/{path}: {problem}")
@@ -158,7 +161,7 @@ def _check_store(
         findings.files += 1
         findings.nbytes += record.size
         if on_progress is not None:
-            on_progress(findings.nbytes, store.nbytes)
+            on_progress(findings.nbytes, total)
     try:
         findings.problems += check_root(store, damaged)
     except FileNotFoundError:
@@ -181,6 +184,26 @@ def _check_store(
     if findings.problems:
         store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
+
+
+def _records(store: StoreFiles, damaged: set[str]) -> Iterator[tuple[str, FileRecord]]:
+    """Yield the path and the record of every file but the root; the caller adds damaged files to `damaged`.
+
+    The shards of an array whose list is bad are left out: the check of the array reports that.
+    """
+    yield from store.manifest.files.items()
+    for array in store.listed_arrays:
+        if not damaged & {f"{array}/{ROOT}", f"{array}/{SHARD_MANIFEST}"}:
+            with contextlib.suppress(ManifestError, DamageError):
+                yield from store.shard_records(array)
+
+
+def _nbytes(store: StoreFiles) -> int:
+    """Return the bytes of all files, as far as the lists of them can be read."""
+    try:
+        return store.nbytes
+    except (ManifestError, DamageError):
+        return store.root_nbytes + sum(record.size for record in store.manifest.files.values())
 
 
 def _is_damaged(array: str, damaged: set[str]) -> bool:

@@ -3,8 +3,9 @@
 `manifest.py` has the manifest (`Manifest`), `store_fields.py` the part of it that is known before the first
 shard, `root.py` the root `zarr.json` around it (`encode_root`, `decode_root`). `layout.py` has the paths of a
 store and the layout of an array (`ArrayLayout`), and `agreement.py` compares it with the manifest.
-`sharding.py` has the bytes of a shard, `tables.py` the tables and columns beside the tokens, `parquet.py` the
-sizes of a table's pages. `fields.py` reads JSON objects; tokenizers and adapters read theirs with it.
+`sharding.py` has the bytes of a shard, `shard_manifest.py` the list of an array's many shards, `tables.py`
+the tables and columns beside the tokens, `parquet.py` the sizes of a table's pages. `fields.py` reads JSON
+objects; tokenizers and adapters read theirs with it.
 
 Names are imported on first use, so that whoever needs the manifest does not wait for pyarrow.
 May import: `errors`, `machine`, `codecs`.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenstore.format import fields, sharding
-    from tokenstore.format.agreement import check_layout
+    from tokenstore.format.agreement import check_layout, check_shard_nbytes, has_shard_manifest
     from tokenstore.format.layout import (
         CODEBOOK,
         LABELS,
@@ -34,10 +35,26 @@ if TYPE_CHECKING:
         file_record,
         fill_value,
         group_document,
+        samples_part,
         table_array_document,
     )
-    from tokenstore.format.manifest import FORMAT_VERSION, NAME, FileRecord, Manifest, SplitSummary
+    from tokenstore.format.manifest import (
+        FORMAT_VERSION,
+        NAME,
+        SHARD_MANIFESTS,
+        TABLE_PARTS,
+        FileRecord,
+        Manifest,
+        SplitSummary,
+    )
     from tokenstore.format.root import decode_root, encode_json, encode_root
+    from tokenstore.format.shard_manifest import (
+        ROW_NBYTES,
+        SHARD_MANIFEST,
+        decode_records,
+        encode_records,
+        shard_sizes,
+    )
     from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity
     from tokenstore.format.tables import (
         LABEL_COLUMN,
@@ -58,11 +75,15 @@ __all__ = [
     "MASKS",
     "NAME",
     "ROOT",
+    "ROW_NBYTES",
     "SAMPLES_SCHEMA",
     "SAMPLES_TABLE",
+    "SHARD_MANIFEST",
+    "SHARD_MANIFESTS",
     "SKIPPED_SCHEMA",
     "SKIPPED_TABLE",
     "SYNONYMS",
+    "TABLE_PARTS",
     "TOKENS",
     "ArrayLayout",
     "Column",
@@ -74,18 +95,24 @@ __all__ = [
     "StoreFields",
     "TokenizerIdentity",
     "check_layout",
+    "check_shard_nbytes",
     "code_planes",
+    "decode_records",
     "decode_root",
     "decode_table_array",
     "encode_json",
+    "encode_records",
     "encode_root",
     "encode_table_array",
     "fields",
     "file_record",
     "fill_value",
     "group_document",
+    "has_shard_manifest",
     "read_table",
+    "samples_part",
     "samples_table",
+    "shard_sizes",
     "sharding",
     "table_array_document",
     "table_batches",
@@ -99,11 +126,15 @@ _HOMES = {
     "MASKS": "layout",
     "NAME": "manifest",
     "ROOT": "layout",
+    "ROW_NBYTES": "shard_manifest",
     "SAMPLES_SCHEMA": "tables",
     "SAMPLES_TABLE": "layout",
+    "SHARD_MANIFEST": "shard_manifest",
+    "SHARD_MANIFESTS": "manifest",
     "SKIPPED_SCHEMA": "tables",
     "SKIPPED_TABLE": "layout",
     "SYNONYMS": "layout",
+    "TABLE_PARTS": "manifest",
     "TOKENS": "layout",
     "ArrayLayout": "layout",
     "Column": "tables",
@@ -115,17 +146,23 @@ _HOMES = {
     "StoreFields": "store_fields",
     "TokenizerIdentity": "store_fields",
     "check_layout": "agreement",
+    "check_shard_nbytes": "agreement",
     "code_planes": "layout",
+    "decode_records": "shard_manifest",
     "decode_root": "root",
     "decode_table_array": "layout",
     "encode_json": "root",
+    "encode_records": "shard_manifest",
     "encode_root": "root",
     "encode_table_array": "layout",
     "file_record": "layout",
     "fill_value": "layout",
     "group_document": "layout",
+    "has_shard_manifest": "agreement",
     "read_table": "tables",
+    "samples_part": "layout",
     "samples_table": "tables",
+    "shard_sizes": "shard_manifest",
     "table_array_document": "layout",
     "table_batches": "tables",
 }

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenstore.codecs import Zstd, code_dtype
 from tokenstore.errors import CodecError, DamageError, ManifestError
 from tokenstore.format import sharding
 from tokenstore.format.layout import LABELS, TOKENS, ArrayLayout
-from tokenstore.format.manifest import Manifest
+from tokenstore.format.manifest import SHARD_MANIFESTS, Manifest
+from tokenstore.format.shard_manifest import ROW_NBYTES, SHARD_MANIFEST
 
-__all__ = ["check_layout"]
+_MOST_NBYTES = 2**62
+"""The most bytes of all shards of an array: sums of their sizes are in 64 bits."""
+
+__all__ = ["check_layout", "check_shard_nbytes", "has_shard_manifest"]
 
 
 def check_layout(layout: ArrayLayout, manifest: Manifest, array: str, where: str) -> None:
     """Compare the layout of an aligned array, such as `train/tokens`, with the manifest.
 
-    Whoever goes on from here has no more shards and chunks to count than the store has bytes for. `where`
-    names the array in messages. Raises ManifestError where the layout contradicts the manifest, and
-    DamageError for a shard that the manifest does not list.
+    After it and `check_shard_nbytes`, there are no more shards and chunks to count than the store has bytes
+    for. `where` names the array in messages. Raises ManifestError where the layout contradicts the manifest,
+    and DamageError for a shard that the manifest does not list.
     """
     split, _, name = array.partition("/")
     samples = manifest.splits[split].samples
@@ -31,6 +36,32 @@ def check_layout(layout: ArrayLayout, manifest: Manifest, array: str, where: str
     else:
         _check_column(layout, name, where)
     _check_shards(layout, manifest, array, where)
+
+
+def has_shard_manifest(manifest: Manifest, array: str) -> bool:
+    """Return True if the shards of an array, such as `train/tokens`, are listed in a file of their own."""
+    return SHARD_MANIFESTS in manifest.features and f"{array}/{SHARD_MANIFEST}" in manifest.files
+
+
+def check_shard_nbytes(layout: ArrayLayout, nbytes: npt.NDArray[np.int64], where: str) -> None:
+    """Compare the shards' sizes (shards,) in the manifest with what their indexes take alone.
+
+    Raises DamageError for a shard that is too short, or for more bytes than there are.
+    """
+    least = np.full(layout.shards, layout.index_nbytes + layout.chunks_per_shard * sharding.CHECKSUM_NBYTES)
+    if layout.shards:
+        last = layout.shards - 1
+        least[last] = layout.index_nbytes + layout.shard_chunks(last) * sharding.CHECKSUM_NBYTES
+    if float(nbytes.sum(dtype=np.float64)) > _MOST_NBYTES:
+        raise DamageError(f"{where}: expected shards of at most {_MOST_NBYTES} bytes in all, found more")
+    short = nbytes < least
+    if short.any():
+        shard = int(short.argmax())
+        raise DamageError(
+            f"{where}: expected at least {least[shard]} bytes in the shard {layout.shard_file(shard)}, whose "
+            f"index alone has {layout.index_nbytes}, found {nbytes[shard]} in the manifest. "
+            "Restore the store from a copy"
+        )
 
 
 def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
@@ -63,20 +94,25 @@ def _check_column(layout: ArrayLayout, name: str, where: str) -> None:
 def _check_shards(layout: ArrayLayout, manifest: Manifest, array: str, where: str) -> None:
     prefix = f"{array}/c/"
     listed = [path for path in manifest.files if path.startswith(prefix)]
-    if layout.shards != len(listed):
+    if has_shard_manifest(manifest, array):
+        _check_shard_manifest(layout, manifest, array, listed, where)
+        return
+    paths = (f"{array}/{layout.shard_file(shard)}" for shard in range(layout.shards))
+    if layout.shards != len(listed) or not all(path in manifest.files for path in paths):
         raise _other_shards(layout, array, listed, where)
-    for shard in range(layout.shards):
-        path = f"{array}/{layout.shard_file(shard)}"
-        record = manifest.files.get(path)
-        if record is None:
-            raise _other_shards(layout, array, listed, where)
-        least = layout.index_nbytes + layout.shard_chunks(shard) * sharding.CHECKSUM_NBYTES
-        if record.size < least:
-            raise DamageError(
-                f"{where}: expected at least {least} bytes in the shard {layout.shard_file(shard)}, whose "
-                f"index alone has {layout.index_nbytes}, found {record.size} in the manifest. "
-                "Restore the store from a copy"
-            )
+
+
+def _check_shard_manifest(
+    layout: ArrayLayout, manifest: Manifest, array: str, listed: Collection[str], where: str
+) -> None:
+    nbytes, expected = manifest.files[f"{array}/{SHARD_MANIFEST}"].size, layout.shards * ROW_NBYTES
+    if nbytes != expected:
+        raise ManifestError(
+            f"{where}: expected {expected} bytes in {SHARD_MANIFEST} for {layout.shards} shards, "
+            f"found {nbytes}"
+        )
+    if listed:
+        raise ManifestError(f"{where}: expected shards in {SHARD_MANIFEST} alone, found {min(listed)} too")
 
 
 def _other_shards(layout: ArrayLayout, array: str, listed: Collection[str], where: str) -> Exception:

@@ -29,6 +29,12 @@ MASKS = "masks"
 SAMPLES_TABLE = "samples.parquet"
 SKIPPED_TABLE = "skipped.parquet"
 
+
+def samples_part(table: str, part: int) -> str:
+    """Return the path of a part of a samples table in parts, which is a folder (FORMAT.md, M29)."""
+    return f"{table}/{part:06d}.parquet"
+
+
 MAX_CHUNK_NBYTES = 2**31
 """The most bytes of a chunk's values (FORMAT.md, M12): a reader needs so much memory for a chunk."""
 

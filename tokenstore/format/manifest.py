@@ -28,6 +28,8 @@ from tokenstore.format.store_fields import Preprocessing, StoreFields, Tokenizer
 __all__ = [
     "FORMAT_VERSION",
     "NAME",
+    "SHARD_MANIFESTS",
+    "TABLE_PARTS",
     "FileRecord",
     "Manifest",
     "Preprocessing",
@@ -38,6 +40,11 @@ __all__ = [
 FORMAT_VERSION = 1
 REQUIRES = "0.1.0"
 """The oldest tokenstore that reads what this version writes."""
+
+SHARD_MANIFESTS = "manifests"
+"""The feature of a store that lists the shards of some arrays in a file of each array (FORMAT.md, M28)."""
+TABLE_PARTS = "tables"
+"""The feature of a store whose samples tables are in parts, in some splits (FORMAT.md, M29)."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 """The names that a split or a column can have: plain words, on every system and terminal."""
@@ -51,6 +58,15 @@ class SplitSummary:
     skipped: int = 0
     source_bytes: int | None = None
     """The bytes of the encoded images that were converted; None if the source was codes."""
+    part_rows: int | None = None
+    """The rows of each part of the samples table but the last; None for a table in one file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `part_rows` is among them only for a table in parts."""
+        values = dict(vars(self))
+        if self.part_rows is None:
+            del values["part_rows"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -69,15 +85,20 @@ class Manifest(StoreFields):
     files: Mapping[str, FileRecord] = field(default_factory=dict, repr=False)
     _: KW_ONLY
     features: tuple[str, ...] = ()
-    """The names of the codecs that a reader of the store must know."""
+    """The names of all that a reader of the store must know: its codecs, and how it lists its files."""
     created_by: str = ""
     requires: str = REQUIRES
     format_version: int = FORMAT_VERSION
 
     @property
+    def codecs(self) -> tuple[str, ...]:
+        """The names of the codecs among the features."""
+        return tuple(name for name in self.features if name not in _OTHER_FEATURES)
+
+    @property
     def has_codec_tables(self) -> bool:
         """True if the metadata of token arrays holds tables of their codec, such as a context model."""
-        return any(codec_class(feature).has_tables for feature in self.features)
+        return any(codec_class(name).has_tables for name in self.codecs)
 
     @property
     def is_consolidated(self) -> bool:
@@ -99,7 +120,7 @@ class Manifest(StoreFields):
             **({} if self.source_location is None else {"source_location": self.source_location}),
             **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
             "class_names": None if self.class_names is None else list(self.class_names),
-            "splits": {name: vars(split) for name, split in self.splits.items()},
+            "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},
         }
 
@@ -122,7 +143,12 @@ class Manifest(StoreFields):
     @override
     def check(self) -> None:
         super().check()
-        for name in self.splits:
+        for name, split in self.splits.items():
+            if split.part_rows is not None and TABLE_PARTS not in self.features:
+                raise ManifestError(
+                    f"manifest.splits.{name}.part_rows: expected the feature {TABLE_PARTS!r}, found "
+                    f"{list(self.features)}"
+                )
             if not NAME.fullmatch(name):
                 raise ManifestError(
                     f"manifest.splits: expected a name of letters, digits, _ and -, found {name!r:.80}"
@@ -133,12 +159,13 @@ class Manifest(StoreFields):
 
 
 def _check_version(format_version: int, requires: str, features: tuple[str, ...]) -> None:
-    unknown = sorted(set(features) - set(codec_names()))
+    known = {*codec_names(), *_OTHER_FEATURES}
+    unknown = sorted(set(features) - known)
     if format_version > FORMAT_VERSION or unknown:
         what = f"feature {unknown[0]!r}" if unknown else f"format version {format_version}"
         raise VersionError(
             f"this store needs tokenstore >= {requires}: it uses {what}, and this version knows format "
-            f"version {FORMAT_VERSION} with {', '.join(sorted(codec_names()))}. Upgrade tokenstore"
+            f"version {FORMAT_VERSION} with {', '.join(sorted(known))}. Upgrade tokenstore"
         )
 
 
@@ -156,7 +183,7 @@ def _files(value: object, where: str) -> dict[str, FileRecord]:
 def _file(values: list[Any], where: str) -> FileRecord:
     match values:
         case [int(size), str(digest)] if (
-            type(size) is int and size >= 0 and re.fullmatch("[0-9a-f]{64}", digest)
+            type(size) is int and 0 <= size < 2**63 and re.fullmatch("[0-9a-f]{64}", digest)
         ):
             return FileRecord(size, digest)
     raise FieldError(where, "[size, SHA-256 in hex]", repr(values))
@@ -168,6 +195,9 @@ _VERSIONS: dict[str, Reader[Any]] = {
     "features": list_of(text),
 }
 _read_split = record(
-    SplitSummary, {"samples": integer(), "skipped": integer(), "source_bytes": null_or(integer())}
+    SplitSummary,
+    {"samples": integer(), "skipped": integer(), "source_bytes": null_or(integer())},
+    {"part_rows": integer(1)},
 )
+_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS})
 _FIELDS: dict[str, Reader[Any]] = {"splits": mapping_of(_read_split), "files": _files, "created_by": text}

@@ -70,7 +70,7 @@ class ArrayFiles:
     @cached_property
     def nbytes(self) -> Indices:
         """The bytes of each shard that the manifest says: (shards,)."""
-        return self.store.shard_nbytes(self.name, self.layout)
+        return self.store.shard_nbytes(self.name)
 
     @cached_property
     def run_chunks(self) -> int:

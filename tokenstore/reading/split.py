@@ -168,7 +168,7 @@ class SplitReader:
             read_table(self.store.read_checked(path), SAMPLES_SCHEMA, rows, f"{self.store.storage}/{path}")
             for path, rows in self.store.samples_parts(self.name)
         ]
-        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+        return parts[0] if len(parts) == 1 else pa.concat_tables([SAMPLES_SCHEMA.empty_table(), *parts])
 
     def samples_batches(self) -> Iterator[Any]:
         """Yield the same rows in order, as `pyarrow.RecordBatch`es, in memory that does not grow with N.

@@ -29,26 +29,34 @@ from tokenstore.format import (
     LABELS,
     ROOT,
     SAMPLES_TABLE,
+    SHARD_MANIFEST,
     SYNONYMS,
     TOKENS,
     ArrayLayout,
     FileRecord,
     Manifest,
     check_layout,
+    check_shard_nbytes,
+    decode_records,
     decode_root,
     decode_table_array,
     file_record,
+    has_shard_manifest,
+    samples_part,
+    shard_sizes,
 )
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
 MAX_JSON_NBYTES = 200_000_000
-"""The largest JSON file that is read: a million files take 146 MB in the root `zarr.json`."""
+"""The largest list that is read: a million files take 146 MB in the root `zarr.json`, or 40 MB in a shard
+manifest."""
 MAX_JSON_VALUES = 2**22
 """The most values of a JSON file that is parsed, for memory: a million files are three million."""
 MAX_TABLE_NBYTES = (2**30, 2**12)
 """The largest table that is read as a whole: so many bytes, and so many more for each sample of the store."""
 CHECK_SECONDS = 2.0
 """The longest time in which parts of a remote store are fetched without a look at its root."""
+_NUMBER = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
 _DIGEST = re.compile(rb'"digest"\s*:\s*"([0-9a-f]{64})"')
 
 
@@ -81,6 +89,10 @@ class StoreFiles:
         self._span = _digest_span(root)
         self._digest = root[slice(*self._span)]
         self._version, self._checked, self._changes = version, opened, self.storage.changes
+        self._layouts: dict[str, tuple[ArrayLayout, npt.NDArray[np.int64]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_layouts": {}}  # read again: codecs with a model are large
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -103,29 +115,96 @@ class StoreFiles:
 
         Raises ManifestError where the layout contradicts the manifest, and DamageError.
         """
-        path = f"{array}/{ROOT}"
-        layout = ArrayLayout.from_zarr(self._read_json(path), f"{self.storage}/{array}")
-        check_layout(layout, self.manifest, array, f"{self.storage}/{array}")
-        return layout
+        return self._checked_layout(array)[0]
+
+    def shard_nbytes(self, array: str) -> npt.NDArray[np.int64]:
+        """Return the bytes of each shard of an aligned array (shards,), as the manifest says.
+
+        Raises what `layout` raises.
+        """
+        return self._checked_layout(array)[1]
+
+    def _checked_layout(self, array: str) -> tuple[ArrayLayout, npt.NDArray[np.int64]]:
+        if array not in self._layouts:
+            where = f"{self.storage}/{array}"
+            layout = ArrayLayout.from_zarr(self._read_json(f"{array}/{ROOT}"), where)
+            check_layout(layout, self.manifest, array, where)
+            if has_shard_manifest(self.manifest, array):
+                nbytes = shard_sizes(self.read_checked(f"{array}/{SHARD_MANIFEST}"))
+            else:
+                files = self.manifest.files
+                paths = (f"{array}/{layout.shard_file(shard)}" for shard in range(layout.shards))
+                nbytes = np.fromiter((files[path].size for path in paths), np.int64, layout.shards)
+            check_shard_nbytes(layout, nbytes, where)
+            self._layouts[array] = layout, nbytes
+        return self._layouts[array]
 
     @cached_property
     def nbytes(self) -> int:
         """The bytes of all files of the store."""
-        return self.root_nbytes + sum(record.size for _, record in self.records())
+        listed = sum(int(self.shard_nbytes(array).sum()) for array in self.listed_arrays)
+        return self.root_nbytes + sum(record.size for record in self.manifest.files.values()) + listed
 
     def records(self) -> Iterator[tuple[str, FileRecord]]:
-        """Yield the path, the size and the digest of every file of the store but the root."""
-        yield from self.manifest.files.items()
+        """Yield the path, the size and the digest of every file of the store but the root.
 
-    def shard_nbytes(self, array: str, layout: ArrayLayout) -> npt.NDArray[np.int64]:
-        """Return the bytes of each shard of an aligned array (shards,), as the manifest says."""
-        files = self.manifest.files
-        paths = (f"{array}/{layout.shard_file(shard)}" for shard in range(layout.shards))
-        return np.fromiter((files[path].size for path in paths), np.int64, layout.shards)
+        Raises ManifestError and DamageError where a file with the shards of an array is bad.
+        """
+        yield from self.manifest.files.items()
+        for array in self.listed_arrays:
+            yield from self.shard_records(array)
+
+    @cached_property
+    def listed_arrays(self) -> tuple[str, ...]:
+        """The arrays, such as `train/tokens`, whose shards are in a file of their own and not in the root."""
+        arrays = (f"{split}/{name}" for split in self.splits for name in self.split_arrays(split))
+        return tuple(array for array in arrays if has_shard_manifest(self.manifest, array))
+
+    def shard_records(self, array: str) -> Iterator[tuple[str, FileRecord]]:
+        """Yield the path, the size and the digest of every shard of one of the `listed_arrays`.
+
+        Raises what `layout` raises.
+        """
+        layout = self.layout(array)
+        data = self.read_checked(f"{array}/{SHARD_MANIFEST}")
+        for shard, record in enumerate(decode_records(data)):
+            yield f"{array}/{layout.shard_file(shard)}", record
+
+    def lists(self, path: str) -> bool:
+        """Return True for the path of a file of the store but the root; raises what `layout` raises."""
+        if path in self.manifest.files:
+            return True
+        array, _, shard = path.partition("/c/")
+        number = shard.partition("/")[0]
+        if array not in self.listed_arrays or not _NUMBER.fullmatch(number):
+            return False
+        layout = self.layout(array)
+        return int(number) < layout.shards and path == f"{array}/{layout.shard_file(int(number))}"
+
+    @property
+    def files(self) -> int:
+        """The number of files of the store, the root among them."""
+        return 1 + len(self.manifest.files) + sum(self.layout(array).shards for array in self.listed_arrays)
 
     def samples_parts(self, split: str) -> tuple[tuple[str, int], ...]:
         """Return the path and the number of rows of each file of a split's samples table, in order."""
-        return ((f"{split}/{SAMPLES_TABLE}", self.manifest.splits[split].samples),)
+        summary, path = self.manifest.splits[split], f"{split}/{SAMPLES_TABLE}"
+        if summary.part_rows is None:
+            return ((path, summary.samples),)
+        starts = range(0, summary.samples, summary.part_rows)
+        self._check_parts(path, len(starts))
+        return tuple(
+            (samples_part(path, part), min(summary.part_rows, summary.samples - start))
+            for part, start in enumerate(starts)
+        )
+
+    def _check_parts(self, table: str, expected: int) -> None:
+        """Raise ManifestError unless the manifest lists exactly so many parts of a table."""
+        listed = sum(path.startswith(f"{table}/") for path in self.manifest.files)
+        if listed != expected:
+            raise ManifestError(
+                f"{self.storage}/{table}: expected {expected} parts in the manifest, found {listed}"
+            )
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:
@@ -212,7 +291,9 @@ class StoreFiles:
         expected = self.record(path)
         samples = sum(split.samples + split.skipped for split in self.manifest.splits.values())
         fixed, per_sample = MAX_TABLE_NBYTES
-        most = MAX_JSON_NBYTES if path.endswith(ROOT) else fixed + per_sample * samples
+        most = fixed + per_sample * samples
+        if path.endswith((ROOT, SHARD_MANIFEST)):
+            most = MAX_JSON_NBYTES
         if expected.size > most:
             raise ManifestError(
                 f"{self.storage}/{path}: expected at most {most} bytes, found {expected.size}"

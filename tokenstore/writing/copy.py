@@ -74,7 +74,7 @@ def copy(
     opened = as_store(source, storage_options)
     place = as_storage(target, target_storage_options)
     store, manifest = opened.files, opened.files.manifest
-    result = CopyResult(str(place), manifest, len(manifest.files) + 1, store.nbytes)
+    result = CopyResult(str(place), manifest, store.files, store.nbytes)
     if resume and finish_commit(place):
         _check_same_store(store, place)
         return result
@@ -82,7 +82,7 @@ def copy(
     progress = _Progress(store.nbytes, on_progress)
     with StoreWriter(place, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
         existing = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}
-        strangers = sorted(existing - set(manifest.files) - {LOCK_INSIDE})
+        strangers = sorted(path for path in existing if path != LOCK_INSIDE and not store.lists(path))
         if strangers:
             raise StoreExistsError(
                 f"{place}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "
