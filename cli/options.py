@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .parameters import Choice, ExistingPlace, parse_storage_options
+from .parameters import Choice, ExistingPlace, PartOf, parse_storage_options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -144,6 +144,16 @@ def limit(which: str, *, default: int | None = None) -> Decorator[Any]:
         type=click.IntRange(1),
         default=default,
         help=f"At most so many samples of each split: {which}.",
+    )
+
+
+def part() -> Decorator[Any]:
+    """Return --part, a part of a conversion; the value is its number and the number of parts."""
+    return click.option(
+        "--part",
+        metavar="I/N",
+        type=PartOf(),
+        help="Convert only part I of N, counted from 1; `tokenstore merge` puts the parts together.",
     )
 
 

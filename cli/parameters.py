@@ -55,6 +55,21 @@ class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
         return [CompletionItem(incomplete, type="file")]
 
 
+class PartOf(click.ParamType):  # type: ignore[type-arg]
+    """A part of a whole, `3/100`; the value is the pair of both numbers."""
+
+    name = "text"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return both numbers; raise click.BadParameter for other text."""
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value), re.ASCII)
+        if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+            self.fail(f"expected a part such as 3/100, counted from 1, found {value!r:.80}", param, ctx)
+        return int(numbers[1]), int(numbers[2])
+
+
 def parse_storage_options(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any] | None:
     """Return the dict that a JSON object gives; raise click.BadParameter if it is none."""
     if value is None:

@@ -93,6 +93,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.shard_samples()
 @options.split("all", name="splits", multiple=True)
 @options.limit("the first ones")
+@options.part()
 @click.option(
     "--on-error",
     type=Choice(["skip", "fail"]),

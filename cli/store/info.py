@@ -54,6 +54,8 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
     }
     if manifest.source_location is not None:
         lines["source"] = manifest.source_location
+    if manifest.part is not None:
+        lines["part"] = f"{manifest.part} of a conversion, to be merged with the others"
     if manifest.preprocessing is not None:
         steps = manifest.preprocessing
         lines["images"] = f"{steps.width} x {steps.height}, {steps.resize}, {steps.filter}"

@@ -28,28 +28,36 @@ class CodePlan:
     source: CodeSource
     spec: StoreSpec
 
-    def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter:
-        """Begin or go on with a split of at most `listed` samples."""
+    def begin(self, name: str, positions: range, writer: StoreWriter) -> SplitWriter:
+        """Begin or go on with a split of the samples at `positions`."""
         split = self.source.splits[name]
         columns = {column: Column(np.dtype(dtype), shape) for column, (dtype, shape) in split.columns.items()}
-        return writer.split(name, listed, labels=split.labels(0, 0) is not None, columns=columns)
+        return writer.split(
+            name,
+            len(positions),
+            first=positions.start,
+            labels=split.labels(0, 0) is not None,
+            columns=columns,
+        )
 
-    def run(self, name: str, listed: int, part: SplitWriter, on_progress: Callable[[int, int], None]) -> None:
-        """Write the first `listed` samples of a split; `on_progress` is called with samples done and bad.
+    def run(
+        self, name: str, positions: range, part: SplitWriter, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Write a split's samples at `positions`; `on_progress` gets the end of those done, and the bad ones.
 
         Raises CodecError for codes outside their codebook.
         """
         split, class_names = self.source.splits[name], self.source.class_names
-        while (start := part.source_position) < listed:
+        while (start := part.source_position) < positions.stop:
             on_progress(start, 0)
-            stop = min(start + part.shard_samples, listed)
+            stop = min(start + part.shard_samples, positions.stop)
             labels = split.labels(start, stop)
             columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
             if labels is not None:
                 columns[LABELS] = labels
             rows = samples_table(np.arange(start, stop), split.names(start, stop), labels, class_names)
             part.write_shard(split.codes(start, stop), columns, rows, stop, [])
-        on_progress(listed, 0)
+        on_progress(positions.stop, 0)
 
 
 def plan_codes(

@@ -159,10 +159,10 @@ class _Plan(Protocol):
     @property
     def spec(self) -> StoreSpec: ...
 
-    def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter: ...
+    def begin(self, name: str, positions: range, writer: StoreWriter) -> SplitWriter: ...
 
     def run(
-        self, name: str, listed: int, part: SplitWriter, on_progress: Callable[[int, int], None]
+        self, name: str, positions: range, part: SplitWriter, on_progress: Callable[[int, int], None]
     ) -> None: ...
 
 
@@ -182,23 +182,23 @@ class _Job:
         """Return the result of a complete store; raises ConversionError if it is another's."""
         files = StoreFiles(target.reopened())
         splits: dict[str, Split] = {name: self.source.splits[name] for name in self.names}
-        listed = {name: self.options.listed(len(split)) for name, split in splits.items()}
-        refuse_other_source(TokenStore(files), self.plan.spec, splits, listed)
+        positions = {name: self.options.positions(len(split)) for name, split in splits.items()}
+        refuse_other_source(TokenStore(files), self._spec_of_part(self.plan.spec), splits, positions)
         return _already_complete(target)
 
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
-        spec = spec or self.plan.spec
+        spec = self._spec_of_part(spec or self.plan.spec)
         skipped: dict[str, list[Skip]] = {}
         resumed_at: dict[str, int] = {}
         with StoreWriter(target, spec, resume=self.resume, inputs=self._inputs(spec)) as writer:
             for name in self.names:
-                listed = self.options.listed(len(self.source.splits[name]))
-                part = self.plan.begin(name, listed, writer)
-                resumed_at[name] = part.source_position
-                self.plan.run(name, listed, part, self._reporter(name, listed))
+                positions = self.options.positions(len(self.source.splits[name]))
+                part = self.plan.begin(name, positions, writer)
+                resumed_at[name] = part.source_position - positions.start
+                self.plan.run(name, positions, part, self._reporter(name, positions))
                 skipped[name] = part.skipped
-            if not any(part.samples for part in writer.splits):
+            if spec.part is None and not any(part.samples for part in writer.splits):
                 raise ConversionError(
                     f"{self.source.location}: no sample could be converted; the first reason: "
                     f"{next((s.reason for part in skipped.values() for s in part), 'none listed')}"
@@ -231,10 +231,10 @@ class _Job:
         reason = str(rewritten.choice)
         return Conversion(rewritten.manifest, nbytes, skips, whole.resumed_at, codec_reason=reason)
 
-    def _reporter(self, split: str, total: int) -> Callable[[int, int], None]:
-        def report(done: int, skipped: int) -> None:
+    def _reporter(self, split: str, positions: range) -> Callable[[int, int], None]:
+        def report(stop: int, skipped: int) -> None:
             if self.on_progress is not None:
-                self.on_progress(Progress(split, done, total, skipped))
+                self.on_progress(Progress(split, stop - positions.start, len(positions), skipped))
 
         return report
 
@@ -242,8 +242,16 @@ class _Job:
         if self.on_progress is not None:
             self.on_progress(Progress(step, done, total, 0))
 
+    def _spec_of_part(self, spec: StoreSpec) -> StoreSpec:
+        return replace(spec, part=self.options.part_of(self._inputs_of_whole(spec)))
+
     def _inputs(self, spec: StoreSpec) -> dict[str, Any]:
         """Return all that decides the store's bytes, as JSON values."""
+        part = self.options.part
+        return {**self._inputs_of_whole(spec), **({} if part is None else {"part": list(part)})}
+
+    def _inputs_of_whole(self, spec: StoreSpec) -> dict[str, Any]:
+        """Return all that decides the bytes of the whole conversion, of which the store may be a part."""
         source = self.source
         splits: dict[str, Split] = {name: source.splits[name] for name in self.names}
         lists = {name: [len(split), split.fingerprint()] for name, split in splits.items()}

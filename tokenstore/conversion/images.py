@@ -45,21 +45,24 @@ class ImagePlan:
     size_note: str | None = None
     """A remark on the size of the images, where the user has not chosen it."""
 
-    def begin(self, name: str, listed: int, writer: StoreWriter) -> SplitWriter:
-        """Begin or go on with a split of at most `listed` samples."""
+    def begin(self, name: str, positions: range, writer: StoreWriter) -> SplitWriter:
+        """Begin or go on with a split of the samples at `positions`."""
         labels = self.source.splits[name].labels(0, 0) is not None
-        return writer.split(name, listed, labels=labels, columns=self.encoder.columns)
+        return writer.split(
+            name, len(positions), first=positions.start, labels=labels, columns=self.encoder.columns
+        )
 
-    def run(self, name: str, listed: int, part: SplitWriter, on_progress: Callable[[int, int], None]) -> None:
-        """Write the first `listed` samples of a split; `on_progress` is called with samples done and bad.
+    def run(
+        self, name: str, positions: range, part: SplitWriter, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Write a split's samples at `positions`; `on_progress` gets the end of those done, and the bad ones.
 
         Raises ConversionError for more bad samples than the options allow.
         """
         options, split = self.options, self.source.splits[name]
-        conversion = ImageConversion(
-            split, part, self.encoder, self.source.class_names, options.allowed_bad(listed)
-        )
-        conversion.run(listed, options.batch_size, options.workers, on_progress)
+        allowed = options.allowed_bad(options.listed(len(split)))  # in all parts together
+        conversion = ImageConversion(split, part, self.encoder, self.source.class_names, allowed)
+        conversion.run(positions.stop, options.batch_size, options.workers, on_progress)
 
 
 def plan_images(
@@ -158,10 +161,8 @@ class ImageConversion:
         self._masks: Pixels = np.empty(0, np.uint8)
         self._saved = time.monotonic()
 
-    def run(
-        self, listed: int, batch_size: int, workers: int, on_progress: Callable[[int, int], None]
-    ) -> None:
-        """Convert the split's first `listed` samples.
+    def run(self, stop: int, batch_size: int, workers: int, on_progress: Callable[[int, int], None]) -> None:
+        """Convert the split's samples before position `stop`.
 
         Raises ConversionError when more samples are bad than are allowed.
         """
@@ -173,7 +174,7 @@ class ImageConversion:
             self._close_shard()
         try:
             start = self._shard.source_stop
-            for batch in decode_in_order(self._split, start, listed, decoder, workers, masks):
+            for batch in decode_in_order(self._split, start, stop, decoder, workers, masks):
                 self._take(batch)
                 on_progress(batch.start + len(batch.outcomes), self._bad)
             self._encode()

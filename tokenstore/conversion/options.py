@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tokenstore.codecs import DEFAULT_CODEC
-from tokenstore.errors import Parameter
-from tokenstore.format import Manifest, Skip
+from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.format import ConversionPart, Manifest, Skip, part_positions
 from tokenstore.machine import available_cores
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE
@@ -20,15 +21,15 @@ MAX_PIXELS = ImageOptions(1).max_pixels
 BATCH_SIZE = 32
 """The images that a tokenizer takes at once, by default."""
 
-_MACHINE_ONLY = ("batch_size", "workers", "on_error")
-"""The options that do not decide a store's bytes."""
+_NO_DECISIONS = ("batch_size", "workers", "on_error", "part")
+"""The options that do not decide the bytes of a whole conversion."""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
     """The options of a conversion.
 
-    All but `batch_size`, `workers` and `on_error` decide the store's bytes.
+    All but `batch_size`, `workers`, `on_error` and `part` decide the bytes of the whole store.
     """
 
     codec: str = DEFAULT_CODEC
@@ -58,20 +59,43 @@ class ConvertOptions:
     """The codebook's size, for codes whose source does not say; else the largest code + 1."""
     batch_size: int = BATCH_SIZE
     workers: int = field(default_factory=available_cores)
+    part: tuple[int, int] | None = None
+    """The part of the conversion that is made: (3, 100) is the third of 100, to be merged with the others
+    by `tokenstore.merge`. What depends on all codes, a codec or a pruned codebook, is left to the merging."""
+
+    def __post_init__(self) -> None:
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            named = Parameter("part")
+            raise ArgumentError(
+                f"{named}: expected a number from 1 to {self.part[1]} of {self.part[1]} parts, "
+                f"found {self.part[0]}",
+                parameters=[named],
+            )
 
     @property
     def first_codec(self) -> str:
         """The codec that shards are written with first: `auto` is chosen when all codes are known."""
-        return DEFAULT_CODEC if self.codec == AUTO else self.codec
+        later = self.codec == AUTO or (self.part is not None and chosen_later(self.codec))
+        return DEFAULT_CODEC if later else self.codec
 
     @property
     def rewrites(self) -> bool:
         """True if a whole store is written first, and rewritten when all its codes are known."""
-        return self.prune_codebook or chosen_later(self.codec)
+        return self.part is None and (self.prune_codebook or chosen_later(self.codec))
 
     def listed(self, samples: int) -> int:
-        """Return how many of a split's samples are converted."""
+        """Return how many of a split's samples are converted, in all parts together."""
         return samples if self.limit is None else min(self.limit, samples)
+
+    def positions(self, samples: int) -> range:
+        """Return the positions of those of a split's samples that are converted here."""
+        return part_positions(*(self.part or (1, 1)), self.listed(samples))
+
+    def part_of(self, inputs: Mapping[str, Any]) -> ConversionPart | None:
+        """Return the part that is made of the whole conversion of `inputs`; None for the whole."""
+        if self.part is None:
+            return None
+        return ConversionPart(*self.part, self.on_error, json.loads(json.dumps(inputs)))
 
     def allowed_bad(self, listed: int) -> tuple[int, str] | None:
         """Return how many samples of `listed` may be bad and the reason; None for any number."""
@@ -84,7 +108,7 @@ class ConvertOptions:
 
     def decisions(self) -> dict[str, Any]:
         """Return the options that decide the store's bytes, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in _MACHINE_ONLY}
+        return {name: value for name, value in asdict(self).items() if name not in _NO_DECISIONS}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,13 @@ if TYPE_CHECKING:
         encode_records,
         shard_sizes,
     )
-    from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity
+    from tokenstore.format.store_fields import (
+        ConversionPart,
+        Preprocessing,
+        StoreFields,
+        TokenizerIdentity,
+        part_positions,
+    )
     from tokenstore.format.tables import (
         LABEL_COLUMN,
         SAMPLES_SCHEMA,
@@ -87,6 +93,7 @@ __all__ = [
     "TOKENS",
     "ArrayLayout",
     "Column",
+    "ConversionPart",
     "FileRecord",
     "Manifest",
     "Preprocessing",
@@ -109,6 +116,7 @@ __all__ = [
     "fill_value",
     "group_document",
     "has_shard_manifest",
+    "part_positions",
     "read_table",
     "samples_part",
     "samples_table",
@@ -138,6 +146,7 @@ _HOMES = {
     "TOKENS": "layout",
     "ArrayLayout": "layout",
     "Column": "tables",
+    "ConversionPart": "store_fields",
     "FileRecord": "manifest",
     "Manifest": "manifest",
     "Preprocessing": "store_fields",
@@ -159,6 +168,7 @@ _HOMES = {
     "fill_value": "layout",
     "group_document": "layout",
     "has_shard_manifest": "agreement",
+    "part_positions": "store_fields",
     "read_table": "tables",
     "samples_part": "layout",
     "samples_table": "tables",

@@ -119,6 +119,7 @@ class Manifest(StoreFields):
             "source_kind": self.source_kind,
             **({} if self.source_location is None else {"source_location": self.source_location}),
             **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
+            **({} if self.part is None else {"part": self.part.to_dict()}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},

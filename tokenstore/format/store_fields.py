@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from typing import Any
 
 from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
 from tokenstore.errors import ManifestError
-from tokenstore.format.fields import FieldError, Reader, fields_of, integer, list_of, null_or, record, text
+from tokenstore.format.fields import (
+    FieldError,
+    Reader,
+    exactly,
+    fields_of,
+    integer,
+    list_of,
+    null_or,
+    record,
+    text,
+)
 
-__all__ = ["Preprocessing", "StoreFields", "TokenizerIdentity"]
+__all__ = ["ConversionPart", "Preprocessing", "StoreFields", "TokenizerIdentity", "part_positions"]
 
 
 MAX_GRID_AXES = 63
@@ -81,6 +92,34 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class ConversionPart:
+    """The part of a conversion that a store holds: part `number`, counted from 1, of `count` parts."""
+
+    number: int
+    count: int
+    on_error: str
+    """The treatment of bad samples in this part."""
+    inputs: Mapping[str, Any] = field(repr=False)
+    """All that decides the bytes of the whole conversion, as JSON values: the same in all its parts."""
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def positions(self, listed: int) -> range:
+        """Return the part's positions in a split of which the whole conversion takes `listed` samples."""
+        return part_positions(self.number, self.count, listed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def part_positions(number: int, count: int, listed: int) -> range:
+    """Return the positions of part `number`, counted from 1, of `count` parts of `listed` samples."""
+    return range((number - 1) * listed // count, number * listed // count)
+
+
+@dataclass(frozen=True)
 class StoreFields:
     """The facts of a store that its spec states and its manifest repeats.
 
@@ -100,6 +139,8 @@ class StoreFields:
     """The user's name for the source, from the conversion."""
     ignore_index: int | None = None
     """The value of `masks` in pixels without a class; None if unknown."""
+    part: ConversionPart | None = None
+    """The part of a conversion that the store holds; None for a whole one."""
 
     @property
     def codebook_size(self) -> int:
@@ -137,6 +178,10 @@ class StoreFields:
                 f"manifest.tokenizer.kept_codes: expected lists of {self.codebook_sizes} codes, found "
                 f"{tuple(map(len, kept))}"
             )
+        if self.part is not None and self.part.number > self.part.count:
+            raise ManifestError(
+                f"manifest.part: expected a number up to {self.part.count}, found {self.part.number}"
+            )
 
 
 def _rising_codes(value: object, where: str) -> tuple[int, ...]:
@@ -156,6 +201,10 @@ read_identity = record(
 _read_preprocessing = record(
     Preprocessing, {"height": integer(1), "width": integer(1), "resize": text, "filter": text}
 )
+_read_part = record(
+    ConversionPart,
+    {"number": integer(1), "count": integer(1), "on_error": text, "inputs": exactly(dict)},
+)
 _REQUIRED: dict[str, Reader[Any]] = {
     "tokenizer": read_identity,
     "grid": list_of(integer(1)),
@@ -164,7 +213,7 @@ _REQUIRED: dict[str, Reader[Any]] = {
     "preprocessing": null_or(_read_preprocessing),
     "source_kind": null_or(text),
 }
-_OPTIONAL: dict[str, Reader[Any]] = {"source_location": text, "ignore_index": integer()}
+_OPTIONAL: dict[str, Reader[Any]] = {"source_location": text, "ignore_index": integer(), "part": _read_part}
 
 
 def read_store_fields(value: object, where: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -53,6 +53,8 @@ from tokenstore.writing.encoded import EncodedShard, encode_shard
 from tokenstore.writing.owner import Owner
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import HEADER, finish, look, own
+
+Columns: TypeAlias = Mapping[str, Column]
 
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
 
@@ -150,9 +152,9 @@ class StoreWriter:
             return None
 
     def split(
-        self, name: str, listed: int, *, labels: bool = True, columns: Mapping[str, Column] | None = None
+        self, name: str, listed: int, *, first: int = 0, labels: bool = True, columns: Columns | None = None
     ) -> SplitWriter:
-        """Begin or go on with a split that has at most `listed` samples.
+        """Begin or go on with a split that has at most `listed` samples, from the source's `first` on.
 
         Raises ManifestError for a name that no split or column can have.
         """
@@ -160,7 +162,8 @@ class StoreWriter:
         for word in (name, *columns):
             if word == TOKENS or not NAME.fullmatch(word) or word in _RESERVED:
                 raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
-        split = SplitWriter(self, name, self.spec.samples_per_shard(listed, columns.values()), columns)
+        samples = self.spec.samples_per_shard(listed, columns.values())
+        split = SplitWriter(self, name, samples, columns, first)
         self.splits.append(split)
         return split
 
@@ -235,7 +238,7 @@ class SplitWriter:
     """A writer of the shards of one split, in order; it goes on where an interrupted conversion stood."""
 
     def __init__(
-        self, store: StoreWriter, name: str, shard_samples: int, columns: Mapping[str, Column]
+        self, store: StoreWriter, name: str, shard_samples: int, columns: Columns, first: int = 0
     ) -> None:
         self.name = name
         self.shard_samples = shard_samples
@@ -244,6 +247,7 @@ class SplitWriter:
         self._storage = store.storage
         self._journal = list(self._read_journal())
         self._tail: list[Skip] = []
+        self._first = first
 
     @property
     def shards(self) -> int:
@@ -258,7 +262,7 @@ class SplitWriter:
     @property
     def source_position(self) -> int:
         """The first sample of the source after those of the finished shards."""
-        return int(self._journal[-1]["source_stop"]) if self._journal else 0
+        return int(self._journal[-1]["source_stop"]) if self._journal else self._first
 
     @property
     def skipped(self) -> list[Skip]:
