@@ -135,7 +135,8 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 )
 @options.resume("the interrupted conversion to OUT")
 @click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
-@options.storage_options()
+@options.storage_options(of="store, OUT")
+@options.storage_options("--source-storage-options", of="SRC")
 def convert(
     src: str,
     out: str,
@@ -149,13 +150,15 @@ def convert(
     r"""Turn SRC into the token store OUT.
 
     SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
-    release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL.
+    release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL. Folders of
+    images, tar shards and Parquet may be at an fsspec URL too.
 
     \b
     Examples:
       tokenstore convert imagenet/ imagenet.zarr --device cuda --batch-size 256
       tokenstore convert 'shards/train-{00000..00099}.tar' train.zarr --resize crop
       tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
+      tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
       tokenstore convert seit-release/ seit.zarr
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11

@@ -17,6 +17,7 @@ from helpers.image_sources import contents, labels
 from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources import open_source, parquet, parquet_cells
 from tokenstore.sources.arrow_types import plain
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.parquet import open_parquet
 
 IMAGES = [b"image %d" % number for number in range(4)]
@@ -318,7 +319,7 @@ def test_rows_of_groups_that_are_not_those_of_the_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "x.parquet", rows=2)
-    footer, schema = parquet._open(path)
+    footer, schema = parquet._open(LocalFile.of(path))
 
     class Claimed:
         num_rows = footer.num_rows

@@ -15,6 +15,7 @@ from helpers.paths import SHARED
 from helpers.tar_files import FORMATS, shard, write_tar
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tar_headers import walk_tar
 
@@ -31,7 +32,7 @@ def test_the_walk_finds_what_tarfile_finds(tmp_path: Path, format: str) -> None:
     )
     with tarfile.open(path) as tar:
         expected = [(os.fsencode(m.name), m.offset_data, m.size, m.isreg()) for m in tar.getmembers()]
-    assert [(m.name, m.offset, m.size, m.is_file) for m in walk_tar(path)] == expected
+    assert [(m.name, m.offset, m.size, m.is_file) for m in walk_tar(LocalFile.of(path))] == expected
 
 
 def test_the_walk_reads_sizes_in_base_256_and_pax_sizes(tmp_path: Path) -> None:
@@ -42,12 +43,12 @@ def test_the_walk_reads_sizes_in_base_256_and_pax_sizes(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 256)
     big = tmp_path / "big.tar"
     big.write_bytes(bytes(header) + bytes(1024) + bytes(1024))
-    assert [(m.name, m.size) for m in walk_tar(big)] == [(b"big.jpg", 700)]
+    assert [(m.name, m.size) for m in walk_tar(LocalFile.of(big))] == [(b"big.jpg", 700)]
     info.pax_headers = {"size": "700", "comment": "a = b"}
     info.size = 0
     pax = tmp_path / "pax.tar"
     pax.write_bytes(info.tobuf(tarfile.PAX_FORMAT) + bytes(1024) + bytes(1024))
-    assert [(m.name, m.size) for m in walk_tar(pax)] == [(b"big.jpg", 700)]
+    assert [(m.name, m.size) for m in walk_tar(LocalFile.of(pax))] == [(b"big.jpg", 700)]
 
 
 def test_webdataset_shards_give_images_with_integer_labels(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_sparse_members_of_both_kinds_are_walked_past(tmp_path: Path) -> None:
         + new.tobuf(tarfile.PAX_FORMAT) + b"s" * 512
         + plain.tobuf() + bytes(1024)
     )  # fmt: skip
-    assert [(m.name, m.is_file) for m in walk_tar(path)] == [
+    assert [(m.name, m.is_file) for m in walk_tar(LocalFile.of(path))] == [
         (b"old.jpg", False),
         (b"new.jpg", False),
         (b"plain.jpg", True),
@@ -185,7 +186,7 @@ def test_requests_survive_pickling_and_cross_shards(tmp_path: Path) -> None:
         shard(tmp_path / f"{number}.tar", 2 * number)
     request = pickle.loads(pickle.dumps(open_tar(tmp_path).splits["train"].request(1, 5)))
     assert request.read() == [b"image 1", b"image 2", b"image 3", b"image 4"]
-    assert len(request.paths) == 3
+    assert len(request.files) == 3
 
 
 def test_the_fingerprint_follows_the_listing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tokenstore.errors import SourceError
 from tokenstore.sources import open_source
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tar_headers import walk_tar
 
@@ -26,14 +27,17 @@ ENDLESS = b"5012 size=" + b"1" * 5_001 + b"\n"
 class TestDamage:
     def test_a_file_cut_off_anywhere_is_refused_with_its_name(self, tmp_path: Path) -> None:
         whole = shard(tmp_path / "whole.tar", count=3).read_bytes()
-        end = next(m.offset for m in walk_tar(tmp_path / "whole.tar") if m.name == b"0002.cls") + 512
+        end = (
+            next(m.offset for m in walk_tar(LocalFile.of(tmp_path / "whole.tar")) if m.name == b"0002.cls")
+            + 512
+        )
         cut = tmp_path / "cut.tar"
         for length in (*range(1, end + 1, 97), end):
             cut.write_bytes(whole[:length])
             with pytest.raises(SourceError, match=r"cut.tar: (truncated|not a tar)"):
-                list(walk_tar(cut))
+                list(walk_tar(LocalFile.of(cut)))
         cut.write_bytes(whole[: end + 512])
-        assert len(list(walk_tar(cut))) == 6
+        assert len(list(walk_tar(LocalFile.of(cut)))) == 6
 
     def test_a_truncated_member_is_named_with_its_offset(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "x.tar", {"1.jpg": b"#" * 600, "2.jpg": b"#" * 600})
@@ -54,7 +58,9 @@ class TestDamage:
                 data[place % 5000] = value
             path.write_bytes(data)
             with contextlib.suppress(SourceError):
-                assert all(member.offset + member.size <= len(data) for member in walk_tar(path))
+                assert all(
+                    member.offset + member.size <= len(data) for member in walk_tar(LocalFile.of(path))
+                )
 
     def test_a_damaged_header_is_named_with_its_offset(self, tmp_path: Path) -> None:
         path = shard(tmp_path / "x.tar")
@@ -117,7 +123,7 @@ class TestDamage:
             info.size = len(record)
             (tmp_path / "x.tar").write_bytes(info.tobuf() + record.ljust(5_120, b"\0") + bytes(1024))
             with pytest.raises(SourceError, match="no pax record at offset 512"):
-                list(walk_tar(tmp_path / "x.tar"))
+                list(walk_tar(LocalFile.of(tmp_path / "x.tar")))
 
     def test_a_tar_file_that_shrank_gives_bad_samples(self, tmp_path: Path) -> None:
         path = shard(tmp_path / "x.tar")

@@ -80,14 +80,6 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path, kind: str | None) -
             open_source(tmp_path / name, kind)
 
 
-@pytest.mark.parametrize(
-    "url", ["s3://bucket/train", "https://host/x.tar", "hf://datasets/x", "pipe:cat x.tar"]
-)
-def test_an_address_says_that_sources_are_local_for_now(url: str) -> None:
-    with pytest.raises(SourceError, match="sources have to be local for now"):
-        open_source(url)
-
-
 def test_an_unknown_kind_is_refused_with_those_known(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match="expected one of imagefolder, tar, parquet, seit, array, got 'zip'"

@@ -19,19 +19,20 @@ from tokenstore.conversion.completed import refuse_other_source
 from tokenstore.conversion.images import plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError, did_you_mean
-from tokenstore.format import Skip
+from tokenstore.format import ROOT, Skip
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
-from tokenstore.storage import STAGING, Storage, public_url
+from tokenstore.sources.listings import KeptListings
+from tokenstore.storage import STAGING, Storage, is_remote, public_url
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
-from tokenstore.writing.target import check_target, finish_commit
+from tokenstore.writing.target import LISTINGS, check_target, finish_commit
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 WHOLE = f"{STAGING}/.whole"
@@ -55,14 +56,14 @@ def convert(
 ) -> Conversion:
     """Turn images, or ready codes, into a token store at `target`: a folder, a `.zip` file or an fsspec URL.
 
-    `source` is an image folder, tar shards, a Parquet file, the SeiT release or arrays of codes, of the kind
-    `source_kind`, by default as found. Images are encoded by `tokenizer`, an object or a name
-    `NAME[:ARGUMENT]` that is loaded on `device`; ready codes take their vectors from the file `codebook`.
-    `options` are the fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`,
-    `image_size=256` or `on_error="skip"`, and those of `tokenstore.sources.SourceOptions`, such as
-    `labels="labels.csv"`, if `source` is a path. An interrupted conversion leaves a store that `resume=True`
-    goes on with. `on_source` is called with the listed source before the tokenizer is loaded, `on_progress`
-    with a Progress.
+    `source` is an image folder, tar shards, Parquet files, the SeiT release or arrays of codes, of the kind
+    `source_kind`, by default as found; the first three may be at an fsspec URL. Images are encoded by
+    `tokenizer`, an object or a name `NAME[:ARGUMENT]` that is loaded on `device`; ready codes take their
+    vectors from the file `codebook`. `options` are the fields of `tokenstore.conversion.ConvertOptions`, such
+    as `codec="context"`, `image_size=256` or `on_error="skip"`, and those of
+    `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if `source` is a path. An interrupted
+    conversion leaves a store that `resume=True` goes on with. `on_source` is called with the listed source
+    before the tokenizer is loaded, `on_progress` with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
@@ -76,7 +77,7 @@ def convert(
     if not resume:
         check_target(place, resume)  # before minutes go into listing the source
     if not isinstance(source, ImageSource | CodeSource):
-        source = open_source(os.fspath(source), source_kind, **of_source)
+        source = _opened(os.fspath(source), source_kind, of_source, place, resume)
     elif any(of_source.values()):
         raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
     if on_source is not None:
@@ -95,6 +96,18 @@ def convert(
         codebook=codebook,
         on_progress=on_progress,
     )
+
+
+def _opened(source: str, kind: str | None, options: dict[str, Any], place: Storage, resume: bool) -> Source:
+    """List a source; what takes long to list is saved in the unfinished store, for a resumed conversion."""
+    complete = resume and place.reopened().exists(ROOT)
+    listings = None if complete else KeptListings(place.working_storage(), LISTINGS)
+    try:
+        return open_source(source, kind, listings=listings, **options)
+    except SourceError:
+        if listings is not None and not resume:
+            listings.remove()
+        raise
 
 
 def _options(
@@ -272,10 +285,16 @@ def _already_complete(target: Storage) -> Conversion:
 
 
 def _refuse_target_inside(source: StorePath, target: Storage) -> None:
-    folder = Path(source)
-    if target.root is not None and folder.is_dir() and target.root.resolve().is_relative_to(folder.resolve()):
+    if is_remote(source):
+        where = public_url(os.fspath(source)).rstrip("/")
+        is_inside = target.root is None and target.url.startswith(f"{where}/")
+    else:
+        where, folder = str(source), Path(source)
+        root = target.root if folder.is_dir() else None
+        is_inside = root is not None and root.resolve().is_relative_to(folder.resolve())
+    if is_inside:
         raise ArgumentError(
-            f"the target {target} is inside the source {source}: it would be read as images next time"
+            f"the target {target} is inside the source {where}: it would be read as images next time"
         )
 
 

@@ -22,11 +22,11 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
+from tokenstore.sources.folders import files_ending
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import files_ending
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
 
 ENDINGS = (".npy", ".npz")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
+from tokenstore.sources.folders import FolderAtUrl
+from tokenstore.sources.listings import KeptListings
 from tokenstore.sources.naming import named
 from tokenstore.sources.options import SourceOptions
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
+from tokenstore.sources.remote_files import split_url
 from tokenstore.sources.shard_files import is_pattern
+from tokenstore.storage import is_remote, public_url, refuse_options
 
 __all__ = ["open_source"]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|pipe:")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
+_BY_URL = "source_storage_options"
+"""The option of kinds that can be read by URL."""
 _OPTION_NEEDS = {
     "labels": "a labels file goes with a folder of images",
     "masks": "label maps go with a folder of images",
@@ -30,34 +36,65 @@ _OPTION_NEEDS = {
 def open_source(
     src: str | Path,
     kind: str | None = None,
+    *,
+    listings: KeptListings | None = None,
     **options: Unpack[SourceOptions],
 ) -> Source:
-    """List the samples of a local path.
+    """List the samples of a local path, or of a URL that fsspec knows.
 
     Without a `kind`, one of `kind_names()`, the kind is recognised by the path's ending or by what the folder
     holds. `options` are the fields of SourceOptions that fit the kind; `class_names` fits any with labels.
+    The files of a kind that saves listings are listed only where `listings` has none of them.
 
     Raises SourceError for a path that does not exist, holds no known kind, or holds more than one, for an
-    unknown kind, and for whatever the kind's own opener refuses.
+    unknown kind, and for whatever the kind's own opener refuses; ArgumentError for `source_storage_options`
+    with a local path; StorageError where remote storage does not answer.
     """
-    where = str(src)
-    if _URL.match(where):
-        raise SourceError(f"{where}: sources have to be local for now; copy it to a disk first")
+    where, storage_options = public_url(str(src)), options.get("source_storage_options")
     chosen = None if kind is None else load_kind(kind)
-    if not Path(src).exists() and not is_pattern(where):
-        raise SourceError(f"{where}: no such file or folder")
     given = {name: value for name, value in options.items() if value is not None and value is not False}
-    if chosen is None:
-        kind = "imagefolder" if "labels" in given else _detect(Path(src))
-        chosen = load_kind(kind)
+    if is_remote(str(src)):
+        if chosen is None:
+            kind = _kind_of_url(str(src), "labels" in given, storage_options)
+            chosen = load_kind(kind)
+        if _BY_URL not in chosen.options:
+            raise SourceError(f"{where}: kind {kind} is read from a local disk only; copy it to one first")
+    else:
+        refuse_options(storage_options, where, _BY_URL)
+        src = str(src).removeprefix("file://")
+        if not Path(src).exists() and not is_pattern(src):
+            raise SourceError(f"{where}: no such file or folder")
+        if chosen is None:
+            kind = "imagefolder" if "labels" in given else _detect(Path(src))
+            chosen = load_kind(kind)
     for name in ("class_names", "tokenizer_name"):  # which fit any kind
         given.pop(name, None)
     for name, value in given.items():
         if name not in chosen.options:
             parameters = [Parameter(name, value if value is True else None)]
             raise SourceError(f"{where}: {_OPTION_NEEDS[name]}, not with kind {kind}", parameters=parameters)
-    source = chosen.open(src, **given)
+    if "listings" in chosen.options and listings is not None:
+        source = chosen.open(src, **given, listings=listings)
+    else:
+        source = chosen.open(src, **given)
     return named(source, options.get("class_names"), options.get("tokenizer_name"))
+
+
+def _kind_of_url(url: str, labelled: bool, storage_options: Mapping[str, Any] | None) -> str:
+    """Return the name of the kind that a URL is of: by its ending, or by the files of the folder there."""
+    kinds = {name: load_kind(name) for name in kind_names()}
+    named = None if labelled else _kind_of_name(url.partition("?")[0] if "?" in url else url, kinds)
+    if named is not None:
+        return named
+    where = public_url(url)
+    folder = FolderAtUrl(*split_url(url, storage_options))
+    if not folder.exists():
+        raise SourceError(f"{where}: no such file or folder")
+    if labelled:
+        return "imagefolder"
+    by_url = {name: kind for name, kind in kinds.items() if kind.holds_url is not None}
+    names = [name for name, kind in by_url.items() if kind.holds_url is not None and kind.holds_url(folder)]
+    return _only(names, by_url, where)
 
 
 def _detect(path: Path) -> str:
@@ -65,16 +102,24 @@ def _detect(path: Path) -> str:
     kinds = {name: load_kind(name) for name in kind_names()}
     if path.is_dir():
         return _kind_of_folder(path, kinds)
-    name = str(path)
+    named = _kind_of_name(str(path), kinds)
+    if named is not None:
+        return named
+    endings = ", ".join(ending for facts in kinds.values() for ending in facts.endings)
+    raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
+
+
+def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
+    """Return the kind of a file by its ending, or None; raise SourceError for a compressed tar file."""
     if _COMPRESSED_TAR.search(name):
         raise SourceError(
-            f"{name}: a compressed tar file, whose samples cannot be reached singly; decompress it first"
+            f"{public_url(name)}: a compressed tar file, whose samples cannot be reached singly; "
+            "decompress it first"
         )
     for kind, facts in kinds.items():
         if facts.endings and name.lower().endswith(facts.endings):
             return kind
-    endings = ", ".join(ending for facts in kinds.values() for ending in facts.endings)
-    raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
+    return None
 
 
 def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
@@ -83,10 +128,14 @@ def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
         raise SourceError(
             f"{folder}: a Zarr hierarchy, such as a token store; expected images or codes to convert"
         )
-    names = [name for name, kind in kinds.items() if kind.holds(folder)]
+    return _only([name for name, kind in kinds.items() if kind.holds(folder)], kinds, str(folder))
+
+
+def _only(names: Sequence[str], kinds: Mapping[str, SourceKind], where: str) -> str:
+    """Return the one of the kinds that fit a place; raise SourceError for none and for several."""
     if len(names) > 1:
-        raise SourceError(f"{folder}: could be of kind {' or '.join(names)}; say which, or take them apart")
+        raise SourceError(f"{where}: could be of kind {' or '.join(names)}; say which, or take them apart")
     if not names:
         looked_for = ", ".join(kind.looked_for for kind in kinds.values())
-        raise SourceError(f"{folder}: nothing known found; looked for {looked_for}")
+        raise SourceError(f"{where}: nothing known found; looked for {looked_for}")
     return names[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +33,10 @@ class NameBuilder:
 
     def __init__(self) -> None:
         self._chunks: list[pa.Array] = []
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | None] = []
 
-    def append(self, name: bytes) -> None:
-        """Add a name."""
+    def append(self, name: bytes | None) -> None:
+        """Add a name, or a null."""
         self._pending.append(name)
         if len(self._pending) == _NAMES_A_CHUNK:
             self._flush()
@@ -101,7 +102,7 @@ def digest(*parts: pa.ChunkedArray | npt.NDArray[np.generic] | str | int | None)
 
 def _digest_of_names(names: pa.ChunkedArray) -> bytes:
     lengths, values = hashlib.sha256(), hashlib.sha256()
-    for chunk in names.chunks:
+    for chunk in filter(len, names.chunks):
         ends = np.cumsum(pc.binary_length(chunk).to_numpy(), dtype=np.int64)
         lengths.update(np.diff(ends, prepend=0).data)
         offset = int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset])
@@ -137,6 +138,21 @@ class Tally:
         """Count one more thing, of that name."""
         self.first = name if not self.count else min(name, self.first)
         self.count += 1
+
+    def merge(self, other: Tally) -> None:
+        """Count the things that another tally counted."""
+        if other.count:
+            self.first = other.first if not self.count else min(other.first, self.first)
+            self.count += other.count
+
+    def facts(self) -> list[int | str]:
+        """Return the count and the first name as JSON values, for `of`."""
+        return [self.count, self.first.hex()]
+
+    @classmethod
+    def of(cls, what: str, facts: Sequence[Any]) -> Self:
+        """Return a tally of the counts that another's `facts` are."""
+        return cls(what, int(facts[0]), bytes.fromhex(facts[1]))
 
     def notes(self) -> tuple[str, ...]:
         """Return one note, or none if nothing was counted."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from tokenstore.errors import did_you_mean
 
@@ -38,6 +38,8 @@ class SourceOptions(TypedDict, total=False):
     """The name of the tokenizer that made ready codes, for a source that does not say it."""
     allow_outside_paths: bool
     """True to read files that a Parquet file names by paths that lead out of its folder."""
+    source_storage_options: Mapping[str, Any] | None
+    """The options of fsspec for a source at a URL."""
 
 
 @dataclass(frozen=True)

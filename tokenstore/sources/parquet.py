@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from tokenstore.errors import Parameter, SourceError
+from tokenstore.errors import Parameter, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS
 from tokenstore.sources.base import ImageSource, ImageSplit, Labels, Note
+from tokenstore.sources.files import SourceFile
+from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.names import check_range, digest, printable
 from tokenstore.sources.parquet_cells import ParquetRequest
 from tokenstore.sources.parquet_columns import (
@@ -31,6 +35,7 @@ from tokenstore.sources.parquet_columns import (
 from tokenstore.sources.parquet_labels import NotWholeError, read_labels
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.storage import public_url
 
 ENDINGS = (".parquet",)
 
@@ -51,7 +56,7 @@ class _RowGroups:
 class ParquetSplit(ImageSplit):
     """The rows of some Parquet files, in file order."""
 
-    paths: tuple[Path, ...]
+    files: tuple[SourceFile, ...]
     column: str
     groups: _RowGroups
     all_labels: Labels | None
@@ -69,7 +74,7 @@ class ParquetSplit(ImageSplit):
         samples = np.arange(start, stop)
         files = self.groups.files[np.searchsorted(self.groups.starts, samples, "right") - 1]
         rows = samples - self.groups.starts[np.searchsorted(self.groups.files, files)]
-        file_names = [printable(os.fsencode(path.name)) for path in self.paths]
+        file_names = [printable(os.fsencode(file.name)) for file in self.files]
         pairs = zip(files.tolist(), rows.tolist(), strict=True)
         end = f".{self.column}" if self.column_is_named else ""
         return pa.array([f"{file_names[file]}[{row}]{end}" for file, row in pairs], pa.string())
@@ -81,7 +86,7 @@ class ParquetSplit(ImageSplit):
 
     @override
     def fingerprint(self) -> str:
-        files = repr([(path.name, path.stat().st_size) for path in self.paths])
+        files = repr([(file.name, file.nbytes) for file in self.files])
         return digest(files, self.column, self.groups.files, self.groups.starts, self.all_labels)
 
     @override
@@ -90,9 +95,9 @@ class ParquetSplit(ImageSplit):
         starts, pieces = self.groups.starts, []
         first = int(np.searchsorted(starts, start, "right")) - 1
         for group in range(first, int(np.searchsorted(starts, stop))):
-            path, begin = str(self.paths[self.groups.files[group]]), int(starts[group])
+            file, begin = self.files[self.groups.files[group]], int(starts[group])
             rows = max(start - begin, 0), min(stop, int(starts[group + 1])) - begin
-            pieces.append((path, int(self.groups.numbers[group]), *rows))
+            pieces.append((file, int(self.groups.numbers[group]), *rows))
         return ParquetRequest(tuple(pieces), self.column, self.allow_outside_paths)
 
 
@@ -103,47 +108,50 @@ def open_parquet(
     label_column: str | None = None,
     no_labels: bool = False,
     allow_outside_paths: bool = False,
+    source_storage_options: Mapping[str, Any] | None = None,
 ) -> ImageSource:
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
-    A split whose labels are all -1, as secret test labels are, has no labels. Images whose paths lead out of
-    their file's folder are bad samples, unless `allow_outside_paths`.
+    The location may be a URL, for which `source_storage_options` are fsspec's. A split whose labels are all
+    -1, as secret test labels are, has no labels. Images whose paths lead out of their file's folder are bad
+    samples, unless `allow_outside_paths`.
 
     Raises SourceError if no column holds images, if a named column is not there or does not fit, if files
     differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
-    shards, where = find_shards(location, ENDINGS), str(location)
-    schema = _first_schema([path for paths in shards.splits.values() for path in paths])
+    where = public_url(str(location))
+    shards = find_shards(location, ENDINGS, source_storage_options)
+    schema = _first_schema([file for files in shards.splits.values() for file in files])
     columns = choose_columns(schema, where, ColumnOptions(image_column, label_column, no_labels))
     groups = {}
-    for split, paths in shards.splits.items():
-        groups[split] = _list_split(paths, columns)
+    for split, files in shards.splits.items():
+        groups[split] = _list_split(files, columns)
         if not groups[split].starts[-1]:
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
     labels, class_names, unused = _labels(shards.splits, columns, where)
     splits = {
         split: ParquetSplit(
-            paths,
+            files,
             columns.image,
             groups[split],
             labels.get(split),
             allow_outside_paths,
             image_column is not None,
         )
-        for split, paths in shards.splits.items()
+        for split, files in shards.splits.items()
     }
     notes = (*shards.notes, *columns.notes)
-    return ImageSource("parquet", where, splits, class_names, notes, unused)
+    return ImageSource("parquet", str(location), splits, class_names, notes, unused)
 
 
 def _labels(
-    paths: Mapping[str, tuple[Path, ...]], columns: Columns, where: str
+    files: Mapping[str, tuple[SourceFile, ...]], columns: Columns, where: str
 ) -> tuple[dict[str, Labels], tuple[str, ...] | None, tuple[str, ...]]:
     """Return the labels of each split, the class names, and the notes on labels that are not used."""
     if columns.label is None:
         return {}, None, columns.unused_labels
     try:
-        return *read_labels(columns.label, paths, columns.class_names, where), ()
+        return *read_labels(columns.label, files, columns.class_names, where), ()
     except NotWholeError as error:
         if columns.label_is_named:
             raise
@@ -152,46 +160,48 @@ def _labels(
         return {}, None, (Note(text, [parameter]),)
 
 
-def _first_schema(paths: Sequence[Path]) -> pa.Schema:
+def _first_schema(files: Sequence[SourceFile]) -> pa.Schema:
     """Return the columns of the first file with rows: those of an empty one may be of the type null."""
-    footers = (_open(path) for path in paths)
-    return next((schema for footer, schema in footers if footer.num_rows), _open(paths[0])[1])
+    footers = (_open(file) for file in files)
+    return next((schema for footer, schema in footers if footer.num_rows), _open(files[0])[1])
 
 
-def _open(path: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
     """Return the footer and the columns of a file."""
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
+        with pq.ParquetFile(file.arrow_source()) as opened:
+            schema = opened.schema_arrow
             "".join(schema.names).encode()  # names that are not UTF-8 raise here
-            return file.metadata, schema
+            return opened.metadata, schema
+    except StorageError:  # which is an OSError
+        raise
     except READ_ERRORS as error:
-        raise SourceError(f"{path}: expected a Parquet file: {error}") from error
+        raise SourceError(f"{file}: expected a Parquet file: {error}") from error
 
 
-def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
+def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> _RowGroups:
     """Return the row groups of some files, whose columns have to fit those of the first file."""
     files: list[int] = []
     numbers: list[int] = []
     sizes: list[int] = []
-    for number, path in enumerate(paths):
-        footer, schema = _open(path)
+    for number, file in enumerate(split_files):
+        footer, schema = _open(file)
         if not footer.num_rows:  # whose columns may be of the type null
             continue
         for name, holds in ((columns.image, holds_images), (columns.label, holds_labels)):
             if name is not None and name not in schema.names:
-                raise SourceError(f"{path}: has no column {name!r}, unlike the first file")
+                raise SourceError(f"{file}: has no column {name!r}, unlike the first file")
             if name is not None and not holds(schema.field(schema.names.index(name)).type):
                 kind = schema.field(schema.names.index(name)).type
                 raise SourceError(
-                    f"{path}: column {name!r} is of another type than in the first file: {kind}"
+                    f"{file}: column {name!r} is of another type than in the first file: {kind}"
                 )
-        if footer.num_rows > path.stat().st_size:
-            raise SourceError(f"{path}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
+        if footer.num_rows > file.nbytes:
+            raise SourceError(f"{file}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
         rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         if min(rows, default=-1) < 0 or sum(rows) != footer.num_rows:
             raise SourceError(
-                f"{path}: says it has {footer.num_rows:,} rows, and {sum(rows):,} in its groups"
+                f"{file}: says it has {footer.num_rows:,} rows, and {sum(rows):,} in its groups"
             )
         files += [number] * len(rows)
         numbers += range(len(rows))
@@ -201,7 +211,7 @@ def _list_split(paths: tuple[Path, ...], columns: Columns) -> _RowGroups:
 
 
 def _is_parquet_folder(folder: Path) -> bool:
-    return has_shards(folder, ENDINGS)
+    return has_shards(FolderOnDisk(folder), ENDINGS)
 
 
 SOURCE = SourceKind(
@@ -209,6 +219,9 @@ SOURCE = SourceKind(
     holds=_is_parquet_folder,
     looked_for=".parquet files",
     endings=ENDINGS,
-    options=frozenset({"image_column", "label_column", "no_labels", "allow_outside_paths"}),
+    options=frozenset(
+        {"image_column", "label_column", "no_labels", "allow_outside_paths", "source_storage_options"}
+    ),
+    holds_url=partial(has_shards, endings=ENDINGS),
 )
 """The kind `parquet`."""

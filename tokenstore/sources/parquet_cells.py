@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from tokenstore.errors import SampleError
+from tokenstore.errors import SampleError, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
 from tokenstore.sources.base import ImageRequest
-from tokenstore.sources.file_bytes import read_file_below
+from tokenstore.sources.files import SourceFile
 
 SMALL_NBYTES = 2**26
 """The bytes of a row group that are no bomb, however small its file."""
@@ -35,8 +33,8 @@ LARGEST_INFLATION = 100
 class ParquetRequest(ImageRequest):
     """A request for some rows of one column."""
 
-    pieces: tuple[tuple[str, int, int, int], ...]
-    """The pieces of row groups: (path, row group, first row, last row + 1 in the group)."""
+    pieces: tuple[tuple[SourceFile, int, int, int], ...]
+    """The pieces of row groups: (file, row group, first row, last row + 1 in the group)."""
     column: str
     allow_outside_paths: bool = False
     """True to read files that lie outside the Parquet file's folder."""
@@ -45,21 +43,24 @@ class ParquetRequest(ImageRequest):
     def read(self) -> Sequence[bytes | SampleError]:
         images: list[bytes | SampleError] = []
         large: dict[bytes, bytes] = {}
-        for path, group, start, stop in self.pieces:
+        for file, group, start, stop in self.pieces:
             try:
-                for cells in _rows_of(path).read(group, self.column, start, stop):
-                    found = _images(cells, os.fsencode(Path(path).parent), self.allow_outside_paths)
-                    images += [_kept_once(image, large) for image in found]
+                for cells in _rows_of(file).read(group, self.column, start, stop):
+                    of_cells = _images(cells, file, self.allow_outside_paths)
+                    images += [_once(image, large) for image in of_cells]
                     start += len(cells)
-            except READ_ERRORS as error:
+            except StorageError:  # which is an OSError, and no fault of the samples
+                _opened.version = None
+                raise
+            except (*READ_ERRORS, SourceError) as error:
                 text = " ".join(str(error).split())
-                reason = f"row group {group} of {path} cannot be read: {text}"
+                reason = f"row group {group} of {file} cannot be read: {text}"
                 images += [SampleError(reason) for _ in range(start, stop)]
                 _opened.version = None  # the stream ends with the error
         return images
 
 
-def _kept_once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | SampleError:
+def _once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | SampleError:
     """Return the equal image of `large` instead of another copy, if it takes much memory."""
     if isinstance(image, SampleError) or len(image) < _LARGE_NBYTES:
         return image
@@ -70,12 +71,11 @@ _opened = threading.local()
 """The file that this thread read last, as neighbouring requests read the same: `rows` and their `version`."""
 
 
-def _rows_of(path: str) -> _Rows:
+def _rows_of(file: SourceFile) -> _Rows:
     """Return the rows of a file, opened anew if it is another file now."""
-    status = Path(path).stat()
-    version = (path, status.st_ino, status.st_size, status.st_mtime_ns)
+    version = (file.key, file.nbytes, file.version)
     if getattr(_opened, "version", None) != version:
-        _opened.rows = _Rows(path)
+        _opened.rows = _Rows(file)
         _opened.version = version
     rows: _Rows = _opened.rows
     return rows
@@ -87,9 +87,9 @@ class _Rows:
     The last batches of a row group are kept for requests in another order.
     """
 
-    def __init__(self, path: str) -> None:
-        self._nbytes = Path(path).stat().st_size
-        self._file = pq.ParquetFile(path)
+    def __init__(self, file: SourceFile) -> None:
+        self._nbytes = file.nbytes
+        self._file = pq.ParquetFile(file.arrow_source())
         self._at: tuple[int, str] | None = None
 
     def read(self, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
@@ -152,17 +152,19 @@ class _Rows:
         return max(1, min(BATCH_ROWS, nbytes // max(1, inflated)))
 
 
-def _images(cells: pa.Array, folder: bytes, allow_outside: bool) -> list[bytes | SampleError]:
-    """Return the image files of cells: bytes, structs of bytes and path, or paths below the folder."""
+def _images(cells: pa.Array, file: SourceFile, allow_outside: bool) -> list[bytes | SampleError]:
+    """Return the image files of cells: bytes, structs of bytes and path, or paths below the file's folder."""
     contents, paths = _parts(cells)
+    named = [
+        path for content, path in zip(contents, paths, strict=True) if content is None and path is not None
+    ]
+    beside = iter(file.read_beside(named, allow_outside=allow_outside) if named else ())
     images: list[bytes | SampleError] = []
     for content, path in zip(contents, paths, strict=True):
         if content is not None:
             images.append(content)
-        elif path is not None:
-            images.append(read_file_below(folder, path, allow_outside=allow_outside))
         else:
-            images.append(SampleError("the image is null"))
+            images.append(SampleError("the image is null") if path is None else next(beside))
     return images
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenstore.errors import Parameter, SourceError
+from tokenstore.errors import Parameter, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
 from tokenstore.sources.base import Labels
+from tokenstore.sources.files import SourceFile
 from tokenstore.sources.labels import check_class_range, check_labels, label_words
 
 _BATCH_ROWS = 4096
@@ -37,7 +37,7 @@ class LabelColumn:
     """The indices of texts in `_words` by split."""
     _words: dict[bytes, int] = field(default_factory=dict)
 
-    def add(self, split: str, path: Path) -> None:
+    def add(self, split: str, file: SourceFile) -> None:
         """Read the values of one file.
 
         Raises SourceError for values that are null or cannot be read, NotWholeError for fractions.
@@ -45,24 +45,26 @@ class LabelColumn:
         row = 0
         try:
             # texts stay dictionaries, of which few bytes can be many long values
-            with pq.ParquetFile(path, read_dictionary=[self.name]) as file:
-                for batch in file.iter_batches(_BATCH_ROWS, columns=[self.name], use_threads=False):
+            with pq.ParquetFile(file.arrow_source(), read_dictionary=[self.name]) as opened:
+                for batch in opened.iter_batches(_BATCH_ROWS, columns=[self.name], use_threads=False):
                     values = batch.column(0)
                     if values.null_count or _has_nan(values):
-                        raise self._null(path, row, values)
-                    self._add_batch(split, path, values)
+                        raise self._null(file, row, values)
+                    self._add_batch(split, file, values)
                     row += len(values)
+        except StorageError:  # which is an OSError
+            raise
         except READ_ERRORS as error:
-            raise SourceError(f"{path}: column {self.name!r} cannot be read: {error}") from error
+            raise SourceError(f"{file}: column {self.name!r} cannot be read: {error}") from error
 
-    def _add_batch(self, split: str, path: Path, values: pa.Array) -> None:
+    def _add_batch(self, split: str, file: SourceFile, values: pa.Array) -> None:
         if is_number(values.type):
             try:
                 numbers = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
             except pa.ArrowInvalid as error:
                 if pa.types.is_integer(values.type):
                     raise
-                raise NotWholeError(f"{path}: column {self.name!r} has numbers that are not whole") from error
+                raise NotWholeError(f"{file}: column {self.name!r} has numbers that are not whole") from error
             self._numbers.setdefault(split, []).append(numbers)
             return
         coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
@@ -77,11 +79,11 @@ class LabelColumn:
         ]
         self._texts.setdefault(split, []).append(np.array(ids, np.int32)[indices])
 
-    def _null(self, path: Path, row: int, values: pa.Array) -> SourceError:
+    def _null(self, file: SourceFile, row: int, values: pa.Array) -> SourceError:
         nulls = pc.is_null(values, nan_is_null=True)
         first = row + nulls.index(True).as_py()
         return SourceError(
-            f"{path}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r})"
+            f"{file}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r})"
         )
 
     def labels(self, class_names: tuple[str, ...] | None) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
@@ -110,7 +112,7 @@ class LabelColumn:
 
 
 def read_labels(
-    name: str, paths: Mapping[str, tuple[Path, ...]], class_names: tuple[str, ...] | None, where: str
+    name: str, files: Mapping[str, tuple[SourceFile, ...]], class_names: tuple[str, ...] | None, where: str
 ) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
     """Read the column of labels of all files; the splits whose labels are all hidden are left out.
 
@@ -118,9 +120,9 @@ def read_labels(
     """
     column = LabelColumn(name, where)
     try:
-        for split, files in paths.items():
-            for path in files:
-                column.add(split, path)
+        for split, of_split in files.items():
+            for file in of_split:
+                column.add(split, file)
         return column.labels(class_names)
     except NotWholeError:
         raise

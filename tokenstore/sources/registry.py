@@ -21,6 +21,7 @@ from tokenstore.errors import SourceError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
+    from tokenstore.sources.folders import Folder
 
 GROUP = "tokenstore.sources"
 """The group of entry points by which other packages add kinds."""
@@ -48,7 +49,13 @@ class SourceKind:
     endings: tuple[str, ...] = ()
     """The endings, in lower case, of single files of this kind."""
     options: frozenset[str] = frozenset()
-    """The keyword arguments that `open` takes besides: names of `SourceOptions`."""
+    """The keyword arguments that `open` takes besides: names of `SourceOptions`, and `listings`.
+
+    A kind that can be read by URL takes `source_storage_options`. `listings` are the `KeptListings` of an
+    unfinished conversion.
+    """
+    holds_url: Callable[[Folder], bool] | None = None
+    """A test of whether a remote folder holds samples of this kind."""
 
 
 def kind_names() -> tuple[str, ...]:

@@ -28,12 +28,12 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
+from tokenstore.sources.folders import files_ending
 from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream, read_all
 from tokenstore.sources.labels import check_labels, parse_label
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import parse_npy
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import files_ending
 from tokenstore.sources.split_names import group_folders, in_usual_order
 
 GRID = (32, 32)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import itertools
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import LocalFile, SourceFile
+from tokenstore.sources.folders import Folder, FolderAtUrl, FolderOnDisk, existing_files, matching_files
+from tokenstore.sources.remote_files import RemoteFile, RemotePlace, split_url
 from tokenstore.sources.split_names import (
     DEFAULT_SPLIT,
     group_files,
@@ -20,6 +23,7 @@ from tokenstore.sources.split_names import (
     split_of_file,
     split_of_folder,
 )
+from tokenstore.storage import is_remote, public_url
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
@@ -31,31 +35,36 @@ _HUB_FOLDER = "data"
 class Shards:
     """The files of each split."""
 
-    splits: dict[str, tuple[Path, ...]]
+    splits: dict[str, tuple[SourceFile, ...]]
     named: bool
     """True if the names of files or folders say the splits, False if all files are in the default split."""
     notes: tuple[str, ...] = ()
     """Remarks on splits that are named otherwise than their files."""
 
 
-def find_shards(location: str | Path, endings: Sequence[str]) -> Shards:
-    """Find the files that a path, a brace or wildcard pattern, or a folder stands for.
+def find_shards(
+    location: str | Path, endings: Sequence[str], storage_options: Mapping[str, Any] | None = None
+) -> Shards:
+    """Find the files that a path or URL, a brace or wildcard pattern, or a folder stands for.
 
     A folder holds files with one of the endings, or folders named after splits that hold such files.
 
     Raises SourceError if there are no files, or if names do not say the split of each.
     """
-    path, where = Path(location), str(location)
+    where = str(location)
+    if is_remote(where):
+        return _remote_shards(where, endings, storage_options)
+    path = Path(location)
     if path.is_dir():
-        return _shards_in_folder(path, endings)
-    files = [path] if path.is_file() else _matching(where)
-    by_name = {file.name: file for file in files}
-    return _shards(by_name, where, DEFAULT_SPLIT)
+        return _shards_in_folder(FolderOnDisk(path), endings)
+    files: Sequence[SourceFile] = [LocalFile.of(path)] if path.is_file() else _matching(where)
+    return _shards(files, where, DEFAULT_SPLIT)
 
 
 def is_pattern(location: str) -> bool:
-    """Return whether a name holds braces or wildcards."""
-    return glob.has_magic(location) or _BRACES.search(location) is not None
+    """Return whether a name holds braces or wildcards; `?` begins the query of a web server's URL."""
+    wildcards = location.partition("?")[0] if location.startswith(("http://", "https://")) else location
+    return glob.has_magic(wildcards) or _BRACES.search(location) is not None
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -78,44 +87,70 @@ def expand_braces(pattern: str) -> list[str]:
     return [pattern[: braces.start()] + choice + tail for choice, tail in itertools.product(choices, tails)]
 
 
-def files_ending(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """List the files directly in a folder, sorted by name, hidden ones left out.
-
-    Raises SourceError if the folder cannot be listed.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries if _is_file_ending(entry, endings))
-    except OSError as error:
-        raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
-
-
-def _is_file_ending(entry: os.DirEntry[str], endings: Sequence[str]) -> bool:
-    name = entry.name.lower()
-    return name.endswith(tuple(endings)) and not name.startswith(".") and entry.is_file()
-
-
-def _matching(pattern: str) -> list[Path]:
-    files: list[Path] = []
+def _matching(pattern: str) -> list[SourceFile]:
+    """Return the local files that a pattern stands for; raise SourceError where a name has none."""
+    files: list[SourceFile] = []
     missing = []
     for name in expand_braces(pattern):
         anchor = Path(name).anchor
         matches = Path(anchor).glob(name.removeprefix(anchor)) if glob.has_magic(name) else [Path(name)]
         existing = sorted(match for match in matches if match.is_file())
-        files += existing
+        files += map(LocalFile.of, existing)
         missing += [] if existing else [name]
-    if missing:
-        raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
+    _refuse_missing(pattern, missing)
     return files
 
 
-def _shards_in_folder(folder: Path, endings: Sequence[str]) -> Shards:
-    direct = files_ending(folder, endings)
-    below = {
-        path.name: files
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and (files := files_ending(path, endings))
-    }
+def _refuse_missing(pattern: str, missing: Sequence[str]) -> None:
+    if missing:
+        raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
+
+
+def _remote_shards(url: str, endings: Sequence[str], storage_options: Mapping[str, Any] | None) -> Shards:
+    where = public_url(url)
+    if is_pattern(url):
+        return _shards(_remote_matching(url, storage_options), where, DEFAULT_SPLIT)
+    place, path = split_url(url, storage_options)
+    if path.lower().endswith(tuple(endings)):
+        (file,) = existing_files(place, [path])
+        if file is not None:
+            return _shards([file], where, DEFAULT_SPLIT)
+    folder = FolderAtUrl(place, path)
+    if not folder.exists():
+        raise SourceError(f"{where}: no such file or folder")
+    return _shards_in_folder(folder, endings)
+
+
+def _remote_matching(pattern: str, storage_options: Mapping[str, Any] | None) -> list[SourceFile]:
+    """Return the remote files that a pattern stands for; raise SourceError where a name has none.
+
+    Names without wildcards are looked up, many at a time: not every place lists its files.
+    """
+    names = expand_braces(pattern)
+    places = [split_url(name, storage_options) for name in names]
+    matches: list[list[RemoteFile | None]] = [[] for _ in names]
+    single: dict[RemotePlace, list[int]] = {}
+    for number, (place, path) in enumerate(places):
+        if is_pattern(names[number]):
+            parts = path.split("/")
+            fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+            below = matching_files(FolderAtUrl(place, "/".join(fixed)), parts[len(fixed) :])
+            unique = {file.path: file for file in below}
+            matches[number] = [unique[path] for path in sorted(unique, key=lambda path: path.split("/"))]
+        else:
+            single.setdefault(place, []).append(number)
+    for place, numbers in single.items():
+        found = existing_files(place, [places[number][1] for number in numbers])
+        for number, file in zip(numbers, found, strict=True):
+            matches[number] = [file]
+    missing = [public_url(name) for name, files in zip(names, matches, strict=True) if not any(files)]
+    _refuse_missing(public_url(pattern), missing)
+    return [file for files in matches for file in files if file is not None]
+
+
+def _shards_in_folder(folder: Folder, endings: Sequence[str]) -> Shards:
+    direct, folders = folder.files(endings), folder.folders()
+    below = {each.name: files for each in folders if (files := each.files(endings))}
     splits = group_folders(list(below), str(folder))
     if splits is not None and direct:
         raise SourceError(
@@ -125,21 +160,28 @@ def _shards_in_folder(folder: Path, endings: Sequence[str]) -> Shards:
         by_split = {split: tuple(below[splits[split]]) for split in in_usual_order(splits)}
         return Shards(by_split, named=True, notes=renamed_splits(splits.values()))
     if not direct and _HUB_FOLDER in below:
-        return _shards_in_folder(folder / _HUB_FOLDER, endings)
+        hub = next(each for each in folders if each.name == _HUB_FOLDER)
+        return _shards_in_folder(hub, endings)
     if not direct:
         raise SourceError(f"{folder}: no files ending in {' or '.join(endings)}, nor split folders of them")
-    by_name = {path.name: path for path in direct}
-    return _shards(by_name, str(folder), split_of_folder(folder.resolve().name) or DEFAULT_SPLIT)
+    return _shards(direct, str(folder), split_of_folder(folder.name) or DEFAULT_SPLIT)
 
 
-def _shards(by_name: dict[str, Path], where: str, fallback: str) -> Shards:
-    grouped = group_files(by_name, where, fallback)
-    splits = {split: tuple(by_name[name] for name in grouped[split]) for split in in_usual_order(grouped)}
-    named = split_of_file(next(iter(by_name))) is not None
-    return Shards(splits, named, renamed_splits(by_name) if named else ())
+def _shards(files: Sequence[SourceFile], where: str, fallback: str) -> Shards:
+    """Group files by the splits that their names say, each file once, in the given order."""
+    once = list({file.key: file for file in files}.values())
+    names = list(dict.fromkeys(file.name for file in once))
+    grouped = group_files(names, where, fallback)
+    split_of_name = {name: split for split, of_split in grouped.items() for name in of_split}
+    splits = {
+        split: tuple(file for file in once if split_of_name[file.name] == split)
+        for split in in_usual_order(grouped)
+    }
+    named = split_of_file(names[0]) is not None
+    return Shards(splits, named, renamed_splits(names) if named else ())
 
 
-def has_shards(folder: Path, endings: Sequence[str]) -> bool:
+def has_shards(folder: Folder, endings: Sequence[str]) -> bool:
     """Return whether a folder, or one of its folders of splits, holds files with one of the endings."""
-    below = [path for path in folder.iterdir() if split_of_folder(path.name) or path.name == _HUB_FOLDER]
-    return any(files_ending(path, endings) for path in (folder, *below) if path.is_dir())
+    below = [each for each in folder.folders() if split_of_folder(each.name) or each.name == _HUB_FOLDER]
+    return any(each.files(endings) for each in (folder, *below))

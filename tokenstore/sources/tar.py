@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,10 @@ from typing_extensions import override
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
+from tokenstore.sources.files import SourceFile
+from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.labels import label_splits
+from tokenstore.sources.listings import KeptListings
 from tokenstore.sources.names import (
     check_range,
     digest,
@@ -38,6 +43,7 @@ from tokenstore.sources.split_names import group_folders, in_usual_order, split_
 from tokenstore.sources.tar_index import TarIndex, index_tars
 from tokenstore.sources.tar_links import LEADS_NOWHERE
 from tokenstore.sources.tar_notes import TarNotes
+from tokenstore.storage import public_url
 
 ENDINGS = (".tar",)
 
@@ -46,45 +52,41 @@ ENDINGS = (".tar",)
 class TarRequest(ImageRequest):
     """A request for byte ranges of tar files."""
 
-    paths: tuple[str, ...]
+    files: tuple[SourceFile, ...]
     ranges: tuple[tuple[int, int, int], ...]
-    """The byte range of each sample: (index of the path, offset, size)."""
+    """The byte range of each sample: (index of the file, offset, size)."""
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
-        images: list[bytes | SampleError] = []
-        descriptors: dict[int, int] = {}
-        try:
-            for shard, offset, size in self.ranges:
-                images.append(self._read_one(descriptors, shard, offset, size))
-        finally:
-            for descriptor in descriptors.values():
-                os.close(descriptor)
-        return images
+        images: list[bytes | SampleError | None] = [self._refusal(*each) for each in self.ranges]
+        for number, file in enumerate(self.files):
+            places = [
+                place
+                for place, (of_file, _, _) in enumerate(self.ranges)
+                if of_file == number and images[place] is None
+            ]
+            if places:
+                ranges = [self.ranges[place][1:] for place in places]
+                for place, image in zip(places, file.read_ranges(ranges), strict=True):
+                    images[place] = image
+        return [image for image in images if image is not None]
 
-    def _read_one(
-        self, descriptors: dict[int, int], shard: int, offset: int, size: int
-    ) -> bytes | SampleError:
+    def _refusal(self, file: int, offset: int, size: int) -> SampleError | None:
+        """Return the error of a sample that is not to be read, or None."""
         if size > MAX_FILE_BYTES:
             return SampleError(f"{size} bytes are more than the {MAX_FILE_BYTES} allowed")
         if offset == LEADS_NOWHERE:
             return SampleError(
-                f"a link that leads to no file inside {self.paths[shard]}; pack the file itself"
+                f"a link that leads to no file inside {self.files[file]}; pack the file itself"
             )
-        try:
-            if shard not in descriptors:
-                descriptors[shard] = os.open(self.paths[shard], os.O_RDONLY)
-            data = os.pread(descriptors[shard], size, offset)
-        except OSError as error:
-            return SampleError(f"{self.paths[shard]} cannot be read: {error.strerror or error}")
-        return data if len(data) == size else SampleError(f"{self.paths[shard]} ends within the sample")
+        return None
 
 
 @dataclass(frozen=True)
 class TarSplit(ImageSplit):
     """The images of one split, in the order of the tar files and of their members."""
 
-    paths: tuple[Path, ...]
+    files: tuple[SourceFile, ...]
     index: TarIndex
     all_labels: Labels | None
 
@@ -95,7 +97,7 @@ class TarSplit(ImageSplit):
     @override
     def names(self, start: int, stop: int) -> pa.Array:
         check_range(start, stop, len(self))
-        files = pa.array([printable(os.fsencode(path.name)) for path in self.paths], pa.string())
+        files = pa.array([printable(os.fsencode(file.name)) for file in self.files], pa.string())
         files = files.take(pa.array(self.index.shards[start:stop]))
         return pc.binary_join_element_wise(
             files, printable_names(sliced(self.index.members, start, stop)), "/"
@@ -108,7 +110,7 @@ class TarSplit(ImageSplit):
 
     @override
     def fingerprint(self) -> str:
-        index, files = self.index, repr([path.name for path in self.paths])
+        index, files = self.index, repr([file.name for file in self.files])
         return digest(index.members, self.all_labels, index.shards, index.offsets, index.sizes, files)
 
     @override
@@ -118,30 +120,38 @@ class TarSplit(ImageSplit):
         used, shards = np.unique(index.shards[start:stop], return_inverse=True)
         columns = shards, index.offsets[start:stop], index.sizes[start:stop]
         ranges = tuple(zip(*(column.tolist() for column in columns), strict=True))
-        return TarRequest(tuple(str(self.paths[shard]) for shard in used), ranges)
+        return TarRequest(tuple(self.files[shard] for shard in used), ranges)
 
 
-def open_tar(location: str | Path, *, no_labels: bool = False) -> ImageSource:
+def open_tar(
+    location: str | Path,
+    *,
+    no_labels: bool = False,
+    source_storage_options: Mapping[str, Any] | None = None,
+    listings: KeptListings | None = None,
+) -> ImageSource:
     """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
 
-    With `no_labels`, neither members nor folders give labels.
+    With `no_labels`, neither members nor folders give labels. The location may be a URL, for which
+    `source_storage_options` are fsspec's. Listings of tar files are taken from `listings`, and saved there.
 
     Raises SourceError for files that are not tar, compressed or cut off, for keys that occur twice, and if
     some samples have labels and others not.
     """
-    shards, notes = find_shards(location, ENDINGS), TarNotes()
+    where, notes = public_url(str(location)), TarNotes()
+    shards = find_shards(location, ENDINGS, source_storage_options)
     parts: dict[str, _Part] = {}
-    for split, paths in shards.splits.items():
-        index, texts = index_tars(paths, notes, labelled=not no_labels)
+    for split, files in shards.splits.items():
+        index, texts = index_tars(files, notes, not no_labels, listings)
         if not len(index):
-            raise SourceError(f"{location}: no images in the tar files of split {split}")
-        for inner, part in _inner_parts(paths, index, texts, str(location)).items():
+            raise SourceError(f"{where}: no images in the tar files of split {split}")
+        for inner, part in _inner_parts(files, index, texts, where).items():
             if shards.named and inner not in (None, split):
-                raise SourceError(f"{paths[0]}: split {split} by its name, but holds a folder for {inner}")
+                raise SourceError(f"{files[0]}: split {split} by its name, but holds a folder for {inner}")
             parts[split if inner is None else inner] = part
-    labels, class_names, more = ({}, None, ()) if no_labels else _labels(parts, str(location))
+    labels, class_names, more = ({}, None, ()) if no_labels else _labels(parts, where)
     splits = {
-        split: TarSplit(parts[split].paths, parts[split].index, labels.get(split))
+        split: TarSplit(parts[split].files, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
     unused = () if no_labels else notes.unused_labels()
@@ -153,7 +163,7 @@ def open_tar(location: str | Path, *, no_labels: bool = False) -> ImageSource:
 class _Part:
     """The samples of one split before they are labelled."""
 
-    paths: tuple[Path, ...]
+    files: tuple[SourceFile, ...]
     index: TarIndex
     texts: pa.ChunkedArray | None
     """The texts of the samples' own label members."""
@@ -162,7 +172,7 @@ class _Part:
 
 
 def _inner_parts(
-    shards: tuple[Path, ...], index: TarIndex, texts: pa.ChunkedArray | None, where: str
+    files: tuple[SourceFile, ...], index: TarIndex, texts: pa.ChunkedArray | None, where: str
 ) -> dict[str | None, _Part]:
     """Group samples by the split that folders inside the tar files say; None for no split."""
     paths = pc.replace_substring_regex(index.members, "/?[^/]*$", "")
@@ -175,7 +185,7 @@ def _inner_parts(
         row_numbers = np.flatnonzero(np.array([inner == split for inner, _ in layout])[at])
         part_texts = None if texts is None else texts.take(pa.array(row_numbers))
         in_class = pa.chunked_array([classes.take(pa.array(at[row_numbers]))])
-        parts[split] = _Part(shards, index.take(row_numbers), part_texts, in_class)
+        parts[split] = _Part(files, index.take(row_numbers), part_texts, in_class)
     return parts
 
 
@@ -226,7 +236,7 @@ def _labels(
 
 
 def _is_tar_folder(folder: Path) -> bool:
-    return has_shards(folder, ENDINGS)
+    return has_shards(FolderOnDisk(folder), ENDINGS)
 
 
 SOURCE = SourceKind(
@@ -234,6 +244,7 @@ SOURCE = SourceKind(
     holds=_is_tar_folder,
     looked_for=".tar shards",
     endings=ENDINGS,
-    options=frozenset({"no_labels"}),
+    options=frozenset({"no_labels", "source_storage_options", "listings"}),
+    holds_url=partial(has_shards, endings=ENDINGS),
 )
 """The kind `tar`."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import SourceFile
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.labels import looks_like_label
 from tokenstore.sources.names import printable
@@ -53,7 +53,7 @@ def looks_like_sample(ending: str) -> bool:
     return ending.rpartition(".")[2] in (*EXTENSIONS, JSON) or looks_like_labels(ending)
 
 
-def samples_of_group(group: Group, key: bytes, path: Path) -> tuple[list[GroupSample], list[str]]:
+def samples_of_group(group: Group, key: bytes, tar: SourceFile) -> tuple[list[GroupSample], list[str]]:
     """Return the samples of a group, and the endings of images that others go before.
 
     An image of the plain ending goes before those with further dots. Several of the latter are samples of
@@ -70,9 +70,9 @@ def samples_of_group(group: Group, key: bytes, path: Path) -> tuple[list[GroupSa
         stems = {"": stems[""]}
     several = len(stems) > 1
     if several and not _are_samples(stems, group):
-        found = " and .".join(endings[0] for endings in list(stems.values())[:3])
+        shown = " and .".join(endings[0] for endings in list(stems.values())[:3])
         raise SourceError(
-            f"{path}: sample {printable(key)!r}: expected one image, found .{found}; name one .jpg, or give "
+            f"{tar}: sample {printable(key)!r}: expected one image, found .{shown}; name one .jpg, or give "
             f"each its own label, such as .{next(iter(stems))}.cls"
         )
     samples, others = [], []

@@ -6,14 +6,12 @@ does neither. The formats are ustar, GNU long names and pax (POSIX.1-2001, pax I
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import Reader, SourceFile, reading
 from tokenstore.sources.names import printable
 
 _BLOCK = 512
@@ -59,28 +57,26 @@ class _Extensions:
     sparse: bool = False
 
 
-def walk_tar(path: Path) -> Iterator[Member]:
+def walk_tar(tar: SourceFile) -> Iterator[Member]:
     """Yield members in file order.
 
     Raises SourceError, naming file and offset, for a file that is not tar, is compressed, ends too early, or
     goes on after its end mark.
     """
-    try:
-        with path.open("rb") as file:
-            yield from _walk(file, path)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(tar) as reader:
+        yield from walk_headers(reader, tar)
 
 
-def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
-    length = os.fstat(file.fileno()).st_size
+def walk_headers(file: Reader, tar: SourceFile) -> Iterator[Member]:
+    """Yield the members of an open tar file, as `walk_tar` does; others may read it between members."""
+    length = tar.nbytes
     extensions, offset = _Extensions(), 0
     while True:
-        header = _header(file, offset, path)
+        header = _header(file, offset, tar)
         if header is None:
-            _check_nothing_follows(file, offset, path)
+            _check_nothing_follows(file, offset, tar)
             return
-        kind, size = header[156:157], _number(header[124:136], path, offset)
+        kind, size = header[156:157], _number(header[124:136], tar, offset)
         name = header[:100].partition(b"\0")[0]
         prefix = header[345:500].partition(b"\0")[0]
         if header[257:263] == b"ustar\0" and prefix:
@@ -94,12 +90,12 @@ def _walk(file: BinaryIO, path: Path) -> Iterator[Member]:
         stop = start if kind[0] in _NO_DATA else start + size
         if stop > length:
             raise SourceError(
-                f"{path}: truncated: member {printable(name)!r} at offset {offset} should end at {stop}, "
+                f"{tar}: truncated: member {printable(name)!r} at offset {offset} should end at {stop}, "
                 f"but the file ends at {length}"
             )
         offset = -(-stop // _BLOCK) * _BLOCK
         if kind in b"LKxXg":
-            _read_extension(file, kind, start, size, extensions, path)
+            _read_extension(file, kind, start, size, extensions, tar)
             continue
         folder = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         plain = kind in b"\x000" or kind == b"7"
@@ -116,7 +112,7 @@ def _link(kind: bytes, header: bytes, extensions: _Extensions) -> Link | None:
     return Link(header[157:257].partition(b"\0")[0] if target is None else target, kind == b"2")
 
 
-def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
+def _header(file: Reader, offset: int, tar: SourceFile) -> bytes | None:
     """Read the header at an offset; return None for the block of zeros that ends an archive."""
     file.seek(offset)
     header = file.read(_BLOCK)
@@ -124,14 +120,13 @@ def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
         for magic, name in _COMPRESSIONS.items():
             if header.startswith(magic):
                 raise SourceError(
-                    f"{path}: compressed with {name}, so samples cannot be reached singly; "
-                    "decompress it first"
+                    f"{tar}: compressed with {name}, so samples cannot be reached singly; decompress it first"
                 )
         if not header:
-            raise SourceError(f"{path}: expected a tar file, found an empty file")
+            raise SourceError(f"{tar}: expected a tar file, found an empty file")
     if len(header) < _BLOCK:
         raise SourceError(
-            f"{path}: truncated: ends at offset {offset + len(header)} without the mark that ends a tar file"
+            f"{tar}: truncated: ends at offset {offset + len(header)} without the mark that ends a tar file"
         )
     if not any(header):
         return None
@@ -140,26 +135,26 @@ def _header(file: BinaryIO, offset: int, path: Path) -> bytes | None:
         " "
     ):
         what = "damaged: no header" if offset else "not a tar file: no header"
-        raise SourceError(f"{path}: {what} at offset {offset}")
+        raise SourceError(f"{tar}: {what} at offset {offset}")
     return header
 
 
-def _number(field: bytes, path: Path, offset: int) -> int:
+def _number(field: bytes, tar: SourceFile, offset: int) -> int:
     """Parse a number field: octal digits, or big-endian bytes after a set high bit (GNU)."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b"\0 ")
     if digits and not _OCTAL.fullmatch(digits):
-        raise SourceError(f"{path}: damaged: {field!r} is no size, at offset {offset}")
+        raise SourceError(f"{tar}: damaged: {field!r} is no size, at offset {offset}")
     return int(digits, 8) if digits else 0
 
 
 def _read_extension(
-    file: BinaryIO, kind: bytes, start: int, size: int, extensions: _Extensions, path: Path
+    file: Reader, kind: bytes, start: int, size: int, extensions: _Extensions, tar: SourceFile
 ) -> None:
     """Take the values of an extension header for the next member."""
     if size > _MAX_EXTENSION_BYTES:
-        raise SourceError(f"{path}: damaged: a name of {size} bytes at offset {start}")
+        raise SourceError(f"{tar}: damaged: a name of {size} bytes at offset {start}")
     file.seek(start)
     payload = file.read(size)
     if kind == b"L":
@@ -167,7 +162,7 @@ def _read_extension(
     elif kind == b"K":
         extensions.target = payload.rstrip(b"\0")
     elif kind in b"xX":
-        for key, value in _pax_records(payload, path, start):
+        for key, value in _pax_records(payload, tar, start):
             if key == b"path":
                 extensions.name = value
             elif key == b"linkpath":
@@ -178,7 +173,7 @@ def _read_extension(
                 extensions.sparse = True
 
 
-def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes, bytes]]:
+def _pax_records(payload: bytes, tar: SourceFile, start: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield key and value of records `length key=value newline`, where the length counts the whole record."""
     position = 0
     while position < len(payload) and payload[position]:
@@ -187,12 +182,12 @@ def _pax_records(payload: bytes, path: Path, start: int) -> Iterator[tuple[bytes
         key, equals, value = payload[position + len(digits) + 1 : stop].partition(b"=")
         ends = stop <= len(payload) and value.endswith(b"\n")
         if not equals or not ends or (key == b"size" and not _DECIMAL.fullmatch(value[:-1])):
-            raise SourceError(f"{path}: damaged: no pax record at offset {start + position}")
+            raise SourceError(f"{tar}: damaged: no pax record at offset {start + position}")
         yield key, value[:-1]
         position = stop
 
 
-def _after_sparse_headers(file: BinaryIO, header: bytes, start: int) -> int:
+def _after_sparse_headers(file: Reader, header: bytes, start: int) -> int:
     """Return the offset of the data of a sparse file, after the headers that continue the first."""
     continues = header[482]
     while continues:
@@ -203,11 +198,11 @@ def _after_sparse_headers(file: BinaryIO, header: bytes, start: int) -> int:
     return start
 
 
-def _check_nothing_follows(file: BinaryIO, offset: int, path: Path) -> None:
+def _check_nothing_follows(file: Reader, offset: int, tar: SourceFile) -> None:
     file.seek(offset)
     while piece := file.read(2**20):
         if piece.count(0) < len(piece):
             raise SourceError(
-                f"{path}: holds more after its end mark at offset {offset}, as when tar files are put one "
+                f"{tar}: holds more after its end mark at offset {offset}, as when tar files are put one "
                 "behind the other; take them apart or build one tar file of their members"
             )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+from typing_extensions import override
 
 from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.files import Reader, SourceFile, reading
+from tokenstore.sources.listings import FileListing, KeptListings, ListingTask, list_files
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
 from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
-from tokenstore.sources.tar_headers import Member, walk_tar
+from tokenstore.sources.tar_headers import Member, walk_headers
 from tokenstore.sources.tar_labels import LabelReader
 from tokenstore.sources.tar_links import LEADS_NOWHERE, TarLinks
 from tokenstore.sources.tar_notes import TarNotes
@@ -42,44 +45,73 @@ class TarIndex:
 
 
 def index_tars(
-    paths: Iterable[Path], notes: TarNotes, labelled: bool = True
+    files: Sequence[SourceFile],
+    notes: TarNotes,
+    labelled: bool = True,
+    kept: KeptListings | None = None,
 ) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
 
-    Labels are only read if the samples are to be `labelled`.
+    Labels are only read if the samples are to be `labelled`. Listings of single files are taken from `kept`,
+    and saved there.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
     """
-    members, texts, unlabelled = NameBuilder(), NameBuilder(), Tally("samples without a label")
-    shards, offsets, sizes = array("i"), array("q"), array("q")
-    for number, path in enumerate(paths):
-        for image, text in _samples(path, notes, labelled):
+    tables, unlabelled, rows = [], Tally("samples without a label"), 0
+    for file, listing in zip(files, list_files(files, ListTar(labelled), kept), strict=True):
+        table = listing.table
+        tables.append(table)
+        notes.merge(listing.facts)
+        rows += len(table)
+        bare = table["text"].null_count
+        if bare:
+            names = table["member"].filter(pc.is_null(table["text"]))
+            unlabelled.merge(Tally("", bare, pc.min(names).as_py()))
+        if 0 < unlabelled.count < rows:
+            without = Parameter("no_labels", True)
+            raise SourceError(
+                f"{file}: {unlabelled.notes()[0]}, while others have one; label all of a split or none, or "
+                f"leave all out by {without}" + "".join(f". {note}" for note in notes.unused_labels()),
+                parameters=[without],
+            )
+    whole = pa.concat_tables(tables)
+    shards = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
+    index = TarIndex(whole["member"], shards, whole["offset"].to_numpy(), whole["size"].to_numpy())
+    return index, None if unlabelled.count else whole["text"]
+
+
+@dataclass(frozen=True)
+class ListTar(ListingTask):
+    """The listing of the samples of a tar file: `member` and `text` are binary, `offset` and `size` int64.
+
+    The text of a label is null for a sample without one. The facts are those of `TarNotes`.
+    """
+
+    labelled: bool
+    """True to read labels."""
+
+    @override
+    def __call__(self, file: SourceFile) -> FileListing:
+        members, texts, notes = NameBuilder(), NameBuilder(), TarNotes()
+        offsets, sizes = array("q"), array("q")
+        for image, text in _samples(file, notes, self.labelled):
             members.append(image.name)
-            texts.append(text or b"")
-            shards.append(number)
+            texts.append(text)
             offsets.append(image.offset)
             sizes.append(image.size)
-            if text is None:
-                unlabelled.add(image.name)
-        if 0 < unlabelled.count < len(shards):
-            bare = Parameter("no_labels", True)
-            raise SourceError(
-                f"{path}: {unlabelled.notes()[0]}, while others have one; label all of a split or none, or "
-                f"leave all out by {bare}" + "".join(f". {note}" for note in notes.unused_labels()),
-                parameters=[bare],
-            )
-    columns = np.array(shards, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64)
-    return TarIndex(members.finish(), *columns), None if unlabelled.count else texts.finish()
+        columns = {"member": members.finish(), "text": texts.finish()}
+        numbers = {"offset": np.array(offsets, np.int64), "size": np.array(sizes, np.int64)}
+        return FileListing(pa.table({**columns, **numbers}), notes.facts())
 
 
-def _samples(path: Path, notes: TarNotes, labelled: bool) -> Iterator[tuple[Member, bytes | None]]:
+def _samples(tar: SourceFile, notes: TarNotes, labelled: bool) -> Iterator[tuple[Member, bytes | None]]:
     """Yield the image and the label text of each sample of one tar file."""
     keys = NameBuilder()
-    with path.open("rb") as file:
-        reader = LabelReader(file, path, notes)
-        for key, group in _groups(path, notes):
+    with reading(tar) as file:
+        reader = LabelReader(file, tar, notes)
+        for key, group in _groups(file, tar, notes):
             keys.append(key)
-            samples, further_images = samples_of_group(group, key, path)
+            samples, further_images = samples_of_group(group, key, tar)
             if not samples:
                 for member in group.values():
                     notes.without_image(member.name)
@@ -96,13 +128,13 @@ def _samples(path: Path, notes: TarNotes, labelled: bool) -> Iterator[tuple[Memb
                 yield image, text
             for ending in () if len(used) == len(group) else [one for one in group if one not in set(used)]:
                 reader.note_unused(ending, group[ending])
-    _check_keys(keys.finish(), path)
+    _check_keys(keys.finish(), tar)
 
 
-def _groups(path: Path, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
+def _groups(file: Reader, tar: SourceFile, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
     """Yield each key with its members by their endings: what follows the first dot, in lower case."""
-    key, group, links = b"", dict[str, Member](), TarLinks(path)
-    for member in walk_tar(path):
+    key, group, links = b"", dict[str, Member](), TarLinks(tar)
+    for member in walk_headers(file, tar):
         folder, slash, base = member.name.rpartition(b"/")
         if member.is_folder or base.startswith(b"."):
             continue
@@ -119,18 +151,18 @@ def _groups(path: Path, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
             group = {}
         key = folder + slash + stem
         if kind in group:
-            raise SourceError(f"{path}: key {printable(key)!r} has two members .{kind}")
+            raise SourceError(f"{tar}: key {printable(key)!r} has two members .{kind}")
         group[kind] = member
     if group:
         yield key, group
 
 
-def _check_keys(keys: pa.ChunkedArray, path: Path) -> None:
+def _check_keys(keys: pa.ChunkedArray, tar: SourceFile) -> None:
     if len(keys.unique()) == len(keys):
         return
     first = first_indices(keys, keys)
     row = int(np.flatnonzero(first != np.arange(len(keys)))[0])
     raise SourceError(
-        f"{path}: key {printable(keys[row].as_py())!r} occurs in two places; a sample's files must be "
+        f"{tar}: key {printable(keys[row].as_py())!r} occurs in two places; a sample's files must be "
         "neighbours, as in a tar file whose members are sorted by name, and keys differ"
     )

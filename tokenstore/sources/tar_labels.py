@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.files import Reader, SourceFile
 from tokenstore.sources.names import printable
 from tokenstore.sources.tar_groups import JSON, Group, GroupSample
 from tokenstore.sources.tar_headers import Member
@@ -28,8 +27,8 @@ _EXACT = 2.0**53
 class LabelReader:
     """The reader of the labels of a tar file's samples."""
 
-    file: BinaryIO
-    path: Path
+    file: Reader
+    tar: SourceFile
     notes: TarNotes
 
     def text(self, sample: GroupSample, group: Group) -> tuple[bytes | None, list[str]]:
@@ -57,17 +56,17 @@ class LabelReader:
     def _content(self, member: Member) -> bytes:
         if member.offset == LEADS_NOWHERE or member.size > _MAX_LABEL_BYTES:
             nowhere = "a link to no file of the tar file"
-            found = nowhere if member.offset == LEADS_NOWHERE else f"{member.size} bytes"
+            actual = nowhere if member.offset == LEADS_NOWHERE else f"{member.size} bytes"
             raise SourceError(
-                f"{self.path}: {printable(member.name)}: expected a label of up to {_MAX_LABEL_BYTES} bytes, "
-                f"found {found}"
+                f"{self.tar}: {printable(member.name)}: expected a label of up to {_MAX_LABEL_BYTES} bytes, "
+                f"found {actual}"
             )
         self.file.seek(member.offset)
         return self.file.read(member.size)
 
     def _label_in_json(self, content: bytes, member: Member) -> bytes | None:
         """Return the label in a JSON object; None for an object without one, for null, and for several."""
-        where = f"{self.path}: {printable(member.name)}"
+        where = f"{self.tar}: {printable(member.name)}"
         try:
             fields = json.loads(content)
         except (ValueError, RecursionError) as error:

@@ -6,8 +6,8 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
+from tokenstore.sources.files import SourceFile
 from tokenstore.sources.tar_headers import Member, walk_tar
 
 LEADS_NOWHERE = -1
@@ -20,8 +20,8 @@ _MAX_HOPS = 40
 class TarLinks:
     """The links of one tar file. The file is walked again when the first link has to be followed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, tar: SourceFile) -> None:
+        self._tar = tar
 
     def follow(self, link: Member) -> Member:
         """Return a link as the file that it leads to, under the link's own name.
@@ -37,18 +37,16 @@ class TarLinks:
     def _ends(self) -> dict[bytes, bytes]:
         """The name at the end of each link, by the link's name."""
         targets = {
-            _normal(member.name): _target(member)
-            for member in walk_tar(self._path)
-            if member.link is not None
+            _normal(member.name): _target(member) for member in walk_tar(self._tar) if member.link is not None
         }
         return {name: _end(name, targets) for name in targets}
 
     @cached_property
     def _files(self) -> dict[bytes, Member]:
         """The files that links lead to."""
-        wanted = set(self._ends.values())
-        files = (member for member in walk_tar(self._path) if member.is_file)
-        return {name: member for member in files if (name := _normal(member.name)) in wanted}
+        ends = set(self._ends.values())
+        files = (member for member in walk_tar(self._tar) if member.is_file)
+        return {name: member for member in files if (name := _normal(member.name)) in ends}
 
 
 def _normal(name: bytes) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.names import Tally, printable
 from tokenstore.sources.tar_groups import looks_like_labels
@@ -24,6 +27,17 @@ class Tallies:
         if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
             kind = "others"
         self._kinds.setdefault(kind, Tally(kind)).add(name)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the counts as JSON values, for `merge`."""
+        return {kind: tally.facts() for kind, tally in self._kinds.items()}
+
+    def merge(self, facts: Mapping[str, Any]) -> None:
+        """Add the counts that another's `facts` are."""
+        for kind, of_kind in facts.items():
+            if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
+                kind = "others"
+            self._kinds.setdefault(kind, Tally(kind)).merge(Tally.of(kind, of_kind))
 
     def notes(self, advice: str = "") -> tuple[str, ...]:
         """Return one note of all kinds, the most frequent first, or none if nothing was counted."""
@@ -70,6 +84,18 @@ class TarNotes:
     def bad_label(self, kind: str, name: bytes) -> None:
         """Count a label that cannot be used, by its kind."""
         self._labels.add(kind, name)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all counts as JSON values, for `merge`."""
+        return {name: counts.facts() for name, counts in vars(self).items()}
+
+    def merge(self, facts: Mapping[str, Any]) -> None:
+        """Add the counts that another's `facts` are."""
+        for name, counts in vars(self).items():
+            if isinstance(counts, Tally):
+                counts.merge(Tally.of("", facts[name]))
+            else:
+                counts.merge(facts[name])
 
     def unused_labels(self) -> tuple[str, ...]:
         """Return a sentence on what looks like labels and is not used, and how to use it."""

@@ -34,7 +34,7 @@ _KINDS = (
 _position_lock = threading.Lock()
 
 
-def open_regular(path: str, where: str) -> tuple[int, int]:
+def open_regular(path: str | bytes, where: str) -> tuple[int, int]:
     """Open a file for reading and return its descriptor, which the caller closes, and its size in bytes.
 
     Links to regular files are followed. `where` names the file in messages. Raises FileNotFoundError for a

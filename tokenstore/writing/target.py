@@ -13,6 +13,9 @@ from tokenstore.storage import SCRATCH, STAGING, Storage
 from tokenstore.writing.owner import OWNER, LocalOwner, Owner, RemoteOwner, owner_of
 
 HEADER = f"{STAGING}/conversion.json"
+LISTINGS = f"{STAGING}/.listings"
+"""The folder of what a conversion's source lists, which says nothing about the target; no split's journal can
+have that name."""
 
 
 def own(target: Storage, resume: bool) -> Owner:
@@ -68,8 +71,8 @@ def look(target: Storage, resume: bool) -> bool:
 
 
 def _is_passing(path: str) -> bool:
-    """Return True for a file that says nothing about its place: it comes and goes with a writer."""
-    return path in (SCRATCH, LOCK_INSIDE) or path.startswith(OWNER)
+    """Return True for a file that says nothing about its place: it comes and goes with a conversion."""
+    return path in (SCRATCH, LOCK_INSIDE) or path.startswith((OWNER, f"{LISTINGS}/"))
 
 
 def finish_commit(target: Storage) -> bool:

@@ -1,0 +1,257 @@
+"""Sources at a URL: what a local source of the same files gives, by range, and whose fault a failure is."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.image_sources import contents, labels, listed
+from helpers.tar_files import shard, write_tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenstore.errors import ArgumentError, SampleError, SourceError, StorageError
+from tokenstore.sources import open_source
+from tokenstore.sources.base import ImageSource
+from tokenstore.sources.remote_files import RemoteFile, RemotePlace, RemoteReader
+from tokenstore.storage.remote.folder import RemoteFolder
+
+Put = Callable[[Path], str]
+"""A function that copies a folder to remote storage and returns the URL."""
+
+
+@pytest.fixture
+def put() -> Put:
+    """Copy folders to a place of their own in the memory of this process."""
+
+    def copied(folder: Path) -> str:
+        url = f"memory://{uuid.uuid4().hex}"
+        fs = fsspec.filesystem("memory")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                fs.pipe_file(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return url
+
+    return copied
+
+
+def opened(where: str | Path, **options: Any) -> ImageSource:
+    """Open a source of images."""
+    source = open_source(where, **options)
+    assert isinstance(source, ImageSource)
+    return source
+
+
+def assert_same(remote: ImageSource, local: ImageSource) -> None:
+    """Compare all that a conversion takes from a source, but its location."""
+    assert remote.kind == local.kind
+    assert remote.notes == local.notes
+    assert remote.class_names == local.class_names
+    assert listed(remote) == listed(local)
+    for name, split in local.splits.items():
+        assert remote.splits[name].fingerprint() == split.fingerprint()
+        assert labels(remote, name) == labels(local, name)
+        assert contents(remote, name) == contents(local, name)
+
+
+def shards(folder: Path, count: int = 3) -> Path:
+    """Write tar shards."""
+    for number in range(count):
+        shard(folder / "shards" / f"{number:03}.tar", 10 * number, 4)
+    return folder
+
+
+def tables(folder: Path) -> Path:
+    """Write Parquet files of several row groups."""
+    for number in range(2):
+        rows = range(10 * number, 10 * number + 7)
+        columns = {"image": [b"image %d" % row for row in rows], "label": list(rows)}
+        (folder / "tables").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), folder / "tables" / f"{number}.parquet", row_group_size=3)
+    return folder
+
+
+@pytest.mark.parametrize("made", [shards, tables])
+def test_a_folder_at_a_url_is_what_the_local_folder_is(
+    tmp_path: Path, put: Put, made: Callable[[Path], Path]
+) -> None:
+    url, below = put(made(tmp_path)), made.__name__
+    assert_same(opened(f"{url}/{below}"), opened(tmp_path / below))
+
+
+@pytest.mark.parametrize("pattern", ["shards/{000..002}.tar", "shards/*.tar", "*/00[02].tar", "**/*.tar"])
+def test_a_pattern_at_a_url_stands_for_the_files_it_stands_for_locally(
+    tmp_path: Path, put: Put, pattern: str
+) -> None:
+    url = put(shards(tmp_path))
+    assert_same(opened(f"{url}/{pattern}"), opened(f"{tmp_path}/{pattern}"))
+
+
+def test_folders_named_after_splits_are_splits_at_a_url_too(tmp_path: Path, put: Put) -> None:
+    for split in ("train", "validation"):
+        shard(tmp_path / split / "x.tar")
+    remote = opened(put(tmp_path))
+    assert_same(remote, opened(tmp_path))
+    assert list(remote.splits) == ["train", "val"]
+
+
+def test_parquet_cells_may_name_files_beside_the_file_at_a_url_and_none_elsewhere(
+    tmp_path: Path, put: Put
+) -> None:
+    paths = ["a/1.jpg", "no.jpg", "../2.jpg", "/etc/passwd", "s3://bucket/x.jpg", "\0"]
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    (tmp_path / "x" / "a" / "1.jpg").write_bytes(b"one")
+    (tmp_path / "2.jpg").write_bytes(b"two")
+    pq.write_table(pa.table({"image": paths}), tmp_path / "x" / "x.parquet")
+    url = put(tmp_path)
+    first, missing, *others = contents(opened(f"{url}/x/x.parquet"))
+    assert first == b"one"
+    assert str(missing) == "cannot be read: No such file or directory"
+    assert all(isinstance(each, SampleError) for each in others)
+    assert "leads out of the folder" in str(others[0])
+    allowed = contents(opened(f"{url}/x/x.parquet", allow_outside_paths=True))
+    assert allowed[2] == b"two"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("shards/{000..009}.tar", r"7 files not found \(first: memory://.*/003.tar\)"),
+        ("shards/x*.tar", "1 files not found"),
+        ("none", "no such file or folder"),
+        ("shards/none.tar", "no such file or folder"),
+        ("codes.npy", "kind array is read from a local disk only"),
+        ("x.tar.gz", "compressed tar"),
+    ],
+)
+def test_a_url_without_a_source_is_refused(tmp_path: Path, put: Put, place: str, message: str) -> None:
+    url = put(shards(tmp_path))
+    with pytest.raises(SourceError, match=message):
+        open_source(f"{url}/{place}")
+
+
+@pytest.mark.parametrize(
+    "url", ["simplecache::s3://bucket/x.tar", "zip://a::memory://x.zip", "pipe:cat x.tar"]
+)
+def test_a_chained_url_and_a_command_are_no_sources(url: str) -> None:
+    with pytest.raises(SourceError, match=r"chained|no such file"):
+        open_source(url)
+
+
+def test_source_storage_options_of_a_local_path_are_refused(tmp_path: Path) -> None:
+    shards(tmp_path)
+    with pytest.raises(ArgumentError, match="source_storage_options"):
+        open_source(tmp_path / "shards", source_storage_options={"anon": True})
+
+
+def test_no_text_of_a_remote_source_holds_a_secret(tmp_path: Path, put: Put) -> None:
+    place = RemotePlace.at("https://user:pass@host?sig=word", {"client_kwargs": {"token": "word"}})
+    file = RemoteFile(place, "a.tar", 3, "")
+    request = opened(f"{put(shards(tmp_path))}/shards").splits["train"].request(0, 1)
+    assert "word" not in f"{place} {place!r} {file} {file!r} {file.key}"
+    assert "pass" not in f"{place} {place!r} {file} {file!r} {file.key}"
+    assert pickle.loads(pickle.dumps(file)).place is place
+    assert pickle.loads(pickle.dumps(request)).read() == [b"image 0"]
+
+
+@pytest.mark.parametrize("made", [shards, tables])
+def test_storage_that_does_not_answer_is_no_fault_of_a_sample(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch, made: Callable[[Path], Path]
+) -> None:
+    request = opened(f"{put(made(tmp_path))}/{made.__name__}").splits["train"].request(0, 5)
+
+    def fails(*_: object) -> bytes:
+        raise StorageError("nothing within 30 s")
+
+    for name in ("read_range", "read_ranges", "read_files"):
+        monkeypatch.setattr(RemoteFolder, name, fails)
+    with pytest.raises(StorageError, match="nothing within"):
+        request.read()
+
+
+@pytest.mark.parametrize("made", [shards, tables])
+def test_a_file_that_shrank_or_went_at_a_url_gives_bad_samples(
+    tmp_path: Path, put: Put, made: Callable[[Path], Path]
+) -> None:
+    url = f"{put(made(tmp_path))}/{made.__name__}"
+    fs = fsspec.filesystem("memory")
+    first = sorted(fs.find(url))[0]
+    request = opened(url).splits["train"].request(0, 9)
+    fs.pipe_file(first, fs.cat_file(first)[:600])
+    images = request.read()
+    bad = [isinstance(image, SampleError) for image in images]
+    assert any(bad)
+    assert not all(bad)
+    fs.rm(first)
+    assert isinstance(request.read()[0], SampleError)
+
+
+def test_a_tar_file_cut_off_at_a_url_is_refused_with_its_name(tmp_path: Path, put: Put) -> None:
+    whole = shard(tmp_path / "x.tar", count=3).read_bytes()
+    for length in range(1, 3000, 397):
+        (tmp_path / "x.tar").write_bytes(whole[:length])
+        with pytest.raises(SourceError, match=r"x\.tar: (truncated|not a tar)"):
+            open_source(f"{put(tmp_path)}/x.tar")
+
+
+def test_a_size_that_is_no_images_is_refused_before_anything_is_fetched(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(tmp_path / "x.tar", {"1.jpg": b"#" * 5000, "2.jpg": b"small"})
+    request = opened(f"{put(tmp_path)}/x.tar").splits["train"].request(0, 2)
+    monkeypatch.setattr("tokenstore.sources.tar.MAX_FILE_BYTES", 1000)
+    assert [str(image) for image in request.read()] == [
+        "5000 bytes are more than the 1000 allowed",
+        "b'small'",
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90)), min_size=1, max_size=12), st.data())
+def test_a_remote_file_reads_like_its_bytes(steps: list[tuple[int, int]], data: st.DataObject) -> None:
+    content = os.urandom(300)
+    blocks = data.draw(st.tuples(st.integers(1, 8), st.integers(8, 40)))
+
+    class Memory:
+        def read_range(self, path: str, start: int, stop: int) -> bytes:
+            return content[start:stop]
+
+        def read_ranges(self, requests: list[tuple[str, int, int]], concurrency: int) -> list[bytes]:
+            return [content[start:stop] for _, start, stop in requests]
+
+    class Place:
+        storage = Memory()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenstore.sources.remote_files._BLOCK_NBYTES", blocks)
+        patch.setattr("tokenstore.sources.remote_files._PART_NBYTES", 16)
+        patch.setattr("tokenstore.sources.remote_files._NEAR_NBYTES", 20)
+        with RemoteReader(RemoteFile(Place(), "x", len(content), "")) as reader:  # type: ignore[arg-type]
+            for offset, size in steps:
+                reader.seek(offset)
+                assert reader.read(size) == content[offset : offset + size]
+                assert reader.tell() == min(len(content), offset + size)
+
+
+def test_neighbouring_samples_are_fetched_together(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = opened(f"{put(shards(tmp_path))}/shards")
+    asked: list[Mapping[str, Any]] = []
+    whole = RemoteFolder.read_ranges
+
+    def counted(self: RemoteFolder, requests: Any, concurrency: int = 16) -> list[bytes]:
+        asked.extend(requests)
+        return whole(self, requests, concurrency)
+
+    monkeypatch.setattr(RemoteFolder, "read_ranges", counted)
+    assert len(source.splits["train"].request(1, 11).read()) == 10
+    assert len(asked) == 3

@@ -1,0 +1,166 @@
+"""The files of a source: on this machine's disk here, at a URL in `remote_files`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, Self
+
+from typing_extensions import override
+
+from tokenstore.errors import DamageError, SampleError, SourceError, StorageError
+from tokenstore.sources.file_bytes import read_file_below
+from tokenstore.sources.names import printable
+from tokenstore.storage.regular import open_regular, read_at
+
+__all__ = ["LocalFile", "Reader", "SourceFile", "reading"]
+
+
+class Reader(Protocol):
+    """An open file, read forwards and backwards."""
+
+    def seek(self, offset: int, /) -> int:
+        """Move to an offset in bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next `size` bytes; fewer at the end of the file."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class SourceFile(Protocol):
+    """A file of a source; `str()` is its place as messages name it.
+
+    A SourceFile is small and can be pickled: it can be read in another process and, unless it is local, on
+    another machine.
+    """
+
+    @property
+    def name(self) -> str:
+        """The last part of the file's path; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+
+    @property
+    def version(self) -> str:
+        """A text that changes when the file is replaced; empty where its storage tells no versions."""
+
+    @property
+    def key(self) -> str:
+        """The whole path or URL, without secrets."""
+
+    def open(self) -> Reader:
+        """Open the file for reading.
+
+        Opening, or the first read, raises OSError or SourceError for a file that cannot be read; StorageError
+        says that remote storage does not answer.
+        """
+
+    def arrow_source(self) -> Any:
+        """Return what Arrow's readers open: a path, or a file object."""
+
+    def read_beside(self, paths: Sequence[bytes], *, allow_outside: bool) -> list[bytes | SampleError]:
+        """Return the files at paths that this file names, relative to its folder, or the reasons why not.
+
+        A path that leads out of the folder is an error unless `allow_outside`.
+        """
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
+        """Return the bytes of each range (offset, size), or the reason why it cannot be read.
+
+        Raises StorageError where remote storage does not answer, which is no fault of a sample.
+        """
+
+
+@dataclass(frozen=True)
+class LocalFile(SourceFile):
+    """A file on this machine's disk, by its absolute path: a change of the working folder changes nothing."""
+
+    path: str
+    shown: str
+    """The path as the user gave it, for messages."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return the file at a path."""
+        return cls(str(path.absolute()), str(path))
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    @override
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @property
+    @override
+    def nbytes(self) -> int:
+        return Path(self.path).stat().st_size
+
+    @property
+    @override
+    def version(self) -> str:
+        status = Path(self.path).stat()
+        return f"{status.st_ino}-{status.st_mtime_ns}"
+
+    @property
+    @override
+    def key(self) -> str:
+        return printable(os.fsencode(self.path))
+
+    @override
+    def open(self) -> BinaryIO:
+        return Path(self.path).open("rb")
+
+    @override
+    def arrow_source(self) -> str:
+        return self.path
+
+    @override
+    def read_beside(self, paths: Sequence[bytes], *, allow_outside: bool) -> list[bytes | SampleError]:
+        folder = os.fsencode(Path(self.path).parent)
+        return [read_file_below(folder, path, allow_outside=allow_outside) for path in paths]
+
+    @override
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
+        try:
+            descriptor, _ = open_regular(self.path, self.shown)
+        except (OSError, DamageError) as error:
+            return [self._unreadable(error) for _ in ranges]
+        try:
+            return [self._read_range(descriptor, offset, size) for offset, size in ranges]
+        finally:
+            os.close(descriptor)
+
+    def _read_range(self, descriptor: int, offset: int, size: int) -> bytes | SampleError:
+        try:
+            data = read_at(descriptor, offset, offset + size)
+        except OSError as error:
+            return self._unreadable(error)
+        return data if len(data) == size else SampleError(f"{self} ends within the sample")
+
+    def _unreadable(self, error: OSError | DamageError) -> SampleError:
+        return SampleError(f"{self} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+@contextmanager
+def reading(file: SourceFile) -> Iterator[Reader]:
+    """Open a file while the block runs; raise SourceError, with the file's name, where it cannot be read."""
+    reader = None
+    try:
+        reader = file.open()
+        yield reader
+    except StorageError:  # which is an OSError, and says more
+        raise
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from error
+    finally:
+        if reader is not None:
+            reader.close()

@@ -1,0 +1,301 @@
+"""The files of a source at a URL: read by range, many ranges at a time, and never whole to the disk."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from typing_extensions import override
+
+from tokenstore.errors import DamageError, SampleError, SourceError
+from tokenstore.sources.file_bytes import MAX_FILE_BYTES, MAX_PATH_BYTES, outside_error
+from tokenstore.sources.files import SourceFile
+from tokenstore.storage import public_url
+
+if TYPE_CHECKING:
+    from tokenstore.storage.remote.folder import RemoteFolder
+
+__all__ = ["RemoteFile", "RemotePlace", "split_url"]
+
+CONCURRENCY = 16
+"""The requests of one call that are under way at a time."""
+_GAP_NBYTES = 2**16
+"""The bytes between two ranges up to which they are fetched together."""
+_SPAN_NBYTES = 2**23
+"""The bytes of ranges that are fetched together at most, unless one range is larger."""
+_PART_NBYTES = 2**23
+"""The bytes of each of the requests by which a large block is fetched."""
+_NEAR_NBYTES = 2**20
+"""The distance up to which reading on costs less time than a request of its own."""
+_BLOCK_NBYTES = (2**16, 2**22)
+"""The bytes of the first request of a walk through a file, and of each once the walk goes steadily on."""
+
+_places: dict[tuple[str, str], RemotePlace] = {}
+"""The places of this process, so that the requests of one place share its connections."""
+
+
+class RemotePlace:
+    """The bucket or server that remote files are at, with the options to reach it.
+
+    A place is pickled as its URL and options; in each process there is one object for both.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        self._url, self._storage_options = url, dict(storage_options)
+
+    @classmethod
+    def at(cls, url: str, storage_options: Mapping[str, Any]) -> RemotePlace:
+        """Return this process's place of that URL and those options."""
+        key = url, repr(sorted(storage_options.items()))
+        return _places.setdefault(key, cls(url, storage_options))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemotePlace.at, (self._url, self._storage_options)
+
+    def __repr__(self) -> str:
+        return f"RemotePlace({str(self)!r})"
+
+    def __str__(self) -> str:
+        return public_url(self._url)
+
+    @cached_property
+    def storage(self) -> RemoteFolder:
+        """The files of the place; raises StoreError for a kind of storage that is not known."""
+        from tokenstore.storage.remote.folder import RemoteFolder  # imports fsspec, as local files need not
+
+        return RemoteFolder(self._url, self._storage_options)
+
+    def url_of(self, path: str) -> str:
+        """Return the public URL of a path, for messages."""
+        base, slash = str(self), "" if str(self).endswith("/") else "/"
+        return f"{base}{slash}{path}"
+
+    def read_files(self, paths: Sequence[str]) -> Iterator[bytes | SampleError]:
+        """Yield whole files, many of them fetched at a time, or the reasons why they cannot be read."""
+        for answer in self.storage.read_files(paths, MAX_FILE_BYTES, CONCURRENCY):
+            if isinstance(answer, bytes):
+                yield answer
+            elif isinstance(answer, FileNotFoundError):
+                yield SampleError("cannot be read: No such file or directory")
+            else:
+                yield SampleError(
+                    f"more bytes than the {MAX_FILE_BYTES} allowed, or fewer than the server says"
+                )
+
+    def file(self, path: str) -> RemoteFile:
+        """Return the file at a path; raise FileNotFoundError if no file is there."""
+        entry = self.storage.entry(path)
+        return RemoteFile(self, path, entry.nbytes, entry.version)
+
+
+def split_url(url: str, storage_options: Mapping[str, Any] | None) -> tuple[RemotePlace, str]:
+    """Return the place that a URL is at, and the path there without slashes at its ends.
+
+    Raises SourceError for a chained URL.
+    """
+    if "::" in url:
+        raise SourceError(f"{public_url(url)}: expected a URL of one kind of storage, found a chained one")
+    scheme, _, rest = url.partition("://")
+    query = ""
+    if scheme in ("http", "https"):
+        rest, mark, query = rest.partition("?")
+        query = mark + query
+    host, _, path = rest.partition("/")
+    if scheme in ("http", "https"):
+        path = unquote(path)
+    return RemotePlace.at(f"{scheme}://{host}{query}", storage_options or {}), path.strip("/")
+
+
+@dataclass(frozen=True)
+class RemoteFile(SourceFile):
+    """A file at a URL, with the size and version that it had when it was listed."""
+
+    place: RemotePlace
+    path: str
+    size: int
+    tag: str
+    """The version: an ETag or a time."""
+
+    def __str__(self) -> str:
+        return self.place.url_of(self.path)
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    @override
+    def nbytes(self) -> int:
+        return self.size
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.tag
+
+    @property
+    @override
+    def key(self) -> str:
+        return str(self)
+
+    @override
+    def open(self) -> RemoteReader:
+        return RemoteReader(self)
+
+    @override
+    def arrow_source(self) -> RemoteReader:
+        return RemoteReader(self)
+
+    @override
+    def read_beside(self, paths: Sequence[bytes], *, allow_outside: bool) -> list[bytes | SampleError]:
+        folder = self.path.rpartition("/")[0]
+        wholes = [_below(folder, path, allow_outside) for path in paths]
+        files = self.place.read_files([path for path in wholes if isinstance(path, str)])
+        return [whole if isinstance(whole, SampleError) else next(files) for whole in wholes]
+
+    @override
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
+        spans = _spans(ranges)
+        requests = [(self.path, start, stop) for start, stop, _ in spans]
+        answers: list[bytes | SampleError] = [b""] * len(ranges)
+        try:
+            blocks = self.place.storage.read_ranges(requests, CONCURRENCY)
+        except FileNotFoundError:
+            return [SampleError(f"{self} cannot be read: no such file") for _ in ranges]
+        except DamageError:  # the file is shorter than it was: which samples are still whole?
+            if len(ranges) == 1:
+                return [SampleError(f"{self} ends within the sample")]
+            return [self.read_ranges([each])[0] for each in ranges]
+        for (start, _, members), block in zip(spans, blocks, strict=True):
+            for number in members:
+                offset, size = ranges[number]
+                answers[number] = block[offset - start : offset - start + size]
+        return answers
+
+
+def _below(folder: str, path: bytes, allow_outside: bool) -> str | SampleError:
+    """Return the whole path of a file that another file in a folder names, or the error for a wrong path."""
+    text = path.decode("utf-8", "surrogateescape")
+    whole = posixpath.normpath(posixpath.join(f"/{folder}", text))
+    if len(path) > MAX_PATH_BYTES or "\0" in text or "://" in text:
+        begin = path[:80].decode("utf-8", "backslashreplace")
+        return SampleError(f"expected a path, found {len(path):,} characters that begin with {begin!r}")
+    if not allow_outside and not whole.startswith(f"/{folder}/".replace("//", "/")):
+        return outside_error(path)
+    return whole.lstrip("/")
+
+
+def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+    """Join neighbouring ranges (offset, size) to spans (start, stop, numbers of the ranges)."""
+    spans: list[tuple[int, int, list[int]]] = []
+    for number in sorted(range(len(ranges)), key=lambda number: ranges[number]):
+        start, stop = ranges[number][0], sum(ranges[number])
+        if spans:
+            first, last, members = spans[-1]
+            whole = max(last, stop) - first
+            if start <= last + _GAP_NBYTES and whole <= max(_SPAN_NBYTES, last - first):
+                spans[-1] = (first, max(last, stop), [*members, number])
+                continue
+        spans.append((start, stop, [number]))
+    return spans
+
+
+class RemoteReader(io.RawIOBase):
+    """A remote file as a seekable stream.
+
+    A walk in small steps reads on in large blocks, the next of which is fetched meanwhile. A walk in large
+    steps fetches a small block at each.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._position = self._last = 0
+        self._start, self._block = 0, b""
+        self._block_nbytes = _BLOCK_NBYTES[0]
+        self._ahead: tuple[int, int, Future[bytes]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def tell(self) -> int:
+        return self._position
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.nbytes}[whence]
+        if base + offset < 0:
+            raise OSError("a seek to before the start")
+        self._position = base + offset
+        return self._position
+
+    @override
+    def read(self, size: int = -1) -> bytes:
+        stop = self._file.nbytes if size < 0 else min(self._file.nbytes, self._position + size)
+        start = min(self._position, stop)
+        if not self._start <= start <= stop <= self._start + len(self._block):
+            self._fetch(start, stop)
+        self._position = self._last = stop
+        return self._block[start - self._start : stop - self._start]
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._ahead = self._thread = None
+        self._block = b""
+        super().close()
+
+    def _fetch(self, start: int, stop: int) -> None:
+        """Fetch the block that begins at `start` and goes to `stop` at least."""
+        least, most = _BLOCK_NBYTES
+        is_near = 0 <= start - self._last <= _NEAR_NBYTES
+        self._block_nbytes = min(2 * self._block_nbytes, most) if is_near else least
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] <= start and stop <= ahead[1]:
+            self._start, self._block = ahead[0], ahead[2].result()
+        else:
+            end = min(self._file.nbytes, max(stop, start + self._block_nbytes))
+            self._start, self._block = start, self._read(start, end)
+        end = self._start + len(self._block)
+        if is_near and self._block_nbytes == most and end < self._file.nbytes:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "tokenstore-read-ahead")
+            last = min(end + most, self._file.nbytes)
+            self._ahead = (end, last, self._thread.submit(self._read, end, last))
+
+    def _read(self, start: int, stop: int) -> bytes:
+        file = self._file
+        try:
+            if stop - start <= 2 * _PART_NBYTES:
+                return file.place.storage.read_range(file.path, start, stop)
+            parts = [
+                (file.path, first, min(first + _PART_NBYTES, stop))
+                for first in range(start, stop, _PART_NBYTES)
+            ]
+            return b"".join(file.place.storage.read_ranges(parts, CONCURRENCY))
+        except FileNotFoundError as error:
+            raise SourceError(f"{file}: cannot be read: no such file") from error
+        except DamageError as error:
+            raise SourceError(
+                f"{file}: cannot be read: expected {file.nbytes} bytes, found fewer; it was replaced"
+            ) from error
