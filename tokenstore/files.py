@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -23,12 +23,14 @@ __all__ = [
     "FULL",
     "LOCK_INSIDE",
     "PlaceLock",
+    "append_file",
     "create_file",
     "exchange",
     "full_disk_named",
     "lock_file",
     "move_file",
     "rename",
+    "sync_names",
     "whole_file",
     "write_file",
 ]
@@ -44,6 +46,9 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVA
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
+_MANY_FOLDERS = 256
+"""The folders from which flushing the whole file system takes less time than flushing each."""
+
 _held: set[int] = set()
 """The descriptors of the locks that this process holds."""
 
@@ -54,6 +59,7 @@ def whole_file(
     *,
     temporary: str | os.PathLike[str] | None = None,
     sync: bool = True,
+    sync_name: bool = True,
     nbytes: int | None = None,
 ) -> Iterator[IO[bytes]]:
     """Open a binary file for writing that gets the name `path` when the block ends without an exception.
@@ -61,6 +67,7 @@ def whole_file(
     Until then its name is `temporary`, a path in the same file system, by default `path` with the suffix
     `.partial`. After an exception the temporary file is removed, and what was at `path` stays. With
     `sync=False` nothing is flushed to the disk: quicker, but a power cut can leave wrong bytes at `path`.
+    With `sync_name=False` the bytes are flushed, but until `sync_names` a power cut can lose the whole file.
     `nbytes` is the size of the file, where it is known, for the error of a full disk.
 
     Raises StorageError where the disk is full, and OSError where the file cannot be written otherwise.
@@ -78,7 +85,7 @@ def whole_file(
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
         raise
-    if sync:
+    if sync and sync_name:
         with full_disk_named(target, nbytes):
             _sync_folder(target.parent)
 
@@ -89,13 +96,73 @@ def write_file(
     *,
     temporary: str | os.PathLike[str] | None = None,
     sync: bool = True,
+    sync_name: bool = True,
 ) -> None:
     """Write a file with the bytes `data`, whole or not at all; `whole_file` describes the options.
 
     Raises what `whole_file` raises.
     """
-    with whole_file(path, temporary=temporary, sync=sync, nbytes=len(data)) as file:
+    with whole_file(path, temporary=temporary, sync=sync, sync_name=sync_name, nbytes=len(data)) as file:
         file.write(data)
+
+
+def append_file(path: str | os.PathLike[str], start: int, data: bytes) -> None:
+    """Make `data` the bytes of a file from byte `start` on, and flush it to the disk.
+
+    A crash leaves the first `start` bytes as they are, and any part of `data`. Raises StorageError for a full
+    disk, and OSError where the file cannot be written otherwise.
+    """
+    target = Path(path)
+    with full_disk_named(target, len(data)):
+        is_new = not target.exists()
+        if is_new:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x+b" if is_new else "r+b") as file:
+            file.seek(start)
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            _sync_folder(target.parent)
+
+
+def sync_names(root: str | os.PathLike[str], paths: Iterable[str]) -> None:
+    """Flush to the disk the names of files at `paths` below a folder, and of the folders they are in.
+
+    Raises StorageError for a full disk, and OSError where the disk fails otherwise.
+    """
+    folders: set[str] = {""}
+    with full_disk_named(root):
+        for path in paths:
+            folder = path.rpartition("/")[0]
+            while folder not in folders:
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+            if len(folders) > _MANY_FOLDERS and _sync_file_system(root):
+                return
+        for folder in sorted(folders, reverse=True):
+            _sync_folder(Path(root, folder))
+
+
+def _sync_file_system(folder: str | os.PathLike[str]) -> bool:
+    """Flush all of a folder's file system at once; return False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except AttributeError:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), os.fspath(folder))
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def create_file(path: str | os.PathLike[str], data: bytes, *, temporary: str | os.PathLike[str]) -> None:

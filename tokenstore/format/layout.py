@@ -135,9 +135,11 @@ class ArrayLayout:
         def encoded(start: int) -> bytes:
             return self.codec.encode(samples[start : start + self.chunk_samples], self.chunk_samples, fill)
 
+        starts = range(0, len(samples), self.chunk_samples)
+        if len(starts) == 1:  # threads would take longer to start
+            return sharding.encode_shard([encoded(0)], self.chunks_per_shard)
         with ThreadPoolExecutor(available_cores()) as pool:
-            payloads = pool.map(encoded, range(0, len(samples), self.chunk_samples))
-            return sharding.encode_shard(payloads, self.chunks_per_shard)
+            return sharding.encode_shard(pool.map(encoded, starts), self.chunks_per_shard)
 
     def decode_shard(self, data: bytes, where: str) -> npt.NDArray[Any]:
         """Return the samples (n, *sample_shape) in the bytes of this layout's first shard.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -81,6 +81,21 @@ class Storage(ABC):
         A remote place raises DamageError for a file that ends before `stop`; a local one returns fewer bytes.
         """
 
+    def read_files(
+        self, paths: Sequence[str], limit: int | None = None, concurrency: int = 16
+    ) -> list[bytes | FileNotFoundError | DamageError]:
+        """Return many whole files in order; a remote place reads `concurrency` of them at a time.
+
+        A file that does not exist, or is longer than `limit` bytes, is the error that `read` raises for it.
+        """
+        answers: list[bytes | FileNotFoundError | DamageError] = []
+        for path in paths:
+            try:
+                answers.append(self.read(path, limit))
+            except (FileNotFoundError, DamageError) as error:
+                answers.append(error)
+        return answers
+
     def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
         """Return the bytes of many ranges; a remote place reads `concurrency` of them at a time."""
         return [self.read_range(*request) for request in requests]
@@ -126,6 +141,16 @@ class Storage(ABC):
 
         Raises StoreError for a zip file, StorageError for a place that takes no files.
         """
+
+    def write_ahead(self, path: str, data: bytes) -> None:
+        """Write a file as `write` does, but so that a power cut may lose its name before `settle`.
+
+        Raises what `write` raises.
+        """
+        self.write(path, data)
+
+    def settle(self, paths: Iterable[str]) -> None:  # noqa: B027 (only a local folder has to)
+        """Make the names of files, written by `write_ahead`, last through a power cut."""
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from tokenstore.files import create_file, move_file, write_file
+from tokenstore.files import create_file, move_file, sync_names, write_file
 from tokenstore.storage.base import BLOCK_NBYTES, IN_PLACE_MARKER, SCRATCH, STAGING, Storage, too_long
 from tokenstore.storage.regular import open_regular, read_at, version_of
 
@@ -117,17 +117,39 @@ class LocalFolder(LocalPlace):
         if self.folder.is_file():
             return [""]
         paths: list[str] = []
-        for folder, folders, names in os.walk(self.folder):
-            links = [name for name in folders if Path(folder, name).is_symlink()]  # not followed
-            paths += [Path(folder, name).relative_to(self.folder).as_posix() for name in (*names, *links)]
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            try:
+                entries = os.scandir(f"{self._prefix}/{prefix}")
+            except OSError:  # it is gone, or may not be read
+                continue
+            with entries:
+                for entry in entries:
+                    path = f"{prefix}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{path}/")
+                    else:
+                        paths.append(path)
         return sorted(paths)
 
     @override
     def write(self, path: str, data: bytes) -> None:
+        self._write(path, data, sync_name=True)
+
+    def _write(self, path: str, data: bytes, *, sync_name: bool) -> None:
         target, scratch = self.folder / path, self.folder / SCRATCH
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        write_file(target, data, temporary=scratch)
+        write_file(target, data, temporary=scratch, sync_name=sync_name)
+
+    @override
+    def write_ahead(self, path: str, data: bytes) -> None:
+        self._write(path, data, sync_name=False)
+
+    @override
+    def settle(self, paths: Iterable[str]) -> None:
+        sync_names(self.folder, paths)
 
     @override
     def create(self, path: str, data: bytes) -> None:

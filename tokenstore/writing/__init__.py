@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from tokenstore.writing.recode import RecodeResult
     from tokenstore.writing.rewrite import RewritePlan, rewrite_into, same_codes, skips_of
     from tokenstore.writing.spec import StoreSpec
+    from tokenstore.writing.split import SplitWriter
     from tokenstore.writing.target import check_target, finish_commit
-    from tokenstore.writing.writer import SplitWriter, StoreWriter
+    from tokenstore.writing.writer import StoreWriter
 
 __all__ = [
     "CHUNK_SAMPLES",
@@ -53,7 +54,7 @@ _HOMES = {
     "MIN_DECODE_RATE": "choices",
     "RecodeResult": "recode",
     "RewritePlan": "rewrite",
-    "SplitWriter": "writer",
+    "SplitWriter": "split",
     "StoreSpec": "spec",
     "StoreWriter": "writer",
     "check_target": "target",

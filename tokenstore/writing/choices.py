@@ -11,6 +11,13 @@ MIN_DECODE_RATE = 1000.0
 CHUNK_SAMPLES = 64
 """The samples of a chunk, by default."""
 
+MANY_SHARDS = 4096
+"""The planned shards of a split from which the root lists neither them nor one table of all samples."""
+PART_SHARDS, PART_ROWS = 64, 2**20
+"""The least shards, and the least rows, of a part of a samples table."""
+GROUP_ROWS = 2**16
+"""The rows of a row group of such a part, at least."""
+
 
 def choices() -> tuple[str, ...]:
     """Return the names that a codec is chosen by: every codec's, and `auto`."""

@@ -1,45 +1,32 @@
 """Append-only writing of a store: shard by shard, resumable, the manifest last.
 
 While a store is being written it has no root `zarr.json`. The writer's own files lie in the folder
-`.partial`: the store's inputs (`conversion.json`), and for every finished shard a journal entry and its rows
-of the samples table. A shard's entry is written after the shard. So every shard that a crash leaves behind is
-either in the journal and whole, or is written again.
+`.partial`: the store's inputs (`conversion.json`), and for every split the journal of its finished shards,
+with their rows of the samples table. A shard's entry is written after the shard. So every shard that a crash
+leaves behind is either in the journal and whole, or is written again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
-from tokenstore.files import FULL, full_disk_named
+from tokenstore.files import FULL
 from tokenstore.format import (
     CODEBOOK,
     LABEL_COLUMN,
     LABELS,
     NAME,
     ROOT,
-    SAMPLES_SCHEMA,
-    SAMPLES_TABLE,
-    SKIPPED_SCHEMA,
-    SKIPPED_TABLE,
+    SHARD_MANIFESTS,
     SYNONYMS,
+    TABLE_PARTS,
     TOKENS,
-    ArrayLayout,
     Column,
     FileRecord,
     Manifest,
-    Skip,
-    SplitSummary,
     encode_json,
     encode_root,
     encode_table_array,
@@ -49,14 +36,18 @@ from tokenstore.format import (
 )
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
-from tokenstore.writing.encoded import EncodedShard, encode_shard
 from tokenstore.writing.owner import Owner
 from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.split import SplitWriter
 from tokenstore.writing.target import HEADER, finish, look, own
+from tokenstore.writing.uploads import Uploads
+
+__all__ = ["SplitWriter", "StoreWriter"]
 
 Columns: TypeAlias = Mapping[str, Column]
 
 _RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
+_FEATURES = (SHARD_MANIFESTS, TABLE_PARTS)
 
 
 class StoreWriter:
@@ -80,6 +71,8 @@ class StoreWriter:
         self.target = target
         self.storage = target.working_storage()
         self.splits: list[SplitWriter] = []
+        self.uploads = Uploads()
+        """The shards under way to a remote place."""
         header = encode_json({"tokenstore": __version__, **(inputs or {})})
         if target.root is None:
             self._is_begun(resume, header)  # before an owner is written there, or one is taken over
@@ -103,7 +96,8 @@ class StoreWriter:
             raise full from error
 
     def close(self) -> None:
-        """Release the store; unless it was committed, it stays unfinished."""
+        """Release the store, after what is under way; unless it was committed, it stays unfinished."""
+        self.uploads.close()
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.release()
@@ -163,7 +157,7 @@ class StoreWriter:
             if word == TOKENS or not NAME.fullmatch(word) or word in _RESERVED:
                 raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
         samples = self.spec.samples_per_shard(listed, columns.values())
-        split = SplitWriter(self, name, samples, columns, first)
+        split = SplitWriter(self, name, listed, samples, columns, first)
         self.splits.append(split)
         return split
 
@@ -183,10 +177,11 @@ class StoreWriter:
         self.check()
         nodes: dict[str, dict[str, Any]] = {}
         files: dict[str, FileRecord] = {}
+        self.uploads.wait()
         for split in self.splits:
             nodes[split.name] = group_document()
             nodes.update(split.array_documents())
-            files.update(split.files())
+            files.update(split.write_lists())
             files.update(split.write_tables())
         for name, values, axes in (
             (CODEBOOK, self.spec.codebook, ("codebook", "code", "channel")),
@@ -202,15 +197,13 @@ class StoreWriter:
             **self.spec.shared(),
             splits={split.name: split.summary() for split in self.splits},
             files=dict(sorted(files.items())),
-            features=(self.spec.codec,),
+            features=(self.spec.codec, *(_FEATURES if any(split.is_large for split in self.splits) else ())),
             created_by=f"tokenstore {__version__}",
         )
-        ours = tuple(
-            f"{split.name}/{array}/c/" for split in self.splits for array in (TOKENS, *split.columns)
-        )
-        for path in [path for path in self.storage.files() if path.startswith(ours)]:
-            if path not in manifest.files:
+        for path in self.storage.files():
+            if any(split.is_stray(path) for split in self.splits):
                 self.storage.remove(path)
+        self.storage.settle(path for split in self.splits for path in split.shard_paths())
         self.complete(encode_root(manifest, nodes))
         return manifest
 
@@ -232,167 +225,3 @@ class StoreWriter:
     def _write(self, path: str, data: bytes) -> FileRecord:
         self.storage.write(path, data)
         return file_record(data)
-
-
-class SplitWriter:
-    """A writer of the shards of one split, in order; it goes on where an interrupted conversion stood."""
-
-    def __init__(
-        self, store: StoreWriter, name: str, shard_samples: int, columns: Columns, first: int = 0
-    ) -> None:
-        self.name = name
-        self.shard_samples = shard_samples
-        self.columns = columns
-        self._store = store
-        self._storage = store.storage
-        self._journal = list(self._read_journal())
-        self._tail: list[Skip] = []
-        self._first = first
-
-    @property
-    def shards(self) -> int:
-        """The number of finished shards."""
-        return len(self._journal)
-
-    @property
-    def samples(self) -> int:
-        """The number of samples in finished shards."""
-        return sum(entry["samples"] for entry in self._journal)
-
-    @property
-    def source_position(self) -> int:
-        """The first sample of the source after those of the finished shards."""
-        return int(self._journal[-1]["source_stop"]) if self._journal else self._first
-
-    @property
-    def skipped(self) -> list[Skip]:
-        """The samples of the source that are left out so far."""
-        return [Skip(*skip) for entry in self._journal for skip in entry["skipped"]] + self._tail
-
-    def write_shard(
-        self,
-        codes: npt.NDArray[Any],
-        columns: Mapping[str, npt.NDArray[Any]],
-        samples: pa.Table,
-        source_stop: int,
-        skipped: list[Skip],
-    ) -> None:
-        """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
-
-        Every shard but the last has `shard_samples` samples. `source_stop` is the first sample of the source
-        after this shard, `skipped` are the samples left out before it.
-
-        Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
-        """
-        shard = self.encode_shard(self.shards, codes, columns, samples)
-        self.write_encoded(shard, source_stop, skipped)
-
-    def encode_shard(
-        self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
-    ) -> EncodedShard:
-        """Encode a shard for `write_encoded`, and write nothing: several threads may do so at a time.
-
-        The arguments and errors are those of `write_shard`; `number` is the shard's place in the split.
-        """
-        if not 0 < len(codes) <= self.shard_samples:
-            raise ValueError(f"a shard of {len(codes)} samples, of {self.shard_samples} each")
-        values = {TOKENS: codes, **columns}
-        return encode_shard(self.name, number, self._store.spec, self._layout, values, samples)
-
-    def write_encoded(self, shard: EncodedShard, source_stop: int, skipped: list[Skip]) -> None:
-        """Write the next shard's files, and then its entry of the journal; see `write_shard`.
-
-        Raises ValueError for any but the next shard, or where the one before is not full.
-        """
-        if shard.number != self.shards or self.samples % self.shard_samples:
-            raise ValueError(f"shard {shard.number} after {self.samples} samples in {self.shards} shards")
-        self._store.check()
-        for path, (data, _) in shard.arrays.items():
-            self._storage.write(path, data)
-        self._storage.write(self._entry("parquet"), shard.rows)
-        entry = {
-            "samples": shard.samples,
-            "source_stop": source_stop,
-            "source_bytes": shard.source_bytes,
-            "skipped": [[skip.source_index, skip.source, skip.reason] for skip in skipped],
-            "files": {path: [record.size, record.sha256] for path, (_, record) in shard.arrays.items()},
-        }
-        self._store.check()
-        self._storage.write(self._entry("json"), encode_json(entry))
-        self._journal.append(entry)
-        self._storage.remove(self._open_shard)
-
-    def finish(self, skipped: list[Skip]) -> None:
-        """Take note of the samples skipped after the last shard."""
-        self._tail = skipped
-
-    def save_open_shard(self, state: bytes) -> None:
-        """Save an unfinished shard's state, for `load_open_shard` after a crash."""
-        self._store.note(f"{self.name}/open", state)
-
-    def load_open_shard(self) -> bytes | None:
-        """Return the state of `save_open_shard`, or None."""
-        return self._store.recall(f"{self.name}/open")
-
-    def summary(self) -> SplitSummary:
-        """Return the split's entry of the manifest."""
-        sizes = [entry["source_bytes"] for entry in self._journal]
-        known = [size for size in sizes if size is not None]
-        return SplitSummary(self.samples, len(self.skipped), sum(known) if known else None)
-
-    def files(self) -> dict[str, FileRecord]:
-        """Return the records of all shards, by path."""
-        return {
-            path: FileRecord(*record) for entry in self._journal for path, record in entry["files"].items()
-        }
-
-    def array_documents(self) -> dict[str, dict[str, Any]]:
-        """Return the `zarr.json` of each array, by path."""
-        return {
-            f"{self.name}/{array}": self._layout(array, self.samples).to_zarr(array)
-            for array in (TOKENS, *self.columns)
-        }
-
-    def write_tables(self) -> dict[str, FileRecord]:
-        """Write the samples table, joined from the shards' rows, and the table of skipped samples."""
-        parts = (
-            pq.read_table(io.BytesIO(self._storage.read(self._entry("parquet", shard))))
-            for shard in range(self.shards)
-        )
-        tables = {SAMPLES_TABLE: self._write_table(SAMPLES_TABLE, SAMPLES_SCHEMA, parts)}
-        if self.skipped:
-            rows = pa.Table.from_pylist([vars(skip) for skip in self.skipped], schema=SKIPPED_SCHEMA)
-            tables[SKIPPED_TABLE] = self._write_table(SKIPPED_TABLE, SKIPPED_SCHEMA, iter([rows]))
-        return {f"{self.name}/{name}": record for name, record in tables.items()}
-
-    def _write_table(self, name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> FileRecord:
-        target = self._storage.folder
-        with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as folder:
-            path = Path(folder) / name
-            named = path if target is None else target / self.name / name
-            with full_disk_named(named), pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for part in parts:
-                    writer.write_table(part)
-            with path.open("rb") as file:
-                record = FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-            self._storage.move_into_place(path, f"{self.name}/{name}")
-        return record
-
-    def _layout(self, array: str, samples: int) -> ArrayLayout:
-        if array == TOKENS:
-            return self._store.spec.tokens_layout(samples, self.shard_samples)
-        return self._store.spec.column_layout(samples, self.shard_samples, self.columns[array])
-
-    def _entry(self, suffix: str, shard: int | None = None) -> str:
-        return f"{STAGING}/{self.name}/{self.shards if shard is None else shard:06d}.{suffix}"
-
-    @property
-    def _open_shard(self) -> str:
-        return f"{STAGING}/{self.name}/open"
-
-    def _read_journal(self) -> Iterator[dict[str, Any]]:
-        for shard in range(2**31):
-            try:
-                yield json.loads(self._storage.read(self._entry("json", shard)))
-            except FileNotFoundError:
-                return

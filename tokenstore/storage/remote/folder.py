@@ -128,14 +128,10 @@ class RemoteFolder(Storage):
             raise too_long(f"{self.url.rstrip('/')}/{path}", limit)
         return data
 
+    @override
     def read_files(
         self, paths: Sequence[str], limit: int | None = None, concurrency: int = 16
     ) -> list[bytes | FileNotFoundError | DamageError]:
-        """Return many whole files, `concurrency` of them read at a time, in order.
-
-        A file that does not exist, or is longer than `limit` bytes, is the error that `read` raises for it.
-        """
-
         async def read_one(connection: Connection, path: str) -> bytes | FileNotFoundError | DamageError:
             try:
                 return await self._read(connection, path, limit)

@@ -1,0 +1,312 @@
+"""The writing of one split of a store: its shards in order, and at the end its lists and tables."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenstore.files import full_disk_named
+from tokenstore.format import (
+    SAMPLES_SCHEMA,
+    SAMPLES_TABLE,
+    SHARD_MANIFEST,
+    SKIPPED_SCHEMA,
+    SKIPPED_TABLE,
+    TOKENS,
+    ArrayLayout,
+    Column,
+    FileRecord,
+    Skip,
+    SplitSummary,
+    decode_records,
+    encode_records,
+    file_record,
+    samples_part,
+)
+from tokenstore.storage import STAGING
+from tokenstore.writing import choices
+from tokenstore.writing.encoded import EncodedShard, encode_shard
+from tokenstore.writing.journal import Entry, open_journal
+
+if TYPE_CHECKING:
+    from tokenstore.writing.writer import StoreWriter
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+
+
+@dataclass
+class _Totals:
+    """The sums over all finished shards, which grow with each."""
+
+    shards: int = 0
+    samples: int = 0
+    source_stop: int = 0
+    source_bytes: int | None = None
+    skipped: list[Skip] = field(default_factory=list)
+    records: dict[str, bytearray] = field(default_factory=dict)
+    """The size and the digest of every shard of each array, as the rows of a shard manifest."""
+    parts: dict[int, FileRecord] = field(default_factory=dict)
+    """The parts of the samples table that are written."""
+
+    def add(self, entry: Entry) -> None:
+        """Add the shard of an entry."""
+        self.shards += 1
+        self.samples += entry.samples
+        self.source_stop = entry.source_stop
+        if entry.source_bytes is not None:
+            self.source_bytes = (self.source_bytes or 0) + entry.source_bytes
+        self.skipped += entry.skipped
+        for path, record in entry.files.items():
+            array = path.split("/")[1]
+            self.records.setdefault(array, bytearray()).extend(encode_records([record]))
+
+
+class SplitWriter:
+    """A writer of the shards of one split, in order; it goes on where an interrupted conversion stood.
+
+    A split for which many shards are planned lists them in a file of each array, and has its samples table in
+    parts, each of which is written with the last of its shards.
+    """
+
+    def __init__(
+        self,
+        store: StoreWriter,
+        name: str,
+        listed: int,
+        shard_samples: int,
+        columns: Mapping[str, Column],
+        first: int = 0,
+    ) -> None:
+        self.name = name
+        self.shard_samples = shard_samples
+        self.columns = columns
+        self.is_large = -(-listed // shard_samples) >= choices.MANY_SHARDS
+        """True for a split of so many shards that the features `manifests` and `tables` are used for it."""
+        self._part_shards = max(choices.PART_SHARDS, -(-choices.PART_ROWS // shard_samples))
+        self._store = store
+        self._storage = store.storage
+        self._journal = open_journal(store.storage, name)
+        self._totals = _Totals(source_stop=first)
+        for entry in self._journal.read():
+            self._totals.add(entry)
+            if entry.part is not None:
+                self._totals.parts[len(self._totals.parts)] = entry.part
+        self._tail: list[Skip] = []
+
+    @property
+    def shards(self) -> int:
+        """The number of finished shards."""
+        return self._totals.shards
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in finished shards."""
+        return self._totals.samples
+
+    @property
+    def source_position(self) -> int:
+        """The first sample of the source after those of the finished shards."""
+        return self._totals.source_stop
+
+    @property
+    def skipped(self) -> list[Skip]:
+        """The samples of the source that are left out so far."""
+        return self._totals.skipped + self._tail
+
+    def write_shard(
+        self,
+        codes: npt.NDArray[Any],
+        columns: Mapping[str, npt.NDArray[Any]],
+        samples: pa.Table,
+        source_stop: int,
+        skipped: list[Skip],
+    ) -> None:
+        """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
+
+        Every shard but the last has `shard_samples` samples. `source_stop` is the first sample of the source
+        after this shard, `skipped` are the samples left out before it. To a remote place the shard goes while
+        the next one fills: an error there is raised by a later call, at the latest by the store's `commit`.
+
+        Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
+        """
+        shard = self.encode_shard(self.shards, codes, columns, samples)
+        self.write_encoded(shard, source_stop, skipped)
+
+    def encode_shard(
+        self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
+    ) -> EncodedShard:
+        """Encode a shard for `write_encoded`, and write nothing: several threads may do so at a time.
+
+        The arguments and errors are those of `write_shard`; `number` is the shard's place in the split.
+        """
+        if not 0 < len(codes) <= self.shard_samples:
+            raise ValueError(f"a shard of {len(codes)} samples, of {self.shard_samples} each")
+        values = {TOKENS: codes, **columns}
+        return encode_shard(self.name, number, self._store.spec, self._layout, values, samples)
+
+    def write_encoded(self, shard: EncodedShard, source_stop: int, skipped: list[Skip]) -> None:
+        """Write the next shard's files, and then its entry of the journal; see `write_shard`.
+
+        Raises ValueError for any but the next shard, or where the one before is not full.
+        """
+        if shard.number != self.shards or self.samples % self.shard_samples:
+            raise ValueError(f"shard {shard.number} after {self.samples} samples in {self.shards} shards")
+        records = {path: record for path, (_, record) in shard.arrays.items()}
+        entry = Entry(shard.samples, source_stop, shard.source_bytes, tuple(skipped), records)
+
+        def send() -> None:
+            self._store.check()
+            for path, (data, _) in shard.arrays.items():
+                self._storage.write_ahead(path, data)
+            self._journal.save_rows(shard.number, shard.rows)
+
+        def count() -> None:
+            self._store.check()
+            self._note(shard.number, entry)
+
+        if self._storage.root is None:
+            self._store.uploads.add(send, count)
+        else:
+            send()
+            count()
+        self._totals.add(entry)
+
+    def _note(self, shard: int, entry: Entry) -> None:
+        """Append a shard's entry to the journal, and write the part of the samples table that it ends."""
+        stop = shard + 1
+        if not self.is_large or stop % self._part_shards:
+            self._journal.append(shard, entry)
+            return
+        start = stop - self._part_shards
+        record = self._write_part(start, stop)
+        self._storage.settle(self.shard_paths(start, stop))
+        self._totals.parts[start // self._part_shards] = record
+        self._journal.append(shard, Entry(**{**vars(entry), "part": record}))
+        self._journal.forget_rows(stop)
+
+    def finish(self, skipped: list[Skip]) -> None:
+        """Take note of the samples skipped after the last shard."""
+        self._tail = skipped
+
+    def save_open_shard(self, state: bytes) -> None:
+        """Save an unfinished shard's state, for `load_open_shard` after a crash.
+
+        It stays until the store is complete: the shard may have been finished since.
+        """
+        self._store.note(f"{self.name}/open", state)
+
+    def load_open_shard(self) -> bytes | None:
+        """Return the last state of `save_open_shard`, or None."""
+        return self._store.recall(f"{self.name}/open")
+
+    def summary(self) -> SplitSummary:
+        """Return the split's entry of the manifest."""
+        totals = self._totals
+        rows = self._part_shards * self.shard_samples if self.is_large else None
+        return SplitSummary(totals.samples, len(self.skipped), totals.source_bytes, rows)
+
+    def shard_paths(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
+        """Yield the paths of the files of finished shards."""
+        for array in self._arrays:
+            layout = self._layout(array, max(self.samples, 1))
+            for shard in range(start, self.shards if stop is None else stop):
+                yield f"{self.name}/{array}/{layout.shard_file(shard)}"
+
+    def is_stray(self, path: str) -> bool:
+        """Return True for a path among the shards of this split that is no finished shard's."""
+        split, array, folder, *rest = [*path.split("/", 3), "", "", ""]
+        if split != self.name or array not in self._arrays or folder != "c":
+            return False
+        number = rest[0].partition("/")[0]
+        layout = self._layout(array, max(self.samples, 1))
+        is_shard = _NUMBER.fullmatch(number) is not None and int(number) < self.shards
+        return not is_shard or path != f"{self.name}/{array}/{layout.shard_file(int(number))}"
+
+    def write_lists(self) -> dict[str, FileRecord]:
+        """Return the records of all shards by path, or of the files with these records, once written."""
+        if self.is_large:
+            files = {}
+            for array in self._arrays:
+                path, data = f"{self.name}/{array}/{SHARD_MANIFEST}", bytes(self._records(array))
+                self._storage.write(path, data)
+                files[path] = file_record(data)
+            return files
+        records = (record for array in self._arrays for record in decode_records(bytes(self._records(array))))
+        return dict(zip(self.shard_paths(), records, strict=True))
+
+    def array_documents(self) -> dict[str, dict[str, Any]]:
+        """Return the `zarr.json` of each array, by path."""
+        return {
+            f"{self.name}/{array}": self._layout(array, self.samples).to_zarr(array) for array in self._arrays
+        }
+
+    def write_tables(self) -> dict[str, FileRecord]:
+        """Write what is left of the samples table, and the table of skipped samples; return their records."""
+        tables = {}
+        if self.is_large:
+            written = len(self._totals.parts) * self._part_shards
+            if written < self.shards:
+                self._totals.parts[len(self._totals.parts)] = self._write_part(written, self.shards)
+            for part, record in self._totals.parts.items():
+                tables[samples_part(SAMPLES_TABLE, part)] = record
+        else:
+            rows = self._rows(0, self.shards)
+            tables[SAMPLES_TABLE] = self._write_table(SAMPLES_TABLE, SAMPLES_SCHEMA, rows)
+        if self.skipped:
+            skipped = pa.Table.from_pylist([vars(skip) for skip in self.skipped], schema=SKIPPED_SCHEMA)
+            tables[SKIPPED_TABLE] = self._write_table(SKIPPED_TABLE, SKIPPED_SCHEMA, iter([skipped]))
+        return {f"{self.name}/{name}": record for name, record in tables.items()}
+
+    @property
+    def _arrays(self) -> tuple[str, ...]:
+        return (TOKENS, *self.columns)
+
+    def _records(self, array: str) -> bytearray:
+        return self._totals.records.get(array, bytearray())
+
+    def _rows(self, start: int, stop: int) -> Iterator[pa.Table]:
+        return (pq.read_table(io.BytesIO(rows)) for rows in self._journal.rows(start, stop))
+
+    def _write_part(self, start: int, stop: int) -> FileRecord:
+        """Write the part of the samples table with the rows of some shards, many shards in a row group."""
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, SAMPLES_SCHEMA, compression="zstd") as writer:
+            waiting: list[pa.Table] = []
+            for table in self._rows(start, stop):
+                waiting.append(table)
+                if sum(map(len, waiting)) >= choices.GROUP_ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
+        path = samples_part(f"{self.name}/{SAMPLES_TABLE}", start // self._part_shards)
+        self._storage.write(path, buffer.getvalue())
+        return file_record(buffer.getvalue())
+
+    def _write_table(self, name: str, schema: pa.Schema, parts: Iterator[pa.Table]) -> FileRecord:
+        target = self._storage.folder
+        with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as folder:
+            path = Path(folder) / name
+            named = path if target is None else target / self.name / name
+            with full_disk_named(named), pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for part in parts:
+                    writer.write_table(part)
+            with path.open("rb") as file:
+                record = FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            self._storage.move_into_place(path, f"{self.name}/{name}")
+        return record
+
+    def _layout(self, array: str, samples: int) -> ArrayLayout:
+        if array == TOKENS:
+            return self._store.spec.tokens_layout(samples, self.shard_samples)
+        return self._store.spec.column_layout(samples, self.shard_samples, self.columns[array])
