@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources import ImageSource, open_source
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.imagefolder import open_imagefolder
 from tokenstore.sources.label_table import read_label_table
 
@@ -160,7 +161,7 @@ def test_a_table_reads_alike_however_it_is_written(
         cells = [[str(number), *row] if number else ["", *row] for number, row in enumerate(cells)]
     path = tmp_path / "x.csv"
     path.write_bytes(lines(cells, delimiter).encode(encoding))
-    table = read_label_table(path)
+    table = read_label_table(LocalFile.of(path))
     assert [cell.decode() for cell in table.paths.to_pylist()] == [path for path, _ in rows]
     assert [cell.decode() for cell in table.labels.to_pylist()] == [label for _, label in rows]
 
@@ -173,7 +174,7 @@ def test_many_paths_are_matched_without_one_object_each(root: Path) -> None:
     numbers = np.arange(20_000)
     names = pa.chunked_array([pa.array([b"%08d.jpg" % number for number in numbers])])
     paths = pa.chunked_array([pa.array([b"C:\\x\\%08d" % number for number in numbers[::-1]])])
-    match = match_paths(paths, {"train": names}, bytes(root))
+    match = match_paths(paths, {"train": names}, root.name)
     assert match.images == len(numbers)
 
 

@@ -58,7 +58,7 @@ def test_the_python_call_takes_a_list_of_names(tmp_path: Path) -> None:
         ({"class_names": ["a", "b"]}, "class_names=.*label 2, but there are only 2 class names"),
         ({"class_names": ["a", "b", "a"]}, "class_names=.*a class once, found 'a' again"),
         ({"class_names": ["a", "", "c"]}, "found an empty one"),
-        ({"class_names": "nowhere.txt"}, r"nowhere.txt: expected a text file with a class in each line"),
+        ({"class_names": "nowhere.txt"}, r"nowhere.txt: a file of class names cannot be read: No such file"),
     ],
 )
 def test_names_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, Any], match: str) -> None:

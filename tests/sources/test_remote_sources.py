@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tokenstore.errors import ArgumentError, SampleError, SourceError, StorageError
 from tokenstore.sources import open_source
-from tokenstore.sources.base import ImageSource
+from tokenstore.sources.base import ImageSource, MaskedSplit
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace, RemoteReader
 from tokenstore.storage.remote.folder import RemoteFolder
 
@@ -255,3 +255,86 @@ def test_neighbouring_samples_are_fetched_together(
     monkeypatch.setattr(RemoteFolder, "read_ranges", counted)
     assert len(source.splits["train"].request(1, 11).read()) == 10
     assert len(asked) == 3
+
+
+def pictures(folder: Path) -> Path:
+    """Write a folder of images in class folders, with splits, hidden files and a table."""
+    for name in ("train/a/x/2.jpg", "train/a/1.PNG", "train/b/é.jpg", "val/b/3.jpg", "train/b/.hidden.jpg"):
+        path = folder / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (folder / "pictures" / "train" / "b" / "classes.txt").write_text("a b")
+    return folder
+
+
+def test_a_folder_of_images_at_a_url_is_what_the_local_folder_is(tmp_path: Path, put: Put) -> None:
+    url = put(pictures(tmp_path))
+    assert_same(opened(f"{url}/pictures"), opened(tmp_path / "pictures"))
+    assert_same(opened(f"{url}/pictures/train"), opened(tmp_path / "pictures" / "train"))
+
+
+def test_an_image_that_went_at_a_url_is_a_bad_sample(tmp_path: Path, put: Put) -> None:
+    url = put(pictures(tmp_path))
+    request = pickle.loads(pickle.dumps(opened(f"{url}/pictures").splits["train"].request(0, 3)))
+    fsspec.filesystem("memory").rm(f"{url}/pictures/train/a/1.PNG")
+    (tmp_path / "pictures/train/a/1.PNG").unlink()
+    first, *others = request.read()
+    assert str(first) == "cannot be read: No such file or directory"
+    assert others == [b"train/a/x/2.jpg", "train/b/é.jpg".encode()]
+
+
+def test_labels_and_label_maps_may_be_at_urls_too(tmp_path: Path, put: Put) -> None:
+    for name in ("a/1.jpg", "a/2.jpg"):
+        for path in (tmp_path / "images" / name, tmp_path / "maps" / name.replace("jpg", "png")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(str(path.relative_to(tmp_path)).encode())
+    (tmp_path / "labels.csv").write_text("a/1.jpg,dog\na/2.jpg,cat\n")
+    url = put(tmp_path)
+    options = {"labels": "labels.csv", "masks": "maps"}
+    remote = opened(f"{url}/images", **{name: f"{url}/{value}" for name, value in options.items()})
+    local = opened(tmp_path / "images", **{name: tmp_path / value for name, value in options.items()})
+    assert_same(remote, local)
+    assert labels(remote) == [1, 0]
+    splits = remote.splits["train"], local.splits["train"]
+    maps = [split.masks(0, 2) for split in splits if isinstance(split, MaskedSplit)]
+    assert maps[0].read() == maps[1].read() == [b"maps/a/1.png", b"maps/a/2.png"]
+    assert maps[0].where(1) == f"{url}/maps/a/2.png"
+    assert maps[1].where(1) == str(tmp_path / "maps/a/2.png")
+    fsspec.filesystem("memory").rm(f"{url}/maps/a/2.png")
+    assert str(maps[0].read()[1]).startswith("is missing")
+
+
+@pytest.mark.parametrize("made", [shards, tables, pictures])
+def test_a_source_of_a_relative_path_stays_when_the_working_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Callable[[Path], Path]
+) -> None:
+    made(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source = opened(made.__name__)
+    before = contents(source)
+    monkeypatch.chdir("/")
+    assert contents(source) == before
+    assert not any(isinstance(image, SampleError) for image in before)
+    assert source.location == made.__name__
+
+
+def test_a_walk_lists_each_folder_at_a_url_once_and_many_at_a_time(
+    tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        path = tmp_path / "images" / "train" / f"{number:02}" / "x.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    url = put(tmp_path)
+    listings: list[str] = []
+    whole = RemoteFolder.entries
+
+    def counted(self: RemoteFolder, path: str = "") -> list[Any]:
+        listings.append(path)
+        return whole(self, path)
+
+    monkeypatch.setattr(RemoteFolder, "entries", counted)
+    split = opened(f"{url}/images", kind="imagefolder").splits["train"]
+    assert split.names(0, 40).to_pylist() == [f"train/{number:02}/x.jpg" for number in range(40)]
+    assert sorted(listings) == sorted({*listings})
+    assert len(listings) == 42

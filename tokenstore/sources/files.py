@@ -16,7 +16,7 @@ from tokenstore.sources.file_bytes import read_file_below
 from tokenstore.sources.names import printable
 from tokenstore.storage.regular import open_regular, read_at
 
-__all__ = ["LocalFile", "Reader", "SourceFile", "reading"]
+__all__ = ["LocalFile", "Reader", "SourceFile", "reading", "whole_file"]
 
 
 class Reader(Protocol):
@@ -151,8 +151,8 @@ class LocalFile(SourceFile):
 
 
 @contextmanager
-def reading(file: SourceFile) -> Iterator[Reader]:
-    """Open a file while the block runs; raise SourceError, with the file's name, where it cannot be read."""
+def reading(file: SourceFile, what: str = "") -> Iterator[Reader]:
+    """Open a file, `what` in messages, while the block runs; raise SourceError where it cannot be read."""
     reader = None
     try:
         reader = file.open()
@@ -160,7 +160,19 @@ def reading(file: SourceFile) -> Iterator[Reader]:
     except StorageError:  # which is an OSError, and says more
         raise
     except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{file}: {what}cannot be read: {error.strerror or error}") from error
     finally:
         if reader is not None:
             reader.close()
+
+
+def whole_file(file: SourceFile, most: int, what: str) -> bytes:
+    """Return all bytes of a file that is `what`; raise SourceError for one of more than `most` bytes.
+
+    Raises SourceError for a file that cannot be read, too.
+    """
+    with reading(file, f"{what} ") as reader:
+        data = b"" if file.nbytes > most else reader.read(most + 1)
+        if max(file.nbytes, len(data)) > most:
+            raise SourceError(f"{file}: expected {what} of at most {most:,} bytes, found more")
+        return data

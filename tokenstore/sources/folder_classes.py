@@ -11,14 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Labels, Note
-from tokenstore.sources.image_walk import SkippedEntries, scan, walk
+from tokenstore.sources.image_walk import ImageTree, SkippedEntries, walk
 from tokenstore.sources.label_paths import base_names
 from tokenstore.sources.label_table import read_label_table
 from tokenstore.sources.labels import ClassIds, LabelledImages, Listing
@@ -40,14 +39,14 @@ class _Part:
 
 
 def list_classes(
-    root: bytes, folders: Mapping[str, bytes], skipped: SkippedEntries, where: str
+    tree: ImageTree, folders: Mapping[str, bytes], skipped: SkippedEntries, where: str
 ) -> LabelledImages:
     """List each split with its labels, by the folders below it, and the class names of all.
 
     Raises SourceError for images beside class folders, for folders that look like images and label maps, and
     for a folder of images that is no class whose classes do not become clear.
     """
-    parts = {split: _list_split(root, folder, skipped) for split, folder in folders.items()}
+    parts = {split: _list_split(tree, folder, skipped) for split, folder in folders.items()}
     of_splits = {split: [name for name, _ in part.runs] for split, part in parts.items() if part.runs}
     refuse_label_maps(of_splits, where)
     no_classes = folders_of_images(of_splits, where)
@@ -56,7 +55,7 @@ def list_classes(
         part = parts[split]
         if split in no_classes:
             folder = folders[split]
-            ids[split], note, used = _annotated(root, folder, no_classes[split], part.names, classes)
+            ids[split], note, used = _annotated(tree, folder, no_classes[split], part.names, classes)
             skipped.label_files.discard(used)
             notes.append(note)
         elif part.runs:
@@ -76,14 +75,14 @@ def list_classes(
 
 
 def unused_label_files(
-    root: bytes, skipped: SkippedEntries, listings: Mapping[str, Listing]
+    tree: ImageTree, skipped: SkippedEntries, listings: Mapping[str, Listing]
 ) -> tuple[str, ...]:
     """Return a note on files that may hold labels, if a split has none."""
     if all(listing.labels is not None for listing in listings.values()) or not skipped.label_files:
         return ()
     name = printable(min(skipped.label_files))
     note = counted("files that may hold labels are not used", len(skipped.label_files), name)
-    first = printable(root) + name
+    first = tree.where(min(skipped.label_files))
     if first.lower().endswith((".csv", ".tsv", ".txt")):
         parameter = Parameter("labels", first)
         return (Note(f"{note}; {parameter} uses a table of paths and labels", [parameter]),)
@@ -91,21 +90,21 @@ def unused_label_files(
     return (Note(f"{note}; {parameter} takes a CSV file of paths and labels", [parameter]),)
 
 
-def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
+def _list_split(tree: ImageTree, folder: bytes, skipped: SkippedEntries) -> _Part:
     names, runs = NameBuilder(), []
-    entries = scan(root, folder, skipped)
+    entries = tree.scan(folder, skipped)
     flat = [entry for entry in entries if not entry.endswith(b"/")]
     for entry in entries:
         if not entry.endswith(b"/"):
             continue
-        count = names.extend(walk(root, folder + entry, skipped))
+        count = names.extend(walk(tree, folder + entry, skipped))
         if not count:
             skipped.empty_classes.add(folder + entry)
             continue
         if flat:
             bare = Parameter("no_labels", True)
             raise SourceError(
-                f"{printable(root + folder)}: image {printable(flat[0])!r} lies beside class folder "
+                f"{tree.where(folder)}: image {printable(flat[0])!r} lies beside class folder "
                 f"{printable(entry[:-1])!r}; move it into a class folder, give a labels file, or leave "
                 f"labels out by {bare}",
                 parameters=[bare],
@@ -116,32 +115,33 @@ def _list_split(root: bytes, folder: bytes, skipped: SkippedEntries) -> _Part:
 
 
 def _annotated(
-    root: bytes, folder: bytes, name: bytes, names: pa.ChunkedArray, classes: ClassIds
+    tree: ImageTree, folder: bytes, name: bytes, names: pa.ChunkedArray, classes: ClassIds
 ) -> tuple[Labels | None, str, bytes]:
     """Return the class ids of the images in a split's one folder, a note, and the path of the file read."""
-    beside = Path(os.fsdecode(root + folder))
-    files = sorted(path for path in beside.iterdir() if _ANNOTATIONS.fullmatch(path.name))
+    files = [file for file in tree.table_names(folder) if _ANNOTATIONS.fullmatch(file)]
     shown = printable(folder + name)
     if len(files) != 1:
         return None, f"folder {shown} is that of all images of its split, and no class", b""
-    path, table = files[0], read_label_table(files[0], first_two=True)
+    path = folder + os.fsencode(files[0])
+    file = tree.file(path)
+    table = read_label_table(file, first_two=True)
     at = first_indices(base_names(names), base_names(table.paths))
     missing = np.flatnonzero(at < 0)
     if missing.size:
         example = printable(names[int(missing[0])].as_py())
-        raise SourceError(counted(f"{path}: images that are not listed", missing.size, example))
+        raise SourceError(counted(f"{file}: images that are not listed", missing.size, example))
     unique = table.labels.unique()
     words = [word.strip() for word in unique.to_pylist()]
     if b"" in words or (classes and not any(word in classes for word in words)):
         bare = Parameter("no_labels", True)
         raise SourceError(
-            f"{path}: expected the class of each image, found {printable(words[0])!r}, and no class of "
+            f"{file}: expected the class of each image, found {printable(words[0])!r}, and no class of "
             f"another split; leave labels out by {bare}, or give a labels file",
             parameters=[bare],
         )
     ids = np.array([classes[word] for word in words], np.int32)
-    note = f"folder {shown} is that of all images of its split; their classes are those in {path.name}"
-    return ids[first_indices(table.labels, unique)][at], note, folder + os.fsencode(path.name)
+    note = f"folder {shown} is that of all images of its split; their classes are those in {file.name}"
+    return ids[first_indices(table.labels, unique)][at], note, path
 
 
 def _class_notes(listings: Mapping[str, Listing], class_names: Sequence[str] | None) -> Iterator[str]:

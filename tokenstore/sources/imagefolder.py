@@ -7,18 +7,19 @@ root/[train|val|test/]x.jpg                     no classes, unless a labels file
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from typing_extensions import override
 
-from tokenstore.errors import Parameter, SampleError, SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels, MaskedSplit
-from tokenstore.sources.file_bytes import read_file
 from tokenstore.sources.folder_classes import list_classes, unused_label_files
-from tokenstore.sources.image_walk import SkippedEntries, holds_images, scan, walk, with_slash
+from tokenstore.sources.folders import FolderAtUrl
+from tokenstore.sources.image_walk import ImageTree, SkippedEntries, TreeOnDisk, holds_images, walk
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.label_file import label_listings
 from tokenstore.sources.labels import LabelledImages, Listing
@@ -37,7 +38,9 @@ from tokenstore.sources.names import (
     printable_names,
     sliced,
 )
+from tokenstore.sources.places import file_at, image_tree
 from tokenstore.sources.registry import SourceKind
+from tokenstore.sources.remote_tree import RemoteTree
 from tokenstore.sources.split_names import (
     DEFAULT_SPLIT,
     group_folders,
@@ -45,26 +48,14 @@ from tokenstore.sources.split_names import (
     renamed_splits,
     split_of_folder,
 )
-
-
-@dataclass(frozen=True)
-class FileRequest(ImageRequest):
-    """A request for some files below one folder."""
-
-    root: bytes
-    """The path of the folder, ending in a slash."""
-    paths: tuple[bytes, ...]
-
-    @override
-    def read(self) -> Sequence[bytes | SampleError]:
-        return [read_file(self.root + path) for path in self.paths]
+from tokenstore.storage import public_url
 
 
 @dataclass(frozen=True)
 class ImageFolderSplit(ImageSplit):
     """The images of one split, sorted by the bytes of their paths."""
 
-    root: bytes
+    tree: ImageTree
     listing: Listing
 
     @override
@@ -86,9 +77,9 @@ class ImageFolderSplit(ImageSplit):
         return digest(self.listing.names, self.listing.labels)
 
     @override
-    def request(self, start: int, stop: int) -> FileRequest:
+    def request(self, start: int, stop: int) -> ImageRequest:
         check_range(start, stop, len(self))
-        return FileRequest(self.root, tuple(sliced(self.listing.names, start, stop).to_pylist()))
+        return self.tree.request(sliced(self.listing.names, start, stop).to_pylist())
 
 
 @dataclass(frozen=True)
@@ -96,9 +87,10 @@ class MaskedFolderSplit(ImageFolderSplit, MaskedSplit):
     """The images of one split, each with its label map."""
 
     folder: bytes
-    """The folder of all images, below the root."""
+    """The folder of all images, below the tree."""
+    mask_tree: ImageTree
     mask_folder: bytes
-    """The whole path of the folder of label maps."""
+    """The folder of label maps, below their tree."""
 
     @override
     def fingerprint(self) -> str:
@@ -108,7 +100,8 @@ class MaskedFolderSplit(ImageFolderSplit, MaskedSplit):
     def masks(self, start: int, stop: int) -> MaskFileRequest:
         check_range(start, stop, len(self))
         names = sliced(self.listing.names, start, stop)
-        return MaskFileRequest(tuple(mask_paths(names, self.folder, self.mask_folder)))
+        paths = mask_paths(names, self.folder, self.mask_folder)
+        return MaskFileRequest(self.mask_tree, tuple(paths))
 
 
 def open_imagefolder(
@@ -119,66 +112,69 @@ def open_imagefolder(
     image_column: str | None = None,
     label_column: str | None = None,
     no_labels: bool = False,
+    source_storage_options: Mapping[str, Any] | None = None,
 ) -> ImageSource:
     """List a folder of images.
 
     `labels` is a file of paths and labels, with which folders are no classes; `image_column` and
     `label_column` name its columns. With `no_labels`, neither folders nor a file give labels. `masks` is a
     folder of label maps with the layout of the images' folder, or the name of a folder that each split has
-    beside its folder of images.
+    beside its folder of images. All may be at URLs, for which `source_storage_options` are fsspec's.
 
     Raises SourceError if the layout does not say which class or split an image belongs to, if there are no
     images, and for a label map without an image.
     """
-    root, skipped = with_slash(location), SkippedEntries()
+    where, skipped = public_url(str(location)), SkippedEntries()
     if labels is None and (image_column is not None or label_column is not None):
         parameter = Parameter("image_column" if label_column is None else "label_column")
-        raise SourceError(f"{location}: {parameter} goes with a labels file", parameters=[parameter])
-    folders = _split_folders(root, skipped, str(location))
+        raise SourceError(f"{where}: {parameter} goes with a labels file", parameters=[parameter])
+    tree = image_tree(location, source_storage_options)
+    folders = _split_folders(tree, skipped, where)
     renamed = renamed_splits(printable(folder[:-1]) for folder in folders.values())
-    places = None if masks is None else find_mask_folders(root, folders, masks)
+    places = None if masks is None else find_mask_folders(tree, folders, masks, source_storage_options)
     folders = folders if places is None else places.images
     if labels is None and not no_labels:
-        listed = list_classes(root, folders, skipped, str(location))
+        listed = list_classes(tree, folders, skipped, where)
     else:
-        names = {split: _names_below(root, folder, skipped) for split, folder in folders.items()}
+        names = {split: _names_below(tree, folder, skipped) for split, folder in folders.items()}
         if labels is not None and not no_labels:
-            listed = label_listings(Path(labels), names, root, image_column, label_column)
+            table = file_at(labels, source_storage_options)
+            listed = label_listings(table, names, tree.name, image_column, label_column)
         else:
             bare = {split: Listing(of_split, None) for split, of_split in names.items()}
             listed = LabelledImages(bare, None, [])
     listings = listed.listings
     if not any(map(len, listings.values())):
-        raise SourceError(f"{location}: no images found; looked for names ending in {_endings()}")
+        raise SourceError(f"{where}: no images found; looked for names ending in {_endings()}")
     for split, listing in listings.items():
         if not len(listing):
-            raise SourceError(f"{location}: split {split} has no images; remove its folder or fill it")
+            raise SourceError(f"{where}: split {split} has no images; remove its folder or fill it")
     notes = (*renamed, *skipped.notes(), *listed.notes)
-    unused = () if no_labels or masks is not None else unused_label_files(root, skipped, listings)
+    unused = () if no_labels or masks is not None else unused_label_files(tree, skipped, listings)
     if places is not None:
         names = {split: listing.names for split, listing in listings.items()}
-        notes = (*notes, *check_masks(places, names, str(location)))
-    splits = {split: _split(root, split, listings[split], places) for split in in_usual_order(listings)}
+        notes = (*notes, *check_masks(places, names, where))
+    splits = {split: _split(tree, split, listings[split], places) for split in in_usual_order(listings)}
     return ImageSource("imagefolder", str(location), splits, listed.class_names, notes, unused)
 
 
-def _split(root: bytes, split: str, listing: Listing, places: MaskFolders | None) -> ImageFolderSplit:
+def _split(tree: ImageTree, split: str, listing: Listing, places: MaskFolders | None) -> ImageFolderSplit:
     if places is None:
-        return ImageFolderSplit(root, listing)
-    return MaskedFolderSplit(root, listing, places.images[split], places.masks[split])
+        return ImageFolderSplit(tree, listing)
+    return MaskedFolderSplit(tree, listing, places.images[split], places.tree, places.masks[split])
 
 
 def has_images(location: str | Path) -> bool:
-    """Return whether an image lies anywhere below a folder."""
-    return holds_images(with_slash(location), b"")
+    """Return whether an image lies anywhere below a local folder."""
+    return holds_images(TreeOnDisk(location), b"")
 
 
-def _split_folders(root: bytes, skipped: SkippedEntries, where: str) -> Mapping[str, bytes]:
+def _split_folders(tree: ImageTree, skipped: SkippedEntries, where: str) -> Mapping[str, bytes]:
     """Return the folder of each split, as a path below the root; `b""` is the root itself."""
-    entries = scan(root, b"", SkippedEntries())
+    entries = tree.scan(b"", SkippedEntries())
     folders = [entry for entry in entries if entry.endswith(b"/")]
     if any(split_of_folder(printable(folder[:-1])) for folder in folders):
-        filled = [folder for folder in folders if holds_images(root, folder)]
+        filled = [folder for folder in folders if holds_images(tree, folder)]
         grouped = group_folders([os.fsdecode(folder[:-1]) for folder in filled], where)
         if grouped is not None:
             stray = next((entry for entry in entries if not entry.endswith(b"/")), None)
@@ -186,14 +182,14 @@ def _split_folders(root: bytes, skipped: SkippedEntries, where: str) -> Mapping[
                 raise SourceError(
                     f"{where}: image {printable(stray)!r} lies beside the split folders; move it away"
                 )
-            scan(root, b"", skipped)
+            tree.scan(b"", skipped)
             return {split: os.fsencode(folder) + b"/" for split, folder in grouped.items()}
-    return {split_of_folder(Path(where).resolve().name) or DEFAULT_SPLIT: b""}
+    return {split_of_folder(tree.name) or DEFAULT_SPLIT: b""}
 
 
-def _names_below(root: bytes, folder: bytes, skipped: SkippedEntries) -> pa.ChunkedArray:
+def _names_below(tree: ImageTree, folder: bytes, skipped: SkippedEntries) -> pa.ChunkedArray:
     names = NameBuilder()
-    names.extend(walk(root, folder, skipped))
+    names.extend(walk(tree, folder, skipped))
     return names.finish()
 
 
@@ -201,10 +197,17 @@ def _endings() -> str:
     return ", ".join(sorted(EXTENSIONS))
 
 
+def _folder_has_images(folder: FolderAtUrl) -> bool:
+    return holds_images(RemoteTree(folder.place, folder.path, ahead=0), b"")
+
+
 SOURCE = SourceKind(
     open=open_imagefolder,
     holds=has_images,
     looked_for="images in class folders or flat",
-    options=frozenset({"labels", "masks", "image_column", "label_column", "no_labels"}),
+    options=frozenset(
+        {"labels", "masks", "image_column", "label_column", "no_labels", "source_storage_options"}
+    ),
+    holds_url=_folder_has_images,
 )
 """The kind `imagefolder`."""

@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +31,7 @@ class PathMatch:
     notes: tuple[str, ...] = ()
 
 
-def match_paths(paths: pa.ChunkedArray, names: Mapping[str, pa.ChunkedArray], root: bytes) -> PathMatch:
+def match_paths(paths: pa.ChunkedArray, names: Mapping[str, pa.ChunkedArray], folder: str) -> PathMatch:
     """Match listed paths with the names of images by the first way that gives every path an image.
 
     Otherwise the way is taken that finds the most images. A way by which two paths or two images become one
@@ -41,18 +40,18 @@ def match_paths(paths: pa.ChunkedArray, names: Mapping[str, pa.ChunkedArray], ro
     plain = _plain(paths)
     listed, images = len(plain.unique()), sum(len(column) for column in names.values())
     best: PathMatch | None = None
-    for what, change_path, change_name in _ways(root):
+    for what, change_path, change_name in _ways(folder):
         changed, keys = change_path(plain), {split: change_name(column) for split, column in names.items()}
         together = pa.chunked_array(
             [chunk for column in keys.values() for chunk in column.chunks], pa.binary()
         )
-        found = int((first_indices(together, changed) >= 0).sum())
-        if best is not None and found <= best.images:
+        matched = int((first_indices(together, changed) >= 0).sum())
+        if best is not None and matched <= best.images:
             continue
         if what and (len(changed.unique()) < listed or len(together.unique()) < images):
             continue
         best = PathMatch(
-            changed, keys, found, (f"paths in the labels file are matched {what}",) if what else ()
+            changed, keys, matched, (f"paths in the labels file are matched {what}",) if what else ()
         )
         if (first_indices(changed, together) >= 0).all():
             break
@@ -60,9 +59,9 @@ def match_paths(paths: pa.ChunkedArray, names: Mapping[str, pa.ChunkedArray], ro
     return best
 
 
-def _ways(root: bytes) -> list[tuple[str, _Change, _Change]]:
+def _ways(name: str) -> list[tuple[str, _Change, _Change]]:
     """Return the ways to match: what each does, and how it changes paths and names."""
-    folder = re.escape(os.fsencode(Path(os.fsdecode(root)).resolve().name) or b"/").decode(errors="replace")
+    folder = re.escape(os.fsencode(name) or b"/").decode(errors="replace")
 
     def below(paths: pa.ChunkedArray) -> pa.ChunkedArray:
         return _replaced(_slashed(paths), rf"^(.*?/)?{folder}/", "")

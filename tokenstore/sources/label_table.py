@@ -12,12 +12,12 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.files import SourceFile, whole_file
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.names import printable, shortened
 
@@ -56,7 +56,7 @@ class LabelTable:
 
 
 def read_label_table(
-    path: Path,
+    file: SourceFile,
     image_column: str | None = None,
     label_column: str | None = None,
     *,
@@ -68,9 +68,9 @@ def read_label_table(
 
     Raises SourceError for a file that cannot be read or has no row, and for columns that are unclear.
     """
-    data = _content(path)
-    delimiter, head = _sniff(data, path)
-    places, is_head, notes = _columns(head, path, (image_column, label_column), first_two)
+    data = _content(file)
+    delimiter, head = _sniff(data, file)
+    places, is_head, notes = _columns(head, file, (image_column, label_column), first_two)
     names = [str(number) for number in range(len(head))]
     try:
         table = arrow_csv.read_csv(
@@ -83,33 +83,27 @@ def read_label_table(
             ),
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, f": {error}") from error
+        raise _unreadable(file, f": {error}") from error
     table = table.slice(1) if is_head else table
     if not len(table):
-        raise SourceError(f"{path}: the labels file lists no images")
+        raise SourceError(f"{file}: the labels file lists no images")
     return LabelTable(table.column(0), table.column(1), notes)
 
 
-def _content(path: Path) -> bytes:
+def _content(file: SourceFile) -> bytes:
     """Return a file's text in UTF-8, or in whatever other encoding that keeps ASCII, without its marks."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_NBYTES + 1)
-    except OSError as error:
-        raise SourceError(f"{path}: the labels file cannot be read: {error.strerror or error}") from error
-    if len(data) > _MAX_NBYTES:
-        raise SourceError(f"{path}: expected a labels file of up to {_MAX_NBYTES:,} bytes")
+    data = whole_file(file, _MAX_NBYTES, "the labels file")
     if data[:2] in _UTF16:
         try:
             data = data[2:].decode(_UTF16[data[:2]]).encode()
         except UnicodeError as error:
-            raise SourceError(f"{path}: begins like UTF-16, but is none: {error}") from error
+            raise SourceError(f"{file}: begins like UTF-16, but is none: {error}") from error
     data = data.removeprefix(codecs.BOM_UTF8)
     first, end, rest = data.partition(b"\n")
     return rest if end and first.lower().startswith(b"sep=") else data
 
 
-def _sniff(data: bytes, path: Path) -> tuple[str, list[str]]:
+def _sniff(data: bytes, file: SourceFile) -> tuple[str, list[str]]:
     """Return the delimiter that divides the first rows alike, and the cells of the first row."""
     begin = data[:_SNIFFED_NBYTES]
     lines = begin if len(begin) == len(data) else begin.rpartition(b"\n")[0] or begin
@@ -120,7 +114,7 @@ def _sniff(data: bytes, path: Path) -> tuple[str, list[str]]:
         if len(counts) == 1 and 1 < len(rows[0]) <= _MAX_COLUMNS and (delimiter != " " or counts == {2}):
             return delimiter, rows[0]
     line = begin.split(b"\n", 1)[0][:80].strip()
-    raise _unreadable(path, f", found {printable(line)!r} as the first line")
+    raise _unreadable(file, f", found {printable(line)!r} as the first line")
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
@@ -132,18 +126,18 @@ def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _columns(
-    head: Sequence[str], path: Path, given: tuple[str | None, str | None], first_two: bool
+    head: Sequence[str], file: SourceFile, given: tuple[str | None, str | None], first_two: bool
 ) -> tuple[tuple[int, int], bool, tuple[str, ...]]:
     """Return the places of paths and labels, whether the first row is a heading, and notes."""
     names = [cell.strip().lower() for cell in head]
-    chosen = [None if name is None else _given(name, head, path) for name in given]
+    chosen = [None if name is None else _given(name, head, file) for name in given]
     paths, labels = chosen
     if paths is None:
         paths = next((names.index(name) for name in PATH_NAMES if name in names), None)
     if paths is None and labels is None and not _is_index(names[0]):
         if len(head) == 2 or first_two:
             return (0, 1), False, ()
-        raise _unreadable(path, f" or more with a heading, found {_shown(head)}")
+        raise _unreadable(file, f" or more with a heading, found {_shown(head)}")
     if paths is None:
         others = [place for place in range(len(head)) if place != labels and not _is_index(names[place])]
         paths = others[0] if len(others) == 1 else None
@@ -156,14 +150,14 @@ def _columns(
         what = Parameter("label_column" if paths is not None else "image_column")
         kind = "labels" if paths is not None else "paths"
         raise SourceError(
-            f"{path}: expected a column of {kind} with a usual name, such as "
+            f"{file}: expected a column of {kind} with a usual name, such as "
             f"{shortened(LABEL_NAMES if paths is not None else PATH_NAMES)}, found {_shown(head)}; "
             f"{what} names it",
             parameters=[what],
         )
     rest = [head[place] for place in range(len(head)) if place not in (paths, labels) and names[place]]
     shown = shortened([_printable(name) for name in rest])
-    notes = (f"columns of {path.name} not used: {len(rest)} ({shown})",) if rest else ()
+    notes = (f"columns of {file.name} not used: {len(rest)} ({shown})",) if rest else ()
     return (paths, labels), True, notes
 
 
@@ -172,15 +166,15 @@ def _is_index(name: str) -> bool:
     return not name or name.startswith("unnamed:")
 
 
-def _given(name: str, head: Sequence[str], path: Path) -> int:
+def _given(name: str, head: Sequence[str], file: SourceFile) -> int:
     places = [place for place, cell in enumerate(head) if cell.strip() == name]
     if len(places) != 1:
-        raise SourceError(f"{path}: expected one column {name!r}, found {len(places)} in {_shown(head)}")
+        raise SourceError(f"{file}: expected one column {name!r}, found {len(places)} in {_shown(head)}")
     return places[0]
 
 
-def _unreadable(path: Path, found: str) -> SourceError:
-    return SourceError(f"{path}: expected a CSV file of two columns, path and label{found}")
+def _unreadable(file: SourceFile, instead: str) -> SourceError:
+    return SourceError(f"{file}: expected a CSV file of two columns, path and label{instead}")
 
 
 def _shown(head: Sequence[str]) -> str:

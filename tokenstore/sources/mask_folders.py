@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,10 @@ from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import MaskRequest
-from tokenstore.sources.file_bytes import read_file
-from tokenstore.sources.image_walk import SkippedEntries, holds_images, scan, walk, with_slash
+from tokenstore.sources.image_walk import ImageTree, SkippedEntries, holds_images, walk
 from tokenstore.sources.names import NameBuilder, Tally, counted, first_indices, printable
+from tokenstore.sources.places import image_tree
+from tokenstore.storage import public_url
 
 _ENDING = b".png"
 _EXAMPLES = 5
@@ -29,16 +31,18 @@ _EXAMPLES = 5
 class MaskFileRequest(MaskRequest):
     """A request for the label maps of some samples, of which some may be missing."""
 
+    tree: ImageTree
     paths: tuple[bytes, ...]
+    """The paths below the tree."""
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
         missing = SampleError("is missing; add it, or remove the image")
-        return [read_file(path) if os.path.lexists(path) else missing for path in self.paths]
+        return [missing if each is None else each for each in self.tree.read_files(self.paths)]
 
     @override
     def where(self, position: int) -> str:
-        return printable(self.paths[position])
+        return self.tree.where(self.paths[position])
 
 
 @dataclass(frozen=True)
@@ -46,41 +50,50 @@ class MaskFolders:
     """The folders of images and of label maps by split, each ending in a slash."""
 
     images: Mapping[str, bytes]
-    """The folders of images, as paths below the root."""
+    """The folders of images, as paths below the images' tree."""
+    tree: ImageTree
+    """The tree of the label maps."""
     masks: Mapping[str, bytes]
-    """The folders of label maps, as whole paths."""
+    """The folders of label maps, as paths below their tree."""
     tops: Sequence[bytes]
     """The folders in which every label map has to belong to an image."""
 
 
-def find_mask_folders(root: bytes, folders: Mapping[str, bytes], masks: str | Path) -> MaskFolders:
+def find_mask_folders(
+    tree: ImageTree,
+    folders: Mapping[str, bytes],
+    masks: str | Path,
+    storage_options: Mapping[str, Any] | None,
+) -> MaskFolders:
     """Find the label maps of each split's images.
 
-    `masks` is a folder with the layout of the root, or the name of a folder in the splits.
+    `masks` is a folder with the layout of the tree, or the name of a folder in the splits.
 
     Raises SourceError if `masks` is neither, or if it is unclear which folder of a split holds the images.
     """
     name = os.fsencode(masks).rstrip(b"/")
-    if b"/" not in name and any(folder and _is_folder(root + folder + name) for folder in folders.values()):
-        images = {split: folder + _beside(root + folder, name + b"/") for split, folder in folders.items()}
-        beside = {split: root + folder + name + b"/" for split, folder in folders.items()}
-        return MaskFolders(images, beside, [folder for folder in beside.values() if _is_folder(folder)])
-    if not _is_folder(name):
+    if b"/" not in name and any(folder and tree.is_folder(folder + name) for folder in folders.values()):
+        images = {split: folder + _beside(tree, folder, name + b"/") for split, folder in folders.items()}
+        beside = {split: folder + name + b"/" for split, folder in folders.items()}
+        tops = [folder for folder in beside.values() if tree.is_folder(folder)]
+        return MaskFolders(images, tree, beside, tops)
+    where = public_url(str(masks))
+    maps = image_tree(masks, storage_options)
+    if not maps.is_folder(b""):
         raise SourceError(
-            f"{masks}: expected a folder of label maps, or the name of one in each split of "
-            f"{printable(root)}, found neither. Give the path of the folder"
+            f"{where}: expected a folder of label maps, or the name of one in each split of "
+            f"{tree.where(b'')}, found neither. Give the path of the folder"
         )
-    if Path(masks).resolve().is_relative_to(Path(os.fsdecode(root)).resolve()):
+    if maps.whole.startswith(tree.whole):
         raise SourceError(
-            f"{masks}: the label maps lie in {printable(root)} and would be read as images. Give the folder "
+            f"{where}: the label maps lie in {tree.where(b'')} and would be read as images. Give the folder "
             "that holds the images alone"
         )
-    below = with_slash(masks)
-    return MaskFolders(folders, {split: below + folder for split, folder in folders.items()}, [below])
+    return MaskFolders(folders, maps, folders, [b""])
 
 
 def mask_paths(names: pa.Array, folder: bytes, masks: bytes) -> list[bytes]:
-    """Return the whole paths of label maps, from the images' paths below the root, `pa.binary()`."""
+    """Return the paths of label maps below their tree, from the images' paths below theirs, `pa.binary()`."""
     return [masks + name[len(folder) :].rpartition(b".")[0] + _ENDING for name in names.to_pylist()]
 
 
@@ -92,18 +105,18 @@ def check_masks(places: MaskFolders, names: Mapping[str, pa.ChunkedArray], where
     actual, expected = NameBuilder(), NameBuilder()
     others = Tally(f"files skipped, as names of label maps end in {_ENDING.decode()}")
     for top in places.tops:
-        for path in walk(top, b"", SkippedEntries()):
+        for path in walk(places.tree, top, SkippedEntries()):
             if path.endswith(_ENDING):
-                actual.append(top + path)
+                actual.append(path)
             else:
-                others.add(top + path)
+                others.add(os.fsencode(places.tree.where(path)))
     for split, listed in names.items():
         for chunk in listed.chunks:
             expected.extend(mask_paths(chunk, places.images[split], places.masks[split]))
     maps, paths = actual.finish(), expected.finish()
     strays = np.flatnonzero(first_indices(maps, paths) < 0)
     if strays.size:
-        examples = ", ".join(printable(maps[int(row)].as_py()) for row in strays[:_EXAMPLES])
+        examples = ", ".join(places.tree.where(maps[int(row)].as_py()) for row in strays[:_EXAMPLES])
         raise SourceError(
             f"{where}: expected an image for each label map, found none for {strays.size}: {examples}"
             f"{', ...' if strays.size > _EXAMPLES else ''}. A map has its image's path but for the ending; "
@@ -111,23 +124,19 @@ def check_masks(places: MaskFolders, names: Mapping[str, pa.ChunkedArray], where
         )
     missing = np.flatnonzero(first_indices(paths, maps) < 0)
     if missing.size:
-        example = printable(paths[int(missing[0])].as_py())
+        example = places.tree.where(paths[int(missing[0])].as_py())
         return (*others.notes(), counted("label maps that are missing", missing.size, example))
     return others.notes()
 
 
-def _beside(folder: bytes, masks: bytes) -> bytes:
+def _beside(tree: ImageTree, folder: bytes, masks: bytes) -> bytes:
     """Return the one folder of a split, beside that of the label maps, which holds the images."""
-    entries = [entry for entry in scan(folder, b"", SkippedEntries()) if entry != masks]
-    filled = [entry for entry in entries if not entry.endswith(b"/") or holds_images(folder, entry)]
+    entries = [entry for entry in tree.scan(folder, SkippedEntries()) if entry != masks]
+    filled = [entry for entry in entries if not entry.endswith(b"/") or holds_images(tree, folder + entry)]
     if len(filled) != 1 or not filled[0].endswith(b"/"):
         names = ", ".join(printable(entry) for entry in filled[:_EXAMPLES]) or "nothing"
         raise SourceError(
-            f"{printable(folder)}: expected one folder of images beside {printable(masks)}, found {names}. "
+            f"{tree.where(folder)}: expected one folder of images beside {printable(masks)}, found {names}. "
             "Put the images into one folder"
         )
     return filled[0]
-
-
-def _is_folder(path: bytes) -> bool:
-    return Path(os.fsdecode(path)).is_dir()

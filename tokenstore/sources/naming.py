@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import CodeSource, Source
+from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
 
 __all__ = ["named"]
@@ -68,12 +69,9 @@ def _with_classes(source: Source, given: str | Path | Sequence[str]) -> Source:
 
 def _read(path: Path) -> tuple[str, ...]:
     """Return the lines of a text file; raise SourceError where it cannot be read."""
+    data = whole_file(LocalFile.of(path), _MOST_NBYTES, "a file of class names")
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_NBYTES + 1)
         text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise SourceError(f"{path}: expected a text file with a class in each line: {error}") from error
-    if len(data) > _MOST_NBYTES:
-        raise SourceError(f"{path}: expected at most {_MOST_NBYTES:,} bytes of class names, found more")
     return tuple(line.strip() for line in text.removesuffix("\n").split("\n")) if text else ()

@@ -21,7 +21,7 @@ from tokenstore.errors import SourceError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
-    from tokenstore.sources.folders import Folder
+    from tokenstore.sources.folders import FolderAtUrl
 
 GROUP = "tokenstore.sources"
 """The group of entry points by which other packages add kinds."""
@@ -54,7 +54,7 @@ class SourceKind:
     A kind that can be read by URL takes `source_storage_options`. `listings` are the `KeptListings` of an
     unfinished conversion.
     """
-    holds_url: Callable[[Folder], bool] | None = None
+    holds_url: Callable[[FolderAtUrl], bool] | None = None
     """A test of whether a remote folder holds samples of this kind."""
 
 

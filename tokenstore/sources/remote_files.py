@@ -35,6 +35,7 @@ _NEAR_NBYTES = 2**20
 """The distance up to which reading on costs less time than a request of its own."""
 _BLOCK_NBYTES = (2**16, 2**22)
 """The bytes of the first request of a walk through a file, and of each once the walk goes steadily on."""
+MISSING = "cannot be read: No such file or directory"
 
 _places: dict[tuple[str, str], RemotePlace] = {}
 """The places of this process, so that the requests of one place share its connections."""
@@ -76,13 +77,16 @@ class RemotePlace:
         base, slash = str(self), "" if str(self).endswith("/") else "/"
         return f"{base}{slash}{path}"
 
-    def read_files(self, paths: Sequence[str]) -> Iterator[bytes | SampleError]:
-        """Yield whole files, many of them fetched at a time, or the reasons why they cannot be read."""
+    def read_files(self, paths: Sequence[str]) -> Iterator[bytes | SampleError | None]:
+        """Yield whole files, many of them fetched at a time, or the reasons why they cannot be read.
+
+        None stands for a file that does not exist.
+        """
         for answer in self.storage.read_files(paths, MAX_FILE_BYTES, CONCURRENCY):
             if isinstance(answer, bytes):
                 yield answer
             elif isinstance(answer, FileNotFoundError):
-                yield SampleError("cannot be read: No such file or directory")
+                yield None
             else:
                 yield SampleError(
                     f"more bytes than the {MAX_FILE_BYTES} allowed, or fewer than the server says"
@@ -158,7 +162,8 @@ class RemoteFile(SourceFile):
         folder = self.path.rpartition("/")[0]
         wholes = [_below(folder, path, allow_outside) for path in paths]
         files = self.place.read_files([path for path in wholes if isinstance(path, str)])
-        return [whole if isinstance(whole, SampleError) else next(files) for whole in wholes]
+        answers = [whole if isinstance(whole, SampleError) else next(files) for whole in wholes]
+        return [SampleError(MISSING) if answer is None else answer for answer in answers]
 
     @override
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
