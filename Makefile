@@ -19,6 +19,9 @@ QUICK := tests/format tests/sources tests/test_files.py tests/test_randomness.py
 	$(addprefix tests/loading/test_,block_shuffle.py loader.py mixture.py orders.py permutations.py steps.py) \
 	$(addprefix tests/augment/test_,augment_codes.py augment_crops.py augment_geometry.py recipes.py)
 
+# Tests start hundreds of programs: each would compile all modules anew.
+test test-quick test-thorough test-s3: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test check test-quick test-thorough test-s3 clean
 
 demo: $(VENV)/.demo

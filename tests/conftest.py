@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import multiprocessing
 import os
 import sys
 import threading
@@ -26,6 +28,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Collections of the millions of objects that imports and syntax trees leave would take a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
+
+# Processes of the start method "forkserver" are forks of a process that has imported torch already.
+multiprocessing.set_forkserver_preload(["torch", "tokenstore.loading.dataset", "tokenstore.storage.remote"])
+
 # The first call of anything compiled takes longer than the deadline of an example.
 hypothesis.settings.register_profile("tokenstore", deadline=None)
 hypothesis.settings.load_profile("tokenstore")
@@ -35,7 +43,7 @@ __all__ = ["fault_proxy", "rados_gateway", "s3_server"]
 _LONGEST = (
     "writing/test_crash.py",
     "seitpp_models/test_network_training.py",
-    "codecs/test_context_fitting.py",
+    "loading/test_frameworks.py",
     "cli/test_cli.py",
     "writing/test_recode.py",
     "loading/test_processes.py",

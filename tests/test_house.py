@@ -7,13 +7,13 @@ which docstrings there have to be.
 from __future__ import annotations
 
 import ast
-import functools
 import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.paths import ROOT
+from helpers.syntax import nodes
 
 LIBRARY = sorted(path for name in ("tokenstore", "seitpp_models") for path in (ROOT / name).rglob("*.py"))
 PRODUCT = LIBRARY + sorted(path for name in ("cli", "benchmarks") for path in (ROOT / name).rglob("*.py"))
@@ -50,11 +50,6 @@ NO_VERB = re.compile(
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-@functools.cache
-def nodes(path: Path) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(ast.parse(path.read_text())))
 
 
 def functions(files: list[Path]) -> Iterator[tuple[str, Function]]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.syntax import nodes
 
 PAGE = ROOT / "docs" / "private-apis.md"
 FOLDERS = ("tokenstore", "seitpp_models", "cli", "benchmarks", "tests", ".ci")
@@ -76,24 +74,15 @@ def test_the_page_names_the_files_that_use_a_name(row: Row) -> None:
         assert any(spelled in file.read_text() for file in files), place
 
 
-def sources() -> Iterator[tuple[Path, ast.Module]]:
-    """Yield the files of the project with their syntax trees."""
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path, _parsed(path)
-
-
-@functools.cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def own_names() -> set[str]:
     """Return the names that the project defines: modules, functions, variables, attributes, arguments."""
     names = set()
-    for path, tree in sources():
+    for path in SOURCES:
         names.add(path.stem)
-        for node in ast.walk(tree):
+        for node in nodes(path):
             match node:
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                     names.add(node.name)
@@ -127,8 +116,8 @@ def test_every_private_name_in_the_code_is_on_the_page() -> None:
     known = {part for row in ROWS for part in row.name.split(".")} | own_names() | PUBLIC
     unknown = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {name}"  # type: ignore[attr-defined]
-        for path, tree in sources()
-        for node in ast.walk(tree)
+        for path in SOURCES
+        for node in nodes(path)
         for name in mentioned(node)
         if WORD.fullmatch(name) and name not in known
     ]

@@ -250,3 +250,25 @@ def worked_model() -> ContextModel:
         fade=5,
     )
     return ContextModel(2, (plane,))
+
+
+def chunk_of(codec: Context, codes: Codes) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a chunk of codes."""
+    return np.frombuffer(codec.encode(codes, len(codes), 0), np.uint8)
+
+
+def decoded_like(codec: Context, payload: npt.NDArray[np.uint8], like: Codes) -> Codes:
+    """Decode a chunk of codes like others."""
+    out = np.empty_like(like)
+    codec.decode(payload, out)
+    return out
+
+
+def random_codes(sizes: tuple[int, ...], shape: tuple[int, ...], seed: int = 0) -> Codes:
+    """Draw codes (n, *grid), or (n, codebooks, *grid) for several sizes."""
+    random = np.random.default_rng(seed)
+    dtype = bitpack.code_dtype(max(sizes))
+    if len(sizes) == 1:
+        return random.integers(0, sizes[0], shape).astype(dtype)
+    planes = [random.integers(0, size, (shape[0], *shape[2:])) for size in sizes]
+    return np.stack(planes, axis=1).astype(dtype)
