@@ -9,7 +9,7 @@ import resource
 import struct
 import sys
 import threading
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -27,7 +27,8 @@ import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError
 from tokenstore.reading import chunk_array, fetching, sample_array, shards
-from tokenstore.storage import open_storage
+from tokenstore.storage import mapping, open_storage
+from tokenstore.storage.local import LocalFolder
 from tokenstore.storage.remote import RemoteFolder
 
 CODECS = ("bitpack", "context", "zstd")
@@ -60,8 +61,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep three shards open and next to nothing in memory, and let threads take turns all the time."""
-    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 3)
+    """Keep three shards mapped and next to nothing in memory, and let threads take turns all the time."""
+    monkeypatch.setattr(mapping, "_unused", deque([None] * 3))
     monkeypatch.setattr(chunk_array, "CACHE_NBYTES", 2000)
     monkeypatch.setattr(sample_array, "CACHE_NBYTES", 2000)
     monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)
@@ -196,15 +197,16 @@ def with_room_for(files: int) -> int:
         return last.fileno() + 1
 
 
+@pytest.mark.parametrize("mappings", [8, 1000])
 @pytest.mark.parametrize("codec", ["bitpack", "context"])
 def test_a_store_has_more_shards_than_the_process_may_open_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, mappings: int
 ) -> None:
     written(tmp_path / "a", codec, chunk_samples=1, shard_samples=1)
-    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 8)
+    monkeypatch.setattr(mapping, "_unused", deque([None] * mappings))
     dataset = TokenDataset(tmp_path / "a", columns=["tokens"])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (with_room_for(60), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (with_room_for(10), hard))
     try:
         tokens = next(iter(TokenLoader(dataset, SAMPLES, num_threads=1)))
     finally:
@@ -276,13 +278,13 @@ def test_chunks_are_fetched_many_at_a_time(
 def test_views_of_one_split_share_what_is_resident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "a")
     loaded: list[str] = []
-    read = shards._read
+    opened = LocalFolder.open_file
 
-    def counted(path: str, *arguments: int) -> Any:
+    def counted(self: LocalFolder, path: str) -> tuple[int, int, int]:
         loaded.append(path)
-        return read(path, *arguments)
+        return opened(self, path)
 
-    monkeypatch.setattr(shards, "_read", counted)
+    monkeypatch.setattr(LocalFolder, "open_file", counted)
     dataset = TokenDataset(tmp_path / "a", columns=["tokens"])
     parts = [dataset.select(np.arange(part, SAMPLES, 4)) for part in range(4)]
     list(TokenLoader(tokenstore.mix(parts), 8, True, resident="ram"))

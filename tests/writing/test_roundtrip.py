@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import uuid
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from tokenstore.audit.verify import verify
 from tokenstore.codecs.bitpack import Bitpack
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.reading import SplitReader, TokenStore, chunk_array, fetching, sample_array, shards
-from tokenstore.storage import open_storage
+from tokenstore.reading import SplitReader, TokenStore, chunk_array, fetching, local_shards, sample_array
+from tokenstore.storage import mapping, open_storage
 
 CODEBOOK_SIZES = (1, 2, 3, 255, 256, 257, 391, 65535, 65536, 2**31)
 COLUMNS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -209,11 +210,13 @@ def test_threads_share_a_reader(small_shards: tuple[Path, npt.NDArray[Any]]) -> 
 @pytest.mark.parametrize(
     ("owner", "moment"),
     [
-        (shards._LocalShard, "__init__"),
-        (shards._LocalShard, "chunk"),
-        (shards.sharding, "checked_payload"),
-        (shards.LocalShards, "payload"),
-        (shards.LocalShards, "_shard"),
+        (local_shards._ShardFile, "__init__"),
+        (local_shards._ShardFile, "read"),
+        (local_shards._ShardFile, "mapped"),
+        (local_shards.sharding, "decode_index"),
+        (local_shards.sharding, "checked_payload"),
+        (local_shards.LocalShards, "payloads"),
+        (local_shards.LocalShards, "_payloads_of"),
     ],
 )
 def test_a_thread_may_read_whenever_another_was_interrupted(
@@ -244,15 +247,14 @@ def test_more_shards_than_may_be_open_are_read(
     small_shards: tuple[Path, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, codes = small_shards
-    monkeypatch.setattr(sample_array, "MAX_OPEN_SHARDS", 2)
-    monkeypatch.setattr(chunk_array, "MAX_OPEN_COLUMN_SHARDS", 2)
+    monkeypatch.setattr(mapping, "_unused", deque([None] * 2))
     opened = tokenstore.open(path)
     rng = np.random.default_rng(0)
     for _ in range(20):
         indices = rng.integers(0, SAMPLES, 12)
         np.testing.assert_array_equal(opened["train"].read("tokens", indices), codes[indices])
     np.testing.assert_array_equal(opened["train"][::-1], codes[::-1])
-    assert len(opened["train"].arrays["tokens"]._shards._open) <= 2
+    assert not mapping._unused, "both mappings are in use"
     hammer(tokenstore.open(path), codes)
 
 

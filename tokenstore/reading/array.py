@@ -8,7 +8,6 @@ remembers the result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,16 +18,8 @@ from tokenstore.codecs import ChunkCodec
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import TOKENS, ArrayLayout
 from tokenstore.reading.fetching import FetchedShards
-from tokenstore.reading.shards import (
-    PREFETCH_CHUNKS,
-    ArrayFiles,
-    Bytes,
-    InMemoryShards,
-    LocalShards,
-    Payloads,
-    Shards,
-    all_payloads,
-)
+from tokenstore.reading.local_shards import LocalShards
+from tokenstore.reading.shards import ArrayFiles, Bytes, InMemoryShards, Payloads, Shards, all_payloads
 from tokenstore.reading.store_files import StoreFiles
 
 if TYPE_CHECKING:
@@ -108,9 +99,9 @@ class ArrayReader(ABC):
         return None
 
     @property
-    @abstractmethod
-    def _max_open(self) -> int:
-        """The most shards of this machine's disk that are open together."""
+    def _maps_shards(self) -> bool:
+        """True if chunks are needed more than once, so that shards of this machine's disk stay mapped."""
+        return True
 
     @abstractmethod
     def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
@@ -148,9 +139,8 @@ class ArrayReader(ABC):
 
         Raises DamageError, and StorageError if remote storage does not answer.
         """
-        for start in range(0, self.files.chunks, PREFETCH_CHUNKS):
-            numbers = np.arange(start, min(start + PREFETCH_CHUNKS, self.files.chunks))
-            payloads = None if self.is_local else self._shards.payloads(numbers)
+        for numbers in self.files.chunks_in_turn():
+            payloads = self._shards.read_once(numbers)
             yield from ((number, payloads) for number in numbers.tolist())
 
     def decode_chunk(self, chunk: int, prefetched: Payloads | None = None) -> Values:
@@ -182,7 +172,7 @@ class ArrayReader(ABC):
 
     def _stored_shards(self) -> Shards:
         if self.store.storage.maps_files:
-            return LocalShards(self.files, self._check_payload, self._max_open)
+            return LocalShards(self.files, self._check_payload, mapped=self._maps_shards)
         return FetchedShards(self.files, self._check_payload, self.store.cache)
 
     def _use(self, shards: Shards) -> None:
@@ -207,11 +197,5 @@ class ArrayReader(ABC):
 
     def _copy_in_memory(self, reader: ArrayReader) -> None:
         """Let another reader of this array have all chunks, as they are stored, in memory."""
-        if self.store.storage.maps_files:
-            # Mapped pages would count as memory of this process, and stay in it.
-            reader._use(LocalShards(self.files, self._check_payload, self.layout.shards, mapped=False))
-            # The shards stay in memory once their chunks are checked.
-            deque(all_payloads(self.files, reader._shards), maxlen=0)
-        else:
-            room = int(self.files.nbytes.sum())
-            reader._use(InMemoryShards(self.files.chunks, room, all_payloads(self.files, reader._shards)))
+        room = int(self.files.nbytes.sum())
+        reader._use(InMemoryShards(self.files.chunks, room, all_payloads(self.files, reader._shards)))

@@ -14,11 +14,9 @@ from tokenstore.codecs import Bitpack
 from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
 from tokenstore.reading.sample_array import SampleArrayReader
 from tokenstore.reading.shards import (
-    MAX_OPEN_COLUMN_SHARDS,
     ArrayFiles,
     Bytes,
     InMemoryShards,
-    LocalShards,
     Payloads,
     Shards,
     all_payloads,
@@ -47,8 +45,8 @@ class ChunkArrayReader(ArrayReader):
 
     @property
     @override
-    def _max_open(self) -> int:
-        return MAX_OPEN_COLUMN_SHARDS
+    def _maps_shards(self) -> bool:
+        return not self._is_small  # whose decoded chunks stay in memory instead
 
     @override
     def _use(self, shards: Shards) -> None:
@@ -83,11 +81,7 @@ class ChunkArrayReader(ArrayReader):
 
     def _packed_in_memory(self, codebook_size: int) -> PackedArrayReader:
         codec = Bitpack(codebook_size)
-        shards = (
-            LocalShards(self.files, self._check_payload, 1, mapped=False)
-            if self.store.storage.maps_files
-            else self._stored_shards()
-        )
+        shards = self._stored_shards()
 
         def packed_payloads() -> Iterator[Bytes]:
             for chunk, payload in enumerate(all_payloads(self.files, shards)):

@@ -46,7 +46,6 @@ _instances: weakref.WeakSet[FetchedShards] = weakref.WeakSet()
 class FetchedShards(Shards):
     """The shards that are fetched by ranges. The last chunks stay in memory, and on disk where a cache is."""
 
-    stable = False
     fetches = True
 
     def __init__(self, files: ArrayFiles, check: Check, cache: Cache | None = None) -> None:
@@ -69,8 +68,16 @@ class FetchedShards(Shards):
         self._pending: dict[int, Future[dict[int, Bytes]]] = {}
 
     @override
+    def keeps(self, chunk: int) -> bool:
+        return False
+
+    @override
     def payload(self, chunk: int) -> Bytes:
         return self.payloads(np.array([chunk])).payloads[0]
+
+    @override
+    def read_once(self, chunks: Indices) -> Payloads:
+        return self.payloads(chunks)
 
     @override
     def payloads(self, chunks: Indices) -> Payloads:

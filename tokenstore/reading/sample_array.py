@@ -11,7 +11,7 @@ from typing_extensions import override
 from tokenstore.codecs import SampleCodec, SampleSpans
 from tokenstore.errors import CodecError
 from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
-from tokenstore.reading.shards import MAX_OPEN_SHARDS, ArrayFiles, Payloads, Shards, drop_oldest
+from tokenstore.reading.shards import ArrayFiles, Payloads, Shards, drop_oldest
 from tokenstore.reading.store_files import StoreFiles
 
 __all__ = ["SampleArrayReader"]
@@ -38,16 +38,11 @@ class SampleArrayReader(ArrayReader):
     def samples(self) -> SampleArrayReader:
         return self
 
-    @property
-    @override
-    def _max_open(self) -> int:
-        return MAX_OPEN_SHARDS
-
     @override
     def _use(self, shards: Shards) -> None:
         super()._use(shards)
         self._address = np.zeros(self.files.chunks, np.uint64)
-        """The addresses of stable chunks' payloads; 0 before a chunk's first access."""
+        """The addresses of chunks' payloads that keep their place; 0 before a chunk's first access."""
         self._spans: OrderedDict[int, SampleSpans] = OrderedDict()
 
     @override
@@ -88,7 +83,7 @@ class SampleArrayReader(ArrayReader):
             if self._sample_nbytes is not None:
                 return spans  # quickly made again, so not worth keeping the payload for
             self._spans[chunk] = spans
-            owned = spans.nbytes - (payload.nbytes if self._shards.stable else 0)
+            owned = spans.nbytes - (payload.nbytes if self._shards.keeps(chunk) else 0)
             while len(self._spans) * owned > CACHE_NBYTES and len(self._spans) > 1:
                 drop_oldest(self._spans)
         return spans
@@ -97,18 +92,19 @@ class SampleArrayReader(ArrayReader):
         self, sample_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
     ) -> None:
         """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
-        if self._shards.stable:
-            base = self._address[chunk]
-            if not base.all():
-                for number in np.unique(chunk[base == 0]).tolist():
-                    self._address[number] = self._shards.payload(number).ctypes.data
-                base = self._address[chunk]
-        else:
+        if self._shards.fetches:
             places = None if prefetched is None else prefetched.places(chunk)
             if prefetched is None or places is None:
                 prefetched = self._shards.payloads(np.unique(chunk))
                 places = np.searchsorted(prefetched.chunks, chunk)
             base = prefetched.addresses[places]
+        else:
+            base = self._address[chunk]
+            if not base.all():
+                unknown = base == 0
+                prefetched = self._shards.payloads(np.unique(chunk[unknown]))
+                base[unknown] = prefetched.addresses[np.searchsorted(prefetched.chunks, chunk[unknown])]
+                self._address[prefetched.chunks[prefetched.kept]] = prefetched.addresses[prefetched.kept]
         addresses = base + (row * sample_nbytes).astype(np.uint64)
 
         def decode(samples: slice) -> None:
@@ -119,7 +115,7 @@ class SampleArrayReader(ArrayReader):
     def _read_spans(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
         """Read samples that differ in length, by the spans of their chunks' samples."""
         numbers, inverse = np.unique(chunk, return_inverse=True)
-        if prefetched is None and not self._shards.stable:
+        if prefetched is None:
             unknown = [number for number in numbers.tolist() if number not in self._spans]
             prefetched = self._shards.payloads(np.array(unknown, np.int64)) if unknown else None
         spans = [self.spans(number, prefetched) for number in numbers.tolist()]

@@ -1,13 +1,11 @@
-"""The sources of chunks' checked bytes: shards on this machine's disk, or in its memory.
+"""The sources of chunks' checked bytes: their protocol, and shards in memory.
 
-Shards that have to be fetched are in `fetching.py`.
+Shards on this machine's disk are in `local_shards.py`, those that have to be fetched in `fetching.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -17,17 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
-from tokenstore.errors import CodecError, DamageError
-from tokenstore.format import ArrayLayout, sharding
+from tokenstore.errors import DamageError
+from tokenstore.format import ArrayLayout
 from tokenstore.reading.store_files import StoreFiles
-from tokenstore.storage.regular import read_into
 
-__all__ = ["ArrayFiles", "InMemoryShards", "LocalShards", "Payloads", "Shards"]
+__all__ = ["ArrayFiles", "InMemoryShards", "Payloads", "Shards"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -38,21 +30,9 @@ RUN_NBYTES = 2**17
 """The bytes that are fetched at once, about: neighbouring chunks are joined until they have so many."""
 _MOST_RUNS = 2**20
 PREFETCH_CHUNKS = 256
-"""The chunks that are fetched together where all of an array are read in turn."""
-
-
-def _max_open_shards() -> int:
-    """Return a quarter of the file descriptors that this process may have: several arrays can be open."""
-    if resource is None:
-        return 64
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 256 if limit == resource.RLIM_INFINITY else max(8, min(256, limit // 4))
-
-
-MAX_OPEN_SHARDS = _max_open_shards()
-"""The most mapped shards of tokens; each has a file descriptor."""
-MAX_OPEN_COLUMN_SHARDS = 4
-"""The most mapped shards of any other array, whose decoded chunks stay in memory instead."""
+"""The most chunks that are read together where all of an array are read in turn."""
+_PREFETCH_NBYTES = 2**26
+"""The bytes of chunks that are read together, about."""
 
 
 class ArrayFiles:
@@ -86,6 +66,13 @@ class ArrayFiles:
         first = (shards[:, None] + np.arange(0, per_shard, self.run_chunks)).reshape(-1)
         return np.append(first[first < self.chunks] * self.layout.chunk_samples, self.layout.samples)
 
+    def chunks_in_turn(self) -> Iterator[Indices]:
+        """Yield the numbers of all chunks, as many at a time as are read together."""
+        mean_nbytes = int(self.nbytes.sum()) // max(1, self.chunks)
+        size = max(1, min(PREFETCH_CHUNKS, _PREFETCH_NBYTES // max(1, mean_nbytes)))
+        for start in range(0, self.chunks, size):
+            yield np.arange(start, min(start + size, self.chunks))
+
     def path(self, shard: int) -> str:
         """Return the path of a shard in the store."""
         return f"{self.name}/{self.layout.shard_file(shard)}"
@@ -115,11 +102,17 @@ class ArrayFiles:
 
 
 class Payloads:
-    """The checked payloads of some chunks. They keep their place in memory as long as this object lives."""
+    """The checked payloads of some chunks. They keep their place in memory as long as this object lives.
 
-    def __init__(self, chunks: Indices, payloads: list[Bytes]) -> None:
+    `kept` (m,) bool says which of them keep it as long as the shards' object lives; none do by default.
+    """
+
+    def __init__(
+        self, chunks: Indices, payloads: list[Bytes], kept: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         self.chunks = chunks
         self.payloads = payloads
+        self.kept = np.zeros(len(payloads), np.bool_) if kept is None else kept
         self.addresses = np.array([payload.__array_interface__["data"][0] for payload in payloads], np.uint64)
 
     def places(self, chunks: Indices) -> Indices | None:
@@ -135,12 +128,11 @@ class Shards(Protocol):
     """A source of checked payloads of an array's chunks. Safe to share between threads and after a fork."""
 
     @property
-    def stable(self) -> bool:
-        """True if a payload, once read, keeps its place in memory as long as this object lives."""
-
-    @property
     def fetches(self) -> bool:
         """True if payloads are fetched from another machine, or out of a compressed file."""
+
+    def keeps(self, chunk: int) -> bool:
+        """Return True if a payload that was read keeps its place in memory as long as this object lives."""
 
     def payload(self, chunk: int) -> Bytes:
         """Return a chunk's bytes without their checksum, once it is verified.
@@ -151,101 +143,14 @@ class Shards(Protocol):
     def payloads(self, chunks: Indices) -> Payloads:
         """Return the payloads of chunks (m,), ascending and each once; raises DamageError."""
 
+    def read_once(self, chunks: Indices) -> Payloads:
+        """Return the same, for a reader of all chunks in turn, who will not need them again."""
+
     def open(self, shard: int) -> None:
         """Raise DamageError unless a shard has the size that the manifest says, and a valid index."""
 
     def reserve_cache(self, nbytes: int) -> None:
         """Let at least so many bytes of fetched chunks stay in memory for later reads."""
-
-
-class LocalShards(Shards):
-    """The shards on this machine's disk, mapped or read whole. A chunk is verified on its first access."""
-
-    fetches = False
-
-    def __init__(self, files: ArrayFiles, check: Check, max_open: int, *, mapped: bool = True) -> None:
-        self._files = files
-        self._check = check
-        self._max_open = max_open
-        self._mapped = mapped
-        self._verified = np.zeros(files.chunks, np.bool_)
-        self._open: OrderedDict[int, _LocalShard] = OrderedDict()
-
-    @property
-    @override
-    def stable(self) -> bool:
-        return self._files.layout.shards <= self._max_open
-
-    @override
-    def payload(self, chunk: int) -> Bytes:
-        number, position = divmod(chunk, self._files.layout.chunks_per_shard)
-        stored = self._shard(number).chunk(position)
-        if not self.stable:
-            stored = stored.copy()  # a view would keep its shard's file open
-        if self._verified[chunk]:
-            return stored[: -sharding.CHECKSUM_NBYTES]
-        try:
-            payload = sharding.checked_payload(stored)
-            self._check(chunk, payload)
-        except CodecError as error:
-            raise self._files.damage(chunk, error) from error
-        self._verified[chunk] = True
-        return payload
-
-    @override
-    def payloads(self, chunks: Indices) -> Payloads:
-        return Payloads(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
-
-    @override
-    def open(self, shard: int) -> None:
-        self._shard(shard)
-
-    @override
-    def reserve_cache(self, nbytes: int) -> None:
-        pass
-
-    def _shard(self, number: int) -> _LocalShard:
-        shard = self._open.get(number)
-        if shard is None:
-            try:
-                opened = _LocalShard(self._files, number, self._mapped)
-            except DamageError:
-                self._files.store.rule_out_change()
-                raise
-            # After it: a store that was replaced before the shard was opened has a new root by now.
-            self._files.store.check_unchanged()
-            # subtle: the first thread's shard stays, since addresses into its mapping may be in use
-            shard = self._open.setdefault(number, opened)
-            while len(self._open) > self._max_open:
-                drop_oldest(self._open)
-        return shard
-
-
-class _LocalShard:
-    def __init__(self, files: ArrayFiles, number: int, mapped: bool) -> None:
-        storage, path = files.store.storage, files.path(number)
-        where, expected = f"{storage}/{path}", files.record_nbytes(number)
-        try:
-            file = storage.open_file(path)
-        except FileNotFoundError as error:
-            raise DamageError(f"{where}: the shard is missing. Restore it from a copy") from error
-        assert file is not None, "only files that can be mapped are read here"
-        descriptor, offset, size = file
-        try:
-            if size != expected or size < files.layout.index_nbytes:
-                raise DamageError(
-                    f"{where}: expected {expected} bytes, found {size}. Restore the shard from a copy"
-                )
-            self._bytes = (_mapped if mapped else _read)(where, descriptor, offset, size)
-        finally:
-            os.close(descriptor)
-        index = self._bytes[-files.layout.index_nbytes :]
-        self._index = sharding.decode_index(index, files.layout.shard_chunks(number), size, where)
-
-    def chunk(self, position: int) -> Bytes:
-        """Return a chunk's stored bytes, checksum included."""
-        offset, length = self._index[position].tolist()
-        return self._bytes[offset : offset + length]
 
 
 class InMemoryShards(Shards):
@@ -254,7 +159,6 @@ class InMemoryShards(Shards):
     `room` is the bytes of all `payloads` at most.
     """
 
-    stable = True
     fetches = False
 
     def __init__(self, chunks: int, room: int, payloads: Iterable[Bytes]) -> None:
@@ -272,12 +176,21 @@ class InMemoryShards(Shards):
         return int(self._starts[-1])
 
     @override
+    def keeps(self, chunk: int) -> bool:
+        return True
+
+    @override
     def payload(self, chunk: int) -> Bytes:
         return self._pool[self._starts[chunk] : self._starts[chunk + 1]]
 
     @override
     def payloads(self, chunks: Indices) -> Payloads:
-        return Payloads(chunks, [self.payload(chunk) for chunk in chunks.tolist()])
+        payloads = [self.payload(chunk) for chunk in chunks.tolist()]
+        return Payloads(chunks, payloads, np.ones(len(payloads), np.bool_))
+
+    @override
+    def read_once(self, chunks: Indices) -> Payloads:
+        return self.payloads(chunks)
 
     @override
     def open(self, shard: int) -> None:
@@ -290,28 +203,11 @@ class InMemoryShards(Shards):
 
 def all_payloads(files: ArrayFiles, shards: Shards) -> Iterator[Bytes]:
     """Yield every chunk's payload, in order, a few of them in memory at a time; raises DamageError."""
-    for start in range(0, files.chunks, PREFETCH_CHUNKS):
-        yield from shards.payloads(np.arange(start, min(start + PREFETCH_CHUNKS, files.chunks))).payloads
+    for numbers in files.chunks_in_turn():
+        yield from shards.read_once(numbers).payloads
 
 
 def drop_oldest(cache: OrderedDict[int, Any]) -> None:
     """Remove the entry that was added first, while other threads may empty the cache."""
     with contextlib.suppress(KeyError):
         cache.popitem(last=False)
-
-
-def _read(where: str, descriptor: int, offset: int, size: int) -> Bytes:
-    data = np.empty(size, np.uint8)
-    read = read_into(descriptor, offset, data.data)
-    if read < size:
-        raise DamageError(f"{where}: expected {size} bytes, found {read}. Restore the shard from a copy")
-    return data
-
-
-def _mapped(where: str, descriptor: int, offset: int, size: int) -> Bytes:
-    start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    try:
-        pages = mmap.mmap(descriptor, offset + size - start, access=mmap.ACCESS_READ, offset=start)
-    except ValueError as error:  # the file has shrunk
-        raise DamageError(f"{where}: {error}. Restore the shard from a copy") from error
-    return np.frombuffer(pages, np.uint8)[offset - start :]

@@ -1,0 +1,184 @@
+"""Shards on this machine's disk.
+
+As many shards stay mapped as the process may map (`storage/mapping.py`). The chunks of any other shard are
+read each time, from a file that is opened for them: neither how many files may be open nor the order of the
+reads matters. A shard's index is read and checked once, and stays in flat arrays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from typing_extensions import override
+
+from tokenstore.errors import CodecError, DamageError
+from tokenstore.format import sharding
+from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
+from tokenstore.storage.mapping import map_file
+from tokenstore.storage.regular import read_into
+
+__all__ = ["LocalShards"]
+
+
+class LocalShards(Shards):
+    """The shards on this machine's disk.
+
+    A chunk is verified on its first access, and whenever it is read anew. Without `mapped`, no shard is
+    mapped: that is for chunks that are needed once.
+    """
+
+    fetches = False
+
+    def __init__(self, files: ArrayFiles, check: Check, *, mapped: bool = True) -> None:
+        self._files = files
+        self._check = check
+        self._maps = mapped
+        self._mappings: dict[int, Bytes] = {}
+        self._has_index = np.zeros(files.layout.shards, np.bool_)
+        self._stops = np.zeros(files.chunks, np.int64)
+        """The end of each chunk in its shard, checksum included; it starts where the one before it ends."""
+        self._verified = np.zeros(files.chunks, np.bool_)
+
+    @override
+    def keeps(self, chunk: int) -> bool:
+        return chunk // self._files.layout.chunks_per_shard in self._mappings
+
+    @override
+    def payload(self, chunk: int) -> Bytes:
+        return self._payloads_of(chunk // self._files.layout.chunks_per_shard, [chunk], self._maps)[0][0]
+
+    @override
+    def payloads(self, chunks: Indices) -> Payloads:
+        return self._payloads(chunks, self._maps)
+
+    @override
+    def read_once(self, chunks: Indices) -> Payloads:
+        return self._payloads(chunks, maps=False)
+
+    @override
+    def open(self, shard: int) -> None:
+        if shard not in self._mappings:
+            with self._opened(shard):
+                pass
+
+    @override
+    def reserve_cache(self, nbytes: int) -> None:
+        pass
+
+    def _payloads(self, chunks: Indices, maps: bool) -> Payloads:
+        shards = chunks // self._files.layout.chunks_per_shard
+        starts = np.flatnonzero(np.diff(shards, prepend=-1))
+        payloads: list[Bytes] = []
+        kept = np.zeros(len(chunks), np.bool_)
+        for shard, start, stop in zip(
+            shards[starts].tolist(), starts, (*starts[1:], len(chunks)), strict=True
+        ):
+            of_shard, kept[start:stop] = self._payloads_of(shard, chunks[start:stop].tolist(), maps)
+            payloads += of_shard
+        return Payloads(chunks, payloads, kept)
+
+    def _payloads_of(self, shard: int, chunks: list[int], maps: bool) -> tuple[list[Bytes], bool]:
+        """Return the payloads of chunks of one shard, and whether they keep their place in memory.
+
+        They do if the shard is mapped. With `maps`, it is from now on, if that is possible.
+        """
+        mapping = self._mappings.get(shard)
+        if mapping is None:
+            with self._opened(shard) as file:
+                mapping = file.mapped() if maps else None
+                if mapping is None:
+                    return [self._checked(chunk, file.read(*self._span(chunk))) for chunk in chunks], False
+            # subtle: the first thread's mapping stays, since addresses in it may be in use
+            mapping = self._mappings.setdefault(shard, mapping)
+        return [self._mapped_payload(mapping, chunk) for chunk in chunks], True
+
+    def _mapped_payload(self, mapping: Bytes, chunk: int) -> Bytes:
+        start, stop = self._span(chunk)
+        if self._verified[chunk]:
+            return mapping[start : stop - sharding.CHECKSUM_NBYTES]
+        return self._checked(chunk, mapping[start:stop])
+
+    def _checked(self, chunk: int, stored: Bytes) -> Bytes:
+        """Return the payload in a chunk's stored bytes, verified."""
+        try:
+            payload = sharding.checked_payload(stored)
+            self._check(chunk, payload)
+        except CodecError as error:
+            raise self._files.damage(chunk, error) from error
+        self._verified[chunk] = True
+        return payload
+
+    def _span(self, chunk: int) -> tuple[int, int]:
+        """Return the first byte of a chunk in its shard, and the byte after its checksum."""
+        start = int(self._stops[chunk - 1]) if chunk % self._files.layout.chunks_per_shard else 0
+        return start, int(self._stops[chunk])
+
+    @contextlib.contextmanager
+    def _opened(self, shard: int) -> Iterator[_ShardFile]:
+        """Open a shard of the store that was opened, whose size and index are right."""
+        store = self._files.store
+        try:
+            file = _ShardFile(self._files, shard)
+        except DamageError:
+            store.rule_out_change()
+            raise
+        try:
+            if not self._has_index[shard]:
+                self._add_index(shard, file)
+            # After it: a store that was replaced before the shard was opened has a new root by now.
+            store.check_unchanged()
+            yield file
+        finally:
+            file.close()
+
+    def _add_index(self, shard: int, file: _ShardFile) -> None:
+        layout = self._files.layout
+        try:
+            data = file.read(file.nbytes - layout.index_nbytes, file.nbytes)
+            index = sharding.decode_index(data, layout.shard_chunks(shard), file.nbytes, file.where)
+        except DamageError:
+            self._files.store.rule_out_change()
+            raise
+        first = shard * layout.chunks_per_shard
+        self._stops[first : first + len(index)] = index.sum(axis=1)
+        self._has_index[shard] = True  # subtle: after the numbers, which other threads read from now on
+
+
+class _ShardFile:
+    """A shard's open file. Raises DamageError unless it has the size that the manifest says."""
+
+    def __init__(self, files: ArrayFiles, shard: int) -> None:
+        storage, path = files.store.storage, files.path(shard)
+        self.where, self.nbytes = f"{storage}/{path}", files.record_nbytes(shard)
+        try:
+            file = storage.open_file(path)
+        except FileNotFoundError as error:
+            raise DamageError(f"{self.where}: the shard is missing. Restore it from a copy") from error
+        assert file is not None, "only files that can be mapped are read here"
+        self._descriptor, self._offset, size = file
+        if size != self.nbytes or size < files.layout.index_nbytes:
+            self.close()
+            raise self._other_size(self.nbytes, size)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def mapped(self) -> Bytes | None:
+        """Return the mapped bytes of the file, or None where no more can be mapped."""
+        return map_file(self._descriptor, self._offset, self.nbytes)
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Return the bytes [start, stop) of the file; raises DamageError if it has become shorter."""
+        data = np.empty(stop - start, np.uint8)
+        count = read_into(self._descriptor, self._offset + start, data.data)
+        if count < len(data):
+            raise self._other_size(self.nbytes, start + count)
+        return data
+
+    def _other_size(self, expected: int, found: int) -> DamageError:
+        return DamageError(
+            f"{self.where}: expected {expected} bytes, found {found}. Restore the shard from a copy"
+        )
