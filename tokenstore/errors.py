@@ -13,7 +13,8 @@
     ├── DamageError            stored bytes are not those that were written
     ├── CodecError             codes do not fit the codec, or bytes do not decode
     ├── SourceError            a source, as a whole, cannot be read
-    │   └── SampleError        one sample of a source cannot be read
+    │   ├── SampleError        one sample of a source cannot be read
+    │   └── WorkerError        a process that works on samples has died
     ├── TokenizerError         a tokenizer cannot be loaded, or does not fit
     ├── AdapterError           weights of a TokenAdapt cannot be loaded, or do not fit
     ├── ConversionError        a conversion stopped; the store can be resumed
@@ -151,6 +152,10 @@ class SourceError(TokenstoreError):
 
 class SampleError(SourceError):
     """One sample of a source cannot be read; the message is the reason."""
+
+
+class WorkerError(SourceError):
+    """A process that works on samples of a source has died."""
 
 
 class TokenizerError(TokenstoreError):

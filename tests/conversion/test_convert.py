@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,15 @@ def test_decode_processes_and_this_process_give_the_same_bytes(tmp_path: Path) -
     assert contents(tmp_path / "alone") == contents(tmp_path / "workers")
 
 
-def test_batches_never_reach_over_the_end_of_a_shard(tmp_path: Path) -> None:
+def test_batches_are_of_the_same_samples_wherever_shards_end(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 7)
-    tokenizer = BrightnessTokenizer()
-    convert_source(open_source(tmp_path / "images"), tmp_path / "out", tokenizer=tokenizer, options=OPTIONS)
-    assert tokenizer.batches == [3, 3, 2, 3, 3, 2, 3, 2]
+    (tmp_path / "images" / "class-1" / "000.png").write_bytes(b"")
+    for shard_samples in (4, 8, 32):
+        tokenizer = BrightnessTokenizer()
+        options = replace(OPTIONS, shard_samples=shard_samples, on_error="skip")
+        source, out = open_source(tmp_path / "images"), tmp_path / f"{shard_samples}"
+        convert_source(source, out, tokenizer=tokenizer, options=options)
+        assert tokenizer.batches == [3, 3, 2, 3, 3, 3, 3]
 
 
 def test_splits_limit_and_image_size_are_honoured(tmp_path: Path) -> None:

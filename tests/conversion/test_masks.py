@@ -17,7 +17,7 @@ from helpers.stores import contents, write_store
 
 import tokenstore
 from tokenstore import TokenDataset
-from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion import assembly
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import Progress
 from tokenstore.errors import ConversionError, ManifestError
@@ -109,7 +109,7 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: dict[str, npt.NDArray[np.uint8]]
 ) -> None:
     monkeypatch.setattr("tokenstore.sources.decoding.TASK_SAMPLES", 2)
-    monkeypatch.setattr(image_conversion, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(assembly, "SAVE_SECONDS", 0.0)
     (tmp_path / "masks" / "05.png").write_bytes(png(RGB))
     options = replace(OPTIONS, on_error="skip", ignore_index=IGNORED)
     source = open_source(tmp_path / "images", masks=tmp_path / "masks")

@@ -17,7 +17,7 @@ from helpers.stores import contents
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion import assembly
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions, Progress
 from tokenstore.errors import (
@@ -46,7 +46,7 @@ def test_a_conversion_stopped_anywhere_resumes_to_the_same_bytes(
     tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokenstore.sources.decoding.TASK_SAMPLES", 2)
-    monkeypatch.setattr(image_conversion, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(assembly, "SAVE_SECONDS", 0.0)
     write_grey_folder(tmp_path / "images", 9)
     for name in ("class-0/000.png", "class-0/007.png", "class-1/006.png", "class-2/008.png"):
         (tmp_path / "images" / name).write_bytes(b"")

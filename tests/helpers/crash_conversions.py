@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
-from tokenstore.conversion import images as image_conversion
+from tokenstore.conversion import assembly
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
@@ -61,7 +61,7 @@ def _warm_up() -> None:
 def main() -> None:
     """Answer the lines of standard input."""
     torch.set_num_threads(1)
-    image_conversion.SAVE_SECONDS = 0.0
+    assembly.SAVE_SECONDS = 0.0
     _warm_up()
     gc.freeze()  # so that forks need not copy what they never use
     for line in sys.stdin:

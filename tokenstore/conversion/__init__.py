@@ -1,8 +1,10 @@
 """Conversion: images and a tokenizer, or ready codes, in; a store out.
 
 `convert` opens the source, loads the tokenizer and writes the store; `options` holds what can be asked for,
-the progress and the result. `images` and `codes` each say how a source of their kind becomes a store's spec
-and shards. A conversion that was killed and resumed gives the same bytes as one that was not.
+the progress and the result. `images` plans a conversion of images: the store's spec, and the ranges of the
+source. An executor (`executors`) has each range encoded to a segment (`ranges`, `encoding`), and `assembly`
+packs the segments, in order, into shards. `codes` stores ready codes. Whichever executor ran, and however
+often a conversion was killed and resumed, the bytes are the same.
 
 The entry point is `tokenstore.convert`. This wing may import every other wing of tokenstore.
 """
@@ -15,22 +17,48 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.conversion.codes import codebook_fingerprint
     from tokenstore.conversion.convert import convert_source
+    from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
+    from tokenstore.conversion.executors import Executor, LocalExecutor, encode_surely
+    from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer
     from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
+    from tokenstore.conversion.ranges import BadSample, RangeRequest, SampleRange, Segment
 
 __all__ = [
+    "BadSample",
     "Conversion",
+    "ConversionPlan",
     "ConvertOptions",
+    "EncoderRecipe",
+    "Executor",
+    "LoadedTokenizer",
+    "LocalExecutor",
     "Progress",
+    "RangeEncoder",
+    "RangeRequest",
+    "SampleRange",
+    "Segment",
     "codebook_fingerprint",
     "convert_source",
+    "encode_surely",
 ]
 
 _HOMES = {
+    "BadSample": "ranges",
     "Conversion": "options",
+    "ConversionPlan": "images",
     "ConvertOptions": "options",
+    "EncoderRecipe": "encoding",
+    "Executor": "executors",
+    "LoadedTokenizer": "images",
+    "LocalExecutor": "executors",
     "Progress": "options",
+    "RangeEncoder": "encoding",
+    "RangeRequest": "ranges",
+    "SampleRange": "ranges",
+    "Segment": "ranges",
     "codebook_fingerprint": "codes",
     "convert_source": "convert",
+    "encode_surely": "executors",
 }
 
 

@@ -15,7 +15,8 @@ from tokenstore.format import LABELS, Column, TokenizerIdentity, samples_table
 from tokenstore.sources.base import CodeSource, CodeSplit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
-from tokenstore.writing.writer import SplitWriter, StoreWriter
+from tokenstore.writing.split import SplitWriter
+from tokenstore.writing.writer import StoreWriter
 
 _SCAN_CODES = 2**22
 """The codes that are read at a time in search of the largest."""
@@ -26,38 +27,41 @@ class CodePlan:
     """The plan of a conversion of ready codes."""
 
     source: CodeSource
+    names: tuple[str, ...]
+    """The splits that are converted, in order."""
     spec: StoreSpec
+    options: ConvertOptions
 
-    def begin(self, name: str, positions: range, writer: StoreWriter) -> SplitWriter:
-        """Begin or go on with a split of the samples at `positions`."""
-        split = self.source.splits[name]
-        columns = {column: Column(np.dtype(dtype), shape) for column, (dtype, shape) in split.columns.items()}
-        return writer.split(
-            name,
-            len(positions),
-            first=positions.start,
-            labels=split.labels(0, 0) is not None,
-            columns=columns,
-        )
+    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]:
+        """Write all splits, and return the number of samples of each that were in shards before.
 
-    def run(
-        self, name: str, positions: range, part: SplitWriter, on_progress: Callable[[int, int], None]
-    ) -> None:
-        """Write a split's samples at `positions`; `on_progress` gets the end of those done, and the bad ones.
-
+        `on_progress` is called with a split, the end of its samples done and the number of bad ones.
         Raises CodecError for codes outside their codebook.
         """
-        split, class_names = self.source.splits[name], self.source.class_names
-        while (start := part.source_position) < positions.stop:
-            on_progress(start, 0)
-            stop = min(start + part.shard_samples, positions.stop)
-            labels = split.labels(start, stop)
-            columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
-            if labels is not None:
-                columns[LABELS] = labels
-            rows = samples_table(np.arange(start, stop), split.names(start, stop), labels, class_names)
-            part.write_shard(split.codes(start, stop), columns, rows, stop, [])
-        on_progress(positions.stop, 0)
+        resumed_at = {}
+        for name in self.names:
+            split = self.source.splits[name]
+            here = self.options.positions(len(split))
+            columns = {
+                column: Column(np.dtype(kind), shape) for column, (kind, shape) in split.columns.items()
+            }
+            has_labels = split.labels(0, 0) is not None
+            part = writer.split(name, len(here), first=here.start, labels=has_labels, columns=columns)
+            resumed_at[name] = part.source_position - here.start
+            while (start := part.source_position) < here.stop:
+                on_progress(name, start, 0)
+                self._write_shard(split, part, start, min(start + part.shard_samples, here.stop))
+            on_progress(name, here.stop, 0)
+        return resumed_at
+
+    def _write_shard(self, split: CodeSplit, part: SplitWriter, start: int, stop: int) -> None:
+        labels = split.labels(start, stop)
+        columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
+        if labels is not None:
+            columns[LABELS] = labels
+        names = split.names(start, stop)
+        rows = samples_table(np.arange(start, stop), names, labels, self.source.class_names)
+        part.write_shard(split.codes(start, stop), columns, rows, stop, [])
 
 
 def plan_codes(
@@ -89,7 +93,7 @@ def plan_codes(
         codebook=vectors,
         synonyms=source.synonyms,
     )
-    return CodePlan(source, spec)
+    return CodePlan(source, names, spec, options)
 
 
 def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokenstore.codecs import DEFAULT_CODEC
+from tokenstore.conversion.assembly import write_splits
 from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.completed import refuse_other_source
-from tokenstore.conversion.images import plan_images
+from tokenstore.conversion.executors import Executor, LocalExecutor
+from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError, did_you_mean
-from tokenstore.format import ROOT, Skip
+from tokenstore.format import ROOT
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
@@ -33,7 +35,7 @@ from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import LISTINGS, check_target, finish_commit
-from tokenstore.writing.writer import SplitWriter, StoreWriter
+from tokenstore.writing.writer import StoreWriter
 
 WHOLE = f"{STAGING}/.whole"
 """The folder of the whole store that is rewritten when all its codes are known, to prune its codebook or to
@@ -50,6 +52,7 @@ def convert(
     codebook: StorePath | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    executor: Executor | None = None,
     on_source: Callable[[Source], None] | None = None,
     on_progress: OnProgress | None = None,
     **options: Any,
@@ -62,8 +65,9 @@ def convert(
     vectors from the file `codebook`. `options` are the fields of `tokenstore.conversion.ConvertOptions`, such
     as `codec="context"`, `image_size=256` or `on_error="skip"`, and those of
     `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if `source` is a path. An interrupted
-    conversion leaves a store that `resume=True` goes on with. `on_source` is called with the listed source
-    before the tokenizer is loaded, `on_progress` with a Progress.
+    conversion leaves a store that `resume=True` goes on with. `executor` is what decodes and encodes images,
+    by default this process and decode processes; the store's bytes are the same for each. `on_source` is
+    called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
@@ -85,15 +89,17 @@ def convert(
     name = tokenizer if isinstance(tokenizer, str) else None
     loaded = None
     if isinstance(source, ImageSource):
-        loaded = load_tokenizer(tokenizer, device) if isinstance(tokenizer, str) else tokenizer
+        if isinstance(tokenizer, str):
+            tokenizer = load_tokenizer(tokenizer, device)
+        loaded = LoadedTokenizer(tokenizer, name)
     return convert_source(
         source,
         place,
         tokenizer=loaded,
-        tokenizer_spec=name,
         options=chosen,
         resume=resume,
         codebook=codebook,
+        executor=executor,
         on_progress=on_progress,
     )
 
@@ -129,17 +135,17 @@ def convert_source(
     source: Source,
     target: StorePath | Storage,
     *,
-    tokenizer: Tokenizer | None = None,
-    tokenizer_spec: str | None = None,
+    tokenizer: Tokenizer | LoadedTokenizer | None = None,
     options: ConvertOptions | None = None,
     resume: bool = False,
     codebook: StorePath | None = None,
+    executor: Executor | None = None,
     on_progress: OnProgress | None = None,
 ) -> Conversion:
     """Convert an open source by a loaded tokenizer; `convert` opens and loads both.
 
-    Images need a `tokenizer`, whose name `tokenizer_spec` is kept in the manifest. Codes are stored as they
-    are, with the vectors in the file `codebook` or those of the source. Raises like `convert`.
+    Images need a `tokenizer`, and are encoded by an `executor`. Codes are stored as they are, with the
+    vectors in the file `codebook` or those of the source. Raises like `convert`.
     """
     options = options or ConvertOptions()
     place = as_storage(target)
@@ -150,10 +156,14 @@ def convert_source(
     if isinstance(source, ImageSource):
         if tokenizer is None:
             raise TokenizerError("a source of images needs a tokenizer, found none")
-        check_tokenizer(tokenizer)
-        plan = images = plan_images(source, options, location, tokenizer, tokenizer_spec)
+        loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
+        check_tokenizer(loaded.tokenizer)
+        images = plan_images(source, names, options, location, loaded)
+        plan = _ImageRun(images, executor or LocalExecutor())
         size_note = images.size_note
     else:
+        if executor is not None:
+            raise ArgumentError(f"executor: expected images to encode, found the codes of {location}")
         plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
     job = _Job(source, names, options, plan, resume, on_progress)
     if resume and finish_commit(place):
@@ -167,16 +177,27 @@ def convert_source(
 
 
 class _Plan(Protocol):
-    """The part of a conversion that depends on the kind of source: its spec, and how a split is written."""
+    """The part of a conversion that depends on the kind of source: its spec, and how splits are written."""
 
     @property
     def spec(self) -> StoreSpec: ...
 
-    def begin(self, name: str, positions: range, writer: StoreWriter) -> SplitWriter: ...
+    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]: ...
 
-    def run(
-        self, name: str, positions: range, part: SplitWriter, on_progress: Callable[[int, int], None]
-    ) -> None: ...
+
+@dataclass(frozen=True)
+class _ImageRun:
+    """A plan of images and what executes it."""
+
+    plan: ConversionPlan
+    executor: Executor
+
+    @property
+    def spec(self) -> StoreSpec:
+        return self.plan.spec
+
+    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]:
+        return write_splits(self.plan, self.executor, writer, on_progress)
 
 
 @dataclass(frozen=True)
@@ -202,15 +223,9 @@ class _Job:
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
         spec = self._spec_of_part(spec or self.plan.spec)
-        skipped: dict[str, list[Skip]] = {}
-        resumed_at: dict[str, int] = {}
         with StoreWriter(target, spec, resume=self.resume, inputs=self._inputs(spec)) as writer:
-            for name in self.names:
-                positions = self.options.positions(len(self.source.splits[name]))
-                part = self.plan.begin(name, positions, writer)
-                resumed_at[name] = part.source_position - positions.start
-                self.plan.run(name, positions, part, self._reporter(name, positions))
-                skipped[name] = part.skipped
+            resumed_at = self.plan.write(writer, self._report)
+            skipped = {part.name: part.skipped for part in writer.splits}
             if spec.part is None and not any(part.samples for part in writer.splits):
                 raise ConversionError(
                     f"{self.source.location}: no sample could be converted; the first reason: "
@@ -244,12 +259,10 @@ class _Job:
         reason = str(rewritten.choice)
         return Conversion(rewritten.manifest, nbytes, skips, whole.resumed_at, codec_reason=reason)
 
-    def _reporter(self, split: str, positions: range) -> Callable[[int, int], None]:
-        def report(stop: int, skipped: int) -> None:
-            if self.on_progress is not None:
-                self.on_progress(Progress(split, stop - positions.start, len(positions), skipped))
-
-        return report
+    def _report(self, split: str, stop: int, skipped: int) -> None:
+        if self.on_progress is not None:
+            here = self.options.positions(len(self.source.splits[split]))
+            self.on_progress(Progress(split, stop - here.start, len(here), skipped))
 
     def _report_step(self, step: str, done: int, total: int) -> None:
         if self.on_progress is not None:

@@ -73,7 +73,7 @@ def samples_table(
     source: pa.Array | list[str],
     labels: npt.NDArray[np.int32] | None,
     class_names: tuple[str, ...] | None,
-    **sizes: list[int],
+    **sizes: npt.NDArray[np.int64],
 ) -> pa.Table:
     """Return a table of SAMPLES_SCHEMA. `sizes` are the columns width, height and source_bytes, if known."""
     columns: dict[str, Any] = {"source_index": source_index, "source": source, **sizes}

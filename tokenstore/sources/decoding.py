@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
+import queue
 import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources.base import ImageRequest, ImageSplit, MaskedSplit, MaskRequest
+from tokenstore.errors import Parameter, SampleError, SourceError, WorkerError
+from tokenstore.sources.base import ImageSplit, MaskedSplit
+from tokenstore.sources.decode_task import (
+    Decoders,
+    DecodeTask,
+    ImageFacts,
+    Inputs,
+    Outcomes,
+    Records,
+    decode_task,
+)
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
-__all__ = ["DecodedBatch", "ImageFacts", "Inputs", "decode_in_order", "interrupts_held"]
+__all__ = [
+    "DecodePool",
+    "DecodeTask",
+    "DecodedBatch",
+    "ImageFacts",
+    "Inputs",
+    "decode_in_order",
+    "decode_tasks",
+    "interrupts_held",
+]
 
 TASK_SAMPLES = 32
 """The number of samples of one task of a decode process, if shared memory has room for them."""
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """The size of an upright image in pixels, and of its file in bytes."""
-
-    width: int
-    height: int
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -58,34 +67,22 @@ class DecodedBatch:
     """The facts of each image, or the error of a bad sample."""
 
 
-Inputs: TypeAlias = npt.NDArray[Any]
-_Outcomes: TypeAlias = list[ImageFacts | SampleError]
-_Records: TypeAlias = npt.NDArray[Any]
-"""The results of decoding, (n,), with the fields `input` and, with label maps, `mask`."""
+def decode_tasks(
+    split: ImageSplit, start: int, stop: int, *, masks: bool = False, samples: int | None = None
+) -> Iterator[DecodeTask]:
+    """Cut samples [start, stop) of a split into tasks of `samples`, by default `TASK_SAMPLES`.
 
-
-@dataclass(frozen=True)
-class _Decoders:
-    """The decoders of one conversion."""
-
-    images: Decoder
-    masks: MaskDecoder | None
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The data type of a record."""
-        fields: list[Any] = [("input", self.images.dtype, self.images.shape)]
-        if self.masks is not None:
-            fields.append(("mask", np.uint8, self.masks.shape))
-        return np.dtype(fields, align=True)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """The requests of one task: neighbouring samples."""
-
-    images: ImageRequest
-    masks: MaskRequest | None
+    With `masks` the tasks request label maps too; raises TypeError for a split that has none.
+    """
+    samples = samples or TASK_SAMPLES
+    for first in range(start, stop, samples):
+        last = min(first + samples, stop)
+        label_maps = None
+        if masks:
+            if not isinstance(split, MaskedSplit):
+                raise TypeError(f"expected a split with label maps, found {type(split).__name__}")
+            label_maps = split.masks(first, last)
+        yield DecodeTask(first, last, split.request(first, last), label_maps)
 
 
 def decode_in_order(
@@ -100,59 +97,125 @@ def decode_in_order(
 
     With `masks` the split is a MaskedSplit, and a sample without a valid label map is bad.
 
-    Raises SourceError if a decode process dies or shared memory is too small, and TypeError for `masks` with
-    a split that has none.
+    Raises what `DecodePool` and `decode_tasks` raise.
     """
-    decoders = _Decoders(decoder, masks)
-    samples = _task_samples(workers, decoders.dtype.itemsize)
-    tasks = ((first, min(first + samples, stop)) for first in range(start, stop, samples))
-    if workers < 1:
-        records: _Records = np.empty(samples, decoders.dtype)
-        for first, last in tasks:
-            outcomes = _decode_task(_task(split, first, last, masks), decoders, records)
-            yield _batch(first, records[: last - first], outcomes)
-        return
-    with _Slots(_slot_count(workers), samples, decoders) as slots, _pool(workers, slots, decoders) as pool:
-        running: deque[tuple[int, int, int, Future[_Outcomes]]] = deque()
-        free = list(range(len(slots)))
+    with DecodePool(decoder, workers, masks) as pool:
+        tasks = decode_tasks(split, start, stop, masks=masks is not None, samples=pool.task_samples)
+        yield from pool.decode(tasks)
+
+
+class DecodePool:
+    """The processes that decode images, used as a context manager.
+
+    Without workers, images are decoded in the calling thread. The processes start with the first tasks and go
+    on until the pool is closed; a pool of which a process died decodes nothing more. If the block ends with
+    an exception, the processes are ended at once, also those that are still starting.
+
+    Raises SourceError where shared memory is too small.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int, masks: MaskDecoder | None = None) -> None:
+        self._decoders = Decoders(decoder, masks)
+        self.task_samples = _task_samples(workers, self._decoders.dtype.itemsize)
+        """The largest number of samples of a task."""
+        self._slots: _Slots | None = None
+        if workers < 1:
+            return
+        self._slots = _Slots(_slot_count(workers), self.task_samples, self._decoders)
+        self._context = _Context()
+        self._began = self._context.RawValue("b", 0)
+        self._processes = ProcessPoolExecutor(
+            workers,
+            mp_context=self._context,
+            initializer=_begin_work,
+            initargs=(self._slots.names, self.task_samples, self._decoders, self._began),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close(at_once=error is not None)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes, `at_once` or when they have done what they began."""
+        if self._slots is None:
+            return
+        slots, self._slots = self._slots, None
+        if at_once:
+            self._context.terminate()
+        self._processes.shutdown(wait=True, cancel_futures=True)
+        slots.close()
+
+    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[DecodedBatch]:
+        """Decode tasks, and yield a batch for each, in their order.
+
+        A few tasks for each process are taken ahead. Several threads may decode at a time.
+
+        Raises WorkerError if a process dies, and SourceError for a task of more samples than fit, for a
+        request that gives another number of images, and where no process can start.
+        """
+        if self._slots is None:
+            records: Records = np.empty(self.task_samples, self._decoders.dtype)
+            for task in tasks:
+                self._check(task)
+                outcomes = decode_task(task, self._decoders, records)
+                yield _batch(task, records[: task.stop - task.start], outcomes)
+            return
+        yield from self._decode_in_processes(iter(tasks), self._slots)
+
+    def _decode_in_processes(self, tasks: Iterator[DecodeTask], slots: _Slots) -> Iterator[DecodedBatch]:
+        running: deque[tuple[DecodeTask, int, Future[Outcomes]]] = deque()
+        task = next(tasks, None)
         try:
-            while True:
-                for first, last in itertools.islice(tasks, len(free)):
-                    slot = free.pop()
-                    task = _task(split, first, last, masks)
-                    with interrupts_held():  # a process starts with a task
-                        running.append((first, last, slot, pool.submit(_work, task, slot)))
-                if not running:
-                    return
-                first, last, slot, future = running.popleft()
-                yield _batch(first, slots[slot][: last - first], future.result())
-                free.append(slot)
+            while task is not None or running:
+                while task is not None and (slot := slots.take(wait=not running)) is not None:
+                    self._check(task)
+                    running.append((task, slot, self._submit(task, slot)))
+                    task = next(tasks, None)
+                done, slot, future = running[0]
+                yield _batch(done, slots[slot][: done.stop - done.start], future.result())
+                running.popleft()
+                slots.give_back(slot)
         except BrokenProcessPool as error:
-            raise SourceError(
-                f"a decode process died at samples {first} to {last - 1}: killed, out of memory (use fewer "
-                "workers or a smaller max_pixels), or, in a script, begun where everything that converts "
-                'does not stand under `if __name__ == "__main__":`'
-            ) from error
+            raise self._died(running[0][0] if running else task) from error
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for _, slot, future in running:
+                slots.give_back_after(future, slot)
+
+    def _submit(self, task: DecodeTask, slot: int) -> Future[Outcomes]:
+        with interrupts_held():  # a process starts with a task
+            return self._processes.submit(_work, task, slot)
+
+    def _check(self, task: DecodeTask) -> None:
+        if task.stop - task.start > self.task_samples:
+            raise SourceError(
+                f"samples {task.start} to {task.stop - 1}: expected at most {self.task_samples} samples a "
+                "task, for which shared memory has room"
+            )
+
+    def _died(self, task: DecodeTask | None) -> SourceError:
+        where = "a decode process died"
+        if task is not None:
+            where = f"{where} at samples {task.start} to {task.stop - 1}"
+        if self._began.value:
+            return WorkerError(
+                f"{where}: killed, or out of memory (use fewer workers or a smaller max_pixels)"
+            )
+        return SourceError(
+            f"{where}, as it began: killed, out of memory (use fewer workers), or, in a script, begun where "
+            'everything that converts does not stand under `if __name__ == "__main__":`'
+        )
 
 
-def _task(split: ImageSplit, first: int, last: int, masks: MaskDecoder | None) -> _Task:
-    if masks is None:
-        return _Task(split.request(first, last), None)
-    if not isinstance(split, MaskedSplit):
-        raise TypeError(f"expected a split with label maps, found {type(split).__name__}")
-    return _Task(split.request(first, last), split.masks(first, last))
-
-
-def _batch(start: int, records: _Records, outcomes: _Outcomes) -> DecodedBatch:
+def _batch(task: DecodeTask, records: Records, outcomes: Outcomes) -> DecodedBatch:
     if len(outcomes) != len(records):
         raise SourceError(
-            f"samples {start} to {start + len(records) - 1}: expected {len(records)} images of the source's "
+            f"samples {task.start} to {task.stop - 1}: expected {len(records)} images of the source's "
             f"request, found {len(outcomes)}"
         )
     masks = records["mask"] if "mask" in (records.dtype.names or ()) else None
-    return DecodedBatch(start, records["input"], masks, outcomes)
+    return DecodedBatch(task.start, records["input"], masks, outcomes)
 
 
 def _slot_count(workers: int) -> int:
@@ -176,13 +239,24 @@ def _task_samples(workers: int, nbytes: int) -> int:
     return min(TASK_SAMPLES, samples)
 
 
-def _pool(workers: int, slots: _Slots, decoders: _Decoders) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_work,
-        initargs=(slots.names, slots.samples, decoders),
-    )
+class _Context(SpawnContext):
+    """A way to start processes that remembers them, so that they can be ended while they start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """Return a new process."""
+        process = SpawnProcess(*args, **options)
+        self._started.append(process)
+        return process
+
+    def terminate(self) -> None:
+        """End all processes at once."""
+        for process in self._started:
+            if process.pid is not None:
+                process.terminate()
 
 
 @contextlib.contextmanager
@@ -201,23 +275,35 @@ def interrupts_held() -> Iterator[None]:
 class _Slots:
     """The shared memory that decode processes fill with records, one slot for each task."""
 
-    def __init__(self, count: int, samples: int, decoders: _Decoders) -> None:
-        self.samples = samples
-        self._dtype = decoders.dtype
+    def __init__(self, count: int, samples: int, decoders: Decoders) -> None:
+        self._samples, self._dtype = samples, decoders.dtype
         nbytes = samples * self._dtype.itemsize
         self._memory = [SharedMemory(create=True, size=nbytes) for _ in range(count)]
+        self._free = queue.SimpleQueue[int]()
+        for slot in range(count):
+            self._free.put(slot)
         self.names = [memory.name for memory in self._memory]
 
-    def __len__(self) -> int:
-        return len(self._memory)
+    def __getitem__(self, slot: int) -> Records:
+        return np.ndarray(self._samples, self._dtype, buffer=self._memory[slot].buf)
 
-    def __getitem__(self, slot: int) -> _Records:
-        return np.ndarray(self.samples, self._dtype, buffer=self._memory[slot].buf)
+    def take(self, *, wait: bool) -> int | None:
+        """Take a free slot; if there is none, `wait` for one or return None."""
+        try:
+            return self._free.get(block=wait)
+        except queue.Empty:
+            return None
 
-    def __enter__(self) -> _Slots:
-        return self
+    def give_back(self, slot: int) -> None:
+        """Make a slot free again."""
+        self._free.put(slot)
 
-    def __exit__(self, *_: object) -> None:
+    def give_back_after(self, future: Future[Any], slot: int) -> None:
+        """Make a slot free when the process that writes to it has ended its task."""
+        future.add_done_callback(lambda _: self.give_back(slot))
+
+    def close(self) -> None:
+        """Free the memory."""
         for memory in self._memory:
             memory.unlink()
             try:
@@ -228,10 +314,10 @@ class _Slots:
 
 _slots: list[SharedMemory] = []
 _samples: int
-_decoders: _Decoders
+_decoders: Decoders
 
 
-def _begin_work(names: list[str], samples: int, decoders: _Decoders) -> None:
+def _begin_work(names: list[str], samples: int, decoders: Decoders, began: Any) -> None:
     """Set up a decode process, which leaves Ctrl-C to its parent and ends when its parent does."""
     global _samples, _decoders
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -240,6 +326,7 @@ def _begin_work(names: list[str], samples: int, decoders: _Decoders) -> None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _slots.extend(SharedMemory(name) for name in names)
     _samples, _decoders = samples, decoders
+    began.value = 1
 
 
 def _end_with(sentinel: int) -> None:
@@ -247,47 +334,6 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(task: _Task, slot: int) -> _Outcomes:
-    records: _Records = np.ndarray(_samples, _decoders.dtype, buffer=_slots[slot].buf)
-    return _decode_task(task, _decoders, records)
-
-
-def _decode_task(task: _Task, decoders: _Decoders, records: _Records) -> _Outcomes:
-    outcomes = _decode_images(task.images, decoders.images, records["input"])
-    if task.masks is None or decoders.masks is None:
-        return outcomes
-    return _decode_masks(task.masks, decoders.masks, records["mask"], outcomes)
-
-
-def _decode_images(request: ImageRequest, decoder: Decoder, inputs: Inputs) -> _Outcomes:
-    outcomes: _Outcomes = []
-    for position, data in enumerate(request.read()):
-        if isinstance(data, SampleError):
-            outcomes.append(data)
-            continue
-        try:
-            width, height = decoder.decode(data, inputs[position])
-        except SampleError as error:
-            outcomes.append(error)
-            continue
-        outcomes.append(ImageFacts(width, height, len(data)))
-    return outcomes
-
-
-def _decode_masks(
-    request: MaskRequest, decoder: MaskDecoder, masks: Pixels, outcomes: _Outcomes
-) -> _Outcomes:
-    """Decode the label maps of the good images, and return the outcomes of both."""
-    both: _Outcomes = []
-    for position, (data, outcome) in enumerate(zip(request.read(), outcomes, strict=True)):
-        if isinstance(outcome, SampleError):
-            both.append(outcome)
-            continue
-        try:
-            if isinstance(data, SampleError):
-                raise data
-            decoder.decode(data, outcome.width, outcome.height, masks[position])
-            both.append(outcome)
-        except SampleError as error:
-            both.append(SampleError(f"label map {request.where(position)}: {error}"))
-    return both
+def _work(task: DecodeTask, slot: int) -> Outcomes:
+    records: Records = np.ndarray(_samples, _decoders.dtype, buffer=_slots[slot].buf)
+    return decode_task(task, _decoders, records)

@@ -198,16 +198,17 @@ class SplitWriter:
         """Take note of the samples skipped after the last shard."""
         self._tail = skipped
 
-    def save_open_shard(self, state: bytes) -> None:
-        """Save an unfinished shard's state, for `load_open_shard` after a crash.
+    def save_piece(self, number: int, data: bytes) -> None:
+        """Save a piece of what is to become shards, for `load_piece` after a crash.
 
-        It stays until the store is complete: the shard may have been finished since.
+        A piece of the same number is overwritten; all others stay until the store is complete: the shard may
+        have been finished since.
         """
-        self._store.note(f"{self.name}/open", state)
+        self._store.note(f"{self.name}/piece-{number:06d}", data)
 
-    def load_open_shard(self) -> bytes | None:
-        """Return the last state of `save_open_shard`, or None."""
-        return self._store.recall(f"{self.name}/open")
+    def load_piece(self, number: int) -> bytes | None:
+        """Return the last data of `save_piece`, or None."""
+        return self._store.recall(f"{self.name}/piece-{number:06d}")
 
     def summary(self) -> SplitSummary:
         """Return the split's entry of the manifest."""

@@ -23,6 +23,7 @@ from PIL import Image
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.images import LoadedTokenizer
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions, decode_image
@@ -165,7 +166,7 @@ def test_a_folder_of_files_becomes_a_store_of_their_coefficients_and_tables(tmp_
         )
         out = tmp_path / f"out-{workers}"
         conversion = convert_source(
-            open_source(images), out, tokenizer=tokenizer, tokenizer_spec=spec, options=options
+            open_source(images), out, tokenizer=LoadedTokenizer(tokenizer, spec), options=options
         )
         assert [skip.source for skip in conversion.skipped["train"]] == ["9.jpg"]
         assert verify(str(out)).problems == []

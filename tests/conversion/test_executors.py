@@ -1,0 +1,219 @@
+"""Executors of a conversion: segments are cut and made anywhere, and the store's bytes stay the same."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from helpers.deadly_sources import DeadlySplit
+from helpers.grey_conversions import OPTIONS, StoppedError
+from helpers.stores import contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokenstore
+from tokenstore.conversion.convert import convert_source
+from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
+from tokenstore.conversion.executors import DEADLY, MOST_DEATHS, LocalExecutor, encode_surely
+from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
+from tokenstore.conversion.options import Progress
+from tokenstore.conversion.ranges import SampleRange, Segment
+from tokenstore.errors import ArgumentError, TokenizerError, WorkerError
+from tokenstore.sources import open_source
+from tokenstore.sources.images import ImageOptions
+
+SKIPPING = replace(OPTIONS, on_error="skip")
+
+
+class MixesTheBatch(BrightnessTokenizer):
+    """A tokenizer whose codes depend on all samples of the batch, as those of careless arithmetic do."""
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        codes = super().encode(inputs)
+        return (codes + codes.sum() + len(inputs)) % 256
+
+
+class InPieces:
+    """An executor that makes each range anew, cut at multiples of the batch size as `cuts` say."""
+
+    def __init__(self, cuts: list[int]) -> None:
+        self.cuts = cuts
+
+    def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+        with RangeEncoder(plan.recipe.load(), plan.batch_size, 0) as encoder:
+            for split, start in starts.items():
+                number, first = 0, start - start % plan.batch_size
+                while first < plan.listed(split):
+                    step = self.cuts[number % len(self.cuts)] * plan.batch_size
+                    samples = SampleRange(split, first, min(first + step, plan.listed(split)))
+                    request = pickle.loads(pickle.dumps(plan.request(samples, task_samples=1 + number % 3)))
+                    yield pickle.loads(pickle.dumps(encoder.encode(request)))
+                    number, first = number + 1, samples.stop
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_grey_folder(folder / "train", 9)
+    write_grey_folder(folder / "val", 2)
+    for name in ("train/class-0/000.png", "train/class-1/006.png", "train/class-2/008.png"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the files of the store that one conversion writes."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    convert_source(open_source(images), out, tokenizer=MixesTheBatch(), options=SKIPPING)
+    return contents(out)
+
+
+@given(cuts=st.lists(st.integers(1, 5), min_size=1, max_size=4), stop=st.integers(0, 40))
+@settings(max_examples=8, deadline=None)
+def test_a_store_is_the_same_to_the_byte_however_ranges_are_cut(
+    images: Path,
+    whole: dict[str, bytes],
+    tmp_path_factory: pytest.TempPathFactory,
+    cuts: list[int],
+    stop: int,
+) -> None:
+    out = tmp_path_factory.mktemp("cut") / "out"
+    done = 0
+
+    def stop_here(state: Progress) -> None:
+        nonlocal done
+        done += 1
+        if done >= stop:
+            raise StoppedError
+
+    arguments: dict[str, Any] = {"tokenizer": MixesTheBatch(), "options": SKIPPING}
+    source = open_source(images)
+    if stop:
+        with contextlib.suppress(StoppedError):
+            convert_source(source, out, **arguments, executor=InPieces(cuts), on_progress=stop_here)
+    convert_source(source, out, **arguments, executor=InPieces(cuts[::-1]), resume=True)
+    assert contents(out) == whole
+
+
+def test_a_conversion_begun_by_one_executor_is_finished_by_another(
+    images: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    def stop_at_12(state: Progress) -> None:
+        if state.done >= 12:
+            raise StoppedError
+
+    arguments: dict[str, Any] = {"tokenizer": MixesTheBatch(), "options": SKIPPING}
+    with pytest.raises(StoppedError):
+        convert_source(
+            open_source(images), tmp_path / "out", **arguments, executor=InPieces([2]), on_progress=stop_at_12
+        )
+    convert_source(open_source(images), tmp_path / "out", **arguments, resume=True)
+    assert contents(tmp_path / "out") == whole
+
+
+class BadExecutor:
+    """An executor that changes what another one yields."""
+
+    def __init__(self, change: str) -> None:
+        self.change = change
+
+    def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+        segments = list(LocalExecutor(0).segments(plan, starts))
+        yield from segments[:-1] if self.change == "an end too early" else segments[1:]
+
+
+@pytest.mark.parametrize("change", ["an end too early", "a gap"])
+def test_segments_that_do_not_follow_each_other_are_refused(
+    images: Path, tmp_path: Path, change: str
+) -> None:
+    with pytest.raises(ValueError, match="expected samples of"):
+        convert_source(
+            open_source(images),
+            tmp_path / "out",
+            tokenizer=MixesTheBatch(),
+            options=SKIPPING,
+            executor=BadExecutor(change),
+        )
+
+
+def test_ready_codes_take_no_executor(tmp_path: Path) -> None:
+    np.save(tmp_path / "codes.npy", np.zeros((3, 2, 2), np.uint8))
+    with pytest.raises(ArgumentError, match="executor: expected images"):
+        tokenstore.convert(tmp_path / "codes.npy", tmp_path / "out", executor=LocalExecutor())
+
+
+def test_a_worker_with_other_weights_is_refused() -> None:
+    recipe = EncoderRecipe(BrightnessTokenizer(), "c" * 64, "cpu", ImageOptions(16), None, 3)
+    with pytest.raises(TokenizerError, match=r"expected the tokenizer of fingerprint cccc.*same weights"):
+        recipe.load()
+
+
+def plan_of(images: Path) -> ConversionPlan:
+    source = open_source(images)
+    return plan_images(source, tuple(source.splits), SKIPPING, str(images), LoadedTokenizer(MixesTheBatch()))
+
+
+def test_a_segment_saved_and_cut_is_the_same_segment(images: Path) -> None:
+    plan = plan_of(images)
+    with RangeEncoder(plan.encoder, plan.batch_size, 0) as encoder:
+        segment = encoder.encode(plan.request(SampleRange("train", 12, 18)))
+    again = Segment.from_bytes(segment.to_bytes())
+    assert again.samples == segment.samples == SampleRange("train", 12, 18)
+    assert np.array_equal(again.codes, segment.codes)
+    assert [bad.position for bad in again.bad] == [15]
+    later = again.between(16, 18)
+    assert later.positions.tolist() == [16, 17]
+    assert np.array_equal(later.codes, segment.codes[3:])
+    assert later.bad == ()
+
+
+@given(deadly=st.sets(st.integers(0, 15)), first=st.integers(0, 5), count=st.integers(1, 10))
+@settings(max_examples=20, deadline=None)
+def test_a_range_that_kills_its_workers_is_cut_down_to_the_samples_that_do(
+    images: Path, deadly: set[int], first: int, count: int
+) -> None:
+    plan = plan_of(images)
+    attempts: dict[SampleRange, int] = {}
+
+    def attempt(samples: SampleRange) -> Segment:
+        attempts[samples] = attempts.get(samples, 0) + 1
+        if deadly & set(range(samples.start, samples.stop)):
+            raise WorkerError("it died")
+        empty = np.empty((len(samples), 0), np.int64)
+        return Segment(samples, empty, {}, np.arange(samples.start, samples.stop), empty)
+
+    whole_range = SampleRange("train", first, first + count)
+    segments = list(encode_surely(plan, whole_range, attempt))
+    good = [int(position) for segment in segments for position in segment.positions]
+    bad = [sample.position for segment in segments for sample in segment.bad]
+    assert sorted(good + bad) == list(range(first, first + count))
+    assert set(bad) == deadly & set(range(first, first + count))
+    assert {sample.reason for segment in segments for sample in segment.bad} <= {DEADLY}
+    assert [segment.samples.start for segment in segments[1:]] == [
+        segment.samples.stop for segment in segments[:-1]
+    ]
+    assert all(attempts[SampleRange("train", position, position + 1)] == MOST_DEATHS for position in bad)
+
+
+def test_a_sample_that_kills_its_process_counts_as_bad_and_the_others_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.sources.decoding.TASK_SAMPLES", 1)
+    expected = write_grey_folder(tmp_path / "images", 2)
+    source = open_source(tmp_path / "images")
+    deadly = replace(source, splits={"train": DeadlySplit(source.splits["train"], 3)})
+    options = replace(SKIPPING, workers=1, batch_size=1, image_size=16)
+    conversion = convert_source(deadly, tmp_path / "out", tokenizer=BrightnessTokenizer(), options=options)
+    (skip,) = conversion.skipped["train"]
+    assert (skip.source_index, skip.reason) == (3, DEADLY)
+    names = tokenstore.open(tmp_path / "out")["train"].samples_table()["source"].to_pylist()
+    assert names == [name for name in expected if name != skip.source]

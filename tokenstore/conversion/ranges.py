@@ -1,0 +1,121 @@
+"""Ranges of a source and what becomes of them: segments, whose codes depend on nothing but the range.
+
+A conversion is a list of ranges. A worker encodes the request of a range to a segment, on any machine and as
+often as need be; the segments, in order, are packed into shards (`assembly`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import Parameter
+from tokenstore.sources.decode_task import DecodeTask
+
+__all__ = ["BadSample", "RangeRequest", "SampleRange", "Segment"]
+
+
+@dataclass(frozen=True)
+class SampleRange:
+    """The neighbouring samples [start, stop) of one split of a source."""
+
+    split: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def halves(self) -> tuple[SampleRange, SampleRange]:
+        """Return the two halves of a range of several samples."""
+        middle = (self.start + self.stop) // 2
+        return SampleRange(self.split, self.start, middle), SampleRange(self.split, middle, self.stop)
+
+
+@dataclass(frozen=True)
+class RangeRequest:
+    """A small picklable request to encode a range, by a worker that has an encoder already."""
+
+    samples: SampleRange
+    tasks: tuple[DecodeTask, ...]
+    """The requests for the range's images, in order, each for one decode process."""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be read: its position in the split, and the reason."""
+
+    position: int
+    reason: str
+    parameters: tuple[Parameter, ...] = ()
+    """The parameters of a call that the reason names."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The outcome of every sample of a range: codes and facts of the n good ones, reasons of the bad ones."""
+
+    samples: SampleRange
+    codes: npt.NDArray[Any]
+    """The codes (n, *grid), in the order of the source."""
+    columns: Mapping[str, npt.NDArray[Any]]
+    """The aligned arrays (n, ...) besides the labels, by name."""
+    positions: npt.NDArray[np.int64]
+    """The positions (n,) of the good samples in the split."""
+    facts: npt.NDArray[np.int64]
+    """The width and height of each good image in pixels, and the bytes of its file (n, 3)."""
+    bad: tuple[BadSample, ...] = ()
+
+    def between(self, start: int, stop: int) -> Segment:
+        """Return the segment of those of its samples that have positions from `start` to `stop` - 1."""
+        start, stop = max(start, self.samples.start), min(stop, self.samples.stop)
+        rows = slice(*np.searchsorted(self.positions, [start, stop]).tolist())
+        return Segment(
+            SampleRange(self.samples.split, start, stop),
+            self.codes[rows],
+            {name: values[rows] for name, values in self.columns.items()},
+            self.positions[rows],
+            self.facts[rows],
+            tuple(bad for bad in self.bad if start <= bad.position < stop),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the segment as a file, for `from_bytes`; the parameters of reasons are left out."""
+        facts = {
+            "range": [self.samples.split, self.samples.start, self.samples.stop],
+            "bad": [[bad.position, bad.reason] for bad in self.bad],
+        }
+        file = io.BytesIO()
+        np.savez(
+            file,
+            allow_pickle=False,
+            about=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            codes=self.codes,
+            positions=self.positions,
+            facts=self.facts,
+            **{f"column_{name}": values for name, values in self.columns.items()},
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the segment of `to_bytes`."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            columns = {
+                name.removeprefix("column_"): arrays[name] for name in arrays if name.startswith("column_")
+            }
+            return cls(
+                SampleRange(*about["range"]),
+                arrays["codes"],
+                columns,
+                arrays["positions"],
+                arrays["facts"],
+                tuple(BadSample(*bad) for bad in about["bad"]),
+            )
