@@ -39,6 +39,7 @@ from tokenstore.codecs.context.model import ContextModel
 from tokenstore.errors import IncompleteStoreError, NotAStoreError
 
 SHARD, LAST_SHARD, LABEL_SHARD = "train/tokens/c/0/0/0", "train/tokens/c/2/0/0", "train/labels/c/0"
+LISTS = "train/tokens/shards.bin"
 CODEBOOK, SYNONYMS = np.ones((391, 3), np.float32), np.full((391, 2), -1, np.int32)
 
 
@@ -65,6 +66,11 @@ def columns(edit: Callable[[dict[str, Any]], object]) -> Break:
         return pa.table(values)
 
     return table(SAMPLES, change)
+
+
+def rows(edit: Callable[[bytes], bytes]) -> Break:
+    """Return a break that changes the list of the tokens' shards."""
+    return lambda store: file(LISTS, edit((store / LISTS).read_bytes()))(store)
 
 
 def codes(values: Any) -> bytes:
@@ -255,7 +261,50 @@ CONTEXT: list[tuple[int, Break, str]] = [
     (23, manifest(grid=[2]), r"expected the manifest's grid \(2,\)"),
     (27, streams("01 14000000 00000000 03 0400000000000000 ffffffff"), "expected a stream"),
 ]
-STORES = {"bitpack": BITPACK, "zstd": ZSTD, "pruned": PRUNED, "context": CONTEXT}
+PARTS = [f"train/samples.parquet/00000{part}.parquet" for part in (0, 1)]
+LARGE: list[tuple[int, Break, str]] = [
+    (8, unlisted("train/samples.parquet/000002.parquet"), "000002.parquet: a file of the store that"),
+    (8, unlisted("train/tokens/c/3/0/0"), "c/3/0/0: a file of the store that"),
+    (8, lambda store: (store / SHARD).unlink(), f"{SHARD}: the file is missing"),
+    (8, lambda store: edit_bytes(store / LISTS, b"", b"x"), "shards.bin: expected 120 bytes, found"),
+    (12, document(TOKENS, lambda array: array.update(shape=[25, 3, 4])), "the manifest's 21 samples"),
+    (13, rows(lambda rows: rows[:40] + bytes(40) + rows[80:]), "the shard c/1/0/0"),
+    (
+        28,
+        rows(lambda rows: rows[:80]),
+        "expected 120 bytes in shards.bin .* found 80",
+    ),
+    (
+        28,
+        rows(lambda rows: b"\xff" * 8 + rows[8:]),
+        "at least",
+    ),
+    (
+        28,
+        rows(lambda rows: rows[:39] + b"?" + rows[40:]),
+        "c/0/0/0: expected SHA-256",
+    ),
+    (
+        28,
+        rows(lambda rows: rows[40:80] + rows[:40] + rows[80:]),
+        "c/0/0/0: expected",
+    ),
+    (
+        28,
+        manifest(**{f"files__{SHARD}": [1, "ab" * 32]}),
+        "shards in shards.bin alone, found train/tokens/c/0/",
+    ),
+    (28, manifest(features=["bitpack", "tables"]), "lists no file train/tokens/c/0/0/0"),
+    (29, manifest(features=["bitpack", "manifests"]), r"part_rows: expected the feature 'tables'"),
+    (29, manifest(splits__train__part_rows=0), "part_rows: expected an integer from 1"),
+    (29, manifest(splits__train__part_rows=8), "samples.parquet: expected 3 parts in the manifest, found 2"),
+    (29, manifest(splits__train__part_rows=17), "expected 17 rows, found 16"),
+    (29, forgotten(PARTS[1]), "samples.parquet: expected 2 parts in the manifest, found 1"),
+    (29, table(PARTS[1], lambda rows: rows.slice(1)), "000001.parquet.*: expected 5 rows, found 4"),
+    (29, table(PARTS[1], lambda rows: rows.take([4, 3, 2, 1, 0])), "label name"),
+    (29, table(PARTS[0], lambda rows: rows.drop_columns("width")), "one column width"),
+]
+STORES = {"bitpack": BITPACK, "zstd": ZSTD, "pruned": PRUNED, "context": CONTEXT, "large": LARGE}
 
 ELSEWHERE = {
     24: "a rule for decoders: any stream names some codes, so no store shows which tree its writer used",

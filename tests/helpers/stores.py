@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.format.manifest import Manifest, TokenizerIdentity
 from tokenstore.format.tables import Column, Skip, samples_table
 from tokenstore.storage import Storage, open_storage
+from tokenstore.writing import choices
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
@@ -82,6 +85,15 @@ def _write_split(writer: StoreWriter, name: str, samples: Samples) -> None:
         aligned = {column: values[rows] for column, values in columns.items()}
         split.write_shard(samples.codes[rows], aligned, table, int(index[-1]) + 1, [])
     split.finish(list(samples.skipped))
+
+
+def few_are_many(**numbers: int) -> AbstractContextManager[Any]:
+    """Return a context in which two planned shards are many, and two are a part of a samples table.
+
+    `numbers` are other constants of `tokenstore.writing.choices`.
+    """
+    small = {"MANY_SHARDS": 2, "PART_SHARDS": 2, "PART_ROWS": 1, "GROUP_ROWS": 3}
+    return mock.patch.multiple(choices, **{**small, **numbers})
 
 
 def store_files(store: Path) -> list[str]:
