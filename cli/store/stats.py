@@ -33,7 +33,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
     "--shuffle-window",
     metavar="SAMPLES",
     type=click.IntRange(1),
-    help="Window of the shuffle 'block', for --shuffle; by default TokenLoader's.",
+    help="Window of the shuffles 'block' and 'lanes', for --shuffle; by default TokenLoader's.",
 )
 @options.images(end="; by default where they were when STORE was made")
 @options.tokenizer(otherwise="the one that STORE names")

@@ -119,17 +119,17 @@ def _print_mixing(console: Terminal, mixing: Mixing | None) -> None:
         console.print("  orders: not measured, as there is no second run of samples and no second class")
         return
     quality = next(iter(mixing.orders.values()))
-    window = f"block (window {mixing.window:,} samples)"
+    windows = {name: f"{name} (window {mixing.window:,} samples)" for name in ("block", "lanes")}
+    width = len(windows["block"])
     console.print(
         f"  orders of an epoch, in batches of {quality.batch_size:,}, means of {quality.batches:,}; "
         f"{mixing.runs:,} runs of samples are each fetched as one"
     )
-    console.print(f"    {'':<{len(window)}}      runs  expected   classes  expected  figure")
+    console.print(f"    {'':<{width}}      runs  expected   classes  expected  figure")
     for order, quality in mixing.orders.items():
         counts = (quality.blocks, quality.blocks_expected, quality.classes, quality.classes_expected)
         shown = "".join(f"{'-' if count is None else f'{count:,.1f}':>10}" for count in counts)
-        name = window if order == "block" else order
-        console.print(f"    {name:<{len(window)}}{shown}  {quality.figure:>6.2f}")
+        console.print(f"    {windows.get(order, order):<{width}}{shown}  {quality.figure:>6.2f}")
 
 
 def _print_codebook(console: Terminal, label: str, use: CodebookUse) -> None:

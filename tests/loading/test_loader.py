@@ -58,7 +58,7 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 @pytest.mark.parametrize("resident", [None, "ram"])
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
-@pytest.mark.parametrize("shuffle", [False, True, "block"])
+@pytest.mark.parametrize("shuffle", [False, True, "block", "lanes"])
 def test_every_sample_comes_once_an_epoch(store: Path, shuffle: Any, num_threads: int, resident: Any) -> None:
     loader = TokenLoader(TokenDataset(store), 8, shuffle, num_threads=num_threads, resident=resident)
     epochs = [positions(loader) for _ in range(3)]

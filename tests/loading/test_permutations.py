@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.orders import whole
+from helpers.orders import plain_permutation, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +25,6 @@ from tokenstore.loading.sampling import (
 
 KEYS = st.lists(st.integers(-(2**63), 2**64 - 1), max_size=3)
 SIZES = st.integers(1, 2**62) | st.integers(1, 3000)
-WORD = 2**64
 
 
 def chi_square(counts: npt.ArrayLike) -> float:
@@ -33,33 +32,6 @@ def chi_square(counts: npt.ArrayLike) -> float:
     found = np.asarray(counts, float)
     expected, freedom = found.mean(), found.size - 1
     return float((((found - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
-
-
-def plain_mixed(x: int) -> int:
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % WORD
-    x = (x ^ x >> 27) * 0x94D049BB133111EB % WORD
-    return x ^ x >> 31
-
-
-def plain_permutation(samples: int, key: tuple[int, ...], position: int) -> int:
-    gamma = 0x9E3779B97F4A7C15
-    state = 0
-    for word in (*key, samples):
-        state = plain_mixed(((state ^ word % WORD) + gamma) % WORD)
-    a = math.isqrt(samples - 1) + 1
-    b = -(-samples // a)
-    b += a % 2 * (b % 2)
-    sides = (a, b)
-    while True:
-        halves = list(divmod(position, b))
-        for number in range(24 if samples < 1024 else 8):
-            key_of_round = plain_mixed((state + (number + 1) * gamma) % WORD)
-            moved, other = number % 2, 1 - number % 2
-            hashed = plain_mixed((key_of_round + halves[other] * gamma) % WORD)
-            halves[moved] = (halves[moved] + ((hashed >> 32) * sides[moved] >> 32)) % sides[moved]
-        position = halves[0] * b + halves[1]
-        if position < samples:
-            return position
 
 
 @settings(deadline=None)

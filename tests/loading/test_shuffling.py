@@ -66,7 +66,7 @@ def test_the_figure_of_blocks_grows_with_their_window_up_to_a_full_shuffle(
     assert figures[-1] > 0.95
 
 
-@pytest.mark.parametrize("order", ["none", "full", "block"])
+@pytest.mark.parametrize("order", ["none", "full", "block", "lanes"])
 def test_what_is_measured_is_what_the_batches_of_a_loader_hold(
     store: tokenstore.TokenStore, order: Any
 ) -> None:
@@ -122,7 +122,7 @@ def test_the_measurement_is_json_and_the_same_each_time(store: tokenstore.TokenS
     assert json.loads(json.dumps(values)) == values
     again = tokenstore.open(store.files.storage.url)
     assert mixing_of(again["train"]).to_dict() == values
-    assert list(values["orders"]) == ["none", "full", "block"]
+    assert list(values["orders"]) == ["none", "full", "block", "lanes"]
     assert values["orders"]["none"]["runs"] == 3
 
 

@@ -29,7 +29,7 @@ def test_every_byte_is_fetched_once_an_epoch(
     dataset = opened(url, s3_server, fault_proxy)
     assert dataset.reader.store.storage.root is None
     loader = TokenLoader(dataset, 7, shuffle=True, num_threads=2, shuffle_window=64)
-    assert loader.shuffle == "block"
+    assert loader.shuffle == "lanes"
     fault_proxy.clear()
     order = check_epoch(loader)
     assert len(order) == SAMPLES
@@ -129,7 +129,7 @@ def test_the_order_is_that_of_a_local_copy_with_the_same_shuffle(
 ) -> None:
     write_store(tmp_path / "a", {"train": (CODES, LABELS)}, chunk_samples=16, shard_samples=160)
     remote = TokenLoader(opened(url, s3_server, fault_proxy), 16, True, seed=3, shuffle_window=50)
-    local = TokenLoader(TokenDataset(tmp_path / "a"), 16, "block", seed=3, shuffle_window=50)
+    local = TokenLoader(TokenDataset(tmp_path / "a"), 16, "lanes", seed=3, shuffle_window=50)
     assert check_epoch(remote) == (whole := check_epoch(local))
     local.set_epoch(0)
     for _ in zip(local, range(4), strict=False):

@@ -111,7 +111,7 @@ def test_codes_are_right_however_loaders_of_one_view_interleave(
                     known,
                     batches=draw.choice([2, 10**9]),
                     batch_size=draw.randint(1, 40),
-                    shuffle=draw.choice(["full", "block", False]),
+                    shuffle=draw.choice(["full", "block", "lanes", False]),
                     num_threads=draw.randint(0, 4),
                     prefetch=draw.randint(1, 3),
                     shuffle_window=draw.choice([1, 10, 50, 1000]),
@@ -157,7 +157,7 @@ def test_every_kind_of_grid_is_the_same_from_disk_and_from_memory(
 
 
 @pytest.mark.parametrize("resident", [None, "ram", "gpu"])
-@pytest.mark.parametrize("shuffle", ["full", "block", False])
+@pytest.mark.parametrize("shuffle", ["full", "lanes", False])
 def test_a_split_without_samples_is_an_epoch_without_batches(
     tmp_path: Path, shuffle: Any, resident: Any
 ) -> None:

@@ -241,11 +241,14 @@ class TokenDataset(Dataset[Any]):
         held_out = round(fraction * len(self))
         return self.select(np.sort(drawn[held_out:])), self.select(np.sort(drawn[:held_out]))
 
+    remote_shuffle: Shuffle = "lanes"
+    """The order that `shuffle=True` means where samples are fetched."""
+
     def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:
         """Return the order of an epoch, which maps positions (m,) to row numbers of `rows`.
 
-        `window` is the size of a window of the shuffle "block", in samples. Raises ValueError for a seed or
-        epoch out of range.
+        `window` is the size of a window of the shuffles "block" and "lanes", in samples. Raises ValueError
+        for a seed or epoch out of range.
         """
         return order_of(self.rows, shuffle, window, seed, epoch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -53,11 +54,15 @@ class TokenLoader:
 
     **Order.** With `shuffle`, the order of an epoch is a function of seed, epoch and the dataset alone: the
     same for every number of ranks, threads and batch size. `shuffle=True` is "full" where the store is on
-    this machine or resident: a permutation of all samples. Elsewhere it is "block": runs of neighbouring
+    this machine or resident: a permutation of all samples. Elsewhere it is "lanes": runs of neighbouring
     samples are permuted, and then the samples within windows of about `shuffle_window` samples, so that each
-    run is fetched once an epoch.
+    run is fetched once an epoch. Samples come from 384 lanes in turn (fewer in a small window), and a rank
+    reads lanes of its own, so that each run is fetched by one rank. "block" is the same without lanes: every
+    rank reads from every run. It is the order of a mixture.
 
-    **Ranks.** Each step takes the next batch_size * world_size samples, and each rank gets an equal part. By
+    **Ranks.** Each step takes the next batch_size * world_size samples, and each rank gets an equal part. In
+    the order "lanes", ranks fetch each run once in all where their number divides 384, and some runs more
+    often where it does not; the batch of one of W ranks is from a W-th of a window's runs. By
     default `rank` and `world_size` are those of torch.distributed, or those that torchrun sets. All ranks
     have equally many batches. At the end of an epoch, samples that do not fill a step are left out
     (`drop_last`), filled up with the epoch's first samples (`pad`), or by default shared out: each sample
@@ -86,7 +91,7 @@ class TokenLoader:
         self,
         dataset: TokenDataset | Subset[Any] | ConcatDataset[Any],
         batch_size: int = 1,
-        shuffle: bool | Literal["full", "block"] = False,
+        shuffle: bool | Literal["full", "block", "lanes"] = False,
         seed: int = 0,
         drop_last: bool = False,
         rank: int | None = None,
@@ -168,14 +173,14 @@ class TokenLoader:
         on_gpu = (TOKENS,) if self.resident == "gpu" else ()
         return self.dataset.rows.in_memory([name for name in self.dataset.columns if name not in on_gpu])
 
-    def _kind_of_shuffle(self, shuffle: bool | Literal["full", "block"]) -> Shuffle:
+    def _kind_of_shuffle(self, shuffle: bool | Literal["full", "block", "lanes"]) -> Shuffle:
         if shuffle in (False, None):
             return "none"
         if shuffle is True:
-            return "full" if self._is_local else "block"
-        if shuffle in ("full", "block"):
+            return "full" if self._is_local else self.dataset.remote_shuffle
+        if shuffle in ("full", "block", "lanes"):
             return shuffle
-        raise ValueError(f"shuffle: expected True, False, 'full' or 'block', found {shuffle!r}")
+        raise ValueError(f"shuffle: expected True, False, 'full', 'block' or 'lanes', found {shuffle!r}")
 
     @property
     def _is_local(self) -> bool:
@@ -209,9 +214,16 @@ class TokenLoader:
         )
 
     def _reserve_cache(self) -> None:
-        if self.shuffle == "block" and self._resident is None:
-            manifest = self.dataset.rows.manifests[0]
-            self._rows.reserve_cache(_CACHED_WINDOWS * self.shuffle_window * packed_nbytes(manifest))
+        if self.shuffle in ("block", "lanes") and self._resident is None:
+            order = self._order(0)
+            samples = order.samples_in_memory(self._span) // math.gcd(order.lanes, self.world_size)
+            samples = samples or _CACHED_WINDOWS * self.shuffle_window
+            self._rows.reserve_cache(samples * packed_nbytes(self.dataset.rows.manifests[0]))
+
+    @property
+    def _span(self) -> int:
+        """The number of positions whose tokens are fetched at once, in orders without windows."""
+        return _SPAN_BATCHES * self.batch_size * self.world_size
 
     @property
     def last_rows(self) -> Indices:
@@ -219,7 +231,8 @@ class TokenLoader:
         if self._last is None:
             return np.zeros(0, np.int64)
         epoch, consumed, step = self._last
-        return _row_numbers(self._order(epoch), self._steps(consumed), step, self.rank)
+        order = self._order(epoch)
+        return _row_numbers(order, self._steps(consumed, order.lanes).positions(step, self.rank))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next epoch. The epoch of a loaded state is continued, not begun again."""
@@ -272,11 +285,11 @@ class TokenLoader:
         self._consumed, self._resume_at = consumed, 0
         self._turn += 1
         turn = self._turn
-        order, steps, rank = self._order(epoch), self._steps(consumed), self.rank
+        order, rank = self._order(epoch), self.rank
+        steps = self._steps(consumed, order.lanes)
         prefetcher = None
         if TOKENS in self.dataset.columns and not self._is_local:
-            span = _SPAN_BATCHES * self.batch_size * self.world_size
-            prefetcher = Prefetcher(self._rows, order, steps, rank, span)
+            prefetcher = Prefetcher(self._rows, order, steps, rank, self._span)
 
         def prefetching() -> Iterator[tuple[int, list[Future[Any]]]]:
             for step in range(len(steps)):
@@ -285,9 +298,9 @@ class TokenLoader:
         def batch(item: tuple[int, list[Future[Any]]]) -> Any:
             step, fetches = item
             fetched = [future.result() for future in fetches]
-            row_numbers = _row_numbers(order, steps, step, rank)
+            positions = steps.positions(step, rank)
             prefetched = fetched[0] if len(fetched) == 1 else None
-            return self._batch(row_numbers, prefetched, epoch, steps.span(step, rank)[0])
+            return self._batch(_row_numbers(order, positions), prefetched, epoch, int(positions[0]))
 
         try:
             depth = self.num_threads * self.prefetch
@@ -306,8 +319,10 @@ class TokenLoader:
     def _order(self, epoch: int) -> Order:
         return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)
 
-    def _steps(self, consumed: int) -> Steps:
-        return Steps(len(self.dataset), self.batch_size, self.world_size, self.drop_last, self.pad, consumed)
+    def _steps(self, consumed: int, lanes: int = 1) -> Steps:
+        return Steps(
+            len(self.dataset), self.batch_size, self.world_size, self.drop_last, self.pad, consumed, lanes
+        )
 
     def _batch(self, row_numbers: Indices, prefetched: Any, epoch: int, start: int) -> Any:
         """Return the batch of some row numbers, whose first sample is at position `start` of the epoch."""
@@ -347,10 +362,8 @@ class TokenLoader:
         return values.long() if name == LABELS else values
 
 
-def _row_numbers(order: Order, steps: Steps, step: int, rank: int) -> Indices:
-    start, stop = steps.span(step, rank)
-    positions = np.arange(start, stop)
-    return order(positions % steps.samples if stop > steps.samples else positions)
+def _row_numbers(order: Order, positions: Indices) -> Indices:
+    return order(positions % len(order) if positions[-1] >= len(order) else positions)
 
 
 def _numbered(device: torch.device | str | int) -> torch.device:

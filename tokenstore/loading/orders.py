@@ -10,6 +10,8 @@ from tokenstore.codecs import bitpack
 from tokenstore.format import Manifest
 from tokenstore.loading.sampling import (
     BlockShuffle,
+    EqualRuns,
+    LaneShuffle,
     Order,
     Permutation,
     Sequential,
@@ -21,10 +23,10 @@ from tokenstore.reading import Rows
 
 __all__ = ["Mixing", "Shuffle", "default_window", "measure_mixing", "order_of", "packed_nbytes"]
 
-Shuffle: TypeAlias = Literal["none", "full", "block"]
+Shuffle: TypeAlias = Literal["none", "full", "block", "lanes"]
 
 WINDOW_NBYTES = 2**26
-"""The default size of a window of the shuffle "block", in bytes of packed tokens."""
+"""The default size of a window of the shuffles by blocks, in bytes of packed tokens."""
 _MOST_BLOCKS = 2**20
 """The most blocks of a block shuffle: more runs than this are joined."""
 
@@ -35,22 +37,28 @@ def packed_nbytes(manifest: Manifest) -> int:
 
 
 def default_window(manifest: Manifest) -> int:
-    """Return the default size of a window of the shuffle "block", in samples."""
+    """Return the default size of a window of the shuffles by blocks, in samples."""
     return max(1, WINDOW_NBYTES // packed_nbytes(manifest))
 
 
 def order_of(rows: Rows, shuffle: Shuffle, window: int, seed: int, epoch: int) -> Order:
     """Return the order of an epoch, which maps positions (m,) to row numbers of `rows`.
 
-    `window` is the size of a window of the shuffle "block" in samples: it is rounded to whole runs, at least
-    one. Other orders don't use it. Raises ValueError for a seed or epoch that `Permutation` refuses.
+    `window` is the size of a window of the shuffles "block" and "lanes" in samples: it is rounded to whole
+    runs, at least one. Other orders don't use it. Raises ValueError for a seed or epoch that `Permutation`
+    refuses.
     """
     if shuffle == "full":
         return Permutation(len(rows), seed, epoch)
     if shuffle == "none":
         return Sequential(len(rows))
+    if shuffle == "lanes" and rows.equal_runs is not None:
+        runs = EqualRuns(len(rows), *rows.equal_runs)
+        return LaneShuffle(runs, max(1, round(window * len(runs) / max(1, len(rows)))), seed, epoch)
     starts = bounded_starts(rows.starts, _MOST_BLOCKS)
     blocks = max(1, round(window * (len(starts) - 1) / max(1, len(rows))))
+    if shuffle == "lanes":
+        return LaneShuffle(starts, blocks, seed, epoch)
     return BlockShuffle(starts, blocks, seed, epoch)
 
 
@@ -61,7 +69,7 @@ class Mixing:
     runs: int
     """The number of runs, the stretches of samples that are fetched at once; they are the orders' blocks."""
     window: int
-    """The size of a window of the shuffle "block", in samples."""
+    """The size of a window of the shuffles "block" and "lanes", in samples."""
     orders: dict[Shuffle, ShuffleQuality]
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,9 +92,9 @@ class Mixing:
 def measure_mixing(rows: Rows, batch_size: int, window: int | None = None) -> Mixing | None:
     """Measure how well each order of epoch 0 with seed 0 mixes `rows`.
 
-    `window` is the size of a window of the shuffle "block" in samples, by default TokenLoader's. A batch is
-    at most all samples. Returns None where all orders are equally good: without samples, or in one run whose
-    samples have one class or no labels. Raises ValueError for a batch size below 1; DamageError, and
+    `window` is the size of a window of the shuffles by blocks in samples, by default TokenLoader's. A batch
+    is at most all samples. Returns None where all orders are equally good: without samples, or in one run
+    whose samples have one class or no labels. Raises ValueError for a batch size below 1; DamageError, and
     StorageError where remote storage does not answer, while reading labels.
     """
     labels = rows.labels

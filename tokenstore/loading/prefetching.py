@@ -44,7 +44,8 @@ class Prefetcher:
 
         A single result has all the step's tokens in memory. Several results are in the cache for a while.
         """
-        start, stop = self._steps.span(step, self._rank)
+        positions = self._steps.positions(step, self._rank)
+        start, stop = int(positions[0]), int(positions[-1]) + 1
         if self._current_bounds[0] <= start and stop <= self._current_bounds[1]:
             return self._current
         first, last = self._span_of(start), self._span_of(stop - 1)
@@ -64,7 +65,7 @@ class Prefetcher:
         with contextlib.suppress(DamageError):  # reading the sample raises the error, in its batch's turn
             row_numbers = self._spans.row_numbers(span) if self._steps.world_size == 1 else None
             if row_numbers is None:
-                row_numbers = self._order(self._own_positions(*self._spans.bounds(span)))
+                row_numbers = self._order.fetched_rows(self._own_positions(*self._spans.bounds(span)))
             return self._rows.prefetch(row_numbers)
         return None
 
@@ -75,6 +76,7 @@ class Prefetcher:
         last = min(len(self._steps), -(-(stop - self._steps.consumed) // size) + 1)
         parts = [np.empty(0, np.int64)]
         for step in range(first, last):
-            low, high = self._steps.span(step, self._rank)
-            parts.append(np.arange(max(low, start), min(high, stop, self._steps.samples)))
+            positions = self._steps.positions(step, self._rank)
+            first_in, end = np.searchsorted(positions, (start, min(stop, self._steps.samples)))
+            parts.append(positions[first_in:end])
         return np.concatenate(parts)

@@ -56,14 +56,18 @@ class ArrayFiles:
     def run_chunks(self) -> int:
         """The chunks of a run: neighbours that are fetched at once where most of them are needed."""
         nbytes = int(self.nbytes.sum())
-        return max(1, round(RUN_NBYTES * self.chunks / max(1, nbytes)), -(-self.chunks // _MOST_RUNS))
+        return max(1, round(RUN_NBYTES * self.chunks / max(1, nbytes)))
 
     @cached_property
     def run_starts(self) -> Indices:
-        """The first sample of every run of chunks, and the number of samples: (runs + 1,)."""
+        """The first sample of every run of chunks, and the number of samples: (runs + 1,).
+
+        Neighbouring runs are joined where an array would have more than about 2**20 of them.
+        """
         per_shard = self.layout.chunks_per_shard
+        run_chunks = max(self.run_chunks, -(-self.chunks // _MOST_RUNS))
         shards = np.arange(0, self.layout.shards * per_shard, per_shard)
-        first = (shards[:, None] + np.arange(0, per_shard, self.run_chunks)).reshape(-1)
+        first = (shards[:, None] + np.arange(0, per_shard, run_chunks)).reshape(-1)
         return np.append(first[first < self.chunks] * self.layout.chunk_samples, self.layout.samples)
 
     def chunks_in_turn(self) -> Iterator[Indices]:

@@ -135,6 +135,13 @@ class SplitReader:
         """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
         return self.arrays[TOKENS].files.run_starts
 
+    @property
+    def equal_runs(self) -> tuple[int, int]:
+        """The samples of a shard and of each of its runs but the last."""
+        files = self.arrays[TOKENS].files
+        layout = files.layout
+        return layout.chunks_per_shard * layout.chunk_samples, files.run_chunks * layout.chunk_samples
+
     def prefetch(self, indices: Indices) -> Payloads | None:
         """Fetch the tokens of samples before they are read; returns None where nothing has to be fetched.
 

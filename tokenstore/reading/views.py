@@ -70,6 +70,11 @@ class Rows(Protocol):
     def starts(self) -> Indices:
         """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
 
+    @property
+    def equal_runs(self) -> tuple[int, int] | None:
+        """The samples of a shard and of each of its runs but the last; None for samples of a view."""
+        return None
+
     def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Return shape and dtype of one sample of a column; raises StoreError."""
 

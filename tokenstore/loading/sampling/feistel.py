@@ -19,7 +19,18 @@ import numpy as np
 from tokenstore import randomness
 from tokenstore.machine import compiled
 
-__all__ = ["inverted", "keyed", "permuted", "round_keys", "window_rows"]
+__all__ = [
+    "ROUNDS",
+    "SMALL_ROUNDS",
+    "forward",
+    "inverted",
+    "keyed",
+    "permuted",
+    "round_keys",
+    "sides",
+    "window_rows",
+    "written_keys",
+]
 
 # Few samples need many rounds: after 8, some permutations of 6 samples are twice as frequent as they should
 # be, after 24 all are right within 0.4 %. The places of two of 1,024 samples are independent within 0.003 %
@@ -47,18 +58,23 @@ def keyed(state: Any, word: Any) -> Any:
 
 
 @compiled
+def written_keys(state: Any, keys: Any) -> None:
+    """Fill keys (rounds,) uint64 with the keys of rounds that a hashed key selects."""
+    for number in range(len(keys)):
+        state += _GAMMA
+        keys[number] = _mixed(state)
+
+
+@compiled
 def round_keys(state: Any, samples: Any) -> Any:
     """Return the keys (rounds,) uint64 of the permutation of `samples` (uint64) that a hashed key selects."""
     keys = np.empty(SMALL_ROUNDS if samples < SMALL else ROUNDS, np.uint64)
-    start = keyed(state, samples)
-    for number in range(len(keys)):
-        start += _GAMMA
-        keys[number] = _mixed(start)
+    written_keys(keyed(state, samples), keys)
     return keys
 
 
 @compiled
-def _sides(samples: Any) -> Any:
+def sides(samples: Any) -> Any:
     """Return a and b for 1 to 2**62 samples, both at most 2**31; a is the root of samples - 1, plus 1."""
     rest = samples - _ONE
     root = np.uint64(np.sqrt(np.float64(rest)))
@@ -79,7 +95,8 @@ def _drawn(key: Any, half: Any, size: Any) -> Any:
 
 
 @compiled
-def _forward(x: Any, samples: Any, a: Any, b: Any, keys: Any) -> Any:
+def forward(x: Any, samples: Any, a: Any, b: Any, keys: Any) -> Any:
+    """Return the image of a number x in [0, samples), all uint64; a and b of `sides`, keys (rounds,)."""
     while True:
         left, right = x // b, x % b
         for number in range(0, len(keys), 2):
@@ -110,16 +127,16 @@ def _backward(x: Any, samples: Any, a: Any, b: Any, keys: Any) -> Any:
 def permuted(numbers: Any, samples: Any, keys: Any) -> None:
     """Replace numbers (n,) int64 in [0, samples) by their images; samples uint64, keys of `round_keys`."""
     if len(numbers):
-        a, b = _sides(samples)
+        a, b = sides(samples)
         for number in range(len(numbers)):
-            numbers[number] = _forward(np.uint64(numbers[number]), samples, a, b, keys)
+            numbers[number] = forward(np.uint64(numbers[number]), samples, a, b, keys)
 
 
 @compiled
 def inverted(numbers: Any, samples: Any, keys: Any) -> None:
     """Undo `permuted`."""
     if len(numbers):
-        a, b = _sides(samples)
+        a, b = sides(samples)
         for number in range(len(numbers)):
             numbers[number] = _backward(np.uint64(numbers[number]), samples, a, b, keys)
 
@@ -154,8 +171,8 @@ def window_rows(positions: Any, edges: Any, first_rows: Any, window: Any, state:
             first, last = place * window, min((place + 1) * window, runs)
             start, stop = edges[first], edges[last]
             size = np.uint64(stop - start)
-            a, b = _sides(size)
+            a, b = sides(size)
             keys = round_keys(keyed(state, np.uint64(place)), size)
-        image = start + np.int64(_forward(np.uint64(position - start), size, a, b, keys))
+        image = start + np.int64(forward(np.uint64(position - start), size, a, b, keys))
         run = _run_of(edges, image, first, last)
         positions[number] = first_rows[run] + image - edges[run]

@@ -22,6 +22,9 @@ MOST_SAMPLES = 2**62
 class Order(Protocol):
     """The order of an epoch: a row number for each of its positions."""
 
+    lanes: int = 1
+    """The number of lanes: lane k has the positions p with p modulo `lanes` equal to k."""
+
     def __len__(self) -> int:
         """Return the number of positions of the epoch."""
         ...
@@ -33,6 +36,20 @@ class Order(Protocol):
     def fetch_spans(self, size: int) -> Spans:
         """Return the spans that a reader fetches at once: `size` positions each, or the order's own."""
         return EqualSpans(size)
+
+    def fetched_rows(self, positions: Indices) -> Indices:
+        """Return the row numbers (m,) to fetch for positions (n,): theirs, and those soon to come with them.
+
+        Raises IndexError as `__call__` does.
+        """
+        return self(positions)
+
+    def samples_in_memory(self, size: int) -> int:
+        """Return for how many samples a reader needs memory to fetch each block of samples once.
+
+        `size` is that of `fetch_spans`. An order without blocks needs none: 0.
+        """
+        return 0
 
 
 class Sequential(Order):

@@ -37,7 +37,8 @@ class Permutation(Order):
         self._state = np.uint64(hashed_key(*key))
 
     @functools.cached_property
-    def _round_keys(self) -> npt.NDArray[np.uint64]:
+    def round_keys(self) -> npt.NDArray[np.uint64]:
+        """The keys of the network's rounds, (rounds,) uint64."""
         keys: npt.NDArray[np.uint64] = kernels().round_keys(self._state, self._size)
         return keys
 
@@ -50,13 +51,13 @@ class Permutation(Order):
     @override
     def __call__(self, positions: Indices) -> Indices:
         row_numbers = positions_within(positions, self._samples)
-        kernels().permuted(row_numbers, self._size, self._round_keys)
+        kernels().permuted(row_numbers, self._size, self.round_keys)
         return row_numbers
 
     def inverse(self, row_numbers: Indices) -> Indices:
         """Return the positions (n,) int64 of row numbers (n,). Raises IndexError for one out of range."""
         positions = positions_within(row_numbers, self._samples)
-        kernels().inverted(positions, self._size, self._round_keys)
+        kernels().inverted(positions, self._size, self.round_keys)
         return positions
 
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from tokenstore.loading.sampling.order import MOST_SAMPLES, whole_number
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "spread_lanes"]
+
+
+@functools.cache
+def spread_lanes(lanes: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of lanes (lanes,) sorted by their remainders by 2, then by 4, by 8 and so on.
+
+    So the lanes of a rank stand together where the number of ranks is a power of 2, and any stretch of
+    neighbours is spread over all of them.
+    """
+    numbers = np.arange(lanes)
+    powers = range(max(1, lanes).bit_length(), 0, -1)
+    spread = np.lexsort((numbers, *(numbers % 2**power for power in powers)))
+    spread.flags.writeable = False
+    return spread
 
 
 @dataclass(frozen=True)
@@ -24,9 +43,14 @@ class Steps:
       positions are left in all, or batch_size is 1), the last step is filled up to W with positions from the
       epoch's start.
 
+    Position p is in lane p modulo `lanes`. Where there are several, a rank takes as many positions of a step,
+    but those of lanes of its own: where W divides the number of lanes, the positions p with p modulo W equal
+    to r. Else W / g ranks share the lanes with one remainder by g, the greatest common divisor; each of them
+    takes an equal part of a step's positions, which are sorted by lane (as `spread_lanes` does) for it.
+
     Positions from the epoch's start are counted on from `samples`: take them modulo `samples`.
-    Raises ValueError for batch_size or world_size below 1, samples or consumed below 0, more consumed than
-    samples, or both drop_last and pad.
+    Raises ValueError for batch_size, world_size or lanes below 1, samples or consumed below 0, more consumed
+    than samples, or both drop_last and pad.
     """
 
     samples: int
@@ -35,12 +59,14 @@ class Steps:
     drop_last: bool = False
     pad: bool = False
     consumed: int = 0
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         whole_number("samples", self.samples, 0, MOST_SAMPLES)
         whole_number("batch_size", self.batch_size, 1)
         whole_number("world_size", self.world_size, 1)
         whole_number("consumed", self.consumed, 0, self.samples)
+        whole_number("lanes", self.lanes, 1)
         if self.drop_last and self.pad:
             raise ValueError("drop_last, pad: expected one at most, found both; leave out the other")
 
@@ -49,19 +75,39 @@ class Steps:
         return whole + (rest > 0 and not self.drop_last)
 
     def span(self, step: int, rank: int) -> tuple[int, int]:
-        """Return the positions [start, stop) of a rank in a step, to be taken modulo `samples`.
+        """Return the positions [start, stop) of a rank in a step of one lane, to be taken modulo `samples`.
 
         Raises IndexError for a step or rank out of range.
         """
-        if not 0 <= rank < self.world_size:
-            raise IndexError(f"rank: expected one of {self.world_size}, counted from 0, found {rank}")
         start, stop = self._step_span(step)
-        size = stop - start
-        return start + rank * size // self.world_size, start + (rank + 1) * size // self.world_size
+        first, last = self._part(stop - start, rank, self.world_size)
+        return start + first, start + last
+
+    def positions(self, step: int, rank: int) -> npt.NDArray[np.int64]:
+        """Return a rank's positions (n,) in a step, ascending, to be taken modulo `samples`.
+
+        Raises IndexError for a step or rank out of range.
+        """
+        if self.lanes == 1:
+            return np.arange(*self.span(step, rank))
+        start, stop = self._step_span(step)
+        groups = math.gcd(self.world_size, self.lanes)
+        own = np.arange(start + (rank - start) % groups, stop, groups)
+        first, last = self._part(len(own), rank // groups, self.world_size // groups)
+        if last - first == len(own):
+            return own
+        by_lane = np.argsort(np.argsort(spread_lanes(self.lanes))[own % self.lanes], kind="stable")
+        return np.sort(own[by_lane[first:last]])
 
     def consumed_after(self, step: int) -> int:
         """Return how many positions of the epoch a step and all before it take. Raises IndexError."""
         return min(self._step_span(step)[1], self.samples)
+
+    def _part(self, size: int, number: int, parts: int) -> tuple[int, int]:
+        """Return the bounds of one of equal parts of `size` positions; raises IndexError for no such part."""
+        if not 0 <= number < parts:
+            raise IndexError(f"rank: expected one of {self.world_size}, counted from 0, found {number}")
+        return number * size // parts, (number + 1) * size // parts
 
     @property
     def _step_size(self) -> int:
