@@ -1,14 +1,18 @@
-"""The machine's processor: the cores this process may use, and functions compiled for them."""
+"""The machine's processor: the cores this process may use, and threads and compiled functions for them."""
 
 from __future__ import annotations
 
 import functools
 import os
 import threading
-from collections.abc import Callable
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
-__all__ = ["available_cores", "compiled", "importing_kernels"]
+__all__ = ["available_cores", "compiled", "importing_kernels", "in_order"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 importing_kernels: Final = threading.RLock()
 """The lock to hold while a function imports a module of kernels on their first use.
@@ -28,6 +32,32 @@ if hasattr(os, "register_at_fork"):
 def available_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int, ahead: int = 2
+) -> Iterator[_Result]:
+    """Yield `function(item)` of each item, in their order, computed by `jobs` threads at a time.
+
+    At most `ahead * jobs` items are taken before their results are. One job needs no thread. The first
+    error, in the order of the items, is raised; what is under way then ends first.
+    """
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor  # not above, for a fast start
+
+    pool = ThreadPoolExecutor(jobs)
+    begun: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) >= ahead * jobs:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def compiled(function: Callable[..., Any], *, fastmath: bool = False) -> Any:

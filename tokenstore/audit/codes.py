@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format import code_planes
+from tokenstore.format import TOKENS, code_planes
 from tokenstore.reading import SplitReader
 
-BLOCK_CODES = 2**22
-"""The number of codes that are read at once."""
+BLOCK_CODES = 2**20
+"""The number of codes that are read at once, at least."""
+_MOST_BLOCK_CODES = 2**22
 DENSE_CODES = 2**24
 """The largest codebook that is counted in an array; larger ones are counted by their distinct codes."""
 
@@ -45,13 +46,34 @@ def codebook_use(
     `on_progress` is called with the number of samples done. Raises DamageError for damaged codes.
     """
     counters = [_Counter(size) for size in sizes]
-    block = max(1, BLOCK_CODES // codes_per_sample)
+    tokens = reader.array(TOKENS).streamed()
+    # a large codebook's counts take long to add up: once for as many codes as it has
+    codes_at_once = max(BLOCK_CODES, min(max(sizes), _MOST_BLOCK_CODES))
+    block = max(1, codes_at_once // codes_per_sample)
     for start in range(0, len(reader), block):
-        planes = code_planes(reader[start : start + block], sizes)
+        stop = min(start + block, len(reader))
+        planes = code_planes(tokens.read_range(start, stop), sizes)
         for (codes, _), counter in zip(planes, counters, strict=True):
             counter.add(codes.ravel())
-        on_progress(min(start + block, len(reader)))
+        on_progress(stop)
     return [_use(*counter.counts(), size) for counter, size in zip(counters, sizes, strict=True)]
+
+
+class DistinctCounts:
+    """The counts of the distinct values of an array, added up block by block."""
+
+    def __init__(self) -> None:
+        self.values = np.empty(0, np.int64)
+        """The values that occur, in rising order (k,)."""
+        self.counts = np.empty(0, np.int64)
+        """The number of times that each occurs (k,)."""
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        """Count integers (n,) too."""
+        new, counts = np.unique(values, return_counts=True)
+        merged, place = np.unique(np.concatenate([self.values, new.astype(np.int64)]), return_inverse=True)
+        self.counts = np.bincount(place, np.concatenate([self.counts, counts])).astype(np.int64)
+        self.values = merged
 
 
 class _Counter:
@@ -59,22 +81,18 @@ class _Counter:
 
     def __init__(self, size: int) -> None:
         self._dense = np.zeros(size, np.int64) if size <= DENSE_CODES else None
-        self._codes = np.empty(0, np.int64)
-        self._counts = np.empty(0, np.int64)
+        self._distinct = DistinctCounts()
 
     def add(self, codes: npt.NDArray[Any]) -> None:
         if self._dense is not None:
             self._dense += np.bincount(codes, minlength=len(self._dense))
-            return
-        new, counts = np.unique(codes, return_counts=True)
-        merged, place = np.unique(np.concatenate([self._codes, new.astype(np.int64)]), return_inverse=True)
-        self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
-        self._codes = merged
+        else:
+            self._distinct.add(codes)
 
     def counts(self) -> tuple[Counts, Counts]:
         """Return the codes (k,) that occur and how often each does (k,)."""
         if self._dense is None:
-            return self._codes, self._counts
+            return self._distinct.values, self._distinct.counts
         codes = np.flatnonzero(self._dense)
         return codes, self._dense[codes]
 

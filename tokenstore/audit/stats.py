@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenstore.audit.codes import CodebookUse, codebook_use
+from tokenstore.audit.codes import CodebookUse, DistinctCounts, codebook_use
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
 from tokenstore.audit.info import file_nbytes
 from tokenstore.codecs import bit_width
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.format import CODEBOOK, ROOT, SYNONYMS, TOKENS, Manifest
+from tokenstore.format import CODEBOOK, LABELS, ROOT, SYNONYMS, TOKENS, Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 
@@ -30,6 +30,7 @@ IMAGENET_NBYTES = 140 * 10**9
 
 _LISTED_CLASSES = 2**20
 """The most classes that counts are a list of; with larger labels, only labels that occur are counted."""
+_LABELS_AT_ONCE = 2**20
 
 CONTEXT_MODEL = "context model"
 """The part that is the metadata of tokens, most of which is the model they are coded by."""
@@ -189,9 +190,12 @@ def _audit_split(
 
 
 def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[int, int] | None:
-    if reader.labels is None or not len(reader.labels):
+    if LABELS not in reader.columns or not len(reader):
         return None
-    labels, counts = np.unique(reader.labels, return_counts=True)
+    column, found = reader.array(LABELS).streamed(), DistinctCounts()
+    for start in range(0, len(reader), _LABELS_AT_ONCE):
+        found.add(column.read_range(start, min(start + _LABELS_AT_ONCE, len(reader))))
+    labels, counts = found.values, found.counts
     classes = max(int(labels[-1]) + 1, 0 if manifest.class_names is None else len(manifest.class_names))
     if labels[0] < 0 or classes > _LISTED_CLASSES:
         return dict(zip(labels.tolist(), counts.tolist(), strict=True))

@@ -32,6 +32,8 @@ Values: TypeAlias = npt.NDArray[Any]
 
 CACHE_NBYTES = 2**26
 """The bytes of decoded chunks, or of samples' spans, that one array keeps in memory."""
+_RANGE_SAMPLES = 2**15
+"""The samples of a long range that are read at once: each takes 50 bytes meanwhile."""
 
 
 def normalised(indices: object, samples: int) -> Indices:
@@ -126,6 +128,21 @@ class ArrayReader(ABC):
         Codes whose codec decodes only whole chunks (`zstd`) are packed instead. Raises DamageError.
         """
 
+    @abstractmethod
+    def streamed(self, threads: int = 1) -> ArrayReader:
+        """Return a reader of the same array for one pass over it, in order, by so many threads at a time.
+
+        Only a few shards are open, and little of what was read stays in memory.
+        """
+
+    def read_range(self, start: int, stop: int) -> Values:
+        """Return values (stop - start, *sample_shape) of neighbouring samples; raises as `read` does."""
+        values = np.empty((stop - start, *self.layout.sample_shape), self.layout.dtype)
+        for first in range(start, stop, _RANGE_SAMPLES):
+            last = min(first + _RANGE_SAMPLES, stop)
+            self.read(np.arange(first, last), values[first - start : last - start])
+        return values
+
     def forget(self) -> None:
         """Release open shards and cached chunks, and forget which chunks are verified."""
         self._use(self._stored_shards())
@@ -194,6 +211,12 @@ class ArrayReader(ABC):
         if out is None:
             out = np.empty((len(row_numbers), *self.layout.sample_shape), self.layout.dtype)
         return row_numbers, out
+
+    def _stream_into(self, reader: ArrayReader, threads: int) -> ArrayReader:
+        """Let another reader of this array have few shards open: each thread's, and the next ones."""
+        if self.store.storage.maps_files:
+            reader._use(LocalShards(self.files, self._check_payload, 2 * threads))
+        return reader
 
     def _copy_in_memory(self, reader: ArrayReader) -> None:
         """Let another reader of this array have all chunks, as they are stored, in memory."""

@@ -35,7 +35,8 @@ _SMALL_ARRAY_NBYTES = 2**30
 class ChunkArrayReader(ArrayReader):
     """A reader of an array whose codec decodes whole chunks: it caches decoded chunks, or a small array."""
 
-    def __init__(self, files: ArrayFiles) -> None:
+    def __init__(self, files: ArrayFiles, *, keep_small: bool = True) -> None:
+        self._keep_small = keep_small
         super().__init__(files, files.layout.codec)
 
     @classmethod
@@ -79,6 +80,10 @@ class ChunkArrayReader(ArrayReader):
         self._copy_in_memory(reader)
         return reader
 
+    @override
+    def streamed(self, threads: int = 1) -> ArrayReader:
+        return self._stream_into(ChunkArrayReader(self.files, keep_small=False), threads)
+
     def _packed_in_memory(self, codebook_size: int) -> PackedArrayReader:
         codec = Bitpack(codebook_size)
         shards = self._stored_shards()
@@ -95,7 +100,11 @@ class ChunkArrayReader(ArrayReader):
     @cached_property
     def _is_small(self) -> bool:
         sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
-        return sample_nbytes <= _SMALL_SAMPLE_NBYTES and len(self) * sample_nbytes <= _SMALL_ARRAY_NBYTES
+        return (
+            self._keep_small
+            and sample_nbytes <= _SMALL_SAMPLE_NBYTES
+            and len(self) * sample_nbytes <= _SMALL_ARRAY_NBYTES
+        )
 
     def _small_values(self, chunk: Indices) -> Values:
         """Return all values, of which at least these chunks' are decoded.
@@ -143,6 +152,10 @@ class PackedArrayReader(SampleArrayReader):
 
     @override
     def in_memory(self) -> PackedArrayReader:
+        return self
+
+    @override
+    def streamed(self, threads: int = 1) -> ArrayReader:
         return self
 
     @override

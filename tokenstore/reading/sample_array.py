@@ -68,6 +68,10 @@ class SampleArrayReader(ArrayReader):
         self._copy_in_memory(reader)
         return reader
 
+    @override
+    def streamed(self, threads: int = 1) -> ArrayReader:
+        return self._stream_into(SampleArrayReader(self.files, self._sample_codec), threads)
+
     def spans(self, chunk: int, prefetched: Payloads | None = None) -> SampleSpans:
         """Return the spans of a chunk's samples, checked on the first access; raises DamageError."""
         spans = self._spans.get(chunk)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tokenstore.codecs import DEFAULT_CODEC, code_dtype
 from tokenstore.errors import StoreError
-from tokenstore.format import Manifest, code_planes
+from tokenstore.format import TOKENS, Manifest, code_planes
 from tokenstore.reading import TokenStore
 from tokenstore.storage import Storage
 from tokenstore.writing.codec_choice import OnProgress
@@ -21,7 +21,7 @@ from tokenstore.writing.writer import StoreWriter
 Remaining: TypeAlias = tuple[npt.NDArray[np.int64], ...]
 """The codes that occur, in rising order, for each codebook."""
 
-_BLOCK_CODES = 2**22
+_BLOCK_CODES = 2**20
 _DENSE_CODES = 2**24
 
 
@@ -88,9 +88,10 @@ def codes_that_occur(store: TokenStore) -> Remaining:
     seen = [np.zeros(size, np.bool_) for size in sizes]
     for name in store.splits:
         split = store[name]
+        tokens = split.array(TOKENS).streamed()
         block = max(1, _BLOCK_CODES // int(np.prod(store.manifest.grid)))
         for start in range(0, len(split), block):
-            planes = code_planes(split[start : start + block], sizes)
+            planes = code_planes(tokens.read_range(start, min(start + block, len(split))), sizes)
             for marks, (codes, _) in zip(seen, planes, strict=True):
                 marks[codes] = True
     return tuple(np.flatnonzero(marks) for marks in seen)
