@@ -194,6 +194,18 @@ def workers(what: str, *, default: int | None = None) -> Decorator[Any]:
     )
 
 
+def jobs(what: str, *, default: int | None = None) -> Decorator[Any]:
+    """Return --jobs, how many pieces of the work are done at a time; by default one a core."""
+    return click.option(
+        "--jobs",
+        metavar="N",
+        type=click.IntRange(1),
+        default=available_cores if default is None else default,
+        show_default="one a core" if default is None else True,
+        help=f"Pieces of the work that are done at a time: {what}.",
+    )
+
+
 def threads(*, of: str = "") -> Decorator[Any]:
     """Return --threads, the threads of PyTorch on a CPU; by default one a core."""
     return click.option(

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, TypeVar
 
 __all__ = ["available_cores", "compiled", "importing_kernels", "in_order"]
@@ -36,7 +36,7 @@ def available_cores() -> int:
 
 def in_order(
     function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int, ahead: int = 2
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Yield `function(item)` of each item, in their order, computed by `jobs` threads at a time.
 
     At most `ahead * jobs` items are taken before their results are. One job needs no thread. The first

@@ -21,6 +21,7 @@ from ..main import EXIT_CODES
 @options.codec("auto")
 @options.min_decode_rate()
 @options.shard_samples()
+@options.jobs("parts of shards that are encoded; the store is the same for any number")
 @options.resume("the interrupted recoding to OUT")
 @options.storage_options()
 def recode(store: str, out: str | None, **settings: Any) -> None:

@@ -32,6 +32,8 @@ Values: TypeAlias = npt.NDArray[Any]
 
 CACHE_NBYTES = 2**26
 """The bytes of decoded chunks, or of samples' spans, that one array keeps in memory."""
+_STREAM_NBYTES = 2**20
+"""The same for a reader that is `streamed`, but at least two chunks a thread, however large they are."""
 _RANGE_SAMPLES = 2**15
 """The samples of a long range that are read at once: each takes 50 bytes meanwhile."""
 
@@ -68,6 +70,9 @@ class ArrayReader(ABC):
         self.files = files
         self._codec = codec
         codes = self.name.endswith(f"/{TOKENS}")
+        self._cache_nbytes: int | None = None
+        """The bytes of decoded chunks or spans that stay in memory; None for CACHE_NBYTES."""
+        self._least_cached = 1
         self._code_limit = self.store.manifest.codebook_size if codes else None
         self._use(self._stored_shards() if shards is None else shards)
 
@@ -132,7 +137,7 @@ class ArrayReader(ABC):
     def streamed(self, threads: int = 1) -> ArrayReader:
         """Return a reader of the same array for one pass over it, in order, by so many threads at a time.
 
-        Only a few shards are open, and little of what was read stays in memory.
+        No shard is mapped, and little of what was read stays in memory.
         """
 
     def read_range(self, start: int, stop: int) -> Values:
@@ -213,9 +218,10 @@ class ArrayReader(ABC):
         return row_numbers, out
 
     def _stream_into(self, reader: ArrayReader, threads: int) -> ArrayReader:
-        """Let another reader of this array have few shards open: each thread's, and the next ones."""
+        """Let another reader of this array map no shard, and keep little of what it has read."""
+        reader._cache_nbytes, reader._least_cached = _STREAM_NBYTES, 2 * threads
         if self.store.storage.maps_files:
-            reader._use(LocalShards(self.files, self._check_payload, 2 * threads))
+            reader._use(LocalShards(self.files, self._check_payload, mapped=False))
         return reader
 
     def _copy_in_memory(self, reader: ArrayReader) -> None:

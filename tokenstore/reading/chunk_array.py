@@ -134,7 +134,8 @@ class ChunkArrayReader(ArrayReader):
         values = self._decoded.get(chunk)
         if values is None:
             values = self._decoded[chunk] = self.decode_chunk(chunk, payloads)
-            while len(self._decoded) * values.nbytes > CACHE_NBYTES and len(self._decoded) > 1:
+            most = CACHE_NBYTES if self._cache_nbytes is None else self._cache_nbytes
+            while len(self._decoded) * values.nbytes > most and len(self._decoded) > self._least_cached:
                 drop_oldest(self._decoded)
         return values
 

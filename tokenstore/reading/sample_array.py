@@ -88,7 +88,8 @@ class SampleArrayReader(ArrayReader):
                 return spans  # quickly made again, so not worth keeping the payload for
             self._spans[chunk] = spans
             owned = spans.nbytes - (payload.nbytes if self._shards.keeps(chunk) else 0)
-            while len(self._spans) * owned > CACHE_NBYTES and len(self._spans) > 1:
+            most = CACHE_NBYTES if self._cache_nbytes is None else self._cache_nbytes
+            while len(self._spans) * owned > most and len(self._spans) > self._least_cached:
                 drop_oldest(self._spans)
         return spans
 

@@ -15,11 +15,28 @@ def check_lossless(layout: ArrayLayout, data: bytes, rows: npt.NDArray[Any], whe
     """Raise CodecError unless a shard's bytes decode to its rows (n, ...)."""
     # a shard is decoded before it is trusted: a code lost to a fault of this machine shows nowhere else
     if not np.array_equal(layout.decode_shard(data, where), rows):
-        raise CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
+        raise _lossy(where)
 
 
-def check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str) -> None:
-    """Raise CodecError unless codes (n, *grid) are integers of their codebooks."""
+def check_lossless_chunk(layout: ArrayLayout, payload: bytes, rows: npt.NDArray[Any], where: str) -> None:
+    """Raise CodecError unless a chunk's payload decodes to its rows (n, ...)."""
+    decoded = np.empty_like(rows)
+    layout.codec.decode(np.frombuffer(payload, np.uint8), decoded)
+    if not np.array_equal(decoded, rows):
+        raise _lossy(where)
+
+
+def _lossy(where: str) -> CodecError:
+    return CodecError(f"{where}: what was encoded does not decode to the same codes. Report this")
+
+
+def check_codes(
+    codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str, first: int = 0
+) -> None:
+    """Raise CodecError unless codes (n, *grid) are integers of their codebooks.
+
+    `first` is the place of the first sample in what `where` names.
+    """
     if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
         raise CodecError(
             f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
@@ -30,6 +47,6 @@ def check_codes(codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int
             wrong = ((flat >= size) | (flat < 0)).any(axis=1)
             sample = int(np.argmax(wrong))
             raise CodecError(
-                f"{where}, sample {sample}: expected codes from 0 to {size - 1}"
+                f"{where}, sample {first + sample}: expected codes from 0 to {size - 1}"
                 f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from tokenstore.codecs import codec_class, codec_names
+from tokenstore.errors import ArgumentError, Parameter
 
 AUTO = "auto"
 """The choice of the smallest codec that is fast enough."""
 MIN_DECODE_RATE = 1000.0
 """The least samples a second and core that a codec decodes for `auto` to choose it, by default."""
+COPY_JOBS = 4
+"""The files that `copy` has under way at a time, by default."""
 CHUNK_SAMPLES = 64
 """The samples of a chunk, by default."""
 
@@ -22,6 +25,13 @@ GROUP_ROWS = 2**16
 def choices() -> tuple[str, ...]:
     """Return the names that a codec is chosen by: every codec's, and `auto`."""
     return (*codec_names(), AUTO)
+
+
+def checked_jobs(jobs: int | None, default: int) -> int:
+    """Return how much is done at a time: `jobs`, or the default for None; raise ArgumentError below 1."""
+    if jobs is not None and jobs < 1:
+        raise ArgumentError(f"jobs: expected 1 or more, found {jobs}", parameters=[Parameter("jobs")])
+    return default if jobs is None else jobs
 
 
 def chosen_later(codec: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenstore.codecs import code_dtype
-from tokenstore.format import TOKENS, ArrayLayout, FileRecord, file_record
-from tokenstore.writing.checks import check_codes, check_lossless
+from tokenstore.format import (
+    SAMPLES_SCHEMA,
+    TOKENS,
+    ArrayLayout,
+    FileRecord,
+    file_record,
+    fill_value,
+    sharding,
+)
+from tokenstore.writing.checks import check_codes, check_lossless, check_lossless_chunk
 from tokenstore.writing.spec import StoreSpec
+
+_PIECE_NBYTES = 2**20
+"""The bytes of values in one piece of a shard, about."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,71 @@ def encode_shard(
         if of_shard.codec.has_tables:
             check_lossless(of_shard, data, rows, path)
         arrays[path] = data, file_record(data)
-    buffer = io.BytesIO()
-    pq.write_table(samples, buffer, compression="zstd")
-    source_bytes = pc.sum(samples["source_bytes"]).as_py()
-    return EncodedShard(number, len(codes), arrays, buffer.getvalue(), source_bytes)
+    return EncodedShard(number, len(codes), arrays, *encode_rows([samples]))
+
+
+def encode_rows(tables: Iterable[pa.Table]) -> tuple[bytes, int | None]:
+    """Return rows of the samples table as a Parquet file, and their bytes in the source, if any are known.
+
+    Each table becomes row groups of its own.
+    """
+    buffer, source_bytes = io.BytesIO(), None
+    with pq.ParquetWriter(buffer, SAMPLES_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+            known = pc.sum(table["source_bytes"]).as_py()
+            source_bytes = source_bytes if known is None else known + (source_bytes or 0)
+    return buffer.getvalue(), source_bytes
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one array's shard that is encoded apart: whole chunks, of the samples [start, stop)."""
+
+    array: str
+    start: int
+    stop: int
+
+
+def pieces(layouts: Mapping[str, ArrayLayout], start: int, stop: int) -> Iterator[Piece]:
+    """Yield the pieces of a shard with the samples [start, stop) of a split, array by array, in order."""
+    for array, layout in layouts.items():
+        step = layout.chunk_samples * max(1, _PIECE_NBYTES // layout.chunk_nbytes)
+        for first in range(start, stop, step):
+            yield Piece(array, first, min(first + step, stop))
+
+
+def encode_piece(layout: ArrayLayout, rows: npt.NDArray[Any], where: str) -> list[bytes]:
+    """Return the payloads of the chunks of `rows` (n, ...); `where` names them in messages.
+
+    Raises CodecError for values that the codec cannot store.
+    """
+    fill, payloads = int(fill_value(layout.dtype)), []
+    for start in range(0, len(rows), layout.chunk_samples):
+        chunk = rows[start : start + layout.chunk_samples]
+        payload = layout.codec.encode(chunk, layout.chunk_samples, fill)
+        if layout.codec.has_tables:
+            check_lossless_chunk(layout, payload, chunk, where)
+        payloads.append(payload)
+    return payloads
+
+
+def assembled(
+    split: str,
+    number: int,
+    samples: int,
+    layouts: Mapping[str, ArrayLayout],
+    payloads: Mapping[str, list[bytes]],
+    tables: Iterable[pa.Table],
+) -> EncodedShard:
+    """Return shard `number` of a split, of the payloads of each array's chunks and the rows of its samples.
+
+    The payloads are taken out of their lists, which saves the memory of a shard.
+    """
+    rows = encode_rows(tables)
+    arrays = {}
+    for array, layout in layouts.items():
+        data = sharding.encode_shard(payloads[array], layout.chunks_per_shard)
+        payloads[array].clear()
+        arrays[f"{split}/{array}/{layout.shard_file(number)}"] = data, file_record(data)
+    return EncodedShard(number, samples, arrays, *rows)

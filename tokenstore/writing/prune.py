@@ -31,13 +31,15 @@ def prune_codebook(
     *,
     codec: str = DEFAULT_CODEC,
     shard_samples: int | None = None,
+    jobs: int | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Write `store` again with only those codes that occur in it, numbered anew in their order.
 
     The manifest keeps each new code's old one (`tokenizer.kept_codes`); codebook and synonyms keep the rows
-    of the codes that remain. `on_progress` is called with a step's name, and how much of it is done.
+    of the codes that remain. `jobs` pieces of shards are encoded at a time, by default one a core.
+    `on_progress` is called with a step's name, and how much of it is done.
 
     Raises StoreError for a store without samples, an unknown codec or a codebook that is too large, and
     StoreExistsError and ConversionError as StoreWriter does.
@@ -50,6 +52,7 @@ def prune_codebook(
             codes_in_use(store),
             codec=codec,
             shard_samples=shard_samples,
+            jobs=jobs,
             on_progress=on_progress,
         ).manifest
 

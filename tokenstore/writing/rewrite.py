@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tokenstore.errors import StoreError, did_you_mean
 from tokenstore.format import (
     LABELS,
+    SAMPLES_SCHEMA,
     SKIPPED_SCHEMA,
     SKIPPED_TABLE,
     TOKENS,
@@ -20,15 +23,21 @@ from tokenstore.format import (
     Skip,
     read_table,
 )
+from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import SplitReader, TokenStore
-from tokenstore.writing.choices import MIN_DECODE_RATE, choices
+from tokenstore.reading.checked_files import samples_batches
+from tokenstore.writing.checks import check_codes
+from tokenstore.writing.choices import MIN_DECODE_RATE, checked_jobs, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
+from tokenstore.writing.encoded import Piece, assembled, encode_piece, pieces
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 
 Renumber: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 _CHOICE = "codec.json"
+_GROUP_ROWS = 2**20
+"""The rows of a row group of Parquet, as pyarrow cuts a table."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,13 @@ def rewrite_into(
     codec: str,
     min_decode_rate: float = MIN_DECODE_RATE,
     shard_samples: int | None = None,
+    jobs: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Rewritten:
     """Write `store` by a plan and with a codec, through a writer that has written no split yet, and commit.
 
     The choice of a codec is noted beside the shards: a resumed writer goes on with the same codec and model.
+    `jobs` threads encode, by default one a core; the bytes are the same for any number.
 
     Raises StoreError for an unknown codec, or if none decodes at `min_decode_rate`; DamageError for damaged
     codes.
@@ -94,7 +105,8 @@ def rewrite_into(
             if array not in (TOKENS, LABELS)
         }
         part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
-        _copy_split(split, part, plan.renumber, on_progress)
+        threads = checked_jobs(jobs, available_cores())
+        _copy_split(split, part, writer.spec, plan.renumber, threads, on_progress)
     return Rewritten(writer.commit(), choice)
 
 
@@ -127,15 +139,66 @@ def skips_of(split: SplitReader) -> list[Skip]:
 
 
 def _copy_split(
-    split: SplitReader, part: SplitWriter, renumber: Renumber, on_progress: OnProgress | None
+    split: SplitReader,
+    part: SplitWriter,
+    spec: StoreSpec,
+    renumber: Renumber,
+    jobs: int,
+    on_progress: OnProgress | None,
 ) -> None:
-    rows = split.samples_table()
-    while (start := part.source_position) < len(split):
-        stop = min(start + part.shard_samples, len(split))
-        here = np.arange(start, stop)
-        columns = {name: split.read(name, here) for name in part.columns}
-        codes = renumber(split[start:stop])
-        part.write_shard(codes, columns, rows.slice(start, stop - start), stop, [])
-        if on_progress is not None:
-            on_progress(f"{split.name}, rewriting", stop, len(split))
+    """Write the shards of a split that are not written yet; `jobs` threads read and encode their pieces."""
+    name, samples = split.name, len(split)
+    layouts = part.layouts(max(1, min(part.shard_samples, samples)))
+    readers = {array: split.array(array).streamed(jobs) for array in layouts}
+
+    def encoded(piece: Piece) -> list[bytes]:
+        values = readers[piece.array].read_range(piece.start, piece.stop)
+        shard, first = divmod(piece.start, part.shard_samples)
+        if piece.array == TOKENS:
+            values = renumber(values)
+            check_codes(values, spec.codebook_sizes, spec.grid, f"{name} shard {shard}", first)
+            values = values.astype(layouts[TOKENS].dtype, copy=False)
+        return encode_piece(layouts[piece.array], values, f"{name}/{piece.array} shard {shard}")
+
+    begin = part.source_position
+    starts = range(begin, samples, part.shard_samples)
+    of_shards = (pieces(layouts, start, min(start + part.shard_samples, samples)) for start in starts)
+    payloads = in_order(encoded, itertools.chain.from_iterable(of_shards), jobs)
+    rows = _Rows(samples_batches(split.store, name, begin))
+    with contextlib.closing(payloads):
+        for start in starts:
+            stop = min(start + part.shard_samples, samples)
+            of_arrays: dict[str, list[bytes]] = {array: [] for array in layouts}
+            for piece in pieces(layouts, start, stop):
+                of_arrays[piece.array] += next(payloads)
+            number = start // part.shard_samples
+            shard = assembled(name, number, stop - start, layouts, of_arrays, rows.take(stop - start))
+            part.write_encoded(shard, stop, [])
+            if on_progress is not None:
+                on_progress(f"{name}, rewriting", stop, samples)
     part.finish(skips_of(split))
+
+
+class _Rows:
+    """The rows of a samples table, taken from a stream of record batches."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._left = pa.RecordBatch.from_pylist([], SAMPLES_SCHEMA)
+
+    def take(self, rows: int) -> Iterator[pa.Table]:
+        """Yield the next rows as tables, each of a whole row group but the last."""
+        while rows:
+            table = self._table(min(rows, _GROUP_ROWS))
+            rows -= len(table)
+            yield table
+
+    def _table(self, rows: int) -> pa.Table:
+        batches = []
+        while rows:
+            if not len(self._left):
+                self._left = next(self._batches)
+            batches.append(self._left.slice(0, rows))
+            self._left = self._left.slice(len(batches[-1]))
+            rows -= len(batches[-1])
+        return pa.Table.from_batches(batches)

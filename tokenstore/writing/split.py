@@ -154,6 +154,10 @@ class SplitWriter:
         values = {TOKENS: codes, **columns}
         return encode_shard(self.name, number, self._store.spec, self._layout, values, samples)
 
+    def layouts(self, samples: int) -> dict[str, ArrayLayout]:
+        """Return the layout of each array of so many samples, tokens first."""
+        return {array: self._layout(array, samples) for array in self._arrays}
+
     def write_encoded(self, shard: EncodedShard, source_stop: int, skipped: list[Skip]) -> None:
         """Write the next shard's files, and then its entry of the journal; see `write_shard`.
 
@@ -261,7 +265,7 @@ class SplitWriter:
             for part, record in self._totals.parts.items():
                 tables[samples_part(SAMPLES_TABLE, part)] = record
         else:
-            rows = self._rows(0, self.shards)
+            rows = self._row_groups(0, self.shards)
             tables[SAMPLES_TABLE] = self._write_table(SAMPLES_TABLE, SAMPLES_SCHEMA, rows)
         if self.skipped:
             skipped = pa.Table.from_pylist([vars(skip) for skip in self.skipped], schema=SKIPPED_SCHEMA)
@@ -277,6 +281,12 @@ class SplitWriter:
 
     def _rows(self, start: int, stop: int) -> Iterator[pa.Table]:
         return (pq.read_table(io.BytesIO(rows)) for rows in self._journal.rows(start, stop))
+
+    def _row_groups(self, start: int, stop: int) -> Iterator[pa.Table]:
+        for rows in self._journal.rows(start, stop):
+            file = pq.ParquetFile(io.BytesIO(rows))
+            for group in range(file.num_row_groups):  # a shard may have millions of rows
+                yield file.read_row_group(group)
 
     def _write_part(self, start: int, stop: int) -> FileRecord:
         """Write the part of the samples table with the rows of some shards, many shards in a row group."""

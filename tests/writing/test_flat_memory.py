@@ -1,0 +1,77 @@
+"""Commands on whole stores: their memory does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.growth import peak_nbytes
+from helpers.stores import Samples, write_store
+
+import tokenstore
+from tokenstore.audit import codes, stats
+from tokenstore.format import tables
+from tokenstore.reading import array, chunk_array
+from tokenstore.storage import open_storage
+from tokenstore.writing import encoded, prune
+from tokenstore.writing.prune import prune_codebook
+
+SHARD = 4096
+SMALL, LARGE = 3 * SHARD, 12 * SHARD
+
+Command = Callable[[Path, Path], object]
+
+COMMANDS: dict[str, Command] = {
+    "stats with labels": lambda store, _: tokenstore.stats(store),
+    "recode": lambda store, out: tokenstore.recode(store, out, codec="zstd", shard_samples=SHARD, jobs=2),
+    "prune": lambda store, out: prune_codebook(
+        tokenstore.open(store), open_storage(out), shard_samples=SHARD
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everything that is done in blocks be done in small ones, as if the stores were large."""
+    monkeypatch.setattr(codes, "BLOCK_CODES", 2**14)
+    monkeypatch.setattr(prune, "_BLOCK_CODES", 2**14)
+    monkeypatch.setattr(stats, "_LABELS_AT_ONCE", 2**12)
+    monkeypatch.setattr(array, "_RANGE_SAMPLES", 2**10)
+    monkeypatch.setattr(array, "_STREAM_NBYTES", 2**14)
+    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)  # whose memory is only touched when it is used
+    monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 2**10)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write a store, and one of four times the samples in shards of the same size."""
+    folder = tmp_path_factory.mktemp("stores")
+    rng = np.random.default_rng(0)
+    for samples in (SMALL, LARGE):
+        drawn = rng.integers(0, 30, (samples, 2, 2), np.uint8)
+        labels = rng.integers(0, 5, samples, np.int32)
+        write_store(
+            folder / str(samples),
+            {"train": Samples(drawn, labels)},
+            50,
+            shard_samples=SHARD,
+            class_names=tuple("abcde"),
+        )
+    return folder / str(SMALL), folder / str(LARGE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_memory_is_that_of_a_quarter_of_the_samples(
+    name: str, stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    COMMANDS[name](stores[0], out)  # what is imported and compiled once
+    peaks = []
+    for store in stores:
+        shutil.rmtree(out, ignore_errors=True)
+        peaks.append(peak_nbytes(lambda store=store: COMMANDS[name](store, out)))  # type: ignore[misc]
+    assert peaks[1] < 1.2 * peaks[0]
