@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import tokenstore
+from tokenstore.writing.choices import COPY_JOBS
 
 from .. import options
 from ..console import echo, human_bytes
@@ -17,6 +18,7 @@ from ..main import EXIT_CODES
 @click.command(epilog=EXIT_CODES)
 @options.existing_store("src")
 @click.argument("dst")
+@options.jobs("files", default=COPY_JOBS)
 @options.resume("the interrupted copy to DST")
 @options.storage_options(of="store, or for DST if SRC is local")
 @options.storage_options("--target-storage-options", of="DST")
@@ -31,6 +33,7 @@ def copy(src: str, dst: str, **settings: Any) -> None:
       tokenstore copy photos.zarr s3://bucket/photos.zarr
       tokenstore copy s3://bucket/photos.zarr /data/photos.zarr --resume
       tokenstore copy photos.zarr photos.zip
+      tokenstore copy photos.zarr s3://bucket/photos.zarr --jobs 16
       tokenstore copy gs://bucket/a.zarr s3://bucket/a.zarr --target-storage-options '{"profile": "lab"}'
     """
     started = time.monotonic()

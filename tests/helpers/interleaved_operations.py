@@ -25,8 +25,7 @@ import torch
 from helpers.stores import random_codes, write_store
 from tokenstore.audit.verify import verify
 from tokenstore.reading.store import open_store
-from tokenstore.writing import copy as copying
-from tokenstore.writing import in_place
+from tokenstore.writing import choices, in_place
 from tokenstore.writing.copy import copy
 from tokenstore.writing.recode import recode
 
@@ -150,7 +149,7 @@ def _warm_up() -> None:
 def main() -> None:
     """Answer the lines of standard input."""
     torch.set_num_threads(1)
-    copying._AT_ONCE = 1
+    choices.COPY_JOBS = 1
     exchange = in_place.exchange
     _warm_up()
     gc.freeze()  # so that forks need not copy what they never use

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tokenstore_cli.main import cli
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.errors import (
+    ArgumentError,
     ConversionError,
     DamageError,
     IncompleteStoreError,
@@ -26,6 +29,7 @@ from tokenstore.storage import STAGING, Storage, open_storage
 from tokenstore.storage.local import LocalFolder
 from tokenstore.writing.copy import copy
 
+copy_module = importlib.import_module("tokenstore.writing.copy")
 SHARD = "train/tokens/c/1/0/0"
 
 
@@ -255,3 +259,27 @@ def test_the_command_copies_and_says_so(store: Path, tmp_path: Path) -> None:
     again = run("copy", store, tmp_path / "b.zip")
     assert (again.exit_code, again.output.count("\n")) == (1, 1)
     assert run("copy", store, tmp_path / "b.zip", "--resume").exit_code == 0
+
+
+def test_any_number_of_files_is_under_way_but_no_more(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+    plain = copy_module._copy_file
+
+    def counted(*arguments: Any) -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        plain(*arguments)
+        with lock:
+            under_way -= 1
+
+    monkeypatch.setattr(copy_module, "_copy_file", counted)
+    for jobs in (1, 3):
+        tokenstore.copy(store, tmp_path / f"{jobs}", jobs=jobs)
+        assert most <= jobs
+        assert contents(tmp_path / f"{jobs}") == contents(store)
+    with pytest.raises(ArgumentError, match="jobs: expected 1 or more, found 0"):
+        tokenstore.copy(store, tmp_path / "none", jobs=0)

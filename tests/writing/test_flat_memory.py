@@ -15,7 +15,7 @@ import tokenstore
 from tokenstore.audit import codes, stats
 from tokenstore.format import tables
 from tokenstore.reading import array, chunk_array
-from tokenstore.storage import open_storage
+from tokenstore.storage import local, open_storage
 from tokenstore.writing import encoded, prune
 from tokenstore.writing.prune import prune_codebook
 
@@ -27,6 +27,7 @@ Command = Callable[[Path, Path], object]
 COMMANDS: dict[str, Command] = {
     "stats with labels": lambda store, _: tokenstore.stats(store),
     "recode": lambda store, out: tokenstore.recode(store, out, codec="zstd", shard_samples=SHARD, jobs=2),
+    "copy": lambda store, out: tokenstore.copy(store, out, jobs=2),
     "prune": lambda store, out: prune_codebook(
         tokenstore.open(store), open_storage(out), shard_samples=SHARD
     ),
@@ -43,6 +44,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array, "_STREAM_NBYTES", 2**14)
     monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)  # whose memory is only touched when it is used
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)
+    monkeypatch.setattr(local, "BLOCK_NBYTES", 2**14)
     monkeypatch.setattr(tables, "BATCH_ROWS", 2**10)
 
 

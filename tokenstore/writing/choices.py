@@ -10,7 +10,7 @@ AUTO = "auto"
 MIN_DECODE_RATE = 1000.0
 """The least samples a second and core that a codec decodes for `auto` to choose it, by default."""
 COPY_JOBS = 4
-"""The files that `copy` has under way at a time, by default."""
+"""The files that `copy` has under way at a time, by default; each has a block or a piece in memory."""
 CHUNK_SAMPLES = 64
 """The samples of a chunk, by default."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,9 +18,12 @@ from typing import Any, TypeAlias
 from tokenstore.errors import DamageError, StoreExistsError
 from tokenstore.files import LOCK_INSIDE, full_disk_named
 from tokenstore.format import ROOT, FileRecord, Manifest
+from tokenstore.machine import in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import STAGING, Storage, refuse_options
+from tokenstore.writing import choices
+from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
@@ -28,8 +31,6 @@ from tokenstore.writing.writer import StoreWriter
 OnProgress: TypeAlias = Callable[[int, int], None]
 """A progress callback: the bytes done, and the bytes in all."""
 
-_AT_ONCE = 4
-"""The number of files under way at one time. Each has one block in memory, or one piece of an upload."""
 _ATTEMPTS = 2
 """The number of times a file is copied before a wrong digest counts: a network may change a bit."""
 
@@ -50,6 +51,7 @@ def copy(
     source: StorePath | TokenStore,
     target: StorePath | Storage,
     *,
+    jobs: int | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
@@ -58,19 +60,20 @@ def copy(
     """Copy the files of the store `source`, and no others, to a folder, a `.zip` file or an fsspec URL.
 
     Every file is checked against the manifest while it is read, written whole, and read back; the root
-    `zarr.json` comes last. `resume` keeps the files of an interrupted copy that have the right digest.
-    `storage_options` are those of `source`, or of `target` where `source` is local and has no use for them;
-    `target_storage_options` are those of `target`. `on_progress` is called with the bytes copied so far and
-    in all, from any thread but one at a time.
+    `zarr.json` comes last. `jobs` files are under way at a time, by default 4. `resume` keeps the files of an
+    interrupted copy that have the right digest. `storage_options` are those of `source`, or of `target` where
+    `source` is local and has no use for them; `target_storage_options` are those of `target`. `on_progress`
+    is called with the bytes copied so far and in all, from any thread but one at a time.
 
     Raises DamageError if bytes are not those of the manifest, StoreExistsError if something else is at
     `target`, ConversionError if an unfinished store at `target` is of another source, ArgumentError for
-    options that no remote place has a use for, and the errors of `tokenstore.open`.
+    options that no remote place has a use for and for `jobs` below 1, and the errors of `tokenstore.open`.
     """
     if target_storage_options is None and takes_options(target) and not takes_options(source):
         storage_options, target_storage_options = None, storage_options
     if not takes_options(target):
         refuse_options(target_storage_options, target, "target_storage_options")
+    at_once = checked_jobs(jobs, choices.COPY_JOBS)
     opened = as_store(source, storage_options)
     place = as_storage(target, target_storage_options)
     store, manifest = opened.files, opened.files.manifest
@@ -88,14 +91,13 @@ def copy(
                 f"{place}: expected only files of the copy that was begun, found {strangers[0]}. Remove it, "
                 "or choose another path"
             )
-        _copy_files(store, writer, existing, progress)
+        _copy_files(store, writer, existing, progress, at_once)
         store.check_unchanged()
         root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
         writer.complete(root)
     if place.working_storage() is not place:
         packed = place.reopened()
-        for path, record in store.records():
-            read_back(packed, path, record)
+        deque(in_order(lambda file: read_back(packed, *file), store.records(), at_once), maxlen=0)
     progress.add(len(root))
     return result
 
@@ -109,28 +111,17 @@ def _check_same_store(store: StoreFiles, target: Storage) -> None:
         )
 
 
-def _copy_files(store: StoreFiles, writer: StoreWriter, existing: set[str], progress: _Progress) -> None:
+def _copy_files(
+    store: StoreFiles, writer: StoreWriter, existing: set[str], progress: _Progress, jobs: int
+) -> None:
     target = writer.storage.folder
     with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as scratch:
-        pool = ThreadPoolExecutor(_AT_ONCE)
-        try:
-            copies = [
-                pool.submit(
-                    _copy_file,
-                    store,
-                    writer,
-                    path,
-                    record,
-                    Path(scratch, str(number)),
-                    path in existing,
-                    progress,
-                )
-                for number, (path, record) in enumerate(store.records())
-            ]
-            for copied in as_completed(copies):
-                copied.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+        def copied(numbered: tuple[int, tuple[str, FileRecord]]) -> None:
+            number, (path, record) = numbered
+            _copy_file(store, writer, path, record, Path(scratch, str(number)), path in existing, progress)
+
+        deque(in_order(copied, enumerate(store.records()), jobs), maxlen=0)
 
 
 def _copy_file(
