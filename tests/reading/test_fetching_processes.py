@@ -79,6 +79,39 @@ def test_workers_of_a_dataloader_read_remote_stores(url: str, s3_server: S3Serve
         assert sorted(seen) == list(range(SAMPLES))
 
 
+@pytest.mark.parametrize("shuffle", ["lanes", "full"])
+def test_processes_with_one_cache_fetch_each_run_once(
+    url: str,
+    s3_server: S3Server,
+    fault_proxy: FaultProxy,
+    each_chunk_alone: None,
+    tmp_path: Path,
+    shuffle: Any,
+) -> None:
+    """Let two processes go through the same samples at the same time, each in an order of its own."""
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def read(seed: int) -> None:
+        try:
+            dataset = opened(url, s3_server, fault_proxy, cache_dir=tmp_path / "cache")
+            for _ in range(2):
+                check_epoch(TokenLoader(dataset, 16, shuffle=shuffle, seed=seed, num_threads=2))
+            answers.put("right")
+        except BaseException as error:
+            answers.put(repr(error))
+            raise
+
+    children = [context.Process(target=read, args=(seed,)) for seed in range(2)]
+    for child in children:
+        child.start()
+    assert [answers.get(timeout=HANG) for _ in children] == ["right", "right"]
+    for child in children:
+        child.join(HANG)
+    paths = [request.path for request in fault_proxy.requests if "tokens/c/" in request.path]
+    assert len(paths) == 2 + 19, "two indexes, nineteen chunks"
+
+
 def test_two_ranks_of_one_machine_share_a_cache(
     url: str, s3_server: S3Server, fault_proxy: FaultProxy, each_chunk_alone: None, tmp_path: Path
 ) -> None:

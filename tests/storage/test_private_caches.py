@@ -76,11 +76,11 @@ def test_a_link_to_a_folder_is_followed_if_its_user_made_it(tmp_path: Path) -> N
         Cache(tmp_path / "link", LIMIT)
 
 
-@pytest.mark.parametrize("name", ["entries", "total"])
+@pytest.mark.parametrize("name", ["entries", "total", "claims"])
 def test_no_link_in_the_folder_is_followed(tmp_path: Path, name: str) -> None:
     victim = tmp_path / "victim"
     (tmp_path / "cache").mkdir()
-    if name == "total":
+    if name != "entries":
         victim.write_text("precious")
     else:
         victim.mkdir()

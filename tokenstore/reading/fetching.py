@@ -1,8 +1,8 @@
 """Shards that have to be fetched: from object storage, a web server, or a compressed zip file.
 
 A shard's index is fetched once, and then runs of neighbouring chunks, many runs at a time. One request asks
-for several runs where these are neighbours too. A chunk that two threads need is fetched once. A chunk whose
-checksum is wrong is fetched once more before it counts as damaged.
+for several runs where these are neighbours too. What two threads need, or two processes with the same cache,
+is fetched once. A chunk whose checksum is wrong is fetched once more before it counts as damaged.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from typing_extensions import override
@@ -36,6 +36,8 @@ _REQUESTS_AT_ONCE = 32
 _TAG_NBYTES = 16
 _JOINED_RUNS = 8
 """The most that one request asks for, in the size of a run."""
+
+_T = TypeVar("_T")
 
 Run: TypeAlias = tuple[int, int]
 """The first of a shard's neighbouring chunks, and the chunk after the last."""
@@ -162,7 +164,31 @@ class FetchedShards(Shards):
         """Return the checked payloads of runs, from the disk's cache or fetched; raises DamageError."""
         self._load_indexes({start // self._files.layout.chunks_per_shard for start, _ in runs})
         payloads: dict[int, Bytes] = {}
-        missing = self._read_cache(runs, payloads)
+        self._fetch_once(
+            runs,
+            self._key,
+            lambda runs: self._read_cache(runs, payloads),
+            lambda runs: self._fetch(runs, payloads),
+        )
+        return payloads
+
+    def _fetch_once(
+        self,
+        items: list[_T],
+        key: Callable[[_T], str],
+        cached: Callable[[list[_T]], list[_T]],
+        fetch: Callable[[list[_T]], object],
+    ) -> None:
+        """Fetch what is not in the disk's cache, as `Cache.fetch_once` does where one is."""
+        missing = cached(items)
+        if self._cache is not None and missing:
+            self._cache.fetch_once(missing, key, cached, fetch)
+        elif missing:
+            fetch(missing)
+
+    def _fetch(self, runs: list[Run], payloads: dict[int, Bytes]) -> None:
+        """Add the checked payloads of runs to `payloads`, fetched and put into the disk's cache."""
+        missing = runs
         for last_attempt in (False, True):
             if not missing:
                 break
@@ -178,7 +204,6 @@ class FetchedShards(Shards):
                 else:
                     self._put(self._key(run), data)
             missing = damaged
-        return payloads
 
     def _read_runs(self, runs: list[Run]) -> Iterator[tuple[Run, Bytes]]:
         """Yield the stored bytes of ascending runs, fetched."""
@@ -205,7 +230,7 @@ class FetchedShards(Shards):
 
     def _read_cache(self, runs: list[Run], payloads: dict[int, Bytes]) -> list[Run]:
         """Add the payloads of runs in the disk's cache to `payloads`, and return the other runs."""
-        if self._cache is None:
+        if self._cache is None or not runs:
             return runs
         stops = np.cumsum([stop - start + _TAG_NBYTES for start, stop in map(self._span, runs)])
         room = self._memory.allocate(int(stops[-1]))
@@ -244,6 +269,9 @@ class FetchedShards(Shards):
     def _key(self, run: Run) -> str:
         return f"{self._folder}/{run[0]}-{run[1]}"
 
+    def _index_key(self, shard: int) -> str:
+        return f"{self._folder}/index/{shard}"
+
     def _range(self, run: Run) -> tuple[str, int, int]:
         return self._files.path(run[0] // self._files.layout.chunks_per_shard), *self._span(run)
 
@@ -267,22 +295,30 @@ class FetchedShards(Shards):
             if self._files.layout.shards <= _INDEXES_AT_ONCE:
                 numbers = set(range(self._files.layout.shards))
             missing = sorted(numbers - self._indexes.keys())
-            missing = [shard for shard in missing if not self._index_from_cache(shard)]
-            ranges = []
-            for shard in missing:
-                size = self._files.record_nbytes(shard)
-                ranges.append((self._files.path(shard), max(0, size - self._files.layout.index_nbytes), size))
-            answers = self._read_ranges(ranges, at_once=True)
-            for shard, request, data in zip(missing, ranges, answers, strict=True):
-                try:
-                    self._indexes[shard] = self._decoded_index(shard, data)
-                except DamageError:
-                    (data,) = self._read_ranges([request], at_once=True)
-                    self._indexes[shard] = self._decoded_index(shard, data)
-                self._put(f"{self._folder}/index/{shard}", np.frombuffer(data, np.uint8))
+            self._fetch_once(
+                missing,
+                self._index_key,
+                lambda shards: [shard for shard in shards if not self._index_from_cache(shard)],
+                self._fetch_indexes,
+            )
+
+    def _fetch_indexes(self, missing: list[int]) -> None:
+        """Fetch indexes of shards, and put them into the disk's cache; raises DamageError."""
+        ranges = []
+        for shard in missing:
+            size = self._files.record_nbytes(shard)
+            ranges.append((self._files.path(shard), max(0, size - self._files.layout.index_nbytes), size))
+        answers = self._read_ranges(ranges, at_once=True)
+        for shard, request, data in zip(missing, ranges, answers, strict=True):
+            try:
+                self._indexes[shard] = self._decoded_index(shard, data)
+            except DamageError:
+                (data,) = self._read_ranges([request], at_once=True)
+                self._indexes[shard] = self._decoded_index(shard, data)
+            self._put(self._index_key(shard), np.frombuffer(data, np.uint8))
 
     def _index_from_cache(self, shard: int) -> bool:
-        key = f"{self._folder}/index/{shard}"
+        key = self._index_key(shard)
         data = self._get(key)
         if data is None or self._cache is None:
             return False

@@ -13,17 +13,18 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import StoreError
 from tokenstore.storage import private
+from tokenstore.storage.claims import Claims
 
 try:
     import fcntl
@@ -31,6 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 Policy = Literal["lru", "pin"]
+_T = TypeVar("_T")
 
 PATIENCE = 1.0
 """The seconds that a put waits for the other processes that write to the same folder."""
@@ -100,7 +102,8 @@ class Cache:
         self._entries = str(self.folder / "entries")
         self._total_file = str(self.folder / "total")
         self._thread_lock = threading.Lock()
-        self._recounted = self._warned = False
+        self._claims = Claims(str(self.folder / "claims"))
+        self._recounted = self._warned = self._is_full = False
         self._paused_until = 0.0
         if policy not in get_args(Policy):
             raise ValueError(f'{policy!r} is not a policy of the cache: "lru" or "pin" was expected')
@@ -110,7 +113,7 @@ class Cache:
             )
         try:
             private.make_folder(self.folder)
-            private.check_folder(self.folder, ("entries", "total"))
+            private.check_folder(self.folder, ("entries", "total", "claims"))
             Path(self._entries).mkdir(0o700, exist_ok=True)
             tempfile.TemporaryFile(dir=self._entries).close()
             disk = shutil.disk_usage(self.folder).total
@@ -159,13 +162,32 @@ class Cache:
                 total -= _remove(path)
                 if view.nbytes <= self.limit:
                     total = self._make_room(total, view.nbytes)
-                    if total + view.nbytes <= self.limit:
+                    self._is_full = total + view.nbytes > self.limit
+                    if not self._is_full:
                         _write(path, view)
                         total += view.nbytes
                 _write_total(file, total)
         except OSError as error:
             self._paused_until = time.monotonic() + PAUSE
             self._warn(error)
+
+    def fetch_once(
+        self,
+        items: list[_T],
+        key: Callable[[_T], str],
+        cached: Callable[[list[_T]], list[_T]],
+        fetch: Callable[[list[_T]], object],
+    ) -> None:
+        """Obtain items that are not in the cache; of processes that want one at a time, one fetches it.
+
+        `cached` takes what it finds in the cache, and returns the other items; `fetch` fetches items and puts
+        them under `key`. A process waits for what another is fetching, but not for one that makes no progress
+        for some seconds, nor where entries cannot be put. Raises what the functions raise.
+        """
+        if self._is_full or time.monotonic() < self._paused_until:
+            fetch(items)
+        else:
+            self._claims.share(items, key, cached, fetch)
 
     def discard(self, key: str) -> None:
         """Remove an entry if it exists."""
