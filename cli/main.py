@@ -33,6 +33,7 @@ _COMMANDS = {
     "convert": ("store.convert", "Turn images, or ready codes, into a token store."),
     "info": ("store.info", "Show what a store says about itself."),
     "recode": ("store.recode", "Write a store again with another codec."),
+    "merge": ("store.merge", "Merge the parts of a conversion to one store."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
     "stats": (
         "store.stats",

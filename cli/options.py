@@ -47,9 +47,12 @@ def option(
 # Places
 
 
-def existing_store(name: str = "store") -> Decorator[Any]:
-    """Return the argument STORE (or another `name`): an existing store, a local path or an fsspec URL."""
-    return click.argument(name, type=ExistingPlace("token store"))
+def existing_store(name: str = "store", *, nargs: int = 1) -> Decorator[Any]:
+    """Return the argument STORE (or another `name`): an existing store, a local path or an fsspec URL.
+
+    With `nargs=-1`, the command gets a tuple of one or more.
+    """
+    return click.argument(name, type=ExistingPlace("token store"), nargs=nargs, required=True)
 
 
 def existing_source(name: str, *, nargs: int = 1) -> Decorator[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.progress import (
@@ -69,6 +71,20 @@ class _LinesOrBar(Progress):
         if self._lines and time.monotonic() - self._printed >= LINE_SECONDS:
             self._printed = time.monotonic()
             echo(_line(next(task for task in self.tasks if task.id == task_id), self._unit), err=True)
+
+
+@contextmanager
+def step_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each step of the work; the progress callback gets its name, what is done, and all."""
+    tasks: dict[str, TaskID] = {}
+    with progress_bar("") as bar:
+
+        def on_progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total, note="")
+            bar.update(tasks[step], completed=done)
+
+        yield on_progress
 
 
 def _line(task: Task, unit: str) -> str:

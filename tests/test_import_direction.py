@@ -58,6 +58,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "convert",
         "copy",
         "info",
+        "merge",
         "mix",
         "open",
         "preview",

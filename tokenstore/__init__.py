@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokenstore.reading.store import open_store as open
     from tokenstore.storage.remote.retries import Retries
     from tokenstore.writing.copy import copy
+    from tokenstore.writing.merge import merge
     from tokenstore.writing.recode import recode
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "convert",
     "copy",
     "info",
+    "merge",
     "mix",
     "open",
     "preview",
@@ -57,6 +59,7 @@ _HOMES = {
     "convert": ("tokenstore.conversion.convert", "convert"),
     "copy": ("tokenstore.writing.copy", "copy"),
     "info": ("tokenstore.audit.info", "info"),
+    "merge": ("tokenstore.writing.merge", "merge"),
     "mix": ("tokenstore.loading.mixing", "mix"),
     "open": ("tokenstore.reading.store", "open_store"),
     "preview": ("tokenstore.audit.preview", "preview"),

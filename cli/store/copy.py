@@ -21,7 +21,7 @@ from ..main import EXIT_CODES
 @options.jobs("files", default=COPY_JOBS)
 @options.resume("the interrupted copy to DST")
 @options.storage_options(of="store, or for DST if SRC is local")
-@options.storage_options("--target-storage-options", of="DST")
+@options.storage_options("--target-storage-options", of="target, which is DST")
 def copy(src: str, dst: str, **settings: Any) -> None:
     r"""Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
 

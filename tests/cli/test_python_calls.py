@@ -53,6 +53,17 @@ def test_copy(folder: Path, tmp_path: Path) -> None:
     assert copied.nbytes == sum(map(len, contents(tmp_path / "b").values()))
 
 
+def test_merge(folder: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"part-{number}" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        settings = ("--image-size", SIZE, "--workers", 0, "--part", f"{number}/2")
+        output("convert", folder / "photos", part, *settings)
+    assert "2 parts, 4 samples" in output("merge", tmp_path / "a", *parts, "--jobs", 2)
+    tokenstore.merge(tmp_path / "b", parts)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(folder / "store")
+    assert "already complete" in output("merge", tmp_path / "a", *parts, "--resume")
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_recode(folder: Path, tmp_path: Path, in_place: bool) -> None:
     for name in ("a", "b"):

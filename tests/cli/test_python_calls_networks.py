@@ -38,6 +38,7 @@ CALLS = {
     "tokenstore convert": "tokenstore.convert",
     "tokenstore info": "tokenstore.info",
     "tokenstore recode": "tokenstore.recode",
+    "tokenstore merge": "tokenstore.merge",
     "tokenstore copy": "tokenstore.copy",
     "tokenstore stats": "tokenstore.stats",
     "tokenstore verify": "tokenstore.verify",

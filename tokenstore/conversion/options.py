@@ -13,7 +13,7 @@ from tokenstore.format import ConversionPart, Manifest, Skip, part_positions
 from tokenstore.machine import available_cores
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE
-from tokenstore.writing.choices import AUTO, CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later
+from tokenstore.writing.choices import AUTO, CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later, few_bad
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
 MAX_PIXELS = ImageOptions(1).max_pixels
@@ -103,8 +103,7 @@ class ConvertOptions:
             return None
         if self.on_error == "fail":
             return 0, str(Parameter("on_error", "fail"))
-        few = ", which is none below 100 samples" if listed < 100 else ""
-        return listed // 100, f"1 % of {listed:,}{few}"
+        return few_bad(listed)
 
     def decisions(self) -> dict[str, Any]:
         """Return the options that decide the store's bytes, as JSON values."""

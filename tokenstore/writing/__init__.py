@@ -4,10 +4,10 @@
 through it. `spec` says what a new store is, `target` where it may be, `owner` who may write there,
 `codec_choice` which codec is smallest. `copy` copies a store file by file, `recode` writes it with another
 codec, also in its place (`in_place`), `prune` with only the codes that occur; both rewrite shard by shard
-(`rewrite`).
+(`rewrite`). `merge` makes one store of the parts of a conversion.
 
-The entry points are `tokenstore.copy` and `tokenstore.recode`. A function that has its module's name is
-imported from the module. This wing may import `reading` and all that comes before it.
+The entry points are `tokenstore.copy`, `tokenstore.merge` and `tokenstore.recode`. A function that has
+its module's name is imported from the module. This wing may import `reading` and all that comes before it.
 """
 
 from __future__ import annotations

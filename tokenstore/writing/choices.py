@@ -34,6 +34,12 @@ def checked_jobs(jobs: int | None, default: int) -> int:
     return default if jobs is None else jobs
 
 
+def few_bad(listed: int) -> tuple[int, str]:
+    """Return how many of a split's `listed` samples may be bad unless more are allowed, and the reason."""
+    few = ", which is none below 100 samples" if listed < 100 else ""
+    return listed // 100, f"1 % of {listed:,}{few}"
+
+
 def chosen_later(codec: str) -> bool:
     """Return whether a codec can only be chosen or fitted once codes are known.
 

@@ -25,11 +25,11 @@ from tokenstore.format import (
 )
 from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import SplitReader, TokenStore
-from tokenstore.reading.checked_files import samples_batches
 from tokenstore.writing.checks import check_codes
 from tokenstore.writing.choices import MIN_DECODE_RATE, checked_jobs, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
 from tokenstore.writing.encoded import Piece, assembled, encode_piece, pieces
+from tokenstore.writing.joined import JoinedSplit
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
 
@@ -106,7 +106,12 @@ def rewrite_into(
         }
         part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
         threads = checked_jobs(jobs, available_cores())
-        _copy_split(split, part, writer.spec, plan.renumber, threads, on_progress)
+
+        def report(done: int, total: int, step: str = f"{name}, rewriting") -> None:
+            if on_progress is not None:
+                on_progress(step, done, total)
+
+        write_joined(JoinedSplit([store], name, threads), part, writer.spec, plan.renumber, report)
     return Rewritten(writer.commit(), choice)
 
 
@@ -138,21 +143,23 @@ def skips_of(split: SplitReader) -> list[Skip]:
     return [Skip(**row) for row in table.to_pylist()]
 
 
-def _copy_split(
-    split: SplitReader,
+def write_joined(
+    joined: JoinedSplit,
     part: SplitWriter,
     spec: StoreSpec,
     renumber: Renumber,
-    jobs: int,
-    on_progress: OnProgress | None,
+    report: Callable[[int, int], None],
 ) -> None:
-    """Write the shards of a split that are not written yet; `jobs` threads read and encode their pieces."""
-    name, samples = split.name, len(split)
+    """Write the shards of a split that are not written yet, cut anew; threads read and encode their pieces.
+
+    `renumber` is a function from the stored codes (n, *grid) to those that are written. `report` is called
+    with the samples done and in all.
+    """
+    name, samples = joined.name, len(joined)
     layouts = part.layouts(max(1, min(part.shard_samples, samples)))
-    readers = {array: split.array(array).streamed(jobs) for array in layouts}
 
     def encoded(piece: Piece) -> list[bytes]:
-        values = readers[piece.array].read_range(piece.start, piece.stop)
+        values = joined.read_range(piece.array, piece.start, piece.stop)
         shard, first = divmod(piece.start, part.shard_samples)
         if piece.array == TOKENS:
             values = renumber(values)
@@ -163,8 +170,8 @@ def _copy_split(
     begin = part.source_position
     starts = range(begin, samples, part.shard_samples)
     of_shards = (pieces(layouts, start, min(start + part.shard_samples, samples)) for start in starts)
-    payloads = in_order(encoded, itertools.chain.from_iterable(of_shards), jobs)
-    rows = _Rows(samples_batches(split.store, name, begin))
+    payloads = in_order(encoded, itertools.chain.from_iterable(of_shards), joined.threads)
+    rows = _Rows(joined.batches(begin))
     with contextlib.closing(payloads):
         for start in starts:
             stop = min(start + part.shard_samples, samples)
@@ -174,9 +181,8 @@ def _copy_split(
             number = start // part.shard_samples
             shard = assembled(name, number, stop - start, layouts, of_arrays, rows.take(stop - start))
             part.write_encoded(shard, stop, [])
-            if on_progress is not None:
-                on_progress(f"{name}, rewriting", stop, samples)
-    part.finish(skips_of(split))
+            report(stop, samples)
+    part.finish([skip for store in joined.stores for skip in skips_of(store[name])])
 
 
 class _Rows:

@@ -1,0 +1,52 @@
+"""The command `tokenstore merge`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+import tokenstore
+
+from .. import options
+from ..console import echo, human_bytes
+from ..main import EXIT_CODES
+from ..parameters import Choice
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("out")
+@options.existing_store("parts", nargs=-1)
+@click.option(
+    "--on-error",
+    type=Choice(["skip"]),
+    help="Bad samples: skip any number. By default as many may be bad as in one conversion of the whole.",
+)
+@options.jobs("parts of shards that are encoded; the store is the same for any number")
+@options.resume("the interrupted merging to OUT")
+@options.storage_options(of="store, or for OUT if the parts are local")
+@options.storage_options("--target-storage-options", of="target, which is OUT")
+def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
+    r"""Merge PARTS, which `tokenstore convert --part I/N` made, to the store OUT.
+
+    All N parts have to be named, in any order. OUT has the same bytes as one conversion of the whole.
+
+    \b
+    Examples:
+      tokenstore merge photos.zarr parts/*
+      tokenstore merge s3://bucket/photos.zarr s3://bucket/parts/{1..100} --jobs 8
+    """
+    from ..progress import step_bars
+
+    started = time.monotonic()
+    with step_bars() as on_progress:
+        result = tokenstore.merge(out, parts, on_progress=on_progress, **settings)
+    if result.already_complete:
+        echo(f"{out}: already complete, of as many samples")
+        return
+    if result.choice is not None:
+        echo(f"codec {result.choice}")
+    samples = sum(split.samples for split in result.manifest.splits.values())
+    took = time.monotonic() - started
+    echo(f"{out}: {len(parts):,} parts, {samples:,} samples, {human_bytes(result.nbytes)}; {took:.1f} s")
