@@ -1,0 +1,216 @@
+"""Conversions of sources on object storage: the store of a local source, and a resume that lists nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers.brightness import BrightnessTokenizer
+from helpers.fault_proxy import FaultProxy
+from helpers.object_storage import S3Server
+from helpers.paths import TESTS
+from helpers.tar_files import write_tar
+from PIL import Image
+
+import tokenstore
+from tokenstore.errors import ConversionError, StorageError
+from tokenstore.writing.target import LISTINGS
+
+OPTIONS: dict[str, Any] = {
+    "workers": 0,
+    "chunk_samples": 4,
+    "shard_samples": 8,
+    "batch_size": 3,
+    "on_error": "skip",
+    "image_size": 16,
+}
+TARS = 3
+IMAGES = 9
+"""The images of one tar file."""
+
+
+def picture(level: int) -> bytes:
+    """Return a grey image as a PNG file; the ninth of each ten is broken."""
+    data = io.BytesIO()
+    Image.new("RGB", (20, 20), (level, level, level)).save(data, "PNG")
+    return b"broken" if level % 10 == 8 else data.getvalue()
+
+
+def write_sources(folder: Path) -> Path:
+    """Write tar shards, Parquet files and a folder of images, all of the same images."""
+    for number in range(TARS):
+        levels = range(10 * number, 10 * number + IMAGES)
+        members = [(f"{level:03}.png", picture(level)) for level in levels]
+        members += [(f"{level:03}.cls", b"%d" % (level % 5)) for level in levels]
+        write_tar(folder / "tar" / f"{number}.tar", sorted(members))
+        columns = {"image": list(map(picture, levels)), "label": [level % 5 for level in levels]}
+        (folder / "parquet").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), folder / "parquet" / f"{number}.parquet", row_group_size=4)
+        for level in levels:
+            path = folder / "images" / f"class-{level % 5}" / f"{level:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(level))
+    return folder
+
+
+def on_s3(folder: Path, server: S3Server) -> str:
+    """Copy the files of a folder to a bucket of their own, and return its URL."""
+    url = f"s3://{server.new_bucket()}"
+    fs = fsspec.filesystem("s3", **server.storage_options())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return url
+
+
+def converted(source: str | Path, target: Path, **options: Any) -> Path:
+    """Convert images of grey levels."""
+    tokenizer = options.pop("tokenizer", None) or BrightnessTokenizer()
+    tokenstore.convert(source, target, tokenizer=tokenizer, **OPTIONS, **options)
+    return target
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Return the files of a store, the root without the place of the source."""
+    files = {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    root = json.loads(files["zarr.json"])
+    for name in ("source_location", "digest"):
+        del root["attributes"]["tokenstore"][name]
+    return {**files, "zarr.json": json.dumps(root).encode()}
+
+
+class StoppedError(Exception):
+    """The exception that stops a conversion."""
+
+
+class StoppingTokenizer(BrightnessTokenizer):
+    """A tokenizer that stops at its fourth batch; the listings have to be saved by then."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__()
+        self.target = target
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert list((self.target / LISTINGS).glob("*.parquet"))
+        if len(self.batches) == 3:
+            raise StoppedError
+        return super().encode(inputs)
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "images"])
+def test_a_store_is_the_same_whether_its_source_is_local_or_on_s3(
+    tmp_path: Path, s3_server: S3Server, kind: str
+) -> None:
+    sources = write_sources(tmp_path / "sources")
+    url, options = on_s3(sources, s3_server), s3_server.storage_options()
+    remote = converted(f"{url}/{kind}", tmp_path / "remote.zarr", source_storage_options=options)
+    local = converted(sources / kind, tmp_path / "local.zarr")
+    assert files_of(remote) == files_of(local)
+    assert len(tokenstore.open(remote)["train"]) == TARS * (IMAGES - 1)
+
+
+def test_decode_processes_fetch_their_images_themselves(tmp_path: Path, s3_server: S3Server) -> None:
+    sources = write_sources(tmp_path / "sources")
+    url, options = on_s3(sources, s3_server), s3_server.storage_options()
+    for workers in (0, 2):
+        tokenstore.convert(
+            f"{url}/tar/{{0..2}}.tar",
+            tmp_path / f"{workers}.zarr",
+            tokenizer=BrightnessTokenizer(),
+            source_storage_options=options,
+            **{**OPTIONS, "workers": workers},
+        )
+    assert files_of(tmp_path / "0.zarr") == files_of(tmp_path / "2.zarr")
+
+
+def test_a_resumed_conversion_lists_nothing_again(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
+) -> None:
+    sources = write_sources(tmp_path / "sources")
+    pattern, target = f"{on_s3(sources, s3_server)}/tar/{{0..2}}.tar", tmp_path / "remote.zarr"
+    options = s3_server.storage_options(fault_proxy.url)
+    with pytest.raises(StoppedError):
+        converted(pattern, target, source_storage_options=options, tokenizer=StoppingTokenizer(target))
+    fault_proxy.clear()
+    converted(pattern, target, source_storage_options=options, resume=True)
+    gets = [request for request in fault_proxy.requests if request.method == "GET"]
+    assert all(str(request.range).removeprefix("bytes=").split("-")[0] != "0" for request in gets)
+    assert len(gets) <= TARS
+    assert fault_proxy.count("HEAD") == TARS
+    assert files_of(target) == files_of(converted(sources / "tar", tmp_path / "local.zarr"))
+    assert not (target / LISTINGS).exists()
+
+
+def test_a_tar_file_that_was_replaced_is_listed_again_and_refused(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    sources = write_sources(tmp_path / "sources")
+    url, target = on_s3(sources, s3_server), tmp_path / "remote.zarr"
+    options = s3_server.storage_options()
+    with pytest.raises(StoppedError):
+        converted(f"{url}/tar", target, source_storage_options=options, tokenizer=StoppingTokenizer(target))
+    fsspec.filesystem("s3", **options).put_file(str(sources / "tar" / "0.tar"), f"{url}/tar/1.tar")
+    with pytest.raises(ConversionError, match="cannot resume with other inputs: source"):
+        converted(f"{url}/tar", target, source_storage_options=options, resume=True)
+
+
+def test_storage_that_stops_answering_ends_a_conversion_that_can_be_resumed(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = write_sources(tmp_path / "sources")
+    url, target = on_s3(sources, s3_server), tmp_path / "remote.zarr"
+    options = s3_server.storage_options()
+
+    def fails(*_: object) -> list[bytes]:
+        raise StorageError("no answer within 30 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokenstore.storage.remote.folder.RemoteFolder.read_ranges", fails)
+        with pytest.raises(StorageError, match="no answer"):
+            converted(f"{url}/tar", target, source_storage_options=options)
+    converted(f"{url}/tar", target, source_storage_options=options, resume=True)
+    assert files_of(target) == files_of(converted(sources / "tar", tmp_path / "local.zarr"))
+
+
+@pytest.mark.thorough
+def test_a_conversion_that_was_killed_lists_nothing_again(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
+) -> None:
+    sources = write_sources(tmp_path / "sources")
+    pattern, target = f"{on_s3(sources, s3_server)}/tar/{{0..2}}.tar", tmp_path / "remote.zarr"
+    options = s3_server.storage_options(fault_proxy.url)
+    program = (
+        "import json, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from conversion.test_remote_source import StoppedError, StoppingTokenizer, converted\n"
+        "class Killing(StoppingTokenizer):\n"
+        "    def encode(self, inputs):\n"
+        "        try:\n"
+        "            return super().encode(inputs)\n"
+        "        except StoppedError:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "target = Path(sys.argv[2])\n"
+        "options = json.loads(sys.argv[3])\n"
+        "converted(sys.argv[1], target, source_storage_options=options, tokenizer=Killing(target))\n"
+    )
+    command = [sys.executable, "-c", program, pattern, str(target), json.dumps(options)]
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    )
+    assert ended.returncode == -signal.SIGKILL
+    fault_proxy.clear()
+    converted(pattern, target, source_storage_options=options, resume=True)
+    assert fault_proxy.count("HEAD") == TARS
+    assert fault_proxy.count("GET") <= TARS
+    assert files_of(target) == files_of(converted(sources / "tar", tmp_path / "local.zarr"))
