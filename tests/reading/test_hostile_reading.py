@@ -26,7 +26,7 @@ from helpers.waiting import HANG
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.errors import DamageError
-from tokenstore.reading import chunk_array, fetching, sample_array, shards
+from tokenstore.reading import chunk_array, decoded, fetching, sample_array, shards
 from tokenstore.storage import mapping, open_storage
 from tokenstore.storage.local import LocalFolder
 from tokenstore.storage.remote import RemoteFolder
@@ -65,7 +65,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(mapping, "_unused", deque([None] * 3))
     monkeypatch.setattr(chunk_array, "CACHE_NBYTES", 2000)
     monkeypatch.setattr(sample_array, "CACHE_NBYTES", 2000)
-    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)
+    monkeypatch.setattr(decoded, "IN_MEMORY_NBYTES", 0)
     monkeypatch.setattr(shards, "RUN_NBYTES", 200)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", 0)
     interval = sys.getswitchinterval()

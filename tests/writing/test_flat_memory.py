@@ -14,7 +14,7 @@ from helpers.stores import Samples, write_store
 import tokenstore
 from tokenstore.audit import codes, stats
 from tokenstore.format import tables
-from tokenstore.reading import array, chunk_array
+from tokenstore.reading import array, decoded
 from tokenstore.storage import local, open_storage
 from tokenstore.writing import encoded, prune
 from tokenstore.writing.prune import prune_codebook
@@ -42,7 +42,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "_LABELS_AT_ONCE", 2**12)
     monkeypatch.setattr(array, "_RANGE_SAMPLES", 2**10)
     monkeypatch.setattr(array, "_STREAM_NBYTES", 2**14)
-    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", 0)  # whose memory is only touched when it is used
+    monkeypatch.setattr(decoded, "IN_MEMORY_NBYTES", 0)  # whose memory is only touched when it is used
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)
     monkeypatch.setattr(local, "BLOCK_NBYTES", 2**14)
     monkeypatch.setattr(tables, "BATCH_ROWS", 2**10)

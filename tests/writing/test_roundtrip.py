@@ -28,7 +28,15 @@ from tokenstore.audit.verify import verify
 from tokenstore.codecs.bitpack import Bitpack
 from tokenstore.errors import StoreError
 from tokenstore.format.layout import ArrayLayout
-from tokenstore.reading import SplitReader, TokenStore, chunk_array, fetching, local_shards, sample_array
+from tokenstore.reading import (
+    SplitReader,
+    TokenStore,
+    chunk_array,
+    decoded,
+    fetching,
+    local_shards,
+    sample_array,
+)
 from tokenstore.storage import mapping, open_storage
 
 CODEBOOK_SIZES = (1, 2, 3, 255, 256, 257, 391, 65535, 65536, 2**31)
@@ -270,7 +278,7 @@ def test_a_cache_too_small_for_a_batch_only_costs_time(
     )
     monkeypatch.setattr(chunk_array, "CACHE_NBYTES", nbytes)
     monkeypatch.setattr(sample_array, "CACHE_NBYTES", nbytes)
-    monkeypatch.setattr(chunk_array, "_SMALL_ARRAY_NBYTES", nbytes)
+    monkeypatch.setattr(decoded, "IN_MEMORY_NBYTES", nbytes)
     monkeypatch.setattr(fetching, "FETCHED_NBYTES", nbytes)
     opened = tokenstore.open(memory_url)
     np.testing.assert_array_equal(opened["train"][:], codes)

@@ -3,7 +3,7 @@
 `open_store` opens a store. `store.py` is a whole store, `split.py` one split, `array.py` one aligned array,
 read by samples (`sample_array.py`) or by chunks (`chunk_array.py`), as its codec allows.
 These read bytes from `local_shards.py` (this machine's disk), `shards.py` (its memory) and `fetching.py`
-(everything else).
+(everything else). `decoded.py` has the values of labels and the like, each decoded once.
 `store_files.py` has a store's manifest and metadata. `views.py` makes subsets and concatenations.
 May import: `errors`, `machine`, `codecs`, `storage`, `format`; never zarr, pyarrow, torch or numba at import.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,8 +14,10 @@ from typing_extensions import override
 
 from tokenstore.codecs import Bitpack
 from tokenstore.reading.array import CACHE_NBYTES, ArrayReader, Indices, Values
+from tokenstore.reading.decoded import DecodedValues, NoRoomError
 from tokenstore.reading.sample_array import SampleArrayReader
 from tokenstore.reading.shards import (
+    PREFETCH_CHUNKS,
     ArrayFiles,
     Bytes,
     InMemoryShards,
@@ -27,9 +31,7 @@ from tokenstore.reading.store_files import StoreFiles
 __all__ = ["ChunkArrayReader", "PackedArrayReader"]
 
 _SMALL_SAMPLE_NBYTES = 16
-"""The largest sample of arrays, such as labels, that stay in memory as a whole once decoded."""
-_SMALL_ARRAY_NBYTES = 2**30
-"""The most bytes of an array that stays in memory as a whole once decoded."""
+"""The largest sample of arrays, such as labels, whose values all stay decoded."""
 
 
 class ChunkArrayReader(ArrayReader):
@@ -53,19 +55,19 @@ class ChunkArrayReader(ArrayReader):
     def _use(self, shards: Shards) -> None:
         super()._use(shards)
         self._decoded: OrderedDict[int, Values] = OrderedDict()
-        rows = len(self) if self._is_small else 0
-        self._values = np.empty((rows, *self.layout.sample_shape), self.layout.dtype)
-        self._is_decoded = np.zeros(self.files.chunks, np.bool_)
+        self._has_no_room = False
+        self.__dict__.pop("_decoded_values", None)
 
     @override
     def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
         row_numbers, out = self._output(indices, out)
         if len(row_numbers):
             chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            if self._is_small:
-                out[...] = self._small_values(chunk)[row_numbers]
-            else:
+            values = self._small_values(chunk) if self._is_small else None
+            if values is None:
                 self._read_chunks(chunk, row, out)
+            else:
+                out[...] = values[row_numbers]
         return out
 
     @override
@@ -100,26 +102,48 @@ class ChunkArrayReader(ArrayReader):
     @cached_property
     def _is_small(self) -> bool:
         sample_nbytes = self.layout.dtype.itemsize * math.prod(self.layout.sample_shape)
-        return (
-            self._keep_small
-            and sample_nbytes <= _SMALL_SAMPLE_NBYTES
-            and len(self) * sample_nbytes <= _SMALL_ARRAY_NBYTES
-        )
+        return self._keep_small and sample_nbytes <= _SMALL_SAMPLE_NBYTES
 
-    def _small_values(self, chunk: Indices) -> Values:
-        """Return all values, of which at least these chunks' are decoded.
+    def _small_values(self, chunk: Indices) -> Values | None:
+        """Return all values, of which at least these chunks' are decoded; None if there is no room for them.
 
-        The first access to chunks that have to be fetched fetches and decodes all of them.
+        The first access to chunks that have to be fetched fetches and decodes all that go into memory.
         """
-        if not self._is_decoded[chunk].all():
-            missing = np.unique(chunk[~self._is_decoded[chunk]]).tolist()
-            if not self.is_local:
-                missing = np.flatnonzero(~self._is_decoded).tolist()
-            payloads = None if self.is_local else self._shards.payloads(np.array(missing, np.int64))
-            for number in missing:
-                self._values[slice(*self.layout.chunk_span(number))] = self.decode_chunk(number, payloads)
-                self._is_decoded[number] = True
-        return self._values
+        if self._has_no_room:
+            return None
+        try:
+            values = self._values
+            if not values.is_decoded[chunk].all():
+                self._decode_missing(values, np.unique(chunk[~values.is_decoded[chunk]]))
+        except NoRoomError as error:
+            self._has_no_room = True
+            self.__dict__.pop("_decoded_values", None)
+            nbytes = self.layout.dtype.itemsize * math.prod(self.layout.shape)
+            warnings.warn(
+                f"{self.store.storage}/{self.name}: no room for {nbytes:,} bytes of decoded values in "
+                f"{tempfile.gettempdir()} ({error}): reading them is slow. Make room, or set TMPDIR",
+                stacklevel=4,
+            )
+            return None
+        return values.values
+
+    @property
+    def _values(self) -> DecodedValues:
+        """The decoded values. subtle: threads that come first at once get the same object."""
+        values: DecodedValues | None = self.__dict__.get("_decoded_values")
+        if values is None:
+            made = DecodedValues(self.layout.shape, self.layout.dtype, self.files.chunks)
+            values = self.__dict__.setdefault("_decoded_values", made)
+        return values
+
+    def _decode_missing(self, values: DecodedValues, missing: Indices) -> None:
+        """Put missing chunks into `values`; if they are fetched and go into memory, all that are missing."""
+        if not self.is_local and values.in_memory:
+            missing = np.flatnonzero(~values.is_decoded)
+        for numbers in np.split(missing, range(PREFETCH_CHUNKS, len(missing), PREFETCH_CHUNKS)):
+            payloads = None if self.is_local else self._shards.payloads(numbers)
+            for number in numbers.tolist():
+                values.put(number, self.layout.chunk_span(number)[0], self.decode_chunk(number, payloads))
 
     def _read_chunks(self, chunk: Indices, row: Indices, out: Values) -> None:
         numbers = np.unique(chunk)
