@@ -16,6 +16,12 @@ def _fresh_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no curve after each evaluation, which takes as long as a small run; `pretrained` has one."""
+    monkeypatch.setattr("seitpp_models.training.reports.draw_curve", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("training") / "store", preprocessing=PREPARED)

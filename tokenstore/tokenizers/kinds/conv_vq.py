@@ -97,8 +97,10 @@ class ConvVQ(nn.Module):
             nn.Conv2d(config.decoder_width, pixels, 3, padding=1),
             nn.PixelShuffle(config.patch),
         )
-        codebook = torch.randn(config.codebook_size, config.code_dim)
-        self.register_buffer("codebook", F.normalize(codebook, dim=1))
+        codebook = torch.empty(config.codebook_size, config.code_dim)
+        if not codebook.is_meta:  # which has no values, and for which torch would import its compiler
+            codebook = F.normalize(codebook.normal_(), dim=1)
+        self.register_buffer("codebook", codebook)
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Return unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
