@@ -5,6 +5,7 @@ Of the codec, only the integers that a model stores are used. Source: FORMAT.md,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ class NoStreamError(Exception):
 # --- The tree: a code's rank, in base `fan`, is what is decided, digit by digit.
 
 
+@functools.cache
 def tree_of(size: int) -> tuple[int, int]:
     """Return levels and fan: the fewest levels of at most 32 alternatives, then the fewest alternatives."""
     levels = next(levels for levels in itertools.count() if 32**levels >= size)
@@ -60,6 +62,7 @@ class Model:
         self.planes = model.planes
         self.lanes = 32 if max(plane.size for plane in model.planes) <= 32 else 64
         self._rows: dict[tuple[int, int, int], list[int]] = {}
+        self._weights = [plane.weights.tolist() for plane in model.planes]
 
     def source(self, plane: int, offset: Sequence[int]) -> int:
         """Return the plane that a context of a plane looks at."""
@@ -85,12 +88,12 @@ class Model:
         return self._rows[source, reader, code]
 
     def _row(self, plane: Any, reader: int, code: int) -> list[int]:
+        gains, heard = plane.gains.tolist(), plane.components[:, 1 + code].tolist()
+        factors = [gain * component for gain, component in zip(gains, heard, strict=True)]
+        readers = plane.readers[:, reader, : self.lanes].tolist()
         row = []
         for lane in range(self.lanes):
-            total = 0
-            for component in range(len(plane.gains)):
-                told = int(plane.components[component, 1 + code])
-                total += told * int(plane.gains[component]) * int(plane.readers[component, reader, lane])
+            total = sum(factor * reads[lane] for factor, reads in zip(factors, readers, strict=True))
             rounded = (total + 2 ** (plane.row_shift - 1)) >> plane.row_shift
             row.append(max(-127, min(127, rounded)))
         return row
@@ -104,7 +107,7 @@ class Model:
         for child in range(first, first + children_of(stored.size, level, prefix)):
             total = int(stored.biases[child]) << stored.logit_shift
             for lane in range(32):
-                total += heard[lane] * int(stored.weights[child, lane])
+                total += heard[lane] * self._weights[plane][child][lane]
             logits.append(total >> stored.logit_shift)
         return [frequency(max(logits) - logit) for logit in logits]
 
@@ -126,9 +129,20 @@ def as_int16(value: int) -> int:
 Decide = Callable[[int, int, list[int]], int]
 
 
+_tables: list[tuple[Any, Model]] = []
+"""The model of the last sample, and its rows, which the samples of a chunk share."""
+
+
+def tables_of(model: Any) -> Model:
+    """Return the rows of a model, those of the last sample where it is the same."""
+    if not _tables or _tables[0][0] is not model:
+        _tables[:] = [(model, Model(model))]
+    return _tables[0][1]
+
+
 def walk(model: Any, grid: Grid, decide: Decide) -> list[int]:
     """Return a sample's codes (L,); `decide` names the alternative at a position, level and frequencies."""
-    tables = Model(model)
+    tables = tables_of(model)
     codes: dict[tuple[int, ...], int] = {}
     previous = -1
     per_plane = math.prod(grid) // len(model.planes)

@@ -28,7 +28,9 @@ print(len(dataset), dataset[0].sum().item(), len(list(TokenLoader(dataset, 4, sh
 """
 
 
-def test_the_loader_augmentation_a_dataset_and_the_default_tokenizer_import_no_compiler(tmp_path: Path) -> None:
+def test_a_loader_augmentation_a_dataset_and_the_default_tokenizer_import_no_compiler(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "store"
     write_store(path, {"train": (random_codes(10, (4, 4), 391),)})
     result = subprocess.run(

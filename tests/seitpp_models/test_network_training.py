@@ -115,7 +115,8 @@ def test_any_backbone_of_timm_is_trained(store: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def forks() -> Iterator[ForkServer]:
     modules = ["tokenstore_cli.seitpp", "seitpp_models.training.pretraining", "helpers.network_stores"]
-    modules += ["torch.utils.tensorboard", "tokenstore_cli.networks.pretrain", "matplotlib.backends.backend_agg"]
+    modules += ["torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
+    modules += ["tokenstore_cli.networks.pretrain"]
     modules += ["tokenstore.codecs.bitpack_kernels", "tokenstore.loading.sampling.feistel"]
     with ForkServer(*modules) as server:
         yield server

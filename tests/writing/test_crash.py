@@ -64,8 +64,8 @@ def run(conversions: subprocess.Popen[str], images: Path, out: Path, operation: 
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        ("out.zarr", 9),
-        ("out.zip", 19),
+        ("out.zarr", 15),
+        ("out.zip", 29),
         pytest.param("out.zarr", 1, marks=pytest.mark.thorough),
         pytest.param("out.zip", 2, marks=pytest.mark.thorough),
     ],

@@ -7,7 +7,6 @@ import pickle
 import shutil
 import tempfile
 import threading
-import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,9 +24,7 @@ from hypothesis import strategies as st
 import tokenstore
 from tokenstore import TokenDataset
 from tokenstore.audit.verify import verify
-from tokenstore.codecs.bitpack import Bitpack
 from tokenstore.errors import StoreError
-from tokenstore.format.layout import ArrayLayout
 from tokenstore.reading import (
     SplitReader,
     TokenStore,
@@ -112,27 +109,27 @@ def check_split(split: SplitReader, samples: Samples, data: st.DataObject) -> No
     np.testing.assert_array_equal(widened, samples.codes[indices])
 
 
-PLACES = ("folder", "zip", "memory", "file")
-
-
-def url_of(place: str, folder: str) -> str:
-    return {
-        "folder": f"{folder}/store",
-        "zip": f"{folder}/store.zip",
-        "memory": f"memory://{uuid.uuid4().hex}/store",
-        "file": f"file://{folder}/store",
-    }[place]
+PLACES = ("{}/store", "{}/store.zip", "memory://{}/store", "file://{}/store")
 
 
 @given(store=stores(), place=st.sampled_from(PLACES), data=st.data())
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+def test_any_store_comes_back(store: Any, place: str, data: st.DataObject) -> None:
+    check_store(store, place, data)
+
+
+@pytest.mark.thorough
+@given(store=stores(), place=st.sampled_from(PLACES), data=st.data())
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-def test_any_store_comes_back(
-    store: tuple[dict[str, Samples], tuple[int, ...], dict[str, Any]], place: str, data: st.DataObject
-) -> None:
+def test_any_of_a_hundred_stores_comes_back(store: Any, place: str, data: st.DataObject) -> None:
+    check_store(store, place, data)
+
+
+def check_store(store: Any, place: str, data: st.DataObject) -> None:
     splits, sizes, spec = store
     folder = tempfile.mkdtemp()
     try:
-        url = url_of(place, folder)
+        url = place.format(folder)
         manifest = write_store(url, splits, sizes, **spec)
         assert manifest.features == (spec["codec"],)
         opened = tokenstore.open(url)
@@ -141,14 +138,14 @@ def test_any_store_comes_back(
             check_split(opened[name], samples, data)
         found = verify(url)
         assert (found.problems, found.notes) == ([], [])
-        if place == "folder":
+        if place == PLACES[0]:
             root = zarr.open(url, mode="r")
             for name, samples in splits.items():
                 for array, values in arrays_of(samples).items():
                     np.testing.assert_array_equal(root[name][array][:], values, strict=True)
     finally:
         shutil.rmtree(folder)
-        if place == "memory":
+        if place == PLACES[2]:
             fs, path = fsspec.core.url_to_fs(url)
             fs.rm(path, recursive=True)
 
@@ -396,10 +393,3 @@ def test_an_unknown_split_or_column_is_answered_with_what_there_is(
         store["train"].read("depth", [0])
     with pytest.raises(StoreError, match=r"no array 'depth'; it has tokens, labels, masks$"):
         TokenDataset(small_shards[0], columns=["tokens", "depth"])
-
-
-def test_a_layout_comes_back_from_its_metadata() -> None:
-    for name in ("tokens", "labels"):
-        layout = ArrayLayout((7, 2, 3), np.dtype(np.uint16), 2, 4, Bitpack(391))
-        again = ArrayLayout.from_zarr(layout.to_zarr(name), f"store/train/{name}")
-        assert again.to_zarr(name) == layout.to_zarr(name)
