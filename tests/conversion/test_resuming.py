@@ -28,6 +28,7 @@ from tokenstore.errors import (
 )
 from tokenstore.sources import open_source
 from tokenstore.storage.local import LocalFolder
+from tokenstore.writing import journal
 
 
 class StopAfter:
@@ -76,8 +77,9 @@ class _FailingStorage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         self.error = error
         self.left = 0
-        for name in ("write", "create", "remove", "move_into_place"):
+        for name in ("write", "write_ahead", "create", "remove", "move_into_place"):
             monkeypatch.setattr(LocalFolder, name, self.wrapped(getattr(LocalFolder, name)))
+        monkeypatch.setattr(journal, "append_file", self.wrapped(journal.append_file))
 
     def wrapped(self, function: Callable[..., None]) -> Callable[..., None]:
         def call(*args: Any) -> None:
