@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,7 @@ from PIL import Image
 
 import tokenstore
 from tokenstore.errors import ConversionError, StorageError
+from tokenstore.sources import open_source
 from tokenstore.writing.target import LISTINGS
 
 OPTIONS: dict[str, Any] = {
@@ -214,3 +216,24 @@ def test_a_conversion_that_was_killed_lists_nothing_again(
     assert fault_proxy.count("HEAD") == TARS
     assert fault_proxy.count("GET") <= 2 * TARS
     assert files_of(target) == files_of(converted(sources / "tar", tmp_path / "local.zarr"))
+
+
+def test_row_groups_of_parquet_are_fetched_once_for_all_decode_processes(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.sources.decoding.TASK_SAMPLES", 6)
+    noise = np.random.default_rng(0).integers(0, 256, (90, 40, 40, 3), np.uint8)
+    images = [io.BytesIO() for _ in noise]
+    for pixels, file in zip(noise, images, strict=True):
+        Image.fromarray(pixels).save(file, "PNG")
+    (tmp_path / "tables").mkdir()
+    table = pa.table({"image": [file.getvalue() for file in images]})
+    pq.write_table(table, tmp_path / "tables" / "x.parquet", row_group_size=30)
+    size = (tmp_path / "tables" / "x.parquet").stat().st_size
+    url, options = f"{on_s3(tmp_path, s3_server)}/tables", s3_server.storage_options(fault_proxy.url)
+    source = open_source(url, source_storage_options=options)
+    fault_proxy.clear()
+    chosen = {**OPTIONS, "workers": 2}
+    tokenstore.convert(source, tmp_path / "x.zarr", tokenizer=BrightnessTokenizer(), **chosen)
+    assert size < fault_proxy.sent < 1.5 * size
+    assert len(tokenstore.open(tmp_path / "x.zarr")["train"]) == len(noise)

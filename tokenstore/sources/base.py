@@ -35,6 +35,28 @@ class ImageRequest(Protocol):
         """Return the samples' encoded images in order, and a SampleError for each that cannot be read."""
 
 
+@runtime_checkable
+class SharedRequest(ImageRequest, Protocol):
+    """A request whose bytes are fetched together with those of its neighbours.
+
+    The process that hands out the tasks of several decode processes fetches them, once for all.
+    """
+
+    def fetch(self) -> ImageRequest:
+        """Read the samples, and return a request that has them; it is called in the samples' order."""
+
+
+@dataclass(frozen=True)
+class FetchedRequest(ImageRequest):
+    """A request whose samples were read already."""
+
+    images: Sequence[bytes | SampleError]
+
+    def read(self) -> Sequence[bytes | SampleError]:
+        """Return the samples."""
+        return self.images
+
+
 class Split(Protocol):
     """The samples of one split in a fixed order, as arrays and never as one object a sample."""
 

@@ -33,6 +33,7 @@ from tokenstore.sources.decode_task import (
     Records,
     decode_task,
 )
+from tokenstore.sources.fetching import fetched_ahead
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
@@ -162,7 +163,7 @@ class DecodePool:
                 outcomes = decode_task(task, self._decoders, records)
                 yield _batch(task, records[: task.stop - task.start], outcomes)
             return
-        yield from self._decode_in_processes(iter(tasks), self._slots)
+        yield from self._decode_in_processes(fetched_ahead(iter(tasks)), self._slots)
 
     def _decode_in_processes(self, tasks: Iterator[DecodeTask], slots: _Slots) -> Iterator[DecodedBatch]:
         running: deque[tuple[DecodeTask, int, Future[Outcomes]]] = deque()

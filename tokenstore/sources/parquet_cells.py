@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
-from tokenstore.sources.base import ImageRequest
+from tokenstore.sources.base import FetchedRequest, ImageRequest, SharedRequest
 from tokenstore.sources.files import SourceFile
 
 SMALL_NBYTES = 2**26
@@ -58,6 +58,15 @@ class ParquetRequest(ImageRequest):
                 images += [SampleError(reason) for _ in range(start, stop)]
                 _opened.version = None  # the stream ends with the error
         return images
+
+
+@dataclass(frozen=True)
+class RemoteParquetRequest(ParquetRequest, SharedRequest):
+    """A request for some rows at a URL: each decode process alone would fetch the whole row group."""
+
+    @override
+    def fetch(self) -> FetchedRequest:
+        return FetchedRequest(self.read())
 
 
 def _once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | SampleError:
