@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils import data
 
 from tokenstore import TokenDataset, TokenLoader, concat, mix
 from tokenstore.errors import ArgumentError, ResumeError
+from tokenstore.randomness import derived_seed
 
 SAMPLES = 40
 LABELS = np.arange(SAMPLES, dtype=np.int32)
@@ -98,6 +100,58 @@ def test_a_sampler_leaves_the_programs_random_numbers_alone(dataset: TokenDatase
     torch.manual_seed(5)
     rows(TokenLoader(dataset, 10, sampler=data.RandomSampler(dataset)))
     assert torch.equal(torch.rand(2), expected)
+
+
+class Pausing:
+    """A sampler in whose middle another thread draws random numbers."""
+
+    def __init__(self) -> None:
+        self.drawn: list[torch.Tensor] = []
+
+    def __iter__(self) -> Any:
+        first = torch.randperm(SAMPLES // 2).tolist()
+        thread = threading.Thread(target=lambda: self.drawn.append(torch.rand(3)))
+        thread.start()
+        thread.join()
+        return iter(first + (torch.randperm(SAMPLES // 2) + SAMPLES // 2).tolist())
+
+
+class OtherDraws:
+    """A sampler that draws by a function of torch that takes no generator."""
+
+    def __iter__(self) -> Any:
+        return iter((torch.rand_like(torch.empty(30)) * SAMPLES).long().tolist())
+
+
+def test_a_sampler_seeds_no_other_threads_random_numbers(dataset: TokenDataset) -> None:
+    sampler = Pausing()
+    torch.manual_seed(5)
+    expected = [torch.rand(3) for _ in range(2)]
+    torch.manual_seed(5)
+    assert sorted(rows(TokenLoader(dataset, 10, sampler=sampler))) == LABELS.tolist()
+    assert len(sampler.drawn) == 2, "once more, to see that the order is the same"
+    assert all(map(torch.equal, sampler.drawn, expected))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: data.RandomSampler(d, True, 50),
+        data.RandomSampler,
+        lambda d: data.SubsetRandomSampler(range(5, 30)),
+        lambda d: weighted(*[1.0] * 40),
+        lambda d: OtherDraws(),
+    ],
+)
+def test_a_sampler_draws_what_it_would_from_the_seeded_default_generator(
+    dataset: TokenDataset, make: Any
+) -> None:
+    loader = TokenLoader(dataset, 10, seed=3, sampler=make(dataset))
+    found = [rows(loader) for _ in range(2)]
+    with torch.random.fork_rng(devices=[]):
+        for epoch in range(2):
+            torch.manual_seed(derived_seed(3, epoch))
+            assert found[epoch] == list(make(dataset))
 
 
 class Unsteady:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from tokenstore.errors import ArgumentError
@@ -18,6 +21,13 @@ from tokenstore.randomness import derived_seed
 from tokenstore.reading import Rows, Subset
 
 __all__ = ["sampled"]
+
+_DRAWING = frozenset(("multinomial", "normal", "poisson", "rand", "randint", "randn", "randperm"))
+"""The functions of torch that draw random numbers from a generator that they are given.
+
+Besides them, the methods that fill a tensor do, such as `random_`.
+"""
+_FILLING = re.compile("bernoulli_?|(cauchy|exponential|geometric|log_normal|normal|random|uniform)_")
 
 _INSTEAD = (
     "torch.utils.data.DataLoader(dataset, sampler=...) takes any sampler, and decodes a batch in one call"
@@ -39,9 +49,9 @@ def sampled(dataset: TokenDataset, sampler: Iterable[int] | None, shuffle: objec
 class SampledDataset(TokenDataset):
     """The samples of a dataset that a sampler draws, which TokenLoader's `sampler` makes.
 
-    The sampler draws from torch's default generator or its own `generator`, which are seeded by (seed, epoch)
-    meanwhile: the order of an epoch is the same on every rank, and after resuming. As a map-style dataset,
-    its samples are those of epoch 0 with seed 0.
+    The sampler draws from its own `generator` or, where it has none, from one in the place of torch's default
+    generator. Both are seeded by (seed, epoch): the order of an epoch is the same on every rank, and after
+    resuming. As a map-style dataset, its samples are those of epoch 0 with seed 0.
 
     Raises ArgumentError for a mixed dataset, for a sampler that does its own division among ranks, gives
     anything but as many indices of samples as its length says, or draws otherwise the second time.
@@ -57,9 +67,13 @@ class SampledDataset(TokenDataset):
             )
         self._set_up(dataset.rows, dataset.columns, dataset.transform, dataset.target_transform)
         self._sampler = sampler
-        self._last: tuple[tuple[int, int], Indices] | None = None
-        self._first = self._drawn(0, 0)
-        if not np.array_equal(self._draw(0, 0), self._first):
+        for seeds_default in (False, True):
+            self._seeds_default = seeds_default
+            self._last: tuple[tuple[int, int], Indices] | None = None
+            self._first = self._drawn(0, 0)
+            if np.array_equal(self._draw(0, 0), self._first):
+                break
+        else:
             raise ArgumentError(
                 "sampler: expected an order that depends on torch's random numbers alone, which can be "
                 f"resumed; {type(sampler).__name__} draws another one each time. {_INSTEAD}"
@@ -103,8 +117,8 @@ class SampledDataset(TokenDataset):
         own = getattr(sampler, "generator", None)
         if isinstance(own, torch.Generator):
             sampler.generator = torch.Generator().manual_seed(derived_seed(own.initial_seed(), seed, epoch))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(seed, epoch))
+        draws = _default_seeded if self._seeds_default else _Drawing
+        with draws(derived_seed(seed, epoch)):
             return self._checked(list(sampler), sampler)
 
     def _checked(self, drawn: list[Any], sampler: Any) -> Indices:
@@ -121,3 +135,26 @@ class SampledDataset(TokenDataset):
         if len(rows) != expected:
             raise ArgumentError(f"sampler: expected {expected} indices as its length is, found {len(rows)}")
         return rows.astype(np.int64)
+
+
+class _Drawing(TorchFunctionMode):
+    """A context whose thread draws from a generator of its own in the place of torch's default generator."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if (name in _DRAWING or _FILLING.fullmatch(name)) and kwargs.get("generator") is None:
+            kwargs["generator"] = self._generator
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _default_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's default generator meanwhile, of all threads, for samplers that draw in other ways."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
