@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, default_collate
 
@@ -25,6 +26,7 @@ from tokenstore.reading import (
     TokenStore,
     normalised,
     open_store,
+    row_bits,
     source_indices,
 )
 from tokenstore.storage import Retries
@@ -198,13 +200,12 @@ class TokenDataset(Dataset[Any]):
         Raises StoreError where the dataset has no labels, or labels that mean different classes; ValueError
         for a label that no class has or, in a store without names of classes, no sample.
         """
-        own_labels = self.rows.labels
-        if own_labels is None:
+        if LABELS not in self.rows.columns:
             raise StoreError(f"expected a dataset with labels, found {self!r}")
         if any(manifest.class_names != self.class_names for manifest in self.rows.manifests):
             raise StoreError(f"labels mean different classes in {self!r}: filter before concatenating")
-        requested = [self._class_index(label) for label in _listed(labels)]
-        return self.select(np.flatnonzero(np.isin(own_labels, requested)))
+        requested = np.array([self._class_index(label) for label in _listed(labels)], np.int64)
+        return self._where(lambda positions: np.isin(self.rows.read(LABELS, positions), requested))
 
     def _class_index(self, label: Any) -> int:
         """Return the index of a class by its name or index; raise ValueError if there is none."""
@@ -220,8 +221,8 @@ class TokenDataset(Dataset[Any]):
             raise ValueError(f"labels: expected class indices or names, found {label!r}") from None
         if names is not None and not 0 <= index < len(names):
             raise ValueError(f"labels: expected class indices from 0 to {len(names) - 1}, found {index}")
-        known = self.rows.base.labels
-        if names is None and known is not None and not (known == index).any():
+        known = self.rows.base.labels if names is None else None
+        if known is not None and not (known == index).any():
             within = f"labels from {known.min()} to {known.max()}" if len(known) else "no samples"
             raise ValueError(
                 f"labels: expected some that samples of {self.rows.base!r} have, found {index}; "
@@ -237,9 +238,16 @@ class TokenDataset(Dataset[Any]):
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction: expected a number between 0 and 1, found {fraction}")
-        drawn = Permutation(len(self), seed, _SPLIT_KEY)(np.arange(len(self)))
-        held_out = round(fraction * len(self))
-        return self.select(np.sort(drawn[held_out:])), self.select(np.sort(drawn[:held_out]))
+        place = Permutation(len(self), seed, _SPLIT_KEY).inverse
+        count = round(fraction * len(self))
+        drawn = row_bits(len(self), lambda positions: place(positions) < count)
+        return self._where(drawn.has_not), self._where(drawn.has)
+
+    def _where(self, is_member: Callable[[Indices], npt.NDArray[np.bool_]]) -> Self:
+        """Return a dataset of the samples, in their order, that a function of positions (m,) tells."""
+        view = copy.copy(self)
+        view.rows = Subset.where(self.rows, is_member)
+        return view
 
     remote_shuffle: Shuffle = "lanes"
     """The order that `shuffle=True` means where samples are fetched."""

@@ -4,7 +4,8 @@
 read by samples (`sample_array.py`) or by chunks (`chunk_array.py`), as its codec allows.
 These read bytes from `local_shards.py` (this machine's disk), `shards.py` (its memory) and `fetching.py`
 (everything else). `decoded.py` has the values of labels and the like, each decoded once.
-`store_files.py` has a store's manifest and metadata. `views.py` makes subsets and concatenations.
+`store_files.py` has a store's manifest and metadata. `subset.py` and `views.py` make subsets and
+concatenations; `row_numbers.py` has the row numbers of a subset.
 May import: `errors`, `machine`, `codecs`, `storage`, `format`; never zarr, pyarrow, torch or numba at import.
 """
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from tokenstore.reading.array import ArrayReader, Indices, Values, normalised
     from tokenstore.reading.memory import ReusedMemory
     from tokenstore.reading.open_array import array_reader
+    from tokenstore.reading.row_numbers import row_bits
     from tokenstore.reading.sample_array import SampleArrayReader
     from tokenstore.reading.split import SplitReader
     from tokenstore.reading.store import TokenStore, open_store
     from tokenstore.reading.store_files import StoreFiles
-    from tokenstore.reading.views import Concatenated, Rows, Subset, source_indices
+    from tokenstore.reading.subset import Subset
+    from tokenstore.reading.views import Concatenated, Rows, source_indices
 
 __all__ = [
     "ArrayReader",
@@ -38,6 +41,7 @@ __all__ = [
     "array_reader",
     "normalised",
     "open_store",
+    "row_bits",
     "source_indices",
 ]
 
@@ -50,12 +54,13 @@ _HOMES = {
     "SampleArrayReader": "sample_array",
     "SplitReader": "split",
     "StoreFiles": "store_files",
-    "Subset": "views",
+    "Subset": "subset",
     "TokenStore": "store",
     "Values": "array",
     "array_reader": "open_array",
     "normalised": "array",
     "open_store": "store",
+    "row_bits": "row_numbers",
     "source_indices": "views",
 }
 

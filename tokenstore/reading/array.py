@@ -49,11 +49,14 @@ def normalised(indices: object, samples: int) -> Indices:
     if array.ndim != 1 or array.dtype.kind not in "ui":
         hint = "; of a mask, give np.flatnonzero(mask)" if array.dtype.kind == "b" else ""
         raise IndexError(f"expected a list of integers, found {array.dtype} of shape {array.shape}{hint}")
-    outside = (array < -samples) | (array >= samples)
-    if outside.any():
+    least, most = int(array.min()), int(array.max())
+    if least < -samples or most >= samples:
+        outside = (array < -samples) | (array >= samples)
         raise IndexError(f"index {array[outside][0]} is out of range for {samples} samples")
-    signed = array.astype(np.int64)
-    return np.where(signed < 0, signed + samples, signed)
+    row_numbers = array.astype(np.int64)
+    if least < 0:
+        row_numbers[row_numbers < 0] += samples
+    return row_numbers
 
 
 class ArrayReader(ABC):

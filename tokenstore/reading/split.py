@@ -94,7 +94,7 @@ class SplitReader:
         """All labels (N,), or None where the split has none."""
         if LABELS not in self.arrays:
             return None
-        return self.read(LABELS, np.arange(len(self)))
+        return self.arrays[LABELS].read_range(0, len(self))
 
     @property
     def base(self) -> SplitReader:
@@ -104,6 +104,11 @@ class SplitReader:
     @property
     def indices(self) -> None:
         """None: a split has all of its samples."""
+        return None
+
+    @property
+    def row_numbers(self) -> None:
+        """None, as `indices`."""
         return None
 
     @property

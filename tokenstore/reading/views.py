@@ -1,10 +1,9 @@
-"""Views of samples without copies: a subset of a split, or several splits one after another."""
+"""The protocol of rows of samples, and the view of several splits one after another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +11,12 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, StoreError
-from tokenstore.format import LABELS, Manifest
+from tokenstore.format import Manifest
 from tokenstore.reading.array import Indices, Values, normalised
+from tokenstore.reading.row_numbers import RowNumbers
 from tokenstore.reading.split import SplitReader
 
-__all__ = ["Concatenated", "Rows", "Subset", "source_indices"]
-
-BATCH_ROWS = 2**15
-"""The most rows of a batch of a subset's samples."""
+__all__ = ["Concatenated", "Rows", "source_indices"]
 
 
 class Rows(Protocol):
@@ -37,7 +34,14 @@ class Rows(Protocol):
 
     @property
     def indices(self) -> Indices | None:
-        """The row numbers (N,) of a subset's samples in its base, in order; None for all of them."""
+        """The row numbers (N,) of a subset's samples in its base, in order; None for all of them.
+
+        They take 8 bytes each; `row_numbers` takes less.
+        """
+
+    @property
+    def row_numbers(self) -> RowNumbers | None:
+        """The same row numbers, to be asked for a few at a time."""
 
     @property
     def splits(self) -> tuple[SplitReader, ...]:
@@ -104,114 +108,9 @@ class Rows(Protocol):
         """
 
 
-class Subset(Rows):
-    """The samples of other rows at `indices` (m,), in that order. Raises IndexError for bad indices."""
-
-    def __init__(self, rows: Rows, indices: object) -> None:
-        own = normalised(indices, len(rows))
-        self._rows = rows.base
-        self._indices = source_indices(rows, own)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __repr__(self) -> str:
-        return f"{len(self):,} samples of {self._rows!r}"
-
-    @property
-    @override
-    def base(self) -> Rows:
-        return self._rows
-
-    @property
-    @override
-    def indices(self) -> Indices:
-        return self._indices
-
-    @property
-    @override
-    def splits(self) -> tuple[SplitReader, ...]:
-        return self._rows.splits
-
-    @override
-    def by_split(self, indices: Indices) -> Iterator[tuple[int, Indices, Indices]]:
-        return self._rows.by_split(self._indices[indices])
-
-    @property
-    @override
-    def columns(self) -> tuple[str, ...]:
-        return self._rows.columns
-
-    @property
-    @override
-    def manifests(self) -> tuple[Manifest, ...]:
-        return self._rows.manifests
-
-    @cached_property
-    @override
-    def labels(self) -> npt.NDArray[np.int32] | None:
-        return self.read(LABELS, np.arange(len(self))) if LABELS in self.columns else None
-
-    @cached_property
-    @override
-    def fingerprint(self) -> str:
-        digest = sha256(self._indices.astype("<i8").tobytes()).hexdigest()
-        return f"{self._rows.fingerprint}[{digest[:16]}]"
-
-    @property
-    @override
-    def is_local(self) -> bool:
-        return self._rows.is_local
-
-    @cached_property
-    @override
-    def starts(self) -> Indices:
-        run = np.searchsorted(self._rows.starts, self._indices, side="right")
-        return np.append(np.flatnonzero(np.diff(run, prepend=-1)), len(self))
-
-    @override
-    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return self._rows.sample_type(name)
-
-    @override
-    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
-        return self._rows.read(name, self._indices[normalised(indices, len(self))], out, prefetched)
-
-    @override
-    def prefetch(self, indices: Indices) -> Any:
-        return self._rows.prefetch(self._indices[indices])
-
-    @override
-    def reserve_cache(self, nbytes: int) -> None:
-        self._rows.reserve_cache(nbytes)
-
-    @override
-    def samples_table(self) -> Any:
-        return self._rows.samples_table().take(self._indices)
-
-    @override
-    def samples_batches(self) -> Iterator[Any]:
-        import pyarrow as pa
-
-        if (self._indices[1:] < self._indices[:-1]).any():  # a row may be needed after any other
-            yield from self.samples_table().combine_chunks().to_batches(BATCH_ROWS)
-            return
-        start = 0
-        for batch in self._rows.samples_batches():
-            stop = start + len(batch)
-            first, last = np.searchsorted(self._indices, [start, stop])
-            if first < last:
-                yield batch.take(pa.array(self._indices[first:last] - start))
-            start = stop
-
-    @override
-    def in_memory(self, columns: Sequence[str]) -> Rows:
-        return Subset(self._rows.in_memory(columns), self._indices)
-
-
 def source_indices(rows: Rows, indices: Indices) -> Indices:
     """Return the indices, in the rows that a subset was taken from, of samples at `indices` (m,)."""
-    return indices if rows.indices is None else rows.indices[indices]
+    return indices if rows.row_numbers is None else rows.row_numbers.at(indices)
 
 
 class Concatenated(Rows):
@@ -239,6 +138,11 @@ class Concatenated(Rows):
     @property
     @override
     def indices(self) -> None:
+        return None
+
+    @property
+    @override
+    def row_numbers(self) -> None:
         return None
 
     @property
