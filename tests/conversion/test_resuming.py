@@ -93,10 +93,22 @@ class _FailingStorage:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
 @pytest.mark.parametrize(
-    ("per_class", "prune"), [(8, False), pytest.param(9, False, marks=pytest.mark.thorough), (8, True)]
+    ("per_class", "prune", "step"),
+    [
+        (8, False, 3),
+        (8, True, 7),
+        pytest.param(8, False, 1, marks=pytest.mark.thorough),
+        pytest.param(9, False, 1, marks=pytest.mark.thorough),
+        pytest.param(8, True, 3, marks=pytest.mark.thorough),
+    ],
 )
 def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, per_class: int, prune: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    per_class: int,
+    prune: bool,
+    step: int,
 ) -> None:
     write_grey_folder(tmp_path / "images", per_class)
     (tmp_path / "images" / "class-1" / "003.png").write_bytes(b"")
@@ -105,7 +117,7 @@ def test_an_error_at_any_change_of_the_disk_can_be_resumed_from(
     convert_source(source, tmp_path / "whole", tokenizer=BrightnessTokenizer(), options=options)
     expected = contents(tmp_path / "whole")
     failing = _FailingStorage(monkeypatch, error)
-    for operation in range(1, 400, 3 if prune else 1):
+    for operation in range(1, 400, step):
         out = tmp_path / f"{operation}"
         failing.left = operation
         try:

@@ -90,7 +90,7 @@ def test_an_intact_store_has_no_problem_and_is_read_whole(intact: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_and_never_gives_a_wrong_code(store: Path) -> None:
-    check_flips(store, 80, seed=0)
+    check_flips(store, 40, seed=0)
 
 
 @pytest.mark.thorough
