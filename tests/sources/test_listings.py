@@ -1,0 +1,130 @@
+"""Listings of a source's files: the same however they are made, and made once for a resumed conversion."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.tar_files import write_tar
+
+from tokenstore.sources import listings
+from tokenstore.sources.files import LocalFile, SourceFile
+from tokenstore.sources.listings import FileListing, KeptListings, list_files
+from tokenstore.sources.tar import open_tar
+from tokenstore.sources.tar_index import ListTar
+from tokenstore.storage.local import LocalFolder
+
+
+class Counted(ListTar):
+    """A listing of tar files that notes which files it lists."""
+
+    listed: list[str] = []  # noqa: RUF012 - of all instances, as a frozen dataclass takes no attribute
+
+    def __call__(self, file: SourceFile) -> FileListing:
+        self.listed.append(file.name)
+        return super().__call__(file)
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> list[LocalFile]:
+    """Write tar files of different members, some of which are left out with a note."""
+    files = []
+    for number in range(4):
+        members: dict[str, Any] = {f"{number}{place}.jpg": b"x" for place in range(number + 2)}
+        members |= {f"{number}0.txt": "text", f"{number}1.bmp": b"y", f"alone{number}.doc": b"z"}
+        files.append(
+            LocalFile.of(write_tar(tmp_path / "tars" / f"{number}.tar", dict(sorted(members.items()))))
+        )
+    return files
+
+
+@pytest.fixture(autouse=True)
+def count() -> None:
+    Counted.listed.clear()
+
+
+def equal(some: list[FileListing], others: list[FileListing]) -> bool:
+    return [(each.table, each.facts) for each in some] == [(each.table, each.facts) for each in others]
+
+
+def kept(folder: Path) -> KeptListings:
+    """Return the listings in a folder, read anew."""
+    return KeptListings(LocalFolder(str(folder)), "listings")
+
+
+def test_saved_listings_are_used_while_the_files_are_what_they_were(
+    tmp_path: Path, tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(listings, "_ROWS_A_FILE", 6)
+    first = list(list_files(tars, Counted(False), kept(tmp_path)))
+    assert len(list((tmp_path / "listings").iterdir())) > 1
+    Counted.listed.clear()
+    assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+    assert Counted.listed == []
+    os.utime(tars[1].path, ns=(1, 1))
+    assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+    assert Counted.listed == ["1.tar"]
+    Counted.listed.clear()
+    list(list_files(tars, Counted(True), kept(tmp_path)))
+    assert len(Counted.listed) == len(tars)  # by other rules
+
+
+def test_a_damaged_listing_is_made_again(
+    tmp_path: Path, tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "_FEWEST_ROWS", 1)
+    first = list(list_files(tars, Counted(False), kept(tmp_path)))
+    (saved,) = (tmp_path / "listings").iterdir()
+    data = saved.read_bytes()
+    for damaged in (b"", data[:-20], b"PAR1" + data[100:], data[:9] + b"#" * 200 + data[209:]):
+        saved.write_bytes(damaged)
+        assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+
+
+def test_a_listing_that_takes_no_time_is_not_saved(tmp_path: Path, tars: list[LocalFile]) -> None:
+    list(list_files(tars, Counted(False), kept(tmp_path)))
+    assert not (tmp_path / "listings").exists()
+
+
+class BrokenExecutor(Executor):
+    """An executor whose processes die at their second task."""
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+    def submit(self, function: Any, /, *args: Any, **_: Any) -> Future[Any]:
+        self.tasks += 1
+        future: Future[Any] = Future()
+        if self.tasks > 1:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(function(*args))
+        return future
+
+
+def test_files_are_listed_here_where_processes_die(
+    tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = list(list_files(tars, ListTar(False)))
+    monkeypatch.setattr(listings, "_ROWS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(listings, "_processes", lambda _: 2)
+    monkeypatch.setattr(listings, "_processes_for", lambda _: BrokenExecutor())
+    assert equal(list(list_files(tars, ListTar(False))), plain)
+
+
+@pytest.mark.thorough
+def test_processes_list_what_this_process_lists(
+    tmp_path: Path, tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, source = list(list_files(tars, ListTar(False))), open_tar(tmp_path / "tars")
+    monkeypatch.setattr(listings, "_ROWS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(listings, "_processes", lambda _: 2)
+    assert equal(list(list_files(tars, ListTar(False))), plain)
+    again = open_tar(tmp_path / "tars")
+    assert again.notes == source.notes
+    assert again.splits["train"].fingerprint() == source.splits["train"].fingerprint()
