@@ -19,8 +19,8 @@ from helpers.stores import Samples, random_codes, replace_files, store_files, wr
 import tokenstore
 from tokenstore.errors import DamageError
 from tokenstore.format import SAMPLES_SCHEMA, read_table, tables
-from tokenstore.format.parquet import inflated_nbytes
 from tokenstore.loading import TokenDataset
+from tokenstore.parquet_pages import column_pages, inflated_nbytes
 from tokenstore.reading.checked_files import samples_batches
 
 SAMPLES = 300
@@ -158,3 +158,22 @@ def test_the_bytes_of_pages_are_those_of_the_footer() -> None:
     with_headers = sum(metadata.row_group(g).column(c).total_uncompressed_size for g, c in columns)
     assert 0.9 * with_headers < inflated_nbytes(io.BytesIO(data)) < with_headers
     assert read_table(data, SAMPLES_SCHEMA, 5_000, "here").num_rows == 5_000
+
+
+def test_columns_that_overlap_are_refused_before_their_pages_are_walked_again() -> None:
+    page = b"\x25\x14\x15\x14\x00" + bytes(10)  # 10 bytes, inflated to 10
+    body = b"PAR1" + 40 * page
+    zigzag = bytes([2 * (len(body) - 4) & 127 | 128, 2 * (len(body) - 4) >> 7])
+    column = b"\x3c\x76" + zigzag + b"\x26\x08\x00\x00"
+    group = b"\x19\x1c" + column + b"\x00"
+    for count in (1, 2, 14):
+        footer = b"\x49" + bytes([count << 4 | 12]) + count * group + b"\x00"
+        data = body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+        if count == 1:
+            assert inflated_nbytes(io.BytesIO(data)) == 400
+            assert [list(pages) for pages in column_pages(io.BytesIO(data), 0)] == [[(10, 10)] * 40]
+        else:
+            with pytest.raises(ValueError, match="columns that overlap"):
+                inflated_nbytes(io.BytesIO(data))
+            with pytest.raises(ValueError, match="columns that overlap"):
+                list(column_pages(io.BytesIO(data), 0))

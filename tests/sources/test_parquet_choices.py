@@ -331,3 +331,15 @@ def test_rows_of_groups_that_are_not_those_of_the_file_are_refused(
     monkeypatch.setattr(parquet, "_open", lambda _: (Claimed(), schema))
     with pytest.raises(SourceError, match=r"says it has 4 rows, and 1,099,511,627,778 in its groups"):
         open_parquet(path)
+
+
+def test_a_column_of_labels_that_inflates_beyond_reason_is_refused(tmp_path: Path) -> None:
+    # few bytes of zstd, 96 MiB of text, which plain pages hold value by value
+    labels = pa.array(["x" * 2**20] * 96)
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": [b"image"] * len(labels), "label": labels})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(SourceError, match=r"'label' cannot be read: [\d,]+ bytes inflate to [\d,]+ or more"):
+        open_source(path)
+    assert len(open_source(path, no_labels=True).splits["train"]) == len(labels)

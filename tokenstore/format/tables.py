@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenstore.errors import DamageError
-from tokenstore.format.parquet import inflated_nbytes
+from tokenstore.parquet_pages import inflated_nbytes
 
 MOST_ROW_NBYTES = 2**12
 MOST_FIXED_NBYTES = 2**26

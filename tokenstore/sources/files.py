@@ -22,8 +22,8 @@ __all__ = ["LocalFile", "Reader", "SourceFile", "reading", "whole_file"]
 class Reader(Protocol):
     """An open file, read forwards and backwards."""
 
-    def seek(self, offset: int, /) -> int:
-        """Move to an offset in bytes."""
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to an offset in bytes, and return the position."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next `size` bytes; fewer at the end of the file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenstore.errors import Parameter, SourceError, StorageError
+from tokenstore.parquet_pages import column_pages
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
 from tokenstore.sources.base import Labels
-from tokenstore.sources.files import SourceFile
+from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.labels import check_class_range, check_labels, label_words
+from tokenstore.sources.parquet_cells import LARGEST_INFLATION, SMALL_NBYTES
 
 _BATCH_ROWS = 4096
 _HIDDEN_LABEL = -1
@@ -44,18 +46,33 @@ class LabelColumn:
         """
         row = 0
         try:
-            # texts stay dictionaries, of which few bytes can be many long values
-            with pq.ParquetFile(file.arrow_source(), read_dictionary=[self.name]) as opened:
-                for batch in opened.iter_batches(_BATCH_ROWS, columns=[self.name], use_threads=False):
-                    values = batch.column(0)
-                    if values.null_count or _has_nan(values):
-                        raise self._null(file, row, values)
-                    self._add_batch(split, file, values)
-                    row += len(values)
+            for values in self._batches(file):
+                if values.null_count or _has_nan(values):
+                    raise self._null(file, row, values)
+                self._add_batch(split, file, values)
+                row += len(values)
         except StorageError:  # which is an OSError
             raise
         except READ_ERRORS as error:
             raise SourceError(f"{file}: column {self.name!r} cannot be read: {error}") from error
+
+    def _batches(self, file: SourceFile) -> Iterator[pa.Array]:
+        """Yield the values of a file, a few at a time; raise ValueError where they inflate beyond reason."""
+        # texts stay dictionaries, of which few bytes can be many long values
+        with (
+            reading(file) as reader,
+            pq.ParquetFile(reader, read_dictionary=[self.name]) as opened,
+        ):
+            leaves = [opened.schema.column(leaf).path for leaf in range(len(opened.schema.names))]
+            groups = column_pages(reader, leaves.index(self.name))
+            for group, pages in zip(range(opened.num_row_groups), groups, strict=True):
+                if not opened.metadata.row_group(group).num_rows:  # writers disagree on what such a group has
+                    continue
+                _check_pages(pages)
+                for batch in opened.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=[self.name], use_threads=False
+                ):
+                    yield batch.column(0)
 
     def _add_batch(self, split: str, file: SourceFile, values: pa.Array) -> None:
         if is_number(values.type):
@@ -130,6 +147,15 @@ def read_labels(
         ways = Parameter("label_column"), Parameter("no_labels", True)
         text = f"{error}. Take another column by {ways[0]}, or leave labels out by {ways[1]}"
         raise SourceError(text, parameters=ways) from error
+
+
+def _check_pages(pages: Iterable[tuple[int, int]]) -> None:
+    """Raise ValueError for pages that together inflate to more than labels do."""
+    inflated = stored = 0
+    for each_inflated, each_stored in pages:
+        inflated, stored = inflated + each_inflated, stored + each_stored
+        if inflated > max(SMALL_NBYTES, LARGEST_INFLATION * stored):
+            raise ValueError(f"{stored:,} bytes inflate to {inflated:,} or more")
 
 
 def _has_nan(values: pa.Array) -> bool:

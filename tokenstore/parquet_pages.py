@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
-__all__ = ["inflated_nbytes"]
+__all__ = ["SeekableFile", "column_pages", "inflated_nbytes"]
 
 _MAGIC = b"PAR1"
+_TAIL_NBYTES = 2**16
+"""The bytes at the end of a file that are read for its footer, as many as Arrow reads."""
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 _INTEGERS = frozenset({4, 5, 6})
 _DEEPEST = 16
@@ -30,27 +32,66 @@ _STORED_NBYTES, _DATA_PAGE, _DICTIONARY_PAGE = 7, 9, 11
 _PAGE_INFLATED, _PAGE_STORED = 2, 3
 
 
-def inflated_nbytes(file: BinaryIO) -> int:
+class SeekableFile(Protocol):
+    """An open file."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to an offset in bytes, and return the position."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next `size` bytes; fewer at the end of the file."""
+
+
+def inflated_nbytes(file: SeekableFile) -> int:
     """Return the bytes of all pages of a Parquet file once they are decompressed.
 
     Only the footer and the headers of pages are read, one row group's at a time. Raises ValueError for a
-    footer or headers that are none.
+    footer or headers that are none, and for columns that overlap.
     """
+    size, footer = _footer(file)
+    total, walked = 0, 0
+    for group in _row_groups(footer):
+        for column in _structs(group.get(_COLUMNS)):
+            start, stop = _chunk(size, column)
+            walked += stop - start
+            if walked > size:  # or a few pages could be walked once for each of many columns
+                raise ValueError("columns that overlap")
+            total += sum(inflated for inflated, _ in _pages(file, size, start, stop))
+    return total
+
+
+def column_pages(file: SeekableFile, column: int) -> Iterator[Iterator[tuple[int, int]]]:
+    """Yield the pages of one column for each row group: their bytes decompressed, and as they are stored.
+
+    `column` is the number of a leaf of the schema. Raises ValueError like `inflated_nbytes`, for this column
+    alone.
+    """
+    size, footer = _footer(file)
+    walked = 0
+    for group in _row_groups(footer):
+        columns = _structs(group.get(_COLUMNS))
+        if column >= len(columns):
+            raise ValueError(f"a row group of {len(columns)} columns")
+        start, stop = _chunk(size, columns[column])
+        walked += stop - start
+        if walked > size:
+            raise ValueError("columns that overlap")
+        yield _pages(file, size, start, stop)
+
+
+def _footer(file: SeekableFile) -> tuple[int, bytes]:
+    """Return the size of a file, and its footer."""
     size = file.seek(0, os.SEEK_END)
-    end = _bytes_at(file, max(0, size - 8), size)
-    length = int.from_bytes(end[:4], "little")
-    if end[-4:] != _MAGIC or length > size - 8:
+    tail = _bytes_at(file, max(0, size - _TAIL_NBYTES), size)
+    length = int.from_bytes(tail[-8:-4], "little")
+    if tail[-4:] != _MAGIC or length > size - 8:
         raise ValueError("no footer of a Parquet file")
-    footer = _bytes_at(file, size - 8 - length, size - 8)
-    return sum(
-        nbytes
-        for group in _row_groups(footer)
-        for column in _structs(group.get(_COLUMNS))
-        for nbytes in _page_nbytes(file, size, column.get(_METADATA))
-    )
+    if length + 8 <= len(tail):
+        return size, tail[len(tail) - 8 - length : -8]
+    return size, _bytes_at(file, size - 8 - length, size - 8)
 
 
-def _bytes_at(file: BinaryIO, start: int, stop: int) -> bytes:
+def _bytes_at(file: SeekableFile, start: int, stop: int) -> bytes:
     file.seek(start)
     return file.read(stop - start)
 
@@ -81,25 +122,30 @@ def _structs(value: Any) -> list[dict[int, Any]]:
     return value
 
 
-def _page_nbytes(file: BinaryIO, size: int, column: Any) -> Iterator[int]:
-    """Yield the bytes of each page of a column chunk, decompressed."""
-    (metadata,) = _structs([column])
+def _chunk(size: int, column: dict[int, Any]) -> tuple[int, int]:
+    """Return the first byte of a column chunk, and the byte after its last, in a file of that size."""
+    (metadata,) = _structs([column.get(_METADATA)])
     at, stored = _integer(metadata, _DATA_PAGE), _integer(metadata, _STORED_NBYTES)
     if _DICTIONARY_PAGE in metadata and 0 < _integer(metadata, _DICTIONARY_PAGE) < at:
         at = _integer(metadata, _DICTIONARY_PAGE)
     stop = at + stored
     if not 0 <= at <= stop <= size:
         raise ValueError(f"pages at bytes {at} to {stop} of {size}")
+    return at, stop
+
+
+def _pages(file: SeekableFile, size: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the bytes of each page of a column chunk, decompressed and as they are stored."""
     while at < stop:
         header, nbytes = _read_page_header(file, at, size)
         inflated, stored = _integer(header, _PAGE_INFLATED), _integer(header, _PAGE_STORED)
         if inflated < 0 or stored < 0:
             raise ValueError(f"a page of {inflated} bytes, compressed to {stored}")
-        yield inflated
+        yield inflated, stored
         at += nbytes + stored
 
 
-def _read_page_header(file: BinaryIO, at: int, size: int) -> tuple[dict[int, Any], int]:
+def _read_page_header(file: SeekableFile, at: int, size: int) -> tuple[dict[int, Any], int]:
     """Return the fields of the page header at a place, and its bytes; few are read if few suffice."""
     for room in _HEADER_ROOM[:-1]:
         with contextlib.suppress(ValueError):
