@@ -141,11 +141,11 @@ class SplitReader:
         return self.arrays[TOKENS].files.run_starts
 
     @property
-    def equal_runs(self) -> tuple[int, int]:
-        """The samples of a shard and of each of its runs but the last."""
+    def equal_runs(self) -> tuple[int, int, int]:
+        """The samples of a shard, of each of its runs but the last, and of a chunk."""
         files = self.arrays[TOKENS].files
-        layout = files.layout
-        return layout.chunks_per_shard * layout.chunk_samples, files.run_chunks * layout.chunk_samples
+        chunk = files.layout.chunk_samples
+        return files.layout.chunks_per_shard * chunk, files.run_chunks * chunk, chunk
 
     def prefetch(self, indices: Indices) -> Payloads | None:
         """Fetch the tokens of samples before they are read; returns None where nothing has to be fetched.

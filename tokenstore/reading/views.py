@@ -75,8 +75,8 @@ class Rows(Protocol):
         """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
 
     @property
-    def equal_runs(self) -> tuple[int, int] | None:
-        """The samples of a shard and of each of its runs but the last; None for samples of a view."""
+    def equal_runs(self) -> tuple[int, int, int] | None:
+        """The samples of a shard, of each of its runs but the last, and of a chunk; None for a view."""
         return None
 
     def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

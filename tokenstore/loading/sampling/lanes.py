@@ -40,18 +40,21 @@ _LANE_KEY: Final = 0x6C616E65
 class EqualRuns:
     """The runs of `samples` rows in shards of `shard` rows, each of which is cut into runs of `run` rows.
 
-    The last run of a shard may be shorter, and so may the last shard. Raises ValueError for numbers below 1,
+    The last run of a shard may be shorter, and so may the last shard. Of `chunk` neighbouring rows in a run,
+    whoever fetches one has all. Raises ValueError for numbers below 1,
     or samples not in [0, 2**62].
     """
 
     samples: int
     shard: int
     run: int
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         whole_number("samples", self.samples, 0, MOST_SAMPLES)
         whole_number("shard", self.shard, 1)
         whole_number("run", self.run, 1)
+        whole_number("chunk", self.chunk, 1)
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -142,12 +145,17 @@ class LaneShuffle(Order):
 
     @override
     def fetched_rows(self, positions: Indices) -> Indices:
-        checked = positions_within(positions, len(self))
-        spans = _kernels().window_slots(checked, self._lanes, *self._slots[:2])
-        spans = spans[np.unique(spans[:, 0] * (self._blocks + 1) + spans[:, 1], return_index=True)[1]]
-        slots = np.unique(_joined(spans[:, 0], spans[:, 1] + 1 - spans[:, 0]))
+        checked = np.sort(positions_within(positions, len(self)))
+        by_lane = np.full((2, self.lanes), -1)
+        by_lane[0, checked % self.lanes] = checked
+        by_lane[1, checked[::-1] % self.lanes] = checked[::-1]
+        ends = by_lane[:, by_lane[0] >= 0]
+        last, first = (_kernels().window_slots(end, self._lanes, *self._slots[:2]) for end in ends)
+        start, stop = np.minimum(first[:, 0], last[:, 0]), np.maximum(first[:, 1], last[:, 1]) + 1
+        slots = np.unique(_joined(start, stop - start))
         blocks = _kernels().slot_rows(slots, *self._slots)
-        return _joined(blocks[:, 0], blocks[:, 1])
+        chunk = self._starts.chunk if isinstance(self._starts, EqualRuns) else 1
+        return _joined(blocks[:, 0], -(-blocks[:, 1] // chunk), chunk)
 
     def _span(self, size: int) -> int:
         """Return the number of positions that are fetched at once: of half a window, or `size`."""
@@ -166,10 +174,11 @@ def _equal_slots(runs: EqualRuns, seed: int, epoch: int) -> tuple[Any, ...]:
     return np.array(shape, np.int64), edges, table, order.round_keys, order_of_tails.round_keys
 
 
-def _joined(firsts: Indices, sizes: Indices) -> Indices:
+def _joined(firsts: Indices, sizes: Indices, step: int = 1) -> Indices:
     """Return the numbers of several ranges, one after another; sizes (n,) may differ."""
-    stops = np.cumsum(sizes)
-    return np.arange(int(sizes.sum())) + np.repeat(firsts - stops + sizes, sizes)
+    starts = np.cumsum(sizes) - sizes
+    numbers: Indices = step * np.arange(int(sizes.sum())) + np.repeat(firsts - step * starts, sizes)
+    return numbers
 
 
 @functools.cache

@@ -40,7 +40,7 @@ class Order(Protocol):
     def fetched_rows(self, positions: Indices) -> Indices:
         """Return the row numbers (m,) to fetch for positions (n,): theirs, and those soon to come with them.
 
-        Raises IndexError as `__call__` does.
+        Rows that come with others need not be named. Raises IndexError as `__call__` does.
         """
         return self(positions)
 
