@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,19 @@ from tokenstore.format import (
     group_document,
 )
 from tokenstore.reading import ArrayReader, StoreFiles, array_reader
+from tokenstore.reading.checked_files import checked_file
 from tokenstore.reading.store_files import MAX_JSON_NBYTES
 from tokenstore.storage import STAGING
 
-__all__ = ["check_codebook", "check_listing", "check_root", "check_split", "check_synonyms"]
+__all__ = [
+    "check_codebook",
+    "check_listing",
+    "check_root",
+    "check_split",
+    "check_synonyms",
+    "table_problems",
+    "value_out_of_range",
+]
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -189,8 +198,18 @@ def _first(wrong: npt.NDArray[np.bool_]) -> int:
     return int(wrong.reshape(len(wrong), -1).any(axis=1).argmax())
 
 
-def check_split(store: StoreFiles, split: str, damaged: set[str]) -> SplitFindings:
-    """Check the arrays of a split, chunk by chunk, and its tables (M1, M2, M5, M6, M12 to M27)."""
+def check_split(
+    store: StoreFiles,
+    split: str,
+    damaged: set[str],
+    sound: Mapping[str, Set[int]],
+    tables: Mapping[str, list[str]],
+) -> SplitFindings:
+    """Check the arrays of a split, chunk by chunk, and its tables (M1, M2, M5, M6, M12 to M27).
+
+    `sound` are the numbers of each array's shards that are known to be right, and `tables` the problems of
+    the files of samples tables that were read already.
+    """
     findings = SplitFindings()
     names = store.split_arrays(split)
     if TOKENS not in names:
@@ -209,16 +228,23 @@ def check_split(store: StoreFiles, split: str, damaged: set[str]) -> SplitFindin
                 f"{store.storage}/{ROOT}: expected the feature {codec!r}, the codec of {split}/{name}, "
                 f"found {list(store.manifest.features)}"
             )
-        _check_chunks(reader, name, findings)
-    findings.problems += _check_tables(store, split, damaged)
+        right = sound.get(reader.name, frozenset())
+        for shard in range(reader.layout.shards):
+            if shard in right:
+                findings.chunks += reader.layout.shard_chunks(shard)
+            else:
+                _check_chunks(reader, name, shard, findings)
+        reader.forget()
+    findings.problems += _check_tables(store, split, damaged, tables)
     return findings
 
 
-def _check_chunks(reader: ArrayReader, name: str, findings: SplitFindings) -> None:
+def _check_chunks(reader: ArrayReader, name: str, shard: int, findings: SplitFindings) -> None:
+    """Check the chunks of one shard one by one, and say what is wrong with each."""
     manifest = reader.store.manifest
     layout = reader.layout
-    for chunk in range(-(-layout.samples // layout.chunk_samples)):
-        shard, position = divmod(chunk, layout.chunks_per_shard)
+    for position in range(layout.shard_chunks(shard)):
+        chunk = shard * layout.chunks_per_shard + position
         try:
             if position and not reader.shard_opens(shard):
                 continue
@@ -227,13 +253,13 @@ def _check_chunks(reader: ArrayReader, name: str, findings: SplitFindings) -> No
             findings.problems.append(str(error))
             continue
         findings.chunks += 1
-        problem = _value_out_of_range(values, name, manifest)
+        problem = value_out_of_range(values, name, manifest)
         if problem is not None:
             findings.problems.append(f"{reader.where(chunk)}: {problem}")
-    reader.forget()
 
 
-def _value_out_of_range(values: npt.NDArray[Any], name: str, manifest: Manifest) -> str | None:
+def value_out_of_range(values: npt.NDArray[Any], name: str, manifest: Manifest) -> str | None:
+    """Return what is wrong with values of the array `name`, codes or labels; None for right ones."""
     if name == TOKENS:
         for codes, size in code_planes(values, manifest.codebook_sizes):
             if codes.size and int(codes.max()) >= size:
@@ -247,9 +273,11 @@ def _value_out_of_range(values: npt.NDArray[Any], name: str, manifest: Manifest)
     return None
 
 
-def _check_tables(store: StoreFiles, split: str, damaged: set[str]) -> list[str]:
+def _check_tables(
+    store: StoreFiles, split: str, damaged: set[str], known: Mapping[str, list[str]]
+) -> list[str]:
     # imported here: the only part of this module that needs Arrow
-    from tokenstore.format import SAMPLES_SCHEMA, SKIPPED_SCHEMA, read_table
+    from tokenstore.format import SAMPLES_SCHEMA, SKIPPED_SCHEMA
 
     summary, skipped = store.manifest.splits[split], f"{split}/{SKIPPED_TABLE}"
     problems = []
@@ -261,30 +289,84 @@ def _check_tables(store: StoreFiles, split: str, damaged: set[str]) -> list[str]
         tables.append((skipped, SKIPPED_SCHEMA, summary.skipped))
     start = 0
     for path, schema, rows in tables:
-        if path not in damaged:
+        if path in known:
+            problems += known[path]
+        elif path not in damaged:
+            labelled = None if path == skipped else (split, start)
             try:
-                read = read_table(store.read_checked(path), schema, rows, f"{store.storage}/{path}")
-                if path != skipped:
-                    problems += _label_name_problems(store, split, path, start, read)
+                with checked_file(store, path) as file:
+                    problems += table_problems(store, file, schema, rows, path, labelled)
             except TokenstoreError as error:
                 problems.append(str(error))
         start += rows
     return problems
 
 
-def _label_name_problems(store: StoreFiles, split: str, path: str, start: int, table: Any) -> list[str]:
-    """Compare the names of labels in a part of the samples' table, from row `start` on, with the labels."""
-    names = store.manifest.class_names
-    if names is None or LABELS not in store.split_arrays(split):
-        return []
+def table_problems(
+    store: StoreFiles,
+    file: BinaryIO,
+    schema: Any,
+    rows: int,
+    path: str,
+    labelled: tuple[str, int] | None,
+) -> list[str]:
+    """Check a table's open file of so many rows, a batch at a time.
+
+    `labelled` are the split and the first sample of a samples table: the names of labels in its rows are
+    compared with the labels, and the first wrong one is reported.
+    """
+    from tokenstore.format import table_batches
+
+    labels = None if labelled is None else _LabelNames(store, *labelled)
+    problem, at = None, 0
     try:
-        labels = array_reader(store, f"{split}/{LABELS}").read(np.arange(start, start + table.num_rows))
-    except TokenstoreError:
-        return []  # reported already
-    for row, name in enumerate(table["label_name"].to_pylist()):
-        if name is not None and 0 <= labels[row] < len(names) and names[labels[row]] != name:
-            return [
-                f"{store.storage}/{path}: row {row} has the label name {name!r:.80}, "
-                f"but its sample has the label {labels[row]}, {names[labels[row]]!r:.80}"
-            ]
-    return []
+        for batch in table_batches(file, schema, rows, f"{store.storage}/{path}"):
+            if labels is not None and problem is None:
+                problem = labels.first_wrong(batch, at)
+            at += len(batch)
+    except TokenstoreError as error:
+        return [str(error)]
+    if problem is None or labels is None or labels.unreadable:
+        return []
+    return [f"{store.storage}/{path}: {problem}"]
+
+
+class _LabelNames:
+    """The names that a split's labels have, from one of its samples on."""
+
+    def __init__(self, store: StoreFiles, split: str, start: int) -> None:
+        self._names = store.manifest.class_names
+        self._start = start
+        self.unreadable = False
+        """True if labels could not be read, which the check of their array reports."""
+        self._labels: ArrayReader | None = None
+        if self._names and LABELS in store.split_arrays(split):
+            try:
+                self._labels = array_reader(store, f"{split}/{LABELS}").streamed()
+            except TokenstoreError:
+                self.unreadable = True
+
+    def first_wrong(self, batch: Any, at: int) -> str | None:
+        """Return what is wrong with the first wrong name of a label in a batch of rows, from row `at` on."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self._labels is None or self._names is None or self.unreadable:
+            return None
+        begin = self._start + at
+        try:
+            labels = self._labels.read_range(begin, begin + len(batch))
+        except (TokenstoreError, IndexError):
+            self.unreadable = True
+            return None
+        known = (labels >= 0) & (labels < len(self._names))  # others are reported already
+        expected = pa.array(self._names, pa.string()).take(pa.array(np.where(known, labels, 0)))
+        found = batch.column("label_name")
+        wrong = np.flatnonzero(pc.fill_null(pc.not_equal(found, expected), False).to_numpy(False) & known)
+        if not len(wrong):
+            return None
+        row = int(wrong[0])
+        return (
+            f"row {at + row} has the label name {found[row].as_py()!r:.80}, "
+            f"but its sample has the label {labels[row]}, {self._names[labels[row]]!r:.80}"
+        )

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.audit.meaning import check_codebook, check_listing, check_root, check_split, check_synonyms
+from tokenstore.audit.sound_files import SoundFiles
 from tokenstore.errors import (
     ArgumentError,
     DamageError,
@@ -20,6 +21,7 @@ from tokenstore.errors import (
     TokenstoreError,
 )
 from tokenstore.format import ROOT, SHARD_MANIFEST, FileRecord
+from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.storage import Storage
@@ -27,6 +29,12 @@ from tokenstore.storage import Storage
 if TYPE_CHECKING:
     from tokenstore.audit.retokenization import Retokenization
     from tokenstore.tokenizers.base import Tokenizer
+
+
+_FETCHED_AT_ONCE = 8
+"""The least number of files that are fetched and checked at a time: each waits for storage meanwhile."""
+_AHEAD = 256
+"""The files that are checked, for each thread, while an earlier one takes long."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +160,25 @@ def _check_store(
         return findings
     findings.files, findings.nbytes = 1, store.root_nbytes
     total = _nbytes(store)
+    sound = SoundFiles(store)
     damaged: set[str] = set()
-    for path, record in _records(store, damaged):
-        problem = _check_file(storage, path, record)
-        if problem is not None:
-            findings.problems.append(f"{storage}/{path}: {problem}")
-            damaged.add(path)
-        findings.files += 1
-        findings.nbytes += record.size
-        if on_progress is not None:
-            on_progress(findings.nbytes, total)
+
+    def checked(file: tuple[str, FileRecord]) -> tuple[str, FileRecord, str | None]:
+        path, record = file
+        return path, record, None if sound.passes(path, record) else _check_file(storage, path, record)
+
+    jobs = available_cores() if storage.maps_files else max(_FETCHED_AT_ONCE, available_cores())
+    # the records of the second list depend on what is damaged in the first
+    for records in (store.manifest.files.items(), _shard_records(store, damaged)):
+        with contextlib.closing(in_order(checked, records, jobs, _AHEAD)) as checks:
+            for path, record, problem in checks:
+                if problem is not None:
+                    findings.problems.append(f"{storage}/{path}: {problem}")
+                    damaged.add(path)
+                findings.files += 1
+                findings.nbytes += record.size
+                if on_progress is not None:
+                    on_progress(findings.nbytes, total)
     try:
         findings.problems += check_root(store, damaged)
     except FileNotFoundError:
@@ -177,21 +194,20 @@ def _check_store(
             except TokenstoreError as error:
                 findings.problems.append(str(error))
     for split in store.splits:
-        checked = check_split(store, split, damaged)
-        findings.problems += checked.problems
-        findings.chunks += checked.chunks
+        of_split = check_split(store, split, damaged, sound.shards, sound.table_problems)
+        findings.problems += of_split.problems
+        findings.chunks += of_split.chunks
         findings.samples += store.manifest.splits[split].samples
     if findings.problems:
         store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
 
 
-def _records(store: StoreFiles, damaged: set[str]) -> Iterator[tuple[str, FileRecord]]:
-    """Yield the path and the record of every file but the root; the caller adds damaged files to `damaged`.
+def _shard_records(store: StoreFiles, damaged: set[str]) -> Iterator[tuple[str, FileRecord]]:
+    """Yield the path and the record of every shard that is not listed in the root.
 
-    The shards of an array whose list is bad are left out: the check of the array reports that.
+    The shards of an array whose list is damaged or bad are left out: the check of the array reports that.
     """
-    yield from store.manifest.files.items()
     for array in store.listed_arrays:
         if not damaged & {f"{array}/{ROOT}", f"{array}/{SHARD_MANIFEST}"}:
             with contextlib.suppress(ManifestError, DamageError):

@@ -19,13 +19,13 @@ from tokenstore.storage.regular import PositionedFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["checked_file", "fetched_blocks", "samples_batches"]
+__all__ = ["checked_file", "fetched_blocks", "opened_file", "samples_batches"]
 
 _IN_MEMORY_NBYTES = 2**24
 """The bytes of a fetched file up to which it stays in memory instead of a temporary file."""
 _PIECE_NBYTES = 2**23
 """The bytes of one request for a part of a whole file."""
-_PIECES_AT_ONCE = 4
+_PIECES_AT_ONCE = 5
 
 
 def samples_batches(store: StoreFiles, split: str, start: int = 0) -> Iterator[pa.RecordBatch]:
@@ -51,7 +51,7 @@ def checked_file(store: StoreFiles, path: str) -> Iterator[BinaryIO]:
     expected = store.table_record(path)
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(_opened(store.storage, path, expected.size))
+            file = stack.enter_context(opened_file(store.storage, path, expected.size))
         except FileNotFoundError as error:
             store.rule_out_change()
             raise DamageError(
@@ -72,7 +72,8 @@ def checked_file(store: StoreFiles, path: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _opened(storage: Storage, path: str, nbytes: int) -> Iterator[BinaryIO]:
+def opened_file(storage: Storage, path: str, nbytes: int) -> Iterator[BinaryIO]:
+    """Open a file for reading: itself, or what is fetched of `nbytes` of it; raises what storage raises."""
     local = storage.open_file(path)
     if local is not None:
         descriptor, offset, size = local

@@ -128,6 +128,13 @@ class Storage(ABC):
         Raises StorageError for a plain web server, which cannot list its files.
         """
 
+    def sizes(self) -> dict[str, int] | None:
+        """Return the size of every file below the root by its path; None where a listing tells none.
+
+        Raises StorageError for a plain web server, which cannot list its files.
+        """
+        return None
+
     def folder_with(self, name: str) -> str | None:
         """Return the uppermost folder below the root with a file of that name.
 

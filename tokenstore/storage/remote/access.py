@@ -49,6 +49,9 @@ class Files(Protocol):
     async def find(self, prefix: str) -> list[str]:
         """Return the keys of all files below a prefix."""
 
+    async def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the sizes of all files below a prefix, by their keys."""
+
     async def write(self, key: str, data: bytes) -> None:
         """Write a file, replacing one of the same key."""
 
@@ -110,6 +113,11 @@ class AsyncFiles(_SlashKeys, Files):
     async def find(self, prefix: str) -> list[str]:
         self._fs.invalidate_cache()
         return list(await self._fs._find(prefix))
+
+    @override
+    async def sizes(self, prefix: str) -> dict[str, int]:
+        self._fs.invalidate_cache()
+        return _sizes(await self._fs._find(prefix, detail=True))
 
     @override
     async def write(self, key: str, data: bytes) -> None:
@@ -192,6 +200,11 @@ class ThreadedFiles(_SlashKeys, Files):
         return list(await self._call(self._fs.find, prefix))
 
     @override
+    async def sizes(self, prefix: str) -> dict[str, int]:
+        self._fs.invalidate_cache()
+        return _sizes(await self._call(self._fs.find, prefix, detail=True))
+
+    @override
     async def write(self, key: str, data: bytes) -> None:
         await self._make_parent(key)
         await self._call(self._fs.pipe_file, key, data)
@@ -217,3 +230,8 @@ class ThreadedFiles(_SlashKeys, Files):
     @override
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _sizes(infos: dict[str, Any]) -> dict[str, int]:
+    """Return the sizes in a listing of files, as far as it tells them."""
+    return {key: int(info["size"]) for key, info in infos.items() if info.get("size") is not None}

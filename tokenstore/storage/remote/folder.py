@@ -216,8 +216,15 @@ class RemoteFolder(Storage):
     def files(self) -> list[str]:
         async def find(connection: Connection) -> list[str]:
             keys = await self._retried(connection, "", lambda files, key: files.find(key), long=True)
-            prefix = connection.prefix.strip("/")
-            return sorted(key.strip("/")[len(prefix) :].lstrip("/") for key in keys if not key.endswith("/"))
+            return sorted(_path(connection, key) for key in keys if not key.endswith("/"))
+
+        return self._run(find)
+
+    @override
+    def sizes(self) -> dict[str, int]:
+        async def find(connection: Connection) -> dict[str, int]:
+            sizes = await self._retried(connection, "", lambda files, key: files.sizes(key), long=True)
+            return {_path(connection, key): size for key, size in sizes.items() if not key.endswith("/")}
 
         return self._run(find)
 
@@ -276,6 +283,12 @@ class RemoteFolder(Storage):
                 await files.remove(key)
 
         self._run(lambda connection: self._retried(connection, path, attempt, long=True))
+
+
+def _path(connection: Connection, key: str) -> str:
+    """Return the path below the root of a key in a listing."""
+    prefix = connection.prefix.strip("/")
+    return key.strip("/")[len(prefix) :].lstrip("/")
 
 
 async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:

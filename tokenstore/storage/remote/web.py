@@ -124,6 +124,10 @@ class WebFiles(Versions, Files):
         raise UnsupportedError("a plain web server cannot list its files")
 
     @override
+    async def sizes(self, prefix: str) -> dict[str, int]:
+        raise UnsupportedError("a plain web server cannot list its files")
+
+    @override
     async def exists(self, key: str) -> bool:
         async with self._get(key, 0, 1) as answer:
             if answer.status >= 400 and answer.status not in _NOT_SERVED | {416}:

@@ -1,0 +1,162 @@
+"""Whole files are checked many at a time, read once, and with the findings of the plain checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from helpers.fault_proxy import FaultProxy
+from helpers.object_storage import S3Server
+from helpers.stores import Samples, contents, random_codes, replace_files, write_store
+
+import tokenstore
+from tokenstore.audit import sound_files
+from tokenstore.audit.verify import Verification, verify
+from tokenstore.reading import checked_files
+from tokenstore.storage import open_storage
+
+
+def write(path: Path, codec: str = "bitpack") -> Path:
+    labels = (np.arange(40) % 3).astype(np.int32)
+    masks = np.arange(40 * 6, dtype=np.uint8).reshape(40, 6)
+    write_store(
+        path,
+        {"train": Samples(random_codes(40, (2, 3), 5), labels, {"masks": masks})},
+        5,
+        codec=codec,
+        chunk_samples=4,
+        shard_samples=16,
+        class_names=tuple("abc"),
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let shards have several pieces, chunks lie in two of them, and large files be fetched in parts."""
+    monkeypatch.setattr(sound_files, "PIECE_NBYTES", 50)
+    monkeypatch.setattr(checked_files, "_PIECE_NBYTES", 50)
+    monkeypatch.setattr(sound_files, "_WHOLE_NBYTES", 150)
+    monkeypatch.setattr(sound_files, "_VALUES_NBYTES", 100)
+
+
+def plainly(check: Callable[[], Verification]) -> Verification:
+    """Verify by the plain checks alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sound_files.SoundFiles, "passes", lambda *_: False)
+        return check()
+
+
+def changes(store: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield every file of a store with other bytes, and None for a file that is gone."""
+    for path, data in contents(store).items():
+        if path == "zarr.json":
+            continue
+        for place in (0, len(data) // 2, len(data) - 1):
+            yield path, data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+        yield path, data + b"\0"
+        yield path, data[:-1]
+        yield path, None
+
+
+@pytest.mark.parametrize("codec", ["bitpack", "zstd"])
+def test_findings_are_those_of_the_plain_checks(tmp_path: Path, codec: str) -> None:
+    store = write(tmp_path / "store", codec)
+    assert verify(store) == plainly(lambda: verify(store))
+    assert verify(store).ok
+    for path, data in list(changes(store))[:: 3 if codec == "bitpack" else 11]:
+        before = (store / path).read_bytes()
+        if data is None:
+            (store / path).unlink()
+        else:
+            (store / path).write_bytes(data)
+        found = verify(store)
+        assert not found.ok
+        assert found == plainly(lambda: verify(store)), path
+        (store / path).write_bytes(before)
+
+
+def test_findings_under_right_digests_are_those_of_the_plain_checks(tmp_path: Path) -> None:
+    store = write(tmp_path / "store")
+    data = (store / "train/tokens/c/1/0/0").read_bytes()
+    for path, changed in (
+        ("train/tokens/c/1/0/0", bytes([data[0] ^ 1]) + data[1:]),  # a wrong CRC-32C
+        ("train/tokens/c/1/0/0", data[:-30] + bytes(30)),  # no index
+        ("train/tokens/c/1/0/0", data[:5]),
+        ("train/tokens/c/1/0/0", (store / "train/tokens/c/2/0/0").read_bytes()),
+        ("train/labels/c/1", (store / "train/labels/c/0").read_bytes()),  # other labels than the names
+        ("train/labels/c/1", b""),
+        ("train/samples.parquet", b"PAR1"),
+    ):
+        before = contents(store)
+        replace_files(store, {path: changed})
+        found = verify(store)
+        assert not found.ok
+        assert found == plainly(lambda: verify(store)), path
+        for name, old in before.items():
+            (store / name).write_bytes(old)
+
+
+def test_the_first_wrong_name_of_a_label_is_reported(tmp_path: Path) -> None:
+    store = write(tmp_path / "store")
+    replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
+    (problem,) = verify(store).problems
+    assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
+
+
+def test_a_file_of_this_machine_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = write(tmp_path / "store")
+    read: list[int] = []
+    plain = sound_files.read_at
+
+    def counted(descriptor: int, start: int, stop: int) -> bytes:
+        read.append(stop - start)
+        return plain(descriptor, start, stop)
+
+    monkeypatch.setattr(sound_files, "read_at", counted)
+    assert verify(store).ok
+    opened = tokenstore.open(store)
+    indexes = sum(
+        reader.layout.shards * reader.layout.index_nbytes for reader in opened["train"].arrays.values()
+    )
+    table = opened.files.record("train/samples.parquet").size
+    assert sum(read) == opened.files.nbytes - opened.files.root_nbytes - table + indexes
+
+
+def test_fetched_files_are_checked_as_local_ones(tmp_path: Path, memory_url: str) -> None:
+    store = write(tmp_path / "store")
+    tokenstore.copy(store, memory_url)
+    fs, root = fsspec.core.url_to_fs(memory_url)
+    local, remote = verify(store), verify(memory_url)
+    assert (remote.ok, remote.chunks, remote.files) == (True, local.chunks, local.files)
+    for path, data in list(changes(store))[::7]:
+        before = fs.cat_file(f"{root}/{path}")
+        fs.rm_file(f"{root}/{path}")
+        if data is not None:
+            fs.pipe_file(f"{root}/{path}", data)
+        found = verify(memory_url)
+        assert not found.ok
+        # the plain checks fetch many indexes at a time, and blame a missing one on others too
+        assert set(found.problems) <= set(plainly(lambda: verify(memory_url)).problems), path
+        assert found.problems[0].startswith(f"{memory_url}/{path}: ")
+        fs.pipe_file(f"{root}/{path}", before)
+
+
+def test_whole_files_are_fetched_with_few_requests(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # pieces as they are
+    store = write(tmp_path / "store")
+    bucket = s3_server.new_bucket()
+    tokenstore.copy(store, f"s3://{bucket}/store", storage_options=s3_server.storage_options())
+    fault_proxy.clear()
+    url = f"s3://{bucket}/store"
+    found = verify(url, storage_options=s3_server.storage_options(fault_proxy.url))
+    assert found.ok
+    listed = open_storage(store).files()
+    metadata = 2 * sum(path.endswith("zarr.json") for path in listed)  # which is looked at again
+    labels = 2 * sum(path.startswith("train/labels/c/") for path in listed)  # compared with the names
+    assert fault_proxy.count() <= found.nbytes / 4e6 + found.files + metadata + labels + 3
