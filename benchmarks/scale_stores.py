@@ -23,6 +23,9 @@ from tokenstore.format import (
     ROOT,
     SAMPLES_SCHEMA,
     SAMPLES_TABLE,
+    SHARD_MANIFEST,
+    SHARD_MANIFESTS,
+    TABLE_PARTS,
     TOKENS,
     ArrayLayout,
     FileRecord,
@@ -30,12 +33,14 @@ from tokenstore.format import (
     SplitSummary,
     TokenizerIdentity,
     encode_json,
+    encode_records,
     encode_root,
     file_record,
     group_document,
+    samples_part,
     samples_table,
 )
-from tokenstore.writing import CHUNK_SAMPLES, StoreSpec
+from tokenstore.writing import CHUNK_SAMPLES, StoreSpec, choices
 
 GRID = (4, 4)
 CODEBOOK_SIZE = 2048
@@ -87,26 +92,28 @@ def write(folder: Path, size: Size, *, hard_links: bool = False) -> Path:
     }
     files: dict[str, FileRecord] = {}
     nodes = {SPLIT: group_document()}
+    is_large = size.shards >= choices.MANY_SHARDS
     for name, layout in layouts.items():
-        files.update(_write_shards(path, name, layout, hard_links))
+        files.update(_write_shards(path, name, layout, hard_links, is_large))
         nodes[f"{SPLIT}/{name}"] = layout.to_zarr(name)
-    files[f"{SPLIT}/{SAMPLES_TABLE}"] = _write_samples(path, layouts[LABELS], names)
+    part_shards = max(choices.PART_SHARDS, -(-choices.PART_ROWS // shard_samples))
+    part_rows = part_shards * shard_samples if is_large else None
+    files.update(_write_samples(path, layouts[LABELS], names, part_rows))
     for node, document in nodes.items():
         data = encode_json(document)
         (path / node / ROOT).write_bytes(data)
         files[f"{node}/{ROOT}"] = file_record(data)
-    splits = {SPLIT: SplitSummary(size.samples)}
-    manifest = Manifest(
-        **spec.shared(), splits=splits, files=dict(sorted(files.items())), features=(spec.codec,)
-    )
+    splits = {SPLIT: SplitSummary(size.samples, part_rows=part_rows)}
+    features = (spec.codec, *((SHARD_MANIFESTS, TABLE_PARTS) if is_large else ()))
+    manifest = Manifest(**spec.shared(), splits=splits, files=dict(sorted(files.items())), features=features)
     (path / ROOT).write_bytes(encode_root(manifest, nodes))
     return path
 
 
 def _write_shards(
-    store: Path, name: str, layout: ArrayLayout, hard_links: bool
+    store: Path, name: str, layout: ArrayLayout, hard_links: bool, is_large: bool
 ) -> Iterator[tuple[str, FileRecord]]:
-    """Write all shards of an array, and yield each one's path and record."""
+    """Write all shards of an array, and yield the path and the record of each, or of the list of many."""
     data = layout.encode_shard(_values(name, layout))
     record = file_record(data)
     first = store / SPLIT / name / layout.shard_file(0)
@@ -118,7 +125,12 @@ def _write_shards(
             os.link(first, file)
         else:
             file.write_bytes(data)
-        yield path, record
+        if not is_large:
+            yield path, record
+    if is_large:
+        rows = encode_records([record]) * layout.shards
+        (store / SPLIT / name / SHARD_MANIFEST).write_bytes(rows)
+        yield f"{SPLIT}/{name}/{SHARD_MANIFEST}", file_record(rows)
 
 
 def _values(name: str, layout: ArrayLayout) -> np.ndarray:
@@ -133,13 +145,22 @@ def _labels(index: np.ndarray, layout: ArrayLayout) -> np.ndarray:
     return (index % layout.shard_samples % CLASSES).astype(np.int32)
 
 
-def _write_samples(store: Path, layout: ArrayLayout, class_names: tuple[str, ...]) -> FileRecord:
-    path = store / SPLIT / SAMPLES_TABLE
-    with pq.ParquetWriter(path, SAMPLES_SCHEMA, compression="zstd") as writer:
-        for start in range(0, layout.samples, _TABLE_ROWS):
-            index = np.arange(start, min(start + _TABLE_ROWS, layout.samples))
-            source = pc.binary_join_element_wise("images/", pa.array(index).cast(pa.string()), "")
-            labels = _labels(index, layout)
-            writer.write_table(samples_table(index, source, labels, class_names))
-    with path.open("rb") as file:
-        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+def _write_samples(
+    store: Path, layout: ArrayLayout, class_names: tuple[str, ...], part_rows: int | None
+) -> Iterator[tuple[str, FileRecord]]:
+    """Write the samples table, in parts of so many rows, and yield the path and the record of each file."""
+    rows = part_rows or layout.samples
+    for part, first in enumerate(range(0, layout.samples, rows)):
+        table = f"{SPLIT}/{SAMPLES_TABLE}"
+        path = table if part_rows is None else samples_part(table, part)
+        (store / path).parent.mkdir(exist_ok=True)
+        stop = min(first + rows, layout.samples)
+        with pq.ParquetWriter(store / path, SAMPLES_SCHEMA, compression="zstd") as writer:
+            for start in range(first, stop, _TABLE_ROWS):
+                index = np.arange(start, min(start + _TABLE_ROWS, stop))
+                source = pc.binary_join_element_wise("images/", pa.array(index).cast(pa.string()), "")
+                labels = _labels(index, layout)
+                writer.write_table(samples_table(index, source, labels, class_names))
+        with (store / path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield path, FileRecord((store / path).stat().st_size, digest)
