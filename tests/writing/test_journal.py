@@ -113,17 +113,18 @@ def test_uploads_count_in_order_and_no_more_than_a_few_are_under_way() -> None:
     gates = [threading.Event() for _ in range(9)]
     under_way, most = set(), 0
 
-    def send(number: int) -> None:
+    def send(number: int) -> int:
         nonlocal most
         under_way.add(number)
         most = max(most, len(under_way))
         assert gates[number].wait(HANG)
         sent.append(number)
         under_way.discard(number)
+        return number
 
     for first in range(0, 9, AT_ONCE):
         for number in range(first, first + AT_ONCE):
-            uploads.add(lambda number=number: send(number), lambda number=number: counted.append(number))
+            uploads.add(lambda number=number: send(number), counted.append)
         for number in reversed(range(first, first + AT_ONCE)):
             gates[number].set()
     uploads.wait()
@@ -136,18 +137,18 @@ def test_after_a_failed_upload_nothing_counts_and_every_call_says_why() -> None:
     uploads, counted = Uploads(), []
     gate = threading.Event()
 
-    def fail() -> None:
+    def fail() -> int:
         assert gate.wait(HANG)
         raise StorageError("no room")
 
-    uploads.add(lambda: None, lambda: counted.append(0))
-    uploads.add(fail, lambda: counted.append(1))
-    uploads.add(lambda: None, lambda: counted.append(2))
+    uploads.add(lambda: 0, counted.append)
+    uploads.add(fail, counted.append)
+    uploads.add(lambda: 2, counted.append)
     gate.set()
     for _ in range(2):
         with pytest.raises(StorageError, match="no room"):
             uploads.wait()
         with pytest.raises(StorageError, match="no room"):
-            uploads.add(lambda: None, lambda: counted.append(3))
+            uploads.add(lambda: 3, counted.append)
     uploads.close()
     assert counted == [0]

@@ -43,36 +43,46 @@ class EncodedShard:
     """The bytes of the samples in their source, as far as they are known."""
 
 
-def encode_shard(
-    split: str,
-    number: int,
-    spec: StoreSpec,
-    layout: Callable[[str, int], ArrayLayout],
-    values: Mapping[str, npt.NDArray[Any]],
-    samples: pa.Table,
-) -> EncodedShard:
-    """Encode shard `number` of a split: `values` (n, ...) by array, tokens first, and n rows of the table.
+@dataclass(frozen=True)
+class CheckedShard:
+    """The samples of shard `number` of a split: arrays that fit their layouts, and rows of the table.
 
-    `layout` returns the layout of an array of so many samples. Any number of threads may encode at a time.
-
-    Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
+    `values` (n, ...) are the arrays by name, tokens first, and `samples` n rows. `layout` returns the layout
+    of an array of so many samples. Raises CodecError for codes outside their codebook, ValueError for arrays
+    of other shapes or dtypes.
     """
-    codes = values[TOKENS]
-    check_codes(codes, spec.codebook_sizes, spec.grid, f"{split} shard {number}")
-    codes = codes.astype(code_dtype(max(spec.codebook_sizes)), copy=False)
-    arrays = {}
-    for array, rows in {**values, TOKENS: codes}.items():
-        of_shard = layout(array, len(codes))
-        if rows.shape != of_shard.shape or rows.dtype != of_shard.dtype:
-            raise ValueError(
-                f"{array}: expected {of_shard.dtype} {of_shard.shape}, found {rows.dtype} {rows.shape}"
-            )
-        path = f"{split}/{array}/{of_shard.shard_file(number)}"
-        data = of_shard.encode_shard(rows)
-        if of_shard.codec.has_tables:
-            check_lossless(of_shard, data, rows, path)
-        arrays[path] = data, file_record(data)
-    return EncodedShard(number, len(codes), arrays, *encode_rows([samples]))
+
+    split: str
+    number: int
+    spec: StoreSpec
+    layout: Callable[[str, int], ArrayLayout]
+    values: Mapping[str, npt.NDArray[Any]]
+    samples: pa.Table
+
+    def __post_init__(self) -> None:
+        sizes, codes = self.spec.codebook_sizes, self.values[TOKENS]
+        check_codes(codes, sizes, self.spec.grid, f"{self.split} shard {self.number}")
+        codes = codes.astype(code_dtype(max(sizes)), copy=False)
+        object.__setattr__(self, "values", {**self.values, TOKENS: codes})
+        for array, rows in self.values.items():
+            layout = self.layout(array, len(codes))
+            if rows.shape != layout.shape or rows.dtype != layout.dtype:
+                raise ValueError(
+                    f"{array}: expected {layout.dtype} {layout.shape}, found {rows.dtype} {rows.shape}"
+                )
+
+    def encoded(self) -> EncodedShard:
+        """Encode the shard; any number of threads may encode shards at a time."""
+        samples = len(self.values[TOKENS])
+        arrays = {}
+        for array, rows in self.values.items():
+            layout = self.layout(array, samples)
+            path = f"{self.split}/{array}/{layout.shard_file(self.number)}"
+            data = layout.encode_shard(rows)
+            if layout.codec.has_tables:
+                check_lossless(layout, data, rows, path)
+            arrays[path] = data, file_record(data)
+        return EncodedShard(self.number, samples, arrays, *encode_rows([self.samples]))
 
 
 def encode_rows(tables: Iterable[pa.Table]) -> tuple[bytes, int | None]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from tokenstore.format import (
 )
 from tokenstore.storage import STAGING
 from tokenstore.writing import choices
-from tokenstore.writing.encoded import EncodedShard, encode_shard
+from tokenstore.writing.encoded import CheckedShard, EncodedShard
 from tokenstore.writing.journal import Entry, open_journal
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ class _Totals:
     parts: dict[int, FileRecord] = field(default_factory=dict)
     """The parts of the samples table that are written."""
 
-    def add(self, entry: Entry) -> None:
-        """Add the shard of an entry."""
+    def take(self, samples: int, source_stop: int, skipped: Iterable[Skip]) -> None:
+        """Count a shard of so many samples, which may still be under way."""
         self.shards += 1
-        self.samples += entry.samples
-        self.source_stop = entry.source_stop
+        self.samples += samples
+        self.source_stop = source_stop
+        self.skipped += skipped
+
+    def add_files(self, entry: Entry) -> None:
+        """Add the files of the next whole shard."""
         if entry.source_bytes is not None:
             self.source_bytes = (self.source_bytes or 0) + entry.source_bytes
-        self.skipped += entry.skipped
         for path, record in entry.files.items():
             array = path.split("/")[1]
             self.records.setdefault(array, bytearray()).extend(encode_records([record]))
@@ -98,7 +101,8 @@ class SplitWriter:
         self._journal = open_journal(store.storage, name)
         self._totals = _Totals(source_stop=first)
         for entry in self._journal.read():
-            self._totals.add(entry)
+            self._totals.take(entry.samples, entry.source_stop, entry.skipped)
+            self._totals.add_files(entry)
             if entry.part is not None:
                 self._totals.parts[len(self._totals.parts)] = entry.part
         self._tail: list[Skip] = []
@@ -134,13 +138,14 @@ class SplitWriter:
         """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
 
         Every shard but the last has `shard_samples` samples. `source_stop` is the first sample of the source
-        after this shard, `skipped` are the samples left out before it. To a remote place the shard goes while
-        the next one fills: an error there is raised by a later call, at the latest by the store's `commit`.
+        after this shard, `skipped` are the samples left out before it. For a remote place it is encoded and
+        sent while the next one fills, and its arrays must not change meanwhile. An error there is raised by a
+        later call, at the latest by the store's `commit`.
 
         Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
         """
-        shard = self.encode_shard(self.shards, codes, columns, samples)
-        self.write_encoded(shard, source_stop, skipped)
+        shard = self._checked(self.shards, codes, columns, samples)
+        self._hand_over(shard.encoded, len(codes), source_stop, skipped)
 
     def encode_shard(
         self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
@@ -149,10 +154,7 @@ class SplitWriter:
 
         The arguments and errors are those of `write_shard`; `number` is the shard's place in the split.
         """
-        if not 0 < len(codes) <= self.shard_samples:
-            raise ValueError(f"a shard of {len(codes)} samples, of {self.shard_samples} each")
-        values = {TOKENS: codes, **columns}
-        return encode_shard(self.name, number, self._store.spec, self._layout, values, samples)
+        return self._checked(number, codes, columns, samples).encoded()
 
     def layouts(self, samples: int) -> dict[str, ArrayLayout]:
         """Return the layout of each array of so many samples, tokens first."""
@@ -163,39 +165,57 @@ class SplitWriter:
 
         Raises ValueError for any but the next shard, or where the one before is not full.
         """
-        if shard.number != self.shards or self.samples % self.shard_samples:
+        if shard.number != self.shards:
             raise ValueError(f"shard {shard.number} after {self.samples} samples in {self.shards} shards")
-        records = {path: record for path, (_, record) in shard.arrays.items()}
-        entry = Entry(shard.samples, source_stop, shard.source_bytes, tuple(skipped), records)
+        self._hand_over(lambda: shard, shard.samples, source_stop, skipped)
 
-        def send() -> None:
+    def _checked(
+        self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
+    ) -> CheckedShard:
+        if not 0 < len(codes) <= self.shard_samples:
+            raise ValueError(f"a shard of {len(codes)} samples, of {self.shard_samples} each")
+        values = {TOKENS: codes, **columns}
+        return CheckedShard(self.name, number, self._store.spec, self._layout, values, samples)
+
+    def _hand_over(
+        self, encoded: Callable[[], EncodedShard], samples: int, source_stop: int, skipped: list[Skip]
+    ) -> None:
+        """Encode and write the next shard; for a remote place in a thread, while the caller goes on."""
+        if self.samples % self.shard_samples:
+            raise ValueError(f"another shard after {self.samples} samples, of {self.shard_samples} each")
+
+        def send() -> EncodedShard:
+            shard = encoded()
             self._store.check()
             for path, (data, _) in shard.arrays.items():
                 self._storage.write_ahead(path, data)
             self._journal.save_rows(shard.number, shard.rows)
+            return shard
 
-        def count() -> None:
+        def count(shard: EncodedShard) -> None:
             self._store.check()
-            self._note(shard.number, entry)
+            records = {path: record for path, (_, record) in shard.arrays.items()}
+            self._note(shard.number, Entry(samples, source_stop, shard.source_bytes, tuple(skipped), records))
 
         if self._storage.root is None:
             self._store.uploads.add(send, count)
         else:
-            send()
-            count()
-        self._totals.add(entry)
+            count(send())
+        self._totals.take(samples, source_stop, skipped)
 
     def _note(self, shard: int, entry: Entry) -> None:
         """Append a shard's entry to the journal, and write the part of the samples table that it ends."""
         stop = shard + 1
         if not self.is_large or stop % self._part_shards:
             self._journal.append(shard, entry)
+            self._totals.add_files(entry)
             return
         start = stop - self._part_shards
         record = self._write_part(start, stop)
         self._storage.settle(self.shard_paths(start, stop))
         self._totals.parts[start // self._part_shards] = record
         self._journal.append(shard, Entry(**{**vars(entry), "part": record}))
+        self._totals.add_files(entry)
         self._journal.forget_rows(stop)
 
     def finish(self, skipped: list[Skip]) -> None:
@@ -232,10 +252,10 @@ class SplitWriter:
         split, array, folder, *rest = [*path.split("/", 3), "", "", ""]
         if split != self.name or array not in self._arrays or folder != "c":
             return False
-        number = rest[0].partition("/")[0]
-        layout = self._layout(array, max(self.samples, 1))
+        number, _, zeros = rest[0].partition("/")
         is_shard = _NUMBER.fullmatch(number) is not None and int(number) < self.shards
-        return not is_shard or path != f"{self.name}/{array}/{layout.shard_file(int(number))}"
+        axes = len(self._store.spec.grid if array == TOKENS else self.columns[array].shape)
+        return not is_shard or zeros != "/".join("0" * axes)
 
     def write_lists(self) -> dict[str, FileRecord]:
         """Return the records of all shards by path, or of the files with these records, once written."""

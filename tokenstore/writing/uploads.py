@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 AT_ONCE = 3
-"""The shards that are under way at a time; their bytes are in memory."""
+"""The shards that are under way at a time; their samples and bytes are in memory."""
+_T = TypeVar("_T")
 
 
 class Uploads:
@@ -21,8 +23,8 @@ class Uploads:
         self._under_way: deque[Future[None]] = deque()
         self._error: BaseException | None = None
 
-    def add(self, send: Callable[[], None], count: Callable[[], None]) -> None:
-        """Call `send` in a thread, and behind it `count`, once all shards before have been counted.
+    def add(self, send: Callable[[], _T], count: Callable[[_T], None]) -> None:
+        """Call `send` in a thread, and `count` with its result, once all shards before have been counted.
 
         Waits while `AT_ONCE` others are under way. Raises the error of a shard before.
         """
@@ -47,8 +49,8 @@ class Uploads:
             self._pool.shutdown()
 
 
-def _upload(send: Callable[[], None], count: Callable[[], None], before: Future[None] | None) -> None:
-    send()
+def _upload(send: Callable[[], _T], count: Callable[[_T], None], before: Future[None] | None) -> None:
+    sent = send()
     if before is not None:
         before.result()
-    count()
+    count(sent)
