@@ -147,15 +147,6 @@ class SplitWriter:
         shard = self._checked(self.shards, codes, columns, samples)
         self._hand_over(shard.encoded, len(codes), source_stop, skipped)
 
-    def encode_shard(
-        self, number: int, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]], samples: pa.Table
-    ) -> EncodedShard:
-        """Encode a shard for `write_encoded`, and write nothing: several threads may do so at a time.
-
-        The arguments and errors are those of `write_shard`; `number` is the shard's place in the split.
-        """
-        return self._checked(number, codes, columns, samples).encoded()
-
     def layouts(self, samples: int) -> dict[str, ArrayLayout]:
         """Return the layout of each array of so many samples, tokens first."""
         return {array: self._layout(array, samples) for array in self._arrays}
@@ -316,10 +307,10 @@ class SplitWriter:
             for table in self._rows(start, stop):
                 waiting.append(table)
                 if sum(map(len, waiting)) >= choices.GROUP_ROWS:
-                    writer.write_table(pa.concat_tables(waiting))
+                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
                     waiting = []
             if waiting:
-                writer.write_table(pa.concat_tables(waiting))
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
         path = samples_part(f"{self.name}/{SAMPLES_TABLE}", start // self._part_shards)
         self._storage.write(path, buffer.getvalue())
         return file_record(buffer.getvalue())
