@@ -1,18 +1,22 @@
 """The row numbers of a subset: a list of them, or a bit for each row of what the subset is taken from.
 
 A bit a row is for subsets of many rows in ascending order, such as the two parts of a split at random: they
-take less than two bits a row, and a batch of 256 takes some ten microseconds longer.
+take 1.5 bits a row, and the compiled loop in `row_kernels.py` finds the members of a batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
+
+from tokenstore.machine import importing_kernels
 
 __all__ = ["Member", "RowBits", "RowList", "RowNumbers", "row_bits", "row_list", "rows_where"]
 
@@ -118,15 +122,18 @@ class RowBits(RowNumbers):
 
     @override
     def at(self, positions: Indices) -> Indices:
-        if len(positions) > BLOCK:
-            starts = range(0, len(positions), BLOCK)
-            return np.concatenate([self.at(positions[start : start + BLOCK]) for start in starts])
-        # subtle: positions of another dtype would let numpy copy the counts
-        word = np.searchsorted(self._before, positions.astype(self._before.dtype), side="right") - 1
-        place = positions - self._before[word].astype(np.int64)
-        members = np.cumsum(self._unpacked(word), axis=1, dtype=np.uint8)
-        rows: Indices = word * _WORD + (members > place[:, None]).argmax(axis=1)
+        rows = np.empty(len(positions), np.int64)
+        words = self._bits.reshape(-1).view("<u8").astype(np.uint64, copy=False)
+        _kernels().members_at(positions, words, self._before, self._hints, rows)
         return rows
+
+    @cached_property
+    def _hints(self) -> Indices:
+        """The words of some members: see `row_kernels.members_at`."""
+        members = np.arange(0, len(self), 1 << _kernels().HINT_SHIFT).astype(self._before.dtype)
+        # subtle: members of another dtype would let numpy copy the counts
+        words = np.searchsorted(self._before, members, side="right") - 1
+        return np.append(words, len(self._bits) - 1)
 
     @override
     def blocks(self) -> Iterator[Indices]:
@@ -217,3 +224,11 @@ def row_list(numbers: Indices, rows: int) -> RowList:
     """Return row numbers (N,) in [0, rows) as a list, of 4 bytes each where they are many."""
     is_short = len(numbers) <= MOST_LISTED or rows > 2**32
     return RowList(numbers if is_short else numbers.astype(np.uint32))
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    """Return the module of the compiled function, which is imported on first use."""
+    with importing_kernels:
+        from tokenstore.reading import row_kernels
+    return row_kernels
