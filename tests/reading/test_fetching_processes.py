@@ -15,6 +15,7 @@ from helpers.waiting import HANG, PATIENT
 from torch.utils.data import DataLoader
 
 from tokenstore import TokenDataset, TokenLoader
+from tokenstore.storage import cache, claims
 
 
 def read_some(dataset: TokenDataset, answers: Any, samples: range) -> None:
@@ -86,9 +87,12 @@ def test_processes_with_one_cache_fetch_each_run_once(
     fault_proxy: FaultProxy,
     each_chunk_alone: None,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     shuffle: Any,
 ) -> None:
     """Let two processes go through the same samples at the same time, each in an order of its own."""
+    for module in (cache, claims):
+        monkeypatch.setattr(module, "PATIENCE", HANG)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
 

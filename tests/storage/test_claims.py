@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.waiting import HANG
 
 from tokenstore.storage import claims as claims_module
 from tokenstore.storage.cache import Cache
@@ -101,7 +102,8 @@ def test_a_key_has_one_owner_at_a_time(tmp_path: Path) -> None:
     assert (tmp_path / "claims").stat().st_mode & 0o777 == 0o600
 
 
-def test_processes_fetch_each_item_once(tmp_path: Path) -> None:
+def test_processes_fetch_each_item_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims_module, "PATIENCE", HANG)
     folder, path = Folder(tmp_path / "items"), str(tmp_path / "claims")
 
     def obtain() -> None:
