@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.mutations import mutated, survive
+from helpers.url_sources import outcomes
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.arrays import open_arrays
@@ -94,6 +95,15 @@ def test_fuzzing_tar_files(tmp_path: Path, seeds: range) -> None:
     read_all(open_tar(path))
     refused = survive(mutated_tar, read, SourceError, seeds)
     assert 0.2 * len(seeds) < refused < 0.95 * len(seeds)
+
+
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(2_000), marks=pytest.mark.slow, id="2,000")])
+def test_fuzzing_tar_files_at_a_url_gives_what_it_gives_locally(tmp_path: Path, seeds: range) -> None:
+    path = tmp_path / "x.tar"
+    for seed in seeds:
+        path.write_bytes(mutated_tar(random.Random(seed)))
+        local, remote = outcomes(path, "tar")
+        assert local == remote, seed
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.image_folders import fill
 from helpers.mutations import mutated, survive
+from helpers.url_sources import outcomes
 from PIL import Image
 
 from tokenstore.errors import SampleError, SourceError
@@ -75,6 +76,18 @@ def read_parquet(path: Path) -> None:
         assert len(images) == count
         assert all(isinstance(image, bytes | SampleError) for image in images)
     assert all(note.encode() for note in (*source.notes, *source.unused_labels))
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(2_000), marks=pytest.mark.slow, id="2,000")])
+def test_fuzzing_parquet_files_at_a_url_gives_what_it_gives_locally(tmp_path: Path, seeds: range) -> None:
+    path = tmp_path / "x.parquet"
+    for seed in seeds:
+        path.write_bytes(mutated_parquet(random.Random(seed)))
+        local, remote = outcomes(path, "parquet")
+        if isinstance(local, str):  # whose text Arrow words otherwise for a file object
+            assert isinstance(remote, str), seed
+        else:
+            assert local == remote, seed
 
 
 @pytest.mark.parametrize("seeds", SEEDS)

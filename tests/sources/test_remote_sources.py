@@ -95,6 +95,15 @@ def test_a_pattern_at_a_url_stands_for_the_files_it_stands_for_locally(
     assert_same(opened(f"{url}/{pattern}"), opened(f"{tmp_path}/{pattern}"))
 
 
+def test_files_of_one_name_in_several_folders_are_all_read(tmp_path: Path, put: Put) -> None:
+    for number, name in enumerate(("a", "b")):
+        shard(tmp_path / name / "0.tar", first=10 * number)
+    pattern = "{a,b,a}/0.tar"
+    local = opened(f"{tmp_path}/{pattern}")
+    assert labels(local) == [0, 1, 10, 11]
+    assert_same(opened(f"{put(tmp_path)}/{pattern}"), local)
+
+
 def test_folders_named_after_splits_are_splits_at_a_url_too(tmp_path: Path, put: Put) -> None:
     for split in ("train", "validation"):
         shard(tmp_path / split / "x.tar")
