@@ -209,6 +209,39 @@ def jobs(what: str, *, default: int | None = None) -> Decorator[Any]:
     )
 
 
+def ray_cluster() -> Decorator[Any]:
+    """Return --ray, and the options of the actors on that cluster."""
+    return together(
+        click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Encode on a Ray cluster: auto for the one that this machine is part of, HOST:PORT, or "
+            "local for a new one of this machine alone.",
+        ),
+        option(
+            "--actors",
+            metavar="N",
+            type=click.IntRange(1),
+            default=1,
+            help="Actors on the cluster; those without room begin when it has grown.",
+        ),
+        option(
+            "--gpus-per-actor",
+            metavar="N",
+            type=click.FloatRange(0),
+            otherwise="1, or 0 for --device cpu",
+            help="GPUs of an actor, also a share of one.",
+        ),
+        option(
+            "--cpus-per-actor",
+            metavar="N",
+            type=click.IntRange(1),
+            default=1,
+            help="Cores of an actor, each with a process that decodes images.",
+        ),
+    )
+
+
 def threads(*, of: str = "") -> Decorator[Any]:
     """Return --threads, the threads of PyTorch on a CPU; by default one a core."""
     return click.option(

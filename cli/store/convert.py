@@ -22,6 +22,7 @@ from ..main import EXIT_CODES, spoken
 from ..parameters import Choice
 
 if TYPE_CHECKING:
+    from tokenstore.conversion import Executor
     from tokenstore.sources.base import Source
 
 _IMAGE_OPTIONS = (
@@ -34,6 +35,11 @@ _IMAGE_OPTIONS = (
     "workers",
     "batch_size",
 )
+_ACTOR_OPTIONS = {
+    "actors": "--actors",
+    "gpus_per_actor": "--gpus-per-actor",
+    "cpus_per_actor": "--cpus-per-actor",
+}
 _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 
 
@@ -128,6 +134,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
+@options.ray_cluster()
 @click.option(
     "--prune-codebook",
     is_flag=True,
@@ -159,6 +166,7 @@ def convert(
       tokenstore convert 'shards/train-{00000..00099}.tar' train.zarr --resize crop
       tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
       tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
+      tokenstore convert /nfs/photos /nfs/photos.zarr --ray auto --actors 8 --cpus-per-actor 4 --device cuda
       tokenstore convert seit-release/ seit.zarr
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
@@ -168,6 +176,7 @@ def convert(
     started = time.monotonic()
     refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
     log = JsonLog() if log_json else TextLog()
+    executor = _executor(**{name: settings.pop(name) for name in ("ray", *_ACTOR_OPTIONS)})
 
     def on_source(listed: Source) -> None:
         _refuse_idle_options(listed)
@@ -182,20 +191,37 @@ def convert(
                 masks=masks,
                 splits=splits or None,
                 on_error=on_error or "limit",
+                executor=executor,
                 on_source=on_source,
                 on_progress=log.progress,
                 **settings,
             )
     except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        again.insert(again.index("convert") + 1 if "convert" in again else 0, "--resume")
-        log.interrupted(f"tokenstore {shlex.join(again)}")
+        log.interrupted(_resuming_command())
         raise click.exceptions.Exit(130) from None
     except ConversionError as error:
         skips = [(name, spoken(reason, error.parameters)) for name, reason in error.skipped]
         log.skipped([{"source": name, "reason": reason} for name, reason in skips], "cannot read")
         raise
     log.end(conversion, out, time.monotonic() - started)
+
+
+def _resuming_command() -> str:
+    """Return the command line that resumes the conversion which this one began."""
+    again = [word for word in sys.argv[1:] if word != "--resume"]
+    again.insert(again.index("convert") + 1 if "convert" in again else 0, "--resume")
+    return f"tokenstore {shlex.join(again)}"
+
+
+def _executor(ray: str | None, **actors: Any) -> Executor | None:
+    """Return the executor of a Ray cluster; None without one, where options of actors are refused."""
+    refuse_idle_options(_ACTOR_OPTIONS, "--ray ADDRESS", ray is None)
+    refuse_idle_options({"workers": "--workers"}, "conversions without --ray ADDRESS", ray is not None)
+    if ray is None:
+        return None
+    from tokenstore.conversion import RayExecutor
+
+    return RayExecutor(ray, **actors)
 
 
 def _refuse_idle_options(source: Source) -> None:

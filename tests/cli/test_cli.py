@@ -231,6 +231,21 @@ def test_options_that_the_source_has_no_use_for_are_refused(images: Path, tmp_pa
     assert "--device is for images" in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--actors", "2"], "--actors goes with --ray ADDRESS"),
+        (["--gpus-per-actor", "1"], "--gpus-per-actor goes with --ray ADDRESS"),
+        (["--ray", "auto", "--workers", "2"], "--workers goes with conversions without --ray ADDRESS"),
+        (["--ray", "auto", "--actors", "0"], "--actors"),
+    ],
+)
+def test_options_of_actors_go_with_a_cluster(tmp_path: Path, words: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["convert", str(tmp_path), str(tmp_path / "out"), *words])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
 def test_a_device_that_is_not_there_is_one_clear_error(images: Path, tmp_path: Path) -> None:
     result = run("convert", images, tmp_path / "x", "--device", "abacus")
     assert result.exit_code == 1

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenstore.conversion.cluster import RayExecutor
     from tokenstore.conversion.codes import codebook_fingerprint
     from tokenstore.conversion.convert import convert_source
     from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
@@ -35,6 +36,7 @@ __all__ = [
     "Progress",
     "RangeEncoder",
     "RangeRequest",
+    "RayExecutor",
     "SampleRange",
     "Segment",
     "codebook_fingerprint",
@@ -54,6 +56,7 @@ _HOMES = {
     "Progress": "options",
     "RangeEncoder": "encoding",
     "RangeRequest": "ranges",
+    "RayExecutor": "cluster",
     "SampleRange": "ranges",
     "Segment": "ranges",
     "codebook_fingerprint": "codes",

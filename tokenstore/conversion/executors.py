@@ -20,7 +20,7 @@ from tokenstore.conversion.ranges import BadSample, RangeRequest, SampleRange, S
 from tokenstore.errors import WorkerError
 from tokenstore.sources import decoding
 
-__all__ = ["DEADLY", "MOST_DEATHS", "Executor", "LocalExecutor", "encode_surely"]
+__all__ = ["DEADLY", "MOST_DEATHS", "Executor", "LocalExecutor", "all_bad", "encode_surely"]
 
 MOST_DEATHS = 3
 """The workers that may die of a range before it is cut in two, and of a sample before it counts as bad."""
@@ -138,13 +138,14 @@ def _bisected(
             yield segment
             return
     if len(samples) == 1:
-        yield _all_bad(plan, samples)
+        yield all_bad(plan, samples)
         return
     for half in samples.halves():
         yield from _bisected(plan, half, attempt, MOST_DEATHS if len(half) == 1 else 1)
 
 
-def _all_bad(plan: ConversionPlan, samples: SampleRange) -> Segment:
+def all_bad(plan: ConversionPlan, samples: SampleRange) -> Segment:
+    """Return the segment of samples that count as bad, since workers die of them."""
     encoder = plan.encoder
     return Segment(
         samples,

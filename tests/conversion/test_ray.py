@@ -1,0 +1,174 @@
+"""Conversions on a Ray cluster of two nodes: whatever dies, the bytes are those of one process."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from helpers import ray_clusters
+from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from helpers.deadly_sources import DeadlySplit
+from helpers.grey_conversions import OPTIONS
+from helpers.ray_clusters import KillsOnce, OtherElsewhere, two_nodes
+from helpers.stores import contents
+from helpers.waiting import HANG
+from tokenstore_cli.main import cli
+
+import tokenstore
+from tokenstore.conversion import Progress, RayExecutor, convert_source
+from tokenstore.conversion.executors import DEADLY
+from tokenstore.errors import IncompleteStoreError, TokenizerError, WorkerError
+from tokenstore.sources import open_source
+
+pytestmark = pytest.mark.ray
+SKIPPING = replace(OPTIONS, on_error="skip")
+BAD = ("train/class-0/003.png", "train/class-1/000.png", "val/class-2/001.png")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with two_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_grey_folder(folder / "train", 20)
+    write_grey_folder(folder / "val", 2)
+    for name in BAD:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def executor(cluster: Any, **settings: Any) -> RayExecutor:
+    return RayExecutor(cluster.address, **{"actors": 2, "range_samples": 6, **settings})
+
+
+def converted(images: Path, out: Path, **settings: Any) -> dict[str, bytes]:
+    """Convert images by a tokenizer of grey patches, and return the files of the store."""
+    arguments = {"tokenizer": BrightnessTokenizer(), "options": SKIPPING, **settings}
+    convert_source(open_source(images), out, **arguments)
+    return contents(out)
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the files of the store that one process writes."""
+    return converted(images, tmp_path_factory.mktemp("whole") / "out")
+
+
+def test_bad_images_and_a_codec_for_all_codes_give_the_bytes_of_one_process(
+    tmp_path: Path, images: Path, cluster: Any
+) -> None:
+    options = replace(SKIPPING, codec="auto", min_decode_rate=0)
+    alone = converted(images, tmp_path / "alone", options=options)
+    assert converted(images, tmp_path / "out", options=options, executor=executor(cluster)) == alone
+
+
+def test_an_actor_that_is_killed_is_replaced_and_its_ranges_are_encoded_again(
+    tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = KillsOnce(25, tmp_path / "marker")
+    done = converted(images, tmp_path / "out", tokenizer=tokenizer, executor=executor(cluster))
+    assert done == whole
+    assert (tmp_path / "marker").exists()
+    assert "an actor died and is replaced" in caplog.text
+
+
+def test_a_sample_that_kills_decode_processes_is_bad_and_alone(
+    tmp_path: Path, images: Path, cluster: Any
+) -> None:
+    results = []
+    for name, where in (("alone", None), ("out", executor(cluster, range_samples=12))):
+        source = open_source(images)
+        splits = {**source.splits, "train": DeadlySplit(source.splits["train"], 31)}
+        conversion = convert_source(
+            replace(source, splits=splits),
+            tmp_path / name,
+            tokenizer=BrightnessTokenizer(),
+            options=replace(SKIPPING, workers=1),
+            executor=where,
+        )
+        results.append(contents(tmp_path / name))
+        assert [skip.reason for skip in conversion.skipped["train"] if skip.source_index == 31] == [DEADLY]
+    assert results[0] == results[1]
+
+
+def test_a_node_that_is_killed_costs_only_what_it_had(
+    tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes]
+) -> None:
+    killed = []
+
+    def kill_a_node(state: Progress) -> None:
+        if not killed:
+            killed.append(cluster.worker_nodes.copy().pop())
+            cluster.remove_node(killed[0], allow_graceful=False)
+        elif len(killed) == 1 and state.done > 40:
+            killed.append(cluster.add_node(**ray_clusters.NODE))
+
+    done = converted(images, tmp_path / "out", executor=executor(cluster), on_progress=kill_a_node)
+    assert done == whole
+    assert len(killed) == 2
+
+
+def test_a_conversion_whose_driver_was_killed_goes_on_with_and_without_ray(
+    tmp_path: Path, cluster: Any
+) -> None:
+    write_grey_folder(tmp_path / "images", 20)
+    alone = converted(tmp_path / "images", tmp_path / "alone", options=OPTIONS)
+    driver = subprocess.run(
+        [
+            sys.executable,
+            ray_clusters.__file__,
+            *map(str, (tmp_path / "images", tmp_path / "out", cluster.address, 36)),
+        ],
+        timeout=HANG,
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL
+    with pytest.raises(IncompleteStoreError):
+        tokenstore.open(tmp_path / "out")
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    for out, where in (("out", executor(cluster)), ("copy", None)):
+        resumed_at = convert_source(
+            open_source(tmp_path / "images"),
+            tmp_path / out,
+            tokenizer=BrightnessTokenizer(),
+            options=OPTIONS,
+            resume=True,
+            executor=where,
+        ).resumed_at
+        assert resumed_at["train"] >= 32
+        assert contents(tmp_path / out) == alone
+
+
+def test_the_command_converts_on_a_cluster(tmp_path: Path, cluster: Any) -> None:
+    write_grey_folder(tmp_path / "images", 2)
+    words = ["--image-size", "32", "--batch-size", "2"]
+    for out, more in (("a", ["--workers", "1"]), ("b", ["--ray", cluster.address, "--actors", "2"])):
+        result = CliRunner().invoke(
+            cli, ["convert", str(tmp_path / "images"), str(tmp_path / out), *words, *more]
+        )
+        assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_tokenizer_that_an_actor_cannot_load_ends_the_conversion(
+    tmp_path: Path, images: Path, cluster: Any
+) -> None:
+    with pytest.raises(TokenizerError, match="expected the tokenizer of fingerprint"):
+        converted(images, tmp_path / "out", tokenizer=OtherElsewhere(), executor=executor(cluster))
+
+
+def test_a_cluster_that_is_not_there_is_one_error(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(WorkerError, match=r"127\.0\.0\.1:9: no Ray cluster answers.*ray='local'"):
+        converted(images, tmp_path / "out", executor=RayExecutor("127.0.0.1:9"))
