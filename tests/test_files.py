@@ -16,8 +16,10 @@ import torch
 from seitpp_models.weights.files import TrainedModel, save_model
 from tokenstore.augment.adapters import save_adapter
 from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
-from tokenstore.files import LOCK_INSIDE, PlaceLock, move_file, whole_file, write_file
+from tokenstore.errors import StorageError
+from tokenstore.files import move_file, whole_file, write_file
 from tokenstore.format.manifest import TokenizerIdentity
+from tokenstore.locks import LOCK_INSIDE, PlaceLock
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
 
@@ -35,6 +37,26 @@ def test_a_file_has_its_bytes_and_leaves_nothing_beside_it(tmp_path: Path) -> No
     write_file(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@posix_only
+def test_of_two_writers_of_a_file_the_second_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    """Let a second process, here a fork, write while the first is half way."""
+    path = tmp_path / "model.safetensors"
+    path.with_name("model.safetensors.partial").write_bytes(b"of a killed writer")
+
+    def refused() -> None:
+        with pytest.raises(StorageError, match=r"model.safetensors: another process is writing this file"):
+            write_file(path, b"second")
+
+    with whole_file(path) as file:
+        file.write(b"fi")
+        refused()
+        in_a_fork(refused)
+        file.write(b"rst")
+    assert path.read_bytes() == b"first"
+    write_file(path, b"second")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(path.name, b"second")]
 
 
 def test_a_block_that_raises_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:

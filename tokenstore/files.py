@@ -1,4 +1,4 @@
-"""Writing a local file whole or not at all, and the lock of those who write to one place.
+"""Writing a local file whole or not at all.
 
 A file is written under a temporary name in the same file system, flushed to the disk, and renamed to its own
 name. So a reader sees the old bytes or the new ones, never a part, also after a crash or a power cut. A new
@@ -12,22 +12,19 @@ import errno
 import os
 import shutil
 import sys
-import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from tokenstore.errors import StorageError
+from tokenstore.locks import try_lock
 
 __all__ = [
     "FULL",
-    "LOCK_INSIDE",
-    "PlaceLock",
     "append_file",
     "create_file",
     "exchange",
     "full_disk_named",
-    "lock_file",
     "move_file",
     "rename",
     "sync_names",
@@ -38,19 +35,11 @@ __all__ = [
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The errors of a full disk and of a used up quota."""
 
-LOCK_INSIDE = ".lock"
-"""The lock file inside a folder whose parent folder takes no files."""
-_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL})
-
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 _MANY_FOLDERS = 256
 """The folders from which flushing the whole file system takes less time than flushing each."""
-
-_held: set[int] = set()
-"""The descriptors of the locks that this process holds."""
 
 
 @contextlib.contextmanager
@@ -70,24 +59,58 @@ def whole_file(
     With `sync_name=False` the bytes are flushed, but until `sync_names` a power cut can lose the whole file.
     `nbytes` is the size of the file, where it is known, for the error of a full disk.
 
-    Raises StorageError where the disk is full, and OSError where the file cannot be written otherwise.
+    Raises StorageError where the disk is full, or another process is writing the file under the default
+    temporary name, and OSError where the file cannot be written otherwise.
     """
     target = Path(path)
     scratch = target.with_name(f"{target.name}.partial") if temporary is None else Path(temporary)
-    try:
-        with full_disk_named(target, nbytes), scratch.open("w+b") as file:
+    opened = _locked_scratch(scratch, target) if temporary is None else scratch.open("w+b")
+    with full_disk_named(target, nbytes), opened as file:
+        try:
             yield file
+            file.flush()
             if sync:
-                file.flush()
                 os.fsync(file.fileno())
-        scratch.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise
+            if os.name == "nt":  # which renames and removes no open file
+                file.close()
+            scratch.replace(target)  # subtle: while the file is locked, so that its name is still this one's
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if os.name == "nt":
+                    file.close()
+                scratch.unlink(missing_ok=True)
+            raise
     if sync and sync_name:
         with full_disk_named(target, nbytes):
             _sync_folder(target.parent)
+
+
+def _locked_scratch(scratch: Path, target: Path) -> IO[bytes]:
+    """Open an empty temporary file for `target`, which is locked where the file system has locks.
+
+    Raises StorageError where another process, or another thread, has locked it.
+    """
+    while True:
+        try:
+            file = scratch.open("r+b" if scratch.exists() else "x+b")
+        except (FileNotFoundError, FileExistsError):  # another writer removed or made it in between
+            if scratch.is_symlink() or not scratch.parent.exists():
+                raise
+            continue
+        try:
+            if os.name == "posix" and try_lock(file.fileno()) is False:
+                raise StorageError(
+                    f"{target}: another process is writing this file; wait for its end, or name another"
+                )
+            # subtle: the writer before may have renamed or removed the file after it was opened here
+            with contextlib.suppress(FileNotFoundError):
+                if os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), scratch.stat()):
+                    file.truncate()
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def write_file(
@@ -267,121 +290,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def lock_file(path: str | os.PathLike[str]) -> Path:
-    """Return the lock file beside a place, which exists while a PlaceLock is held, or after a kill -9."""
-    place = Path(os.path.realpath(path))
-    return place.with_name(f".{place.name}.lock")
-
-
-class PlaceLock:
-    """A lock that one holder has at a time, of all processes and threads that write the same local place.
-
-    The place at `path`, of the kind `what`, need not exist; symlinks to it share its lock. The lock file is
-    `.{name}.lock` beside it, or `.lock` inside it where the parent folder cannot be written. The system takes
-    the lock from a process that ends in whatever way. On a file system without locks, a lock file that exists
-    is the lock itself, and outlives a killed process.
-
-    Raises BlockingIOError where another holder has the lock, and OSError where no lock file can be made.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], what: str = "place") -> None:
-        place = Path(os.path.realpath(path))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = lock_file(place)
-        try:
-            descriptor, created = _locked(beside, what)
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE or not place.is_dir() or os.path.lexists(beside):
-                raise
-            beside = place / LOCK_INSIDE
-            descriptor, created = _locked(beside, what)
-        _held.add(descriptor)
-        self.release = weakref.finalize(self, _release, descriptor, beside, created, os.getpid())
-        """The function that gives the lock back and removes its file; a second call does nothing."""
-
-    def __enter__(self) -> PlaceLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _locked(path: Path, what: str) -> tuple[int, bool]:
-    """Return the descriptor of a lock file that is locked, and True if the file was created for it."""
-    if sys.platform == "win32":
-        flags = os.O_NOINHERIT
-    else:
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW
-    while True:
-        created = True
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
-        except FileExistsError:
-            created = False
-            try:
-                descriptor = os.open(path, os.O_RDWR | flags)
-            except FileNotFoundError:
-                continue
-            except PermissionError:  # another user's; a lock needs no more than reading
-                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | flags)
-        try:
-            lock = _try_lock(descriptor)
-            if not (created if lock is None else lock):
-                text = f"another process is writing this {what}"
-                if lock is None:
-                    text += f". If none is, remove {path}: this file system has no locks"
-                raise BlockingIOError(text)
-            # subtle: the holder before may have removed the file after it was opened here
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                    return descriptor, created
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool | None:
-    """Lock a file; return False if another has locked it, None if the file system has no locks."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return None
-        raise
-    return True
-
-
-def _release(descriptor: int, path: Path, created: bool, pid: int) -> None:
-    if pid != os.getpid():  # a fork, which has closed its copy
-        return
-    _held.discard(descriptor)
-    # a file with bytes in it that was there before is somebody's, whatever its name
-    try:
-        if created or os.fstat(descriptor).st_size == 0:
-            with contextlib.suppress(OSError):  # such as that of Windows, where an open file stays
-                path.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _close_copies() -> None:
-    """Close this fork's copies of its parent's locks, which would hold them after the parent's end."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_copies)

@@ -11,7 +11,7 @@ from helpers.network_commands import PRETRAIN
 from helpers.network_stores import write_labelled
 from helpers.pictures import write_images
 
-from tokenstore.files import PlaceLock
+from tokenstore.locks import PlaceLock
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from tokenstore.errors import (
     StoreError,
     StoreExistsError,
 )
-from tokenstore.files import PlaceLock, exchange
+from tokenstore.files import exchange
+from tokenstore.locks import PlaceLock
 from tokenstore.storage import open_storage
 from tokenstore.writing import in_place
 from tokenstore.writing.copy import copy

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from tokenstore.errors import Parameter, TokenstoreError
-from tokenstore.files import PlaceLock, whole_file, write_file
+from tokenstore.files import whole_file, write_file
+from tokenstore.locks import PlaceLock
 from tokenstore.networks.states import check_like, read_state
 
 __all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import lzma
 import os
 import struct
@@ -12,12 +13,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from typing_extensions import override
 
 from tokenstore.errors import DamageError, StoreError
-from tokenstore.storage.base import BLOCK_NBYTES, Storage, too_long
+from tokenstore.storage.base import Storage, too_long
+from tokenstore.storage.inflating import inflated, is_bounded
 from tokenstore.storage.local import LocalPlace
 from tokenstore.storage.regular import PositionedFile, open_regular, read_at, version_of
 
@@ -129,22 +131,43 @@ class LocalZip(LocalPlace, ReadOnlyZip):
         member = self._member(path)
         if limit is not None and member.file_size > limit:
             raise too_long(f"{self.url}/{path}", limit, member.file_size)
-        with damage_reported(self.url), self._zip.open(member) as file:
-            return file.read(member.file_size)  # subtle: ZipFile.read inflates first and cuts then
+        with damage_reported(self.url), self._content(member) as file:
+            return b"".join(inflated(file, member))
 
     @override
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         member = self._member(path)
-        with damage_reported(self.url), self._zip.open(member) as file:
+        with damage_reported(self.url), self._content(member) as file:
+            if not is_bounded(member):
+                return b"".join(inflated(file, member, stop))[start:]
             file.seek(start)
             return file.read(stop - start)
 
     @override
     def blocks(self, path: str) -> Iterator[bytes]:
         member = self._member(path)
-        with damage_reported(self.url), self._zip.open(member) as file:
-            while block := file.read(BLOCK_NBYTES):
-                yield block
+        with damage_reported(self.url), self._content(member) as file:
+            yield from inflated(file, member)
+
+    def _content(self, member: zipfile.ZipInfo) -> IO[bytes]:
+        """Open a member: its bytes, or where zipfile inflates without bound, its compressed bytes."""
+        opened = self._zip.open(member)  # which compares the header with the directory
+        if is_bounded(member):
+            return opened
+        opened.close()
+        offset = self._offset(member)
+        return io.BytesIO(read_at(self._descriptor, offset, offset + member.compress_size))
+
+    def _offset(self, member: zipfile.ZipInfo) -> int:
+        """Return where a member's bytes begin. Raises BadZipFile where they do not all lie in the file."""
+        start = member.header_offset + LOCAL_HEADER.size
+        name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(
+            read_at(self._descriptor, member.header_offset, start)
+        )
+        offset = start + name_nbytes + extra_nbytes
+        if offset + member.compress_size > os.fstat(self._descriptor).st_size:
+            raise zipfile.BadZipFile(f"{member.filename} reaches beyond the end of the file")
+        return int(offset)
 
     @override
     def open_file(self, path: str) -> tuple[int, int, int] | None:
@@ -152,13 +175,9 @@ class LocalZip(LocalPlace, ReadOnlyZip):
         if member.compress_type != zipfile.ZIP_STORED:
             return None
         with damage_reported(self.url):
-            start = member.header_offset + LOCAL_HEADER.size
-            name_nbytes, extra_nbytes = LOCAL_HEADER.unpack(
-                read_at(self._descriptor, member.header_offset, start)
-            )
-            offset = start + name_nbytes + extra_nbytes
-            if offset + member.file_size > os.fstat(self._descriptor).st_size:
-                raise zipfile.BadZipFile(f"{path} reaches beyond the end of the file")
+            offset = self._offset(member)
+            if member.file_size != member.compress_size:
+                raise zipfile.BadZipFile(f"{path} has two sizes")
         return os.dup(self._descriptor), offset, member.file_size
 
     @override

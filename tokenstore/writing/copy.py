@@ -16,8 +16,9 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from tokenstore.errors import DamageError, StoreExistsError
-from tokenstore.files import LOCK_INSIDE, full_disk_named
+from tokenstore.files import full_disk_named
 from tokenstore.format import ROOT, FileRecord, Manifest
+from tokenstore.locks import LOCK_INSIDE
 from tokenstore.machine import in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options

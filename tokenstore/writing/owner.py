@@ -1,6 +1,6 @@
 """The ownership of a store's place: one writer at a time, of all processes and machines.
 
-A local place has a lock beside it (`tokenstore.files.PlaceLock`). A remote place has no locks, so its owner
+A local place has a lock beside it (`tokenstore.locks.PlaceLock`). A remote place has no locks, so its owner
 writes a file with a token of its own that nobody else has, which it checks before it writes anything that
 counts, and a count that grows while the owner lives. Whoever goes on with the store takes it over only from
 an owner whose count stands still.
@@ -22,8 +22,8 @@ from typing import Protocol
 from typing_extensions import override
 
 from tokenstore.errors import ConversionError, Parameter, StorageError, StoreExistsError, TokenstoreError
-from tokenstore.files import PlaceLock
 from tokenstore.format import encode_json
+from tokenstore.locks import PlaceLock
 from tokenstore.storage import STAGING, Storage
 
 OWNER = f"{STAGING}/.owner"

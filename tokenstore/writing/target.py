@@ -6,8 +6,9 @@ import zipfile
 from pathlib import Path
 
 from tokenstore.errors import Parameter, StoreExistsError
-from tokenstore.files import LOCK_INSIDE, lock_file, whole_file
+from tokenstore.files import whole_file
 from tokenstore.format import ROOT
+from tokenstore.locks import LOCK_INSIDE, lock_file
 from tokenstore.reading import StoreFiles
 from tokenstore.storage import SCRATCH, STAGING, Storage
 from tokenstore.writing.owner import OWNER, LocalOwner, Owner, RemoteOwner, owner_of

@@ -6,12 +6,13 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from typing_extensions import override
 
 from tokenstore.errors import DamageError
 from tokenstore.storage.base import Range, too_long
+from tokenstore.storage.inflating import inflated, is_bounded
 from tokenstore.storage.remote.folder import RemoteFolder
 from tokenstore.storage.zipped import LOCAL_HEADER, ReadOnlyZip, damage_reported, is_member_or_folder
 
@@ -144,8 +145,11 @@ class RemoteZip(ReadOnlyZip):
 
     def _inflated(self, member: _Member, data: bytes, stop: int) -> bytes:
         """Return a compressed member's bytes up to `stop`, so that no more are inflated than are needed."""
-        with damage_reported(self.url), zipfile.ZipExtFile(io.BytesIO(data), "r", member.info) as file:
-            return file.read(stop)
+        file: IO[bytes] = io.BytesIO(data)
+        with damage_reported(self.url):
+            if is_bounded(member.info):
+                file = zipfile.ZipExtFile(file, "r", member.info)
+            return b"".join(inflated(file, member.info, stop))
 
     @override
     def size(self, path: str) -> int:

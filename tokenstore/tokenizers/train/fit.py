@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import Parameter, SourceError, TokenizerError, did_you_mean
-from tokenstore.files import PlaceLock
+from tokenstore.locks import PlaceLock
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.options import ImageOptions, Resize
 from tokenstore.tokenizers.train.fitting import FitOptions, FitReport, OnProgress, learn_codebook
