@@ -11,11 +11,14 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from io import BufferedIOBase
+from typing import IO, TypeAlias
 
 from tokenstore.storage.base import BLOCK_NBYTES
 
 __all__ = ["inflated", "is_bounded"]
+
+_Bytes: TypeAlias = IO[bytes] | BufferedIOBase
 
 _LZMA_HEAD_NBYTES = 4
 """The bytes before the properties of an LZMA stream in a zip file: a version, and the properties' length."""
@@ -23,7 +26,7 @@ _UNKNOWN_SIZE = b"\xff" * 8
 _READ_NBYTES = 65536
 
 
-def inflated(file: IO[bytes], member: zipfile.ZipInfo, stop: int | None = None) -> Iterator[bytes]:
+def inflated(file: _Bytes, member: zipfile.ZipInfo, stop: int | None = None) -> Iterator[bytes]:
     """Yield the bytes of a member up to `stop`, in blocks, without inflating more than a block beyond.
 
     `file` is what zipfile gives for the member where its method is stored or deflated, and the member's
@@ -56,7 +59,7 @@ def is_bounded(member: zipfile.ZipInfo) -> bool:
     return member.compress_type not in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
-def _decompressor(file: IO[bytes], member: zipfile.ZipInfo) -> bz2.BZ2Decompressor | lzma.LZMADecompressor:
+def _decompressor(file: _Bytes, member: zipfile.ZipInfo) -> bz2.BZ2Decompressor | lzma.LZMADecompressor:
     if member.compress_type == zipfile.ZIP_BZIP2:
         return bz2.BZ2Decompressor()
     head = file.read(_LZMA_HEAD_NBYTES)

@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from typing_extensions import override
 
@@ -145,10 +145,9 @@ class RemoteZip(ReadOnlyZip):
 
     def _inflated(self, member: _Member, data: bytes, stop: int) -> bytes:
         """Return a compressed member's bytes up to `stop`, so that no more are inflated than are needed."""
-        file: IO[bytes] = io.BytesIO(data)
+        packed = io.BytesIO(data)
         with damage_reported(self.url):
-            if is_bounded(member.info):
-                file = zipfile.ZipExtFile(file, "r", member.info)
+            file = zipfile.ZipExtFile(packed, "r", member.info) if is_bounded(member.info) else packed
             return b"".join(inflated(file, member.info, stop))
 
     @override
