@@ -23,6 +23,7 @@ from typing_extensions import override
 from tokenstore.errors import SampleError
 from tokenstore.sources.ancillary import readings
 from tokenstore.sources.options import MAX_PIXELS, ImageOptions, Resize
+from tokenstore.sources.png_rows import check_rows
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -176,6 +177,8 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_pixels(image, max_pixels)
         if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
+            image.load()
+            check_rows(data, image)
             return _decode_with_pillow(image)
         orientation = _orientation(image)
     pixels = _decode_jpeg(data, image.height, image.width)

@@ -14,6 +14,7 @@ from tokenstore.errors import SampleError
 from tokenstore.sources.ancillary import readings
 from tokenstore.sources.images import Pixels, check_pixels, decoding_reason, pillow_limits, place, upright
 from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS, ImageOptions
+from tokenstore.sources.png_rows import check_rows
 
 __all__ = ["LARGEST_VALUE", "MaskDecoder", "load_mask"]
 
@@ -96,6 +97,8 @@ def _decode(data: bytes, max_pixels: int) -> tuple[str, npt.NDArray[Any]]:
             with pillow_limits(max_pixels):
                 image: Image.Image = Image.open(io.BytesIO(reading), formats=("PNG",))
                 check_pixels(image, max_pixels)
+                image.load()
+                check_rows(reading, image)
                 return image.mode, np.asarray(upright(image))
         except SampleError:
             raise
