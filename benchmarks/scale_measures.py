@@ -77,6 +77,41 @@ def prepare_random_batches(store: Path, scratch: Path) -> Action:
     return lambda: read_batches(split, batches)
 
 
+@operation("verify")
+def prepare_verify(store: Path, scratch: Path) -> Action:
+    """Check every byte of the store."""
+    tokenstore.verify(tiny_store(scratch))
+    return lambda: tokenstore.verify(store)
+
+
+@operation("stats")
+def prepare_stats(store: Path, scratch: Path) -> Action:
+    """Count all codes and labels."""
+    tokenstore.stats(tiny_store(scratch))
+    return lambda: tokenstore.stats(store)
+
+
+@operation("copy")
+def prepare_copy(store: Path, scratch: Path) -> Action:
+    """Copy the store to another folder."""
+    tokenstore.copy(tiny_store(scratch), scratch / "warm")
+    return lambda: tokenstore.copy(store, scratch / "copy")
+
+
+@operation("recode")
+def prepare_recode(store: Path, scratch: Path) -> Action:
+    """Write the codes again, in shards of the size that a conversion gives them."""
+    tokenstore.recode(tiny_store(scratch), scratch / "warm", codec="bitpack")
+    return lambda: tokenstore.recode(store, scratch / "recoded", codec="bitpack")
+
+
+@operation("recode, context")
+def prepare_context(store: Path, scratch: Path) -> Action:
+    """Fit the context codec to a sample of the codes, and write all with it."""
+    tokenstore.recode(tiny_store(scratch), scratch / "warm", codec="context")
+    return lambda: tokenstore.recode(store, scratch / "recoded", codec="context")
+
+
 def random_batches(store: Path, count: int, seed: int = 0) -> list[np.ndarray]:
     """Draw batches of row numbers of a store's training split."""
     samples = len(tokenstore.open(store)["train"])
