@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -67,7 +67,7 @@ def check_root(store: StoreFiles, damaged: set[str]) -> list[str]:
         path = f"{split}/{ROOT}"
         if path not in store.manifest.files:
             problems.append(f"{store.storage}/{path}: the split's group is not listed in the manifest")
-        elif path not in damaged and not _is_group(_json(store, path)):
+        elif path not in damaged and not _is_group(_listed_json(store, path)):
             problems.append(f"{store.storage}/{path}: expected the metadata of a Zarr v3 group")
     return problems + list(_consolidation_problems(store, root, damaged))
 
@@ -96,16 +96,19 @@ def _consolidation_problems(store: StoreFiles, root: Any, damaged: set[str]) -> 
         path.removesuffix(f"/{ROOT}"): path for path in store.manifest.files if path.endswith(f"/{ROOT}")
     }
     for name, path in documents.items():
-        if path not in damaged and nodes.get(name) != _json(store, path):
+        if path not in damaged and nodes.get(name) != _listed_json(store, path):
             yield f"{where}: the consolidated metadata is not that of {path}"
     for name in nodes.keys() - documents.keys():
         yield f"{where}: the consolidated metadata has {name!r:.80}, which the manifest does not list"
 
 
-def check_listing(store: StoreFiles) -> tuple[list[str], list[str]]:
-    """Check that the manifest lists every file of the store (M8); return problems, and notes on others."""
+def check_listing(store: StoreFiles, listed: Iterable[str] | None) -> tuple[list[str], list[str]]:
+    """Check that the manifest lists every file of the store (M8); return problems, and notes on others.
+
+    `listed` are the paths of all files, if they are known already.
+    """
     try:
-        listed = list(store.storage.files())
+        listed = store.storage.files() if listed is None else sorted(listed)
     except StorageError as error:
         return [], [f"files that are not the store's are not looked for: {error}"]
     files = store.manifest.files
@@ -150,6 +153,14 @@ def _json(store: StoreFiles, path: str) -> Any:
     try:
         return json.loads(store.storage.read(path, MAX_JSON_NBYTES))
     except (ValueError, RecursionError, DamageError):
+        return None
+
+
+def _listed_json(store: StoreFiles, path: str) -> Any:
+    """Return the values of a JSON file with the right digest; None for one that is no JSON."""
+    try:
+        return json.loads(store.read_checked(path))
+    except (ValueError, RecursionError, TokenstoreError):
         return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tokenstore.audit.meaning import table_problems, value_out_of_range
 from tokenstore.errors import StorageError, TokenstoreError
-from tokenstore.format import TOKENS, ArrayLayout, FileRecord, sharding
+from tokenstore.format import ROOT, TOKENS, ArrayLayout, FileRecord, sharding
 from tokenstore.reading import StoreFiles
 from tokenstore.reading.checked_files import fetched_blocks, opened_file
 from tokenstore.storage import Storage
@@ -39,7 +39,8 @@ class SoundFiles:
     def __init__(self, store: StoreFiles) -> None:
         self._store = store
         self._storage = store.storage
-        self._sizes = None if store.storage.maps_files else _listed_sizes(store.storage)
+        self.sizes = None if store.storage.maps_files else _listed_sizes(store.storage)
+        """The sizes of all files of a remote place by their paths; None where no listing tells them."""
         self._layouts: dict[str, ArrayLayout] = {}
         self._tables: dict[str, tuple[str, int, int]] = {}
         """The split, the first row and the rows of each file of a samples table, by its path."""
@@ -62,6 +63,9 @@ class SoundFiles:
         with contextlib.suppress(TokenstoreError, OSError, ValueError):
             if not self._storage.maps_files and self._size(path) != record.size:
                 return False
+            if path.endswith(ROOT) and not self._storage.maps_files:
+                self._store.read_checked(path)
+                return True
             if path in self._tables:
                 return self._passes_table(path, record)
             array, _, rest = path.partition("/c/")
@@ -82,7 +86,7 @@ class SoundFiles:
         return False
 
     def _size(self, path: str) -> int | None:
-        return self._storage.size(path) if self._sizes is None else self._sizes.get(path)
+        return self._storage.size(path) if self.sizes is None else self.sizes.get(path)
 
     def _passes_table(self, path: str, record: FileRecord) -> bool:
         from tokenstore.format import SAMPLES_SCHEMA  # imports pyarrow

@@ -184,7 +184,7 @@ def _check_store(
     except FileNotFoundError:
         store.check_unchanged()
         raise
-    problems, notes = check_listing(store)
+    problems, notes = check_listing(store, sound.sizes)
     findings.problems += problems
     findings.notes += notes
     for array, check in (("codebook", check_codebook), ("synonyms", check_synonyms)):

@@ -54,6 +54,8 @@ MAX_JSON_VALUES = 2**22
 """The most values of a JSON file that is parsed, for memory: a million files are three million."""
 MAX_TABLE_NBYTES = (2**30, 2**12)
 """The largest table that is read as a whole: so many bytes, and so many more for each sample of the store."""
+_METADATA_NBYTES = 2**16
+"""The largest metadata file whose bytes stay in memory; a context model is larger."""
 CHECK_SECONDS = 2.0
 """The longest time in which parts of a remote store are fetched without a look at its root."""
 _NUMBER = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
@@ -86,6 +88,7 @@ class StoreFiles:
         self.manifest: Manifest = self._decoded(root)
         self.root_nbytes = len(root)
         self.root_digest = hashlib.sha256(root).hexdigest()
+        self._metadata: dict[str, bytes] = {}
         self._span = _digest_span(root)
         self._digest = root[slice(*self._span)]
         self._version, self._checked, self._changes = version, opened, self.storage.changes
@@ -311,7 +314,12 @@ class StoreFiles:
             )
 
     def read_checked(self, path: str) -> bytes:
-        """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError."""
+        """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError.
+
+        Metadata is read once.
+        """
+        if path in self._metadata:
+            return self._metadata[path]
         expected = self.table_record(path)
         try:
             data = self.storage.read(path, expected.size)
@@ -324,6 +332,8 @@ class StoreFiles:
             self.rule_out_change()
             raise
         self.check_record(path, file_record(data))
+        if path.endswith(ROOT) and len(data) <= _METADATA_NBYTES:
+            self._metadata[path] = data
         return data
 
     def _read_json(self, path: str) -> Any:
