@@ -19,7 +19,7 @@ MANY_SHARDS = 4096
 PART_SHARDS, PART_ROWS = 64, 2**20
 """The least shards, and the least rows, of a part of a samples table."""
 GROUP_ROWS = 2**16
-"""The rows of a row group of such a part, at least."""
+"""The rows of a row group of such a part; the last has the rest."""
 
 
 def choices() -> tuple[str, ...]:

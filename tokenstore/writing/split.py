@@ -290,26 +290,25 @@ class SplitWriter:
     def _records(self, array: str) -> bytearray:
         return self._totals.records.get(array, bytearray())
 
-    def _rows(self, start: int, stop: int) -> Iterator[pa.Table]:
-        return (pq.read_table(io.BytesIO(rows)) for rows in self._journal.rows(start, stop))
-
     def _row_groups(self, start: int, stop: int) -> Iterator[pa.Table]:
         for rows in self._journal.rows(start, stop):
-            file = pq.ParquetFile(io.BytesIO(rows))
+            file = pq.ParquetFile(pa.BufferReader(rows))
             for group in range(file.num_row_groups):  # a shard may have millions of rows
-                yield file.read_row_group(group)
+                yield file.read_row_group(group, use_threads=False)  # which take longer to start
 
     def _write_part(self, start: int, stop: int) -> FileRecord:
         """Write the part of the samples table with the rows of some shards, many shards in a row group."""
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, SAMPLES_SCHEMA, compression="zstd") as writer:
-            waiting: list[pa.Table] = []
-            for table in self._rows(start, stop):
+            waiting, rows = [SAMPLES_SCHEMA.empty_table()], 0
+            for table in self._row_groups(start, stop):
                 waiting.append(table)
-                if sum(map(len, waiting)) >= choices.GROUP_ROWS:
-                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
-                    waiting = []
-            if waiting:
+                rows += len(table)
+                while rows >= choices.GROUP_ROWS:
+                    joined = pa.concat_tables(waiting)
+                    writer.write_table(joined.slice(0, choices.GROUP_ROWS).combine_chunks())
+                    waiting, rows = [joined.slice(choices.GROUP_ROWS)], rows - choices.GROUP_ROWS
+            if rows:
                 writer.write_table(pa.concat_tables(waiting).combine_chunks())
         path = samples_part(f"{self.name}/{SAMPLES_TABLE}", start // self._part_shards)
         self._storage.write(path, buffer.getvalue())
