@@ -15,13 +15,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
+from unittest import mock
 
 import numpy as np
 import scale_stores
 
 import tokenstore
+from tokenstore.format import FileRecord, samples_table
+from tokenstore.storage import open_storage
+from tokenstore.writing import StoreSpec, StoreWriter
+from tokenstore.writing.encoded import encode_rows
+from tokenstore.writing.journal import Entry, LocalJournal
+from tokenstore.writing.rewrite import spec_of
 
 BATCH = 256
 BATCHES = 200
@@ -124,6 +132,54 @@ def read_batches(split: tokenstore.SplitReader, batches: list[np.ndarray]) -> No
     for rows in batches:
         split.read("tokens", rows)
         split.read("labels", rows)
+
+
+@operation("resume")
+def prepare_resume(store: Path, scratch: Path) -> Action:
+    """Go on with a conversion of which every shard is written: read its journal."""
+    resumed(unfinished(tiny_store(scratch), scratch / "tiny"))
+    out = unfinished(store, scratch / "out")
+    return lambda: resumed(out)
+
+
+@operation("commit")
+def prepare_commit(store: Path, scratch: Path) -> Action:
+    """Finish a conversion of which every shard is written."""
+    resumed(unfinished(tiny_store(scratch), scratch / "tiny")).commit()
+    return resumed(unfinished(store, scratch / "out")).commit
+
+
+def unfinished(store: Path, out: Path) -> tuple[StoreSpec, Path]:
+    """Write the conversion of a store as it is before the commit; its shards are links."""
+    opened = tokenstore.open(store)
+    layout = opened["train"].arrays["tokens"].layout
+    spec = replace(spec_of(opened), shard_samples=layout.shard_samples)
+    with StoreWriter(open_storage(out), spec):  # which writes what it is of
+        pass
+    shards: dict[int, dict[str, FileRecord]] = {}
+    for path, record in opened.files.records():
+        _, mark, shard = path.partition("/c/")
+        if mark:
+            shards.setdefault(int(shard.partition("/")[0]), {})[path] = record
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).hardlink_to(store / path)
+    journal = LocalJournal(out, "train")
+    samples = layout.shard_samples
+    positions = np.arange(samples)
+    rows, _ = encode_rows([samples_table(positions, positions.astype(str).tolist(), None, None)])
+    with mock.patch("os.fsync"):
+        for shard, files in sorted(shards.items()):
+            journal.save_rows(shard, rows)
+            journal.append(shard, Entry(samples, (shard + 1) * samples, None, (), files))
+    return spec, out
+
+
+def resumed(conversion: tuple[StoreSpec, Path]) -> StoreWriter:
+    """Go on with a conversion."""
+    spec, out = conversion
+    writer = StoreWriter(open_storage(out), spec, resume=True)
+    writer.split("train", len(list((out / "train/tokens/c").iterdir())) * (spec.shard_samples or 1))
+    return writer
 
 
 def tiny_store(folder: Path) -> Path:

@@ -99,7 +99,7 @@ class LocalJournal(Journal):
     """
 
     def __init__(self, folder: Path, split: str) -> None:
-        self._store = folder
+        self._prefix = str(folder)
         self._entries = folder / STAGING / split / "journal"
         self._stop = 0
         """The end of the last entry in its file."""
@@ -129,7 +129,7 @@ class LocalJournal(Journal):
 
     def _is_whole(self, path: str, record: FileRecord) -> bool:
         try:
-            return os.stat(self._store / path).st_size == record.size  # noqa: PTH116 (pathlib costs more)
+            return os.stat(f"{self._prefix}/{path}").st_size == record.size  # noqa: PTH116 (pathlib costs more)
         except FileNotFoundError:
             return False
 
