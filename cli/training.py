@@ -25,61 +25,68 @@ def note_unless_held_out(count: int) -> None:
         echo("note: no image is held out, so nothing will be evaluated; raise --held-out")
 
 
-class RunProgress:
+class RunDisplay:
     """The display of a training run: a progress bar, or a line a minute where stderr is no terminal."""
 
-    def __init__(self, described: Callable[[Any], str]) -> None:
-        self._described = described
-        self._run: ResumableRun[Any, Any] | None = None
+    def __init__(self) -> None:
         self._stack = ExitStack()
+        self._steps = 0
+        self._total: int | None = None
         self._printed = time.monotonic()
 
-    def __enter__(self) -> RunProgress:
+    def __enter__(self) -> RunDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
-        run = self._run
-        if run is not None and run.writes and kind is not None and issubclass(kind, KeyboardInterrupt):
-            echo(f"stopped after step {run.step:,}; --resume continues the run", err=True)
+        if self._total is not None and kind is not None and issubclass(kind, KeyboardInterrupt):
+            echo(f"stopped after step {self._steps:,}; --resume continues the run", err=True)
 
-    def begin(self, run: ResumableRun[Any, Any]) -> None:
-        """Show the bar of a run."""
-        self._run = run
-        self._bar = self._stack.enter_context(progress_bar("steps", quiet=not run.writes, lines=False))
-        self._task = self._bar.add_task("training", total=run.config.steps, note="")
+    def begin(self, steps: int) -> None:
+        """Show the bar of a run of so many steps; without this call, nothing is printed."""
+        self._total = steps
+        self._bar = self._stack.enter_context(progress_bar("steps", lines=False))
+        self._task = self._bar.add_task("training", total=steps, note="")
 
-    def on_step(self, result: Any) -> None:
-        """Show a step."""
-        run, text = self._run, self._described(result)
-        assert run is not None
-        self._bar.update(self._task, completed=result.step, note=text)
-        if run.writes and not err.is_terminal and time.monotonic() - self._printed > _LINE_SECONDS:
+    def on_step(self, steps: int, seconds: float, text: str) -> None:
+        """Show that so many steps are done, after so many seconds, and the figures of the last."""
+        self._steps = steps
+        if self._total is None:
+            return
+        self._bar.update(self._task, completed=steps, note=text)
+        if not err.is_terminal and time.monotonic() - self._printed > _LINE_SECONDS:
             self._printed = time.monotonic()
-            minutes = run.seconds / 60
-            echo(f"step {result.step:,} of {run.config.steps:,}: {text}, {minutes:.1f} minutes")
+            echo(f"step {steps:,} of {self._total:,}: {text}, {seconds / 60:.1f} minutes")
+
+    def end(self, trained: Any) -> None:
+        """Print a run's result, which has `steps`, `seconds` and `weights`."""
+        if self._total is not None:
+            echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
 
 
 def show_training(
     train: Callable[..., Any],
     described: Callable[[Any], str],
-    print_images: Callable[[Any], None],
+    print_images: Callable[[Any, Any], None],
     print_quality: Callable[[int, Any], None],
 ) -> None:
     """Call `train` with callbacks that print, and print its result.
 
-    `described` gives the text of a step. `print_images` is called with the listed images, and `print_quality`
-    with the steps done and the figures of an evaluation.
+    `described` gives the text of a step. `print_images` is called with the run and the listed images, and
+    `print_quality` with the steps done and the figures of an evaluation.
     """
-    progress = RunProgress(described)
+    display = RunDisplay()
 
-    def begin(run: Any, listed: Any) -> None:
-        print_images(listed)
-        progress.begin(run)
+    def begin(run: ResumableRun[Any, Any], listed: Any) -> None:
+        print_images(run, listed)
+        display.begin(run.config.steps)
 
-    with progress:
-        trained = train(on_start=begin, on_step=progress.on_step, on_evaluation=print_quality)
-    echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+    def on_step(result: Any) -> None:
+        display.on_step(result.step, result.seconds, described(result))
+
+    with display:
+        trained = train(on_start=begin, on_step=on_step, on_evaluation=print_quality)
+    display.end(trained)
 
 
 class StageProgress:

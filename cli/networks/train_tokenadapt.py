@@ -16,7 +16,7 @@ from ..training_options import training_options
 
 if TYPE_CHECKING:
     from seitpp_models.adapter import AdapterQuality
-    from seitpp_models.adapter.trainer import StepResult
+    from seitpp_models.adapter.trainer import AdapterTrainer, StepResult
     from tokenstore.tokenizers.train import ImageSet
 
 
@@ -62,12 +62,13 @@ def _described(result: StepResult) -> str:
     return f"loss {result.loss:.3f}, {100 * result.accuracy:.1f} % of codes"
 
 
-def _print_images(listed: ImageSet) -> None:
+def _print_images(run: AdapterTrainer, listed: ImageSet) -> None:
     from ..training import note_unless_held_out
 
     held_out = len(listed.held_out_photographs) + len(listed.held_out_thumbnails)
     trained_on = len(listed.photographs) + len(listed.thumbnails)
-    echo(f"training on {trained_on:,} images; held out: {held_out:,}")
+    size = f"{run.options.width}x{run.options.height}"
+    echo(f"training on {trained_on:,} images of {size} pixels; held out: {held_out:,}")
     note_unless_held_out(held_out)
 
 

@@ -77,7 +77,7 @@ def _described(result: StepResult) -> str:
     return f"PSNR {result.psnr:.2f} dB, perplexity {result.perplexity:,.0f}"
 
 
-def _print_images(listed: ImageSet) -> None:
+def _print_images(_: object, listed: ImageSet) -> None:
     from ..training import note_unless_held_out
 
     photographs, thumbnails = len(listed.held_out_photographs), len(listed.held_out_thumbnails)

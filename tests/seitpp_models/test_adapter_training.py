@@ -308,7 +308,7 @@ def test_the_command_trains_resumes_and_tells_of_mistakes(folder: Path, tmp_path
     ]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
-    assert "training on" in done.output
+    assert "images of 256x256 pixels; held out: " in done.output
     assert "flip" in done.output
     adapter = load_adapter(out)
     tokenizer = load_tokenizer("default")
