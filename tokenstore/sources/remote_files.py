@@ -29,6 +29,8 @@ _GAP_NBYTES = 2**16
 """The bytes between two ranges up to which they are fetched together."""
 _SPAN_NBYTES = 2**23
 """The bytes of ranges that are fetched together at most, unless one range is larger."""
+_GROWTH = 8
+"""The factor by which a block is larger than the one before it, while a walk goes steadily on."""
 _PART_NBYTES = 2**23
 """The bytes of each of the requests by which a large block is fetched."""
 _NEAR_NBYTES = 2**20
@@ -274,7 +276,7 @@ class RemoteReader(io.RawIOBase):
         """Fetch the block that begins at `start` and goes to `stop` at least."""
         least, most = _BLOCK_NBYTES
         is_near = 0 <= start - self._last <= _NEAR_NBYTES
-        self._block_nbytes = min(2 * self._block_nbytes, most) if is_near else least
+        self._block_nbytes = min(_GROWTH * self._block_nbytes, most) if is_near else least
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] <= start and stop <= ahead[1]:
             self._start, self._block = ahead[0], ahead[2].result()
