@@ -13,7 +13,7 @@ from helpers.tar_files import write_tar
 
 from tokenstore.sources import listings
 from tokenstore.sources.files import LocalFile, SourceFile
-from tokenstore.sources.listings import FileListing, KeptListings, list_files
+from tokenstore.sources.listings import FileListing, SavedListings, list_files
 from tokenstore.sources.tar import open_tar
 from tokenstore.sources.tar_index import ListTar
 from tokenstore.storage.local import LocalFolder
@@ -51,9 +51,9 @@ def equal(some: list[FileListing], others: list[FileListing]) -> bool:
     return [(each.table, each.facts) for each in some] == [(each.table, each.facts) for each in others]
 
 
-def kept(folder: Path) -> KeptListings:
+def saved(folder: Path) -> SavedListings:
     """Return the listings in a folder, read anew."""
-    return KeptListings(LocalFolder(str(folder)), "listings")
+    return SavedListings(LocalFolder(str(folder)), "listings")
 
 
 def test_saved_listings_are_used_while_the_files_are_what_they_were(
@@ -61,16 +61,16 @@ def test_saved_listings_are_used_while_the_files_are_what_they_were(
 ) -> None:
     monkeypatch.setattr(listings, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(listings, "_ROWS_A_FILE", 6)
-    first = list(list_files(tars, Counted(False), kept(tmp_path)))
+    first = list(list_files(tars, Counted(False), saved(tmp_path)))
     assert len(list((tmp_path / "listings").iterdir())) > 1
     Counted.listed.clear()
-    assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+    assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
     assert Counted.listed == []
     os.utime(tars[1].path, ns=(1, 1))
-    assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+    assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
     assert Counted.listed == ["1.tar"]
     Counted.listed.clear()
-    list(list_files(tars, Counted(True), kept(tmp_path)))
+    list(list_files(tars, Counted(True), saved(tmp_path)))
     assert len(Counted.listed) == len(tars)  # by other rules
 
 
@@ -78,16 +78,16 @@ def test_a_damaged_listing_is_made_again(
     tmp_path: Path, tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listings, "_FEWEST_ROWS", 1)
-    first = list(list_files(tars, Counted(False), kept(tmp_path)))
-    (saved,) = (tmp_path / "listings").iterdir()
-    data = saved.read_bytes()
+    first = list(list_files(tars, Counted(False), saved(tmp_path)))
+    (path,) = (tmp_path / "listings").iterdir()
+    data = path.read_bytes()
     for damaged in (b"", data[:-20], b"PAR1" + data[100:], data[:9] + b"#" * 200 + data[209:]):
-        saved.write_bytes(damaged)
-        assert equal(list(list_files(tars, Counted(False), kept(tmp_path))), first)
+        path.write_bytes(damaged)
+        assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
 
 
 def test_a_listing_that_takes_no_time_is_not_saved(tmp_path: Path, tars: list[LocalFile]) -> None:
-    list(list_files(tars, Counted(False), kept(tmp_path)))
+    list(list_files(tars, Counted(False), saved(tmp_path)))
     assert not (tmp_path / "listings").exists()
 
 

@@ -27,7 +27,7 @@ from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
-from tokenstore.sources.listings import KeptListings
+from tokenstore.sources.listings import SavedListings
 from tokenstore.storage import STAGING, Storage, is_remote, public_url
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
@@ -107,7 +107,7 @@ def convert(
 def _opened(source: str, kind: str | None, options: dict[str, Any], place: Storage, resume: bool) -> Source:
     """List a source; what takes long to list is saved in the unfinished store, for a resumed conversion."""
     complete = resume and place.reopened().exists(ROOT)
-    listings = None if complete else KeptListings(place.working_storage(), LISTINGS)
+    listings = None if complete else SavedListings(place.working_storage(), LISTINGS)
     try:
         return open_source(source, kind, listings=listings, **options)
     except SourceError:

@@ -47,8 +47,8 @@ def readings(data: bytes) -> Iterator[bytes]:
         before = len(copy)
 
 
-def _thin_png(data: bytes, kept: tuple[bytes, ...]) -> bytes:
-    """Copy a PNG file without ancillary chunks, except transparency and sound chunks that begin as `kept`."""
+def _thin_png(data: bytes, beginnings: tuple[bytes, ...]) -> bytes:
+    """Copy a PNG file without ancillary chunks, except transparency and sound chunks with such beginnings."""
     parts: list[bytes | memoryview] = [PNG_SIGNATURE]
     position, view = len(PNG_SIGNATURE), memoryview(data)
     while position + 12 <= len(data):
@@ -56,10 +56,10 @@ def _thin_png(data: bytes, kept: tuple[bytes, ...]) -> bytes:
         if stop > len(data):
             break
         kind, body = data[position + 4 : position + 8], view[position + 4 : stop - 4]
-        is_kept = not kind[0] & _ANCILLARY or kind == _TRANSPARENCY
-        if not is_kept and kept and data.startswith(kept, position + 4):
-            is_kept = zlib.crc32(body) == int.from_bytes(data[stop - 4 : stop])
-        if is_kept:
+        is_needed = not kind[0] & _ANCILLARY or kind == _TRANSPARENCY
+        if not is_needed and beginnings and data.startswith(beginnings, position + 4):
+            is_needed = zlib.crc32(body) == int.from_bytes(data[stop - 4 : stop])
+        if is_needed:
             parts.append(view[position:stop])
         position = stop
     return b"".join((*parts, view[position:]))

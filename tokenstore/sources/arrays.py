@@ -92,9 +92,10 @@ class ArraySplit(CodeSplit):
         if low < 0 or high > _LARGEST_CODE:
             wrong = ((codes < 0) | (codes > _LARGEST_CODE)).reshape(len(codes), -1)  # type: ignore[operator]
             row = int(np.argmax(wrong.any(axis=1)))
-            found = low if low < 0 else high
+            outlier = low if low < 0 else high
             raise SourceError(
-                f"{self.stored.where}: sample {start + row}: expected codes 0..{_LARGEST_CODE}, found {found}"
+                f"{self.stored.where}: sample {start + row}: expected codes 0..{_LARGEST_CODE}, found "
+                f"{outlier}"
             )
         is_unsigned = codes.dtype.kind == "u" and codes.dtype.itemsize <= np.dtype(np.uint32).itemsize
         return codes.astype(codes.dtype if is_unsigned else np.min_scalar_type(high), copy=False)

@@ -68,5 +68,5 @@ def plain(values: pa.Array) -> pa.Array:
 
 def as_bytes(values: pa.Array) -> list[bytes | None]:
     """Return texts or bytes as Python's bytes; texts need not be UTF-8. Raises ValueError like `plain`."""
-    found: list[bytes | None] = plain(values).cast(pa.large_binary()).to_pylist()
-    return found
+    contents: list[bytes | None] = plain(values).cast(pa.large_binary()).to_pylist()
+    return contents

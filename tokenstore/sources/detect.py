@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
 from tokenstore.sources.folders import FolderAtUrl
-from tokenstore.sources.listings import KeptListings
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.naming import named
 from tokenstore.sources.options import SourceOptions
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
@@ -37,7 +37,7 @@ def open_source(
     src: str | Path,
     kind: str | None = None,
     *,
-    listings: KeptListings | None = None,
+    listings: SavedListings | None = None,
     **options: Unpack[SourceOptions],
 ) -> Source:
     """List the samples of a local path, or of a URL that fsspec knows.

@@ -28,7 +28,7 @@ from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.storage import Storage
 from tokenstore.version import __version__
 
-__all__ = ["FileListing", "KeptListings", "ListingTask", "list_files"]
+__all__ = ["FileListing", "ListingTask", "SavedListings", "list_files"]
 
 _ROWS_FOR_PROCESSES = 50_000
 """The expected rows, about 50 us each, from which on processes list faster than it takes to start them."""
@@ -58,7 +58,7 @@ class ListingTask(Protocol):
         """List a file; raise SourceError for one that is damaged."""
 
 
-class KeptListings:
+class SavedListings:
     """The listings of an unfinished conversion, in a folder of its storage.
 
     A listing is found by its file's place, size and version. Listings that cannot be read are made again.
@@ -124,15 +124,15 @@ class KeptListings:
 
 
 def list_files(
-    files: Sequence[SourceFile], task: ListingTask, kept: KeptListings | None = None
+    files: Sequence[SourceFile], task: ListingTask, saved: SavedListings | None = None
 ) -> Iterator[FileListing]:
     """Yield the listing of each file, in order.
 
     The first file is listed here. By its rows, the others are listed in processes, in threads if they are
-    remote, or here. Listings go to `kept`, and come from there for files that are as they were.
+    remote, or here. Listings go to `saved`, and come from there for files that are as they were.
     """
-    keys = [_key(file, task) if kept is not None else "" for file in files]
-    known = {number: kept.get(key) for number, key in enumerate(keys) if kept is not None and key}
+    keys = [_key(file, task) if saved is not None else "" for file in files]
+    known = {number: saved.get(key) for number, key in enumerate(keys) if saved is not None and key}
     missing = [number for number in range(len(files)) if known.get(number) is None]
     made = _listed([files[number] for number in missing], task)
     try:
@@ -140,13 +140,13 @@ def list_files(
             listing = known.pop(number, None)
             if listing is None:
                 listing = next(made)
-                if kept is not None and keys[number]:
-                    kept.put(keys[number], listing, slow=not isinstance(file, LocalFile))
+                if saved is not None and keys[number]:
+                    saved.put(keys[number], listing, slow=not isinstance(file, LocalFile))
             yield listing
     finally:
         made.close()
-        if kept is not None:
-            kept.flush()
+        if saved is not None:
+            saved.flush()
 
 
 def _key(file: SourceFile, task: ListingTask) -> str:

@@ -25,7 +25,7 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
     `classes` are the names of each split's folders. Raises SourceError for a split whose only folder is no
     class of the other splits and has no usual name for a folder of images.
     """
-    found = {}
+    folders = {}
     for split, names in classes.items():
         several = [more for other, more in classes.items() if other != split and len(more) > 1]
         others = {name for more in several for name in more}
@@ -33,7 +33,7 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
             continue
         (name,) = names
         if printable(name).lower() in _IMAGES:
-            found[split] = name
+            folders[split] = name
         elif others:
             bare = Parameter("no_labels", True)
             raise SourceError(
@@ -42,7 +42,7 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
                 f"labels out by {bare}",
                 parameters=[bare],
             )
-    return found
+    return folders
 
 
 def refuse_label_maps(classes: Mapping[str, Collection[bytes]], where: str, first: str = "") -> None:

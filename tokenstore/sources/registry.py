@@ -51,7 +51,7 @@ class SourceKind:
     options: frozenset[str] = frozenset()
     """The keyword arguments that `open` takes besides: names of `SourceOptions`, and `listings`.
 
-    A kind that can be read by URL takes `source_storage_options`. `listings` are the `KeptListings` of an
+    A kind that can be read by URL takes `source_storage_options`. `listings` are the `SavedListings` of an
     unfinished conversion.
     """
     holds_url: Callable[[FolderAtUrl], bool] | None = None

@@ -140,8 +140,8 @@ def _remote_matching(pattern: str, storage_options: Mapping[str, Any] | None) ->
         else:
             single.setdefault(place, []).append(number)
     for place, numbers in single.items():
-        found = existing_files(place, [places[number][1] for number in numbers])
-        for number, file in zip(numbers, found, strict=True):
+        looked_up = existing_files(place, [places[number][1] for number in numbers])
+        for number, file in zip(numbers, looked_up, strict=True):
             matches[number] = [file]
     missing = [public_url(name) for name, files in zip(names, matches, strict=True) if not any(files)]
     _refuse_missing(public_url(pattern), missing)

@@ -27,7 +27,7 @@ from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.labels import label_splits
-from tokenstore.sources.listings import KeptListings
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import (
     check_range,
     digest,
@@ -128,7 +128,7 @@ def open_tar(
     *,
     no_labels: bool = False,
     source_storage_options: Mapping[str, Any] | None = None,
-    listings: KeptListings | None = None,
+    listings: SavedListings | None = None,
 ) -> ImageSource:
     """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.files import Reader, SourceFile, reading
-from tokenstore.sources.listings import FileListing, KeptListings, ListingTask, list_files
+from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
 from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
 from tokenstore.sources.tar_headers import Member, walk_headers
@@ -48,17 +48,17 @@ def index_tars(
     files: Sequence[SourceFile],
     notes: TarNotes,
     labelled: bool = True,
-    kept: KeptListings | None = None,
+    saved: SavedListings | None = None,
 ) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
 
-    Labels are only read if the samples are to be `labelled`. Listings of single files are taken from `kept`,
+    Labels are only read if the samples are to be `labelled`. Listings of single files are taken from `saved`,
     and saved there.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
     """
     tables, unlabelled, rows = [], Tally("samples without a label"), 0
-    for file, listing in zip(files, list_files(files, ListTar(labelled), kept), strict=True):
+    for file, listing in zip(files, list_files(files, ListTar(labelled), saved), strict=True):
         table = listing.table
         tables.append(table)
         notes.merge(listing.facts)
