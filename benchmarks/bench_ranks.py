@@ -26,7 +26,7 @@ MOST_RANKS = 4
 
 def times_fetched(order: Order, runs: EqualRuns, world_size: int, batch_size: int, window: int) -> float:
     """Return how often all ranks together fetch each run, where a rank keeps a run for two windows."""
-    steps = Steps(len(order), batch_size, world_size, lanes=order.lanes)
+    steps = Steps(len(order), batch_size, world_size, lanes=order.lanes, lane_keys=order.lane_keys)
     fetched, ranks = 0, np.linspace(0, world_size - 1, min(world_size, MOST_RANKS)).astype(int).tolist()
     per_shard = -(-SHARD // RUN)
     for rank in ranks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenstore.loading.sampling import (
     BlockShuffle,
     EqualRuns,
     LaneShuffle,
+    Mixture,
     Order,
     Steps,
     lanes,
@@ -113,7 +115,11 @@ def test_what_is_fetched_is_whole_blocks_and_has_the_positions(
 @pytest.mark.parametrize("consumed", [0, 37])
 def test_ranks_take_equal_parts_of_every_step_and_lanes_of_their_own(world_size: int, consumed: int) -> None:
     samples, batch_size = 30_011, 24
-    steps = Steps(samples, batch_size, world_size, consumed=consumed, lanes=384)
+    order = LaneShuffle(EqualRuns(samples, 100, 10), 500, 1, 0)
+    assert order.lanes == 384
+    steps = Steps(
+        samples, batch_size, world_size, consumed=consumed, lanes=order.lanes, lane_keys=order.lane_keys
+    )
     plain = Steps(samples, batch_size, world_size, consumed=consumed)
     by_rank: list[set[int]] = [set() for _ in range(world_size)]
     for step in range(len(steps)):
@@ -134,7 +140,8 @@ def test_ranks_take_equal_parts_of_every_step_and_lanes_of_their_own(world_size:
 
 
 def test_there_is_no_rank_or_step_after_the_last() -> None:
-    steps = Steps(100, 2, 8, lanes=384)
+    order = LaneShuffle(EqualRuns(100, 100, 1), 100, 1, 0)
+    steps = Steps(100, 2, 8, lanes=order.lanes, lane_keys=order.lane_keys)
     for step, rank in ((0, 8), (0, -1), (7, 0), (-1, 0)):
         with pytest.raises(IndexError, match="counted from 0, found"):
             steps.positions(step, rank)
@@ -144,7 +151,7 @@ def test_there_is_no_rank_or_step_after_the_last() -> None:
 
 def fetched_by_all(order: Order, starts: Any, world_size: int, batch_size: int) -> float:
     """Return how many ranks fetch a block, on average, if each of them fetches it once an epoch."""
-    steps = Steps(len(order), batch_size, world_size, lanes=order.lanes)
+    steps = Steps(len(order), batch_size, world_size, lanes=order.lanes, lane_keys=order.lane_keys)
     fetched = 0
     for rank in range(world_size):
         mine = np.concatenate([steps.positions(step, rank) for step in range(len(steps))])
@@ -164,6 +171,26 @@ def test_each_block_is_fetched_once_by_all_ranks_together(world_size: int) -> No
 def test_other_numbers_of_ranks_share_few_lanes(world_size: int, most: float) -> None:
     runs = EqualRuns(320_000, 373 * 16, 16)
     assert fetched_by_all(LaneShuffle(runs, 500, 1, 0), runs.starts, world_size, 256) <= most
+
+
+@pytest.mark.parametrize("world_size", [1, 6, 8])
+def test_ranks_share_few_lanes_of_a_mixture(world_size: int) -> None:
+    """Take two sources in a proportion that no number of ranks divides."""
+    runs = [EqualRuns(size, 373 * 16, 16) for size in (40_003, 60_011)]
+    order = Mixture([partial(LaneShuffle, runs[k], 500, k) for k in range(2)], [40_003, 60_011])
+    assert order.samples_in_memory(1000) >= 1.5 * 500 * 16
+    starts = np.append(runs[0].starts[:-1], runs[1].starts + 40_003)
+    steps = Steps(len(order), 256, world_size, lane_keys=order.lane_keys)
+    plain = Steps(len(order), 256, world_size)
+    runs_met = []
+    for rank in range(world_size):
+        mine = np.concatenate([steps.positions(step, rank) for step in range(len(steps))])
+        expected = [np.diff(plain.span(step, rank))[0] for step in range(len(steps))]
+        assert [len(steps.positions(step, rank)) for step in range(len(steps))] == expected
+        own = mine[:300] % len(order)
+        assert set(order(own).tolist()) <= set(order.fetched_rows(own).tolist())
+        runs_met += np.unique(np.searchsorted(starts, order(mine % len(order)), side="right")).tolist()
+    assert len(runs_met) <= 1.06 * (len(starts) - 1)
 
 
 @pytest.mark.parametrize(

@@ -249,9 +249,6 @@ class TokenDataset(Dataset[Any]):
         view.rows = Subset.where(self.rows, is_member)
         return view
 
-    remote_shuffle: Shuffle = "lanes"
-    """The order that `shuffle=True` means where samples are fetched."""
-
     def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:
         """Return the order of an epoch, which maps positions (m,) to row numbers of `rows`.
 

@@ -58,7 +58,7 @@ class TokenLoader:
     samples are permuted, and then the samples within windows of about `shuffle_window` samples, so that each
     run is fetched once an epoch. Samples come from 384 lanes in turn (fewer in a small window), and a rank
     reads lanes of its own, so that each run is fetched by one rank. "block" is the same without lanes: every
-    rank reads from every run. It is the order of a mixture.
+    rank reads from every run.
 
     **Ranks.** Each step takes the next batch_size * world_size samples, and each rank gets an equal part. In
     the order "lanes", ranks fetch each run once in all where their number divides 384, and some runs more
@@ -177,7 +177,7 @@ class TokenLoader:
         if shuffle in (False, None):
             return "none"
         if shuffle is True:
-            return "full" if self._is_local else self.dataset.remote_shuffle
+            return "full" if self._is_local else "lanes"
         if shuffle in ("full", "block", "lanes"):
             return shuffle
         raise ValueError(f"shuffle: expected True, False, 'full', 'block' or 'lanes', found {shuffle!r}")
@@ -232,7 +232,7 @@ class TokenLoader:
             return np.zeros(0, np.int64)
         epoch, consumed, step = self._last
         order = self._order(epoch)
-        return _row_numbers(order, self._steps(consumed, order.lanes).positions(step, self.rank))
+        return _row_numbers(order, self._steps(consumed, order).positions(step, self.rank))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next epoch. The epoch of a loaded state is continued, not begun again."""
@@ -286,7 +286,7 @@ class TokenLoader:
         self._turn += 1
         turn = self._turn
         order, rank = self._order(epoch), self.rank
-        steps = self._steps(consumed, order.lanes)
+        steps = self._steps(consumed, order)
         prefetcher = None
         if TOKENS in self.dataset.columns and not self._is_local:
             prefetcher = Prefetcher(self._rows, order, steps, rank, self._span)
@@ -319,10 +319,11 @@ class TokenLoader:
     def _order(self, epoch: int) -> Order:
         return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)
 
-    def _steps(self, consumed: int, lanes: int = 1) -> Steps:
-        return Steps(
-            len(self.dataset), self.batch_size, self.world_size, self.drop_last, self.pad, consumed, lanes
-        )
+    def _steps(self, consumed: int, order: Order | None = None) -> Steps:
+        samples, world_size, step = len(self.dataset), self.world_size, (self.drop_last, self.pad, consumed)
+        if order is None or self.shuffle != "lanes":
+            return Steps(samples, self.batch_size, world_size, *step)
+        return Steps(samples, self.batch_size, world_size, *step, order.lanes, order.lane_keys)
 
     def _batch(self, row_numbers: Indices, prefetched: Any, epoch: int, start: int) -> Any:
         """Return the batch of some row numbers, whose first sample is at position `start` of the epoch."""

@@ -74,9 +74,6 @@ class MixedDataset(TokenDataset):
         self.stopping: Stopping = stopping
         self.set_epoch(0)
 
-    remote_shuffle: Shuffle = "block"
-    """The order by blocks: a mixture has no lanes, since sources take turns."""
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose samples indexing gives; a TokenLoader chooses by itself."""
         self._in_order = self.order(0, epoch, "none", 1)

@@ -130,6 +130,12 @@ class LaneShuffle(Order):
         _kernels().lane_rows(row_numbers, self._lanes, self._state, *self._slots)
         return row_numbers
 
+    @override
+    def lane_keys(self, positions: Indices) -> Indices:
+        lane = positions_within(positions, len(self)) % self.lanes
+        keys: Indices = (np.argsort(spread_lanes(self.lanes))[lane] << 32) // self.lanes
+        return keys
+
     @property
     def window_samples(self) -> int:
         """The number of rows in the present windows of all lanes together, about."""

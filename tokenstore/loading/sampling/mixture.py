@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -100,24 +100,50 @@ class Mixture(Order):
 
     @override
     def __call__(self, positions: Indices) -> Indices:
-        draws = positions_within(positions, self._length)
-        turns = np.empty_like(draws)
+        row_numbers = positions_within(positions, self._length)
+        for places, source, order, own in self._passes(row_numbers.copy()):
+            row_numbers[places] = self._first_rows[source] + order(own)
+        return row_numbers
+
+    @override
+    def lane_keys(self, positions: Indices) -> Indices:
+        keys = positions_within(positions, self._length)
+        for places, _, order, own in self._passes(keys.copy()):
+            keys[places] = order.lane_keys(own)
+        return keys
+
+    @override
+    def fetched_rows(self, positions: Indices) -> Indices:
+        fetched = [np.empty(0, np.int64)]
+        for _, source, order, own in self._passes(positions_within(positions, self._length)):
+            fetched.append(self._first_rows[source] + order.fetched_rows(own))
+        return np.concatenate(fetched)
+
+    @override
+    def samples_in_memory(self, size: int) -> int:
+        """Return for how many samples of each source a reader needs memory."""
+        return max(
+            order(passes).samples_in_memory(size)
+            for order, (passes, _) in zip(self._orders, self._begun, strict=True)
+        )
+
+    def _passes(self, positions: Indices) -> Iterator[tuple[Indices, int, Order, Indices]]:
+        """Yield the passes of sources that positions (n,) are in.
+
+        An item is the pass's places in `positions`, the source, its order in the pass, and the positions (m,)
+        of that order. `positions` are overwritten.
+        """
+        draws, turns = positions, np.empty_like(positions)
         _kernels().take_turns(draws, self._shares, turns)
         sources = self._sources[turns]
         for source in np.unique(sources).tolist():
             places = np.flatnonzero(sources == source)
-            draws[places] = self._first_rows[source] + self._drawn(source, draws[places])
-        return draws
-
-    def _drawn(self, source: int, draws: Indices) -> Indices:
-        """Return a source's own row numbers (n,) at its draws (n,) of this epoch."""
-        passes_before, row_before = self._begun[source]
-        passes, places = np.divmod(row_before + draws, self._sizes[source])
-        by_pass = np.argsort(passes)
-        for group in np.split(by_pass, np.flatnonzero(np.diff(passes[by_pass])) + 1):
-            order = self._orders[source](passes_before + int(passes[group[0]]))
-            places[group] = order(places[group])
-        return places
+            passes_before, row_before = self._begun[source]
+            passes, own = np.divmod(row_before + draws[places], self._sizes[source])
+            by_pass = np.argsort(passes, kind="stable")
+            for group in np.split(by_pass, np.flatnonzero(np.diff(passes[by_pass])) + 1):
+                order = self._orders[source](passes_before + int(passes[group[0]]))
+                yield places[group], source, order, own[group]
 
     def _counts(self, positions: int) -> list[int]:
         """Return how many of the epoch's first `positions` belong to each source."""

@@ -37,6 +37,14 @@ class Order(Protocol):
         """Return the spans that a reader fetches at once: `size` positions each, or the order's own."""
         return EqualSpans(size)
 
+    def lane_keys(self, positions: Indices) -> Indices:
+        """Return a number (n,) int64 for the lane of each position (n,), the same for an order without lanes.
+
+        Where positions are sorted by the numbers, and cut into equal parts for ranks, any stretch of an epoch
+        gives a rank about the same lanes. Raises IndexError as `__call__` does.
+        """
+        return np.zeros_like(positions_within(positions, len(self)))
+
     def fetched_rows(self, positions: Indices) -> Indices:
         """Return the row numbers (m,) to fetch for positions (n,): theirs, and those soon to come with them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,11 @@ class Steps:
       positions are left in all, or batch_size is 1), the last step is filled up to W with positions from the
       epoch's start.
 
-    Position p is in lane p modulo `lanes`. Where there are several, a rank takes as many positions of a step,
-    but those of lanes of its own: where W divides the number of lanes, the positions p with p modulo W equal
-    to r. Else W / g ranks share the lanes with one remainder by g, the greatest common divisor; each of them
-    takes an equal part of a step's positions, which are sorted by lane (as `spread_lanes` does) for it.
+    With `lane_keys`, an order's method, a rank takes as many positions of a step, but those of lanes of its
+    own. Position p is in lane p modulo `lanes`; where W divides the number of lanes, a rank takes the
+    positions p with p modulo W equal to r. Else W / g ranks share the lanes with one remainder by g, the
+    greatest common divisor: each takes an equal part of the positions, sorted by their lanes' keys. In a
+    mixture, whose sources have lanes, `lanes` is 1, and all ranks share.
 
     Positions from the epoch's start are counted on from `samples`: take them modulo `samples`.
     Raises ValueError for batch_size, world_size or lanes below 1, samples or consumed below 0, more consumed
@@ -60,6 +62,7 @@ class Steps:
     pad: bool = False
     consumed: int = 0
     lanes: int = 1
+    lane_keys: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None
 
     def __post_init__(self) -> None:
         whole_number("samples", self.samples, 0, MOST_SAMPLES)
@@ -75,7 +78,7 @@ class Steps:
         return whole + (rest > 0 and not self.drop_last)
 
     def span(self, step: int, rank: int) -> tuple[int, int]:
-        """Return the positions [start, stop) of a rank in a step of one lane, to be taken modulo `samples`.
+        """Return the positions [start, stop) of a rank in a step without lanes, to be taken modulo `samples`.
 
         Raises IndexError for a step or rank out of range.
         """
@@ -88,7 +91,7 @@ class Steps:
 
         Raises IndexError for a step or rank out of range.
         """
-        if self.lanes == 1:
+        if self.lane_keys is None:
             return np.arange(*self.span(step, rank))
         start, stop = self._step_span(step)
         groups = math.gcd(self.world_size, self.lanes)
@@ -96,7 +99,7 @@ class Steps:
         first, last = self._part(len(own), rank // groups, self.world_size // groups)
         if last - first == len(own):
             return own
-        by_lane = np.argsort(np.argsort(spread_lanes(self.lanes))[own % self.lanes], kind="stable")
+        by_lane = np.argsort(self.lane_keys(own % self.samples), kind="stable")
         return np.sort(own[by_lane[first:last]])
 
     def consumed_after(self, step: int) -> int:
