@@ -169,6 +169,8 @@ def test_a_tokenizer_that_an_actor_cannot_load_ends_the_conversion(
         converted(images, tmp_path / "out", tokenizer=OtherElsewhere(), executor=executor(cluster))
 
 
-def test_a_cluster_that_is_not_there_is_one_error(tmp_path: Path, images: Path) -> None:
-    with pytest.raises(WorkerError, match=r"127\.0\.0\.1:9: no Ray cluster answers.*ray='local'"):
-        converted(images, tmp_path / "out", executor=RayExecutor("127.0.0.1:9"))
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999999"])
+def test_a_cluster_that_does_not_answer_is_one_error(tmp_path: Path, images: Path, address: str) -> None:
+    pytest.importorskip("ray", reason="ray is not installed; run make test-ray")
+    with pytest.raises(WorkerError, match=rf"{address}: no Ray cluster answers.*ray='local'"):
+        converted(images, tmp_path / "out", executor=RayExecutor(address))

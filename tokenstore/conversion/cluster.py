@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -34,6 +35,8 @@ _AHEAD = 4
 """The ranges for each actor that are begun before the first of them is yielded, at most."""
 _DEATHS_AT_START = 3
 """The actors that may die one after another before one of them has encoded anything."""
+_ANSWER_SECONDS = 10.0
+"""The time in which the head of a cluster has to answer."""
 _PATIENCE_SECONDS = 30.0
 """The time after which a cluster without room for any actor is worth a line in the log."""
 
@@ -124,9 +127,12 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         yield
         return
     try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal() and "/" not in host:  # subtle: Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
         # the library's own log is enough: what actors print would tear the progress bar
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         local = Parameter("ray", "local")
         raise WorkerError(
             f"{address}: no Ray cluster answers: {error}. Begin one with Ray's own command, or use {local}",
