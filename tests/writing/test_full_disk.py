@@ -83,8 +83,14 @@ def test_a_table_and_a_copied_block_name_their_file_too(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FullWriter(pq.ParquetWriter):
-        def write_table(self, *_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        def __init__(self, where: object, *arguments: object, **options: object) -> None:
+            super().__init__(where, *arguments, **options)
+            self.is_on_disk = isinstance(where, Path)
+
+        def write_table(self, *tables: object) -> None:
+            if self.is_on_disk:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write_table(*tables)
 
     with monkeypatch.context() as patch:
         patch.setattr(pq, "ParquetWriter", FullWriter)
