@@ -31,6 +31,7 @@ FRONT_DOORS = {
     "tokenstore.audit.stats.stats",
     "tokenstore.augment.recipes.__init__",
     "tokenstore.conversion.convert.convert",
+    "tokenstore.conversion.dry_run.plan",
     "tokenstore.loading.dataset.__init__",
     "tokenstore.loading.loader.__init__",
     "tokenstore.tokenizers.train.fit.fit_codebook",

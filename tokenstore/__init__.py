@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenstore.audit.stats import stats
     from tokenstore.audit.verify import verify
     from tokenstore.conversion.convert import convert
+    from tokenstore.conversion.dry_run import plan
     from tokenstore.errors import TokenstoreError
     from tokenstore.format import Manifest
     from tokenstore.loading.dataset import TokenDataset
@@ -41,6 +42,7 @@ __all__ = [
     "merge",
     "mix",
     "open",
+    "plan",
     "preview",
     "recode",
     "reconstruct",
@@ -62,6 +64,7 @@ _HOMES = {
     "merge": ("tokenstore.writing.merge", "merge"),
     "mix": ("tokenstore.loading.mixing", "mix"),
     "open": ("tokenstore.reading.store", "open_store"),
+    "plan": ("tokenstore.conversion.dry_run", "plan"),
     "preview": ("tokenstore.audit.preview", "preview"),
     "recode": ("tokenstore.writing.recode", "recode"),
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tokenstore.conversion import Executor
     from tokenstore.sources.base import Source
 
+    from .convert_log import JsonLog, TextLog
+
 _IMAGE_OPTIONS = (
     "tokenizer",
     "device",
@@ -141,6 +143,11 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     help="Keep only codes that occur, numbered anew; the manifest keeps the map.",
 )
 @options.resume("the interrupted conversion to OUT")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Write nothing: list and count SRC, check OUT, and estimate bytes and time from some samples.",
+)
 @click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
 @options.storage_options(of="store, OUT")
 @options.storage_options("--source-storage-options", of="SRC")
@@ -151,6 +158,7 @@ def convert(
     masks: str | None,
     splits: tuple[str, ...],
     on_error: str | None,
+    dry_run: bool,
     log_json: bool,
     **settings: Any,
 ) -> None:
@@ -167,7 +175,7 @@ def convert(
       tokenstore convert photos/ s3://bucket/photos.zarr --labels photos.csv
       tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
       tokenstore convert /nfs/photos /nfs/photos.zarr --ray auto --actors 8 --cpus-per-actor 4 --device cuda
-      tokenstore convert seit-release/ seit.zarr
+      tokenstore convert seit-release/ seit.zarr --dry-run
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
@@ -182,20 +190,19 @@ def convert(
         _refuse_idle_options(listed)
         log.begin(listed)
 
+    settings |= {
+        "source_kind": source,
+        "masks": masks,
+        "splits": splits or None,
+        "on_error": on_error or "limit",
+        "on_source": on_source,
+    }
+    if dry_run:
+        _print_plan(src, out, executor, log, settings)
+        return
     try:
         with log:
-            conversion = tokenstore.convert(
-                src,
-                out,
-                source_kind=source,
-                masks=masks,
-                splits=splits or None,
-                on_error=on_error or "limit",
-                executor=executor,
-                on_source=on_source,
-                on_progress=log.progress,
-                **settings,
-            )
+            conversion = tokenstore.convert(src, out, executor=executor, on_progress=log.progress, **settings)
     except KeyboardInterrupt:
         log.interrupted(_resuming_command())
         raise click.exceptions.Exit(130) from None
@@ -204,6 +211,16 @@ def convert(
         log.skipped([{"source": name, "reason": reason} for name, reason in skips], "cannot read")
         raise
     log.end(conversion, out, time.monotonic() - started)
+
+
+def _print_plan(
+    src: str, out: str, executor: Executor | None, log: JsonLog | TextLog, settings: dict[str, Any]
+) -> None:
+    if executor is not None:
+        raise click.UsageError("--dry-run plans for this machine alone: leave out --ray ADDRESS")
+    with log:
+        planned = tokenstore.plan(src, out, **settings)
+    log.planned(planned, out)
 
 
 def _resuming_command() -> str:

@@ -17,6 +17,7 @@ from ..main import spoken
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
+    from tokenstore.conversion.dry_run import Estimate
     from tokenstore.conversion.options import Conversion, Progress
     from tokenstore.format import Manifest
     from tokenstore.sources.base import Source, Split
@@ -46,6 +47,14 @@ def _class_line(source: Source) -> str:
         shown = ", ".join(source.class_names[:_SHOWN])
         names = f" ({shown}{', ...' if len(source.class_names) > _SHOWN else ''})"
     return ", ".join(numbers) + names
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words, in the unit that fits."""
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds" if seconds >= 2 else f"{seconds:.1f} seconds"
 
 
 class TextLog:
@@ -84,10 +93,35 @@ class TextLog:
         for skip in skips[:_SHOWN]:
             echo(f"  {event} {skip['source']}: {skip['reason']}")
 
+    def planned(self, plan: Estimate, out: str) -> None:
+        """Print the plan of a conversion that is not made."""
+        for name, split in plan.splits.items():
+            classes = "no labels" if split.classes is None else f"{split.classes:,} classes"
+            columns = ", ".join(["tokens", *split.columns])
+            echo(f"{name}: {split.samples:,} samples, {classes}, {split.shards:,} shards of {columns}")
+        size = "" if plan.image_size is None else f"images of {plan.image_size[1]}x{plan.image_size[0]}, "
+        grid = "x".join(map(str, plan.grid))
+        echo(f"{size}grids of {grid}, codebooks of {', '.join(f'{n:,}' for n in plan.codebook_sizes)}")
+        if plan.size_note:
+            echo(f"note: {spoken(plan.size_note)}")
+        for name, reason in plan.bad[:_SHOWN]:
+            echo(f"  cannot read {name}: {reason}")
+        if plan.bad:
+            echo(f"{len(plan.bad):,} of {plan.measured:,} samples that were tried cannot be read")
+        source = "" if plan.source_nbytes is None else f" of {human_bytes(plan.source_nbytes)} of images"
+        echo(
+            f"about {human_bytes(plan.nbytes)} ({plan.codec}){source}, {_duration(plan.seconds)} here, "
+            f"estimated from {plan.measured:,} samples"
+        )
+        state = "an unfinished conversion is there, to go on with" if plan.resumes else "nothing is there yet"
+        free = "" if plan.free_nbytes is None else f"; {human_bytes(plan.free_nbytes)} are free"
+        echo(f"{out}: {state}{free}. Nothing was written")
+        if plan.free_nbytes is not None and plan.free_nbytes < plan.nbytes:
+            echo(f"note: {out}: the disk has too little room")
+
     def interrupted(self, again: str) -> None:
         """Print the command that resumes the conversion."""
-        echo("interrupted; what is done is kept. Go on with:", err=True)
-        echo(f"  {again}", err=True)
+        echo(f"interrupted; what is done is kept. Go on with: {again}", err=True)
 
     def end(self, conversion: Conversion, out: str, seconds: float) -> None:
         """Print the result."""
@@ -155,6 +189,11 @@ class JsonLog:
         """Print samples that could not be read."""
         for skip in skips:
             self._write(event, **skip)
+
+    def planned(self, plan: Estimate, out: str) -> None:
+        """Print the plan of a conversion that is not made."""
+        note = None if plan.size_note is None else spoken(plan.size_note)
+        self._write("plan", out=out, **{**plan.to_dict(), "size_note": note})
 
     def interrupted(self, again: str) -> None:
         """Print the command that resumes the conversion."""

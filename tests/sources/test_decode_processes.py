@@ -34,10 +34,10 @@ if __name__ == "__main__":
         sys.exit(130)
 """
 SLOW_START = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 if "--multiprocessing-fork" in sys.orig_argv:
-    pathlib.Path(__file__).with_name("starting").touch()
-    time.sleep(1)
+    pathlib.Path(__file__).with_name(f"starting-{os.getpid()}").touch()
+    time.sleep(3600)
 """
 
 
@@ -65,7 +65,7 @@ def test_a_request_that_gives_fewer_images_is_refused() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_ctrl_c_while_processes_start_prints_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_while_processes_start_ends_them_at_once_and_prints_nothing(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 2)
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "sitecustomize.py").write_text(SLOW_START)
@@ -77,8 +77,11 @@ def test_ctrl_c_while_processes_start_prints_nothing(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    wait_until((tmp_path / "starting").exists)
+    wait_until(lambda: any(tmp_path.glob("starting-*")))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, printed = process.communicate(timeout=HANG)
     assert printed.decode() == ""
     assert process.returncode == 130
+    for starting in tmp_path.glob("starting-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(starting.name.removeprefix("starting-")), 0)

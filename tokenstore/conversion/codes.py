@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,11 @@ class CodePlan:
     spec: StoreSpec
     options: ConvertOptions
 
+    def columns(self, name: str) -> Mapping[str, Column]:
+        """Return the aligned arrays that a split has besides the tokens and the labels."""
+        columns = self.source.splits[name].columns
+        return {column: Column(np.dtype(kind), shape) for column, (kind, shape) in columns.items()}
+
     def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]:
         """Write all splits, and return the number of samples of each that were in shards before.
 
@@ -42,11 +47,10 @@ class CodePlan:
         for name in self.names:
             split = self.source.splits[name]
             here = self.options.positions(len(split))
-            columns = {
-                column: Column(np.dtype(kind), shape) for column, (kind, shape) in split.columns.items()
-            }
             has_labels = split.labels(0, 0) is not None
-            part = writer.split(name, len(here), first=here.start, labels=has_labels, columns=columns)
+            part = writer.split(
+                name, len(here), first=here.start, labels=has_labels, columns=self.columns(name)
+            )
             resumed_at[name] = part.source_position - here.start
             while (start := part.source_position) < here.stop:
                 on_progress(name, start, 0)

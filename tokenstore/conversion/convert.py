@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tokenstore.codecs import DEFAULT_CODEC
+from tokenstore.conversion.arguments import (
+    chosen_splits,
+    conversion_options,
+    loaded_tokenizer,
+    plan_of,
+    refuse_target_inside,
+)
 from tokenstore.conversion.assembly import write_splits
-from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.completed import refuse_other_source
 from tokenstore.conversion.executors import Executor, LocalExecutor
-from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
+from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
-from tokenstore.errors import ArgumentError, ConversionError, SourceError, TokenizerError, did_you_mean
+from tokenstore.errors import ArgumentError, ConversionError, SourceError
 from tokenstore.format import ROOT
-from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
 from tokenstore.sources.listings import SavedListings
-from tokenstore.storage import STAGING, Storage, is_remote, public_url
-from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
+from tokenstore.storage import STAGING, Storage, public_url
+from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
@@ -74,10 +77,10 @@ def convert(
     many bad samples or for a store that was begun with other inputs.
     """
     of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
-    chosen = _options(**options)
+    chosen = conversion_options(**options)
     place = as_storage(target, storage_options)
     if not isinstance(source, ImageSource | CodeSource):
-        _refuse_target_inside(source, place)
+        refuse_target_inside(source, place)
     if not resume:
         check_target(place, resume)  # before minutes go into listing the source
     if not isinstance(source, ImageSource | CodeSource):
@@ -86,16 +89,10 @@ def convert(
         raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
     if on_source is not None:
         on_source(source)
-    name = tokenizer if isinstance(tokenizer, str) else None
-    loaded = None
-    if isinstance(source, ImageSource):
-        if isinstance(tokenizer, str):
-            tokenizer = load_tokenizer(tokenizer, device)
-        loaded = LoadedTokenizer(tokenizer, name)
     return convert_source(
         source,
         place,
-        tokenizer=loaded,
+        tokenizer=loaded_tokenizer(tokenizer, device) if isinstance(source, ImageSource) else None,
         options=chosen,
         resume=resume,
         codebook=codebook,
@@ -116,21 +113,6 @@ def _opened(source: str, kind: str | None, options: dict[str, Any], place: Stora
         raise
 
 
-def _options(
-    *, splits: str | Sequence[str] | None = None, workers: int | None = None, **options: Any
-) -> ConvertOptions:
-    known = [field.name for field in fields(ConvertOptions)]
-    unknown = next((name for name in options if name not in known), None)
-    if unknown is not None:
-        near = did_you_mean(unknown, [*known, *SourceOptions.__annotations__])
-        raise TypeError(f"convert() has no option {unknown!r}{near}")
-    return ConvertOptions(
-        splits=(splits,) if isinstance(splits, str) else tuple(splits or ()) or None,
-        workers=available_cores() if workers is None else workers,
-        **options,
-    )
-
-
 def convert_source(
     source: Source,
     target: StorePath | Storage,
@@ -149,22 +131,17 @@ def convert_source(
     """
     options = options or ConvertOptions()
     place = as_storage(target)
-    names = _chosen_splits(source, options.splits)
-    location = public_url(source.location)
+    names = chosen_splits(source, options.splits)
+    planned = plan_of(source, names, options, tokenizer, codebook)
     plan: _Plan
-    size_note = None
-    if isinstance(source, ImageSource):
-        if tokenizer is None:
-            raise TokenizerError("a source of images needs a tokenizer, found none")
-        loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
-        check_tokenizer(loaded.tokenizer)
-        images = plan_images(source, names, options, location, loaded)
-        plan = _ImageRun(images, executor or LocalExecutor())
-        size_note = images.size_note
+    if isinstance(planned, ConversionPlan):
+        plan, size_note = _ImageRun(planned, executor or LocalExecutor()), planned.size_note
     else:
         if executor is not None:
-            raise ArgumentError(f"executor: expected images to encode, found the codes of {location}")
-        plan = plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
+            raise ArgumentError(
+                f"executor: expected images to encode, found the codes of {public_url(source.location)}"
+            )
+        plan, size_note = planned, None
     job = _Job(source, names, options, plan, resume, on_progress)
     if resume and finish_commit(place):
         return job.completed(place)
@@ -295,27 +272,3 @@ class _Job:
 def _already_complete(target: Storage) -> Conversion:
     store = StoreFiles(target.reopened())
     return Conversion(store.manifest, store.nbytes, {}, {}, already_complete=True)
-
-
-def _refuse_target_inside(source: StorePath, target: Storage) -> None:
-    if is_remote(source):
-        where = public_url(os.fspath(source)).rstrip("/")
-        is_inside = target.root is None and target.url.startswith(f"{where}/")
-    else:
-        where, folder = str(source), Path(source)
-        root = target.root if folder.is_dir() else None
-        is_inside = root is not None and root.resolve().is_relative_to(folder.resolve())
-    if is_inside:
-        raise ArgumentError(
-            f"the target {target} is inside the source {where}: it would be read as images next time"
-        )
-
-
-def _chosen_splits(source: Source, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    missing = [name for name in names or () if name not in source.splits]
-    if missing:
-        near = did_you_mean(missing[0], source.splits)
-        raise SourceError(
-            f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}{near}"
-        )
-    return names or tuple(name for name in source.splits if len(source.splits[name]))

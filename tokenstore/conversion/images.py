@@ -9,7 +9,7 @@ from tokenstore.conversion.encoding import EncoderRecipe
 from tokenstore.conversion.image_size import ChosenSize, choose_size
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.conversion.ranges import RangeRequest, SampleRange
-from tokenstore.format import Preprocessing
+from tokenstore.format import Column, Preprocessing
 from tokenstore.sources.base import ImageSource, MaskedSplit
 from tokenstore.sources.decoding import decode_tasks
 from tokenstore.sources.images import ImageOptions
@@ -60,6 +60,10 @@ class ConversionPlan:
     def positions(self, split: str) -> range:
         """Return the positions of those of a split's samples that are converted here."""
         return self.options.positions(len(self.source.splits[split]))
+
+    def columns(self, _: str) -> Mapping[str, Column]:
+        """Return the aligned arrays that a split has besides the tokens and the labels."""
+        return self.encoder.columns
 
     def ranges(self, starts: Mapping[str, int], batches: int = 1) -> Iterator[SampleRange]:
         """Yield the ranges of each split from a start on, of so many of the tokenizer's batches each.

@@ -1,0 +1,92 @@
+"""The arguments of a conversion: what was asked for becomes options, splits, a tokenizer and a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tokenstore.conversion.codes import CodePlan, plan_codes
+from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
+from tokenstore.conversion.options import ConvertOptions
+from tokenstore.errors import ArgumentError, SourceError, TokenizerError, did_you_mean
+from tokenstore.machine import available_cores
+from tokenstore.reading.open import StorePath
+from tokenstore.sources import SourceOptions
+from tokenstore.sources.base import ImageSource, Source
+from tokenstore.storage import Storage, is_remote, public_url
+from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
+
+
+def conversion_options(
+    *, splits: str | Sequence[str] | None = None, workers: int | None = None, **options: Any
+) -> ConvertOptions:
+    """Return the options of a conversion; raise TypeError for an unknown name."""
+    known = [field.name for field in fields(ConvertOptions)]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        near = did_you_mean(unknown, [*known, *SourceOptions.__annotations__])
+        raise TypeError(f"convert() has no option {unknown!r}{near}")
+    return ConvertOptions(
+        splits=(splits,) if isinstance(splits, str) else tuple(splits or ()) or None,
+        workers=available_cores() if workers is None else workers,
+        **options,
+    )
+
+
+def loaded_tokenizer(tokenizer: str | Tokenizer, device: str) -> LoadedTokenizer:
+    """Return a tokenizer, loaded on a device if it is given by its name."""
+    if isinstance(tokenizer, str):
+        return LoadedTokenizer(load_tokenizer(tokenizer, device), tokenizer)
+    return LoadedTokenizer(tokenizer)
+
+
+def plan_of(
+    source: Source,
+    names: tuple[str, ...],
+    options: ConvertOptions,
+    tokenizer: Tokenizer | LoadedTokenizer | None,
+    codebook: StorePath | None,
+) -> ConversionPlan | CodePlan:
+    """Plan the conversion of the splits `names` of an open source.
+
+    Raises TokenizerError for images without a tokenizer, or a wrong one, and what the planning of images and
+    codes raises.
+    """
+    location = public_url(source.location)
+    if not isinstance(source, ImageSource):
+        return plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
+    if tokenizer is None:
+        raise TokenizerError("a source of images needs a tokenizer, found none")
+    loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
+    check_tokenizer(loaded.tokenizer)
+    return plan_images(source, names, options, location, loaded)
+
+
+def refuse_target_inside(source: StorePath, target: Storage) -> None:
+    """Raise ArgumentError for a target inside the source."""
+    if is_remote(source):
+        where = public_url(os.fspath(source)).rstrip("/")
+        is_inside = target.root is None and target.url.startswith(f"{where}/")
+    else:
+        where, folder = str(source), Path(source)
+        root = target.root if folder.is_dir() else None
+        is_inside = root is not None and root.resolve().is_relative_to(folder.resolve())
+    if is_inside:
+        raise ArgumentError(
+            f"the target {target} is inside the source {where}: it would be read as images next time"
+        )
+
+
+def chosen_splits(source: Source, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the splits to convert: `names`, or all with samples; raise SourceError for a missing one."""
+    missing = [name for name in names or () if name not in source.splits]
+    if missing:
+        near = did_you_mean(missing[0], source.splits)
+        raise SourceError(
+            f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}{near}"
+        )
+    return names or tuple(name for name in source.splits if len(source.splits[name]))

@@ -1,0 +1,292 @@
+"""The plan of a conversion as its user sees it before the work: counts, estimates, a check of the target."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from tokenstore.conversion.arguments import (
+    chosen_splits,
+    conversion_options,
+    loaded_tokenizer,
+    plan_of,
+    refuse_target_inside,
+)
+from tokenstore.conversion.codes import CodePlan
+from tokenstore.conversion.images import ConversionPlan
+from tokenstore.conversion.ranges import SampleRange
+from tokenstore.errors import ArgumentError, SampleError, StorageError
+from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_table
+from tokenstore.reading.open import StorePath, as_storage
+from tokenstore.sources import SourceOptions, open_source
+from tokenstore.sources.base import CodeSource, ImageSource, Source
+from tokenstore.sources.decoding import DecodePool
+from tokenstore.storage import Storage
+from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.writing.target import check_target
+
+__all__ = ["Estimate", "SplitEstimate", "plan"]
+
+SAMPLES = 200
+"""The samples, evenly spaced over all splits, of which bytes and time are estimated."""
+
+
+@dataclass(frozen=True)
+class SplitEstimate:
+    """The part of a split that would be converted."""
+
+    samples: int
+    classes: int | None
+    """The number of different labels; None for a split without labels."""
+    columns: tuple[str, ...]
+    """The arrays beside the tokens."""
+    shards: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The plan of a conversion: what would be converted and stored, at about what cost."""
+
+    source_kind: str
+    splits: Mapping[str, SplitEstimate]
+    grid: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    image_size: tuple[int, int] | None
+    """The height and width in pixels that images are brought to; None for ready codes."""
+    codec: str
+    """The codec of the estimate: where the codec is chosen from all codes, the one that is not smaller."""
+    measured: int
+    """The samples that were read and encoded for the estimate."""
+    bad: tuple[tuple[str, str], ...]
+    """The names of those of them that cannot be read, each with the reason."""
+    nbytes: int
+    """The bytes of the store, about."""
+    source_nbytes: int | None
+    """The bytes of the images' files, about; None for ready codes."""
+    seconds: float
+    """The seconds that the conversion takes here, about, once its processes have started."""
+    free_nbytes: int | None
+    """The bytes that are free on the target's disk; None for a remote target."""
+    resumes: bool
+    """True if an unfinished conversion is at the target, which would be gone on with."""
+    size_note: str | None = None
+    """A remark on the images' size, as in `Conversion`."""
+
+    @property
+    def samples(self) -> int:
+        """The samples of all splits."""
+        return sum(split.samples for split in self.splits.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {**asdict(self), "samples": self.samples}
+
+
+def plan(
+    source: StorePath | Source,
+    target: StorePath | Storage,
+    *,
+    tokenizer: str | Tokenizer = "default",
+    device: str = "cpu",
+    source_kind: str | None = None,
+    codebook: StorePath | None = None,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    on_source: Callable[[Source], None] | None = None,
+    **options: Any,
+) -> Estimate:
+    """Plan a conversion, and write nothing: `convert` with the same arguments does it.
+
+    The source is listed and counted, the target checked, and `SAMPLES` samples are read, encoded and packed
+    to estimate the bytes and the time of all. Raises what `convert` raises before its work, and StorageError
+    for a target that cannot be written.
+    """
+    of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
+    chosen, place = conversion_options(**options), as_storage(target, storage_options)
+    if not isinstance(source, ImageSource | CodeSource):
+        refuse_target_inside(source, place)
+    resumes, free = _check_place(place, resume)
+    if not isinstance(source, ImageSource | CodeSource):
+        source = open_source(os.fspath(source), source_kind, **of_source)
+    elif any(of_source.values()):
+        raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
+    if on_source is not None:
+        on_source(source)
+    names = chosen_splits(source, chosen.splits)
+    loaded = loaded_tokenizer(tokenizer, device) if isinstance(source, ImageSource) else None
+    planned = plan_of(source, names, chosen, loaded, codebook)
+    some = _measured_images(planned) if isinstance(planned, ConversionPlan) else _measured_codes(planned)
+    splits = {name: _split_estimate(planned, name) for name in names}
+    samples, spec = sum(split.samples for split in splits.values()), planned.spec
+    steps = spec.preprocessing
+    return Estimate(
+        source.kind,
+        splits,
+        spec.grid,
+        spec.codebook_sizes,
+        None if steps is None else (steps.height, steps.width),
+        spec.codec,
+        len(some.codes) + len(some.bad),
+        tuple(some.bad),
+        round(samples * some.nbytes(planned)),
+        None if some.facts is None else round(samples * float(some.facts[:, 2].mean())),
+        samples * some.seconds,
+        free,
+        resumes,
+        planned.size_note if isinstance(planned, ConversionPlan) else None,
+    )
+
+
+def _check_place(place: Storage, resume: bool) -> tuple[bool, int | None]:
+    """Return True if an unfinished conversion is at a place, and the bytes that are free on its disk."""
+    resumes = check_target(place, resume)
+    if place.root is None:
+        return resumes, None
+    folder = Path(os.path.realpath(place.root))
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"{place}: cannot be written (no permission to write to {folder})")
+    return resumes, shutil.disk_usage(folder).free
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Some samples as a store would have them, and the time that they took."""
+
+    codes: npt.NDArray[Any]
+    columns: Mapping[str, npt.NDArray[Any]]
+    names: list[str]
+    facts: npt.NDArray[np.int64] | None
+    """The width, height and bytes of each image (n, 3)."""
+    bad: list[tuple[str, str]]
+    seconds: float
+    """The seconds for a sample, with all processes at work."""
+
+    def nbytes(self, planned: ConversionPlan | CodePlan) -> float:
+        """Return the bytes of one sample of the store: its share of shards and tables."""
+        count, spec = len(self.codes), planned.spec
+        if not count:
+            return 0.0
+        full = -(-count // spec.chunk_samples) * spec.chunk_samples
+        layouts = {TOKENS: spec.tokens_layout(count, full)}
+        for name, rows in self.columns.items():
+            layouts[name] = spec.column_layout(count, full, Column(rows.dtype, rows.shape[1:]))
+        arrays = {TOKENS: self.codes.astype(layouts[TOKENS].dtype), **self.columns}
+        total = sum(len(layouts[name].encode_shard(rows)) for name, rows in arrays.items())
+        sizes = {}
+        if self.facts is not None:
+            sizes = dict(zip(("width", "height", "source_bytes"), self.facts.T, strict=True))
+        table = io.BytesIO()
+        rows = samples_table(np.arange(count), self.names, None, None, **sizes)
+        pq.write_table(rows, table, compression="zstd")
+        return (total + table.tell()) / count
+
+
+def _positions(planned: ConversionPlan | CodePlan) -> Iterator[tuple[str, int]]:
+    """Yield the split and position of some samples, evenly spaced over all that are converted."""
+    here = {name: planned.options.positions(len(planned.source.splits[name])) for name in planned.names}
+    total = sum(map(len, here.values()))
+    numbers = sorted({number * total // SAMPLES for number in range(SAMPLES if total else 0)})
+    first = 0
+    for name, positions in here.items():
+        for number in numbers:
+            if 0 <= number - first < len(positions):
+                yield name, positions[number - first]
+        first += len(positions)
+
+
+def _measured_images(planned: ConversionPlan) -> _Measured:
+    """Decode and encode some images, in this process."""
+    encoder, masked = planned.encoder, planned.encoder.masks is not None
+    inputs, masks, names, facts, labels, bad = [], [], [], [], [], []
+    decoding = 0.0
+    with DecodePool(encoder.decoder, 0, encoder.masks) as pool:
+        for split, position in _positions(planned):
+            samples = planned.source.splits[split]
+            name = samples.names(position, position + 1)[0].as_py()
+            started = time.perf_counter()
+            (decoded,) = pool.decode(planned.request(SampleRange(split, position, position + 1)).tasks)
+            decoding += time.perf_counter() - started
+            (outcome,) = decoded.outcomes
+            if isinstance(outcome, SampleError):
+                bad.append((name, str(outcome)))
+                continue
+            inputs.append(decoded.inputs[0].copy())
+            if decoded.masks is not None:
+                masks.append(decoded.masks[0].copy())
+            label = samples.labels(position, position + 1)
+            labels += [] if label is None else [int(label[0])]
+            names.append(name)
+            facts.append((outcome.width, outcome.height, outcome.nbytes))
+    codes, columns = [], []
+    encoding = 0.0
+    for start in range(0, len(inputs), planned.batch_size):
+        batch = np.stack(inputs[start : start + planned.batch_size])
+        label_maps = np.stack(masks[start : start + planned.batch_size]) if masked else np.empty(0, np.uint8)
+        if not start:
+            encoder(batch)  # the first batch takes longer than all others
+        started = time.perf_counter()
+        codes.append(encoder(batch))
+        columns.append(encoder.column_values(batch, label_maps))
+        encoding += time.perf_counter() - started
+    if not inputs:
+        reason = f"{bad[0][0]}: {bad[0][1]}" if bad else "none listed"
+        raise SampleError(f"{planned.source.location}: no sample can be read; the first is {reason}")
+    joined = {name: np.concatenate([part[name] for part in columns]) for name in encoder.columns}
+    if labels:
+        joined[LABELS] = np.array(labels, np.int32)
+    tried = len(inputs) + len(bad)
+    decoding, encoding = decoding / tried, encoding / tried
+    workers = planned.options.workers
+    seconds = decoding + encoding if workers < 1 else max(decoding / workers, encoding)
+    if planned.encoder.tokenizer.device.type == "cpu" and workers:
+        seconds = decoding / workers + encoding  # both use the same cores
+    return _Measured(
+        np.concatenate(codes), joined, names, np.array(facts, np.int64).reshape(-1, 3), bad, seconds
+    )
+
+
+def _measured_codes(planned: CodePlan) -> _Measured:
+    """Read some samples of ready codes."""
+    started = time.perf_counter()
+    codes, names = [], []
+    columns: dict[str, list[npt.NDArray[Any]]] = {}
+    for name, position in _positions(planned):
+        split, here = planned.source.splits[name], slice(position, position + 1)
+        codes.append(np.asarray(split.codes(here.start, here.stop)))
+        names.append(split.names(here.start, here.stop)[0].as_py())
+        for column in split.columns:
+            columns.setdefault(column, []).append(np.asarray(split.column(column, here.start, here.stop)))
+        labels = split.labels(here.start, here.stop)
+        if labels is not None:
+            columns.setdefault(LABELS, []).append(labels)
+    seconds = (time.perf_counter() - started) / max(1, len(codes))
+    if not codes:
+        codes.append(np.empty((0, *planned.spec.grid), np.uint8))
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    same = {name: values for name, values in joined.items() if len(values) == len(names)}
+    return _Measured(np.concatenate(codes), same, names, None, [], seconds)
+
+
+def _split_estimate(planned: ConversionPlan | CodePlan, name: str) -> SplitEstimate:
+    split = planned.source.splits[name]
+    here = planned.options.positions(len(split))
+    labels = split.labels(here.start, here.stop)
+    columns = dict(planned.columns(name))
+    if labels is not None:
+        columns = {LABELS: LABEL_COLUMN, **columns}
+    shard = planned.spec.samples_per_shard(len(here), columns.values())
+    classes = None if labels is None else len(np.unique(labels))
+    return SplitEstimate(len(here), classes, tuple(columns), math.ceil(len(here) / shard))
