@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from tokenstore.audit.meaning import table_problems, value_out_of_range
 from tokenstore.errors import StorageError, TokenstoreError
 from tokenstore.format import ROOT, TOKENS, ArrayLayout, FileRecord, sharding
+from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles
 from tokenstore.reading.checked_files import fetched_blocks, opened_file
 from tokenstore.storage import Storage
@@ -26,6 +28,8 @@ PIECE_NBYTES = 2**23
 """The bytes of a file of this machine that are read at once."""
 _WHOLE_NBYTES = 5 * PIECE_NBYTES
 """The largest file that is fetched in one go; of a larger one, the index is fetched first."""
+_LARGE_AT_ONCE = 4
+"""The least number of large files in memory: some are checked while others are fetched."""
 _VALUES_NBYTES = 2**20
 """The bytes of values that are decoded before they are looked at."""
 
@@ -41,6 +45,7 @@ class SoundFiles:
         self._storage = store.storage
         self.sizes = None if store.storage.maps_files else _listed_sizes(store.storage)
         """The sizes of all files of a remote place by their paths; None where no listing tells them."""
+        self._large = threading.BoundedSemaphore(max(_LARGE_AT_ONCE, available_cores()))
         self._layouts: dict[str, ArrayLayout] = {}
         self._tables: dict[str, tuple[str, int, int]] = {}
         """The split, the first row and the rows of each file of a samples table, by its path."""
@@ -60,6 +65,12 @@ class SoundFiles:
 
     def passes(self, path: str, record: FileRecord) -> bool:
         """Return whether a file has its digest and, if it is a shard, all that its chunks must have."""
+        if self._storage.maps_files or record.size <= PIECE_NBYTES:
+            return self._passes(path, record)
+        with self._large:
+            return self._passes(path, record)
+
+    def _passes(self, path: str, record: FileRecord) -> bool:
         with contextlib.suppress(TokenstoreError, OSError, ValueError):
             if not self._storage.maps_files and self._size(path) != record.size:
                 return False

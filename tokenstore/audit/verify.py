@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
 
 
-_FETCHED_AT_ONCE = 8
+_FETCHED_AT_ONCE = 16
 """The least number of files that are fetched and checked at a time: each waits for storage meanwhile."""
 _AHEAD = 256
 """The files that are checked, for each thread, while an earlier one takes long."""
