@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ ITEMS = list(range(400))
 
 def forked(work: Callable[[], object]) -> int:
     """Run a function in a forked process, which ends with code 0 where the function returns."""
-    child = os.fork()
+    with warnings.catch_warnings():  # of other threads of this process, which the child does not need
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             work()
