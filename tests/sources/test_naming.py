@@ -89,6 +89,13 @@ def test_stores_of_ready_codes_that_cannot_be_joined_say_how_they_could(tmp_path
     ):
         tokenstore.concat([unknown, one])
     assert len(tokenstore.concat([one, other])) == 12
+    tokenstore.convert(written(tmp_path, "d"), tmp_path / "d.zarr")
+    for joined in (tokenstore.concat, tokenstore.mix):
+        with pytest.warns(
+            UserWarning, match=r"whether one tokenizer made the codes of .*a.* and .*d.*tokenizer_name"
+        ):
+            joined([unknown, tokenstore.TokenDataset(tmp_path / "d.zarr")])
+    assert len(tokenstore.concat([unknown, unknown])) == 12
     write_grey_folder(tmp_path / "images", 1)
     tokenstore.convert(
         tmp_path / "images", tmp_path / "i.zarr", tokenizer=BrightnessTokenizer(), image_size=16, workers=0

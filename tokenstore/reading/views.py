@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from tokenstore.format import Manifest
 from tokenstore.reading.array import Indices, Values, normalised
 from tokenstore.reading.row_numbers import RowNumbers
 from tokenstore.reading.split import SplitReader
+from tokenstore.sources.base import UNKNOWN_TOKENIZER
 
 __all__ = ["Concatenated", "Rows", "source_indices"]
 
@@ -271,6 +273,20 @@ def check_same_tokenizer(parts: Sequence[Rows]) -> None:
                     f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]!r}, "
                     f"found {other.grid} of {other.codebook_sizes} in {part!r}"
                 )
+    _warn_of_unknown_tokenizers([manifest for part in parts for manifest in part.manifests])
+
+
+def _warn_of_unknown_tokenizers(manifests: Sequence[Manifest]) -> None:
+    """Warn where nothing says that the ready codes of several sources mean the same."""
+    is_unknown = manifests[0].tokenizer.name == UNKNOWN_TOKENIZER and not manifests[0].tokenizer.fingerprint
+    sources = dict.fromkeys(manifest.source_location for manifest in manifests)
+    if is_unknown and len(sources) > 1:
+        first, other, *_ = sources
+        warnings.warn(
+            f"nothing says whether one tokenizer made the codes of {first!r} and {other!r}: convert the "
+            f"ready codes of each with {Parameter('tokenizer_name')}, which says so",
+            stacklevel=4,
+        )
 
 
 def _way_to_one_tokenizer(first: Manifest, other: Manifest, ready: tuple[Parameter, Parameter]) -> str:

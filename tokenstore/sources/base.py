@@ -15,6 +15,9 @@ from tokenstore.errors import Parameter, SampleError
 
 Labels: TypeAlias = npt.NDArray[np.int32]
 
+UNKNOWN_TOKENIZER = "unknown"
+"""The name of the tokenizer of ready codes whose source does not name it."""
+
 
 class Note(str):
     """A remark for the user; `parameters` are the parameters of a call that its text names."""
@@ -140,7 +143,7 @@ class CodeSource:
     synonyms: npt.NDArray[np.int32] | None = None
     """The nearest codes of each code (K, M), best first, padded with -1."""
     class_names: tuple[str, ...] | None = None
-    tokenizer_name: str = "unknown"
+    tokenizer_name: str = UNKNOWN_TOKENIZER
     notes: tuple[str, ...] = field(default=())
     unused_labels: tuple[str, ...] = ()
     """Further notes: what looks like labels and is not used, each with how to use it."""

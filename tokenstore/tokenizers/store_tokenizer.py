@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.format import Manifest, TokenizerIdentity
+from tokenstore.sources.base import UNKNOWN_TOKENIZER
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import find_kind, load_tokenizer
@@ -55,7 +56,7 @@ def load_named(
         return load_tokenizer(identity.name, device)
     packaged = load_tokenizer("default", device)
     if identity.name != packaged.name:
-        what = f"names it {identity.name!r}" if identity.name != "unknown" else "does not know it"
+        what = f"names it {identity.name!r}" if identity.name != UNKNOWN_TOKENIZER else "does not know it"
         raise TokenizerError(
             f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}",
             parameters=[_ANY_TOKENIZER],
