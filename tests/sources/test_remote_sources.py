@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +156,28 @@ def test_a_url_without_a_source_is_refused(tmp_path: Path, put: Put, place: str,
 def test_a_chained_url_and_a_command_are_no_sources(url: str) -> None:
     with pytest.raises(SourceError, match=r"chained|no such file"):
         open_source(url)
+
+
+def test_files_of_a_web_server_are_read_by_their_names(tmp_path: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    for number in range(2):
+        shard(tmp_path / "a b" / f"{number}.tar", 10 * number)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a%20b"
+        source = opened(f"{url}/{{0..1}}.tar?key=word")
+        assert "word" not in source.location
+        assert_same(source, opened(tmp_path / "a b"))
+        for place, message in (("2.tar", "no such file"), ("{0..2}.tar?key=word", r"1 files not found")):
+            with pytest.raises(SourceError, match=message) as caught:
+                open_source(f"{url}/{place}")
+            assert "word" not in str(caught.value)
+        with pytest.raises(StorageError, match="cannot list its files"):
+            open_source(url)
+        server.shutdown()
 
 
 def test_source_storage_options_of_a_local_path_are_refused(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def open_imagefolder(
         names = {split: listing.names for split, listing in listings.items()}
         notes = (*notes, *check_masks(places, names, where))
     splits = {split: _split(tree, split, listings[split], places) for split in in_usual_order(listings)}
-    return ImageSource("imagefolder", str(location), splits, listed.class_names, notes, unused)
+    return ImageSource("imagefolder", where, splits, listed.class_names, notes, unused)
 
 
 def _split(tree: ImageTree, split: str, listing: Listing, places: MaskFolders | None) -> ImageFolderSplit:

@@ -144,7 +144,7 @@ def open_parquet(
         for split, files in shards.splits.items()
     }
     notes = (*shards.notes, *columns.notes)
-    return ImageSource("parquet", str(location), splits, class_names, notes, unused)
+    return ImageSource("parquet", where, splits, class_names, notes, unused)
 
 
 def _labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import SourceError, StorageError
 from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.folders import Folder, FolderAtUrl, FolderOnDisk, existing_files, matching_files
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace, split_url
@@ -111,12 +112,16 @@ def _remote_shards(url: str, endings: Sequence[str], storage_options: Mapping[st
     if is_pattern(url):
         return _shards(_remote_matching(url, storage_options), where, DEFAULT_SPLIT)
     place, path = split_url(url, storage_options)
+    folder, exists = FolderAtUrl(place, path), False
     if path.lower().endswith(tuple(endings)):
         (file,) = existing_files(place, [path])
         if file is not None:
             return _shards([file], where, DEFAULT_SPLIT)
-    folder = FolderAtUrl(place, path)
-    if not folder.exists():
+        with contextlib.suppress(StorageError):  # a place that lists nothing has no such file, that is all
+            exists = folder.exists()
+    else:
+        exists = folder.exists()
+    if not exists:
         raise SourceError(f"{where}: no such file or folder")
     return _shards_in_folder(folder, endings)
 

@@ -156,7 +156,7 @@ def open_tar(
     }
     unused = () if no_labels else notes.unused_labels()
     all_notes = (*shards.notes, *notes.notes(), *more)
-    return ImageSource("tar", str(location), splits, class_names, all_notes, unused)
+    return ImageSource("tar", where, splits, class_names, all_notes, unused)
 
 
 @dataclass(frozen=True)
