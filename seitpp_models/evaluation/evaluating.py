@@ -36,7 +36,7 @@ from tokenstore.machine import available_cores
 from tokenstore.networks.threads import torch_threads
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import as_store
-from tokenstore.sources import ImageSource, open_source
+from tokenstore.sources import open_source
 from tokenstore.sources.images import Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
@@ -324,7 +324,7 @@ def _on_images(
     progress: _Progress,
 ) -> Evaluation:
     source = open_source(place)
-    if not isinstance(source, ImageSource):
+    if source.images is None:
         raise SourceError(
             f"{place}: expected images, found ready codes ({source.kind}); convert them to a store"
         )
@@ -335,7 +335,7 @@ def _on_images(
     progress.begin(len(source.splits[split]))
     evaluation = evaluate_images(
         trained,
-        source,
+        source.images,
         split,
         encoder,
         _conditions(settings.corruptions, settings.severities),

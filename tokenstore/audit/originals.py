@@ -83,7 +83,7 @@ def read_originals(
     """
     positions = normalised(indices, len(store[split]))
     try:
-        if not isinstance(source, ImageSource):
+        if source is None or isinstance(source, str | os.PathLike):
             source = open_images(store.manifest, source, folder_of(store))
         part = _same_split(store, split, source)
         decoder = decoder or PixelDecoder(image_options(store.manifest))
@@ -135,9 +135,9 @@ def open_images(
             f"{error}. If the images are elsewhere now, name the place by {_IMAGES}",
             parameters=[*error.parameters, _IMAGES],
         ) from error
-    if not isinstance(source, ImageSource):
+    if source.images is None:
         raise SourceError(f"{where}: expected the images that the store was made of, found codes")
-    return source
+    return source.images
 
 
 def _open_unlabelled(where: str, kind: str | None) -> Source:

@@ -125,6 +125,11 @@ class ImageSource:
     unused_labels: tuple[str, ...] = ()
     """Further notes: what looks like labels and is not used, each with how to use it."""
 
+    @property
+    def images(self) -> ImageSource | None:
+        """The source itself, which is one of images."""
+        return self
+
 
 @dataclass(frozen=True)
 class CodeSource:
@@ -147,6 +152,11 @@ class CodeSource:
     notes: tuple[str, ...] = field(default=())
     unused_labels: tuple[str, ...] = ()
     """Further notes: what looks like labels and is not used, each with how to use it."""
+
+    @property
+    def images(self) -> ImageSource | None:
+        """None, since a source of ready codes has no images."""
+        return None
 
 
 Source: TypeAlias = ImageSource | CodeSource

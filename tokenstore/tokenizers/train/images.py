@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,14 +75,14 @@ def open_images(images: str | Path | ImageSource) -> ImageSource:
     Raises SourceError if it holds ready codes.
     """
     try:
-        source = images if isinstance(images, ImageSource) else open_source(images)
+        source = open_source(images) if isinstance(images, str | os.PathLike) else images
     except SourceError as error:
         if _NO_LABELS not in error.parameters:
             raise
         source = open_source(str(images), no_labels=True)
-    if not isinstance(source, ImageSource):
+    if source.images is None:
         raise SourceError(f"{images}: expected images to train on, found ready codes ({source.kind})")
-    return source
+    return source.images
 
 
 def list_images(sources: Sequence[ImageSource], held_out_share: float) -> ImageSet:
