@@ -52,7 +52,7 @@ def in_steps(order: list[int], size: int) -> list[list[int]]:
     return [sorted(order[start : start + size]) for start in range(0, len(order), size)]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(world_size=st.integers(1, 14), batch_size=st.integers(2, 30), data=st.data())
 def test_any_number_of_ranks_goes_through_one_order_and_goes_on_with_it(
     store: Path, world_size: int, batch_size: int, data: st.DataObject

@@ -52,7 +52,9 @@ def epoch_of(dataset: TokenDataset, rank: int, world_size: int, batch_size: int)
     return [label for _, labels in loader for label in labels.tolist()]
 
 
-@pytest.mark.parametrize("world_size", [1, 4, 8, pytest.param(64, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "world_size", [1, 8, *(pytest.param(ranks, marks=pytest.mark.thorough) for ranks in (4, 64))]
+)
 def test_all_ranks_together_fetch_each_byte_once(
     many_chunks: tuple[str, list[Any]],
     each_chunk_alone: None,
