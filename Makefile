@@ -47,7 +47,7 @@ test-s3: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m s3_real
 
 test-ray: $(VENV)/.ray
-	.ci/own_network $(VENV)/bin/python -m pytest -m ray
+	.ci/own_network $(VENV)/bin/python -m pytest -m ray tests/conversion
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
