@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import tracemalloc
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -217,3 +218,27 @@ def test_a_sample_that_kills_its_process_counts_as_bad_and_the_others_are_stored
     assert (skip.source_index, skip.reason) == (3, DEADLY)
     names = tokenstore.open(tmp_path / "out")["train"].samples_table()["source"].to_pylist()
     assert names == [name for name in expected if name != skip.source]
+
+
+class Billion:
+    """A split of a billion samples, which says their number and no more."""
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+def test_the_plan_of_a_billion_samples_has_no_object_for_each(images: Path) -> None:
+    source: Any = replace(open_source(images), splits={"train": Billion()})
+    options = replace(OPTIONS, image_size=16)
+    tracemalloc.start()
+    plan = plan_images(source, ("train",), options, "", LoadedTokenizer(BrightnessTokenizer()))
+    first = next(plan.ranges({"train": 0}, batches=10))
+    rest = list(plan.ranges({"train": 10**9 - 4}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert first == SampleRange("train", 0, 30)
+    assert [(samples.start, samples.stop) for samples in rest] == [
+        (999_999_996, 999_999_999),
+        (999_999_999, 10**9),
+    ]
+    assert peak < 2**20

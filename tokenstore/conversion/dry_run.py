@@ -30,7 +30,7 @@ from tokenstore.errors import ArgumentError, SampleError, StorageError
 from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_table
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
-from tokenstore.sources.base import CodeSource, ImageSource, Source
+from tokenstore.sources.base import CodeSource, ImageSource, Source, count_labels
 from tokenstore.sources.decoding import DecodePool
 from tokenstore.storage import Storage
 from tokenstore.tokenizers.base import Tokenizer
@@ -283,10 +283,9 @@ def _measured_codes(planned: CodePlan) -> _Measured:
 def _split_estimate(planned: ConversionPlan | CodePlan, name: str) -> SplitEstimate:
     split = planned.source.splits[name]
     here = planned.options.positions(len(split))
-    labels = split.labels(here.start, here.stop)
+    classes = count_labels(split, here.start, here.stop)
     columns = dict(planned.columns(name))
-    if labels is not None:
+    if classes is not None:
         columns = {LABELS: LABEL_COLUMN, **columns}
     shard = planned.spec.samples_per_shard(len(here), columns.values())
-    classes = None if labels is None else len(np.unique(labels))
     return SplitEstimate(len(here), classes, tuple(columns), math.ceil(len(here) / shard))

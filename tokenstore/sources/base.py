@@ -18,6 +18,9 @@ Labels: TypeAlias = npt.NDArray[np.int32]
 UNKNOWN_TOKENIZER = "unknown"
 """The name of the tokenizer of ready codes whose source does not name it."""
 
+_COUNTED_LABELS = 2**22
+"""The labels that are counted at a time."""
+
 
 class Note(str):
     """A remark for the user; `parameters` are the parameters of a call that its text names."""
@@ -164,5 +167,17 @@ Source: TypeAlias = ImageSource | CodeSource
 
 def count_classes(source: Source) -> dict[str, int]:
     """Return the number of different labels in each split that has labels."""
-    labels = {name: split.labels(0, len(split)) for name, split in source.splits.items()}
-    return {name: len(np.unique(values)) for name, values in labels.items() if values is not None}
+    counts = {name: count_labels(split, 0, len(split)) for name, split in source.splits.items()}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def count_labels(split: Split, start: int, stop: int) -> int | None:
+    """Return the number of different labels of samples [start, stop), or None for a split without labels."""
+    if split.labels(0, 0) is None:
+        return None
+    seen: npt.NDArray[np.int32] = np.empty(0, np.int32)
+    for first in range(start, stop, _COUNTED_LABELS):  # so that no copy of all labels is sorted
+        labels = split.labels(first, min(first + _COUNTED_LABELS, stop))
+        assert labels is not None
+        seen = np.union1d(seen, labels)
+    return len(seen)
