@@ -1,4 +1,4 @@
-"""What a source of images gives, read locally and at a URL, as plain values to compare."""
+"""The contents of a source of images, read locally and at a URL, as plain values to compare."""
 
 from __future__ import annotations
 
