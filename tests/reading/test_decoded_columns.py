@@ -16,7 +16,6 @@ from helpers.stores import random_codes, write_store
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.reading import SplitReader, chunk_array, decoded
-from tokenstore.storage import mapping
 
 SAMPLES = 90
 LABELS = np.random.default_rng(0).permutation(SAMPLES).astype(np.int32)
@@ -113,7 +112,7 @@ def test_without_room_for_the_file_values_are_read_slowly_and_a_warning_says_so(
     elif fault == "full disk":
         monkeypatch.setattr(os, "pwrite", write_once)
     else:
-        monkeypatch.setattr(mapping, "_system", refuse)
+        monkeypatch.setattr(decoded.mmap, "mmap", refuse)
     with pytest.warns(UserWarning, match="train/labels: no room for 360 bytes of decoded values in .*TMPDIR"):
         np.testing.assert_array_equal(split.read("labels", np.arange(SAMPLES)), LABELS)
     np.testing.assert_array_equal(split.read("labels", [5, 60]), LABELS[[5, 60]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import tempfile
 import weakref
@@ -10,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from tokenstore.storage.mapping import map_file
 
 __all__ = ["DecodedValues", "NoRoomError"]
 
@@ -44,12 +43,13 @@ class DecodedValues:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (no context lasts as long)
             weakref.finalize(self, self._file.close)
             self._file.truncate(nbytes)
+            # subtle: not by map_file, all of whose mappings may be of shards
+            pages = mmap.mmap(self._file.fileno(), nbytes, access=mmap.ACCESS_READ)
         except OSError as error:
             raise NoRoomError(str(error)) from error
-        mapped = map_file(self._file.fileno(), 0, nbytes) if hasattr(os, "pwrite") else None
-        if mapped is None:
-            raise NoRoomError("the system maps no more files")
-        self.values = mapped.view(dtype).reshape(shape)
+        if not hasattr(os, "pwrite"):
+            raise NoRoomError("this system has no pwrite")
+        self.values = np.frombuffer(pages, dtype).reshape(shape)
 
     def put(self, chunk: int, start: int, values: npt.NDArray[Any]) -> None:
         """Put in a chunk's values, which begin in row `start`; raises NoRoomError."""
