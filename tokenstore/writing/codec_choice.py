@@ -18,6 +18,7 @@ from tokenstore.errors import Parameter, StoreError
 from tokenstore.format import TOKENS, fill_value
 from tokenstore.reading import TokenStore
 from tokenstore.writing.choices import AUTO, MIN_DECODE_RATE, chosen_later
+from tokenstore.writing.drawing import drawn
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """A progress callback: the step's name, the units of it that are done, and all its units."""
@@ -144,12 +145,12 @@ def _sample_codes(store: TokenStore, most: int, seed: int) -> npt.NDArray[Any]:
     parts = []
     for at, name in enumerate(store.splits):
         size = len(store[name])
-        drawn = _drawn(size, math.ceil(share * size), np.random.default_rng((seed, at)))
+        chosen = drawn(size, math.ceil(share * size), (seed, at))
         tokens = store[name].array(TOKENS).streamed()
-        codes = np.empty((len(drawn), *tokens.layout.sample_shape), tokens.layout.dtype)
-        for start in range(0, len(drawn), _READ_AT_ONCE):  # each may be in a chunk of its own
+        codes = np.empty((len(chosen), *tokens.layout.sample_shape), tokens.layout.dtype)
+        for start in range(0, len(chosen), _READ_AT_ONCE):  # each may be in a chunk of its own
             span = slice(start, start + _READ_AT_ONCE)
-            tokens.read(drawn[span], codes[span])
+            tokens.read(chosen[span], codes[span])
         parts.append(codes)
     return np.concatenate(parts)
 
@@ -159,20 +160,12 @@ def _trial_chunks(store: TokenStore, chunk_samples: int, seed: int) -> list[npt.
     counts = [-(-len(store[name]) // chunk_samples) for name in store.splits]
     stops, chunks = np.cumsum(counts), []
     total = sum(counts)
-    for at in _drawn(total, _TRIAL_CHUNKS, np.random.default_rng((seed, total))).tolist():
+    for at in drawn(total, _TRIAL_CHUNKS, (seed, total)).tolist():
         number = int(np.searchsorted(stops, at, side="right"))
         split = store[store.splits[number]]
         start = (at - int(stops[number]) + counts[number]) * chunk_samples
         chunks.append(split[start : start + chunk_samples])
     return chunks
-
-
-def _drawn(size: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw `count` of the numbers below `size`, each at most once, in rising order (count,)."""
-    # the first of `rng.permutation(size)`, in half the memory
-    numbers = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
-    rng.shuffle(numbers)
-    return np.sort(numbers[:count].astype(np.int64))
 
 
 def _measure(
