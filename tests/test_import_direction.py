@@ -61,6 +61,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "merge",
         "mix",
         "open",
+        "plan",
         "preview",
         "recode",
         "reconstruct",

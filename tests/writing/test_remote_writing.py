@@ -166,7 +166,7 @@ def test_killed_half_way_it_goes_on_without_writing_finished_shards_again(
     storage_options = json.dumps(s3_server.storage_options(fault_proxy.url))
     command = [sys.executable, "-m", "tokenstore_cli.main", "convert", str(codes), out, "--resume"]
     command += ["--chunk-samples", "2", "--shard-samples", "8", "--storage-options", storage_options]
-    fault_proxy.clear([Rule(faults.stall(), "PUT", first=9)])
+    fault_proxy.clear([Rule(faults.stall(), "PUT", path=r"/train/000001\.json")])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         wait_until(lambda: any(request.fault for request in fault_proxy.requests), process=process)
         process.send_signal(signal.SIGKILL)

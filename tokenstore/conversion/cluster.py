@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
@@ -97,7 +96,7 @@ class RayExecutor(Executor):
 
     def _on_actors(self, recipe: EncoderRecipe) -> tuple[EncoderRecipe, float]:
         """Return the recipe for actors, and the GPUs of each."""
-        kind = torch.device(recipe.device).type
+        kind = recipe.device.partition(":")[0]
         if self.gpus_per_actor and kind == "cpu":
             named = Parameter("gpus_per_actor"), Parameter("device", "cuda")
             raise ArgumentError(
