@@ -16,8 +16,9 @@ from helpers.brightness import write_grey_folder
 from helpers.waiting import HANG, wait_until
 from PIL import Image
 
-from tokenstore.errors import SourceError
-from tokenstore.sources.decoding import decode_in_order
+from tokenstore.errors import SourceError, WorkerError
+from tokenstore.sources import open_source
+from tokenstore.sources.decoding import DecodePool, decode_in_order, decode_tasks
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 PROGRAM = """
@@ -65,6 +66,20 @@ def test_a_request_that_gives_fewer_images_is_refused() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_no_batch_of_a_pool_that_another_thread_closed_is_taken_for_images(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path, 2)
+    split: Any = open_source(tmp_path).splits["train"]
+    pool = DecodePool(PixelDecoder(ImageOptions(8)), 1)
+    batches = pool.decode(decode_tasks(split, 0, 6, samples=2))
+    first = next(batches)
+    pool.close()
+    with pytest.raises(WorkerError):
+        next(batches)
+    with pytest.raises(WorkerError):
+        next(pool.decode(decode_tasks(split, 0, 6, samples=2)))
+    assert first.inputs[0].max() == first.inputs[0].min()  # the memory of a batch in use stays
+
+
 def test_ctrl_c_while_processes_start_ends_them_at_once_and_prints_nothing(tmp_path: Path) -> None:
     write_grey_folder(tmp_path / "images", 2)
     (tmp_path / "program.py").write_text(PROGRAM)

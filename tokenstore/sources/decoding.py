@@ -120,6 +120,7 @@ class DecodePool:
         self.task_samples = _task_samples(workers, self._decoders.dtype.itemsize)
         """The largest number of samples of a task."""
         self._slots: _Slots | None = None
+        self._is_closed = False
         if workers < 1:
             return
         self._slots = _Slots(_slot_count(workers), self.task_samples, self._decoders)
@@ -142,7 +143,7 @@ class DecodePool:
         """End the processes, `at_once` or when they have done what they began."""
         if self._slots is None:
             return
-        slots, self._slots = self._slots, None
+        slots, self._slots, self._is_closed = self._slots, None, True
         if at_once:
             self._context.terminate()
         self._processes.shutdown(wait=True, cancel_futures=True)
@@ -153,9 +154,11 @@ class DecodePool:
 
         A few tasks for each process are taken ahead. Several threads may decode at a time.
 
-        Raises WorkerError if a process dies, and SourceError for a task of more samples than fit, for a
+        Raises WorkerError if a process dies, or the pool is closed by another thread, and SourceError for a task of more samples than fit, for a
         request that gives another number of images, and where no process can start.
         """
+        if self._is_closed:
+            raise WorkerError("the decode processes were ended")
         if self._slots is None:
             records: Records = np.empty(self.task_samples, self._decoders.dtype)
             for task in tasks:
@@ -286,7 +289,12 @@ class _Slots:
         self.names = [memory.name for memory in self._memory]
 
     def __getitem__(self, slot: int) -> Records:
-        return np.ndarray(self._samples, self._dtype, buffer=self._memory[slot].buf)
+        """Return the records of a slot; raise BrokenProcessPool if another thread has closed the pool."""
+        memory = self._memory[slot].buf
+        if memory is None:
+            raise BrokenProcessPool("the pool was closed")
+        # subtle: `np.ndarray(..., buffer=memory)` would not stop `close` from taking the memory away
+        return np.frombuffer(memory, self._dtype, self._samples)
 
     def take(self, *, wait: bool) -> int | None:
         """Take a free slot; if there is none, `wait` for one or return None."""
