@@ -14,6 +14,7 @@ import torch
 from helpers.brightness import BrightnessTokenizer, write_grey_folder, write_grey_image
 from helpers.grey_conversions import OPTIONS, StoppedError
 from helpers.stores import contents
+from helpers.tar_files import write_tar
 
 import tokenstore
 from tokenstore.audit.verify import verify
@@ -26,7 +27,7 @@ from tokenstore.errors import (
     StoreExistsError,
     TokenstoreError,
 )
-from tokenstore.sources import open_source
+from tokenstore.sources import listings, open_source
 from tokenstore.storage.local import LocalFolder
 from tokenstore.writing import journal
 
@@ -267,6 +268,33 @@ def test_two_conversions_cannot_write_one_store(tmp_path: Path) -> None:
             options=OPTIONS,
             on_progress=begin_another,
         )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are posix's")
+def test_no_listing_is_saved_where_another_process_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "_FEWEST_ROWS", 1)
+    write_grey_folder(tmp_path / "images", 9)
+    images = {f"{path.stem}.png": path.read_bytes() for path in (tmp_path / "images/class-0").iterdir()}
+    tar = write_tar(tmp_path / "train.tar", images)
+
+    def begin_another(state: Progress) -> None:
+        with pytest.raises(ConversionError, match="another process"):
+            tokenstore.convert(tar, tmp_path / "out", tokenizer=BrightnessTokenizer(), resume=True)
+        assert not (tmp_path / "out/.partial/.listings").exists()
+
+    convert_source(
+        open_source(tar),
+        tmp_path / "out",
+        tokenizer=BrightnessTokenizer(),
+        options=OPTIONS,
+        on_progress=begin_another,
+    )
+    # with nobody there, one is saved, and goes with the conversion
+    tokenstore.convert(tar, tmp_path / "other", tokenizer=BrightnessTokenizer(), image_size=8)
+    assert not (tmp_path / "other/.partial").exists()
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 def test_a_store_can_be_written_to_any_fsspec_url(tmp_path: Path) -> None:

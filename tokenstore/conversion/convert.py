@@ -6,6 +6,7 @@ with its label. A conversion that was killed and resumed gives the same bytes as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
-from tokenstore.writing.target import LISTINGS, check_target, finish_commit
+from tokenstore.writing.target import LISTINGS, check_target, finish_commit, look, own
 from tokenstore.writing.writer import StoreWriter
 
 WHOLE = f"{STAGING}/.whole"
@@ -102,15 +103,27 @@ def convert(
 
 
 def _opened(source: str, kind: str | None, options: dict[str, Any], place: Storage, resume: bool) -> Source:
-    """List a source; what takes long to list is saved in the unfinished store, for a resumed conversion."""
-    complete = resume and place.reopened().exists(ROOT)
-    listings = None if complete else SavedListings(place.working_storage(), LISTINGS)
-    try:
-        return open_source(source, kind, listings=listings, **options)
-    except SourceError:
-        if listings is not None and not resume:
-            listings.remove()
-        raise
+    """List a source; what takes long to list is saved in the unfinished store, for a resumed conversion.
+
+    Raises ConversionError where another process is writing a local store there.
+    """
+    if resume and place.reopened().exists(ROOT):
+        return open_source(source, kind, **options)
+    with contextlib.ExitStack() as owned:
+
+        def own_place() -> None:
+            # subtle: a writer's files have one temporary name, which a listing would take from its shards
+            if place.root is not None:
+                owned.callback(own(place, resume).release)
+                look(place, resume)
+
+        listings = SavedListings(place.working_storage(), LISTINGS, own_place)
+        try:
+            return open_source(source, kind, listings=listings, **options)
+        except SourceError:
+            if not resume:
+                listings.remove()
+            raise
 
 
 def convert_source(

@@ -154,8 +154,9 @@ class DecodePool:
 
         A few tasks for each process are taken ahead. Several threads may decode at a time.
 
-        Raises WorkerError if a process dies, or the pool is closed by another thread, and SourceError for a task of more samples than fit, for a
-        request that gives another number of images, and where no process can start.
+        Raises WorkerError if a process dies or another thread closes the pool, and SourceError for a task of
+        more samples than fit, for a request that gives another number of images, and where no process can
+        start.
         """
         if self._is_closed:
             raise WorkerError("the decode processes were ended")

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -62,10 +62,11 @@ class SavedListings:
     """The listings of an unfinished conversion, in a folder of its storage.
 
     A listing is found by its file's place, size and version. Listings that cannot be read are made again.
+    `own` is called once, before the first is saved: it raises if another process writes there.
     """
 
-    def __init__(self, storage: Storage, folder: str) -> None:
-        self._storage, self._folder = storage, folder
+    def __init__(self, storage: Storage, folder: str, own: Callable[[], None] = lambda: None) -> None:
+        self._storage, self._folder, self._own = storage, folder, own
         self._saved: dict[str, FileListing] | None = None
         self._waiting: dict[str, FileListing] = {}
         self._is_slow = self._has_saved = False
@@ -95,6 +96,8 @@ class SavedListings:
             self._storage.remove(self._folder)
 
     def _write(self) -> None:
+        if not self._has_saved:
+            self._own()
         waiting, self._waiting, self._has_saved = self._waiting, {}, True
         facts = [[key, len(each.table), each.facts] for key, each in waiting.items()]
         table = pa.concat_tables([each.table for each in waiting.values()])
