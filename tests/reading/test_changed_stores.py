@@ -91,6 +91,20 @@ def test_a_store_replaced_by_one_of_the_same_layout_is_noticed(both: tuple[Path,
     assert read_all(opened_only.__getitem__) == 0
 
 
+def test_where_another_store_has_its_chunks_is_forgotten(tmp_path: Path) -> None:
+    codes = np.concatenate([CODES[0][:20], np.zeros((20, 2, 3), CODES[0].dtype)])
+    paths = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    for path, own in zip(paths, (codes, codes[::-1]), strict=True):
+        write_store(path, {"train": (own,)}, codec="zstd", chunk_samples=20, shard_samples=40)
+    assert len({(path / "train/tokens/c/0/0/0").stat().st_size for path in paths}) == 1
+    reader = tokenstore.open(paths[0])["train"]
+    exchange(*paths)
+    with pytest.raises(StoreChangedError, match=CHANGED):
+        reader[0]
+    exchange(*paths)
+    np.testing.assert_array_equal(reader[:], codes)
+
+
 def test_a_store_replaced_at_any_moment_gives_its_own_samples_or_the_error(
     both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,10 +126,11 @@ class LocalShards(Shards):
             store.rule_out_change()
             raise
         try:
+            # A store that was replaced before the shard was opened has a new root by now. subtle: its index
+            # must not take the place of numbers by which other threads read, or read later.
+            store.check_unchanged()
             if not self._has_index[shard]:
                 self._add_index(shard, file)
-            # After it: a store that was replaced before the shard was opened has a new root by now.
-            store.check_unchanged()
             yield file
         finally:
             file.close()
