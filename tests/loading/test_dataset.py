@@ -17,10 +17,10 @@ from helpers.stores import random_codes, write_store
 from torch.utils.data import DataLoader
 
 import tokenstore
-from tokenstore import TokenDataset
+from tokenstore import TokenDataset, TokenLoader
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.errors import NotAStoreError, StoreError
+from tokenstore.errors import ArgumentError, NotAStoreError, StoreError
 from tokenstore.sources import open_source
 
 SAMPLES = 50
@@ -217,6 +217,23 @@ def test_the_origins_of_samples_are_in_the_order_of_the_dataset(store: Path) -> 
     assert sorted(mixed.samples_table()["source_index"].to_pylist()) == [3, 4, 7, SAMPLES - 1]
     for position, row in enumerate(mixed.samples_table()["source_index"].to_pylist()):
         check_sample(mixed[position], row)
+
+
+@pytest.mark.parametrize(
+    "subset",
+    [
+        lambda dataset: dataset.select([0]),
+        lambda dataset: dataset.filter(labels=[int(LABELS[0])]),
+        lambda dataset: dataset.split(0.5),
+    ],
+)
+def test_a_dataset_with_an_order_of_its_own_has_no_subsets(store: Path, subset: Callable[[Any], Any]) -> None:
+    dataset = TokenDataset(store)
+    with pytest.raises(StoreError, match="not mixed: select, filter or split before mixing"):
+        subset(tokenstore.mix([dataset, dataset], [3, 1]))
+    drawn = TokenLoader(dataset, 8, sampler=torch.utils.data.SequentialSampler(dataset)).dataset
+    with pytest.raises(ArgumentError, match="select, filter or split before loading"):
+        subset(drawn)
 
 
 def test_an_open_store_can_be_given(store: Path) -> None:

@@ -190,9 +190,7 @@ class TokenDataset(Dataset[Any]):
 
         Raises IndexError for indices out of range.
         """
-        view = copy.copy(self)
-        view.rows = Subset(self.rows, indices)
-        return view
+        return self._subset(lambda: Subset(self.rows, indices))
 
     def filter(self, *, labels: int | str | Iterable[int | str]) -> Self:
         """Return a dataset of the samples with one of `labels`: class indices or names, or a single one.
@@ -245,8 +243,12 @@ class TokenDataset(Dataset[Any]):
 
     def _where(self, is_member: Callable[[Indices], npt.NDArray[np.bool_]]) -> Self:
         """Return a dataset of the samples, in their order, that a function of positions (m,) tells."""
+        return self._subset(lambda: Subset.where(self.rows, is_member))
+
+    def _subset(self, rows: Callable[[], Rows]) -> Self:
+        """Return a dataset of other rows. All subsets are made here, or refused by a dataset without any."""
         view = copy.copy(self)
-        view.rows = Subset.where(self.rows, is_member)
+        view.rows = rows()
         return view
 
     def order(self, seed: int, epoch: int, shuffle: Shuffle, window: int) -> Order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Self
 
@@ -87,7 +87,7 @@ class MixedDataset(TokenDataset):
         return f"{self.rows.fingerprint} {self.weights} {self.stopping}"
 
     @override
-    def select(self, indices: Sequence[int] | Indices) -> Self:
+    def _subset(self, rows: Callable[[], Rows]) -> Self:
         """Raise StoreError: a mixture has no subsets."""
         raise StoreError("expected a dataset that is not mixed: select, filter or split before mixing")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import Any, Self
 
@@ -89,7 +89,7 @@ class SampledDataset(TokenDataset):
         return f"{self.rows.fingerprint} {type(self._sampler).__name__}[{digest[:16]}]"
 
     @override
-    def select(self, indices: Any) -> Self:
+    def _subset(self, rows: Callable[[], Rows]) -> Self:
         """Raise ArgumentError: samples are selected before a sampler draws of them."""
         raise ArgumentError("expected a dataset without a sampler: select, filter or split before loading")
 
