@@ -42,6 +42,7 @@ _ACTOR_OPTIONS = {
     "gpus_per_actor": "--gpus-per-actor",
     "cpus_per_actor": "--cpus-per-actor",
 }
+_SECRET_OPTIONS = ("--storage-options", "--source-storage-options")
 _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 
 
@@ -224,10 +225,23 @@ def _print_plan(
 
 
 def _resuming_command() -> str:
-    """Return the command line that resumes the conversion which this one began."""
+    """Return the command line that resumes the conversion which this one began, with `***` for secrets."""
     again = [word for word in sys.argv[1:] if word != "--resume"]
     again.insert(again.index("convert") + 1 if "convert" in again else 0, "--resume")
-    return f"tokenstore {shlex.join(again)}"
+    before = ["", *again]
+    return f"tokenstore {shlex.join(_without_secrets(*pair) for pair in zip(before, again, strict=False))}"
+
+
+def _without_secrets(before: str, word: str) -> str:
+    """Return a word of a command line, behind another, without passwords and the values of options."""
+    from tokenstore.storage.redaction import HIDDEN, Secrets
+
+    name, equals, _ = word.partition("=")
+    if before in _SECRET_OPTIONS:
+        return HIDDEN
+    if name in _SECRET_OPTIONS:
+        return f"{name}{equals}{HIDDEN if equals else ''}"
+    return Secrets(word, {}).hide(word) if "://" in word else word
 
 
 def _executor(ray: str | None, **actors: Any) -> Executor | None:

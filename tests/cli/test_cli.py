@@ -21,6 +21,7 @@ from helpers.waiting import HANG
 from tokenstore_cli.demo import demo
 from tokenstore_cli.demo import main as run_demo
 from tokenstore_cli.main import _COMMANDS, cli
+from tokenstore_cli.store.convert import _resuming_command
 
 import tokenstore
 
@@ -290,6 +291,16 @@ def test_the_demo_touches_only_what_it_made(
         run_demo()
     assert left.value.code == 1
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_the_command_that_resumes_a_conversion_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["s3://user:secret@host/a?sig=secret", "out", '--storage-options={"key": "secret"}']
+    more = ["--source-storage-options", '{"key": "secret"}', "--codec", "context"]
+    monkeypatch.setattr("sys.argv", ["tokenstore", "convert", *words, *more])
+    command = _resuming_command()
+    assert "secret" not in command
+    assert command.startswith("tokenstore convert --resume 's3://***@host/a?sig=***' out ")
+    assert command.endswith("--codec context")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")

@@ -102,3 +102,7 @@ def test_numbers_that_no_actor_can_have_are_refused() -> None:
     ):
         with pytest.raises(ArgumentError, match=f"{name}: expected . or more, found {value}"):
             RayExecutor(**{name: value})  # type: ignore[arg-type]
+    for value in (1.5, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="gpus_per_actor: expected"):
+            RayExecutor(gpus_per_actor=value)
+    assert [RayExecutor(gpus_per_actor=value).gpus_per_actor for value in (0.25, 2.0)] == [0.25, 2.0]

@@ -227,6 +227,8 @@ def test_as_many_samples_may_be_bad_as_in_one_conversion(tmp_path: Path) -> None
     result = CliRunner().invoke(cli, ["merge", str(tmp_path / "a"), *map(str, parts)])
     assert result.exit_code == 1
     assert "--on-error skip" in result.output
+    with pytest.raises(ArgumentError, match="on_error: expected None or 'skip', found 'fail'"):
+        tokenstore.merge(tmp_path / "a", parts, on_error="fail")
     tokenstore.merge(tmp_path / "a", parts, on_error="skip")
     convert(tmp_path / "images", tmp_path / "whole", splits=None)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")

@@ -69,10 +69,16 @@ class RayExecutor(Executor):
             ("gpus_per_actor", 0),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ArgumentError(
                     f"{name}: expected {least} or more, found {value}", parameters=[Parameter(name)]
                 )
+        gpus = self.gpus_per_actor
+        if gpus is not None and gpus > 1 and gpus % 1 != 0:
+            raise ArgumentError(
+                f"gpus_per_actor: expected a share of one GPU or a whole number of them, found {gpus}",
+                parameters=[Parameter("gpus_per_actor")],
+            )
 
     @override
     def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:

@@ -145,7 +145,8 @@ class LocalFolder(LocalPlace):
 
     @override
     def write_ahead(self, path: str, data: bytes) -> None:
-        self._write(path, data, sync_name=False)
+        # subtle: what a killed writer left under the name may have the same size and be taken for this file
+        self._write(path, data, sync_name=(self.folder / path).exists())
 
     @override
     def settle(self, paths: Iterable[str]) -> None:

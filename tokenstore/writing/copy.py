@@ -93,6 +93,7 @@ def copy(
                 "or choose another path"
             )
         _copy_files(store, writer, existing, progress, at_once)
+        writer.storage.settle(path for path, _ in store.records())
         store.check_unchanged()
         root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
         writer.complete(root)

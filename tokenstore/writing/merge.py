@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenstore.errors import StoreExistsError
+from tokenstore.errors import ArgumentError, Parameter, StoreExistsError
 from tokenstore.format import LABELS, TOKENS, Manifest
 from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles, TokenStore
@@ -65,9 +65,13 @@ def merge(
 
     Raises StoreError if the parts are not all of one conversion, each once; ConversionError for too many bad
     samples, or an unfinished store at `out` of other parts; StoreExistsError if something else is at `out`;
-    DamageError; and the errors of `tokenstore.open`.
+    ArgumentError; DamageError; and the errors of `tokenstore.open`.
     """
     threads = checked_jobs(jobs, available_cores())
+    if on_error not in (None, "skip"):
+        raise ArgumentError(
+            f"on_error: expected None or 'skip', found {on_error!r}", parameters=[Parameter("on_error")]
+        )
     remote = [takes_options(part) for part in parts]
     if target_storage_options is None and takes_options(out) and not any(remote):
         storage_options, target_storage_options = None, storage_options

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
@@ -203,7 +204,7 @@ class StoreWriter:
         for path in self.storage.files():
             if any(split.is_stray(path) for split in self.splits):
                 self.storage.remove(path)
-        self.storage.settle(path for split in self.splits for path in split.shard_paths())
+        self.storage.settle(chain(files, *(split.shard_paths() for split in self.splits)))
         self.complete(encode_root(manifest, nodes))
         return manifest
 
