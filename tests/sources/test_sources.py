@@ -71,6 +71,9 @@ def test_a_labels_file_means_a_folder_of_images(tmp_path: Path) -> None:
     assert source.class_names == ("cat",)
     with pytest.raises(SourceError, match="goes with a folder of images, not with kind tar"):
         open_source(tmp_path / "images", "tar", labels=tmp_path / "labels.csv")
+    np.save(tmp_path / "codes.npy", np.zeros((4, 2, 2), np.uint16))
+    with pytest.raises(SourceError, match="goes with a folder of images, not with kind array"):
+        open_source(tmp_path / "codes.npy", labels=tmp_path / "labels.csv")
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])

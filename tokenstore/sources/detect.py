@@ -65,7 +65,7 @@ def open_source(
         if not Path(src).exists() and not is_pattern(src):
             raise SourceError(f"{where}: no such file or folder")
         if chosen is None:
-            kind = "imagefolder" if "labels" in given else _detect(Path(src))
+            kind = "imagefolder" if "labels" in given and not Path(src).is_file() else _detect(Path(src))
             chosen = load_kind(kind)
     for name in ("class_names", "tokenizer_name"):  # which fit any kind
         given.pop(name, None)
