@@ -203,3 +203,12 @@ def test_where_nothing_can_be_put_nobody_waits(tmp_path: Path) -> None:
     assert other._claims.take("key")
     cache.fetch_once(["key"], str, list, fetched.extend)
     assert fetched == ["key"]
+
+
+def test_a_file_that_others_can_write_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "claims"
+    path.touch()
+    path.chmod(0o666)
+    claims = Claims(str(path))
+    assert claims.take("key")
+    assert not claims.take("key"), "threads of one process still have claims"

@@ -120,10 +120,12 @@ class Claims:
         # struct flock: type, whence, start, length, pid
         request = struct.pack("@hhqqi4x", fcntl.F_WRLCK if taken else fcntl.F_UNLCK, os.SEEK_SET, place, 1, 0)
         try:
-            fcntl.fcntl(self._open(), fcntl.F_OFD_SETLK, request)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:  # no folder, no locks: the cache works without
+            file = self._open()
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+            except (BlockingIOError, PermissionError):
+                return False
+        except OSError:  # no folder, another user's file, no locks: the cache works without
             self._has_locks = False
         return True
 
