@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -15,7 +16,8 @@ from helpers.stores import Samples, contents, random_codes, replace_files, write
 import tokenstore
 from tokenstore.audit import sound_files
 from tokenstore.audit.verify import Verification, verify
-from tokenstore.reading import checked_files
+from tokenstore.errors import StorageError
+from tokenstore.reading import ArrayReader, checked_files
 from tokenstore.storage import open_storage
 
 
@@ -160,3 +162,14 @@ def test_whole_files_are_fetched_with_few_requests(
     metadata = 2 * sum(path.endswith("zarr.json") for path in listed)  # which is looked at again
     labels = 2 * sum(path.startswith("train/labels/c/") for path in listed)  # compared with the names
     assert fault_proxy.count() <= found.nbytes / 4e6 + found.files + metadata + labels + 3
+
+
+def test_names_that_could_not_be_compared_with_labels_do_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_range(*_: Any) -> Any:
+        raise StorageError("the bucket does not answer")
+
+    store = write(tmp_path / "store")
+    monkeypatch.setattr(ArrayReader, "read_range", read_range)
+    assert verify(store).problems == ["the bucket does not answer"]

@@ -328,9 +328,9 @@ def table_problems(
     """
     from tokenstore.format import table_batches
 
-    labels = None if labelled is None else _LabelNames(store, *labelled)
     problem, at = None, 0
     try:
+        labels = None if labelled is None else _LabelNames(store, *labelled)
         for batch in table_batches(file, schema, rows, f"{store.storage}/{path}"):
             if labels is not None and problem is None:
                 problem = labels.first_wrong(batch, at)
@@ -354,6 +354,8 @@ class _LabelNames:
         if self._names and LABELS in store.split_arrays(split):
             try:
                 self._labels = array_reader(store, f"{split}/{LABELS}").streamed()
+            except StorageError:
+                raise
             except TokenstoreError:
                 self.unreadable = True
 
@@ -367,6 +369,8 @@ class _LabelNames:
         begin = self._start + at
         try:
             labels = self._labels.read_range(begin, begin + len(batch))
+        except StorageError:  # no fault of the array, whose check may find it right
+            raise
         except (TokenstoreError, IndexError):
             self.unreadable = True
             return None
