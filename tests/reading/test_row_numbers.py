@@ -17,7 +17,7 @@ from tokenstore import TokenDataset
 from tokenstore.loading import dataset as dataset_module
 from tokenstore.loading.sampling import Permutation
 from tokenstore.reading import Subset, row_numbers
-from tokenstore.reading.row_numbers import RowBits, RowList, row_bits, rows_where
+from tokenstore.reading.row_numbers import RowBits, RowList, row_bits, row_list, rows_where
 
 SAMPLES = 500
 LABELS = (np.arange(SAMPLES) * 7 % 5).astype(np.int32)
@@ -149,3 +149,9 @@ def test_subsets_of_many_rows_take_few_bytes(monkeypatch: pytest.MonkeyPatch, sh
     assert at_end <= rows / 4
     assert peak <= rows / 4 + 64 * row_numbers.BLOCK
     assert isinstance(numbers, RowBits) == (share > 1 / 32)
+
+
+def test_short_row_numbers_are_fewer_than_their_dtype_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_numbers, "MOST_LISTED", 0)
+    for rows in (2**32 - 1, 2**32, 2**33):
+        assert row_list(np.array([5, rows - 1]), rows).before(np.array([0, 6, rows])).tolist() == [0, 1, 2]

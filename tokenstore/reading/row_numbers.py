@@ -211,7 +211,7 @@ def _shortest(members: RowBits) -> RowNumbers:
 
 def _collected(count: int, rows: int, blocks: Iterator[Indices]) -> RowList:
     """Return `count` row numbers in [0, rows) of blocks as a list, of 4 bytes each where they are many."""
-    is_short = count <= MOST_LISTED or rows > 2**32
+    is_short = count <= MOST_LISTED or rows >= 2**32
     listed: npt.NDArray[np.integer] = np.empty(count, np.int64 if is_short else np.uint32)
     position = 0
     for block in blocks:
@@ -222,7 +222,7 @@ def _collected(count: int, rows: int, blocks: Iterator[Indices]) -> RowList:
 
 def row_list(numbers: Indices, rows: int) -> RowList:
     """Return row numbers (N,) in [0, rows) as a list, of 4 bytes each where they are many."""
-    is_short = len(numbers) <= MOST_LISTED or rows > 2**32
+    is_short = len(numbers) <= MOST_LISTED or rows >= 2**32
     return RowList(numbers if is_short else numbers.astype(np.uint32))
 
 
