@@ -123,6 +123,13 @@ class OtherDraws:
         return iter((torch.rand_like(torch.empty(30)) * SAMPLES).long().tolist())
 
 
+class OtherNumbers:
+    """A sampler that draws nothing of torch but the seed of its default generator."""
+
+    def __iter__(self) -> Any:
+        return iter(np.random.default_rng(torch.initial_seed()).permutation(SAMPLES).tolist())
+
+
 def test_a_sampler_seeds_no_other_threads_random_numbers(dataset: TokenDataset) -> None:
     sampler = Pausing()
     torch.manual_seed(5)
@@ -141,6 +148,7 @@ def test_a_sampler_seeds_no_other_threads_random_numbers(dataset: TokenDataset) 
         lambda d: data.SubsetRandomSampler(range(5, 30)),
         lambda d: weighted(*[1.0] * 40),
         lambda d: OtherDraws(),
+        lambda d: OtherNumbers(),
     ],
 )
 def test_a_sampler_draws_what_it_would_from_the_seeded_default_generator(

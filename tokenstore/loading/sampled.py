@@ -71,7 +71,7 @@ class SampledDataset(TokenDataset):
             self._seeds_default = seeds_default
             self._last: tuple[tuple[int, int], Indices] | None = None
             self._first = self._drawn(0, 0)
-            if np.array_equal(self._draw(0, 0), self._first):
+            if np.array_equal(self._draw(0, 0), self._first) and not self._reads_seed():
                 break
         else:
             raise ArgumentError(
@@ -104,6 +104,15 @@ class SampledDataset(TokenDataset):
     def _ordered_rows(self) -> Rows:
         return Subset(self.rows, self._row_numbers(np.arange(len(self))))
 
+    def _reads_seed(self) -> bool:
+        """Return True if nothing was drawn here, but torch's default generator gives another order."""
+        if self._seeds_default or self._draws_here:
+            return False
+        self._seeds_default = True
+        by_default = self._draw(0, 0)
+        self._seeds_default = False
+        return not np.array_equal(by_default, self._first)
+
     def _drawn(self, seed: int, epoch: int) -> Indices:
         """Return the row numbers of an epoch; those of the last one asked for are kept."""
         if self._last is None or self._last[0] != (seed, epoch):
@@ -118,8 +127,10 @@ class SampledDataset(TokenDataset):
         if isinstance(own, torch.Generator):
             sampler.generator = torch.Generator().manual_seed(derived_seed(own.initial_seed(), seed, epoch))
         draws = _default_seeded if self._seeds_default else _Drawing
-        with draws(derived_seed(seed, epoch)):
-            return self._checked(list(sampler), sampler)
+        with draws(derived_seed(seed, epoch)) as drawing:
+            drawn = list(sampler)
+        self._draws_here = drawing is not None and drawing.is_used
+        return self._checked(drawn, sampler)
 
     def _checked(self, drawn: list[Any], sampler: Any) -> Indices:
         expected = len(sampler) if hasattr(sampler, "__len__") else len(drawn)
@@ -143,12 +154,14 @@ class _Drawing(TorchFunctionMode):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
+        self.is_used = False
+        """True after a number was drawn."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         if (name in _DRAWING or _FILLING.fullmatch(name)) and kwargs.get("generator") is None:
-            kwargs["generator"] = self._generator
+            kwargs["generator"], self.is_used = self._generator, True
         return func(*args, **kwargs)
 
 
