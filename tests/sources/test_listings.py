@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from helpers.tar_files import write_tar
+from helpers.waiting import HANG, wait_until
 
+from tokenstore.errors import SourceError
 from tokenstore.sources import listings
 from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.listings import FileListing, SavedListings, list_files
@@ -115,6 +121,38 @@ def test_files_are_listed_here_where_processes_die(
     monkeypatch.setattr(listings, "_processes", lambda _: 2)
     monkeypatch.setattr(listings, "_processes_for", lambda _: BrokenExecutor())
     assert equal(list(list_files(tars, ListTar(False))), plain)
+
+
+RELEASED, ENDED = Event(), list[str]()
+
+
+@dataclass(frozen=True)
+class StopsAtTheSecond:
+    """A listing that takes as long as one likes, but fails at once at the second file."""
+
+    def __call__(self, file: SourceFile) -> FileListing:
+        if file.name == "1.tar":
+            raise SourceError("damaged")
+        if file.name != "0.tar":
+            RELEASED.wait(HANG)
+            ENDED.append(file.name)
+        return FileListing(pa.table({"row": [0]}), {})
+
+
+@pytest.mark.parametrize("threads", [True, pytest.param(False, marks=pytest.mark.thorough)])
+def test_an_error_does_not_wait_for_the_files_that_are_being_listed(
+    tars: list[LocalFile], monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    monkeypatch.setattr(listings, "_ROWS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(listings, "_processes", lambda _: 2)
+    if threads:
+        monkeypatch.setattr(listings, "_processes_for", ThreadPoolExecutor)
+    running = set(active_children())
+    with pytest.raises(SourceError):
+        list(list_files(tars, StopsAtTheSecond()))
+    assert not threads or ENDED == []  # a process has its own
+    RELEASED.set()
+    wait_until(lambda: not set(active_children()) - running)
 
 
 @pytest.mark.thorough

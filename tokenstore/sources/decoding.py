@@ -41,6 +41,7 @@ __all__ = [
     "DecodePool",
     "DecodeTask",
     "DecodedBatch",
+    "EndableContext",
     "ImageFacts",
     "Inputs",
     "decode_in_order",
@@ -124,7 +125,7 @@ class DecodePool:
         if workers < 1:
             return
         self._slots = _Slots(_slot_count(workers), self.task_samples, self._decoders)
-        self._context = _Context()
+        self._context = EndableContext()
         self._began = self._context.RawValue("b", 0)
         self._processes = ProcessPoolExecutor(
             workers,
@@ -244,7 +245,7 @@ def _task_samples(workers: int, nbytes: int) -> int:
     return min(TASK_SAMPLES, samples)
 
 
-class _Context(SpawnContext):
+class EndableContext(SpawnContext):
     """A way to start processes that remembers them, so that they can be ended while they start."""
 
     def __init__(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -180,7 +179,10 @@ def _listed(files: Sequence[SourceFile], task: ListingTask) -> Generator[FileLis
 def _in_order(
     executor: Executor, workers: int, files: Sequence[SourceFile], task: ListingTask
 ) -> Iterator[FileListing]:
-    """Yield the listing of each file, in order; so many as keep the workers busy wait for the caller."""
+    """Yield the listing of each file, in order; so many as keep the workers busy wait for the caller.
+
+    Nobody waits for listings that are under way when an error, or Ctrl-C, ends it.
+    """
     from tokenstore.sources.decoding import interrupts_held
 
     running: deque[tuple[SourceFile, Future[FileListing]]] = deque()
@@ -198,8 +200,12 @@ def _in_order(
         yield task(file)
         yield from (task(each) for each, _ in running)
         yield from (task(each) for each in waiting)
+    except BaseException:
+        if isinstance(executor, _Processes):
+            executor.terminate()
+        raise
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _processes(files: int) -> int:
@@ -209,8 +215,21 @@ def _processes(files: int) -> int:
 
 
 def _processes_for(workers: int) -> Executor:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts)
+    return _Processes(workers)
+
+
+class _Processes(ProcessPoolExecutor):
+    """Processes that can be ended while they are listing files."""
+
+    def __init__(self, workers: int) -> None:
+        from tokenstore.sources.decoding import EndableContext  # imports the decoders of images
+
+        self._context = EndableContext()
+        super().__init__(workers, mp_context=self._context, initializer=_leave_interrupts)
+
+    def terminate(self) -> None:
+        """End all processes at once."""
+        self._context.terminate()
 
 
 def _leave_interrupts() -> None:
