@@ -134,6 +134,19 @@ def test_a_system_that_maps_no_more_costs_only_time(store: Path, monkeypatch: py
     assert len(unused) == 20
 
 
+def test_shards_that_are_not_mapped_are_logged_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    allow(monkeypatch, 2)
+    mapping._warn.cache_clear()
+    split = tokenstore.open(store)["train"]
+    split.read("tokens", [0, SHARD])
+    assert not caplog.messages
+    np.testing.assert_array_equal(split[:], CODES)
+    (message,) = caplog.messages
+    assert "raise its vm.max_map_count" in message
+
+
 @pytest.mark.parametrize("calls_system", [True, False])
 @pytest.mark.parametrize("offset", [0, 1, mmap.ALLOCATIONGRANULARITY, mmap.ALLOCATIONGRANULARITY + 7])
 def test_any_part_of_a_file_is_mapped(

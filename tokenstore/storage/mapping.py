@@ -7,6 +7,7 @@ So the system's own `mmap` is called, which needs none once it has returned.
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 import sys
@@ -25,6 +26,7 @@ _UNKNOWN_LIMIT = 2**15
 _LIMIT_OF_DESCRIPTORS = 64
 """The most mappings where each has a descriptor."""
 _MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
+_log = logging.getLogger(__name__)
 
 
 def most_mappings() -> int:
@@ -52,11 +54,23 @@ def map_file(descriptor: int, offset: int, nbytes: int) -> npt.NDArray[np.uint8]
     try:
         unused.pop()
     except IndexError:
+        _warn()
         return None
     try:
         return np.asarray(_Mapping(descriptor, offset, nbytes, unused))
     except (OSError, ValueError):  # the system allows no more, or the file has shrunk
+        _warn()
         return None
+
+
+@cache
+def _warn() -> None:
+    """Log once that further files are not mapped."""
+    _log.warning(
+        "this process maps no more shards into memory (%d may be mapped): random reads of further ones are "
+        "slow; where the system is Linux, raise its vm.max_map_count",
+        most_mappings(),
+    )
 
 
 class _Mapping:
