@@ -22,12 +22,13 @@ from tokenstore.sources.decoding import DecodePool, decode_in_order, decode_task
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 PROGRAM = """
-import sys
+import signal, sys
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import decode_in_order
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background begin without it
     split = open_source(sys.argv[1]).splits["train"]
     try:
         list(decode_in_order(split, 0, len(split), PixelDecoder(ImageOptions(8)), 2))
@@ -94,7 +95,11 @@ def test_ctrl_c_while_processes_start_ends_them_at_once_and_prints_nothing(tmp_p
     )
     wait_until(lambda: any(tmp_path.glob("starting-*")))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, printed = process.communicate(timeout=HANG)
+    try:
+        _, printed = process.communicate(timeout=HANG)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert printed.decode() == ""
     assert process.returncode == 130
     for starting in tmp_path.glob("starting-*"):
