@@ -22,13 +22,12 @@ from tokenstore.sources.decoding import DecodePool, decode_in_order, decode_task
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 PROGRAM = """
-import signal, sys
+import sys
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import decode_in_order
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background begin without it
     split = open_source(sys.argv[1]).splits["train"]
     try:
         list(decode_in_order(split, 0, len(split), PixelDecoder(ImageOptions(8)), 2))
