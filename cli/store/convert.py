@@ -53,8 +53,8 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.option(
     "--labels",
     metavar="FILE.csv",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Labels of an image folder: path,label.",
+    type=click.Path(),
+    help="Labels of an image folder, path,label; a path or a URL.",
 )
 @click.option(
     "--label-column",

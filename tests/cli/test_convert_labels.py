@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -54,6 +55,19 @@ def test_the_last_line_says_that_labels_were_not_used_and_how_to_use_them(
     assert "train: 2 classes (corgi, pug)" in result.output
     assert "without labels" not in result.output
     assert tokenstore.open(tmp_path / "b")["train"].labels.tolist() == [1, 0, 1, 0]
+
+
+def test_a_labels_file_may_be_at_a_url(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(50))
+    with fsspec.open("memory://labels-of-a/labels.csv", "w") as file:
+        file.write("a.png,pug\n")
+    result = convert(tmp_path / "images", tmp_path / "a", "--labels", "memory://labels-of-a/labels.csv")
+    assert result.exit_code == 0, result.output
+    assert tokenstore.open(tmp_path / "a").manifest.class_names == ("pug",)
+    missing = convert(tmp_path / "images", tmp_path / "b", "--labels", "memory://labels-of-a/none.csv")
+    assert missing.exit_code == 1
+    assert "none.csv" in missing.output.splitlines()[-1]
 
 
 def test_no_labels_are_stored_where_none_are_wanted(table: Path, tmp_path: Path) -> None:

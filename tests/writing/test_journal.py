@@ -90,6 +90,9 @@ def test_lost_rows_are_one_error(tmp_path: Path) -> None:
     (tmp_path / STAGING / "train/rows-0").write_bytes(b"rows")
     with pytest.raises(ConversionError, match="rows of finished shards are missing"):
         list(journal.rows(0, 2))
+    (tmp_path / STAGING / "train/rows-0").unlink()
+    with pytest.raises(ConversionError, match="rows of finished shards are missing"):
+        list(journal.rows(0, 2))
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -8,6 +8,7 @@ an object for each entry.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -149,7 +150,8 @@ class LocalJournal(Journal):
     def rows(self, first: int, stop: int) -> Iterator[bytes]:
         for shard in range(first, stop):
             number, start, end = self._spans[shard]
-            with self._rows_path(number).open("rb") as file:
+            rows = b""
+            with contextlib.suppress(FileNotFoundError), self._rows_path(number).open("rb") as file:
                 file.seek(start)
                 rows = file.read(end - start)
             if len(rows) != end - start:
