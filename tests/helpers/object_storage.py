@@ -30,6 +30,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from helpers.fault_proxy import FaultProxy
+from helpers.paths import TESTS
 
 REGION = "us-east-1"
 _START_SECONDS = 300
@@ -75,7 +76,12 @@ class S3Server:
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
     """Run moto in a process of its own, which refuses whatever is not rightly signed."""
-    environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": str(_UNAUTHENTICATED_CALLS)}
+    modules = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))  # benchmarks lack it
+    environment = {
+        **os.environ,
+        "INITIAL_NO_AUTH_ACTION_COUNT": str(_UNAUTHENTICATED_CALLS),
+        "PYTHONPATH": modules,
+    }
     command = [sys.executable, __file__]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
