@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from tokenstore.errors import DamageError, SampleError, SourceError
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES, MAX_PATH_BYTES, outside_error
 from tokenstore.sources.files import SourceFile
 from tokenstore.storage import public_url
+from tokenstore.storage.streams import SeekableStream
 
 if TYPE_CHECKING:
     from tokenstore.storage.remote.folder import RemoteFolder
@@ -214,7 +214,7 @@ def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]
     return spans
 
 
-class RemoteReader(io.RawIOBase):
+class RemoteReader(SeekableStream):
     """A remote file as a seekable stream.
 
     A walk in small steps reads on in large blocks, the next of which is fetched meanwhile. A walk in large
@@ -222,40 +222,25 @@ class RemoteReader(io.RawIOBase):
     """
 
     def __init__(self, file: RemoteFile) -> None:
+        super().__init__()
         self._file = file
-        self._position = self._last = 0
+        self._last = 0
         self._start, self._block = 0, b""
         self._block_nbytes = _BLOCK_NBYTES[0]
         self._ahead: tuple[int, int, Future[bytes]] | None = None
         self._thread: ThreadPoolExecutor | None = None
 
     @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def tell(self) -> int:
-        return self._position
-
-    @override
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.nbytes}[whence]
-        if base + offset < 0:
-            raise OSError("a seek to before the start")
-        self._position = base + offset
-        return self._position
+    def nbytes(self) -> int:
+        return self._file.nbytes
 
     @override
     def read(self, size: int = -1) -> bytes:
-        stop = self._file.nbytes if size < 0 else min(self._file.nbytes, self._position + size)
-        start = min(self._position, stop)
+        stop = self._file.nbytes if size < 0 else min(self._file.nbytes, self.position + size)
+        start = min(self.position, stop)
         if not self._start <= start <= stop <= self._start + len(self._block):
             self._fetch(start, stop)
-        self._position = self._last = stop
+        self.position = self._last = stop
         return self._block[start - self._start : stop - self._start]
 
     @override

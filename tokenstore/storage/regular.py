@@ -7,7 +7,6 @@ Anything may lie in a store that somebody else made: a named pipe would block it
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 import threading
@@ -15,6 +14,7 @@ import threading
 from typing_extensions import override
 
 from tokenstore.errors import DamageError
+from tokenstore.storage.streams import SeekableStream
 
 __all__ = ["PositionedFile", "open_regular", "read_at", "read_into", "version_of"]
 
@@ -86,49 +86,29 @@ def read_into(descriptor: int, start: int, room: memoryview) -> int:
     return done
 
 
-class PositionedFile(io.RawIOBase):
+class PositionedFile(SeekableStream):
     """An open file's bytes from `offset` on, `size` or all of them, with a position of its own.
 
     No other user of the descriptor moves the position. The descriptor stays open when this object is closed.
     """
 
     def __init__(self, descriptor: int, offset: int = 0, size: int | None = None) -> None:
+        super().__init__()
         self._descriptor = descriptor
         self._offset = offset
         self._size = size
-        self._position = 0
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def tell(self) -> int:
-        return self._position
-
-    @override
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence)
-        position = (self._nbytes() if base is None else base) + offset
-        if position < 0:
-            raise OSError(errno.EINVAL, "a seek to before the start")
-        self._position = position
-        return position
 
     @override
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         room = memoryview(buffer)
         if self._size is not None:
-            room = room[: max(0, self._size - self._position)]
-        count = read_into(self._descriptor, self._offset + self._position, room)
-        self._position += count
+            room = room[: max(0, self._size - self.position)]
+        count = read_into(self._descriptor, self._offset + self.position, room)
+        self.position += count
         return count
 
-    def _nbytes(self) -> int:
+    @override
+    def nbytes(self) -> int:
         if self._size is not None:
             return self._size
         return os.fstat(self._descriptor).st_size - self._offset

@@ -14,6 +14,7 @@ from tokenstore.errors import DamageError
 from tokenstore.storage.base import Range, too_long
 from tokenstore.storage.inflating import inflated, is_bounded
 from tokenstore.storage.remote.folder import RemoteFolder
+from tokenstore.storage.streams import SeekableStream
 from tokenstore.storage.zipped import LOCAL_HEADER, ReadOnlyZip, damage_reported, is_member_or_folder
 
 __all__ = ["RemoteZip"]
@@ -169,35 +170,23 @@ class RemoteZip(ReadOnlyZip):
         return sorted(name.removeprefix(self._folder) for name in inside)
 
 
-class _Tail(io.RawIOBase):
+class _Tail(SeekableStream):
     """A remote file that is read from its end; a read before the bytes in memory fetches all up to them."""
 
     def __init__(self, remote: RemoteFolder) -> None:
+        super().__init__()
         self._remote = remote
         self._size = remote.size()
-        self._position = 0
         self._start = max(0, self._size - _READ_AHEAD_NBYTES)
         # subtle: at once, for zipfile takes a failing read of the end for damage
         self._tail = remote.read_range("", self._start, self._size)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError("a seek to before the start")
-        self._position = base + offset
-        return self._position
+    @override
+    def nbytes(self) -> int:
+        return self._size
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        start, stop = self._position, min(self._position + len(buffer), self._size)
+        start, stop = self.position, min(self.position + len(buffer), self._size)
         if start < self._start:
             if self._size - start > _MOST_DIRECTORY_NBYTES:
                 raise zipfile.BadZipFile(f"a directory of {self._size - start} bytes")
@@ -205,5 +194,5 @@ class _Tail(io.RawIOBase):
             self._start = start
         data = self._tail[start - self._start : max(start, stop) - self._start]
         buffer[: len(data)] = data
-        self._position += len(data)
+        self.position += len(data)
         return len(data)
