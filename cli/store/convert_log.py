@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """The samples that could not be read, of a split, that the text log prints."""
+_COMPLETE = "already complete, of samples of the same names and labels, with the same options"
 
 
 def _source_nbytes(manifest: Manifest) -> int:
@@ -108,6 +109,9 @@ class TextLog:
             echo(f"  cannot read {name}: {reason}")
         if plan.bad:
             echo(f"{len(plan.bad):,} of {plan.measured:,} samples that were tried cannot be read")
+        if plan.already_complete:
+            echo(f"{out}: {_COMPLETE}, {human_bytes(plan.nbytes)}. Nothing was written")
+            return
         source = "" if plan.source_nbytes is None else f" of {human_bytes(plan.source_nbytes)} of images"
         echo(
             f"about {human_bytes(plan.nbytes)} ({plan.codec}){source}, {_duration(plan.seconds)} here, "
@@ -127,7 +131,7 @@ class TextLog:
         """Print the result."""
         manifest = conversion.manifest
         if conversion.already_complete:
-            echo(f"{out}: already complete, of samples of the same names and labels")
+            echo(f"{out}: {_COMPLETE}")
             return
         for name, position in conversion.resumed_at.items():
             if position:

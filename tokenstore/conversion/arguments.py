@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from tokenstore.errors import ArgumentError, SourceError, TokenizerError, did_yo
 from tokenstore.machine import available_cores
 from tokenstore.reading.open import StorePath
 from tokenstore.sources import SourceOptions
-from tokenstore.sources.base import ImageSource, Source
+from tokenstore.sources.base import ImageSource, Source, Split
 from tokenstore.storage import Storage, is_remote, public_url
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
+from tokenstore.writing.spec import StoreSpec
 
 
 def conversion_options(
@@ -90,3 +92,29 @@ def chosen_splits(source: Source, names: tuple[str, ...] | None) -> tuple[str, .
             f"{source.location}: no split {missing[0]!r}; it has {', '.join(source.splits)}{near}"
         )
     return names or tuple(name for name in source.splits if len(source.splits[name]))
+
+
+def inputs_of_whole(
+    source: Source, names: tuple[str, ...], options: ConvertOptions, spec: StoreSpec
+) -> dict[str, Any]:
+    """Return all that decides the bytes of a whole conversion, as JSON values."""
+    splits: dict[str, Split] = {name: source.splits[name] for name in names}
+    lists = {name: [len(split), split.fingerprint()] for name, split in splits.items()}
+    return {
+        "source": {"kind": source.kind, "splits": lists},
+        "tokenizer": str(spec.tokenizer),
+        "computed": [spec.tokenizer.device, spec.tokenizer.dtype],
+        "grid": spec.grid,
+        "codebook_sizes": spec.codebook_sizes,
+        "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),
+        **options.decisions(),
+    }
+
+
+def spec_of_part(
+    source: Source, names: tuple[str, ...], options: ConvertOptions, spec: StoreSpec
+) -> StoreSpec:
+    """Return the spec of the part that a conversion makes, or of the whole."""
+    if options.part is None:
+        return spec
+    return replace(spec, part=options.part_of(inputs_of_whole(source, names, options, spec)))

@@ -7,7 +7,6 @@ with its label. A conversion that was killed and resumed gives the same bytes as
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +16,14 @@ from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.conversion.arguments import (
     chosen_splits,
     conversion_options,
+    inputs_of_whole,
     loaded_tokenizer,
     plan_of,
     refuse_target_inside,
+    spec_of_part,
 )
 from tokenstore.conversion.assembly import write_splits
-from tokenstore.conversion.completed import refuse_other_source
+from tokenstore.conversion.completed import refuse_other_conversion
 from tokenstore.conversion.executors import Executor, LocalExecutor
 from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
@@ -31,7 +32,7 @@ from tokenstore.format import ROOT
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
-from tokenstore.sources.base import CodeSource, ImageSource, Source, Split
+from tokenstore.sources.base import CodeSource, ImageSource, Source
 from tokenstore.sources.listings import SavedListings
 from tokenstore.storage import STAGING, Storage, public_url
 from tokenstore.tokenizers.base import Tokenizer
@@ -157,7 +158,8 @@ def convert_source(
         plan, size_note = planned, None
     job = _Job(source, names, options, plan, resume, on_progress)
     if resume and finish_commit(place):
-        return job.completed(place)
+        refuse_other_conversion(TokenStore(StoreFiles(place.reopened())), planned, job.spec_of_part())
+        return _already_complete(place)
     conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
     conversion = replace(conversion, size_note=size_note)
     unlabelled = [name for name in names if source.splits[name].labels(0, 0) is None]
@@ -202,17 +204,9 @@ class _Job:
     resume: bool
     on_progress: OnProgress | None
 
-    def completed(self, target: Storage) -> Conversion:
-        """Return the result of a complete store; raises ConversionError if it is another's."""
-        files = StoreFiles(target.reopened())
-        splits: dict[str, Split] = {name: self.source.splits[name] for name in self.names}
-        positions = {name: self.options.positions(len(split)) for name, split in splits.items()}
-        refuse_other_source(TokenStore(files), self._spec_of_part(self.plan.spec), splits, positions)
-        return _already_complete(target)
-
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
-        spec = self._spec_of_part(spec or self.plan.spec)
+        spec = self.spec_of_part(spec)
         with StoreWriter(target, spec, resume=self.resume, inputs=self._inputs(spec)) as writer:
             resumed_at = self.plan.write(writer, self._report)
             skipped = {part.name: part.skipped for part in writer.splits}
@@ -258,28 +252,15 @@ class _Job:
         if self.on_progress is not None:
             self.on_progress(Progress(step, done, total, 0))
 
-    def _spec_of_part(self, spec: StoreSpec) -> StoreSpec:
-        return replace(spec, part=self.options.part_of(self._inputs_of_whole(spec)))
+    def spec_of_part(self, spec: StoreSpec | None = None) -> StoreSpec:
+        """Return the plan's spec, or another, with the part that is made."""
+        return spec_of_part(self.source, self.names, self.options, spec or self.plan.spec)
 
     def _inputs(self, spec: StoreSpec) -> dict[str, Any]:
         """Return all that decides the store's bytes, as JSON values."""
         part = self.options.part
-        return {**self._inputs_of_whole(spec), **({} if part is None else {"part": list(part)})}
-
-    def _inputs_of_whole(self, spec: StoreSpec) -> dict[str, Any]:
-        """Return all that decides the bytes of the whole conversion, of which the store may be a part."""
-        source = self.source
-        splits: dict[str, Split] = {name: source.splits[name] for name in self.names}
-        lists = {name: [len(split), split.fingerprint()] for name, split in splits.items()}
-        return {
-            "source": {"kind": source.kind, "splits": lists},
-            "tokenizer": str(spec.tokenizer),
-            "computed": [spec.tokenizer.device, spec.tokenizer.dtype],
-            "grid": spec.grid,
-            "codebook_sizes": spec.codebook_sizes,
-            "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),
-            **self.options.decisions(),
-        }
+        whole = inputs_of_whole(self.source, self.names, self.options, spec)
+        return {**whole, **({} if part is None else {"part": list(part)})}
 
 
 def _already_complete(target: Storage) -> Conversion:

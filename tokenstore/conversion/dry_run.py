@@ -22,19 +22,22 @@ from tokenstore.conversion.arguments import (
     loaded_tokenizer,
     plan_of,
     refuse_target_inside,
+    spec_of_part,
 )
 from tokenstore.conversion.codes import CodePlan
+from tokenstore.conversion.completed import refuse_other_conversion
 from tokenstore.conversion.images import ConversionPlan
 from tokenstore.conversion.ranges import SampleRange
 from tokenstore.errors import ArgumentError, SampleError, StorageError
 from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_table
+from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source, count_labels
 from tokenstore.sources.decoding import DecodePool
 from tokenstore.storage import Storage
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.writing.target import check_target
+from tokenstore.writing.target import check_target, whole_store
 
 __all__ = ["Estimate", "SplitEstimate", "plan"]
 
@@ -82,6 +85,8 @@ class Estimate:
     """True if an unfinished conversion is at the target, which would be gone on with."""
     size_note: str | None = None
     """A remark on the images' size, as in `Conversion`."""
+    already_complete: bool = False
+    """True if the store is whole, and what the conversion would write; `nbytes` is its size then."""
 
     @property
     def samples(self) -> int:
@@ -109,14 +114,17 @@ def plan(
     """Plan a conversion, and write nothing: `convert` with the same arguments does it.
 
     The source is listed and counted, the target checked, and `SAMPLES` samples are read, encoded and packed
-    to estimate the bytes and the time of all. Raises what `convert` raises before its work, and StorageError
-    for a target that cannot be written.
+    to estimate the bytes and the time of all. With `resume`, a complete store at the target is compared as
+    `convert` compares it, and nothing is estimated. Raises what `convert` raises before its work, and
+    StorageError for a target that cannot be written.
     """
     of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
     chosen, place = conversion_options(**options), as_storage(target, storage_options)
     if not isinstance(source, ImageSource | CodeSource):
         refuse_target_inside(source, place)
-    resumes, free = _check_place(place, resume)
+    complete = whole_store(place) if resume else None
+    resumes = complete is None and check_target(place, resume)
+    free = _free_nbytes(place, writes=complete is None)
     if not isinstance(source, ImageSource | CodeSource):
         source = open_source(os.fspath(source), source_kind, **of_source)
     elif any(of_source.values()):
@@ -126,12 +134,27 @@ def plan(
     names = chosen_splits(source, chosen.splits)
     loaded = loaded_tokenizer(tokenizer, device) if isinstance(source, ImageSource) else None
     planned = plan_of(source, names, chosen, loaded, codebook)
-    some = _measured_images(planned) if isinstance(planned, ConversionPlan) else _measured_codes(planned)
-    splits = {name: _split_estimate(planned, name) for name in names}
+    if complete is not None:
+        spec = spec_of_part(source, names, chosen, planned.spec)
+        refuse_other_conversion(TokenStore(complete), planned, spec)
+    return _estimate(planned, free, resumes, complete)
+
+
+def _estimate(
+    planned: ConversionPlan | CodePlan, free: int | None, resumes: bool, complete: StoreFiles | None
+) -> Estimate:
+    """Return a plan's numbers: estimated from some samples, or those of the complete store at the target."""
+    if complete is not None:
+        some = _Measured(np.empty(0), {}, [], None, [], 0.0)
+    elif isinstance(planned, ConversionPlan):
+        some = _measured_images(planned)
+    else:
+        some = _measured_codes(planned)
+    splits = {name: _split_estimate(planned, name) for name in planned.names}
     samples, spec = sum(split.samples for split in splits.values()), planned.spec
     steps = spec.preprocessing
     return Estimate(
-        source.kind,
+        planned.source.kind,
         splits,
         spec.grid,
         spec.codebook_sizes,
@@ -139,26 +162,26 @@ def plan(
         spec.codec,
         len(some.codes) + len(some.bad),
         tuple(some.bad),
-        round(samples * some.nbytes(planned)),
+        round(samples * some.nbytes(planned)) if complete is None else complete.nbytes,
         None if some.facts is None else round(samples * float(some.facts[:, 2].mean())),
         samples * some.seconds,
         free,
         resumes,
         planned.size_note if isinstance(planned, ConversionPlan) else None,
+        complete is not None,
     )
 
 
-def _check_place(place: Storage, resume: bool) -> tuple[bool, int | None]:
-    """Return True if an unfinished conversion is at a place, and the bytes that are free on its disk."""
-    resumes = check_target(place, resume)
+def _free_nbytes(place: Storage, *, writes: bool) -> int | None:
+    """Return the bytes that are free on a place's disk; raise StorageError where `writes` is not allowed."""
     if place.root is None:
-        return resumes, None
+        return None
     folder = Path(os.path.realpath(place.root))
     while not folder.exists():
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    if writes and not os.access(folder, os.W_OK):
         raise StorageError(f"{place}: cannot be written (no permission to write to {folder})")
-    return resumes, shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,17 @@ def _is_passing(path: str) -> bool:
     return path in (SCRATCH, LOCK_INSIDE) or path.startswith((OWNER, f"{LISTINGS}/"))
 
 
+def whole_store(target: Storage) -> StoreFiles | None:
+    """Return the whole store at `target`, or that waits to be packed there; None if there is none.
+
+    Nothing is written. Raises the errors of opening that store.
+    """
+    storage = target.working_storage()
+    if storage.exists(ROOT):
+        return StoreFiles(storage.reopened())
+    return StoreFiles(target.reopened()) if storage is not target and target.exists() else None
+
+
 def finish_commit(target: Storage) -> bool:
     """Clear up after a store's manifest was written, also after a crash; return True if the store is whole.
 
