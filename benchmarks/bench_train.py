@@ -157,7 +157,7 @@ def plain_losses(codebook: Tensor, ratio: float, generator: torch.Generator) -> 
             vectors = plain_colour(plain_vectors(codes, codebook, (0.2, 1.0)))
             inputs = plain_codes(vectors, codebook)
         mask = draw_mask(len(codes), PATCHES, ratio, DROPPED, generator)
-        loss: Tensor = network(inputs, mask.kept, mask.masked)
+        loss: Tensor = network(inputs, mask.visible, mask.masked)
         return loss
 
     def classified(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def check_equal(task: str, plain: nn.Module, ours: nn.Module, ratio: float, devi
     ours.eval()
     if task == "mtm":
         mask = draw_mask(2, PATCHES, ratio, DROPPED, generator)
-        losses = plain(codes, mask.kept, mask.masked), ours(codes, mask).loss
+        losses = plain(codes, mask.visible, mask.masked), ours(codes, mask).loss
     else:
         shape = (2, CHANNELS, SIZE, SIZE)
         inputs = codes if task == "finetune" else torch.randn(shape, generator=generator, device=device)

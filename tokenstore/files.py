@@ -28,12 +28,13 @@ __all__ = [
     "move_file",
     "rename",
     "sync_names",
+    "system_error",
     "whole_file",
     "write_file",
 ]
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""The errors of a full disk and of a used up quota."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a disk without room: full, a quota that is used up, a file too large for its file system."""
 
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -220,12 +221,13 @@ def create_file(path: str | os.PathLike[str], data: bytes, *, temporary: str | o
 def full_disk_named(path: str | os.PathLike[str], nbytes: int | None = None) -> Iterator[None]:
     """Turn the error of a full disk in the block into one that names the file and the bytes it needs.
 
-    Raises StorageError, which is an OSError, for a full disk or a quota that is used up.
+    Raises StorageError, which is an OSError, for a disk without room (FULL), as `system_error` finds it.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL or isinstance(error, StorageError):
+    except (OSError, RuntimeError) as raised:
+        error = system_error(raised)
+        if error is None or error.errno not in FULL or isinstance(error, StorageError):
             raise
         needed = "" if nbytes is None else f"{nbytes:,} bytes are needed, "
         with contextlib.suppress(OSError):
@@ -234,6 +236,12 @@ def full_disk_named(path: str | os.PathLike[str], nbytes: int | None = None) -> 
         full = StorageError(f"{os.fspath(path)}: {os.strerror(error.errno)}: {needed}".rstrip(": "))
         full.errno = error.errno
         raise full from error
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the error of the system that an exception is, or that a RuntimeError of torch.save hides."""
+    hidden = error.__context__ if isinstance(error, RuntimeError) else error
+    return hidden if isinstance(hidden, OSError) else None
 
 
 def exchange(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

@@ -305,12 +305,12 @@ def _on_store(
     return evaluation
 
 
-def _notes(trained: TrainedModel, found: Preprocessing | None) -> list[str]:
+def _notes(trained: TrainedModel, actual: Preprocessing | None) -> list[str]:
     """Return what has to be said of images that were prepared by the steps `found`."""
     if trained.preprocessing is None:
-        return [f"the network's file does not say how its training images were prepared; assumed: {found}"]
-    if trained.preprocessing != found:
-        return [f"the network was trained on images of {trained.preprocessing}, and these are of {found}"]
+        return [f"the network's file does not say how its training images were prepared; assumed: {actual}"]
+    if trained.preprocessing != actual:
+        return [f"the network was trained on images of {trained.preprocessing}, and these are of {actual}"]
     return []
 
 

@@ -303,7 +303,7 @@ def _masks_of_rows(row_numbers: Sequence[int], patches: int, ratio: float, seed:
     for number in row_numbers:
         generator = torch.Generator().manual_seed(derived_seed(seed, number))
         masks.append(draw_mask(1, patches, ratio, dropped, generator))
-    return PatchMask(torch.cat([mask.kept for mask in masks]), torch.cat([mask.masked for mask in masks]))
+    return PatchMask(torch.cat([mask.visible for mask in masks]), torch.cat([mask.masked for mask in masks]))
 
 
 def _check_labels(wrong: Tensor, labels: Tensor, classes: int) -> None:

@@ -156,18 +156,21 @@ def write_predictions(
     import pyarrow.parquet as pq
 
     parts = []
-    for condition, found in predictions.items():
-        columns: dict[str, Any] = {"row": found.rows, "source": [sources[row] for row in found.rows]}
+    for condition, of_samples in predictions.items():
+        columns: dict[str, Any] = {
+            "row": of_samples.rows,
+            "source": [sources[row] for row in of_samples.rows],
+        }
         if len(predictions) > 1:
-            columns["corruption"] = [condition.corruption] * len(found.rows)
-            columns["severity"] = [condition.severity] * len(found.rows)
-        columns |= {"label": found.labels, "predicted": found.predicted}
+            columns["corruption"] = [condition.corruption] * len(of_samples.rows)
+            columns["severity"] = [condition.severity] * len(of_samples.rows)
+        columns |= {"label": of_samples.labels, "predicted": of_samples.predicted}
         if names is not None:
             columns |= {
-                "class": [names[label] for label in found.labels],
-                "predicted_class": [names[label] for label in found.predicted],
+                "class": [names[label] for label in of_samples.labels],
+                "predicted_class": [names[label] for label in of_samples.predicted],
             }
-        parts.append(pa.table(columns | {"probability": found.probabilities}))
+        parts.append(pa.table(columns | {"probability": of_samples.probabilities}))
     table, file = pa.concat_tables(parts, promote_options="permissive"), io.BytesIO()
     if path.suffix.lower() == ".csv":
         pa_csv.write_csv(table, file)

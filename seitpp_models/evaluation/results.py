@@ -68,7 +68,7 @@ class Evaluation:
     @property
     def by_class(self) -> tuple[ClassFigures, ...]:
         """The figures of each class on samples as they are; raises ModelError without predictions."""
-        return self._kept.by_class(self.class_names)
+        return self._clean.by_class(self.class_names)
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
@@ -76,10 +76,10 @@ class Evaluation:
 
         Raises ModelError without predictions.
         """
-        return self._kept.confusion()
+        return self._clean.confusion()
 
     @property
-    def _kept(self) -> Predictions:
+    def _clean(self) -> Predictions:
         if CLEAN not in self.predictions:
             raise ModelError(
                 "expected kept predictions, found none; evaluate a classifier with by_class=True"

@@ -40,7 +40,7 @@ class PatchMask:
     A masked patch that is visible enters the encoder as a learned vector.
     """
 
-    kept: Tensor
+    visible: Tensor
     """The positions of the patches that the encoder sees, (B, N - dropped) int64, in a random order."""
     masked: Tensor
     """The positions of the patches that are predicted, (B, M) int64, among them all that are not visible."""
@@ -48,7 +48,7 @@ class PatchMask:
     def to(self, device: torch.device) -> PatchMask:
         """Return the mask on a device."""
         return PatchMask(
-            self.kept.to(device, non_blocking=device.type != "cpu"),
+            self.visible.to(device, non_blocking=device.type != "cpu"),
             self.masked.to(device, non_blocking=device.type != "cpu"),
         )
 
@@ -75,4 +75,4 @@ def draw_mask(
         raise ValueError(f"expected 0 < dropped <= ratio <= 1, found {dropped} and {ratio}")
     order = torch.rand((batch, patches), generator=generator, device=generator.device).argsort(1)
     unseen, masked = (math.ceil(patches * share) for share in (dropped, ratio))
-    return PatchMask(kept=order[:, unseen:], masked=order[:, :masked])
+    return PatchMask(visible=order[:, unseen:], masked=order[:, :masked])

@@ -200,7 +200,7 @@ class MaskedTokenModel(nn.Module):
     def forward(self, codes: Tensor, mask: PatchMask) -> MaskedTokenOutput:
         """Return the loss, logits and targets of the masked patches of codes (B, H, W)."""
         patches = self._embedded(codes)
-        visible = mask.kept[..., None]
+        visible = mask.visible[..., None]
         hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=codes.device)
         hidden = hidden.scatter(1, mask.masked, True)[..., None]
         patches = torch.where(hidden, self.mask_token_label.to(patches.dtype), patches)

@@ -108,7 +108,7 @@ class MaskedTokens:
         count = len(codes)
         mask = draw_mask(count * random.world_size, self.patches, share, self.ratio.low, random.common)
         here = slice(count * random.rank, count * (random.rank + 1))
-        output = model(codes, PatchMask(mask.kept[here], mask.masked[here]).to(codes.device))
+        output = model(codes, PatchMask(mask.visible[here], mask.masked[here]).to(codes.device))
         right = (output.logits.detach().argmax(-1) == output.targets).float().mean()
         return Loss(output.loss, right, count)
 

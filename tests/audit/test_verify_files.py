@@ -16,7 +16,7 @@ from helpers.stores import Samples, contents, random_codes, replace_files, write
 import tokenstore
 from tokenstore.audit import sound_files
 from tokenstore.audit.verify import Verification, verify
-from tokenstore.errors import StorageError
+from tokenstore.errors import DamageError, StorageError
 from tokenstore.reading import ArrayReader, checked_files
 from tokenstore.storage import open_storage
 
@@ -107,6 +107,39 @@ def test_the_first_wrong_name_of_a_label_is_reported(tmp_path: Path) -> None:
     replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
     (problem,) = verify(store).problems
     assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
+
+
+@pytest.mark.parametrize("times", [1, 2, 10**6])
+def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    store, plain, left = write(tmp_path / "store"), ArrayReader.read_range, [times]
+
+    def failing(reader: ArrayReader, *rows: int) -> Any:
+        if reader.name == "train/labels" and left[0]:
+            left[0] -= 1
+            raise DamageError("a chunk is damaged")
+        return plain(reader, *rows)
+
+    monkeypatch.setattr(ArrayReader, "read_range", failing)
+    replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
+    (problem,) = verify(store).problems
+    if times == 1:
+        assert "row 16 has the label name 'b'" in problem
+    else:
+        assert problem.endswith(
+            "train/samples.parquet: the names of labels could not be compared with the labels: "
+            "a chunk is damaged"
+        )
+
+
+def test_labels_that_are_damaged_are_reported_once(tmp_path: Path) -> None:
+    store = write(tmp_path / "store")
+    data = (store / "train/labels/c/1").read_bytes()
+    replace_files(store, {"train/labels/c/1": bytes([data[0] ^ 1]) + data[1:]})
+    (problem,) = verify(store).problems
+    assert "train/labels" in problem
+    assert "could not be compared" not in problem
 
 
 def test_a_file_of_this_machine_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

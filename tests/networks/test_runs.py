@@ -169,12 +169,17 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(
     assert run.step == 2
 
 
-def test_a_log_that_does_not_fit_is_the_same_error(tmp_path: Path) -> None:
-    def fill_up(_: Step) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_log_that_does_not_fit_is_the_same_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Path.open
 
-    with pytest.raises(TokenizerError, match=r"state\.pt: step 1 cannot be written .*No space"):
-        train(SmallRun(tmp_path), on_step=fill_up)
+    def opened(path: Path, mode: str = "r", *others: Any, **settings: Any) -> Any:
+        file = plain(path, mode, *others, **settings)
+        return FullDisk(file, 0) if path.name == LOG and mode == "a" else file
+
+    monkeypatch.setattr(Path, "open", opened)
+    text = r"state\.pt: step 1 cannot be written .*log\.jsonl: No space.*bytes are free.*resume=True"
+    with pytest.raises(TokenizerError, match=text):
+        train(SmallRun(tmp_path))
 
 
 def test_a_folder_that_takes_no_lock_is_one_error_of_all_processes(

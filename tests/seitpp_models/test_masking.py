@@ -23,19 +23,19 @@ def seeded(seed: int) -> torch.Generator:
     shares=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
     seed=st.integers(0, 2**32),
 )
-def test_kept_and_masked_patches_are_parts_of_one_order(
+def test_visible_and_masked_patches_are_parts_of_one_order(
     batch: int, patches: int, shares: list[float], seed: int
 ) -> None:
     dropped, ratio = shares
     mask = draw_mask(batch, patches, ratio, dropped, seeded(seed))
     again = draw_mask(batch, patches, ratio, dropped, seeded(seed))
-    assert torch.equal(mask.kept, again.kept)
+    assert torch.equal(mask.visible, again.visible)
     assert torch.equal(mask.masked, again.masked)
-    assert mask.kept.shape == (batch, patches - math.ceil(patches * dropped))
+    assert mask.visible.shape == (batch, patches - math.ceil(patches * dropped))
     assert mask.masked.shape == (batch, math.ceil(patches * ratio))
-    for kept, masked in zip(mask.kept.tolist(), mask.masked.tolist(), strict=True):
-        assert set(kept) | set(masked) == set(range(patches))
-        assert len(set(kept)) == len(kept)
+    for visible, masked in zip(mask.visible.tolist(), mask.masked.tolist(), strict=True):
+        assert set(visible) | set(masked) == set(range(patches))
+        assert len(set(visible)) == len(visible)
         assert len(set(masked)) == len(masked)
 
 
@@ -43,7 +43,7 @@ def test_each_patch_is_as_likely_as_another() -> None:
     mask = draw_mask(20_000, 10, 0.5, 0.3, seeded(0))
     counts = torch.bincount(mask.masked.flatten(), minlength=10)
     assert (counts - 10_000).abs().max() < 400  # 5.7 standard deviations
-    counts = torch.bincount(mask.kept.flatten(), minlength=10)
+    counts = torch.bincount(mask.visible.flatten(), minlength=10)
     assert (counts - 14_000).abs().max() < 400
 
 

@@ -259,7 +259,7 @@ def test_mtm_pre_training_gives_the_published_definition(ratio: float) -> None:
     losses = []
     for number in range(2):
         masked = mask.masked[number].tolist()
-        logits, loss = masked_by_hand(codes[number], mask.kept[number].tolist(), masked, tensors)
+        logits, loss = masked_by_hand(codes[number], mask.visible[number].tolist(), masked, tensors)
         losses.append(loss)
         torch.testing.assert_close(found.logits[number].double(), logits[masked], atol=1e-4, rtol=0)
     assert float(found.loss) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
@@ -307,7 +307,7 @@ def test_a_mask_by_hand_hides_what_it_says() -> None:
     assert isinstance(model, MaskedTokenModel)
     codes = torch.randint(0, CODES, (1, GRID, GRID), generator=seeded(1))
     places = torch.arange(PATCHES)
-    mask = PatchMask(kept=places[None, 90:], masked=places[None, :120])
+    mask = PatchMask(visible=places[None, 90:], masked=places[None, :120])
     other, seen = codes.clone(), codes.clone()
     other[:, :16] = (other[:, :16] + 1) % CODES  # rows of patches 0 to 7: 112 patches
     seen[:, 27, 27] = (seen[:, 27, 27] + 1) % CODES

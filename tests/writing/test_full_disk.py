@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,16 +102,37 @@ def test_a_table_and_a_copied_block_name_their_file_too(
     assert (result.exit_code, "--resume" in result.output) == (1, True)
 
 
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EFBIG])
 def test_a_used_up_quota_is_named_and_other_errors_stay_what_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     with monkeypatch.context() as patch:
-        FullDisk(patch, 0, errno.EDQUOT)
-        with pytest.raises(StorageError, match=r"/file: Disk quota exceeded: 4 bytes are needed, [\d,]+"):
+        FullDisk(patch, 0, code)
+        text = rf"/file: {os.strerror(code)}: 4 bytes are needed, [\d,]+"
+        with pytest.raises(StorageError, match=text):
             write_file(tmp_path / "file", b"four")
     with monkeypatch.context() as patch:
         FullDisk(patch, 0, errno.EIO)
         with pytest.raises(OSError, match="Input/output error") as error:
             write_file(tmp_path / "file", b"four")
         assert not isinstance(error.value, StorageError)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of a process")
+def test_a_full_disk_that_torch_hides_is_named_too(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys, torch\n"
+        "from tokenstore.errors import StorageError\n"
+        "from tokenstore.files import whole_file\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    with whole_file(sys.argv[1]) as file:\n"
+        "        torch.save(torch.zeros(1_000_000), file)\n"
+        "except StorageError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "state.pt")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r".*/state\.pt: File too large: [\d,]+ bytes are free\n", printed)
     assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import DamageError, ManifestError, StorageError, TokenstoreError
+from tokenstore.audit.tables import check_tables
+from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.format import (
     LABELS,
     ROOT,
@@ -26,7 +27,6 @@ from tokenstore.format import (
     group_document,
 )
 from tokenstore.reading import ArrayReader, StoreFiles, array_reader
-from tokenstore.reading.checked_files import checked_file
 from tokenstore.reading.store_files import MAX_JSON_NBYTES
 from tokenstore.storage import STAGING
 
@@ -36,7 +36,6 @@ __all__ = [
     "check_root",
     "check_split",
     "check_synonyms",
-    "table_problems",
     "value_out_of_range",
 ]
 
@@ -225,29 +224,36 @@ def check_split(
     names = store.split_arrays(split)
     if TOKENS not in names:
         findings.problems.append(f"{store.storage}/{split}: has no {TOKENS}")
+    reported = {name for name in names if any(path.startswith(f"{split}/{name}/") for path in damaged)}
     for name in names:
-        if f"{split}/{name}/{ROOT}" in damaged:
-            continue
-        try:
-            reader = array_reader(store, f"{split}/{name}")
-        except TokenstoreError as error:
-            findings.problems.append(str(error))
-            continue
-        codec = reader.layout.codec.name
-        if name == TOKENS and codec not in store.manifest.features:
-            findings.problems.append(
-                f"{store.storage}/{ROOT}: expected the feature {codec!r}, the codec of {split}/{name}, "
-                f"found {list(store.manifest.features)}"
-            )
-        right = sound.get(reader.name, frozenset())
-        for shard in range(reader.layout.shards):
-            if shard in right:
-                findings.chunks += reader.layout.shard_chunks(shard)
-            else:
-                _check_chunks(reader, name, shard, findings)
-        reader.forget()
-    findings.problems += _check_tables(store, split, damaged, tables)
+        before = len(findings.problems)
+        if f"{split}/{name}/{ROOT}" not in damaged:
+            _check_array(store, split, name, sound.get(f"{split}/{name}", frozenset()), findings)
+        if len(findings.problems) > before:
+            reported.add(name)
+    findings.problems += check_tables(store, split, damaged, tables, reported)
     return findings
+
+
+def _check_array(store: StoreFiles, split: str, name: str, sound: Set[int], findings: SplitFindings) -> None:
+    """Check the metadata of an array, and the chunks of its shards that are not known to be `sound`."""
+    try:
+        reader = array_reader(store, f"{split}/{name}")
+    except TokenstoreError as error:
+        findings.problems.append(str(error))
+        return
+    codec = reader.layout.codec.name
+    if name == TOKENS and codec not in store.manifest.features:
+        findings.problems.append(
+            f"{store.storage}/{ROOT}: expected the feature {codec!r}, the codec of {split}/{name}, "
+            f"found {list(store.manifest.features)}"
+        )
+    for shard in range(reader.layout.shards):
+        if shard in sound:
+            findings.chunks += reader.layout.shard_chunks(shard)
+        else:
+            _check_chunks(reader, name, shard, findings)
+    reader.forget()
 
 
 def _check_chunks(reader: ArrayReader, name: str, shard: int, findings: SplitFindings) -> None:
@@ -282,106 +288,3 @@ def value_out_of_range(values: npt.NDArray[Any], name: str, manifest: Manifest) 
             expected = "labels from 0" if classes is None else f"labels from 0 to {classes - 1}"
             return f"expected {expected}, found {low if low < 0 else high}"
     return None
-
-
-def _check_tables(
-    store: StoreFiles, split: str, damaged: set[str], known: Mapping[str, list[str]]
-) -> list[str]:
-    # imported here: the only part of this module that needs Arrow
-    from tokenstore.format import SAMPLES_SCHEMA, SKIPPED_SCHEMA
-
-    summary, skipped = store.manifest.splits[split], f"{split}/{SKIPPED_TABLE}"
-    problems = []
-    try:
-        tables = [(path, SAMPLES_SCHEMA, rows) for path, rows in store.samples_parts(split)]
-    except ManifestError as error:
-        tables, problems = [], [str(error)]
-    if summary.skipped or skipped in store.manifest.files:
-        tables.append((skipped, SKIPPED_SCHEMA, summary.skipped))
-    start = 0
-    for path, schema, rows in tables:
-        if path in known:
-            problems += known[path]
-        elif path not in damaged:
-            labelled = None if path == skipped else (split, start)
-            try:
-                with checked_file(store, path) as file:
-                    problems += table_problems(store, file, schema, rows, path, labelled)
-            except TokenstoreError as error:
-                problems.append(str(error))
-        start += rows
-    return problems
-
-
-def table_problems(
-    store: StoreFiles,
-    file: BinaryIO,
-    schema: Any,
-    rows: int,
-    path: str,
-    labelled: tuple[str, int] | None,
-) -> list[str]:
-    """Check a table's open file of so many rows, a batch at a time.
-
-    `labelled` are the split and the first sample of a samples table: the names of labels in its rows are
-    compared with the labels, and the first wrong one is reported.
-    """
-    from tokenstore.format import table_batches
-
-    problem, at = None, 0
-    try:
-        labels = None if labelled is None else _LabelNames(store, *labelled)
-        for batch in table_batches(file, schema, rows, f"{store.storage}/{path}"):
-            if labels is not None and problem is None:
-                problem = labels.first_wrong(batch, at)
-            at += len(batch)
-    except TokenstoreError as error:
-        return [str(error)]
-    if problem is None or labels is None or labels.unreadable:
-        return []
-    return [f"{store.storage}/{path}: {problem}"]
-
-
-class _LabelNames:
-    """The names that a split's labels have, from one of its samples on."""
-
-    def __init__(self, store: StoreFiles, split: str, start: int) -> None:
-        self._names = store.manifest.class_names
-        self._start = start
-        self.unreadable = False
-        """True if labels could not be read, which the check of their array reports."""
-        self._labels: ArrayReader | None = None
-        if self._names and LABELS in store.split_arrays(split):
-            try:
-                self._labels = array_reader(store, f"{split}/{LABELS}").streamed()
-            except StorageError:
-                raise
-            except TokenstoreError:
-                self.unreadable = True
-
-    def first_wrong(self, batch: Any, at: int) -> str | None:
-        """Return what is wrong with the first wrong name of a label in a batch of rows, from row `at` on."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        if self._labels is None or self._names is None or self.unreadable:
-            return None
-        begin = self._start + at
-        try:
-            labels = self._labels.read_range(begin, begin + len(batch))
-        except StorageError:  # no fault of the array, whose check may find it right
-            raise
-        except (TokenstoreError, IndexError):
-            self.unreadable = True
-            return None
-        known = (labels >= 0) & (labels < len(self._names))  # others are reported already
-        expected = pa.array(self._names, pa.string()).take(pa.array(np.where(known, labels, 0)))
-        found = batch.column("label_name")
-        wrong = np.flatnonzero(pc.fill_null(pc.not_equal(found, expected), False).to_numpy(False) & known)
-        if not len(wrong):
-            return None
-        row = int(wrong[0])
-        return (
-            f"row {at + row} has the label name {found[row].as_py()!r:.80}, "
-            f"but its sample has the label {labels[row]}, {self._names[labels[row]]!r:.80}"
-        )

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenstore.audit.meaning import table_problems, value_out_of_range
+from tokenstore.audit.meaning import value_out_of_range
+from tokenstore.audit.tables import check_table
 from tokenstore.errors import StorageError, TokenstoreError
 from tokenstore.format import ROOT, TOKENS, ArrayLayout, FileRecord, sharding
 from tokenstore.machine import available_cores
@@ -111,9 +112,10 @@ class SoundFiles:
             opened: Any = file
             if hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
                 return False
-            self.table_problems[path] = table_problems(
-                self._store, file, SAMPLES_SCHEMA, rows, path, (split, start)
-            )
+            findings = check_table(self._store, file, SAMPLES_SCHEMA, rows, path, (split, start))
+        if findings.uncompared is not None:
+            return False
+        self.table_problems[path] = findings.problems
         return True
 
     def _passes_shard(

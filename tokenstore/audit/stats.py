@@ -192,10 +192,10 @@ def _audit_split(
 def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[int, int] | None:
     if LABELS not in reader.columns or not len(reader):
         return None
-    column, found = reader.array(LABELS).streamed(), DistinctCounts()
+    column, counted = reader.array(LABELS).streamed(), DistinctCounts()
     for start in range(0, len(reader), _LABELS_AT_ONCE):
-        found.add(column.read_range(start, min(start + _LABELS_AT_ONCE, len(reader))))
-    labels, counts = found.values, found.counts
+        counted.add(column.read_range(start, min(start + _LABELS_AT_ONCE, len(reader))))
+    labels, counts = counted.values, counted.counts
     classes = max(int(labels[-1]) + 1, 0 if manifest.class_names is None else len(manifest.class_names))
     if labels[0] < 0 or classes > _LISTED_CLASSES:
         return dict(zip(labels.tolist(), counts.tolist(), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -162,6 +162,7 @@ def _check_store(
     total = _nbytes(store)
     sound = SoundFiles(store)
     damaged: set[str] = set()
+    unread: list[str] = []
 
     def checked(file: tuple[str, FileRecord]) -> tuple[str, FileRecord, str | None]:
         path, record = file
@@ -169,7 +170,7 @@ def _check_store(
 
     jobs = available_cores() if storage.maps_files else max(_FETCHED_AT_ONCE, available_cores())
     # the records of the second list depend on what is damaged in the first
-    for records in (store.manifest.files.items(), _shard_records(store, damaged)):
+    for records in (store.manifest.files.items(), _shard_records(store, damaged, unread)):
         with contextlib.closing(in_order(checked, records, jobs, _AHEAD)) as checks:
             for path, record, problem in checks:
                 if problem is not None:
@@ -198,20 +199,25 @@ def _check_store(
         findings.problems += of_split.problems
         findings.chunks += of_split.chunks
         findings.samples += store.manifest.splits[split].samples
+    findings.problems += [problem for problem in unread if problem not in findings.problems]
     if findings.problems:
         store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
 
 
-def _shard_records(store: StoreFiles, damaged: set[str]) -> Iterator[tuple[str, FileRecord]]:
+def _shard_records(
+    store: StoreFiles, damaged: Set[str], unread: list[str]
+) -> Iterator[tuple[str, FileRecord]]:
     """Yield the path and the record of every shard that is not listed in the root.
 
-    The shards of an array whose list is damaged or bad are left out: the check of the array reports that.
+    The shards of an array whose list is damaged or bad are left out, and the reason is added to `unread`.
     """
     for array in store.listed_arrays:
         if not damaged & {f"{array}/{ROOT}", f"{array}/{SHARD_MANIFEST}"}:
-            with contextlib.suppress(ManifestError, DamageError):
+            try:
                 yield from store.shard_records(array)
+            except (ManifestError, DamageError) as error:
+                unread.append(str(error))
 
 
 def _nbytes(store: StoreFiles) -> int:

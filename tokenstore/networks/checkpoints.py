@@ -106,12 +106,12 @@ def _tensors_by_name(loaded: object, of_runs: bool) -> dict[str, object]:
     inside = next((name for name in names if isinstance(loaded, dict) and name in loaded), None)
     values = loaded[inside] if isinstance(loaded, dict) and inside else loaded
     if not isinstance(values, dict) or not any(isinstance(value, Tensor) for value in values.values()):
-        found = f"a {type(values).__name__}" + (f" as its {inside!r}" if inside else "")
+        actual = f"a {type(values).__name__}" + (f" as its {inside!r}" if inside else "")
         if isinstance(values, dict):
-            found += f" without tensors and with the keys {listed(map(str, values))}"
+            actual += f" without tensors and with the keys {listed(map(str, values))}"
         raise TokenizerError(
             f"expected a dict of tensors by name, or a Lightning checkpoint with one as {_LIGHTNING!r}; "
-            f"found {found}"
+            f"found {actual}"
         )
     return {str(name): value for name, value in values.items() if not str(name).startswith(_DROPPED)}
 

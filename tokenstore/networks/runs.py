@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from tokenstore.errors import Parameter, TokenstoreError
-from tokenstore.files import whole_file, write_file
+from tokenstore.files import FULL, full_disk_named, system_error, whole_file, write_file
 from tokenstore.locks import PlaceLock
 from tokenstore.networks.states import check_like, read_state
 
@@ -29,8 +28,6 @@ STATE = "state.pt"
 """The file of a run's checkpoint."""
 LOG = "log.jsonl"
 """The file with a line of JSON for each logged step."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The errors of a disk that has no room."""
 
 
 class RunConfig(Protocol):
@@ -159,9 +156,8 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
             self.save_weights()
             with whole_file(self.out / STATE) as file:
                 torch.save(state | {"progress": (self.step, self.seconds)}, file)
-        except (OSError, RuntimeError) as error:  # torch.save hides the OSError of a full disk
-            reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            raise self.unwritten(reason) from error
+        except (OSError, RuntimeError) as error:
+            raise self.unwritten(system_error(error) or error) from error
 
     def unwritten(self, error: BaseException) -> TokenstoreError:
         """Return the error that files of the run cannot be written."""
@@ -268,7 +264,7 @@ def run_steps(
         try:
             return _train(run, checkpoint_seconds, evaluate_steps, on_step, evaluate, on_evaluation)
         except OSError as error:
-            if error.errno not in _FULL or error.filename is not None:
+            if error.errno not in FULL or error.filename is not None:
                 raise
             raise run.unwritten(error) from error
 
@@ -308,8 +304,9 @@ def _train(
         for result in run.run():
             on_step(result)
             if result.step % run.logged_steps == 0:
-                log.write(json.dumps(asdict(result)) + "\n")  # type: ignore[call-overload]
-                log.flush()
+                with full_disk_named(log_path):
+                    log.write(json.dumps(asdict(result)) + "\n")  # type: ignore[call-overload]
+                    log.flush()
             due, stopped = run.agree(time.monotonic() - saved > checkpoint_seconds, interrupted.is_set())
             if due or stopped:
                 run.save()

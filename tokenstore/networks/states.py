@@ -33,39 +33,41 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_like(found: object, expected: object, where: str) -> None:
+def check_like(actual: object, expected: object, where: str) -> None:
     """Raise ValueError, with `where`, unless two values agree in names, lengths, types and shapes.
 
     Mappings and sequences are compared with all that they hold; tensors by shape and dtype. None agrees with
     every number and text.
     """
     if isinstance(expected, Mapping):
-        if not isinstance(found, Mapping) or found.keys() != expected.keys():
+        if not isinstance(actual, Mapping) or actual.keys() != expected.keys():
             raise ValueError(f"{where}: expected values by other names")
         for name, value in expected.items():
-            check_like(found[name], value, f"{where}.{name}")
+            check_like(actual[name], value, f"{where}.{name}")
     elif isinstance(expected, list | tuple):
-        if type(found) is not type(expected) or len(found) != len(expected):
+        if type(actual) is not type(expected) or len(actual) != len(expected):
             raise ValueError(f"{where}: expected {len(expected)} values in a {type(expected).__name__}")
         for number, value in enumerate(expected):
-            check_like(found[number], value, f"{where}[{number}]")
+            check_like(actual[number], value, f"{where}[{number}]")
     elif isinstance(expected, Tensor):
-        _check_tensor(found, expected.shape, expected.dtype, where)
+        _check_tensor(actual, expected.shape, expected.dtype, where)
     else:
         kinds: tuple[type, ...] = (int, float, str) if expected is None else (type(expected),)
         kinds = (int, float) if isinstance(expected, int | float) else kinds
-        if found is not None and not isinstance(found, kinds):
-            raise ValueError(f"{where}: expected a {type(expected).__name__}, found a {type(found).__name__}")
+        if actual is not None and not isinstance(actual, kinds):
+            raise ValueError(
+                f"{where}: expected a {type(expected).__name__}, found a {type(actual).__name__}"
+            )
 
 
-def _check_tensor(found: object, shape: Sequence[int], dtype: torch.dtype | None, where: str) -> None:
-    if not isinstance(found, Tensor) or found.layout != torch.strided:
-        kind = f"{found.layout} tensor" if isinstance(found, Tensor) else type(found).__name__
+def _check_tensor(actual: object, shape: Sequence[int], dtype: torch.dtype | None, where: str) -> None:
+    if not isinstance(actual, Tensor) or actual.layout != torch.strided:
+        kind = f"{actual.layout} tensor" if isinstance(actual, Tensor) else type(actual).__name__
         raise ValueError(f"{where}: expected a dense tensor, found a {kind}")
-    if tuple(found.shape) != tuple(shape) or (dtype is not None and found.dtype != dtype):
+    if tuple(actual.shape) != tuple(shape) or (dtype is not None and actual.dtype != dtype):
         raise ValueError(
             f"{where}: expected shape {tuple(shape)}{'' if dtype is None else f' of {dtype}'}, found "
-            f"{tuple(found.shape)} of {found.dtype}"
+            f"{tuple(actual.shape)} of {actual.dtype}"
         )
 
 

@@ -25,8 +25,8 @@ def metadata_value(metadata: Mapping[str, str], name: str, default: str | None =
     """Return the JSON value in a file's metadata; raise ValueError if it is missing, too long or too deep."""
     text = metadata.get(name, default)
     if text is None or len(text) > _LONGEST:
-        found = "none" if text is None else f"{len(text)} characters"
-        raise ValueError(f"{name}: expected a JSON value of up to {_LONGEST} characters, found {found}")
+        actual = "none" if text is None else f"{len(text)} characters"
+        raise ValueError(f"{name}: expected a JSON value of up to {_LONGEST} characters, found {actual}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -63,10 +63,10 @@ def shapes_of(build: Callable[[], nn.Module]) -> Shapes:
         return {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
 
 
-def check_shapes(expected: Shapes, found: Shapes) -> None:
+def check_shapes(expected: Shapes, actual: Shapes) -> None:
     """Raise ValueError for the first tensor that is missing, unknown, or of another shape."""
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise ValueError(
-                f"{name:.80}: expected shape {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+                f"{name:.80}: expected shape {expected.get(name, 'none')}, found {actual.get(name, 'none')}"
             )
