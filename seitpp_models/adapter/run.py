@@ -1,4 +1,7 @@
-"""The front door of TokenAdapt's trainer: a run in a folder, with checkpoints, a log and an evaluation."""
+"""The front door of TokenAdapt's trainer: a run in a folder, with checkpoints, a log and an evaluation.
+
+SeiT++, https://arxiv.org/abs/2312.10105, section 3.2.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from seitpp_models.adapter.pairs import Pictures
 from seitpp_models.adapter.trainer import AdapterTrainer, AdapterTrainingConfig, StepResult
 from tokenstore.augment import save_adapter
 from tokenstore.networks.precision import Precision, computes_in_bfloat16
-from tokenstore.networks.runs import run_steps
+from tokenstore.networks.runs import RunOptions, run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import ImageSource
 from tokenstore.sources.images import ImageOptions, Resize
@@ -96,44 +99,60 @@ def train_tokenadapt(
 ) -> TrainedAdapter:
     """Train TokenAdapt for a tokenizer: it turns tokens of an image into those of the image augmented.
 
-    SeiT++, https://arxiv.org/abs/2312.10105, section 3.2. `AdapterSettings` has the settings.
+    Args:
+        images: A source of images, the path or URL of one, or several of both.
+        out: The file of averaged weights, for `tokenstore.augment.load_adapter`. The folder OUT.run gets the
+            log, the evaluation and the checkpoint to resume from.
+        tokenizer: The tokenizer of the stores to augment, or its name.
+        steps: The number of steps; by default 4000.
+        held_out: The share of the images to evaluate on, besides splits named val or test.
+        precision: The arithmetic of the networks: bf16, fp32, or auto for bf16 where the device multiplies
+            it natively. Weights are float32.
+        device: The device that the networks run on, cpu or cuda.
+        workers: The processes that make pairs of images; 0 makes them between the steps.
+        threads: The threads that compute on a CPU during the call; None leaves their number as it is.
+        evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end.
+        evaluate_images: The most held-out images to evaluate on.
+        checkpoint_minutes: The minutes from one checkpoint to the next.
+        resume: True to go on from the checkpoint in OUT.run, with the same other arguments.
+        on_start: Called before the first step with the run and its images.
+        on_step: Called after each step with its figures.
+        on_evaluation: Called after each evaluation with the steps done and the quality by transform.
+        **settings: See `AdapterSettings`.
 
-    `images` is a source of images, the path of one, or several of both; the share `held_out` of them is for
-    evaluation (`list_images`). `out` is the file of averaged weights. The folder OUT.run gets the log, the
-    evaluation, and every `checkpoint_minutes` a state, from which `resume` goes on, given the same other
-    arguments. Every `evaluate_steps` steps (0: only at the end) at most `evaluate_images` held-out images are
-    evaluated. `precision` of the networks is "bf16", "fp32", or "auto" for bf16 where `device` multiplies it
-    natively. `workers` processes make pairs (0: between the steps). `threads` compute on a CPU during the
-    call (None: as many as before). `on_start` is called before the first step with the run and its images,
-    `on_step` after each step, `on_evaluation` with the steps done and the quality by transform.
-
-    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint; ArgumentError for another precision;
-    SourceError for images that cannot be used; TokenizerError if the tokenizer or the device cannot be used,
-    or nothing is left to train on; AdapterError if the tokenizer has no single codebook of vectors, a size is
-    out of range, or the folder holds a run of other arguments, or any run and `resume` is false.
+    Raises:
+        ArgumentError: The precision is none of the three.
+        SourceError: The images cannot be used.
+        TokenizerError: The tokenizer or the device cannot be used, or nothing is left to train on.
+        AdapterError: The tokenizer has no single codebook of vectors, a size is out of range, or the folder
+            holds a run of other arguments, or any run and `resume` is false.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
     config = _config(steps, computes_in_bfloat16(precision, device), settings)
-    check_device(device)
-    image_set = open_image_set(images, held_out)
+    options = RunOptions(resume, 60 * checkpoint_minutes, evaluate_steps)
     with torch_threads(threads):
-        encoder = _loaded(tokenizer)
-        folder = Path(f"{out}.run")
-        trainer = AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device)
+        trainer, image_set = _prepared(config, images, held_out, tokenizer, Path(out), workers, device)
         with trainer.locked():
-            if on_start is not None:
-                on_start(trainer, image_set)
-            quality = run_training(
-                trainer,
-                image_set,
-                resume=resume,
-                checkpoint_seconds=60 * checkpoint_minutes,
-                evaluate_steps=evaluate_steps,
-                evaluate_images=evaluate_images,
-                on_step=on_step or _ignore,
-                on_evaluation=on_evaluation or _ignore,
-            )
+            (on_start or _ignore)(trainer, image_set)
+            quality = run_training(trainer, image_set, options, evaluate_images, on_step, on_evaluation)
             save_adapter(trainer.average, Path(out))
     return TrainedAdapter(Path(out), steps, trainer.seconds, quality)
+
+
+def _prepared(
+    config: AdapterTrainingConfig,
+    images: str | Path | ImageSource | Sequence[str | Path | ImageSource],
+    held_out: float,
+    tokenizer: str | Tokenizer,
+    out: Path,
+    workers: int,
+    device: str,
+) -> tuple[AdapterTrainer, ImageSet]:
+    check_device(device)
+    image_set = open_image_set(images, held_out)
+    folder = Path(f"{out}.run")
+    encoder = _loaded(tokenizer)
+    return AdapterTrainer(config, image_set, encoder, folder, workers=workers, device=device), image_set
 
 
 def _config(steps: int, bfloat16: bool, settings: AdapterSettings) -> AdapterTrainingConfig:
@@ -155,27 +174,23 @@ def _ignore(*_: object) -> None: ...
 def run_training(
     trainer: AdapterTrainer,
     images: ImageSet,
-    *,
-    resume: bool,
-    checkpoint_seconds: float,
-    evaluate_steps: int,
+    options: RunOptions,
     evaluate_images: int,
-    on_step: Callable[[StepResult], None],
-    on_evaluation: Callable[[int, dict[str, AdapterQuality]], None],
+    on_step: Callable[[StepResult], None] | None = None,
+    on_evaluation: Callable[[int, dict[str, AdapterQuality]], None] | None = None,
 ) -> dict[str, AdapterQuality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated. Raises AdapterError if the
-    folder holds a run and `resume` is false.
+    An evaluation is of the averaged weights.
+
+    Raises AdapterError if the folder holds a run that is not to be resumed.
     """
     return run_steps(
         trainer,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        evaluate_steps=evaluate_steps,
-        on_step=on_step,
+        options,
+        on_step=on_step or _ignore,
         evaluate=lambda: evaluate_run(trainer, images, evaluate_images),
-        on_evaluation=on_evaluation,
+        on_evaluation=on_evaluation or _ignore,
     )
 
 

@@ -21,7 +21,7 @@ from tokenstore.errors import SampleError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.decoding import Inputs, decode_in_order
-from tokenstore.sources.images import ImageOptions, PixelDecoder, Resize
+from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
 from tokenstore.tokenizers.pruned import prune
@@ -183,7 +183,7 @@ def _check(
             f"{where}: expected images in folders named after their classes, found images without labels"
         )
     name, sizes = encoder.tokenizer.name, encoder.tokenizer.codebook_sizes
-    if any(condition != CLEAN for condition in conditions) and not isinstance(encoder.decoder, PixelDecoder):
+    if any(condition != CLEAN for condition in conditions) and not encoder.takes_pixels:
         raise ModelError(f"{name}: expected a tokenizer of pixels to corrupt, found one of files")
     if len(sizes) != 1:
         raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")

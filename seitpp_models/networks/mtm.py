@@ -5,6 +5,7 @@ SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. Parameters have the names
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,8 +22,16 @@ from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.networks.transformer import sin_cos_table
 
-__all__ = ["MaskedTokenConfig", "MaskedTokenModel", "MaskedTokenOutput", "masked_token_config"]
+__all__ = [
+    "UNUSED_TABLE",
+    "MaskedTokenConfig",
+    "MaskedTokenModel",
+    "MaskedTokenOutput",
+    "masked_token_config",
+]
 
+UNUSED_TABLE = "decoder_pos_embed"
+"""A fixed table in published checkpoints beside the learned one; the model adds only the learned one."""
 _INITIAL_DEVIATION = 0.02
 _DECODER_HEAD_WIDTH = 32
 
@@ -186,6 +195,16 @@ class MaskedTokenModel(nn.Module):
         """Return the sizes of the encoder's blocks, by the names that `token_vit` has for them."""
         config = self.config
         return {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+
+    def published_tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by their names in published checkpoints, with the table that is not used."""
+        config = self.config
+        table = F.pad(sin_cos_table(config.patches, config.decoder_width), (0, 0, 1, 0))
+        return {name: tensor.detach() for name, tensor in self.state_dict().items()} | {UNUSED_TABLE: table}
+
+    def load_published(self, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+        """Load tensors by their names in published checkpoints; not `strict`, they need not be all."""
+        self.load_state_dict(tensors, strict=strict)
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2312.10105.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,9 @@ from seitpp_models.networks.store_sizes import seen_grid, sizes_of
 from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, StemAdaptor
 
 __all__ = ["TokenViT", "token_vit"]
+
+_PUBLISHED_NAMES = {"fc_norm.": "norm.", "patch_embed.token_emb.": "token_emb."}
+"""The beginnings of tensors' names, and those that published checkpoints of SeiT have for them."""
 
 
 class TokenViT(VisionTransformer):  # type: ignore[misc]
@@ -80,6 +83,16 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         heads: int = self.blocks[0].attn.num_heads
         return {"embed_dim": self.embed_dim, "depth": len(self.blocks), "num_heads": heads}
 
+    def published_tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by their names in published checkpoints."""
+        names = _PUBLISHED_NAMES.items()
+        return {_renamed(name, names): tensor.detach() for name, tensor in self.state_dict().items()}
+
+    def load_published(self, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
+        """Load tensors by their names in published checkpoints; not `strict`, they need not be all."""
+        names = [(theirs, ours) for ours, theirs in _PUBLISHED_NAMES.items()]
+        self.load_state_dict({_renamed(name, names): tensor for name, tensor in tensors.items()}, strict)
+
     def features(self, tokens: Tensor, depths: Sequence[int]) -> list[Tensor]:
         """Return the patches' features (B, width, h, w) after the blocks `depths`, from shallow to deep."""
         # timm's forward_intermediates takes no codes (B, H, W), and sums gradients in another order
@@ -92,6 +105,13 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
             if number in depths:
                 features.append(hidden[:, self.num_prefix_tokens :].mT.unflatten(2, grid))
         return features
+
+
+def _renamed(name: str, beginnings: Iterable[tuple[str, str]]) -> str:
+    for before, after in beginnings:
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
 
 
 def token_vit(size: str, **arguments: Any) -> TokenViT:

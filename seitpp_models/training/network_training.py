@@ -7,17 +7,15 @@ from typing import Any
 
 from seitpp_models.training.network_run import NetworkRun, NetworkStep
 from seitpp_models.training.reports import RunReport
-from tokenstore.networks.runs import run_steps
+from tokenstore.networks.runs import RunOptions, run_steps
 
 __all__ = ["train_network"]
 
 
 def train_network(
     run: NetworkRun,
+    options: RunOptions,
     *,
-    resume: bool,
-    checkpoint_seconds: float,
-    evaluate_steps: int,
     evaluate: Callable[[], Mapping[str, Any]],
     on_step: Callable[[NetworkStep], None] | None = None,
     on_evaluation: Callable[[int, Mapping[str, Any]], None] | None = None,
@@ -25,10 +23,10 @@ def train_network(
 ) -> Mapping[str, Any]:
     """Train to the last step and return the figures that `evaluate` then gives.
 
-    All processes that train together call it; the callbacks are called in the one that writes. `evaluate` is
-    also called every `evaluate_steps` before the end (0: never). `reference` is the name and the value of a
-    loss to compare with. Raises ModelError if the folder holds a run and `resume` is false, or if a loss is
-    not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, with the last step saved.
+    All processes that train together call it; the callbacks are called in the one that writes. `reference`
+    is the name and the value of a loss to compare with. Raises ModelError if the folder holds a run that is
+    not to be resumed, or if a loss is not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, with the last
+    step saved.
     """
     report: RunReport | None = None
 
@@ -51,9 +49,7 @@ def train_network(
     try:
         return run_steps(
             run,
-            resume=resume,
-            checkpoint_seconds=checkpoint_seconds,
-            evaluate_steps=evaluate_steps,
+            options,
             on_step=noted_step,
             evaluate=evaluate,
             on_evaluation=noted_evaluation,

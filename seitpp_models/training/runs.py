@@ -30,6 +30,7 @@ from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.loading import TokenDataset, TokenLoader
+from tokenstore.networks.runs import RunOptions
 from tokenstore.reading import TokenStore
 
 __all__ = [
@@ -166,14 +167,15 @@ def _train(
             batches=Batches(batch, data.loader_threads, devices.device),
         )
 
+    options = RunOptions(
+        run_settings.resume, 60 * run_settings.checkpoint_minutes, run_settings.evaluate_every * len(loader)
+    )
     with run.locked():
         if run.writes and callbacks.on_begin is not None:
             callbacks.on_begin(_plan(experiment, config, devices, evaluated))
         figures = train_network(
             run,
-            resume=run_settings.resume,
-            checkpoint_seconds=60 * run_settings.checkpoint_minutes,
-            evaluate_steps=run_settings.evaluate_every * len(loader),
+            options,
             evaluate=evaluate,
             on_step=callbacks.on_step,
             on_evaluation=callbacks.on_evaluation,

@@ -12,22 +12,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seitpp_models.errors import ModelError
-from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
+from seitpp_models.networks.mtm import UNUSED_TABLE, MaskedTokenConfig, MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
 from tokenstore.augment import ADAPTER_PARTS
 from tokenstore.errors import TokenstoreError
 from tokenstore.networks.checkpoints import read_dense_tensors
-from tokenstore.networks.transformer import HEAD_WIDTH, sin_cos_table
+from tokenstore.networks.transformer import HEAD_WIDTH
 
-__all__ = ["from_official", "from_official_names", "load_official", "to_official"]
+__all__ = ["from_official", "load_official", "to_official"]
 
-_UNUSED = "decoder_pos_embed"
-"""A fixed table in published MTM checkpoints beside the learned one; the model adds only the learned one."""
-_RENAMED = {"fc_norm.": "norm.", "patch_embed.token_emb.": "token_emb."}
-"""The beginnings of a TokenViT's names: timm's, and the published ones."""
 _DECODER_HEADS = 16
 
 
@@ -53,13 +48,13 @@ def from_official(tensors: Mapping[str, Tensor]) -> TokenViT | MaskedTokenModel:
     network = {
         name: tensor
         for name, tensor in tensors.items()
-        if not name.startswith(ADAPTER_PARTS) and name != _UNUSED
+        if not name.startswith(ADAPTER_PARTS) and name != UNUSED_TABLE
     }
     try:
         model = _masked(network) if "mlm_layer.bias" in network else _vit(network)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelError(f"found no tensor {error}, only {', '.join(sorted(network)[:4])} ...") from error
-    expected = {name: tensor for name, tensor in to_official(model).items() if name != _UNUSED}
+    expected = {name: tensor for name, tensor in to_official(model).items() if name != UNUSED_TABLE}
     for name in sorted(expected.keys() | network.keys()):
         expected_shape = tuple(expected[name].shape) if name in expected else "none"
         actual_shape = tuple(network[name].shape) if name in network else "none"
@@ -67,24 +62,13 @@ def from_official(tensors: Mapping[str, Tensor]) -> TokenViT | MaskedTokenModel:
             raise ModelError(f"{name}: expected shape {expected_shape}, found {actual_shape}")
         if not bool(torch.isfinite(network[name]).all()):
             raise ModelError(f"{name}: expected finite numbers, found others")
-    named = network if isinstance(model, MaskedTokenModel) else from_official_names(network)
-    model.load_state_dict(named)
+    model.load_published(network)
     return model.eval()
 
 
 def to_official(model: TokenViT | MaskedTokenModel) -> dict[str, Tensor]:
     """Return a network's tensors by their published names."""
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if isinstance(model, MaskedTokenModel):
-        config = model.config
-        fixed = sin_cos_table(config.patches, config.decoder_width)
-        return tensors | {_UNUSED: F.pad(fixed, (0, 0, 1, 0))}
-    return {_published(name): tensor for name, tensor in tensors.items()}
-
-
-def from_official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a TokenViT's tensors by their own names, from the published ones."""
-    return {_ours(name): tensor for name, tensor in tensors.items()}
+    return model.published_tensors()
 
 
 def _vit(tensors: Mapping[str, Tensor]) -> TokenViT:
@@ -127,17 +111,3 @@ def _masked(tensors: Mapping[str, Tensor]) -> MaskedTokenModel:
 
 def _depth(tensors: Mapping[str, Tensor], blocks: str) -> int:
     return len({name.split(".")[1] for name in tensors if name.startswith(f"{blocks}.")})
-
-
-def _published(name: str) -> str:
-    for ours, theirs in _RENAMED.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
-
-
-def _ours(name: str) -> str:
-    for ours, theirs in _RENAMED.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name

@@ -13,7 +13,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.weights.files import load_model
-from seitpp_models.weights.official import from_official_names, load_official, to_official
+from seitpp_models.weights.official import load_official, to_official
 from tokenstore.format import TokenizerIdentity
 
 __all__ = ["backbone_arguments", "pretrained_network", "start_from"]
@@ -75,7 +75,7 @@ def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None
                 f"{name}: expected shape {tuple(tensor.shape)}, found {actual}; start from a network of the "
                 "same size, patch, codebook and kind of input"
             )
-    model.load_state_dict(from_official_names({name: source[name] for name in target}), strict=False)
+    model.load_published({name: source[name] for name in target}, strict=False)
     if isinstance(model.head, nn.Linear):
         nn.init.trunc_normal_(model.head.weight, std=_HEAD_DEVIATION)
         nn.init.zeros_(model.head.bias)

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
-from tokenstore.networks.runs import ResumableRun, run_steps
+from tokenstore.networks.runs import ResumableRun, RunOptions, run_steps
 from tokenstore.networks.states import load_optimizer
 
 
@@ -73,9 +73,7 @@ class SmallRun(ResumableRun[int, Step]):
 def train(run: SmallRun, *, resume: bool = False, on_step: Callable[[Step], None] = lambda _: None) -> None:
     run_steps(
         run,
-        resume=resume,
-        checkpoint_seconds=0,
-        evaluate_steps=0,
+        RunOptions(resume, checkpoint_seconds=0),
         on_step=on_step,
         evaluate=lambda: None,
         on_evaluation=lambda *_: None,

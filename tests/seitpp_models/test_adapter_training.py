@@ -31,7 +31,7 @@ from tokenstore.augment import (
 from tokenstore.augment.adapters import load_adapter
 from tokenstore.augment.examples import transformed_codes
 from tokenstore.errors import AdapterError
-from tokenstore.networks.runs import LOG, STATE
+from tokenstore.networks.runs import LOG, STATE, RunOptions
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import load_tokenizer
@@ -95,9 +95,7 @@ def run(
         run_training(
             trainer,
             images,
-            resume=resume,
-            checkpoint_seconds=1000,
-            evaluate_steps=0,
+            RunOptions(resume, 1000, 0),
             evaluate_images=4,
             on_step=on_step or seen.append,
             on_evaluation=lambda *_: None,

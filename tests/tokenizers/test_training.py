@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import TokenizerError
-from tokenstore.networks.runs import LOG, STATE
+from tokenstore.networks.runs import LOG, STATE, RunOptions
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
 from tokenstore.tokenizers.train import images as train_images
@@ -79,12 +79,9 @@ def finish(trainer: Trainer, images: ImageSet, *, resume: bool = False, evaluate
     run_training(
         trainer,
         images,
-        resume=resume,
-        checkpoint_seconds=0,
-        evaluate_steps=evaluate_steps,
+        RunOptions(resume, 0, evaluate_steps),
         evaluate_images=4,
         on_step=lambda result: None,
-        on_evaluation=lambda step, quality: None,
     )
 
 
@@ -207,12 +204,9 @@ def test_training_learns_and_writes_what_it_promises(images: ImageSet, tmp_path:
     run_training(
         trainer,
         images,
-        resume=False,
-        checkpoint_seconds=1e9,
-        evaluate_steps=0,
+        RunOptions(False, 1e9, 0),
         evaluate_images=4,
         on_step=results.append,
-        on_evaluation=lambda step, quality: None,
     )
     assert [result.step for result in results] == list(range(1, 61))
     assert np.mean([r.psnr for r in results[-5:]]) > np.mean([r.psnr for r in results[:5]]) + 1
@@ -280,9 +274,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         run_training(
             interrupted,
             images,
-            resume=False,
-            checkpoint_seconds=1e9,
-            evaluate_steps=0,
+            RunOptions(False, 1e9, 0),
             evaluate_images=4,
             on_step=on_step,
             on_evaluation=lambda step, quality: None,
@@ -301,9 +293,7 @@ def test_resuming_after_a_crash_drops_the_log_of_steps_done_again(images: ImageS
         run_training(
             trainer,
             images,
-            resume=False,
-            checkpoint_seconds=1e9,
-            evaluate_steps=0,
+            RunOptions(False, 1e9, 0),
             evaluate_images=1,
             on_step=lambda result: trainer.save() if result.step == 15 else _raise_at(result.step, 35),
             on_evaluation=lambda step, quality: None,

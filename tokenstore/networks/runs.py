@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from tokenstore.files import FULL, full_disk_named, system_error, whole_file, wr
 from tokenstore.locks import PlaceLock
 from tokenstore.networks.states import check_like, read_state
 
-__all__ = ["LOG", "STATE", "ResumableRun", "StepResult", "cut_log", "run_steps"]
+__all__ = ["LOG", "STATE", "ResumableRun", "RunOptions", "StepResult", "cut_log", "run_steps"]
 
 STATE = "state.pt"
 """The file of a run's checkpoint."""
@@ -240,29 +240,38 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
         ]
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run that its result does not depend on."""
+
+    resume: bool = False
+    """True to go on from the folder's checkpoint, if there is one."""
+    checkpoint_seconds: float = 180.0
+    """The seconds from one checkpoint to the next."""
+    evaluate_steps: int = 0
+    """The steps from one evaluation of the weights to the next; 0: none before the end."""
+
+
 def run_steps(
     run: ResumableRun[Any, _Result],
+    options: RunOptions,
     *,
-    resume: bool,
-    checkpoint_seconds: float,
-    evaluate_steps: int,
     on_step: Callable[[_Result], None],
     evaluate: Callable[[], _Quality],
     on_evaluation: Callable[[int, _Quality], None],
 ) -> _Quality:
     """Train to the last step, and return the evaluation of its weights.
 
-    `resume` goes on from the folder's checkpoint, if there is one. The folder is locked until the end.
-    Weights are also evaluated every `evaluate_steps` before the end (0: never). Ctrl-C and SIGTERM stop the
-    run after a step and write a checkpoint; a crash loses the steps since the last checkpoint.
+    The folder is locked until the end. Ctrl-C and SIGTERM stop the run after a step and write a checkpoint;
+    a crash loses the steps since the last checkpoint.
 
-    Raises the run's `error` if its folder holds a run and `resume` is false, or if another process trains
+    Raises the run's `error` if its folder holds a run that is not to be resumed, or if another process trains
     into the folder, and KeyboardInterrupt after a signal.
     """
     with run.locked():
-        _begin(run, resume)
+        _begin(run, options.resume)
         try:
-            return _train(run, checkpoint_seconds, evaluate_steps, on_step, evaluate, on_evaluation)
+            return _train(run, options, on_step, evaluate, on_evaluation)
         except OSError as error:
             if error.errno not in FULL or error.filename is not None:
                 raise
@@ -287,8 +296,7 @@ def _begin(run: ResumableRun[Any, Any], resume: bool) -> None:
 
 def _train(
     run: ResumableRun[Any, _Result],
-    checkpoint_seconds: float,
-    evaluate_steps: int,
+    options: RunOptions,
     on_step: Callable[[_Result], None],
     evaluate: Callable[[], _Quality],
     on_evaluation: Callable[[int, _Quality], None],
@@ -296,7 +304,8 @@ def _train(
     """Do the steps of a run whose folder is locked and prepared, and return the last evaluation."""
     out = run.out
     saved = time.monotonic()
-    evaluated = range(evaluate_steps, run.config.steps, evaluate_steps) if evaluate_steps else ()
+    every = options.evaluate_steps
+    evaluated = range(every, run.config.steps, every) if every else ()
     log_path = out / LOG if run.writes else Path(os.devnull)
     with log_path.open("a") as log, _deferred_interrupts() as interrupted:
         if run.step in evaluated:  # an interrupt may have come between the step and its evaluation
@@ -307,7 +316,8 @@ def _train(
                 with full_disk_named(log_path):
                     log.write(json.dumps(asdict(result)) + "\n")  # type: ignore[call-overload]
                     log.flush()
-            due, stopped = run.agree(time.monotonic() - saved > checkpoint_seconds, interrupted.is_set())
+            is_late = time.monotonic() - saved > options.checkpoint_seconds
+            due, stopped = run.agree(is_late, interrupted.is_set())
             if due or stopped:
                 run.save()
                 saved = time.monotonic()

@@ -39,6 +39,11 @@ class Encoder:
             **({} if masks is None else {MASKS: Column(np.dtype(np.uint8), masks.shape)}),
         }
 
+    @property
+    def takes_pixels(self) -> bool:
+        """True if the inputs are RGB pixels (B, H, W, 3) uint8, False if the tokenizer reads files."""
+        return self._files is None
+
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Encode inputs (n, *shape); raise TokenizerError for codes of a wrong type, shape or range."""
         tensor = torch.from_numpy(inputs)

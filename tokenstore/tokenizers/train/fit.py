@@ -59,41 +59,72 @@ def fit_codebook(
     on_start: Callable[[ImageSource, str, int], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> FittedCodebook:
-    """Learn a codebook over an autoencoder's latents of images, and write it to the file `out`.
+    """Learn a codebook over an autoencoder's latents of images, and write it to a file.
 
-    `images` is a source of images, or the path of one. `autoencoder` is an AutoencoderKL, AutoencoderTiny or
-    AutoencoderDC of diffusers, or a pipeline with one: a folder, or an id of the Hugging Face hub. A position
-    gets `codebooks` codes of `codebook_size` values each; each further codebook is learned over the residuals
-    of those before. `levels`, one number a latent channel, is finite scalar quantisation instead.
+    Args:
+        images: A source of images, or the path or URL of one. One image in ten is held out to evaluate on.
+        out: The file to write, whose name ends in .safetensors.
+        autoencoder: An AutoencoderKL, AutoencoderTiny or AutoencoderDC of diffusers, or a pipeline with one:
+            a folder, or an id of the Hugging Face hub.
+        codebook_size: The number of codes of each codebook; by default 4096.
+        codebooks: The number of codes of a position. Each codebook after the first is learned over the
+            residuals of those before it.
+        levels: The number of values of each latent channel, for finite scalar quantisation in place of
+            learned codebooks.
+        split: The split of the images; by default train, or else the first.
+        limit: The most images to read, evenly spaced over the split; None reads all.
+        image_size: The side in pixels of the square that an image becomes.
+        resize: The way an image becomes a square, as `ImageOptions` describes.
+        max_vectors: The most latent vectors that k-means sees, a random sample of all; by default 1048576.
+        batch_vectors: The number of vectors of a step of k-means; by default 16384.
+        iterations: The number of steps of k-means for each codebook; by default 200.
+        seed: The seed of all draws.
+        device: The device that the autoencoder runs on, cpu or cuda.
+        overwrite: True to replace an existing file.
+        on_start: Called before the first image with the source, the split's name and the number of images.
+        on_progress: Called with the stage, the steps done in the stage, and all its steps.
 
-    The images are at most `limit` (None: all) of `split` (by default train or the first), evenly spaced; one
-    in ten is held out. `image_size` is the side in pixels of the square that an image becomes; `ImageOptions`
-    describes the ways to `resize`. k-means sees `max_vectors` latent vectors, a random sample of all, in
-    `iterations` steps of `batch_vectors`. `overwrite` replaces an existing file.
-
-    `on_start` is called before the first image with the source, the split's name and the number of images,
-    `on_progress` with the stage, the steps done in the stage, and all its steps.
-
-    Raises SourceError for images that cannot be used. Raises TokenizerError if diffusers is not installed,
-    `out` exists or has another ending, the autoencoder cannot be loaded, the options don't fit, or there are
-    too few vectors.
+    Raises:
+        SourceError: The images cannot be used.
+        TokenizerError: diffusers is not installed, `out` exists or has another ending, the autoencoder
+            cannot be loaded, the options don't fit, or there are too few vectors.
     """
-    path = Path(out)
     options = FitOptions(codebook_size, codebooks, levels, max_vectors, batch_vectors, iterations, seed)
-    with _reserved(path, overwrite):
-        source = open_images(images)
-        name, images_of_split = _choose_split(source, split)
-        kind = _autoencoder_kind()
-        model = kind.load_autoencoder(autoencoder, device)
-        if on_start is not None:
-            total = len(images_of_split)
-            on_start(source, name, total if limit is None else min(limit, total))
-        image_options = ImageOptions(image_size, resize)
-        progress = {} if on_progress is None else {"on_progress": on_progress}
-        tokenizer, report = learn_codebook(
-            images_of_split, model, image_options, options, limit=limit, **progress
-        )
-        kind.write_codebook(tokenizer, path)
+    request = _Request(images, split, limit, ImageOptions(image_size, resize), autoencoder, device)
+    with _reserved(Path(out), overwrite):
+        return _fit(request, Path(out), options, on_start, on_progress)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The images that a codebook is asked for, and the autoencoder."""
+
+    images: str | Path | ImageSource
+    split: str | None
+    limit: int | None
+    image_options: ImageOptions
+    autoencoder: str
+    device: str
+
+
+def _fit(
+    request: _Request,
+    path: Path,
+    options: FitOptions,
+    on_start: Callable[[ImageSource, str, int], None] | None,
+    on_progress: OnProgress | None,
+) -> FittedCodebook:
+    source = open_images(request.images)
+    name, images = _choose_split(source, request.split)
+    kind = _autoencoder_kind()
+    model = kind.load_autoencoder(request.autoencoder, request.device)
+    if on_start is not None:
+        on_start(source, name, len(images) if request.limit is None else min(request.limit, len(images)))
+    progress = {} if on_progress is None else {"on_progress": on_progress}
+    tokenizer, report = learn_codebook(
+        images, model, request.image_options, options, limit=request.limit, **progress
+    )
+    kind.write_codebook(tokenizer, path)
     return FittedCodebook(path, tokenizer, report)
 
 

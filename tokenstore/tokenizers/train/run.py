@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenstore.errors import SampleError
 from tokenstore.networks.precision import Precision, computes_in_bfloat16
-from tokenstore.networks.runs import run_steps
+from tokenstore.networks.runs import RunOptions, run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
@@ -99,37 +99,39 @@ def train_tokenizer(
 ) -> TrainedTokenizer:
     """Train a tokenizer of the default kind on images, in a folder.
 
-    `images` is a source of images, the path of one, or several of both. The folder `out` gets
-    `weights.safetensors` (averaged weights), `evaluation.json`, `samples.png`, `log.jsonl`, and every
-    `checkpoint_minutes` a `state.pt`, from which `resume` goes on, given the same other arguments.
+    Args:
+        images: A source of images, the path or URL of one, or several of both.
+        out: The folder of the run. It gets `weights.safetensors` (averaged weights), `evaluation.json`,
+            `samples.png` (held-out images and their reconstructions), `log.jsonl` and `state.pt` (the
+            checkpoint to resume from).
+        steps: The number of steps; by default 11000.
+        precision: The arithmetic of the networks: bf16, fp32, or auto for bf16 where the device multiplies
+            it natively. Weights are float32.
+        device: The device that the networks run on, cpu or cuda.
+        threads: The threads that compute on a CPU during the call; None leaves their number as it is.
+        evaluate_steps: The steps from one evaluation to the next; 0 evaluates only at the end.
+        evaluate_images: The most held-out images of each kind, photographs and thumbnails, to evaluate on.
+        checkpoint_minutes: The minutes from one checkpoint to the next.
+        resume: True to go on from the checkpoint in `out`, with the same other arguments.
+        on_start: Called before the first step with the run and its images.
+        on_step: Called after each step with its figures.
+        on_evaluation: Called after each evaluation with the steps done and the quality by kind of image.
+        **settings: See `TrainingSettings`.
 
-    An evaluation every `evaluate_steps` steps (0: only at the end) uses at most `evaluate_images` images of
-    each kind. `precision` is the arithmetic of the networks: "bf16", "fp32", or "auto" for bf16 where
-    `device` multiplies it natively; weights are float32. `threads` compute on a CPU during the call; None
-    leaves their number as it is. `settings` are those of `TrainingSettings`.
-
-    `on_start` is called before the first step with the run and its images, `on_step` after each step,
-    `on_evaluation` after each evaluation with the steps done and the quality by kind of image.
-
-    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint; ArgumentError for another precision;
-    SourceError for images that cannot be used; TokenizerError if the device cannot be used, nothing is left
-    to train on, or the folder holds a run of other arguments, or any run and `resume` is false.
+    Raises:
+        ArgumentError: The precision is none of the three.
+        SourceError: The images cannot be used.
+        TokenizerError: The device cannot be used, nothing is left to train on, or `out` holds a run of other
+            arguments, or any run and `resume` is false.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
     config = replace(_config(**settings), bfloat16=computes_in_bfloat16(precision, device)).shortened(steps)
     trainer, image_set = _prepared(images, Path(out), config, device)
+    options = RunOptions(resume, 60 * checkpoint_minutes, evaluate_steps)
     with torch_threads(threads), trainer.locked():
         if on_start is not None:
             on_start(trainer, image_set)
-        quality = run_training(
-            trainer,
-            image_set,
-            resume=resume,
-            checkpoint_seconds=60 * checkpoint_minutes,
-            evaluate_steps=evaluate_steps,
-            evaluate_images=evaluate_images,
-            on_step=on_step or _ignore,
-            on_evaluation=on_evaluation or _ignore,
-        )
+        quality = run_training(trainer, image_set, options, evaluate_images, on_step, on_evaluation)
         return TrainedTokenizer(Path(out) / WEIGHTS, config.steps, trainer.seconds, quality)
 
 
@@ -157,28 +159,23 @@ def _ignore(*_: object) -> None: ...
 def run_training(
     trainer: Trainer,
     images: ImageSet,
-    *,
-    resume: bool,
-    checkpoint_seconds: float,
-    evaluate_steps: int,
+    options: RunOptions,
     evaluate_images: int,
-    on_step: Callable[[StepResult], None],
-    on_evaluation: Callable[[int, dict[str, Quality]], None],
+    on_step: Callable[[StepResult], None] | None = None,
+    on_evaluation: Callable[[int, dict[str, Quality]], None] | None = None,
 ) -> dict[str, Quality]:
     """Train to the last step and return the quality on up to `evaluate_images` held-out images of each kind.
 
-    Every `evaluate_steps` (0: only at the end) the averaged weights are evaluated, and pictures are written.
+    An evaluation is of the averaged weights, and writes pictures too.
 
-    Raises TokenizerError if the folder holds a run and `resume` is false.
+    Raises TokenizerError if the folder holds a run that is not to be resumed.
     """
     return run_steps(
         trainer,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        evaluate_steps=evaluate_steps,
-        on_step=on_step,
+        options,
+        on_step=on_step or _ignore,
         evaluate=lambda: evaluate_run(trainer, images, evaluate_images),
-        on_evaluation=on_evaluation,
+        on_evaluation=on_evaluation or _ignore,
     )
 
 
