@@ -47,7 +47,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)
     monkeypatch.setattr(sound_files, "PIECE_NBYTES", 2**14)
     monkeypatch.setattr(sound_files, "_VALUES_NBYTES", 2**12)
-    monkeypatch.setattr(local, "BLOCK_NBYTES", 2**14)
+    monkeypatch.setattr(local, "LOCAL_BLOCK_NBYTES", 2**14)
     monkeypatch.setattr(tables, "BATCH_ROWS", 2**10)
 
 

@@ -224,7 +224,7 @@ class ArrayReader(ABC):
         """Let another reader of this array map no shard, and keep little of what it has read."""
         reader._cache_nbytes, reader._least_cached = _STREAM_NBYTES, 2 * threads
         if self.store.storage.maps_files:
-            reader._use(LocalShards(self.files, self._check_payload, mapped=False))
+            reader._use(LocalShards(self.files, self._check_payload, in_turn=True))
         return reader
 
     def _copy_in_memory(self, reader: ArrayReader) -> None:

@@ -24,6 +24,7 @@ from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import sharding
 from tokenstore.reading import shards
 from tokenstore.reading.memory import ReusedMemory
+from tokenstore.reading.shard_indexes import AllIndexes, Stops, span
 from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
 from tokenstore.storage import Cache
 
@@ -55,7 +56,7 @@ class FetchedShards(Shards):
         self._check = check
         self._cache = cache
         self._folder = f"{files.store.root_digest}/{files.name}"
-        self._indexes: dict[int, sharding.Index] = {}
+        self._indexes = AllIndexes(files)
         self._resident: OrderedDict[int, Bytes] = OrderedDict()
         self._resident_nbytes = 0
         self._memory = ReusedMemory(spare=1)
@@ -254,12 +255,12 @@ class FetchedShards(Shards):
             error = CodecError(f"expected {stop - start} bytes, found {len(data)}")
             raise self._files.unexplained_damage(run[0], error)
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
-        index = self._index(shard)[first : first + run[1] - run[0]].tolist()
+        stops, (begin, _) = self._index(shard), self._span(run)
         payloads = {}
-        for chunk, (offset, length) in enumerate(index, run[0]):
-            start = offset - index[0][0]
+        for chunk in range(*run):
+            start, stop = span(stops, chunk - run[0] + first)
             try:
-                payload = sharding.checked_payload(data[start : start + length])
+                payload = sharding.checked_payload(data[start - begin : stop - begin])
                 self._check(chunk, payload)
             except CodecError as error:
                 raise self._files.unexplained_damage(chunk, error) from error
@@ -278,23 +279,24 @@ class FetchedShards(Shards):
     def _span(self, run: Run) -> tuple[int, int]:
         """Return the first byte of a run in its shard, and the byte after its last."""
         shard, first = divmod(run[0], self._files.layout.chunks_per_shard)
-        index = self._index(shard)
-        offset, length = index[first + run[1] - run[0] - 1].tolist()
-        return int(index[first, 0]), offset + length
+        return span(self._index(shard), first, run[1] - run[0])
 
-    def _index(self, shard: int) -> sharding.Index:
-        if shard not in self._indexes:
+    def _index(self, shard: int) -> Stops:
+        stops = self._indexes.get(shard)
+        if stops is None:
             self._load_indexes({shard})
-        return self._indexes[shard]
+            stops = self._indexes.get(shard)
+            assert stops is not None, "an index that cannot be loaded is an error"
+        return stops
 
     def _load_indexes(self, numbers: set[int]) -> None:
         """Fetch indexes of shards: of all shards where these are few, since a shuffle reads from all."""
-        if numbers <= self._indexes.keys():
+        if not self._indexes.missing(numbers):
             return
         with self._index_lock:
             if self._files.layout.shards <= _INDEXES_AT_ONCE:
                 numbers = set(range(self._files.layout.shards))
-            missing = sorted(numbers - self._indexes.keys())
+            missing = self._indexes.missing(numbers)
             self._fetch_once(
                 missing,
                 self._index_key,
@@ -311,10 +313,10 @@ class FetchedShards(Shards):
         answers = self._read_ranges(ranges, at_once=True)
         for shard, request, data in zip(missing, ranges, answers, strict=True):
             try:
-                self._indexes[shard] = self._decoded_index(shard, data)
+                self._indexes.put(shard, self._decoded_index(shard, data))
             except DamageError:
                 (data,) = self._read_ranges([request], at_once=True)
-                self._indexes[shard] = self._decoded_index(shard, data)
+                self._indexes.put(shard, self._decoded_index(shard, data))
             self._put(self._index_key(shard), np.frombuffer(data, np.uint8))
 
     def _index_from_cache(self, shard: int) -> bool:
@@ -323,7 +325,7 @@ class FetchedShards(Shards):
         if data is None or self._cache is None:
             return False
         try:
-            self._indexes[shard] = self._decoded_index(shard, data)
+            self._indexes.put(shard, self._decoded_index(shard, data))
         except DamageError:
             self._cache.discard(key)
             return False

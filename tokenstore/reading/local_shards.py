@@ -2,7 +2,7 @@
 
 As many shards stay mapped as the process may map (`storage/mapping.py`). The chunks of any other shard are
 read each time, from a file that is opened for them: neither how many files may be open nor the order of the
-reads matters. A shard's index is read and checked once, and stays in flat arrays.
+reads matters. A shard's index is read and checked once, and stays in flat arrays (`shard_indexes.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import sharding
+from tokenstore.reading.shard_indexes import AllIndexes, RecentIndexes, ShardIndexes, Stops, span
 from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
 from tokenstore.storage.mapping import map_file
 from tokenstore.storage.regular import read_into
@@ -27,20 +28,22 @@ class LocalShards(Shards):
     """The shards on this machine's disk.
 
     A chunk is verified on its first access, and whenever it is read anew. Without `mapped`, no shard is
-    mapped: that is for chunks that are needed once.
+    mapped: that is for chunks that are needed once. With `in_turn`, shards are read one after another: none
+    is mapped, and nothing of those that were read stays in memory.
     """
 
     fetches = False
 
-    def __init__(self, files: ArrayFiles, check: Check, *, mapped: bool = True) -> None:
+    def __init__(
+        self, files: ArrayFiles, check: Check, *, mapped: bool = True, in_turn: bool = False
+    ) -> None:
         self._files = files
         self._check = check
-        self._maps = mapped
+        self._maps = mapped and not in_turn
         self._mappings: dict[int, Bytes] = {}
-        self._has_index = np.zeros(files.layout.shards, np.bool_)
-        self._stops = np.zeros(files.chunks, np.int64)
-        """The end of each chunk in its shard, checksum included; it starts where the one before it ends."""
-        self._verified = np.zeros(files.chunks, np.bool_)
+        self._indexes: ShardIndexes = RecentIndexes() if in_turn else AllIndexes(files)
+        self._verified = np.zeros(files.chunks if self._maps else 0, np.bool_)
+        """True for chunks that were verified in their mapped shard."""
 
     @override
     def keeps(self, chunk: int) -> bool:
@@ -85,21 +88,25 @@ class LocalShards(Shards):
 
         They do if the shard is mapped. With `maps`, it is from now on, if that is possible.
         """
+        first = shard * self._files.layout.chunks_per_shard
         mapping = self._mappings.get(shard)
-        if mapping is None:
-            with self._opened(shard) as file:
+        stops = None if mapping is None else self._indexes.get(shard)
+        if mapping is None or stops is None:
+            with self._opened(shard) as (file, stops):
                 mapping = file.mapped() if maps else None
                 if mapping is None:
-                    return [self._checked(chunk, file.read(*self._span(chunk))) for chunk in chunks], False
+                    read = (file.read(*span(stops, chunk - first)) for chunk in chunks)
+                    return list(map(self._checked, chunks, read)), False
             # subtle: the first thread's mapping stays, since addresses in it may be in use
             mapping = self._mappings.setdefault(shard, mapping)
-        return [self._mapped_payload(mapping, chunk) for chunk in chunks], True
+        return [self._mapped_payload(mapping, chunk, *span(stops, chunk - first)) for chunk in chunks], True
 
-    def _mapped_payload(self, mapping: Bytes, chunk: int) -> Bytes:
-        start, stop = self._span(chunk)
+    def _mapped_payload(self, mapping: Bytes, chunk: int, start: int, stop: int) -> Bytes:
         if self._verified[chunk]:
             return mapping[start : stop - sharding.CHECKSUM_NBYTES]
-        return self._checked(chunk, mapping[start:stop])
+        payload = self._checked(chunk, mapping[start:stop])
+        self._verified[chunk] = True
+        return payload
 
     def _checked(self, chunk: int, stored: Bytes) -> Bytes:
         """Return the payload in a chunk's stored bytes, verified."""
@@ -108,17 +115,11 @@ class LocalShards(Shards):
             self._check(chunk, payload)
         except CodecError as error:
             raise self._files.damage(chunk, error) from error
-        self._verified[chunk] = True
         return payload
 
-    def _span(self, chunk: int) -> tuple[int, int]:
-        """Return the first byte of a chunk in its shard, and the byte after its checksum."""
-        start = int(self._stops[chunk - 1]) if chunk % self._files.layout.chunks_per_shard else 0
-        return start, int(self._stops[chunk])
-
     @contextlib.contextmanager
-    def _opened(self, shard: int) -> Iterator[_ShardFile]:
-        """Open a shard of the store that was opened, whose size and index are right."""
+    def _opened(self, shard: int) -> Iterator[tuple[_ShardFile, Stops]]:
+        """Open a shard of the store that was opened, whose size is right, and give the ends of its chunks."""
         store = self._files.store
         try:
             file = _ShardFile(self._files, shard)
@@ -129,13 +130,12 @@ class LocalShards(Shards):
             # A store that was replaced before the shard was opened has a new root by now. subtle: its index
             # must not take the place of numbers by which other threads read, or read later.
             store.check_unchanged()
-            if not self._has_index[shard]:
-                self._add_index(shard, file)
-            yield file
+            stops = self._indexes.get(shard)
+            yield file, self._add_index(shard, file) if stops is None else stops
         finally:
             file.close()
 
-    def _add_index(self, shard: int, file: _ShardFile) -> None:
+    def _add_index(self, shard: int, file: _ShardFile) -> Stops:
         layout = self._files.layout
         try:
             data = file.read(file.nbytes - layout.index_nbytes, file.nbytes)
@@ -143,9 +143,7 @@ class LocalShards(Shards):
         except DamageError:
             self._files.store.rule_out_change()
             raise
-        first = shard * layout.chunks_per_shard
-        self._stops[first : first + len(index)] = index.sum(axis=1)
-        self._has_index[shard] = True  # subtle: after the numbers, which other threads read from now on
+        return self._indexes.put(shard, index)
 
 
 class _ShardFile:

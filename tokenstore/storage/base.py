@@ -18,7 +18,9 @@ SCRATCH = f"{STAGING}/.scratch"
 IN_PLACE_MARKER = "operation.json"
 """The file that makes the working folder beside a local store ours."""
 BLOCK_NBYTES = 2**22
-"""The bytes that `Storage.blocks` yields at a time."""
+"""The bytes that `Storage.blocks` yields at a time of a remote file, each block from a request."""
+LOCAL_BLOCK_NBYTES = 2**17
+"""The same of a file of this machine: larger blocks cost memory and win no time."""
 
 Range: TypeAlias = tuple[str, int, int]
 """A file's path, the first byte, and the byte after the last."""
@@ -101,7 +103,7 @@ class Storage(ABC):
         return [self.read_range(*request) for request in requests]
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """Yield a whole file, a few megabytes at a time."""
+        """Yield a whole file, at most a few megabytes at a time."""
         size = self.size(path)
         for start in range(0, size, BLOCK_NBYTES):
             yield self.read_range(path, start, min(start + BLOCK_NBYTES, size))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 from typing import IO, TypeAlias
 
-from tokenstore.storage.base import BLOCK_NBYTES
+from tokenstore.storage.base import LOCAL_BLOCK_NBYTES
 
 __all__ = ["inflated", "is_bounded"]
 
@@ -34,7 +34,7 @@ def inflated(file: _Bytes, member: zipfile.ZipInfo, stop: int | None = None) -> 
     """
     left = member.file_size if stop is None else min(stop, member.file_size)
     if is_bounded(member):
-        while left > 0 and (block := file.read(min(left, BLOCK_NBYTES))):
+        while left > 0 and (block := file.read(min(left, LOCAL_BLOCK_NBYTES))):
             left -= len(block)
             yield block
         return
@@ -44,7 +44,7 @@ def inflated(file: _Bytes, member: zipfile.ZipInfo, stop: int | None = None) -> 
         data = file.read(_READ_NBYTES) if decompressor.needs_input else b""
         if decompressor.needs_input and not data:
             raise EOFError(f"{member.filename} ends too early")
-        block = decompressor.decompress(data, min(left, BLOCK_NBYTES))
+        block = decompressor.decompress(data, min(left, LOCAL_BLOCK_NBYTES))
         left -= len(block)
         crc = zlib.crc32(block, crc)
         yield block

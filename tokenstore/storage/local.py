@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from tokenstore.files import create_file, move_file, sync_names, write_file
-from tokenstore.storage.base import BLOCK_NBYTES, IN_PLACE_MARKER, SCRATCH, STAGING, Storage, too_long
+from tokenstore.storage.base import IN_PLACE_MARKER, LOCAL_BLOCK_NBYTES, SCRATCH, STAGING, Storage, too_long
 from tokenstore.storage.regular import open_regular, read_at, version_of
 
 __all__ = ["LocalFolder", "LocalPlace", "exchanged_store", "open_local", "working_folder"]
@@ -94,8 +94,8 @@ class LocalFolder(LocalPlace):
     def blocks(self, path: str) -> Iterator[bytes]:
         descriptor, size = self._opened(path)
         try:
-            for start in range(0, size, BLOCK_NBYTES):
-                yield read_at(descriptor, start, min(start + BLOCK_NBYTES, size))
+            for start in range(0, size, LOCAL_BLOCK_NBYTES):
+                yield read_at(descriptor, start, min(start + LOCAL_BLOCK_NBYTES, size))
         finally:
             os.close(descriptor)
 

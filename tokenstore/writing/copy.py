@@ -32,6 +32,8 @@ from tokenstore.writing.writer import StoreWriter
 OnProgress: TypeAlias = Callable[[int, int], None]
 """A progress callback: the bytes done, and the bytes in all."""
 
+_PROGRESS_NBYTES = 2**22
+"""The bytes after which a progress callback is called again."""
 _ATTEMPTS = 2
 """The number of times a file is copied before a wrong digest counts: a network may change a bit."""
 
@@ -140,19 +142,21 @@ def _copy_file(
         progress.add(record.size)
         return
     for attempt in range(_ATTEMPTS):
-        done = 0
+        done = told = 0
         try:
             named = scratch if target.folder is None else target.folder / path
             with full_disk_named(named, record.size), scratch.open("wb") as file:
                 for block in _checked(store.storage, path, record):
                     file.write(block)
-                    progress.add(len(block))
                     done += len(block)
+                    if done - told >= _PROGRESS_NBYTES or done == record.size:
+                        progress.add(done - told)
+                        told = done
             writer.check()
             target.move_into_place(scratch, path)
             read_back(target, path, record)
         except DamageError:
-            progress.add(-done)
+            progress.add(-told)
             if attempt + 1 == _ATTEMPTS:
                 store.rule_out_change()
                 raise
