@@ -71,6 +71,9 @@ def preview(
 ) -> None:
     r"""Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
 
+    A store with label maps has each sample's beside them, a colour a class; ignored pixels are white. With
+    --augment, the first image of a sample is its codes as they are stored, decoded like the others.
+
     \b
     Examples:
       tokenstore preview photos.zarr -o sheet.png
@@ -84,8 +87,9 @@ def preview(
     sheet = tokenstore.preview(store, out, indices=indices, count=count, augment=augment, **settings)
     which = f"{len(sheet.indices):,} samples of split {sheet.split}"
     if sheet.headings:
-        echo(f"{out}: {which}: {', '.join(sheet.headings)}")
+        echo(f"{out}: {which}: {', '.join(sheet.headings)} (all decoded by the tokenizer)")
         return
-    echo(f"{out}: {which}, {sheet.originals:,} with their originals")
+    maps = ", all with their label maps" if sheet.label_maps else ""
+    echo(f"{out}: {which}, {sheet.originals:,} with their originals{maps}")
     if sheet.reason is not None:
         echo(f"  no original of {sheet.missing:,}; the first reason: {sheet.reason}")

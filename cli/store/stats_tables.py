@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenstore.audit.codes import CodebookUse
-from tokenstore.audit.stats import IMAGENET_NBYTES, IMAGENET_SAMPLES, SplitAudit, StorageAudit
+from tokenstore.audit.stats import MILLION, SplitAudit, StorageAudit
 from tokenstore.loading import Mixing
 from tokenstore.texts import printable
 
@@ -80,10 +80,13 @@ def _print_bytes(console: Terminal, result: StorageAudit) -> None:
             f"source images {human_bytes(result.source_nbytes)}: the store is "
             f"{result.nbytes / result.source_nbytes:.2%} of them"
         )
-    console.print(
-        f"at ImageNet-1k's {IMAGENET_SAMPLES:,} samples: {human_bytes(result.imagenet_nbytes)}, "
-        f"{result.imagenet_nbytes / IMAGENET_NBYTES:.2%} of its {human_bytes(IMAGENET_NBYTES)} of images"
-    )
+    if result.million_nbytes is None:
+        return
+    of_images = ""
+    if result.source_nbytes:
+        images = result.source_nbytes / result.samples * MILLION
+        of_images = f", {result.million_nbytes / images:.2%} of their {human_bytes(round(images))} of images"
+    console.print(f"a million such samples: about {human_bytes(result.million_nbytes)}{of_images}")
 
 
 def _print_split(console: Terminal, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:

@@ -17,7 +17,7 @@ import tokenstore
 from tokenstore.audit import StatsOptions, columns, register_column
 from tokenstore.audit import codes as codes_module
 from tokenstore.audit.quality import measure_quality
-from tokenstore.audit.stats import IMAGENET_SAMPLES, stats
+from tokenstore.audit.stats import stats
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import ArgumentError, TokenizerError
@@ -64,15 +64,30 @@ def test_entropy_use_and_perplexity(
     assert split.bits_per_code == pytest.approx(8 * split.tokens_nbytes / codes.size)
 
 
-def test_bytes_add_up_to_what_is_on_disk_and_scale_to_imagenet(tmp_path: Path, codes: np.ndarray) -> None:
+def test_bytes_add_up_to_what_is_on_disk(tmp_path: Path, codes: np.ndarray) -> None:
     store = store_of(tmp_path, codes)
     result = stats(store)
     root = store.files.storage.root
     assert root is not None
     assert result.nbytes == sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    assert result.imagenet_nbytes == pytest.approx(result.nbytes / 100 * IMAGENET_SAMPLES)
     assert result.source_nbytes is None
     assert result.splits["train"].class_counts is None
+
+
+def test_bytes_are_projected_to_like_samples_alone_and_from_enough_of_them(tmp_path: Path) -> None:
+    write_grey_folder(tmp_path / "images" / "train", 2)
+    thumbnails = {"tokenizer": BrightnessTokenizer(), "workers": 0}
+    tokenstore.convert(tmp_path / "images", tmp_path / "few", **thumbnails)
+    assert stats(tmp_path / "few").million_nbytes is None
+    np.save(tmp_path / "codes.npy", np.zeros((1000, 4, 4), np.uint8))
+    tokenstore.convert(tmp_path / "codes.npy", tmp_path / "many", codebook_size=256)
+    many = stats(tmp_path / "many")
+    assert many.million_nbytes == many.nbytes * 1000
+    for store, line in (("few", None), ("many", "a million such samples: about")):
+        printed = CliRunner().invoke(cli, ["stats", str(tmp_path / store)]).output
+        assert "ImageNet" not in printed
+        assert ("million" in printed) == (line is not None)
+        assert line is None or line in printed
 
 
 def test_a_store_without_a_sample_left_in_a_split_can_be_audited(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
-from helpers.scenes import SIZE, lines, pixels, place, run
+from helpers.scenes import SIZE, lines, pixels, place, run, write_scene
 from helpers.stores import Samples, write_store
 from PIL import Image
 
@@ -79,8 +80,15 @@ def test_augmented_samples_are_shown_beside_each_other(store: Path, tmp_path: Pa
     said = lines(
         run("preview", store, "-o", out, "--augment", "seitpp", "--adapter", adapter, "--indices", "4,1")
     )
-    names = ("original", "naive flip", "TokenAdapt flip", "naive crop", "TokenAdapt crop", "ColorAdapt")
-    assert said == [f"{out}: 2 samples of split train: {', '.join(names)}"]
+    names = (
+        "codes as stored",
+        "naive flip",
+        "TokenAdapt flip",
+        "naive crop",
+        "TokenAdapt crop",
+        "ColorAdapt",
+    )
+    assert said == [f"{out}: 2 samples of split train: {', '.join(names)} (all decoded by the tokenizer)"]
     tokenizer = load_tokenizer("default")
     codes = torch.from_numpy(tokenstore.open(store)["train"].read("tokens", [4, 1]).astype(np.int64))
     examples = augmented_examples(codes, torch.from_numpy(tokenizer.codebook), load_adapter(adapter))
@@ -91,6 +99,33 @@ def test_augmented_samples_are_shown_beside_each_other(store: Path, tmp_path: Pa
         for column, each in enumerate((codes, *examples.values())):
             expected = tokenizer.decode(each[number : number + 1])[0].permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(place(sheet, number, column, SIZE, 1, 6), expected)
+
+
+def test_label_maps_are_drawn_beside_what_the_codes_give(tmp_path: Path) -> None:
+    values = np.zeros((2, SIZE, SIZE), np.uint8)
+    values[:, :8], values[0, 8:20, 8:], values[1, 30:] = 1, 11, 255
+    for number, each in enumerate(values):
+        write_scene(tmp_path / "photos" / f"{number}.png", number)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        Image.fromarray(each).save(tmp_path / "maps" / f"{number}.png")
+    words = ("--image-size", SIZE, "--workers", 0, "--masks", tmp_path / "maps", "--mask-size", SIZE // 2)
+    assert run("convert", tmp_path / "photos", tmp_path / "store", *words).exit_code == 0
+    out = tmp_path / "sheet.png"
+    said = lines(run("preview", tmp_path / "store", "-o", out, "--columns", 1))
+    assert said == [f"{out}: 2 samples of split train, 2 with their originals, all with their label maps"]
+    sheet = pixels(out)
+    expected = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    colours = {1: (128, 0, 0), 11: (192, 128, 0), 255: (255, 255, 255)}
+    for label, colour in colours.items():
+        expected[values == label] = colour
+    for number in range(2):
+        original = pixels(tmp_path / "photos" / f"{number}.png")
+        np.testing.assert_array_equal(place(sheet, number, 0, SIZE, 1, 3), original)
+        np.testing.assert_array_equal(place(sheet, number, 2, SIZE, 1, 3), expected[number])
+    shutil.rmtree(tmp_path / "photos")
+    bare = tokenstore.preview(tmp_path / "store", columns=1)
+    assert (bare.originals, bare.label_maps) == (0, True)
+    np.testing.assert_array_equal(place(np.asarray(bare.image), 1, 1, SIZE, 1, 2), expected[1])
 
 
 def test_adapters_of_other_tokenizers_are_refused(store: Path, tmp_path: Path) -> None:

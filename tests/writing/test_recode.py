@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from helpers.stores import Samples, write_store
 
 import tokenstore
-from tokenstore.audit.stats import IMAGENET_SAMPLES, stats
+from tokenstore.audit.stats import stats
 from tokenstore.audit.verify import verify
 from tokenstore.codecs.context import Context
 from tokenstore.errors import CodecError, ConversionError, DamageError, StoreError, StoreExistsError
@@ -303,8 +304,9 @@ def test_damage_to_streams_is_found_and_never_gives_a_wrong_code(smooth: Path, t
 
 @pytest.mark.thorough
 def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
-    smooth: Path, tmp_path: Path
+    smooth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("tokenstore.audit.stats"), "LEAST_PROJECTED", 1)
     recode(tokenstore.open(smooth), open_storage(tmp_path / "coded"), codec="context")
     store = tokenstore.open(tmp_path / "coded")
     result = stats(store)
@@ -314,5 +316,5 @@ def test_stats_count_a_context_model_with_the_codes_and_as_what_does_not_grow(
     shards = sum(r.size for path, r in store.manifest.files.items() if "/tokens/" in path)
     assert sum(split.tokens_nbytes for split in result.splits.values()) == shards
     fixed = models + result.nbytes_by_part["codebook"] + result.nbytes_by_part["synonyms"]
-    grown = (result.nbytes - fixed) / result.samples * IMAGENET_SAMPLES
-    assert result.imagenet_nbytes == fixed + round(grown)
+    grown = (result.nbytes - fixed) / result.samples * 10**6
+    assert result.million_nbytes == fixed + round(grown)

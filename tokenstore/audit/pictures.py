@@ -1,10 +1,13 @@
-"""The image files that previews and reconstructions are written as."""
+"""The pictures of previews and reconstructions: label maps in colours, and the files that are written."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tokenstore.errors import ArgumentError
 from tokenstore.files import whole_file
@@ -19,6 +22,37 @@ _SAVING: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
+
+_COLOURS = 256
+"""The number of colours: labels that differ by a multiple of it look alike."""
+
+
+def coloured_map(
+    values: npt.NDArray[Any], size: tuple[int, int], ignored: int | None
+) -> npt.NDArray[np.uint8]:
+    """Draw a label map (H, W) in `size`, (h, w): (h, w, 3), each pixel of the nearest value's colour.
+
+    A label's colour is the one of PASCAL VOC, in which 0 is black; pixels of the label `ignored` are white.
+    """
+    rows, columns = (
+        (np.arange(side) * 2 + 1) * stored // (2 * side)
+        for side, stored in zip(size, values.shape, strict=True)
+    )
+    nearest = values.astype(np.int64)[np.ix_(rows, columns)]
+    drawn = _palette()[nearest % _COLOURS]
+    if ignored is not None:
+        drawn[nearest == ignored] = 255
+    return drawn
+
+
+def _palette() -> npt.NDArray[np.uint8]:
+    """Return PASCAL VOC's colours (256, 3): bits 0, 3, 6 of a label are red's highest, 1, 4, 7 green's."""
+    labels = np.arange(_COLOURS)
+    colours = np.zeros((_COLOURS, 3), np.uint8)
+    for channel in range(3):
+        for bit in range(3):
+            colours[:, channel] |= ((labels >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
 
 
 def image_path(path: str | os.PathLike[str]) -> Path:

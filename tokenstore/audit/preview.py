@@ -1,4 +1,4 @@
-"""The preview of a store: samples on one sheet, as images and as their codes decode."""
+"""The preview of a store: samples on one sheet, as images, as their codes decode, and their label maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tokenstore.audit.originals import evenly_spaced, read_originals
-from tokenstore.audit.pictures import image_path, save_image
+from tokenstore.audit.pictures import coloured_map, image_path, save_image
 from tokenstore.audit.reconstruct import (
     Images,
     decode_samples,
@@ -23,7 +23,7 @@ from tokenstore.audit.reconstruct import (
 from tokenstore.audit.sheet import GAP, draw_sheet
 from tokenstore.augment import augmented_examples, load_adapter
 from tokenstore.errors import AdapterError, ArgumentError, Parameter
-from tokenstore.format import TOKENS
+from tokenstore.format import MASKS, TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.texts import printable
@@ -33,6 +33,8 @@ SAMPLES = 16
 """The number of samples on a sheet unless the caller says otherwise."""
 AUGMENTED_SAMPLES = 4
 """The number of samples on a sheet of augmented samples, each of which has more images."""
+AS_STORED = "codes as stored"
+"""The name of a sample's first image on a sheet of augmented samples: its decoded codes, no photograph."""
 _FRAMES = 4
 """The frames of a video that a sheet shows."""
 
@@ -53,6 +55,8 @@ class Preview:
     """The number of samples whose original image cannot be read."""
     reason: str | None = None
     """The reason why the first of them is missing."""
+    label_maps: bool = False
+    """True if each sample's label map is on the sheet, behind its decoded codes."""
 
     @property
     def originals(self) -> int:
@@ -77,11 +81,15 @@ def preview(
 ) -> Preview:
     """Draw samples of `store` on one sheet: each image if it can still be read, and what its codes give.
 
+    A store with label maps (the array `masks`) has each sample's beside them, a colour a class; pixels of the
+    ignored label are white.
+
     The samples are those at `indices`, or `count` evenly spaced ones of `split`, by default of the first
     split that has samples. The images are looked for at `images`, by default at the place in the manifest.
-    `augment="seitpp"` shows instead what the augmentation of SeiT++ makes of each sample: a flip and a crop,
-    naive and by the TokenAdapt in the file `adapter`, and ColorAdapt. The sheet is written to `out`, if
-    named: PNG, JPEG or WebP by its ending. `columns` samples stand side by side.
+    `augment="seitpp"` shows instead what the augmentation of SeiT++ makes of each sample's codes: the codes
+    as stored, a flip and a crop, naive and by the TokenAdapt in the file `adapter`, and ColorAdapt. The
+    tokenizer decodes them all. The sheet is written to `out`, if named: PNG, JPEG or WebP by its ending.
+    `columns` samples stand side by side.
 
     Raises ArgumentError for arguments that exclude each other, an index out of range or a path that is no
     image's; StoreError for an unknown split, a store without samples or a sheet that is too large;
@@ -137,8 +145,25 @@ class _Drawing:
         samples: list[tuple[Images | None, ...]] = list(zip(originals.inputs, rebuilt, strict=True))
         if originals.missing == len(indices):
             samples = [(strip,) for strip in rebuilt]
+        maps = self._maps([(strip.shape[0], strip.shape[1]) for strip in rebuilt])
+        if maps is not None:
+            samples = [(*images, drawn) for images, drawn in zip(samples, maps, strict=True)]
         sheet = draw_sheet(samples, captions(self.store, self.reader, indices), self.columns)
-        return Preview(sheet, None, split, indices, missing=originals.missing, reason=originals.reason)
+        missing, reason = originals.missing, originals.reason
+        return Preview(
+            sheet, None, split, indices, missing=missing, reason=reason, label_maps=maps is not None
+        )
+
+    def _maps(self, sizes: Sequence[tuple[int, int]]) -> list[Images] | None:
+        """Draw the samples' label maps at the sizes (H, W) of their images; None for a store without any."""
+        if MASKS not in self.reader.arrays:
+            return None
+        shape, dtype = self.reader.sample_type(MASKS)
+        if len(shape) != 2 or dtype.kind not in "uib":
+            return None
+        ignored = self.store.manifest.ignore_index
+        values = self.reader.read(MASKS, self.indices)
+        return [coloured_map(each, size, ignored) for each, size in zip(values, sizes, strict=True)]
 
     def augmented(self, adapter: str) -> Preview:
         """Draw what augmentation makes of each sample."""
@@ -168,7 +193,7 @@ class _Drawing:
                 parameters=[parameter],
             )
         examples = augmented_examples(codes, codebook, loaded)
-        decoded = {name: tokenizer.decode(part) for name, part in ({"original": codes} | examples).items()}
+        decoded = {name: tokenizer.decode(part) for name, part in ({AS_STORED: codes} | examples).items()}
         return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
 
 

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from tokenstore.loading import Mixing
     from tokenstore.tokenizers.base import Tokenizer
 
-IMAGENET_SAMPLES = 1_281_167
-IMAGENET_NBYTES = 140 * 10**9
-"""The bytes of ImageNet-1k's training set as images (SeiT++, table 1)."""
+MILLION = 10**6
+"""The samples that a store's bytes are projected to."""
+LEAST_PROJECTED = 1000
+"""The samples below which nothing is projected: files that do not grow with the samples weigh
+most."""
 
 _LISTED_CLASSES = 2**20
 """The most classes that counts are a list of; with larger labels, only labels that occur are counted."""
@@ -83,8 +85,8 @@ class StorageAudit:
     nbytes_by_part: dict[str, int]
     samples: int
     source_nbytes: int | None
-    imagenet_nbytes: int
-    """The bytes that ImageNet-1k's training set would take at this store's bytes per sample."""
+    million_nbytes: int | None
+    """The bytes, about, of a million samples like the store's; None for a store of few samples."""
     splits: dict[str, SplitAudit]
     class_names: tuple[str, ...] | None = None
 
@@ -134,6 +136,7 @@ def stats(
     parts = _nbytes_by_part(opened)
     nbytes = sum(parts.values())
     fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, CONTEXT_MODEL))
+    projected = fixed + round((nbytes - fixed) / max(total, 1) * MILLION)
     return StorageAudit(
         location=opened.files.storage.url,
         codec=", ".join(manifest.codecs),
@@ -141,7 +144,7 @@ def stats(
         nbytes_by_part=parts,
         samples=total,
         source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
-        imagenet_nbytes=fixed + round((nbytes - fixed) / max(total, 1) * IMAGENET_SAMPLES),
+        million_nbytes=None if total < LEAST_PROJECTED else projected,
         splits=splits,
         class_names=opened.class_names,
     )
