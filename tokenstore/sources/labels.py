@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Labels
+from tokenstore.sources.class_words import NoClassesError, check_class_words
 from tokenstore.sources.names import first_indices, printable
 
 __all__ = [
@@ -181,13 +182,21 @@ def label_splits(
     The names are those of all splits, sorted. If all texts are integers and they `may_be_numbers`, the
     integers are the labels, and the names are None.
 
-    Raises SourceError for numbers that cannot be labels and for empty texts.
+    Raises SourceError for numbers that cannot be labels, for texts that are no classes, and for empty ones.
     """
     together = pa.chunked_array([chunk for column in texts.values() for chunk in column.chunks], pa.binary())
     unique = together.unique()
     ends = np.cumsum([len(column) for column in texts.values()])
     words = np.split(first_indices(together, unique), ends[:-1])
-    return label_words(dict(zip(texts, words, strict=True)), unique.to_pylist(), where, may_be_numbers)
+    try:
+        return label_words(dict(zip(texts, words, strict=True)), unique.to_pylist(), where, may_be_numbers)
+    except NoClassesError as error:
+        bare = Parameter("no_labels", True)
+        raise NoClassesError(
+            f"{error}. Labels are classes alone: {bare} stores the images without them, and the samples "
+            "table has each image's name to join a table of other targets by",
+            parameters=[bare],
+        ) from error
 
 
 def label_words(
@@ -196,7 +205,10 @@ def label_words(
     where: str,
     may_be_numbers: bool = True,
 ) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
-    """Return labels and class names as `label_splits` does, from each split's indices (N,) of texts."""
+    """Return labels and class names as `label_splits` does, from each split's indices (N,) of texts.
+
+    Raises SourceError as `label_splits` does, NoClassesError for texts that are no classes.
+    """
     words = [word.strip() for word in words]
     numbers = [_INTEGER.fullmatch(word) for word in words] if may_be_numbers else [None]
     if all(numbers):
@@ -209,6 +221,8 @@ def label_words(
             if (at == empty).any():
                 named = f"{where}: split {split}" if split else where
                 raise SourceError(f"{named}: sample {int(np.argmax(at == empty))} has an empty label")
+    if may_be_numbers:
+        check_class_words(words, where)
     classes = ClassIds()
     of_words = np.array([classes[word] for word in words], np.int32)
     labels = classes.final_labels(of_words)
