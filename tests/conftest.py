@@ -25,9 +25,8 @@ from helpers.waiting import MovingClock, SleeplessClock
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 
-# Test processes share the cores already: threads of theirs would only wait for one another.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Test processes share the cores: threads of torch would wait for one another, and compute while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A job in a shell's background begins with Ctrl-C ignored, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
