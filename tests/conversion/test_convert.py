@@ -23,7 +23,9 @@ from tokenstore.errors import (
     StoreError,
     TokenizerError,
 )
+from tokenstore.format import TokenizerIdentity
 from tokenstore.sources import open_source
+from tokenstore.writing.spec import StoreSpec
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
 
@@ -131,6 +133,23 @@ def test_ready_codes_are_stored_as_they_are(tmp_path: Path, codec: str) -> None:
     assert np.array_equal(reader.labels, labels)
     assert reader.store.manifest.codebook_sizes == (int(codes.max()) + 1,)
     assert verify(str(tmp_path / "out")).problems == []
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (1, 8, 4), (2, 9, 4), (8,), (3, 8, 4)])
+def test_no_store_has_vectors_that_its_verification_refuses(shape: tuple[int, ...]) -> None:
+    spec = StoreSpec(TokenizerIdentity("t"), (2, 3, 3), (8, 8), codebook=np.zeros((2, 8, 4), np.float32))
+    with pytest.raises(ManifestError, match="codebook: expected vectors of 8 codes in each of 2"):
+        replace(spec, codebook=np.zeros(shape, np.float32))
+
+
+def test_a_codebook_file_decides_the_number_of_codebooks(tmp_path: Path) -> None:
+    codes = np.arange(36, dtype=np.int16).reshape(2, 2, 3, 3) % 8
+    np.savez(tmp_path / "codes.npz", tokens=codes, codebook=np.zeros((2, 8, 4), np.float32))
+    np.save(tmp_path / "one.npy", np.zeros((8, 4), np.float32))
+    for out, codebook, sizes in (("own", None, (8, 8)), ("one", tmp_path / "one.npy", (8,))):
+        convert_source(open_source(tmp_path / "codes.npz"), tmp_path / out, codebook=codebook)
+        assert tokenstore.open(tmp_path / out).manifest.codebook_sizes == sizes
+        assert verify(tmp_path / out).problems == []
 
 
 def test_a_codebook_file_goes_into_the_store_with_its_fingerprint(tmp_path: Path) -> None:

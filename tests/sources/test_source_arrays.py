@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from tokenstore.errors import SourceError
+from tokenstore.format import codebook_sizes
 from tokenstore.sources import open_source
 from tokenstore.sources.arrays import open_arrays
 
@@ -171,7 +172,7 @@ def test_an_npz_holds_codes_labels_names_codebook_and_columns(
     source = open_arrays(npz(tmp_path / "train.npz", compressed, **arrays))
     split = source.splits["train"]
     assert source.class_names == ("a", "b")
-    assert source.codebook_sizes == (200,)
+    assert codebook_sizes(source.codebook.shape) == (200,)
     assert source.codebook.dtype == np.float32
     assert np.allclose(source.codebook, arrays["codebook"])
     for start, stop in [(0, 4), (4, 9), (0, 2), (8, 9)]:
@@ -187,7 +188,7 @@ def test_an_npz_holds_codes_labels_names_codebook_and_columns(
 
 def test_several_codebooks_have_a_size_each(tmp_path: Path) -> None:
     source = open_arrays(npz(tmp_path / "x.npz", tokens=CODES, codebook=np.zeros((4, 200, 3), "f4")))
-    assert source.codebook_sizes == (200, 200, 200, 200)
+    assert codebook_sizes(source.codebook.shape) == (200, 200, 200, 200)
     assert source.codebook.shape == (4, 200, 3)
 
 

@@ -24,6 +24,7 @@ from tokenstore.format import (
     TOKENS,
     Manifest,
     code_planes,
+    codebook_problem,
     group_document,
 )
 from tokenstore.reading import ArrayReader, StoreFiles, array_reader
@@ -167,12 +168,10 @@ def check_codebook(store: StoreFiles) -> list[str]:
     """Check the shape and the values of the codebook (M4, M20)."""
     codebook = store.codebook
     assert codebook is not None, "only a codebook that exists is checked"
-    sizes, size = store.manifest.codebook_sizes, store.manifest.codebook_size
-    where = f"{store.storage}/codebook"
-    shapes = [(len(sizes), size)] if len(sizes) > 1 else [(size,), (1, size)]
-    if codebook.shape[:-1] not in shapes:
-        several = f" in each of {len(sizes)} codebooks" if len(sizes) > 1 else ""
-        return [f"{where}: expected vectors of {size} codes{several}, found shape {codebook.shape}"]
+    sizes, where = store.manifest.codebook_sizes, f"{store.storage}/codebook"
+    problem = codebook_problem(codebook.shape, sizes)
+    if problem is not None:
+        return [f"{where}: {problem}"]
     problems = []
     if not np.isfinite(codebook).all():
         problems.append(f"{where}: holds values that are not finite")

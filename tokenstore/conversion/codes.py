@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.format import LABELS, Column, TokenizerIdentity, samples_table
+from tokenstore.format import LABELS, Column, TokenizerIdentity, codebook_sizes, samples_table
 from tokenstore.sources.base import CodeSource, CodeSplit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
@@ -118,7 +118,7 @@ def _codebook_sizes(
     if source.codebook_sizes is not None:
         return source.codebook_sizes
     if vectors is not None:
-        return (vectors.shape[-2],) * (vectors.shape[0] if vectors.ndim == 3 else 1)
+        return codebook_sizes(vectors.shape)
     return (1 + max(_largest_code(source.splits[name], options.limit) for name in names),)
 
 

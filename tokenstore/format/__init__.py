@@ -60,6 +60,8 @@ if TYPE_CHECKING:
         Preprocessing,
         StoreFields,
         TokenizerIdentity,
+        codebook_problem,
+        codebook_sizes,
         part_positions,
     )
     from tokenstore.format.tables import (
@@ -104,6 +106,8 @@ __all__ = [
     "check_layout",
     "check_shard_nbytes",
     "code_planes",
+    "codebook_problem",
+    "codebook_sizes",
     "decode_records",
     "decode_root",
     "decode_table_array",
@@ -157,6 +161,8 @@ _HOMES = {
     "check_layout": "agreement",
     "check_shard_nbytes": "agreement",
     "code_planes": "layout",
+    "codebook_problem": "store_fields",
+    "codebook_sizes": "store_fields",
     "decode_records": "shard_manifest",
     "decode_root": "root",
     "decode_table_array": "layout",

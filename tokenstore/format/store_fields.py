@@ -184,6 +184,23 @@ class StoreFields:
             )
 
 
+def codebook_sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes of the codebooks whose vectors (K, D) or (n, K, D) have a shape."""
+    return (shape[-2],) * (shape[0] if len(shape) == 3 else 1)
+
+
+def codebook_problem(shape: tuple[int, ...], sizes: tuple[int, ...]) -> str | None:
+    """Return what is wrong with the shape of the vectors of codebooks of these sizes; None for a right one.
+
+    Several codebooks have the rows of the largest each. One codebook may have an axis of its own.
+    """
+    number, size = len(sizes), max(sizes)
+    if shape[:-1] in ([(number, size)] if number > 1 else [(size,), (1, size)]):
+        return None
+    several = f" in each of {number} codebooks" if number > 1 else ""
+    return f"expected vectors of {size} codes{several}, found shape {shape}"
+
+
 def _rising_codes(value: object, where: str) -> tuple[int, ...]:
     codes = list_of(integer(maximum=MAX_CODEBOOK_SIZE - 1))(value, where)
     if any(second <= first for first, second in itertools.pairwise(codes)):

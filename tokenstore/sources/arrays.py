@@ -138,7 +138,6 @@ def open_arrays(location: str | Path) -> CodeSource:
         location=str(location),
         splits=splits,
         grid=next(iter(grids.values())),
-        codebook_sizes=None if codebook is None else _codebook_sizes(codebook),
         codebook=codebook,
         class_names=class_names,
         notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
@@ -269,10 +268,6 @@ def _codebook(stored: StoredArray) -> npt.NDArray[np.float32]:
             f"{stored.where}: expected floats (K, D) or (n, K, D), found {stored.dtype} {stored.shape}"
         )
     return stored.whole(_MOST_CODEBOOK_NBYTES).astype(np.float32)
-
-
-def _codebook_sizes(codebook: npt.NDArray[np.float32]) -> tuple[int, ...]:
-    return (codebook.shape[-2],) * (len(codebook) if codebook.ndim == 3 else 1)
 
 
 def _agreed(of_splits: Sequence[_Value | None], what: str, where: str) -> _Value | None:

@@ -143,7 +143,8 @@ class CodeSource:
     splits: Mapping[str, CodeSplit]
     grid: tuple[int, ...]
     codebook_sizes: tuple[int, ...] | None = None
-    """The size of each codebook, where the source says it; None means the largest code + 1."""
+    """The size of each codebook, where the source says it; None means that of its vectors, or the largest
+    code + 1."""
     codebook_path: Path | None = None
     """The file that holds the codebook's vectors, where the source has one."""
     codebook: npt.NDArray[np.float32] | None = None

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import IO
 
 from tokenstore.errors import SourceError
+from tokenstore.storage.inflating import ZIP_ERRORS
 
-STREAM_ERRORS = (
-    *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
+STREAM_ERRORS = (*ZIP_ERRORS, OSError)
 """The exceptions that gzip and zipfile raise for damaged files and for kinds that they don't read."""
 _BLOCK_NBYTES = 2**20
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,19 @@ from typing import IO, TypeAlias
 
 from tokenstore.storage.base import LOCAL_BLOCK_NBYTES
 
-__all__ = ["inflated", "is_bounded"]
+__all__ = ["ZIP_ERRORS", "inflated", "is_bounded"]
+
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    lzma.LZMAError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""The exceptions that zipfile raises as it reads a damaged zip file, OSError aside."""
 
 _Bytes: TypeAlias = IO[bytes] | BufferedIOBase
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import lzma
 import os
 import struct
 import weakref
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NoReturn
@@ -19,7 +17,7 @@ from typing_extensions import override
 
 from tokenstore.errors import DamageError, StoreError
 from tokenstore.storage.base import Storage, too_long
-from tokenstore.storage.inflating import inflated, is_bounded
+from tokenstore.storage.inflating import ZIP_ERRORS, inflated, is_bounded
 from tokenstore.storage.local import LocalPlace
 from tokenstore.storage.regular import PositionedFile, open_regular, read_at, version_of
 
@@ -27,17 +25,6 @@ __all__ = ["LOCAL_HEADER", "LocalZip", "ReadOnlyZip", "damage_reported", "is_mem
 
 LOCAL_HEADER = struct.Struct("<26xHH")
 """The part of fixed size before a member's name, extra field and data; it ends with the lengths of both."""
-_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    lzma.LZMAError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
-"""The exceptions that zipfile raises as it reads a damaged zip file, OSError aside."""
 _OF_DAMAGE = (None, errno.EINVAL)
 
 
@@ -46,7 +33,7 @@ def damage_reported(url: str) -> Iterator[None]:
     """Turn the exceptions that a damaged zip file causes in the block into DamageError."""
     try:
         yield
-    except (*_ERRORS, OSError) as error:
+    except (*ZIP_ERRORS, OSError) as error:
         # a seek to nowhere and bzip2's damage are plain OSErrors, a refusal of the system mostly is not
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno not in _OF_DAMAGE):
             raise

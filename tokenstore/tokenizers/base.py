@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format import Column
+from tokenstore.format import Column, codebook_sizes
 from tokenstore.sources.images import Decoder, ImageOptions
 
 
@@ -153,7 +153,7 @@ class TokenizerBase(ABC):
         """The sizes of the codebooks, by default those of `codebook`."""
         if self.codebook is None:
             raise TokenizerError(f"{type(self).__name__}: expected codebook or codebook_sizes, found neither")
-        return (self.codebook.shape[-2],) * (len(self.codebook) if self.codebook.ndim == 3 else 1)
+        return codebook_sizes(self.codebook.shape)
 
     @property
     def device(self) -> torch.device:

@@ -19,7 +19,7 @@ from tokenstore.codecs import (
     sample_nbytes,
 )
 from tokenstore.errors import ManifestError, did_you_mean
-from tokenstore.format import ArrayLayout, Column, StoreFields
+from tokenstore.format import ArrayLayout, Column, StoreFields, codebook_problem
 from tokenstore.format.layout import MAX_CHUNK_NBYTES
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
@@ -62,10 +62,9 @@ class StoreSpec(StoreFields):
                 f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
                 f"found {self.shard_samples}"
             )
-        if self.codebook is not None and self.codebook.shape[-2] != self.codebook_size:
-            raise ManifestError(
-                f"codebook: expected {self.codebook_size} vectors, found shape {self.codebook.shape}"
-            )
+        vectors = self.codebook
+        if vectors is not None and (problem := codebook_problem(vectors.shape, self.codebook_sizes)):
+            raise ManifestError(f"codebook: {problem}")
 
     def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
         """Return the samples of a full shard, in a split of which at most `listed` samples exist.
