@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.awaited_images import NumberSplit, WaitingDecoder
 from helpers.brightness import write_grey_folder
 from helpers.waiting import HANG, wait_until
 from PIL import Image
 
-from tokenstore.errors import SourceError, WorkerError
+from tokenstore.errors import SourceError, StorageError, WorkerError
 from tokenstore.sources import open_source
 from tokenstore.sources.decoding import DecodePool, decode_in_order, decode_tasks
+from tokenstore.sources.fetching import TASKS_AHEAD, TaskFetcher
 from tokenstore.sources.images import ImageOptions, PixelDecoder
 
 PROGRAM = """
@@ -104,3 +106,48 @@ def test_ctrl_c_while_processes_start_ends_them_at_once_and_prints_nothing(tmp_p
     for starting in tmp_path.glob("starting-*"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(starting.name.removeprefix("starting-")), 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_the_next_tasks_are_fetched_while_one_is_decoded(tmp_path: Path, workers: int) -> None:
+    split: Any = NumberSplit(tmp_path, 12)
+    decoder: Any = WaitingDecoder(tmp_path, 3, len(split))
+    with DecodePool(decoder, workers) as pool:
+        batches = pool.decode(decode_tasks(split, 0, len(split), samples=1))
+        assert [int(batch.inputs[0, 0]) for batch in batches] == list(range(len(split)))
+
+
+def test_tasks_that_nobody_decodes_are_forgotten_and_the_pool_goes_on(tmp_path: Path) -> None:
+    split: Any = NumberSplit(tmp_path, 20, fails_at=17)
+    decoder: Any = WaitingDecoder(tmp_path, 0, len(split))
+    with DecodePool(decoder, 2) as pool:
+        for start in (0, 1):
+            batches = pool.decode(decode_tasks(split, start, len(split), samples=1))
+            assert int(next(batches).inputs[0, 0]) == start
+            batches.close()  # type: ignore[attr-defined]
+        batches = pool.decode(decode_tasks(split, 10, len(split), samples=1))
+        numbers = []
+        with pytest.raises(StorageError, match="no answer"):
+            numbers += [int(batch.inputs[0, 0]) for batch in batches]
+        batches = pool.decode(decode_tasks(split, 18, len(split), samples=1))
+        assert [int(batch.inputs[0, 0]) for batch in batches] == [18, 19]
+
+
+def test_images_that_take_much_memory_are_not_fetched_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split: Any = NumberSplit(tmp_path, 1000)
+    tasks = list(decode_tasks(split, 100, 120, samples=1))  # of three bytes each
+    for most, expected in ((2, 1), (3, 2), (7, 3), (100, 1 + TASKS_AHEAD)):
+        monkeypatch.setattr("tokenstore.sources.fetching._MOST_NBYTES", most)
+        fetcher, folder = TaskFetcher(), tmp_path
+        for path in folder.iterdir():
+            path.unlink()
+        fetcher.begin(0, tasks[0])
+        fetcher.take(0)
+        for number, task in enumerate(tasks[1:], 1):
+            fetcher.begin(number, task)
+        wait_until(lambda expected=expected: len(list(tmp_path.iterdir())) >= expected)  # type: ignore[misc]
+        fetcher.close()
+        assert len(list(folder.iterdir())) == expected
+        assert list(fetcher.take(19).images.read()) == [b"119"]

@@ -42,14 +42,19 @@ class ImageRequest(Protocol):
 
 
 @runtime_checkable
-class SharedRequest(ImageRequest, Protocol):
-    """A request whose bytes are fetched together with those of its neighbours.
+class PlacedRequest(ImageRequest, Protocol):
+    """A request that says how far away its bytes are; any other one's are near."""
 
-    The process that hands out the tasks of several decode processes fetches them, once for all.
-    """
+    @property
+    def is_remote(self) -> bool:
+        """True if the bytes come over a network: they are fetched before they are needed."""
 
-    def fetch(self) -> ImageRequest:
-        """Read the samples, and return a request that has them; it is called in the samples' order."""
+    @property
+    def is_shared(self) -> bool:
+        """True if the bytes are best fetched together with those of the neighbouring requests.
+
+        The process that hands out the tasks of several decode processes fetches them in order, once for all.
+        """
 
 
 @dataclass(frozen=True)

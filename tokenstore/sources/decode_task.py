@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.base import ImageRequest, MaskRequest
+from tokenstore.sources.base import ImageRequest, MaskRequest, PlacedRequest
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
@@ -55,6 +55,17 @@ class DecodeTask:
     stop: int
     images: ImageRequest
     masks: MaskRequest | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """True if images or label maps come over a network."""
+        requests = self.images, self.masks
+        return any(isinstance(request, PlacedRequest) and request.is_remote for request in requests)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if the images are best fetched together with those of the neighbouring tasks."""
+        return isinstance(self.images, PlacedRequest) and self.images.is_shared
 
 
 def decode_task(task: DecodeTask, decoders: Decoders, records: Records) -> Outcomes:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import queue
 import shutil
-import signal
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from tokenstore.errors import Parameter, SampleError, SourceError, WorkerError
 from tokenstore.sources.base import ImageSplit, MaskedSplit
+from tokenstore.sources.decode_processes import Assigned, DecodeProcesses, Slots
 from tokenstore.sources.decode_task import (
     Decoders,
     DecodeTask,
@@ -33,7 +25,7 @@ from tokenstore.sources.decode_task import (
     Records,
     decode_task,
 )
-from tokenstore.sources.fetching import fetched_ahead
+from tokenstore.sources.fetching import TASKS_AHEAD, fetched_ahead
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
@@ -41,12 +33,10 @@ __all__ = [
     "DecodePool",
     "DecodeTask",
     "DecodedBatch",
-    "EndableContext",
     "ImageFacts",
     "Inputs",
     "decode_in_order",
     "decode_tasks",
-    "interrupts_held",
 ]
 
 TASK_SAMPLES = 32
@@ -120,19 +110,12 @@ class DecodePool:
         self._decoders = Decoders(decoder, masks)
         self.task_samples = _task_samples(workers, self._decoders.dtype.itemsize)
         """The largest number of samples of a task."""
-        self._slots: _Slots | None = None
+        self._slots: Slots | None = None
         self._is_closed = False
         if workers < 1:
             return
-        self._slots = _Slots(_slot_count(workers), self.task_samples, self._decoders)
-        self._context = EndableContext()
-        self._began = self._context.RawValue("b", 0)
-        self._processes = ProcessPoolExecutor(
-            workers,
-            mp_context=self._context,
-            initializer=_begin_work,
-            initargs=(self._slots.names, self.task_samples, self._decoders, self._began),
-        )
+        self._slots = Slots(_slot_count(workers), self.task_samples, self._decoders)
+        self._processes = DecodeProcesses(workers, self._slots, self.task_samples, self._decoders)
 
     def __enter__(self) -> Self:
         return self
@@ -145,9 +128,7 @@ class DecodePool:
         if self._slots is None:
             return
         slots, self._slots, self._is_closed = self._slots, None, True
-        if at_once:
-            self._context.terminate()
-        self._processes.shutdown(wait=True, cancel_futures=True)
+        self._processes.close(at_once=at_once)
         slots.close()
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[DecodedBatch]:
@@ -161,6 +142,7 @@ class DecodePool:
         """
         if self._is_closed:
             raise WorkerError("the decode processes were ended")
+        tasks = fetched_ahead(iter(tasks), alone=self._slots is None)
         if self._slots is None:
             records: Records = np.empty(self.task_samples, self._decoders.dtype)
             for task in tasks:
@@ -168,30 +150,43 @@ class DecodePool:
                 outcomes = decode_task(task, self._decoders, records)
                 yield _batch(task, records[: task.stop - task.start], outcomes)
             return
-        yield from self._decode_in_processes(fetched_ahead(iter(tasks)), self._slots)
+        yield from self._decode_in_processes(tasks, self._slots)
 
-    def _decode_in_processes(self, tasks: Iterator[DecodeTask], slots: _Slots) -> Iterator[DecodedBatch]:
-        running: deque[tuple[DecodeTask, int, Future[Outcomes]]] = deque()
-        task = next(tasks, None)
+    def _decode_in_processes(self, tasks: Iterator[DecodeTask], slots: Slots) -> Iterator[DecodedBatch]:
+        ahead = deque[Assigned]()
+        running = deque[tuple[Assigned, int, Future[Outcomes]]]()
         try:
-            while task is not None or running:
-                while task is not None and (slot := slots.take(wait=not running)) is not None:
-                    self._check(task)
-                    running.append((task, slot, self._submit(task, slot)))
-                    task = next(tasks, None)
-                done, slot, future = running[0]
-                yield _batch(done, slots[slot][: done.stop - done.start], future.result())
+            while True:
+                self._assign(tasks, ahead)
+                while ahead and (slot := slots.take(wait=not running)) is not None:
+                    running.append((ahead[0], slot, self._processes.decode(ahead[0], slot)))
+                    ahead.popleft()
+                    self._assign(tasks, ahead)
+                if not running:
+                    return
+                assigned, slot, future = running[0]
+                if assigned.begun is not None:
+                    assigned.begun.result()
+                task = assigned.task
+                yield _batch(task, slots[slot][: task.stop - task.start], future.result())
                 running.popleft()
                 slots.give_back(slot)
         except BrokenProcessPool as error:
-            raise self._died(running[0][0] if running else task) from error
+            raise self._died([each for each, _, future in running if _is_lost(future)], ahead) from error
         finally:
             for _, slot, future in running:
                 slots.give_back_after(future, slot)
+            for assigned in ahead:
+                self._processes.drop(assigned)
 
-    def _submit(self, task: DecodeTask, slot: int) -> Future[Outcomes]:
-        with interrupts_held():  # a process starts with a task
-            return self._processes.submit(_work, task, slot)
+    def _assign(self, tasks: Iterator[DecodeTask], ahead: deque[Assigned]) -> None:
+        """Give processes tasks ahead of their slots: one, or as many remote ones as they fetch at a time."""
+        while not ahead or (ahead[0].task.is_remote and len(ahead) < TASKS_AHEAD * len(self._processes)):
+            task = next(tasks, None)
+            if task is None:
+                return
+            self._check(task)
+            ahead.append(self._processes.assign(task))
 
     def _check(self, task: DecodeTask) -> None:
         if task.stop - task.start > self.task_samples:
@@ -200,11 +195,11 @@ class DecodePool:
                 "task, for which shared memory has room"
             )
 
-    def _died(self, task: DecodeTask | None) -> SourceError:
+    def _died(self, lost: Sequence[Assigned], ahead: Sequence[Assigned]) -> SourceError:
         where = "a decode process died"
-        if task is not None:
-            where = f"{where} at samples {task.start} to {task.stop - 1}"
-        if self._began.value:
+        for assigned in [*lost, *ahead][:1]:
+            where = f"{where} at samples {assigned.task.start} to {assigned.task.stop - 1}"
+        if self._processes.have_begun:
             return WorkerError(
                 f"{where}: killed, or out of memory (use fewer workers or a smaller max_pixels)"
             )
@@ -212,6 +207,11 @@ class DecodePool:
             f"{where}, as it began: killed, out of memory (use fewer workers), or, in a script, begun where "
             'everything that converts does not stand under `if __name__ == "__main__":`'
         )
+
+
+def _is_lost(future: Future[Outcomes]) -> bool:
+    """Return True if the process that had a task has died."""
+    return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 def _batch(task: DecodeTask, records: Records, outcomes: Outcomes) -> DecodedBatch:
@@ -243,108 +243,3 @@ def _task_samples(workers: int, nbytes: int) -> int:
             parameters=[no_workers],
         )
     return min(TASK_SAMPLES, samples)
-
-
-class EndableContext(SpawnContext):
-    """A way to start processes that remembers them, so that they can be ended while they start."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._started: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
-        """Return a new process."""
-        process = SpawnProcess(*args, **options)
-        self._started.append(process)
-        return process
-
-    def terminate(self) -> None:
-        """End all processes at once."""
-        for process in self._started:
-            if process.pid is not None:
-                process.terminate()
-
-
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C meanwhile: processes that are started inherit that, and leave it to their parent."""
-    if not hasattr(signal, "pthread_sigmask"):  # as on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Slots:
-    """The shared memory that decode processes fill with records, one slot for each task."""
-
-    def __init__(self, count: int, samples: int, decoders: Decoders) -> None:
-        self._samples, self._dtype = samples, decoders.dtype
-        nbytes = samples * self._dtype.itemsize
-        self._memory = [SharedMemory(create=True, size=nbytes) for _ in range(count)]
-        self._free = queue.SimpleQueue[int]()
-        for slot in range(count):
-            self._free.put(slot)
-        self.names = [memory.name for memory in self._memory]
-
-    def __getitem__(self, slot: int) -> Records:
-        """Return the records of a slot; raise BrokenProcessPool if another thread has closed the pool."""
-        memory = self._memory[slot].buf
-        if memory is None:
-            raise BrokenProcessPool("the pool was closed")
-        # subtle: `np.ndarray(..., buffer=memory)` would not stop `close` from taking the memory away
-        return np.frombuffer(memory, self._dtype, self._samples)
-
-    def take(self, *, wait: bool) -> int | None:
-        """Take a free slot; if there is none, `wait` for one or return None."""
-        try:
-            return self._free.get(block=wait)
-        except queue.Empty:
-            return None
-
-    def give_back(self, slot: int) -> None:
-        """Make a slot free again."""
-        self._free.put(slot)
-
-    def give_back_after(self, future: Future[Any], slot: int) -> None:
-        """Make a slot free when the process that writes to it has ended its task."""
-        future.add_done_callback(lambda _: self.give_back(slot))
-
-    def close(self) -> None:
-        """Free the memory."""
-        for memory in self._memory:
-            memory.unlink()
-            try:
-                memory.close()
-            except BufferError:  # a caller still uses the last batch; the memory is freed with the batch
-                memory._buf = memory._mmap = None  # type: ignore[attr-defined]
-
-
-_slots: list[SharedMemory] = []
-_samples: int
-_decoders: Decoders
-
-
-def _begin_work(names: list[str], samples: int, decoders: Decoders, began: Any) -> None:
-    """Set up a decode process, which leaves Ctrl-C to its parent and ends when its parent does."""
-    global _samples, _decoders
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _slots.extend(SharedMemory(name) for name in names)
-    _samples, _decoders = samples, decoders
-    began.value = 1
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
-
-
-def _work(task: DecodeTask, slot: int) -> Outcomes:
-    records: Records = np.ndarray(_samples, _decoders.dtype, buffer=_slots[slot].buf)
-    return decode_task(task, _decoders, records)

@@ -1,44 +1,129 @@
-"""The fetching of tasks' images ahead, by the process that hands the tasks to decode processes."""
+"""The fetching of tasks' images ahead, in threads, while earlier images are decoded."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import chain, count, islice
 
-from tokenstore.sources.base import SharedRequest
+from typing_extensions import override
+
+from tokenstore.errors import SampleError
+from tokenstore.sources.base import FetchedRequest, MaskRequest
 from tokenstore.sources.decode_task import DecodeTask
 
-__all__ = ["fetched_ahead"]
+__all__ = ["TASKS_AHEAD", "TaskFetcher", "fetched_ahead"]
 
-_TASKS_AHEAD = 4
+TASKS_AHEAD = 4
+"""The tasks whose images one process fetches at a time, before they are decoded."""
+_MOST_NBYTES = 2**26
+"""The bytes of images up to which the next task's are fetched too, if they take as many as the largest."""
 
 
-def fetched_ahead(tasks: Iterator[DecodeTask]) -> Iterator[DecodeTask]:
-    """Yield tasks in order, those of shared requests with their images, a few of which are fetched ahead.
+@dataclass(frozen=True)
+class FetchedMasks(MaskRequest):
+    """A request for label maps that were read already."""
 
-    One thread fetches in the tasks' order, so that it reads each row group of a Parquet file once.
+    request: MaskRequest
+    maps: Sequence[bytes | SampleError]
+
+    @override
+    def read(self) -> Sequence[bytes | SampleError]:
+        return self.maps
+
+    @override
+    def where(self, position: int) -> str:
+        return self.request.where(position)
+
+
+class TaskFetcher:
+    """A fetcher of the images of a few tasks, in memory that is bounded; one thread uses it.
+
+    Tasks are fetched in the order in which they were begun, `threads` of them at a time. Where images take
+    much memory, fewer tasks are fetched ahead, or none.
+    """
+
+    def __init__(self, threads: int = TASKS_AHEAD) -> None:
+        self._threads = threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._waiting: dict[int, DecodeTask] = {}
+        self._running: dict[int, Future[DecodeTask]] = {}
+        self._largest = 0
+        """The bytes of the largest task so far."""
+
+    def begin(self, number: int, task: DecodeTask) -> None:
+        """Begin to fetch a task, by whose number it is taken; now or when there is room for it."""
+        self._waiting[number] = task
+        self._fill()
+
+    def take(self, number: int) -> DecodeTask:
+        """Return a task with its images, which the fetcher forgets; raise what reading them raises."""
+        future = self._running.get(number)
+        if future is None:
+            fetched = _fetched(self._waiting.pop(number))
+        else:
+            try:
+                fetched = future.result()
+            finally:
+                del self._running[number]
+        images = [*fetched.images.read(), *(() if fetched.masks is None else fetched.masks.read())]
+        nbytes = sum(len(image) for image in images if isinstance(image, bytes))
+        self._largest = max(self._largest, nbytes)
+        self._fill()
+        return fetched
+
+    def drop(self, number: int) -> None:
+        """Forget a task that is not taken."""
+        self._waiting.pop(number, None)
+        future = self._running.pop(number, None)
+        if future is not None:
+            future.cancel()
+        self._fill()
+
+    def close(self) -> None:
+        """Forget all tasks, without waiting for those that are being fetched."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < TASKS_AHEAD:
+            if self._largest * (len(self._running) + 1) > _MOST_NBYTES:
+                return
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._threads, "tokenstore-fetching")
+            number = next(iter(self._waiting))
+            self._running[number] = self._executor.submit(_fetched, self._waiting.pop(number))
+
+
+def fetched_ahead(tasks: Iterator[DecodeTask], *, alone: bool) -> Iterator[DecodeTask]:
+    """Yield tasks in order, with their images where this process is the one to fetch them.
+
+    This process fetches shared requests, in order, so that it reads each row group of a Parquet file once.
+    Remote ones are left to the decode processes, unless this process is `alone`.
     """
     first = next(tasks, None)
     if first is None:
         return
     tasks = chain([first], tasks)
-    if not isinstance(first.images, SharedRequest):
+    if not first.is_shared and not (alone and first.is_remote):
         yield from tasks
         return
-    threads = ThreadPoolExecutor(1, "tokenstore-fetching")
-    ahead: deque[Future[DecodeTask]] = deque()
+    fetcher, numbers, ahead = TaskFetcher(1 if first.is_shared else TASKS_AHEAD), count(), deque[int]()
     try:
         while True:
-            ahead.extend(threads.submit(_fetched, task) for task in islice(tasks, _TASKS_AHEAD - len(ahead)))
+            for task in islice(tasks, TASKS_AHEAD - len(ahead)):
+                ahead.append(next(numbers))
+                fetcher.begin(ahead[-1], task)
             if not ahead:
                 return
-            yield ahead.popleft().result()
+            yield fetcher.take(ahead.popleft())
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        fetcher.close()
 
 
 def _fetched(task: DecodeTask) -> DecodeTask:
-    return replace(task, images=task.images.fetch()) if isinstance(task.images, SharedRequest) else task
+    """Return a task with its images, and its label maps, instead of the requests for them."""
+    masks = None if task.masks is None else FetchedMasks(task.masks, task.masks.read())
+    return replace(task, images=FetchedRequest(task.images.read()), masks=masks)

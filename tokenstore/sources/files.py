@@ -40,6 +40,10 @@ class SourceFile(Protocol):
     """
 
     @property
+    def is_remote(self) -> bool:
+        """True if the bytes come over a network."""
+
+    @property
     def name(self) -> str:
         """The last part of the file's path; bytes that are not UTF-8 are surrogates, as in `os.fsdecode`."""
 
@@ -93,6 +97,11 @@ class LocalFile(SourceFile):
 
     def __str__(self) -> str:
         return self.shown
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return False
 
     @property
     @override

@@ -46,6 +46,10 @@ class ImageTree(Protocol):
     """A folder of images with the folders below it; paths are relative to it, and folders end in a slash."""
 
     @property
+    def is_remote(self) -> bool:
+        """True if files come over a network."""
+
+    @property
     def name(self) -> str:
         """The last part of the tree's own path."""
 
@@ -101,6 +105,11 @@ class TreeOnDisk(ImageTree):
         self.shown = os.fsencode(location).rstrip(b"/") + b"/"
         """The path as the user gave it, ending in a slash."""
         self.root = os.fsencode(Path(os.fsdecode(self.shown)).absolute()).rstrip(b"/") + b"/"
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return False
 
     @property
     @override

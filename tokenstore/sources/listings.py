@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from tokenstore.errors import DamageError
 from tokenstore.sources.arrow_types import READ_ERRORS
-from tokenstore.sources.files import LocalFile, SourceFile
+from tokenstore.sources.files import SourceFile
 from tokenstore.storage import Storage
 from tokenstore.version import __version__
 
@@ -143,7 +143,7 @@ def list_files(
             if listing is None:
                 listing = next(made)
                 if saved is not None and keys[number]:
-                    saved.put(keys[number], listing, slow=not isinstance(file, LocalFile))
+                    saved.put(keys[number], listing, slow=file.is_remote)
             yield listing
     finally:
         made.close()
@@ -166,7 +166,7 @@ def _listed(files: Sequence[SourceFile], task: ListingTask) -> Generator[FileLis
     first = task(files[0])
     yield first
     others = files[1:]
-    remote = not isinstance(files[0], LocalFile)
+    remote = files[0].is_remote
     workers = _processes(len(others)) if len(first.table) * len(others) >= _ROWS_FOR_PROCESSES else 1
     if workers > 1:
         yield from _in_order(_processes_for(workers), workers, others, task)
@@ -183,7 +183,7 @@ def _in_order(
 
     Nobody waits for listings that are under way when an error, or Ctrl-C, ends it.
     """
-    from tokenstore.sources.decoding import interrupts_held
+    from tokenstore.sources.decode_processes import interrupts_held
 
     running: deque[tuple[SourceFile, Future[FileListing]]] = deque()
     waiting, file = iter(files), files[0]
@@ -222,7 +222,7 @@ class _Processes(ProcessPoolExecutor):
     """Processes that can be ended while they are listing files."""
 
     def __init__(self, workers: int) -> None:
-        from tokenstore.sources.decoding import EndableContext  # imports the decoders of images
+        from tokenstore.sources.decode_processes import EndableContext  # imports the decoders of images
 
         self._context = EndableContext()
         super().__init__(workers, mp_context=self._context, initializer=_leave_interrupts)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import MaskRequest
+from tokenstore.sources.base import MaskRequest, PlacedRequest
 from tokenstore.sources.image_walk import ImageTree, SkippedEntries, holds_images, walk
 from tokenstore.sources.names import NameBuilder, Tally, counted, first_indices, printable
 from tokenstore.sources.places import image_tree
@@ -28,12 +28,22 @@ _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class MaskFileRequest(MaskRequest):
+class MaskFileRequest(MaskRequest, PlacedRequest):
     """A request for the label maps of some samples, of which some may be missing."""
 
     tree: ImageTree
     paths: tuple[bytes, ...]
     """The paths below the tree."""
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return self.tree.is_remote
+
+    @property
+    @override
+    def is_shared(self) -> bool:
+        return False
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:

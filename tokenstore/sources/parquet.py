@@ -24,7 +24,7 @@ from tokenstore.sources.base import ImageSource, ImageSplit, Labels, Note
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.names import check_range, digest, printable
-from tokenstore.sources.parquet_cells import ParquetRequest, RemoteParquetRequest
+from tokenstore.sources.parquet_cells import ParquetRequest
 from tokenstore.sources.parquet_columns import (
     ColumnOptions,
     Columns,
@@ -34,7 +34,6 @@ from tokenstore.sources.parquet_columns import (
 )
 from tokenstore.sources.parquet_labels import NotWholeError, read_labels
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.remote_files import RemoteFile
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.storage import public_url
 
@@ -99,9 +98,7 @@ class ParquetSplit(ImageSplit):
             file, begin = self.files[self.groups.files[group]], int(starts[group])
             rows = max(start - begin, 0), min(stop, int(starts[group + 1])) - begin
             pieces.append((file, int(self.groups.numbers[group]), *rows))
-        is_remote = any(isinstance(file, RemoteFile) for file, *_ in pieces)
-        kind = RemoteParquetRequest if is_remote else ParquetRequest
-        return kind(tuple(pieces), self.column, self.allow_outside_paths)
+        return ParquetRequest(tuple(pieces), self.column, self.allow_outside_paths)
 
 
 def open_parquet(

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
-from tokenstore.sources.base import FetchedRequest, ImageRequest, SharedRequest
+from tokenstore.sources.base import PlacedRequest
 from tokenstore.sources.files import SourceFile
 
 SMALL_NBYTES = 2**26
@@ -30,7 +30,7 @@ LARGEST_INFLATION = 100
 
 
 @dataclass(frozen=True)
-class ParquetRequest(ImageRequest):
+class ParquetRequest(PlacedRequest):
     """A request for some rows of one column."""
 
     pieces: tuple[tuple[SourceFile, int, int, int], ...]
@@ -38,6 +38,16 @@ class ParquetRequest(ImageRequest):
     column: str
     allow_outside_paths: bool = False
     """True to read files that lie outside the Parquet file's folder."""
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return any(file.is_remote for file, *_ in self.pieces)
+
+    @property
+    @override
+    def is_shared(self) -> bool:
+        return self.is_remote  # each decode process alone would fetch whole row groups
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
@@ -58,15 +68,6 @@ class ParquetRequest(ImageRequest):
                 images += [SampleError(reason) for _ in range(start, stop)]
                 _opened.version = None  # the stream ends with the error
         return images
-
-
-@dataclass(frozen=True)
-class RemoteParquetRequest(ParquetRequest, SharedRequest):
-    """A request for some rows at a URL: each decode process alone would fetch the whole row group."""
-
-    @override
-    def fetch(self) -> FetchedRequest:
-        return FetchedRequest(self.read())
 
 
 def _once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | SampleError:

@@ -133,6 +133,11 @@ class RemoteFile(SourceFile):
 
     @property
     @override
+    def is_remote(self) -> bool:
+        return True
+
+    @property
+    @override
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageRequest
+from tokenstore.sources.base import PlacedRequest
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.image_walk import ImageTree, Kind, SkippedEntries, sorted_entries
 from tokenstore.sources.names import printable
@@ -29,11 +29,21 @@ _REMEMBERED_NAMES = 20_000
 
 
 @dataclass(frozen=True)
-class RemoteFileRequest(ImageRequest):
+class RemoteFileRequest(PlacedRequest):
     """A request for some files of a remote place."""
 
     place: RemotePlace
     paths: tuple[str, ...]
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return True
+
+    @property
+    @override
+    def is_shared(self) -> bool:
+        return False
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
@@ -54,6 +64,11 @@ class RemoteTree(ImageTree):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._place, self._path)
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return True
 
     @property
     @override

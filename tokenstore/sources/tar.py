@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
-from tokenstore.sources.base import ImageRequest, ImageSource, ImageSplit, Labels
+from tokenstore.sources.base import ImageSource, ImageSplit, Labels, PlacedRequest
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
@@ -49,12 +49,22 @@ ENDINGS = (".tar",)
 
 
 @dataclass(frozen=True)
-class TarRequest(ImageRequest):
+class TarRequest(PlacedRequest):
     """A request for byte ranges of tar files."""
 
     files: tuple[SourceFile, ...]
     ranges: tuple[tuple[int, int, int], ...]
     """The byte range of each sample: (index of the file, offset, size)."""
+
+    @property
+    @override
+    def is_remote(self) -> bool:
+        return any(file.is_remote for file in self.files)
+
+    @property
+    @override
+    def is_shared(self) -> bool:
+        return False
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
