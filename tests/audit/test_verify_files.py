@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from helpers.object_storage import S3Server
 from helpers.stores import Samples, contents, random_codes, replace_files, write_store
 
 import tokenstore
-from tokenstore.audit import sound_files
+from tokenstore.audit import sound_files, sound_shards
+from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.verify import Verification, verify
 from tokenstore.errors import DamageError, StorageError
-from tokenstore.reading import ArrayReader, checked_files
+from tokenstore.format import FileRecord
+from tokenstore.reading import ArrayReader, StoreFiles, checked_files
 from tokenstore.storage import open_storage
+from tokenstore.storage.remote import RemoteFolder
 
 
 def write(path: Path, codec: str = "bitpack") -> Path:
@@ -41,8 +45,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let shards have several pieces, chunks lie in two of them, and large files be fetched in parts."""
     monkeypatch.setattr(sound_files, "PIECE_NBYTES", 50)
     monkeypatch.setattr(checked_files, "_PIECE_NBYTES", 50)
-    monkeypatch.setattr(sound_files, "_WHOLE_NBYTES", 150)
-    monkeypatch.setattr(sound_files, "_VALUES_NBYTES", 100)
+    monkeypatch.setattr(sound_files, "_LOCAL_PIECE_NBYTES", 70)
+    monkeypatch.setattr(sound_shards, "_VALUES_NBYTES", 100)
 
 
 def plainly(check: Callable[[], Verification]) -> Verification:
@@ -145,13 +149,18 @@ def test_labels_that_are_damaged_are_reported_once(tmp_path: Path) -> None:
 def test_a_file_of_this_machine_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = write(tmp_path / "store")
     read: list[int] = []
-    plain = sound_files.read_at
+    plain, plain_into = sound_files.read_at, sound_files.read_into
 
     def counted(descriptor: int, start: int, stop: int) -> bytes:
         read.append(stop - start)
         return plain(descriptor, start, stop)
 
+    def counted_into(descriptor: int, start: int, room: memoryview) -> int:
+        read.append(len(room))
+        return plain_into(descriptor, start, room)
+
     monkeypatch.setattr(sound_files, "read_at", counted)
+    monkeypatch.setattr(sound_files, "read_into", counted_into)
     assert verify(store).ok
     opened = tokenstore.open(store)
     indexes = sum(
@@ -195,6 +204,53 @@ def test_whole_files_are_fetched_with_few_requests(
     metadata = 2 * sum(path.endswith("zarr.json") for path in listed)  # which is looked at again
     labels = 2 * sum(path.startswith("train/labels/c/") for path in listed)  # compared with the names
     assert fault_proxy.count() <= found.nbytes / 4e6 + found.files + metadata + labels + 3
+
+
+@pytest.mark.parametrize("nbytes", [1, 7, 50, 10**6])
+def test_chunks_are_checked_whatever_pieces_a_shard_comes_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    monkeypatch.setattr(sound_files, "_LOCAL_PIECE_NBYTES", nbytes)
+    for codec in ("bitpack", "zstd", "context"):
+        store = write(tmp_path / codec, codec)
+        files = StoreFiles(open_storage(store))
+        sound = sound_files.SoundFiles(files)
+        for path, record in files.records():
+            assert sound.passes(path, record), path
+        path = "train/tokens/c/1/0/0"
+        data = (store / path).read_bytes()
+        for place in range(0, len(data), 5):
+            changed = data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
+            (store / path).write_bytes(changed)
+            record = FileRecord(len(data), hashlib.sha256(changed).hexdigest())
+            assert not sound.passes(path, record), (codec, place)
+
+
+def test_a_file_is_checked_while_its_other_pieces_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_url: str
+) -> None:
+    monkeypatch.setattr(sound_files, "_PIECES_AT_ONCE", 1)
+    store = write(tmp_path / "store")
+    tokenstore.copy(store, memory_url)
+    events: list[str] = []
+    plain, take = RemoteFolder._read_range, ShardCheck.take
+
+    async def fetched(self: RemoteFolder, connection: Any, path: str, start: int, stop: int) -> bytes:
+        events.append("fetched")
+        return await plain(self, connection, path, start, stop)
+
+    def taken(self: ShardCheck, piece: bytes) -> None:
+        events.append("taken")
+        take(self, piece)
+
+    files = StoreFiles(open_storage(memory_url))
+    sound, path = sound_files.SoundFiles(files), "train/tokens/c/0/0/0"
+    monkeypatch.setattr(RemoteFolder, "_read_range", fetched)
+    monkeypatch.setattr(ShardCheck, "take", taken)
+    assert sound.passes(path, files.record(path))
+    pieces = -(-files.record(path).size // sound_files.PIECE_NBYTES)
+    assert events.count("fetched") == events.count("taken") == pieces > 2
+    assert events.index("taken") <= 3
 
 
 def test_names_that_could_not_be_compared_with_labels_do_not_pass(

@@ -35,6 +35,9 @@ READS: dict[str, Operation] = {
     "read": lambda remote: remote.read("a/data") == DATA,
     "range": lambda remote: remote.read_range("a/data", 7, 250_000) == DATA[7:250_000],
     "ranges": lambda remote: remote.read_ranges(RANGES) == [DATA[start:stop] for _, start, stop in RANGES],
+    "in turn": lambda remote: (
+        list(remote.ranges_in_turn(RANGES, 3)) == [DATA[start:stop] for _, start, stop in RANGES]
+    ),
     "list": lambda remote: "a/data" in remote.files(),
 }
 HEADS: dict[str, Operation] = {
@@ -257,6 +260,21 @@ def test_the_first_lasting_error_ends_all_ranges(remote: RemoteFolder, network: 
     with pytest.raises(FileNotFoundError, match="store/none"):
         remote.read_ranges(requests)
     assert len(network.requests) < 100
+
+
+def test_ranges_in_turn_are_fetched_a_few_ahead(remote: RemoteFolder, network: FaultProxy) -> None:
+    requests = [("a/data", start, start + 9) for start in range(12)]
+    network.clear([Rule(faults.together(threading.Barrier(4)), count=4)])
+    assert list(remote.ranges_in_turn(requests, 4)) == [DATA[start:stop] for _, start, stop in requests]
+    assert network.most_under_way == 4
+    network.clear()
+    answers = remote.ranges_in_turn(requests, 4)
+    next(answers)
+    answers.close()
+    assert remote.read_range("a/data", 0, 3) == DATA[:3]
+    assert len(network.requests) <= 6
+    with pytest.raises(FileNotFoundError, match="store/none"):
+        list(remote.ranges_in_turn([("none", 0, 9), *requests], 2))
 
 
 def test_many_threads_share_one_remote(remote: RemoteFolder, network: FaultProxy) -> None:

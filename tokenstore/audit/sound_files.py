@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from tokenstore.audit.meaning import value_out_of_range
+from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.tables import check_table
 from tokenstore.errors import StorageError, TokenstoreError
-from tokenstore.format import ROOT, TOKENS, ArrayLayout, FileRecord, sharding
+from tokenstore.format import ROOT, ArrayLayout, FileRecord, sharding
 from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles
-from tokenstore.reading.checked_files import fetched_blocks, opened_file
+from tokenstore.reading.checked_files import opened_file
 from tokenstore.storage import Storage
-from tokenstore.storage.regular import read_at
+from tokenstore.storage.regular import read_at, read_into
 
 PIECE_NBYTES = 2**23
-"""The bytes of a file of this machine that are read at once."""
-_WHOLE_NBYTES = 5 * PIECE_NBYTES
-"""The largest file that is fetched in one go; of a larger one, the index is fetched first."""
+"""The bytes of one request for a part of a file."""
+_PIECES_AT_ONCE = 4
+"""The pieces of a file that are fetched while earlier ones are checked."""
+_LOCAL_PIECE_NBYTES = 2**20
+"""The bytes of a file of this machine that are read at once: they fit into a processor's cache."""
 _LARGE_AT_ONCE = 4
 """The least number of large files in memory: some are checked while others are fetched."""
-_VALUES_NBYTES = 2**20
-"""The bytes of values that are decoded before they are looked at."""
 
 
 class SoundFiles:
@@ -123,46 +122,14 @@ class SoundFiles:
     ) -> bool:
         if record.size < layout.index_nbytes:
             return False
-        chunks = layout.shard_chunks(shard)
+        chunks, name = layout.shard_chunks(shard), array.rpartition("/")[2]
         with _pieces(self._storage, path, record.size, layout.index_nbytes) as (tail, pieces):
-            stops = sharding.decode_index(tail, chunks, record.size, path).sum(axis=1).astype(np.int64)
-            digest, left, begin, chunk = hashlib.sha256(), b"", 0, 0
+            index = sharding.decode_index(tail, chunks, record.size, path)
+            check, digest = ShardCheck(layout, name, self._store.manifest, shard, index), hashlib.sha256()
             for piece in pieces:
                 digest.update(piece)
-                data = left + piece if left else piece
-                stop = int(np.searchsorted(stops, begin + len(data), side="right"))
-                spans = np.concatenate([[begin], stops[chunk:stop]]) - begin
-                if not self._right_values(layout, array, shard, chunk, data, spans):
-                    return False
-                left, begin, chunk = data[int(spans[-1]) :], begin + int(spans[-1]), stop
-            return chunk == chunks and digest.hexdigest() == record.sha256
-
-    def _right_values(
-        self, layout: ArrayLayout, array: str, shard: int, first: int, data: bytes, spans: Any
-    ) -> bool:
-        """Return whether the chunks of a shard from `first` on, between `spans` of bytes, are right.
-
-        Raises CodecError for a chunk that is not.
-        """
-        manifest, name = self._store.manifest, array.rpartition("/")[2]
-        stored, first = np.frombuffer(data, np.uint8), first + shard * layout.chunks_per_shard
-        step = max(1, _VALUES_NBYTES // layout.chunk_nbytes)
-        for start in range(0, len(spans) - 1, step):
-            stop = min(start + step, len(spans) - 1)
-            begin = layout.chunk_span(first + start)[0]
-            values = np.empty(
-                (layout.chunk_span(first + stop - 1)[1] - begin, *layout.sample_shape), layout.dtype
-            )
-            for chunk in range(start, stop):
-                payload = sharding.checked_payload(stored[spans[chunk] : spans[chunk + 1]])
-                layout.check_payload(first + chunk, payload)
-                row, end = layout.chunk_span(first + chunk)
-                layout.codec.decode(payload, values[row - begin : end - begin])
-            if name == TOKENS and int(values.max()) >= manifest.codebook_size:
-                return False
-            if value_out_of_range(values, name, manifest) is not None:
-                return False
-        return True
+                check.take(piece)
+            return check.is_complete and digest.hexdigest() == record.sha256
 
 
 def _listed_sizes(storage: Storage) -> dict[str, int] | None:
@@ -175,29 +142,45 @@ def _listed_sizes(storage: Storage) -> dict[str, int] | None:
 @contextlib.contextmanager
 def _pieces(
     storage: Storage, path: str, nbytes: int, tail_nbytes: int
-) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-    """Give the last bytes of a file, and all of its bytes piece by piece.
+) -> Iterator[tuple[bytes, Iterator[bytes | memoryview]]]:
+    """Give the last bytes of a file, and all of its bytes piece by piece, each of which may then change.
 
     Raises ValueError for a local file of another size, and what storage raises.
     """
     local = storage.open_file(path)
-    if local is not None:
-        descriptor, offset, size = local
-        try:
-            if size != nbytes:
-                raise ValueError(f"expected {nbytes} bytes, found {size}")
-            end = offset + nbytes
-            starts = range(offset, end, PIECE_NBYTES)
-            yield (
-                read_at(descriptor, end - tail_nbytes, end),
-                (read_at(descriptor, start, min(start + PIECE_NBYTES, end)) for start in starts),
-            )
-        finally:
-            os.close(descriptor)
-    elif nbytes <= _WHOLE_NBYTES:
-        whole = list(fetched_blocks(storage, path, nbytes))
-        tail = b"".join(whole[-2:])[-tail_nbytes:] if tail_nbytes else b""
-        yield tail, iter(whole)
-    else:
-        tail = storage.read_range(path, nbytes - tail_nbytes, nbytes) if tail_nbytes else b""
-        yield tail, fetched_blocks(storage, path, nbytes)
+    if local is None:
+        with _fetched_pieces(storage, path, nbytes, tail_nbytes) as fetched:
+            yield fetched
+        return
+    descriptor, offset, size = local
+    try:
+        if size != nbytes:
+            raise ValueError(f"expected {nbytes} bytes, found {size}")
+        tail = read_at(descriptor, offset + nbytes - tail_nbytes, offset + nbytes)
+        yield tail, _local_pieces(descriptor, offset, nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _local_pieces(descriptor: int, offset: int, nbytes: int) -> Iterator[memoryview]:
+    """Yield a file's bytes in memory that is used again; raise ValueError where they end too early."""
+    room = memoryview(bytearray(min(nbytes, _LOCAL_PIECE_NBYTES)))
+    for start in range(0, nbytes, max(1, len(room))):
+        piece = room[: nbytes - start]
+        if read_into(descriptor, offset + start, piece) < len(piece):
+            raise ValueError(f"expected {nbytes} bytes, found fewer")
+        yield piece
+
+
+@contextlib.contextmanager
+def _fetched_pieces(
+    storage: Storage, path: str, nbytes: int, tail_nbytes: int
+) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+    """Do the same as `_pieces` for a file that is fetched: the pieces with its last bytes come first."""
+    ranges = [(path, start, min(start + PIECE_NBYTES, nbytes)) for start in range(0, nbytes, PIECE_NBYTES)]
+    first = (nbytes - tail_nbytes) // PIECE_NBYTES if tail_nbytes else len(ranges)
+    fetched = storage.ranges_in_turn([*ranges[first:], *ranges[:first]], _PIECES_AT_ONCE)
+    with contextlib.closing(fetched):
+        last = list(itertools.islice(fetched, len(ranges) - first))
+        tail = (last[0] if len(last) == 1 else b"".join(last))[-tail_nbytes:] if tail_nbytes else b""
+        yield tail, itertools.chain(fetched, last)

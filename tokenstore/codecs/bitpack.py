@@ -41,7 +41,10 @@ Packed: TypeAlias = npt.NDArray[np.uint8]
 Addresses: TypeAlias = npt.NDArray[np.uint64]
 
 _CODE_DTYPES: Final = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32))
-_DECODED_DTYPES: Final = (*_CODE_DTYPES, np.dtype(np.int32), np.dtype(np.int64))
+_LARGEST: Final[dict[np.dtype[Any], int]] = {
+    np.dtype(kind): int(np.iinfo(kind).max) for kind in (np.uint8, np.uint16, np.uint32, np.int32, np.int64)
+}
+"""The largest value of each dtype that codes are decoded to."""
 
 
 def bit_width(codebook_size: int) -> int:
@@ -144,7 +147,7 @@ def check_buffer(out: npt.NDArray[Any], shape: tuple[int, ...], codebook_size: i
             f"expected a writable C-contiguous buffer {shape} for the codes, "
             f"found {out.shape} with strides {out.strides}, writable: {out.flags.writeable}"
         )
-    if out.dtype not in _DECODED_DTYPES or np.iinfo(out.dtype).max < codebook_size - 1:
+    if _LARGEST.get(out.dtype, -1) < codebook_size - 1:
         raise CodecError(
             f"expected a buffer of uint8, uint16, uint32, int32 or int64 that holds codes up to "
             f"{codebook_size - 1}, found {out.dtype}"

@@ -19,7 +19,7 @@ from tokenstore.storage.regular import PositionedFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["checked_file", "fetched_blocks", "opened_file", "samples_batches"]
+__all__ = ["checked_file", "opened_file", "samples_batches"]
 
 _IN_MEMORY_NBYTES = 2**24
 """The bytes of a fetched file up to which it stays in memory instead of a temporary file."""
@@ -83,17 +83,14 @@ def opened_file(storage: Storage, path: str, nbytes: int) -> Iterator[BinaryIO]:
             os.close(descriptor)
         return
     with tempfile.SpooledTemporaryFile(_IN_MEMORY_NBYTES) as file:
-        for block in fetched_blocks(storage, path, nbytes):
+        for block in _fetched_blocks(storage, path, nbytes):
             file.write(block)
         yield cast("BinaryIO", file)
 
 
-def fetched_blocks(storage: Storage, path: str, nbytes: int) -> Iterator[bytes]:
+def _fetched_blocks(storage: Storage, path: str, nbytes: int) -> Iterator[bytes]:
     """Yield the first `nbytes` of a file, a few requests at a time; raises what storage raises."""
     starts = range(0, nbytes, _PIECE_NBYTES)
-    for first in range(0, len(starts), _PIECES_AT_ONCE):
-        ranges = [
-            (path, start, min(start + _PIECE_NBYTES, nbytes))
-            for start in starts[first : first + _PIECES_AT_ONCE]
-        ]
-        yield from storage.read_ranges(ranges, _PIECES_AT_ONCE)
+    ranges = ((path, start, min(start + _PIECE_NBYTES, nbytes)) for start in starts)
+    with contextlib.closing(storage.ranges_in_turn(ranges, _PIECES_AT_ONCE)) as pieces:
+        yield from pieces

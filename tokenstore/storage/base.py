@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -101,6 +102,14 @@ class Storage(ABC):
     def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
         """Return the bytes of many ranges; a remote place reads `concurrency` of them at a time."""
         return [self.read_range(*request) for request in requests]
+
+    def ranges_in_turn(
+        self, requests: Iterable[Range], concurrency: int = 16
+    ) -> Generator[bytes, None, None]:
+        """Yield the bytes of many ranges in order; a remote place reads `concurrency` of them ahead."""
+        left = iter(requests)
+        while batch := list(islice(left, concurrency)):
+            yield from self.read_ranges(batch, concurrency)
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """Yield a whole file, at most a few megabytes at a time."""

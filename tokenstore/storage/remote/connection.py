@@ -11,7 +11,7 @@ import selectors
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 import fsspec
@@ -55,11 +55,18 @@ class Connection:
 
         Raises ClosedError where the connection is closed, and what the coroutine raises.
         """
+        return self.result(self.begin(coroutine))
+
+    def begin(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Begin to run a coroutine on the loop; raises ClosedError where the connection is closed."""
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
             coroutine.close()
             raise ClosedError from None
+
+    def result(self, future: Future[_T]) -> _T:
+        """Wait for what was begun and return its result, as `run` does."""
         try:
             return future.result()
         except CancelledError:

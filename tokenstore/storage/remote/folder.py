@@ -7,7 +7,9 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,9 +82,16 @@ class RemoteFolder(Storage):
 
     def _run(self, coroutine: Callable[[Connection], Coroutine[Any, Any, _T]]) -> _T:
         connection = self._connection
-        with contextlib.suppress(ClosedError):
+        with self._closing_told():
             return connection.run(coroutine(connection))
-        raise StorageError(f"{self.url}: not read, for the process is about to end")
+
+    @contextlib.contextmanager
+    def _closing_told(self) -> Iterator[None]:
+        """Raise StorageError for a connection that closes as the process ends."""
+        try:
+            yield
+        except ClosedError:
+            raise StorageError(f"{self.url}: not read, for the process is about to end") from None
 
     async def _retried(
         self,
@@ -156,6 +165,28 @@ class RemoteFolder(Storage):
             partial(self._read_range, path=path, start=start, stop=stop) for path, start, stop in requests
         ]
         return self._run_many(jobs, concurrency)
+
+    @override
+    def ranges_in_turn(
+        self, requests: Iterable[Range], concurrency: int = 16
+    ) -> Generator[bytes, None, None]:
+        connection = self._connection
+        under_way: deque[Future[bytes]] = deque()
+        try:
+            for request in requests:
+                if len(under_way) >= concurrency:
+                    with self._closing_told():
+                        data = connection.result(under_way.popleft())
+                    yield data
+                with self._closing_told():
+                    under_way.append(connection.begin(self._read_range(connection, *request)))
+            while under_way:
+                with self._closing_told():
+                    data = connection.result(under_way.popleft())
+                yield data
+        finally:
+            for future in under_way:
+                future.cancel()
 
     def _run_many(
         self, jobs: Sequence[Callable[[Connection], Coroutine[Any, Any, _T]]], concurrency: int
