@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import options
+from .. import options, source_options
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import Choice, ExistingPlace
@@ -31,7 +31,12 @@ def _corruptions() -> list[str]:
     type=ExistingPlace("token store"),
     help="A token store: a folder, a .zip file or an fsspec URL.",
 )
-@options.images(end=", in class folders")
+@options.images(end=", with classes")
+@source_options.labels()
+@source_options.label_column()
+@source_options.image_column()
+@source_options.class_names()
+@source_options.allow_outside_paths()
 @options.split("val, or the only one")
 @option(
     "--crop",
@@ -98,6 +103,7 @@ def _corruptions() -> list[str]:
 @options.workers("processes that decode images, or threads that decode codes")
 @options.threads()
 @options.storage_options()
+@source_options.storage_options()
 @click.pass_context
 def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> None:
     r"""Measure the network in MODEL on a token store, or a classifier on images.

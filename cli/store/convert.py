@@ -16,7 +16,7 @@ from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS
 from tokenstore.sources.registry import kind_names
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
-from .. import options
+from .. import options, source_options
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES, spoken
 from ..parameters import Choice
@@ -50,34 +50,12 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.existing_source("src")
 @click.argument("out")
 @click.option("--source", type=Choice(kind_names()), help="Kind of SRC; by default by its content.")
-@click.option(
-    "--labels",
-    metavar="FILE.csv",
-    type=click.Path(),
-    help="Labels of an image folder, path,label; a path or a URL.",
-)
-@click.option(
-    "--label-column",
-    metavar="NAME",
-    help="The column of labels of Parquet files or of --labels; by default by its name.",
-)
-@click.option(
-    "--image-column",
-    metavar="NAME",
-    help="The column of images of Parquet files, or of paths in --labels; by default by its name.",
-)
+@source_options.labels()
+@source_options.label_column()
+@source_options.image_column()
 @click.option("--no-labels", is_flag=True, help="Store images without labels, whatever looks like some.")
-@click.option(
-    "--allow-outside-paths",
-    is_flag=True,
-    help="Read images that a Parquet file names by paths out of its own folder.",
-)
-@click.option(
-    "--masks",
-    metavar="DIR",
-    help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg; or a "
-    "folder's name in each split, beside the folder of images: train/DIR/b.png for train/images/b.jpg.",
-)
+@source_options.allow_outside_paths()
+@source_options.masks()
 @click.option(
     "--mask-size",
     metavar="PIXELS",
@@ -128,12 +106,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     metavar="NAME",
     help="Name of the tokenizer that made ready codes, where SRC does not say it.",
 )
-@click.option(
-    "--class-names",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Names of the classes, one a line in the order of the labels, where SRC has none.",
-)
+@source_options.class_names()
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
@@ -151,7 +124,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 )
 @click.option("--log-json", is_flag=True, help="Report on standard output as JSON, one object a line.")
 @options.storage_options(of="store, OUT")
-@options.storage_options("--source-storage-options", of="SRC")
+@source_options.storage_options()
 def convert(
     src: str,
     out: str,

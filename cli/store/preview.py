@@ -10,7 +10,7 @@ import click
 import tokenstore
 from tokenstore.audit.pictures import FORMATS
 
-from .. import options, training_options
+from .. import options, source_options, training_options
 from ..console import echo, refuse_idle_options
 from ..main import EXIT_CODES
 
@@ -57,7 +57,7 @@ def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
     "SeiT++'s, of which each sample shows a flip and a crop, naive and by TokenAdapt, and ColorAdapt",
 )
 @training_options.adapter("default")
-@options.images(end="; by default where they were when STORE was made")
+@source_options.originals()
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()
@@ -83,7 +83,7 @@ def preview(
     if indices is not None and count is not None:
         raise click.UsageError("expected --indices or -n, found both")
     refuse_idle_options({"adapter": "--adapter"}, "--augment", augment is None)
-    refuse_idle_options({"images": "--images"}, "a sheet without --augment", augment is not None)
+    refuse_idle_options(source_options.ORIGINALS, "a sheet without --augment", augment is not None)
     sheet = tokenstore.preview(store, out, indices=indices, count=count, augment=augment, **settings)
     which = f"{len(sheet.indices):,} samples of split {sheet.split}"
     if sheet.headings:

@@ -10,11 +10,11 @@ import click
 import tokenstore
 from tokenstore.audit.columns import BATCH_SIZE
 
-from .. import options
+from .. import options, source_options
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES
 
-_IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+_IMAGE_OPTIONS = {**source_options.ORIGINALS, "tokenizer": "--tokenizer", "device": "--device"}
 _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-window"}
 
 
@@ -35,7 +35,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
     type=click.IntRange(1),
     help="Window of the shuffles 'block' and 'lanes', for --shuffle; by default TokenLoader's.",
 )
-@options.images(end="; by default where they were when STORE was made")
+@source_options.originals()
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()

@@ -9,7 +9,7 @@ import click
 
 import tokenstore
 
-from .. import options
+from .. import options, source_options
 from ..console import echo, human_bytes, refuse_idle_options
 from ..main import EXIT_CODES
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenstore.audit.retokenization import Retokenization
     from tokenstore.audit.verify import Verification
 
-_IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "--device"}
+_IMAGE_OPTIONS = {**source_options.ORIGINALS, "tokenizer": "--tokenizer", "device": "--device"}
 
 
 @click.command(epilog=EXIT_CODES)
@@ -29,7 +29,7 @@ _IMAGE_OPTIONS = {"images": "--images", "tokenizer": "--tokenizer", "device": "-
     type=click.IntRange(1),
     help="Also encode the images of N samples of each split again and compare their codes.",
 )
-@options.images(end="; by default where they were when STORE was made")
+@source_options.originals()
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
 @options.storage_options()

@@ -16,11 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seitpp_models.evaluation.evaluating import EvaluationSettings, evaluate
+    from seitpp_models.evaluation.evaluating import evaluate
     from seitpp_models.evaluation.on_images import CLEAN, Condition, evaluate_images
     from seitpp_models.evaluation.on_stores import Batches, evaluate_store
     from seitpp_models.evaluation.predictions import ClassFigures, Predictions
     from seitpp_models.evaluation.results import Evaluation, ImageFacts
+    from seitpp_models.evaluation.settings import EvaluationSettings
 
 __all__ = [
     "CLEAN",
@@ -42,7 +43,7 @@ _HOMES = {
     "ClassFigures": "predictions",
     "Condition": "on_images",
     "Evaluation": "results",
-    "EvaluationSettings": "evaluating",
+    "EvaluationSettings": "settings",
     "ImageFacts": "results",
     "Predictions": "predictions",
     "evaluate": "evaluating",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
-from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from seitpp_models.evaluation.measures import Measure, measure_for
+from seitpp_models.evaluation.measures import Measure
 from seitpp_models.evaluation.on_images import (
     CLEAN,
     Condition,
@@ -23,131 +22,31 @@ from seitpp_models.evaluation.on_images import (
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
 from seitpp_models.evaluation.predictions import (
     PredictionLog,
-    check_file,
-    write_confusion,
-    write_predictions,
 )
 from seitpp_models.evaluation.results import Evaluation, ImageFacts
-from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.evaluation.settings import (
+    EvaluationSettings,
+    ImageSettings,
+    MeasureSettings,
+    check_choices,
+    idle,
+    sorted_settings,
+)
 from seitpp_models.weights.files import TrainedModel, load_model
-from tokenstore.errors import ArgumentError, Parameter, SourceError, did_you_mean
+from tokenstore.errors import ArgumentError, Parameter, SourceError
 from tokenstore.format import Preprocessing
 from tokenstore.machine import available_cores
 from tokenstore.networks.threads import torch_threads
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import as_store
 from tokenstore.sources import open_source
-from tokenstore.sources.images import Resize
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.registry import check_device
 
-__all__ = ["ALL_CORRUPTIONS", "EvaluationSettings", "evaluate"]
+__all__ = ["ALL_CORRUPTIONS", "evaluate"]
 
-_MOST_CONFUSED = 10_000
 ALL_CORRUPTIONS = "all"
 """The name that stands for every corruption."""
-
-
-class EvaluationSettings(TypedDict, total=False):
-    """The settings of `evaluate`, all of which may be left out."""
-
-    crop: int | None
-    """The side of the central codes that the network sees; by default those that it was built for."""
-    all_classes: bool
-    """True to keep the logits of classes that the data does not have.
-
-    By default they are left out, as is usual for ImageNet-R with 200 of 1,000 classes. Classes are matched by
-    their names.
-    """
-    ignore_index: int | None
-    """The label of pixels that do not count; by default the store's."""
-    mask_ratio: float | None
-    """The share of the patches that a masked-token model predicts; by default 0.45."""
-    tokenizer: str | None
-    """The tokenizer of images; by default the one that the network names."""
-    image_size: int | None
-    """The side in pixels of the square that an image becomes; by default that of the training images."""
-    resize: Resize | None
-    """The way an image becomes a square: squash, crop or pad; by default that of the training images."""
-    corruptions: Sequence[str]
-    """The names of corruptions after ImageNet-C, or "all", to evaluate under, too."""
-    severities: Sequence[int]
-    """The severities of corruptions, 1 to 5; by default each of them."""
-    seed: int
-    """The seed of noise and of masked patches."""
-    by_class: bool
-    """True to keep a classifier's predictions: `Evaluation.by_class`, `.confusion` and `.predictions`."""
-    confusion: str | Path | None
-    """The CSV file to write the numbers of samples by label and by predicted label to."""
-    predictions: str | Path | None
-    """The CSV or Parquet file, by its ending, to write each sample's prediction to."""
-
-
-@dataclass(frozen=True)
-class _ImageSettings:
-    """The settings that have an effect on images alone."""
-
-    tokenizer: str | None = None
-    image_size: int | None = None
-    resize: Resize | None = None
-    corruptions: Sequence[str] = ()
-    severities: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class _MeasureSettings:
-    """The settings of what is measured, on stores and on images."""
-
-    crop: int | None = None
-    all_classes: bool = False
-    ignore_index: int | None = None
-    mask_ratio: float | None = None
-    seed: int = 0
-    by_class: bool = False
-    confusion: str | Path | None = None
-    predictions: str | Path | None = None
-
-    @property
-    def log(self) -> PredictionLog | None:
-        """A new log of predictions, if they are asked for."""
-        return PredictionLog() if self.by_class or self.confusion or self.predictions else None
-
-    def check_files(self) -> None:
-        """Raise ArgumentError for files that cannot be written."""
-        for name, path in (("confusion", self.confusion), ("predictions", self.predictions)):
-            if path is not None:
-                check_file(name, Path(path))
-
-    def write(self, evaluation: Evaluation, sources: Callable[[], Sequence[str]]) -> None:
-        """Write the files that are asked for; `sources` returns the names of the split's samples."""
-        names = evaluation.class_names
-        if self.confusion is not None:
-            write_confusion(Path(self.confusion), evaluation.confusion, names)
-        if self.predictions is not None:
-            write_predictions(Path(self.predictions), evaluation.predictions, sources(), names)
-
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """The sides of the part of the codes that the network sees, if `crop` is given."""
-        return None if self.crop is None else (self.crop, self.crop)
-
-    def measure(self, trained: TrainedModel) -> Measure:
-        """Return the measure for a network; raises ArgumentError for a setting that has no effect on it."""
-        parameters = {name: getattr(self, name) for name in ("all_classes", "ignore_index", "mask_ratio")}
-        requested = {name for name, value in parameters.items() if value is not None and value is not False}
-        parameters["mask_ratio"] = MaskRatio.mean if self.mask_ratio is None else self.mask_ratio
-        log = self.log
-        measure = measure_for(trained, {**parameters, "seed": self.seed, "log": log}, requested)
-        if log is not None and trained.shape.output != "class":
-            asked = next(name for name in ("by_class", "confusion", "predictions") if getattr(self, name))
-            raise _idle(asked, "a classifier")
-        if self.confusion is not None and trained.shape.classes > _MOST_CONFUSED:
-            raise ModelError(
-                f"expected up to {_MOST_CONFUSED:,} classes for a table of confusions, found more"
-            )
-        if self.crop is not None and not measure.any_grid:
-            raise _idle("crop", "a network that sees grids of several sizes")
-        return measure
 
 
 def evaluate(
@@ -175,7 +74,7 @@ def evaluate(
     Args:
         model: A network, or a file of one (`save_model`).
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
-        images: A source of images in class folders.
+        images: A source of images with classes, as conversions read them.
         split: The split; by default val, or the only one.
         device: The device that networks run on.
         batch_size: The samples of a batch.
@@ -191,7 +90,7 @@ def evaluate(
         ModelError: Network, codes and classes do not fit each other.
         StoreError, SourceError, TokenizerError: The store, the images or the tokenizer cannot be opened.
     """
-    of_images, of_measure = _sorted_settings(settings)
+    of_images, of_measure = sorted_settings(settings)
     _check(store, images, of_images, storage_options)
     of_measure.check_files()
     check_device(device)
@@ -210,14 +109,6 @@ def evaluate(
         return _on_images(trained, str(images), split, of_images, of_measure, decoding, progress)
 
 
-def _sorted_settings(settings: EvaluationSettings) -> tuple[_ImageSettings, _MeasureSettings]:
-    """Return the settings of images, and the others; raises TypeError for an unknown name."""
-    names = {field.name for field in fields(_ImageSettings)}
-    of_images = {name: value for name, value in settings.items() if name in names}
-    of_measure = {name: value for name, value in settings.items() if name not in names}
-    return _ImageSettings(**of_images), _MeasureSettings(**of_measure)  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class _Progress:
     """The callbacks of an evaluation."""
@@ -234,7 +125,7 @@ class _Progress:
 def _check(
     store: object,
     images: object,
-    settings: _ImageSettings,
+    settings: ImageSettings,
     storage_options: dict[str, Any] | None,
 ) -> None:
     """Raise ArgumentError for arguments that contradict each other, before anything is read."""
@@ -245,30 +136,14 @@ def _check(
         )
     images_parameter = Parameter("images")
     for name, value in vars(settings).items():
-        if store is not None and value not in (None, ()) and name != "severities":
-            raise _idle(name, str(images_parameter), images_parameter)
+        if store is not None and value not in (None, (), False) and name != "severities":
+            raise idle(name, str(images_parameter), images_parameter)
     if images is not None and storage_options is not None:
-        raise _idle("storage_options", str(Parameter("store")), Parameter("store"))
+        raise idle("storage_options", str(Parameter("store")), Parameter("store"))
     if settings.severities and not settings.corruptions:
-        raise _idle("severities", str(Parameter("corruptions")), Parameter("corruptions"))
-    _check_choices("corruptions", settings.corruptions, [*CORRUPTIONS, ALL_CORRUPTIONS])
-    _check_choices("severities", settings.severities, SEVERITIES)
-
-
-def _check_choices(name: str, values: Sequence[Any], choices: Sequence[Any]) -> None:
-    for value in values:
-        if value not in choices:
-            parameter = Parameter(name, value)
-            raise ArgumentError(
-                f"{parameter}: expected one of {', '.join(map(str, choices))}"
-                f"{did_you_mean(value, map(str, choices))}",
-                parameters=[parameter],
-            )
-
-
-def _idle(name: str, needed: str, *others: Parameter) -> ArgumentError:
-    parameter = Parameter(name)
-    return ArgumentError(f"{parameter} goes with {needed}", parameters=[parameter, *others])
+        raise idle("severities", str(Parameter("corruptions")), Parameter("corruptions"))
+    check_choices("corruptions", settings.corruptions, [*CORRUPTIONS, ALL_CORRUPTIONS])
+    check_choices("severities", settings.severities, SEVERITIES)
 
 
 def _on_store(
@@ -276,7 +151,7 @@ def _on_store(
     store: TokenStore,
     split: str | None,
     measure: Measure,
-    settings: _MeasureSettings,
+    settings: MeasureSettings,
     batches: Batches,
     progress: _Progress,
 ) -> Evaluation:
@@ -318,12 +193,12 @@ def _on_images(
     trained: TrainedModel,
     place: str,
     split: str | None,
-    settings: _ImageSettings,
-    measure: _MeasureSettings,
+    settings: ImageSettings,
+    measure: MeasureSettings,
     decoding: Decoding,
     progress: _Progress,
 ) -> Evaluation:
-    source = open_source(place)
+    source = open_source(place, **settings.of_source)
     if source.images is None:
         raise SourceError(
             f"{place}: expected images, found ready codes ({source.kind}); convert them to a store"

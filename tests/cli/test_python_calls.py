@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from helpers.brightness import write_grey_image
@@ -15,6 +17,8 @@ from PIL import Image
 from tokenstore_cli.main import cli
 
 import tokenstore
+from tokenstore.errors import ArgumentError
+from tokenstore.sources import open_source
 
 SIZE = 32
 
@@ -73,6 +77,62 @@ def test_recode(folder: Path, tmp_path: Path, in_place: bool) -> None:
     recoded = tokenstore.recode(tmp_path / "b", None if in_place else targets[1], codec="zstd")
     assert contents(targets[0]) == contents(targets[1])
     assert recoded.manifest.features == ("zstd",)
+
+
+@pytest.fixture(scope="module")
+def of_columns(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
+    """Write a store of one of a table's two columns of images, which are paths out of its folder.
+
+    Return it, the arguments that find its images again, and the same as options.
+    """
+    folder = tmp_path_factory.mktemp("columns")
+    for number in range(4):
+        for side, grey in (("left", 40), ("right", 60)):
+            write_grey_image(folder / side / f"{number}.png", grey * number)
+    (folder / "table").mkdir()
+    paths = {side: [f"../{side}/{number}.png" for number in range(4)] for side in ("left", "right")}
+    pq.write_table(pa.table({**paths, "fine": [0, 1, 0, 1]}), folder / "table/x.parquet")
+    options = ["--image-column", "right", "--allow-outside-paths"]
+    settings = ("--image-size", SIZE, "--workers", 0, "--label-column", "fine", *options)
+    output("convert", folder / "table/x.parquet", folder / "store", *settings)
+    return folder / "store", {"image_column": "right", "allow_outside_paths": True}, options
+
+
+def test_originals_are_found_by_the_options_of_the_conversion(
+    of_columns: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    store, arguments, options = of_columns
+    verified = tokenstore.verify(store, retokenize=4, **arguments)
+    assert verified.ok
+    assert json.loads(output("verify", store, "--retokenize", 4, "--json", *options)) == plain(
+        verified.to_dict()
+    )
+    audit = tokenstore.stats(store, quality=4, **arguments)
+    assert json.loads(output("stats", store, "--quality", 4, "--json", *options)) == plain(audit.to_dict())
+    sheet = tokenstore.preview(store, tmp_path / "a.png", **arguments)
+    assert (sheet.originals, sheet.reason) == (4, None)
+    assert "4 with their originals" in output("preview", store, "--out", tmp_path / "b.png", *options)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_options_of_originals_are_refused_without_use_and_by_wrong_names(
+    of_columns: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    store, arguments, options = of_columns
+    for command, needed in (("verify", "--retokenize N"), ("stats", "--quality N")):
+        result = CliRunner().invoke(cli, [command, str(store), *options])
+        assert (result.exit_code, f"--image-column goes with {needed}" in result.output) == (2, True)
+    for call in (tokenstore.verify, tokenstore.stats):
+        with pytest.raises(ArgumentError, match=r"image_column=\.\.\. goes with"):
+            call(store, **arguments)
+    with pytest.raises(ArgumentError, match=r"image_column=\.\.\. goes with a sheet without augment"):
+        tokenstore.preview(store, augment="seitpp", **arguments)
+    wrong: dict[str, Any] = {"image_colum": "right"}
+    for call in (tokenstore.verify, tokenstore.stats, tokenstore.preview):
+        with pytest.raises(TypeError, match=r"'image_colum'\. Did you mean 'image_column'"):
+            call(store, **wrong)
+    with pytest.raises(TypeError, match="image_colum"):
+        open_source("x.parquet", **wrong)
 
 
 def test_info(folder: Path) -> None:

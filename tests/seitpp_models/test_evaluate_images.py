@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.networks_to_evaluate import (
@@ -27,6 +29,7 @@ from PIL import Image
 from torch import nn
 
 from seitpp_models.errors import ModelError
+from seitpp_models.evaluation import evaluate
 from seitpp_models.evaluation.on_images import (
     CLEAN,
     Condition,
@@ -40,6 +43,7 @@ from seitpp_models.weights.files import TrainedModel
 from tokenstore.augment import CodebookEmbedding
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
+from tokenstore.errors import ArgumentError
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.reading import open_store
 from tokenstore.sources import open_source
@@ -123,6 +127,42 @@ def test_images_give_the_figures_of_the_store_that_they_become(
     )
     figures = evaluate_store(photo_model, open_store(tmp_path / "photos.zarr"), "train")
     assert figures == pytest.approx(evaluated(photo_model, photos).figures[CLEAN], rel=1e-5)
+
+
+def test_images_of_a_table_are_found_by_the_options_of_a_conversion(
+    photos: Path, photo_model: TrainedModel, tmp_path: Path
+) -> None:
+    files = sorted(photos.glob("*/*.png"))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "photos").symlink_to(photos)
+    columns = {
+        "left": [file.read_bytes() for file in reversed(files)],
+        "right": [f"../photos/{file.parent.name}/{file.name}" for file in files],
+        "fine": [int(file.parent.name == NAMES[2]) + 2 * int(file.parent.name == NAMES[3]) for file in files],
+        "coarse": [0] * len(files),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "table/x.parquet")
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in NAMES[1:4]))
+    settings: dict[str, Any] = {"image_size": 64, "workers": 0, "threads": 1, "split": "train"}
+    expected = evaluate(photo_model, images=photos, **settings)
+    options: dict[str, Any] = {
+        "image_column": "right",
+        "label_column": "fine",
+        "allow_outside_paths": True,
+        "class_names": str(tmp_path / "names.txt"),
+    }
+    measured = evaluate(photo_model, images=tmp_path / "table/x.parquet", **options, **settings)
+    assert measured.figures == pytest.approx(expected.figures)
+    words = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in options.items()
+    ]
+    words += ["--images", str(tmp_path / "table/x.parquet"), "--json", "--image-size", "64"]
+    model = saved(photo_model, tmp_path / "model.safetensors")
+    printed = json.loads(run(model, *words).output)
+    assert printed["results"][0]["loss"] == pytest.approx(measured.figures["loss"])
+    with pytest.raises(ArgumentError, match="allow_outside_paths"):
+        evaluate(photo_model, store=tmp_path, allow_outside_paths=True)
 
 
 def test_corruptions_do_not_depend_on_batches_and_threads(photos: Path, photo_model: TrainedModel) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tokenstore.sources.options import OriginalsOptions
 
 if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality
@@ -34,6 +36,8 @@ class StatsOptions:
     images: Any = None
     tokenizer: str | Tokenizer | None = None
     device: str = "cpu"
+    of_images: OriginalsOptions = field(default_factory=OriginalsOptions)
+    """The options of opening the images."""
 
 
 class StatsColumn(Protocol):
@@ -84,7 +88,7 @@ def quality(store: TokenStore, options: StatsOptions) -> Mapping[str, SplitQuali
     from tokenstore.audit.quality import measure_quality
     from tokenstore.audit.reconstruct import tokenizer_for
 
-    source = open_images(store.manifest, options.images, folder_of(store))
+    source = open_images(store.manifest, options.images, folder_of(store), **options.of_images)
     tokenizer = tokenizer_for(store.manifest, options.tokenizer, options.device)
     return measure_quality(store, tokenizer, source, options.quality)
 

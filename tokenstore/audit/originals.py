@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import Unpack
 
 from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.format import Manifest
@@ -24,6 +25,7 @@ from tokenstore.reading.open import StorePath
 from tokenstore.sources import KINDS, Source, load_kind, open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
+from tokenstore.sources.options import OriginalsOptions
 from tokenstore.tokenizers import options_of
 
 BATCH = 32
@@ -70,13 +72,14 @@ def read_originals(
     indices: object,
     source: ImageSource | StorePath | None = None,
     decoder: Decoder | None = None,
+    **options: Unpack[OriginalsOptions],
 ) -> Originals:
     """Read the source's images of the samples at `indices` (m,), preprocessed as the manifest says.
 
-    `source` is the place of the images, or the source itself; None means the place in the manifest. A sample
-    is found by its position in the source, or by its name if another image has that position now. `decoder`
-    turns files into a tokenizer's inputs, for tokenizers of other inputs than pixels. An image that cannot be
-    read is None in the result, with a reason.
+    `source` is the place of the images, or the source itself; None means the place in the manifest. `options`
+    are those of opening the place. A sample is found by its position in the source, or by its name if
+    another image has that position now. `decoder` turns files into a tokenizer's inputs, for tokenizers of
+    other inputs than pixels. An image that cannot be read is None in the result, with a reason.
 
     Raises IndexError for an index out of range, DamageError for a damaged samples table, and ManifestError
     for preprocessing that this version does not know.
@@ -84,7 +87,7 @@ def read_originals(
     positions = normalised(indices, len(store[split]))
     try:
         if source is None or isinstance(source, str | os.PathLike):
-            source = open_images(store.manifest, source, folder_of(store))
+            source = open_images(store.manifest, source, folder_of(store), **options)
         part = _same_split(store, split, source)
         decoder = decoder or PixelDecoder(image_options(store.manifest))
     except SourceError as error:
@@ -109,11 +112,16 @@ def read_originals(
 
 
 def open_images(
-    manifest: Manifest, location: StorePath | None = None, near: Path | None = None
+    manifest: Manifest,
+    location: StorePath | None = None,
+    near: Path | None = None,
+    **options: Unpack[OriginalsOptions],
 ) -> ImageSource:
     """Open the source of a store's images: at `location`, or at the place that the manifest names.
 
-    A relative place in the manifest is looked for from the working folder, then from the folder `near`.
+    `options` are those that the conversion needed to find the images. A relative place in the manifest is
+    looked for from the working folder, then from the folder `near`.
+
     Raises SourceError if the store was not made of images, or the images are not at that place.
     """
     if manifest.preprocessing is None:
@@ -127,7 +135,7 @@ def open_images(
     if location is None and near is not None and not Path(where).exists() and (near / where).exists():
         where = str(near / where)
     try:
-        source = _open_unlabelled(where, manifest.source_kind)
+        source = _open_unlabelled(where, manifest.source_kind, options)
     except SourceError as error:
         if location:
             raise
@@ -140,11 +148,11 @@ def open_images(
     return source.images
 
 
-def _open_unlabelled(where: str, kind: str | None) -> Source:
+def _open_unlabelled(where: str, kind: str | None, options: OriginalsOptions) -> Source:
     """List a source without labels, which originals do not need and which may have been left out before."""
     if kind in KINDS and "no_labels" in load_kind(kind).options:
-        return open_source(where, kind, no_labels=True)
-    return open_source(where, kind)
+        return open_source(where, kind, no_labels=True, **options)
+    return open_source(where, kind, **options)
 
 
 def folder_of(store: TokenStore) -> Path | None:

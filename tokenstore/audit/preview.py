@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from typing_extensions import Unpack
 
 from tokenstore.audit.originals import evenly_spaced, read_originals
 from tokenstore.audit.pictures import coloured_map, image_path, save_image
@@ -26,6 +27,7 @@ from tokenstore.errors import AdapterError, ArgumentError, Parameter
 from tokenstore.format import MASKS, TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
+from tokenstore.sources.options import OriginalsOptions, refuse_unknown
 from tokenstore.texts import printable
 from tokenstore.tokenizers.base import Tokenizer
 
@@ -78,6 +80,7 @@ def preview(
     tokenizer: str | Tokenizer | None = None,
     device: str = "cpu",
     storage_options: Mapping[str, Any] | None = None,
+    **of_images: Unpack[OriginalsOptions],
 ) -> Preview:
     """Draw samples of `store` on one sheet: each image if it can still be read, and what its codes give.
 
@@ -85,7 +88,8 @@ def preview(
     ignored label are white.
 
     The samples are those at `indices`, or `count` evenly spaced ones of `split`, by default of the first
-    split that has samples. The images are looked for at `images`, by default at the place in the manifest.
+    split that has samples. The images are looked for at `images`, by default at the place in the manifest,
+    and opened with the options `of_images`.
     `augment="seitpp"` shows instead what the augmentation of SeiT++ makes of each sample's codes: the codes
     as stored, a flip and a crop, naive and by the TokenAdapt in the file `adapter`, and ColorAdapt. The
     tokenizer decodes them all. The sheet is written to `out`, if named: PNG, JPEG or WebP by its ending.
@@ -96,24 +100,29 @@ def preview(
     TokenizerError and AdapterError if those do not fit the store; DamageError for damaged codes; OSError if
     the sheet cannot be written; and the errors of `tokenstore.open`.
     """
+    refuse_unknown(of_images, OriginalsOptions.__annotations__, "preview")
     path = None if out is None else image_path(out)
-    _check_arguments(indices, count, augment, adapter, images)
+    _check_arguments(indices, count, augment, adapter, {"images": images, **of_images})
     opened = as_store(store, storage_options)
     reader = split_with_samples(opened, split)
     count = count or (SAMPLES if augment is None else AUGMENTED_SAMPLES)
     positions = positions_of(reader, evenly_spaced(len(reader), count) if indices is None else indices)
     maker = tokenizer_for(opened.manifest, tokenizer, device)
     draw = _Drawing(opened, reader, positions, maker, columns)
-    sheet = draw.beside_originals(images) if augment is None else draw.augmented(adapter)
+    sheet = draw.beside_originals(images, of_images) if augment is None else draw.augmented(adapter)
     if path is not None:
         save_image(sheet.image, path)
     return replace(sheet, path=path)
 
 
 def _check_arguments(
-    indices: object, count: int | None, augment: str | None, adapter: str, images: object
+    indices: object,
+    count: int | None,
+    augment: str | None,
+    adapter: str,
+    of_images: Mapping[str, object],
 ) -> None:
-    names = {name: Parameter(name) for name in ("indices", "count", "adapter", "augment", "images")}
+    names = {name: Parameter(name) for name in ("indices", "count", "adapter", "augment")}
     if augment not in (None, "seitpp"):
         raise ArgumentError(f"augment: expected 'seitpp' or None, found {augment!r}")
     if indices is not None and count is not None:
@@ -122,8 +131,9 @@ def _check_arguments(
     if adapter != "default" and augment is None:
         used = (names["adapter"], names["augment"])
         raise ArgumentError(f"{used[0]} goes with {used[1]}", parameters=used)
-    if images is not None and augment is not None:
-        used = (names["images"], names["augment"])
+    given = next((name for name, value in of_images.items() if value not in (None, False)), None)
+    if given is not None and augment is not None:
+        used = (Parameter(given), names["augment"])
         raise ArgumentError(f"{used[0]} goes with a sheet without {used[1]}", parameters=used)
 
 
@@ -137,11 +147,11 @@ class _Drawing:
     tokenizer: Tokenizer
     columns: int | None
 
-    def beside_originals(self, place: StorePath | None) -> Preview:
+    def beside_originals(self, place: StorePath | None, options: OriginalsOptions) -> Preview:
         """Draw each sample's image, if any can be read at `place`, and the image that its codes give."""
         split, indices = self.reader.name, self.indices
         rebuilt = [_strip(part) for part in decode_samples(self.store, split, indices, self.tokenizer)]
-        originals = read_originals(self.store, split, indices, place)
+        originals = read_originals(self.store, split, indices, place, **options)
         samples: list[tuple[Images | None, ...]] = list(zip(originals.inputs, rebuilt, strict=True))
         if originals.missing == len(indices):
             samples = [(strip,) for strip in rebuilt]

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import Unpack
 
 from tokenstore.audit.codes import CodebookUse, DistinctCounts, codebook_use
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
@@ -18,6 +19,7 @@ from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format import CODEBOOK, LABELS, ROOT, SYNONYMS, TOKENS, Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
+from tokenstore.sources.options import OriginalsOptions, refuse_unknown
 
 if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality
@@ -108,23 +110,25 @@ def stats(
     device: str = "cpu",
     storage_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **of_images: Unpack[OriginalsOptions],
 ) -> StorageAudit:
     """Audit `store`: every code is read and counted.
 
     `quality` also decodes so many samples of each split and compares them with their images as the tokenizer
-    saw them. The images are looked for at `images`, by default at the place in the manifest; `tokenizer` is
-    by default the one that the manifest names. `shuffle` also counts the distinct classes and the distinct
-    runs of samples in batches of `batch_size`: as stored, fully shuffled, and shuffled by blocks in a window
-    of `shuffle_window` samples, by default TokenLoader's. `on_progress` is called with the samples counted so
-    far and in all.
+    saw them. The images are looked for at `images`, by default at the place in the manifest, and opened with
+    the options `of_images`; `tokenizer` is by default the one that the manifest names. `shuffle` also counts
+    the distinct classes and the distinct runs of samples in batches of `batch_size`: as stored, fully
+    shuffled, and shuffled by blocks in a window of `shuffle_window` samples, by default TokenLoader's.
+    `on_progress` is called with the samples counted so far and in all.
 
     Raises ArgumentError for arguments without use, SourceError if no image can be compared, TokenizerError
     if the tokenizer is unknown or is not the store's, DamageError for damaged codes, and the errors of
     `tokenstore.open`.
     """
-    _check_arguments(quality, images, tokenizer)
+    refuse_unknown(of_images, OriginalsOptions.__annotations__, "stats")
+    _check_arguments(quality, images=images, tokenizer=tokenizer, **of_images)
     opened = as_store(store, storage_options)
-    options = StatsOptions(quality, shuffle, batch_size, shuffle_window, images, tokenizer, device)
+    options = StatsOptions(quality, shuffle, batch_size, shuffle_window, images, tokenizer, device, of_images)
     columns = compute_columns(opened, options)  # first: a missing image is said before hours of counting
     manifest: Manifest = opened.manifest
     total = sum(split.samples for split in manifest.splits.values())
@@ -150,9 +154,9 @@ def stats(
     )
 
 
-def _check_arguments(quality: int | None, images: object, tokenizer: object) -> None:
-    for name, value in (("images", images), ("tokenizer", tokenizer)):
-        if quality is None and value is not None:
+def _check_arguments(quality: int | None, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if quality is None and value not in (None, False):
             idle, needed = Parameter(name), Parameter("quality")
             raise ArgumentError(f"{idle} goes with {needed}", parameters=[idle, needed])
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Unpack
+
 from tokenstore.audit.meaning import check_codebook, check_listing, check_root, check_split, check_synonyms
 from tokenstore.audit.sound_files import SoundFiles
 from tokenstore.errors import (
@@ -24,6 +26,7 @@ from tokenstore.format import ROOT, SHARD_MANIFEST, FileRecord
 from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
+from tokenstore.sources.options import OriginalsOptions, refuse_unknown
 from tokenstore.storage import Storage
 
 if TYPE_CHECKING:
@@ -87,13 +90,15 @@ def verify(
     device: str = "cpu",
     storage_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **of_images: Unpack[OriginalsOptions],
 ) -> Verification:
     """Check every byte of `store` and all that its bytes mean.
 
     `retokenize` also encodes the images of so many samples of each split again, if nothing else is wrong,
     and compares their codes. Codes that differ are a problem if they are computed as they were then: on the
     same kind of device, in the same float type; else a note. The images are looked for at `images`, by
-    default at the place in the manifest; `tokenizer` is by default the one that the manifest names.
+    default at the place in the manifest, and opened with the options `of_images`; `tokenizer` is by default
+    the one that the manifest names.
     `on_progress` is called with the bytes read so far and in all.
 
     Raises NotAStoreError and IncompleteStoreError if there is no complete store, StoreChangedError if it was
@@ -101,13 +106,14 @@ def verify(
     without use, and with `retokenize` SourceError if no image can be read and TokenizerError if the
     tokenizer is unknown or is not the store's. Everything else is reported, not raised.
     """
+    refuse_unknown(of_images, OriginalsOptions.__annotations__, "verify")
     place = store.files.storage if isinstance(store, TokenStore) else store
     encode_again = None
     if retokenize is None:
-        _refuse_idle(images=images, tokenizer=tokenizer)
+        _refuse_idle(images=images, tokenizer=tokenizer, **of_images)
     else:
         opened = TokenStore(StoreFiles(as_storage(place, storage_options)))
-        encode_again = _prepare_retokenization(opened, retokenize, images, tokenizer, device)
+        encode_again = _prepare_retokenization(opened, retokenize, images, tokenizer, device, of_images)
     findings = _check_store(place, storage_options, on_progress)
     again = None
     if encode_again is not None and findings.problems:
@@ -121,7 +127,7 @@ def verify(
 def _refuse_idle(**arguments: object) -> None:
     needed = Parameter("retokenize")
     for name, value in arguments.items():
-        if value is not None:
+        if value not in (None, False):
             idle = Parameter(name)
             raise ArgumentError(f"{idle} goes with {needed}", parameters=[idle, needed])
 
@@ -132,6 +138,7 @@ def _prepare_retokenization(
     images: StorePath | None,
     tokenizer: str | Tokenizer | None,
     device: str,
+    of_images: OriginalsOptions,
 ) -> Callable[[], Retokenization]:
     """Open the images and the tokenizer, before hours go into reading the store."""
     # imported here, since torch takes seconds
@@ -139,7 +146,7 @@ def _prepare_retokenization(
     from tokenstore.audit.reconstruct import tokenizer_for
     from tokenstore.audit.retokenization import retokenize
 
-    source = open_images(store.manifest, images, folder_of(store))
+    source = open_images(store.manifest, images, folder_of(store), **of_images)
     maker = tokenizer_for(store.manifest, tokenizer, device)
     return partial(retokenize, store, maker, source, samples)
 

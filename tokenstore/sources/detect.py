@@ -12,7 +12,7 @@ from tokenstore.sources.base import Source
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.naming import named
-from tokenstore.sources.options import SourceOptions
+from tokenstore.sources.options import SourceOptions, refuse_unknown
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 from tokenstore.sources.remote_files import split_url
 from tokenstore.sources.shard_files import is_pattern
@@ -50,6 +50,7 @@ def open_source(
     unknown kind, and for whatever the kind's own opener refuses; ArgumentError for `source_storage_options`
     with a local path; StorageError where remote storage does not answer.
     """
+    refuse_unknown(options, SourceOptions.__annotations__, "open_source")
     where, storage_options = public_url(str(src)), options.get("source_storage_options")
     chosen = None if kind is None else load_kind(kind)
     given = {name: value for name, value in options.items() if value is not None and value is not False}

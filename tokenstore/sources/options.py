@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from tokenstore.errors import did_you_mean
 
-__all__ = ["LARGEST_VALUE", "MAX_PIXELS", "ImageOptions", "Resize", "SourceOptions"]
+__all__ = [
+    "LARGEST_VALUE",
+    "MAX_PIXELS",
+    "ImageOptions",
+    "OriginalsOptions",
+    "Resize",
+    "SourceOptions",
+    "refuse_unknown",
+]
 
 Resize: TypeAlias = Literal["squash", "crop", "pad"]
 """The ways in which an image comes to another size; `ImageOptions` describes them."""
@@ -19,15 +27,24 @@ LARGEST_VALUE = 255
 """The largest class index of a label map."""
 
 
-class SourceOptions(TypedDict, total=False):
+class OriginalsOptions(TypedDict, total=False):
+    """The options of opening the images that a store was made from; None and False are the defaults."""
+
+    image_column: str | None
+    """The column of images of Parquet files, or of paths in the file `labels`."""
+    allow_outside_paths: bool
+    """True to read files that a Parquet file names by paths that lead out of its folder."""
+    source_storage_options: Mapping[str, Any] | None
+    """The options of fsspec for a source at a URL."""
+
+
+class SourceOptions(OriginalsOptions, total=False):
     """The options of opening a source, each for some kinds; None and False are the defaults."""
 
     labels: str | Path | None
     """A CSV file of paths and labels, for a folder of images."""
     masks: str | Path | None
     """A folder of label maps, for a folder of images."""
-    image_column: str | None
-    """The column of images of Parquet files, or of paths in the file `labels`."""
     label_column: str | None
     """The column of labels of Parquet files, or of the file `labels`."""
     no_labels: bool
@@ -36,10 +53,15 @@ class SourceOptions(TypedDict, total=False):
     """The names of the classes by label, for a source without: a list, or a text file of a name a line."""
     tokenizer_name: str | None
     """The name of the tokenizer that made ready codes, for a source that does not say it."""
-    allow_outside_paths: bool
-    """True to read files that a Parquet file names by paths that lead out of its folder."""
-    source_storage_options: Mapping[str, Any] | None
-    """The options of fsspec for a source at a URL."""
+
+
+def refuse_unknown(options: Mapping[str, object], known: Iterable[str], function: str) -> None:
+    """Raise TypeError, as Python does, for a keyword argument of a function that is not `known`."""
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""The options of opening sources of images that several commands share: one function for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+from .options import Decorator, together
+
+ORIGINALS = {
+    "images": "--images",
+    "image_column": "--image-column",
+    "allow_outside_paths": "--allow-outside-paths",
+    "source_storage_options": "--source-storage-options",
+}
+"""The options of `originals` by their parameters."""
+
+
+def originals() -> Decorator[Any]:
+    """Return --images and the other options of finding the images that a store was made from."""
+    return together(
+        options.images(end="; by default where they were when STORE was made"),
+        image_column(),
+        allow_outside_paths(),
+        storage_options(),
+    )
+
+
+def labels() -> Decorator[Any]:
+    """Return --labels, a table of paths and labels."""
+    return click.option(
+        "--labels",
+        metavar="FILE.csv",
+        type=click.Path(),
+        help="Labels of an image folder, path,label; a path or a URL.",
+    )
+
+
+def label_column() -> Decorator[Any]:
+    """Return --label-column."""
+    return click.option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of labels of Parquet files or of --labels; by default by its name.",
+    )
+
+
+def image_column() -> Decorator[Any]:
+    """Return --image-column."""
+    return click.option(
+        "--image-column",
+        metavar="NAME",
+        help="The column of images of Parquet files, or of paths in a labels file; by default by its name.",
+    )
+
+
+def allow_outside_paths() -> Decorator[Any]:
+    """Return the flag --allow-outside-paths."""
+    return click.option(
+        "--allow-outside-paths",
+        is_flag=True,
+        help="Read images that a Parquet file names by paths out of its own folder.",
+    )
+
+
+def class_names() -> Decorator[Any]:
+    """Return --class-names, a text file."""
+    return click.option(
+        "--class-names",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Names of the classes, one a line in the order of the labels, where the source has none.",
+    )
+
+
+def masks() -> Decorator[Any]:
+    """Return --masks, a folder of label maps."""
+    return click.option(
+        "--masks",
+        metavar="DIR",
+        help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg; or a "
+        "folder's name in each split, beside the folder of images: train/DIR/b.png for train/images/b.jpg.",
+    )
+
+
+def storage_options() -> Decorator[Any]:
+    """Return --source-storage-options, a dict."""
+    return options.storage_options("--source-storage-options", of="SRC")
