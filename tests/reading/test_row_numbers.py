@@ -154,4 +154,29 @@ def test_subsets_of_many_rows_take_few_bytes(monkeypatch: pytest.MonkeyPatch, sh
 def test_short_row_numbers_are_fewer_than_their_dtype_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_numbers, "MOST_LISTED", 0)
     for rows in (2**32 - 1, 2**32, 2**33):
-        assert row_list(np.array([5, rows - 1]), rows).before(np.array([0, 6, rows])).tolist() == [0, 1, 2]
+        listed = row_list(2, rows, iter([np.array([5]), np.array([rows - 1])]))
+        assert listed.before(np.array([0, 6, rows])).tolist() == [0, 1, 2]
+
+
+def test_a_long_list_is_taken_in_blocks(dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_numbers, "MOST_LISTED", 10_000)
+    rows = 2**20
+    chosen = np.random.default_rng(0).integers(-SAMPLES, SAMPLES, rows)
+    dataset.select(chosen[:10])
+    tracemalloc.start()
+    try:
+        view = dataset.select(chosen)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 4 * rows + 64 * row_numbers.BLOCK
+    np.testing.assert_array_equal(view.indices, chosen % SAMPLES)
+    chosen[-1] = SAMPLES
+    with pytest.raises(IndexError, match="index 500 is out of range for 500 samples"):
+        dataset.select(chosen)
+
+
+@pytest.mark.parametrize("indices", [3, [[0, 1]], [True, False], 1.5, np.zeros((2, 2), np.int64)])
+def test_what_is_no_list_of_row_numbers_is_refused(dataset: TokenDataset, indices: object) -> None:
+    with pytest.raises(IndexError, match="expected a list of integers"):
+        Subset(dataset.rows, indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import tokenstore
 from tokenstore.errors import ConversionError, StorageError
 from tokenstore.format import FileRecord, Skip
 from tokenstore.storage import STAGING, open_storage
+from tokenstore.storage.remote import RemoteFolder
 from tokenstore.writing.journal import Entry, LocalJournal, open_journal
 from tokenstore.writing.uploads import AT_ONCE, Uploads
 
@@ -53,6 +55,37 @@ def test_a_journal_says_what_was_appended_and_goes_on_behind_it(
         journal.save_rows(shard, b"rows of %d" % shard)
         journal.append(shard, entry(shard))
         assert list(journal.rows(0, shard + 1)) == [b"rows of %d" % each for each in range(shard + 1)]
+
+
+@pytest.mark.parametrize("lost", [None, 0, 2])
+def test_a_remote_journal_is_read_in_batches_as_far_as_they_go(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch, lost: int | None
+) -> None:
+    monkeypatch.setattr("tokenstore.writing.journal._BATCH", 4)
+    read: list[str] = []
+    plain = RemoteFolder.read_files
+
+    def counted(self: RemoteFolder, paths: list[str], *limits: Any, **options: Any) -> Any:
+        answers = plain(self, paths, *limits, **options)
+        read.extend(path for path, data in zip(paths, answers, strict=True) if isinstance(data, bytes))
+        return answers
+
+    monkeypatch.setattr(RemoteFolder, "read_files", counted)
+    storage, shards = open_storage(memory_url), 14
+    for shard in range(shards):
+        journal = open_journal(storage, "train")
+        assert list(journal.read()) == [entry(each) for each in range(shard)]
+        journal.append(shard, entry(shard))
+    if lost is not None:  # a crash came between the last entry of a batch and the batch
+        storage.remove(f"{STAGING}/train/batch-{lost:06d}.json")
+    read.clear()
+    journal = open_journal(storage, "train")
+    assert list(journal.read()) == [entry(each) for each in range(shards)]
+    assert len(read) == {None: 3 + 2, 0: 14, 2: 2 + 6}[lost]
+    journal.append(shards, entry(shards))
+    read.clear()
+    assert list(open_journal(storage, "train").read()) == [entry(each) for each in range(shards + 1)]
+    assert len(read) == 3 + 3
 
 
 def test_whatever_a_crash_leaves_of_the_last_entry_the_others_stand(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class RowList(RowNumbers):
     @override
     def where(self, is_member: Member, rows: int) -> RowNumbers:
         members = row_bits(len(self), is_member)
-        return _collected(len(members), rows, (self.at(positions) for positions in members.blocks()))
+        return row_list(len(members), rows, (self.at(positions) for positions in members.blocks()))
 
 
 class RowBits(RowNumbers):
@@ -205,11 +205,11 @@ def rows_where(rows: int, is_member: Member) -> RowNumbers:
 def _shortest(members: RowBits) -> RowNumbers:
     """Return the same row numbers as a list if the rows are few, or few of them are members."""
     if members.rows <= MOST_LISTED or len(members) * 32 < members.rows:
-        return _collected(len(members), members.rows, members.blocks())
+        return row_list(len(members), members.rows, members.blocks())
     return members
 
 
-def _collected(count: int, rows: int, blocks: Iterator[Indices]) -> RowList:
+def row_list(count: int, rows: int, blocks: Iterator[Indices]) -> RowList:
     """Return `count` row numbers in [0, rows) of blocks as a list, of 4 bytes each where they are many."""
     is_short = count <= MOST_LISTED or rows >= 2**32
     listed: npt.NDArray[np.integer] = np.empty(count, np.int64 if is_short else np.uint32)
@@ -218,12 +218,6 @@ def _collected(count: int, rows: int, blocks: Iterator[Indices]) -> RowList:
         listed[position : position + len(block)] = block
         position += len(block)
     return RowList(listed)
-
-
-def row_list(numbers: Indices, rows: int) -> RowList:
-    """Return row numbers (N,) in [0, rows) as a list, of 4 bytes each where they are many."""
-    is_short = len(numbers) <= MOST_LISTED or rows >= 2**32
-    return RowList(numbers if is_short else numbers.astype(np.uint32))
 
 
 @functools.cache

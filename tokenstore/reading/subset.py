@@ -28,8 +28,11 @@ class Subset(Rows):
 
     def __init__(self, rows: Rows, indices: object) -> None:
         self._rows = rows.base
-        numbers = source_indices(rows, normalised(indices, len(rows)))
-        self._numbers: RowNumbers = row_list(numbers, len(self._rows))
+        array = np.asarray(indices)
+        blocks = (array[start : start + BLOCK] for start in range(0, array.size, BLOCK))
+        checked = (normalised(block, len(rows)) for block in (blocks if array.ndim == 1 else [array]))
+        numbers = (source_indices(rows, block) for block in checked)
+        self._numbers: RowNumbers = row_list(array.size, len(self._rows), numbers)
 
     @classmethod
     def of_numbers(cls, base: Rows, numbers: RowNumbers) -> Self:

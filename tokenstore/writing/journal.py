@@ -3,7 +3,7 @@
 An entry is written after all files of its shard, and after the entry of the shard before. So a journal says
 of the first shards that they are whole, also after a crash. In a local folder, entries are lines that are
 appended to one file, each with a checksum: what a crash left of the last line is no entry. A remote place has
-an object for each entry.
+an object for each entry, and one for many.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +23,12 @@ from tokenstore.files import append_file
 from tokenstore.format import FileRecord, Skip, encode_json, sharding
 from tokenstore.storage import STAGING, Storage
 
-_AT_ONCE = 16
+_ROWS_AT_ONCE = 16
+_ENTRIES_AT_ONCE = 64
 _WINDOWS = (1, 16, 256)
-"""The entries that are asked for at a time: first, then, and from then on."""
+"""The objects of entries that are asked for in turn: first, then, and from then on."""
+_BATCH = 64
+"""The entries of a remote journal that are written together once more."""
 
 
 @dataclass(frozen=True)
@@ -191,27 +194,46 @@ def _decoded(line: bytes) -> Any:
 
 
 class RemoteJournal(Journal):
-    """A journal in a remote place: an object for each entry and one for its rows, many read at a time."""
+    """A journal in a remote place: an object for each entry and one for its rows, many read at a time.
+
+    Every `_BATCH` entries are written once more, together, so that a resumed conversion reads few objects.
+    """
 
     def __init__(self, storage: Storage, split: str) -> None:
         self._storage = storage
         self._folder = f"{STAGING}/{split}"
+        self._batches = 0
+        """The batches of entries that are known to be written."""
+        self._waiting: list[dict[str, Any]] = []
+        """The entries after these batches, as JSON values."""
 
     def _path(self, shard: int, suffix: str) -> str:
         return f"{self._folder}/{shard:06d}.{suffix}"
 
+    def _batch_path(self, batch: int) -> str:
+        return f"{self._folder}/batch-{batch:06d}.json"
+
     @override
     def read(self) -> Iterator[Entry]:
-        start, windows = 0, iter(_WINDOWS)
+        for batch in self._objects(self._batch_path, 0):
+            self._batches += 1
+            yield from map(Entry.from_dict, batch)
+        for values in self._objects(lambda shard: self._path(shard, "json"), self._batches * _BATCH):
+            self._waiting.append(values)
+            yield Entry.from_dict(values)
+
+    def _objects(self, path: Callable[[int], str], start: int) -> Iterator[Any]:
+        """Yield the JSON values of numbered objects, up to the first that is not there."""
+        windows = iter(_WINDOWS)
         while True:
             size = next(windows, _WINDOWS[-1])
-            paths = [self._path(shard, "json") for shard in range(start, start + size)]
-            for data in self._storage.read_files(paths, concurrency=_AT_ONCE):
+            paths = [path(number) for number in range(start, start + size)]
+            for data in self._storage.read_files(paths, concurrency=_ENTRIES_AT_ONCE):
                 if isinstance(data, FileNotFoundError):
                     return
                 if isinstance(data, Exception):
                     raise data
-                yield Entry.from_dict(json.loads(data))
+                yield json.loads(data)
             start += size
 
     @override
@@ -220,13 +242,20 @@ class RemoteJournal(Journal):
 
     @override
     def append(self, shard: int, entry: Entry) -> None:
-        self._storage.write(self._path(shard, "json"), encode_json(entry.to_dict()))
+        values = entry.to_dict()
+        self._storage.write(self._path(shard, "json"), encode_json(values))
+        self._waiting.append(values)
+        while len(self._waiting) >= _BATCH:
+            data = json.dumps(self._waiting[:_BATCH], separators=(",", ":"), allow_nan=False)
+            self._storage.write(self._batch_path(self._batches), data.encode())
+            del self._waiting[:_BATCH]
+            self._batches += 1
 
     @override
     def rows(self, first: int, stop: int) -> Iterator[bytes]:
-        for start in range(first, stop, _AT_ONCE):
-            paths = [self._path(shard, "parquet") for shard in range(start, min(start + _AT_ONCE, stop))]
-            for data in self._storage.read_files(paths, concurrency=_AT_ONCE):
+        for start in range(first, stop, _ROWS_AT_ONCE):
+            paths = [self._path(shard, "parquet") for shard in range(start, min(start + _ROWS_AT_ONCE, stop))]
+            for data in self._storage.read_files(paths, concurrency=_ROWS_AT_ONCE):
                 if isinstance(data, Exception):
                     raise data
                 yield data
