@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,7 @@ def as_int16(value: int) -> int:
 # --- The walk: positions in C order, at each the decisions from the tree's top.
 
 Decide = Callable[[int, int, list[int]], int]
+Given = Mapping[tuple[int, ...], int]
 
 
 _tables: list[tuple[Any, Model]] = []
@@ -140,14 +141,21 @@ def tables_of(model: Any) -> Model:
     return _tables[0][1]
 
 
-def walk(model: Any, grid: Grid, decide: Decide) -> list[int]:
-    """Return a sample's codes (L,); `decide` names the alternative at a position, level and frequencies."""
+def walk(model: Any, grid: Grid, decide: Decide, given: Given | None = None) -> list[int]:
+    """Return a sample's codes (L,); `decide` names the alternative at a position, level and frequencies.
+
+    `given` has the code, or -1 for none, of every place that is not coded.
+    """
     tables = tables_of(model)
-    codes: dict[tuple[int, ...], int] = {}
+    codes: dict[tuple[int, ...], int] = {} if given is None else dict(given)
     previous = -1
     per_plane = math.prod(grid) // len(model.planes)
+    coded = [0] * len(model.planes)
     for position, place in enumerate(itertools.product(*map(range, grid))):
-        number, seen = divmod(position, per_plane)
+        if given is not None and place in given:
+            continue
+        number = position // per_plane
+        seen, coded[number] = coded[number], coded[number] + 1
         plane = model.planes[number]
         if seen == 0:
             memory, trace = [0] * tables.lanes, [0] * tables.lanes
@@ -174,14 +182,14 @@ def walk(model: Any, grid: Grid, decide: Decide) -> list[int]:
         for level in range(levels):
             rank = rank * fan + decide(position, level, tables.frequencies(number, level, rank, hidden))
         codes[place] = previous = int(plane.order[rank])
-    return list(codes.values())
+    return [codes[place] for place in itertools.product(*map(range, grid))]
 
 
 # --- Range coding: a stream is a number in [0, 1), which decisions close in on.
 
 
-def encoded(model: Any, grid: Grid, codes: Sequence[int]) -> bytes:
-    """Return the stream of one sample's codes (L,)."""
+def encoded(model: Any, grid: Grid, codes: Sequence[int], given: Given | None = None) -> bytes:
+    """Return the stream of one sample's codes (L,), but for the given ones."""
     low, span, shifted = 0, 2**32 - 1, 0
     per_plane = math.prod(grid) // len(model.planes)
     ranks = [{int(code): rank for rank, code in enumerate(plane.order)} for plane in model.planes]
@@ -198,7 +206,7 @@ def encoded(model: Any, grid: Grid, codes: Sequence[int]) -> bytes:
             low, span, shifted = low << 8, span << 8, shifted + 1
         return digit
 
-    walk(model, grid, decide)
+    walk(model, grid, decide, given)
     for kept in range(5):  # the fewest bytes that are a number in the interval
         unit = 256 ** (4 - kept)
         value = (low + unit - 1) // unit * unit

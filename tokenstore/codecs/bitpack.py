@@ -18,11 +18,13 @@ from typing_extensions import override
 
 from tokenstore.codecs.chunks import SampleCodec, SampleSpans
 from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
+from tokenstore.codecs.views import MAX_VIEWS
 from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
     from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.views import Views
 
 __all__ = [
     "Bitpack",
@@ -190,42 +192,67 @@ class Bitpack(SampleCodec):
     name = "bitpack"
     zarr_name = "tokenstore.bitpack"
 
-    def __init__(self, codebook_size: int) -> None:
+    def __init__(self, codebook_size: int, views: int = 1) -> None:
         self.codebook_size = codebook_size
+        self.views = views
 
     @classmethod
     @override
-    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
-        return cls(codebook_size)
+    def for_codes(
+        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    ) -> Self:
+        return cls(codebook_size, 1 if views is None else views.count)
 
     @classmethod
     @override
     def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:
         match codecs:
-            case [{"name": cls.zarr_name, "configuration": {"codebook_size": size}}] if type(size) is int:
-                bit_width(size)
-                return cls(size)
+            case [{"name": cls.zarr_name, "configuration": dict(configuration)}]:
+                return cls.from_configuration(configuration)
         return None
+
+    @classmethod
+    def from_configuration(cls, configuration: Any) -> Self:
+        """Return the codec of a Zarr configuration; raises CodecError for a bad one."""
+        if not isinstance(configuration, dict) or configuration.keys() - {"views"} != {"codebook_size"}:
+            raise CodecError(
+                f"{cls.zarr_name}: expected a configuration of codebook_size alone, or with views, "
+                f"found {configuration!r:.200}"
+            )
+        size, views = configuration["codebook_size"], configuration.get("views", 2)
+        if type(size) is not int or type(views) is not int or not 2 <= views <= MAX_VIEWS:
+            raise CodecError(
+                f"{cls.zarr_name}: expected an integer codebook_size, and 2 to {MAX_VIEWS} views, "
+                f"found {configuration!r:.200}"
+            )
+        bit_width(size)
+        return cls(size, configuration.get("views", 1))
 
     @property
     @override
     def zarr(self) -> list[dict[str, Any]]:
-        return [{"name": self.zarr_name, "configuration": {"codebook_size": self.codebook_size}}]
+        return [{"name": self.zarr_name, "configuration": self.configuration}]
+
+    @property
+    def configuration(self) -> dict[str, int]:
+        """The codec's Zarr configuration."""
+        views = {"views": self.views} if self.views > 1 else {}
+        return {"codebook_size": self.codebook_size, **views}
 
     @override
     def encode(self, samples: npt.NDArray[Any], chunk_samples: int, fill_value: int) -> bytes:
-        codes = samples.reshape(len(samples), math.prod(samples.shape[1:]))
+        codes = samples.reshape(len(samples) * self.views, math.prod(samples.shape[1:]) // self.views)
         return pack(codes, self.codebook_size).tobytes()
 
     @override
     def decode(self, payload: Packed, out: npt.NDArray[Any]) -> None:
         self.check_payload(payload, len(out), out.shape[1:])
-        codes = out.reshape(len(out), -1)
+        codes = out.reshape(len(out) * self.views, -1)
         unpack(payload, codes.shape[1], self.codebook_size, codes)
 
     @override
     def check_payload(self, payload: Packed, samples: int, shape: tuple[int, ...]) -> None:
-        nbytes = sample_nbytes(math.prod(shape), self.codebook_size)
+        nbytes = self.views * sample_nbytes(math.prod(shape) // self.views, self.codebook_size)
         if len(payload) != samples * nbytes:
             raise CodecError(f"expected {samples} samples of {nbytes} bytes, found {len(payload)} bytes")
 

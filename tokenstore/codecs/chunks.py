@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.views import Views
 
 __all__ = ["ChunkCodec", "DeviceForm", "OnFitProgress", "SampleCodec", "SampleSpans"]
 
@@ -49,9 +50,19 @@ class SampleSpans:
     @staticmethod
     def select(chunks: list[SampleSpans], chunk: Indices, row: Indices) -> tuple[Indices, Indices]:
         """Return the addresses (m,) and lengths (m,) of sample `row` (m,) of `chunks[chunk]` (m,)."""
-        first = np.cumsum([0, *(len(spans.addresses) for spans in chunks)])[chunk] + row
-        addresses = np.concatenate([spans.addresses for spans in chunks])[first]
-        return addresses, np.concatenate([spans.lengths for spans in chunks])[first]
+        return SampleSpans.places(chunks, SampleSpans.numbers(chunks, chunk, row))
+
+    @staticmethod
+    def numbers(chunks: list[SampleSpans], chunk: Indices, row: Indices) -> Indices:
+        """Return the number (m,) of sample `row` (m,) of `chunks[chunk]` (m,) among those of all chunks."""
+        numbers: Indices = np.cumsum([0, *(len(spans.addresses) for spans in chunks)])[chunk] + row
+        return numbers
+
+    @staticmethod
+    def places(chunks: list[SampleSpans], numbers: Indices | slice = slice(None)) -> tuple[Indices, Indices]:
+        """Return the addresses (m,) and lengths (m,) of samples by their numbers in all chunks."""
+        addresses = np.concatenate([spans.addresses for spans in chunks])[numbers]
+        return addresses, np.concatenate([spans.lengths for spans in chunks])[numbers]
 
     @property
     def nbytes(self) -> int:
@@ -83,10 +94,21 @@ class ChunkCodec(Protocol):
     """The size below which all codes must lie; None for a codec of any values."""
     model: ContextModel | None = None
     """The model that the codec codes by; None for a codec without one."""
+    views: int = 1
+    """The views of a sample that can be read alone; 1 where samples have no axis of views.
+
+    Samples (n, *shape) of several are (n, views, *grid). What `SampleCodec` says of samples then goes for
+    views, n * views of them, sample by sample.
+    """
 
     @classmethod
-    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
-        """Return the codec for codes below `codebook_size`; raises CodecError if they do not fit."""
+    def for_codes(
+        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    ) -> Self:
+        """Return the codec for codes below `codebook_size`; raises CodecError if they do not fit.
+
+        With `views`, each of the `views.count` views of a sample can be read alone.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -98,13 +120,17 @@ class ChunkCodec(Protocol):
         seed: int = 0,
         total_codes: int | None = None,
         copies: int = 1,
+        views: Views | None = None,
         on_progress: OnFitProgress | None = None,
     ) -> Self:
         """Return the codec for codes like those of `codes` (n, *grid), fitted to them if it has tables.
 
-        `total_codes` is the number of codes in the store, `copies` how often the store will hold the tables.
+        With `views`, codes are (n, V, *grid). `total_codes` is the number of codes in the store, `copies` how
+        often the store will hold the tables.
         """
-        return cls.for_codes(max(codebook_sizes))
+        if views is None:
+            return cls.for_codes(max(codebook_sizes))
+        return cls.for_codes(max(codebook_sizes), views=views)
 
     @classmethod
     def from_zarr(cls, codecs: list[dict[str, Any]]) -> Self | None:

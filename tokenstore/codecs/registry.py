@@ -11,6 +11,7 @@ from tokenstore.errors import CodecError, did_you_mean
 if TYPE_CHECKING:
     from tokenstore.codecs.chunks import ChunkCodec
     from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.views import Views
 
 __all__ = [
     "DEFAULT_CODEC",
@@ -74,9 +75,16 @@ def codec_class(name: str) -> type[ChunkCodec]:
     return codec
 
 
-def named_codec(name: str, codebook_size: int, model: ContextModel | None = None) -> ChunkCodec:
-    """Return the codec of that name for codes below `codebook_size`; raises CodecError if unknown."""
-    return codec_class(name).for_codes(codebook_size, model)
+def named_codec(
+    name: str, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+) -> ChunkCodec:
+    """Return the codec of that name for codes below `codebook_size`; raises CodecError if unknown.
+
+    With `views`, samples have that many views, and a codec that reads samples alone reads views alone.
+    """
+    if views is None:  # codecs of other packages may know no views
+        return codec_class(name).for_codes(codebook_size, model)
+    return codec_class(name).for_codes(codebook_size, model, views)
 
 
 def codec_from_zarr(codecs: list[dict[str, Any]]) -> ChunkCodec:

@@ -71,10 +71,13 @@ class _SamplesCodec(ArrayBytesCodec):
     def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         chunk = self._chunk(chunk_spec)
         payload = chunk_data.as_numpy_array()
-        stored = len(self._codec.spans(payload, chunk.grid, at_most=chunk.samples).addresses)
+        codec = self._codec
+        grid = chunk.grid[1:] if codec.views > 1 else chunk.grid
+        spans = codec.spans(payload, grid, at_most=chunk.samples * codec.views)
+        stored = len(spans.addresses) // codec.views
         codes = np.empty((chunk.samples, *chunk.grid), chunk.dtype)
         if stored:
-            self._codec.decode(payload, codes[:stored])
+            codec.decode(payload, codes[:stored])
         codes[stored:] = chunk.fill_value
         codes = codes.astype(chunk_spec.dtype.to_native_dtype(), copy=False)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(codes)
@@ -98,29 +101,25 @@ class BitPackCodec(_SamplesCodec):
     name: ClassVar = "tokenstore.bitpack"
 
     codebook_size: int
+    views: int = 1
+    """The views of a sample; 1 where samples have no axis of views."""
 
     def __post_init__(self) -> None:
-        if type(self.codebook_size) is not int:
-            raise CodecError(f"{self.name}: expected an integer codebook_size, found {self.codebook_size!r}")
-        bitpack.bit_width(self.codebook_size)
+        Bitpack.from_configuration(self.to_dict()["configuration"])
 
     @classmethod
     @override
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        configuration = data.get("configuration")
-        if not isinstance(configuration, dict) or configuration.keys() != {"codebook_size"}:
-            raise CodecError(
-                f"{cls.name}: expected a configuration of codebook_size alone, found {configuration!r}"
-            )
-        return cls(configuration["codebook_size"])
+        codec = Bitpack.from_configuration(data.get("configuration"))
+        return cls(codec.codebook_size, codec.views)
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "configuration": {"codebook_size": self.codebook_size}}
+        return {"name": self.name, "configuration": self._codec.configuration}
 
     @property
     def _codec(self) -> Bitpack:
-        return Bitpack(self.codebook_size)
+        return Bitpack(self.codebook_size, self.views)
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ class ContextCodec(_SamplesCodec):
     codebook_size: int
     model: str | None
     """The model in base64; None for a codec without one."""
+    views: dict[str, Any] | None = None
+    """The views of a sample, and how they are coded; None where samples have no axis of views."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_context", Context.from_configuration(self.to_dict()["configuration"]))
@@ -146,7 +147,8 @@ class ContextCodec(_SamplesCodec):
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        configuration = {"codebook_size": self.codebook_size, "model": self.model}
+        views = {} if self.views is None else {"views": self.views}
+        configuration = {"codebook_size": self.codebook_size, "model": self.model, **views}
         return {"name": self.name, "configuration": configuration}
 
     @property

@@ -15,6 +15,7 @@ from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
     from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.views import Views
 
 __all__ = ["ZSTD_LEVEL", "Zstd"]
 
@@ -33,7 +34,9 @@ class Zstd(ChunkCodec):
 
     @classmethod
     @override
-    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
+    def for_codes(
+        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    ) -> Self:
         return cls()
 
     @classmethod

@@ -5,8 +5,6 @@ FORMAT.md, section 7. A chunk whose streams would take more bytes than packing a
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import struct
 from typing import Any, Self
@@ -17,8 +15,10 @@ from typing_extensions import override
 
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import OnFitProgress, SampleCodec, SampleSpans
+from tokenstore.codecs.context.given import GivenViews, decoded_model, encoded_model
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.context.streams import Streams, check_grid
+from tokenstore.codecs.views import Views
 from tokenstore.errors import CodecError
 
 __all__ = ["Context"]
@@ -36,27 +36,37 @@ _HEAD = struct.Struct("<BIIB")
 class Context(SampleCodec):
     """The codec `context`: codes coded by a model of the codes before them, every sample a stream of its own.
 
-    Without a model, samples are packed.
+    Without a model, samples are packed. Where samples have views, every view has a stream of its own, and
+    views may be coded given earlier ones.
     """
 
     name = "context"
     zarr_name = "tokenstore.context"
     has_tables = True
 
-    def __init__(self, codebook_size: int, model: ContextModel | None) -> None:
+    def __init__(
+        self, codebook_size: int, model: ContextModel | None, given_views: GivenViews | None = None
+    ) -> None:
         bitpack.bit_width(codebook_size)
-        if model is not None and model.codebook_size != codebook_size:
-            raise CodecError(
-                f"expected a context model of {codebook_size} codes, found one of {model.codebook_size}"
-            )
+        for each in (model, None if given_views is None else given_views.model):
+            if each is not None and each.codebook_size != codebook_size:
+                raise CodecError(
+                    f"expected a context model of {codebook_size} codes, found one of {each.codebook_size}"
+                )
+        if given_views is not None and given_views.model is not None and model is None:
+            raise CodecError("expected a context model of the views without references, found none")
         self.codebook_size = codebook_size
         self.model = model
+        self.given_views = given_views
+        self.views = 1 if given_views is None else given_views.views.count
         self._streams: dict[tuple[int, ...], Streams] = {}
 
     @classmethod
     @override
-    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
-        return cls(codebook_size, model)
+    def for_codes(
+        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    ) -> Self:
+        return cls(codebook_size, model, None if views is None else GivenViews.of(views))
 
     @classmethod
     @override
@@ -68,6 +78,7 @@ class Context(SampleCodec):
         seed: int = 0,
         total_codes: int | None = None,
         copies: int = 1,
+        views: Views | None = None,
         on_progress: OnFitProgress | None = None,
     ) -> Self:
         from tokenstore.codecs.context.fitting import fit_context  # imports numba
@@ -78,9 +89,10 @@ class Context(SampleCodec):
             seed=seed,
             total_codes=total_codes,
             copies=copies,
+            views=views,
             on_progress=on_progress,
         )
-        return cls(codec.codebook_size, codec.model)
+        return cls(codec.codebook_size, codec.model, codec.given_views)
 
     @classmethod
     @override
@@ -93,14 +105,21 @@ class Context(SampleCodec):
     @property
     @override
     def zarr(self) -> list[dict[str, Any]]:
-        model = None if self.model is None else base64.b64encode(self.model.to_bytes()).decode("ascii")
-        configuration = {"codebook_size": self.codebook_size, "model": model}
-        return [{"name": self.zarr_name, "configuration": configuration}]
+        return [{"name": self.zarr_name, "configuration": self.configuration}]
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The codec's Zarr configuration."""
+        views = {} if self.given_views is None else {"views": self.given_views.to_json()}
+        return {"codebook_size": self.codebook_size, "model": encoded_model(self.model), **views}
 
     @classmethod
     def from_configuration(cls, configuration: Any) -> Self:
         """Return the codec of a Zarr configuration; raises CodecError for a bad one."""
-        if not isinstance(configuration, dict) or configuration.keys() != {"codebook_size", "model"}:
+        if not isinstance(configuration, dict) or configuration.keys() - {"views"} != {
+            "codebook_size",
+            "model",
+        }:
             raise CodecError(
                 "tokenstore.context: expected a configuration of codebook_size and model, "
                 f"found {configuration!r:.200}"
@@ -111,16 +130,15 @@ class Context(SampleCodec):
                 "tokenstore.context: expected an integer codebook_size and a base64 model, "
                 f"found {size!r:.40} and {text!r:.40}"
             )
-        try:
-            data = None if text is None else base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise CodecError(f"tokenstore.context: expected a model in base64: {error}") from error
-        return cls(size, None if data is None else ContextModel.from_bytes(data))
+        views = configuration.get("views")
+        given_views = GivenViews.from_json(views) if "views" in configuration else None
+        return cls(size, decoded_model(text), given_views)
 
     @property
     @override
     def table_nbytes(self) -> int:
-        return 0 if self.model is None else -(-self.model.nbytes // 3) * 4
+        views = 0 if self.given_views is None else stored_model_nbytes(self.given_views.model)
+        return stored_model_nbytes(self.model) + views
 
     @override
     def check_codes(self, grid: tuple[int, ...], codebook_sizes: tuple[int, ...]) -> None:
@@ -130,6 +148,8 @@ class Context(SampleCodec):
         sizes = tuple(plane.size for plane in self.model.planes)
         if sizes != codebook_sizes:
             raise CodecError(f"expected a context model of {codebook_sizes} codes, found one of {sizes}")
+        if self.given_views is not None:
+            self.given_views.check_grid(grid, codebook_sizes)
 
     def streams(self, grid: tuple[int, ...]) -> Streams:
         """Return the model's streams over a grid, made once; raises CodecError without a model."""
@@ -141,15 +161,20 @@ class Context(SampleCodec):
 
     @override
     def encode(self, samples: Codes, chunk_samples: int, fill_value: int) -> bytes:
-        codes = np.ascontiguousarray(samples.reshape(len(samples), math.prod(samples.shape[1:])))
+        grid = samples.shape[1:] if self.given_views is None else samples.shape[2:]
+        codes = np.ascontiguousarray(samples.reshape(len(samples) * self.views, math.prod(grid)))
         packed = bitpack.pack(codes, self.codebook_size).tobytes()
         if self.model is None or not len(codes):
             return bytes([_PACKED]) + packed
-        coded = self._coded(codes, samples.shape[1:])
+        coded = self._coded(codes, grid)
         return coded if len(coded) <= len(packed) else bytes([_PACKED]) + packed
 
     def _coded(self, codes: Codes, grid: tuple[int, ...]) -> bytes:
-        streams, lengths = self.streams(grid).encode(codes)
+        if self.given_views is None or self.given_views.model is None:
+            streams, lengths = self.streams(grid).encode(codes)
+        else:
+            by_view = codes.reshape(-1, self.views, codes.shape[1])
+            streams, lengths = self.given_views.encode(by_view, grid, self.streams(grid))
         shortest = int(lengths.min())
         longer = lengths - shortest
         width = int(longer.max()).bit_length()
@@ -159,13 +184,14 @@ class Context(SampleCodec):
 
     @override
     def decode(self, payload: Bytes, out: Codes) -> None:
-        spans = self.spans(payload, out.shape[1:], at_most=len(out))
-        if len(spans.addresses) != len(out):
-            raise CodecError(f"expected {len(out)} samples, found {len(spans.addresses)}")
-        self.decode_spans([spans], np.zeros(len(out), np.int64), np.arange(len(out)), out)
+        codes = out if self.given_views is None else out.reshape(-1, *out.shape[2:])
+        spans = self.spans(payload, codes.shape[1:], at_most=len(codes))
+        if len(spans.addresses) != len(codes):
+            raise CodecError(f"expected {len(codes)} streams, found {len(spans.addresses)}")
+        self.decode_spans([spans], np.zeros(len(codes), np.int64), np.arange(len(codes)), codes)
 
     def decode_rows(self, payload: Bytes, row_numbers: npt.NDArray[np.integer], out: Codes) -> None:
-        """Decode samples of a chunk, by row numbers (m,), into `out` (m, *grid).
+        """Decode samples (views, where samples have them) of a chunk, by row numbers, into `out` (m, *grid).
 
         Raises CodecError for a row number that the chunk does not have, and for a bad sample.
         """
@@ -197,10 +223,11 @@ class Context(SampleCodec):
         addresses = payload.ctypes.data + start + np.cumsum(lengths) - lengths
         return SampleSpans(payload, addresses, lengths, packed=False)
 
-    @staticmethod
-    def _check_count(count: int, at_most: int) -> None:
+    def _check_count(self, count: int, at_most: int) -> None:
         if count > at_most:
             raise CodecError(f"expected at most {at_most} samples, found {count}")
+        if count % self.views:
+            raise CodecError(f"expected {self.views} views of every sample, found {count} streams")
 
     def _lengths(self, payload: Bytes, at_most: int) -> tuple[int, npt.NDArray[np.int64]]:
         if len(payload) < _HEAD.size:
@@ -238,16 +265,16 @@ class Context(SampleCodec):
         bitpack.check_buffer(out, (len(row), *out.shape[1:]), self.codebook_size)
         if not len(row):
             return
-        addresses, lengths = SampleSpans.select(chunks, chunk, row)
+        numbers = SampleSpans.numbers(chunks, chunk, row)
         packed = np.array([spans.packed for spans in chunks], np.bool_)[chunk]
         if packed.all() or not packed.any():
-            self._decode_alike(bool(packed[0]), addresses, lengths, out)
+            self._decode_alike(bool(packed[0]), chunks, numbers, out)
             return
         for form in (True, False):
             places = np.flatnonzero(packed == form)
             part = np.empty((len(places), *out.shape[1:]), out.dtype)
             try:
-                self._decode_alike(form, addresses[places], lengths[places], part)
+                self._decode_alike(form, chunks, numbers[places], part)
             except CodecError as error:
                 if error.sample is None:
                     raise
@@ -255,9 +282,13 @@ class Context(SampleCodec):
             out[places] = part
 
     def _decode_alike(
-        self, packed: bool, addresses: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], out: Codes
+        self, packed: bool, chunks: list[SampleSpans], numbers: npt.NDArray[np.int64], out: Codes
     ) -> None:
         """Decode samples that are all packed, or all coded."""
+        if not packed and self.given_views is not None and self.given_views.model is not None:
+            self._decode_given(chunks, numbers, out)
+            return
+        addresses, lengths = SampleSpans.places(chunks, numbers)
         if not packed:
             self._decode_streams(addresses, lengths, out)
             return
@@ -271,3 +302,18 @@ class Context(SampleCodec):
         wrong = streams.decode(addresses, lengths, out.reshape(len(out), streams.codes_per_sample))
         if wrong >= 0:
             raise CodecError("expected a stream of the context codec, found other bytes", sample=wrong)
+
+    def _decode_given(self, chunks: list[SampleSpans], numbers: npt.NDArray[np.int64], out: Codes) -> None:
+        """Decode coded views, by their numbers (m,) in all chunks, with the references that they need."""
+        assert self.given_views is not None
+        addresses, lengths = SampleSpans.places(chunks)
+        grid = out.shape[1:]
+        codes = out.reshape(len(out), math.prod(grid))
+        wrong = self.given_views.decode(addresses, lengths, numbers, codes, grid, self.streams(grid))
+        if wrong >= 0:
+            raise CodecError("expected a stream of the context codec, found other bytes", sample=wrong)
+
+
+def stored_model_nbytes(model: ContextModel | None) -> int:
+    """Return the bytes of a model in an array's metadata, where it stands in base64."""
+    return 0 if model is None else -(-model.nbytes // 3) * 4

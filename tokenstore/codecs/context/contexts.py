@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.codecs.context.constants import MAX_CONTEXTS
+
 Array = npt.NDArray[Any]
 
 OFFSETS_1D = ((-1,), (-2,), (-3,), (-4,), (-5,), (-6,))
 OFFSETS_2D = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2))
+
+AROUND_1D = ((0,), (1,), (-1,), (2,), (-2,))
+AROUND_2D = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+OWN_CONTEXTS = 4
+"""The contexts of a view among its own codes, if it is coded given others."""
 
 
 def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArray[np.int8]:
@@ -38,6 +45,30 @@ def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArr
         offsets = [*earlier, *((0, *offset) for offset in offsets[:6]), *beside]
     inside = [o for o in offsets if all(abs(step) < side for step, side in zip(o, grid, strict=True))]
     return np.array(inside or offsets[:1], np.int8)
+
+
+def view_offsets(grid: tuple[int, ...], plane: int, planes: int, references: int) -> npt.NDArray[np.int8]:
+    """Return the offsets (m, rank) to the codes that predict a code of a view, given its references.
+
+    `grid` has the axis of frames: those of `references` and then the view. The nearest own codes come first,
+    then the same place and those around it in each reference, as many as there is room for.
+    """
+    books = 1 if planes > 1 else 0
+    spatial = (*grid[:books], *grid[books + 1 :])
+    own = [
+        (*offset[:books], 0, *offset[books:])
+        for offset in context_offsets(spatial, plane, planes)[:OWN_CONTEXTS].tolist()
+    ]
+    rank = len(grid) - books - 1
+    around = AROUND_1D if rank == 1 else AROUND_2D
+    room = (MAX_CONTEXTS - len(own)) // references
+    offsets = [
+        (*(0,) * books, frame - references, *(0,) * max(0, rank - 2), *offset)
+        for frame in range(references)
+        for offset in around[:room]
+    ]
+    inside = [o for o in offsets if all(abs(step) < side for step, side in zip(o, grid, strict=True))]
+    return np.array([*own, *inside], np.int8)
 
 
 def neighbours(contexts: Sequence[Array], grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:

@@ -80,9 +80,12 @@ def steps_of(epochs: float, samples: int, batch: int) -> int:
 class Descent:
     """The parameters of a model in float32, with the state of their descent."""
 
-    def __init__(self, planes: list[FitPlane], grid: tuple[int, ...], seed: int) -> None:
+    def __init__(
+        self, planes: list[FitPlane], grid: tuple[int, ...], seed: int, given_per_plane: int = 0
+    ) -> None:
         self.planes = planes
         self.grid = grid
+        self.given_per_plane = given_per_plane
         self._random = random = np.random.default_rng(seed)
         number = len(planes)
         self.lanes = lanes_for([plane.size for plane in planes])
@@ -120,14 +123,14 @@ class Descent:
     def descend(
         self, samples: Codes, epochs: float, batch: int, on_step: Callable[[], None] = lambda: None
     ) -> None:
-        """Fit to samples of codes (n, L) in `epochs` passes.
+        """Fit to samples of codes (n, L) in `epochs` passes; -1 among given codes stands for no code.
 
         The learning rate rises for a tenth of the steps, then falls to zero along a cosine.
         """
         total = steps_of(epochs, len(samples), batch)
         places = neighbours([plane.contexts for plane in self.planes], self.grid).astype(np.int64)
         ranks = self._ranks()
-        weight = np.float32(2 / (samples.size / len(self.planes)))
+        weight = np.float32(2 / (self._coded(samples) / len(self.planes)))
         drawn: list[int] = []
         with ThreadPoolExecutor(PARTS) as pool:
             for step in range(total):
@@ -155,8 +158,8 @@ class Descent:
             mine = slice(index * len(samples) // PARTS, (index + 1) * len(samples) // PARTS)
             slopes = np.zeros_like(batch.table), np.zeros_like(self.bias), np.zeros_like(self.weights)
             gradients.accumulate(
-                batch.rows[mine], batch.ranks[mine], places, batch.bases, batch.pasts, self.shapes,
-                self.nodes, self.fades, batch.table, self.bias, self.weights, *slopes,
+                batch.rows[mine], batch.ranks[mine], self.given_per_plane, places, batch.bases, batch.pasts,
+                self.shapes, self.nodes, self.fades, batch.table, self.bias, self.weights, *slopes,
             )  # fmt: skip
             return slopes
 
@@ -175,13 +178,17 @@ class Descent:
             slopes.append(whole)
             reader_slopes.append(np.matmul(self.codes[at][used].T, mine))
         self._steps += 1
-        scale = np.float32(number / samples.size)
+        scale = np.float32(number / self._coded(samples))
         all_slopes = [*slopes, *reader_slopes, bias_slope, weights_slope]
         for values, own, (first, second) in zip(self._parameters(), all_slopes, self._moments, strict=True):
             gradients.adam(
                 values.reshape(-1), np.ascontiguousarray(own).reshape(-1), scale, decay,
                 first.reshape(-1), second.reshape(-1), np.float32(rate), self._steps,
             )  # fmt: skip
+
+    def _coded(self, samples: Codes) -> int:
+        """Return the number of codes of samples (n, L) that are not given."""
+        return samples.size - len(samples) * len(self.planes) * self.given_per_plane
 
     def _batch(self, samples: Codes, ranks: list[npt.NDArray[np.int64]]) -> _Batch:
         """Compute the tables of the codes that occur in samples (n, L), and the samples' rows in them."""
@@ -194,9 +201,10 @@ class Descent:
         for at in range(number):
             here = slice(at * per_plane, (at + 1) * per_plane)
             unique, inverse = np.unique(samples[:, here], return_inverse=True)
-            rows[:, here] = inverse.reshape(len(samples), per_plane) + 1
+            any_missing = int(unique[0] < 0)
+            rows[:, here] = inverse.reshape(len(samples), per_plane) + 1 - any_missing
             ranked[:, here] = ranks[at][samples[:, here]]
-            used = np.concatenate([[0], unique.astype(np.int64) + 1])
+            used = np.concatenate([[0], unique[any_missing:].astype(np.int64) + 1])
             all_used.append(used)
             tables.append(np.matmul(self.codes[at][used], self.readers[at]))  # (readers, rows, lanes)
             starts.append(start)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,12 +16,16 @@ import numpy.typing as npt
 
 from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.codecs.chunks import MAX_FIT_CODES, OnFitProgress
-from tokenstore.codecs.context.codec import Context
-from tokenstore.codecs.context.contexts import context_offsets
+from tokenstore.codecs.context.codec import Context, stored_model_nbytes
+from tokenstore.codecs.context.contexts import context_offsets, view_offsets
 from tokenstore.codecs.context.descent import LARGE_CODEBOOK, PARTS, Descent, FitPlane, steps_of
+from tokenstore.codecs.context.given import NO_CODE, GivenViews, framed, framed_grid
 from tokenstore.codecs.context.grouping import cooccurrence_vectors, grouped_order
+from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.context.quantising import FittedPlane, quantised
+from tokenstore.codecs.context.streams import Streams
 from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE
+from tokenstore.codecs.views import Views
 from tokenstore.errors import CodecError
 
 Codes: TypeAlias = npt.NDArray[Any]
@@ -41,6 +45,8 @@ FIRST_FIT = 4
 """The ratio of the passes to those of the first fit, by which codes are grouped."""
 BATCH_CODES = 8192
 """The codes of a batch."""
+_PROGRESS_STEPS = 1000
+"""The steps of a fit of two models, for the progress callback."""
 
 
 def fitted_planes(
@@ -49,21 +55,32 @@ def fitted_planes(
     *,
     seed: int = 0,
     epochs: float | None = None,
+    references: int = 0,
     on_progress: OnFitProgress | None = None,
 ) -> list[FittedPlane]:
-    """Fit a model to samples of codes (n, *grid) and return its planes, in floats."""
+    """Fit a model to samples of codes (n, *grid) and return its planes, in floats.
+
+    With `references`, the axis of frames has so many references before the view that is coded.
+    """
     grid = samples.shape[1:]
     number = len(codebook_sizes)
+    books = 1 if number > 1 else 0
+    own_grid = (*grid[:books], *grid[books + 1 :]) if references else grid
+    given = references * (math.prod(own_grid) // number)
     flat = np.ascontiguousarray(samples.reshape(len(samples), -1)).astype(np.int64)
-    width = grid[-1] if len(grid) > 1 + (number > 1) else 32
+    width = own_grid[-1] if len(own_grid) > 1 + books else 32
     fade = min(8, max(1, round(math.log2(max(2, width)))))
     large = max(codebook_sizes) > LARGE_CODEBOOK
     planes = []
     for at, size in enumerate(codebook_sizes):
-        contexts = context_offsets(grid, at, number)[: LARGE_CONTEXTS if large else None]
+        if references:
+            contexts = view_offsets(grid, at, number, references)
+        else:
+            contexts = context_offsets(grid, at, number)[: LARGE_CONTEXTS if large else None]
         sources = [at + int(offset[0]) if number > 1 else 0 for offset in contexts]
         planes.append(FitPlane(size, contexts, sources, np.arange(size, dtype=np.uint32), fade))
-    batch = max(PARTS, min(len(flat), BATCH_CODES * (2 if large else 1) // flat.shape[1]))
+    codes_per_sample = math.prod(own_grid)
+    batch = max(PARTS, min(len(flat), BATCH_CODES * (2 if large else 1) // codes_per_sample))
     if epochs is None:
         epochs = min(60, max(LARGE_EPOCHS if large else EPOCHS, LEAST_STEPS * batch / len(flat)))
     grouped = any(plane.tree.levels > 1 for plane in planes)
@@ -78,17 +95,13 @@ def fitted_planes(
         per_plane = flat.shape[1] // number
         for at, plane in enumerate(planes):
             if plane.tree.levels > 1:
-                vectors = cooccurrence_vectors(
-                    flat[:, at * per_plane : (at + 1) * per_plane],
-                    grid[1:] if number > 1 else grid,
-                    plane.size,
-                    seed,
-                )
+                own = flat[:, at * per_plane + given : (at + 1) * per_plane]
+                vectors = cooccurrence_vectors(own, own_grid[books:], plane.size, seed)
                 planes[at] = replace(plane, order=grouped_order(vectors, plane.tree))
-        first = Descent(planes, grid, seed)
+        first = Descent(planes, grid, seed, given)
         first.descend(flat, epochs / FIRST_FIT, batch, on_step)
         planes = first.regrouped()
-    fit = Descent(planes, grid, seed)
+    fit = Descent(planes, grid, seed, given)
     fit.descend(flat, epochs, batch, on_step)
     return fit.result()
 
@@ -108,25 +121,114 @@ def fit_context(
     seed: int = 0,
     total_codes: int | None = None,
     copies: int = 1,
+    views: Views | None = None,
     on_progress: OnFitProgress | None = None,
 ) -> Context:
     """Return the codec with a model fitted to codes (n, *grid), as precise as pays for `total_codes` codes.
 
-    The first axis of a grid of several codebooks counts them. `copies` is how often a store will hold the
-    model. The codec packs, without a model, if no model pays, or if a codebook has more than 65,536 codes or
-    more than there are codes to fit to. `on_progress` is called with the steps done and in all.
+    The first axis of a grid of several codebooks counts them. With `views`, codes are (n, V, *grid); views
+    with boxes are coded given earlier ones if that pays. `copies` is how often a store will hold the model.
+    The codec packs, without a model, if no model pays, or if a codebook has more than 65,536 codes or more
+    than there are codes to fit to. `on_progress` is called with the steps done and in all.
 
     Raises CodecError for a code outside its codebook.
     """
     size = max(codebook_sizes)
-    spatial = codes.shape[2:] if len(codebook_sizes) > 1 else codes.shape[1:]
+    without = None if views is None else GivenViews.of(views)
+    grid = codes.shape[1:] if views is None else codes.shape[2:]
+    spatial = grid[1:] if len(codebook_sizes) > 1 else grid
     if size > min(MAX_CODEBOOK_SIZE, codes.size) or not spatial:
-        return Context(size, None)
-    samples = sampled(codes, seed)
-    _check_range(samples, codebook_sizes)
-    samples = samples.astype(code_dtype(size), copy=False)
-    planes = fitted_planes(samples, codebook_sizes, seed=seed, on_progress=on_progress)
-    return _cheapest(planes, samples, size, total_codes or codes.size, copies)
+        return Context(size, None, without)
+    fit = _Fit(codebook_sizes, seed, total_codes or codes.size, copies, on_progress)
+    if views is None:
+        return Context(size, fit.alone(codes))
+    references = used_references(views.references(spatial))
+    is_given = np.array([max(row, default=NO_CODE) > NO_CODE for row in references])
+    fit = replace(fit, share=1 - float(is_given.mean()))
+    model = fit.alone(codes[:, ~is_given].reshape(-1, *grid))
+    if model is None or not is_given.any():
+        return Context(size, model, without)
+    given_views = fit.given(codes, views, references, Context(size, model).streams(grid))
+    return Context(size, model, given_views or without)
+
+
+def used_references(references: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return references without the frames in which no view has one."""
+    frames = [frame for frame in zip(*references, strict=True) if max(frame) > NO_CODE]
+    return tuple(zip(*frames, strict=True)) if frames else ((),) * len(references)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The choice of the models of a store: by samples, for the bytes of the whole store."""
+
+    codebook_sizes: tuple[int, ...]
+    seed: int
+    total_codes: int
+    copies: int
+    on_progress: OnFitProgress | None
+    share: float = 1.0
+    """The share of the store's codes that the next model is for."""
+
+    def alone(self, codes: Codes) -> ContextModel | None:
+        """Return the model of codes (n, *grid) of which each sample is coded alone; None to pack them."""
+        size = max(self.codebook_sizes)
+        samples = sampled(codes, self.seed)
+        _check_range(samples, self.codebook_sizes)
+        samples = samples.astype(code_dtype(size), copy=False)
+        planes = fitted_planes(
+            samples, self.codebook_sizes, seed=self.seed, on_progress=self._progress(0, self.share)
+        )
+        return _cheapest(planes, _Trial.of(samples, size, self.share * self.total_codes, self.copies))
+
+    def given(
+        self, codes: Codes, views: Views, references: tuple[tuple[int, ...], ...], alone: Streams
+    ) -> GivenViews | None:
+        """Return the model of views (n, V, *grid) given others; None if coding them `alone` takes less."""
+        frames, books = len(references[0]), len(self.codebook_sizes)
+        grid = codes.shape[2:]
+        framed_shape = framed_grid(grid, books, frames)
+        flat = codes.reshape(len(codes), views.count, -1)
+        given = [view for view, row in enumerate(references) if max(row) > NO_CODE]
+        most = max(1, MAX_FIT_CODES // (len(given) * flat.shape[2]))
+        chosen = flat
+        if len(flat) > most:
+            chosen = flat[np.sort(np.random.default_rng(self.seed).choice(len(flat), most, replace=False))]
+        samples = np.stack(
+            [framed(views, references, view, chosen, grid, books) for view in given], axis=1
+        ).reshape(-1, *framed_shape)
+        planes = fitted_planes(
+            samples,
+            self.codebook_sizes,
+            seed=self.seed,
+            references=frames,
+            on_progress=self._progress(self.share, 1),
+        )
+        trial = samples[: max(1, TRIAL_CODES // (flat.shape[2]))]
+        trial = trial.reshape(len(trial), -1)
+        own = trial.reshape(len(trial), books, frames + 1, -1)[:, :, -1].reshape(len(trial), -1)
+        own = np.ascontiguousarray(own)
+
+        def coded_nbytes(model: ContextModel | None) -> int:
+            if model is None:
+                return len(alone.encode(own)[0])
+            streams = GivenViews(views, references, model).streams(grid)
+            return len(streams.encode(trial)[0])
+
+        share = (1 - self.share) * self.total_codes / own.size
+        model = _cheapest(planes, _Trial(coded_nbytes, len(framed_shape), share, self.copies))
+        return None if model is None else GivenViews(views, references, model)
+
+    def _progress(self, start: float, stop: float) -> OnFitProgress | None:
+        """Return the callback of a fit that is the part from `start` to `stop` of all."""
+        report = self.on_progress
+        if report is None or (start, stop) == (0, 1):
+            return report
+
+        def on_progress(done: int, total: int) -> None:
+            report(round(_PROGRESS_STEPS * (start + (stop - start) * done / total)), _PROGRESS_STEPS)
+
+        return on_progress
 
 
 def _check_range(samples: Codes, codebook_sizes: tuple[int, ...]) -> None:
@@ -140,34 +242,58 @@ def _check_range(samples: Codes, codebook_sizes: tuple[int, ...]) -> None:
             )
 
 
-def _cheapest(planes: list[FittedPlane], samples: Codes, size: int, total_codes: int, copies: int) -> Context:
-    """Return the codec by which all codes, with the copies of the model, take the fewest bytes."""
-    trial = samples[: max(1, TRIAL_CODES // math.prod(samples.shape[1:]))]
-    share = total_codes / trial.size
+@dataclass(frozen=True)
+class _Trial:
+    """The codes on which candidates for a model are compared."""
 
-    def cost(codec: Context) -> float:
-        return len(codec.encode(trial, len(trial), 0)) * share + copies * codec.table_nbytes
+    coded_nbytes: Callable[[ContextModel | None], int]
+    """The bytes of the trial's codes by a model."""
+    rank: int
+    """The axes of the model's grids."""
+    share: float
+    """The ratio of all codes to those of the trial."""
+    copies: int
 
-    def descending(candidates: Iterable[Context], best: tuple[float, Context]) -> tuple[float, Context]:
-        """Return the cheapest of ever coarser codecs, with its cost; stop after two that are worse."""
+    @classmethod
+    def of(cls, samples: Codes, size: int, total_codes: float, copies: int) -> _Trial:
+        """Return a trial on some of the samples (n, *grid), which are packed if that is shorter."""
+        trial = samples[: max(1, TRIAL_CODES // math.prod(samples.shape[1:]))]
+
+        def coded_nbytes(model: ContextModel | None) -> int:
+            return len(Context(size, model).encode(trial, len(trial), 0))
+
+        return cls(coded_nbytes, samples.ndim - 1, total_codes / trial.size, copies)
+
+    def cost(self, model: ContextModel | None) -> float:
+        """Return the bytes of all codes by a model, and of its copies."""
+        return self.coded_nbytes(model) * self.share + self.copies * stored_model_nbytes(model)
+
+
+def _cheapest(planes: list[FittedPlane], trial: _Trial) -> ContextModel | None:
+    """Return the model by which all codes and its copies take the fewest bytes; None where packing does."""
+
+    def descending(
+        candidates: Iterable[ContextModel], best: tuple[float, ContextModel | None]
+    ) -> tuple[float, ContextModel | None]:
+        """Return the cheapest of ever coarser models, with its cost; stop after two that are worse."""
         worse = 0
-        for codec in candidates:
-            candidate = (cost(codec), codec)
+        for model in candidates:
+            candidate = (trial.cost(model), model)
             worse = 0 if candidate[0] < best[0] else worse + 1
             best = min(best, candidate, key=lambda one: one[0])
             if worse == 2:
                 break
         return best
 
-    def coded(step: float, weight_step: float) -> Context:
-        return Context(size, quantised(planes, samples.ndim - 1, step, weight_step))
+    def coded(step: float, weight_step: float) -> ContextModel:
+        return quantised(planes, trial.rank, step, weight_step)
 
     finest = max(max(float(np.abs(plane.readers).max()) for plane in planes) / 127, 1e-6)
     steps = [finest * STEP_RATIO**power for power in range(10)]
-    without = Context(size, None)
-    packed = (cost(without), without)
-    _, cheapest = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, without))
-    step = next(step for step in steps if coded(step, WEIGHT_STEPS[0]).table_nbytes == cheapest.table_nbytes)
-    best = descending((coded(step, weight_step) for weight_step in WEIGHT_STEPS), (math.inf, without))
+    packed = (trial.cost(None), None)
+    _, cheapest = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, None))
+    nbytes = stored_model_nbytes(cheapest)
+    step = next(step for step in steps if stored_model_nbytes(coded(step, WEIGHT_STEPS[0])) == nbytes)
+    best = descending((coded(step, weight_step) for weight_step in WEIGHT_STEPS), (math.inf, None))
     alone = coded(math.inf, WEIGHT_STEPS[-1])
-    return min(best, (cost(alone), alone), packed, key=lambda one: one[0])[1]
+    return min(best, (trial.cost(alone), alone), packed, key=lambda one: one[0])[1]

@@ -21,6 +21,7 @@ _compiled = functools.partial(compiled, fastmath=True)
 def accumulate(
     rows: Any,
     ranks: Any,
+    given: Any,
     neighbours: Any,
     bases: Any,
     pasts: Any,
@@ -36,13 +37,15 @@ def accumulate(
 ) -> float:
     """Add the gradients of the samples' summed cross-entropy to the three gradients; return the sum, in nats.
 
-    `rows` and `ranks` (n, L) are each code's row in the tables and its rank in its tree. `table` (rows,
+    `rows` and `ranks` (n, L) are each code's row in the tables and its rank in its tree; the first `given`
+    codes of every plane are not coded. `table` (rows,
     lanes) has the tables of all contexts. The table of context i of plane p begins at row bases[p, i], with
     the row of no code; those of mean and trace begin at pasts[p]. `weights` are (nodes, 33, 32), with the
     biases last; `shapes` (planes, 3) are contexts, levels and fan.
     """
     length = neighbours.shape[0]
-    plane_length = length // shapes.shape[0]
+    whole_length = length // shapes.shape[0]
+    plane_length = whole_length - given
     lanes = table.shape[1]
     zero = np.float32(0)
     hidden = np.empty(lanes, np.float32)
@@ -61,7 +64,7 @@ def accumulate(
             trace[:] = zero
             hidden_gradient[:] = zero
             mean_at, trace_at = pasts[plane]
-            first = plane * plane_length
+            first = plane * whole_length + given
             for seen in range(plane_length):
                 position = first + seen
                 share = np.float32(1 / (seen + PRIOR_CODES))

@@ -70,15 +70,25 @@ def decoder(lanes: int) -> Any:
 
     @compiled
     def decode(
-        addresses: Any, lengths: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any
+        addresses: Any,
+        lengths: Any,
+        given: Any,
+        plan: Any,
+        tables: Any,
+        nodes: Any,
+        neighbours: Any,
+        out: Any,
     ) -> int:
-        """Decode the streams at `addresses` (n,), of `lengths` bytes, into `out` (n * L,).
+        """Decode the streams at `addresses` (n,), of `lengths` bytes, into `out` (n * own codes,).
 
-        Returns the first sample whose stream no encoder wrote, or -1. For any bytes, every code is below its
-        codebook's size, and nothing outside the streams is read.
+        `given` (n, g) int32 has the codes at the first positions of every plane, plane by plane, which no
+        stream has; -1 stands for no code. Returns the first sample whose stream no encoder wrote, or -1. For
+        any bytes, every code is below its codebook's size, and nothing outside the streams is read.
         """
         length = neighbours.shape[0]
-        plane_length = length // plan.shape[0]
+        planes = plan.shape[0]
+        plane_length = length // planes
+        plane_given = given.shape[1] // planes
         codes = np.zeros((length + 1, SIDE_BY_SIDE), np.int64)
         rows = np.empty((SIDE_BY_SIDE, MAX_CONTEXTS), np.int64)
         past_nbytes = SIDE_BY_SIDE * 4 * lanes
@@ -100,9 +110,14 @@ def decoder(lanes: int) -> Any:
                 byte[j] = addresses[first + j] + 4
                 span[j] = _WORD
                 wrong[j] = 0
+                for at in range(given.shape[1]):
+                    place = at + at // plane_given * (plane_length - plane_given)
+                    codes[place, j] = given[first + j, at]
             for position in range(length):
                 plane = position // plane_length
-                seen = position - plane * plane_length
+                seen = position - plane * plane_length - plane_given
+                if seen < 0:
+                    continue
                 if seen == 0:
                     past[:] = 0
                 contexts = plan[plane, CONTEXTS]
@@ -161,9 +176,11 @@ def decoder(lanes: int) -> Any:
                 order = plan[plane, ORDER]
                 for j in range(here):
                     codes[position, j] = word_at(order + 4 * prefix[j])  # type: ignore[call-arg]
+            own = plane_length - plane_given
             for j in range(here):
-                for position in range(length):
-                    out[(first + j) * length + position] = codes[position, j]
+                start = (first + j) * planes * own
+                for at in range(planes * own):
+                    out[start + at] = codes[at + (at // own + 1) * plane_given, j]
             for j in range(here):
                 if wrong[j]:
                     return first + j
@@ -178,12 +195,20 @@ def encoder(lanes: int) -> Any:
 
     @compiled
     def encode(
-        codes: Any, plan: Any, tables: Any, nodes: Any, neighbours: Any, out: Any, lengths: Any
+        codes: Any,
+        plane_given: Any,
+        plan: Any,
+        tables: Any,
+        nodes: Any,
+        neighbours: Any,
+        out: Any,
+        lengths: Any,
     ) -> None:
         """Encode codes (n, L), each below its codebook's size, to streams back to back in `out`.
 
-        `out` has room for `LONGEST_DECISION` bytes a decision and 4 bytes a sample. The streams' bytes are
-        written to `lengths` (n,).
+        The first `plane_given` codes of every plane are given to the decoder too, and not written; -1 among
+        them stands for no code. `out` has room for `LONGEST_DECISION` bytes a decision and 4 bytes a sample.
+        The streams' bytes are written to `lengths` (n,).
         """
         length = neighbours.shape[0]
         plane_length = length // plan.shape[0]
@@ -200,7 +225,9 @@ def encoder(lanes: int) -> Any:
             at = begin
             for position in range(length):
                 plane = position // plane_length
-                seen = position - plane * plane_length
+                seen = position - plane * plane_length - plane_given
+                if seen < 0:
+                    continue
                 if seen == 0:
                     memory[:] = 0
                     trace[:] = 0

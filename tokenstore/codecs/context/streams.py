@@ -43,14 +43,17 @@ Array = npt.NDArray[Any]
 class Streams:
     """The coder of samples over one grid, by one model; a sample has L codes, the product of the grid.
 
-    Raises CodecError for a grid that is none of the model's.
+    A stream has the codes of a sample but for the first `given_per_plane` of every plane: those are known
+    when it is decoded. Raises CodecError for a grid that is none of the model's.
     """
 
-    def __init__(self, model: ContextModel, grid: tuple[int, ...]) -> None:
+    def __init__(self, model: ContextModel, grid: tuple[int, ...], given_per_plane: int = 0) -> None:
         planes = len(model.planes)
         check_grid(model, grid)
         self.model = model
+        self.given_per_plane = given_per_plane
         self.codes_per_sample = math.prod(grid)
+        self.codes_per_stream = self.codes_per_sample - planes * given_per_plane
         self._tables: list[Array] = []
         """The memory behind the addresses in `plan` and `tables`."""
         self.neighbours = neighbours([plane.contexts for plane in model.planes], grid)
@@ -62,7 +65,8 @@ class Streams:
     def encode(self, codes: Array) -> tuple[bytes, npt.NDArray[np.int64]]:
         """Return the streams of codes (n, L), back to back, and their lengths (n,).
 
-        Raises CodecError for a code that is not below its codebook's size.
+        Given codes may be -1, which stands for no code. Raises CodecError for a code that is not below its
+        codebook's size.
         """
         for number, plane in enumerate(self.model.planes):
             per_plane = self.codes_per_sample // len(self.model.planes)
@@ -75,21 +79,25 @@ class Streams:
                     place=f"codebook {number}",
                 )
         decisions = sum(plane.tree.levels for plane in self.model.planes)
-        decisions *= self.codes_per_sample // len(self.model.planes)
+        decisions *= self.codes_per_stream // len(self.model.planes)
         lengths = np.empty(len(codes), np.int64)
         out = np.empty(len(codes) * (LONGEST_DECISION * decisions + 4), np.uint8)
         encode = _kernels().encoder(self.model.lanes)
-        encode(codes, self.plan, self.tables, self.nodes, self.neighbours, out, lengths)
+        tables = self.plan, self.tables, self.nodes, self.neighbours
+        encode(codes, self.given_per_plane, *tables, out, lengths)
         return out[: lengths.sum()].tobytes(), lengths
 
-    def decode(self, addresses: Array, lengths: Array, out: Array) -> int:
-        """Decode the streams at memory addresses (m,) int64 into `out` (m, L), C-contiguous.
+    def decode(self, addresses: Array, lengths: Array, out: Array, given: Array | None = None) -> int:
+        """Decode the streams at memory addresses (m,) int64 into `out` (m, codes of a stream), C-contiguous.
 
+        `given` (m, g) int32 has the given codes of each sample, plane by plane; -1 stands for no code.
         Returns the first sample whose bytes no encoder wrote, or -1. The codes of such a sample are
         undefined, but each is below its codebook's size. This is one call without the GIL.
         """
+        if given is None:
+            given = np.empty((len(addresses), 0), np.int32)
         tables = self.plan, self.tables, self.nodes, self.neighbours
-        return int(_decoder(self.model.lanes)(addresses, lengths, *tables, out.reshape(-1)))
+        return int(_decoder(self.model.lanes)(addresses, lengths, given, *tables, out.reshape(-1)))
 
     def _fill(self) -> None:
         model = self.model

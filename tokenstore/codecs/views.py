@@ -1,0 +1,139 @@
+"""The views of an image: boxes of it, which a sample's codes show one after another, and where they meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import CodecError
+
+__all__ = ["MAX_VIEWS", "Box", "Views"]
+
+Box: TypeAlias = tuple[int, int, int, int, int]
+"""The top, left, height and width of a view in pixels of the resized image, and 1 if it is then mirrored."""
+
+MAX_VIEWS = 256
+"""The most views of a sample."""
+_LARGEST_PIXEL = 2**20
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of every sample of a store: how many, and the box of each where all samples have the same."""
+
+    count: int
+    boxes: tuple[Box, ...] | None = None
+    """The box of each view; None if boxes differ from sample to sample, or are unknown."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.count <= MAX_VIEWS:
+            raise CodecError(f"expected 2 to {MAX_VIEWS} views, found {self.count}")
+        if self.boxes is None:
+            return
+        if len(self.boxes) != self.count:
+            raise CodecError(f"expected {self.count} boxes of views, found {len(self.boxes)}")
+        for box in self.boxes:
+            top, left, height, width, mirrored = box
+            if not (
+                min(top, left) >= 0
+                and min(height, width) > 0
+                and max(top + height, left + width) <= _LARGEST_PIXEL
+                and mirrored in (0, 1)
+            ):
+                raise CodecError(
+                    "expected the top, left, height and width of a view in pixels, and 0 or 1 for mirrored, "
+                    f"found {list(box)}"
+                )
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Return the views that `to_json` wrote; raises CodecError for another value."""
+        match value:
+            case int() if type(value) is int:
+                return cls(value)
+            case list() if all(
+                isinstance(box, list) and len(box) == 5 and all(type(part) is int for part in box)
+                for box in value
+            ):
+                return cls(len(value), tuple((box[0], box[1], box[2], box[3], box[4]) for box in value))
+        raise CodecError(
+            f"expected the number of views, or a box of 5 integers for each, found {value!r:.200}"
+        )
+
+    def to_json(self) -> int | list[list[int]]:
+        """Return the boxes, or the number of views without boxes, as a JSON value."""
+        return self.count if self.boxes is None else [list(box) for box in self.boxes]
+
+    def cells(self, view: int, other: int, grid: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Return the cell of the view `other` (L,) that shows the middle of each cell of `view`, or -1.
+
+        `grid` has the cells of a view; the last two axes are rows and columns of its box. A grid of one axis
+        has no places in the image: each cell is then that of the same number.
+        """
+        cells = np.arange(int(np.prod(grid)))
+        if len(grid) == 1:
+            return cells
+        if self.boxes is None:
+            raise CodecError("expected views with boxes, found none")
+        rows = _indices(self.boxes[view], self.boxes[other], grid[-2], axis=0)
+        columns = _indices(self.boxes[view], self.boxes[other], grid[-1], axis=1)
+        plane = np.where((rows[:, None] < 0) | (columns < 0), -1, rows[:, None] * grid[-1] + columns).reshape(
+            -1
+        )
+        frames = cells.reshape(-1, plane.size)[:, :1]
+        return np.where(plane < 0, -1, frames + plane).reshape(-1)
+
+    def references(self, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Return the two earlier views that each view is predicted from; -1 stands for none.
+
+        The first is one of the same orientation, the second a mirrored one: each that whose cells lie best
+        on those of the view, and which shows most of it. Without boxes there are none.
+        """
+        if self.boxes is None:
+            return ((-1, -1),) * self.count
+        boxes = self.boxes
+        chosen = []
+        for view, box in enumerate(boxes):
+            by_orientation: list[list[int]] = [[], []]
+            for other in range(view):
+                by_orientation[box[4] != boxes[other][4]].append(other)
+            first, second = (
+                min(others, key=lambda other: self._mismatch(view, other, grid), default=-1)
+                for others in by_orientation
+            )
+            chosen.append((first, second))
+        return tuple(chosen)
+
+    def _mismatch(self, view: int, other: int, grid: tuple[int, ...]) -> float:
+        """Return how badly a view is predicted by another: cells that do not meet, or are not in both."""
+        assert self.boxes is not None
+        hidden = float((self.cells(view, other, grid) < 0).mean())
+        if len(grid) == 1:
+            return hidden
+        phases = [
+            _phase(self.boxes[view], self.boxes[other], side, axis) for axis, side in enumerate(grid[-2:])
+        ]
+        return hidden + sum(phases)
+
+
+def _indices(box: Box, other: Box, side: int, axis: int) -> npt.NDArray[np.int64]:
+    """Return the index of the cell of `other`, along one axis, at the middle of each of `box`; -1 outside."""
+    index = np.arange(side)
+    if axis == 1 and box[4]:
+        index = index[::-1]
+    middle = 2 * side * (box[axis] - other[axis]) + (2 * index + 1) * box[2 + axis]
+    cell = middle // (2 * other[2 + axis])
+    inside = (cell >= 0) & (cell < side)
+    if axis == 1 and other[4]:
+        cell = side - 1 - cell
+    return np.where(inside, cell, -1)
+
+
+def _phase(box: Box, other: Box, side: int, axis: int) -> float:
+    """Return how far, in cells, the middles of two views' cells are apart at best, along one axis."""
+    shift = side * (box[axis] - other[axis]) / other[2 + axis]
+    unequal = abs(box[2 + axis] / other[2 + axis] - 1)
+    return abs(shift - round(shift)) + unequal
