@@ -134,6 +134,9 @@ class LazyCommands(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
+            if _is_interrupt(error):
+                echo("interrupted", err=True)
+                raise click.exceptions.Exit(130) from None
             text = printable(" ".join(spoken(error).split()))
             if isinstance(error, ArgumentError):
                 raise click.UsageError(text) from error
@@ -161,6 +164,13 @@ def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:
 class _Commands(LazyCommands):
     homes = _COMMANDS
     program = "tokenstore"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return True for an error that Ctrl-C became: in an extension module, it makes an import fail."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _interrupt(*_: object) -> None:

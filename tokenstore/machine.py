@@ -1,17 +1,21 @@
-"""The machine's processor: the cores this process may use, and threads and compiled functions for them."""
+"""The machine's processor: the cores this process may use, threads and compiled functions for them."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-__all__ = ["available_cores", "compiled", "importing_kernels", "in_order"]
+__all__ = ["at_end", "available_cores", "closed_at_end", "compiled", "importing_kernels", "in_order"]
 
 _Item = TypeVar("_Item")
+_Live = TypeVar("_Live", bound="_Closable")
 _Result = TypeVar("_Result")
 
 importing_kernels: Final = threading.RLock()
@@ -27,6 +31,44 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=importing_kernels.release,
         after_in_child=importing_kernels.release,
     )
+
+
+class _Closable(Protocol):
+    def close(self) -> object: ...
+
+
+_live: weakref.WeakKeyDictionary[_Closable, int] = weakref.WeakKeyDictionary()
+"""What the process's end closes, each with the process that made it."""
+
+
+def at_end(function: Callable[[], object]) -> None:
+    """Call `function` when the process ends, before its executors wait for what their threads do."""
+    # subtle: executors wait for their threads before atexit's functions run
+    getattr(threading, "_register_atexit", atexit.register)(function)
+
+
+def closed_at_end(live: _Live) -> _Live:
+    """Return a generator, or what else can be closed; it is closed at the latest when this process ends.
+
+    So what it has asked threads for is not computed then, and no code of it runs without its modules.
+    """
+    _close_live_at_end()
+    _live[live] = os.getpid()
+    return live
+
+
+@functools.cache
+def _close_live_at_end() -> None:
+    import concurrent.futures.thread  # noqa: F401  subtle: its own end comes after ours only if it is first
+
+    at_end(_close_live)
+
+
+def _close_live() -> None:
+    for live, process in list(_live.items()):
+        if process == os.getpid():
+            with contextlib.suppress(ValueError):  # another thread is running the generator
+                live.close()
 
 
 def available_cores() -> int:

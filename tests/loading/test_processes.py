@@ -331,3 +331,31 @@ def test_a_program_ends_soon_and_silently_with_unfinished_iterators(
     command = [sys.executable, *quiet, "-c", UNFINISHED, arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+LEAVING = """
+import concurrent.futures.thread, sys, threading
+
+ending, second = threading.Event(), threading.Event()
+threading._register_atexit(ending.set)  # called before executors wait for their threads
+
+from tokenstore import TokenDataset, TokenLoader
+
+def transform(tokens, labels, *, generator):
+    if labels[0]:
+        second.set()
+        ending.wait()
+    print("computed", labels[0].item(), flush=True)
+    return tokens
+
+loader = TokenLoader(TokenDataset(sys.argv[1]), 1, num_threads=1, prefetch=8, batch_transform=transform)
+sys.batches = iter(loader)  # which goes when Python does
+next(sys.batches)
+second.wait()
+"""
+
+
+def test_leaving_a_program_amid_an_epoch_computes_nothing_more_and_prints_nothing(packed: Path) -> None:
+    command = [sys.executable, "-c", LEAVING, str(packed)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "computed 0\ncomputed 1\n", "")

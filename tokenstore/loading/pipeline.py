@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, NoReturn, TypeVar
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tokenstore.machine import closed_at_end
 from tokenstore.reading import ReusedMemory
 
 __all__ = ["Buffers", "DeviceCopies", "in_order", "no_end", "pass_to_caller"]
@@ -51,9 +52,16 @@ class Buffers:
 def in_order(work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead: int) -> Iterator[_R]:
     """Yield `work(item)` for every item, in order, computed by threads up to `ahead` items before its turn.
 
-    Without threads, an item is computed in its turn. An exception of `work` is raised in its item's turn.
+    Without threads, an item is computed in its turn. An exception of `work` is raised in its item's turn. The
+    end of the process closes the iterator: items whose turn has not come are not computed then.
     Raises RuntimeError where a forked process goes on with its parent's iterator, whose threads it lacks.
     """
+    return closed_at_end(_in_order(work, items, threads, ahead))
+
+
+def _in_order(
+    work: Callable[[_T], _R], items: Iterable[_T], threads: int, ahead: int
+) -> Generator[_R, None, None]:
     if not threads:
         for item in items:  # subtle: `map` would take a StopIteration of `work` for its own end
             yield work(item)

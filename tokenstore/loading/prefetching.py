@@ -10,6 +10,7 @@ import numpy as np
 
 from tokenstore.errors import DamageError
 from tokenstore.loading.sampling import Indices, Order, Steps
+from tokenstore.machine import closed_at_end
 from tokenstore.reading import Rows
 
 __all__ = ["Prefetcher"]
@@ -28,15 +29,20 @@ class Prefetcher:
         self._steps = steps
         self._rank = rank
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tokenstore-fetch")
+        closed_at_end(self)
         self._fetches: dict[int, Future[Any]] = {}
         """The fetches begun, by their spans' numbers."""
         self._current: list[Future[Any]] = []
         """The fetches of the last step asked for."""
+        self._is_closed = False
         self._current_bounds = 0, 0
         """The positions [start, stop) of the current span; (0, 0) after a step that lies in two spans."""
 
     def close(self) -> None:
         """Begin no more fetches, and don't wait for a fetch under way."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def prefetch(self, step: int) -> list[Future[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import random
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from tokenstore.errors import StoreError
+from tokenstore.machine import at_end
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles
 from tokenstore.storage.remote.retries import Retries
@@ -103,8 +103,7 @@ def _close_all() -> None:
             connection.close()
 
 
-# subtle: executors wait for their threads before atexit's functions run, and a thread may be fetching
-getattr(threading, "_register_atexit", atexit.register)(_close_all)
+at_end(_close_all)  # a thread may be fetching
 
 
 def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> tuple[Files, str]:
