@@ -38,7 +38,7 @@ class _Closable(Protocol):
 
 
 _live: weakref.WeakKeyDictionary[_Closable, int] = weakref.WeakKeyDictionary()
-"""What the process's end closes, each with the process that made it."""
+"""The generators and the like that the end of a process closes, each with the number of its process."""
 
 
 def at_end(function: Callable[[], object]) -> None:

@@ -42,10 +42,10 @@ _SPLIT_KEY = 0x73706C6974
 class TokenDataset(Dataset[Any]):
     """The samples of one split, each a tuple of its columns; a single column is not wrapped in a tuple.
 
-    `dataset[i]` is `(tokens, label)`: tokens (*grid) int64, label int. `dataset[a:b]` is a collated batch:
-    tokens (m, *grid), labels (m,) int64. `columns` lists aligned arrays in the order they come in; by default
-    the tokens and, where the split has them, the labels. A column of scalars gives Python numbers, any other
-    column tensors.
+    `dataset[i]` is `(tokens, label)`: tokens (*grid) int64, label int. `dataset[a:b]`, like
+    `dataset[[3, 1]]`, is a collated batch: tokens (m, *grid), labels (m,) int64. `columns` lists aligned
+    arrays in the order they come in; by default the tokens and, where the split has them, the labels. A
+    column of scalars gives Python numbers, any other column tensors.
 
     `transform` is applied to each sample's tokens. `target_transform` is applied to its label or, without
     labels, to its first column that is not the tokens. A transform with a method `of_rows(rows, values)`,
@@ -174,9 +174,9 @@ class TokenDataset(Dataset[Any]):
         for position in range(len(self)):
             yield self[position]
 
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            positions = np.arange(*index.indices(len(self)))
+    def __getitem__(self, index: int | slice | Sequence[int] | Indices) -> Any:
+        if isinstance(index, slice) or np.ndim(index):
+            positions = normalised(index, len(self))
             if not len(positions):
                 raise IndexError(f"{index} selects none of {len(self)} samples")
             return default_collate(self.samples(self._row_numbers(positions)))

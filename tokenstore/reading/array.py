@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from tokenstore.reading.store_files import StoreFiles
 if TYPE_CHECKING:
     from tokenstore.reading.sample_array import SampleArrayReader
 
-__all__ = ["ArrayReader", "Indices", "Values", "normalised"]
+__all__ = ["ArrayReader", "Indices", "Values", "normalised", "of_indices"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
@@ -41,9 +41,14 @@ _RANGE_SAMPLES = 2**15
 def normalised(indices: object, samples: int) -> Indices:
     """Return indices as (m,) int64 in [0, samples), with negative ones counted from the end.
 
-    Raises IndexError for anything but a list of integers, and for one out of range.
+    A slice stands for its indices, None for all, an integer for itself. Raises IndexError for anything else
+    but a list of integers, and for one out of range.
     """
+    if indices is None or isinstance(indices, slice):
+        return np.arange(*(indices or slice(None)).indices(samples))
     array = np.asarray(indices)
+    if array.ndim == 0 and array.dtype.kind in "ui":
+        array = array.reshape(1)
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "ui":
@@ -57,6 +62,14 @@ def normalised(indices: object, samples: int) -> Indices:
     if least < 0:
         row_numbers[row_numbers < 0] += samples
     return row_numbers
+
+
+def of_indices(values: Values, indices: object) -> Values:
+    """Return values (m, ...) that were read at `indices`: for a single integer, not in a list, its own."""
+    if indices is None or isinstance(indices, slice | list | tuple) or np.ndim(cast("Any", indices)):
+        return values
+    sample: Values = values[0]
+    return sample
 
 
 class ArrayReader(ABC):
@@ -113,14 +126,26 @@ class ArrayReader(ABC):
         """True if chunks are needed more than once, so that shards of this machine's disk stay mapped."""
         return True
 
-    @abstractmethod
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
+    def read(
+        self, indices: object = None, out: Values | None = None, prefetched: Payloads | None = None
+    ) -> Values:
         """Return values (m, *sample_shape) of the samples at `indices` (m,), in their order.
 
-        `out`, if given, is filled and returned: C-contiguous, of the array's dtype or, if samples can be
-        read alone, int32 or int64. `prefetched` is a result of `prefetch`. Raises IndexError, DamageError,
-        and StorageError if remote storage does not answer.
+        `indices` may be a slice too; None, the default, means all samples. A single integer gives the values
+        of its sample (*sample_shape). `out` (m, *sample_shape), if given, is filled: C-contiguous, of the
+        array's dtype or, if samples can be read alone, int32 or int64. `prefetched` is a result of
+        `prefetch`. Raises IndexError, DamageError, and StorageError if remote storage does not answer.
         """
+        row_numbers = normalised(indices, self.layout.samples)
+        if out is None:
+            out = np.empty((len(row_numbers), *self.layout.sample_shape), self.layout.dtype)
+        if len(row_numbers):
+            self._read_into(row_numbers, out, prefetched)
+        return of_indices(out, indices)
+
+    @abstractmethod
+    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+        """Fill `out` with the values at some row numbers, at least one; raises as `read` does."""
 
     @abstractmethod
     def prefetch(self, indices: Indices) -> Payloads | None:
@@ -212,13 +237,6 @@ class ArrayReader(ABC):
 
     def _check_payload(self, chunk: int, payload: Bytes) -> None:
         self.layout.check_payload(chunk, payload)
-
-    def _output(self, indices: object, out: Values | None) -> tuple[Indices, Values]:
-        """Return checked indices (m,), and the array (m, *sample_shape) to fill."""
-        row_numbers = normalised(indices, self.layout.samples)
-        if out is None:
-            out = np.empty((len(row_numbers), *self.layout.sample_shape), self.layout.dtype)
-        return row_numbers, out
 
     def _stream_into(self, reader: ArrayReader, threads: int) -> ArrayReader:
         """Let another reader of this array map no shard, and keep little of what it has read."""

@@ -59,16 +59,13 @@ class ChunkArrayReader(ArrayReader):
         self.__dict__.pop("_decoded_values", None)
 
     @override
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
-        row_numbers, out = self._output(indices, out)
-        if len(row_numbers):
-            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            values = self._small_values(chunk) if self._is_small else None
-            if values is None:
-                self._read_chunks(chunk, row, out)
-            else:
-                out[...] = values[row_numbers]
-        return out
+    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+        chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
+        values = self._small_values(chunk) if self._is_small else None
+        if values is None:
+            self._read_chunks(chunk, row, out)
+        else:
+            out[...] = values[row_numbers]
 
     @override
     def prefetch(self, indices: Indices) -> None:

@@ -46,15 +46,12 @@ class SampleArrayReader(ArrayReader):
         self._spans: OrderedDict[int, SampleSpans] = OrderedDict()
 
     @override
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
-        row_numbers, out = self._output(indices, out)
-        if len(row_numbers):
-            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            if self._sample_nbytes is None:
-                self._read_spans(chunk, row, out, prefetched)
-            else:
-                self._read_equal(self._sample_nbytes, chunk, row, out, prefetched)
-        return out
+    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+        chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
+        if self._sample_nbytes is None:
+            self._read_spans(chunk, row, out, prefetched)
+        else:
+            self._read_equal(self._sample_nbytes, chunk, row, out, prefetched)
 
     @override
     def prefetch(self, indices: Indices) -> Payloads | None:

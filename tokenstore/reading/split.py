@@ -51,15 +51,14 @@ class SplitReader:
     def __repr__(self) -> str:
         return f"SplitReader({self.store.storage.url}/{self.name}, {len(self):,} samples)"
 
-    def __getitem__(self, index: int | slice) -> Values:
-        """Return the codes of one sample (*grid), or of a slice (m, *grid).
+    def __getitem__(self, index: int | slice | Sequence[int] | Indices) -> Values:
+        """Return the codes of one sample (*grid), or of a slice or a list of indices (m, *grid).
 
         Raises IndexError, DamageError, and StorageError where remote storage does not answer.
         """
-        if isinstance(index, slice):
-            return self.read(TOKENS, np.arange(*index.indices(len(self))))
-        values: Values = self.read(TOKENS, [index])[0]
-        return values
+        if index is None:  # numpy's new axis
+            raise IndexError("expected an integer, a slice or a list of integers, found None")
+        return self.read(TOKENS, index)
 
     def array(self, name: str) -> ArrayReader:
         """Return the reader of an aligned array; raises StoreError where the split has none of that name."""
@@ -71,9 +70,12 @@ class SplitReader:
         return self.arrays[name]
 
     def read(
-        self, name: str, indices: object, out: Values | None = None, prefetched: Payloads | None = None
+        self, name: str, indices: object = None, out: Values | None = None, prefetched: Payloads | None = None
     ) -> Values:
-        """Return values (m, *shape) of an aligned array at `indices` (m,), as `ArrayReader.read` does.
+        """Return values (m, *shape) of an aligned array at `indices` (m,), by default all.
+
+        A slice gives its samples, a single integer the values (*shape) of one. `out` and `prefetched` are as
+        in `ArrayReader.read`.
 
         Raises IndexError, StoreError, DamageError, and StorageError where remote storage does not answer.
         """

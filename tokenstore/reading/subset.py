@@ -12,7 +12,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.format import LABELS, Manifest
-from tokenstore.reading.array import Indices, Values, normalised
+from tokenstore.reading.array import Indices, Values, normalised, of_indices
 from tokenstore.reading.row_numbers import BLOCK, Member, RowNumbers, row_list, rows_where
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.views import Rows, source_indices
@@ -129,8 +129,11 @@ class Subset(Rows):
         return self._rows.sample_type(name)
 
     @override
-    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
-        return self._rows.read(name, self._numbers.at(normalised(indices, len(self))), out, prefetched)
+    def read(
+        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+    ) -> Values:
+        row_numbers = self._numbers.at(normalised(indices, len(self)))
+        return of_indices(self._rows.read(name, row_numbers, out, prefetched), indices)
 
     @override
     def prefetch(self, indices: Indices) -> Any:

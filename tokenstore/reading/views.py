@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tokenstore.errors import Parameter, StoreError
 from tokenstore.format import Manifest
-from tokenstore.reading.array import Indices, Values, normalised
+from tokenstore.reading.array import Indices, Values, normalised, of_indices
 from tokenstore.reading.row_numbers import RowNumbers
 from tokenstore.reading.split import SplitReader
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
@@ -84,11 +84,13 @@ class Rows(Protocol):
     def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Return shape and dtype of one sample of a column; raises StoreError."""
 
-    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
-        """Return values (m, *shape) of a column at `indices` (m,).
+    def read(
+        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+    ) -> Values:
+        """Return values (m, *shape) of a column at `indices` (m,) or of a slice, by default of all samples.
 
-        `out`, if given, is filled and returned. `prefetched` is a result of `prefetch`. Raises IndexError,
-        StoreError and DamageError.
+        A single integer gives the values (*shape) of its sample. `out`, if given, is filled and returned.
+        `prefetched` is a result of `prefetch`. Raises IndexError, StoreError and DamageError.
         """
 
     def prefetch(self, indices: Indices) -> Any:
@@ -207,7 +209,9 @@ class Concatenated(Rows):
         return expected
 
     @override
-    def read(self, name: str, indices: object, out: Values | None = None, prefetched: Any = None) -> Values:
+    def read(
+        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+    ) -> Values:
         row_numbers = normalised(indices, len(self))
         if out is None:
             shape, dtype = self.sample_type(name)
@@ -215,9 +219,10 @@ class Concatenated(Rows):
         for part, (places, own) in self._by_part(row_numbers).items():
             prefetched_of_part = None if prefetched is None else prefetched.get(part)
             if len(own) == len(row_numbers):
-                return self.parts[part].read(name, own, out, prefetched_of_part)
-            out[places] = self.parts[part].read(name, own, None, prefetched_of_part)
-        return out
+                self.parts[part].read(name, own, out, prefetched_of_part)
+            else:
+                out[places] = self.parts[part].read(name, own, None, prefetched_of_part)
+        return of_indices(out, indices)
 
     @override
     def prefetch(self, indices: Indices) -> Any:
