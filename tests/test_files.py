@@ -59,6 +59,21 @@ def test_of_two_writers_of_a_file_the_second_is_refused_and_harms_nothing(tmp_pa
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(path.name, b"second")]
 
 
+@posix_only
+def test_of_two_writers_without_locks_each_writes_a_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.files.try_lock", lambda _: None)
+    path = tmp_path / "model.safetensors"
+    with whole_file(path) as file:
+        file.write(b"fi")
+        write_file(path, b"second")
+        assert path.read_bytes() == b"second"
+        file.write(b"rst")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_block_that_raises_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     path, temporary = tmp_path / "file", tmp_path / "elsewhere"
     path.write_bytes(b"old")

@@ -55,17 +55,21 @@ def whole_file(
     """Open a binary file for writing that gets the name `path` when the block ends without an exception.
 
     Until then its name is `temporary`, a path in the same file system, by default `path` with the suffix
-    `.partial`. After an exception the temporary file is removed, and what was at `path` stays. With
-    `sync=False` nothing is flushed to the disk: quicker, but a power cut can leave wrong bytes at `path`.
-    With `sync_name=False` the bytes are flushed, but until `sync_names` a power cut can lose the whole file.
+    `.partial`, or on a file system without locks a name of its own that ends in it. After an exception the
+    temporary file is removed, and what was at `path` stays. With `sync=False` nothing is flushed to the disk:
+    quicker, but a power cut can leave wrong bytes at `path`. With `sync_name=False` the bytes are flushed,
+    but until `sync_names` a power cut can lose the whole file.
     `nbytes` is the size of the file, where it is known, for the error of a full disk.
 
     Raises StorageError where the disk is full, or another process is writing the file under the default
     temporary name, and OSError where the file cannot be written otherwise.
     """
     target = Path(path)
-    scratch = target.with_name(f"{target.name}.partial") if temporary is None else Path(temporary)
-    opened = _locked_scratch(scratch, target) if temporary is None else scratch.open("w+b")
+    if temporary is None:
+        opened, scratch = _locked_scratch(target)
+    else:
+        scratch = Path(temporary)
+        opened = scratch.open("w+b")
     with full_disk_named(target, nbytes), opened as file:
         try:
             yield file
@@ -86,20 +90,30 @@ def whole_file(
             _sync_folder(target.parent)
 
 
-def _locked_scratch(scratch: Path, target: Path) -> IO[bytes]:
-    """Open an empty temporary file for `target`, which is locked where the file system has locks.
+def _locked_scratch(target: Path) -> tuple[IO[bytes], Path]:
+    """Open an empty temporary file for `target`, and return it with its path.
 
-    Raises StorageError where another process, or another thread, has locked it.
+    It is locked. On a file system without locks, no other writer has its name. Raises StorageError where
+    another process, or another thread, has locked it.
     """
+    scratch = target.with_name(f"{target.name}.partial")
     while True:
+        is_new = not scratch.exists()
         try:
-            file = scratch.open("r+b" if scratch.exists() else "x+b")
+            file = scratch.open("x+b" if is_new else "r+b")
         except (FileNotFoundError, FileExistsError):  # another writer removed or made it in between
             if scratch.is_symlink() or not scratch.parent.exists():
                 raise
             continue
         try:
-            if os.name == "posix" and try_lock(file.fileno()) is False:
+            is_locked = try_lock(file.fileno()) if os.name == "posix" else True
+            if is_locked is None:
+                file.close()
+                if is_new:
+                    scratch.unlink(missing_ok=True)
+                scratch = target.with_name(f"{target.name}.{os.urandom(8).hex()}.partial")
+                return scratch.open("x+b"), scratch
+            if not is_locked:
                 raise StorageError(
                     f"{target}: another process is writing this file; wait for its end, or name another"
                 )
@@ -107,7 +121,7 @@ def _locked_scratch(scratch: Path, target: Path) -> IO[bytes]:
             with contextlib.suppress(FileNotFoundError):
                 if os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), scratch.stat()):
                     file.truncate()
-                    return file
+                    return file, scratch
         except BaseException:
             file.close()
             raise

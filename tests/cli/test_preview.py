@@ -192,7 +192,7 @@ def test_the_ending_decides_the_format_and_an_old_image_is_overwritten(
     lines(run("preview", store, "-o", out, "-n", 1))
     with Image.open(out) as sheet:
         assert sheet.format == kind
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob("*partial"))
 
 
 def test_what_is_no_image_is_never_overwritten(store: Path, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_sheet_that_fails_leaves_the_old_one(
     result = run("preview", store, "-o", out, "-n", 1)
     assert (result.exit_code, result.output) == (1, "Error: No space left on device\n")
     assert out.read_bytes() == b"an old image"
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob("*partial"))
 
 
 @pytest.mark.parametrize(

@@ -77,5 +77,5 @@ def save_image(image: Image.Image, path: Path) -> None:
     Raises OSError if the file cannot be written.
     """
     kind = FORMATS[path.suffix.lower()]
-    with whole_file(path, temporary=path.with_name(f".{path.name}.partial")) as file:
+    with whole_file(path) as file:
         image.save(file, kind, **_SAVING[kind])
