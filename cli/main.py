@@ -59,6 +59,7 @@ _COMMANDS = {
 """The module of each command in this package, and a sentence about it."""
 
 OPTION_NAMES = {
+    "address": "--ray",
     "as_json": "--json",
     "corruptions": "--corruption",
     "count": "-n",

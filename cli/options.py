@@ -209,8 +209,15 @@ def jobs(what: str, *, default: int | None = None) -> Decorator[Any]:
     )
 
 
-def ray_cluster() -> Decorator[Any]:
-    """Return --ray, and the options of the actors on that cluster."""
+def ray_cluster(cores: str, *, gpus: bool = False) -> Decorator[Any]:
+    """Return --ray, and the options of the actors on that cluster; `cores` says what each core does."""
+    of_gpus = option(
+        "--gpus-per-actor",
+        metavar="N",
+        type=click.FloatRange(0),
+        otherwise="1, or 0 for --device cpu",
+        help="GPUs of an actor, also a share of one.",
+    )
     return together(
         click.option(
             "--ray",
@@ -225,19 +232,13 @@ def ray_cluster() -> Decorator[Any]:
             default=1,
             help="Actors on the cluster; those without room begin when it has grown.",
         ),
-        option(
-            "--gpus-per-actor",
-            metavar="N",
-            type=click.FloatRange(0),
-            otherwise="1, or 0 for --device cpu",
-            help="GPUs of an actor, also a share of one.",
-        ),
+        *([of_gpus] if gpus else []),
         option(
             "--cpus-per-actor",
             metavar="N",
             type=click.IntRange(1),
             default=1,
-            help="Cores of an actor, each with a process that decodes images.",
+            help=f"Cores of an actor, each with {cores}.",
         ),
     )
 

@@ -36,6 +36,7 @@ FRONT_DOORS = {
     "tokenstore.loading.loader.__init__",
     "tokenstore.tokenizers.train.fit.fit_codebook",
     "tokenstore.tokenizers.train.run.train_tokenizer",
+    "tokenstore.writing.merge.merge",
     "tokenstore.writing.recode.recode",
 }
 """The public calls that take more parameters, all but the first few by keyword and with a default."""

@@ -17,6 +17,7 @@ from tokenstore.sources.registry import kind_names
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
 from .. import options, source_options
+from ..actors import ray_executor
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES, spoken
 from ..parameters import Choice
@@ -37,11 +38,6 @@ _IMAGE_OPTIONS = (
     "workers",
     "batch_size",
 )
-_ACTOR_OPTIONS = {
-    "actors": "--actors",
-    "gpus_per_actor": "--gpus-per-actor",
-    "cpus_per_actor": "--cpus-per-actor",
-}
 _SECRET_OPTIONS = ("--storage-options", "--source-storage-options")
 _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 
@@ -110,7 +106,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
-@options.ray_cluster()
+@options.ray_cluster("a process that decodes images", gpus=True)
 @click.option(
     "--prune-codebook",
     is_flag=True,
@@ -158,7 +154,7 @@ def convert(
     started = time.monotonic()
     refuse_idle_options(_MASK_OPTIONS, "--masks DIR", masks is None)
     log = JsonLog() if log_json else TextLog()
-    executor = _executor(**{name: settings.pop(name) for name in ("ray", *_ACTOR_OPTIONS)})
+    executor = ray_executor(settings, "workers")
 
     def on_source(listed: Source) -> None:
         _refuse_idle_options(listed)
@@ -215,17 +211,6 @@ def _without_secrets(before: str, word: str) -> str:
     if name in _SECRET_OPTIONS:
         return f"{name}{equals}{HIDDEN if equals else ''}"
     return Secrets(word, {}).hide(word) if "://" in word else word
-
-
-def _executor(ray: str | None, **actors: Any) -> Executor | None:
-    """Return the executor of a Ray cluster; None without one, where options of actors are refused."""
-    refuse_idle_options(_ACTOR_OPTIONS, "--ray ADDRESS", ray is None)
-    refuse_idle_options({"workers": "--workers"}, "conversions without --ray ADDRESS", ray is not None)
-    if ray is None:
-        return None
-    from tokenstore.conversion import RayExecutor
-
-    return RayExecutor(ray, **actors)
 
 
 def _refuse_idle_options(source: Source) -> None:

@@ -10,6 +10,7 @@ import click
 import tokenstore
 
 from .. import options
+from ..actors import ray_executor
 from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import Choice
@@ -24,6 +25,7 @@ from ..parameters import Choice
     help="Bad samples: skip any number. By default as many may be bad as in one conversion of the whole.",
 )
 @options.jobs("parts of shards that are encoded; the store is the same for any number")
+@options.ray_cluster("a thread that encodes")
 @options.resume("the interrupted merging to OUT")
 @options.storage_options(of="store, or for OUT if the parts are local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
@@ -40,8 +42,9 @@ def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
     from ..progress import step_bars
 
     started = time.monotonic()
+    executor = ray_executor(settings, "jobs")
     with step_bars() as on_progress:
-        result = tokenstore.merge(out, parts, on_progress=on_progress, **settings)
+        result = tokenstore.merge(out, parts, executor=executor, on_progress=on_progress, **settings)
     if result.already_complete:
         echo(f"{out}: already complete, of as many samples")
         return

@@ -11,6 +11,7 @@ from rich.progress import TaskID
 import tokenstore
 
 from .. import options
+from ..actors import ray_executor
 from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 
@@ -22,6 +23,7 @@ from ..main import EXIT_CODES
 @options.min_decode_rate()
 @options.shard_samples()
 @options.jobs("parts of shards that are encoded; the store is the same for any number")
+@options.ray_cluster("a thread that encodes")
 @options.resume("the interrupted recoding to OUT")
 @options.storage_options()
 def recode(store: str, out: str | None, **settings: Any) -> None:
@@ -35,8 +37,10 @@ def recode(store: str, out: str | None, **settings: Any) -> None:
       tokenstore recode photos.zarr --codec context
       tokenstore recode photos.zarr small.zarr --codec auto --min-decode-rate 5000
       tokenstore recode photos.zarr plain.zip --codec zstd
+      tokenstore recode s3://bucket/a.zarr s3://bucket/b.zarr --ray auto --actors 8 --cpus-per-actor 4
     """
     started = time.monotonic()
+    executor = ray_executor(settings, "jobs")
     tasks: dict[str, TaskID] = {}
     from ..progress import progress_bar
 
@@ -47,7 +51,7 @@ def recode(store: str, out: str | None, **settings: Any) -> None:
                 tasks[what] = bar.add_task(what, total=total, note="")
             bar.update(tasks[what], completed=done)
 
-        result = tokenstore.recode(store, out, on_progress=on_progress, **settings)
+        result = tokenstore.recode(store, out, executor=executor, on_progress=on_progress, **settings)
     if result.choice is not None:
         echo(f"codec {result.choice}")
     before = result.nbytes_before

@@ -237,7 +237,7 @@ def test_options_that_the_source_has_no_use_for_are_refused(images: Path, tmp_pa
     [
         (["--actors", "2"], "--actors goes with --ray ADDRESS"),
         (["--gpus-per-actor", "1"], "--gpus-per-actor goes with --ray ADDRESS"),
-        (["--ray", "auto", "--workers", "2"], "--workers goes with conversions without --ray ADDRESS"),
+        (["--ray", "auto", "--workers", "2"], "--workers goes with work without --ray ADDRESS"),
         (["--ray", "auto", "--actors", "0"], "--actors"),
     ],
 )

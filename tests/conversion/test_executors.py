@@ -146,6 +146,12 @@ def test_segments_that_do_not_follow_each_other_are_refused(
         )
 
 
+def test_workers_beside_an_executor_which_has_its_own_are_refused(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"workers: expected none .* found 3\. Leave out workers=\.\.\."):
+        tokenstore.convert(images, tmp_path / "out", workers=3, executor=LocalExecutor())
+    assert not (tmp_path / "out").exists()
+
+
 def test_ready_codes_take_no_executor(tmp_path: Path) -> None:
     np.save(tmp_path / "codes.npy", np.zeros((3, 2, 2), np.uint8))
     with pytest.raises(ArgumentError, match="executor: expected images"):

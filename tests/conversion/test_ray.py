@@ -16,16 +16,17 @@ from click.testing import CliRunner
 from helpers import ray_clusters
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from helpers.deadly_sources import DeadlySplit
-from helpers.grey_conversions import OPTIONS
-from helpers.ray_clusters import KillsOnce, OtherElsewhere, two_nodes
+from helpers.grey_conversions import OPTIONS, StoppedError
+from helpers.object_storage import S3Server
+from helpers.ray_clusters import EndsMachines, KillsOnce, OtherElsewhere, cluster_of, two_nodes
 from helpers.stores import contents
 from helpers.waiting import HANG
 from tokenstore_cli.main import cli
 
 import tokenstore
-from tokenstore.conversion import Progress, RayExecutor, convert_source
-from tokenstore.conversion.executors import DEADLY
-from tokenstore.errors import IncompleteStoreError, TokenizerError, WorkerError
+from tokenstore.conversion import Progress, RayExecutor, convert_source, work
+from tokenstore.conversion.executors import DEADLY, MOST_DEATHS
+from tokenstore.errors import ArgumentError, IncompleteStoreError, TokenizerError, WorkerError
 from tokenstore.sources import open_source
 
 pytestmark = pytest.mark.ray
@@ -85,8 +86,9 @@ def test_an_actor_that_is_killed_is_replaced_and_its_ranges_are_encoded_again(
 
 
 def test_a_sample_that_kills_decode_processes_is_bad_and_alone(
-    tmp_path: Path, images: Path, cluster: Any
+    tmp_path: Path, images: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(work, "NODE_SECONDS", 1.0)
     results = []
     for name, where in (("alone", None), ("out", executor(cluster, range_samples=12))):
         source = open_source(images)
@@ -120,21 +122,37 @@ def test_a_node_that_is_killed_costs_only_what_it_had(
     assert len(killed) == 2
 
 
-def test_a_conversion_whose_driver_was_killed_goes_on_with_and_without_ray(
-    tmp_path: Path, cluster: Any
+def test_a_sample_on_machines_that_are_taken_away_is_good(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(SKIPPING, batch_size=1, splits=("val",))
+    alone = converted(images, tmp_path / "alone", options=options)
+    level = int(tokenstore.open(tmp_path / "alone")["val"][2].max())
+    tokenizer = EndsMachines(level, MOST_DEATHS, tmp_path / "marker")
+    with cluster_of(MOST_DEATHS + 1, **{**ray_clusters.NODE, "num_cpus": 0}) as spot:
+        where = executor(spot, actors=1, range_samples=1)
+        assert (
+            converted(images, tmp_path / "out", tokenizer=tokenizer, options=options, executor=where) == alone
+        )
+    assert len(list(tmp_path.glob("marker.*"))) == MOST_DEATHS
+    assert caplog.text.count("an actor died and is replaced") >= MOST_DEATHS
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_conversion_whose_driver_was_killed_or_interrupted_goes_on_with_and_without_ray(
+    tmp_path: Path, cluster: Any, number: signal.Signals
 ) -> None:
     write_grey_folder(tmp_path / "images", 20)
     alone = converted(tmp_path / "images", tmp_path / "alone", options=OPTIONS)
+    words = (tmp_path / "images", tmp_path / "out", cluster.address, 24, number.value)
     driver = subprocess.run(
-        [
-            sys.executable,
-            ray_clusters.__file__,
-            *map(str, (tmp_path / "images", tmp_path / "out", cluster.address, 36)),
-        ],
+        [sys.executable, ray_clusters.__file__, *map(str, words)],
         timeout=HANG,
         check=False,
+        capture_output=True,
+        text=True,
     )
-    assert driver.returncode == -signal.SIGKILL
+    assert driver.returncode == -number, driver.stderr
     with pytest.raises(IncompleteStoreError):
         tokenstore.open(tmp_path / "out")
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
@@ -147,8 +165,30 @@ def test_a_conversion_whose_driver_was_killed_goes_on_with_and_without_ray(
             resume=True,
             executor=where,
         ).resumed_at
-        assert resumed_at["train"] >= 32
+        assert resumed_at["train"] >= 16
         assert contents(tmp_path / out) == alone
+
+
+def test_a_target_on_object_storage_gets_the_bytes_of_a_local_one(
+    tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes], s3_server: S3Server
+) -> None:
+    url = f"s3://{s3_server.new_bucket()}/out"
+    arguments: dict[str, Any] = {
+        "tokenizer": BrightnessTokenizer(),
+        "executor": executor(cluster),
+        "storage_options": s3_server.storage_options(),
+        **{name: value for name, value in vars(SKIPPING).items() if name != "workers"},
+    }
+
+    def stop(state: Progress) -> None:
+        if state.done >= 24:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        tokenstore.convert(images, url, on_progress=stop, **arguments)
+    assert tokenstore.convert(images, url, resume=True, **arguments).resumed_at["train"] >= 16
+    tokenstore.copy(url, tmp_path / "back", storage_options=s3_server.storage_options())
+    assert contents(tmp_path / "back") == whole
 
 
 def test_the_command_converts_on_a_cluster(tmp_path: Path, cluster: Any) -> None:
@@ -169,8 +209,25 @@ def test_a_tokenizer_that_an_actor_cannot_load_ends_the_conversion(
         converted(images, tmp_path / "out", tokenizer=OtherElsewhere(), executor=executor(cluster))
 
 
+def test_a_process_that_is_connected_already_converts_on_that_cluster_or_not_at_all(
+    tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes]
+) -> None:
+    import ray
+
+    port = cluster.address.rpartition(":")[2]
+    with ray.init(cluster.address, log_to_driver=False, logging_level="error"):
+        for number, address in enumerate(("auto", cluster.address, f"localhost:{port}")):
+            where = RayExecutor(address, actors=1, range_samples=300)
+            assert converted(images, tmp_path / str(number), executor=where) == whole
+            assert ray.is_initialized()
+        for address in ("local", "127.0.0.1:9", f"no-such-host:{port}", f"ray://{cluster.address}"):
+            message = rf"address: expected '.*:{port}', the cluster that .* found '{address}'.*address='auto'"
+            with pytest.raises(ArgumentError, match=message):
+                converted(images, tmp_path / "other", executor=RayExecutor(address))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999999"])
 def test_a_cluster_that_does_not_answer_is_one_error(tmp_path: Path, images: Path, address: str) -> None:
     pytest.importorskip("ray", reason="ray is not installed; run make test-ray")
-    with pytest.raises(WorkerError, match=rf"{address}: no Ray cluster answers.*ray='local'"):
+    with pytest.raises(WorkerError, match=rf"{address}: no Ray cluster answers.*address='local'"):
         converted(images, tmp_path / "out", executor=RayExecutor(address))

@@ -1,8 +1,9 @@
-"""The work of many workers: segments in order, suspects alone, and no sample bad that is not deadly."""
+"""The work of many workers: results in order, suspects alone, and no sample bad that is not deadly."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstore.conversion import RayExecutor
-from tokenstore.conversion.executors import DEADLY
-from tokenstore.conversion.ranges import SampleRange, Segment
-from tokenstore.conversion.work import Piece, Work
+from tokenstore.conversion.ranges import SampleRange
+from tokenstore.conversion.work import NODE_SECONDS, Piece, Work
 from tokenstore.errors import ArgumentError, WorkerError
 
 
-class _Plan:
-    """The part of a plan that bad samples need."""
+class Ranges:
+    """A job of ranges, of which a sample that workers die of is bad."""
 
-    class encoder:  # noqa: N801
-        grid, dtype, columns = (1,), np.dtype(np.uint8), {}
+    def halves(self, item: SampleRange) -> Sequence[SampleRange]:
+        return item.halves() if len(item) > 1 else ()
+
+    def lost(self, item: SampleRange, error: Exception) -> tuple[SampleRange, bool]:
+        return item, True
 
 
-def segment_of(samples: SampleRange) -> Segment:
-    count = len(samples)
-    positions = np.arange(samples.start, samples.stop)
-    return Segment(samples, np.zeros((count, 1), np.uint8), {}, positions, np.zeros((count, 3), np.int64))
+class Machines:
+    """Machines that may be gone, and a clock that goes on while somebody waits."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = set(names)
+        self.time = 0.0
+        self.ends: dict[str, float] = {}
+        """The time at which a machine is seen to be gone."""
+
+    def alive(self) -> set[str]:
+        return {name for name in self.names if self.ends.get(name, np.inf) > self.time}
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def work_of(ranges: Iterable[SampleRange], machines: Machines | None = None) -> Work[Any, Any]:
+    machines = machines or Machines("a")
+    return Work(Ranges(), iter(ranges), machines, machines)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,17 +58,17 @@ def segment_of(samples: SampleRange) -> Segment:
     workers=st.integers(1, 4),
     seed=st.integers(0, 2**16),
 )
-def test_whoever_dies_segments_are_in_order_and_only_deadly_samples_are_bad(
+def test_whoever_dies_results_are_in_order_and_only_deadly_samples_are_bad(
     sizes: list[int], deadly: set[int], workers: int, seed: int
 ) -> None:
     rng = random.Random(seed)
     stops = np.cumsum(sizes).tolist()
     ranges = [SampleRange("a", stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
-    plan: Any = _Plan()
-    work, most = Work(plan, iter(ranges)), 2 * workers
-    at_work: list[list[Piece]] = [[] for _ in range(workers)]
-    segments: list[Segment] = []
-    accidents = 4
+    machines = Machines(*map(str, range(100)))
+    work, most = work_of(ranges, machines), 2 * workers
+    at_work: list[list[Piece[Any, Any]]] = [[] for _ in range(workers)]
+    results: list[tuple[SampleRange, bool]] = []
+    accidents, ends = 4, 40
     while not work.is_done:
         for pieces in at_work:
             while len(pieces) < 2 and not any(piece.is_suspect for piece in pieces):
@@ -58,12 +79,19 @@ def test_whoever_dies_segments_are_in_order_and_only_deadly_samples_are_bad(
                 pieces.append(piece)
         busy = rng.choice([pieces for pieces in at_work if pieces])
         piece = rng.choice(busy)
-        kills = any(piece.samples.start <= position < piece.samples.stop for position in deadly)
+        node = rng.choice(sorted(machines.alive()))
+        kills = any(piece.item.start <= position < piece.item.stop for position in deadly)
         accident = accidents > 0 and not piece.is_suspect and rng.random() < 0.1
-        if kills or accident:  # all that the worker had is lost with it
+        if ends and rng.random() < 0.2:  # the machine ends, and with it the worker, of whatever it was doing
+            ends -= 1
+            machines.ends[node] = machines.time + rng.choice([0, 0, 5])
+            for lost in busy[::-1]:
+                work.died(lost, WorkerError("gone"), node)
+            busy.clear()
+        elif kills or accident:  # all that the worker had is lost with it
             accidents -= accident
             for lost in busy[::-1]:
-                work.died(lost, WorkerError("killed"))
+                work.died(lost, WorkerError("killed"), node)
             busy.clear()
         else:
             busy.remove(piece)
@@ -71,25 +99,67 @@ def test_whoever_dies_segments_are_in_order_and_only_deadly_samples_are_bad(
                 accidents -= 1
                 work.again(piece)
             else:
-                work.done(piece, segment_of(piece.samples))
-        segments += work.finished()
-    assert [segment.samples.start for segment in segments] == [0, *(s.samples.stop for s in segments[:-1])]
-    assert segments[-1].samples.stop == stops[-1]
-    bad = {each.position for segment in segments for each in segment.bad}
+                work.done(piece, (piece.item, False))
+        results += work.finished()
+    assert [item.start for item, _ in results] == [0, *(item.stop for item, _ in results[:-1])]
+    assert results[-1][0].stop == stops[-1]
+    bad = {position for item, is_bad in results if is_bad for position in range(item.start, item.stop)}
     assert bad == {position for position in deadly if position < stops[-1]}
-    assert {each.reason for segment in segments for each in segment.bad} <= {DEADLY}
+
+
+def test_a_sample_that_was_on_three_machines_as_they_were_taken_away_is_good() -> None:
+    machines = Machines("a", "b", "c")
+    work = work_of([SampleRange("a", 0, 1)], machines)
+    for number, node in enumerate("abc"):  # its processes are ended 20 seconds before the machine is gone
+        machines.ends[node] = 20.0 + number
+        work.died(some(work.take(is_idle=True, most=1)), WorkerError("killed"), node)
+        assert list(work.finished()) == []
+    piece = some(work.take(is_idle=True, most=1))
+    work.done(piece, (piece.item, False))
+    assert list(work.finished()) == [(SampleRange("a", 0, 1), False)]
+
+
+def test_a_sample_that_three_workers_died_of_on_machines_that_stay_is_bad() -> None:
+    machines = Machines("a", "b")
+    work = work_of([SampleRange("a", 0, 1)], machines)
+    for node in "aba":
+        work.died(some(work.take(is_idle=True, most=1)), WorkerError("killed"), node)
+    assert list(work.finished()) == [(SampleRange("a", 0, 1), True)]
+    assert machines.time >= NODE_SECONDS
+
+
+def test_a_sample_that_ends_every_machine_is_bad_at_last() -> None:
+    machines = Machines(*map(str, range(200)))
+    machines.ends = dict.fromkeys(machines.names, 0.0)
+    work = work_of([SampleRange("a", 0, 8)], machines)
+    results: list[tuple[SampleRange, bool]] = []
+    for node in map(str, range(200)):
+        piece = work.take(is_idle=True, most=1)
+        if piece is None:
+            break
+        if piece.item.start <= 5 < piece.item.stop:
+            work.died(piece, WorkerError("gone"), node)
+        else:
+            work.done(piece, (piece.item, False))
+        results += work.finished()
+    assert [item for item, is_bad in results if is_bad] == [SampleRange("a", 5, 6)]
+    assert results[-1][0].stop == 8
+
+
+def some(piece: Piece[Any, Any] | None) -> Piece[Any, Any]:
+    assert piece is not None
+    return piece
 
 
 def test_no_more_ranges_are_begun_than_may_be_ahead() -> None:
-    plan: Any = _Plan()
-    work = Work(plan, (SampleRange("a", number, number + 1) for number in range(10)))
+    work = work_of(SampleRange("a", number, number + 1) for number in range(10))
     pieces = [piece for _ in range(5) if (piece := work.take(is_idle=True, most=3)) is not None]
     assert len(pieces) == 3
-    work.done(pieces[1], segment_of(pieces[1].samples))
+    work.done(pieces[1], 1)
     assert list(work.finished()) == []
     assert work.take(is_idle=True, most=3) is None
-    work.done(pieces[0], segment_of(pieces[0].samples))
-    assert [segment.samples.start for segment in work.finished()] == [0, 1]
+    work.done(pieces[0], 0)
+    assert list(work.finished()) == [0, 1]
     assert work.take(is_idle=True, most=3) is not None
 
 

@@ -1,8 +1,9 @@
-"""A program of conversions that kill themselves.
+"""A program of conversions and merges that kill themselves.
 
-It reads `IMAGES OUT OPERATION` lines and answers each with a wait status.
+It reads lines `convert IMAGES OUT OPERATION` and `merge PARTS OUT OPERATION`, PARTS being a folder of parts,
+and answers each with a wait status.
 
-Every conversion runs in a fork of this process, which has everything imported, and gets SIGKILL at its
+Every one of them runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
 """
 
@@ -14,11 +15,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import tokenstore
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from tokenstore.conversion import assembly
 from tokenstore.conversion.convert import convert_source
@@ -51,11 +54,13 @@ def kill_at(operation: int) -> None:
 
 
 def _warm_up() -> None:
-    """Convert once in this process, so that every fork has the compiled codecs."""
+    """Convert and merge once in this process, so that every fork has the compiled codecs."""
     with tempfile.TemporaryDirectory() as folder:
         write_grey_folder(Path(folder, "images"), 1)
         source = open_source(Path(folder, "images"))
-        convert_source(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=OPTIONS)
+        part = replace(OPTIONS, part=(1, 1))
+        convert_source(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=part)
+        tokenstore.merge(Path(folder, "merged"), [Path(folder, "out")], jobs=1)
 
 
 def main() -> None:
@@ -65,13 +70,16 @@ def main() -> None:
     _warm_up()
     gc.freeze()  # so that forks need not copy what they never use
     for line in sys.stdin:
-        images, out, operation = line.split()
+        action, source, out, operation = line.split()
         child = os.fork()
         if child == 0:
             kill_at(int(operation))
-            convert_source(
-                open_source(images), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
-            )
+            if action == "merge":
+                tokenstore.merge(out, sorted(Path(source).iterdir()), jobs=1, resume=True)
+            else:
+                convert_source(
+                    open_source(source), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
+                )
             os._exit(0)
         print(os.waitpid(child, 0)[1], flush=True)
 

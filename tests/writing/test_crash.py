@@ -10,16 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.brightness import write_grey_folder
+from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from helpers.grey_conversions import OPTIONS
 from helpers.paths import TESTS
 from PIL import Image
 
 import tokenstore
+from tokenstore.conversion.convert import convert_source
 from tokenstore.errors import IncompleteStoreError, NotAStoreError
+from tokenstore.sources import open_source
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
@@ -51,14 +55,40 @@ def conversions() -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-def run(conversions: subprocess.Popen[str], images: Path, out: Path, operation: int) -> bool:
-    """Run a conversion; return whether it ended before it was killed at a file operation."""
+def run(
+    conversions: subprocess.Popen[str], source: Path, out: Path, operation: int, action: str = "convert"
+) -> bool:
+    """Run a conversion, or a merge; return whether it ended before it was killed at a file operation."""
     assert conversions.stdin is not None
     assert conversions.stdout is not None
-    print(images, out, operation, file=conversions.stdin, flush=True)
+    print(action, source, out, operation, file=conversions.stdin, flush=True)
     status = int(conversions.stdout.readline())
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the conversion failed"
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"{action} failed"
     return not os.WIFSIGNALED(status)
+
+
+def check_every_kill(
+    conversions: subprocess.Popen[str], source: Path, out: Path, step: int, action: str = "convert"
+) -> dict[str, bytes]:
+    """Kill at each `step`th file operation, resume, and compare; return the files of the whole store."""
+    whole = out.parent.parent / "whole" / out.name
+    whole.parent.mkdir()
+    assert run(conversions, source, whole, 0, action)
+    expected = contents(whole.parent)
+    for operation in range(1, 1000, step):
+        out.parent.mkdir()
+        finished = run(conversions, source, out, operation, action)
+        if opens(out):
+            found = contents(out)
+            assert {path: found.get(path) for path in contents(whole)} == contents(whole)
+        assert run(conversions, source, out, 0, action)
+        assert contents(out.parent) == expected, f"killed at file operation {operation}"
+        shutil.rmtree(out.parent)
+        if finished:
+            break
+    assert finished
+    assert operation > 50
+    return contents(whole)
 
 
 @pytest.mark.parametrize(
@@ -78,24 +108,30 @@ def test_killed_at_any_file_operation_a_store_resumes_to_the_same_bytes(
     write_grey_folder(images / "val", 1)
     (images / "train" / "class-1" / "002.png").write_bytes(b"")
     (images / "val" / "class-2" / "zzz.png").write_bytes(b"")
-    whole = tmp_path / "whole" / name
-    whole.parent.mkdir()
-    assert run(conversions, images, whole, 0)
-    expected = contents(whole.parent)
-    for operation in range(1, 1000, step):
-        out = tmp_path / "killed" / name
-        out.parent.mkdir()
-        finished = run(conversions, images, out, operation)
-        if opens(out):
-            found = contents(out)
-            assert {path: found.get(path) for path in contents(whole)} == contents(whole)
-        assert run(conversions, images, out, 0)
-        assert contents(out.parent) == expected, f"killed at file operation {operation}"
-        shutil.rmtree(out.parent)
-        if finished:
-            break
-    assert finished
-    assert operation > 50
+    check_every_kill(conversions, images, tmp_path / "killed" / name, step)
+
+
+@pytest.mark.parametrize(
+    ("name", "pruned", "step"),
+    [
+        ("out.zip", True, 37),
+        pytest.param("out.zarr", False, 1, marks=pytest.mark.thorough),
+        pytest.param("out.zip", True, 2, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_merge_that_is_killed_at_any_file_operation_resumes_to_the_bytes_of_one_conversion(
+    tmp_path: Path, name: str, pruned: bool, step: int, conversions: subprocess.Popen[str]
+) -> None:
+    images, parts = tmp_path / "images", tmp_path / "parts"
+    write_grey_folder(images / "train", 4)
+    write_grey_folder(images / "val", 1)
+    (images / "train" / "class-1" / "002.png").write_bytes(b"")
+    options = replace(OPTIONS, on_error="skip", prune_codebook=pruned)
+    for number, out in ((1, parts / "1"), (2, parts / "2"), (3, parts / "3"), (0, tmp_path / "one" / name)):
+        part = replace(options, part=(number, 3) if number else None)
+        convert_source(open_source(images), out, tokenizer=BrightnessTokenizer(), options=part)
+    merged = check_every_kill(conversions, parts, tmp_path / "killed" / name, step, "merge")
+    assert merged == contents(tmp_path / "one" / name)
 
 
 @pytest.mark.thorough

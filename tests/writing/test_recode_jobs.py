@@ -15,6 +15,7 @@ from tokenstore.format import TokenizerIdentity
 from tokenstore.machine import in_order
 from tokenstore.storage import open_storage
 from tokenstore.writing import StoreSpec, StoreWriter, encoded
+from tokenstore.writing.blocks import Threads
 from tokenstore.writing.checks import check_codes
 from tokenstore.writing.rewrite import rewrite_into, same_codes
 
@@ -125,7 +126,7 @@ def test_codes_outside_their_codebook_are_named_by_their_place_in_the_shard(
         StoreWriter(open_storage(tmp_path / "out"), wrong.spec) as writer,
         pytest.raises(CodecError) as raised,
     ):
-        rewrite_into(writer, opened, wrong, codec="zstd", shard_samples=192, jobs=2)
+        rewrite_into(writer, opened, wrong, codec="zstd", shard_samples=192, executor=Threads(2))
     assert str(raised.value) == str(plain.value)
 
 

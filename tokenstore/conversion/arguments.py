@@ -12,7 +12,7 @@ from typing import Any
 from tokenstore.conversion.codes import CodePlan, plan_codes
 from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.errors import ArgumentError, SourceError, TokenizerError, did_you_mean
+from tokenstore.errors import ArgumentError, Parameter, SourceError, TokenizerError, did_you_mean
 from tokenstore.machine import available_cores
 from tokenstore.reading.open import StorePath
 from tokenstore.sources import SourceOptions
@@ -66,6 +66,17 @@ def plan_of(
     loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
     check_tokenizer(loaded.tokenizer)
     return plan_images(source, names, options, location, loaded)
+
+
+def refuse_workers(workers: int | None) -> None:
+    """Raise ArgumentError for `workers` beside an executor, which has its own."""
+    if workers is not None:
+        named = Parameter("workers")
+        raise ArgumentError(
+            f"workers: expected none beside an executor, which has its own, found {workers}. Leave out "
+            f"{named}",
+            parameters=[named],
+        )
 
 
 def refuse_target_inside(source: StorePath, target: Storage) -> None:

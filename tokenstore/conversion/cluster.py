@@ -1,10 +1,8 @@
-"""The executor of a Ray cluster: actors encode ranges wherever Ray places them, and only codes travel.
+"""The executor of a Ray cluster: actors encode ranges, and blocks of stores, wherever Ray places them.
 
-Each actor has its own tokenizer and its own decode processes, so images never leave its machine. This process
-gives out ranges, a few to each actor at a time, and gets their segments back in any order; it yields them in
-that of the source. What an actor had when it died goes to another; an actor that died is replaced, on any
-machine of the cluster, so a cluster may shrink and grow. A range that kills its workers is cut in two, down
-to the sample (`work`).
+Each actor has its own tokenizer and its own decode processes, so only codes leave its machine. `crew` has
+the actors of a job, whatever it is. A range that kills its workers is cut in two, down to the sample
+(`work`).
 """
 
 from __future__ import annotations
@@ -12,46 +10,41 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from threading import Lock
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from tokenstore.conversion.crew import ActorJob, ActorRecipe, Engine, RayNodes, Team, results
 from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
-from tokenstore.conversion.executors import Executor
+from tokenstore.conversion.executors import MOST_DEATHS, Executor, all_bad
 from tokenstore.conversion.images import ConversionPlan
-from tokenstore.conversion.ranges import RangeRequest, Segment
-from tokenstore.conversion.work import Piece, Work
+from tokenstore.conversion.ranges import RangeRequest, SampleRange, Segment
+from tokenstore.conversion.work import Work
 from tokenstore.errors import ArgumentError, DependencyError, Parameter, WorkerError
+from tokenstore.reading.array import Values
+from tokenstore.writing.blocks import Block, BlockExecutor, BlockReader, BlockTask, reachable
 
 __all__ = ["RayExecutor"]
 
 _AT_ONCE = 2
 """The ranges that an actor has at a time: one is decoded while the other is with the tokenizer."""
-_AHEAD = 4
-"""The ranges for each actor that are begun before the first of them is yielded, at most."""
-_DEATHS_AT_START = 3
-"""The actors that may die one after another before one of them has encoded anything."""
 _ANSWER_SECONDS = 10.0
 """The time in which the head of a cluster has to answer."""
-_PATIENCE_SECONDS = 30.0
-"""The time after which a cluster without room for any actor is worth a line in the log."""
-
-_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class RayExecutor(Executor):
-    """The executor that encodes on a Ray cluster; it needs `pip install 'tokenstore[ray]'`.
+class RayExecutor(Executor, BlockExecutor):
+    """The executor that works on a Ray cluster; it needs `pip install 'tokenstore[ray]'`.
 
     Raises ArgumentError for numbers that no actor can have.
     """
 
     address: str = "auto"
-    """The cluster: `auto` for the one that this machine is part of, `local` for a new one of this machine
-    alone, or the address of its head, `HOST:PORT`."""
+    """The cluster: `auto` for the one that this process is connected to or this machine is part of, `local`
+    for a new one of this machine alone, or the address of its head, `HOST:PORT`."""
     actors: int = 1
     """The number of actors; those for which the cluster has no room yet begin when it has."""
     gpus_per_actor: float | None = None
@@ -85,20 +78,31 @@ class RayExecutor(Executor):
         ray = _imported()
         recipe, gpus = self._on_actors(plan.recipe)
         batches = max(1, self.range_samples // plan.batch_size)
-        work = Work(plan, plan.ranges(starts, batches))
+        job = _RangeJob(plan)
+        work = Work(job, plan.ranges(starts, batches), RayNodes(ray))
         if work.is_done:
             return
+        needs = {"num_cpus": self.cpus_per_actor, "num_gpus": gpus}
+        team = Team(self.actors, self.cpus_per_actor, _AT_ONCE, needs)
         with _connected(ray, self.address):
-            options = {"num_cpus": self.cpus_per_actor, "num_gpus": gpus, "max_concurrency": _AT_ONCE + 1}
-            crew = _Crew(ray, recipe, self.actors, self.cpus_per_actor, options)
-            try:
-                while not work.is_done:
-                    crew.give_out(plan, work, _AHEAD * self.actors)
-                    yield from work.finished()
-                    if not work.is_done:
-                        crew.collect(work)
-            finally:
-                crew.dismiss()
+            yield from results(ray, _RangeRecipe(recipe), job, work, team)
+
+    @override
+    def blocks(self, task: BlockTask[_Result], blocks: Iterable[Block]) -> Generator[_Result, None, None]:
+        """Do a task for blocks on actors without a GPU, each with a thread a core.
+
+        An actor reads the blocks of a store that it finds at its place; those of another travel to it.
+        Raises WorkerError for a block that workers die of.
+        """
+        ray = _imported()
+        job = _BlockJob(BlockReader(task.stores, 1))
+        work: Work[Block, _Result] = Work(job, iter(blocks), RayNodes(ray))
+        if work.is_done:
+            return
+        cores = self.cpus_per_actor
+        team = Team(self.actors, cores, cores + 1, {"num_cpus": cores})
+        with _connected(ray, self.address):
+            yield from results(ray, _BlockRecipe(task), job, work, team)
 
     def _on_actors(self, recipe: EncoderRecipe) -> tuple[EncoderRecipe, float]:
         """Return the recipe for actors, and the GPUs of each."""
@@ -115,6 +119,76 @@ class RayExecutor(Executor):
         return replace(recipe, device=kind), float(gpus)
 
 
+@dataclass(frozen=True)
+class _RangeRecipe(ActorRecipe):
+    """The recipe of an actor that encodes ranges."""
+
+    recipe: EncoderRecipe
+
+    @override
+    def begin(self, workers: int) -> Engine:
+        encoder = RangeEncoder(self.recipe.load(), self.recipe.batch_size, workers)
+        return Engine(encoder.task_samples, encoder.encode, lambda: encoder.close(at_once=True))
+
+
+@dataclass(frozen=True)
+class _RangeJob(ActorJob[SampleRange, Segment]):
+    """The job of encoding the ranges of a plan; a sample that workers die of counts as bad."""
+
+    plan: ConversionPlan
+
+    @override
+    def request(self, item: SampleRange, facts: int) -> RangeRequest:
+        return self.plan.request(item, facts)
+
+    @override
+    def halves(self, item: SampleRange) -> Sequence[SampleRange]:
+        return item.halves() if len(item) > 1 else ()
+
+    @override
+    def lost(self, item: SampleRange, error: Exception) -> Segment:
+        return all_bad(self.plan, item)
+
+
+@dataclass(frozen=True)
+class _BlockRecipe(ActorRecipe):
+    """The recipe of an actor that does a task for blocks of stores."""
+
+    task: BlockTask[Any]
+
+    @override
+    def begin(self, workers: int) -> Engine:
+        task, reader = self.task, BlockReader(self.task.stores, workers)
+
+        def run(request: tuple[Block, Values | None]) -> Any:
+            block, values = request
+            return task(block, reader.read(block) if values is None else values)
+
+        return Engine(reachable(task.stores), run, _do_nothing)
+
+
+def _do_nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class _BlockJob(ActorJob[Block, Any]):
+    """The job of a task for blocks; one that workers die of ends it."""
+
+    reader: BlockReader
+
+    @override
+    def request(self, item: Block, facts: frozenset[int]) -> tuple[Block, Values | None]:
+        return item, None if facts.issuperset(self.reader.places(item)) else self.reader.read(item)
+
+    @override
+    def halves(self, item: Block) -> Sequence[Block]:
+        return ()
+
+    @override
+    def lost(self, item: Block, error: Exception) -> Any:
+        raise WorkerError(f"{item}: {MOST_DEATHS} actors died of it; the last: {error}") from error
+
+
 def _imported() -> Any:
     try:
         import ray
@@ -127,8 +201,12 @@ def _imported() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Connect to a cluster for a while, unless the process is connected already; raises WorkerError."""
+    """Connect to a cluster for a while, unless the process is connected to it already.
+
+    Raises WorkerError where none answers, and ArgumentError where the process is connected to another.
+    """
     if ray.is_initialized():
+        _refuse_other_cluster(ray, address)
         yield
         return
     try:
@@ -138,7 +216,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         # the library's own log is enough: what actors print would tear the progress bar
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        local = Parameter("ray", "local")
+        local = Parameter("address", "local")
         raise WorkerError(
             f"{address}: no Ray cluster answers: {error}. Begin one with Ray's own command, or use {local}",
             parameters=[local],
@@ -149,153 +227,37 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-class _Worker:
-    """An actor: a tokenizer with decode processes of its own."""
-
-    def __init__(self, recipe: EncoderRecipe, workers: int) -> None:
-        self._recipe, self._workers = recipe, workers
-        self._encoder: RangeEncoder | None = None
-        self._lock = Lock()
-
-    def begin(self) -> int:
-        """Load the tokenizer, and return the most samples of a task of a request."""
-        return self._begun().task_samples
-
-    def encode(self, request: RangeRequest) -> Segment:
-        """Encode a range; raise WorkerError if a decode process dies, which the next call replaces."""
-        encoder = self._begun()
-        try:
-            return encoder.encode(request)
-        except WorkerError:
-            with self._lock:
-                if self._encoder is encoder:
-                    self._encoder = None
-                    encoder.close(at_once=True)
-            raise
-
-    def _begun(self) -> RangeEncoder:
-        with self._lock:
-            if self._encoder is None:
-                recipe = self._recipe
-                self._encoder = RangeEncoder(recipe.load(), recipe.batch_size, self._workers)
-            return self._encoder
-
-
-@dataclass(eq=False)
-class _Actor:
-    """An actor as this process knows it."""
-
-    handle: Any
-    task_samples: int | None = None
-    """The most samples of a task; None while the actor begins."""
-    pieces: set[Piece] = field(default_factory=set)
-    """The pieces of work that it has."""
-
-    @property
-    def has_room(self) -> bool:
-        """True if the actor may get another piece beside those that it has."""
-        return (
-            self.task_samples is not None
-            and len(self.pieces) < _AT_ONCE
-            and not any(piece.is_suspect for piece in self.pieces)
+def _refuse_other_cluster(ray: Any, address: str) -> None:
+    """Raise ArgumentError unless `address` is the cluster that this process is connected to."""
+    connected = ray.get_runtime_context().gcs_address
+    if address != "auto" and not _is_same_place(address, connected):
+        auto = Parameter("address", "auto")
+        raise ArgumentError(
+            f"address: expected {connected!r}, the cluster that this process is connected to, found "
+            f"{address!r}. Use {auto}, or leave that cluster first",
+            parameters=[auto],
         )
 
 
-class _Crew:
-    """The actors of one conversion, and what each of them is doing."""
+def _is_same_place(one: str, other: str) -> bool:
+    """Return True for two names `HOST:PORT` of one place; every name of this machine is the same host."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    return port == other_port and not _addresses(host).isdisjoint(_addresses(other_host))
 
-    def __init__(
-        self, ray: Any, recipe: EncoderRecipe, actors: int, workers: int, options: Mapping[str, Any]
-    ) -> None:
-        self._ray = ray
-        self._class = ray.remote(_Worker).options(**options)
-        self._recipe = ray.put(recipe)
-        self._workers = workers
-        self._needs = dict(options)
-        self._running: dict[Any, tuple[_Actor, Piece | None]] = {}
-        """The actor of every call under way by its future, and the piece that is encoded, if any."""
-        self._actors: list[_Actor] = []
-        self._deaths_at_start = 0
-        """The actors that died one after another before they had begun."""
-        for _ in range(actors):
-            self._begin()
 
-    def give_out(self, plan: ConversionPlan, work: Work, most: int) -> None:
-        """Give all idle actors something to do, while at most so many ranges are begun and not yielded."""
-        for actor in sorted(self._actors, key=lambda actor: len(actor.pieces)):
-            while actor.has_room:
-                piece = work.take(is_idle=not actor.pieces, most=most)
-                if piece is None:
-                    break
-                request = plan.request(piece.samples, actor.task_samples)
-                actor.pieces.add(piece)
-                self._running[actor.handle.encode.remote(request)] = actor, piece
+def _addresses(host: str) -> set[Any]:
+    """Return the IP addresses of a host, and True for this machine; none of a host that is not known."""
+    host = host.strip("[]")
+    try:
+        found: set[Any] = {address[4][0] for address in socket.getaddrinfo(host, None)} if host else set()
+    except OSError:
+        return set()
+    for address in list(found):
+        with contextlib.suppress(OSError), socket.socket(_family(address)) as own:
+            own.bind((address, 0))  # which only an address of this machine allows
+            found.add(True)
+    return found
 
-    def collect(self, work: Work) -> None:
-        """Wait for a call to end, and give its segment to the work.
 
-        Raises what the call raised, and WorkerError where one actor after another dies as it begins.
-        """
-        errors = self._ray.exceptions
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_PATIENCE_SECONDS)
-        if not ready:
-            self._warn_of_waiting()
-            return
-        actor, piece = self._running.pop(ready[0])
-        if piece is not None:
-            actor.pieces.discard(piece)
-        try:
-            result = self._ray.get(ready[0])
-        except errors.ObjectLostError:  # with the machine that it was on, which is no fault of the samples
-            if piece is not None:
-                work.again(piece)
-        except (errors.RayActorError, errors.OutOfMemoryError) as error:
-            if piece is not None:
-                work.died(piece, error)
-            self._replace(actor, error)
-        except errors.RayTaskError as error:
-            if piece is None or not isinstance(error.cause, WorkerError):
-                raise error.cause from None
-            work.died(piece, error.cause)
-        else:
-            if piece is None:
-                actor.task_samples = result
-            else:
-                work.done(piece, result)
-
-    def dismiss(self) -> None:
-        """End all actors, whatever they are doing."""
-        for actor in self._actors:
-            self._end(actor)
-
-    def _begin(self) -> None:
-        handle = self._class.remote(self._recipe, self._workers)
-        actor = _Actor(handle)
-        self._actors.append(actor)
-        self._running[handle.begin.remote()] = actor, None
-
-    def _replace(self, actor: _Actor, error: Exception) -> None:
-        """Begin another actor in the place of one that died."""
-        if actor not in self._actors:  # another of its calls has ended before
-            return
-        self._actors.remove(actor)
-        self._end(actor)
-        self._deaths_at_start = 0 if actor.task_samples else self._deaths_at_start + 1
-        if self._deaths_at_start >= _DEATHS_AT_START * (len(self._actors) + 1):
-            raise WorkerError(
-                f"{self._deaths_at_start} actors died one after another as they began; the last: {error}"
-            ) from error
-        _log.warning("an actor died and is replaced: %s", error)
-        self._begin()
-
-    def _end(self, actor: _Actor) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(actor.handle)
-
-    def _warn_of_waiting(self) -> None:
-        if all(actor.task_samples is None for actor in self._actors):
-            _log.warning(
-                "waiting for room on the cluster: an actor needs %s, free are %s",
-                self._needs,
-                self._ray.available_resources(),
-            )
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

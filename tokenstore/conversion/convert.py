@@ -20,6 +20,7 @@ from tokenstore.conversion.arguments import (
     loaded_tokenizer,
     plan_of,
     refuse_target_inside,
+    refuse_workers,
     spec_of_part,
 )
 from tokenstore.conversion.assembly import write_splits
@@ -36,6 +37,7 @@ from tokenstore.sources.base import CodeSource, ImageSource, Source
 from tokenstore.sources.listings import SavedListings
 from tokenstore.storage import STAGING, Storage, public_url
 from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.writing.blocks import BlockExecutor
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, skips_of
 from tokenstore.writing.spec import StoreSpec
@@ -71,7 +73,8 @@ def convert(
     as `codec="context"`, `image_size=256` or `on_error="skip"`, and those of
     `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if `source` is a path. An interrupted
     conversion leaves a store that `resume=True` goes on with. `executor` is what decodes and encodes images,
-    by default this process and decode processes; the store's bytes are the same for each. `on_source` is
+    by default this process and decode processes; it has `workers` of its own, and the store's bytes are the
+    same for each. `on_source` is
     called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
@@ -79,6 +82,8 @@ def convert(
     many bad samples or for a store that was begun with other inputs.
     """
     of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
+    if executor is not None:
+        refuse_workers(options.get("workers"))
     chosen = conversion_options(**options)
     place = as_storage(target, storage_options)
     if not isinstance(source, ImageSource | CodeSource):
@@ -156,7 +161,8 @@ def convert_source(
                 f"executor: expected images to encode, found the codes of {public_url(source.location)}"
             )
         plan, size_note = planned, None
-    job = _Job(source, names, options, plan, resume, on_progress)
+    second = executor if isinstance(executor, BlockExecutor) else None
+    job = _Job(source, names, options, plan, resume, on_progress, second)
     if resume and finish_commit(place):
         refuse_other_conversion(TokenStore(StoreFiles(place.reopened())), planned, job.spec_of_part())
         return _already_complete(place)
@@ -203,6 +209,8 @@ class _Job:
     plan: _Plan
     resume: bool
     on_progress: OnProgress | None
+    executor: BlockExecutor | None
+    """The executor of the second pass, if it is not this process."""
 
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
@@ -233,10 +241,11 @@ class _Job:
             rewritten = rewrite_into(
                 writer,
                 complete,
-                codes_in_use(complete) if options.prune_codebook else same_codes(complete),
+                codes_in_use(complete, self.executor) if options.prune_codebook else same_codes(complete),
                 codec=options.codec,
                 min_decode_rate=options.min_decode_rate,
                 shard_samples=options.shard_samples,
+                executor=self.executor,
                 on_progress=self._report_step,
             )
         nbytes = StoreFiles(target.reopened()).nbytes

@@ -133,7 +133,7 @@ def _bisected(
         try:
             segment = attempt(samples)
         except WorkerError as error:
-            _log.warning("%s, samples %d to %d: %s", samples.split, samples.start, samples.stop - 1, error)
+            _log.warning("%s: %s", samples, error)
         else:
             yield segment
             return

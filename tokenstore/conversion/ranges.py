@@ -32,6 +32,9 @@ class SampleRange:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __str__(self) -> str:
+        return f"{self.split}, samples {self.start} to {self.stop - 1}"
+
     def halves(self) -> tuple[SampleRange, SampleRange]:
         """Return the two halves of a range of several samples."""
         middle = (self.start + self.stop) // 2

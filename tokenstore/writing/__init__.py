@@ -4,7 +4,8 @@
 through it. `spec` says what a new store is, `target` where it may be, `owner` who may write there,
 `codec_choice` which codec is smallest. `copy` copies a store file by file, `recode` writes it with another
 codec, also in its place (`in_place`), `prune` with only the codes that occur; both rewrite shard by shard
-(`rewrite`). `merge` makes one store of the parts of a conversion.
+(`rewrite`), in blocks that threads or an executor work on (`blocks`). `merge` makes one store of the parts of
+a conversion.
 
 The entry points are `tokenstore.copy`, `tokenstore.merge` and `tokenstore.recode`. A function that has
 its module's name is imported from the module. This wing may import `reading` and all that comes before it.
@@ -16,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenstore.writing.blocks import Block, BlockExecutor, BlockReader, BlockTask, Threads, reachable
     from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE
     from tokenstore.writing.codec_choice import CodecChoice, choose_codec
     from tokenstore.writing.copy import CopyResult
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_SAMPLES",
     "MIN_DECODE_RATE",
+    "Block",
+    "BlockExecutor",
+    "BlockReader",
+    "BlockTask",
     "CodecChoice",
     "CopyResult",
     "RecodeResult",
@@ -37,17 +43,25 @@ __all__ = [
     "SplitWriter",
     "StoreSpec",
     "StoreWriter",
+    "Threads",
     "check_target",
     "choose_codec",
     "codes_in_use",
     "finish_commit",
     "prune_codebook",
+    "reachable",
     "rewrite_into",
     "same_codes",
     "skips_of",
 ]
 
 _HOMES = {
+    "Block": "blocks",
+    "BlockExecutor": "blocks",
+    "BlockReader": "blocks",
+    "BlockTask": "blocks",
+    "Threads": "blocks",
+    "reachable": "blocks",
     "CHUNK_SAMPLES": "choices",
     "CodecChoice": "codec_choice",
     "CopyResult": "copy",

@@ -22,6 +22,7 @@ from tokenstore.format import (
     fill_value,
     sharding,
 )
+from tokenstore.writing.blocks import Block
 from tokenstore.writing.checks import check_codes, check_lossless, check_lossless_chunk
 from tokenstore.writing.spec import StoreSpec
 
@@ -99,21 +100,12 @@ def encode_rows(tables: Iterable[pa.Table]) -> tuple[bytes, int | None]:
     return buffer.getvalue(), source_bytes
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of one array's shard that is encoded apart: whole chunks, of the samples [start, stop)."""
-
-    array: str
-    start: int
-    stop: int
-
-
-def pieces(layouts: Mapping[str, ArrayLayout], start: int, stop: int) -> Iterator[Piece]:
-    """Yield the pieces of a shard with the samples [start, stop) of a split, array by array, in order."""
+def pieces(split: str, layouts: Mapping[str, ArrayLayout], start: int, stop: int) -> Iterator[Block]:
+    """Yield blocks of whole chunks of the shard with the samples [start, stop) of a split, array by array."""
     for array, layout in layouts.items():
         step = layout.chunk_samples * max(1, _PIECE_NBYTES // layout.chunk_nbytes)
         for first in range(start, stop, step):
-            yield Piece(array, first, min(first + step, stop))
+            yield Block(split, array, first, min(first + step, stop))
 
 
 def encode_piece(layout: ArrayLayout, rows: npt.NDArray[Any], where: str) -> list[bytes]:

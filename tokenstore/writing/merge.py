@@ -9,16 +9,15 @@ from typing import Any
 
 from tokenstore.errors import ArgumentError, Parameter, StoreExistsError
 from tokenstore.format import LABELS, TOKENS, Manifest
-from tokenstore.machine import available_cores, in_order
+from tokenstore.machine import in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import STAGING, Storage, refuse_options
-from tokenstore.writing.choices import checked_jobs
+from tokenstore.writing.blocks import BlockExecutor, block_executor
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
-from tokenstore.writing.joined import JoinedSplit
 from tokenstore.writing.parts import WholeConversion, check_bad, columns_of, whole_of
 from tokenstore.writing.prune import codes_in_use
-from tokenstore.writing.rewrite import rewrite_into, same_codes, write_joined
+from tokenstore.writing.rewrite import rewrite_into, same_codes, unchanged, write_joined
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
@@ -47,6 +46,7 @@ def merge(
     *,
     on_error: str | None = None,
     jobs: int | None = None,
+    executor: BlockExecutor | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
@@ -58,7 +58,8 @@ def merge(
     one conversion of the whole: shards are cut anew, a codec or pruned codebook that depends on all codes is
     chosen here, and as many samples may be bad as there, any number with `on_error="skip"`. The place of the
     source and the user's name for the tokenizer are those of the first part. `jobs` is the number of pieces
-    of the work that are done at a time, by default one a core. `resume` goes on with an interrupted merge.
+    of the work that are done at a time, by default one a core, or an executor has them done, such as
+    `tokenstore.conversion.RayExecutor`. `resume` goes on with an interrupted merge.
     `storage_options` are those of the parts, or of `out` where the parts are local and have no use for them;
     `target_storage_options` are those of `out`. `on_progress` is called with a step's name, the samples done
     and in all.
@@ -67,7 +68,7 @@ def merge(
     samples, or an unfinished store at `out` of other parts; StoreExistsError if something else is at `out`;
     ArgumentError; DamageError; and the errors of `tokenstore.open`.
     """
-    threads = checked_jobs(jobs, available_cores())
+    executor = block_executor(jobs, executor)
     if on_error not in (None, "skip"):
         raise ArgumentError(
             f"on_error: expected None or 'skip', found {on_error!r}", parameters=[Parameter("on_error")]
@@ -88,7 +89,7 @@ def merge(
     check_bad(whole, stores, on_error)
     if resume and finish_commit(place):
         return _already_merged(place, whole, stores)
-    job = _Merging(whole, stores, threads, resume, on_progress)
+    job = _Merging(whole, stores, executor, resume, on_progress)
     choice = None
     if whole.rewrites:
         choice = job.write_and_rewrite(place)
@@ -104,7 +105,7 @@ class _Merging:
 
     whole: WholeConversion
     parts: Sequence[TokenStore]
-    jobs: int
+    executor: BlockExecutor
     resume: bool
     on_progress: OnProgress | None
 
@@ -123,9 +124,8 @@ class _Merging:
                     if self.on_progress is not None:
                         self.on_progress(step, done, total)
 
-                write_joined(
-                    JoinedSplit(self.parts, name, self.jobs), split, spec, lambda codes: codes, report
-                )
+                stores = [part.files for part in self.parts]
+                write_joined(stores, split, spec, unchanged, self.executor, report)
             writer.commit()
 
     def write_and_rewrite(self, target: Storage) -> CodecChoice:
@@ -139,11 +139,11 @@ class _Merging:
             return rewrite_into(
                 writer,
                 complete,
-                codes_in_use(complete) if whole.prune_codebook else same_codes(complete),
+                codes_in_use(complete, self.executor) if whole.prune_codebook else same_codes(complete),
                 codec=whole.codec,
                 min_decode_rate=whole.min_decode_rate,
                 shard_samples=whole.shard_samples,
-                jobs=self.jobs,
+                executor=self.executor,
                 on_progress=self.on_progress,
             ).choice
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,8 +14,10 @@ import numpy.typing as npt
 from tokenstore.codecs import DEFAULT_CODEC, code_dtype
 from tokenstore.errors import StoreError
 from tokenstore.format import TOKENS, Manifest, code_planes
-from tokenstore.reading import TokenStore
+from tokenstore.reading import StoreFiles, TokenStore
+from tokenstore.reading.array import Values
 from tokenstore.storage import Storage
+from tokenstore.writing.blocks import Block, BlockExecutor, block_executor
 from tokenstore.writing.codec_choice import OnProgress
 from tokenstore.writing.rewrite import RewritePlan, rewrite_into, spec_of
 from tokenstore.writing.writer import StoreWriter
@@ -32,37 +36,40 @@ def prune_codebook(
     codec: str = DEFAULT_CODEC,
     shard_samples: int | None = None,
     jobs: int | None = None,
+    executor: BlockExecutor | None = None,
     resume: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Manifest:
     """Write `store` again with only those codes that occur in it, numbered anew in their order.
 
     The manifest keeps each new code's old one (`tokenizer.kept_codes`); codebook and synonyms keep the rows
-    of the codes that remain. `jobs` pieces of shards are encoded at a time, by default one a core.
+    of the codes that remain. `jobs` pieces of shards are encoded at a time, by default one a core, or an
+    executor has them encoded.
     `on_progress` is called with a step's name, and how much of it is done.
 
     Raises StoreError for a store without samples, an unknown codec or a codebook that is too large, and
     StoreExistsError and ConversionError as StoreWriter does.
     """
+    executor = block_executor(jobs, executor)
     inputs = {"pruned": store.files.root_digest, "codec": codec, "shard_samples": shard_samples}
     with StoreWriter(target, spec_of(store), resume=resume, inputs=inputs) as writer:
         return rewrite_into(
             writer,
             store,
-            codes_in_use(store),
+            codes_in_use(store, executor),
             codec=codec,
             shard_samples=shard_samples,
-            jobs=jobs,
+            executor=executor,
             on_progress=on_progress,
         ).manifest
 
 
-def codes_in_use(store: TokenStore) -> RewritePlan:
-    """Return the plan that keeps only the codes that occur.
+def codes_in_use(store: TokenStore, executor: BlockExecutor | None = None) -> RewritePlan:
+    """Return the plan that keeps only the codes that occur, which an executor counts.
 
     Raises StoreError for a store without samples or with a codebook that is too large.
     """
-    remaining = codes_that_occur(store)
+    remaining = codes_that_occur(store, executor)
     if not all(len(codes) for codes in remaining):
         raise StoreError(f"{store.files.storage}: expected samples to prune the codebook by, found none")
     tokenizer = store.manifest.tokenizer
@@ -78,7 +85,7 @@ def codes_in_use(store: TokenStore) -> RewritePlan:
     return RewritePlan(spec, partial(_renumber, remaining=remaining))
 
 
-def codes_that_occur(store: TokenStore) -> Remaining:
+def codes_that_occur(store: TokenStore, executor: BlockExecutor | None = None) -> Remaining:
     """Return for each codebook of a store the codes (k,) that any of its samples has.
 
     Raises StoreError for a codebook that is too large to count, DamageError for damaged codes.
@@ -88,16 +95,33 @@ def codes_that_occur(store: TokenStore) -> Remaining:
         raise StoreError(
             f"expected codebooks of at most {_DENSE_CODES:,} codes to prune, found {max(sizes):,}"
         )
-    seen = [np.zeros(size, np.bool_) for size in sizes]
-    for name in store.splits:
-        split = store[name]
-        tokens = split.array(TOKENS).streamed()
-        block = max(1, _BLOCK_CODES // int(np.prod(store.manifest.grid)))
-        for start in range(0, len(split), block):
-            planes = code_planes(tokens.read_range(start, min(start + block, len(split))), sizes)
-            for marks, (codes, _) in zip(seen, planes, strict=True):
-                marks[codes] = True
-    return tuple(np.flatnonzero(marks) for marks in seen)
+    step = max(1, _BLOCK_CODES // int(np.prod(store.manifest.grid)))
+    blocks = (
+        Block(name, TOKENS, start, min(start + step, split.samples))
+        for name, split in store.manifest.splits.items()
+        for start in range(0, split.samples, step)
+    )
+    seen = [np.zeros(-(-size // 8), np.uint8) for size in sizes]
+    executor = executor or block_executor(None, None)
+    with contextlib.closing(executor.blocks(_Counting((store.files,), sizes), blocks)) as counts:
+        for marks in counts:
+            for all_marks, some in zip(seen, marks, strict=True):
+                all_marks |= some
+    return tuple(np.flatnonzero(np.unpackbits(marks)) for marks in seen)
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """The task of marking the codes that occur in a block, a bit a code, for each codebook."""
+
+    stores: Sequence[StoreFiles]
+    sizes: tuple[int, ...]
+
+    def __call__(self, block: Block, values: Values) -> list[npt.NDArray[np.uint8]]:
+        marks = [np.zeros(size, np.bool_) for size in self.sizes]
+        for occurs, (codes, _) in zip(marks, code_planes(values, self.sizes), strict=True):
+            occurs[codes] = True
+        return [np.packbits(occurs) for occurs in marks]
 
 
 def _renumber(codes: npt.NDArray[Any], remaining: Remaining) -> npt.NDArray[Any]:

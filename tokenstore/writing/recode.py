@@ -10,11 +10,15 @@ from tokenstore.format import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import Storage
-from tokenstore.writing.choices import MIN_DECODE_RATE, checked_jobs
+from tokenstore.writing.blocks import BlockExecutor, block_executor
+from tokenstore.writing.choices import MIN_DECODE_RATE
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
 from tokenstore.writing.in_place import replace_store
 from tokenstore.writing.rewrite import Rewritten, check_codec, rewrite_into, same_codes
 from tokenstore.writing.writer import StoreWriter
+
+_NO_DECISIONS = ("executor", "on_progress")
+"""The settings that do not decide the new store's bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ def recode(
     min_decode_rate: float = MIN_DECODE_RATE,
     shard_samples: int | None = None,
     jobs: int | None = None,
+    executor: BlockExecutor | None = None,
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
@@ -47,30 +52,30 @@ def recode(
     `codec` is bitpack, context, zstd, or auto: the smallest of them that decodes at least `min_decode_rate`
     samples a second on one core. Shards have `shard_samples` samples, by default about 32 MiB of them.
     The codes stay the same, and every shard is decoded from checked bytes. `jobs` pieces of shards are
-    encoded at a time, by default one a core; the bytes are the same for any number. `resume` goes on with
-    what an interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the
-    new store is whole beside the old one before they change places, and a call after a crash goes on by
-    itself. `storage_options` are those of both places, as far as they are remote. `on_progress` is called
+    encoded at a time, by default one a core, or an executor has them encoded, such as
+    `tokenstore.conversion.RayExecutor`; the bytes are the same for any. `resume` goes on with what an
+    interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the new
+    store is whole beside the old one before they change places, and a call after a crash goes on by itself.
+    `storage_options` are those of both places, as far as they are remote. `on_progress` is called
     with a step's name, the units of it that are done, and all its units.
 
-    Raises ArgumentError for `jobs` below 1; StoreError for an unknown codec, for a store that cannot be
-    recoded in its place, or if no codec is fast enough; DamageError for damaged codes; StoreExistsError if
-    something is at `out`; ConversionError if an unfinished store there is of other inputs; and the errors of
-    `tokenstore.open`.
+    Raises ArgumentError for `jobs` below 1 or beside an executor; StoreError for an unknown codec, for a
+    store that cannot be recoded in its place, or if no codec is fast enough; DamageError for damaged codes;
+    StoreExistsError if something is at `out`; ConversionError if an unfinished store there is of other
+    inputs; and the errors of `tokenstore.open`.
     """
     settings: dict[str, Any] = {
         "codec": codec,
         "min_decode_rate": min_decode_rate,
         "shard_samples": shard_samples,
-        "jobs": jobs,
+        "executor": block_executor(jobs, executor),
         "on_progress": on_progress,
     }
-    checked_jobs(jobs, 1)
     if out is None:
         place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
         check_codec(codec)
         before = StoreFiles(place.reopened()).nbytes if place.root is not None and place.exists() else None
-        decisions = {name: value for name, value in settings.items() if name not in ("jobs", "on_progress")}
+        decisions = {name: value for name, value in settings.items() if name not in _NO_DECISIONS}
         rewritten = replace_store(
             place, decisions, lambda old, target: _recode_to(old, target, resume=True, **settings)
         )
@@ -92,7 +97,7 @@ def _recode_to(
     codec: str,
     min_decode_rate: float,
     shard_samples: int | None,
-    jobs: int | None,
+    executor: BlockExecutor,
     resume: bool,
     on_progress: OnProgress | None,
 ) -> Rewritten:
@@ -111,6 +116,6 @@ def _recode_to(
             codec=codec,
             min_decode_rate=min_decode_rate,
             shard_samples=shard_samples,
-            jobs=jobs,
+            executor=executor,
             on_progress=on_progress,
         )

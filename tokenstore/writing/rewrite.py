@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -18,17 +18,19 @@ from tokenstore.format import (
     SKIPPED_SCHEMA,
     SKIPPED_TABLE,
     TOKENS,
+    ArrayLayout,
     Column,
     Manifest,
     Skip,
     read_table,
 )
-from tokenstore.machine import available_cores, in_order
-from tokenstore.reading import SplitReader, TokenStore
+from tokenstore.reading import SplitReader, StoreFiles, TokenStore
+from tokenstore.reading.array import Values
+from tokenstore.writing.blocks import Block, BlockExecutor, block_executor
 from tokenstore.writing.checks import check_codes
-from tokenstore.writing.choices import MIN_DECODE_RATE, checked_jobs, choices
+from tokenstore.writing.choices import MIN_DECODE_RATE, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
-from tokenstore.writing.encoded import Piece, assembled, encode_piece, pieces
+from tokenstore.writing.encoded import assembled, encode_piece, pieces
 from tokenstore.writing.joined import JoinedSplit
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import SplitWriter, StoreWriter
@@ -60,7 +62,12 @@ class Rewritten:
 
 def same_codes(store: TokenStore) -> RewritePlan:
     """Return the plan that changes nothing."""
-    return RewritePlan(spec_of(store), lambda codes: codes)
+    return RewritePlan(spec_of(store), unchanged)
+
+
+def unchanged(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return codes as they are."""
+    return codes
 
 
 def rewrite_into(
@@ -71,13 +78,14 @@ def rewrite_into(
     codec: str,
     min_decode_rate: float = MIN_DECODE_RATE,
     shard_samples: int | None = None,
-    jobs: int | None = None,
+    executor: BlockExecutor | None = None,
     on_progress: OnProgress | None = None,
 ) -> Rewritten:
     """Write `store` by a plan and with a codec, through a writer that has written no split yet, and commit.
 
     The choice of a codec is noted beside the shards: a resumed writer goes on with the same codec and model.
-    `jobs` threads encode, by default one a core; the bytes are the same for any number.
+    Pieces of shards are encoded by an executor, by default by one thread a core; the bytes are the same for
+    any.
 
     Raises StoreError for an unknown codec, or if none decodes at `min_decode_rate`; DamageError for damaged
     codes.
@@ -105,13 +113,14 @@ def rewrite_into(
             if array not in (TOKENS, LABELS)
         }
         part = writer.split(name, len(split), labels=LABELS in split.arrays, columns=columns)
-        threads = checked_jobs(jobs, available_cores())
 
         def report(done: int, total: int, step: str = f"{name}, rewriting") -> None:
             if on_progress is not None:
                 on_progress(step, done, total)
 
-        write_joined(JoinedSplit([store], name, threads), part, writer.spec, plan.renumber, report)
+        write_joined(
+            [store.files], part, writer.spec, plan.renumber, executor or block_executor(None, None), report
+        )
     return Rewritten(writer.commit(), choice)
 
 
@@ -143,46 +152,60 @@ def skips_of(split: SplitReader) -> list[Skip]:
     return [Skip(**row) for row in table.to_pylist()]
 
 
+@dataclass(frozen=True)
+class _Encoding:
+    """The task of encoding the pieces of a split's shards to the payloads of their chunks."""
+
+    stores: Sequence[StoreFiles]
+    spec: StoreSpec
+    layouts: Mapping[str, ArrayLayout]
+    shard_samples: int
+    renumber: Renumber
+
+    def __call__(self, block: Block, values: Values) -> list[bytes]:
+        shard, first = divmod(block.start, self.shard_samples)
+        if block.array == TOKENS:
+            values = self.renumber(values)
+            where = f"{block.split} shard {shard}"
+            check_codes(values, self.spec.codebook_sizes, self.spec.grid, where, first)
+            values = values.astype(self.layouts[TOKENS].dtype, copy=False)
+        where = f"{block.split}/{block.array} shard {shard}"
+        return encode_piece(self.layouts[block.array], values, where)
+
+
 def write_joined(
-    joined: JoinedSplit,
+    stores: Sequence[StoreFiles],
     part: SplitWriter,
     spec: StoreSpec,
     renumber: Renumber,
+    executor: BlockExecutor,
     report: Callable[[int, int], None],
 ) -> None:
-    """Write the shards of a split that are not written yet, cut anew; threads read and encode their pieces.
+    """Write the shards of a split that are not written yet, cut anew, of the samples of all stores in order.
 
-    `renumber` is a function from the stored codes (n, *grid) to those that are written. `report` is called
-    with the samples done and in all.
+    An executor reads and encodes their pieces. `renumber` is a function from the stored codes (n, *grid) to
+    those that are written. `report` is called with the samples done and in all.
     """
+    joined = JoinedSplit(stores, part.name, 1)
     name, samples = joined.name, len(joined)
     layouts = part.layouts(max(1, min(part.shard_samples, samples)))
-
-    def encoded(piece: Piece) -> list[bytes]:
-        values = joined.read_range(piece.array, piece.start, piece.stop)
-        shard, first = divmod(piece.start, part.shard_samples)
-        if piece.array == TOKENS:
-            values = renumber(values)
-            check_codes(values, spec.codebook_sizes, spec.grid, f"{name} shard {shard}", first)
-            values = values.astype(layouts[TOKENS].dtype, copy=False)
-        return encode_piece(layouts[piece.array], values, f"{name}/{piece.array} shard {shard}")
-
     begin = part.source_position
     starts = range(begin, samples, part.shard_samples)
-    of_shards = (pieces(layouts, start, min(start + part.shard_samples, samples)) for start in starts)
-    payloads = in_order(encoded, itertools.chain.from_iterable(of_shards), joined.threads)
+    of_shards = (pieces(name, layouts, start, min(start + part.shard_samples, samples)) for start in starts)
+    task = _Encoding(stores, spec, layouts, part.shard_samples, renumber)
+    payloads = executor.blocks(task, itertools.chain.from_iterable(of_shards))
     rows = _Rows(joined.batches(begin))
     with contextlib.closing(payloads):
         for start in starts:
             stop = min(start + part.shard_samples, samples)
             of_arrays: dict[str, list[bytes]] = {array: [] for array in layouts}
-            for piece in pieces(layouts, start, stop):
+            for piece in pieces(name, layouts, start, stop):
                 of_arrays[piece.array] += next(payloads)
             number = start // part.shard_samples
             shard = assembled(name, number, stop - start, layouts, of_arrays, rows.take(stop - start))
             part.write_encoded(shard, stop, [])
             report(stop, samples)
-    part.finish([skip for store in joined.stores for skip in skips_of(store[name])])
+    part.finish([skip for store in stores for skip in skips_of(SplitReader(store, name))])
 
 
 class _Rows:
