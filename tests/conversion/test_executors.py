@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenstore
+from tokenstore.conversion.codes import plan_codes
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
-from tokenstore.conversion.executors import DEADLY, MOST_DEATHS, LocalExecutor, encode_surely
+from tokenstore.conversion.executors import LocalExecutor, encode_surely
 from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer, plan_images
 from tokenstore.conversion.options import Progress
-from tokenstore.conversion.ranges import SampleRange, Segment
+from tokenstore.conversion.plans import RangePlan
+from tokenstore.conversion.ranges import DEADLY, MOST_DEATHS, SampleRange, Segment
 from tokenstore.errors import ArgumentError, TokenizerError, WorkerError
 from tokenstore.sources import open_source
 from tokenstore.sources.images import ImageOptions
@@ -152,10 +154,67 @@ def test_workers_beside_an_executor_which_has_its_own_are_refused(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_ready_codes_take_no_executor(tmp_path: Path) -> None:
-    np.save(tmp_path / "codes.npy", np.zeros((3, 2, 2), np.uint8))
-    with pytest.raises(ArgumentError, match="executor: expected images"):
-        tokenstore.convert(tmp_path / "codes.npy", tmp_path / "out", executor=LocalExecutor())
+class CodesInPieces(InPieces):
+    """The same for ready codes, read by what a recipe gives elsewhere."""
+
+    def segments(self, plan: RangePlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+        with pickle.loads(pickle.dumps(plan.recipe)).begin(0) as reader:
+            for number, samples in enumerate(plan.ranges(starts, self.cuts[0])):
+                segment = reader.encode(pickle.loads(pickle.dumps(plan.request(samples))))
+                for part in samples.halves() if len(samples) > 1 else (samples,):
+                    yield Segment.from_bytes(segment.between(part.start, part.stop).to_bytes())
+                assert number < 100
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("codes"), np.random.default_rng(0)
+    for name, samples in (("train", 61), ("val", 9)):
+        arrays = {"codes": rng.integers(0, 90, (samples, 2, 3)), "labels": np.arange(samples) % 4}
+        np.savez(folder / f"{name}.npz", **arrays, scores=rng.random((samples, 2), np.float32))
+    return folder
+
+
+SMALL: dict[str, Any] = {"chunk_samples": 4, "shard_samples": 8, "codebook_size": 90}
+
+
+@pytest.mark.parametrize("settings", [{}, {"prune_codebook": True}])
+def test_ready_codes_are_the_same_to_the_byte_by_every_executor_in_parts_and_resumed(
+    tmp_path: Path, codes: Path, settings: dict[str, Any]
+) -> None:
+    settings = {**SMALL, **settings}
+    tokenstore.convert(codes, tmp_path / "whole", **settings)
+    whole = contents(tmp_path / "whole")
+    tokenstore.convert(codes, tmp_path / "pieces", executor=CodesInPieces([5]), **settings)
+    assert contents(tmp_path / "pieces") == whole
+    parts = [tmp_path / f"part-{number}" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        tokenstore.convert(codes, part, part=(number, 3), executor=CodesInPieces([7]), **settings)
+    tokenstore.merge(tmp_path / "merged", parts)
+    assert contents(tmp_path / "merged") == whole
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 30:
+            raise StoppedError
+
+    for first, second in ((CodesInPieces([3]), None), (None, CodesInPieces([4]))):
+        out = tmp_path / f"resumed-{first is None}"
+        with pytest.raises(StoppedError):
+            tokenstore.convert(codes, out, executor=first, on_progress=stop, **settings)
+        resumed = tokenstore.convert(codes, out, executor=second, resume=True, **settings)
+        assert resumed.resumed_at["train"] >= 24
+        assert contents(out) == whole
+
+
+def test_ready_codes_that_kill_their_reader_end_the_conversion(codes: Path) -> None:
+    source = open_source(codes)
+    plan = plan_codes(source, ("train",), replace(OPTIONS, codebook_size=90), "", None)  # type: ignore[arg-type]
+
+    def attempt(samples: SampleRange) -> Segment:
+        raise WorkerError("it died")
+
+    with pytest.raises(WorkerError, match="train, samples 0 to 0: 3 processes that read it died"):
+        list(encode_surely(plan, SampleRange("train", 0, 8), attempt))
 
 
 def test_a_worker_with_other_weights_is_refused() -> None:

@@ -25,7 +25,7 @@ from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.conversion import Progress, RayExecutor, convert_source, work
-from tokenstore.conversion.executors import DEADLY, MOST_DEATHS
+from tokenstore.conversion.ranges import DEADLY, MOST_DEATHS
 from tokenstore.errors import ArgumentError, IncompleteStoreError, TokenizerError, WorkerError
 from tokenstore.sources import open_source
 

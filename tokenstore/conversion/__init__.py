@@ -1,10 +1,10 @@
 """Conversion: images and a tokenizer, or ready codes, in; a store out.
 
 `convert` opens the source, loads the tokenizer and writes the store; `options` holds what can be asked for,
-the progress and the result. `images` plans a conversion of images: the store's spec, and the ranges of the
-source. An executor (`executors`) has each range encoded to a segment (`ranges`, `encoding`), and `assembly`
-packs the segments, in order, into shards. `codes` stores ready codes. Whichever executor ran, and however
-often a conversion was killed and resumed, the bytes are the same.
+the progress and the result. `images` plans a conversion of images, `codes` one of ready codes: the store's
+spec, and the ranges of the source (`plans`). An executor (`executors`) has each range encoded, or read, to a
+segment (`ranges`, `encoding`), and `assembly` packs the segments, in order, into shards. Whichever executor
+ran, and however often a conversion was killed and resumed, the bytes are the same.
 
 The entry point is `tokenstore.convert`. This wing may import every other wing of tokenstore.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenstore.conversion.executors import Executor, LocalExecutor, encode_surely
     from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer
     from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
+    from tokenstore.conversion.plans import RangePlan, RangeWorker
     from tokenstore.conversion.ranges import BadSample, RangeRequest, SampleRange, Segment
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "LocalExecutor",
     "Progress",
     "RangeEncoder",
+    "RangePlan",
     "RangeRequest",
+    "RangeWorker",
     "RayExecutor",
     "SampleRange",
     "Segment",
@@ -55,7 +58,9 @@ _HOMES = {
     "LocalExecutor": "executors",
     "Progress": "options",
     "RangeEncoder": "encoding",
+    "RangePlan": "plans",
     "RangeRequest": "ranges",
+    "RangeWorker": "plans",
     "RayExecutor": "cluster",
     "SampleRange": "ranges",
     "Segment": "ranges",

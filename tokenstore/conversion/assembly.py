@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.conversion.executors import Executor
-from tokenstore.conversion.images import ConversionPlan
+from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import BadSample, SampleRange, Segment
 from tokenstore.errors import ConversionError, Parameter
 from tokenstore.format import LABELS, Skip, samples_table
-from tokenstore.sources.base import ImageSplit, Labels
+from tokenstore.sources.base import Labels, Split
 from tokenstore.writing.split import SplitWriter
 from tokenstore.writing.writer import StoreWriter
 
@@ -31,7 +31,7 @@ SAVE_SECONDS = 30.0
 
 
 def write_splits(
-    plan: ConversionPlan,
+    plan: RangePlan,
     executor: Executor,
     writer: StoreWriter,
     on_progress: Callable[[str, int, int], None],
@@ -43,9 +43,9 @@ def write_splits(
     """
     assemblers: dict[str, ShardAssembler] = {}
     for name in plan.names:
-        split, here = plan.source.splits[name], plan.positions(name)
+        split, here = plan.split(name), plan.positions(name)
         has_labels = split.labels(0, 0) is not None
-        columns = plan.encoder.columns
+        columns = plan.columns(name)
         part = writer.split(name, len(here), first=here.start, labels=has_labels, columns=columns)
         allowed = plan.options.allowed_bad(plan.listed(name))  # in all parts together
         assemblers[name] = ShardAssembler(split, part, here.stop, plan.source.class_names, allowed)
@@ -82,7 +82,7 @@ class ShardAssembler:
 
     def __init__(
         self,
-        split: ImageSplit,
+        split: Split,
         part: SplitWriter,
         stop: int,
         class_names: tuple[str, ...] | None,
@@ -185,15 +185,11 @@ class ShardAssembler:
         count = min(self._count, self.part.shard_samples)
         shard, rest = _cut(_joined(self._segments), count)
         labels = self._labels(shard.positions)
-        table = samples_table(
-            shard.positions,
-            self._names(shard.positions),
-            labels,
-            self._class_names,
-            width=shard.facts[:, 0],
-            height=shard.facts[:, 1],
-            source_bytes=shard.facts[:, 2],
-        )
+        facts: dict[str, Any] = {}
+        if shard.facts is not None:
+            facts = dict(zip(("width", "height", "source_bytes"), shard.facts.T, strict=True))
+        names = self._names(shard.positions)
+        table = samples_table(shard.positions, names, labels, self._class_names, **facts)
         columns = dict(shard.columns)
         if labels is not None:
             columns[LABELS] = labels
@@ -233,9 +229,14 @@ def _joined(segments: list[Segment]) -> Segment:
             for name in segments[0].columns
         },
         np.concatenate([segment.positions for segment in segments]),
-        np.concatenate([segment.facts for segment in segments]),
+        _joined_facts(segments),
         tuple(bad for segment in segments for bad in segment.bad),
     )
+
+
+def _joined_facts(segments: list[Segment]) -> npt.NDArray[np.int64] | None:
+    facts = [segment.facts for segment in segments if segment.facts is not None]
+    return np.concatenate(facts) if facts else None
 
 
 def _cut(segment: Segment, count: int) -> tuple[Segment, Segment]:

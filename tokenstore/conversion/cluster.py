@@ -11,16 +11,15 @@ import contextlib
 import logging
 import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from typing_extensions import override
 
 from tokenstore.conversion.crew import ActorJob, ActorRecipe, Engine, RayNodes, Team, results
-from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
-from tokenstore.conversion.executors import MOST_DEATHS, Executor, all_bad
-from tokenstore.conversion.images import ConversionPlan
-from tokenstore.conversion.ranges import RangeRequest, SampleRange, Segment
+from tokenstore.conversion.executors import Executor
+from tokenstore.conversion.plans import RangePlan, WorkerRecipe
+from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
 from tokenstore.conversion.work import Work
 from tokenstore.errors import ArgumentError, DependencyError, Parameter, WorkerError
 from tokenstore.reading.array import Values
@@ -74,7 +73,7 @@ class RayExecutor(Executor, BlockExecutor):
             )
 
     @override
-    def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+    def segments(self, plan: RangePlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
         ray = _imported()
         recipe, gpus = self._on_actors(plan.recipe)
         batches = max(1, self.range_samples // plan.batch_size)
@@ -104,7 +103,7 @@ class RayExecutor(Executor, BlockExecutor):
         with _connected(ray, self.address):
             yield from results(ray, _BlockRecipe(task), job, work, team)
 
-    def _on_actors(self, recipe: EncoderRecipe) -> tuple[EncoderRecipe, float]:
+    def _on_actors(self, recipe: WorkerRecipe) -> tuple[WorkerRecipe, float]:
         """Return the recipe for actors, and the GPUs of each."""
         kind = recipe.device.partition(":")[0]
         if self.gpus_per_actor and kind == "cpu":
@@ -116,26 +115,26 @@ class RayExecutor(Executor, BlockExecutor):
             )
         gpus = (kind != "cpu") if self.gpus_per_actor is None else self.gpus_per_actor
         # subtle: Ray shows each actor its own GPUs alone, counted from 0
-        return replace(recipe, device=kind), float(gpus)
+        return recipe.on(kind), float(gpus)
 
 
 @dataclass(frozen=True)
 class _RangeRecipe(ActorRecipe):
     """The recipe of an actor that encodes ranges."""
 
-    recipe: EncoderRecipe
+    recipe: WorkerRecipe
 
     @override
     def begin(self, workers: int) -> Engine:
-        encoder = RangeEncoder(self.recipe.load(), self.recipe.batch_size, workers)
+        encoder = self.recipe.begin(workers)
         return Engine(encoder.task_samples, encoder.encode, lambda: encoder.close(at_once=True))
 
 
 @dataclass(frozen=True)
 class _RangeJob(ActorJob[SampleRange, Segment]):
-    """The job of encoding the ranges of a plan; a sample that workers die of counts as bad."""
+    """The job of encoding the ranges of a plan."""
 
-    plan: ConversionPlan
+    plan: RangePlan
 
     @override
     def request(self, item: SampleRange, facts: int) -> RangeRequest:
@@ -147,7 +146,7 @@ class _RangeJob(ActorJob[SampleRange, Segment]):
 
     @override
     def lost(self, item: SampleRange, error: Exception) -> Segment:
-        return all_bad(self.plan, item)
+        return self.plan.lost(item, error)
 
 
 @dataclass(frozen=True)

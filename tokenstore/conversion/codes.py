@@ -3,69 +3,108 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.format import LABELS, Column, TokenizerIdentity, codebook_sizes, samples_table
+from tokenstore.conversion.plans import RangePlan, RangeWorker
+from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
+from tokenstore.errors import WorkerError
+from tokenstore.format import Column, TokenizerIdentity, codebook_sizes
 from tokenstore.sources.base import CodeSource, CodeSplit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
-from tokenstore.writing.split import SplitWriter
-from tokenstore.writing.writer import StoreWriter
 
 _SCAN_CODES = 2**22
 """The codes that are read at a time in search of the largest."""
 
 
 @dataclass(frozen=True)
-class CodePlan:
-    """The plan of a conversion of ready codes."""
+class CodeRecipe:
+    """The recipe of a reader of ready codes, which has the listed splits."""
+
+    splits: Mapping[str, CodeSplit]
+    device: str = "cpu"
+
+    def on(self, device: str) -> CodeRecipe:
+        """Return the recipe, which needs no device."""
+        return self
+
+    def begin(self, workers: int) -> CodeReader:
+        """Return a reader, which needs no process."""
+        return CodeReader(self.splits)
+
+
+class CodeReader(RangeWorker):
+    """A reader of ranges of ready codes; raises what the source raises."""
+
+    def __init__(self, splits: Mapping[str, CodeSplit]) -> None:
+        self._splits = splits
+        self.task_samples = 1
+
+    @override
+    def __enter__(self) -> Self:
+        return self
+
+    @override
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()
+
+    @override
+    def close(self, *, at_once: bool = False) -> None:
+        """Do nothing: a reader has no processes."""
+
+    @override
+    def segments(self, requests: Iterable[RangeRequest]) -> Iterator[Segment]:
+        return map(self.encode, requests)
+
+    @override
+    def encode(self, request: RangeRequest) -> Segment:
+        samples = request.samples
+        split, start, stop = self._splits[samples.split], samples.start, samples.stop
+        columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
+        return Segment(samples, np.asarray(split.codes(start, stop)), columns, np.arange(start, stop), None)
+
+
+@dataclass(frozen=True)
+class CodePlan(RangePlan):
+    """The plan of a conversion of ready codes; ranges may be cut at any sample."""
 
     source: CodeSource
     names: tuple[str, ...]
-    """The splits that are converted, in order."""
     spec: StoreSpec
+    recipe: CodeRecipe
     options: ConvertOptions
 
-    def columns(self, name: str) -> Mapping[str, Column]:
-        """Return the aligned arrays that a split has besides the tokens and the labels."""
-        columns = self.source.splits[name].columns
+    @property
+    @override
+    def batch_size(self) -> int:
+        return 1
+
+    @override
+    def begin(self, workers: int) -> CodeReader:
+        return self.recipe.begin(workers)
+
+    @override
+    def columns(self, split: str) -> Mapping[str, Column]:
+        columns = self.source.splits[split].columns
         return {column: Column(np.dtype(kind), shape) for column, (kind, shape) in columns.items()}
 
-    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]:
-        """Write all splits, and return the number of samples of each that were in shards before.
+    @override
+    def request(self, samples: SampleRange, task_samples: int | None = None) -> RangeRequest:
+        return RangeRequest(samples, ())
 
-        `on_progress` is called with a split, the end of its samples done and the number of bad ones.
-        Raises CodecError for codes outside their codebook.
-        """
-        resumed_at = {}
-        for name in self.names:
-            split = self.source.splits[name]
-            here = self.options.positions(len(split))
-            has_labels = split.labels(0, 0) is not None
-            part = writer.split(
-                name, len(here), first=here.start, labels=has_labels, columns=self.columns(name)
-            )
-            resumed_at[name] = part.source_position - here.start
-            while (start := part.source_position) < here.stop:
-                on_progress(name, start, 0)
-                self._write_shard(split, part, start, min(start + part.shard_samples, here.stop))
-            on_progress(name, here.stop, 0)
-        return resumed_at
-
-    def _write_shard(self, split: CodeSplit, part: SplitWriter, start: int, stop: int) -> None:
-        labels = split.labels(start, stop)
-        columns = {name: np.asarray(split.column(name, start, stop)) for name in split.columns}
-        if labels is not None:
-            columns[LABELS] = labels
-        names = split.names(start, stop)
-        rows = samples_table(np.arange(start, stop), names, labels, self.source.class_names)
-        part.write_shard(split.codes(start, stop), columns, rows, stop, [])
+    @override
+    def lost(self, sample: SampleRange, error: Exception) -> Segment:
+        raise WorkerError(
+            f"{sample}: {MOST_DEATHS} processes that read it died; the last: {error}"
+        ) from error
 
 
 def plan_codes(
@@ -97,7 +136,8 @@ def plan_codes(
         codebook=vectors,
         synonyms=source.synonyms,
     )
-    return CodePlan(source, names, spec, options)
+    recipe = CodeRecipe({name: source.splits[name] for name in names})
+    return CodePlan(source, names, spec, recipe, options)
 
 
 def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.conversion.arguments import (
@@ -26,8 +26,9 @@ from tokenstore.conversion.arguments import (
 from tokenstore.conversion.assembly import write_splits
 from tokenstore.conversion.completed import refuse_other_conversion
 from tokenstore.conversion.executors import Executor, LocalExecutor
-from tokenstore.conversion.images import ConversionPlan, LoadedTokenizer
+from tokenstore.conversion.images import LoadedTokenizer
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
+from tokenstore.conversion.plans import RangePlan
 from tokenstore.errors import ArgumentError, ConversionError, SourceError
 from tokenstore.format import ROOT
 from tokenstore.reading import StoreFiles, TokenStore
@@ -35,7 +36,7 @@ from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
 from tokenstore.sources.base import CodeSource, ImageSource, Source
 from tokenstore.sources.listings import SavedListings
-from tokenstore.storage import STAGING, Storage, public_url
+from tokenstore.storage import STAGING, Storage
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.blocks import BlockExecutor
 from tokenstore.writing.prune import codes_in_use
@@ -72,10 +73,10 @@ def convert(
     vectors from the file `codebook`. `options` are the fields of `tokenstore.conversion.ConvertOptions`, such
     as `codec="context"`, `image_size=256` or `on_error="skip"`, and those of
     `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if `source` is a path. An interrupted
-    conversion leaves a store that `resume=True` goes on with. `executor` is what decodes and encodes images,
-    by default this process and decode processes; it has `workers` of its own, and the store's bytes are the
-    same for each. `on_source` is
-    called with the listed source before the tokenizer is loaded, `on_progress` with a Progress.
+    conversion leaves a store that `resume=True` goes on with. `executor` is what encodes images or reads
+    codes, by default this process and decode processes; it has `workers` of its own, and the store's bytes
+    are the same for each. `on_source` is called with the listed source before the tokenizer is loaded,
+    `on_progress` with a Progress.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
@@ -145,57 +146,24 @@ def convert_source(
 ) -> Conversion:
     """Convert an open source by a loaded tokenizer; `convert` opens and loads both.
 
-    Images need a `tokenizer`, and are encoded by an `executor`. Codes are stored as they are, with the
-    vectors in the file `codebook` or those of the source. Raises like `convert`.
+    Images need a `tokenizer`. Codes are stored as they are, with the vectors in the file `codebook` or those
+    of the source. An `executor` encodes the images or reads the codes. Raises like `convert`.
     """
     options = options or ConvertOptions()
     place = as_storage(target)
     names = chosen_splits(source, options.splits)
-    planned = plan_of(source, names, options, tokenizer, codebook)
-    plan: _Plan
-    if isinstance(planned, ConversionPlan):
-        plan, size_note = _ImageRun(planned, executor or LocalExecutor()), planned.size_note
-    else:
-        if executor is not None:
-            raise ArgumentError(
-                f"executor: expected images to encode, found the codes of {public_url(source.location)}"
-            )
-        plan, size_note = planned, None
+    plan = plan_of(source, names, options, tokenizer, codebook)
     second = executor if isinstance(executor, BlockExecutor) else None
-    job = _Job(source, names, options, plan, resume, on_progress, second)
+    job = _Job(source, names, options, plan, resume, on_progress, executor or LocalExecutor(), second)
     if resume and finish_commit(place):
-        refuse_other_conversion(TokenStore(StoreFiles(place.reopened())), planned, job.spec_of_part())
+        refuse_other_conversion(TokenStore(StoreFiles(place.reopened())), plan, job.spec_of_part())
         return _already_complete(place)
     conversion = job.write_and_rewrite(place) if options.rewrites else job.write(place)
-    conversion = replace(conversion, size_note=size_note)
+    conversion = replace(conversion, size_note=plan.size_note)
     unlabelled = [name for name in names if source.splits[name].labels(0, 0) is None]
     if unlabelled and source.unused_labels:
         return replace(conversion, unlabelled=tuple(unlabelled), unused_labels=source.unused_labels)
     return conversion
-
-
-class _Plan(Protocol):
-    """The part of a conversion that depends on the kind of source: its spec, and how splits are written."""
-
-    @property
-    def spec(self) -> StoreSpec: ...
-
-    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]: ...
-
-
-@dataclass(frozen=True)
-class _ImageRun:
-    """A plan of images and what executes it."""
-
-    plan: ConversionPlan
-    executor: Executor
-
-    @property
-    def spec(self) -> StoreSpec:
-        return self.plan.spec
-
-    def write(self, writer: StoreWriter, on_progress: Callable[[str, int, int], None]) -> dict[str, int]:
-        return write_splits(self.plan, self.executor, writer, on_progress)
 
 
 @dataclass(frozen=True)
@@ -206,17 +174,18 @@ class _Job:
     names: tuple[str, ...]
     """The splits that are converted."""
     options: ConvertOptions
-    plan: _Plan
+    plan: RangePlan
     resume: bool
     on_progress: OnProgress | None
-    executor: BlockExecutor | None
+    executor: Executor
+    second: BlockExecutor | None
     """The executor of the second pass, if it is not this process."""
 
     def write(self, target: Storage, spec: StoreSpec | None = None) -> Conversion:
         """Write all splits, and commit."""
         spec = self.spec_of_part(spec)
         with StoreWriter(target, spec, resume=self.resume, inputs=self._inputs(spec)) as writer:
-            resumed_at = self.plan.write(writer, self._report)
+            resumed_at = write_splits(self.plan, self.executor, writer, self._report)
             skipped = {part.name: part.skipped for part in writer.splits}
             if spec.part is None and not any(part.samples for part in writer.splits):
                 raise ConversionError(
@@ -241,11 +210,11 @@ class _Job:
             rewritten = rewrite_into(
                 writer,
                 complete,
-                codes_in_use(complete, self.executor) if options.prune_codebook else same_codes(complete),
+                codes_in_use(complete, self.second) if options.prune_codebook else same_codes(complete),
                 codec=options.codec,
                 min_decode_rate=options.min_decode_rate,
                 shard_samples=options.shard_samples,
-                executor=self.executor,
+                executor=self.second,
                 on_progress=self._report_step,
             )
         nbytes = StoreFiles(target.reopened()).nbytes

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.conversion.plans import RangeWorker
 from tokenstore.conversion.ranges import BadSample, RangeRequest, Segment
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources.decoding import DecodedBatch, DecodePool, DecodeTask, ImageFacts
@@ -42,6 +43,14 @@ class EncoderRecipe:
     masks: MaskDecoder | None
     batch_size: int
 
+    def on(self, device: str) -> EncoderRecipe:
+        """Return the recipe of an encoder on another device."""
+        return replace(self, device=device)
+
+    def begin(self, workers: int) -> RangeEncoder:
+        """Return an encoder of ranges; raises TokenizerError as `load` does."""
+        return RangeEncoder(self.load(), self.batch_size, workers)
+
     def load(self) -> Encoder:
         """Return the encoder; raise TokenizerError if the tokenizer here is another one."""
         tokenizer = self.tokenizer
@@ -57,7 +66,7 @@ class EncoderRecipe:
         return Encoder(loaded, self.images, self.masks)
 
 
-class RangeEncoder:
+class RangeEncoder(RangeWorker):
     """An encoder with decode processes of its own, used as a context manager.
 
     Several threads may encode at a time: while one's batch is with the tokenizer, another's is decoded.

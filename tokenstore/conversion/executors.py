@@ -11,21 +11,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Protocol, Self
 
-import numpy as np
 from typing_extensions import override
 
-from tokenstore.conversion.encoding import RangeEncoder
-from tokenstore.conversion.images import ConversionPlan
-from tokenstore.conversion.ranges import BadSample, RangeRequest, SampleRange, Segment
+from tokenstore.conversion.plans import RangePlan, RangeWorker
+from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
 from tokenstore.errors import WorkerError
 from tokenstore.sources import decoding
 
-__all__ = ["DEADLY", "MOST_DEATHS", "Executor", "LocalExecutor", "all_bad", "encode_surely"]
-
-MOST_DEATHS = 3
-"""The workers that may die of a range before it is cut in two, and of a sample before it counts as bad."""
-DEADLY = f"the process that read it died, {MOST_DEATHS} times"
-"""The reason of a sample that counts as bad since workers die of it."""
+__all__ = ["Executor", "LocalExecutor", "encode_surely"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +26,12 @@ _log = logging.getLogger(__name__)
 class Executor(Protocol):
     """A way to run the ranges of a conversion: on this machine, or on many."""
 
-    def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+    def segments(self, plan: RangePlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
         """Encode the samples of each split in `starts` from there on, and yield their segments in order.
 
         The order is that of `starts`, and within a split that of its samples. Segments begin at the multiple
         of the plan's batch size at or before a start, and follow each other without a gap, cut anywhere at
-        such multiples (`ConversionPlan.ranges`). An executor may encode a range again after a failure, and
+        such multiples (`RangePlan.ranges`). An executor may encode a range again after a failure, and
         has a bounded number of segments that were not taken yet. It ends its work when it is closed.
 
         Raises what ends the conversion, which can be resumed, by another executor too.
@@ -55,7 +48,7 @@ class LocalExecutor(Executor):
         self.workers = workers
 
     @override
-    def segments(self, plan: ConversionPlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
+    def segments(self, plan: RangePlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
         workers = plan.options.workers if self.workers is None else self.workers
         batches = max(1, decoding.TASK_SAMPLES // plan.batch_size)
         ranges = plan.ranges(starts, batches)
@@ -73,10 +66,10 @@ class LocalExecutor(Executor):
 
 
 def _stream(
-    plan: ConversionPlan, ranges: Iterator[SampleRange], ahead: deque[SampleRange], workers: int
+    plan: RangePlan, ranges: Iterator[SampleRange], ahead: deque[SampleRange], workers: int
 ) -> Iterator[Segment]:
     """Yield the segments of ranges; `ahead` are those that were begun and not yielded."""
-    with RangeEncoder(plan.encoder, plan.batch_size, workers) as encoder:
+    with plan.begin(workers) as encoder:
 
         def requests() -> Iterator[RangeRequest]:
             for samples in ranges:
@@ -91,9 +84,9 @@ def _stream(
 class _AloneEncoder:
     """An encoder of one decode process, which has nothing else to do; a new one after each death."""
 
-    def __init__(self, plan: ConversionPlan) -> None:
+    def __init__(self, plan: RangePlan) -> None:
         self._plan = plan
-        self._encoder: RangeEncoder | None = None
+        self._encoder: RangeWorker | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +99,7 @@ class _AloneEncoder:
     def encode(self, samples: SampleRange) -> Segment:
         """Encode a range; raise WorkerError if the process dies."""
         if self._encoder is None:
-            self._encoder = RangeEncoder(self._plan.encoder, self._plan.batch_size, 1)
+            self._encoder = self._plan.begin(1)
         try:
             return self._encoder.encode(self._plan.request(samples, self._encoder.task_samples))
         except WorkerError:
@@ -115,43 +108,33 @@ class _AloneEncoder:
 
 
 def encode_surely(
-    plan: ConversionPlan, samples: SampleRange, attempt: Callable[[SampleRange], Segment]
+    plan: RangePlan, samples: SampleRange, attempt: Callable[[SampleRange], Segment]
 ) -> Iterator[Segment]:
     """Encode a range that a worker died of, and yield its segments in order.
 
     `attempt` encodes a range, and raises WorkerError if its worker dies. A range whose workers die
     `MOST_DEATHS` times is cut in two, and its parts again, at the first death, down to the sample, which
-    counts as bad when `MOST_DEATHS` workers have died of it.
+    counts as bad when `MOST_DEATHS` workers have died of it. Raises WorkerError where the plan does not count
+    any sample as bad.
     """
     yield from _bisected(plan, samples, attempt, MOST_DEATHS)
 
 
 def _bisected(
-    plan: ConversionPlan, samples: SampleRange, attempt: Callable[[SampleRange], Segment], deaths: int
+    plan: RangePlan, samples: SampleRange, attempt: Callable[[SampleRange], Segment], deaths: int
 ) -> Iterator[Segment]:
+    last = WorkerError(f"{samples}: not tried")
     for _ in range(deaths):
         try:
             segment = attempt(samples)
         except WorkerError as error:
             _log.warning("%s: %s", samples, error)
+            last = error
         else:
             yield segment
             return
     if len(samples) == 1:
-        yield all_bad(plan, samples)
+        yield plan.lost(samples, last)
         return
     for half in samples.halves():
         yield from _bisected(plan, half, attempt, MOST_DEATHS if len(half) == 1 else 1)
-
-
-def all_bad(plan: ConversionPlan, samples: SampleRange) -> Segment:
-    """Return the segment of samples that count as bad, since workers die of them."""
-    encoder = plan.encoder
-    return Segment(
-        samples,
-        np.empty((0, *encoder.grid), encoder.dtype),
-        {name: np.empty((0, *column.shape), column.dtype) for name, column in encoder.columns.items()},
-        np.empty(0, np.int64),
-        np.empty((0, 3), np.int64),
-        tuple(BadSample(position, DEADLY) for position in range(samples.start, samples.stop)),
-    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tokenstore.conversion.encoding import EncoderRecipe
+import numpy as np
+from typing_extensions import override
+
+from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
 from tokenstore.conversion.image_size import ChosenSize, choose_size
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.conversion.ranges import RangeRequest, SampleRange
+from tokenstore.conversion.plans import RangePlan
+from tokenstore.conversion.ranges import DEADLY, BadSample, RangeRequest, SampleRange, Segment
 from tokenstore.format import Column, Preprocessing
 from tokenstore.sources.base import ImageSource, MaskedSplit
 from tokenstore.sources.decoding import decode_tasks
@@ -30,57 +34,34 @@ class LoadedTokenizer:
 
 
 @dataclass(frozen=True)
-class ConversionPlan:
-    """The plan of a conversion of images; an `Executor` runs it.
-
-    A plan has no object for each sample or range: `ranges` yields them one by one.
-    """
+class ConversionPlan(RangePlan):
+    """The plan of a conversion of images."""
 
     source: ImageSource
     names: tuple[str, ...]
-    """The splits that are converted, in order."""
     spec: StoreSpec
     recipe: EncoderRecipe
-    """The recipe by which a worker elsewhere makes its encoder."""
     encoder: Encoder
     """The encoder of this process."""
     options: ConvertOptions
     size_note: str | None = None
-    """A remark on the size of the images, where the user has not chosen it."""
 
     @property
+    @override
     def batch_size(self) -> int:
         """The number of samples of which a tokenizer's batch is the good ones."""
         return self.options.batch_size
 
-    def listed(self, split: str) -> int:
-        """Return how many samples of a split are converted, in all parts of the conversion together."""
-        return self.options.listed(len(self.source.splits[split]))
+    @override
+    def begin(self, workers: int) -> RangeEncoder:
+        return RangeEncoder(self.encoder, self.batch_size, workers)
 
-    def positions(self, split: str) -> range:
-        """Return the positions of those of a split's samples that are converted here."""
-        return self.options.positions(len(self.source.splits[split]))
-
-    def columns(self, _: str) -> Mapping[str, Column]:
-        """Return the aligned arrays that a split has besides the tokens and the labels."""
+    @override
+    def columns(self, split: str) -> Mapping[str, Column]:
         return self.encoder.columns
 
-    def ranges(self, starts: Mapping[str, int], batches: int = 1) -> Iterator[SampleRange]:
-        """Yield the ranges of each split from a start on, of so many of the tokenizer's batches each.
-
-        Ranges begin and end at multiples of the batch size, or at the end of a split. So no batch depends on
-        where a conversion was interrupted, or on its cut into parts; samples outside of these are encoded
-        and left out.
-        """
-        for split, start in starts.items():
-            stop, size = self.positions(split).stop, self.batch_size
-            if start < stop:
-                stop = min(stop + -stop % size, self.listed(split))
-                for first in range(start - start % size, stop, batches * size):
-                    yield SampleRange(split, first, min(first + batches * size, stop))
-
+    @override
     def request(self, samples: SampleRange, task_samples: int | None = None) -> RangeRequest:
-        """Return the request by which a worker encodes a range, in tasks of at most so many samples."""
         tasks = decode_tasks(
             self.source.splits[samples.split],
             samples.start,
@@ -89,6 +70,19 @@ class ConversionPlan:
             samples=task_samples,
         )
         return RangeRequest(samples, tuple(tasks))
+
+    @override
+    def lost(self, sample: SampleRange, error: Exception) -> Segment:
+        """Return the segment of a sample that counts as bad, since workers die of it."""
+        encoder = self.encoder
+        return Segment(
+            sample,
+            np.empty((0, *encoder.grid), encoder.dtype),
+            {name: np.empty((0, *column.shape), column.dtype) for name, column in encoder.columns.items()},
+            np.empty(0, np.int64),
+            np.empty((0, 3), np.int64),
+            tuple(BadSample(position, DEADLY) for position in range(sample.start, sample.stop)),
+        )
 
 
 def plan_images(

@@ -18,7 +18,12 @@ import numpy.typing as npt
 from tokenstore.errors import Parameter
 from tokenstore.sources.decode_task import DecodeTask
 
-__all__ = ["BadSample", "RangeRequest", "SampleRange", "Segment"]
+__all__ = ["DEADLY", "MOST_DEATHS", "BadSample", "RangeRequest", "SampleRange", "Segment"]
+
+MOST_DEATHS = 3
+"""The workers that may die of a range before it is cut in two, and of a sample before it counts as bad."""
+DEADLY = f"the process that read it died, {MOST_DEATHS} times"
+"""The reason of a sample that counts as bad since workers die of it."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Segment:
     """The aligned arrays (n, ...) besides the labels, by name."""
     positions: npt.NDArray[np.int64]
     """The positions (n,) of the good samples in the split."""
-    facts: npt.NDArray[np.int64]
-    """The width and height of each good image in pixels, and the bytes of its file (n, 3)."""
+    facts: npt.NDArray[np.int64] | None
+    """The width and height of each good image in pixels, and the bytes of its file (n, 3); None for codes."""
     bad: tuple[BadSample, ...] = ()
 
     def between(self, start: int, stop: int) -> Segment:
@@ -84,7 +89,7 @@ class Segment:
             self.codes[rows],
             {name: values[rows] for name, values in self.columns.items()},
             self.positions[rows],
-            self.facts[rows],
+            None if self.facts is None else self.facts[rows],
             tuple(bad for bad in self.bad if start <= bad.position < stop),
         )
 
@@ -101,7 +106,7 @@ class Segment:
             about=np.frombuffer(json.dumps(facts).encode(), np.uint8),
             codes=self.codes,
             positions=self.positions,
-            facts=self.facts,
+            **({} if self.facts is None else {"facts": self.facts}),
             **{f"column_{name}": values for name, values in self.columns.items()},
         )
         return file.getvalue()
@@ -119,6 +124,6 @@ class Segment:
                 arrays["codes"],
                 columns,
                 arrays["positions"],
-                arrays["facts"],
+                arrays.get("facts"),
                 tuple(BadSample(*bad) for bad in about["bad"]),
             )

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from tokenstore.conversion.executors import MOST_DEATHS
+from tokenstore.conversion.ranges import MOST_DEATHS
 
 __all__ = ["MOST_ENDS", "NODE_SECONDS", "Clock", "Job", "Nodes", "Piece", "Work"]
 
