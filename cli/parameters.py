@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ class ExistingPlace(click.ParamType):  # type: ignore[type-arg]
     ) -> list[CompletionItem]:
         """Let the shell complete the names of files and folders."""
         return [CompletionItem(incomplete, type="file")]
+
+
+class NumberOrName(click.ParamType):  # type: ignore[type-arg]
+    """A number of some type, or one of a few names; the value is either."""
+
+    name = "text"
+
+    def __init__(self, number: click.ParamType[Any], names: Sequence[str]) -> None:
+        self._number, self._names = number, tuple(names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number or the name; raise click.BadParameter for other text."""
+        if value in self._names:
+            return value
+        try:
+            return self._number.convert(value, param, ctx)
+        except click.BadParameter as error:
+            names = " or ".join(self._names)
+            near = did_you_mean(value, self._names)
+            raise click.BadParameter(f"{error.message.rstrip('.')}, or {names}{near}", ctx, param) from None
 
 
 class PartOf(click.ParamType):  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ import click
 
 from . import options
 from .options import Decorator, option
-from .parameters import Choice
+from .parameters import Choice, NumberOrName
 
 
 def training_options(
@@ -166,7 +166,8 @@ def noise() -> Decorator[Any]:
     """Return --noise, the strength of Emb-Noise."""
     return click.option(
         "--noise",
-        metavar="STRENGTH",
-        type=click.FloatRange(0),
-        help="Strength of Emb-Noise; 1.0 is published. [default: the standard deviation of the vectors]",
+        metavar="STRENGTH|published",
+        type=NumberOrName(click.FloatRange(0), ("published",)),
+        help="Strength of Emb-Noise. published: 1.0, for the vectors of the published tokenizer. [default: "
+        "the standard deviation of the numbers of the codebook's vectors]",
     )

@@ -108,9 +108,9 @@ def _corruptions() -> list[str]:
 def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> None:
     r"""Measure the network in MODEL on a token store, or a classifier on images.
 
-    A classifier gives top-1 and top-5; a segmenter, on a store with masks, mean IoU and the IoU of each
-    class; a masked-token model its loss. Images are made tokens first, by the tokenizer of MODEL's training
-    data, at the size and by the resize of that data.
+    A classifier gives top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
+    IoU and the IoU of each class; a masked-token model its loss. Images are made tokens first, by the
+    tokenizer of MODEL's training data, at the size and by the resize of that data.
 
     \b
     Examples:

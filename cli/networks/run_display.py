@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..console import echo
+from ..main import spoken
 from ..training import RunDisplay
 
 
@@ -32,8 +33,8 @@ def _print_plan(plan: Any) -> None:
         f"{plan.parameters / 1e6:.1f} M parameters, {plan.samples:,} samples, {plan.steps:,} steps of "
         f"{plan.batch_size} on {plan.processes} x {plan.device}, {plan.precision}"
     )
-    if plan.evaluate_split is None:
-        echo("note: nothing is evaluated, since the store has no other split to evaluate on")
+    for note in plan.notes:
+        echo(f"note: {spoken(note)}")
     if plan.reference is not None:
         echo(f"{plan.reference[0]}: {plan.reference[1]:.4f} nats")
 

@@ -66,8 +66,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a network on a token store, or a classifier on images, and return its figures.
 
-    A classifier has top-1 and top-5; a segmenter, on a store with masks, mean IoU and the IoU of each class;
-    a masked-token model its loss. Images become tokens first.
+    A classifier has top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
+    IoU and the IoU of each class; a masked-token model its loss. Images become tokens first.
 
         evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from seitpp_models.evaluation.class_names import ClassMap
 from seitpp_models.evaluation.predictions import PredictionLog
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
 from seitpp_models.networks.segmentation import segmentation_loss
-from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.shape import NetworkShape, taking_any_grid
 from tokenstore.augment import CenterCrop
 from tokenstore.loading import TokenLoader
 from tokenstore.randomness import derived_seed
@@ -68,7 +68,7 @@ class _Mean(Metric):
 
 
 class ClassifierFigures:
-    """The loss, top-1 and top-5 of logits, gathered batch by batch."""
+    """The loss, top-1 and, of more than five classes, top-5 of logits, gathered batch by batch."""
 
     def __init__(self, classes: ClassMap | None = None, log: PredictionLog | None = None) -> None:
         """Begin without a batch; `classes` maps labels to the network's classes, by default to themselves.
@@ -90,9 +90,10 @@ class ClassifierFigures:
             labels = self._classes.labels.to(labels.device)[labels]
             logits = logits.masked_fill(~self._classes.counted.to(logits.device), -torch.inf)
         if not self._metrics:
-            self._metrics = _classifier_metrics(logits.shape[1], logits.device)
+            counted = logits.shape[1] if self._classes is None else int(self._classes.counted.sum())
+            self._metrics = _classifier_metrics(logits.shape[1], counted, logits.device)
         self._metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
-        for name in ("top1", "top5"):
+        for name in self._metrics.keys() - {"loss"}:
             self._metrics[name].update(logits, labels)
         if self._log is not None:
             self._log.add(logits, labels)
@@ -100,21 +101,21 @@ class ClassifierFigures:
     def compute(self) -> dict[str, float]:
         """Return the `loss` in nats, and the shares `top1` and `top5`, from 0 to 1, of all samples.
 
-        With fewer than five classes, `top5` is 1. Raises ModelError if there was no batch.
+        There is no `top5` of five classes or fewer, among which every label is. Raises ModelError if there
+        was no batch.
         """
         if not self._metrics:
             raise ModelError("expected samples to evaluate on, found none")
         return {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
 
-def _classifier_metrics(classes: int, device: torch.device) -> dict[str, Metric]:
+def _classifier_metrics(classes: int, counted: int, device: torch.device) -> dict[str, Metric]:
+    """Return the metrics of logits of `classes`, of which `counted` are told apart."""
     if classes < 2:
         raise ModelError(f"expected a network of two classes or more, found {classes}")
     metrics: dict[str, Metric] = {"loss": _Mean()}
-    for name, most in (("top1", 1), ("top5", _TOP)):
-        metrics[name] = MulticlassAccuracy(
-            classes, top_k=min(most, classes), average="micro", validate_args=False
-        )
+    for most in (1, _TOP) if counted > _TOP else (1,):
+        metrics[f"top{most}"] = MulticlassAccuracy(classes, top_k=most, average="micro", validate_args=False)
     return {name: metric.to(device) for name, metric in metrics.items()}
 
 
@@ -135,7 +136,7 @@ def evaluate_classifier(
     there is an `embedding`. Raises ModelError for labels out of range, and if there is no batch.
     """
     figures = ClassifierFigures(classes, log)
-    with in_eval_mode(model) as device:
+    with in_eval_mode(model, any_grid=crop is not None) as device:
         for codes, labels in loader:
             logits = model(network_input(codes.to(device), crop, embedding))
             figures.update(logits, labels.to(device).long())
@@ -165,7 +166,7 @@ def evaluate_segmenter(
     Raises ModelError for labels out of range, a crop whose border divides a pixel, and if no pixel counts.
     """
     loss: Metric | None = None
-    with in_eval_mode(model) as device:
+    with in_eval_mode(model, any_grid=crop is not None) as device:
         for codes, masks in loader:
             codes, masks = codes.to(device), masks.to(device).long()
             masks = central_masks(masks, codes.shape[1:], crop)
@@ -276,12 +277,16 @@ def central_masks(masks: Tensor, grid: Sequence[int], crop: Crop | None) -> Tens
 
 
 @contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[torch.device]:
-    """Put a network in eval mode until the block ends, and give its device."""
+def in_eval_mode(model: nn.Module, *, any_grid: bool = False) -> Iterator[torch.device]:
+    """Put a network in eval mode until the block ends, and give its device.
+
+    With `any_grid`, it takes grids of other sizes meanwhile, which somebody chose.
+    """
     training = model.training
     model.eval()
     try:
-        yield next(model.parameters()).device
+        with taking_any_grid(model) if any_grid else nullcontext():
+            yield next(model.parameters()).device
     finally:
         model.train(training)
 

@@ -63,7 +63,7 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class ClassifierMeasure:
-    """The loss, top-1 and top-5 of a classifier."""
+    """The loss, top-1 and, of more than five classes, top-5 of a classifier."""
 
     network: ClassVar[str] = "a classifier"
     columns: ClassVar[tuple[str, ...]] = (LABELS,)

@@ -72,7 +72,7 @@ class ImageEvaluation:
     """The figures of a classifier on images."""
 
     figures: Mapping[Condition, Mapping[str, float]]
-    """The figures `loss`, `top1` and `top5` of each condition."""
+    """The figures `loss`, `top1` and `top5` (of more than five classes) of each condition."""
     samples: int
     """The number of images that count."""
     skipped: Sequence[tuple[str, str]]
@@ -148,7 +148,11 @@ def evaluate_images(
     figures = {condition: ClassifierFigures(classes, logs.get(condition)) for condition in conditions}
     skipped: list[tuple[str, str]] = []
     rows: list[int] = []
-    with in_eval_mode(trained.model) as device, ThreadPoolExecutor(decoding.threads) as pool:
+    any_grid = crop is not None
+    with (
+        in_eval_mode(trained.model, any_grid=any_grid) as device,
+        ThreadPoolExecutor(decoding.threads) as pool,
+    ):
         embedding = None if embedding is None else embedding.to(device)
         for positions, inputs in _batches(images, encoder, decoding, skipped):
             labels = _labels(images, positions).to(device)

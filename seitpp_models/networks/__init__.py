@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         masked_token_config,
     )
     from seitpp_models.networks.segmentation import TokenSegmenter, segmentation_loss
-    from seitpp_models.networks.shape import NetworkShape
+    from seitpp_models.networks.shape import NetworkShape, taking_any_grid
     from seitpp_models.networks.sizes import SIZES
     from seitpp_models.networks.store_sizes import StoreSizes, seen_grid, sizes_of
     from seitpp_models.networks.vit import TokenViT, token_vit
@@ -45,6 +45,7 @@ __all__ = [
     "seen_grid",
     "segmentation_loss",
     "sizes_of",
+    "taking_any_grid",
     "token_vit",
 ]
 
@@ -64,6 +65,7 @@ _HOMES = {
     "draw_ratio": "masking",
     "masked_token_config": "mtm",
     "seen_grid": "store_sizes",
+    "taking_any_grid": "shape",
     "segmentation_loss": "segmentation",
     "sizes_of": "store_sizes",
     "token_vit": "vit",

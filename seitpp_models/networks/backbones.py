@@ -11,7 +11,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.shape import NetworkShape, check_grid
 from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
@@ -33,8 +33,8 @@ class TokenClassifier(nn.Module):
     A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28. So a transposed
     convolution first makes `enlarge` x `enlarge` pixels of each token. The default of 4 leaves a ConvNeXt a
     quarter of the work it has on images. `grid` (H, W) is the network's grid of tokens, which some backbones
-    must know. `channels` and `num_classes` are by default those of `store`, or 32 and 1000. Further arguments
-    are the backbone's.
+    must know; without it, the network takes any. `channels` and `num_classes` are by default those of
+    `store`, or 32 and 1000. Further arguments are the backbone's.
 
     Raises ValueError for a name that timm does not know, for `enlarge` below 1, and if the backbone does not
     take the grid.
@@ -70,6 +70,7 @@ class TokenClassifier(nn.Module):
         self.num_classes = num_classes
         self.enlarge = nn.ConvTranspose2d(channels, channels, enlarge, stride=enlarge)
         self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
+        self.any_grid = False
         arguments |= {"in_chans": channels, "num_classes": num_classes}
         self.backbone = _backbone(
             name, self.grid and (enlarge * self.grid[0], enlarge * self.grid[1]), arguments
@@ -93,8 +94,13 @@ class TokenClassifier(nn.Module):
         return lambda name: layers.get(name.removeprefix(_BACKBONE), 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits (B, classes) of vectors (B, C, H, W), or of codes (B, H, W) of an integer dtype."""
+        """Return logits (B, classes) of vectors (B, C, H, W), or of codes (B, H, W) of an integer dtype.
+
+        Raises ValueError for tokens of another grid than the network's.
+        """
         vectors = tokens if self.token_emb is None else self.token_emb(tokens)
+        if self.grid is not None and not self.any_grid:
+            check_grid(vectors.shape[2:], self.grid)
         logits: Tensor = self.backbone(self.enlarge(vectors))
         return logits
 

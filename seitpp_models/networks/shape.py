@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from seitpp_models.errors import ModelError
 from tokenstore.augment import CodebookEmbedding
 
-__all__ = ["NetworkShape", "Output"]
+__all__ = ["NetworkShape", "Output", "check_grid", "taking_any_grid"]
 
 Output: TypeAlias = Literal["codes", "class", "label map"]
 """The thing that a network's logits are of."""
@@ -83,3 +86,29 @@ class NetworkShape:
                 f"takes, found {'none' if shape is None else f'shape {shape}'}"
             )
         return CodebookEmbedding(codebook)
+
+
+def check_grid(found: tuple[int, ...], built_for: tuple[int, ...]) -> None:
+    """Raise ValueError if a grid (H, W) is not the one that a network was built for."""
+    if tuple(found) != tuple(built_for):
+        raise ValueError(
+            f"expected grids of {tuple(built_for)}, which the network was built for, found {tuple(found)}; "
+            f"crop them, or make the network with grid={tuple(found)}. `with taking_any_grid(network):` "
+            "interpolates its positions"
+        )
+
+
+@contextmanager
+def taking_any_grid(network: nn.Module) -> Iterator[None]:
+    """Let a network take grids of other sizes than it was built for, until the block ends.
+
+    A TokenViT's positions are interpolated; of other networks, those take other grids whose backbone does.
+    """
+    parts: list[Any] = [part for part in network.modules() if getattr(part, "any_grid", None) is False]
+    for part in parts:
+        part.any_grid = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.any_grid = False

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seitpp_models.errors import ModelError
+from tokenstore.augment import LEAST_CROPPED, seen_size
 
 if TYPE_CHECKING:
     from tokenstore.reading import TokenStore
 
 __all__ = ["StoreSizes", "seen_grid", "sizes_of"]
-
-_LEAST_CROPPED = 16
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,5 @@ def seen_grid(grid: tuple[int, int], patch: int | None = None) -> tuple[tuple[in
     The network sees 7/8 of each side, as 28 of 32, in whole patches. Of a grid with a side below 16 tokens it
     sees everything. The side of a patch is by default 2, and 1 for such small grids.
     """
-    patch = patch or (2 if min(grid) >= _LEAST_CROPPED else 1)
-    if min(grid) < _LEAST_CROPPED:
-        return grid, patch
-    rows, columns = (7 * side // 8 // patch * patch for side in grid)
-    return (rows, columns), patch
+    patch = patch or (2 if min(grid) >= LEAST_CROPPED else 1)
+    return seen_size(grid, patch), patch

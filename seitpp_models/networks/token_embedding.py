@@ -10,6 +10,8 @@ from typing import Any
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from seitpp_models.networks.shape import check_grid
+
 __all__ = ["EPSILON", "LearnedPatches", "StemAdaptor", "TokenEmbedding"]
 
 EPSILON = 1e-6
@@ -44,15 +46,21 @@ class StemAdaptor(PatchEmbed):  # type: ignore[misc]
         super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **arguments)
         kernel = 2 * patch_size if patch_size > 1 else 3
         padding = (kernel - patch_size + 1) // 2
+        self.any_grid = False
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride=patch_size, padding=padding)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Return patches of vectors as timm does; raises ValueError unless they are floats (B, C, H, W)."""
+        """Return patches of vectors as timm does.
+
+        Raises ValueError unless they are floats (B, C, H, W) of the layer's grid, or it takes `any_grid`.
+        """
         if not vectors.is_floating_point() or vectors.ndim != 4 or vectors.shape[1] != self.proj.in_channels:
             raise ValueError(
                 f"expected vectors (B, {self.proj.in_channels}, H, W), found {tuple(vectors.shape)} "
                 f"{vectors.dtype}; a network of codes is made with their number, codebook_size"
             )
+        if not self.any_grid:
+            check_grid(vectors.shape[2:], self.img_size)
         patches: Tensor = super().forward(vectors)
         return patches
 
@@ -63,8 +71,15 @@ class LearnedPatches(PatchEmbed):  # type: ignore[misc]
     def __init__(self, *, codebook_size: int, in_chans: int, dropout: float = 0.1, **arguments: Any) -> None:
         super().__init__(in_chans=in_chans, **arguments)
         self.token_emb = TokenEmbedding(codebook_size, in_chans, dropout)
+        self.any_grid = False
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Return patches as timm's PatchEmbed does; raises ValueError for codes of another shape or dtype."""
-        patches: Tensor = super().forward(self.token_emb(codes))
+        """Return patches as timm's PatchEmbed does.
+
+        Raises ValueError for codes of another shape or dtype, and of another grid unless it takes `any_grid`.
+        """
+        vectors = self.token_emb(codes)
+        if not self.any_grid:
+            check_grid(vectors.shape[2:], self.img_size)
+        patches: Tensor = super().forward(vectors)
         return patches

@@ -33,11 +33,11 @@ _PUBLISHED_NAMES = {"fc_norm.": "norm.", "patch_embed.token_emb.": "token_emb."}
 class TokenViT(VisionTransformer):  # type: ignore[misc]
     """A ViT over vectors (B, C, H, W), with the Stem-Adaptor, or over codes (B, H, W), with `codebook_size`.
 
-    The head classifies the normalised mean of the patches. Positions are interpolated for grids of another
-    size than `grid`, which have to be whole patches high and wide. Everything else is timm's
-    VisionTransformer.
+    The head classifies the normalised mean of the patches. Everything else is timm's VisionTransformer.
+    Within `taking_any_grid`, positions are interpolated for grids of another size than `grid`, which have to
+    be whole patches high and wide.
 
-    Raises ValueError if patches do not fill the grid, and for input of the other kind.
+    Raises ValueError if patches do not fill the grid, and for input of the other kind or of another grid.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seitpp_models.errors import ModelError
 from tokenstore.augment import (
     PATCH_SIDE,
+    PUBLISHED_NOISE,
     CenterCrop,
     Codebook,
     CodebookEmbedding,
@@ -17,14 +18,23 @@ from tokenstore.augment import (
     EmbNoise,
     Geometry,
     HorizontalFlip,
+    Noise,
     OneOf,
     RandomResizedCrop,
     Requantise,
     TokenAdapt,
+    noise_strength,
     recipes,
 )
 
-__all__ = ["Augmentation", "CentralPart", "CodesAndMasks", "segmentation_recipe", "training_recipe"]
+__all__ = [
+    "Augmentation",
+    "CentralPart",
+    "CodesAndMasks",
+    "noise_identity",
+    "segmentation_recipe",
+    "training_recipe",
+]
 
 Augmentation: TypeAlias = Literal["mtm", "finetune", "seit", "none"]
 
@@ -56,19 +66,18 @@ def training_recipe(
     gives_codes: bool,
     classes: int = 0,
     adapter: TokenAdapt | None = None,
-    noise: float | None = None,
+    noise: Noise = None,
 ) -> nn.Module:
     """Return a published recipe, `(codes, labels) -> (inputs, targets)`.
 
     Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `noise` is
-    the strength of Emb-Noise, by default the standard deviation of the codebook's numbers: the published 1.0
-    would drown vectors of length one. Raises ModelError for an adapter with a recipe that uses none.
+    the strength of Emb-Noise, as for `noise_strength`. Raises ModelError for an adapter with a recipe that
+    uses none.
     """
     if adapter is not None and name not in ("mtm", "finetune"):
         raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
     if name == "none":
         return CentralPart(size, None if gives_codes else codebook)
-    noise = float(torch.as_tensor(codebook).std()) if noise is None else noise
     if name == "mtm":
         recipe = recipes.mtm_pretrain(codebook, adapter, size, noise)
     elif name == "finetune":
@@ -77,6 +86,11 @@ def training_recipe(
         recipe = recipes.seit(codebook, classes, size, noise=noise)
     recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
     return recipe
+
+
+def noise_identity(noise: Noise) -> float | None:
+    """Return what a run's noise is compared by when the run is resumed: a number, or None for the default."""
+    return PUBLISHED_NOISE if noise == "published" else noise
 
 
 class CodesAndMasks(nn.Module):
@@ -98,8 +112,7 @@ class CodesAndMasks(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = CodebookEmbedding(codebook)
-        noise = float(self.embedding.codebook.std())
-        self.colour = OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3])
+        self.colour = OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook))], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter

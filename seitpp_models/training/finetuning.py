@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from seitpp_models.errors import ModelError
-from seitpp_models.training.augmentations import training_recipe
+from seitpp_models.training.augmentations import noise_identity, training_recipe
 from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
     check_labels,
@@ -57,8 +57,8 @@ def finetune(
 ) -> TrainingResult:
     """Train a classifier on the labels of a store, from pre-trained weights or from scratch, and return it.
 
-    The defaults are the published ones of SeiT++, https://arxiv.org/abs/2312.10105, but that Emb-Noise is as
-    strong as the store's codebook. From scratch, with `input="vectors"`, it is plain SeiT.
+    The defaults are the published ones of SeiT++, https://arxiv.org/abs/2312.10105, but that Emb-Noise has
+    the standard deviation of the store's codebook. From scratch, with `input="vectors"`, it is plain SeiT.
 
         finetune("imagenet.zarr", "runs/tuned", start="runs/mtm/model.safetensors")
 
@@ -98,7 +98,7 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     network = _network(settings, store, where, classes)
     task = _task(settings, network, classes, store, devices.device)
     identity = {
-        "noise": settings["noise"],
+        "noise": noise_identity(settings["noise"]),
         "share": (settings["share"], settings["share_seed"]),
         "smoothing": settings["smoothing"],
     }

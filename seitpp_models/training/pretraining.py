@@ -14,7 +14,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
 from seitpp_models.networks.store_sizes import sizes_of
-from seitpp_models.training.augmentations import training_recipe
+from seitpp_models.training.augmentations import noise_identity, training_recipe
 from seitpp_models.training.backbones import adapter_of, network_grid, network_to_continue
 from seitpp_models.training.inputs import code_entropy, codebook_of, training_samples
 from seitpp_models.training.network_run import NetworkStep
@@ -50,7 +50,7 @@ def pretrain(
     """Train a masked-token model on the codes of a store, without labels, and return it.
 
     SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. The defaults are the published ones, for ImageNet
-    on eight GPUs, but that Emb-Noise is as strong as the store's codebook.
+    on eight GPUs, but that Emb-Noise has the standard deviation of the store's codebook.
 
         pretrain("imagenet.zarr", "runs/mtm", config="pretrain-one-gpu")
 
@@ -85,7 +85,7 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     samples = training_samples(store, settings["split"], MaskedTokens.columns)
     ratio, network = _mask_ratio(settings), _network(settings, store, where)
     task = _task(settings, network, ratio, store, devices.device)
-    identity = {"noise": settings["noise"], "mask": ratio, "smoothing": settings["smoothing"]}
+    identity = {"noise": noise_identity(settings["noise"]), "mask": ratio, "smoothing": settings["smoothing"]}
     refuse_missing_split(settings, store)
     reference = ("order-0 entropy of the codes", code_entropy(samples))
     return Experiment(network, task, store, samples, identity, reference=reference)

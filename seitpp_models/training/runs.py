@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import Batches, evaluate_store
 from seitpp_models.training.backbones import content_of
 from seitpp_models.training.devices import devices_of
-from seitpp_models.training.inputs import opened
+from seitpp_models.training.inputs import codebook_of, opened
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
 from seitpp_models.training.settings import (
@@ -28,10 +28,12 @@ from seitpp_models.training.settings import (
 )
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
+from tokenstore.augment import EmbNoise, noise_strength
 from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import RunOptions
 from tokenstore.reading import TokenStore
+from tokenstore.sources import Note
 
 __all__ = [
     "Callbacks",
@@ -61,6 +63,8 @@ class TrainingPlan:
     """The split that is evaluated on; None if nothing is evaluated."""
     reference: tuple[str, float] | None
     """The name and the value, in nats, of a loss to compare with."""
+    notes: Sequence[str] = ()
+    """Sentences on what the store decides: the strength of Emb-Noise, the samples that are evaluated on."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _train(
     )
     with run.locked():
         if run.writes and callbacks.on_begin is not None:
-            callbacks.on_begin(_plan(experiment, config, devices, evaluated))
+            callbacks.on_begin(_plan(experiment, config, devices, data, evaluated))
         figures = train_network(
             run,
             options,
@@ -256,7 +260,11 @@ def _evaluated_split(experiment: Experiment, data: DataSettings) -> str | None:
 
 
 def _plan(
-    experiment: Experiment, config: OptimiserConfig, devices: Accelerator, evaluated: str | None
+    experiment: Experiment,
+    config: OptimiserConfig,
+    devices: Accelerator,
+    data: DataSettings,
+    evaluated: str | None,
 ) -> TrainingPlan:
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in experiment.network.model.parameters()),
@@ -268,4 +276,34 @@ def _plan(
         precision=devices.mixed_precision.replace("no", "fp32"),
         evaluate_split=evaluated,
         reference=experiment.reference,
+        notes=(*_noise_notes(experiment), *_evaluation_notes(experiment, data, evaluated)),
     )
+
+
+def _evaluation_notes(experiment: Experiment, data: DataSettings, evaluated: str | None) -> list[Note]:
+    """Return a note if a run evaluates on samples that it holds out, or on nothing, with the other splits."""
+    if evaluated is not None and experiment.held_out is None:
+        return []
+    splits, wanted = list(experiment.store.splits), data.evaluate_split
+    if experiment.held_out is None:
+        text = "nothing is evaluated"
+    else:
+        text = f"{len(experiment.held_out):,} samples of split {data.split} are held out to evaluate on"
+    text += f", as the store has no split {wanted!r}" if wanted not in splits else ", as no split is another"
+    others = [split for split in splits if split != data.split]
+    ways = [Parameter("evaluate_split", split) for split in others]
+    if others:
+        text += f"; it has {', '.join(others)}: {ways[0]} evaluates on {others[0]}"
+    return [Note(text, ways[:1])]
+
+
+def _noise_notes(experiment: Experiment) -> list[str]:
+    """Return a note on the strength of Emb-Noise, if the augmentation has some."""
+    modules = experiment.task.recipe.modules()
+    strengths = {module.strength for module in modules if isinstance(module, EmbNoise)}
+    deviation = noise_strength(codebook_of(experiment.store)) if strengths else 0.0
+    return [
+        f"Emb-Noise of strength {strength:.4g}; the numbers of the codebook's vectors have a standard "
+        f"deviation of {deviation:.4g}"
+        for strength in strengths
+    ]

@@ -69,7 +69,7 @@ class TrainingSettings(TypedDict, total=False):
     split: str
     """The split to train on."""
     evaluate_split: str
-    """The split to evaluate on, if the store has it."""
+    """The split to evaluate on, if the store has it; the plan of a run says what is done if it has not."""
     model: str
     """The size of the ViT, tiny, small, base or large; to classify, also any name that timm knows."""
     depth: _Count | None
@@ -143,8 +143,9 @@ class PretrainSettings(TrainingSettings, total=False):
     """The label smoothing of the codes to predict."""
     augment: Literal["mtm", "none"]
     """The augmentation. mtm: crops, ColorAdapt and Emb-Noise; none: the central part."""
-    noise: Annotated[float, Range(0)] | None
-    """The strength of Emb-Noise; 1.0 is published; by default the standard deviation of the vectors."""
+    noise: Annotated[float, Range(0)] | Literal["published"] | None
+    """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
+    default the standard deviation of the numbers of the codebook's vectors."""
 
 
 class FinetuneSettings(TrainingSettings, total=False):
@@ -168,8 +169,9 @@ class FinetuneSettings(TrainingSettings, total=False):
     """The label smoothing, for `augment` none; the other recipes mix labels."""
     augment: Literal["finetune", "seit", "none"]
     """The augmentation. finetune: SeiT++'s; seit: SeiT's; none: the central part."""
-    noise: Annotated[float, Range(0)] | None
-    """The strength of Emb-Noise; 1.0 is published; by default the standard deviation of the vectors."""
+    noise: Annotated[float, Range(0)] | Literal["published"] | None
+    """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
+    default the standard deviation of the numbers of the codebook's vectors."""
 
 
 class SegmentSettings(TrainingSettings, total=False):
@@ -318,7 +320,9 @@ def _defaults() -> dict[str, dict[str, Any]]:
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the type that its setting has; raise ArgumentError if it has another."""
     if get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not types.NoneType)
+        hint, *names = (part for part in get_args(hint) if part is not types.NoneType)
+        if any(value in get_args(part) for part in names):
+            return value
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise _refusal(name, value, f"one of {', '.join(get_args(hint))}")

@@ -61,7 +61,7 @@ def test_color_adapt_gives_half_the_samples_their_partners_moments(batch: int, s
 def test_every_sample_is_changed_as_often() -> None:
     before = drawn(0, 8, 2, 4, 4)
     generator = seeded(1)
-    for module in (ColorAdapt(), EmbNoise()):
+    for module in (ColorAdapt(), EmbNoise(1.0)):
         changed = torch.zeros(8)
         for _ in range(800):
             here = (module(before, generator=generator) != before).flatten(1).any(1)
@@ -105,13 +105,13 @@ def test_a_constant_channel_stays_finite() -> None:
 
 def test_noise_is_normal_by_channel_and_by_element() -> None:
     before = drawn(0, 400, 6, 8, 8)
-    noise = EmbNoise(share=1)(before, generator=seeded(1)) - before
+    noise = EmbNoise(1.0, share=1)(before, generator=seeded(1)) - before
     by_channel = noise.mean((2, 3))
     assert abs(float(by_channel.std()) - math.sqrt(1 + 1 / 64)) < 0.04
     by_element = noise - by_channel[..., None, None]
     assert abs(float(by_element.std()) - math.sqrt(63 / 64)) < 0.01
     assert abs(float(noise.mean())) < 0.05
-    half = EmbNoise(strength=2)(before[:2], generator=seeded(1))
+    half = EmbNoise(2.0)(before[:2], generator=seeded(1))
     assert (half != before[:2]).flatten(1).any(1).sum() == 1
 
 

@@ -175,15 +175,6 @@ def test_what_was_read_ahead_is_not_counted_as_consumed(packed: Path) -> None:
     batches.close()  # type: ignore[attr-defined]
 
 
-def test_a_loop_that_was_left_begins_its_epoch_again(packed: Path) -> None:
-    loader = TokenLoader(TokenDataset(packed), 5, True)
-    first = next(iter(loader))[1].tolist()
-    assert loader.state_dict() | {"consumed": 0} == TokenLoader(TokenDataset(packed), 5, True).state_dict()
-    batches = positions(loader)
-    assert batches[0] == first
-    assert sorted(flat(batches)) == list(range(SAMPLES))
-
-
 def test_a_state_of_other_samples_is_refused(packed: Path, tmp_path: Path) -> None:
     dataset = TokenDataset(packed)
     state = TokenLoader(dataset, 5).state_dict()

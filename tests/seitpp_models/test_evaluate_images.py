@@ -110,7 +110,7 @@ def test_images_are_classified_by_the_tokens_they_become(photos: Path, photo_mod
         float(nn.functional.cross_entropy(logits[:, 1:4], labels - 1)), rel=1e-4
     )
     assert found["top1"] == pytest.approx(float((logits[:, 1:4].argmax(1) + 1 == labels).float().mean()))
-    assert found["top5"] == 1
+    assert "top5" not in found
     of_all = evaluated(photo_model, photos, all_classes=True)
     assert of_all.figures[CLEAN]["loss"] == pytest.approx(
         float(nn.functional.cross_entropy(logits, labels)), rel=1e-4

@@ -65,7 +65,14 @@ def test_few_classes_are_all_in_the_top_five() -> None:
     figures = ClassifierFigures()
     figures.update(torch.tensor([[1.0, 2, 3], [3, 2, 1]]), torch.tensor([2, 2]))
     assert figures.compute()["top1"] == 0.5
-    assert figures.compute()["top5"] == 1
+    assert set(figures.compute()) == {"loss", "top1"}, "a top-5 of three classes would say nothing"
+
+
+@pytest.mark.parametrize(("classes", "names"), [(5, ["loss", "top1"]), (6, ["loss", "top1", "top5"])])
+def test_top_five_is_a_figure_of_more_than_five_classes(classes: int, names: list[str]) -> None:
+    figures = ClassifierFigures()
+    figures.update(torch.zeros(3, classes), torch.tensor([0, 1, 2]))
+    assert sorted(figures.compute()) == names
 
 
 def test_logits_of_classes_that_the_data_does_not_have_are_left_out() -> None:
@@ -76,6 +83,7 @@ def test_logits_of_classes_that_the_data_does_not_have_are_left_out() -> None:
     kept.update(logits, labels)
     assert kept.compute()["top1"] == 1
     assert kept.compute()["loss"] == pytest.approx(float(np.log1p(np.exp(-1))))
+    assert "top5" not in kept.compute(), "two classes count"
     of_all = ClassifierFigures(match_classes(("d", "b"), known, 6, "here", all_classes=True))
     of_all.update(logits, labels)
     assert of_all.compute()["top1"] == 0

@@ -28,6 +28,7 @@ from seitpp_models import (
     start_from,
 )
 from seitpp_models.networks.segmentation import segmentation_loss
+from seitpp_models.networks.shape import taking_any_grid
 from seitpp_models.networks.store_sizes import seen_grid
 from seitpp_models.training.augmentations import CodesAndMasks
 from seitpp_models.training.tasks import MaskedTokens, StepRandom
@@ -94,7 +95,14 @@ def test_the_registered_models_have_the_published_sizes() -> None:
 
 @pytest.mark.parametrize("grid", [(4, 10), (12, 8)])
 def test_other_grids_get_interpolated_positions(grid: tuple[int, int]) -> None:
-    assert vit()(codes_of(2, grid)).shape == (2, CLASSES)
+    model = vit()
+    for take in (model, lambda codes: model.features(codes, [1])):
+        with pytest.raises(ValueError, match=r"expected grids of \(6, 6\), .* found \(\d+, \d+\)"):
+            take(codes_of(2, grid))
+    with taking_any_grid(model):
+        assert model(codes_of(2, grid)).shape == (2, CLASSES)
+    with pytest.raises(ValueError, match="expected grids of"):
+        model(codes_of(2, grid))
     tall = vit(grid=grid)
     assert tall(codes_of(2, grid)).shape == (2, CLASSES)
     start_from(tall, vit())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.augment import recipes
     from tokenstore.augment.adapters import load_adapter, save_adapter
-    from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
+    from tokenstore.augment.colour import PUBLISHED_NOISE, ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
     from tokenstore.augment.cropped_embedding import CroppedEmbedding
     from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
     from tokenstore.augment.embedding import Codebook, CodebookEmbedding
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tokenstore.augment.per_sample import PerSample
     from tokenstore.augment.recipes import Recipe
     from tokenstore.augment.requantise import Requantise
+    from tokenstore.augment.seen_part import LEAST_CROPPED, seen_size
     from tokenstore.augment.token_adapt import (
         ADAPTER_PARTS,
         PATCH_SIDE,
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTER_PARTS",
+    "LEAST_CROPPED",
     "PATCH_SIDE",
+    "PUBLISHED_NOISE",
     "AdapterConfig",
     "CenterCrop",
     "Codebook",
@@ -57,6 +60,7 @@ __all__ = [
     "Geometry",
     "HorizontalFlip",
     "Mixup",
+    "Noise",
     "OneOf",
     "PatchSwap",
     "PerSample",
@@ -71,10 +75,12 @@ __all__ = [
     "augmented_examples",
     "load_adapter",
     "nearest_codes",
+    "noise_strength",
     "random_boxes",
     "recipes",
     "resized_crop",
     "save_adapter",
+    "seen_size",
     "soft_targets",
     "synonym_table",
     "transformed_codes",
@@ -82,7 +88,7 @@ __all__ = [
 
 _HOMES = {
     "adapters": ("load_adapter", "save_adapter"),
-    "colour": ("ColorAdapt", "EmbNoise", "OneOf"),
+    "colour": ("PUBLISHED_NOISE", "ColorAdapt", "EmbNoise", "Noise", "OneOf", "noise_strength"),
     "cropped_embedding": ("CroppedEmbedding",),
     "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
     "embedding": ("Codebook", "CodebookEmbedding"),
@@ -93,6 +99,7 @@ _HOMES = {
     "per_sample": ("PerSample",),
     "recipes": ("Recipe",),
     "requantise": ("Requantise",),
+    "seen_part": ("LEAST_CROPPED", "seen_size"),
     "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"),
 }
 """The public names of each module."""

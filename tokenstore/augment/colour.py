@@ -5,16 +5,32 @@ SeiT, https://arxiv.org/abs/2303.11114, section 3.3; SeiT++, https://arxiv.org/a
 
 from __future__ import annotations
 
-from typing import cast
+import math
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.augment.devices import to_device
+from tokenstore.augment.embedding import Codebook, codebook_vectors
 from tokenstore.augment.geometry import probability
 
-__all__ = ["ColorAdapt", "EmbNoise", "Moments", "OneOf", "moments"]
+__all__ = [
+    "PUBLISHED_NOISE",
+    "ColorAdapt",
+    "EmbNoise",
+    "Moments",
+    "Noise",
+    "OneOf",
+    "moments",
+    "noise_strength",
+]
+
+Noise: TypeAlias = float | Literal["published"] | None
+"""A strength of Emb-Noise as `noise_strength` takes it."""
+PUBLISHED_NOISE = 1.0
+"""The strength of Emb-Noise in SeiT and SeiT++, for the vectors of their tokenizer."""
 
 Moments = tuple[Tensor, Tensor]
 """The mean and unbiased standard deviation over the grid, each (B, C)."""
@@ -25,11 +41,14 @@ _EPSILON = 1e-5
 class EmbNoise(nn.Module):
     """Normal noise on `share` of the samples: a draw for each channel of a sample plus one for each element.
 
-    Raises ValueError for a share that is not from 0 to 1.
+    Both have the standard deviation `strength`; `noise_strength` derives it from a codebook. Raises
+    ValueError for a strength below 0, and a share that is not from 0 to 1.
     """
 
-    def __init__(self, strength: float = 1.0, share: float = 0.5) -> None:
+    def __init__(self, strength: float, share: float = 0.5) -> None:
         super().__init__()
+        if not 0 <= strength < math.inf:
+            raise ValueError(f"strength: expected a number from 0, found {strength}")
         self.strength, self.share = strength, probability("share", share)
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -45,7 +64,7 @@ class EmbNoise(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"strength={self.strength}, share={self.share}"
+        return f"strength={self.strength:.4g}, share={self.share}"
 
 
 class ColorAdapt(nn.Module):
@@ -133,6 +152,22 @@ class OneOf(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def noise_strength(codebook: Codebook, noise: Noise = None) -> float:
+    """Return the strength of Emb-Noise for a codebook (K, C): by default its numbers' standard deviation.
+
+    `noise` is a strength, or "published", which is 1.0. Noise as strong as the vectors' numbers differ leaves
+    a vector recognisable, whatever the tokenizer; the published one drowns vectors of length 1. Raises
+    ValueError for a strength below 0 or another name.
+    """
+    if noise is None:
+        vectors = codebook_vectors(codebook)
+        return float(vectors.std(correction=min(1, vectors.numel() - 1)))
+    strength = PUBLISHED_NOISE if noise == "published" else noise
+    if isinstance(strength, str) or not 0 <= strength < math.inf:
+        raise ValueError(f"noise: expected a number from 0, or 'published', found {noise!r}")
+    return float(strength)
 
 
 def moments(embeddings: Tensor) -> Moments:

@@ -48,7 +48,9 @@ class CroppedEmbedding(nn.Module):
         if codes.ndim != 3:
             raise ValueError(f"expected codes (B, H, W), found shape {tuple(codes.shape)}")
         codebook = self.embedding.codebook
-        shape = (len(codes), codebook.shape[1], *self.crop.size)
+        grid = codes.shape[1], codes.shape[2]
+        size = self.crop.size_of(grid)
+        shape = (len(codes), codebook.shape[1], *size)
         if codes.device.type != "cpu":
             cropped: Tensor = self.crop(self.embedding(codes), generator=generator)
             if out is None:
@@ -58,6 +60,6 @@ class CroppedEmbedding(nn.Module):
         if out is None:
             # numpy asks the system for large pages; torch does not, which costs up to half the time
             out = torch.from_numpy(np.empty(shape, np.float32))
-        boxes = self.crop.boxes(len(codes), (codes.shape[1], codes.shape[2]), generator).cpu()
-        embed_resized_crop(codes, codebook, boxes, self.crop.size, self.crop.interpolation, out)
+        boxes = self.crop.boxes(len(codes), grid, generator).cpu()
+        embed_resized_crop(codes, codebook, boxes, size, self.crop.interpolation, out)
         return out

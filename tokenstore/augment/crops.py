@@ -70,10 +70,14 @@ class RandomResizedCrop(nn.Module):
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return a resized box of each sample. Raises ValueError for embeddings of another rank."""
         _check_embeddings(embeddings)
-        height, width = embeddings.shape[2:]
-        boxes = self.boxes(len(embeddings), (height, width), generator)
+        grid = embeddings.shape[2], embeddings.shape[3]
+        boxes = self.boxes(len(embeddings), grid, generator)
         boxes = to_device(boxes, embeddings.device)
-        return resized_crop(embeddings, boxes, self.size, self.interpolation)
+        return resized_crop(embeddings, boxes, self.size_of(grid), self.interpolation)
+
+    def size_of(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the size (h, w) that boxes of a grid (H, W) are resized to."""
+        return self.size
 
     @override
     def extra_repr(self) -> str:

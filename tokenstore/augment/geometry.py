@@ -112,7 +112,7 @@ class Geometry(nn.Module):
             None if self.flip is None else self.flip.draw(count, generator),
             None if self.affine is None else self.affine.draw(count, grid, generator),
             None if self.crop is None else self.crop.boxes(count, grid, generator),
-            grid if self.crop is None else self.crop.size,
+            grid if self.crop is None else self.crop.size_of(grid),
             "bicubic" if self.crop is None else self.crop.interpolation,
         )
 

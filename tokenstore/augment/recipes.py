@@ -1,6 +1,10 @@
 """The published augmentations of SeiT and SeiT++ as modules `(codes, labels) -> (inputs, targets)`.
 
 SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105, section 4.
+
+Results have the size (h, w) that networks usually see of a grid (`seen_size`: 28 of 32, all of 8), unless a
+`size` is given. Emb-Noise has the standard deviation of the numbers of the codebook's vectors, unless `noise`
+is another strength, or "published" (1.0, for the published tokenizer). The repr of a recipe says both.
 """
 
 from __future__ import annotations
@@ -12,19 +16,18 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tokenstore.augment.colour import ColorAdapt, EmbNoise, OneOf
+from tokenstore.augment.colour import ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
 from tokenstore.augment.embedding import Codebook, CodebookEmbedding
 from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
 from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement, nearest_codes
 from tokenstore.augment.per_sample import PerSample
 from tokenstore.augment.requantise import Requantise
+from tokenstore.augment.seen_part import CentralPart, RandomPart
 from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
 
 __all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
 
-_SIZE = (28, 28)
-"""The default grid (h, w) of a network's input."""
 _PRETRAINING_SCALE = (0.2, 1.0)
 """The bounds of a crop's share of the area in pre-training."""
 _TRAINING_SCALE = (0.08, 1.0)
@@ -45,7 +48,8 @@ class Recipe(nn.Module):
 
     Targets are probabilities (B, classes) where samples are mixed or `smoothing` is not 0, and labels must
     not be None. Otherwise targets are the labels. Raises ValueError for probabilities without a number of
-    classes, or an adapter for another number of codes.
+    classes, or an adapter for another number of codes; and for codes of a grid that is smaller than the
+    result.
     """
 
     def __init__(
@@ -87,8 +91,12 @@ class Recipe(nn.Module):
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """Return inputs and targets. Raises ValueError for probabilities without labels."""
+        """Return inputs and targets.
+
+        Raises ValueError for probabilities without labels, and for a grid smaller than the inputs would be.
+        """
         targets = self._targets(labels)
+        grid = codes.shape[1:]
         count = len(codes)
         first = count if self.adapter is None else count - count // 2
         if self.adapter is not None and count == 1:
@@ -104,6 +112,11 @@ class Recipe(nn.Module):
         if first < count:
             parts.append(self.adapted(embeddings[first:], _part(targets, first, count), generator))
         inputs = torch.cat([part for part, _ in parts])
+        if any(side > most for side, most in zip(inputs.shape[-2:], grid, strict=True)):
+            raise ValueError(
+                f"size: expected a part of the grid {tuple(grid)}, found {tuple(inputs.shape[-2:])}; leave "
+                "the size out, or give one that is no larger"
+            )
         mixed = [part for _, part in parts if part is not None]
         return inputs, torch.cat(mixed) if mixed else None
 
@@ -165,11 +178,14 @@ class Recipe(nn.Module):
 
 
 class Evaluation(nn.Module):
-    """The central crop of codes (B, H, W) to `size`, with the labels as they are."""
+    """The central crop of codes (B, H, W) to `size`, with the labels as they are.
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    Without a size, it is the one that networks usually see of each grid.
+    """
+
+    def __init__(self, size: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.crop = CenterCrop(size)
+        self.crop = CentralPart() if size is None else CenterCrop(size)
 
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -185,37 +201,42 @@ class Evaluation(nn.Module):
 def seit(
     codebook: Codebook,
     classes: int,
-    size: tuple[int, int] = _SIZE,
+    size: tuple[int, int] | None = None,
     synonyms: Tensor | None = None,
-    noise: float = 1.0,
+    noise: Noise = None,
 ) -> Recipe:
     """Return SeiT's supervised training: Token-EDA, Emb-Noise, a random resized crop, CutMix.
 
-    Inputs are embeddings. `synonyms` (K, M) are by default the nearest codes of the codebook. `noise` is the
-    strength of Emb-Noise. Raises ValueError as `Recipe` does.
+    Inputs are embeddings (B, C, *size). `synonyms` (K, M) are by default the nearest codes of the codebook.
+    `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises ValueError as `Recipe` and
+    `noise_strength` do.
     """
     table = nearest_codes(codebook) if synonyms is None else synonyms
     return Recipe(
         codebook,
-        RandomResizedCrop(size, _TRAINING_SCALE),
+        _crop(size, _TRAINING_SCALE),
         on_codes=[SynonymReplacement(table), PatchSwap()],
-        colour=EmbNoise(noise),
+        colour=EmbNoise(noise_strength(codebook, noise)),
         mixing=CutMix(),
         classes=classes,
     )
 
 
 def mtm_pretrain(
-    codebook: Codebook, adapter: TokenAdapt | None, size: tuple[int, int] = _SIZE, noise: float = 1.0
+    codebook: Codebook,
+    adapter: TokenAdapt | None,
+    size: tuple[int, int] | None = None,
+    noise: Noise = None,
 ) -> Recipe:
     """Return SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt.
 
-    Inputs are codes. `noise` is the strength of Emb-Noise. Raises ValueError as `Recipe` does.
+    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises
+    ValueError as `Recipe` and `noise_strength` do.
     """
     return Recipe(
         codebook,
-        RandomResizedCrop(size, _PRETRAINING_SCALE),
-        colour=OneOf([ColorAdapt(), EmbNoise(noise)], [1 / 3, 1 / 3]),
+        _crop(size, _PRETRAINING_SCALE),
+        colour=OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [1 / 3, 1 / 3]),
         adapter=adapter,
         adapter_geometry=None if adapter is None else adapter_geometry(size, _PRETRAINING_SCALE),
         requantise=True,
@@ -226,17 +247,18 @@ def finetune(
     codebook: Codebook,
     adapter: TokenAdapt | None,
     classes: int,
-    size: tuple[int, int] = _SIZE,
-    noise: float = 1.0,
+    size: tuple[int, int] | None = None,
+    noise: Noise = None,
 ) -> Recipe:
     """Return SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix.
 
-    Inputs are codes. `noise` is the strength of Emb-Noise. Raises ValueError as `Recipe` does.
+    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises
+    ValueError as `Recipe` and `noise_strength` do.
     """
     return Recipe(
         codebook,
-        RandomResizedCrop(size, _TRAINING_SCALE),
-        colour=OneOf([ColorAdapt(), EmbNoise(noise)], [0.25, 0.75]),
+        _crop(size, _TRAINING_SCALE),
+        colour=OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [0.25, 0.75]),
         mixing=CutMix(),
         adapter=adapter,
         adapter_geometry=None if adapter is None else adapter_geometry(size, _TRAINING_SCALE),
@@ -247,9 +269,13 @@ def finetune(
     )
 
 
-def none(size: tuple[int, int] = _SIZE) -> Evaluation:
+def none(size: tuple[int, int] | None = None) -> Evaluation:
     """Return no augmentation: the central crop of the codes, as for evaluation."""
     return Evaluation(size)
+
+
+def _crop(size: tuple[int, int] | None, scale: tuple[float, float]) -> RandomResizedCrop:
+    return RandomPart(scale) if size is None else RandomResizedCrop(size, scale)
 
 
 def _part(targets: Tensor | None, start: int, stop: int) -> Tensor | None:

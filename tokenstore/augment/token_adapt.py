@@ -17,6 +17,7 @@ from typing_extensions import override
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.devices import in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+from tokenstore.augment.seen_part import RandomPart
 from tokenstore.errors import AdapterError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.networks.precision import Precision
@@ -288,14 +289,18 @@ class TokenAdapt(nn.Module):
 
 
 def adapter_geometry(
-    size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), flip_p: float = 0.5
+    size: tuple[int, int] | None, scale: tuple[float, float] = (0.08, 1.0), flip_p: float = 0.5
 ) -> Geometry:
     """Return SeiT++'s image augmentation A for g's size (h, w): a flip, an affine map, a random resized crop.
 
-    The affine map has probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with
-    (0.2, 1). Raises ValueError for numbers out of range.
+    A size of None is that which networks usually see of each grid (`seen_size`). The affine map has
+    probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with (0.2, 1). Raises
+    ValueError for numbers out of range.
     """
-    crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]), scale)
+    if size is None:
+        crop: RandomResizedCrop = RandomPart(scale, PATCH_SIDE)
+    else:
+        crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]), scale)
     return Geometry(HorizontalFlip(flip_p), RandomAffine(), crop)
 
 

@@ -23,7 +23,7 @@ from tokenstore.loading.prefetching import Prefetcher
 from tokenstore.loading.resident import ResidentView
 from tokenstore.loading.sampled import sampled
 from tokenstore.loading.sampling import Order, Steps, load_kernels, whole_number
-from tokenstore.loading.torch_arguments import Taken, TorchArguments, own_dataset
+from tokenstore.loading.torch_arguments import Taken, TorchArguments, drawn_seed, own_dataset
 from tokenstore.machine import available_cores
 from tokenstore.randomness import check_key, derived_seed
 from tokenstore.reading import Indices, Rows
@@ -41,6 +41,9 @@ _STATE_VERSION = 1
 
 class TokenLoader:
     """Batches of a dataset, each `(tokens, labels)`: tokens (B, *grid) int64, labels (B,) int64, on `device`.
+
+    Each `for` loop is the next epoch, also where the last one was left early; only a loaded state is gone on
+    with. Every run has the same order, as `seed` is 0 by default; `seed=None` draws one by torch's generator.
 
     The arguments are those of torch's DataLoader where they mean the same. A dataset of one column gives that
     column's tensor alone; columns other than tokens and labels have their stored dtype. The loader has no
@@ -71,8 +74,10 @@ class TokenLoader:
 
     **Resuming.** `state_dict()` is the position of the training loop: after the last batch it got. A loader
     that loads the state gives the rest of that epoch and nothing else, with any number of ranks and threads,
-    from any place where the same store is. A loop that is left early and begun again begins its epoch again.
-    After the end of an epoch the next one begins; `set_epoch` chooses another.
+    from any place where the same store is. An epoch counts as begun with the first batch that is given out:
+    the next loop is the next epoch, and `set_epoch` with the same number begins it again. The state of a loop
+    that was left early is in the epoch that it left. Where one rank looks at a batch before training, all of
+    them call `set_epoch`.
 
     `resident="ram"` first reads the compressed split into memory. `resident="gpu"` reads it into the memory
     of the device (by default "cuda"), where batches are then decoded.
@@ -92,7 +97,7 @@ class TokenLoader:
         dataset: TokenDataset | Subset[Any] | ConcatDataset[Any],
         batch_size: int = 1,
         shuffle: bool | Literal["full", "block", "lanes"] = False,
-        seed: int = 0,
+        seed: int | None = 0,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -111,7 +116,8 @@ class TokenLoader:
         taken = Taken(seed, num_threads, prefetch).updated(of_torch, own_names)
         self.dataset = sampled(own_dataset(dataset), taken.sampler, shuffle)
         self.batch_size = batch_size
-        self.seed = taken.seed
+        self._rank, self._world_size = rank, world_size
+        self.seed = drawn_seed(self.world_size) if taken.seed is None else taken.seed
         self.drop_last = drop_last
         self.pad = pad
         self.num_threads = (
@@ -126,9 +132,8 @@ class TokenLoader:
         self.collate_fn = collate_fn
         self.batch_transform = batch_transform
         self.epoch = 0
-        self._rank, self._world_size = rank, world_size
         self._consumed = self._resume_at = self._turn = 0
-        self._is_over = False
+        self._is_begun = False
         self._last: tuple[int, int, int] | None = None
         self.shuffle_window = shuffle_window or 0
         self._check()
@@ -235,10 +240,11 @@ class TokenLoader:
         return _row_numbers(order, self._steps(consumed, order).positions(step, self.rank))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the next epoch. The epoch of a loaded state is continued, not begun again."""
+        """Choose the epoch of the next loop. The epoch of a loaded state is continued, not begun again."""
         if epoch != self.epoch:
             self._turn += 1
-            self.epoch, self._consumed, self._resume_at, self._is_over = int(epoch), 0, 0, False
+            self.epoch, self._consumed, self._resume_at = int(epoch), 0, 0
+        self._is_begun = False
 
     @property
     def sampler(self) -> TokenLoader:
@@ -274,15 +280,15 @@ class TokenLoader:
         self.seed, self.epoch = state["seed"], state["epoch"]
         self.shuffle, self.shuffle_window = state["shuffle"], state["shuffle_window"]
         self._consumed = self._resume_at = state["consumed"]
-        self._is_over = False
+        self._is_begun = False
         self._turn += 1
         self._reserve_cache()
 
     def __iter__(self) -> Iterator[Any]:
-        if self._is_over:  # the last batch was given out, and nobody asked for another
-            self.epoch, self._is_over = self.epoch + 1, False
+        if self._is_begun:  # by a loop that was left, or that never asked for the end
+            self.epoch, self._is_begun = self.epoch + 1, False
         epoch, consumed = self.epoch, self._resume_at
-        self._consumed, self._resume_at = consumed, 0
+        self._consumed = consumed
         self._turn += 1
         turn = self._turn
         order, rank = self._order(epoch), self.rank
@@ -306,15 +312,15 @@ class TokenLoader:
             depth = self.num_threads * self.prefetch
             for step, result in enumerate(in_order(batch, prefetching(), self.num_threads, depth)):
                 if turn == self._turn:
-                    self._consumed = steps.consumed_after(step)
-                    self._is_over = step == len(steps) - 1
+                    self._consumed, self._resume_at = steps.consumed_after(step), 0
+                    self._is_begun = True
                     self._last = epoch, consumed, step
                 yield pass_to_caller(result, self.device)
         finally:
             if prefetcher is not None:
                 prefetcher.close()
         if turn == self._turn:
-            self.epoch, self._consumed, self._is_over = epoch + 1, 0, False
+            self.epoch, self._consumed, self._resume_at, self._is_begun = epoch + 1, 0, 0, False
 
     def _order(self, epoch: int) -> Order:
         return self.dataset.order(self.seed, epoch, self.shuffle, self.shuffle_window)

@@ -13,7 +13,7 @@ from tokenstore.errors import ArgumentError, did_you_mean
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.mixing import concat
 
-__all__ = ["Taken", "TorchArguments", "own_dataset"]
+__all__ = ["Taken", "TorchArguments", "drawn_seed", "own_dataset"]
 
 
 class TorchArguments(TypedDict, total=False):
@@ -52,7 +52,7 @@ _INSTEAD = {
 class Taken:
     """The arguments of a TokenLoader that torch's may stand for."""
 
-    seed: int
+    seed: int | None
     num_threads: int | None
     prefetch: int
     sampler: Iterable[int] | None = None
@@ -77,6 +77,13 @@ class Taken:
             _refuse_both("prefetch", self.prefetch, 2, "prefetch_factor")
             taken = replace(taken, prefetch=factor)
         return taken
+
+
+def drawn_seed(world_size: int) -> int:
+    """Draw a seed by torch's default generator. Raises ValueError if there are ranks, which have to agree."""
+    if world_size > 1:
+        raise ValueError(f"seed: expected a number, the same on all {world_size} ranks, found None")
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def own_dataset(dataset: Any) -> TokenDataset:
