@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -253,6 +254,12 @@ def test_one_of_both_mixes() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_is_a_probability(share: float) -> None:
-    for made in (ColorAdapt, EmbNoise):
+    for made in (ColorAdapt, partial(EmbNoise, 1.0)):
         with pytest.raises(ValueError, match="share: expected a probability from 0 to 1, found"):
             made(share=share)
+
+
+@pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])
+def test_a_strength_is_a_number_from_zero(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength: expected a number from 0, found"):
+        EmbNoise(strength)

@@ -207,7 +207,7 @@ def test_the_command_measures_a_classifier_on_images(
     found = json.loads(run(file, "--images", photos, *words, *noise, "--json").stdout)
     rows = [(row["corruption"], row["severity"]) for row in found["results"]]
     assert rows == [(None, 0), ("contrast", 2), ("contrast", 5), ("pixelate", 2), ("pixelate", 5)]
-    for word in ("corruption", "severity", "none", "contrast", "pixelate", "top-5"):
+    for word in ("corruption", "severity", "none", "contrast", "pixelate", "top-1"):
         assert word in done.output
     expected = evaluated(photo_model, photos, Condition("pixelate", 5))
     for row, figures in zip(found["results"][::4], expected.figures.values(), strict=True):

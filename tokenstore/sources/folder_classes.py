@@ -48,7 +48,7 @@ def list_classes(
     """
     parts = {split: _list_split(tree, folder, skipped) for split, folder in folders.items()}
     of_splits = {split: [name for name, _ in part.runs] for split, part in parts.items() if part.runs}
-    refuse_label_maps(of_splits, where)
+    refuse_label_maps(of_splits, where, in_splits=all(folders.values()))
     no_classes = folders_of_images(of_splits, where)
     classes, ids, notes = ClassIds(), dict[str, Labels | None](), list[str]()
     for split in sorted(parts, key=no_classes.__contains__):  # the classes of folders are known first

@@ -7,8 +7,9 @@ root/[train|val|test/]x.jpg                     no classes, unless a labels file
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from tokenstore.sources.names import (
     printable_names,
     sliced,
 )
+from tokenstore.sources.odd_folders import masks_way
+from tokenstore.sources.paired_maps import Pair, refuse_paired_maps
 from tokenstore.sources.places import file_at, image_tree
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.remote_tree import RemoteTree
@@ -122,7 +125,7 @@ def open_imagefolder(
     beside its folder of images. All may be at URLs, for which `source_storage_options` are fsspec's.
 
     Raises SourceError if the layout does not say which class or split an image belongs to, if there are no
-    images, and for a label map without an image.
+    images, for a label map without an image, and for label maps among the images.
     """
     where, skipped = public_url(str(location)), SkippedEntries()
     if labels is None and (image_column is not None or label_column is not None):
@@ -155,6 +158,8 @@ def open_imagefolder(
         names = {split: listing.names for split, listing in listings.items()}
         notes = (*notes, *check_masks(places, names, where))
     splits = {split: _split(tree, split, listings[split], places) for split in in_usual_order(listings)}
+    if masks is None and labels is None and not no_labels:
+        refuse_paired_maps(splits, where, partial(_masks_advice, folders, where))
     return ImageSource("imagefolder", where, splits, listed.class_names, notes, unused)
 
 
@@ -162,6 +167,24 @@ def _split(tree: ImageTree, split: str, listing: Listing, places: MaskFolders | 
     if places is None:
         return ImageFolderSplit(tree, listing)
     return MaskedFolderSplit(tree, listing, places.images[split], places.tree, places.masks[split])
+
+
+def _masks_advice(
+    folders: Mapping[str, bytes], where: str, split: str, pair: Pair
+) -> tuple[str, Sequence[Parameter]]:
+    """Say how to convert images and label maps that lie in a split's folder."""
+    start = printable(folders[split])
+    maps, images = pair.map_folder, pair.image_folder
+    beside = maps and images and "/" not in maps + images and pair.same_stem
+    if beside and pair.label_map.startswith(f"{start}{maps}/") and pair.label_map.endswith(".png"):
+        text, way = masks_way(where, images, maps, in_splits=bool(start))
+        return text, [way]
+    way = Parameter("masks")
+    text = (
+        f"Put the label maps into a folder of their own, whose paths are those of the images but for the "
+        f"ending .png, and give it by {way}"
+    )
+    return text, [way]
 
 
 def has_images(location: str | Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.names import printable
 
-__all__ = ["folders_of_images", "refuse_label_maps"]
+__all__ = ["folders_of_images", "masks_way", "refuse_label_maps"]
 
 _IMAGES = frozenset(
     ("images", "image", "imgs", "img", "jpegimages", "jpegs", "jpgs", "photos", "pictures", "pics", "frames")
@@ -45,18 +45,35 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
     return folders
 
 
-def refuse_label_maps(classes: Mapping[str, Collection[bytes]], where: str, first: str = "") -> None:
+def refuse_label_maps(
+    classes: Mapping[str, Collection[bytes]], where: str, *, in_splits: bool = True, first: str = ""
+) -> None:
     """Raise SourceError if the only folders are those of images and of label maps.
 
-    `first` says what comes before the label maps can be given.
+    The folders lie `in_splits`, or directly in the source. `first` says what comes before the label maps can
+    be given.
     """
     names = {printable(name) for of_split in classes.values() for name in of_split}
     images = {name for name in names if name.lower() in _IMAGES}
     maps = sorted(name for name in names if name.lower() in _LABEL_MAPS)
     if images and maps and len(images) + len(maps) == len(names):
-        ways = Parameter("masks", maps[0]), Parameter("no_labels", True)
+        text, way = masks_way(where, min(images), maps[0], in_splits=in_splits)
+        ways = way, Parameter("no_labels", True)
         raise SourceError(
             f"{where}: folders {min(images)!r} and {maps[0]!r} look like images and label maps, not like "
-            f"classes. {first}Give the label maps by {ways[0]}, or take all as images by {ways[1]}",
+            f"classes. {first}{text}, or take all as images by {ways[1]}",
             parameters=ways,
         )
+
+
+def masks_way(where: str, images: str, maps: str, *, in_splits: bool) -> tuple[str, Parameter]:
+    """Return how to convert a folder of images with one of label maps, in words, and the parameter named.
+
+    Both lie in each split, or directly in the source `where`.
+    """
+    if in_splits:
+        way = Parameter("masks", maps)
+        return f"Give the label maps by {way}", way
+    root = where.rstrip("/")
+    way = Parameter("masks", f"{root}/{maps}")
+    return f"Convert {root}/{images}, and give the label maps by {way}", way

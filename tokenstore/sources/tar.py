@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
-from tokenstore.errors import SampleError, SourceError
+from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources.base import ImageSource, ImageSplit, Labels, PlacedRequest
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
@@ -37,6 +37,7 @@ from tokenstore.sources.names import (
     sliced,
 )
 from tokenstore.sources.odd_folders import folders_of_images, refuse_label_maps
+from tokenstore.sources.paired_maps import Pair, refuse_paired_maps
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
@@ -164,9 +165,21 @@ def open_tar(
         split: TarSplit(parts[split].files, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
+    if not no_labels and all(part.texts is None for part in parts.values()):
+        refuse_paired_maps(splits, where, _unpack_maps)
     unused = () if no_labels else notes.unused_labels()
     all_notes = (*shards.notes, *notes.notes(), *more)
     return ImageSource("tar", where, splits, class_names, all_notes, unused)
+
+
+def _unpack_maps(split: str, pair: Pair) -> tuple[str, Sequence[Parameter]]:
+    """Say how to convert tar files of images and label maps."""
+    way = Parameter("masks")
+    text = (
+        f"Unpack the tar files, and give the label maps by {way}, in a folder of their own whose paths are "
+        "those of the images but for the ending .png"
+    )
+    return text, [way]
 
 
 @dataclass(frozen=True)
@@ -235,7 +248,7 @@ def _labels(
         if not bare:
             folders[split] = part.folders
     names = {split: column.unique().to_pylist() for split, column in folders.items()}
-    refuse_label_maps(names, where, "Unpack the tar files. ")
+    refuse_label_maps(names, where, first="Unpack the tar files. ")
     no_classes = folders_of_images(names, where)
     notes = tuple(
         f"folder {printable(name)} is that of all images of split {split}, and no class"
