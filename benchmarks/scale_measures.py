@@ -33,6 +33,8 @@ from tokenstore.writing.rewrite import spec_of
 
 BATCH = 256
 BATCHES = 200
+PART_ROWS = 2**18
+"""The rows of an array of codes that are written at once."""
 Action: TypeAlias = Callable[[], object]
 Prepare: TypeAlias = Callable[[Path, Path], Action]
 
@@ -147,6 +149,30 @@ def prepare_commit(store: Path, scratch: Path) -> Action:
     """Finish a conversion of which every shard is written."""
     resumed(unfinished(tiny_store(scratch), scratch / "tiny")).commit()
     return resumed(unfinished(store, scratch / "out")).commit
+
+
+@operation("merge of 3 parts")
+def prepare_merge(store: Path, scratch: Path) -> Action:
+    """Merge three conversions of a part each; they have the codes of the store, without labels."""
+    tokenstore.merge(scratch / "warm", converted_parts(tiny_store(scratch), scratch / "tiny"))
+    parts = converted_parts(store, scratch)
+    return lambda: tokenstore.merge(scratch / "merged", parts)
+
+
+def converted_parts(store: Path, folder: Path) -> list[Path]:
+    """Convert the codes of a store as an array, in three parts."""
+    split = tokenstore.open(store)["train"]
+    tokens, source = split.array("tokens").streamed(), folder / "codes.npy"
+    folder.mkdir(exist_ok=True)
+    codes = np.lib.format.open_memmap(source, "w+", tokens.layout.dtype, tokens.layout.shape)
+    for start in range(0, len(codes), PART_ROWS):
+        stop = min(start + PART_ROWS, len(codes))
+        codes[start:stop] = tokens.read_range(start, stop)
+    codes.flush()
+    parts = [folder / f"part-{number}" for number in range(1, 4)]
+    for number, part in enumerate(parts, 1):
+        tokenstore.convert(source, part, part=(number, len(parts)), codebook_size=scale_stores.CODEBOOK_SIZE)
+    return parts
 
 
 def unfinished(store: Path, out: Path) -> tuple[StoreSpec, Path]:

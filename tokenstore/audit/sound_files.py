@@ -11,14 +11,16 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.tables import check_table
 from tokenstore.errors import StorageError, TokenstoreError
 from tokenstore.format import ROOT, ArrayLayout, FileRecord, sharding
-from tokenstore.machine import available_cores
+from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles
 from tokenstore.reading.checked_files import opened_file
 from tokenstore.storage import Storage
@@ -30,6 +32,8 @@ _PIECES_AT_ONCE = 4
 """The pieces of a file that are fetched while earlier ones are checked."""
 _LOCAL_PIECE_NBYTES = 2**20
 """The bytes of a file of this machine that are read at once: they fit into a processor's cache."""
+_LOOKS_AT_ONCE = 8
+"""The requests for sizes and metadata that are made at a time, before any file is checked."""
 _LARGE_AT_ONCE = 4
 """The least number of large files in memory: some are checked while others are fetched."""
 
@@ -43,16 +47,14 @@ class SoundFiles:
     def __init__(self, store: StoreFiles) -> None:
         self._store = store
         self._storage = store.storage
-        self.sizes = None if store.storage.maps_files else _listed_sizes(store.storage)
+        self.sizes: dict[str, int] | None = None
         """The sizes of all files of a remote place by their paths; None where no listing tells them."""
         self._large = threading.BoundedSemaphore(max(_LARGE_AT_ONCE, available_cores()))
         self._layouts: dict[str, ArrayLayout] = {}
+        self._look()
         self._tables: dict[str, tuple[str, int, int]] = {}
         """The split, the first row and the rows of each file of a samples table, by its path."""
         for split in store.splits:
-            for name in store.split_arrays(split):
-                with contextlib.suppress(TokenstoreError):
-                    self._layouts[f"{split}/{name}"] = store.layout(f"{split}/{name}")
             start = 0
             with contextlib.suppress(TokenstoreError):
                 for path, rows in store.samples_parts(split):
@@ -62,6 +64,22 @@ class SoundFiles:
         """The numbers of the shards of each array that passed: digest, index, checksums and values."""
         self.table_problems: dict[str, list[str]] = {}
         """The problems of each file of a samples table whose digest is right."""
+
+    def _look(self) -> None:
+        """Find out the sizes of files and the layouts of arrays, of a remote place all at once."""
+
+        def size() -> None:
+            self.sizes = _listed_sizes(self._storage)
+
+        def layout(array: str) -> None:
+            with contextlib.suppress(TokenstoreError):
+                self._layouts[array] = self._store.layout(array)
+
+        store, is_remote = self._store, not self._storage.maps_files
+        arrays = [f"{split}/{name}" for split in store.splits for name in store.split_arrays(split)]
+        tasks: list[Callable[[], None]] = [size] if is_remote else []
+        tasks += [partial(layout, array) for array in arrays]
+        deque(in_order(lambda task: task(), tasks, _LOOKS_AT_ONCE if is_remote else 1), maxlen=0)
 
     def passes(self, path: str, record: FileRecord) -> bool:
         """Return whether a file has its digest and, if it is a shard, all that its chunks must have."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 import numpy as np
 from typing_extensions import override
@@ -51,7 +50,7 @@ class LocalShards(Shards):
 
     @override
     def payload(self, chunk: int) -> Bytes:
-        return self._payloads_of(chunk // self._files.layout.chunks_per_shard, [chunk], self._maps)[0][0]
+        return self._payloads(np.array([chunk]), self._maps).payloads[0]
 
     @override
     def payloads(self, chunks: Indices) -> Payloads:
@@ -64,8 +63,8 @@ class LocalShards(Shards):
     @override
     def open(self, shard: int) -> None:
         if shard not in self._mappings:
-            with self._opened(shard):
-                pass
+            with contextlib.closing(self._opened(shard)) as file:
+                self._stops(shard, file)
 
     @override
     def reserve_cache(self, nbytes: int) -> None:
@@ -81,6 +80,9 @@ class LocalShards(Shards):
         ):
             of_shard, kept[start:stop] = self._payloads_of(shard, chunks[start:stop].tolist(), maps)
             payloads += of_shard
+        if not kept.all():
+            # Another store may have taken the place of this one before its files were opened.
+            self._files.store.check_unchanged()
         return Payloads(chunks, payloads, kept)
 
     def _payloads_of(self, shard: int, chunks: list[int], maps: bool) -> tuple[list[Bytes], bool]:
@@ -92,11 +94,13 @@ class LocalShards(Shards):
         mapping = self._mappings.get(shard)
         stops = None if mapping is None else self._indexes.get(shard)
         if mapping is None or stops is None:
-            with self._opened(shard) as (file, stops):
+            with contextlib.closing(self._opened(shard)) as file:
+                stops = self._stops(shard, file)
                 mapping = file.mapped() if maps else None
                 if mapping is None:
                     read = (file.read(*span(stops, chunk - first)) for chunk in chunks)
                     return list(map(self._checked, chunks, read)), False
+            self._files.store.check_unchanged()
             # subtle: the first thread's mapping stays, since addresses in it may be in use
             mapping = self._mappings.setdefault(shard, mapping)
         return [self._mapped_payload(mapping, chunk, *span(stops, chunk - first)) for chunk in chunks], True
@@ -117,43 +121,40 @@ class LocalShards(Shards):
             raise self._files.damage(chunk, error) from error
         return payload
 
-    @contextlib.contextmanager
-    def _opened(self, shard: int) -> Iterator[tuple[_ShardFile, Stops]]:
-        """Open a shard of the store that was opened, whose size is right, and give the ends of its chunks."""
-        store = self._files.store
+    def _opened(self, shard: int) -> _ShardFile:
+        """Open a shard, of which nothing is used before the store is known to be the one that was opened."""
         try:
-            file = _ShardFile(self._files, shard)
-        except DamageError:
-            store.rule_out_change()
-            raise
-        try:
-            # A store that was replaced before the shard was opened has a new root by now. subtle: its index
-            # must not take the place of numbers by which other threads read, or read later.
-            store.check_unchanged()
-            stops = self._indexes.get(shard)
-            yield file, self._add_index(shard, file) if stops is None else stops
-        finally:
-            file.close()
-
-    def _add_index(self, shard: int, file: _ShardFile) -> Stops:
-        layout = self._files.layout
-        try:
-            data = file.read(file.nbytes - layout.index_nbytes, file.nbytes)
-            index = sharding.decode_index(data, layout.shard_chunks(shard), file.nbytes, file.where)
+            return _ShardFile(self._files, shard)
         except DamageError:
             self._files.store.rule_out_change()
             raise
-        return self._indexes.put(shard, index)
+
+    def _stops(self, shard: int, file: _ShardFile) -> Stops:
+        """Return the ends of a shard's chunks, out of its open file where they are not known."""
+        stops = self._indexes.get(shard)
+        if stops is None:
+            # subtle: another store's index must not take the place of numbers by which other threads read
+            self._files.store.check_unchanged()
+            stops = self._indexes.put(shard, self._read_index(shard, file))
+        return stops
+
+    def _read_index(self, shard: int, file: _ShardFile) -> sharding.Index:
+        layout = self._files.layout
+        try:
+            data = file.read(file.nbytes - layout.index_nbytes, file.nbytes)
+            return sharding.decode_index(data, layout.shard_chunks(shard), file.nbytes, file.where)
+        except DamageError:
+            self._files.store.rule_out_change()
+            raise
 
 
 class _ShardFile:
     """A shard's open file. Raises DamageError unless it has the size that the manifest says."""
 
     def __init__(self, files: ArrayFiles, shard: int) -> None:
-        storage, path = files.store.storage, files.path(shard)
-        self.where, self.nbytes = f"{storage}/{path}", files.record_nbytes(shard)
+        self._files, self._shard, self.nbytes = files, shard, files.record_nbytes(shard)
         try:
-            file = storage.open_file(path)
+            file = files.store.storage.open_file(files.path(shard))
         except FileNotFoundError as error:
             raise DamageError(f"{self.where}: the shard is missing. Restore it from a copy") from error
         assert file is not None, "only files that can be mapped are read here"
@@ -161,6 +162,11 @@ class _ShardFile:
         if size != self.nbytes or size < files.layout.index_nbytes:
             self.close()
             raise self._other_size(self.nbytes, size)
+
+    @property
+    def where(self) -> str:
+        """The place of the shard, for a message."""
+        return f"{self._files.store.storage}/{self._files.path(self._shard)}"
 
     def close(self) -> None:
         os.close(self._descriptor)

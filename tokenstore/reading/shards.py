@@ -79,7 +79,14 @@ class ArrayFiles:
 
     def path(self, shard: int) -> str:
         """Return the path of a shard in the store."""
-        return f"{self.name}/{self.layout.shard_file(shard)}"
+        before, after = self._path_parts
+        return f"{before}{shard}{after}"
+
+    @cached_property
+    def _path_parts(self) -> tuple[str, str]:
+        """The parts of every shard's path before and after its number."""
+        folder, _, zeros = self.layout.shard_file(0).partition("0")
+        return f"{self.name}/{folder}", zeros
 
     def record_nbytes(self, shard: int) -> int:
         """Return the bytes of a shard that the manifest says."""

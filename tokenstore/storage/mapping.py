@@ -23,6 +23,8 @@ __all__ = ["map_file"]
 
 _CALLS_SYSTEM = os.name == "posix" and sys.maxsize > 2**32
 _UNKNOWN_LIMIT = 2**15
+_OTHERS = 2**14
+"""The mappings that are left to libraries, threads and large arrays, which take a few thousand at most."""
 _LIMIT_OF_DESCRIPTORS = 64
 """The most mappings where each has a descriptor."""
 _MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
@@ -30,11 +32,15 @@ _log = logging.getLogger(__name__)
 
 
 def most_mappings() -> int:
-    """Return how many mappings this process may have: half of what the system allows, if it says so."""
+    """Return how many mappings this process may have: what the system allows, but for those of others.
+
+    At least half of what it allows, or `_OTHERS`, are left to the process's other memory.
+    """
     if not _CALLS_SYSTEM:
         return _LIMIT_OF_DESCRIPTORS
     try:
-        return int(_MAX_MAP_COUNT.read_text()) // 2
+        allowed = int(_MAX_MAP_COUNT.read_text())
+        return max(allowed // 2, allowed - _OTHERS)
     except (OSError, ValueError):
         return _UNKNOWN_LIMIT
 
