@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 from helpers import ray_clusters
@@ -28,6 +30,7 @@ from tokenstore.conversion import Progress, RayExecutor, convert_source, work
 from tokenstore.conversion.ranges import DEADLY, MOST_DEATHS
 from tokenstore.errors import ArgumentError, IncompleteStoreError, TokenizerError, WorkerError
 from tokenstore.sources import open_source
+from tokenstore.writing import encoded
 
 pytestmark = pytest.mark.ray
 SKIPPING = replace(OPTIONS, on_error="skip")
@@ -169,6 +172,50 @@ def test_a_conversion_whose_driver_was_killed_or_interrupted_goes_on_with_and_wi
         assert contents(tmp_path / out) == alone
 
 
+def kill_an_actor() -> None:
+    """Kill a process that is an actor."""
+    actors = [
+        each for each in psutil.process_iter(["cmdline"]) if "ray::_Worker" in str(each.info["cmdline"])
+    ]
+    actors[0].kill()
+
+
+def test_a_store_is_recoded_on_a_cluster_whether_actors_find_it_or_not_and_when_one_is_killed(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encoded, "_PIECE_NBYTES", 100)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "codes.npz", codes=rng.integers(0, 90, (300, 4, 4)), labels=np.arange(300) % 4)
+    settings: dict[str, Any] = {"codebook_size": 100, "chunk_samples": 4, "prune_codebook": True}
+    tokenstore.convert(tmp_path / "codes.npz", tmp_path / "alone", **settings)
+    where = executor(cluster, range_samples=50)
+    tokenstore.convert(tmp_path / "codes.npz", tmp_path / "out", executor=where, **settings)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+    tokenstore.recode(tmp_path / "alone", tmp_path / "zstd", codec="zstd", shard_samples=64)
+    hidden = f"memory://{tmp_path.name}"  # which no other process finds
+    tokenstore.copy(tmp_path / "alone", hidden)
+    killed: list[int] = []
+
+    def kill(step: str, done: int, total: int) -> None:
+        if not killed:
+            killed.append(done)
+            kill_an_actor()
+
+    for name, store, on_progress in (("a", tmp_path / "alone", kill), ("b", hidden, None)):
+        tokenstore.recode(
+            store,
+            tmp_path / name,
+            codec="zstd",
+            shard_samples=64,
+            executor=where,
+            on_progress=on_progress,
+        )
+        assert contents(tmp_path / name) == contents(tmp_path / "zstd")
+    assert killed
+    assert "an actor died and is replaced" in caplog.text
+
+
 def test_a_target_on_object_storage_gets_the_bytes_of_a_local_one(
     tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes], s3_server: S3Server
 ) -> None:
@@ -200,6 +247,11 @@ def test_the_command_converts_on_a_cluster(tmp_path: Path, cluster: Any) -> None
         )
         assert result.exit_code == 0, result.output
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    tokenstore.recode(tmp_path / "a", tmp_path / "c", codec="zstd")
+    words = ["recode", str(tmp_path / "a"), str(tmp_path / "d"), "--codec", "zstd", "--ray", cluster.address]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "c") == contents(tmp_path / "d")
 
 
 def test_a_tokenizer_that_an_actor_cannot_load_ends_the_conversion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from tokenstore.sources.base import CodeSource, CodeSplit
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
 
+_RANGE_CODES = 2**19
+"""The codes of a range, about."""
 _SCAN_CODES = 2**22
 """The codes that are read at a time in search of the largest."""
 
@@ -86,6 +89,12 @@ class CodePlan(RangePlan):
     @override
     def batch_size(self) -> int:
         return 1
+
+    @property
+    @override
+    def range_samples(self) -> int:
+        most = max(1, _RANGE_CODES // math.prod(self.spec.grid))
+        return min(most, self.spec.shard_samples or most)
 
     @override
     def begin(self, workers: int) -> CodeReader:

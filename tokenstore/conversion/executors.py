@@ -16,7 +16,6 @@ from typing_extensions import override
 from tokenstore.conversion.plans import RangePlan, RangeWorker
 from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
 from tokenstore.errors import WorkerError
-from tokenstore.sources import decoding
 
 __all__ = ["Executor", "LocalExecutor", "encode_surely"]
 
@@ -50,7 +49,7 @@ class LocalExecutor(Executor):
     @override
     def segments(self, plan: RangePlan, starts: Mapping[str, int]) -> Generator[Segment, None, None]:
         workers = plan.options.workers if self.workers is None else self.workers
-        batches = max(1, decoding.TASK_SAMPLES // plan.batch_size)
+        batches = max(1, plan.range_samples // plan.batch_size)
         ranges = plan.ranges(starts, batches)
         ahead: deque[SampleRange] = deque()
         while True:

@@ -14,6 +14,7 @@ from tokenstore.conversion.options import ConvertOptions
 from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import DEADLY, BadSample, RangeRequest, SampleRange, Segment
 from tokenstore.format import Column, Preprocessing
+from tokenstore.sources import decoding
 from tokenstore.sources.base import ImageSource, MaskedSplit
 from tokenstore.sources.decoding import decode_tasks
 from tokenstore.sources.images import ImageOptions
@@ -51,6 +52,11 @@ class ConversionPlan(RangePlan):
     def batch_size(self) -> int:
         """The number of samples of which a tokenizer's batch is the good ones."""
         return self.options.batch_size
+
+    @property
+    @override
+    def range_samples(self) -> int:
+        return decoding.TASK_SAMPLES
 
     @override
     def begin(self, workers: int) -> RangeEncoder:

@@ -76,6 +76,11 @@ class RangePlan(ABC):
     def batch_size(self) -> int:
         """The number of samples at whose multiples ranges may be cut."""
 
+    @property
+    @abstractmethod
+    def range_samples(self) -> int:
+        """The samples of a range, about, where it is encoded here."""
+
     @abstractmethod
     def begin(self, workers: int) -> RangeWorker:
         """Return a worker of this process, with so many decode processes."""
