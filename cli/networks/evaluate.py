@@ -82,19 +82,21 @@ def _corruptions() -> list[str]:
 @option(
     "--by-class",
     is_flag=True,
-    help="Print a classifier's figures of each class, too, and which classes it confuses.",
+    help="Print the figures of each class, too, and which classes are confused: of the samples of a "
+    "classifier, or the pixels of a segmenter.",
 )
 @option(
     "--confusion",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Write the samples by label and by predicted label to FILE, a .csv.",
+    help="Write the samples, or pixels, by label and by predicted label to FILE, a .csv.",
 )
 @option(
     "--predictions",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Write each sample's label, prediction and probability to FILE, a .csv or .parquet.",
+    help="Write each sample's label, prediction and probability to FILE, a .csv or .parquet; or the label "
+    "maps (N, h, w) of a segmenter, a .npy.",
 )
 @options.seed(of="noise and masked patches")
 @options.as_json("the figures")

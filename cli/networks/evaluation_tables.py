@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ def print_evaluation(evaluation: Any, *, by_class: bool = False) -> None:
     if "iou" in evaluation.figures:
         _print_classes(evaluation.figures["iou"], evaluation.class_names)
     if by_class:
-        _print_by_class(evaluation.by_class)
+        _print_by_class(evaluation.by_class, "pixels" if "iou" in evaluation.figures else "samples")
         _print_confusions(evaluation.predictions, evaluation.by_class)
 
 
@@ -82,8 +81,8 @@ def _print_classes(iou: Sequence[float], names: Sequence[str] | None) -> None:
     Terminal().print(table)
 
 
-def _print_by_class(classes: Sequence[Any]) -> None:
-    heads = ("samples", "top-1", "precision", "F1")
+def _print_by_class(classes: Sequence[Any], counted: str) -> None:
+    heads = (counted, "recall" if counted == "pixels" else "top-1", "precision", "F1")
     table = Table("class", *(Column(head, justify="right") for head in heads), box=None)
     for figures in classes:
         shares = (figures.recall, figures.precision, figures.f1)
@@ -94,10 +93,7 @@ def _print_by_class(classes: Sequence[Any]) -> None:
 
 def _print_confusions(predictions: Mapping[Any, Any], classes: Sequence[Any]) -> None:
     """Print the pairs of classes that are confused most often, of samples as they are."""
-    found = next(iter(predictions.values()))
-    pairs = Counter(zip(found.labels.tolist(), found.predicted.tolist(), strict=True))
-    wrong = [(pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
-    for (label, predicted), count in wrong[:_MOST_CONFUSIONS]:
+    for label, predicted, count in next(iter(predictions.values())).confused(_MOST_CONFUSIONS):
         echo(f"{_class_name(classes[label])} taken for {_class_name(classes[predicted])}: {count:,}")
 
 

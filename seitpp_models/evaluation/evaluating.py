@@ -20,9 +20,7 @@ from seitpp_models.evaluation.on_images import (
     tokenizer_for,
 )
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
-from seitpp_models.evaluation.predictions import (
-    PredictionLog,
-)
+from seitpp_models.evaluation.predictions import PixelLog, PredictionLog
 from seitpp_models.evaluation.results import Evaluation, ImageFacts
 from seitpp_models.evaluation.settings import (
     EvaluationSettings,
@@ -171,7 +169,7 @@ def _on_store(
     )
     steps = store.manifest.preprocessing
     notes = [] if None in (steps, trained.preprocessing) else _notes(trained, steps)
-    log: PredictionLog | None = getattr(measure, "log", None)
+    log: PredictionLog | PixelLog | None = getattr(measure, "log", None)
     predictions = {} if log is None else {CLEAN: log.finish(np.arange(count))}
     evaluation = Evaluation(
         trained.kind, place, split, count, {CLEAN: figures}, trained.labels, None, notes, predictions
@@ -216,7 +214,7 @@ def _on_images(
         _conditions(settings.corruptions, settings.severities),
         crop=measure.sides,
         all_classes=measure.all_classes,
-        keep_predictions=measure.log is not None,
+        keep_predictions=measure.keeps_predictions,
         decoding=decoding,
         on_progress=progress.on_progress,
     )

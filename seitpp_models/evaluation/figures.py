@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import ClassMap
-from seitpp_models.evaluation.predictions import PredictionLog
+from seitpp_models.evaluation.predictions import PixelLog, PredictionLog
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
 from seitpp_models.networks.segmentation import segmentation_loss
 from seitpp_models.networks.shape import NetworkShape, taking_any_grid
@@ -154,6 +154,7 @@ def evaluate_segmenter(
     ignore_index: int,
     embedding: nn.Module | None = None,
     crop: Crop | None = None,
+    log: PixelLog | None = None,
     on_batch: OnBatch | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a segmenter on batches of codes (B, H, W) and label maps (B, h, w).
@@ -161,7 +162,7 @@ def evaluate_segmenter(
     They are the `loss` in nats, the mean IoU `miou`, the share `accuracy` of right pixels, and a list `iou`
     of each class. Pixels of `ignore_index` count nowhere. `miou` is the mean over classes that occur in maps
     or predictions; the `iou` of other classes, and of `ignore_index`, is NaN. With `crop`, codes and maps are
-    cut to the same central part.
+    cut to the same central part. The confusions and predicted label maps go into `log`.
 
     Raises ModelError for labels out of range, a crop whose border divides a pixel, and if no pixel counts.
     """
@@ -179,7 +180,10 @@ def evaluate_segmenter(
                 ).to(device)
             logits = model(network_input(codes, crop, embedding), tuple(masks.shape[1:]))
             loss.update(segmentation_loss(logits, masks, ignore_index), counted.sum())
-            confusion.update(logits.argmax(1), masks)
+            predicted = logits.argmax(1)
+            confusion.update(predicted, masks)
+            if log is not None:
+                log.add(predicted)
             if on_batch is not None:
                 on_batch(len(codes))
     if loss is None:
@@ -189,6 +193,8 @@ def evaluate_segmenter(
         raise ModelError(
             f"expected pixels to evaluate on, found none but of {ignore_index}, which is ignored"
         )
+    if log is not None:
+        log.table = table.long().numpy()
     iou = _intersections_over_unions(table, ignore_index)
     return {
         "loss": float(loss.compute()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from seitpp_models.evaluation.class_names import match_classes
 from seitpp_models.evaluation.figures import OnBatch, evaluate_classifier, evaluate_masked, evaluate_segmenter
-from seitpp_models.evaluation.predictions import PredictionLog
+from seitpp_models.evaluation.predictions import PixelLog, PredictionLog
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import TrainedModel
@@ -106,19 +107,24 @@ class SegmenterMeasure:
     of_images: ClassVar[bool] = False
     ignore_index: int | None = None
     """The label of pixels that count nowhere; by default the store's."""
+    log: PixelLog | None = None
+    """The log of the confusions, which names the file of label maps."""
 
     def figures(self, trained: TrainedModel, samples: MeasuredSamples) -> dict[str, Any]:
         """Return `evaluate_segmenter`'s figures; raise ModelError for labels out of range."""
         ignored = ignored_label(samples.store) if self.ignore_index is None else self.ignore_index
-        return evaluate_segmenter(
-            trained.model,
-            samples.loader,
-            classes=trained.shape.classes,
-            ignore_index=ignored,
-            embedding=samples.embedding,
-            crop=samples.crop,
-            on_batch=samples.on_batch,
-        )
+        classes, count = trained.shape.classes, len(samples.loader.dataset)
+        with nullcontext() if self.log is None else self.log.writing(count, classes):
+            return evaluate_segmenter(
+                trained.model,
+                samples.loader,
+                classes=classes,
+                ignore_index=ignored,
+                embedding=samples.embedding,
+                crop=samples.crop,
+                log=self.log,
+                on_batch=samples.on_batch,
+            )
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,28 @@
-"""The predictions of a classifier, sample by sample: figures by class, confusions, and files of them."""
+"""The predictions of classifiers and segmenters: figures by class, confusions, and files of them."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import numpy.lib.format as npy_format
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.files import write_file
+from tokenstore.files import whole_file, write_file
 
 __all__ = [
     "ClassFigures",
+    "PixelCounts",
+    "PixelLog",
     "PredictionLog",
     "Predictions",
     "check_file",
@@ -27,7 +32,7 @@ __all__ = [
 
 Integers = npt.NDArray[np.int64]
 
-_ENDINGS = {"confusion": (".csv",), "predictions": (".csv", ".parquet")}
+_ENDINGS = {"confusion": (".csv",), "predictions": (".csv", ".parquet", ".npy")}
 """The endings of the files that an evaluation writes, by their parameters."""
 
 
@@ -38,11 +43,11 @@ class ClassFigures:
     label: int
     name: str | None
     samples: int
-    """The number of samples of the class."""
+    """The number of samples of the class; of a segmenter, pixels."""
     predicted: int
-    """The number of samples that the network gives this class."""
+    """The number of samples or pixels that the network gives this class."""
     right: int
-    """The number of samples of the class that the network gives this class."""
+    """The number of samples or pixels of the class that the network gives this class."""
 
     @property
     def recall(self) -> float:
@@ -87,14 +92,48 @@ class Predictions:
 
     def by_class(self, names: Sequence[str] | None = None) -> tuple[ClassFigures, ...]:
         """Return the figures of each class, in the order of labels; `names` are those of the classes."""
-        samples, predicted, right = (
-            np.bincount(labels, minlength=self.classes).tolist()
-            for labels in (self.labels, self.predicted, self.labels[self.labels == self.predicted])
+        right = self.labels[self.labels == self.predicted]
+        counts = (
+            np.bincount(labels, minlength=self.classes) for labels in (self.labels, self.predicted, right)
         )
-        return tuple(
-            ClassFigures(label, None if names is None else names[label], *counts)
-            for label, counts in enumerate(zip(samples, predicted, right, strict=True))
-        )
+        return _by_class(counts, names)
+
+    def confused(self, most: int) -> list[tuple[int, int, int]]:
+        """Return up to `most` pairs that are confused most often: label, predicted label, samples."""
+        pairs = Counter(zip(self.labels.tolist(), self.predicted.tolist(), strict=True))
+        wrong = [(*pair, count) for pair, count in pairs.most_common() if pair[0] != pair[1]]
+        return wrong[:most]
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """The pixels of a segmenter of K classes by their label, and by the label that is predicted."""
+
+    table: Integers
+    """The numbers of pixels (K, K)."""
+
+    def confusion(self) -> Integers:
+        """Return the numbers of pixels (K, K) by their label, and by the label that is predicted."""
+        return self.table
+
+    def by_class(self, names: Sequence[str] | None = None) -> tuple[ClassFigures, ...]:
+        """Return the figures of each class, in the order of labels; `names` are those of the classes."""
+        return _by_class((self.table.sum(1), self.table.sum(0), self.table.diagonal()), names)
+
+    def confused(self, most: int) -> list[tuple[int, int, int]]:
+        """Return up to `most` pairs that are confused most often: label, predicted label, pixels."""
+        wrong = self.table - np.diag(self.table.diagonal())
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [divmod(place, len(wrong)) for place in order.tolist()]
+        return [(*pair, int(wrong[pair])) for pair in pairs if wrong[pair]]
+
+
+def _by_class(counts: Iterable[Integers], names: Sequence[str] | None) -> tuple[ClassFigures, ...]:
+    """Return the figures of classes by their samples, predictions and right predictions, (K,) each."""
+    return tuple(
+        ClassFigures(label, None if names is None or label >= len(names) else names[label], *of_class)
+        for label, of_class in enumerate(zip(*(each.tolist() for each in counts), strict=True))
+    )
 
 
 class PredictionLog:
@@ -116,6 +155,56 @@ class PredictionLog:
             torch.cat(parts).numpy() for parts in zip(*self._parts, strict=True)
         )
         return Predictions(rows, labels, predicted, probabilities, self._classes)
+
+
+class PixelLog:
+    """The confusions of a segmenter, and the file of its label maps, if one is asked for."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._maps: _MapFile | None = None
+        self.table = np.zeros((0, 0), np.int64)
+        """The numbers of pixels (K, K) by their label, and by the label that is predicted."""
+
+    @contextmanager
+    def writing(self, samples: int, classes: int) -> Iterator[None]:
+        """Write the maps that are added, those of so many samples, to the file: whole, or not at all."""
+        if self._path is None:
+            yield
+            return
+        with whole_file(self._path) as file:
+            self._maps = _MapFile(file, samples, classes)
+            yield
+
+    def add(self, maps: Tensor) -> None:
+        """Add a batch of predicted label maps (B, h, w)."""
+        if self._maps is not None:
+            self._maps.add(maps)
+
+    def finish(self, rows: Integers) -> PixelCounts:
+        """Return the pixels that were counted; `rows` are the samples, which do not matter."""
+        return PixelCounts(self.table)
+
+
+class _MapFile:
+    """The label maps (N, h, w) of N samples in a `.npy` file that is being written."""
+
+    def __init__(self, file: IO[bytes], samples: int, classes: int) -> None:
+        self._file, self._samples = file, samples
+        self._dtype = np.min_scalar_type(classes - 1)
+        self._is_begun = False
+
+    def add(self, maps: Tensor) -> None:
+        values = maps.cpu().numpy().astype(self._dtype)
+        if not self._is_begun:
+            header = {
+                "descr": npy_format.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self._samples, *values.shape[1:]),
+            }
+            npy_format.write_array_header_1_0(self._file, header)
+            self._is_begun = True
+        self._file.write(values.tobytes())
 
 
 def check_file(parameter: str, path: Path) -> None:

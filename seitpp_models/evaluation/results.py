@@ -12,7 +12,7 @@ import numpy.typing as npt
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.figures import without_nan
 from seitpp_models.evaluation.on_images import CLEAN, Condition
-from seitpp_models.evaluation.predictions import ClassFigures, Predictions
+from seitpp_models.evaluation.predictions import ClassFigures, PixelCounts, Predictions
 from tokenstore.sources.images import Resize
 
 __all__ = ["Evaluation", "ImageFacts"]
@@ -57,8 +57,8 @@ class Evaluation:
     """More facts, if the evaluation was on images."""
     notes: Sequence[str] = ()
     """Sentences about images that were not prepared as those that the network was trained on."""
-    predictions: Mapping[Condition, Predictions] = field(default_factory=dict, repr=False)
-    """The predictions under each condition; empty unless they were asked for."""
+    predictions: Mapping[Condition, Predictions | PixelCounts] = field(default_factory=dict, repr=False)
+    """The predictions under each condition, a segmenter's counted; empty unless they were asked for."""
 
     @property
     def figures(self) -> Mapping[str, Any]:
@@ -67,22 +67,22 @@ class Evaluation:
 
     @property
     def by_class(self) -> tuple[ClassFigures, ...]:
-        """The figures of each class on samples as they are; raises ModelError without predictions."""
+        """The figures of each class, on samples as they are; raises ModelError without predictions."""
         return self._clean.by_class(self.class_names)
 
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
-        """The numbers of samples (K, K) by label, and by the label predicted, on samples as they are.
+        """The numbers of samples, or pixels, (K, K) by label and by the label predicted.
 
         Raises ModelError without predictions.
         """
         return self._clean.confusion()
 
     @property
-    def _clean(self) -> Predictions:
+    def _clean(self) -> Predictions | PixelCounts:
         if CLEAN not in self.predictions:
             raise ModelError(
-                "expected kept predictions, found none; evaluate a classifier with by_class=True"
+                "expected kept predictions, found none; evaluate a classifier or segmenter with by_class=True"
             )
         return self.predictions[CLEAN]
 

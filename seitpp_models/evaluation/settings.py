@@ -10,13 +10,16 @@ from typing import Any, TypedDict
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.measures import Measure, measure_for
 from seitpp_models.evaluation.predictions import (
+    PixelLog,
     PredictionLog,
+    Predictions,
     check_file,
     write_confusion,
     write_predictions,
 )
 from seitpp_models.evaluation.results import Evaluation
 from seitpp_models.networks.masking import MaskRatio
+from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 from tokenstore.sources.options import Resize, SourceOptions
@@ -31,6 +34,8 @@ __all__ = [
 ]
 
 _MOST_CONFUSED = 10_000
+_PREDICTION_FILES: dict[Output, tuple[str, ...]] = {"class": (".csv", ".parquet"), "label map": (".npy",)}
+"""The endings of files of predictions, by the thing that a network's logits are of."""
 
 
 class EvaluationSettings(TypedDict, total=False):
@@ -73,11 +78,12 @@ class EvaluationSettings(TypedDict, total=False):
     seed: int
     """The seed of noise and of masked patches."""
     by_class: bool
-    """True to keep a classifier's predictions: `Evaluation.by_class`, `.confusion` and `.predictions`."""
+    """True to keep predictions, for `Evaluation.by_class` and `.confusion`; a segmenter's are of pixels."""
     confusion: str | Path | None
-    """The CSV file to write the numbers of samples by label and by predicted label to."""
+    """The CSV file to write the numbers of samples, or pixels, by label and by predicted label to."""
     predictions: str | Path | None
-    """The CSV or Parquet file, by its ending, to write each sample's prediction to."""
+    """The file to write predictions to: of a classifier a CSV or Parquet file of a row a sample, by its
+    ending, and of a segmenter a .npy file of the label maps (N, h, w)."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +129,26 @@ class MeasureSettings:
     predictions: str | Path | None = None
 
     @property
-    def log(self) -> PredictionLog | None:
-        """A new log of predictions, if they are asked for."""
-        return PredictionLog() if self.by_class or self.confusion or self.predictions else None
+    def keeps_predictions(self) -> bool:
+        """True if predictions are asked for."""
+        return bool(self.by_class or self.confusion or self.predictions)
+
+    def _log(self, trained: TrainedModel) -> PredictionLog | PixelLog | None:
+        """Return a new log of a network's predictions; raise ArgumentError for a network that has none."""
+        if not self.keeps_predictions:
+            return None
+        output = trained.shape.output
+        if output not in _PREDICTION_FILES:
+            asked = next(name for name in ("by_class", "confusion", "predictions") if getattr(self, name))
+            raise idle(asked, "a classifier or a segmenter")
+        path, endings = self.predictions and Path(self.predictions), _PREDICTION_FILES[output]
+        if path and path.suffix.lower() not in endings:
+            named = Parameter("predictions", str(path))
+            raise ArgumentError(
+                f"{named}: expected a name ending in {' or '.join(endings)} for such a network",
+                parameters=[named],
+            )
+        return PixelLog(path or None) if output == "label map" else PredictionLog()
 
     def check_files(self) -> None:
         """Raise ArgumentError for files that cannot be written."""
@@ -138,8 +161,9 @@ class MeasureSettings:
         names = evaluation.class_names
         if self.confusion is not None:
             write_confusion(Path(self.confusion), evaluation.confusion, names)
-        if self.predictions is not None:
-            write_predictions(Path(self.predictions), evaluation.predictions, sources(), names)
+        rows = {each: kept for each, kept in evaluation.predictions.items() if isinstance(kept, Predictions)}
+        if self.predictions is not None and rows:
+            write_predictions(Path(self.predictions), rows, sources(), names)
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -151,11 +175,8 @@ class MeasureSettings:
         parameters = {name: getattr(self, name) for name in ("all_classes", "ignore_index", "mask_ratio")}
         requested = {name for name, value in parameters.items() if value is not None and value is not False}
         parameters["mask_ratio"] = MaskRatio.mean if self.mask_ratio is None else self.mask_ratio
-        log = self.log
+        log = self._log(trained)
         measure = measure_for(trained, {**parameters, "seed": self.seed, "log": log}, requested)
-        if log is not None and trained.shape.output != "class":
-            asked = next(name for name in ("by_class", "confusion", "predictions") if getattr(self, name))
-            raise idle(asked, "a classifier")
         if self.confusion is not None and trained.shape.classes > _MOST_CONFUSED:
             raise ModelError(
                 f"expected up to {_MOST_CONFUSED:,} classes for a table of confusions, found more"

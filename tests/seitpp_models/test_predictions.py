@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from helpers.networks_to_evaluate import (
     GRID,
     LABELS,
     MASKED,
+    MASKS,
     NAMES,
     SAMPLES,
     VIT,
@@ -29,7 +31,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation import ClassFigures, Evaluation, evaluate
-from seitpp_models.evaluation.figures import network_input
+from seitpp_models.evaluation.figures import central_masks, network_input
 from tokenstore.augment import CodebookEmbedding
 from tokenstore.errors import ArgumentError
 
@@ -111,6 +113,46 @@ def test_the_command_prints_classes_and_writes_files(store: Path, model: Path, t
     )
     assert rows[0].keys() == table[0].keys()
     assert {row["class"] for row in table} == set(NAMES)
+
+
+def test_a_segmenters_figures_are_of_pixels(store: Path, tmp_path: Path) -> None:
+    names = ("sky", "road", "tree", "sea")
+    segmenter = trained("segmenter", {"backbone": VIT, "classes": 4}, labels=names)
+    files = [tmp_path / name for name in ("confusion.csv", "maps.npy")]
+    settings: dict[str, Any] = {"store": store, "workers": 0, "threads": 1, "batch_size": 7}
+    measured = evaluate(segmenter, **settings, confusion=files[0], predictions=files[1])
+    codes = torch.from_numpy(CODES.astype(np.int64))
+    masks = central_masks(torch.from_numpy(MASKS), CODES.shape[1:], GRID).numpy()
+    with torch.no_grad():
+        seen = network_input(codes, GRID, CodebookEmbedding(CODEBOOK))
+        expected = segmenter.model(seen, masks.shape[1:]).argmax(1).numpy()
+    maps = np.load(files[1])
+    assert (maps.dtype, maps.tolist()) == (np.uint8, expected.tolist())
+    counted = masks != 255
+    pixels: list[Any] = [masks[counted], expected[counted]]
+    table = confusion_matrix(*pixels, labels=range(4))
+    assert measured.confusion.tolist() == table.tolist()
+    report = classification_report(*pixels, labels=range(4), output_dict=True, zero_division=np.nan)
+    for label, each in enumerate(measured.by_class):
+        assert (each.name, each.samples) == (names[label], report[str(label)]["support"])
+        assert each.recall == pytest.approx(report[str(label)]["recall"], nan_ok=True)
+        assert each.precision == pytest.approx(report[str(label)]["precision"], nan_ok=True)
+    with files[0].open(newline="") as file:
+        head, *lines = csv.reader(file)
+    assert head == ["label", *names]
+    assert [[int(count) for count in line[1:]] for line in lines] == table.tolist()
+
+
+def test_a_segmenters_classes_are_printed_and_other_files_refused(store: Path, tmp_path: Path) -> None:
+    segmenter = trained("segmenter", {"backbone": VIT, "classes": 4})
+    done = run(saved(segmenter, tmp_path / "segmenter.safetensors"), "--store", store, "--by-class")
+    assert done.exit_code == 0, done.output
+    assert "class pixels recall precision F1" in said(done)
+    assert "taken for" in said(done)
+    for name, network in (("maps.csv", segmenter), ("maps.npy", trained("vit", VIT))):
+        with pytest.raises(ArgumentError, match=r"expected a name ending in .* for such a network"):
+            evaluate(network, store=store, predictions=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["segmenter.safetensors"]
 
 
 def test_what_has_no_effect_or_no_place_is_refused(store: Path, model: Path, tmp_path: Path) -> None:
