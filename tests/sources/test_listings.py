@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from helpers.tar_files import write_tar
@@ -90,6 +91,24 @@ def test_a_damaged_listing_is_made_again(
     for damaged in (b"", data[:-20], b"PAR1" + data[100:], data[:9] + b"#" * 200 + data[209:]):
         path.write_bytes(damaged)
         assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
+
+
+def test_a_flipped_bit_of_a_listing_moves_no_sample(tmp_path: Path) -> None:
+    """Wrong offsets would be wrong images, which nothing later could tell."""
+    rows = 2000
+    numbers = np.random.default_rng(0).integers(0, 2**40, (2, rows))
+    table = pa.table(
+        {"member": [b"%d.jpg" % row for row in range(rows)], "offset": numbers[0], "size": numbers[1]}
+    )
+    written = saved(tmp_path)
+    written.put("a key", FileListing(table, {}), slow=True)
+    written.flush()
+    (path,) = (tmp_path / "listings").iterdir()
+    data = path.read_bytes()
+    assert saved(tmp_path).get("a key") == FileListing(table, {})
+    for place in range(0, len(data), len(data) // 50):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert saved(tmp_path).get("a key") is None
 
 
 def test_a_listing_that_takes_no_time_is_not_saved(tmp_path: Path, tars: list[LocalFile]) -> None:

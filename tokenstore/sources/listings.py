@@ -60,7 +60,8 @@ class ListingTask(Protocol):
 class SavedListings:
     """The listings of an unfinished conversion, in a folder of its storage.
 
-    A listing is found by its file's place, size and version. Listings that cannot be read are made again.
+    A listing is found by its file's place, size and version. The name of a file of listings is its digest;
+    listings that are not as they were written are made again.
     `own` is called once, before the first is saved: it raises if another process writes there.
     """
 
@@ -104,7 +105,7 @@ class SavedListings:
         pq.write_table(
             table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}), data, compression="zstd"
         )
-        name = hashlib.sha256("".join(waiting).encode()).hexdigest()
+        name = hashlib.sha256(data.getbuffer()).hexdigest()  # Parquet has no checksums of its own
         self._storage.write(f"{self._folder}/{name}.parquet", data.getvalue())
 
     def _load(self) -> dict[str, FileListing]:
@@ -115,7 +116,10 @@ class SavedListings:
             return {}
         for name in names:
             try:
-                table = pq.read_table(io.BytesIO(self._storage.read(f"{self._folder}/{name}")))
+                data = self._storage.read(f"{self._folder}/{name}")
+                if hashlib.sha256(data).hexdigest() != name.removesuffix(".parquet"):
+                    continue
+                table = pq.read_table(io.BytesIO(data))
                 start = 0
                 for key, rows, facts in json.loads(table.schema.metadata[_FACTS]):
                     listings[key] = FileListing(table.slice(start, rows), facts)
