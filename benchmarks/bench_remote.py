@@ -13,7 +13,8 @@ is no proxy.
 
 Each measurement is a process of its own, on the same cores as the gateway and the proxy. Its first epoch is
 with an empty cache, the next ones with what it has in memory and in the cache; a new process then has the
-cache alone. The same loader reads the local copy, with the same shuffle by blocks and with a full one.
+cache alone. The order is "block", or "lanes" where a row says so, with a cache of its own; a line below each
+table compares the two. The same loader reads the local copy, in both orders and with a full shuffle.
 `epoch` counts samples/s from the start of an epoch to its end, `after its first batch` from there on; the
 first batch is timed from before the store is opened. `CPU` are the seconds that the reading process
 computed in an epoch, which depend least on what else the machine does. Contenders take turns; of the
@@ -55,6 +56,7 @@ from helpers.object_storage import radosgw  # noqa: E402
 
 FIRST, LATER = "epoch 1", "later epochs"
 NEW = "new process, cache"
+LANES, LOCAL_LANES = "S3, lanes", "local, lanes"
 LOCAL, LOCAL_FULL = "local", "local, full shuffle"
 BEST = {"rate": max, "sustained": max, "first_batch": min, "seconds": min, "cpu": min, "peak": min}
 """The better of two values, by number; of numbers not named here the last value counts."""
@@ -143,16 +145,19 @@ def measured(proxy: FaultProxy | None, task: dict[str, Any]) -> list[dict[str, A
 
 def turn(proxy: FaultProxy | None, remote: dict[str, Any], local: dict[str, Any], scratch: Path) -> Results:
     """Measure each way of reading a store once."""
-    cached = {**remote, "cache_dir": str(scratch / "cache")}
-    shutil.rmtree(scratch / "cache", ignore_errors=True)
+    caches = {order: {"cache_dir": str(scratch / f"cache-{order}")} for order in ("block", "lanes")}
+    for cache in caches.values():
+        shutil.rmtree(cache["cache_dir"], ignore_errors=True)
     results: Results = {}
     for place, task, shuffle in (
-        ("S3", cached, "block"),
-        (NEW, cached, "block"),
+        ("S3", remote | caches["block"], "block"),
+        (LANES, remote | caches["lanes"], "lanes"),
+        (NEW, remote | caches["block"], "block"),
         (LOCAL, local, "block"),
+        (LOCAL_LANES, local, "lanes"),
         (LOCAL_FULL, local, "full"),
     ):
-        counting = proxy if task is cached else None
+        counting = None if task is local else proxy
         first, later = measured(counting, {**task, "read": "epochs", "shuffle": shuffle})
         results[f"{place}, {FIRST}"], results[f"{place}, {LATER}"] = first, later
     return results
@@ -189,6 +194,17 @@ def table_of(title: str, results: Results, nbytes: int) -> Table:
             f"{result['peak'] / MB:,.0f}",
         )
     return table
+
+
+def print_orders(console: Console, results: Results) -> None:
+    """Print how fast the order "lanes" is, and what it computes, by the order "block" in the same run."""
+    for place, lanes in (("S3", LANES), (LOCAL, LOCAL_LANES)):
+        ratios = []
+        for which in (FIRST, LATER):
+            block, other = results[f"{place}, {which}"], results[f"{lanes}, {which}"]
+            for unit, name in (("rate", "samples/s"), ("cpu", "CPU")):
+                ratios.append(f"{which}: {other[unit] / block[unit]:.2f}x the {name}")
+        console.print(f"{place}, lanes against block: {'; '.join(ratios)}")
 
 
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:
@@ -264,6 +280,7 @@ def main(
             for count, results in best.items():
                 title = f"{codec}: {samples:,} samples, {nbytes / MB:.1f} MB, threads: {count}"
                 console.print(table_of(title, results, nbytes))
+                print_orders(console, results)
             print_singles(console, codec, *singles)
             report[codec] = {"bytes": nbytes, "threads": best, "single samples": singles}
     if json_file is not None:

@@ -13,20 +13,24 @@ from helpers.stores import Samples, write_store
 
 import tokenstore
 from tokenstore.audit import codes, sound_files, sound_shards, stats
+from tokenstore.codecs.context import fitting
 from tokenstore.format import ROOT, tables
 from tokenstore.reading import array, decoded
 from tokenstore.storage import local, open_storage
-from tokenstore.writing import encoded, prune
+from tokenstore.writing import codec_choice, drawing, encoded, prune
 from tokenstore.writing.prune import prune_codebook
 
 SHARD = 4096
 SMALL, LARGE = 3 * SHARD, 12 * SHARD
+FITTED_CODES = 2**14
+"""The codes that the context codec is fitted to, fewer than either store has."""
 
 Command = Callable[[Path, Path], object]
 
 COMMANDS: dict[str, Command] = {
     "stats with labels": lambda store, _: tokenstore.stats(store),
     "recode": lambda store, out: tokenstore.recode(store, out, codec="zstd", shard_samples=SHARD, jobs=2),
+    "context": lambda store, out: tokenstore.recode(store, out, codec="context", shard_samples=SHARD, jobs=2),
     "verify": lambda store, _: tokenstore.verify(store),
     "copy": lambda store, out: tokenstore.copy(store, out, jobs=2),
     "prune": lambda store, out: prune_codebook(
@@ -49,6 +53,10 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound_shards, "_VALUES_NBYTES", 2**12)
     monkeypatch.setattr(local, "LOCAL_BLOCK_NBYTES", 2**14)
     monkeypatch.setattr(tables, "BATCH_ROWS", 2**10)
+    monkeypatch.setattr(codec_choice, "MAX_FIT_CODES", FITTED_CODES)
+    monkeypatch.setattr(fitting, "MAX_FIT_CODES", FITTED_CODES)
+    monkeypatch.setattr(drawing, "LISTED", 2**12)
+    monkeypatch.setattr(drawing, "_RAW_AT_ONCE", 2**11)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / str(SMALL), folder / str(LARGE)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.usefixtures("quick_fits")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.thorough if name == "context" else ()) for name in COMMANDS],
+)
 def test_memory_is_that_of_a_quarter_of_the_samples(
     name: str, stores: tuple[Path, Path], tmp_path: Path
 ) -> None:
