@@ -30,9 +30,12 @@ from tokenstore.errors import TokenstoreError
 from tokenstore.format import sharding
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.format.tables import Skip
+from tokenstore.writing import choices
 from tokenstore.writing.rewrite import skips_of
 
 CODECS = ("bitpack", "zstd", "context")
+MANY = "many"
+"""A store whose shards and table are listed in files of their own, as those of many shards are."""
 MOST_SECONDS, MOST_KILOBYTES = 2.0, 500_000
 _VERIFIED_EVERY = 20
 """One of so many mutated stores is also verified, which takes longer than to read it."""
@@ -43,32 +46,37 @@ _DIGEST = re.compile(rb'("digest": ")[^"]{64}(")')
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
-    """Write a store of each codec, and return their files."""
+    """Write a store of each codec, and one of many shards, and return their files."""
     files = {}
-    for codec in CODECS:
-        folder = tmp_path_factory.mktemp("originals") / codec
+    for name in (*CODECS, MANY):
+        folder, codec = tmp_path_factory.mktemp("originals") / name, "bitpack" if name == MANY else name
+        many = 1 if name == MANY else choices.MANY_SHARDS
         codes = random_codes(5, (1, 2), 3)
-        write_store(
-            folder,
-            {
-                "train": (
-                    codes,
-                    (np.arange(5) % 2).astype(np.int32),
-                    {"masks": np.ones((5, 2, 9), np.uint8)},
-                    [Skip(3, "train/3.png", "empty")],
-                )
-            },
-            3,
-            codec=codec,
-            model=worked_model() if codec == "context" else None,
-            chunk_samples=2,
-            shard_samples=4,
-            class_names=("ant", "bee"),
-            codebook=np.ones((3, 2), np.float32),
-            synonyms=np.full((3, 2), -1, np.int32),
-            tokenizer=TokenizerIdentity("test", "ab" * 32),
+        rows = (
+            codes,
+            (np.arange(5) % 2).astype(np.int32),
+            {"masks": np.ones((5, 2, 9), np.uint8)},
+            [Skip(3, "train/3.png", "empty")],
         )
-        files[codec] = contents(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choices, "MANY_SHARDS", many)
+            patch.setattr(choices, "PART_SHARDS", 1)
+            patch.setattr(choices, "PART_ROWS", 1)
+            write_store(
+                folder,
+                {"train": rows},
+                3,
+                codec=codec,
+                model=worked_model() if codec == "context" else None,
+                chunk_samples=2,
+                shard_samples=4,
+                class_names=("ant", "bee"),
+                codebook=np.ones((3, 2), np.float32),
+                synonyms=np.full((3, 2), -1, np.int32),
+                tokenizer=TokenizerIdentity("test", "ab" * 32),
+            )
+        files[name] = contents(folder)
+    assert sum("samples.parquet/" in path or path.endswith("shards.bin") for path in files[MANY]) == 2 + 3
     return files
 
 
@@ -126,10 +134,21 @@ def mutate_shard(draw: random.Random, files: Files) -> Files:
     return {**files, path: data} if kind > 0.9 else with_file(files, path, data)
 
 
+def mutate_list(draw: random.Random, files: Files) -> Files:
+    """Change the root, a list of shards or a part of the samples table; digests are right, but in a tenth."""
+    if draw.random() < 0.3:
+        return mutate_manifest(draw, files)
+    listed = json.loads(files["zarr.json"])["attributes"]["tokenstore"]["files"]
+    path = draw.choice([path for path in listed if path.endswith(".bin") or "samples.parquet" in path])
+    data = mutated(files[path], draw)
+    return {**files, path: data} if draw.random() < 0.1 else with_file(files, path, data)
+
+
 KINDS: dict[str, Callable[[random.Random, Files], Files]] = {
     "manifests": mutate_manifest,
     "tables": mutate_table,
     "shards": mutate_shard,
+    "lists": mutate_list,
 }
 
 
@@ -147,7 +166,7 @@ def exercise(store: Path, kind: str) -> None:
             reader = opened[split]
         except TokenstoreError:
             continue
-        if kind == "tables":
+        if kind in ("tables", "lists"):
             attempt(reader.samples_table)
             attempt(skips_of, reader)
         for name in reader.columns if kind != "tables" else ():
@@ -166,18 +185,20 @@ def attempt(part: Callable[..., object], *arguments: object) -> None:
 
 def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first: int = 0) -> None:
     """Try mutations `first` to `first + count`; a failure names its number and codec."""
-    for codec in CODECS:
-        place(folder, {}, originals[codec])
+    names = (MANY,) if kind == "lists" else CODECS
+    written: Files = {}
+    for name in names:
+        place(folder, written, originals[name])
+        written = originals[name]
         exercise(folder, kind)  # what is loaded and compiled once is not the mutations'
         verify(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    there: Files = dict(originals[CODECS[-1]])
     for number in range(first, first + count):
         draw = random.Random(number)
-        codec = CODECS[(number - first) * len(CODECS) // count]
+        codec = names[(number - first) * len(names) // count]
         files = KINDS[kind](draw, originals[codec])
-        place(folder, there, files)
-        there = files
+        place(folder, written, files)
+        written = files
         started = time.process_time()
         try:
             exercise(folder, kind)
@@ -191,12 +212,12 @@ def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first
         assert kilobytes < MOST_KILOBYTES, f"mutation {number} of {kind}, {codec}: {kilobytes} kB"
 
 
-def place(folder: Path, there: Files, files: Files) -> None:
+def place(folder: Path, written: Files, files: Files) -> None:
     """Make the files in a folder those given, with as few writes as that takes."""
-    for path in there.keys() - files.keys():
+    for path in written.keys() - files.keys():
         (folder / path).unlink()
     for path, data in files.items():
-        if there.get(path) != data:
+        if written.get(path) != data:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
 
