@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,8 @@ from tokenstore.tokenizers import load_tokenizer
 @pytest.fixture(scope="module")
 def photographs() -> Tensor:
     """Return two photographs (2, 3, 256, 256) uint8 that no tokenizer or adapter was trained on."""
+    from sklearn.datasets import load_sample_images  # not above: each test process would import it
+
     pixels = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
     square = pixels.permute(0, 3, 1, 2)[..., :427, :427].float()
     return F.interpolate(square, (256, 256), mode="bicubic", antialias=True).round().clamp(0, 255).byte()

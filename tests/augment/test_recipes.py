@@ -124,14 +124,14 @@ def test_no_augmentation_sample_by_sample_is_the_central_crop() -> None:
 
 @pytest.mark.parametrize("name", ["seit", "mtm_pretrain", "finetune"])
 def test_per_sample_depends_on_seed_epoch_and_place_alone(name: str) -> None:
-    codes = torch.randint(0, 20, (40, 4, 6), generator=seeded(0))
+    codes = torch.randint(0, 20, (16, 4, 6), generator=seeded(0))
     partners = torch.randint(0, 20, (9, 4, 6), generator=seeded(1))
     recipe = made(name)
     assert isinstance(recipe, Recipe)
     transform = recipe.per_sample(3, partners)
-    rows = np.arange(100, 140)
+    rows = np.arange(100, 116)
     whole = transform.of_rows(rows, list(codes))
-    order = torch.randperm(40, generator=seeded(2)).tolist()
+    order = torch.randperm(16, generator=seeded(2)).tolist()
     for places in (order[:7], order[7:]):
         for place, found in zip(
             places, transform.of_rows(rows[places], [codes[place] for place in places]), strict=True
@@ -143,9 +143,9 @@ def test_per_sample_depends_on_seed_epoch_and_place_alone(name: str) -> None:
     )
     transform.set_epoch(1)
     other = transform.of_rows(rows, list(codes))
-    assert sum(not torch.equal(a, b) for a, b in zip(other, whole, strict=True)) > 20
+    assert sum(not torch.equal(a, b) for a, b in zip(other, whole, strict=True)) > 8
     others = made(name).per_sample(4, partners).of_rows(rows, list(codes))
-    assert sum(not torch.equal(a, b) for a, b in zip(others, whole, strict=True)) > 20
+    assert sum(not torch.equal(a, b) for a, b in zip(others, whole, strict=True)) > 8
 
 
 def test_per_sample_leaves_the_recipe_alone_and_gives_colours_of_partners() -> None:

@@ -358,8 +358,19 @@ def whole_epoch(dataset: TokenDataset) -> list[int]:
     return together([positions(TokenLoader(dataset, SAMPLES, shuffle=True, seed=5))])
 
 
+def states_of_two_ranks(dataset: TokenDataset) -> list[dict[str, Any]]:
+    """Return the states of a loader of either of two ranks, before each batch and after the last."""
+    states = []
+    for rank in range(2):
+        loader = TokenLoader(dataset, 7, shuffle=True, seed=5, rank=rank, world_size=2)
+        states.append([loader.state_dict(), *(loader.state_dict() for _ in loader)])
+    assert states[0] == states[1]
+    return states[0]
+
+
 @pytest.mark.thorough
 def test_two_ranks_of_torchrun_share_an_epoch(dataset: TokenDataset, two_ranks: Any) -> None:
+    assert two_ranks[0]["states"] == states_of_two_ranks(dataset)
     assert together([rank["batches"] for rank in two_ranks]) == whole_epoch(dataset)
     assert all(rank["after"] == {**two_ranks[0]["states"][0], "epoch": 1} for rank in two_ranks)
 
@@ -371,11 +382,9 @@ def test_two_ranks_of_torchrun_share_a_dataloader_of_accelerate(two_ranks: Any) 
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_the_state_of_two_ranks_is_gone_on_with_by_others(
-    dataset: TokenDataset, two_ranks: Any, world_size: int
-) -> None:
+def test_the_state_of_two_ranks_is_gone_on_with_by_others(dataset: TokenDataset, world_size: int) -> None:
     whole = whole_epoch(dataset)
-    for state in two_ranks[1]["states"]:
+    for state in states_of_two_ranks(dataset):
         ranks = []
         for rank in range(world_size):
             loader = TokenLoader(dataset, 5, rank=rank, world_size=world_size)
