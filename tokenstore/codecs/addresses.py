@@ -1,4 +1,4 @@
-"""Loads from memory addresses, for compiled kernels.
+"""Loads from memory addresses and stores to them, for compiled kernels.
 
 Importing this module imports numba, so only modules of kernels import it.
 """
@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["big_endian_at", "byte_at", "prefetch", "word_at"]
+__all__ = ["big_endian_at", "byte_at", "prefetch", "store_at", "word_at"]
 
 
 @intrinsic
@@ -48,6 +48,19 @@ def big_endian_at(typing: Any, address: Any) -> Any:
         return builder.zext(word, ir.IntType(64))
 
     return types.int64(address), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_at(typing: Any, address: Any, value: Any, nbytes: Any) -> Any:
+    """Store the lowest `nbytes` bytes of an integer, a literal 1, 2, 4 or 8, at an aligned address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.IntType(8 * nbytes.literal_value)
+        stored = arguments[1] if kind.width == 64 else builder.trunc(arguments[1], kind)
+        builder.store(stored, builder.inttoptr(arguments[0], kind.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(address, value, nbytes), codegen
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tokenstore.codecs.addresses import big_endian_at, byte_at, word_at
+from tokenstore.codecs.addresses import big_endian_at, byte_at, store_at, word_at
 from tokenstore.codecs.context.constants import (
     BIAS,
     BIASES,
@@ -64,6 +64,25 @@ def _following(word: Any, count: Any, address: Any, end: Any) -> Any:
     return ((word << (8 * count)) | (more >> (32 - 8 * count))) & _WORD
 
 
+@compiled
+def _write(codes: Any, sample: int, at: int, nbytes: int) -> None:
+    """Write codes (n, SIDE_BY_SIDE) of one of the samples to an address, as integers of `nbytes` bytes.
+
+    The width is an argument, so that the decoder is compiled once for all types of codes.
+    """
+    for position in range(codes.shape[0]):
+        code = codes[position, sample]
+        place = at + position * nbytes
+        if nbytes == 1:
+            store_at(place, code, 1)  # type: ignore[call-arg]
+        elif nbytes == 2:
+            store_at(place, code, 2)  # type: ignore[call-arg]
+        elif nbytes == 4:
+            store_at(place, code, 4)  # type: ignore[call-arg]
+        else:
+            store_at(place, code, 8)  # type: ignore[call-arg]
+
+
 @_compiled_once
 def decoder(lanes: int) -> Any:
     """Return the decoder of streams whose positions have `lanes` hidden lanes."""
@@ -77,9 +96,12 @@ def decoder(lanes: int) -> Any:
         tables: Any,
         nodes: Any,
         neighbours: Any,
-        out: Any,
+        out: int,
+        nbytes: int,
     ) -> int:
-        """Decode the streams at `addresses` (n,), of `lengths` bytes, into `out` (n * own codes,).
+        """Decode the streams at `addresses` (n,), of `lengths` bytes, to the address `out`.
+
+        A code becomes an integer of `nbytes` bytes, and a stream as many of them as it has codes of its own.
 
         `given` (n, g) int32 has the codes at the first positions of every plane, plane by plane, which no
         stream has; -1 stands for no code. Returns the first sample whose stream no encoder wrote, or -1. For
@@ -178,9 +200,10 @@ def decoder(lanes: int) -> Any:
                     codes[position, j] = word_at(order + 4 * prefix[j])  # type: ignore[call-arg]
             own = plane_length - plane_given
             for j in range(here):
-                start = (first + j) * planes * own
-                for at in range(planes * own):
-                    out[start + at] = codes[at + (at // own + 1) * plane_given, j]
+                start = out + (first + j) * planes * own * nbytes
+                for plane in range(planes):
+                    place = (plane + 1) * plane_given + plane * own
+                    _write(codes[place : place + own], j, start + plane * own * nbytes, nbytes)
             for j in range(here):
                 if wrong[j]:
                     return first + j
@@ -204,7 +227,7 @@ def encoder(lanes: int) -> Any:
         out: Any,
         lengths: Any,
     ) -> None:
-        """Encode codes (n, L), each below its codebook's size, to streams back to back in `out`.
+        """Encode codes (n, L) int32, each below its codebook's size, to streams back to back in `out`.
 
         The first `plane_given` codes of every plane are given to the decoder too, and not written; -1 among
         them stands for no code. `out` has room for `LONGEST_DECISION` bytes a decision and 4 bytes a sample.

@@ -84,7 +84,9 @@ class Streams:
         out = np.empty(len(codes) * (LONGEST_DECISION * decisions + 4), np.uint8)
         encode = _kernels().encoder(self.model.lanes)
         tables = self.plan, self.tables, self.nodes, self.neighbours
-        encode(codes, self.given_per_plane, *tables, out, lengths)
+        # One type for all codes: to compile the encoder for another one takes seconds.
+        one_type = np.ascontiguousarray(codes, np.int32)
+        encode(one_type, self.given_per_plane, *tables, out, lengths)
         return out[: lengths.sum()].tobytes(), lengths
 
     def decode(self, addresses: Array, lengths: Array, out: Array, given: Array | None = None) -> int:
@@ -97,7 +99,9 @@ class Streams:
         if given is None:
             given = np.empty((len(addresses), 0), np.int32)
         tables = self.plan, self.tables, self.nodes, self.neighbours
-        return int(_decoder(self.model.lanes)(addresses, lengths, given, *tables, out.reshape(-1)))
+        assert out.flags.carray  # bytes are written to its address
+        places = out.ctypes.data, out.itemsize
+        return int(_decoder(self.model.lanes)(addresses, lengths, given, *tables, *places))
 
     def _fill(self) -> None:
         model = self.model
