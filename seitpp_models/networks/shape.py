@@ -88,12 +88,12 @@ class NetworkShape:
         return CodebookEmbedding(codebook)
 
 
-def check_grid(found: tuple[int, ...], built_for: tuple[int, ...]) -> None:
+def check_grid(grid: tuple[int, ...], built_for: tuple[int, ...]) -> None:
     """Raise ValueError if a grid (H, W) is not the one that a network was built for."""
-    if tuple(found) != tuple(built_for):
+    if tuple(grid) != tuple(built_for):
         raise ValueError(
-            f"expected grids of {tuple(built_for)}, which the network was built for, found {tuple(found)}; "
-            f"crop them, or make the network with grid={tuple(found)}. `with taking_any_grid(network):` "
+            f"expected grids of {tuple(built_for)}, which the network was built for, found {tuple(grid)}; "
+            f"crop them, or make the network with grid={tuple(grid)}. `with taking_any_grid(network):` "
             "interpolates its positions"
         )
 

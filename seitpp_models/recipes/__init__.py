@@ -52,8 +52,8 @@ def read_recipe(config: str | Path) -> dict[str, Any]:
     settings = {str(name).replace("-", "_"): value for name, value in values.items()}
     for name, value in settings.items():
         if not isinstance(value, (str, int, float)):
-            found = type(value).__name__
-            raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {found}")
+            kind = type(value).__name__
+            raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {kind}")
         if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
             raise ArgumentError(f"{path}: {name:.80}: expected a number of up to 64 bits, found a longer one")
     return settings

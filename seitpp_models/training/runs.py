@@ -284,12 +284,16 @@ def _evaluation_notes(experiment: Experiment, data: DataSettings, evaluated: str
     """Return a note if a run evaluates on samples that it holds out, or on nothing, with the other splits."""
     if evaluated is not None and experiment.held_out is None:
         return []
-    splits, wanted = list(experiment.store.splits), data.evaluate_split
+    splits, requested = list(experiment.store.splits), data.evaluate_split
     if experiment.held_out is None:
         text = "nothing is evaluated"
     else:
         text = f"{len(experiment.held_out):,} samples of split {data.split} are held out to evaluate on"
-    text += f", as the store has no split {wanted!r}" if wanted not in splits else ", as no split is another"
+    text += (
+        f", as the store has no split {requested!r}"
+        if requested not in splits
+        else ", as no split is another"
+    )
     others = [split for split in splits if split != data.split]
     ways = [Parameter("evaluate_split", split) for split in others]
     if others:

@@ -339,8 +339,7 @@ def torchrun(processes: int, store: Path, folder: Path, state: str = "") -> list
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
     assert {rank["world_size"] for rank in ranks} == {processes}
     assert len({len(rank["batches"]) for rank in ranks}) == 1, "equally many batches"
-    assert all(rank["states"] == ranks[0]["states"] for rank in ranks)
-    assert all(rank["weights"] == ranks[0]["weights"] for rank in ranks)
+    assert all(rank[name] == ranks[0][name] for name in ("states", "weights") for rank in ranks)
     return ranks
 
 
@@ -360,12 +359,10 @@ def whole_epoch(dataset: TokenDataset) -> list[int]:
 
 def states_of_two_ranks(dataset: TokenDataset) -> list[dict[str, Any]]:
     """Return the states of a loader of either of two ranks, before each batch and after the last."""
-    states = []
-    for rank in range(2):
-        loader = TokenLoader(dataset, 7, shuffle=True, seed=5, rank=rank, world_size=2)
-        states.append([loader.state_dict(), *(loader.state_dict() for _ in loader)])
-    assert states[0] == states[1]
-    return states[0]
+    loaders = [TokenLoader(dataset, 7, shuffle=True, seed=5, rank=rank, world_size=2) for rank in range(2)]
+    first, second = ([loader.state_dict(), *(loader.state_dict() for _ in loader)] for loader in loaders)
+    assert first == second
+    return first
 
 
 @pytest.mark.thorough

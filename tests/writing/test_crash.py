@@ -94,8 +94,8 @@ def check_every_kill(
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        ("out.zarr", 15),
-        ("out.zip", 29),
+        ("out.zarr", 23),
+        ("out.zip", 43),
         pytest.param("out.zarr", 1, marks=pytest.mark.thorough),
         pytest.param("out.zip", 2, marks=pytest.mark.thorough),
     ],

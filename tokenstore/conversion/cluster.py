@@ -248,14 +248,14 @@ def _addresses(host: str) -> set[Any]:
     """Return the IP addresses of a host, and True for this machine; none of a host that is not known."""
     host = host.strip("[]")
     try:
-        found: set[Any] = {address[4][0] for address in socket.getaddrinfo(host, None)} if host else set()
+        addresses: set[Any] = {address[4][0] for address in socket.getaddrinfo(host, None)} if host else set()
     except OSError:
         return set()
-    for address in list(found):
+    for address in list(addresses):
         with contextlib.suppress(OSError), socket.socket(_family(address)) as own:
             own.bind((address, 0))  # which only an address of this machine allows
-            found.add(True)
-    return found
+            addresses.add(True)
+    return addresses
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -83,8 +83,8 @@ def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, s
     }
     for name in sorted({*stored, *columns}):
         if stored.get(name) != columns.get(name):
-            found = f"{where}the array {name} of {_shape(stored.get(name))}"
-            raise _refusal(store, found, _shape(columns.get(name)))
+            actual = f"{where}the array {name} of {_shape(stored.get(name))}"
+            raise _refusal(store, actual, _shape(columns.get(name)))
     tokens = reader.array(TOKENS).layout
     codec = tokens.codec.name if options.codec == AUTO else options.codec
     if options.part is not None:
@@ -97,8 +97,8 @@ def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, s
     listed = len(reader) if options.rewrites else len(options.positions(len(split)))
     expected = (options.chunk_samples, sizes.samples_per_shard(listed, columns.values()))
     if (tokens.chunk_samples, tokens.shard_samples) != expected:
-        found = f"chunks of {tokens.chunk_samples} samples in shards of {tokens.shard_samples}"
-        raise _refusal(store, f"{where}{found}", f"chunks of {expected[0]} in shards of {expected[1]}")
+        actual = f"chunks of {tokens.chunk_samples} samples in shards of {tokens.shard_samples}"
+        raise _refusal(store, f"{where}{actual}", f"chunks of {expected[0]} in shards of {expected[1]}")
 
 
 def _shape(column: Column | None) -> str:

@@ -56,11 +56,11 @@ def choose_size(splits: Sequence[ImageSplit], tokenizer: Tokenizer) -> ChosenSiz
     if side == own and own < 2 * median:
         return ChosenSize(own)
     size = Parameter("image_size")
-    found = f"the shorter side of the median image has {median} pixels"
+    reason = f"the shorter side of the median image has {median} pixels"
     if side < own:
-        text = f"{found}: images become {side}x{side}, not the tokenizer's {own}x{own}; {size} gives another"
+        text = f"{reason}: images become {side}x{side}, not the tokenizer's {own}x{own}; {size} gives another"
     else:
-        text = f"{found}: images are enlarged to {own}x{own}, the least that {tokenizer.name} takes"
+        text = f"{reason}: images are enlarged to {own}x{own}, the least that {tokenizer.name} takes"
     return ChosenSize(side, Note(text, [size]))
 
 

@@ -172,11 +172,11 @@ class StoreFields:
                 f"manifest.codebook_sizes: expected at most {MAX_CODEBOOK_SIZE} codes, "
                 f"found {max(self.codebook_sizes)}"
             )
-        kept = self.tokenizer.kept_codes
-        if kept is not None and tuple(map(len, kept)) != self.codebook_sizes:
+        lists = self.tokenizer.kept_codes
+        if lists is not None and tuple(map(len, lists)) != self.codebook_sizes:
             raise ManifestError(
                 f"manifest.tokenizer.kept_codes: expected lists of {self.codebook_sizes} codes, found "
-                f"{tuple(map(len, kept))}"
+                f"{tuple(map(len, lists))}"
             )
         if self.part is not None and self.part.number > self.part.count:
             raise ManifestError(

@@ -166,11 +166,11 @@ def _check_text(nbytes: int, rows: int) -> None:
         raise ValueError(f"expected at most {_most_nbytes(rows)} bytes of text, found {nbytes}")
 
 
-def _check_column(field: pa.Field, found: pa.Schema) -> None:
-    places = found.get_all_field_indices(field.name)
+def _check_column(field: pa.Field, schema: pa.Schema) -> None:
+    places = schema.get_all_field_indices(field.name)
     if len(places) != 1:
         raise ValueError(f"expected one column {field.name}, found {len(places)}")
-    kind = found.field(places[0]).type
+    kind = schema.field(places[0]).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if kind != field.type and not (field.type == pa.string() and pa.types.is_large_string(kind)):

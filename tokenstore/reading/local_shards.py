@@ -183,7 +183,7 @@ class _ShardFile:
             raise self._other_size(self.nbytes, start + count)
         return data
 
-    def _other_size(self, expected: int, found: int) -> DamageError:
+    def _other_size(self, expected: int, actual: int) -> DamageError:
         return DamageError(
-            f"{self.where}: expected {expected} bytes, found {found}. Restore the shard from a copy"
+            f"{self.where}: expected {expected} bytes, found {actual}. Restore the shard from a copy"
         )

@@ -178,17 +178,17 @@ def _partners(split: ImageSplit, maps: Sequence[_File]) -> dict[str, list[_File]
     keys = {key for file in maps for key in _keys(file.stem)}
     any_key = "|".join(map(re.escape, sorted(keys)))
     pattern = rf"(?:^|/)(?:{any_key})(?:[-_. ][A-Za-z][A-Za-z0-9]*)?\.[A-Za-z0-9]+$"
-    found: dict[str, list[_File]] = defaultdict(list)
+    partners: dict[str, list[_File]] = defaultdict(list)
     count = 0
     for start in range(0, len(split), _BLOCK):
         for row in _rows(split, start, pattern).tolist():
             file = _file(split, row)
             for key in {file.stem, _WORD.sub("", file.stem)} & keys:
-                found[key].append(file)
+                partners[key].append(file)
             count += 1
             if count >= _MOST_PARTNERS:  # whose names say nothing, such as 1.png in each of many folders
-                return found
-    return found
+                return partners
+    return partners
 
 
 def _relations(

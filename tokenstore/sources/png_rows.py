@@ -39,14 +39,14 @@ def check_rows(data: bytes, image: Image.Image) -> None:
     last = np.asarray(image.crop((0, max(0, image.height - 2), image.width, image.height)))
     if last.any(axis=tuple(range(1, last.ndim))).all():
         return
-    expected, found = _expected_nbytes(data), 0
+    expected, inflated = _expected_nbytes(data), 0
     inflater = zlib.decompressobj()
     for part in _image_data(data):
-        while part and found < expected:
-            found += len(inflater.decompress(part, _BLOCK_NBYTES))
+        while part and inflated < expected:
+            inflated += len(inflater.decompress(part, _BLOCK_NBYTES))
             part = inflater.unconsumed_tail
-    if found < expected:
-        raise SampleError(f"truncated: expected {expected:,} bytes of pixels, found {found:,}")
+    if inflated < expected:
+        raise SampleError(f"truncated: expected {expected:,} bytes of pixels, found {inflated:,}")
 
 
 def _expected_nbytes(data: bytes) -> int:

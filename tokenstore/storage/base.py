@@ -29,10 +29,8 @@ Range: TypeAlias = tuple[str, int, int]
 
 def too_long(where: str, limit: int, nbytes: int | None = None) -> DamageError:
     """Return the error for a file of more than `limit` bytes, of which nothing more is read."""
-    found = "more" if nbytes is None else nbytes
-    return DamageError(
-        f"{where}: expected at most {limit} bytes, found {found}. Restore the file from a copy"
-    )
+    size = "more" if nbytes is None else nbytes
+    return DamageError(f"{where}: expected at most {limit} bytes, found {size}. Restore the file from a copy")
 
 
 class Storage(ABC):

@@ -36,10 +36,10 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
         status = path.stat() if is_link and path == folder else link
         if is_own(status) and (link is status or link.st_uid in _owners()):
             continue
-        found = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+        rights = f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
         raise StoreError(
             f"{path}: a folder or file that no other user owns or can write was expected, found "
-            f"{f'a link of owner {link.st_uid}' if is_link else found}: others could choose what is read. "
+            f"{f'a link of owner {link.st_uid}' if is_link else rights}: others could choose what is read. "
             f"Name another folder, which need not exist yet, or make this one yours: chmod -R go-w {folder}"
         )
 

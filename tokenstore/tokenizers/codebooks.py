@@ -28,8 +28,8 @@ def load_codebook(path: str | Path) -> npt.NDArray[np.float32]:
     try:
         arrays = _read_arrays(path)
     except Exception as error:  # torch.load answers a damaged file with nearly any exception
-        found = f"damage or other objects ({type(error).__name__})"
-        raise TokenizerError(f"{path}: expected arrays and nothing else, found {found}") from error
+        content = f"damage or other objects ({type(error).__name__})"
+        raise TokenizerError(f"{path}: expected arrays and nothing else, found {content}") from error
     tables = [array for array in arrays if array.ndim == 2 and array.is_floating_point()]
     if len(tables) != 1 or not tables[0].numel():
         shapes = [f"{tuple(array.shape)} {array.dtype}" for array in arrays]

@@ -34,7 +34,7 @@ class PrunedTokenizer:
         _check_kept(inner, self.kept_codes)
         self.name, self.fingerprint, self.image_size = inner.name, inner.fingerprint, inner.image_size
         self.codebook_sizes = tuple(map(len, self.kept_codes))
-        self._kept = [torch.tensor(codes, dtype=torch.int64) for codes in self.kept_codes]
+        self._codes = [torch.tensor(codes, dtype=torch.int64) for codes in self.kept_codes]
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:
@@ -75,11 +75,11 @@ class PrunedTokenizer:
             new = self._new_codes[plane].to(own.device)[own]
             missing = int((new < 0).sum())
             if missing:
-                kept = len(self._kept[plane])
+                own_count = len(self._codes[plane])
                 raise TokenizerError(
-                    f"{self.name}: {missing} of {own.numel()} codes are not among the {kept} that the pruned "
-                    "store keeps, and the tokenizer has no vectors to find the nearest by. Encode images of "
-                    "the store, or use one whose codebook was not pruned"
+                    f"{self.name}: {missing} of {own.numel()} codes are not among the {own_count} that the "
+                    "pruned store keeps, and the tokenizer has no vectors to find the nearest by. Encode "
+                    "images of the store, or use one whose codebook was not pruned"
                 )
             own.copy_(new)
         return codes
@@ -89,23 +89,23 @@ class PrunedTokenizer:
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TokenizerError(f"{self.name}: expected codes of an integer dtype, found {codes.dtype}")
         own = codes.to(torch.int64, copy=True)
-        for plane, (new, kept) in enumerate(zip(self._planes(own), self._kept, strict=True)):
+        for plane, (new, old) in enumerate(zip(self._planes(own), self._codes, strict=True)):
             low, high = (int(new.min()), int(new.max())) if new.numel() else (0, 0)
-            if low < 0 or high >= len(kept):
-                where = f" of codebook {plane}" if len(self._kept) > 1 else ""
+            if low < 0 or high >= len(old):
+                where = f" of codebook {plane}" if len(self._codes) > 1 else ""
                 raise TokenizerError(
-                    f"{self.name}: expected codes{where} in 0..{len(kept) - 1}, found {low}..{high}"
+                    f"{self.name}: expected codes{where} in 0..{len(old) - 1}, found {low}..{high}"
                 )
-            new.copy_(kept.to(new.device)[new])
+            new.copy_(old.to(new.device)[new])
         return self.inner.decode(own, **columns)
 
     def _planes(self, codes: Tensor) -> list[Tensor]:
         """Return views of each codebook's codes."""
-        if len(self._kept) == 1:
+        if len(self._codes) == 1:
             return [codes]
-        if codes.ndim < 2 or codes.shape[1] != len(self._kept):
+        if codes.ndim < 2 or codes.shape[1] != len(self._codes):
             raise TokenizerError(
-                f"{self.name}: expected codes (B, {len(self._kept)}, ...), found {tuple(codes.shape)}"
+                f"{self.name}: expected codes (B, {len(self._codes)}, ...), found {tuple(codes.shape)}"
             )
         return list(codes.unbind(1))
 
@@ -114,12 +114,12 @@ class PrunedTokenizer:
         """The store's code of every code of the tokenizer, for each codebook; -1 for none."""
         tables = _tables(self.inner)
         new_codes = []
-        for plane, (kept, size) in enumerate(zip(self.kept_codes, self.inner.codebook_sizes, strict=True)):
+        for plane, (codes, size) in enumerate(zip(self.kept_codes, self.inner.codebook_sizes, strict=True)):
             new = np.full(size, -1, np.int64)
-            new[list(kept)] = np.arange(len(kept))
+            new[list(codes)] = np.arange(len(codes))
             lost = np.flatnonzero(new < 0)
             if tables is not None and len(lost):
-                new[lost] = _nearest(tables[plane, lost], tables[plane, list(kept)])
+                new[lost] = _nearest(tables[plane, lost], tables[plane, list(codes)])
             new_codes.append(torch.from_numpy(new))
         return new_codes
 
@@ -149,13 +149,13 @@ def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTo
     return kind(tokenizer, kept_codes)
 
 
-def _check_kept(tokenizer: Tokenizer, kept: tuple[tuple[int, ...], ...]) -> None:
+def _check_kept(tokenizer: Tokenizer, lists: tuple[tuple[int, ...], ...]) -> None:
     sizes = tokenizer.codebook_sizes
-    if len(kept) != len(sizes) or not all(kept):
+    if len(lists) != len(sizes) or not all(lists):
         raise TokenizerError(
-            f"{tokenizer.name}: expected kept codes of {len(sizes)} codebooks, found {list(map(len, kept))}"
+            f"{tokenizer.name}: expected kept codes of {len(sizes)} codebooks, found {list(map(len, lists))}"
         )
-    for codes, size in zip(kept, sizes, strict=True):
+    for codes, size in zip(lists, sizes, strict=True):
         if min(codes) < 0 or max(codes) >= size or len(set(codes)) < len(codes):
             raise TokenizerError(
                 f"{tokenizer.name}: expected kept codes in 0..{size - 1}, each once, found {len(codes)} in "
@@ -169,11 +169,11 @@ def _tables(tokenizer: Tokenizer) -> npt.NDArray[np.float32] | None:
     return codebook[None] if codebook is not None and codebook.ndim == 2 else codebook
 
 
-def _nearest(vectors: npt.NDArray[np.float32], kept: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the row of `kept` (K, D) with the largest cosine similarity to each of `vectors` (m, D)."""
-    table = _unit(kept)
+def _nearest(vectors: npt.NDArray[np.float32], table: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the row of `table` (K, D) with the largest cosine similarity to each of `vectors` (m, D)."""
+    unit = _unit(table)
     blocks = np.split(vectors, range(_ROWS, len(vectors), _ROWS))
-    return np.concatenate([(_unit(block) @ table.T).argmax(1) for block in blocks])
+    return np.concatenate([(_unit(block) @ unit.T).argmax(1) for block in blocks])
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

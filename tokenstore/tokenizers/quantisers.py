@@ -256,7 +256,7 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
     """
     norms = table.square().sum(1)
     steps = 2 * (table.shape[1] + 4) * torch.finfo(table.dtype).eps
-    found = []
+    indices = []
     pairs = _PAIRS_ON_CPU if rows.device.type == "cpu" else _PAIRS
     for chunk in torch.split(rows, max(1, pairs // len(table))):
         scores = torch.addmm(norms, chunk, table.T, alpha=-2)
@@ -266,8 +266,8 @@ def nearest(rows: Tensor, table: Tensor) -> Tensor:
         doubtful = (scores <= limit).sum(1) > 1
         if bool(doubtful.any()):
             best[doubtful] = nearest_plainly(chunk[doubtful], table)
-        found.append(best)
-    return torch.cat(found)
+        indices.append(best)
+    return torch.cat(indices)
 
 
 def nearest_plainly(rows: Tensor, table: Tensor) -> Tensor:

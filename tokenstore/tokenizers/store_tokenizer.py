@@ -97,11 +97,11 @@ def fitted(manifest: Manifest, tokenizer: Tokenizer, trusted: bool = False) -> T
     if identity.kept_codes is not None:
         tokenizer = prune(tokenizer, identity.kept_codes)
     if tokenizer.codebook_sizes != manifest.codebook_sizes:
-        expected, found = _sizes(manifest.codebook_sizes), _sizes(tokenizer.codebook_sizes)
+        expected, actual = _sizes(manifest.codebook_sizes), _sizes(tokenizer.codebook_sizes)
         codebook_size = Parameter("codebook_size", max(tokenizer.codebook_sizes))
         raise TokenizerError(
             f"expected a tokenizer with {expected} codes as the store has, found {tokenizer.name!r} with "
-            f"{found}. Name another by {_OTHER_TOKENIZER}; if the store holds ready codes of this one, "
+            f"{actual}. Name another by {_OTHER_TOKENIZER}; if the store holds ready codes of this one, "
             f"convert them again with {codebook_size}",
             parameters=[_OTHER_TOKENIZER, codebook_size],
         )

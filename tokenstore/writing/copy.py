@@ -142,21 +142,21 @@ def _copy_file(
         progress.add(record.size)
         return
     for attempt in range(_ATTEMPTS):
-        done = told = 0
+        done = reported = 0
         try:
             named = scratch if target.folder is None else target.folder / path
             with full_disk_named(named, record.size), scratch.open("wb") as file:
                 for block in _checked(store.storage, path, record):
                     file.write(block)
                     done += len(block)
-                    if done - told >= _PROGRESS_NBYTES or done == record.size:
-                        progress.add(done - told)
-                        told = done
+                    if done - reported >= _PROGRESS_NBYTES or done == record.size:
+                        progress.add(done - reported)
+                        reported = done
             writer.check()
             target.move_into_place(scratch, path)
             read_back(target, path, record)
         except DamageError:
-            progress.add(-told)
+            progress.add(-reported)
             if attempt + 1 == _ATTEMPTS:
                 store.rule_out_change()
                 raise

@@ -36,13 +36,13 @@ def _streamed(size: int, count: int, key: tuple[int, ...]) -> npt.NDArray[np.int
     with importing_kernels:
         from tokenstore.writing.drawing_kernel import places
 
-    found = np.empty(2 * _RAW_AT_ONCE, np.int64)
+    drawn = np.empty(2 * _RAW_AT_ONCE, np.int64)
 
     def block(number: int, place: int) -> npt.NDArray[np.int64]:
         """Return the places j of the places i from `place` down that a block of random numbers gives."""
         bits = np.random.PCG64(np.random.SeedSequence(key)).advance(number * _RAW_AT_ONCE)
         raw = bits.random_raw(_RAW_AT_ONCE).astype("<u8").view("<u4").astype(np.uint32, copy=False)
-        return found[: places(raw, place, found)]
+        return drawn[: places(raw, place, drawn)]
 
     starts = [size - 1]
     while starts[-1] >= max(count, 1):

@@ -7,8 +7,8 @@ from typing import Any
 from tokenstore.machine import compiled
 
 
-def _places(raw: Any, place: int, found: Any) -> int:
-    """Fill `found` with a random place up to each from `place` down to 1; return how many there are.
+def _places(raw: Any, place: int, out: Any) -> int:
+    """Fill `out` with a random place up to each from `place` down to 1; return how many there are.
 
     A place is taken from as many bits of `raw` (m,) uint32 as it may have; larger ones are left out.
     """
@@ -21,7 +21,7 @@ def _places(raw: Any, place: int, found: Any) -> int:
             break
         value = bits & mask
         if value <= place:
-            found[count] = value
+            out[count] = value
             count += 1
             place -= 1
             if place == mask >> 1:

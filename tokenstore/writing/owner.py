@@ -159,9 +159,9 @@ class RemoteOwner(Owner):
 
     @override
     def check(self) -> None:
-        found = owner_of(self._target)
-        if found != self._token:
-            change = "was finished or removed by another process" if found is None else f"is {found}'s now"
+        owner = owner_of(self._target)
+        if owner != self._token:
+            change = "was finished or removed by another process" if owner is None else f"is {owner}'s now"
             raise ConversionError(f"{self._target}: this store {change}, so this process stops writing it")
 
     def beat(self) -> None:

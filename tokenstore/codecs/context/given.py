@@ -142,7 +142,7 @@ class GivenViews:
                     None if at == NO_CODE else codes[np.searchsorted(needed, needed[rows] - view + at)]
                     for at in self.references[view]
                 ]
-                given = _moved(self.views, self.references[view], view, references, grid, self._planes)
+                given = _shifted(self.views, self.references[view], view, references, grid, self._planes)
                 given = given.reshape(len(rows), -1)
             wrong = streams.decode(addresses[needed[rows]], lengths[needed[rows]], part, given)
             if wrong >= 0:
@@ -195,10 +195,10 @@ def framed(
     """
     known = [codes[:, at] if at > NO_CODE else None for at in references[view]]
     own = codes[:, view].reshape(len(codes), planes, 1, -1).astype(np.int32)
-    return np.concatenate([_moved(views, references[view], view, known, grid, planes), own], axis=2)
+    return np.concatenate([_shifted(views, references[view], view, known, grid, planes), own], axis=2)
 
 
-def _moved(
+def _shifted(
     views: Views,
     references: tuple[int, ...],
     view: int,
@@ -213,13 +213,13 @@ def _moved(
     spatial = grid[1:] if planes > 1 else grid
     samples = next(len(each) for each in codes if each is not None)
     cells = math.prod(spatial)
-    moved = np.full((samples, planes, len(references), cells), NO_CODE, np.int32)
+    shifted = np.full((samples, planes, len(references), cells), NO_CODE, np.int32)
     for frame, (reference, own) in enumerate(zip(references, codes, strict=True)):
         if own is not None:
             places = views.cells(view, reference, spatial)
             inside = np.flatnonzero(places >= 0)
-            moved[:, :, frame, inside] = own.reshape(samples, planes, cells)[:, :, places[inside]]
-    return moved
+            shifted[:, :, frame, inside] = own.reshape(samples, planes, cells)[:, :, places[inside]]
+    return shifted
 
 
 def encoded_model(model: ContextModel | None) -> str | None:

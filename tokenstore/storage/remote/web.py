@@ -75,12 +75,12 @@ class WebFiles(Versions, Files):
         if self._elsewhere is None:
             import aiohttp  # present where fsspec's own file system for the web is
 
-            kept = {
+            options = {
                 name: self._fs.client_kwargs[name] for name in _NETWORK_OPTIONS & {*self._fs.client_kwargs}
             }
-            if "connector" in kept:
-                kept["connector_owner"] = False
-            self._elsewhere = aiohttp.ClientSession(**kept, auto_decompress=False)
+            if "connector" in options:
+                options["connector_owner"] = False
+            self._elsewhere = aiohttp.ClientSession(**options, auto_decompress=False)
         return self._elsewhere
 
     @override

@@ -97,8 +97,8 @@ class Autoencoder(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Return latents (B, D, h, w) of images (B, 3, H, W) uint8 whose sides are multiples of `stride`."""
-        found = getattr(self.model.encode(to_pixels(images)), self._class.latents)
-        latents: Tensor = found if isinstance(found, Tensor) else found.mode()
+        encoded = getattr(self.model.encode(to_pixels(images)), self._class.latents)
+        latents: Tensor = encoded if isinstance(encoded, Tensor) else encoded.mode()
         return latents
 
     def images(self, latents: Tensor) -> Tensor:
@@ -116,16 +116,16 @@ class Autoencoder(nn.Module):
         image = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=self.device)
         try:
             latents = self.latents(image)
-            found = [tuple(latents.shape), tuple(self.images(latents).shape)]
+            shapes = [tuple(latents.shape), tuple(self.images(latents).shape)]
         except (RuntimeError, ValueError) as error:
             raise TokenizerError(
                 f"{self.reference}: expected an autoencoder of RGB images, found one that cannot take them "
                 f"({str(error).splitlines()[0]})"
             ) from error
         expected = [(1, self.channels, 2, 2), tuple(image.shape)]
-        if found != expected:
+        if shapes != expected:
             raise TokenizerError(
-                f"{self.reference}: expected latents and an image of shapes {expected}, found {found}"
+                f"{self.reference}: expected latents and an image of shapes {expected}, found {shapes}"
             )
 
 
@@ -278,10 +278,10 @@ def load(argument: str | None) -> AutoencoderTokenizer:
     A relative folder in the file is looked for as it is, then beside the file. Raises TokenizerError where
     either is absent or damaged, or where the autoencoder is not the one that the codebook was learned for.
     """
-    name, ending, moved = (argument or "").partition(f"{ENDING}@")
+    name, ending, other_folder = (argument or "").partition(f"{ENDING}@")
     path = Path(name + ENDING if ending else name).expanduser()
     config, quantiser = read_codebook(path)
-    reference = moved or _beside(path, config.autoencoder)
+    reference = other_folder or _beside(path, config.autoencoder)
     try:
         autoencoder = load_autoencoder(reference)
     except TokenizerError as error:
@@ -289,12 +289,12 @@ def load(argument: str | None) -> AutoencoderTokenizer:
             f"{path}: its autoencoder {reference} cannot be loaded; if it lies elsewhere, name the folder: "
             f"autoencoder:{path}@FOLDER ({error})"
         ) from error
-    found = autoencoder.class_name, autoencoder.fingerprint
-    if found != (config.autoencoder_class, config.autoencoder_fingerprint):
+    actual = autoencoder.class_name, autoencoder.fingerprint
+    if actual != (config.autoencoder_class, config.autoencoder_fingerprint):
         raise TokenizerError(
             f"{path}: expected the autoencoder it was learned for ({config.autoencoder}: "
-            f"{config.autoencoder_class} {config.autoencoder_fingerprint:.16}), found {found[0]} "
-            f"{found[1]:.16} at {reference}; name the folder with the first, or fit a codebook anew"
+            f"{config.autoencoder_class} {config.autoencoder_fingerprint:.16}), found {actual[0]} "
+            f"{actual[1]:.16} at {reference}; name the folder with the first, or fit a codebook anew"
         )
     return autoencoder.tokenizer(quantiser, config.image_size)
 
@@ -302,6 +302,5 @@ def load(argument: str | None) -> AutoencoderTokenizer:
 def _beside(codebook: Path, reference: str) -> str:
     """Return the reference, or if only that exists the folder of that name beside the codebook."""
     folder, _, _ = reference.partition("#")
-    there = codebook.parent / folder
-    is_there = not Path(folder).expanduser().is_dir() and there.is_dir()
-    return str(codebook.parent / reference) if is_there else reference
+    is_beside = not Path(folder).expanduser().is_dir() and (codebook.parent / folder).is_dir()
+    return str(codebook.parent / reference) if is_beside else reference

@@ -162,17 +162,17 @@ def _read_model(file: Any) -> ConvVQ:
     if metadata.get("format") != FORMAT:
         raise TokenizerError(f"expected weights of format {FORMAT!r}, found {metadata.get('format')!r}")
     config = ConvVQConfig.from_json(metadata.get("config", ""))
-    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    if len(found) > LARGEST_FIELD or config.encoder_blocks + config.decoder_blocks > len(found):
-        raise TokenizerError(f"the config asks for more blocks than the file's {len(found)} tensors")
+    actual = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if len(actual) > LARGEST_FIELD or config.encoder_blocks + config.decoder_blocks > len(actual):
+        raise TokenizerError(f"the config asks for more blocks than the file's {len(actual)} tensors")
     with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
         model = ConvVQ(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise TokenizerError(
                 f"tensor {name!r}: expected shape {expected.get(name, 'absent')}, "
-                f"found {found.get(name, 'absent')}"
+                f"found {actual.get(name, 'absent')}"
             )
     tensors = {}
     for name in expected:

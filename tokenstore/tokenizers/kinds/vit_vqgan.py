@@ -164,8 +164,8 @@ def load_checkpoint(path: Path) -> ViTVQGAN:
 
 def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
     tensors = {name: value for name, value in values.items() if _is_weight(value)}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = _recognise(found)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = _recognise(shapes)
     if config.width % 4:
         raise TokenizerError(f"expected a width that is a multiple of 4, found {config.width}")
     with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
@@ -180,9 +180,9 @@ def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
             if name in values and name not in tensors
         ],
         "of another shape": [
-            f"{name} (expected {shape}, found {found[name]})"
+            f"{name} (expected {shape}, found {shapes[name]})"
             for name, shape in expected.items()
-            if found.get(name, shape) != shape
+            if shapes.get(name, shape) != shape
         ],
     }
     if any(problems.values()):
