@@ -207,9 +207,9 @@ def weight_files(folder: ModelFolder, stem: str, part: str = "") -> list[Path]:
         return [single]
     index = folder.get(f"{stem}.safetensors.index.json")
     if index is None:
-        names = sorted(path.name for path in folder.path.iterdir() if path.name != CONFIG)
+        others = sorted(path.name for path in folder.path.iterdir() if path.name != CONFIG)
         raise TokenizerError(
-            f"{folder.where}: expected weights {stem}.safetensors, found {_some(names) or 'none'}; pickles "
+            f"{folder.where}: expected weights {stem}.safetensors, found {_some(others) or 'none'}; pickles "
             "(.bin) are never read: save the model again with save_pretrained(..., safe_serialization=True)"
         )
     names = read_json(index).get("weight_map")
