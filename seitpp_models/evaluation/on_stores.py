@@ -90,7 +90,7 @@ def _check_column(reader: SplitReader, column: str, where: str) -> None:
             f"{where}: expected {column} beside the codes, found {', '.join(reader.columns)}; evaluate on a "
             f"split that has {column}"
         )
-    shape, dtype = reader.sample_type(column)
+    shape, dtype = reader.column(column).shape, reader.column(column).dtype
     axes, kind = (2, "label maps (H, W)") if column == MASKS else (0, "a number a sample")
     if len(shape) != axes or dtype.kind not in "iu":
         raise ModelError(f"{where}: expected {column} to be {kind} of integers, found {shape} {dtype}")

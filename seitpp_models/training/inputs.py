@@ -112,7 +112,7 @@ def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: i
     """
     last = classes if ignore_index < classes else classes - 1
     largest = 0
-    shape, grid = dataset.rows.sample_type(MASKS)[0], dataset.rows.sample_type(TOKENS)[0]
+    shape, grid = dataset.rows.column(MASKS).shape, dataset.rows.column(TOKENS).shape
     if len(shape) != 2 or any(side % places for side, places in zip(shape, grid, strict=True)):
         size = Parameter("mask_size")
         raise ModelError(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.broken_columns import COLUMNS
 from helpers.broken_stores import (
     LABELS,
     SAMPLES,
@@ -304,7 +305,14 @@ LARGE: list[tuple[int, Break, str]] = [
     (29, table(PARTS[1], lambda rows: rows.take([4, 3, 2, 1, 0])), "label name"),
     (29, table(PARTS[0], lambda rows: rows.drop_columns("width")), "one column width"),
 ]
-STORES = {"bitpack": BITPACK, "zstd": ZSTD, "pruned": PRUNED, "context": CONTEXT, "large": LARGE}
+STORES = {
+    "bitpack": BITPACK,
+    "zstd": ZSTD,
+    "pruned": PRUNED,
+    "context": CONTEXT,
+    "large": LARGE,
+    "columns": COLUMNS,
+}
 
 ELSEWHERE = {
     24: "a rule for decoders: any stream names some codes, so no store shows which tree its writer used",

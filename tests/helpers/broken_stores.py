@@ -18,6 +18,7 @@ from numcodecs.zstd import Zstd
 
 from helpers.conformance import read_json, shard_of, write_full
 from helpers.context_models import worked_model
+from helpers.ragged import write_ragged
 from helpers.stores import edit_root, few_are_many, random_codes, replace_files, write_store
 from tokenstore.format import encode_table_array, table_array_document
 from tokenstore.format.manifest import TokenizerIdentity
@@ -32,6 +33,7 @@ def write_all(folder: Path) -> None:
     """Write the stores that are broken: of each codec, and one of two pruned codebooks."""
     write_full(folder / "bitpack")
     write_full(folder / "zstd", codec="zstd")
+    write_ragged(folder / "columns")
     with few_are_many():
         write_full(folder / "large")
     write_store(

@@ -31,6 +31,8 @@ class Samples(NamedTuple):
     labels: npt.NDArray[np.int32] | None = None
     columns: Mapping[str, npt.NDArray[Any]] = {}
     skipped: Sequence[Skip] = ()
+    kinds: Mapping[str, Column] = {}
+    """The columns that are no plain arrays of numbers."""
 
 
 def random_codes(
@@ -71,7 +73,10 @@ def _write_split(writer: StoreWriter, name: str, samples: Samples) -> None:
     listed = len(samples.codes) + len(left_out)
     kept = np.array([index for index in range(listed) if index not in left_out], np.int64)
     columns = dict(samples.columns)
-    described = {column: Column(rows.dtype, rows.shape[1:]) for column, rows in columns.items()}
+    described = {
+        column: samples.kinds.get(column) or Column(rows.dtype, rows.shape[1:])
+        for column, rows in columns.items()
+    }
     if samples.labels is not None:
         columns["labels"] = samples.labels
     split = writer.split(name, listed, labels=samples.labels is not None, columns=described)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenstore.format import Manifest
@@ -57,7 +57,7 @@ def info(store: StorePath | TokenStore, *, storage_options: Mapping[str, Any] | 
             layout = reader.layout
             arrays[f"{split}/{name}"] = ArrayInfo(
                 layout.shape,
-                layout.dtype.name,
+                str(replace(layout.column, shape=())),
                 layout.codec.name,
                 layout.chunk_samples,
                 layout.shard_samples,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.audit.tables import check_tables
+from tokenstore.codecs import ColumnForm
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.format import (
     LABELS,
@@ -269,13 +270,17 @@ def _check_chunks(reader: ArrayReader, name: str, shard: int, findings: SplitFin
             findings.problems.append(str(error))
             continue
         findings.chunks += 1
-        problem = value_out_of_range(values, name, manifest)
+        problem = value_out_of_range(values, name, manifest, layout.form)
         if problem is not None:
             findings.problems.append(f"{reader.where(chunk)}: {problem}")
 
 
-def value_out_of_range(values: npt.NDArray[Any], name: str, manifest: Manifest) -> str | None:
-    """Return what is wrong with values of the array `name`, codes or labels; None for right ones."""
+def value_out_of_range(
+    values: npt.NDArray[Any], name: str, manifest: Manifest, form: ColumnForm | None = None
+) -> str | None:
+    """Return what is wrong with values of the array `name`, or with those of a form; None for right ones."""
+    if form is not None and (problem := form.problem(values)) is not None:
+        return problem
     if name == TOKENS:
         for codes, size in code_planes(values, manifest.codebook_sizes):
             if codes.size and int(codes.max()) >= size:

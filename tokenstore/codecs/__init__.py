@@ -2,7 +2,8 @@
 
 - `chunks.py` has the protocols: the abilities of a codec are properties of its class.
 - `registry.py` has a line for each codec: `named_codec` and `codec_from_zarr` are the entry points.
-- `bitpack.py`, `zstd.py` and `context/` (with a README of its own) are the codecs.
+- `bitpack.py`, `zstd.py` and `context/` (with a README of its own) are the codecs of codes.
+- `ragged.py` has the codecs of texts and lists, `columns.py` says what an array beside the tokens holds.
 - `zarr.py` makes Zarr codecs of them, which Zarr finds through entry points.
 
 Importing this wing imports no numpy and no numba: names are imported on first use, and kernels are in modules
@@ -32,21 +33,28 @@ if TYPE_CHECKING:
         MAX_FIT_CODES,
         ChunkCodec,
         DeviceForm,
+        MarkedCodec,
         OnFitProgress,
         SampleCodec,
         SampleSpans,
     )
+    from tokenstore.codecs.columns import FORM_FEATURES, TEXT, Column, ColumnForm, column_form, list_column
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.zstd import Zstd
 
 __all__ = [
     "DEFAULT_CODEC",
+    "FORM_FEATURES",
     "MAX_CODEBOOK_SIZE",
     "MAX_FIT_CODES",
+    "TEXT",
     "Bitpack",
     "ChunkCodec",
+    "Column",
+    "ColumnForm",
     "ContextModel",
     "DeviceForm",
+    "MarkedCodec",
     "OnFitProgress",
     "SampleCodec",
     "SampleSpans",
@@ -57,23 +65,32 @@ __all__ = [
     "codec_class",
     "codec_from_zarr",
     "codec_names",
+    "column_form",
+    "list_column",
     "named_codec",
     "register_codec",
     "sample_nbytes",
 ]
 
 _HOMES = {
+    "FORM_FEATURES": "columns",
     "MAX_FIT_CODES": "chunks",
+    "TEXT": "columns",
     "Bitpack": "bitpack",
     "ChunkCodec": "chunks",
+    "Column": "columns",
+    "ColumnForm": "columns",
     "ContextModel": "context.model",
     "DeviceForm": "chunks",
+    "MarkedCodec": "chunks",
     "OnFitProgress": "chunks",
     "SampleCodec": "chunks",
     "SampleSpans": "chunks",
     "Zstd": "zstd",
     "bit_width": "bitpack",
     "code_dtype": "bitpack",
+    "column_form": "columns",
+    "list_column": "columns",
     "sample_nbytes": "bitpack",
 }
 _MODULES = frozenset({"bitpack"})

@@ -191,6 +191,7 @@ class Bitpack(SampleCodec):
 
     name = "bitpack"
     zarr_name = "tokenstore.bitpack"
+    codebook_size: int
 
     def __init__(self, codebook_size: int, views: int = 1) -> None:
         self.codebook_size = codebook_size

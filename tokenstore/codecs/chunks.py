@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
-__all__ = ["ChunkCodec", "DeviceForm", "OnFitProgress", "SampleCodec", "SampleSpans"]
+__all__ = ["ChunkCodec", "DeviceForm", "MarkedCodec", "OnFitProgress", "SampleCodec", "SampleSpans"]
 
 Values: TypeAlias = npt.NDArray[Any]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -176,6 +176,13 @@ class ChunkCodec(Protocol):
         """Raise CodecError if the codec's tables are made for other grids or codebooks."""
         return
 
+    def stated_samples(self, payload: Bytes) -> int | None:
+        """Return the samples of a chunk that a payload states, filler included; None if it states none.
+
+        Raises CodecError for a payload that is none of the codec's.
+        """
+        return None
+
     def decoded_nbytes(self, payload: Bytes) -> int | None:
         """Return the bytes that a payload says it decodes to; None if it does not say.
 
@@ -186,9 +193,7 @@ class ChunkCodec(Protocol):
 
 
 class SampleCodec(ChunkCodec, Protocol):
-    """A codec of codes whose samples can be read alone: each has bytes of its own in the payload."""
-
-    codebook_size: int
+    """A codec whose samples can be read alone: each has bytes of its own in the payload."""
 
     @property
     def samples(self) -> SampleCodec:
@@ -196,9 +201,14 @@ class SampleCodec(ChunkCodec, Protocol):
         return self
 
     @property
+    def marked(self) -> MarkedCodec | None:
+        """The same codec with marks in its payloads; None for one that needs none."""
+        return None
+
+    @property
     def device_form(self) -> DeviceForm | None:
         """The codec's form in a device's memory: packed samples, and a model if some are coded."""
-        return DeviceForm(self.codebook_size, self.model)
+        return None if self.codebook_size is None else DeviceForm(self.codebook_size, self.model)
 
     def sample_nbytes(self, shape: tuple[int, ...]) -> int | None:
         """Return the bytes of every sample; None if samples differ in length, and have `spans` only."""
@@ -219,5 +229,35 @@ class SampleCodec(ChunkCodec, Protocol):
         """Decode sample `row` (m,) of `chunks[chunk]` (m,) into `out` (m, *shape), C-contiguous.
 
         Raises CodecError with the sample's position in `out` if its bytes are no encoding.
+        """
+        raise NotImplementedError
+
+
+class MarkedCodec(SampleCodec, Protocol):
+    """A codec of samples of any length: a sample is found by a walk over those behind a mark before it."""
+
+    mark_samples: ClassVar[int]
+    """The samples from one mark to the next."""
+    first_mark: ClassVar[int]
+    """The place of the first mark in a payload, which is that of its first sample."""
+
+    @property
+    def marked(self) -> MarkedCodec:
+        """The codec itself."""
+        return self
+
+    def marks(self, payload: Bytes) -> npt.NDArray[np.uint32]:
+        """Return the places in a payload of its samples 0, `mark_samples`, 2 * `mark_samples` and so on.
+
+        Raises CodecError for a bad payload.
+        """
+        raise NotImplementedError
+
+    def decode_behind(
+        self, addresses: npt.NDArray[np.uint64], lengths: Indices, row: Indices, out: Values
+    ) -> None:
+        """Decode the sample `row` (m,) samples behind each mark at addresses (m,).
+
+        Nothing is read but `lengths` (m,) bytes from each mark on. Raises CodecError as `decode_spans` does.
         """
         raise NotImplementedError

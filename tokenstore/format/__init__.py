@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenstore.codecs import Column
     from tokenstore.format import fields, sharding
     from tokenstore.format.agreement import check_layout, check_shard_nbytes, has_shard_manifest
     from tokenstore.format.layout import (
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
         LABEL_COLUMN,
         SAMPLES_SCHEMA,
         SKIPPED_SCHEMA,
-        Column,
         Skip,
         read_table,
         samples_table,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import Zstd, code_dtype
+from tokenstore.codecs import code_dtype
 from tokenstore.errors import CodecError, DamageError, ManifestError
 from tokenstore.format import sharding
 from tokenstore.format.layout import LABELS, TOKENS, ArrayLayout
@@ -34,7 +34,7 @@ def check_layout(layout: ArrayLayout, manifest: Manifest, array: str, where: str
     if name == TOKENS:
         _check_codes(layout, manifest, where)
     else:
-        _check_column(layout, name, where)
+        _check_column(layout, name, manifest, where)
     _check_shards(layout, manifest, array, where)
 
 
@@ -82,13 +82,20 @@ def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
         raise ManifestError(f"{where}: {error}") from error
 
 
-def _check_column(layout: ArrayLayout, name: str, where: str) -> None:
+def _check_column(layout: ArrayLayout, name: str, manifest: Manifest, where: str) -> None:
     if name == LABELS and (layout.dtype != np.int32 or layout.sample_shape):
         raise ManifestError(
             f"{where}: expected int32 of shape ({layout.samples},), found {layout.dtype} {layout.shape}"
         )
-    if layout.codec.name != Zstd.name:
-        raise ManifestError(f"{where}: expected the codec {Zstd.name}, found {layout.codec.name}")
+    form = layout.form
+    if form is not None and form.feature not in manifest.features:
+        raise ManifestError(
+            f"{where}: expected the feature {form.feature!r} for a column of {form}, found "
+            f"{list(manifest.features)}"
+        )
+    expected = layout.column.codec.name
+    if layout.codec.name != expected:
+        raise ManifestError(f"{where}: expected the codec {expected}, found {layout.codec.name}")
 
 
 def _check_shards(layout: ArrayLayout, manifest: Manifest, array: str, where: str) -> None:

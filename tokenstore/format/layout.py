@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import ChunkCodec, codec_from_zarr
+from tokenstore.codecs import ChunkCodec, Column, ColumnForm, codec_from_zarr, column_form
 from tokenstore.errors import CodecError, ManifestError
 from tokenstore.format import sharding
 from tokenstore.format.fields import checked, identical, integer, list_of
@@ -38,12 +38,16 @@ def samples_part(table: str, part: int) -> str:
 MAX_CHUNK_NBYTES = 2**31
 """The most bytes of a chunk's values (FORMAT.md, M12): a reader needs so much memory for a chunk."""
 
+_ATTRIBUTES = "tokenstore"
+"""The name of the attributes that this library writes: a Zarr array may have those of others too."""
 _CHECKSUM = {"name": "crc32c"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
-def fill_value(dtype: np.dtype[Any]) -> int | float:
+def fill_value(dtype: np.dtype[Any]) -> int | float | str:
     """Return the value that Zarr readers put where nothing is stored: never a valid code or label."""
+    if dtype.hasobject:
+        return ""  # texts, and the base64 of no bytes
     if dtype.kind == "u":
         return int(np.iinfo(dtype).max)
     if dtype.kind == "b":
@@ -62,13 +66,14 @@ def code_planes(
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """A sharded array of aligned samples: shape (N, *sample_shape)."""
+    """A sharded array of aligned samples: shape (N, *sample_shape). The samples of `form` may be objects."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunk_samples: int
     shard_samples: int
     codec: ChunkCodec
+    form: ColumnForm | None = None
 
     @property
     def samples(self) -> int:
@@ -79,6 +84,11 @@ class ArrayLayout:
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return self.shape[1:]
+
+    @property
+    def column(self) -> Column:
+        """The array as a column: all that does not depend on how many samples there are."""
+        return Column(self.dtype, self.sample_shape, self.form)
 
     @property
     def shards(self) -> int:
@@ -92,8 +102,13 @@ class ArrayLayout:
 
     @property
     def chunk_nbytes(self) -> int:
-        """The bytes of a full chunk's values."""
-        return self.chunk_samples * self.dtype.itemsize * math.prod(self.sample_shape)
+        """The bytes of a full chunk's values; about, where samples differ."""
+        return self.chunk_samples * self.column.nbytes
+
+    @property
+    def filler(self) -> int:
+        """The number that fills up a chunk of numbers, for its codec."""
+        return 0 if self.dtype.hasobject else int(fill_value(self.dtype))
 
     @property
     def index_nbytes(self) -> int:
@@ -121,6 +136,9 @@ class ArrayLayout:
         """
         start, stop = self.chunk_span(chunk)
         self.codec.check_payload(payload, stop - start, self.sample_shape)
+        stated = self.codec.stated_samples(payload)
+        if stated is not None and stated != self.chunk_samples:
+            raise CodecError(f"expected a chunk of {self.chunk_samples} samples, found one of {stated}")
         nbytes = self.codec.decoded_nbytes(payload)
         if nbytes is not None and nbytes != self.chunk_nbytes:
             raise CodecError(f"expected a chunk of {self.chunk_nbytes} bytes, found one of {nbytes}")
@@ -130,7 +148,7 @@ class ArrayLayout:
 
         Raises CodecError for values that the codec cannot store.
         """
-        fill = int(fill_value(self.dtype))
+        fill = self.filler
 
         def encoded(start: int) -> bytes:
             return self.codec.encode(samples[start : start + self.chunk_samples], self.chunk_samples, fill)
@@ -167,7 +185,7 @@ class ArrayLayout:
             "zarr_format": 3,
             "node_type": "array",
             "shape": list(self.shape),
-            "data_type": self.dtype.name,
+            "data_type": self._data_type_name(),
             "chunk_grid": {
                 "name": "regular",
                 "configuration": {"chunk_shape": [self.shard_samples, *self.sample_shape]},
@@ -185,7 +203,7 @@ class ArrayLayout:
                     },
                 }
             ],
-            "attributes": {},
+            "attributes": self._attributes(),
             "dimension_names": _dimension_names(name, self.sample_shape),
         }
 
@@ -197,13 +215,18 @@ class ArrayLayout:
             configuration = sharding_codec["configuration"]
             shape = _read_shape(document["shape"], "shape")
             grid = document["chunk_grid"]["configuration"]["chunk_shape"]
+            form = column_form(document["data_type"], _own_attributes(document))
+            of_objects = form is not None and form.data_type is not None
             layout = cls(
                 shape=shape,
-                dtype=_data_type(document["data_type"]),
+                dtype=np.dtype(object) if of_objects else _data_type(document["data_type"]),
                 chunk_samples=_read_shape(configuration["chunk_shape"], "chunk_shape")[0],
                 shard_samples=_read_shape(grid, "chunk_shape")[0],
-                codec=codec_from_zarr(configuration["codecs"][:-1]),
+                codec=form.codec if form and of_objects else codec_from_zarr(configuration["codecs"][:-1]),
+                form=form,
             )
+            if form is not None:
+                form.check(layout.dtype, layout.sample_shape)
             layout._check_sizes()
             expected = layout.to_zarr("")
             for key in expected.keys() - {"attributes", "dimension_names"}:
@@ -214,6 +237,14 @@ class ArrayLayout:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ManifestError(f"{where}: not the metadata of a store's array: {error}") from error
         return layout
+
+    def _data_type_name(self) -> str:
+        own = None if self.form is None else self.form.data_type
+        return self.dtype.name if own is None else own
+
+    def _attributes(self) -> dict[str, Any]:
+        own = {} if self.form is None else self.form.attributes
+        return {_ATTRIBUTES: own} if own else {}
 
     def _check_sizes(self) -> None:
         """Raise ValueError for sizes that contradict each other, or that no memory holds."""
@@ -228,6 +259,13 @@ _DATA_TYPE = re.compile(r"[a-z]+[0-9]*(\[[A-Za-z0-9]+\])?")
 _read_data_type = checked(
     "the name of a data type", lambda value: type(value) is str and _DATA_TYPE.fullmatch(value) is not None
 )
+
+
+def _own_attributes(document: Any) -> dict[str, Any]:
+    """Return the attributes that this library wrote to an array's metadata, empty if there are none."""
+    attributes = document.get("attributes")
+    own = attributes.get(_ATTRIBUTES) if isinstance(attributes, dict) else None
+    return own if isinstance(own, dict) else {}
 
 
 def _read_shape(value: object, where: str) -> tuple[int, ...]:

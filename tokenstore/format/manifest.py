@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from tokenstore.codecs import codec_class, codec_names
+from tokenstore.codecs import FORM_FEATURES, codec_class, codec_names
 from tokenstore.errors import ManifestError, VersionError
 from tokenstore.format.fields import (
     FieldError,
@@ -85,7 +85,8 @@ class Manifest(StoreFields):
     files: Mapping[str, FileRecord] = field(default_factory=dict, repr=False)
     _: KW_ONLY
     features: tuple[str, ...] = ()
-    """The names of all that a reader of the store must know: its codecs, and how it lists its files."""
+    """The names of all that a reader of the store must know: its codecs, the lists of its files, and the
+    forms of its columns."""
     created_by: str = ""
     requires: str = REQUIRES
     format_version: int = FORMAT_VERSION
@@ -200,5 +201,5 @@ _read_split = record(
     {"samples": integer(), "skipped": integer(), "source_bytes": null_or(integer())},
     {"part_rows": integer(1)},
 )
-_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS})
+_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS, *FORM_FEATURES})
 _FIELDS: dict[str, Reader[Any]] = {"splits": mapping_of(_read_split), "files": _files, "created_by": text}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokenstore.codecs import Column
 from tokenstore.errors import DamageError
 from tokenstore.parquet_pages import inflated_nbytes
 
@@ -50,19 +50,6 @@ class Skip:
     source_index: int
     source: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Column:
-    """An aligned array beside the tokens: the dtype and the shape of one sample."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of one sample."""
-        return self.dtype.itemsize * math.prod(self.shape)
 
 
 LABEL_COLUMN = Column(np.dtype(np.int32))

@@ -11,10 +11,11 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from tokenstore.errors import StoreError, did_you_mean
 from tokenstore.format import LABELS, TOKENS, TokenizerIdentity
+from tokenstore.loading.columns import collated, sample_values
 from tokenstore.loading.orders import Shuffle, order_of
 from tokenstore.loading.pipeline import no_end
 from tokenstore.loading.sampling import Order, Permutation
@@ -45,7 +46,7 @@ class TokenDataset(Dataset[Any]):
     `dataset[i]` is `(tokens, label)`: tokens (*grid) int64, label int. `dataset[a:b]`, like
     `dataset[[3, 1]]`, is a collated batch: tokens (m, *grid), labels (m,) int64. `columns` lists aligned
     arrays in the order they come in; by default the tokens and, where the split has them, the labels. A
-    column of scalars gives Python numbers, any other column tensors.
+    column of scalars gives Python numbers, one of texts `str`, any other column tensors.
 
     `transform` is applied to each sample's tokens. `target_transform` is applied to its label or, without
     labels, to its first column that is not the tokens. A transform with a method `of_rows(rows, values)`,
@@ -108,7 +109,7 @@ class TokenDataset(Dataset[Any]):
             raise ValueError(f"columns: expected a list of names such as ['tokens'], found {columns!r}")
         self.columns = tuple(columns)
         for name in self.columns:
-            rows.sample_type(name)
+            rows.column(name)
 
     @property
     def reader(self) -> SplitReader:
@@ -179,11 +180,18 @@ class TokenDataset(Dataset[Any]):
             positions = normalised(index, len(self))
             if not len(positions):
                 raise IndexError(f"{index} selects none of {len(self)} samples")
-            return default_collate(self.samples(self._row_numbers(positions)))
+            return self.collate(self.samples(self._row_numbers(positions)))
         return self.samples(self._row_numbers(normalised([index], len(self))))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         return self.samples(self._row_numbers(normalised(indices, len(self))))
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Return the batch of some samples, as torch's `default_collate`; texts and lists are a list each.
+
+        It is the `collate_fn` for a DataLoader of columns whose samples are lists of different lengths.
+        """
+        return collated(self.columns, self.rows.column, samples)
 
     def select(self, indices: Sequence[int] | Indices) -> Self:
         """Return a dataset of the samples at `indices` (m,), in that order; nothing is copied.
@@ -299,16 +307,12 @@ class TokenDataset(Dataset[Any]):
         return results
 
     def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Sequence[Any]:
+        column = self.rows.column(name)
         if name == TOKENS:
-            shape, _ = self.rows.sample_type(name)
-            tokens = torch.empty((len(row_numbers), *shape), dtype=torch.int64, device="cpu")
+            tokens = torch.empty((len(row_numbers), *column.shape), dtype=torch.int64, device="cpu")
             self.rows.read(name, row_numbers, tokens.numpy(), prefetched)
             return tokens.unbind(0)
-        values = self.rows.read(name, row_numbers)
-        if values.ndim == 1:
-            scalars: list[Any] = values.tolist()
-            return scalars
-        return torch.from_numpy(values).unbind(0)
+        return sample_values(column, self.rows.read(name, row_numbers, None, prefetched))
 
 
 def _listed(labels: Any) -> list[Any]:

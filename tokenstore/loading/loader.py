@@ -12,12 +12,13 @@ from typing import Any, Literal, Unpack, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, Subset
 
 from tokenstore.errors import ResumeError
-from tokenstore.format import LABELS, TOKENS
+from tokenstore.format import TOKENS
+from tokenstore.loading.columns import batch_values, fetched_columns
 from tokenstore.loading.dataset import TokenDataset
-from tokenstore.loading.orders import Shuffle, default_window, packed_nbytes
+from tokenstore.loading.orders import Shuffle, default_window
 from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, no_end, pass_to_caller
 from tokenstore.loading.prefetching import Prefetcher
 from tokenstore.loading.resident import ResidentView
@@ -46,7 +47,8 @@ class TokenLoader:
     with. Every run has the same order, as `seed` is 0 by default; `seed=None` draws one by torch's generator.
 
     The arguments are those of torch's DataLoader where they mean the same. A dataset of one column gives that
-    column's tensor alone; columns other than tokens and labels have their stored dtype. The loader has no
+    column's tensor alone; columns other than tokens and labels have their stored dtype, texts are a list of
+    `str` and lists a list of tensors. The loader has no
     worker processes. `num_threads` threads (by default one a core; 0: the caller's) decode up to `prefetch`
     batches each ahead of use, into buffers that are reused once no tensor made of them is referenced. The
     dataset may be torch's Subset or ConcatDataset of TokenDatasets.
@@ -223,7 +225,7 @@ class TokenLoader:
             order = self._order(0)
             samples = order.samples_in_memory(self._span) // math.gcd(order.lanes, self.world_size)
             samples = samples or _CACHED_WINDOWS * self.shuffle_window
-            self._rows.reserve_cache(samples * packed_nbytes(self.dataset.rows.manifests[0]))
+            self._rows.reserve_cache(samples, fetched_columns(self.dataset.columns, self._rows.column))
 
     @property
     def _span(self) -> int:
@@ -294,8 +296,9 @@ class TokenLoader:
         order, rank = self._order(epoch), self.rank
         steps = self._steps(consumed, order)
         prefetcher = None
-        if TOKENS in self.dataset.columns and not self._is_local:
-            prefetcher = Prefetcher(self._rows, order, steps, rank, self._span)
+        fetched = fetched_columns(self.dataset.columns, self._rows.column)
+        if fetched and not self._is_local:
+            prefetcher = Prefetcher(self._rows, order, steps, rank, self._span, fetched)
 
         def prefetching() -> Iterator[tuple[int, list[Future[Any]]]]:
             for step in range(len(steps)):
@@ -336,7 +339,7 @@ class TokenLoader:
         if self._by_sample:
             samples = self._view.samples(row_numbers, prefetched)
             try:
-                batch = (self.collate_fn or default_collate)(samples)
+                batch = (self.collate_fn or self._view.collate)(samples)
             except StopIteration as error:
                 raise no_end("collate_fn") from error
             return self._copies.copied(batch)
@@ -357,7 +360,7 @@ class TokenLoader:
         dataset = self.dataset
         return bool(self.collate_fn or dataset.transform or dataset.target_transform)
 
-    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Tensor:
+    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Tensor | list[Any]:
         if name == TOKENS and self._resident is not None:
             with self._copies.stream():
                 return self._resident.read(row_numbers)
@@ -365,8 +368,8 @@ class TokenLoader:
             tokens = self._buffers.take(len(row_numbers))
             self._rows.read(name, row_numbers, tokens.numpy(), prefetched)
             return tokens
-        values = torch.from_numpy(self._rows.read(name, row_numbers))
-        return values.long() if name == LABELS else values
+        values = self._rows.read(name, row_numbers, None, prefetched)
+        return batch_values(name, self._rows.column(name), values)
 
 
 def _row_numbers(order: Order, positions: Indices) -> Indices:

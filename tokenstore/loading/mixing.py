@@ -137,7 +137,7 @@ def _joined(datasets: Sequence[TokenDataset]) -> Concatenated:
                 parameters=[tokens_only],
             )
     for name in first.columns:
-        rows.sample_type(name)
+        rows.column(name)
     return rows
 
 

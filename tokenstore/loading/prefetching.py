@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from tokenstore.errors import DamageError
+from tokenstore.format import TOKENS
 from tokenstore.loading.sampling import Indices, Order, Steps
 from tokenstore.machine import closed_at_end
 from tokenstore.reading import Rows
@@ -17,13 +19,22 @@ __all__ = ["Prefetcher"]
 
 
 class Prefetcher:
-    """A thread that fetches the tokens of an epoch's steps for one rank, a span at a time.
+    """A thread that fetches columns, such as the tokens, of an epoch's steps for one rank, a span at a time.
 
     Spans are those of the order: the windows of a block shuffle or, for other orders, `span` positions.
     """
 
-    def __init__(self, rows: Rows, order: Order, steps: Steps, rank: int, span: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        order: Order,
+        steps: Steps,
+        rank: int,
+        span: int,
+        columns: Sequence[str] = (TOKENS,),
+    ) -> None:
         self._rows = rows
+        self._columns = columns
         self._order = order
         self._spans = order.fetch_spans(span)
         self._steps = steps
@@ -72,7 +83,7 @@ class Prefetcher:
             row_numbers = self._spans.row_numbers(span) if self._steps.world_size == 1 else None
             if row_numbers is None:
                 row_numbers = self._order.fetched_rows(self._own_positions(*self._spans.bounds(span)))
-            return self._rows.prefetch(row_numbers)
+            return self._rows.prefetch(row_numbers, self._columns)
         return None
 
     def _own_positions(self, start: int, stop: int) -> Indices:

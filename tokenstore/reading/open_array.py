@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tokenstore.reading.array import ArrayReader
 from tokenstore.reading.chunk_array import ChunkArrayReader
+from tokenstore.reading.marked_array import MarkedArrayReader
 from tokenstore.reading.sample_array import SampleArrayReader
 from tokenstore.reading.shards import ArrayFiles
 from tokenstore.reading.store_files import StoreFiles
@@ -18,4 +19,6 @@ def array_reader(store: StoreFiles, name: str) -> ArrayReader:
     """
     files = ArrayFiles(store, name)
     codec = files.layout.codec.samples
-    return ChunkArrayReader(files) if codec is None else SampleArrayReader(files, codec)
+    if codec is None:
+        return ChunkArrayReader(files)
+    return (SampleArrayReader if codec.marked is None else MarkedArrayReader)(files, codec)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.codecs import SampleCodec, SampleSpans
@@ -31,7 +32,7 @@ class SampleArrayReader(ArrayReader):
         files = ArrayFiles(store, name)
         codec = files.layout.codec.samples
         assert codec is not None, "only arrays whose samples decode alone have this reader"
-        return SampleArrayReader(files, codec)
+        return cls(files, codec)
 
     @property
     @override
@@ -61,13 +62,13 @@ class SampleArrayReader(ArrayReader):
 
     @override
     def in_memory(self) -> SampleArrayReader:
-        reader = SampleArrayReader(self.files, self._sample_codec)
+        reader = type(self)(self.files, self._sample_codec)
         self._copy_in_memory(reader)
         return reader
 
     @override
     def streamed(self, threads: int = 1) -> ArrayReader:
-        return self._stream_into(SampleArrayReader(self.files, self._sample_codec), threads)
+        return self._stream_into(type(self)(self.files, self._sample_codec), threads)
 
     def spans(self, chunk: int, prefetched: Payloads | None = None) -> SampleSpans:
         """Return the spans of a chunk's samples, checked on the first access; raises DamageError."""
@@ -94,25 +95,40 @@ class SampleArrayReader(ArrayReader):
         self, sample_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
     ) -> None:
         """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
-        if self._shards.fetches:
-            places = None if prefetched is None else prefetched.places(chunk)
-            if prefetched is None or places is None:
-                prefetched = self._shards.payloads(np.unique(chunk))
-                places = np.searchsorted(prefetched.chunks, chunk)
-            base = prefetched.addresses[places]
-        else:
-            base = self._address[chunk]
-            if not base.all():
-                unknown = base == 0
-                prefetched = self._shards.payloads(np.unique(chunk[unknown]))
-                base[unknown] = prefetched.addresses[np.searchsorted(prefetched.chunks, chunk[unknown])]
-                self._address[prefetched.chunks[prefetched.kept]] = prefetched.addresses[prefetched.kept]
+        base, payloads = self._placed(chunk, prefetched)
         addresses = base + (row * sample_nbytes).astype(np.uint64)
 
         def decode(samples: slice) -> None:
             self._sample_codec.decode_at(addresses[samples], out[samples])
 
         self._decode_all(decode, chunk, row)
+        del payloads  # which keep their place until here
+
+    def _placed(
+        self, chunk: Indices, prefetched: Payloads | None
+    ) -> tuple[npt.NDArray[np.uint64], Payloads | None]:
+        """Return the addresses (m,) of the payloads of chunks (m,), and those that were read for it.
+
+        Addresses are right as long as these payloads live.
+        """
+        if self._shards.fetches:
+            places = None if prefetched is None else prefetched.places(chunk)
+            if prefetched is None or places is None:
+                prefetched = self._shards.payloads(np.unique(chunk))
+                places = np.searchsorted(prefetched.chunks, chunk)
+            return prefetched.addresses[places], prefetched
+        base = self._address[chunk]
+        if base.all():
+            return base, None
+        unknown = base == 0
+        payloads = self._shards.payloads(np.unique(chunk[unknown]))
+        base[unknown] = payloads.addresses[np.searchsorted(payloads.chunks, chunk[unknown])]
+        self._keep(payloads)
+        return base, payloads
+
+    def _keep(self, payloads: Payloads) -> None:
+        """Take note of those payloads that keep their place in memory."""
+        self._address[payloads.chunks[payloads.kept]] = payloads.addresses[payloads.kept]
 
     def _read_spans(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
         """Read samples that differ in length, by the spans of their chunks' samples."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -10,8 +11,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.codecs import sample_nbytes
 from tokenstore.errors import ManifestError, StoreError, did_you_mean
-from tokenstore.format import LABELS, TOKENS, Manifest
+from tokenstore.format import LABELS, TOKENS, Column, Manifest
 from tokenstore.reading.array import ArrayReader, Indices, Values
 from tokenstore.reading.checked_files import samples_batches
 from tokenstore.reading.open_array import array_reader
@@ -19,6 +21,9 @@ from tokenstore.reading.shards import Payloads
 from tokenstore.reading.store_files import StoreFiles
 
 __all__ = ["SplitReader"]
+
+_SPARE = 2
+"""The factor by which the samples of a window may be longer than those of the split."""
 
 
 class SplitReader:
@@ -70,26 +75,30 @@ class SplitReader:
         return self.arrays[name]
 
     def read(
-        self, name: str, indices: object = None, out: Values | None = None, prefetched: Payloads | None = None
+        self,
+        name: str,
+        indices: object = None,
+        out: Values | None = None,
+        prefetched: Mapping[str, Payloads | None] | None = None,
     ) -> Values:
         """Return values (m, *shape) of an aligned array at `indices` (m,), by default all.
 
         A slice gives its samples, a single integer the values (*shape) of one. `out` and `prefetched` are as
         in `ArrayReader.read`.
 
-        Raises IndexError, StoreError, DamageError, and StorageError where remote storage does not answer.
+        Texts and lists are an array (m,) of objects: `str`, or arrays of numbers. Raises IndexError,
+        StoreError, DamageError, and StorageError where remote storage does not answer.
         """
-        return self.array(name).read(indices, out, prefetched)
+        return self.array(name).read(indices, out, None if prefetched is None else prefetched.get(name))
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the aligned arrays, `tokens` first."""
         return tuple(self.arrays)
 
-    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and dtype of one sample of an aligned array; raises StoreError."""
-        layout = self.array(name).layout
-        return layout.sample_shape, layout.dtype
+    def column(self, name: str) -> Column:
+        """Return the dtype, the shape and the form of the samples of an aligned array; raises StoreError."""
+        return self.array(name).layout.column
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int32] | None:
@@ -149,16 +158,29 @@ class SplitReader:
         chunk = files.layout.chunk_samples
         return files.layout.chunks_per_shard * chunk, files.run_chunks * chunk, chunk
 
-    def prefetch(self, indices: Indices) -> Payloads | None:
-        """Fetch the tokens of samples before they are read; returns None where nothing has to be fetched.
+    def prefetch(
+        self, indices: Indices, columns: Sequence[str] = (TOKENS,)
+    ) -> Mapping[str, Payloads | None] | None:
+        """Fetch columns of samples before they are read; returns None where nothing has to be fetched.
 
         Raises DamageError, and StorageError where remote storage does not answer.
         """
-        return self.arrays[TOKENS].prefetch(indices)
+        fetched = {name: self.arrays[name].prefetch(indices) for name in columns}
+        return None if all(payloads is None for payloads in fetched.values()) else fetched
 
-    def reserve_cache(self, nbytes: int) -> None:
-        """Let at least so many bytes of fetched tokens stay in memory for later reads."""
-        self.arrays[TOKENS].reserve_cache(nbytes)
+    def reserve_cache(self, samples: int, columns: Sequence[str] = (TOKENS,)) -> None:
+        """Let the fetched chunks of so many samples stay in memory for later reads."""
+        for name in columns:
+            array = self.arrays[name]
+            if name == TOKENS:
+                nbytes = samples * sample_nbytes(math.prod(array.layout.sample_shape), self._codebook_size)
+            else:  # of samples that may be longer than most
+                nbytes = samples * _SPARE * int(array.files.nbytes.sum()) // max(1, len(self))
+            array.reserve_cache(nbytes)
+
+    @property
+    def _codebook_size(self) -> int:
+        return self.store.manifest.codebook_size
 
     def in_memory(self, columns: Sequence[str]) -> SplitReader:
         """Return the same split with some of its arrays, compressed, in this process's memory.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from tokenstore.format import LABELS, Manifest
+from tokenstore.format import LABELS, TOKENS, Column, Manifest
 from tokenstore.reading.array import Indices, Values, normalised, of_indices
 from tokenstore.reading.row_numbers import BLOCK, Member, RowNumbers, row_list, rows_where
 from tokenstore.reading.split import SplitReader
@@ -125,8 +125,8 @@ class Subset(Rows):
         return np.append(np.flatnonzero(np.diff(run, prepend=-1)), len(self))
 
     @override
-    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        return self._rows.sample_type(name)
+    def column(self, name: str) -> Column:
+        return self._rows.column(name)
 
     @override
     def read(
@@ -136,12 +136,12 @@ class Subset(Rows):
         return of_indices(self._rows.read(name, row_numbers, out, prefetched), indices)
 
     @override
-    def prefetch(self, indices: Indices) -> Any:
-        return self._rows.prefetch(self._numbers.at(indices))
+    def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:
+        return self._rows.prefetch(self._numbers.at(indices), columns)
 
     @override
-    def reserve_cache(self, nbytes: int) -> None:
-        self._rows.reserve_cache(nbytes)
+    def reserve_cache(self, samples: int, columns: Sequence[str] = (TOKENS,)) -> None:
+        self._rows.reserve_cache(samples, columns)
 
     @override
     def samples_table(self) -> Any:

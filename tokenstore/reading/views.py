@@ -12,7 +12,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, StoreError
-from tokenstore.format import Manifest
+from tokenstore.format import TOKENS, Column, Manifest
 from tokenstore.reading.array import Indices, Values, normalised, of_indices
 from tokenstore.reading.row_numbers import RowNumbers
 from tokenstore.reading.split import SplitReader
@@ -81,8 +81,8 @@ class Rows(Protocol):
         """The samples of a shard, of each of its runs but the last, and of a chunk; None for a view."""
         return None
 
-    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and dtype of one sample of a column; raises StoreError."""
+    def column(self, name: str) -> Column:
+        """Return the dtype, the shape and the form of the samples of a column; raises StoreError."""
 
     def read(
         self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
@@ -93,11 +93,11 @@ class Rows(Protocol):
         `prefetched` is a result of `prefetch`. Raises IndexError, StoreError and DamageError.
         """
 
-    def prefetch(self, indices: Indices) -> Any:
-        """Fetch the tokens of samples before `read`, which takes the result; raises DamageError."""
+    def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:
+        """Fetch columns of samples before `read`, which takes the result; raises DamageError."""
 
-    def reserve_cache(self, nbytes: int) -> None:
-        """Let at least so many bytes of fetched tokens stay in memory for later reads."""
+    def reserve_cache(self, samples: int, columns: Sequence[str] = (TOKENS,)) -> None:
+        """Let the fetched chunks of so many samples stay in memory for later reads."""
 
     def samples_table(self) -> Any:
         """Return the origin of every sample as a `pyarrow.Table` of N rows; raises DamageError."""
@@ -197,14 +197,13 @@ class Concatenated(Rows):
         return np.append(np.concatenate(runs), len(self))
 
     @override
-    def sample_type(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        expected = self.parts[0].sample_type(name)
+    def column(self, name: str) -> Column:
+        expected = self.parts[0].column(name)
         for part in self.parts:
-            actual = part.sample_type(name)
+            actual = part.column(name)
             if actual != expected:
                 raise StoreError(
-                    f"{name}: expected {expected[1]} {expected[0]} as in {self.parts[0]!r}, "
-                    f"found {actual[1]} {actual[0]} in {part!r}"
+                    f"{name}: expected {expected} as in {self.parts[0]!r}, found {actual} in {part!r}"
                 )
         return expected
 
@@ -214,8 +213,8 @@ class Concatenated(Rows):
     ) -> Values:
         row_numbers = normalised(indices, len(self))
         if out is None:
-            shape, dtype = self.sample_type(name)
-            out = np.empty((len(row_numbers), *shape), dtype)
+            column = self.column(name)
+            out = np.empty((len(row_numbers), *column.shape), column.dtype)
         for part, (places, own) in self._by_part(row_numbers).items():
             prefetched_of_part = None if prefetched is None else prefetched.get(part)
             if len(own) == len(row_numbers):
@@ -225,13 +224,14 @@ class Concatenated(Rows):
         return of_indices(out, indices)
 
     @override
-    def prefetch(self, indices: Indices) -> Any:
-        return {part: self.parts[part].prefetch(own) for part, (_, own) in self._by_part(indices).items()}
+    def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:
+        by_part = self._by_part(indices).items()
+        return {part: self.parts[part].prefetch(own, columns) for part, (_, own) in by_part}
 
     @override
-    def reserve_cache(self, nbytes: int) -> None:
+    def reserve_cache(self, samples: int, columns: Sequence[str] = (TOKENS,)) -> None:
         for part in self.parts:
-            part.reserve_cache(nbytes)
+            part.reserve_cache(samples, columns)
 
     @override
     def samples_table(self) -> Any:

@@ -19,7 +19,6 @@ from tokenstore.format import (
     ArrayLayout,
     FileRecord,
     file_record,
-    fill_value,
     sharding,
 )
 from tokenstore.writing.blocks import Block
@@ -113,7 +112,7 @@ def encode_piece(layout: ArrayLayout, rows: npt.NDArray[Any], where: str) -> lis
 
     Raises CodecError for values that the codec cannot store.
     """
-    fill, payloads = int(fill_value(layout.dtype)), []
+    fill, payloads = layout.filler, []
     for start in range(0, len(rows), layout.chunk_samples):
         chunk = rows[start : start + layout.chunk_samples]
         payload = layout.codec.encode(chunk, layout.chunk_samples, fill)

@@ -103,10 +103,7 @@ def part_of(store: TokenStore) -> ConversionPart:
 
 def columns_of(store: TokenStore, split: str) -> dict[str, Column]:
     """Return the aligned arrays of a split, tokens among them."""
-    return {
-        name: Column(reader.layout.dtype, reader.layout.sample_shape)
-        for name, reader in store[split].arrays.items()
-    }
+    return {name: reader.layout.column for name, reader in store[split].arrays.items()}
 
 
 def _in_order(parts: Sequence[TokenStore]) -> list[TokenStore]:

@@ -19,7 +19,6 @@ from tokenstore.format import (
     SKIPPED_TABLE,
     TOKENS,
     ArrayLayout,
-    Column,
     Manifest,
     Skip,
     read_table,
@@ -108,7 +107,7 @@ def rewrite_into(
     for name in store.splits:
         split = store[name]
         columns = {
-            array: Column(reader.layout.dtype, reader.layout.sample_shape)
+            array: reader.layout.column
             for array, reader in split.arrays.items()
             if array not in (TOKENS, LABELS)
         }

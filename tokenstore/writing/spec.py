@@ -12,7 +12,6 @@ import numpy.typing as npt
 from tokenstore.codecs import (
     DEFAULT_CODEC,
     ContextModel,
-    Zstd,
     code_dtype,
     codec_names,
     named_codec,
@@ -98,4 +97,5 @@ class StoreSpec(StoreFields):
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
         """Return the layout of an aligned array (samples, *column.shape)."""
         chunk = shard_samples if column.nbytes <= _SMALL_SAMPLE_NBYTES else self.chunk_samples
-        return ArrayLayout((samples, *column.shape), column.dtype, chunk, shard_samples, Zstd())
+        shape, codec = (samples, *column.shape), column.codec
+        return ArrayLayout(shape, column.dtype, chunk, shard_samples, codec, column.form)

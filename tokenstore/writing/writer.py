@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, TypeAlias
 
+from tokenstore.codecs import FORM_FEATURES
 from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
 from tokenstore.files import FULL
 from tokenstore.format import (
@@ -198,7 +199,7 @@ class StoreWriter:
             **self.spec.shared(),
             splits={split.name: split.summary() for split in self.splits},
             files=dict(sorted(files.items())),
-            features=(self.spec.codec, *(_FEATURES if any(split.is_large for split in self.splits) else ())),
+            features=self._features(),
             created_by=f"tokenstore {__version__}",
         )
         for path in self.storage.files():
@@ -207,6 +208,13 @@ class StoreWriter:
         self.storage.settle(chain(files, *(split.shard_paths() for split in self.splits)))
         self.complete(encode_root(manifest, nodes))
         return manifest
+
+    def _features(self) -> tuple[str, ...]:
+        """Return the names of all that a reader of the store must know."""
+        large = _FEATURES if any(split.is_large for split in self.splits) else ()
+        forms = [column.form for split in self.splits for column in split.columns.values()]
+        used = {form.feature for form in forms if form is not None}
+        return (self.spec.codec, *large, *(feature for feature in FORM_FEATURES if feature in used))
 
     def complete(self, root: bytes) -> None:
         """Write the root's `zarr.json`, the last file, and clear up; the store is complete.

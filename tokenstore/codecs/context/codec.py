@@ -42,6 +42,7 @@ class Context(SampleCodec):
 
     name = "context"
     zarr_name = "tokenstore.context"
+    codebook_size: int
     has_tables = True
 
     def __init__(
