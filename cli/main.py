@@ -61,6 +61,7 @@ _COMMANDS = {
 OPTION_NAMES = {
     "address": "--ray",
     "as_json": "--json",
+    "columns": "--column",
     "corruptions": "--corruption",
     "count": "-n",
     "severities": "--severity",

@@ -88,3 +88,38 @@ def masks() -> Decorator[Any]:
 def storage_options() -> Decorator[Any]:
     """Return --source-storage-options, a dict."""
     return options.storage_options("--source-storage-options", of="SRC")
+
+
+def further_columns() -> Decorator[Any]:
+    """Return --column, --table and the options of soft labels: what is stored beside tokens and labels."""
+    return together(
+        click.option(
+            "--column",
+            "columns",
+            metavar="NAME",
+            multiple=True,
+            help="A further column to store, such as a caption: a column of Parquet files or of --table, a "
+            "member (txt, npy) or a field of .json in tar files, an array; NAME=FIELD renames it. May be "
+            "given again.",
+        ),
+        click.option(
+            "--table",
+            metavar="FILE",
+            type=click.Path(),
+            help="A CSV or Parquet file with further columns: a row for the path of each image. By default "
+            "all its columns are stored.",
+        ),
+        click.option(
+            "--soft-labels",
+            metavar="FILE.npy",
+            type=click.Path(exists=True),
+            help="Probabilities or logits (N, classes) in the order of SRC; for several splits a folder "
+            "with train.npy and so on.",
+        ),
+        click.option(
+            "--soft-top",
+            metavar="K",
+            type=click.IntRange(1),
+            help="Classes that are kept of each sample's soft labels. [default: 10]",
+        ),
+    )

@@ -168,8 +168,8 @@ class _Drawing:
         """Draw the samples' label maps at the sizes (H, W) of their images; None for a store without any."""
         if MASKS not in self.reader.arrays:
             return None
-        shape, dtype = self.reader.sample_type(MASKS)
-        if len(shape) != 2 or dtype.kind not in "uib":
+        column = self.reader.column(MASKS)
+        if len(column.shape) != 2 or column.dtype.kind not in "uib":
             return None
         ignored = self.store.manifest.ignore_index
         values = self.reader.read(MASKS, self.indices)

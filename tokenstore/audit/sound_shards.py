@@ -80,7 +80,7 @@ class ShardCheck:
             for chunk, payload in enumerate(payloads):
                 row, stop = layout.chunk_span(first + chunk)
                 layout.codec.decode(payload, values[row - begin : stop - begin])
-        problem = value_out_of_range(values, self._name, self._manifest)
+        problem = value_out_of_range(values, self._name, self._manifest, layout.form)
         if problem is not None:
             raise CodecError(problem)
         self._chunk += len(payloads)

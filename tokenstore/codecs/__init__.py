@@ -38,7 +38,15 @@ if TYPE_CHECKING:
         SampleCodec,
         SampleSpans,
     )
-    from tokenstore.codecs.columns import FORM_FEATURES, TEXT, Column, ColumnForm, column_form, list_column
+    from tokenstore.codecs.columns import (
+        FORM_FEATURES,
+        NAME,
+        TEXT,
+        Column,
+        ColumnForm,
+        column_form,
+        list_column,
+    )
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.zstd import Zstd
 
@@ -47,6 +55,7 @@ __all__ = [
     "FORM_FEATURES",
     "MAX_CODEBOOK_SIZE",
     "MAX_FIT_CODES",
+    "NAME",
     "TEXT",
     "Bitpack",
     "ChunkCodec",
@@ -75,6 +84,7 @@ __all__ = [
 _HOMES = {
     "FORM_FEATURES": "columns",
     "MAX_FIT_CODES": "chunks",
+    "NAME": "columns",
     "TEXT": "columns",
     "Bitpack": "bitpack",
     "ChunkCodec": "chunks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,8 +16,10 @@ from tokenstore.codecs.ragged import Lists, Ragged, Texts
 from tokenstore.codecs.soft_labels import SoftLabels
 from tokenstore.codecs.zstd import Zstd
 
-__all__ = ["FORM_FEATURES", "TEXT", "Column", "ColumnForm", "column_form", "list_column"]
+__all__ = ["FORM_FEATURES", "NAME", "TEXT", "Column", "ColumnForm", "column_form", "list_column"]
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+"""The names that a column or a split can have: plain words, on every system and terminal."""
 RAGGED_NBYTES = 128
 """The bytes of a text or a list, about, for the sizes of shards."""
 FORM_FEATURES: tuple[str, ...] = (Ragged.feature, SoftLabels.feature)

@@ -25,6 +25,7 @@ from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
     from tokenstore.codecs.context.model import ContextModel
+    from tokenstore.codecs.views import Views
 
 __all__ = ["Lists", "Ragged", "Texts"]
 
@@ -64,7 +65,9 @@ class Ragged(MarkedCodec):
 
     @classmethod
     @override
-    def for_codes(cls, codebook_size: int, model: ContextModel | None = None) -> Self:
+    def for_codes(
+        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    ) -> Self:
         raise CodecError("expected a codec of codes, found one of texts and lists")
 
     @classmethod

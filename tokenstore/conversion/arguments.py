@@ -111,8 +111,13 @@ def inputs_of_whole(
     """Return all that decides the bytes of a whole conversion, as JSON values."""
     splits: dict[str, Split] = {name: source.splits[name] for name in names}
     lists = {name: [len(split), split.fingerprint()] for name, split in splits.items()}
+    further = {
+        name: [[column, str(of_split.column), of_split.fingerprint()] for column, of_split in columns.items()]
+        for name, columns in source.further.items()
+        if name in names and columns
+    }
     return {
-        "source": {"kind": source.kind, "splits": lists},
+        "source": {"kind": source.kind, "splits": lists, **({"columns": further} if further else {})},
         "tokenizer": str(spec.tokenizer),
         "computed": [spec.tokenizer.device, spec.tokenizer.dtype],
         "grid": spec.grid,

@@ -20,7 +20,7 @@ from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import BadSample, SampleRange, Segment
 from tokenstore.errors import ConversionError, Parameter
 from tokenstore.format import LABELS, Skip, samples_table
-from tokenstore.sources.base import Labels, Split
+from tokenstore.sources.base import Labels, Source, further_values
 from tokenstore.writing.split import SplitWriter
 from tokenstore.writing.writer import StoreWriter
 
@@ -48,7 +48,7 @@ def write_splits(
         columns = plan.columns(name)
         part = writer.split(name, len(here), first=here.start, labels=has_labels, columns=columns)
         allowed = plan.options.allowed_bad(plan.listed(name))  # in all parts together
-        assemblers[name] = ShardAssembler(split, part, here.stop, plan.source.class_names, allowed)
+        assemblers[name] = ShardAssembler(plan.source, part, here.stop, allowed)
     starts = {name: assembler.position for name, assembler in assemblers.items()}
     resumed_at = {
         name: assembler.part.source_position - plan.positions(name).start
@@ -82,17 +82,15 @@ class ShardAssembler:
 
     def __init__(
         self,
-        split: Split,
+        source: Source,
         part: SplitWriter,
         stop: int,
-        class_names: tuple[str, ...] | None,
         allowed: tuple[int, str] | None,
     ) -> None:
         self.part = part
         self.position = part.source_position
         """The first sample of the source that is in no shard, and not in the open one."""
-        self._split, self._stop = split, stop
-        self._class_names = class_names
+        self._source, self._split, self._stop = source, source.splits[part.name], stop
         self._allowed = allowed
         self._segments: list[Segment] = []
         self._count = 0
@@ -189,8 +187,8 @@ class ShardAssembler:
         if shard.facts is not None:
             facts = dict(zip(("width", "height", "source_bytes"), shard.facts.T, strict=True))
         names = self._names(shard.positions)
-        table = samples_table(shard.positions, names, labels, self._class_names, **facts)
-        columns = dict(shard.columns)
+        table = samples_table(shard.positions, names, labels, self._source.class_names, **facts)
+        columns = {**shard.columns, **self._further(shard.positions)}
         if labels is not None:
             columns[LABELS] = labels
         skips = self._skips(list(shard.bad))
@@ -208,6 +206,12 @@ class ShardAssembler:
         first, last = int(positions[0]), int(positions[-1])
         labels = self._split.labels(first, last + 1)
         return None if labels is None else labels[positions - first]
+
+    def _further(self, positions: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of samples in the further columns of the source."""
+        first, last = int(positions[0]), int(positions[-1])
+        values = further_values(self._source, self.part.name, first, last + 1)
+        return {name: column[positions - first] for name, column in values.items()}
 
     def _skips(self, bad: list[BadSample]) -> list[Skip]:
         if not bad:

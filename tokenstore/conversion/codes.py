@@ -18,7 +18,7 @@ from tokenstore.conversion.plans import RangePlan, RangeWorker
 from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
 from tokenstore.errors import WorkerError
 from tokenstore.format import Column, TokenizerIdentity, codebook_sizes
-from tokenstore.sources.base import CodeSource, CodeSplit
+from tokenstore.sources.base import CodeSource, CodeSplit, further_kinds
 from tokenstore.tokenizers import load_codebook
 from tokenstore.writing.spec import StoreSpec
 
@@ -103,7 +103,8 @@ class CodePlan(RangePlan):
     @override
     def columns(self, split: str) -> Mapping[str, Column]:
         columns = self.source.splits[split].columns
-        return {column: Column(np.dtype(kind), shape) for column, (kind, shape) in columns.items()}
+        own = {column: Column(np.dtype(kind), shape) for column, (kind, shape) in columns.items()}
+        return {**own, **further_kinds(self.source, split)}
 
     @override
     def request(self, samples: SampleRange, task_samples: int | None = None) -> RangeRequest:

@@ -76,11 +76,7 @@ def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, s
     columns = dict(plan.columns(reader.name))
     if split.labels(0, 0) is not None:
         columns = {LABELS: LABEL_COLUMN, **columns}
-    stored = {
-        name: Column(array.layout.dtype, array.layout.sample_shape)
-        for name, array in reader.arrays.items()
-        if name != TOKENS
-    }
+    stored = {name: array.layout.column for name, array in reader.arrays.items() if name != TOKENS}
     for name in sorted({*stored, *columns}):
         if stored.get(name) != columns.get(name):
             actual = f"{where}the array {name} of {_shape(stored.get(name))}"
@@ -104,6 +100,8 @@ def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, s
 def _shape(column: Column | None) -> str:
     if column is None:
         return "nothing"
+    if column.form is not None:
+        return str(column.form)
     return " x ".join(map(str, (*column.shape, column.dtype)))
 
 

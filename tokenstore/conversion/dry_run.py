@@ -33,7 +33,14 @@ from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_tabl
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources import SourceOptions, open_source
-from tokenstore.sources.base import CodeSource, ImageSource, Source, count_labels
+from tokenstore.sources.base import (
+    CodeSource,
+    ImageSource,
+    Source,
+    count_labels,
+    further_kinds,
+    further_values,
+)
 from tokenstore.sources.decoding import DecodePool
 from tokenstore.storage import Storage
 from tokenstore.tokenizers.base import Tokenizer
@@ -162,7 +169,9 @@ def _estimate(
         spec.codec,
         len(some.codes) + len(some.bad),
         tuple(some.bad),
-        round(samples * some.nbytes(planned)) if complete is None else complete.nbytes,
+        round(samples * some.nbytes(planned) + _further_nbytes(planned))
+        if complete is None
+        else complete.nbytes,
         None if some.facts is None else round(samples * float(some.facts[:, 2].mean())),
         samples * some.seconds,
         free,
@@ -301,6 +310,20 @@ def _measured_codes(planned: CodePlan) -> _Measured:
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     same = {name: values for name, values in joined.items() if len(values) == len(names)}
     return _Measured(np.concatenate(codes), same, names, None, [], seconds)
+
+
+def _further_nbytes(planned: ConversionPlan | CodePlan) -> float:
+    """Return the bytes of the source's further columns in a store, by the first samples of each split."""
+    total = 0.0
+    for name in planned.names:
+        here = planned.options.positions(len(planned.source.splits[name]))
+        count = min(planned.spec.chunk_samples, len(here))
+        kinds = further_kinds(planned.source, name) if count else {}
+        values = further_values(planned.source, name, here.start, here.start + count)
+        for column, kind in kinds.items():
+            layout = planned.spec.column_layout(count, planned.spec.chunk_samples, kind)
+            total += len(layout.encode_shard(values[column])) / count * len(here)
+    return total
 
 
 def _split_estimate(planned: ConversionPlan | CodePlan, name: str) -> SplitEstimate:

@@ -15,7 +15,7 @@ from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import DEADLY, BadSample, RangeRequest, SampleRange, Segment
 from tokenstore.format import Column, Preprocessing
 from tokenstore.sources import decoding
-from tokenstore.sources.base import ImageSource, MaskedSplit
+from tokenstore.sources.base import ImageSource, MaskedSplit, further_kinds
 from tokenstore.sources.decoding import decode_tasks
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import MaskDecoder
@@ -64,7 +64,7 @@ class ConversionPlan(RangePlan):
 
     @override
     def columns(self, split: str) -> Mapping[str, Column]:
-        return self.encoder.columns
+        return {**self.encoder.columns, **further_kinds(self.source, split)}
 
     @override
     def request(self, samples: SampleRange, task_samples: int | None = None) -> RangeRequest:

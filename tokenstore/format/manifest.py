@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from tokenstore.codecs import FORM_FEATURES, codec_class, codec_names
+from tokenstore.codecs import FORM_FEATURES, NAME, codec_class, codec_names
 from tokenstore.errors import ManifestError, VersionError
 from tokenstore.format.fields import (
     FieldError,
@@ -45,9 +45,6 @@ SHARD_MANIFESTS = "manifests"
 """The feature of a store that lists the shards of some arrays in a file of each array (FORMAT.md, M28)."""
 TABLE_PARTS = "tables"
 """The feature of a store whose samples tables are in parts, in some splits (FORMAT.md, M29)."""
-
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-"""The names that a split or a column can have: plain words, on every system and terminal."""
 
 
 @dataclass(frozen=True)

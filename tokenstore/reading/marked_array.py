@@ -34,14 +34,8 @@ class MarkedArrayReader(SampleArrayReader):
         """The marks in payloads that keep their place, and the bytes of each; 0 before the first access."""
 
     @override
-    def read(self, indices: object, out: Values | None = None, prefetched: Payloads | None = None) -> Values:
-        row_numbers, out = self._output(indices, out)
-        if len(row_numbers):
-            chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-            self._read_marked(chunk, row, out, prefetched)
-        return out
-
-    def _read_marked(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
+    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+        chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
         base, payloads = self._placed(chunk, prefetched)
         mark, behind = np.divmod(row, self._marked_codec.mark_samples)
         start, nbytes = self._marks[chunk, mark].astype(np.int64), self._marks[chunk, -1].astype(np.int64)

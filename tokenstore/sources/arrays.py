@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +21,10 @@ import pyarrow as pa
 from typing_extensions import override
 
 from tokenstore.errors import SourceError
-from tokenstore.sources.base import CodeSource, CodeSplit, Labels
+from tokenstore.sources.array_columns import array_column
+from tokenstore.sources.base import CodeSource, CodeSplit, Labels, SourceColumn
 from tokenstore.sources.folders import files_ending
+from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
@@ -115,16 +117,23 @@ class _SplitContents:
     codebook: npt.NDArray[np.float32] | None
     notes: tuple[str, ...]
     unused_labels: tuple[str, ...]
+    chosen: Mapping[str, SourceColumn] = field(default_factory=dict)
+    """The columns that were asked for."""
 
 
-def open_arrays(location: str | Path) -> CodeSource:
+def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -> CodeSource:
     """Open arrays of codes (N, *grid) of any integer type.
+
+    `columns` chooses further columns: arrays of an archive, or files beside a `.npy` file, such as
+    `train-caption.npy`; `NAME=ARRAY` gives one another name in the store. By default all arrays of numbers in
+    an archive are.
 
     Raises SourceError for arrays of other types, for labels that do not go with the codes, and where splits
     differ in grid, codebook or class names. The codes themselves are checked as they are read.
     """
-    files = _files(Path(location))
-    opened = {split: _open_split(files[split]) for split in in_usual_order(files)}
+    fields = requested_fields(columns, str(location))
+    files = _files(Path(location), tuple(fields.values()))
+    opened = {split: _open_split(files[split], fields) for split in in_usual_order(files)}
     splits = {split: one.split for split, one in opened.items()}
     grids = {split: one.stored.shape[1:] for split, one in splits.items()}
     if len(set(grids.values())) > 1:
@@ -142,6 +151,7 @@ def open_arrays(location: str | Path) -> CodeSource:
         class_names=class_names,
         notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
         unused_labels=tuple(dict.fromkeys(note for one in opened.values() for note in one.unused_labels)),
+        further={split: one.chosen for split, one in opened.items() if one.chosen},
     )
 
 
@@ -150,11 +160,12 @@ def is_array_folder(folder: Path) -> bool:
     return any(split_of_file(path.name) is not None for path in files_ending(folder, ENDINGS))
 
 
-def _files(location: Path) -> dict[str, Path]:
-    """Return the file of codes of each split."""
+def _files(location: Path, columns: tuple[str, ...]) -> dict[str, Path]:
+    """Return the file of codes of each split; files of labels and `columns` are none."""
     if not location.is_dir():
         return {split_of_file(location.name) or DEFAULT_SPLIT: location}
-    names = [path.name for path in files_ending(location, ENDINGS) if not path.stem.endswith(_LABEL_ENDINGS)]
+    beside = (*_LABEL_ENDINGS, *(f"{sign}{column}" for column in columns for sign in "-_"))
+    names = [path.name for path in files_ending(location, ENDINGS) if not path.stem.endswith(beside)]
     names = [name for name in names if split_of_file(name) is not None]
     if not names:
         raise SourceError(f"{location}: no arrays named after splits, such as train.npy or val.npz")
@@ -166,12 +177,14 @@ def _files(location: Path) -> dict[str, Path]:
     return files
 
 
-def _open_split(path: Path) -> _SplitContents:
-    """Read one split's file, and for `.npy` the file of labels beside it."""
+def _open_split(path: Path, fields: Mapping[str, str]) -> _SplitContents:
+    """Read one split's file, for `.npy` the file of labels beside it, and the further columns `fields`."""
     if path.suffix.lower() == ".npy":
         beside = [path.with_name(f"{path.stem}{ending}.npy") for ending in _LABEL_ENDINGS]
         labels = [open_npy(labels_path) for labels_path in beside if labels_path.exists()]
         contents = _contents(path, open_npy(path), dict(zip([_LABELS], labels, strict=False)))
+        named = {name: _beside(path, name) for name in fields.values()}
+        contents = _with_columns(contents, fields, named, path)
         return contents if labels else replace(contents, unused_labels=_unused_files(path))
     arrays = open_npz(path)
     others = [name for name in arrays if name not in (_LABELS, _CLASS_NAMES, _CODEBOOK)]
@@ -181,7 +194,30 @@ def _open_split(path: Path) -> _SplitContents:
             f"{path}: expected an array {' or '.join(_CODES)}, found {', '.join(arrays) or 'none'}"
         )
     codes = arrays.pop(name)
-    return _contents(path, codes, arrays)
+    return _with_columns(_contents(path, codes, dict(arrays)), fields, arrays, path)
+
+
+def _beside(path: Path, name: str) -> StoredArray:
+    """Open the file of a further column beside a file of codes."""
+    places = [path.with_name(f"{path.stem}{sign}{name}.npy") for sign in "-_"]
+    existing = next((place for place in places if place.exists()), None)
+    if existing is None:
+        raise SourceError(f"{places[0]}: no such file, for the column {name!r}")
+    return open_npy(existing)
+
+
+def _with_columns(
+    contents: _SplitContents, fields: Mapping[str, str], arrays: Mapping[str, StoredArray], path: Path
+) -> _SplitContents:
+    """Return the contents with the columns that were asked for, and then no others."""
+    if not fields:
+        return contents
+    chosen: dict[str, SourceColumn] = {}
+    for name, array in fields.items():
+        if array not in arrays:
+            raise missing_field(str(path), array, list(arrays))
+        chosen[name] = array_column(arrays[array], len(contents.split))
+    return replace(contents, split=replace(contents.split, further={}), chosen=chosen, notes=())
 
 
 def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _SplitContents:
@@ -279,6 +315,10 @@ def _agreed(of_splits: Sequence[_Value | None], what: str, where: str) -> _Value
 
 
 SOURCE = SourceKind(
-    open=open_arrays, holds=is_array_folder, looked_for="arrays (train.npy, train.npz)", endings=ENDINGS
+    open=open_arrays,
+    holds=is_array_folder,
+    looked_for="arrays (train.npy, train.npz)",
+    endings=ENDINGS,
+    options=frozenset({"columns"}),
 )
 """The kind `array`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tokenstore.codecs import Column
 from tokenstore.errors import Parameter, SampleError
 
 Labels: TypeAlias = npt.NDArray[np.int32]
@@ -120,6 +121,27 @@ class CodeSplit(Split, Protocol):
         """Return values (stop - start, *shape) of an aligned column; raise KeyError for an unknown name."""
 
 
+class SourceColumn(Protocol):
+    """A column of values beside the samples of one split, which are neither labels nor label maps."""
+
+    @property
+    def column(self) -> Column:
+        """The dtype, the shape and the form of the column's values."""
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return the values (stop - start, *shape) of samples [start, stop).
+
+        Raises SourceError for values that cannot be read, and StorageError where storage does not answer.
+        """
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when values do, as far as they are known before they are read."""
+
+
+Further: TypeAlias = Mapping[str, Mapping[str, SourceColumn]]
+"""The further columns of a source: for each split that has some, its columns by their names in a store."""
+
+
 @dataclass(frozen=True)
 class ImageSource:
     """A source of images, to be run through a tokenizer."""
@@ -132,6 +154,8 @@ class ImageSource:
     """Remarks on the listing for the user: files that were skipped, class names that are alike."""
     unused_labels: tuple[str, ...] = ()
     """Further notes: what looks like labels and is not used, each with how to use it."""
+    further: Further = field(default_factory=dict)
+    """The further columns of each split."""
 
     @property
     def images(self) -> ImageSource | None:
@@ -161,6 +185,8 @@ class CodeSource:
     notes: tuple[str, ...] = field(default=())
     unused_labels: tuple[str, ...] = ()
     """Further notes: what looks like labels and is not used, each with how to use it."""
+    further: Further = field(default_factory=dict)
+    """The further columns of each split, besides those of the split itself."""
 
     @property
     def images(self) -> ImageSource | None:
@@ -169,6 +195,20 @@ class CodeSource:
 
 
 Source: TypeAlias = ImageSource | CodeSource
+
+
+def further_kinds(source: Source, split: str) -> dict[str, Column]:
+    """Return what the further columns of a split of a source hold, by their names."""
+    return {name: column.column for name, column in source.further.get(split, {}).items()}
+
+
+def further_values(source: Source, split: str, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of samples [start, stop) in the further columns of a split, by their names.
+
+    Raises SourceError for values that cannot be read, and StorageError where storage does not answer.
+    """
+    columns = source.further.get(split, {})
+    return {name: column.read(start, stop) for name, column in columns.items()}
 
 
 def count_classes(source: Source) -> dict[str, int]:

@@ -11,7 +11,7 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.listings import SavedListings
-from tokenstore.sources.naming import named
+from tokenstore.sources.naming import named, with_columns
 from tokenstore.sources.options import SourceOptions, refuse_unknown
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 from tokenstore.sources.remote_files import split_url
@@ -25,6 +25,7 @@ _BY_URL = "source_storage_options"
 """The option of kinds that can be read by URL."""
 _OPTION_NEEDS = {
     "labels": "a labels file goes with a folder of images",
+    "columns": f"{Parameter('columns')} goes with Parquet files, tar shards, arrays, or a table of columns",
     "masks": "label maps go with a folder of images",
     "image_column": f"{Parameter('image_column')} goes with Parquet files or a labels file",
     "label_column": f"{Parameter('label_column')} goes with Parquet files or a labels file",
@@ -53,7 +54,7 @@ def open_source(
     refuse_unknown(options, SourceOptions.__annotations__, "open_source")
     where, storage_options = public_url(str(src)), options.get("source_storage_options")
     chosen = None if kind is None else load_kind(kind)
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {name: value for name, value in options.items() if value not in (None, False, ())}
     if is_remote(str(src)):
         if chosen is None:
             kind = _kind_of_url(str(src), "labels" in given, storage_options)
@@ -68,8 +69,12 @@ def open_source(
         if chosen is None:
             kind = "imagefolder" if "labels" in given and not Path(src).is_file() else _detect(Path(src))
             chosen = load_kind(kind)
-    for name in ("class_names", "tokenizer_name"):  # which fit any kind
+    for name in ("class_names", "tokenizer_name", "table", "soft_labels", "soft_top"):  # which fit any kind
         given.pop(name, None)
+    if options.get("table") is not None:
+        given.pop("columns", None)
+        if "labels" in chosen.options and options.get("labels") is None:
+            given.pop("image_column", None)
     for name, value in given.items():
         if name not in chosen.options:
             parameters = [Parameter(name, value if value is True else None)]
@@ -78,7 +83,8 @@ def open_source(
         source = chosen.open(src, **given, listings=listings)
     else:
         source = chosen.open(src, **given)
-    return named(source, options.get("class_names"), options.get("tokenizer_name"))
+    named_source = named(source, options.get("class_names"), options.get("tokenizer_name"))
+    return with_columns(named_source, options)
 
 
 def _kind_of_url(url: str, labelled: bool, storage_options: Mapping[str, Any] | None) -> str:

@@ -68,8 +68,7 @@ def read_label_table(
 
     Raises SourceError for a file that cannot be read or has no row, and for columns that are unclear.
     """
-    data = _content(file)
-    delimiter, head = _sniff(data, file)
+    data, delimiter, head = csv_content(file)
     places, is_head, notes = _columns(head, file, (image_column, label_column), first_two)
     names = [str(number) for number in range(len(head))]
     try:
@@ -88,6 +87,12 @@ def read_label_table(
     if not len(table):
         raise SourceError(f"{file}: the labels file lists no images")
     return LabelTable(table.column(0), table.column(1), notes)
+
+
+def csv_content(file: SourceFile) -> tuple[bytes, str, list[str]]:
+    """Return a file's text, the delimiter of its cells, and the cells of its first row."""
+    data = _content(file)
+    return data, *_sniff(data, file)
 
 
 def _content(file: SourceFile) -> bytes:

@@ -1,4 +1,4 @@
-"""The names that a user gives to what a source does not name: its classes, and the tokenizer of its codes."""
+"""The names and columns that a user gives a source beside its own: of classes and tokenizers, and tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.base import CodeSource, Source
+from tokenstore.sources.array_columns import SOFT_LABELS, soft_label_columns
+from tokenstore.sources.base import CodeSource, Further, Source
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
+from tokenstore.sources.options import SourceOptions
+from tokenstore.sources.sample_table import table_columns
 
-__all__ = ["named"]
+__all__ = ["named", "with_columns"]
 
+_SOFT_TOP = 10
+"""The classes that are kept of a sample's soft labels, by default."""
 _UNKNOWN = CodeSource.tokenizer_name
 _MOST_NBYTES = 2**26
 """The bytes of the largest file of class names that is read."""
@@ -28,6 +33,35 @@ def named(source: Source, class_names: str | Path | Sequence[str] | None, tokeni
     if tokenizer is not None:
         source = _with_tokenizer(source, tokenizer)
     return source if class_names is None else _with_classes(source, class_names)
+
+
+def with_columns(source: Source, options: SourceOptions) -> Source:
+    """Return a source with the columns of a table and the soft labels that `options` name.
+
+    Raises SourceError for a table and soft labels that do not fit the source, or for `soft_top` alone.
+    """
+    table, soft, top = options.get("table"), options.get("soft_labels"), options.get("soft_top")
+    if table is not None:
+        asked = options.get("columns"), options.get("image_column"), options.get("source_storage_options")
+        further, notes = table_columns(source, table, *asked)
+        source = replace(source, further=_joined(source, further), notes=(*source.notes, *notes))
+    if soft is not None:
+        samples = {name: len(split) for name, split in source.splits.items()}
+        columns = soft_label_columns(soft, samples, _SOFT_TOP if top is None else top)
+        named_columns = {split: {SOFT_LABELS: column} for split, column in columns.items()}
+        source = replace(source, further=_joined(source, named_columns))
+    elif top is not None:
+        idle, needed = Parameter("soft_top"), Parameter("soft_labels")
+        raise SourceError(f"{source.location}: {idle} goes with {needed}", parameters=[idle, needed])
+    return source
+
+
+def _joined(source: Source, further: Further) -> Further:
+    """Return the further columns of a source and others."""
+    both = {**source.further}
+    for split, columns in further.items():
+        both[split] = {**both.get(split, {}), **columns}
+    return both
 
 
 def _with_tokenizer(source: Source, name: str) -> Source:

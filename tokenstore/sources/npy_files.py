@@ -114,6 +114,15 @@ def parse_npy(data: bytes, where: str) -> npt.NDArray[np.generic]:
     return _parse(data, len(data), where, lambda start, count: data[start : start + count]).whole(len(data))
 
 
+def npy_header(head: bytes, size: int, where: str) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:
+    """Return the dtype and the shape in a `.npy` file of so many bytes, and where its values begin.
+
+    `head` are its first bytes. Raises SourceError as `open_npy` does.
+    """
+    stored = _parse(head, size, where, lambda start, count: head[start : start + count])
+    return stored.dtype, stored.shape, stored.offset
+
+
 def _open_array(path: Path, member: zipfile.ZipInfo, length: int) -> StoredArray:
     """Open the array in a member of an archive of `length` bytes."""
     where = f"{path}: array {member.filename.removesuffix(_NPY)!r}"

@@ -51,6 +51,14 @@ class SourceOptions(OriginalsOptions, total=False):
     """True to list images without labels, whatever looks like some."""
     class_names: str | Path | Sequence[str] | None
     """The names of the classes by label, for a source without: a list, or a text file of a name a line."""
+    columns: Sequence[str] | None
+    """Further columns to store, such as captions: names in the source, or `NAME=FIELD` for another name."""
+    table: str | Path | None
+    """A CSV or Parquet file with further columns, whose rows have the paths of images."""
+    soft_labels: str | Path | None
+    """A file (N, classes) of probabilities or logits, or a folder with one for each split."""
+    soft_top: int | None
+    """The most probable classes of each sample that are kept of `soft_labels`, by default 10."""
     tokenizer_name: str | None
     """The name of the tokenizer that made ready codes, for a source that does not say it."""
 

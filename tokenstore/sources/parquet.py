@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
@@ -23,6 +22,7 @@ from tokenstore.sources.arrow_types import READ_ERRORS
 from tokenstore.sources.base import ImageSource, ImageSplit, Labels, Note
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
+from tokenstore.sources.further import requested_fields
 from tokenstore.sources.names import check_range, digest, printable
 from tokenstore.sources.parquet_cells import ParquetRequest
 from tokenstore.sources.parquet_columns import (
@@ -32,6 +32,7 @@ from tokenstore.sources.parquet_columns import (
     holds_images,
     holds_labels,
 )
+from tokenstore.sources.parquet_further import RowGroups, parquet_columns
 from tokenstore.sources.parquet_labels import NotWholeError, read_labels
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
@@ -41,24 +42,12 @@ ENDINGS = (".parquet",)
 
 
 @dataclass(frozen=True)
-class _RowGroups:
-    """The row groups of a split, one element a row group."""
-
-    files: npt.NDArray[np.int32]
-    """The index of the file in the split."""
-    numbers: npt.NDArray[np.int32]
-    """The number of the row group in the file."""
-    starts: npt.NDArray[np.int64]
-    """The first sample of each row group, and at the end the number of samples."""
-
-
-@dataclass(frozen=True)
 class ParquetSplit(ImageSplit):
     """The rows of some Parquet files, in file order."""
 
     files: tuple[SourceFile, ...]
     column: str
-    groups: _RowGroups
+    groups: RowGroups
     all_labels: Labels | None
     allow_outside_paths: bool = False
     column_is_named: bool = False
@@ -92,12 +81,10 @@ class ParquetSplit(ImageSplit):
     @override
     def request(self, start: int, stop: int) -> ParquetRequest:
         check_range(start, stop, len(self))
-        starts, pieces = self.groups.starts, []
-        first = int(np.searchsorted(starts, start, "right")) - 1
-        for group in range(first, int(np.searchsorted(starts, stop))):
-            file, begin = self.files[self.groups.files[group]], int(starts[group])
-            rows = max(start - begin, 0), min(stop, int(starts[group + 1])) - begin
-            pieces.append((file, int(self.groups.numbers[group]), *rows))
+        pieces = [
+            (self.files[file], group, first, last)
+            for file, group, first, last in self.groups.pieces(start, stop)
+        ]
         return ParquetRequest(tuple(pieces), self.column, self.allow_outside_paths)
 
 
@@ -109,10 +96,12 @@ def open_parquet(
     no_labels: bool = False,
     allow_outside_paths: bool = False,
     source_storage_options: Mapping[str, Any] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> ImageSource:
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
-    The location may be a URL, for which `source_storage_options` are fsspec's. A split whose labels are all
+    The location may be a URL, for which `source_storage_options` are fsspec's. `columns` are further columns,
+    each a name or `NAME=COLUMN` for another name in the store. A split whose labels are all
     -1, as secret test labels are, has no labels. Images whose paths lead out of their file's folder are bad
     samples, unless `allow_outside_paths`.
 
@@ -122,17 +111,19 @@ def open_parquet(
     where = public_url(str(location))
     shards = find_shards(location, ENDINGS, source_storage_options)
     schema = _first_schema([file for files in shards.splits.values() for file in files])
-    columns = choose_columns(schema, where, ColumnOptions(image_column, label_column, no_labels))
+    fields = requested_fields(columns, where)
+    asked = ColumnOptions(image_column, label_column, no_labels, tuple(fields.values()))
+    chosen = choose_columns(schema, where, asked)
     groups = {}
     for split, files in shards.splits.items():
-        groups[split] = _list_split(files, columns)
+        groups[split] = _list_split(files, chosen)
         if not groups[split].starts[-1]:
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
-    labels, class_names, unused = _labels(shards.splits, columns, where)
+    labels, class_names, unused = _labels(shards.splits, chosen, where)
     splits = {
         split: ParquetSplit(
             files,
-            columns.image,
+            chosen.image,
             groups[split],
             labels.get(split),
             allow_outside_paths,
@@ -140,8 +131,9 @@ def open_parquet(
         )
         for split, files in shards.splits.items()
     }
-    notes = (*shards.notes, *columns.notes)
-    return ImageSource("parquet", where, splits, class_names, notes, unused)
+    notes = (*shards.notes, *chosen.notes)
+    further = parquet_columns(fields, shards.splits, groups, schema, where)
+    return ImageSource("parquet", where, splits, class_names, notes, unused, further)
 
 
 def _labels(
@@ -179,7 +171,7 @@ def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
         raise SourceError(f"{file}: expected a Parquet file: {error}") from error
 
 
-def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> _RowGroups:
+def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> RowGroups:
     """Return the row groups of some files, whose columns have to fit those of the first file."""
     files: list[int] = []
     numbers: list[int] = []
@@ -196,6 +188,9 @@ def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> _RowGr
                 raise SourceError(
                     f"{file}: column {name!r} is of another type than in the first file: {kind}"
                 )
+        absent = next((name for name in columns.further if name not in schema.names), None)
+        if absent is not None:
+            raise SourceError(f"{file}: has no column {absent!r}, unlike the first file")
         if footer.num_rows > file.nbytes:
             raise SourceError(f"{file}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
         rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -207,7 +202,7 @@ def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> _RowGr
         numbers += range(len(rows))
         sizes += rows
     starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-    return _RowGroups(np.array(files, np.int32), np.array(numbers, np.int32), starts)
+    return RowGroups(np.array(files, np.int32), np.array(numbers, np.int32), starts)
 
 
 def _is_parquet_folder(folder: Path) -> bool:
@@ -220,7 +215,10 @@ SOURCE = SourceKind(
     looked_for=".parquet files",
     endings=ENDINGS,
     options=frozenset(
-        {"image_column", "label_column", "no_labels", "allow_outside_paths", "source_storage_options"}
+        {
+            *("image_column", "label_column", "no_labels", "allow_outside_paths"),
+            *("source_storage_options", "columns"),
+        }
     ),
     holds_url=partial(has_shards, endings=ENDINGS),
 )

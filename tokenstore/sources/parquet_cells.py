@@ -77,6 +77,22 @@ def _once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | Samp
     return large.setdefault(image, image)
 
 
+def column_cells(file: SourceFile, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
+    """Yield the cells of rows [start, stop) of a row group, a few at a time.
+
+    Raises SourceError for cells that cannot be read, and StorageError where storage does not answer.
+    """
+    try:
+        yield from _rows_of(file).read(group, column, start, stop)
+    except StorageError:  # which is an OSError
+        _opened.version = None
+        raise
+    except READ_ERRORS as error:
+        _opened.version = None  # the stream ends with the error
+        text = " ".join(str(error).split())
+        raise SourceError(f"{file}: column {column!r} of row group {group} cannot be read: {text}") from error
+
+
 _opened = threading.local()
 """The file that this thread read last, as neighbouring requests read the same: `rows` and their `version`."""
 

@@ -25,6 +25,8 @@ class ColumnOptions:
     image_column: str | None = None
     label_column: str | None = None
     no_labels: bool = False
+    further: tuple[str, ...] = ()
+    """The further columns that are stored."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Columns:
     """The columns that may hold labels, if none is used, and how to use one."""
     label_is_named: bool
     """True if the user names the column of labels."""
+    further: tuple[str, ...] = ()
+    """The further columns that are stored."""
 
 
 def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Columns:
@@ -55,7 +59,7 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
     if not options.no_labels:
         others = {name: kind for name, kind in types.items() if name != image}
         label, unused = _label_column(others, features, where, options.label_column, notes)
-    rest = [name for name in types if name not in (image, label)]
+    rest = [name for name in types if name not in (image, label, *options.further)]
     if rest:
         notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
     for name in (image, label):
@@ -68,6 +72,7 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
         tuple(notes),
         unused,
         options.label_column is not None,
+        tuple(name for name in options.further if name in types),
     )
 
 

@@ -26,6 +26,7 @@ from tokenstore.sources.base import ImageSource, ImageSplit, Labels, PlacedReque
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
+from tokenstore.sources.further import requested_fields
 from tokenstore.sources.labels import label_splits
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import (
@@ -41,6 +42,7 @@ from tokenstore.sources.paired_maps import Pair, refuse_paired_maps
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
+from tokenstore.sources.tar_columns import Values, tar_columns
 from tokenstore.sources.tar_index import TarIndex, index_tars
 from tokenstore.sources.tar_links import LEADS_NOWHERE
 from tokenstore.sources.tar_notes import TarNotes
@@ -140,20 +142,24 @@ def open_tar(
     no_labels: bool = False,
     source_storage_options: Mapping[str, Any] | None = None,
     listings: SavedListings | None = None,
+    columns: Sequence[str] | None = None,
 ) -> ImageSource:
     """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
 
     With `no_labels`, neither members nor folders give labels. The location may be a URL, for which
-    `source_storage_options` are fsspec's. Listings of tar files are taken from `listings`, and saved there.
+    `source_storage_options` are fsspec's. `columns` are further columns: the ending of members beside the
+    images, or a field of their `.json`; `NAME=FIELD` gives one another name in the store. Listings of tar
+    files are taken from `listings`, and saved there.
 
     Raises SourceError for files that are not tar, compressed or cut off, for keys that occur twice, and if
     some samples have labels and others not.
     """
     where, notes = public_url(str(location)), TarNotes()
     shards = find_shards(location, ENDINGS, source_storage_options)
+    fields = requested_fields(columns, where)
     parts: dict[str, _Part] = {}
     for split, files in shards.splits.items():
-        index, texts = index_tars(files, notes, not no_labels, listings)
+        index, texts = index_tars(files, notes, not no_labels, listings, tuple(fields.values()))
         if not len(index):
             raise SourceError(f"{where}: no images in the tar files of split {split}")
         for inner, part in _inner_parts(files, index, texts, where).items():
@@ -169,7 +175,14 @@ def open_tar(
         refuse_paired_maps(splits, where, _unpack_maps)
     unused = () if no_labels else notes.unused_labels()
     all_notes = (*shards.notes, *notes.notes(), *more)
-    return ImageSource("tar", where, splits, class_names, all_notes, unused)
+    values = {
+        split: [
+            Values(part.files, part.index.shards, part.index.members, cells) for cells in part.index.further
+        ]
+        for split, part in parts.items()
+    }
+    further = tar_columns(fields, values, where)
+    return ImageSource("tar", where, splits, class_names, all_notes, unused, further)
 
 
 def _unpack_maps(split: str, pair: Pair) -> tuple[str, Sequence[Parameter]]:
@@ -267,7 +280,7 @@ SOURCE = SourceKind(
     holds=_is_tar_folder,
     looked_for=".tar shards",
     endings=ENDINGS,
-    options=frozenset({"no_labels", "source_storage_options", "listings"}),
+    options=frozenset({"no_labels", "source_storage_options", "listings", "columns"}),
     holds_url=partial(has_shards, endings=ENDINGS),
 )
 """The kind `tar`."""

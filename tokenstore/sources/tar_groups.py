@@ -42,6 +42,11 @@ class GroupSample(NamedTuple):
     """The endings of the members that hold the label, the first preferred."""
     is_one_of_several: bool
 
+    def member(self, word: str, group: Group) -> str | None:
+        """Return the ending of the sample's member that ends in a word, or None."""
+        starts = _starts(self.image, self.is_one_of_several)
+        return next((f"{start}{word}" for start in starts if f"{start}{word}" in group), None)
+
 
 def looks_like_labels(name: str) -> bool:
     """Return whether a member's ending, or the key of a JSON object, has a word for labels in it."""

@@ -16,6 +16,7 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.files import Reader, SourceFile, reading
 from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
+from tokenstore.sources.tar_columns import ColumnReader
 from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
 from tokenstore.sources.tar_headers import Member, walk_headers
 from tokenstore.sources.tar_labels import LabelReader
@@ -33,6 +34,8 @@ class TarIndex:
     """The index of the tar file."""
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
+    further: tuple[pa.ChunkedArray, ...] = ()
+    """The values of further columns, as `tar_columns.ColumnReader` gives them."""
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -41,7 +44,8 @@ class TarIndex:
         """Return the index of some of the rows."""
         members = self.members.take(pa.array(row_numbers))
         shards, offsets = self.shards[row_numbers], self.offsets[row_numbers]
-        return TarIndex(members, shards, offsets, self.sizes[row_numbers])
+        further = tuple(column.take(pa.array(row_numbers)) for column in self.further)
+        return TarIndex(members, shards, offsets, self.sizes[row_numbers], further)
 
 
 def index_tars(
@@ -49,16 +53,17 @@ def index_tars(
     notes: TarNotes,
     labelled: bool = True,
     saved: SavedListings | None = None,
+    fields: tuple[str, ...] = (),
 ) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
 
     Labels are only read if the samples are to be `labelled`. Listings of single files are taken from `saved`,
-    and saved there.
+    and saved there. `fields` are the further columns that are read.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
     """
     tables, unlabelled, rows = [], Tally("samples without a label"), 0
-    for file, listing in zip(files, list_files(files, ListTar(labelled), saved), strict=True):
+    for file, listing in zip(files, list_files(files, ListTar(labelled, fields), saved), strict=True):
         table = listing.table
         tables.append(table)
         notes.merge(listing.facts)
@@ -76,7 +81,9 @@ def index_tars(
             )
     whole = pa.concat_tables(tables)
     shards = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
-    index = TarIndex(whole["member"], shards, whole["offset"].to_numpy(), whole["size"].to_numpy())
+    further = tuple(whole[f"column-{number}"] for number in range(len(fields)))
+    places = whole["offset"].to_numpy(), whole["size"].to_numpy()
+    index = TarIndex(whole["member"], shards, *places, further)
     return index, None if unlabelled.count else whole["text"]
 
 
@@ -89,26 +96,34 @@ class ListTar(ListingTask):
 
     labelled: bool
     """True to read labels."""
+    fields: tuple[str, ...] = ()
+    """The further columns to read: binary `column-0` and so on."""
 
     @override
     def __call__(self, file: SourceFile) -> FileListing:
         members, texts, notes = NameBuilder(), NameBuilder(), TarNotes()
         offsets, sizes = array("q"), array("q")
-        for image, text in _samples(file, notes, self.labelled):
+        further = [NameBuilder() for _ in self.fields]
+        for image, text, values in _samples(file, notes, self.labelled, self.fields):
+            for builder, value in zip(further, values, strict=True):
+                builder.append(value)
             members.append(image.name)
             texts.append(text)
             offsets.append(image.offset)
             sizes.append(image.size)
         columns = {"member": members.finish(), "text": texts.finish()}
+        columns |= {f"column-{number}": builder.finish() for number, builder in enumerate(further)}
         numbers = {"offset": np.array(offsets, np.int64), "size": np.array(sizes, np.int64)}
         return FileListing(pa.table({**columns, **numbers}), notes.facts())
 
 
-def _samples(tar: SourceFile, notes: TarNotes, labelled: bool) -> Iterator[tuple[Member, bytes | None]]:
-    """Yield the image and the label text of each sample of one tar file."""
+def _samples(
+    tar: SourceFile, notes: TarNotes, labelled: bool, fields: tuple[str, ...]
+) -> Iterator[tuple[Member, bytes | None, list[bytes | None]]]:
+    """Yield the image, the label text and the further columns of each sample of one tar file."""
     keys = NameBuilder()
     with reading(tar) as file:
-        reader = LabelReader(file, tar, notes)
+        reader, columns = LabelReader(file, tar, notes, fields), ColumnReader(file, tar, fields)
         for key, group in _groups(file, tar, notes):
             keys.append(key)
             samples, further_images = samples_of_group(group, key, tar)
@@ -122,10 +137,11 @@ def _samples(tar: SourceFile, notes: TarNotes, labelled: bool) -> Iterator[tuple
             for sample in samples:
                 image = group[sample.image]
                 text, read = reader.text(sample, group) if labelled else (None, sample.labels)
-                used = [*used, sample.image, *read]
+                values, stored = columns.values(sample, group)
+                used = [*used, sample.image, *read, *stored]
                 if sample.is_one_of_several:
                     notes.apart.add(image.name)
-                yield image, text
+                yield image, text, values
             for ending in () if len(used) == len(group) else [one for one in group if one not in set(used)]:
                 reader.note_unused(ending, group[ending])
     _check_keys(keys.finish(), tar)

@@ -30,6 +30,8 @@ class LabelReader:
     file: Reader
     tar: SourceFile
     notes: TarNotes
+    stored: tuple[str, ...] = ()
+    """The fields of JSON members that are stored as further columns."""
 
     def text(self, sample: GroupSample, group: Group) -> tuple[bytes | None, list[str]]:
         """Return a sample's label, or None, and the endings of the members that were read for it."""
@@ -76,7 +78,7 @@ class LabelReader:
             return None
         label_key = next((key for key in _LABEL_KEYS if key in fields), None)
         for key in fields:
-            if key != label_key:
+            if key != label_key and key not in self.stored:
                 self.notes.field(key, member.name)
         if label_key is None:
             return None

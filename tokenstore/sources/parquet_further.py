@@ -1,0 +1,110 @@
+"""Further columns of Parquet files, read row group by row group when they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from typing_extensions import override
+
+from tokenstore.codecs import TEXT, Column
+from tokenstore.errors import SourceError
+from tokenstore.sources.arrow_types import is_text
+from tokenstore.sources.arrow_values import Extent, column_values
+from tokenstore.sources.base import SourceColumn
+from tokenstore.sources.files import SourceFile
+from tokenstore.sources.further import missing_field
+from tokenstore.sources.names import check_range, digest
+from tokenstore.sources.parquet_cells import column_cells
+
+__all__ = ["RowGroups", "parquet_columns"]
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """The row groups of a split, one element a row group."""
+
+    files: npt.NDArray[np.int32]
+    """The index of the file in the split."""
+    numbers: npt.NDArray[np.int32]
+    """The number of the row group in the file."""
+    starts: npt.NDArray[np.int64]
+    """The first sample of each row group, and at the end the number of samples."""
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the pieces of samples [start, stop): (file, row group, first row, last row + 1 in it)."""
+        first = int(np.searchsorted(self.starts, start, "right")) - 1
+        for group in range(first, int(np.searchsorted(self.starts, stop))):
+            begin = int(self.starts[group])
+            rows = max(start - begin, 0), min(stop, int(self.starts[group + 1])) - begin
+            yield int(self.files[group]), int(self.numbers[group]), *rows
+
+
+@dataclass(frozen=True)
+class ParquetColumn(SourceColumn):
+    """One column of some Parquet files, in file order."""
+
+    kind: Column
+    files: tuple[SourceFile, ...]
+    field: str
+    groups: RowGroups
+    where: str
+
+    @property
+    @override
+    def column(self) -> Column:
+        return self.kind
+
+    @override
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        check_range(start, stop, int(self.groups.starts[-1]))
+        values = [np.empty((0, *self.kind.shape), self.kind.dtype)]
+        for file, *piece in self.groups.pieces(start, stop):
+            cells = column_cells(self.files[file], piece[0], self.field, piece[1], piece[2])
+            values += [column_values(each, self.kind, self.where) for each in cells]
+        return np.concatenate(values)
+
+    @override
+    def fingerprint(self) -> str:
+        return digest(self.field, str(self.kind))  # the files are in that of the split
+
+
+def parquet_columns(
+    fields: Mapping[str, str],
+    files: Mapping[str, tuple[SourceFile, ...]],
+    groups: Mapping[str, RowGroups],
+    schema: pa.Schema,
+    where: str,
+) -> dict[str, dict[str, SourceColumn]]:
+    """Return the further columns of each split: `fields` are their names in the files, by those in the store.
+
+    Columns of texts are taken by their type. Others are read once, since lists of one length are arrays, and
+    numbers must not be null. Raises SourceError for a column that is not there, or that no column can hold.
+    """
+    further: dict[str, dict[str, SourceColumn]] = {split: {} for split in files}
+    for name, field in fields.items():
+        if schema.names.count(field) != 1:
+            raise missing_field(where, field, schema.names)
+        at = f"{where}: column {field!r}"
+        kind = TEXT if is_text(schema.field(field).type) else _kind(field, files, groups, at)
+        for split, of_split in files.items():
+            further[split][name] = ParquetColumn(kind, of_split, field, groups[split], at)
+    return further
+
+
+def _kind(
+    field: str, files: Mapping[str, tuple[SourceFile, ...]], groups: Mapping[str, RowGroups], where: str
+) -> Column:
+    extent = Extent(where)
+    for split, of_split in files.items():
+        for file, group, start, stop in groups[split].pieces(0, int(groups[split].starts[-1])):
+            try:
+                for cells in column_cells(of_split[file], group, field, start, stop):
+                    extent.add(cells)
+            except ValueError as error:
+                raise SourceError(f"{where}: {error}") from error
+    return extent.column()
