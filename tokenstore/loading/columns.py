@@ -46,20 +46,17 @@ def _objects(values: npt.NDArray[Any]) -> list[Any]:
     return objects
 
 
-def collated(names: Sequence[str], column: Callable[[str], Column], samples: Sequence[Any]) -> Any:
+def collated(names: Sequence[str], is_ragged: Callable[[str], bool], samples: Sequence[Any]) -> Any:
     """Return the batch of some samples, as torch's `default_collate` does; a ragged column is a list.
 
-    `column` returns the column of a name. A single column is not wrapped in a tuple.
+    `is_ragged` tells a column by its name. A single column is not wrapped in a tuple.
     """
-    if not any(column(name).is_ragged for name in names):
+    if not any(map(is_ragged, names)):
         return default_collate(list(samples))
     if len(names) == 1:
         return list(samples)
     by_column = zip(names, zip(*samples, strict=True), strict=True)
-    return [
-        list(values) if column(name).is_ragged else default_collate(list(values))
-        for name, values in by_column
-    ]
+    return [list(values) if is_ragged(name) else default_collate(list(values)) for name, values in by_column]
 
 
 def fetched_columns(names: Sequence[str], column: Callable[[str], Column]) -> tuple[str, ...]:

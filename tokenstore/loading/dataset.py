@@ -191,7 +191,12 @@ class TokenDataset(Dataset[Any]):
 
         It is the `collate_fn` for a DataLoader of columns whose samples are lists of different lengths.
         """
-        return collated(self.columns, self.rows.column, samples)
+        targets = () if self.target_transform is None else (self._target,)
+
+        def is_ragged(name: str) -> bool:
+            return self.rows.column(name).is_ragged and name not in targets
+
+        return collated(self.columns, is_ragged, samples)
 
     def select(self, indices: Sequence[int] | Indices) -> Self:
         """Return a dataset of the samples at `indices` (m,), in that order; nothing is copied.

@@ -19,7 +19,14 @@ from tokenstore.format import TOKENS
 from tokenstore.loading.columns import batch_values, fetched_columns
 from tokenstore.loading.dataset import TokenDataset
 from tokenstore.loading.orders import Shuffle, default_window
-from tokenstore.loading.pipeline import Buffers, DeviceCopies, in_order, no_end, pass_to_caller
+from tokenstore.loading.pipeline import (
+    Buffers,
+    DeviceCopies,
+    in_order,
+    no_end,
+    numbered,
+    pass_to_caller,
+)
 from tokenstore.loading.prefetching import Prefetcher
 from tokenstore.loading.resident import ResidentView
 from tokenstore.loading.sampled import sampled
@@ -126,7 +133,7 @@ class TokenLoader:
             min(available_cores(), _MOST_THREADS) if taken.num_threads is None else taken.num_threads
         )
         self.prefetch = taken.prefetch
-        self.device = _numbered(device if device is not None else "cuda" if resident == "gpu" else "cpu")
+        self.device = numbered(device if device is not None else "cuda" if resident == "gpu" else "cpu")
         self.pin_memory = torch.cuda.is_available() and (
             self.device.type == "cuda" if pin_memory is None else pin_memory
         )
@@ -374,19 +381,6 @@ class TokenLoader:
 
 def _row_numbers(order: Order, positions: Indices) -> Indices:
     return order(positions % len(order) if positions[-1] >= len(order) else positions)
-
-
-def _numbered(device: torch.device | str | int) -> torch.device:
-    """Return the torch device of a name, a GPU with its number. Raises ValueError for an unknown device."""
-    try:
-        known = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device: expected one that torch knows, found {device!r}") from error
-    if known.type != "cuda":
-        return known
-    if not torch.cuda.is_available():
-        raise ValueError(f"device: expected one that torch has here, found {known}")
-    return torch.device("cuda", torch.cuda.current_device() if known.index is None else known.index)
 
 
 def _is_state(state: Any, expected: Mapping[str, Any]) -> bool:

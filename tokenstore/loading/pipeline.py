@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from tokenstore.machine import closed_at_end
 from tokenstore.reading import ReusedMemory
 
-__all__ = ["Buffers", "DeviceCopies", "in_order", "no_end", "pass_to_caller"]
+__all__ = ["Buffers", "DeviceCopies", "in_order", "no_end", "numbered", "pass_to_caller"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -149,3 +149,16 @@ def pass_to_caller(batch: Any, device: torch.device) -> Any:
         stream = torch.cuda.current_stream(device)
         tree_map_only(Tensor, lambda tensor: tensor.record_stream(stream) if tensor.is_cuda else None, batch)
     return batch
+
+
+def numbered(device: torch.device | str | int) -> torch.device:
+    """Return the torch device of a name, a GPU with its number. Raises ValueError for an unknown device."""
+    try:
+        known = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected one that torch knows, found {device!r}") from error
+    if known.type != "cuda":
+        return known
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: expected one that torch has here, found {known}")
+    return torch.device("cuda", torch.cuda.current_device() if known.index is None else known.index)
