@@ -14,10 +14,12 @@ from typing import Any
 
 from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 
-__all__ = ["RECIPES", "read_recipe", "recipe_names"]
+__all__ = ["RECIPES", "RUN", "read_recipe", "read_run", "recipe_names"]
 
 RECIPES = Path(__file__).parent
 """The folder of the packaged recipes."""
+RUN = "run"
+"""The key of what the record of a run, `config.yaml`, has beside its settings."""
 _LONGEST = 1 << 14
 """The most bytes of a recipe: a file of settings has about a thousand."""
 _LARGEST = 1 << 64
@@ -33,9 +35,36 @@ def recipe_names() -> list[str]:
 def read_recipe(config: str | Path) -> dict[str, Any]:
     """Return the settings of a packaged recipe, or of a YAML file, by their names.
 
-    Raises ArgumentError if `config` is neither, if the file is longer than 16 KiB, or if a value is no text,
-    truth value, or number of up to 64 bits.
+    The file may be the record of a run, whose settings may be null. Raises ArgumentError if `config` is
+    neither, if the file is longer than 16 KiB, or if a value is no text, truth value, or number of up to 64
+    bits.
     """
+    values, path = _read(config)
+    is_record = isinstance(values.get(RUN), dict)
+    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
+    if is_record:
+        del settings[RUN]
+    for name, value in settings.items():
+        if not isinstance(value, (str, int, float)) and not (value is None and is_record):
+            kind = type(value).__name__
+            raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {kind}")
+        if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+            raise ArgumentError(f"{path}: {name:.80}: expected a number of up to 64 bits, found a longer one")
+    return settings
+
+
+def read_run(config: str | Path) -> dict[str, Any] | None:
+    """Return what the record of a run says beside its settings; None for a recipe that is no record.
+
+    Raises ArgumentError as `read_recipe` does.
+    """
+    values, _ = _read(config)
+    run = values.get(RUN)
+    return run if isinstance(run, dict) else None
+
+
+def _read(config: str | Path) -> tuple[dict[Any, Any], Path]:
+    """Return the values of a YAML file and its path; raise ArgumentError as `read_recipe` does."""
     packaged = RECIPES / f"{config}.yaml"
     path = packaged if packaged.exists() else Path(config)
     parameter = Parameter("config", str(config))
@@ -49,14 +78,7 @@ def read_recipe(config: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise ArgumentError(f"{path}: expected settings by their names, found a {type(values).__name__}")
-    settings = {str(name).replace("-", "_"): value for name, value in values.items()}
-    for name, value in settings.items():
-        if not isinstance(value, (str, int, float)):
-            kind = type(value).__name__
-            raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {kind}")
-        if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
-            raise ArgumentError(f"{path}: {name:.80}: expected a number of up to 64 bits, found a longer one")
-    return settings
+    return values, path
 
 
 def _flat_yaml(path: Path) -> Any:

@@ -64,10 +64,11 @@ def finetune(
 
     Args:
         store: A token store: an open one, or its path or fsspec URL.
-        out: The folder of the run. It gets `model.safetensors` (the network, see `load_model`), `state.pt`
-            (the checkpoint to resume from), `log.jsonl` (a line a step), `evaluations.jsonl`, `curve.png`
-            and TensorBoard's files in `tensorboard/`.
-        config: A recipe: the name of a packaged one, or a YAML file. Arguments override its settings.
+        out: The folder of the run. It gets `model.safetensors` (the network, see `load_model`), `config.yaml`
+            (all settings), `state.pt` (the checkpoint to resume from), `log.jsonl` (a line a step),
+            `evaluations.jsonl`, `curve.png` and TensorBoard's files in `tensorboard/`.
+        config: A recipe: the name of a packaged one, a YAML file, or `config.yaml` of a run, which it
+            repeats. Arguments override its settings.
         on_begin: Called once, before the first step, with the plan of the run. Of several processes, the one
             that writes makes this call and those below.
         on_step: Called after each step with its loss. An exception in it ends the run.

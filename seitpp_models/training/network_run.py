@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from seitpp_models.errors import ModelError, SamplesError
+from seitpp_models.training.records import RunRecord
 from seitpp_models.training.tasks import StepRandom, Task
 from seitpp_models.weights.files import TrainedModel, save_model
 from tokenstore.errors import Parameter
@@ -100,11 +101,16 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         out: Path,
         settings: Mapping[str, str],
         accelerator: Accelerator,
+        record: RunRecord | None = None,
     ) -> None:
-        """Prepare a run that `config` and `settings` decide; a resumed run must have equal ones."""
+        """Prepare a run that `config` and `settings` decide; a resumed run must have equal ones.
+
+        The `record` of how it is begun, if any, is written to the folder, and compared with what lies there.
+        """
         super().__init__(
             config, out, {name: (f"{name} is now {value}", value) for name, value in settings.items()}
         )
+        self.record = record
         self.network, self.task, self.loader, self.accelerator = network, task, loader, accelerator
         optimizer = create_optimizer_v2(
             network.model,
@@ -130,6 +136,16 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
     def evaluated(self) -> nn.Module:
         """The network to evaluate and save: the average of the weights, if there is one."""
         return self.network.model if self.average is None else self.average.module
+
+    @override
+    def check_begun(self) -> None:
+        if self.record is not None:
+            self.record.check(self.out)
+
+    @override
+    def note_beginning(self) -> None:
+        if self.record is not None:
+            self.record.write(self.out)
 
     @property
     @override

@@ -19,6 +19,7 @@ from seitpp_models.training.devices import devices_of
 from seitpp_models.training.inputs import codebook_of, opened
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
+from seitpp_models.training.records import RunRecord
 from seitpp_models.training.settings import (
     DataSettings,
     DeviceSettings,
@@ -156,7 +157,15 @@ def _train(
     if run_settings.compile:
         network.model.compile()
     identity = _identity(experiment, settings, devices)
-    run = NetworkRun(config, network, experiment.task, loader, out, identity, devices)
+    record = RunRecord.of(
+        settings,
+        precision=devices.mixed_precision.replace("no", "fp32"),
+        store=experiment.store.files.storage.url,
+        fingerprint=experiment.samples.fingerprint,
+        processes=devices.num_processes,
+        network={"kind": network.kind, "arguments": network.arguments},
+    )
+    run = NetworkRun(config, network, experiment.task, loader, out, identity, devices, record)
     evaluated = _evaluated_split(experiment, data)
 
     def evaluate() -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
 
-from seitpp_models.recipes import read_recipe
+from seitpp_models.recipes import read_recipe, read_run
 from tokenstore.errors import ArgumentError, Parameter, did_you_mean
 
 __all__ = [
@@ -262,6 +262,8 @@ class Settings:
     """The names of the settings that were given as arguments."""
     requested: frozenset[str]
     """The names of the settings that were given as arguments or by the recipe."""
+    command: str
+    """The name of the front door: pretrain, finetune or segment."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -286,8 +288,9 @@ def resolve(
 ) -> Settings:
     """Return the settings of a run: the defaults of `command`, then the recipe's, then the arguments.
 
-    `kinds` is the command's TypedDict. Raises TypeError for an argument that is no setting, and
-    ArgumentError for a recipe that cannot be read or has other settings, and for values out of range.
+    `kinds` is the command's TypedDict. A recipe may be the record of a run (`records.RunRecord`) of the same
+    command: what was asked for there is asked for here. Raises TypeError for an argument that is no setting,
+    and ArgumentError for a recipe that cannot be read or has other settings, and for values out of range.
     """
     hints = typing.get_type_hints(kinds, include_extras=True)
     unknown = sorted(arguments.keys() - hints.keys())
@@ -295,6 +298,12 @@ def resolve(
         near = did_you_mean(unknown[0], hints)
         raise TypeError(f"{command}() got an unexpected keyword argument {unknown[0]!r}{near}")
     recipe = {} if config is None else read_recipe(config)
+    run = None if config is None else read_run(config)
+    if run is not None and run.get("command") != command:
+        raise ArgumentError(
+            f"{config}: expected the record of {command}, found one of {run.get('command')!s:.80}"
+        )
+    recipe = {name: value for name, value in recipe.items() if value is not None}
     strangers = sorted(recipe.keys() - hints.keys())
     if strangers:
         raise ArgumentError(
@@ -306,7 +315,14 @@ def resolve(
     requested = {name: _checked(name, value, hints[name]) for name, value in {**recipe, **explicit}.items()}
     values = {**_defaults()[command], **requested}
     values["start"] = None if values["start"] is None else Path(values["start"])
-    return Settings(values, frozenset(explicit), frozenset(requested))
+    given = requested.keys() if run is None else {*explicit, *_given(run)} & requested.keys()
+    return Settings(values, frozenset(explicit), frozenset(given), command)
+
+
+def _given(run: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that somebody asked for in the run that a record is of."""
+    given = run.get("given")
+    return [str(name) for name in given] if isinstance(given, list) else []
 
 
 @functools.cache

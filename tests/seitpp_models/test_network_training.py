@@ -231,7 +231,7 @@ def test_a_run_is_not_gone_on_with_by_other_settings(store: Path, pretrained: Pa
     result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2)
     assert result.exit_code == 1
     assert "a run is there" in result.output
-    for option, told in ((["--seed", 1], "seed 0 -> 1"), (["--augment", "none"], "augment is now none")):
+    for option, told in ((["--seed", 1], "seed 0 -> 1"), (["--augment", "none"], "augment mtm -> none")):
         result = seitpp("pretrain", store, "--out", pretrained, *PRETRAIN, "--epochs", 2, "--resume", *option)
         assert result.exit_code == 1
         assert told in result.output

@@ -98,6 +98,14 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Resume from a result of `state`."""
 
+    def check_begun(self) -> None:
+        """Raise the run's `error` if the folder has a run that was begun otherwise, before it is restored."""
+        return
+
+    def note_beginning(self) -> None:
+        """Write down how a new run is begun, in the process that writes; raises OSError."""
+        return
+
     @property
     def writes(self) -> bool:
         """True if this process writes to the folder; of several that train together, one does."""
@@ -288,10 +296,13 @@ def _begin(run: ResumableRun[Any, Any], resume: bool) -> None:
                 f"{out}: a run is there. Go on with it by {parameter}, or train into another folder",
                 parameters=[parameter],
             )
+        run.check_begun()
         run.restore()
     out.mkdir(parents=True, exist_ok=True)
     if run.writes:
         cut_log(out / LOG, run.step)
+        if not run.step:
+            run.note_beginning()
 
 
 def _train(

@@ -1,0 +1,129 @@
+"""The record of how a run was begun, `config.yaml` in its folder: a recipe that repeats the run.
+
+The file has every setting by its name, as a recipe has, and beside them `run`: the command, the versions of
+the libraries, the store with its fingerprint, the network, and which settings were asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from seitpp_models.errors import ModelError
+from seitpp_models.recipes import RUN, read_recipe, read_run
+from seitpp_models.training.settings import Settings
+from tokenstore.errors import ArgumentError
+from tokenstore.files import write_file
+from tokenstore.version import __version__
+
+__all__ = ["RECORD", "RunRecord"]
+
+RECORD = "config.yaml"
+"""The file of a run's record."""
+_FREE = frozenset(
+    {
+        "adapter",
+        "checkpoint_minutes",
+        "compile",
+        "device",
+        "evaluate_every",
+        "evaluate_split",
+        "loader_threads",
+        "resident",
+        "start",
+        "threads",
+    }
+)
+"""The settings that a resumed run may change: they decide no loss, or are files that may have moved."""
+_LIBRARIES = ("torch", "timm", "accelerate", "numpy")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The settings and inputs of a run, by which it can be repeated."""
+
+    settings: Mapping[str, Any]
+    """The values of all settings but `resume`, by their names."""
+    run: Mapping[str, Any]
+    """The facts beside the settings, as JSON values."""
+
+    @classmethod
+    def of(
+        cls, settings: Settings, *, precision: str, store: str, fingerprint: str, processes: int, network: Any
+    ) -> RunRecord:
+        """Return the record of a run on a store, with the precision that was chosen."""
+        values = {name: value for name, value in settings.values.items() if name != "resume"}
+        for name in ("start", "adapter"):
+            if values[name] is not None and Path(values[name]).is_file():
+                values[name] = str(Path(values[name]).absolute())
+        values["precision"] = precision
+        run = {
+            "command": settings.command,
+            "store": store,
+            "fingerprint": fingerprint,
+            "processes": processes,
+            "versions": {
+                "tokenstore": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in _LIBRARIES},
+            },
+            "network": network,
+            "given": sorted(settings.requested - {"resume"}),
+        }
+        return cls(json.loads(json.dumps(values)), json.loads(json.dumps(run)))
+
+    def write(self, folder: Path) -> None:
+        """Write the record to the folder of a run, whole or not at all; raises OSError."""
+        import yaml
+
+        heading = (
+            f"# How `seitpp {self.run['command']}` was begun: --config takes this file, to do it again.\n"
+        )
+        text = yaml.safe_dump({**self.settings, RUN: self.run}, sort_keys=False, allow_unicode=True)
+        write_file(folder / RECORD, (heading + text).encode())
+
+    def check(self, folder: Path) -> None:
+        """Raise ModelError if the run in a folder was begun by another command or with other settings.
+
+        A folder without a record, of an older version, is not compared. Other versions of libraries are
+        logged.
+        """
+        path = folder / RECORD
+        if not path.exists():
+            return
+        try:
+            settings, run = read_recipe(path), read_run(path) or {}
+        except ArgumentError as error:
+            raise ModelError(f"{path}: expected the record of a run: {error}. Remove the file") from error
+        changed = []
+        if run.get("command") != self.run["command"]:
+            changed.append(f"command {run.get('command')} -> {self.run['command']}")
+        elif run.get("fingerprint") != self.run["fingerprint"]:
+            changed.append(f"store {run.get('store')!s:.200} -> {self.run['store']!s:.200}, of other samples")
+        compared = [] if changed else [name for name in self.settings if name not in _FREE]
+        for name in compared:
+            was = settings.get(name, self.settings[name])  # an older version knew fewer settings
+            if was != self.settings[name]:
+                changed.append(f"{name} {was!s:.80} -> {self.settings[name]}")
+        if changed:
+            raise ModelError(
+                f"{path}: the run was begun with other inputs ({'; '.join(changed)}). Give those it was "
+                "begun with, or train into another folder"
+            )
+        before, now = run.get("versions"), self.run["versions"]
+        if isinstance(before, dict):
+            others = [
+                f"{name} {before[name]} -> {now[name]}"
+                for name in now
+                if before.get(name, now[name]) != now[name]
+            ]
+            if others:
+                _log.warning("%s: the run goes on with other versions (%s)", folder, ", ".join(others))
