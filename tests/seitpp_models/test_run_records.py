@@ -9,9 +9,9 @@ import pytest
 import yaml
 from helpers.network_commands import PRETRAIN, losses, refused, seitpp
 from helpers.stores import random_codes, write_store
-from seitpp_models.training import finetune, pretrain
 
 import tokenstore
+from seitpp_models.training import finetune, pretrain
 from tokenstore.errors import ArgumentError
 from tokenstore.version import __version__
 
