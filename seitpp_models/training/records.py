@@ -85,7 +85,7 @@ class RunRecord:
         import yaml
 
         heading = (
-            f"# How `seitpp {self.run['command']}` was begun: --config takes this file, to do it again.\n"
+            f"# How `seitpp {self.run['command']}` was begun. Taken as a recipe, the file repeats the run.\n"
         )
         text = yaml.safe_dump({**self.settings, RUN: self.run}, sort_keys=False, allow_unicode=True)
         write_file(folder / RECORD, (heading + text).encode())
