@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .convert_log import JsonLog, TextLog
 
 _IMAGE_OPTIONS = (
-    "tokenizer",
-    "device",
     "image_size",
     "resize",
     "on_error",
@@ -146,6 +144,7 @@ def convert(
       tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
       tokenstore convert /nfs/photos /nfs/photos.zarr --ray auto --actors 8 --cpus-per-actor 4 --device cuda
       tokenstore convert seit-release/ seit.zarr --dry-run
+      tokenstore convert seit-release/ seit.zarr --tokenizer vit-vqgan:imagenet_vitvq_base.ckpt
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
@@ -160,6 +159,8 @@ def convert(
         _refuse_idle_options(listed)
         log.begin(listed)
 
+    if click.get_current_context().get_parameter_source("tokenizer") is ParameterSource.DEFAULT:
+        settings["tokenizer"] = None  # of ready codes nobody says which made them
     settings |= {
         "source_kind": source,
         "masks": masks,

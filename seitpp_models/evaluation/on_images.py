@@ -26,6 +26,7 @@ from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
 from tokenstore.tokenizers.pruned import prune
 from tokenstore.tokenizers.registry import load_tokenizer
+from tokenstore.tokenizers.related import is_codebook_of
 from tokenstore.tokenizers.store_tokenizer import load_named
 
 __all__ = [
@@ -86,6 +87,8 @@ class ImageEvaluation:
 def tokenizer_for(trained: TrainedModel, spec: str | None = None, device: str = "cpu") -> Tokenizer:
     """Return the tokenizer of the codes that a network was trained on; `spec` is another name of it.
 
+    Of ready codes it is one whose codebook has exactly their vectors.
+
     Raises TokenizerError if no tokenizer is known or if it cannot be loaded, ModelError if it is another.
     """
     identity = trained.tokenizer
@@ -94,6 +97,8 @@ def tokenizer_for(trained: TrainedModel, spec: str | None = None, device: str = 
     else:
         tokenizer = load_tokenizer(spec, device)
     loaded: TokenizerIdentity = replace(identity_of(tokenizer, spec), kept_codes=identity.kept_codes)
+    if is_codebook_of(identity, tokenizer):  # ready codes, whose fingerprint is that of their vectors
+        loaded = replace(loaded, fingerprint=identity.fingerprint)
     trained.check(loaded, tokenizer.name if spec is None else f"the tokenizer {spec}")
     return tokenizer if identity.kept_codes is None else prune(tokenizer, identity.kept_codes)
 

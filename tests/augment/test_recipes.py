@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +158,16 @@ def test_per_sample_leaves_the_recipe_alone_and_gives_colours_of_partners() -> N
     banks = [module for module in transform.module.modules() if isinstance(module, ColorAdapt)]
     assert [module.bank for module in banks] == [9]
     assert not any(module.training for module in transform.module.modules())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: recipes.finetune(None, None, 3),  # type: ignore[arg-type]
+        lambda: recipes.mtm_pretrain(None, None),  # type: ignore[arg-type]
+        lambda: recipes.seit(None, 3),  # type: ignore[arg-type]
+    ],
+)
+def test_a_codebook_that_a_store_does_not_have_is_named(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"codebook: expected vectors \(K, C\), found None"):
+        make()

@@ -188,3 +188,17 @@ def test_an_unknown_codec_is_refused_before_anything_is_written(tmp_path: Path) 
             open_source(tmp_path / "codes.npy"), tmp_path / "out", options=ConvertOptions(codec="gzip")
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("tokenizer_spec", "'tokenizer'"),
+        ("code_book", "'codebook'"),
+        ("image_sise", "'image_size'"),
+        ("resum", "'resume'"),
+    ],
+)
+def test_a_wrong_keyword_names_the_right_one(tmp_path: Path, wrong: str, right: str) -> None:
+    with pytest.raises(TypeError, match=f"convert\\(\\) has no option '{wrong}'. Did you mean {right}"):
+        tokenstore.convert(tmp_path, tmp_path / "out", **{wrong: "default"})

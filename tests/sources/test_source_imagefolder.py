@@ -194,3 +194,12 @@ def test_a_million_names_take_no_object_each() -> None:
     assert python_bytes < 2 * 10**6
     assert column.nbytes < 40 * 10**6
     assert name_columns.sliced(column, 65_530, 65_540).to_pylist()[6] == b"n01440764/n01440764_00065536.JPEG"
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "Metadata.parquet"])
+def test_tables_of_facts_of_images_are_named_as_what_they_are(root: Path, name: str) -> None:
+    fill(root, "cats/0.jpg", f"cats/{name}")
+    notes = open_imagefolder(root).notes
+    assert notes == (
+        f"tables of facts of images (Hugging Face's ImageFolder), which are not read: 1 (first: cats/{name})",
+    )

@@ -23,7 +23,7 @@ class CodebookEmbedding(nn.Module):
     """The lookup of codes (B, *grid) of any integer dtype: embeddings (B, C, *grid) float32.
 
     `codebook` (K, C) is copied to a buffer, which has no gradient. Raises ValueError for a codebook of
-    another rank.
+    another rank, and for None.
     """
 
     codebook: Tensor
@@ -48,8 +48,16 @@ class CodebookEmbedding(nn.Module):
         return "{} codes of {} channels".format(*self.codebook.shape)
 
 
-def codebook_vectors(codebook: Codebook) -> Tensor:
-    """Return a copy (K, C) float32 of a codebook's vectors. Raises ValueError for another rank."""
+def codebook_vectors(codebook: Codebook | None) -> Tensor:
+    """Return a copy (K, C) float32 of a codebook's vectors.
+
+    Raises ValueError for another rank, and for None, which a store without vectors has as its codebook.
+    """
+    if codebook is None:
+        raise ValueError(
+            "codebook: expected vectors (K, C), found None: the tokenizer has no vectors, or they were not "
+            "stored. Ready codes are converted with theirs by convert(codebook=...)"
+        )
     if isinstance(codebook, np.ndarray):
         codebook = torch.from_numpy(np.array(codebook, np.float32))
     vectors = codebook.detach().to(torch.float32, copy=True).contiguous()

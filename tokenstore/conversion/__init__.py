@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenstore.conversion.cluster import RayExecutor
-    from tokenstore.conversion.codes import codebook_fingerprint
     from tokenstore.conversion.convert import convert_source
     from tokenstore.conversion.encoding import EncoderRecipe, RangeEncoder
     from tokenstore.conversion.executors import Executor, LocalExecutor, encode_surely
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tokenstore.conversion.options import Conversion, ConvertOptions, Progress
     from tokenstore.conversion.plans import RangePlan, RangeWorker
     from tokenstore.conversion.ranges import BadSample, RangeRequest, SampleRange, Segment
+    from tokenstore.tokenizers.related import codebook_fingerprint
 
 __all__ = [
     "BadSample",

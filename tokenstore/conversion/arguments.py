@@ -22,6 +22,19 @@ from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.writing.spec import StoreSpec
 
+_OWN_ARGUMENTS = (
+    "tokenizer",
+    "device",
+    "source_kind",
+    "codebook",
+    "resume",
+    "storage_options",
+    "executor",
+    "on_source",
+    "on_progress",
+)
+"""The arguments of `convert` beside its options."""
+
 
 def conversion_options(
     *, splits: str | Sequence[str] | None = None, workers: int | None = None, **options: Any
@@ -30,7 +43,9 @@ def conversion_options(
     known = [field.name for field in fields(ConvertOptions)]
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
-        near = did_you_mean(unknown, [*known, *SourceOptions.__annotations__])
+        names = [*_OWN_ARGUMENTS, *known, *SourceOptions.__annotations__]
+        begun = [name for name in _OWN_ARGUMENTS if unknown.startswith(f"{name}_")]
+        near = f". Did you mean {begun[0]!r}?" if begun else did_you_mean(unknown, names)
         raise TypeError(f"convert() has no option {unknown!r}{near}")
     return ConvertOptions(
         splits=(splits,) if isinstance(splits, str) else tuple(splits or ()) or None,
@@ -39,8 +54,17 @@ def conversion_options(
     )
 
 
-def loaded_tokenizer(tokenizer: str | Tokenizer, device: str) -> LoadedTokenizer:
-    """Return a tokenizer, loaded on a device if it is given by its name."""
+def loaded_tokenizer(
+    tokenizer: str | Tokenizer | None, device: str, source: Source
+) -> LoadedTokenizer | None:
+    """Return the tokenizer for a source, loaded on a device if it is given by its name.
+
+    By default it is the packaged one for images, and none for ready codes.
+    """
+    if tokenizer is None:
+        if not isinstance(source, ImageSource):
+            return None
+        tokenizer = "default"
     if isinstance(tokenizer, str):
         return LoadedTokenizer(load_tokenizer(tokenizer, device), tokenizer)
     return LoadedTokenizer(tokenizer)
@@ -59,12 +83,18 @@ def plan_of(
     codes raises.
     """
     location = public_url(source.location)
+    loaded = None
+    if tokenizer is not None:
+        loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
+        check_tokenizer(loaded.tokenizer)
     if not isinstance(source, ImageSource):
-        return plan_codes(source, names, options, location, None if codebook is None else Path(codebook))
-    if tokenizer is None:
-        raise TokenizerError("a source of images needs a tokenizer, found none")
-    loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
-    check_tokenizer(loaded.tokenizer)
+        vectors = None if codebook is None else Path(codebook)
+        return plan_codes(source, names, options, location, vectors, loaded)
+    if loaded is None:
+        raise TokenizerError(
+            "a source of images needs a tokenizer, found none: give tokenizer=..., an object or a "
+            "LoadedTokenizer; `tokenstore.convert` takes names such as 'default' too"
+        )
     return plan_images(source, names, options, location, loaded)
 
 

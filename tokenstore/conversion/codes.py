@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
+from tokenstore.conversion.images import LoadedTokenizer
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.conversion.plans import RangePlan, RangeWorker
 from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
@@ -20,6 +20,7 @@ from tokenstore.errors import WorkerError
 from tokenstore.format import Column, TokenizerIdentity, codebook_sizes
 from tokenstore.sources.base import CodeSource, CodeSplit, further_kinds
 from tokenstore.tokenizers import load_codebook
+from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.spec import StoreSpec
 
 _RANGE_CODES = 2**19
@@ -123,20 +124,26 @@ def plan_codes(
     options: ConvertOptions,
     location: str,
     codebook: str | Path | None,
+    loaded: LoadedTokenizer | None = None,
 ) -> CodePlan:
     """Plan a conversion of ready codes, with the vectors in the file `codebook` or those of the source.
 
-    Raises TokenizerError for a file that holds no codebook, ManifestError for sizes that do not fit.
+    `loaded`, if given, is the tokenizer that made the codes. Raises TokenizerError for a file that holds no
+    codebook and for a tokenizer whose vectors are others, ManifestError for sizes that do not fit.
     """
     vectors = source.codebook
     path = codebook or source.codebook_path
     if path is not None:
         vectors = load_codebook(path)
     fingerprint = None if vectors is None else codebook_fingerprint(vectors)
+    sizes = _codebook_sizes(source, names, options, vectors)
+    identity = TokenizerIdentity(source.tokenizer_name, fingerprint)
+    if loaded is not None:
+        identity = related_identity(vectors, sizes, source.grid, loaded.tokenizer, loaded.spec)
     spec = StoreSpec(
         grid=source.grid,
-        codebook_sizes=_codebook_sizes(source, names, options, vectors),
-        tokenizer=TokenizerIdentity(source.tokenizer_name, fingerprint),
+        codebook_sizes=sizes,
+        tokenizer=identity,
         codec=options.first_codec,
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
@@ -148,13 +155,6 @@ def plan_codes(
     )
     recipe = CodeRecipe({name: source.splits[name] for name in names})
     return CodePlan(source, names, spec, recipe, options)
-
-
-def codebook_fingerprint(vectors: npt.NDArray[np.float32]) -> str:
-    """Return the SHA-256 (hex) of a codebook's shape and little-endian float32 values."""
-    digest = hashlib.sha256(str(vectors.shape).encode())
-    digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
-    return digest.hexdigest()
 
 
 def _codebook_sizes(

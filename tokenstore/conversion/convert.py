@@ -54,7 +54,7 @@ def convert(
     source: StorePath | Source,
     target: StorePath | Storage,
     *,
-    tokenizer: str | Tokenizer = "default",
+    tokenizer: str | Tokenizer | None = None,
     device: str = "cpu",
     source_kind: str | None = None,
     codebook: StorePath | None = None,
@@ -69,10 +69,12 @@ def convert(
 
     `source` is an image folder, tar shards, Parquet files, the SeiT release or arrays of codes, of the kind
     `source_kind`, by default as found; the first three may be at an fsspec URL. Images are encoded by
-    `tokenizer`, an object or a name `NAME[:ARGUMENT]` that is loaded on `device`; ready codes take their
-    vectors from the file `codebook`. `options` are the fields of `tokenstore.conversion.ConvertOptions`, such
-    as `codec="context"`, `image_size=256` or `on_error="skip"`, and those of
-    `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if `source` is a path. An interrupted
+    `tokenizer`, an object or a name `NAME[:ARGUMENT]` that is loaded on `device`, by default the packaged
+    one. Ready codes take their vectors from the file `codebook`; a `tokenizer` named for them is the one that
+    made them, which their vectors must show, and what is trained on them takes images by it. `options` are
+    the fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`, `image_size=256` or
+    `on_error="skip"`, and those of `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if
+    `source` is a path. An interrupted
     conversion leaves a store that `resume=True` goes on with. `executor` is what encodes images or reads
     codes, by default this process and decode processes; it has `workers` of its own, and the store's bytes
     are the same for each. `on_source` is called with the listed source before the tokenizer is loaded,
@@ -100,7 +102,7 @@ def convert(
     return convert_source(
         source,
         place,
-        tokenizer=loaded_tokenizer(tokenizer, device) if isinstance(source, ImageSource) else None,
+        tokenizer=loaded_tokenizer(tokenizer, device, source),
         options=chosen,
         resume=resume,
         codebook=codebook,
@@ -146,8 +148,9 @@ def convert_source(
 ) -> Conversion:
     """Convert an open source by a loaded tokenizer; `convert` opens and loads both.
 
-    Images need a `tokenizer`. Codes are stored as they are, with the vectors in the file `codebook` or those
-    of the source. An `executor` encodes the images or reads the codes. Raises like `convert`.
+    Images need a `tokenizer`; one for codes says who made them. Codes are stored as they are, with the
+    vectors in the file `codebook` or those of the source. An `executor` encodes the images or reads the
+    codes. Raises like `convert`.
     """
     options = options or ConvertOptions()
     place = as_storage(target)

@@ -109,7 +109,7 @@ def plan(
     source: StorePath | Source,
     target: StorePath | Storage,
     *,
-    tokenizer: str | Tokenizer = "default",
+    tokenizer: str | Tokenizer | None = None,
     device: str = "cpu",
     source_kind: str | None = None,
     codebook: StorePath | None = None,
@@ -139,7 +139,7 @@ def plan(
     if on_source is not None:
         on_source(source)
     names = chosen_splits(source, chosen.splits)
-    loaded = loaded_tokenizer(tokenizer, device) if isinstance(source, ImageSource) else None
+    loaded = loaded_tokenizer(tokenizer, device, source)
     planned = plan_of(source, names, chosen, loaded, codebook)
     if complete is not None:
         spec = spec_of_part(source, names, chosen, planned.spec)

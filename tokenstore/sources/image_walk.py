@@ -22,6 +22,8 @@ Kind: TypeAlias = Literal["folder", "file", "other"]
 """The kinds of entries of a folder, links followed."""
 _ENDINGS = frozenset(extension.encode() for extension in EXTENSIONS)
 
+_METADATA = frozenset((b"metadata.jsonl", b"metadata.csv", b"metadata.parquet"))
+"""The names of Hugging Face's tables of facts of the images beside them."""
 _MOST_LABEL_FILES = 1000
 
 
@@ -30,6 +32,7 @@ class SkippedEntries:
 
     def __init__(self) -> None:
         self.others = Tally("files skipped, as their names do not end like an image's")
+        self.metadata = Tally("tables of facts of images (Hugging Face's ImageFolder), which are not read")
         self.special = Tally("named like images but skipped, as they are no files or lead nowhere")
         self.loops = Tally("links skipped, as they lead back to a folder that they are in")
         self.empty_classes = Tally("folders without images, which are no classes")
@@ -38,7 +41,7 @@ class SkippedEntries:
 
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each sort of entry that was met."""
-        tallies = (self.others, self.special, self.loops, self.empty_classes)
+        tallies = (self.others, self.metadata, self.special, self.loops, self.empty_classes)
         return tuple(note for tally in tallies for note in tally.notes())
 
 
@@ -206,7 +209,7 @@ def sorted_entries(
         if kind == "folder":
             entries.append(name + b"/")
         elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
-            skipped.others.add(folder + name)
+            (skipped.metadata if name.lower() in _METADATA else skipped.others).add(folder + name)
             if len(skipped.label_files) < _MOST_LABEL_FILES and may_hold_labels(name):
                 skipped.label_files.add(folder + name)
         elif kind == "file":

@@ -93,7 +93,8 @@ async def retried(
         if left < retries.first_delay:
             raise StorageError(
                 f"{where}: no answer within {deadline:.3g} s ({attempts} attempt{'s' * (attempts > 1)}; "
-                f"the last: {fault.text}). Check the service, or give a longer deadline"
+                f"the last: {fault.text}). Check the address and the service; in Python, "
+                "retries=Retries(deadline=...) waits longer"
             )
         delay = retries.delay(attempts, left, jitter)
         text = printable(f"{where}: attempt {attempts} failed: {fault.text}")
