@@ -57,7 +57,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     help="Side in pixels that label maps are stored at; by default the side of the images.",
 )
 @options.ignore_index(LARGEST_VALUE, most=LARGEST_VALUE)
-@options.tokenizer("default")
+@options.tokenizer(otherwise="default for images; of ready codes, nobody's")
 @options.device()
 @options.image_size()
 @options.resize()
@@ -144,7 +144,6 @@ def convert(
       tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
       tokenstore convert /nfs/photos /nfs/photos.zarr --ray auto --actors 8 --cpus-per-actor 4 --device cuda
       tokenstore convert seit-release/ seit.zarr --dry-run
-      tokenstore convert seit-release/ seit.zarr --tokenizer vit-vqgan:imagenet_vitvq_base.ckpt
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
@@ -159,8 +158,6 @@ def convert(
         _refuse_idle_options(listed)
         log.begin(listed)
 
-    if click.get_current_context().get_parameter_source("tokenizer") is ParameterSource.DEFAULT:
-        settings["tokenizer"] = None  # of ready codes nobody says which made them
     settings |= {
         "source_kind": source,
         "masks": masks,

@@ -175,7 +175,8 @@ def test_a_fault_that_stays_is_one_error_before_the_deadline(
         assert isinstance(error, StorageError), name
         assert re.fullmatch(
             rf"{re.escape(hasty.url)}\S*: no answer within [01]\.\d+ s \((\d+ attempts|1 attempt); the last: "
-            r"[^)]+\)?\)\. Check the address and the service; in Python, retries=Retries",
+            r"[^)]+\)?\)\. Check the address and the service; in Python, "
+            r"retries=Retries\(deadline=\.\.\.\) waits longer",
             str(error),
         ), name
     network.clear()

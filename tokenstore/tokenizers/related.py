@@ -20,7 +20,7 @@ from tokenstore.tokenizers.pruned import prune
 
 Vectors = npt.NDArray[np.float32]
 
-_TOLERANCE = {"rtol": 1e-3, "atol": 1e-5}
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 """The difference of numbers that are one: files keep vectors in other float types, too."""
 _ROWS = 1024
 """The vectors whose nearest ones are looked for at once."""
@@ -94,7 +94,7 @@ def _places(given: Vectors, own: Vectors, name: str) -> tuple[int, ...]:
     best = np.zeros(len(given), np.bool_)
     for ours, theirs in ((given, own), (_directions(given), _directions(own))):
         places = _nearest(ours, theirs)
-        same = np.isclose(theirs[places], ours, **_TOLERANCE).all(axis=1)
+        same = np.isclose(theirs[places], ours, _RELATIVE, _ABSOLUTE).all(axis=1)
         if same.all():
             if (np.diff(places) <= 0).any():
                 raise TokenizerError(
