@@ -47,6 +47,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @source_options.labels()
 @source_options.label_column()
 @source_options.image_column()
+@click.option("--no-labels", is_flag=True, help="Store images without labels, whatever looks like some.")
 @source_options.further_columns()
 @source_options.allow_outside_paths()
 @source_options.masks()
