@@ -361,13 +361,13 @@ def test_a_walk_lists_each_folder_at_a_url_once_and_many_at_a_time(
         path.write_bytes(b"")
     url = put(tmp_path)
     listings: list[str] = []
-    whole = RemoteFolder.entries
+    whole = RemoteFolder.entry_pages
 
-    def counted(self: RemoteFolder, path: str = "") -> list[Any]:
+    def counted(self: RemoteFolder, path: str = "") -> Any:
         listings.append(path)
         return whole(self, path)
 
-    monkeypatch.setattr(RemoteFolder, "entries", counted)
+    monkeypatch.setattr(RemoteFolder, "entry_pages", counted)
     split = opened(f"{url}/images", kind="imagefolder").splits["train"]
     assert split.names(0, 40).to_pylist() == [f"train/{number:02}/x.jpg" for number in range(40)]
     assert sorted(listings) == sorted({*listings})

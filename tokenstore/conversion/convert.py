@@ -126,11 +126,11 @@ def _opened(source: str, kind: str | None, options: dict[str, Any], place: Stora
                 owned.callback(own(place, resume).release)
                 look(place, resume)
 
-        listings = SavedListings(place.working_storage(), LISTINGS, own_place)
+        listings = SavedListings(place.working_storage(), LISTINGS, own_place, resumed=resume)
         try:
             return open_source(source, kind, listings=listings, **options)
         except SourceError:
-            if not resume:
+            if not resume or listings.folders.took_saved:
                 listings.remove()
             raise
 

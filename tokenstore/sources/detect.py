@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
+from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.naming import named, with_columns
@@ -21,6 +23,8 @@ from tokenstore.storage import is_remote, public_url, refuse_options
 __all__ = ["open_source"]
 
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
+_AS_IT_WAS = "folders are listed as they were when the conversion began; images added since are left out"
+"""The note on a source whose listing was saved."""
 _BY_URL = "source_storage_options"
 """The option of kinds that can be read by URL."""
 _OPTION_NEEDS = {
@@ -55,9 +59,10 @@ def open_source(
     where, storage_options = public_url(str(src)), options.get("source_storage_options")
     chosen = None if kind is None else load_kind(kind)
     given = {name: value for name, value in options.items() if value not in (None, False, ())}
+    listings = SavedListings() if listings is None else listings
     if is_remote(str(src)):
         if chosen is None:
-            kind = _kind_of_url(str(src), "labels" in given, storage_options)
+            kind = _kind_of_url(str(src), "labels" in given, storage_options, listings.folders)
             chosen = load_kind(kind)
         if _BY_URL not in chosen.options:
             raise SourceError(f"{where}: kind {kind} is read from a local disk only; copy it to one first")
@@ -79,22 +84,31 @@ def open_source(
         if name not in chosen.options:
             parameters = [Parameter(name, value if value is True else None)]
             raise SourceError(f"{where}: {_OPTION_NEEDS[name]}, not with kind {kind}", parameters=parameters)
-    if "listings" in chosen.options and listings is not None:
+    if "listings" in chosen.options:
         source = chosen.open(src, **given, listings=listings)
     else:
         source = chosen.open(src, **given)
+    listings.flush()
+    listings.folders.forget()
+    if listings.folders.took_saved:
+        source = replace(source, notes=(*source.notes, _AS_IT_WAS))
     named_source = named(source, options.get("class_names"), options.get("tokenizer_name"))
     return with_columns(named_source, options)
 
 
-def _kind_of_url(url: str, labelled: bool, storage_options: Mapping[str, Any] | None) -> str:
+def _kind_of_url(
+    url: str, labelled: bool, storage_options: Mapping[str, Any] | None, listings: FolderListings
+) -> str:
     """Return the name of the kind that a URL is of: by its ending, or by the files of the folder there."""
     kinds = {name: load_kind(name) for name in kind_names()}
     named = None if labelled else _kind_of_name(url.partition("?")[0] if "?" in url else url, kinds)
     if named is not None:
         return named
     where = public_url(url)
-    folder = FolderAtUrl(*split_url(url, storage_options))
+    place, path = split_url(url, storage_options)
+    if listings.known(place, path, saved=True) is not None:  # which only folders of images are
+        return "imagefolder"
+    folder = FolderAtUrl(place, path, listings)
     if not folder.exists():
         raise SourceError(f"{where}: no such file or folder")
     if labelled:

@@ -93,7 +93,7 @@ def unused_label_files(
 def _list_split(tree: ImageTree, folder: bytes, skipped: SkippedEntries) -> _Part:
     names, runs = NameBuilder(), []
     entries = tree.scan(folder, skipped)
-    flat = [entry for entry in entries if not entry.endswith(b"/")]
+    flat = next((entry for entry in entries if not entry.endswith(b"/")), None)
     for entry in entries:
         if not entry.endswith(b"/"):
             continue
@@ -101,16 +101,16 @@ def _list_split(tree: ImageTree, folder: bytes, skipped: SkippedEntries) -> _Par
         if not count:
             skipped.empty_classes.add(folder + entry)
             continue
-        if flat:
+        if flat is not None:
             bare = Parameter("no_labels", True)
             raise SourceError(
-                f"{tree.where(folder)}: image {printable(flat[0])!r} lies beside class folder "
+                f"{tree.where(folder)}: image {printable(flat)!r} lies beside class folder "
                 f"{printable(entry[:-1])!r}; move it into a class folder, give a labels file, or leave "
                 f"labels out by {bare}",
                 parameters=[bare],
             )
         runs.append((entry[:-1], count))
-    names.extend(folder + entry for entry in flat)
+    names.extend(folder + entry for entry in entries if not entry.endswith(b"/"))
     return _Part(names.finish(), runs)
 
 

@@ -6,7 +6,7 @@ import fnmatch
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.files import LocalFile, SourceFile
+from tokenstore.sources.folder_listings import FolderListing, FolderListings, Names
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace
 
 __all__ = ["Folder", "FolderAtUrl", "FolderOnDisk", "existing_files", "files_ending", "matching_files"]
@@ -67,10 +68,11 @@ class FolderOnDisk(Folder):
 
 @dataclass(frozen=True)
 class FolderAtUrl(Folder):
-    """A folder at a URL, listed once."""
+    """A folder at a URL, listed once for all that have the same listings."""
 
     place: RemotePlace
     path: str
+    listings: FolderListings = field(default_factory=FolderListings, compare=False)
 
     def __str__(self) -> str:
         return self.place.url_of(self.path)
@@ -87,20 +89,32 @@ class FolderAtUrl(Folder):
         files = (
             RemoteFile(self.place, prefix + e.name, e.nbytes, e.version) for e in entries if not e.is_folder
         )
-        folders = (FolderAtUrl(self.place, prefix + e.name) for e in entries if e.is_folder)
+        folders = (FolderAtUrl(self.place, prefix + e.name, self.listings) for e in entries if e.is_folder)
         return tuple(files), tuple(folders)
+
+    @property
+    def _listing(self) -> FolderListing:
+        return self.listings.of(self.place, self.path)
 
     @override
     def files(self, endings: Sequence[str]) -> Sequence[RemoteFile]:
-        return [file for file in self._entries[0] if _fits(file.path.rpartition("/")[2], endings)]
+        prefix = self.path + "/" if self.path else ""
+        others, files = self._listing.others, list[RemoteFile]()
+        for row, name in enumerate(map(os.fsdecode, Names(others["name"]))):
+            if _fits(name, endings):
+                nbytes, version = others["nbytes"][row].as_py(), others["version"][row].as_py()
+                files.append(RemoteFile(self.place, prefix + name, nbytes, version))
+        return files
 
     @override
     def folders(self) -> Sequence[FolderAtUrl]:
-        return [folder for folder in self._entries[1] if not folder.name.startswith(".")]
+        prefix = self.path + "/" if self.path else ""
+        names = (os.fsdecode(name).rstrip("/") for name in self._listing.folders())
+        return [FolderAtUrl(self.place, prefix + name, self.listings) for name in names]
 
     def exists(self) -> bool:
         """Return True if anything is in the folder: object storage has no empty folders."""
-        return any(self._entries)
+        return len(self._listing) > 0
 
     def all_files(self) -> Sequence[RemoteFile]:
         """Return the files directly in the folder, hidden ones too."""

@@ -34,14 +34,27 @@ class SkippedEntries:
         self.others = Tally("files skipped, as their names do not end like an image's")
         self.metadata = Tally("tables of facts of images (Hugging Face's ImageFolder), which are not read")
         self.special = Tally("named like images but skipped, as they are no files or lead nowhere")
+        self.nameless = Tally("files and folders skipped whose paths have an empty part, as in a//b")
         self.loops = Tally("links skipped, as they lead back to a folder that they are in")
         self.empty_classes = Tally("folders without images, which are no classes")
         self.label_files: set[bytes] = set()
         """The first of the files that may hold labels."""
 
+    def add_file(self, folder: bytes, name: bytes) -> None:
+        """Count a file of a folder that is no image; hidden ones and folders do not count."""
+        if name == b"/":
+            self.nameless.add(folder)
+        elif not name.startswith(b".") and not name.endswith(b"/"):
+            (self.metadata if name.lower() in _METADATA else self.others).add(folder + name)
+            if len(self.label_files) < _MOST_LABEL_FILES and may_hold_labels(name):
+                self.label_files.add(folder + name)
+
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each sort of entry that was met."""
-        tallies = (self.others, self.metadata, self.special, self.loops, self.empty_classes)
+        tallies = (
+            *(self.others, self.metadata, self.special, self.nameless),
+            *(self.loops, self.empty_classes),
+        )
         return tuple(note for tally in tallies for note in tally.notes())
 
 
@@ -59,7 +72,7 @@ class ImageTree(Protocol):
     def where(self, path: bytes) -> str:
         """Return the whole printable path or URL of a file or folder, for messages."""
 
-    def scan(self, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
+    def scan(self, folder: bytes, skipped: SkippedEntries) -> Sequence[bytes]:
         """List the images and folders in a folder, sorted; folders end in a slash, as their paths do.
 
         Raises SourceError where the folder cannot be listed.
@@ -209,9 +222,7 @@ def sorted_entries(
         if kind == "folder":
             entries.append(name + b"/")
         elif b"." not in name or name.rpartition(b".")[2].lower() not in _ENDINGS:
-            (skipped.metadata if name.lower() in _METADATA else skipped.others).add(folder + name)
-            if len(skipped.label_files) < _MOST_LABEL_FILES and may_hold_labels(name):
-                skipped.label_files.add(folder + name)
+            skipped.add_file(folder, name)
         elif kind == "file":
             entries.append(name)
         else:

@@ -24,6 +24,7 @@ from tokenstore.sources.image_walk import ImageTree, SkippedEntries, TreeOnDisk,
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.label_file import label_listings
 from tokenstore.sources.labels import LabelledImages, Listing
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.mask_folders import (
     MaskFileRequest,
     MaskFolders,
@@ -116,13 +117,15 @@ def open_imagefolder(
     label_column: str | None = None,
     no_labels: bool = False,
     source_storage_options: Mapping[str, Any] | None = None,
+    listings: SavedListings | None = None,
 ) -> ImageSource:
     """List a folder of images.
 
     `labels` is a file of paths and labels, with which folders are no classes; `image_column` and
     `label_column` name its columns. With `no_labels`, neither folders nor a file give labels. `masks` is a
     folder of label maps with the layout of the images' folder, or the name of a folder that each split has
-    beside its folder of images. All may be at URLs, for which `source_storage_options` are fsspec's.
+    beside its folder of images. All may be at URLs, for which `source_storage_options` are fsspec's; the
+    listings of folders there are saved in `listings`.
 
     Raises SourceError if the layout does not say which class or split an image belongs to, if there are no
     images, for a label map without an image, and for label maps among the images.
@@ -131,10 +134,12 @@ def open_imagefolder(
     if labels is None and (image_column is not None or label_column is not None):
         parameter = Parameter("image_column" if label_column is None else "label_column")
         raise SourceError(f"{where}: {parameter} goes with a labels file", parameters=[parameter])
-    tree = image_tree(location, source_storage_options)
+    tree = image_tree(location, source_storage_options, listings)
     folders = _split_folders(tree, skipped, where)
     renamed = renamed_splits(printable(folder[:-1]) for folder in folders.values())
-    places = None if masks is None else find_mask_folders(tree, folders, masks, source_storage_options)
+    places = (
+        None if masks is None else find_mask_folders(tree, folders, masks, source_storage_options, listings)
+    )
     folders = folders if places is None else places.images
     if labels is None and not no_labels:
         listed = list_classes(tree, folders, skipped, where)
@@ -146,18 +151,18 @@ def open_imagefolder(
         else:
             bare = {split: Listing(of_split, None) for split, of_split in names.items()}
             listed = LabelledImages(bare, None, [])
-    listings = listed.listings
-    if not any(map(len, listings.values())):
+    by_split = listed.listings
+    if not any(map(len, by_split.values())):
         raise SourceError(f"{where}: no images found; looked for names ending in {_endings()}")
-    for split, listing in listings.items():
+    for split, listing in by_split.items():
         if not len(listing):
             raise SourceError(f"{where}: split {split} has no images; remove its folder or fill it")
     notes = (*renamed, *skipped.notes(), *listed.notes)
-    unused = () if no_labels or masks is not None else unused_label_files(tree, skipped, listings)
+    unused = () if no_labels or masks is not None else unused_label_files(tree, skipped, by_split)
     if places is not None:
-        names = {split: listing.names for split, listing in listings.items()}
+        names = {split: listing.names for split, listing in by_split.items()}
         notes = (*notes, *check_masks(places, names, where))
-    splits = {split: _split(tree, split, listings[split], places) for split in in_usual_order(listings)}
+    splits = {split: _split(tree, split, by_split[split], places) for split in in_usual_order(by_split)}
     if masks is None and labels is None and not no_labels:
         refuse_paired_maps(splits, where, partial(_masks_advice, folders, where))
     return ImageSource("imagefolder", where, splits, listed.class_names, notes, unused)
@@ -221,7 +226,7 @@ def _endings() -> str:
 
 
 def _folder_has_images(folder: FolderAtUrl) -> bool:
-    return holds_images(RemoteTree(folder.place, folder.path, ahead=0), b"")
+    return holds_images(RemoteTree(folder.place, folder.path, 0, folder.listings), b"")
 
 
 SOURCE = SourceKind(
@@ -229,7 +234,7 @@ SOURCE = SourceKind(
     holds=has_images,
     looked_for="images in class folders or flat",
     options=frozenset(
-        {"labels", "masks", "image_column", "label_column", "no_labels", "source_storage_options"}
+        {"labels", "masks", "image_column", "label_column", "no_labels", "source_storage_options", "listings"}
     ),
     holds_url=_folder_has_images,
 )

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from tokenstore.errors import DamageError
 from tokenstore.sources.arrow_types import READ_ERRORS
 from tokenstore.sources.files import SourceFile
+from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.storage import Storage
 from tokenstore.version import __version__
 
@@ -60,13 +61,23 @@ class ListingTask(Protocol):
 class SavedListings:
     """The listings of an unfinished conversion, in a folder of its storage.
 
-    A listing is found by its file's place, size and version. The name of a file of listings is its digest;
-    listings that are not as they were written are made again.
-    `own` is called once, before the first is saved: it raises if another process writes there.
+    A listing is found by its file's place, size and version; folders tell no version, so their listings are
+    taken from there only by a conversion that is `resumed`. The name of a file of listings is its digest;
+    listings that are not as they were written are made again. `own` is called once, before the first is
+    saved: it raises if another process writes there. Without a storage, nothing is saved.
     """
 
-    def __init__(self, storage: Storage, folder: str, own: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        storage: Storage | None = None,
+        folder: str = "",
+        own: Callable[[], None] = lambda: None,
+        *,
+        resumed: bool = False,
+    ) -> None:
         self._storage, self._folder, self._own = storage, folder, own
+        self.folders = FolderListings(None if storage is None else self, trusted=resumed)
+        """The listings of folders at URLs."""
         self._saved: dict[str, FileListing] | None = None
         self._waiting: dict[str, FileListing] = {}
         self._is_slow = self._has_saved = False
@@ -79,6 +90,8 @@ class SavedListings:
 
     def put(self, key: str, listing: FileListing, *, slow: bool) -> None:
         """Save a listing, soon; a `slow` one is worth saving however few rows it has."""
+        if self._storage is None:
+            return
         self._waiting[key] = listing
         self._is_slow |= slow
         if sum(len(each.table) for each in self._waiting.values()) >= _ROWS_A_FILE:
@@ -92,10 +105,11 @@ class SavedListings:
 
     def remove(self) -> None:
         """Remove what was saved here."""
-        if self._has_saved:
+        if self._storage is not None and (self._has_saved or self.folders.took_saved):
             self._storage.remove(self._folder)
 
     def _write(self) -> None:
+        assert self._storage is not None
         if not self._has_saved:
             self._own()
         waiting, self._waiting, self._has_saved = self._waiting, {}, True
@@ -110,6 +124,8 @@ class SavedListings:
 
     def _load(self) -> dict[str, FileListing]:
         listings: dict[str, FileListing] = {}
+        if self._storage is None:
+            return listings
         try:
             names = self._storage.below(self._folder).files()
         except FileNotFoundError:

@@ -19,6 +19,7 @@ from typing_extensions import override
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import MaskRequest, PlacedRequest
 from tokenstore.sources.image_walk import ImageTree, SkippedEntries, holds_images, walk
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import NameBuilder, Tally, counted, first_indices, printable
 from tokenstore.sources.places import image_tree
 from tokenstore.storage import public_url
@@ -74,6 +75,7 @@ def find_mask_folders(
     folders: Mapping[str, bytes],
     masks: str | Path,
     storage_options: Mapping[str, Any] | None,
+    listings: SavedListings | None = None,
 ) -> MaskFolders:
     """Find the label maps of each split's images.
 
@@ -88,7 +90,7 @@ def find_mask_folders(
         tops = [folder for folder in beside.values() if tree.is_folder(folder)]
         return MaskFolders(images, tree, beside, tops)
     where = public_url(str(masks))
-    maps = image_tree(masks, storage_options)
+    maps = image_tree(masks, storage_options, listings)
     if not maps.is_folder(b""):
         raise SourceError(
             f"{where}: expected a folder of label maps, or the name of one in each split of "

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
 from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceError
 from tokenstore.sources.base import PlacedRequest
 from tokenstore.sources.files import SourceFile
-from tokenstore.sources.image_walk import ImageTree, Kind, SkippedEntries, sorted_entries
+from tokenstore.sources.folder_listings import FolderListing, FolderListings, Names, list_folder
+from tokenstore.sources.image_walk import ImageTree, SkippedEntries
 from tokenstore.sources.names import printable
 from tokenstore.sources.remote_files import MISSING, RemotePlace
 
 __all__ = ["RemoteFileRequest", "RemoteTree"]
 
-_Names: TypeAlias = list[tuple[bytes, Kind]]
 _AHEAD = 32
 """The folders that are listed ahead of the walk through them."""
-_REMEMBERED_FOLDERS = 64
-_REMEMBERED_NAMES = 20_000
-"""The size up to which a folder's listing is remembered: folders near the root are looked at again."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +48,27 @@ class RemoteFileRequest(PlacedRequest):
 
 
 class RemoteTree(ImageTree):
-    """A tree at a URL; `ahead` of the folders that a walk comes to next are listed meanwhile."""
+    """A tree at a URL; `ahead` of the folders that a walk comes to next are listed meanwhile.
 
-    def __init__(self, place: RemotePlace, path: str, ahead: int = _AHEAD) -> None:
+    Folders that `listings` has are not listed again. With `saves`, listings are saved there, and taken from
+    those that were saved.
+    """
+
+    def __init__(
+        self,
+        place: RemotePlace,
+        path: str,
+        ahead: int = _AHEAD,
+        listings: FolderListings | None = None,
+        *,
+        saves: bool = False,
+    ) -> None:
         self._place, self._path, self._most_ahead = place, path, ahead
+        self._listings, self._saves = listings or FolderListings(), saves
         self._threads: ThreadPoolExecutor | None = None
         self._next: dict[bytes, None] = {}
         """The folders that a walk comes to, the next one last."""
-        self._ahead: dict[bytes, Future[_Names]] = {}
-        self._remembered: OrderedDict[bytes, _Names] = OrderedDict()
+        self._ahead: dict[bytes, Future[FolderListing]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._place, self._path)
@@ -80,13 +88,15 @@ class RemoteTree(ImageTree):
         return printable(self._place.url_of(self._whole(path)).encode("utf-8", "surrogateescape"))
 
     @override
-    def scan(self, folder: bytes, skipped: SkippedEntries) -> list[bytes]:
-        entries = sorted_entries(folder, self._names(folder), skipped)
-        for entry in reversed(entries):
-            if entry.endswith(b"/") and folder + entry not in self._remembered:
+    def scan(self, folder: bytes, skipped: SkippedEntries) -> Sequence[bytes]:
+        listing = self._listing(folder)
+        for name in Names(listing.others["name"]):
+            skipped.add_file(folder, name)
+        for entry in reversed(listing.folders()):
+            if self._known(folder + entry) is None:
                 self._next.pop(folder + entry, None)
                 self._next[folder + entry] = None
-        return entries
+        return Names(listing.entries)
 
     @override
     def identity(self, folder: bytes) -> object:
@@ -94,7 +104,7 @@ class RemoteTree(ImageTree):
 
     @override
     def is_folder(self, path: bytes) -> bool:
-        return bool(self._names(path.rstrip(b"/") + b"/" if path else b""))
+        return len(self._listing(path.rstrip(b"/") + b"/" if path else b"")) > 0
 
     @property
     @override
@@ -103,9 +113,8 @@ class RemoteTree(ImageTree):
 
     @override
     def table_names(self, folder: bytes) -> list[str]:
-        return [
-            name.decode("utf-8", "surrogateescape") for name, kind in self._names(folder) if kind == "file"
-        ]
+        names = Names(self._listing(folder).others["name"])
+        return [name.decode("utf-8", "surrogateescape") for name in names if not name.endswith(b"/")]
 
     @override
     def file(self, path: bytes) -> SourceFile:
@@ -125,30 +134,28 @@ class RemoteTree(ImageTree):
     def _whole(self, path: bytes) -> str:
         return f"{self._path}/{path.decode('utf-8', 'surrogateescape')}".strip("/")
 
-    def _names(self, folder: bytes) -> _Names:
-        """Return the names and kinds of all that a folder has; list the folders that come next meanwhile."""
-        if folder in self._remembered:
-            return self._remembered[folder]
+    def _known(self, folder: bytes) -> FolderListing | None:
+        return self._listings.known(self._place, self._whole(folder), saved=self._saves)
+
+    def _listing(self, folder: bytes) -> FolderListing:
+        """Return the listing of a folder; list the folders that come next meanwhile."""
         self._next.pop(folder, None)
+        listing = self._known(folder)
+        if listing is None:
+            listing = self._listings.keep(self._place, self._whole(folder), self._made(folder))
+        if self._saves:
+            self._listings.save(self._place, self._whole(folder), listing)
+        return listing
+
+    def _made(self, folder: bytes) -> FolderListing:
         future = self._ahead.pop(folder, None)
         if self._next and self._most_ahead and self._threads is None:
             self._threads = ThreadPoolExecutor(_AHEAD, "tokenstore-folders")
         for path in islice(reversed(self._next), self._most_ahead):
             if path not in self._ahead and self._threads is not None:
-                self._ahead[path] = self._threads.submit(self._list, path)
-        names = self._list(folder) if future is None else future.result()
+                self._ahead[path] = self._threads.submit(list_folder, self._place, self._whole(path))
+        listing = list_folder(self._place, self._whole(folder)) if future is None else future.result()
         if not self._next and self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
-        if len(names) <= _REMEMBERED_NAMES:
-            self._remembered[folder] = names
-            if len(self._remembered) > _REMEMBERED_FOLDERS:
-                self._remembered.popitem(last=False)
-        return names
-
-    def _list(self, folder: bytes) -> _Names:
-        entries = self._place.storage.entries(self._whole(folder))
-        return [
-            (entry.name.encode("utf-8", "surrogateescape"), "folder" if entry.is_folder else "file")
-            for entry in entries
-        ]
+        return listing

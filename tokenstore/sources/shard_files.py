@@ -13,7 +13,9 @@ from typing import Any
 
 from tokenstore.errors import SourceError, StorageError
 from tokenstore.sources.files import LocalFile, SourceFile
+from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import Folder, FolderAtUrl, FolderOnDisk, existing_files, matching_files
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace, split_url
 from tokenstore.sources.split_names import (
     DEFAULT_SPLIT,
@@ -44,7 +46,10 @@ class Shards:
 
 
 def find_shards(
-    location: str | Path, endings: Sequence[str], storage_options: Mapping[str, Any] | None = None
+    location: str | Path,
+    endings: Sequence[str],
+    storage_options: Mapping[str, Any] | None = None,
+    listings: SavedListings | None = None,
 ) -> Shards:
     """Find the files that a path or URL, a brace or wildcard pattern, or a folder stands for.
 
@@ -54,7 +59,7 @@ def find_shards(
     """
     where = str(location)
     if is_remote(where):
-        return _remote_shards(where, endings, storage_options)
+        return _remote_shards(where, endings, storage_options, listings)
     path = Path(location)
     if path.is_dir():
         return _shards_in_folder(FolderOnDisk(path), endings)
@@ -107,12 +112,18 @@ def _refuse_missing(pattern: str, missing: Sequence[str]) -> None:
         raise SourceError(f"{pattern}: {len(missing)} files not found (first: {missing[0]})")
 
 
-def _remote_shards(url: str, endings: Sequence[str], storage_options: Mapping[str, Any] | None) -> Shards:
+def _remote_shards(
+    url: str,
+    endings: Sequence[str],
+    storage_options: Mapping[str, Any] | None,
+    listings: SavedListings | None,
+) -> Shards:
     where = public_url(url)
     if is_pattern(url):
         return _shards(_remote_matching(url, storage_options), where, DEFAULT_SPLIT)
     place, path = split_url(url, storage_options)
-    folder, exists = FolderAtUrl(place, path), False
+    folders = FolderListings() if listings is None else listings.folders
+    folder, exists = FolderAtUrl(place, path, folders), False
     if path.lower().endswith(tuple(endings)):
         (file,) = existing_files(place, [path])
         if file is not None:

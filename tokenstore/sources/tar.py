@@ -155,7 +155,7 @@ def open_tar(
     some samples have labels and others not.
     """
     where, notes = public_url(str(location)), TarNotes()
-    shards = find_shards(location, ENDINGS, source_storage_options)
+    shards = find_shards(location, ENDINGS, source_storage_options, listings)
     fields = requested_fields(columns, where)
     parts: dict[str, _Part] = {}
     for split, files in shards.splits.items():

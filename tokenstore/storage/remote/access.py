@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from tokenstore.storage.remote.entries import Entry, entries_of, entry_of
+from tokenstore.storage.remote.entries import Entry, Page, entries_of, entry_of
 
 _KEYS_AT_ONCE = 1000
 """The number of objects that S3 removes in one request."""
@@ -40,8 +40,11 @@ class Files(Protocol):
     async def entry(self, key: str) -> Entry:
         """Return a file's size and version; raise FileNotFoundError for a folder."""
 
-    async def entries(self, prefix: str) -> list[Entry]:
-        """Return the files and folders directly below a prefix, in any order."""
+    async def page(self, prefix: str, token: str | None) -> Page:
+        """Return a part of the files and folders directly below a prefix, in any order.
+
+        Without a token, the part is the first. May raise FileNotFoundError where nothing is there.
+        """
 
     async def exists(self, key: str) -> bool:
         """Return True if the key is a file or a folder."""
@@ -96,9 +99,9 @@ class AsyncFiles(_SlashKeys, Files):
         return entry_of(await self._fs._info(key), key)
 
     @override
-    async def entries(self, prefix: str) -> list[Entry]:
+    async def page(self, prefix: str, token: str | None) -> Page:
         self._fs.invalidate_cache()
-        return entries_of(await self._fs._ls(prefix, detail=True), prefix)
+        return Page(entries_of(await self._fs._ls(prefix, detail=True), prefix), None)
 
     @override
     async def exists(self, key: str) -> bool:
@@ -179,9 +182,9 @@ class ThreadedFiles(_SlashKeys, Files):
         return entry_of(await self._info(key), key)
 
     @override
-    async def entries(self, prefix: str) -> list[Entry]:
+    async def page(self, prefix: str, token: str | None) -> Page:
         self._fs.invalidate_cache()
-        return entries_of(await self._call(self._fs.ls, prefix, detail=True), prefix)
+        return Page(entries_of(await self._call(self._fs.ls, prefix, detail=True), prefix), None)
 
     @override
     async def exists(self, key: str) -> bool:

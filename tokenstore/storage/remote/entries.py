@@ -23,6 +23,14 @@ class Entry(NamedTuple):
     """A text that changes when the file is replaced; empty for a folder and where the storage tells none."""
 
 
+class Page(NamedTuple):
+    """A part of a folder's listing."""
+
+    entries: list[Entry]
+    token: str | None
+    """The token by which the next part is asked for; None for the last part."""
+
+
 def entry_of(info: Mapping[str, Any], key: str) -> Entry:
     """Return the entry of one file; raise FileNotFoundError for a folder."""
     entry = _entry(info)

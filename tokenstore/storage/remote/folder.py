@@ -21,7 +21,7 @@ from tokenstore.storage.base import Range, Storage, too_long
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
-from tokenstore.storage.remote.entries import Entry
+from tokenstore.storage.remote.entries import Entry, Page
 from tokenstore.storage.remote.faults import LongAnswerError, ShortAnswerError, is_past_end, is_taken
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.retrying import retried
@@ -229,13 +229,27 @@ class RemoteFolder(Storage):
 
         Raises StorageError for a plain web server, which cannot list its files.
         """
+        return sorted(entry for page in self.entry_pages(path) for entry in page)
 
-        async def attempt(files: Files, key: str) -> list[Entry]:
-            return await files.entries(key)
+    def entry_pages(self, path: str = "") -> Iterator[list[Entry]]:
+        """Yield the files and folders directly below a folder, a page at a time.
 
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(self._run(lambda connection: self._retried(connection, path, attempt, long=True)))
-        return []
+        Raises StorageError for a plain web server, which cannot list its files.
+        """
+
+        async def attempt(files: Files, key: str) -> Page:
+            return await files.page(key, token)
+
+        token: str | None = None
+        while True:
+            try:
+                page = self._run(lambda connection: self._retried(connection, path, attempt, long=True))
+            except FileNotFoundError:
+                return
+            yield page.entries
+            if page.token is None:
+                return
+            token = page.token
 
     @override
     def exists(self, path: str = "") -> bool:

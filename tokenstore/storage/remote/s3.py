@@ -7,7 +7,12 @@ from typing import Any
 from typing_extensions import override
 
 from tokenstore.storage.remote.access import AsyncFiles
+from tokenstore.storage.remote.entries import Entry, Page
+from tokenstore.storage.remote.faults import UnsupportedError
 from tokenstore.storage.remote.versions import Versions
+
+_LONGEST_NAME = 200
+"""The characters of a name that a message shows."""
 
 
 class S3Files(Versions, AsyncFiles):
@@ -33,3 +38,38 @@ class S3Files(Versions, AsyncFiles):
     def _after(self, parsed: Any, context: Any, **_: Any) -> None:
         if "ETag" in parsed:
             self._note_version(context.get("tokenstore_path", ""), parsed["ETag"])
+
+    @override
+    async def page(self, prefix: str, token: str | None) -> Page:
+        # subtle: s3fs would have a dictionary of a kilobyte for each of all names, and keep them
+        bucket, folder, _ = self._fs.split_path(prefix)
+        if not bucket:
+            return await super().page(prefix, token)
+        await self._fs.set_session()
+        client = await self._fs.get_s3(bucket)
+        below = f"{folder.rstrip('/')}/" if folder else ""
+        going_on = {} if token is None else {"ContinuationToken": token}
+        answer = await client.list_objects_v2(
+            Bucket=bucket, Prefix=below, Delimiter="/", **going_on, **self._fs.req_kw
+        )
+        entries = []
+        for part in answer.get("CommonPrefixes", ()):
+            entries.append(Entry(_name(part["Prefix"].removesuffix("/"), below), True, 0, ""))
+        for item in answer.get("Contents", ()):
+            if item["Key"] != below:  # the empty object that stands for the folder itself
+                version = item.get("ETag") or str(item.get("LastModified", ""))
+                entries.append(Entry(_name(item["Key"], below), False, int(item["Size"]), version))
+        following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        if answer.get("IsTruncated") and following is None:
+            raise UnsupportedError("the server ends its listing early, and does not say how to go on")
+        if following is not None and following == token:
+            raise UnsupportedError("the server gives the same part of its listing again and again")
+        return Page(entries, following)
+
+
+def _name(key: str, folder: str) -> str:
+    """Return a key's name in a folder, empty where two slashes follow each other."""
+    name = key.removeprefix(folder)
+    if not key.startswith(folder) or "/" in name:
+        raise UnsupportedError(f"the server lists {key[:_LONGEST_NAME]!r}, which is not in {folder!r}")
+    return name

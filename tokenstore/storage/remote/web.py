@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from typing_extensions import override
 
 from tokenstore.storage.remote.access import Files
-from tokenstore.storage.remote.entries import Entry
+from tokenstore.storage.remote.entries import Entry, Page
 from tokenstore.storage.remote.faults import AnswerError, LongAnswerError, UnsupportedError
 from tokenstore.storage.remote.versions import Versions
 
@@ -120,7 +120,7 @@ class WebFiles(Versions, Files):
             raise AnswerError(answer.status)
 
     @override
-    async def entries(self, prefix: str) -> list[Entry]:
+    async def page(self, prefix: str, token: str | None) -> Page:
         raise UnsupportedError("a plain web server cannot list its files")
 
     @override
