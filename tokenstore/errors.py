@@ -14,6 +14,7 @@
     ├── CodecError             codes do not fit the codec, or bytes do not decode
     ├── SourceError            a source, as a whole, cannot be read
     │   ├── SampleError        one sample of a source cannot be read
+    │   ├── SourceChangedError a file of a source was replaced after it was listed
     │   └── WorkerError        a process that works on samples has died
     ├── TokenizerError         a tokenizer cannot be loaded, or does not fit
     ├── AdapterError           weights of a TokenAdapt cannot be loaded, or do not fit
@@ -152,6 +153,10 @@ class SourceError(TokenstoreError):
 
 class SampleError(SourceError):
     """One sample of a source cannot be read; the message is the reason."""
+
+
+class SourceChangedError(SourceError):
+    """A file of a source was replaced after it was listed, so that its samples are others."""
 
 
 class WorkerError(SourceError):

@@ -175,7 +175,7 @@ def test_storage_that_stops_answering_ends_a_conversion_that_can_be_resumed(
     url, target = on_s3(sources, s3_server), tmp_path / "remote.zarr"
     options = s3_server.storage_options()
 
-    def fails(*_: object) -> list[bytes]:
+    def fails(*_: object, **__: object) -> list[bytes]:
         raise StorageError("no answer within 30 s")
 
     with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from tokenstore.errors import SampleError, SourceError, StorageError
+from tokenstore.errors import SampleError, SourceChangedError, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
 from tokenstore.sources.base import PlacedRequest
 from tokenstore.sources.files import SourceFile
@@ -59,7 +59,7 @@ class ParquetRequest(PlacedRequest):
                     of_cells = _images(cells, file, self.allow_outside_paths)
                     images += [_once(image, large) for image in of_cells]
                     start += len(cells)
-            except StorageError:  # which is an OSError, and no fault of the samples
+            except (StorageError, SourceChangedError):  # no fault of the samples
                 _opened.version = None
                 raise
             except (*READ_ERRORS, SourceError) as error:

@@ -12,10 +12,12 @@ from urllib.parse import unquote
 
 from typing_extensions import override
 
-from tokenstore.errors import DamageError, SampleError, SourceError
+from tokenstore.errors import DamageError, SampleError, SourceChangedError, SourceError, StorageError
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES, MAX_PATH_BYTES, outside_error
 from tokenstore.sources.files import SourceFile
 from tokenstore.storage import public_url
+from tokenstore.storage.remote.entries import plain_version
+from tokenstore.storage.remote.faults import ReplacedError
 from tokenstore.storage.streams import SeekableStream
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ _NEAR_NBYTES = 2**20
 """The distance up to which reading on costs less time than a request of its own."""
 _BLOCK_NBYTES = (2**16, 2**22)
 """The bytes of the first request of a walk through a file, and of each once the walk goes steadily on."""
+_ASKED_AGAIN = 3
+"""The times that a place is asked about a file that seems to be another: several servers may answer."""
 MISSING = "cannot be read: No such file or directory"
 
 _places: dict[tuple[str, str], RemotePlace] = {}
@@ -175,21 +179,52 @@ class RemoteFile(SourceFile):
     @override
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
         spans = _spans(ranges)
-        requests = [(self.path, start, stop) for start, stop, _ in spans]
         answers: list[bytes | SampleError] = [b""] * len(ranges)
         try:
-            blocks = self.place.storage.read_ranges(requests, CONCURRENCY)
+            blocks = self.fetch([(start, stop) for start, stop, _ in spans])
         except FileNotFoundError:
             return [SampleError(f"{self} cannot be read: no such file") for _ in ranges]
-        except DamageError:  # the file is shorter than it was: which samples are still whole?
-            if len(ranges) == 1:
-                return [SampleError(f"{self} ends within the sample")]
-            return [self.read_ranges([each])[0] for each in ranges]
         for (start, _, members), block in zip(spans, blocks, strict=True):
             for number in members:
                 offset, size = ranges[number]
                 answers[number] = block[offset - start : offset - start + size]
         return answers
+
+    def fetch(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes [start, stop) of some spans, of the version of the file that was listed.
+
+        Raises FileNotFoundError for a file that has gone, SourceChangedError for one that was replaced, and
+        StorageError for a server that does not send what it says it has.
+        """
+        storage = self.place.storage
+        requests = [(self.path, start, stop) for start, stop in spans]
+        try:
+            return storage.read_ranges(requests, CONCURRENCY, version=self.tag)
+        except ReplacedError:
+            if self._is_as_listed():  # the servers of one place may tell versions of their own
+                return storage.read_ranges(requests, CONCURRENCY)
+            raise self._replaced() from None
+        except DamageError as error:
+            if self._is_as_listed():
+                raise StorageError(
+                    f"{self}: expected an answer from the {self.size:,} bytes that the server says the file "
+                    f"has, found another: {error}"
+                ) from error
+            raise self._replaced() from None
+
+    def _is_as_listed(self) -> bool:
+        """Return True if the place says of the file what it said when it was listed."""
+        entries = (self.place.storage.entry(self.path) for _ in range(_ASKED_AGAIN))
+        versions = plain_version(self.tag), ""
+        return any(
+            entry.nbytes == self.size and plain_version(entry.version) in versions for entry in entries
+        )
+
+    def _replaced(self) -> SourceChangedError:
+        return SourceChangedError(
+            f"{self}: was replaced after it was listed. Leave the files of a source as they are until the "
+            "conversion has ended, and begin it again"
+        )
 
 
 def _below(folder: str, path: bytes, allow_outside: bool) -> str | SampleError:
@@ -281,18 +316,9 @@ class RemoteReader(SeekableStream):
             self._ahead = (end, last, self._thread.submit(self._read, end, last))
 
     def _read(self, start: int, stop: int) -> bytes:
-        file = self._file
+        step = stop - start if stop - start <= 2 * _PART_NBYTES else _PART_NBYTES
+        parts = [(first, min(first + step, stop)) for first in range(start, stop, max(step, 1))]
         try:
-            if stop - start <= 2 * _PART_NBYTES:
-                return file.place.storage.read_range(file.path, start, stop)
-            parts = [
-                (file.path, first, min(first + _PART_NBYTES, stop))
-                for first in range(start, stop, _PART_NBYTES)
-            ]
-            return b"".join(file.place.storage.read_ranges(parts, CONCURRENCY))
+            return b"".join(self._file.fetch(parts))
         except FileNotFoundError as error:
-            raise SourceError(f"{file}: cannot be read: no such file") from error
-        except DamageError as error:
-            raise SourceError(
-                f"{file}: cannot be read: expected {file.nbytes} bytes, found fewer; it was replaced"
-            ) from error
+            raise SourceError(f"{self._file}: cannot be read: no such file") from error

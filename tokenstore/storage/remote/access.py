@@ -34,6 +34,9 @@ class Files(Protocol):
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Return the bytes [start, stop) of a file; fewer if the file ends before."""
 
+    async def read_version(self, key: str, start: int, stop: int) -> tuple[bytes, str]:
+        """Return what `read_range` returns, and the file's version; empty where answers tell none."""
+
     async def size(self, key: str) -> int:
         """Return a file's size in bytes."""
 
@@ -71,14 +74,17 @@ class Files(Protocol):
         """Close all sockets and threads."""
 
 
-class _SlashKeys:
-    """Keys that are a prefix, a slash and a path."""
+class _SlashKeys(Files, Protocol):
+    """Keys that are a prefix, a slash and a path, in places whose answers tell no versions."""
 
     def key(self, prefix: str, path: str) -> str:
         return f"{prefix.rstrip('/')}/{path}" if prefix and path else prefix or path
 
+    async def read_version(self, key: str, start: int, stop: int) -> tuple[bytes, str]:
+        return await self.read_range(key, start, stop), ""
 
-class AsyncFiles(_SlashKeys, Files):
+
+class AsyncFiles(_SlashKeys):
     """Requests to object storage: the coroutines of an fsspec file system."""
 
     def __init__(self, fs: Any) -> None:
@@ -157,7 +163,7 @@ class AsyncFiles(_SlashKeys, Files):
                     await closing
 
 
-class ThreadedFiles(_SlashKeys, Files):
+class ThreadedFiles(_SlashKeys):
     """Requests to an fsspec file system whose calls block; `threads` of them run at a time."""
 
     def __init__(self, fs: Any, threads: int) -> None:

@@ -31,6 +31,11 @@ class Page(NamedTuple):
     """The token by which the next part is asked for; None for the last part."""
 
 
+def plain_version(version: str) -> str:
+    """Return a version without what servers add in one answer and leave out in another."""
+    return version.removeprefix("W/").strip('"')
+
+
 def entry_of(info: Mapping[str, Any], key: str) -> Entry:
     """Return the entry of one file; raise FileNotFoundError for a folder."""
     entry = _entry(info)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
+from tokenstore.errors import DamageError
 from tokenstore.storage.redaction import Secrets
 
 _PASSING_STATUSES = frozenset({408, 425, 429})
@@ -69,6 +70,10 @@ class AnswerError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP status {status}")
         self.status = status
+
+
+class ReplacedError(DamageError):
+    """An answer with the bytes of another version of the file than was asked for."""
 
 
 class ShortAnswerError(Exception):

@@ -21,8 +21,14 @@ from tokenstore.storage.base import Range, Storage, too_long
 from tokenstore.storage.redaction import Secrets, public_url
 from tokenstore.storage.remote.access import Files
 from tokenstore.storage.remote.connection import ClosedError, Connection
-from tokenstore.storage.remote.entries import Entry, Page
-from tokenstore.storage.remote.faults import LongAnswerError, ShortAnswerError, is_past_end, is_taken
+from tokenstore.storage.remote.entries import Entry, Page, plain_version
+from tokenstore.storage.remote.faults import (
+    LongAnswerError,
+    ReplacedError,
+    ShortAnswerError,
+    is_past_end,
+    is_taken,
+)
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.retrying import retried
 
@@ -153,16 +159,25 @@ class RemoteFolder(Storage):
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         return self._run(lambda connection: self._read_range(connection, path, start, stop))
 
-    async def _read_range(self, connection: Connection, path: str, start: int, stop: int) -> bytes:
+    async def _read_range(
+        self, connection: Connection, path: str, start: int, stop: int, version: str = ""
+    ) -> bytes:
         if start == stop:
             return b""
-        attempt = partial(_exactly, start=int(start), stop=int(stop))
+        attempt = partial(_exactly, start=int(start), stop=int(stop), version=version)
         return await self._retried(connection, path, attempt, nbytes=stop - start)
 
     @override
-    def read_ranges(self, requests: Sequence[Range], concurrency: int = 16) -> list[bytes]:
+    def read_ranges(
+        self, requests: Sequence[Range], concurrency: int = 16, *, version: str = ""
+    ) -> list[bytes]:
+        """Return the bytes of many ranges, `concurrency` of them read at a time.
+
+        Raises ReplacedError for an answer that tells another version of its file than `version`.
+        """
         jobs = [
-            partial(self._read_range, path=path, start=start, stop=stop) for path, start, stop in requests
+            partial(self._read_range, path=path, start=start, stop=stop, version=version)
+            for path, start, stop in requests
         ]
         return self._run_many(jobs, concurrency)
 
@@ -345,8 +360,15 @@ async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:
         raise
 
 
-async def _exactly(files: Files, key: str, *, start: int, stop: int) -> bytes:
-    data = await _block(files, key, start=start, stop=stop)
+async def _exactly(files: Files, key: str, *, start: int, stop: int, version: str) -> bytes:
+    try:
+        data, told = await files.read_version(key, start, stop)
+    except Exception as error:
+        if not is_past_end(error):
+            raise
+        data, told = b"", ""
+    if version and told and plain_version(told) != plain_version(version):
+        raise ReplacedError(f"expected version {version}, found {told}")
     if len(data) > stop - start:
         raise LongAnswerError(f"expected {stop - start} bytes at {start}, found {len(data)}")
     if len(data) < stop - start:

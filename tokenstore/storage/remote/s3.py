@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from typing_extensions import override
@@ -11,6 +12,8 @@ from tokenstore.storage.remote.entries import Entry, Page
 from tokenstore.storage.remote.faults import UnsupportedError
 from tokenstore.storage.remote.versions import Versions
 
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+"""The versions that the answers to this task's request tell."""
 _LONGEST_NAME = 200
 """The characters of a name that a message shows."""
 
@@ -32,12 +35,24 @@ class S3Files(Versions, AsyncFiles):
             client.meta.events.register("after-call.s3.GetObject", self._after)
         return await super().read_range(key, start, stop)
 
+    @override
+    async def read_version(self, key: str, start: int, stop: int) -> tuple[bytes, str]:
+        told: list[str] = []
+        before = _told.set(told)
+        try:
+            return await self.read_range(key, start, stop), "".join(told[-1:])
+        finally:
+            _told.reset(before)
+
     def _before(self, params: Any, context: Any, **_: Any) -> None:
         context["tokenstore_path"] = params["url_path"]
 
     def _after(self, parsed: Any, context: Any, **_: Any) -> None:
         if "ETag" in parsed:
             self._note_version(context.get("tokenstore_path", ""), parsed["ETag"])
+            told = _told.get()
+            if told is not None:
+                told.append(parsed["ETag"])
 
     @override
     async def page(self, prefix: str, token: str | None) -> Page:

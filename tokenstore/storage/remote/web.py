@@ -85,11 +85,15 @@ class WebFiles(Versions, Files):
 
     @override
     async def read_range(self, key: str, start: int, stop: int) -> bytes:
+        return (await self.read_version(key, start, stop))[0]
+
+    @override
+    async def read_version(self, key: str, start: int, stop: int) -> tuple[bytes, str]:
         async with self._get(key, start, stop) as answer:
             if answer.ok:
                 self._note_version(key, answer.headers.get("ETag", ""))
             if answer.status == 200:  # the server ignores Range and sends the whole file
-                return await _cut_out(_decoded(answer), start, stop)
+                return await _cut_out(_decoded(answer), start, stop), _version(answer)
             if answer.status != 206:
                 raise AnswerError(answer.status)
             actual = answer.headers.get("Content-Range", "")
@@ -100,7 +104,7 @@ class WebFiles(Versions, Files):
             data = await _cut_out(_decoded(answer), 0, stop - start + 1)
             if len(data) > stop - start:
                 raise LongAnswerError(f"expected {stop - start} bytes at {start}, found more")
-            return data
+            return data, _version(answer)
 
     @override
     async def size(self, key: str) -> int:
@@ -109,7 +113,7 @@ class WebFiles(Versions, Files):
     @override
     async def entry(self, key: str) -> Entry:
         async with self._get(key, 0, 1) as answer:
-            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
+            version = _version(answer)
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status in (206, 416) and _SIZE.fullmatch(total):
                 return Entry(key.rpartition("/")[2], False, int(total), version)
@@ -159,6 +163,11 @@ class WebFiles(Versions, Files):
         for session in (self._fs._session, self._elsewhere):
             if session is not None:
                 await session.close()
+
+
+def _version(answer: Any) -> str:
+    """Return the version that an answer tells of its file, or ""."""
+    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""))
 
 
 def _coding(answer: Any) -> str:
