@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ import pytest
 import torch
 from helpers.brightness import BrightnessTokenizer
 from helpers.fault_proxy import FaultProxy
+from helpers.faults import Rule, together
 from helpers.object_storage import S3Server
 from helpers.paths import TESTS
 from helpers.tar_files import write_tar
 from PIL import Image
 
 import tokenstore
-from tokenstore.errors import ConversionError, StorageError
+from tokenstore.conversion.encoding import RangeEncoder
+from tokenstore.conversion.image_size import choose_size
+from tokenstore.conversion.images import LoadedTokenizer, plan_images
+from tokenstore.conversion.options import ConvertOptions
+from tokenstore.errors import ConversionError, SourceError, StorageError
 from tokenstore.sources import open_source
+from tokenstore.sources.base import ImageSource
 from tokenstore.writing.target import LISTINGS
 
 OPTIONS: dict[str, Any] = {
@@ -238,3 +245,95 @@ def test_row_groups_of_parquet_are_fetched_once_for_all_decode_processes(
     tokenstore.convert(source, tmp_path / "x.zarr", tokenizer=BrightnessTokenizer(), **chosen)
     assert size < fault_proxy.sent < 1.5 * size
     assert len(tokenstore.open(tmp_path / "x.zarr")["train"]) == len(noise)
+
+
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_a_resumed_conversion_of_a_folder_or_of_parquet_lists_nothing_again(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy, kind: str
+) -> None:
+    sources, target = write_sources(tmp_path / "sources"), tmp_path / "remote.zarr"
+    url, options = f"{on_s3(sources, s3_server)}/{kind}", s3_server.storage_options(fault_proxy.url)
+    with pytest.raises(StoppedError):
+        converted(url, target, source_storage_options=options, tokenizer=StoppingTokenizer(target))
+    fault_proxy.clear()
+    requests = []
+
+    def listed(source: Any) -> None:
+        requests.extend(fault_proxy.requests)
+        notes.extend(source.notes)
+
+    notes: list[str] = []
+    converted(url, target, source_storage_options=options, resume=True, on_source=listed)
+    if kind == "images":
+        assert requests == []
+        assert any("images added since are left out" in note for note in notes)
+    else:  # the files' versions
+        assert ["list-type=2" in request.path for request in requests] == [True]
+    assert files_of(target) == files_of(converted(sources / kind, tmp_path / "local.zarr"))
+
+
+def test_a_folder_whose_saved_listing_is_refused_is_listed_again(tmp_path: Path, s3_server: S3Server) -> None:
+    sources, target = write_sources(tmp_path / "sources"), tmp_path / "remote.zarr"
+    url, options = f"{on_s3(sources, s3_server)}/images", s3_server.storage_options()
+    fs = fsspec.filesystem("s3", **options)
+    with pytest.raises(StoppedError):
+        converted(url, target, source_storage_options=options, tokenizer=StoppingTokenizer(target))
+    fs.pipe_file(f"{url}/beside.png", picture(1))
+    converted(url, target, source_storage_options=options, resume=True)
+    assert len(tokenstore.open(target)["train"]) == TARS * (IMAGES - 2)
+    with pytest.raises(SourceError, match="lies beside class folder"):
+        converted(url, tmp_path / "other.zarr", source_storage_options=options)
+    assert not (tmp_path / "other.zarr" / LISTINGS).exists()
+
+
+def test_a_flat_folder_is_listed_once_a_page_at_a_time(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
+) -> None:
+    (tmp_path / "flat").mkdir()
+    for number in range(1100):
+        (tmp_path / "flat" / f"{number}.jpg").touch()
+    url, options = f"{on_s3(tmp_path, s3_server)}/flat", s3_server.storage_options(fault_proxy.url)
+    source = open_source(url, source_storage_options=options)
+    assert len(source.splits["train"]) == 1100
+    assert fault_proxy.count(path="list-type=2") == fault_proxy.count() == 2
+
+
+def test_the_images_that_say_the_size_are_read_many_at_a_time(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
+) -> None:
+    url = f"{on_s3(write_sources(tmp_path / 'sources'), s3_server)}/images"
+    source = open_source(url, source_storage_options=s3_server.storage_options(fault_proxy.url))
+    assert isinstance(source, ImageSource)
+    fault_proxy.clear([Rule(together(threading.Barrier(8)), "GET", count=32)])
+    assert choose_size([source.splits["train"]], BrightnessTokenizer()).side == 16
+    assert fault_proxy.count("GET") == 32
+    assert fault_proxy.most_under_way >= 8
+
+
+def test_ranges_of_whole_row_groups_fetch_each_row_group_once(
+    tmp_path: Path, s3_server: S3Server, fault_proxy: FaultProxy
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 96, 96, 3), np.uint8)
+    images = [io.BytesIO() for _ in noise]
+    for pixels, file in zip(noise, images, strict=True):
+        Image.fromarray(pixels).save(file, "PNG")
+    (tmp_path / "tables").mkdir()
+    table = pa.table({"image": [file.getvalue() for file in images]})
+    pq.write_table(table, tmp_path / "tables" / "x.parquet", row_group_size=60, data_page_size=2**14)
+    size = (tmp_path / "tables" / "x.parquet").stat().st_size
+    url, options = f"{on_s3(tmp_path, s3_server)}/tables", s3_server.storage_options(fault_proxy.url)
+    source = open_source(url, source_storage_options=options)
+    assert isinstance(source, ImageSource)
+    chosen = ConvertOptions(batch_size=8, image_size=16, workers=0)
+    plan = plan_images(source, ("train",), chosen, url, LoadedTokenizer(BrightnessTokenizer()))
+    sent = []
+    for whole_groups in (False, True):
+        fault_proxy.clear()
+        codes = []
+        for samples in plan.ranges({"train": 0}, 2, whole_groups=whole_groups):
+            with RangeEncoder(plan.encoder, 8, 0) as encoder:  # as if each were another machine
+                codes.append(encoder.encode(plan.request(samples, encoder.task_samples)).codes)
+        sent.append((fault_proxy.sent / size, np.concatenate(codes)))
+    (_, some), (factor, others) = sent
+    assert np.array_equal(some, others)
+    assert factor < 1.6 < sent[0][0]

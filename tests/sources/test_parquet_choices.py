@@ -15,7 +15,7 @@ import pytest
 from helpers.image_sources import contents, labels
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources import open_source, parquet, parquet_cells
+from tokenstore.sources import open_source, parquet_cells, parquet_footers
 from tokenstore.sources.arrow_types import plain
 from tokenstore.sources.files import LocalFile
 from tokenstore.sources.parquet import open_parquet
@@ -319,7 +319,7 @@ def test_rows_of_groups_that_are_not_those_of_the_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "x.parquet", rows=2)
-    footer, schema = parquet._open(LocalFile.of(path))
+    footer, schema = parquet_footers._open(LocalFile.of(path))
 
     class Claimed:
         num_rows = footer.num_rows
@@ -328,7 +328,7 @@ def test_rows_of_groups_that_are_not_those_of_the_file_are_refused(
         def row_group(self, group: int) -> Any:
             return SimpleNamespace(num_rows=2**40 if group else 2)
 
-    monkeypatch.setattr(parquet, "_open", lambda _: (Claimed(), schema))
+    monkeypatch.setattr(parquet_footers, "_open", lambda _: (Claimed(), schema))
     with pytest.raises(SourceError, match=r"says it has 4 rows, and 1,099,511,627,778 in its groups"):
         open_parquet(path)
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from tokenstore.conversion.arguments import (
 from tokenstore.conversion.codes import CodePlan
 from tokenstore.conversion.completed import refuse_other_conversion
 from tokenstore.conversion.images import ConversionPlan
-from tokenstore.conversion.ranges import SampleRange
+from tokenstore.conversion.ranges import SampleRange, spaced_samples
 from tokenstore.errors import ArgumentError, SampleError, StorageError
 from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_table
 from tokenstore.reading import StoreFiles, TokenStore
@@ -37,11 +38,13 @@ from tokenstore.sources.base import (
     CodeSource,
     ImageSource,
     Source,
+    Split,
     count_labels,
     further_kinds,
     further_values,
 )
 from tokenstore.sources.decoding import DecodePool
+from tokenstore.sources.fetching import fetched_many
 from tokenstore.storage import Storage
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.target import check_target, whole_store
@@ -49,7 +52,7 @@ from tokenstore.writing.target import check_target, whole_store
 __all__ = ["Estimate", "SplitEstimate", "plan"]
 
 SAMPLES = 200
-"""The samples, evenly spaced over all splits, of which bytes and time are estimated."""
+"""The samples, spread over all splits, of which bytes and time are estimated."""
 
 
 @dataclass(frozen=True)
@@ -226,17 +229,14 @@ class _Measured:
         return (total + table.tell()) / count
 
 
-def _positions(planned: ConversionPlan | CodePlan) -> Iterator[tuple[str, int]]:
-    """Yield the split and position of some samples, evenly spaced over all that are converted."""
-    here = {name: planned.options.positions(len(planned.source.splits[name])) for name in planned.names}
-    total = sum(map(len, here.values()))
-    numbers = sorted({number * total // SAMPLES for number in range(SAMPLES if total else 0)})
-    first = 0
-    for name, positions in here.items():
-        for number in numbers:
-            if 0 <= number - first < len(positions):
-                yield name, positions[number - first]
-        first += len(positions)
+def _spaced(planned: ConversionPlan | CodePlan) -> Iterator[tuple[str, int, int]]:
+    """Yield the split, start and stop of some samples, spread over all that are converted."""
+    splits: list[tuple[Split, range]] = [
+        (planned.source.splits[name], planned.options.positions(len(planned.source.splits[name])))
+        for name in planned.names
+    ]
+    for index, start, stop in spaced_samples(splits, SAMPLES):
+        yield planned.names[index], start, stop
 
 
 def _measured_images(planned: ConversionPlan) -> _Measured:
@@ -245,23 +245,30 @@ def _measured_images(planned: ConversionPlan) -> _Measured:
     inputs, masks, names, facts, labels, bad = [], [], [], [], [], []
     decoding = 0.0
     with DecodePool(encoder.decoder, 0, encoder.masks) as pool:
-        for split, position in _positions(planned):
+        spaced = list(_spaced(planned))
+        tasks = (
+            (split, task)
+            for split, *part in spaced
+            for task in planned.request(SampleRange(split, *part)).tasks
+        )
+        of_splits, of_tasks = tee(tasks)
+        for (split, _), task in zip(of_splits, fetched_many(task for _, task in of_tasks), strict=True):
             samples = planned.source.splits[split]
-            name = samples.names(position, position + 1)[0].as_py()
+            sample_names = samples.names(task.start, task.stop).to_pylist()
+            all_labels = samples.labels(task.start, task.stop)
             started = time.perf_counter()
-            (decoded,) = pool.decode(planned.request(SampleRange(split, position, position + 1)).tasks)
+            (decoded,) = pool.decode([task])
             decoding += time.perf_counter() - started
-            (outcome,) = decoded.outcomes
-            if isinstance(outcome, SampleError):
-                bad.append((name, str(outcome)))
-                continue
-            inputs.append(decoded.inputs[0].copy())
-            if decoded.masks is not None:
-                masks.append(decoded.masks[0].copy())
-            label = samples.labels(position, position + 1)
-            labels += [] if label is None else [int(label[0])]
-            names.append(name)
-            facts.append((outcome.width, outcome.height, outcome.nbytes))
+            for row, (name, outcome) in enumerate(zip(sample_names, decoded.outcomes, strict=True)):
+                if isinstance(outcome, SampleError):
+                    bad.append((name, str(outcome)))
+                    continue
+                inputs.append(decoded.inputs[row].copy())
+                if decoded.masks is not None:
+                    masks.append(decoded.masks[row].copy())
+                labels += [] if all_labels is None else [int(all_labels[row])]
+                names.append(name)
+                facts.append((outcome.width, outcome.height, outcome.nbytes))
     codes, columns = [], []
     encoding = 0.0
     for start in range(0, len(inputs), planned.batch_size):
@@ -295,8 +302,8 @@ def _measured_codes(planned: CodePlan) -> _Measured:
     started = time.perf_counter()
     codes, names = [], []
     columns: dict[str, list[npt.NDArray[Any]]] = {}
-    for name, position in _positions(planned):
-        split, here = planned.source.splits[name], slice(position, position + 1)
+    for name, *part in _spaced(planned):
+        split, here = planned.source.splits[name], slice(*part)
         codes.append(np.asarray(split.codes(here.start, here.stop)))
         names.append(split.names(here.start, here.stop)[0].as_py())
         for column in split.columns:

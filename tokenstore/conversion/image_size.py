@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from tokenstore.conversion.ranges import spaced_samples
 from tokenstore.errors import Parameter, SampleError, TokenizerError
 from tokenstore.sources.base import ImageSplit, Note
+from tokenstore.sources.decoding import decode_tasks
+from tokenstore.sources.fetching import fetched_many
 from tokenstore.sources.images import FORMATS, ImageOptions, pillow_limits
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
 
@@ -25,7 +28,7 @@ LEAST_GRID = 4
 """The positions a side below which no smaller size is chosen."""
 _MAX_PIXELS = ImageOptions(1).max_pixels
 _MEASURED = 32
-"""The number of images whose sides are read, evenly spaced over all splits."""
+"""The number of images whose sides are read, spread over all splits."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,12 @@ def _takes(tokenizer: Tokenizer, side: int) -> bool:
 
 def _measured(splits: Sequence[ImageSplit]) -> Iterator[tuple[int, int]]:
     """Yield the width and height of some images, those that can be read."""
-    total = sum(map(len, splits))
-    positions = sorted({number * total // _MEASURED for number in range(_MEASURED if total else 0)})
-    first = 0
-    for split in splits:
-        for position in [position - first for position in positions if 0 <= position - first < len(split)]:
-            for data in split.request(position, position + 1).read():
-                if not isinstance(data, SampleError):
-                    yield from _sides(data)
-        first += len(split)
+    chosen = spaced_samples([(split, range(len(split))) for split in splits], _MEASURED)
+    tasks = (task for split, start, stop in chosen for task in decode_tasks(splits[split], start, stop))
+    for task in fetched_many(tasks):
+        for data in task.images.read():
+            if not isinstance(data, SampleError):
+                yield from _sides(data)
 
 
 def _sides(data: bytes) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Protocol, Self
 
 from tokenstore.conversion.options import ConvertOptions
-from tokenstore.conversion.ranges import RangeRequest, SampleRange, Segment
+from tokenstore.conversion.ranges import RangeRequest, SampleRange, Segment, group_ends
 from tokenstore.format import Column
-from tokenstore.sources.base import Source, Split
+from tokenstore.sources.base import GroupedSplit, Source, Split
 from tokenstore.writing.spec import StoreSpec
 
 __all__ = ["RangePlan", "RangeWorker", "WorkerRecipe"]
@@ -109,16 +110,26 @@ class RangePlan(ABC):
         """Return the positions of those of a split's samples that are converted here."""
         return self.options.positions(len(self.split(split)))
 
-    def ranges(self, starts: Mapping[str, int], batches: int = 1) -> Iterator[SampleRange]:
+    def ranges(
+        self, starts: Mapping[str, int], batches: int = 1, *, whole_groups: bool = False
+    ) -> Iterator[SampleRange]:
         """Yield the ranges of each split from a start on, of so many of the tokenizer's batches each.
 
         Ranges begin and end at multiples of the batch size, or at the end of a split. So no batch depends on
         where a conversion was interrupted, or on its cut into parts; samples outside of these are encoded
-        and left out.
+        and left out. With `whole_groups`, ranges of a GroupedSplit end where groups end, at the next multiple
+        of the batch size: a worker that reads a group reads it whole, and no other does.
         """
         for split, start in starts.items():
-            stop, size = self.positions(split).stop, self.batch_size
+            stop, size, samples = self.positions(split).stop, self.batch_size, self.split(split)
             if start < stop:
                 stop = min(stop + -stop % size, self.listed(split))
-                for first in range(start - start % size, stop, batches * size):
-                    yield SampleRange(split, first, min(first + batches * size, stop))
+                first = start - start % size
+                if whole_groups and isinstance(samples, GroupedSplit):
+                    ends = group_ends(samples.group_starts(), size, batches)
+                    bounds = chain((end for end in ends if first < end < stop), [stop])
+                else:
+                    bounds = chain(range(first + batches * size, stop, batches * size), [stop])
+                for end in bounds:
+                    yield SampleRange(split, first, end)
+                    first = end

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,14 +17,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import Parameter
+from tokenstore.sources.base import GroupedSplit, Split
 from tokenstore.sources.decode_task import DecodeTask
 
-__all__ = ["DEADLY", "MOST_DEATHS", "BadSample", "RangeRequest", "SampleRange", "Segment"]
+__all__ = [
+    "DEADLY",
+    "MOST_DEATHS",
+    "BadSample",
+    "RangeRequest",
+    "SampleRange",
+    "Segment",
+    "group_ends",
+    "spaced_samples",
+]
 
 MOST_DEATHS = 3
 """The workers that may die of a range before it is cut in two, and of a sample before it counts as bad."""
 DEADLY = f"the process that read it died, {MOST_DEATHS} times"
 """The reason of a sample that counts as bad since workers die of it."""
+LARGEST_GROUP = 2**14
+"""The samples above which a group of samples is cut, though all of its ranges then read its start."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,47 @@ class SampleRange:
         """Return the two halves of a range of several samples."""
         middle = (self.start + self.stop) // 2
         return SampleRange(self.split, self.start, middle), SampleRange(self.split, middle, self.stop)
+
+
+def spaced_samples(splits: Sequence[tuple[Split, range]], count: int) -> Iterator[tuple[int, int, int]]:
+    """Yield some samples evenly spaced over ranges of splits, as (index of the split, start, stop).
+
+    Those of a GroupedSplit are the first samples of groups, as many as are in each: to read others would be
+    to read all before them too.
+    """
+    total, first = sum(len(here) for _, here in splits), 0
+    numbers = sorted({number * total // count for number in range(count if total else 0)})
+    for index, (split, here) in enumerate(splits):
+        positions = [here[number - first] for number in numbers if 0 <= number - first < len(here)]
+        first += len(here)
+        if not isinstance(split, GroupedSplit):
+            yield from ((index, position, position + 1) for position in positions)
+            continue
+        starts = split.group_starts()
+        groups = Counter((np.searchsorted(starts, positions, "right") - 1).tolist())
+        for group, samples in groups.items():
+            start = max(int(starts[group]), here.start)
+            yield index, start, min(start + samples, int(starts[group + 1]), here.stop)
+
+
+def group_ends(starts: npt.NDArray[np.int64], size: int, batches: int) -> Iterator[int]:
+    """Yield where ranges end that hold whole groups and at least so many batches of `size` samples.
+
+    `starts` are the first samples of the groups, and at the end the number of samples. A range ends at the
+    first multiple of `size` at or after the end of a group. A group of more than `LARGEST_GROUP` samples is
+    cut into equal ranges.
+    """
+    total, end = int(starts[-1]), 0
+    while end < total:
+        first, group = end, int(np.searchsorted(starts, end + batches * size))
+        group_end = int(starts[min(group, len(starts) - 1)])
+        last = min(group_end + -group_end % size, total)
+        pieces = -(-(last - first) // max(LARGEST_GROUP, batches * size))
+        step = -(-(last - first) // (pieces * size)) * size
+        for end in range(first + step, last, step):
+            yield end
+        end = last
+        yield end
 
 
 @dataclass(frozen=True)

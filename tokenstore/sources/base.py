@@ -92,6 +92,14 @@ class ImageSplit(Split, Protocol):
         """Return the request by which a decoding process reads samples [start, stop)."""
 
 
+@runtime_checkable
+class GroupedSplit(ImageSplit, Protocol):
+    """A split of groups of neighbouring samples, such as row groups, that are read from their start on."""
+
+    def group_starts(self) -> npt.NDArray[np.int64]:
+        """Return the first sample of each group, and at the end the number of samples."""
+
+
 class MaskRequest(ImageRequest, Protocol):
     """A small picklable request for the label maps, as PNG files, of some neighbouring samples."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
@@ -14,10 +14,12 @@ from tokenstore.errors import SampleError
 from tokenstore.sources.base import FetchedRequest, MaskRequest
 from tokenstore.sources.decode_task import DecodeTask
 
-__all__ = ["TASKS_AHEAD", "TaskFetcher", "fetched_ahead"]
+__all__ = ["TASKS_AHEAD", "TaskFetcher", "fetched_ahead", "fetched_many"]
 
 TASKS_AHEAD = 4
 """The tasks whose images one process fetches at a time, before they are decoded."""
+_MANY = 16
+"""The tasks of samples here and there that are fetched at a time."""
 _MOST_NBYTES = 2**26
 """The bytes of images up to which the next task's are fetched too, if they take as many as the largest."""
 
@@ -95,6 +97,22 @@ class TaskFetcher:
                 self._executor = ThreadPoolExecutor(self._threads, "tokenstore-fetching")
             number = next(iter(self._waiting))
             self._running[number] = self._executor.submit(_fetched, self._waiting.pop(number))
+
+
+def fetched_many(tasks: Iterable[DecodeTask]) -> Iterator[DecodeTask]:
+    """Yield tasks of samples here and there, in order, with their images: many are fetched at a time."""
+    waiting = iter(tasks)
+    threads = ThreadPoolExecutor(_MANY, "tokenstore-fetching")
+    running = deque[Future[DecodeTask]]()
+    try:
+        while True:
+            for task in islice(waiting, 2 * _MANY - len(running)):
+                running.append(threads.submit(_fetched, task))
+            if not running:
+                return
+            yield running.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def fetched_ahead(tasks: Iterator[DecodeTask], *, alone: bool) -> Iterator[DecodeTask]:

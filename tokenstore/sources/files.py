@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from typing_extensions import override
 
@@ -16,7 +16,7 @@ from tokenstore.sources.file_bytes import read_file_below
 from tokenstore.sources.names import printable
 from tokenstore.storage.regular import open_regular, read_at
 
-__all__ = ["LocalFile", "Reader", "SourceFile", "reading", "whole_file"]
+__all__ = ["ExpectingReader", "LocalFile", "Reader", "SourceFile", "reading", "whole_file"]
 
 
 class Reader(Protocol):
@@ -30,6 +30,14 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Close the file."""
+
+
+@runtime_checkable
+class ExpectingReader(Reader, Protocol):
+    """An open file that can be told what will be read of it."""
+
+    def expect(self, nbytes: int, *, here: bool) -> None:
+        """Take note that so many bytes are read in order, from the next read on, or from where they began."""
 
 
 class SourceFile(Protocol):

@@ -109,12 +109,20 @@ class SavedListings:
             self._storage.remove(self._folder)
 
     def _write(self) -> None:
-        assert self._storage is not None
         if not self._has_saved:
             self._own()
         waiting, self._waiting, self._has_saved = self._waiting, {}, True
-        facts = [[key, len(each.table), each.facts] for key, each in waiting.items()]
-        table = pa.concat_tables([each.table for each in waiting.values()])
+        by_columns: dict[tuple[str, ...], dict[str, FileListing]] = {}
+        for key, each in waiting.items():
+            by_columns.setdefault(tuple(each.table.column_names), {})[key] = each
+        for alike in by_columns.values():
+            self._write_alike(alike)
+
+    def _write_alike(self, listings: dict[str, FileListing]) -> None:
+        """Save listings of the same columns in one file."""
+        assert self._storage is not None
+        facts = [[key, len(each.table), each.facts] for key, each in listings.items()]
+        table = pa.concat_tables([each.table for each in listings.values()])
         data = io.BytesIO()
         pq.write_table(
             table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}), data, compression="zstd"
@@ -146,17 +154,22 @@ class SavedListings:
 
 
 def list_files(
-    files: Sequence[SourceFile], task: ListingTask, saved: SavedListings | None = None
+    files: Sequence[SourceFile],
+    task: ListingTask,
+    saved: SavedListings | None = None,
+    *,
+    in_processes: bool = True,
 ) -> Iterator[FileListing]:
     """Yield the listing of each file, in order.
 
-    The first file is listed here. By its rows, the others are listed in processes, in threads if they are
-    remote, or here. Listings go to `saved`, and come from there for files that are as they were.
+    The first file is listed here. By its rows, the others are listed in processes, unless `in_processes` is
+    False since a row takes no time; in threads if they are remote, or here. Listings go to `saved`, and come
+    from there for files that are as they were.
     """
     keys = [_key(file, task) if saved is not None else "" for file in files]
     known = {number: saved.get(key) for number, key in enumerate(keys) if saved is not None and key}
     missing = [number for number in range(len(files)) if known.get(number) is None]
-    made = _listed([files[number] for number in missing], task)
+    made = _listed([files[number] for number in missing], task, in_processes)
     try:
         for number, file in enumerate(files):
             listing = known.pop(number, None)
@@ -179,7 +192,7 @@ def _key(file: SourceFile, task: ListingTask) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _listed(files: Sequence[SourceFile], task: ListingTask) -> Generator[FileListing]:
+def _listed(files: Sequence[SourceFile], task: ListingTask, in_processes: bool) -> Generator[FileListing]:
     """Yield the listing of each file, in order, with as many workers as it is worth."""
     if not files:
         return
@@ -187,7 +200,8 @@ def _listed(files: Sequence[SourceFile], task: ListingTask) -> Generator[FileLis
     yield first
     others = files[1:]
     remote = files[0].is_remote
-    workers = _processes(len(others)) if len(first.table) * len(others) >= _ROWS_FOR_PROCESSES else 1
+    is_long = in_processes and len(first.table) * len(others) >= _ROWS_FOR_PROCESSES
+    workers = _processes(len(others)) if is_long else 1
     if workers > 1:
         yield from _in_order(_processes_for(workers), workers, others, task)
     elif remote and others:

@@ -14,24 +14,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from typing_extensions import override
 
-from tokenstore.errors import Parameter, SourceError, StorageError
-from tokenstore.sources.arrow_types import READ_ERRORS
-from tokenstore.sources.base import ImageSource, ImageSplit, Labels, Note
+from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.base import GroupedSplit, ImageSource, Labels, Note
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import requested_fields
+from tokenstore.sources.listings import SavedListings, list_files
 from tokenstore.sources.names import check_range, digest, printable
 from tokenstore.sources.parquet_cells import ParquetRequest
-from tokenstore.sources.parquet_columns import (
-    ColumnOptions,
-    Columns,
-    choose_columns,
-    holds_images,
-    holds_labels,
-)
+from tokenstore.sources.parquet_columns import ColumnOptions, Columns, choose_columns
+from tokenstore.sources.parquet_footers import ListColumns, ListRowGroups
 from tokenstore.sources.parquet_further import RowGroups, parquet_columns
 from tokenstore.sources.parquet_labels import NotWholeError, read_labels
 from tokenstore.sources.registry import SourceKind
@@ -42,7 +36,7 @@ ENDINGS = (".parquet",)
 
 
 @dataclass(frozen=True)
-class ParquetSplit(ImageSplit):
+class ParquetSplit(GroupedSplit):
     """The rows of some Parquet files, in file order."""
 
     files: tuple[SourceFile, ...]
@@ -79,6 +73,10 @@ class ParquetSplit(ImageSplit):
         return digest(files, self.column, self.groups.files, self.groups.starts, self.all_labels)
 
     @override
+    def group_starts(self) -> npt.NDArray[np.int64]:
+        return self.groups.starts
+
+    @override
     def request(self, start: int, stop: int) -> ParquetRequest:
         check_range(start, stop, len(self))
         pieces = [
@@ -97,29 +95,31 @@ def open_parquet(
     allow_outside_paths: bool = False,
     source_storage_options: Mapping[str, Any] | None = None,
     columns: Sequence[str] | None = None,
+    listings: SavedListings | None = None,
 ) -> ImageSource:
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
     The location may be a URL, for which `source_storage_options` are fsspec's. `columns` are further columns,
     each a name or `NAME=COLUMN` for another name in the store. A split whose labels are all
     -1, as secret test labels are, has no labels. Images whose paths lead out of their file's folder are bad
-    samples, unless `allow_outside_paths`.
+    samples, unless `allow_outside_paths`. What files say of their rows is taken from `listings`, and saved
+    there.
 
     Raises SourceError if no column holds images, if a named column is not there or does not fit, if files
     differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
     where = public_url(str(location))
-    shards = find_shards(location, ENDINGS, source_storage_options)
-    schema = _first_schema([file for files in shards.splits.values() for file in files])
+    shards = find_shards(location, ENDINGS, source_storage_options, listings)
+    schema = _first_schema([file for files in shards.splits.values() for file in files], listings)
     fields = requested_fields(columns, where)
     asked = ColumnOptions(image_column, label_column, no_labels, tuple(fields.values()))
     chosen = choose_columns(schema, where, asked)
     groups = {}
     for split, files in shards.splits.items():
-        groups[split] = _list_split(files, chosen)
+        groups[split] = _list_split(files, chosen, listings)
         if not groups[split].starts[-1]:
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
-    labels, class_names, unused = _labels(shards.splits, chosen, where)
+    labels, class_names, unused = _labels(shards.splits, chosen, where, listings)
     splits = {
         split: ParquetSplit(
             files,
@@ -137,13 +137,16 @@ def open_parquet(
 
 
 def _labels(
-    files: Mapping[str, tuple[SourceFile, ...]], columns: Columns, where: str
+    files: Mapping[str, tuple[SourceFile, ...]],
+    columns: Columns,
+    where: str,
+    listings: SavedListings | None,
 ) -> tuple[dict[str, Labels], tuple[str, ...] | None, tuple[str, ...]]:
     """Return the labels of each split, the class names, and the notes on labels that are not used."""
     if columns.label is None:
         return {}, None, columns.unused_labels
     try:
-        return *read_labels(columns.label, files, columns.class_names, where), ()
+        return *read_labels(columns.label, files, columns.class_names, where, listings), ()
     except NotWholeError as error:
         if columns.label_is_named:
             raise
@@ -152,52 +155,28 @@ def _labels(
         return {}, None, (Note(text, [parameter]),)
 
 
-def _first_schema(files: Sequence[SourceFile]) -> pa.Schema:
+def _first_schema(files: Sequence[SourceFile], listings: SavedListings | None) -> pa.Schema:
     """Return the columns of the first file with rows: those of an empty one may be of the type null."""
-    footers = (_open(file) for file in files)
-    return next((schema for footer, schema in footers if footer.num_rows), _open(files[0])[1])
+    first = None
+    for file in files:
+        (listing,) = list_files([file], ListColumns(), listings)
+        schema = pa.ipc.read_schema(pa.py_buffer(listing.table["schema"][0].as_py()))
+        if listing.facts["rows"]:
+            return schema
+        first = schema if first is None else first
+    return first
 
 
-def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
-    """Return the footer and the columns of a file."""
-    try:
-        with pq.ParquetFile(file.arrow_source()) as opened:
-            schema = opened.schema_arrow
-            "".join(schema.names).encode()  # names that are not UTF-8 raise here
-            return opened.metadata, schema
-    except StorageError:  # which is an OSError
-        raise
-    except READ_ERRORS as error:
-        raise SourceError(f"{file}: expected a Parquet file: {error}") from error
-
-
-def _list_split(split_files: tuple[SourceFile, ...], columns: Columns) -> RowGroups:
+def _list_split(
+    split_files: tuple[SourceFile, ...], columns: Columns, listings: SavedListings | None
+) -> RowGroups:
     """Return the row groups of some files, whose columns have to fit those of the first file."""
     files: list[int] = []
     numbers: list[int] = []
     sizes: list[int] = []
-    for number, file in enumerate(split_files):
-        footer, schema = _open(file)
-        if not footer.num_rows:  # whose columns may be of the type null
-            continue
-        for name, holds in ((columns.image, holds_images), (columns.label, holds_labels)):
-            if name is not None and name not in schema.names:
-                raise SourceError(f"{file}: has no column {name!r}, unlike the first file")
-            if name is not None and not holds(schema.field(schema.names.index(name)).type):
-                kind = schema.field(schema.names.index(name)).type
-                raise SourceError(
-                    f"{file}: column {name!r} is of another type than in the first file: {kind}"
-                )
-        absent = next((name for name in columns.further if name not in schema.names), None)
-        if absent is not None:
-            raise SourceError(f"{file}: has no column {absent!r}, unlike the first file")
-        if footer.num_rows > file.nbytes:
-            raise SourceError(f"{file}: says it has {footer.num_rows:,} rows, more than its bytes can hold")
-        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-        if min(rows, default=-1) < 0 or sum(rows) != footer.num_rows:
-            raise SourceError(
-                f"{file}: says it has {footer.num_rows:,} rows, and {sum(rows):,} in its groups"
-            )
+    task = ListRowGroups(columns.image, columns.label, tuple(columns.further))
+    for number, listing in enumerate(list_files(split_files, task, listings, in_processes=False)):
+        rows = listing.table["rows"].to_pylist()
         files += [number] * len(rows)
         numbers += range(len(rows))
         sizes += rows
@@ -217,7 +196,7 @@ SOURCE = SourceKind(
     options=frozenset(
         {
             *("image_column", "label_column", "no_labels", "allow_outside_paths"),
-            *("source_storage_options", "columns"),
+            *("source_storage_options", "columns", "listings"),
         }
     ),
     holds_url=partial(has_shards, endings=ENDINGS),

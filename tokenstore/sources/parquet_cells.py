@@ -15,7 +15,7 @@ from typing_extensions import override
 from tokenstore.errors import SampleError, SourceChangedError, SourceError, StorageError
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
 from tokenstore.sources.base import PlacedRequest
-from tokenstore.sources.files import SourceFile
+from tokenstore.sources.files import ExpectingReader, SourceFile
 
 SMALL_NBYTES = 2**26
 """The bytes of a row group that are no bomb, however small its file."""
@@ -23,6 +23,8 @@ BATCH_NBYTES = 2**28
 """The bytes of a batch of rows, if each were as large as its row group: few bytes can be many long values. In
 files that are not much smaller than what they hold, a batch may be `BATCH_ROWS` times as large."""
 BATCH_ROWS = 32
+_BUFFER_NBYTES = 2**16
+"""The bytes of a remote row group that Arrow reads at a time, from the larger blocks of its file."""
 _LARGE_NBYTES = 2**20
 """The size from which on equal images of one request are kept once."""
 LARGEST_INFLATION = 100
@@ -115,7 +117,9 @@ class _Rows:
 
     def __init__(self, file: SourceFile) -> None:
         self._nbytes = file.nbytes
-        self._file = pq.ParquetFile(file.arrow_source())
+        self._source = file.arrow_source()
+        # subtle: without a buffer, Arrow reads the whole column of a row group before its first row
+        self._file = pq.ParquetFile(self._source, buffer_size=_BUFFER_NBYTES if file.is_remote else 0)
         self._at: tuple[int, str] | None = None
 
     def read(self, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
@@ -125,11 +129,21 @@ class _Rows:
         """
         if self._at != (group, column):
             self._begin(group, column)
+            self._expect(group, start, stop, here=False)
+        else:
+            self._expect(group, start, stop, here=True)
         while start < stop:
             first, cells = self._batch_of(start)
             part = cells.slice(start - first, min(stop, first + len(cells)) - start)
             yield part
             start += len(part)
+
+    def _expect(self, group: int, start: int, stop: int, *, here: bool) -> None:
+        """Have a remote file fetch what is read: the whole row group, or the first rows of it alone."""
+        if isinstance(self._source, ExpectingReader):
+            about = self._file.metadata.row_group(group)
+            share = stop / max(1, about.num_rows) if start == 0 and stop < BATCH_ROWS else 1
+            self._source.expect(round(share * about.total_byte_size) + _BUFFER_NBYTES, here=here)
 
     def _begin(self, group: int, column: str) -> None:
         self._at = None

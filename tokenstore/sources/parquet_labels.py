@@ -10,13 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from typing_extensions import override
 
-from tokenstore.errors import Parameter, SourceError, StorageError
+from tokenstore.errors import Parameter, SourceChangedError, SourceError, StorageError
 from tokenstore.parquet_pages import column_pages
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
 from tokenstore.sources.base import Labels
 from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.labels import check_class_range, check_labels, label_words
+from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.parquet_cells import LARGEST_INFLATION, SMALL_NBYTES
 
 _BATCH_ROWS = 4096
@@ -28,33 +30,37 @@ class NotWholeError(SourceError):
     """A column of labels holds numbers that are not whole."""
 
 
-@dataclass
-class LabelColumn:
-    """The values of one column in all files of a source: all numbers, or all texts."""
+@dataclass(frozen=True)
+class ListLabels(ListingTask):
+    """The listing of the labels in a Parquet file, a row a sample.
+
+    `number` is int64, `word` a dictionary of binary; one of them is null. Raises SourceError for values that
+    are null or cannot be read, NotWholeError for fractions.
+    """
 
     name: str
-    where: str
-    _numbers: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
-    _texts: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
-    """The indices of texts in `_words` by split."""
-    _words: dict[bytes, int] = field(default_factory=dict)
+    """The name of the column."""
 
-    def add(self, split: str, file: SourceFile) -> None:
-        """Read the values of one file.
-
-        Raises SourceError for values that are null or cannot be read, NotWholeError for fractions.
-        """
-        row = 0
+    @override
+    def __call__(self, file: SourceFile) -> FileListing:
+        numbers, codes, words, row = NumberBuilder(), NumberBuilder(), dict[bytes, int](), 0
         try:
             for values in self._batches(file):
                 if values.null_count or _has_nan(values):
                     raise self._null(file, row, values)
-                self._add_batch(split, file, values)
+                if is_number(values.type):
+                    numbers.append(self._whole(file, values))
+                else:
+                    codes.append(_codes(values, words))
                 row += len(values)
-        except StorageError:  # which is an OSError
+        except (StorageError, SourceChangedError):
             raise
         except READ_ERRORS as error:
             raise SourceError(f"{file}: column {self.name!r} cannot be read: {error}") from error
+        dictionary = pa.array(list(words), pa.binary())
+        columns = numbers.finish(row, pa.int64()), codes.finish(row, pa.int32())
+        word = pa.DictionaryArray.from_arrays(columns[1], dictionary)
+        return FileListing(pa.table({"number": columns[0], "word": word}), {})
 
     def _batches(self, file: SourceFile) -> Iterator[pa.Array]:
         """Yield the values of a file, a few at a time; raise ValueError where they inflate beyond reason."""
@@ -74,27 +80,14 @@ class LabelColumn:
                 ):
                     yield batch.column(0)
 
-    def _add_batch(self, split: str, file: SourceFile, values: pa.Array) -> None:
-        if is_number(values.type):
-            try:
-                numbers = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
-            except pa.ArrowInvalid as error:
-                if pa.types.is_integer(values.type):
-                    raise
-                raise NotWholeError(f"{file}: column {self.name!r} has numbers that are not whole") from error
-            self._numbers.setdefault(split, []).append(numbers)
-            return
-        coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
-        check_indices(coded)
-        indices = coded.indices.to_numpy(zero_copy_only=False)
-        words = as_bytes(coded.dictionary)
-        occurs = np.zeros(len(words), np.bool_)  # a dictionary may have words that no row has
-        occurs[indices] = True
-        ids = [
-            self._words.setdefault(word or b"", len(self._words)) if is_used else -1
-            for word, is_used in zip(words, occurs, strict=True)
-        ]
-        self._texts.setdefault(split, []).append(np.array(ids, np.int32)[indices])
+    def _whole(self, file: SourceFile, values: pa.Array) -> npt.NDArray[np.int64]:
+        try:
+            whole: npt.NDArray[np.int64] = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid as error:
+            if pa.types.is_integer(values.type):
+                raise
+            raise NotWholeError(f"{file}: column {self.name!r} has numbers that are not whole") from error
+        return whole
 
     def _null(self, file: SourceFile, row: int, values: pa.Array) -> SourceError:
         nulls = pc.is_null(values, nan_is_null=True)
@@ -102,6 +95,62 @@ class LabelColumn:
         return SourceError(
             f"{file}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r})"
         )
+
+
+class NumberBuilder:
+    """A builder of a column of numbers, which is null where none were added."""
+
+    def __init__(self) -> None:
+        self._parts: list[npt.NDArray[np.int64]] = []
+
+    def append(self, numbers: npt.NDArray[np.int64]) -> None:
+        """Append some numbers."""
+        self._parts.append(numbers)
+
+    def finish(self, rows: int, kind: pa.DataType) -> pa.Array:
+        """Return the column."""
+        return pa.array(np.concatenate(self._parts), kind) if self._parts else pa.nulls(rows, kind)
+
+
+def _codes(values: pa.Array, words: dict[bytes, int]) -> npt.NDArray[np.int64]:
+    """Return the number of each text among `words`, to which new ones are added."""
+    coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)
+    check_indices(coded)
+    indices = coded.indices.to_numpy(zero_copy_only=False)
+    texts = as_bytes(coded.dictionary)
+    occurs = np.zeros(len(texts), np.bool_)  # a dictionary may have words that no row has
+    occurs[indices] = True
+    numbers = [
+        words.setdefault(text or b"", len(words)) if is_used else -1
+        for text, is_used in zip(texts, occurs, strict=True)
+    ]
+    codes: npt.NDArray[np.int64] = np.array(numbers, np.int64)[indices]
+    return codes
+
+
+@dataclass
+class LabelColumn:
+    """The values of one column in all files of a source: all numbers, or all texts."""
+
+    name: str
+    where: str
+    _numbers: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+    _texts: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
+    """The indices of texts in `_words` by split."""
+    _words: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Add the values of one file, as `ListLabels` lists them."""
+        if not len(table):
+            return
+        if not table["number"].null_count:
+            self._numbers.setdefault(split, []).append(table["number"].to_numpy())
+            return
+        for coded in table["word"].chunks:
+            words = as_bytes(coded.dictionary)
+            ids = [self._words.setdefault(word or b"", len(self._words)) for word in words]
+            indices = coded.indices.to_numpy(zero_copy_only=False)
+            self._texts.setdefault(split, []).append(np.array(ids, np.int32)[indices])
 
     def labels(self, class_names: tuple[str, ...] | None) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
         """Return the labels of each split that has some, and the names of the classes, if known.
@@ -129,19 +178,23 @@ class LabelColumn:
 
 
 def read_labels(
-    name: str, files: Mapping[str, tuple[SourceFile, ...]], class_names: tuple[str, ...] | None, where: str
+    name: str,
+    files: Mapping[str, tuple[SourceFile, ...]],
+    class_names: tuple[str, ...] | None,
+    where: str,
+    listings: SavedListings | None = None,
 ) -> tuple[dict[str, Labels], tuple[str, ...] | None]:
     """Read the column of labels of all files; the splits whose labels are all hidden are left out.
 
-    Raises SourceError like `LabelColumn`.
+    Raises SourceError like `ListLabels` and `LabelColumn`.
     """
     column = LabelColumn(name, where)
     try:
         for split, of_split in files.items():
-            for file in of_split:
-                column.add(split, file)
+            for listing in list_files(of_split, ListLabels(name), listings, in_processes=False):
+                column.add(split, listing.table)
         return column.labels(class_names)
-    except NotWholeError:
+    except (NotWholeError, SourceChangedError):
         raise
     except SourceError as error:
         ways = Parameter("label_column"), Parameter("no_labels", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _NEAR_NBYTES = 2**20
 """The distance up to which reading on costs less time than a request of its own."""
 _BLOCK_NBYTES = (2**16, 2**22)
 """The bytes of the first request of a walk through a file, and of each once the walk goes steadily on."""
+_BLOCKS_AHEAD = 4
+"""The blocks of a file of images that are fetched ahead."""
 _ASKED_AGAIN = 3
 """The times that a place is asked about a file that seems to be another: several servers may answer."""
 MISSING = "cannot be read: No such file or directory"
@@ -166,7 +169,7 @@ class RemoteFile(SourceFile):
 
     @override
     def arrow_source(self) -> RemoteReader:
-        return RemoteReader(self)
+        return RemoteReader(self, _BLOCKS_AHEAD)
 
     @override
     def read_beside(self, paths: Sequence[bytes], *, allow_outside: bool) -> list[bytes | SampleError]:
@@ -257,17 +260,21 @@ def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]
 class RemoteReader(SeekableStream):
     """A remote file as a seekable stream.
 
-    A walk in small steps reads on in large blocks, the next of which is fetched meanwhile. A walk in large
-    steps fetches a small block at each.
+    A walk in small steps reads on in large blocks, of which the next `blocks` are fetched meanwhile. A walk
+    in large steps fetches a small block at each.
     """
 
-    def __init__(self, file: RemoteFile) -> None:
+    def __init__(self, file: RemoteFile, blocks: int = 1) -> None:
         super().__init__()
-        self._file = file
+        self._file, self._blocks = file, blocks
         self._last = 0
         self._start, self._block = 0, b""
         self._block_nbytes = _BLOCK_NBYTES[0]
-        self._ahead: tuple[int, int, Future[bytes]] | None = None
+        self._ahead = deque[tuple[int, int, Future[bytes]]]()
+        """The start and the end of each block that is being fetched."""
+        self._expected: int | None = None
+        self._origin: int | None = None
+        """The start of the bytes that are expected to be read, once it is known."""
         self._thread: ThreadPoolExecutor | None = None
 
     @override
@@ -289,11 +296,20 @@ class RemoteReader(SeekableStream):
         buffer[: len(data)] = data
         return len(data)
 
+    def expect(self, nbytes: int, *, here: bool) -> None:
+        """Take note that so many bytes are read in order: fetch large blocks of them, and no more.
+
+        They begin at the next fetch, or `here`: where those begin that were expected before.
+        """
+        self._expected = nbytes
+        self._origin = self._origin if here else None
+
     @override
     def close(self) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
-        self._ahead = self._thread = None
+        self._thread = None
+        self._ahead.clear()
         self._block = b""
         super().close()
 
@@ -301,19 +317,32 @@ class RemoteReader(SeekableStream):
         """Fetch the block that begins at `start` and goes to `stop` at least."""
         least, most = _BLOCK_NBYTES
         is_near = 0 <= start - self._last <= _NEAR_NBYTES
-        self._block_nbytes = min(_GROWTH * self._block_nbytes, most) if is_near else least
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] <= start and stop <= ahead[1]:
-            self._start, self._block = ahead[0], ahead[2].result()
+        last = self._file.nbytes
+        if self._expected is None:
+            self._block_nbytes = min(_GROWTH * self._block_nbytes, most) if is_near else least
         else:
-            end = min(self._file.nbytes, max(stop, start + self._block_nbytes))
+            self._origin = start if self._origin is None else self._origin
+            self._block_nbytes, last = most, min(last, self._origin + self._expected)
+        while self._ahead and self._ahead[0][1] < stop:
+            self._ahead.popleft()
+        if self._ahead and self._ahead[0][0] <= start:
+            self._start, _, future = self._ahead.popleft()
+            self._block = future.result()
+        else:
+            self._ahead.clear()
+            end = max(stop, min(last, start + self._block_nbytes))
             self._start, self._block = start, self._read(start, end)
-        end = self._start + len(self._block)
-        if is_near and self._block_nbytes == most and end < self._file.nbytes:
+        if is_near and self._block_nbytes == most:
+            self._fetch_ahead(most, last)
+
+    def _fetch_ahead(self, size: int, last: int) -> None:
+        """Begin to fetch the next blocks of a size, up to a last byte."""
+        end = self._ahead[-1][1] if self._ahead else self._start + len(self._block)
+        while end < last and len(self._ahead) < self._blocks:
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, "tokenstore-read-ahead")
-            last = min(end + most, self._file.nbytes)
-            self._ahead = (end, last, self._thread.submit(self._read, end, last))
+                self._thread = ThreadPoolExecutor(self._blocks, "tokenstore-read-ahead")
+            start, end = end, min(end + size, last)
+            self._ahead.append((start, end, self._thread.submit(self._read, start, end)))
 
     def _read(self, start: int, stop: int) -> bytes:
         step = stop - start if stop - start <= 2 * _PART_NBYTES else _PART_NBYTES

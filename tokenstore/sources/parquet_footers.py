@@ -1,0 +1,81 @@
+"""The listing of what the footers of Parquet files say: the columns, and the rows of each row group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from tokenstore.errors import SourceChangedError, SourceError, StorageError
+from tokenstore.sources.arrow_types import READ_ERRORS
+from tokenstore.sources.files import SourceFile
+from tokenstore.sources.listings import FileListing, ListingTask
+from tokenstore.sources.parquet_columns import holds_images, holds_labels
+
+__all__ = ["ListColumns", "ListRowGroups"]
+
+
+@dataclass(frozen=True)
+class ListColumns(ListingTask):
+    """The listing of the columns of a file: its `schema` in one row, and as a fact the number of rows."""
+
+    @override
+    def __call__(self, file: SourceFile) -> FileListing:
+        footer, schema = _open(file)
+        table = pa.table({"schema": pa.array([schema.serialize().to_pybytes()], pa.binary())})
+        return FileListing(table, {"rows": footer.num_rows})
+
+
+@dataclass(frozen=True)
+class ListRowGroups(ListingTask):
+    """The listing of the `rows` of each row group of a file that has the columns of the first file."""
+
+    image: str
+    label: str | None
+    further: tuple[str, ...] = ()
+    """The names of further columns."""
+
+    @override
+    def __call__(self, file: SourceFile) -> FileListing:
+        footer, schema = _open(file)
+        rows: list[int] = []
+        if footer.num_rows:  # the columns of a file without any may be of the type null
+            self._check_columns(file, schema)
+            if footer.num_rows > file.nbytes:
+                raise SourceError(
+                    f"{file}: says it has {footer.num_rows:,} rows, more than its bytes can hold"
+                )
+            rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            if min(rows, default=-1) < 0 or sum(rows) != footer.num_rows:
+                raise SourceError(
+                    f"{file}: says it has {footer.num_rows:,} rows, and {sum(rows):,} in its groups"
+                )
+        return FileListing(pa.table({"rows": pa.array(rows, pa.int64())}), {})
+
+    def _check_columns(self, file: SourceFile, schema: pa.Schema) -> None:
+        absent = next((name for name in self.further if name not in schema.names), None)
+        if absent is not None:
+            raise SourceError(f"{file}: has no column {absent!r}, unlike the first file")
+        for name, holds in ((self.image, holds_images), (self.label, holds_labels)):
+            if name is not None and name not in schema.names:
+                raise SourceError(f"{file}: has no column {name!r}, unlike the first file")
+            if name is not None and not holds(schema.field(schema.names.index(name)).type):
+                kind = schema.field(schema.names.index(name)).type
+                raise SourceError(
+                    f"{file}: column {name!r} is of another type than in the first file: {kind}"
+                )
+
+
+def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Return the footer and the columns of a file."""
+    try:
+        with pq.ParquetFile(file.arrow_source()) as opened:
+            schema = opened.schema_arrow
+            "".join(schema.names).encode()  # names that are not UTF-8 raise here
+            return opened.metadata, schema
+    except (StorageError, SourceChangedError):
+        raise
+    except READ_ERRORS as error:
+        raise SourceError(f"{file}: expected a Parquet file: {error}") from error
