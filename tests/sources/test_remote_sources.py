@@ -374,3 +374,27 @@ def test_a_walk_lists_each_folder_at_a_url_once_and_many_at_a_time(
     assert split.names(0, 40).to_pylist() == [f"train/{number:02}/x.jpg" for number in range(40)]
     assert sorted(listings) == sorted({*listings})
     assert len(listings) == 42
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.ZIP", "x.7z", "x.tgz", "x.tar.zst"])
+def test_archives_that_have_to_be_unpacked_are_named_locally_and_at_a_url(
+    tmp_path: Path, put: Put, name: str
+) -> None:
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / name).write_bytes(b"packed")
+    for folder in (str(tmp_path / "packed"), f"{put(tmp_path)}/packed"):
+        with pytest.raises(
+            SourceError, match=rf"Archives that have to be unpacked first: 1 \(first: {name}\)"
+        ):
+            open_source(folder)
+        with pytest.raises(SourceError, match=rf"{name}: .*(unpack it|decompress it first)"):
+            open_source(f"{folder}/{name}")
+
+
+def test_compressed_tar_files_beside_others_are_said_to_be_left_out(tmp_path: Path, put: Put) -> None:
+    shards(tmp_path)
+    (tmp_path / "shards" / "x.tar.gz").write_bytes(b"packed")
+    local, remote = opened(tmp_path / "shards"), opened(f"{put(tmp_path)}/shards")
+    assert_same(remote, local)
+    expected = "compressed tar files left out, to be decompressed first: 1 (first: x.tar.gz)"
+    assert expected in local.notes

@@ -99,11 +99,11 @@ def test_a_folder_of_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> 
 
 
 def test_a_file_of_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "x.zip").write_bytes(b"PK")
+    (tmp_path / "x.dat").write_bytes(b"PK")
     with pytest.raises(
         SourceError, match=r"expected a folder, or a file ending in .tar, .parquet, .npy, .npz"
     ):
-        open_source(tmp_path / "x.zip")
+        open_source(tmp_path / "x.dat")
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "seit"])

@@ -13,16 +13,18 @@ from tokenstore.sources.base import Source
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.listings import SavedListings
+from tokenstore.sources.names import counted
 from tokenstore.sources.naming import named, with_columns
 from tokenstore.sources.options import SourceOptions, refuse_unknown
 from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 from tokenstore.sources.remote_files import split_url
-from tokenstore.sources.shard_files import is_pattern
+from tokenstore.sources.shard_files import COMPRESSED_TARS, is_pattern
 from tokenstore.storage import is_remote, public_url, refuse_options
 
 __all__ = ["open_source"]
 
-_COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz)$", re.IGNORECASE)
+_COMPRESSED_TAR = re.compile(rf"({'|'.join(map(re.escape, COMPRESSED_TARS))})$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(zip|rar|7z)$", re.IGNORECASE)
 _AS_IT_WAS = "folders are listed as they were when the conversion began; images added since are left out"
 """The note on a source whose listing was saved."""
 _BY_URL = "source_storage_options"
@@ -115,7 +117,7 @@ def _kind_of_url(
         return "imagefolder"
     by_url = {name: kind for name, kind in kinds.items() if kind.holds_url is not None}
     names = [name for name, kind in by_url.items() if kind.holds_url is not None and kind.holds_url(folder)]
-    return _only(names, by_url, where)
+    return _only(names, by_url, where, [file.name for file in folder.files([""])])
 
 
 def _detect(path: Path) -> str:
@@ -131,7 +133,10 @@ def _detect(path: Path) -> str:
 
 
 def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
-    """Return the kind of a file by its ending, or None; raise SourceError for a compressed tar file."""
+    """Return the kind of a file by its ending, or None.
+
+    Raises SourceError for a compressed tar file and for an archive that is none.
+    """
     if _COMPRESSED_TAR.search(name):
         raise SourceError(
             f"{public_url(name)}: a compressed tar file, whose samples cannot be reached singly; "
@@ -140,6 +145,11 @@ def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
     for kind, facts in kinds.items():
         if facts.endings and name.lower().endswith(facts.endings):
             return kind
+    if _ARCHIVE.search(name) and "::" not in name:
+        raise SourceError(
+            f"{public_url(name)}: expected a folder, tar files or Parquet files, found an archive of another "
+            "kind; unpack it, or pack its files into tar files"
+        )
     return None
 
 
@@ -149,14 +159,17 @@ def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
         raise SourceError(
             f"{folder}: a Zarr hierarchy, such as a token store; expected images or codes to convert"
         )
-    return _only([name for name, kind in kinds.items() if kind.holds(folder)], kinds, str(folder))
+    names = [name for name, kind in kinds.items() if kind.holds(folder)]
+    return _only(names, kinds, str(folder), sorted(path.name for path in folder.iterdir()))
 
 
-def _only(names: Sequence[str], kinds: Mapping[str, SourceKind], where: str) -> str:
-    """Return the one of the kinds that fit a place; raise SourceError for none and for several."""
+def _only(names: Sequence[str], kinds: Mapping[str, SourceKind], where: str, files: Sequence[str]) -> str:
+    """Return the one kind that fits a place with some files; raise SourceError for none and for several."""
     if len(names) > 1:
         raise SourceError(f"{where}: could be of kind {' or '.join(names)}; say which, or take them apart")
     if not names:
         looked_for = ", ".join(kind.looked_for for kind in kinds.values())
-        raise SourceError(f"{where}: nothing known found; looked for {looked_for}")
+        packed = [name for name in files if _COMPRESSED_TAR.search(name) or _ARCHIVE.search(name)]
+        more = counted(". Archives that have to be unpacked first", len(packed), packed[0]) if packed else ""
+        raise SourceError(f"{where}: nothing known found; looked for {looked_for}{more}")
     return names[0]

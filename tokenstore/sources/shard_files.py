@@ -7,7 +7,7 @@ import glob
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import Folder, FolderAtUrl, FolderOnDisk, existing_files, matching_files
 from tokenstore.sources.listings import SavedListings
+from tokenstore.sources.names import counted
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace, split_url
 from tokenstore.sources.split_names import (
     DEFAULT_SPLIT,
@@ -30,6 +31,8 @@ from tokenstore.storage import is_remote, public_url
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+COMPRESSED_TARS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz", ".tbz2", ".txz")
+"""The endings of tar files whose samples cannot be reached singly."""
 _HUB_FOLDER = "data"
 """The folder in which data sets on the Hugging Face hub keep their files."""
 
@@ -180,7 +183,12 @@ def _shards_in_folder(folder: Folder, endings: Sequence[str]) -> Shards:
         return _shards_in_folder(hub, endings)
     if not direct:
         raise SourceError(f"{folder}: no files ending in {' or '.join(endings)}, nor split folders of them")
-    return _shards(direct, str(folder), split_of_folder(folder.name) or DEFAULT_SPLIT)
+    shards = _shards(direct, str(folder), split_of_folder(folder.name) or DEFAULT_SPLIT)
+    packed = folder.files(COMPRESSED_TARS) if ".tar" in endings else ()
+    if not packed:
+        return shards
+    note = counted("compressed tar files left out, to be decompressed first", len(packed), packed[0].name)
+    return replace(shards, notes=(*shards.notes, note))
 
 
 def _shards(files: Sequence[SourceFile], where: str, fallback: str) -> Shards:
