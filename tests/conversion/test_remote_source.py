@@ -34,6 +34,8 @@ from tokenstore.conversion.options import ConvertOptions
 from tokenstore.errors import ConversionError, SourceError, StorageError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
+from tokenstore.sources.listings import SavedListings
+from tokenstore.storage.local import LocalFolder
 from tokenstore.writing.target import LISTINGS
 
 OPTIONS: dict[str, Any] = {
@@ -285,6 +287,21 @@ def test_a_folder_whose_saved_listing_is_refused_is_listed_again(tmp_path: Path,
     with pytest.raises(SourceError, match="lies beside class folder"):
         converted(url, tmp_path / "other.zarr", source_storage_options=options)
     assert not (tmp_path / "other.zarr" / LISTINGS).exists()
+
+
+def test_a_conversion_that_is_begun_anew_saves_the_folder_as_it_is_now(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    sources, target = write_sources(tmp_path / "sources"), tmp_path / "remote.zarr"
+    url, options = f"{on_s3(sources, s3_server)}/images", s3_server.storage_options()
+    for name in ("a", "b", "c"):  # the conversions before ended when they had listed the folder
+        saved = SavedListings(LocalFolder(str(target)), LISTINGS)
+        open_source(url, source_storage_options=options, listings=saved)
+        fsspec.filesystem("s3", **options).pipe_file(f"{url}/class-0/{name}.png", picture(1))
+    with pytest.raises(StoppedError):
+        converted(url, target, source_storage_options=options, tokenizer=StoppingTokenizer(target))
+    converted(url, target, source_storage_options=options, resume=True)
+    assert len(tokenstore.open(target)["train"]) == TARS * (IMAGES - 2) + 3
 
 
 def test_a_flat_folder_is_listed_once_a_page_at_a_time(

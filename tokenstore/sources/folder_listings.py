@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -161,9 +162,11 @@ class FolderListings:
         from tokenstore.sources.listings import FileListing
 
         key = _key(place, path)
-        if self._saved is not None and key not in self._put and self._saved.get(key) is None:
-            self._put.add(key)
-            self._saved.put(key, FileListing(listing.to_table(), {}), slow=True)
+        if self._saved is None or key in self._put or (self._trusted and self._saved.get(key) is not None):
+            return
+        self._put.add(key)
+        # subtle: a conversion that was begun anew may find what the one before it has saved
+        self._saved.put(key, FileListing(listing.to_table(), {"saved": time.time()}), slow=True)
 
     def forget(self) -> None:
         """Forget all listings: the source is open."""

@@ -146,11 +146,16 @@ class SavedListings:
                 table = pq.read_table(io.BytesIO(data))
                 start = 0
                 for key, rows, facts in json.loads(table.schema.metadata[_FACTS]):
-                    listings[key] = FileListing(table.slice(start, rows), facts)
+                    listing = FileListing(table.slice(start, rows), facts)
                     start += rows
+                    listings[key] = max(listings.get(key, listing), listing, key=_saved_at)
             except (*READ_ERRORS, DamageError):
                 continue
         return listings
+
+
+def _saved_at(listing: FileListing) -> float:
+    return float(listing.facts.get("saved", 0))
 
 
 def list_files(
