@@ -30,7 +30,7 @@ CAPTIONS = ["a cat", "", "größte Katze", "猫", "five", "six", "seven", "eight
 SCORES = np.arange(SAMPLES) / 4
 BOXES = [np.arange(4 * (row % 3), dtype=np.float32).reshape(-1, 4) for row in range(SAMPLES)]
 VECTORS = np.arange(SAMPLES * 3, dtype=np.float32).reshape(SAMPLES, 3)
-BAD = 4
+BAD = 5
 
 
 def image(row: int) -> bytes:

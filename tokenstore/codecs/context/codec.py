@@ -188,7 +188,8 @@ class Context(SampleCodec):
         codes = out if self.given_views is None else out.reshape(-1, *out.shape[2:])
         spans = self.spans(payload, codes.shape[1:], at_most=len(codes))
         if len(spans.addresses) != len(codes):
-            raise CodecError(f"expected {len(codes)} streams, found {len(spans.addresses)}")
+            samples = len(spans.addresses) // self.views
+            raise CodecError(f"expected {len(out)} samples, found {samples}")
         self.decode_spans([spans], np.zeros(len(codes), np.int64), np.arange(len(codes)), codes)
 
     def decode_rows(self, payload: Bytes, row_numbers: npt.NDArray[np.integer], out: Codes) -> None:
