@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from helpers.broken_columns import attributes
+from helpers.broken_stores import manifest
 from helpers.conformance import FORMAT, manifest_of, read_json, shard_of
 from helpers.ragged import objects, ragged_samples, same, write_ragged
 from helpers.stores import Samples, edit_root, random_codes, write_store
@@ -16,7 +18,7 @@ from helpers.stores import Samples, edit_root, random_codes, write_store
 import tokenstore
 from tokenstore.codecs import TEXT
 from tokenstore.codecs.soft_labels import SoftLabels
-from tokenstore.errors import ManifestError
+from tokenstore.errors import CodecError, ManifestError
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,26 @@ def test_m34_pairs_of_no_class_leave_all_classes_alike() -> None:
     np.testing.assert_array_equal(
         SoftLabels(4).values(stored), np.array([[0.25] * 4, [0, 0, 1, 0]], np.float32)
     )
+
+
+def test_m34_a_class_that_is_not_there_is_named_when_it_is_read() -> None:
+    with pytest.raises(CodecError, match="soft labels of 5 classes: expected classes from 0 to 4, found 7"):
+        SoftLabels(5).values(np.array([[[7, 10]]], np.uint16))
+
+
+def test_m34_codes_and_labels_are_no_soft_labels(tmp_path: Path) -> None:
+    samples = Samples(random_codes(3, (2, 2), 391), np.zeros(3, np.int32))
+    write_store(tmp_path / "store", {"train": samples}, 391)
+    manifest(features=["bitpack", "soft_labels"])(tmp_path / "store")
+    attributes("train/tokens/zarr.json", soft_labels={"classes": 391})(tmp_path / "store")
+    with pytest.raises(ManifestError, match="expected numbers, found a column of soft labels of 391 classes"):
+        tokenstore.open(tmp_path / "store")["train"]
+
+
+def test_m12_a_chunk_of_texts_has_no_more_bytes_than_any_other() -> None:
+    payload = np.zeros(2**31 + 5, np.uint8)  # of which the system gives no page that is not read
+    with pytest.raises(CodecError, match="expected at most 2147483648 bytes of samples, found 2147483653"):
+        TEXT.codec.check_payload(payload, 0, ())
 
 
 def test_soft_labels_of_all_classes_are_right_to_a_quarter_of_a_thousandth() -> None:

@@ -63,6 +63,8 @@ COLUMNS: list[tuple[int, Break, str]] = [
     (33, attributes(BOXES, list={"data_type": "float128", "shape": []}), "a list of numbers"),
     (33, attributes(BOXES, list={"data_type": "float32", "shape": [0]}), "the shape of a list's values"),
     (33, attributes(BOXES, list={"data_type": "float32", "shape": [2**40, 2**40]}), "the shape of a list"),
+    (33, attributes(BOXES, list={"data_type": "float32", "shape": [-2, -2]}), "the shape of a list's values"),
+    (33, attributes(BOXES, list={"data_type": "float32", "shape": [1] * 32}), "the shape of a list's values"),
     (33, first(payload(bytes(16), bytes(15)), "boxes"), "expected whole values of 16 bytes, found 15 bytes"),
     (34, manifest(features=["bitpack", "ragged"]), "expected the feature 'soft_labels'"),
     (34, attributes(SOFT, soft_labels={"classes": 0}), "expected 1 to 65536 classes, found 0"),

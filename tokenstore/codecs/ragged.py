@@ -36,7 +36,8 @@ Values: TypeAlias = npt.NDArray[Any]
 _LENGTH_NBYTES = 4
 _MOST_NBYTES = 2**31
 """The most bytes of a chunk's samples (FORMAT.md, M12)."""
-_MOST_AXES = 32
+_MOST_AXES = 31
+"""The most axes of a list's values, as NumPy 1 has 32 and the list is one of them."""
 _LIST_KINDS = "biuf"
 """The kinds of dtypes that a list's values may have."""
 
@@ -158,6 +159,8 @@ class Ragged(MarkedCodec):
     def _starts(self, payload: Bytes) -> tuple[Indices, Indices]:
         """Return the first byte (n,) and the bytes (n,) of each of a payload's samples."""
         count = self.stated_samples(payload)
+        if len(payload) > _LENGTH_NBYTES + _MOST_NBYTES:
+            raise CodecError(f"expected at most {_MOST_NBYTES} bytes of samples, found {len(payload)} bytes")
         if count > len(payload) // _LENGTH_NBYTES - 1:
             raise CodecError(f"expected a length for each of {count} samples, found {len(payload)} bytes")
         starts, lengths = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -254,7 +257,8 @@ class Lists(Ragged):
     def __post_init__(self) -> None:
         if self.dtype.kind not in _LIST_KINDS or self.dtype.itemsize > 8 or not self.dtype.isnative:
             raise CodecError(f"expected a list of numbers of up to 64 bits, found {self.dtype}")
-        if len(self.shape) > _MOST_AXES or not 0 < self.item_nbytes <= _MOST_NBYTES:
+        sizes_fit = len(self.shape) <= _MOST_AXES and all(size > 0 for size in self.shape)
+        if not sizes_fit or self.item_nbytes > _MOST_NBYTES:
             raise CodecError(f"expected the shape of a list's values, found {self.shape}")
 
     def __str__(self) -> str:

@@ -70,13 +70,13 @@ class SoftLabels:
 
     def problem(self, values: npt.NDArray[Any]) -> str | None:
         """Return what is wrong with stored pairs (n, k, 2); None for right ones."""
-        classes, q = values[..., 0], values[..., 1]
+        q = values[..., 1]
         exists = q < NO_CLASS
-        if (classes[exists] >= self.classes).any():
-            return f"expected classes from 0 to {self.classes - 1}, found {classes[exists].max()}"
+        if (problem := self._unknown_class(values)) is not None:
+            return problem
         if (q[:, 1:] < q[:, :-1]).any():
             return "expected the most probable classes of a sample first, found another order"
-        numbered = np.where(exists, classes, self.classes + np.arange(values.shape[1]))
+        numbered = np.where(exists, values[..., 0], self.classes + np.arange(values.shape[1]))
         if (np.diff(np.sort(numbered.astype(np.int64), axis=1), axis=1) == 0).any():
             return "expected each class of a sample once, found one twice"
         total = float(self._kept(q).sum(axis=1).max(initial=0.0))
@@ -94,7 +94,12 @@ class SoftLabels:
         return pairs
 
     def values(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return probabilities (n, classes) float32 of stored pairs (n, k, 2); every row sums to 1."""
+        """Return probabilities (n, classes) float32 of stored pairs (n, k, 2); every row sums to 1.
+
+        Raises CodecError for a class that is not there.
+        """
+        if (problem := self._unknown_class(stored)) is not None:
+            raise CodecError(f"{self}: {problem}")
         count, top = stored.shape[:2]
         kept = self._kept(stored[..., 1])
         others = self.classes - (kept > 0).sum(axis=1)
@@ -105,6 +110,15 @@ class SoftLabels:
         dense[rows[exists], stored[..., 0][exists]] = kept[exists]
         dense /= dense.sum(axis=1, keepdims=True)
         return dense.astype(np.float32)
+
+    def _unknown_class(self, stored: npt.NDArray[Any]) -> str | None:
+        classes = stored[..., 0][stored[..., 1] < NO_CLASS]
+        largest = int(classes.max(initial=0))
+        return (
+            None
+            if largest < self.classes
+            else f"expected classes from 0 to {self.classes - 1}, found {largest}"
+        )
 
     def _kept(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the probabilities of pairs; 0 for those of no class."""

@@ -31,6 +31,8 @@ def check_layout(layout: ArrayLayout, manifest: Manifest, array: str, where: str
     samples = manifest.splits[split].samples
     if layout.samples != samples:
         raise ManifestError(f"{where}: expected the manifest's {samples} samples, found {layout.samples}")
+    if layout.form is not None and name in (TOKENS, LABELS):
+        raise ManifestError(f"{where}: expected numbers, found a column of {layout.form}")
     if name == TOKENS:
         _check_codes(layout, manifest, where)
     else:
