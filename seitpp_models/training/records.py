@@ -17,6 +17,7 @@ from typing import Any
 
 from seitpp_models.errors import ModelError
 from seitpp_models.recipes import RUN, read_recipe, read_run
+from seitpp_models.training.augmentations import noise_identity
 from seitpp_models.training.settings import Settings
 from tokenstore.errors import ArgumentError
 from tokenstore.files import write_file
@@ -111,7 +112,7 @@ class RunRecord:
         compared = [] if changed else [name for name in self.settings if name not in _FREE]
         for name in compared:
             was = settings.get(name, self.settings[name])  # an older version knew fewer settings
-            if was != self.settings[name]:
+            if _compared(name, was) != _compared(name, self.settings[name]):
                 changed.append(f"{name} {was!s:.80} -> {self.settings[name]}")
         if changed:
             raise ModelError(
@@ -127,3 +128,8 @@ class RunRecord:
             ]
             if others:
                 _log.warning("%s: the run goes on with other versions (%s)", folder, ", ".join(others))
+
+
+def _compared(name: str, value: Any) -> Any:
+    """Return the value of a setting as it is compared: 1.0 and the name of that noise are the same."""
+    return noise_identity(value) if name == "noise" else value

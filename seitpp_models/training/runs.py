@@ -298,15 +298,14 @@ def _evaluation_notes(experiment: Experiment, data: DataSettings, evaluated: str
         text = "nothing is evaluated"
     else:
         text = f"{len(experiment.held_out):,} samples of split {data.split} are held out to evaluate on"
-    text += (
-        f", as the store has no split {requested!r}"
-        if requested not in splits
-        else ", as no split is another"
-    )
+    if requested in splits:
+        text += f", as the run trains on split {requested!r}"
+    else:
+        text += f", as the store has no split {requested!r}"
     others = [split for split in splits if split != data.split]
     ways = [Parameter("evaluate_split", split) for split in others]
     if others:
-        text += f"; it has {', '.join(others)}: {ways[0]} evaluates on {others[0]}"
+        text += f"; other splits are {', '.join(others)}: {ways[0]} evaluates on {others[0]}"
     return [Note(text, ways[:1])]
 
 

@@ -335,10 +335,13 @@ def _defaults() -> dict[str, dict[str, Any]]:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the type that its setting has; raise ArgumentError if it has another."""
+    names: list[Any] = []
     if get_origin(hint) in (typing.Union, types.UnionType):
-        hint, *names = (part for part in get_args(hint) if part is not types.NoneType)
-        if any(value in get_args(part) for part in names):
+        hint, *others = (part for part in get_args(hint) if part is not types.NoneType)
+        names = [known for part in others for known in get_args(part)]
+        if value in names:
             return value
+    or_name = "".join(f" or {known!r}" for known in names)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise _refusal(name, value, f"one of {', '.join(get_args(hint))}")
@@ -355,11 +358,11 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     try:
         number = hint(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _refusal(name, value, f"a number ({hint.__name__})") from error
+        raise _refusal(name, value, f"a number ({hint.__name__}){or_name}") from error
     if isinstance(value, bool) or (isinstance(value, float) and number != value):
-        raise _refusal(name, value, f"a number ({hint.__name__})")
+        raise _refusal(name, value, f"a number ({hint.__name__}){or_name}")
     if span is not None and not span.holds(number):
-        raise _refusal(name, value, f"a number {span}")
+        raise _refusal(name, value, f"a number {span}{or_name}")
     return number
 
 

@@ -126,6 +126,8 @@ def test_the_state_of_a_loop_that_was_left_is_in_its_epoch(store: Path) -> None:
     again.load_state_dict(loader.state_dict())
     assert taken(again, 9) == epoch(dataset, 0)[3:]
     loader.set_epoch(0)
+    again.load_state_dict(loader.state_dict())
+    assert taken(again, 9) == epoch(dataset, 0), "the state of an epoch that is chosen again is its beginning"
     assert taken(loader, 9) == epoch(dataset, 0), "an epoch that is chosen again begins again"
 
 

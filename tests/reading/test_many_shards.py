@@ -147,6 +147,18 @@ def test_shards_that_are_not_mapped_are_logged_once(
     assert "raise its vm.max_map_count" in message
 
 
+@pytest.mark.parametrize(
+    ("allowed", "most"), [(65_530, 49_146), (10_000, 5_000), (2**31 - 6, 2**20), (0, 0), ("none", 2**15)]
+)
+def test_most_mappings_of_the_system_are_for_shards_but_never_gigabytes_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int | str, most: int
+) -> None:
+    setting = tmp_path / "max_map_count"
+    setting.write_text(f"{allowed}\n")
+    monkeypatch.setattr(mapping, "_MAX_MAP_COUNT", setting)
+    assert mapping.most_mappings() == most
+
+
 @pytest.mark.parametrize("calls_system", [True, False])
 @pytest.mark.parametrize("offset", [0, 1, mmap.ALLOCATIONGRANULARITY, mmap.ALLOCATIONGRANULARITY + 7])
 def test_any_part_of_a_file_is_mapped(

@@ -55,7 +55,7 @@ def test_held_out_samples_and_the_splits_that_are_not_used_are_named(tmp_path: P
     [note] = notes(of_run, "held out")
     assert note.startswith(
         f"{SAMPLES - of_run.samples} samples of split train are held out to evaluate on, as the store has no "
-        "split 'val'; it has "
+        "split 'val'; other splits are "
     )
     assert "test" in note
     assert "probe" in note
@@ -71,13 +71,18 @@ def test_a_run_that_evaluates_nothing_names_the_other_splits(tmp_path: Path) -> 
     sizes = {"decoder_width": 32, "decoder_depth": 1}
     [note] = notes(plan(pretrain, store, tmp_path / "run", **sizes), "nothing is evaluated")
     assert note == (
-        "nothing is evaluated, as the store has no split 'val'; it has test: evaluate_split='test' evaluates "
-        "on test"
+        "nothing is evaluated, as the store has no split 'val'; other splits are test: evaluate_split='test' "
+        "evaluates on test"
     )
     alone = plan(pretrain, written(tmp_path / "alone", "train"), tmp_path / "run2", **sizes)
     assert notes(alone, "evaluated") == ["nothing is evaluated, as the store has no split 'val'"]
     [note] = notes(plan(finetune, store, tmp_path / "run3", held_out=0.0), "nothing is evaluated")
-    assert "it has test" in note
+    assert "other splits are test" in note
+    own = {"split": "test", "evaluate_split": "test"}
+    [note] = notes(plan(finetune, store, tmp_path / "run4", **own), "held out")
+    assert note.endswith(
+        "as the run trains on split 'test'; other splits are train: evaluate_split='train' evaluates on train"
+    )
 
 
 def test_a_run_says_how_strong_its_noise_is(tmp_path: Path) -> None:
@@ -90,8 +95,9 @@ def test_a_run_says_how_strong_its_noise_is(tmp_path: Path) -> None:
         assert note.startswith(f"Emb-Noise of strength {strength}; ")
         assert note.endswith(expected)
     assert not notes(plan(finetune, store, tmp_path / "plain", augment="none"), "Emb-Noise")
-    with pytest.raises(ArgumentError, match="noise='loud'"):
-        plan(finetune, store, tmp_path / "loud", noise="loud")
+    for wrong, expected in (("loud", r"a number \(float\) or 'published'"), (-1, "a number .* or 'published'")):
+        with pytest.raises(ArgumentError, match=f"noise={wrong!r}: expected {expected}"):
+            plan(finetune, store, tmp_path / "wrong", noise=wrong)
 
 
 def test_the_command_takes_the_published_noise_by_its_name(tmp_path: Path) -> None:

@@ -252,8 +252,8 @@ class TokenLoader:
         """Choose the epoch of the next loop. The epoch of a loaded state is continued, not begun again."""
         if epoch != self.epoch:
             self._turn += 1
-            self.epoch, self._consumed, self._resume_at = int(epoch), 0, 0
-        self._is_begun = False
+            self.epoch, self._resume_at = int(epoch), 0
+        self._consumed, self._is_begun = self._resume_at, False
 
     @property
     def sampler(self) -> TokenLoader:

@@ -25,6 +25,8 @@ _CALLS_SYSTEM = os.name == "posix" and sys.maxsize > 2**32
 _UNKNOWN_LIMIT = 2**15
 _OTHERS = 2**14
 """The mappings that are left to libraries, threads and large arrays, which take a few thousand at most."""
+_MOST = 2**20
+"""The most mappings of a process: each that it may still have takes 8 bytes, and some systems allow 2**31."""
 _LIMIT_OF_DESCRIPTORS = 64
 """The most mappings where each has a descriptor."""
 _MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
@@ -32,15 +34,16 @@ _log = logging.getLogger(__name__)
 
 
 def most_mappings() -> int:
-    """Return how many mappings this process may have: what the system allows, but for those of others.
+    """Return how many mappings this process may have for files, `_MOST` at most.
 
-    At least half of what it allows, or `_OTHERS`, are left to the process's other memory.
+    Of those that the system allows, `_OTHERS` are left to the process's other memory, or half if those are
+    fewer.
     """
     if not _CALLS_SYSTEM:
         return _LIMIT_OF_DESCRIPTORS
     try:
         allowed = int(_MAX_MAP_COUNT.read_text())
-        return max(allowed // 2, allowed - _OTHERS)
+        return min(_MOST, max(allowed // 2, allowed - _OTHERS))
     except (OSError, ValueError):
         return _UNKNOWN_LIMIT
 
