@@ -95,8 +95,8 @@ def test_a_run_says_how_strong_its_noise_is(tmp_path: Path) -> None:
         assert note.startswith(f"Emb-Noise of strength {strength}; ")
         assert note.endswith(expected)
     assert not notes(plan(finetune, store, tmp_path / "plain", augment="none"), "Emb-Noise")
-    for wrong, expected in (("loud", r"a number \(float\) or 'published'"), (-1, "a number .* or 'published'")):
-        with pytest.raises(ArgumentError, match=f"noise={wrong!r}: expected {expected}"):
+    for wrong in ("loud", -1):
+        with pytest.raises(ArgumentError, match=f"noise={wrong!r}: expected a number .* or 'published'"):
             plan(finetune, store, tmp_path / "wrong", noise=wrong)
 
 
