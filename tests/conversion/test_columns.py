@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.audit.verify import verify
+from tokenstore.conversion.assembly import ShardAssembler
 from tokenstore.errors import ConversionError, SourceError
 from tokenstore.sources import open_source
 
@@ -281,6 +283,20 @@ def test_parts_a_resumed_conversion_and_one_of_the_whole_have_the_same_bytes(
         converted(parquet, parts[-1], part=(number, 3), **options)
     tokenstore.merge(tmp_path / "merged", parts)
     assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
+    cut = ShardAssembler._further
+    packed: list[int] = []
+
+    def stopping(self: ShardAssembler, positions: Any) -> Any:
+        packed.append(len(positions))
+        if len(packed) == 2:
+            raise KeyboardInterrupt
+        return cut(self, positions)
+
+    with mock.patch.object(ShardAssembler, "_further", stopping), pytest.raises(KeyboardInterrupt):
+        converted(parquet, tmp_path / "resumed", **options)
+    converted(parquet, tmp_path / "resumed", resume=True, **options)
+    assert len(packed) == 2
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
     with pytest.raises(ConversionError, match="expected"):
         converted(parquet, tmp_path / "whole", resume=True, columns=("text",), codec="context")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from typing_extensions import override
 from tokenstore.codecs import TEXT, Column
 from tokenstore.codecs.soft_labels import SoftLabels, softmax
 from tokenstore.errors import CodecError, Parameter, SourceError
+from tokenstore.sources.arrow_values import MOST_VALUES
 from tokenstore.sources.base import SourceColumn
 from tokenstore.sources.names import check_range, digest
-from tokenstore.sources.npy_files import StoredArray, open_npy
+from tokenstore.sources.npy_files import StoredArray, check_characters, open_npy
 from tokenstore.sources.split_names import split_of_file
 
 __all__ = ["SOFT_LABELS", "array_column", "soft_label_columns"]
 
 SOFT_LABELS = "soft_labels"
 """The name of the column of soft labels."""
-_MOST_VALUES = 2**24
 _READ_ROWS = 4096
 _TOLERANCE = 1e-3
 """The difference from 1 that the sum of a sample's probabilities may have."""
@@ -46,14 +46,17 @@ class ArrayColumn(SourceColumn):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         check_range(start, stop, len(self.stored))
         rows = self.stored.rows(start, stop)
+        if stop == len(self.stored):
+            self.stored.close()
         if not self.kind.is_ragged:
             return rows
+        if rows.dtype.kind == "U":
+            check_characters(rows, self.stored.where)
         texts: npt.NDArray[Any] = np.empty(len(rows), object)
         for place, text in enumerate(rows.tolist()):
             try:
                 texts[place] = text.decode() if isinstance(text, bytes) else text
-                texts[place].encode()
-            except UnicodeError as error:
+            except UnicodeDecodeError as error:
                 raise SourceError(f"{self.stored.where}: row {start + place}: no text: {error}") from error
         return texts
 
@@ -66,7 +69,7 @@ def array_column(stored: StoredArray, samples: int) -> ArrayColumn:
     """Return the column of an array; raise SourceError for one that is no column of so many samples."""
     kind, shape = stored.dtype.kind, stored.shape
     is_text = kind in "US" and len(shape) == 1
-    is_number = kind in "biuf" and stored.dtype.itemsize <= 8 and 0 < math.prod(shape[1:]) <= _MOST_VALUES
+    is_number = kind in "biuf" and stored.dtype.itemsize <= 8 and 0 < math.prod(shape[1:]) <= MOST_VALUES
     if len(stored) != samples or not shape or not (is_text or is_number):
         raise SourceError(
             f"{stored.where}: expected numbers or texts, one row for each of {samples} samples, found "
@@ -116,13 +119,12 @@ def soft_label_columns(
     """Return the soft labels of each split, which has so many samples, in a file or in a folder of files.
 
     A file (N, classes) is that of a source of one split; a folder has a file for each split that has some,
-    such as `train.npy`. Rows are probabilities if those first in the file are, and else logits. Raises
-    SourceError for files that do not fit.
+    such as `train.npy`. Rows are probabilities if those first in the file lie between 0 and 1, and else
+    logits. Raises SourceError for files that do not fit.
     """
     parameter, path = Parameter("soft_labels", str(location)), Path(location)
     if path.is_dir():
-        files = {split_of_file(file.name): file for file in sorted(path.glob("*.npy"))}
-        files = {split: file for split, file in files.items() if split in samples}
+        files = _files_of_splits(path, samples)
     else:
         files = dict.fromkeys(samples, path) if len(samples) == 1 else {}
     if not files:
@@ -131,9 +133,21 @@ def soft_label_columns(
             f"such as {next(iter(samples))}.npy, of the splits {', '.join(samples)}",
             parameters=[parameter],
         )
-    return {
-        split: _soft_labels(file, samples[split], top) for split, file in files.items() if split is not None
-    }
+    return {split: _soft_labels(file, samples[split], top) for split, file in files.items()}
+
+
+def _files_of_splits(folder: Path, splits: Iterable[str]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.npy")):
+        split = split_of_file(file.name)
+        if split is None or split not in splits:
+            continue
+        if split in files:
+            raise SourceError(
+                f"{folder}: {files[split].name} and {file.name} are both of split {split}; keep one"
+            )
+        files[split] = file
+    return files
 
 
 def _soft_labels(path: Path, samples: int, top: int) -> SoftLabelColumn:
@@ -151,7 +165,8 @@ def _soft_labels(path: Path, samples: int, top: int) -> SoftLabelColumn:
     except CodecError as error:
         raise SourceError(f"{path}: {error}") from error
     first = stored.rows(0, min(samples, _READ_ROWS)).astype(np.float64)
-    return SoftLabelColumn(stored, form, min(top, form.classes), not bool(_are_probabilities(first).all()))
+    are_logits = bool(((first < 0) | (first > 1 + _TOLERANCE)).any())  # of a bad row, read says so
+    return SoftLabelColumn(stored, form, min(top, form.classes), are_logits)
 
 
 def _are_probabilities(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

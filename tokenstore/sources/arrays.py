@@ -9,7 +9,6 @@ folder/train.npy, folder/val.npy, folder/train-labels.npy ..., or folder/train.n
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +25,8 @@ from tokenstore.sources.base import CodeSource, CodeSplit, Labels, SourceColumn
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
-from tokenstore.sources.names import check_range, digest
-from tokenstore.sources.npy_files import StoredArray, open_npy, open_npz
+from tokenstore.sources.names import check_range, digest, shortened
+from tokenstore.sources.npy_files import StoredArray, check_characters, open_npy, open_npz
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
 
@@ -41,8 +40,6 @@ _LARGEST_CODE = int(np.iinfo(np.int32).max)
 _MOST_CODES = 2**24
 """The codes of a sample, and the values of a column's row, above which a file is no file of samples."""
 _MOST_CODEBOOK_NBYTES = 2**30
-_SURROGATES = (0xD800, 0xE000)
-"""The numbers from the first on and before the second are halves of characters."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,10 @@ def _with_columns(
         if array not in arrays:
             raise missing_field(str(path), array, list(arrays))
         chosen[name] = array_column(arrays[array], len(contents.split))
-    return replace(contents, split=replace(contents.split, further={}), chosen=chosen, notes=())
+    used = {*fields.values(), _LABELS, _CLASS_NAMES, _CODEBOOK}
+    rest = [array for array in arrays if array not in used]
+    notes = (f"arrays not used: {len(rest)} ({shortened(rest)})",) if rest else ()
+    return replace(contents, split=replace(contents.split, further={}), chosen=chosen, notes=notes)
 
 
 def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _SplitContents:
@@ -291,10 +291,7 @@ def _class_names(stored: StoredArray) -> tuple[str, ...]:
     if stored.dtype.kind != "U" or len(stored.shape) != 1:
         raise SourceError(f"{stored.where}: expected a row of names, found {stored.dtype} {stored.shape}")
     names = stored.whole()
-    characters = names.view(np.uint32)
-    wrong = (characters > sys.maxunicode) | ((characters >= _SURROGATES[0]) & (characters < _SURROGATES[1]))
-    if wrong.any():
-        raise SourceError(f"{stored.where}: expected names, found U+{characters[wrong][0]:X}, no character")
+    check_characters(names, stored.where, "names")
     return tuple(map(str, names))
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "is_number",
     "is_text",
     "plain",
+    "type_name",
     "value_type",
 ]
 
@@ -26,6 +27,11 @@ READ_ERRORS = (
 def value_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a dictionary's values, or the type itself."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return the name of a type, one for all texts; that of a dictionary is that of its values."""
+    return str(pa.string() if is_text(kind) else value_type(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:

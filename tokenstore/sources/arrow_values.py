@@ -17,9 +17,9 @@ from tokenstore.codecs import TEXT, Column, list_column
 from tokenstore.errors import CodecError, SourceError
 from tokenstore.sources.arrow_types import is_text, plain
 
-__all__ = ["Extent", "column_values"]
+__all__ = ["MOST_VALUES", "Extent", "column_values"]
 
-_MOST_VALUES = 2**24
+MOST_VALUES = 2**24
 """The values of an array above which it is no column of a sample."""
 
 
@@ -105,8 +105,8 @@ class Extent:
         try:
             can_be_missing = dtype.kind == "f" or not self._has_null_lists
             if self._is_uniform(0, depth) and min(sizes) and can_be_missing:
-                if np.prod(sizes, dtype=np.float64) > _MOST_VALUES:
-                    raise SourceError(f"{self.where}: expected up to {_MOST_VALUES} values, found {sizes}")
+                if np.prod(sizes, dtype=np.float64) > MOST_VALUES:
+                    raise SourceError(f"{self.where}: expected up to {MOST_VALUES} values, found {sizes}")
                 return Column(dtype, tuple(sizes))
             return list_column(dtype, tuple(max(1, size) for size in sizes[1:]))
         except CodecError as error:

@@ -60,7 +60,9 @@ def open_source(
     refuse_unknown(options, SourceOptions.__annotations__, "open_source")
     where, storage_options = public_url(str(src)), options.get("source_storage_options")
     chosen = None if kind is None else load_kind(kind)
-    given = {name: value for name, value in options.items() if value not in (None, False, ())}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    if not options.get("columns"):  # none chosen is none asked for
+        given.pop("columns", None)
     listings = SavedListings() if listings is None else listings
     if is_remote(str(src)):
         if chosen is None:

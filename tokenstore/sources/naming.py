@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.array_columns import SOFT_LABELS, soft_label_columns
+from tokenstore.sources.array_columns import SOFT_LABELS, SoftLabelColumn, soft_label_columns
 from tokenstore.sources.base import CodeSource, Further, Source
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
@@ -49,11 +49,20 @@ def with_columns(source: Source, options: SourceOptions) -> Source:
         samples = {name: len(split) for name, split in source.splits.items()}
         columns = soft_label_columns(soft, samples, _SOFT_TOP if top is None else top)
         named_columns = {split: {SOFT_LABELS: column} for split, column in columns.items()}
-        source = replace(source, further=_joined(source, named_columns))
+        notes = tuple(_soft_note(split, column) for split, column in columns.items())
+        source = replace(source, further=_joined(source, named_columns), notes=(*source.notes, *notes))
     elif top is not None:
         idle, needed = Parameter("soft_top"), Parameter("soft_labels")
         raise SourceError(f"{source.location}: {idle} goes with {needed}", parameters=[idle, needed])
     return source
+
+
+def _soft_note(split: str, column: SoftLabelColumn) -> str:
+    what = "logits" if column.are_logits else "probabilities"
+    return (
+        f"soft labels of split {split}: {what} of {column.form.classes} classes, the {column.top} most "
+        "probable kept"
+    )
 
 
 def _joined(source: Source, further: Further) -> Further:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import reprlib
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ _VERSIONS = {
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
+_SURROGATES = (0xD800, 0xE000)
+"""The numbers from the first on and before the second are halves of characters."""
 _MAX_RANK = 32
 """The number of dimensions that every version of NumPy can have."""
 _MAX_ARRAYS = 1000
@@ -112,6 +115,14 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 def parse_npy(data: bytes, where: str) -> npt.NDArray[np.generic]:
     """Return the array that the bytes of a `.npy` file hold; raise SourceError for others and for objects."""
     return _parse(data, len(data), where, lambda start, count: data[start : start + count]).whole(len(data))
+
+
+def check_characters(texts: npt.NDArray[np.generic], where: str, expected: str = "texts") -> None:
+    """Raise SourceError unless texts, of NumPy's kind U, are of Unicode's characters."""
+    characters = np.ascontiguousarray(texts).view(np.uint32)
+    wrong = (characters > sys.maxunicode) | ((characters >= _SURROGATES[0]) & (characters < _SURROGATES[1]))
+    if wrong.any():
+        raise SourceError(f"{where}: expected {expected}, found U+{characters[wrong][0]:X}, no character")
 
 
 def npy_header(head: bytes, size: int, where: str) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:

@@ -175,7 +175,7 @@ def _list_split(
     files: list[int] = []
     numbers: list[int] = []
     sizes: list[int] = []
-    task = ListRowGroups(columns.image, columns.label, tuple(columns.further))
+    task = ListRowGroups(columns.image, columns.label, columns.further)
     for number, listing in enumerate(list_files(split_files, task, listings, in_processes=False)):
         rows = listing.table["rows"].to_pylist()
         files += [number] * len(rows)

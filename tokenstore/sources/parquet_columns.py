@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.arrow_types import is_bytes, is_number, is_text
+from tokenstore.sources.arrow_types import is_bytes, is_number, is_text, type_name
 from tokenstore.sources.base import Note
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.names import shortened
@@ -41,8 +41,8 @@ class Columns:
     """The columns that may hold labels, if none is used, and how to use one."""
     label_is_named: bool
     """True if the user names the column of labels."""
-    further: tuple[str, ...] = ()
-    """The further columns that are stored."""
+    further: tuple[tuple[str, str], ...] = ()
+    """The further columns that are stored, and their types."""
 
 
 def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Columns:
@@ -72,7 +72,7 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
         tuple(notes),
         unused,
         options.label_column is not None,
-        tuple(name for name in options.further if name in types),
+        tuple((name, type_name(types[name])) for name in options.further if name in types),
     )
 
 

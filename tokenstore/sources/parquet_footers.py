@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from tokenstore.errors import SourceChangedError, SourceError, StorageError
-from tokenstore.sources.arrow_types import READ_ERRORS
+from tokenstore.sources.arrow_types import READ_ERRORS, type_name
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.listings import FileListing, ListingTask
 from tokenstore.sources.parquet_columns import holds_images, holds_labels
@@ -34,8 +34,8 @@ class ListRowGroups(ListingTask):
 
     image: str
     label: str | None
-    further: tuple[str, ...] = ()
-    """The names of further columns."""
+    further: tuple[tuple[str, str], ...] = ()
+    """The names of further columns, and their types."""
 
     @override
     def __call__(self, file: SourceFile) -> FileListing:
@@ -55,9 +55,15 @@ class ListRowGroups(ListingTask):
         return FileListing(pa.table({"rows": pa.array(rows, pa.int64())}), {})
 
     def _check_columns(self, file: SourceFile, schema: pa.Schema) -> None:
-        absent = next((name for name in self.further if name not in schema.names), None)
-        if absent is not None:
-            raise SourceError(f"{file}: has no column {absent!r}, unlike the first file")
+        for column, expected in self.further:
+            if column not in schema.names:
+                raise SourceError(f"{file}: has no column {column!r}, unlike the first file")
+            kind = schema.field(schema.names.index(column)).type
+            is_missing = pa.types.is_null(kind) and expected == type_name(pa.string())
+            if type_name(kind) != expected and not is_missing:
+                raise SourceError(
+                    f"{file}: column {column!r} is of another type than in the first file: {kind}"
+                )
         for name, holds in ((self.image, holds_images), (self.label, holds_labels)):
             if name is not None and name not in schema.names:
                 raise SourceError(f"{file}: has no column {name!r}, unlike the first file")

@@ -82,8 +82,9 @@ def parquet_columns(
 ) -> dict[str, dict[str, SourceColumn]]:
     """Return the further columns of each split: `fields` are their names in the files, by those in the store.
 
-    Columns of texts are taken by their type. Others are read once, since lists of one length are arrays, and
-    numbers must not be null. Raises SourceError for a column that is not there, or that no column can hold.
+    Columns of texts and of floats are taken by their type. Others are read once, since lists of one length
+    are arrays, and integers must not be null. Raises SourceError for a column that is not there, or that no
+    column can hold.
     """
     further: dict[str, dict[str, SourceColumn]] = {split: {} for split in files}
     for name, field in fields.items():
@@ -105,6 +106,8 @@ def _kind(
             try:
                 for cells in column_cells(of_split[file], group, field, start, stop):
                     extent.add(cells)
+                    if extent.is_known:
+                        return extent.column()
             except ValueError as error:
                 raise SourceError(f"{where}: {error}") from error
     return extent.column()

@@ -7,8 +7,10 @@ that name in the sample's `.json`. A sample with neither has no value.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from typing_extensions import override
 from tokenstore.codecs import Column, list_column
 from tokenstore.errors import CodecError, SampleError, SourceError
 from tokenstore.sources.arrow_types import READ_ERRORS
+from tokenstore.sources.arrow_values import MOST_VALUES
 from tokenstore.sources.base import SourceColumn
 from tokenstore.sources.files import Reader, SourceFile
 from tokenstore.sources.further import arrow_columns
@@ -37,6 +40,7 @@ _NUMBER = ("cls", "id", "index")
 """The endings of members whose text is a number, if it is one in all samples."""
 _TEXT_TAG, _JSON_TAG, _ARRAY_TAG = b"t", b"j", b"a"
 _HEADER_NBYTES = 2**10
+_MOST_ITEM_NBYTES = 8
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,7 @@ def _column(field: str, values: Mapping[str, Values], where: str) -> Mapping[str
     decoded = {split: _decoded(field, of_split, tag == _JSON_TAG) for split, of_split in values.items()}
     if tag == _TEXT_TAG and field.rpartition(".")[2] in _NUMBER:
         decoded = _numbers(decoded)
-    arrays = {split: _arrow(field, of_split, where) for split, of_split in decoded.items()}
-    return arrow_columns(_one_type(arrays), field, where)
+    return arrow_columns(_arrow(field, decoded, where), field, where)
 
 
 def _cells(values: Values) -> Iterator[bytes | None]:
@@ -174,23 +177,21 @@ def _numbers(decoded: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return decoded
 
 
-def _arrow(field: str, values: list[Any], where: str) -> pa.ChunkedArray:
+def _arrow(field: str, decoded: Mapping[str, list[Any]], where: str) -> dict[str, pa.ChunkedArray]:
+    """Return the values of each split in one type: whole numbers of one may be fractions in another."""
     try:
-        return pa.chunked_array([pa.array(values)])
+        whole = pa.array(list(chain.from_iterable(decoded.values())))
     except READ_ERRORS as error:
         raise SourceError(
             f"{where}: column {field!r}: expected values of one kind, texts, numbers, or lists of numbers: "
             f"{error}"
         ) from error
-
-
-def _one_type(arrays: dict[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
-    """Return the columns of splits in one type, where whole numbers of one are fractions in another."""
-    kinds = {array.type for array in arrays.values()}
-    if len(kinds) > 1 and kinds <= {pa.int64(), pa.float64(), pa.null()}:
-        wide = pa.float64() if pa.float64() in kinds else pa.int64()
-        return {split: array.cast(wide) for split, array in arrays.items()}
-    return arrays
+    whole = whole if isinstance(whole, pa.ChunkedArray) else pa.chunked_array([whole])
+    stops = np.cumsum([len(of_split) for of_split in decoded.values()]).tolist()
+    return {
+        split: whole.slice(stop - len(of_split), len(of_split))
+        for stop, (split, of_split) in zip(stops, decoded.items(), strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,14 @@ def _array_columns(field: str, values: Mapping[str, Values], where: str) -> dict
     }
     dtypes, inner = {dtype for dtype, _ in kinds}, {shape[1:] for _, shape in kinds}
     dtype = np.dtype(next(iter(dtypes))).newbyteorder("=")
-    if len(dtypes) > 1 or len(inner) > 1 or dtype.kind not in "biuf" or not all(shape for _, shape in kinds):
+    are_numbers = dtype.kind in "biuf" and dtype.itemsize <= _MOST_ITEM_NBYTES
+    most = max(math.prod(shape) for _, shape in kinds)
+    are_rows = len(inner) == 1 and all(shape for _, shape in kinds) and most <= MOST_VALUES
+    if len(dtypes) > 1 or not are_numbers or not are_rows:
         shown = ", ".join(f"{np.dtype(dtype)} {shape}" for dtype, shape in sorted(kinds)[:3])
         raise SourceError(
-            f"{where}: column {field!r}: expected arrays of numbers that differ in their first size alone, "
-            f"found {shown}"
+            f"{where}: column {field!r}: expected arrays of up to {MOST_VALUES:,} numbers, each of up to 64 "
+            f"bits, that differ in their first size alone, found {shown}"
         )
     shapes = {shape for _, shape in kinds}
     try:
