@@ -218,7 +218,8 @@ def _refuse_idle_options(source: Source) -> None:
 
     images = isinstance(source, ImageSource)
     context = click.get_current_context()
-    for name in ("codebook", "codebook_size", "tokenizer_name") if images else _IMAGE_OPTIONS:
+    of_images = _IMAGE_OPTIONS if context.params["tokenizer"] else ("device", *_IMAGE_OPTIONS)
+    for name in ("codebook", "codebook_size", "tokenizer_name") if images else of_images:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             what = "ready codes" if images else "images"
             raise click.UsageError(f"--{name.replace('_', '-')} is for {what}, and {source.location} is not")

@@ -29,6 +29,8 @@ class Subset(Rows):
     def __init__(self, rows: Rows, indices: object) -> None:
         self._rows = rows.base
         array = np.asarray(indices)
+        if array.ndim == 0:  # which `normalised` takes for one sample, not for rows
+            raise IndexError(f"expected a list of integers, found {array.dtype} of shape ()")
         blocks = (array[start : start + BLOCK] for start in range(0, array.size, BLOCK))
         checked = (normalised(block, len(rows)) for block in (blocks if array.ndim == 1 else [array]))
         numbers = (source_indices(rows, block) for block in checked)
