@@ -31,6 +31,7 @@ from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import DEADLY, MOST_DEATHS, SampleRange, Segment
 from tokenstore.errors import ArgumentError, TokenizerError, WorkerError
 from tokenstore.sources import open_source
+from tokenstore.sources.arrays import ArraySplit
 from tokenstore.sources.images import ImageOptions
 
 SKIPPING = replace(OPTIONS, on_error="skip")
@@ -204,6 +205,26 @@ def test_ready_codes_are_the_same_to_the_byte_by_every_executor_in_parts_and_res
         resumed = tokenstore.convert(codes, out, executor=second, resume=True, **settings)
         assert resumed.resumed_at["train"] >= 24
         assert contents(out) == whole
+
+
+def test_ready_codes_with_wide_columns_are_read_no_more_than_a_shard_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenstore.writing.spec.SHARD_NBYTES", 2**12)
+    features = np.arange(1200 * 16, dtype=np.float32).reshape(1200, 16)
+    np.savez(tmp_path / "codes.npz", codes=np.arange(1200).reshape(-1, 1) % 9, features=features)
+    read: list[int] = []
+    plain = ArraySplit.column
+
+    def counted(self: ArraySplit, name: str, start: int, stop: int) -> Any:
+        read.append(stop - start)
+        return plain(self, name, start, stop)
+
+    monkeypatch.setattr(ArraySplit, "column", counted)
+    tokenstore.convert(tmp_path / "codes.npz", tmp_path / "out", chunk_samples=8)
+    split = tokenstore.open(tmp_path / "out")["train"]
+    assert max(read) == split.array("features").layout.shard_samples == 64
+    np.testing.assert_array_equal(split.read("features", None), features)
 
 
 def test_ready_codes_that_kill_their_reader_end_the_conversion(codes: Path) -> None:

@@ -94,8 +94,12 @@ class CodePlan(RangePlan):
     @property
     @override
     def range_samples(self) -> int:
-        most = max(1, _RANGE_CODES // math.prod(self.spec.grid))
-        return min(most, self.spec.shard_samples or most)
+        # no more than a shard, whose bytes are bounded whatever columns the source has
+        shards = (
+            self.spec.samples_per_shard(len(self.positions(name)), self.columns(name).values())
+            for name in self.names
+        )
+        return min(max(1, _RANGE_CODES // math.prod(self.spec.grid)), *shards)
 
     @override
     def begin(self, workers: int) -> CodeReader:
