@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from tokenstore.codecs import TEXT
 from tokenstore.codecs.soft_labels import SoftLabels
 from tokenstore.errors import DamageError, StoreError
 from tokenstore.reading import Concatenated, Subset, TokenStore
+from tokenstore.reading.marked_array import MarkedArrayReader
+from tokenstore.reading.shards import Payloads
 
 RAGGED = ("caption", "boxes", "tags")
 
@@ -48,6 +52,32 @@ def test_random_samples_are_read_in_their_order(store: TokenStore, samples: Samp
     assert same(split.in_memory([name]).read(name, rows), samples.columns[name][rows])
     assert same(split.array(name).streamed().read_range(0, 21), samples.columns[name])
     assert same(pickle.loads(pickle.dumps(split)).read(name, rows), samples.columns[name][rows])
+
+
+def test_marks_that_another_thread_makes_meanwhile_are_not_half_seen(
+    store: TokenStore, samples: Samples
+) -> None:
+    reader = store["train"].array("caption")
+    assert isinstance(reader, MarkedArrayReader)
+    payloads = reader._shards.payloads(np.arange(reader.files.chunks))
+    unkept = Payloads(payloads.chunks, payloads.payloads)  # as where no further shard can be mapped
+    marks = reader._marks
+    looks: list[object] = []
+
+    class Watched:
+        """Marks that the other thread makes between this thread's looks at them."""
+
+        def __getitem__(self, key: object) -> Any:
+            looks.append(key)
+            value = marks[key]  # type: ignore[index]
+            reader._marks = marks
+            reader._keep(payloads)
+            return value
+
+    reader._marks = Watched()  # type: ignore[assignment]
+    with mock.patch.object(reader._shards, "payloads", return_value=unkept):
+        assert same(reader.read([3, 14]), samples.columns["caption"][[3, 14]])
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("name", RAGGED)

@@ -38,7 +38,9 @@ class MarkedArrayReader(SampleArrayReader):
         chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
         base, payloads = self._placed(chunk, prefetched)
         mark, behind = np.divmod(row, self._marked_codec.mark_samples)
-        start, nbytes = self._marks[chunk, mark].astype(np.int64), self._marks[chunk, -1].astype(np.int64)
+        # subtle: the bytes first, which another thread enters last: where they are known, the marks are too
+        nbytes = self._marks[chunk, -1].astype(np.int64)
+        start = self._marks[chunk, mark].astype(np.int64)
         if payloads is not None and not nbytes.all():  # payloads that do not stay have no marks but the first
             unknown = nbytes == 0
             places = np.searchsorted(payloads.chunks, chunk[unknown])
