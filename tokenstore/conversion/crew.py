@@ -197,7 +197,9 @@ class _Crew(Generic[_Item, _Result]):
         try:
             result = self._ray.get(ready[0])
         except errors.ObjectLostError:  # with the machine that it was on, which is no fault of the piece
-            if piece is not None:
+            if piece is None:
+                self._ask_to_begin(actor)
+            else:
                 work.again(piece)
         except (errors.RayActorError, errors.OutOfMemoryError) as error:
             self._replace(actor, error)
@@ -225,7 +227,10 @@ class _Crew(Generic[_Item, _Result]):
         handle = self._class.remote(self._recipe, self._team.workers)
         actor: _Actor[_Item, _Result] = _Actor(handle)
         self._actors.append(actor)
-        self._running[handle.begin.remote()] = actor, None
+        self._ask_to_begin(actor)
+
+    def _ask_to_begin(self, actor: _Actor[_Item, _Result]) -> None:
+        self._running[actor.handle.begin.remote()] = actor, None
 
     def _replace(self, actor: _Actor[_Item, _Result], error: Exception) -> None:
         """Begin another actor in the place of one that died."""
