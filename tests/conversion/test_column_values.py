@@ -137,3 +137,33 @@ def test_numbers_that_zarr_does_not_have_are_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "train.tar", members)
     with pytest.raises(SourceError, match=r"numbers, each of up to 64 bits, .*, found float128 \(2,\)"):
         open_source(tar, columns=["emb=emb.npy"])
+
+
+def test_numbers_that_are_written_otherwise_stay_texts(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = [f"{row}.png,00{row},{row},2020-01-0{row + 1},12:3{row}\n" for row in range(4)]
+    table.write_text("path,code,count,day,time\n" + "".join(rows))
+    columns = open_source(folder, table=table).further["train"]
+    assert columns["code"].read(0, 4).tolist() == ["000", "001", "002", "003"]
+    assert columns["count"].read(0, 4).tolist() == [0, 1, 2, 3]
+    assert columns["day"].read(0, 2).tolist() == ["2020-01-01", "2020-01-02"]
+    assert columns["time"].read(0, 2).tolist() == ["12:30", "12:31"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ((b"7", b"8\n"), [7, 8]),
+        ((b"007", b"8"), ["007", "8"]),
+        ((b"1_0", b"8"), ["1_0", "8"]),
+        ((b"9" * 30, b"8"), ["9" * 30, "8"]),
+    ],
+)
+def test_ids_of_tars_are_numbers_if_all_are_written_as_such(
+    tmp_path: Path, texts: tuple[bytes, bytes], expected: list[object]
+) -> None:
+    members: dict[str, bytes | str | int] = {}
+    for row, text in enumerate(texts):
+        members |= {f"{row}.png": image(row), f"{row}.id": text}
+    column = open_source(write_tar(tmp_path / "train.tar", members), columns=["id"]).further["train"]["id"]
+    assert column.read(0, 2).tolist() == expected

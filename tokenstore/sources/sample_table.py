@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
@@ -83,14 +84,34 @@ def _read(file: SourceFile) -> pa.Table:
                     raise SourceError(f"{file}: expected at most {_MOST_NBYTES:,} bytes, found {nbytes:,}")
                 return pq.read_table(file.arrow_source())
         data, delimiter, _ = csv_content(file)
-        return arrow_csv.read_csv(
-            io.BytesIO(data),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        )
+        return _read_csv(data, delimiter)
     except (StorageError, SourceError):
         raise
     except READ_ERRORS as error:
         raise SourceError(f"{file}: expected a CSV or Parquet file with a heading: {error}") from error
+
+
+def _read_csv(data: bytes, delimiter: str) -> pa.Table:
+    """Return the columns of a CSV file; what is written as no number is, such as 007 or a day, is a text."""
+    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    table = arrow_csv.read_csv(io.BytesIO(data), parse_options=parse)
+    doubtful = [
+        name
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True)
+        if (pa.types.is_integer(kind) or pa.types.is_temporal(kind)) and table.schema.names.count(name) == 1
+    ]
+    if not doubtful:
+        return table
+    as_texts = arrow_csv.ConvertOptions(
+        include_columns=doubtful, column_types=dict.fromkeys(doubtful, pa.string())
+    )
+    texts = arrow_csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=as_texts)
+    for name in doubtful:
+        written, values = pc.utf8_trim_whitespace(texts[name]), table[name]
+        is_number = pa.types.is_integer(values.type)
+        if not (is_number and pc.all(pc.equal(written, values.cast(pa.string()))).as_py() is not False):
+            table = table.set_column(table.schema.get_field_index(name), name, texts[name])
+    return table
 
 
 def _path_column(names: Sequence[str], given: str | None, file: SourceFile) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +39,8 @@ _MOST_NBYTES = 2**24
 _ARRAY = "npy"
 _NUMBER = ("cls", "id", "index")
 """The endings of members whose text is a number, if it is one in all samples."""
+_NUMBER_TEXT = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})\s*", re.ASCII)
+"""The numbers of 64 bits as they are written: 007 is none."""
 _TEXT_TAG, _JSON_TAG, _ARRAY_TAG = b"t", b"j", b"a"
 _HEADER_NBYTES = 2**10
 _MOST_ITEM_NBYTES = 8
@@ -167,14 +170,14 @@ def _decoded(field: str, values: Values, is_json: bool) -> list[Any]:
 
 
 def _numbers(decoded: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return whole numbers for the texts of a column, if all of them are."""
-    try:
-        return {
-            split: [None if text is None else int(text) for text in of_split]
-            for split, of_split in decoded.items()
-        }
-    except ValueError:
+    """Return whole numbers for the texts of a column, if all of them are, as numbers are written."""
+    texts = (text for of_split in decoded.values() for text in of_split if text is not None)
+    if not all(_NUMBER_TEXT.fullmatch(text) for text in texts):
         return decoded
+    return {
+        split: [None if text is None else int(text) for text in of_split]
+        for split, of_split in decoded.items()
+    }
 
 
 def _arrow(field: str, decoded: Mapping[str, list[Any]], where: str) -> dict[str, pa.ChunkedArray]:
