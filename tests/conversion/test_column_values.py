@@ -167,3 +167,12 @@ def test_ids_of_tars_are_numbers_if_all_are_written_as_such(
         members |= {f"{row}.png": image(row), f"{row}.id": text}
     column = open_source(write_tar(tmp_path / "train.tar", members), columns=["id"]).further["train"]["id"]
     assert column.read(0, 2).tolist() == expected
+
+
+def test_the_names_inside_of_lists_make_no_other_type(tmp_path: Path) -> None:
+    for number, name in enumerate(("item", "element")):
+        kind = pa.list_(pa.field(name, pa.int64(), nullable=not number))
+        table = pa.table({"image": [image()], "tags": pa.array([[number]], kind)})
+        pq.write_table(table, tmp_path / f"train-{number}.parquet")
+    tags = open_source(tmp_path, columns=["tags"]).further["train"]["tags"]
+    assert tags.read(0, 2).tolist() == [[0], [1]]

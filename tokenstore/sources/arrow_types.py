@@ -30,8 +30,14 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """Return the name of a type, one for all texts; that of a dictionary is that of its values."""
-    return str(pa.string() if is_text(kind) else value_type(kind))
+    """Return a name that types have in common if their values are alike, for comparison.
+
+    Texts have one, a dictionary has that of its values, and names inside of lists don't count.
+    """
+    kind = pa.string() if is_text(kind) else value_type(kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"{'list' if pa.types.is_list(kind) else 'large_list'}<{type_name(kind.value_type)}>"
+    return str(kind)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from tokenstore.codecs import TEXT, Column, list_column
 from tokenstore.errors import CodecError, SourceError
-from tokenstore.sources.arrow_types import is_text, plain
+from tokenstore.sources.arrow_types import is_text, plain, type_name
 
 __all__ = ["MOST_VALUES", "Extent", "column_values"]
 
@@ -43,7 +43,7 @@ class Extent:
         """Take more values; raise SourceError for types that differ, and for what no column can hold."""
         cells = plain(cells)
         kind = pa.string() if is_text(cells.type) else cells.type
-        if self._type is not None and kind != self._type:
+        if self._type is not None and type_name(kind) != type_name(self._type):
             raise SourceError(f"{self.where}: expected {self._type} as in the first values, found {kind}")
         self._type = kind
         if not is_text(kind):
