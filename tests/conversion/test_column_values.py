@@ -176,3 +176,18 @@ def test_the_names_inside_of_lists_make_no_other_type(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / f"train-{number}.parquet")
     tags = open_source(tmp_path, columns=["tags"]).further["train"]["tags"]
     assert tags.read(0, 2).tolist() == [[0], [1]]
+
+
+def test_a_column_of_two_origins_is_refused(tmp_path: Path) -> None:
+    codes = np.arange(8, dtype=np.uint8).reshape(4, 2)
+    np.savez(tmp_path / "codes.npz", codes=codes, soft_labels=np.arange(4.0), score=np.arange(4.0))
+    np.save(tmp_path / "soft.npy", np.full((4, 4), 0.25))
+    (tmp_path / "table.csv").write_text(
+        "path,score\n" + "".join(f"codes.npz[{row}],{row}\n" for row in range(4))
+    )
+    with pytest.raises(SourceError, match="split train has a column 'soft_labels' of its own"):
+        open_source(tmp_path / "codes.npz", soft_labels=tmp_path / "soft.npy")
+    with pytest.raises(SourceError, match="split train has a column 'score' of its own"):
+        open_source(tmp_path / "codes.npz", table=tmp_path / "table.csv")
+    source = open_source(tmp_path / "codes.npz", table=tmp_path / "table.csv", columns=["other=score"])
+    assert source.further["train"]["other"].read(0, 4).tolist() == [0, 1, 2, 3]

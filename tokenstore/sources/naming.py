@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,11 +66,21 @@ def _soft_note(split: str, column: SoftLabelColumn) -> str:
 
 
 def _joined(source: Source, further: Further) -> Further:
-    """Return the further columns of a source and others."""
+    """Return the further columns of a source and others; raise SourceError for a name that both have."""
     both = {**source.further}
     for split, columns in further.items():
+        own = {*both.get(split, {}), *_stored_columns(source, split)}
+        twice = next((name for name in columns if name in own), None)
+        if twice is not None:
+            raise SourceError(
+                f"{source.location}: split {split} has a column {twice!r} of its own; give one of them another name"
+            )
         both[split] = {**both.get(split, {}), **columns}
     return both
+
+
+def _stored_columns(source: Source, split: str) -> Iterable[str]:
+    return source.splits[split].columns if isinstance(source, CodeSource) else ()
 
 
 def _with_tokenizer(source: Source, name: str) -> Source:
