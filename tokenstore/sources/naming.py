@@ -73,7 +73,8 @@ def _joined(source: Source, further: Further) -> Further:
         twice = next((name for name in columns if name in own), None)
         if twice is not None:
             raise SourceError(
-                f"{source.location}: split {split} has a column {twice!r} of its own; give one of them another name"
+                f"{source.location}: split {split} has a column {twice!r} of its own; give one of them "
+                "another name"
             )
         both[split] = {**both.get(split, {}), **columns}
     return both
