@@ -23,7 +23,7 @@ def _run(module: str) -> None:
     try:
         importlib.import_module(f"{__package__}.{module}").main()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
     finally:
         # subtle: Python prints a traceback of what interrupts its own end

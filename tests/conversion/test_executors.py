@@ -16,6 +16,7 @@ import torch
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from helpers.deadly_sources import DeadlySplit
 from helpers.grey_conversions import OPTIONS, StoppedError
+from helpers.growth import start_tracing, stop_tracing
 from helpers.stores import contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -316,12 +317,12 @@ class Billion:
 def test_the_plan_of_a_billion_samples_has_no_object_for_each(images: Path) -> None:
     source: Any = replace(open_source(images), splits={"train": Billion()})
     options = replace(OPTIONS, image_size=16)
-    tracemalloc.start()
+    start_tracing()
     plan = plan_images(source, ("train",), options, "", LoadedTokenizer(BrightnessTokenizer()))
     first = next(plan.ranges({"train": 0}, batches=10))
     rest = list(plan.ranges({"train": 10**9 - 4}))
     _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    stop_tracing()
     assert first == SampleRange("train", 0, 30)
     assert [(samples.start, samples.stop) for samples in rest] == [
         (999_999_996, 999_999_999),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.growth import start_tracing, stop_tracing
 from helpers.orders import plain_key, plain_network, plain_permutation, starts_of, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,12 +221,12 @@ def test_lanes_mix_as_well_as_a_block_shuffle(batch_size: int, window: int) -> N
 @pytest.mark.parametrize("samples", [10**6, 10**9, 5 * 10**9])
 def test_five_billion_samples_are_mixed_as_well_as_a_million_and_take_no_more_memory(samples: int) -> None:
     """Take LAION-5B's shards of 23,872 samples, in runs of 128: 39 million of them."""
-    tracemalloc.start()
+    start_tracing()
     runs = EqualRuns(samples, 23_872, 128)
     order = LaneShuffle(runs, max(1, round(47_662 * len(runs) / samples)), 3, 9)
     drawn = order(np.arange(samples // 2, samples // 2 + 256))
     most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    stop_tracing()
     shard, within = np.divmod(drawn, 23_872)
     assert len(np.unique(shard * 187 + within // 128)) == 256, "each from a run of its own"
     assert most < 2e6

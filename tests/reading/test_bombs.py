@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.broken_stores import zstd_frame
 from helpers.conformance import read_json, shard_of, write_full
+from helpers.growth import start_tracing, stop_tracing
 from helpers.stores import edit_root, replace_files
 
 import tokenstore
@@ -203,11 +204,11 @@ def test_a_member_of_a_zip_file_is_inflated_no_further_than_its_size(tmp_path: P
     size = struct.pack("<I", 40_000_000)
     assert data.count(size) == 2
     (tmp_path / "x.zip").write_bytes(data.replace(size, struct.pack("<I", 100)))
-    tracemalloc.start()
+    start_tracing()
     storage = open_storage(str(tmp_path / "x.zip"))
     for read in (lambda: storage.read("zarr.json", 1000), lambda: storage.read_range("zarr.json", 7, 9)):
         with contextlib.suppress(DamageError):
             assert set(read()) == {0}
     peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    stop_tracing()
     assert peak < 10_000_000  # of which the dictionary of LZMA takes 8

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.damaged_stores import write
+from helpers.growth import start_tracing, stop_tracing
 from helpers.stores import edit_root
 
 import tokenstore
@@ -49,12 +50,12 @@ FILES = ("zarr.json", "train/tokens/zarr.json", "train/tokens/c/0/0/0", "train/s
 @contextlib.contextmanager
 def memory_below(nbytes: int) -> Iterator[None]:
     """Fail if Python's objects take more memory in the block."""
-    tracemalloc.start()
+    start_tracing()
     try:
         yield
         peak = tracemalloc.get_traced_memory()[1]
     finally:
-        tracemalloc.stop()
+        stop_tracing()
     assert peak < nbytes
 
 

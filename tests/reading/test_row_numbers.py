@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from helpers.growth import start_tracing, stop_tracing
 from helpers.stores import random_codes, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,12 +140,12 @@ def test_subsets_of_many_rows_take_few_bytes(monkeypatch: pytest.MonkeyPatch, sh
     rows = 2**20
     drawn = Permutation(rows, 1).inverse
     drawn(np.arange(2))
-    tracemalloc.start()
+    start_tracing()
     try:
         numbers = rows_where(rows, lambda positions: drawn(positions) < share * rows)
         at_end, peak = tracemalloc.get_traced_memory()
     finally:
-        tracemalloc.stop()
+        stop_tracing()
     assert len(numbers) == int(np.ceil(share * rows))
     assert at_end <= rows / 4
     assert peak <= rows / 4 + 64 * row_numbers.BLOCK
@@ -163,12 +164,12 @@ def test_a_long_list_is_taken_in_blocks(dataset: TokenDataset, monkeypatch: pyte
     rows = 2**20
     chosen = np.random.default_rng(0).integers(-SAMPLES, SAMPLES, rows)
     dataset.select(chosen[:10])
-    tracemalloc.start()
+    start_tracing()
     try:
         view = dataset.select(chosen)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
-        tracemalloc.stop()
+        stop_tracing()
     assert peak <= 4 * rows + 64 * row_numbers.BLOCK
     np.testing.assert_array_equal(view.indices, chosen % SAMPLES)
     chosen[-1] = SAMPLES

@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from helpers.growth import start_tracing, stop_tracing
 from helpers.image_folders import fill
 from helpers.image_sources import labels, listed
 
@@ -184,12 +185,12 @@ def test_an_empty_range_of_samples_is_empty(root: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_million_names_take_no_object_each() -> None:
-    tracemalloc.start()
+    start_tracing()
     names = name_columns.NameBuilder()
     count = names.extend(b"n01440764/n01440764_%08d.JPEG" % number for number in range(10**6))
     column = names.finish()
     python_bytes = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
+    stop_tracing()
     assert (count, len(column)) == (10**6, 10**6)
     assert python_bytes < 2 * 10**6
     assert column.nbytes < 40 * 10**6

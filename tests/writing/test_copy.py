@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.growth import start_tracing, stop_tracing
 from helpers.stores import random_codes, write_store
 from tokenstore_cli.main import cli
 
@@ -238,12 +239,12 @@ def test_two_copies_to_one_folder_do_not_mix(store: Path, tmp_path: Path) -> Non
 def test_a_large_shard_goes_through_in_blocks(tmp_path: Path) -> None:
     write_store(tmp_path / "a", {"train": (random_codes(3300, (100, 100), 256),)}, 256)
     assert tokenstore.open(tmp_path / "a").files.nbytes > 33e6
-    tracemalloc.start()
+    start_tracing()
     try:
         copied(tmp_path / "a", tmp_path / "b")
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
-        tracemalloc.stop()
+        stop_tracing()
 
 
 def run(*words: object) -> Result:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.growth import start_tracing, stop_tracing
 
 from tokenstore.writing import drawing
 
@@ -31,8 +32,8 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch) 
     drawing.drawn(10_000, 50, (0,))
     peaks = []
     for size in (100_000, 400_000):
-        tracemalloc.start()
+        start_tracing()
         drawing.drawn(size, 50, (0,))
         peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        stop_tracing()
     assert peaks[1] < 1.2 * peaks[0]
