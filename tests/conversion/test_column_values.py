@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tokenstore.errors import SourceError
 from tokenstore.sources import open_source
+from tokenstore.sources.tar_columns import ColumnReader
 
 
 def image(shade: int = 0) -> bytes:
@@ -191,3 +193,14 @@ def test_a_column_of_two_origins_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "codes.npz", table=tmp_path / "table.csv")
     source = open_source(tmp_path / "codes.npz", table=tmp_path / "table.csv", columns=["other=score"])
     assert source.further["train"]["other"].read(0, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_the_json_of_a_sample_is_read_once_for_all_columns(tmp_path: Path) -> None:
+    members = {"0.png": image(), "0.json": json.dumps({"a": 1, "b": [2], "c": "x"})}
+    tar = write_tar(tmp_path / "train.tar", members)
+    with mock.patch.object(
+        ColumnReader, "_content", autospec=True, side_effect=ColumnReader._content
+    ) as read:
+        columns = open_source(tar, columns=["a", "b", "c"]).further["train"]
+    assert read.call_count == 1
+    assert [columns[name].read(0, 1).tolist() for name in "abc"] == [[1], [[2]], ["x"]]

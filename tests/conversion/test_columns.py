@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -266,10 +265,6 @@ def test_soft_labels_are_stored_and_read_back_as_probabilities(folder: Path, tmp
         open_source(folder, soft_labels=tmp_path / "short.npy")
     with pytest.raises(SourceError, match=r"soft_top.* goes with"):
         open_source(folder, soft_top=3)
-
-
-def columns_of(path: Path) -> Mapping[str, bytes]:
-    return {name: data for name, data in contents(path).items() if "/c/" in name}
 
 
 def test_parts_a_resumed_conversion_and_one_of_the_whole_have_the_same_bytes(

@@ -61,15 +61,18 @@ class ColumnReader:
         """
         values: list[bytes | None] = []
         used: list[str] = []
+        json_ending = sample.member(JSON, group)
+        fields: dict[str, bytes] | None = None
         for field in self.fields:
             ending = sample.member(field.lower(), group)
             if ending is not None:
                 used.append(ending)
                 values.append(self._member(ending, group[ending]))
                 continue
-            ending = sample.member(JSON, group)
-            values.append(None if ending is None else self._field(field, group[ending]))
-            used += [] if ending is None else [ending]
+            if json_ending is not None and fields is None:  # read once for all fields
+                used.append(json_ending)
+                fields = self._json(group[json_ending])
+            values.append(None if fields is None else fields.get(field))
         return values, used
 
     def _member(self, ending: str, member: Member) -> bytes:
@@ -81,11 +84,14 @@ class ColumnReader:
             return _ARRAY_TAG + json.dumps(facts).encode()
         return _TEXT_TAG + self._content(member)
 
-    def _field(self, field: str, member: Member) -> bytes | None:
+    def _json(self, member: Member) -> dict[str, bytes]:
+        """Return the fields of a JSON object that are asked for and not null; none for other JSON."""
         try:
             fields = json.loads(self._content(member))
-            value = fields.get(field) if isinstance(fields, dict) else None
-            return None if value is None else _JSON_TAG + json.dumps(value).encode()
+            if not isinstance(fields, dict):
+                return {}
+            asked = {field: fields[field] for field in self.fields if fields.get(field) is not None}
+            return {field: _JSON_TAG + json.dumps(value).encode() for field, value in asked.items()}
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{self.tar}: {printable(member.name)}: expected JSON: {error}") from error
 
