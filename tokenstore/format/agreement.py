@@ -71,6 +71,8 @@ def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
         raise ManifestError(
             f"{where}: expected the manifest's grid {manifest.grid}, found {layout.sample_shape}"
         )
+    if layout.codec.views != 1:
+        raise ManifestError(f"{where}: expected samples without views, found {layout.codec.views} views each")
     size = manifest.codebook_size
     packed_for = size if layout.codec.codebook_size is None else layout.codec.codebook_size
     if layout.dtype != code_dtype(size) or packed_for != size:

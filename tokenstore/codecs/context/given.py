@@ -1,7 +1,7 @@
 """Views that are coded given earlier ones: which, by what model, and the codes that they are given.
 
 The model of such views has grids with one axis more: the frames before the last are the codes of the
-references, each moved to the cells of the view, and the last frame is the view (FORMAT.md, section 9).
+references, each moved to the cells of the view, and the last frame is the view.
 """
 
 from __future__ import annotations
