@@ -37,6 +37,17 @@ def test_only_the_wings_named_know_zarr_or_torch() -> None:
         assert "torch" not in roots or part(path) in TORCH, path
 
 
+def test_torchmetrics_is_imported_where_the_quality_of_images_is_measured_alone() -> None:
+    # Importing it takes longer than importing torch, and every run and every test process would pay for that.
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("tokenstore", "seitpp_models")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if any(name.split(".")[0] == "torchmetrics" for name in imported(path))
+    ]
+    assert users == ["tokenstore/tokenizers/quality.py"]
+
+
 def test_importing_tokenstore_pulls_in_nothing_heavy() -> None:
     heavy = "{'torch', 'zarr', 'numba', 'pyarrow', 'numpy', 'timm'}"
     code = f"import sys, tokenstore; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"

@@ -14,12 +14,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.class_names import ClassMap
 from seitpp_models.evaluation.predictions import PixelLog, PredictionLog
+from seitpp_models.evaluation.sums import Mean, confusions, over_processes
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask
 from seitpp_models.networks.segmentation import segmentation_loss
 from seitpp_models.networks.shape import NetworkShape, taking_any_grid
@@ -42,29 +41,8 @@ Crop: TypeAlias = int | tuple[int, int]
 OnBatch: TypeAlias = Callable[[int], None]
 """A progress callback, which is called with the number of samples of each batch."""
 
-_TOP = 5
-"""The classes among which the label has to be for top-5."""
-
-
-class _Mean(Metric):
-    """A weighted mean. That of torchmetrics loses the weights, unless it looks for NaN and then drops NaN."""
-
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), "sum")
-        self.add_state("weight", torch.tensor(0.0), "sum")
-
-    def update(self, value: Tensor, weight: Tensor | int) -> None:
-        """Add a value with a weight."""
-        self.total = self.total + value * weight
-        self.weight = self.weight + weight
-
-    def compute(self) -> Tensor:
-        """Return the mean ()."""
-        return self.total / self.weight
+_BEST = (1, 5)
+"""The numbers of classes among which the label has to be: top-1, and top-5 of more than five classes."""
 
 
 class ClassifierFigures:
@@ -76,7 +54,7 @@ class ClassifierFigures:
         Predictions are added to the `log`, if there is one.
         """
         self._classes, self._log = classes, log
-        self._metrics: dict[str, Metric] = {}
+        self._means: dict[str, Mean] = {}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: logits (B, K) and labels (B,) int64, on one device.
@@ -89,12 +67,14 @@ class ClassifierFigures:
         if self._classes is not None:
             labels = self._classes.labels.to(labels.device)[labels]
             logits = logits.masked_fill(~self._classes.counted.to(logits.device), -torch.inf)
-        if not self._metrics:
+        if not self._means:
             counted = logits.shape[1] if self._classes is None else int(self._classes.counted.sum())
-            self._metrics = _classifier_metrics(logits.shape[1], counted, logits.device)
-        self._metrics["loss"].update(F.cross_entropy(logits, labels), len(labels))
-        for name in self._metrics.keys() - {"loss"}:
-            self._metrics[name].update(logits, labels)
+            self._means = _classifier_means(logits.shape[1], counted)
+        self._means["loss"].add(F.cross_entropy(logits, labels) * len(labels), len(labels))
+        for most in _BEST:
+            if (name := f"top{most}") in self._means:
+                best = logits.topk(most).indices if most > 1 else logits.argmax(1, keepdim=True)
+                self._means[name].add((best == labels[:, None]).any(1).sum(), len(labels))
         if self._log is not None:
             self._log.add(logits, labels)
 
@@ -104,19 +84,16 @@ class ClassifierFigures:
         There is no `top5` of five classes or fewer, among which every label is. Raises ModelError if there
         was no batch.
         """
-        if not self._metrics:
+        if not self._means:
             raise ModelError("expected samples to evaluate on, found none")
-        return {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        return {name: mean.compute() for name, mean in self._means.items()}
 
 
-def _classifier_metrics(classes: int, counted: int, device: torch.device) -> dict[str, Metric]:
-    """Return the metrics of logits of `classes`, of which `counted` are told apart."""
+def _classifier_means(classes: int, counted: int) -> dict[str, Mean]:
+    """Return the means of logits of `classes`, of which `counted` are told apart, by their names."""
     if classes < 2:
         raise ModelError(f"expected a network of two classes or more, found {classes}")
-    metrics: dict[str, Metric] = {"loss": _Mean()}
-    for most in (1, _TOP) if counted > _TOP else (1,):
-        metrics[f"top{most}"] = MulticlassAccuracy(classes, top_k=most, average="micro", validate_args=False)
-    return {name: metric.to(device) for name, metric in metrics.items()}
+    return {"loss": Mean()} | {f"top{most}": Mean() for most in _BEST if most < max(counted, 2)}
 
 
 @torch.no_grad()
@@ -166,29 +143,26 @@ def evaluate_segmenter(
 
     Raises ModelError for labels out of range, a crop whose border divides a pixel, and if no pixel counts.
     """
-    loss: Metric | None = None
+    loss = Mean()
+    table: Tensor | None = None
     with in_eval_mode(model, any_grid=crop is not None) as device:
         for codes, masks in loader:
             codes, masks = codes.to(device), masks.to(device).long()
             masks = central_masks(masks, codes.shape[1:], crop)
             counted = masks != ignore_index
             _check_labels(counted & ((masks < 0) | (masks >= classes)), masks, classes)
-            if loss is None:
-                loss = _Mean().to(device)
-                confusion = MulticlassConfusionMatrix(
-                    classes, ignore_index=ignore_index, validate_args=False
-                ).to(device)
             logits = model(network_input(codes, crop, embedding), tuple(masks.shape[1:]))
-            loss.update(segmentation_loss(logits, masks, ignore_index), counted.sum())
+            loss.add(segmentation_loss(logits, masks, ignore_index) * counted.sum(), counted.sum())
             predicted = logits.argmax(1)
-            confusion.update(predicted, masks)
+            found = confusions(masks[counted], predicted[counted], classes)
+            table = found if table is None else table + found
             if log is not None:
                 log.add(predicted)
             if on_batch is not None:
                 on_batch(len(codes))
-    if loss is None:
+    if table is None:
         raise ModelError("expected samples to evaluate on, found none")
-    table: Tensor = confusion.compute().cpu().double()
+    table = over_processes(table).cpu().double()
     if not bool(table.any()):
         raise ModelError(
             f"expected pixels to evaluate on, found none but of {ignore_index}, which is ignored"
@@ -197,7 +171,7 @@ def evaluate_segmenter(
         log.table = table.long().numpy()
     iou = _intersections_over_unions(table, ignore_index)
     return {
-        "loss": float(loss.compute()),
+        "loss": loss.compute(),
         "miou": float(iou.nanmean()),
         "accuracy": float(table.diagonal().sum() / table.sum()),
         "iou": iou.tolist(),
@@ -222,8 +196,8 @@ def evaluate_masked(
 
     Raises ModelError for a network of another kind, and if there is no batch.
     """
-    loss: Metric | None = None
-    right = _Mean()
+    loss, right = Mean(), Mean()
+    evaluated = False
     with in_eval_mode(model) as device:
         network = getattr(model, "module", model)
         shape: NetworkShape | None = getattr(network, "shape", None)
@@ -234,16 +208,16 @@ def evaluate_masked(
             codes = batch if isinstance(batch, Tensor) else batch[0]
             mask = _masks_of_rows(loader.last_rows.tolist(), rows * columns, ratio, seed).to(device)
             output = model(network_input(codes.to(device), crop, None), mask)
-            if loss is None:
-                loss, right = _Mean().to(device), right.to(device)
+            evaluated = True
             logits, targets = output.logits.flatten(0, 2).float(), output.targets.flatten()
-            loss.update(F.cross_entropy(logits, targets), len(codes))  # whatever the model's smoothing
-            right.update((output.logits.argmax(-1) == output.targets).float().mean(), len(codes))
+            # without the label smoothing that the model's own loss may have
+            loss.add(F.cross_entropy(logits, targets) * len(codes), len(codes))
+            right.add((output.logits.argmax(-1) == output.targets).float().mean() * len(codes), len(codes))
             if on_batch is not None:
                 on_batch(len(codes))
-    if loss is None:
+    if not evaluated:
         raise ModelError("expected samples to evaluate on, found none")
-    return {"loss": float(loss.compute()), "right": float(right.compute())}
+    return {"loss": loss.compute(), "right": right.compute()}
 
 
 def without_nan(value: Any) -> Any:
