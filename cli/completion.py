@@ -12,7 +12,7 @@ from .parameters import Choice
 @click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Print a script that completes this program's commands and options in SHELL.
+    """Print a script that completes this program's commands and options in SHELL.
 
     \b
     Examples:

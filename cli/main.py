@@ -159,8 +159,27 @@ def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:
         option = OPTION_NAMES.get(parameter.name, f"--{parameter.name.replace('_', '-')}")
         if parameter.value not in (None, True):
             option += f" {parameter.value}"
+        if _is_of_convert_alone(option.split()[0]):
+            option += " of `tokenstore convert`"
         text = text.replace(str(parameter), option)
     return text
+
+
+def _is_of_convert_alone(option: str) -> bool:
+    """Return whether the command that runs has no such option, and `tokenstore convert` has it."""
+    context = click.get_current_context(silent=True)
+    command = None if context is None else context.command
+    if context is not None and isinstance(command, click.Group):
+        # an error leaves the command's own context before it is written
+        command = command.get_command(context, context.invoked_subcommand or "")
+    if command is None or option in _options_of(command):
+        return False
+    convert = cli.get_command(click.Context(cli), "convert")
+    return convert is not None and option in _options_of(convert)
+
+
+def _options_of(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 class _Commands(LazyCommands):
@@ -187,7 +206,7 @@ def _interrupt(*_: object) -> None:
     "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
 )
 def cli(debug: bool) -> None:
-    r"""Vision datasets kept as discrete tokens: small, checked, fast to read.
+    """Vision datasets kept as discrete tokens: small, checked, fast to read.
 
     \b
       tokenstore convert photos/ photos.zarr

@@ -43,7 +43,7 @@ class _Commands(LazyCommands):
     "--debug", is_flag=True, envvar="TOKENSTORE_DEBUG", help="Show the whole traceback of an error."
 )
 def cli(debug: bool) -> None:
-    r"""Networks that learn from discrete tokens, after SeiT++.
+    """Networks that learn from discrete tokens, after SeiT++.
 
     \b
       seitpp train-tokenadapt --images photos/ --out adapter.safetensors

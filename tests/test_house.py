@@ -147,3 +147,18 @@ def test_the_library_names_no_option_of_a_command_line() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and OPTION.search(node.value)
     ]
     assert found == []
+
+
+def test_parquet_files_are_opened_by_one_function() -> None:
+    # subtle: others would let Arrow's threads hold Python's bytes when the interpreter ends
+    openers = {"ParquetFile", "ParquetDataset", "read_table", "read_metadata", "read_schema"}
+    found = [
+        str(path.relative_to(ROOT))
+        for path in LIBRARY
+        for node in nodes(path)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in openers
+        and getattr(node.func.value, "id", None) == "pq"
+    ]
+    assert found == ["tokenstore/parquet_pages.py"]

@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["SeekableFile", "column_pages", "inflated_nbytes"]
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+__all__ = ["SeekableFile", "column_pages", "inflated_nbytes", "open_parquet"]
 
 _MAGIC = b"PAR1"
 _TAIL_NBYTES = 2**16
@@ -40,6 +43,17 @@ class SeekableFile(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return the next `size` bytes; fewer at the end of the file."""
+
+
+def open_parquet(file: Any, **settings: Any) -> ParquetFile:
+    """Open a Parquet file, by its path or as an open file, with `settings` of pyarrow.parquet.ParquetFile.
+
+    An open file is read in the thread that asks for rows. Arrow's own threads, which read ahead by default,
+    could hold Python's bytes when the interpreter ends, and that aborts the process.
+    """
+    import pyarrow.parquet as pq  # most of this module needs no Arrow
+
+    return pq.ParquetFile(file, pre_buffer=isinstance(file, str), **settings)
 
 
 def inflated_nbytes(file: SeekableFile) -> int:

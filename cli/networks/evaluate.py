@@ -108,7 +108,7 @@ def _corruptions() -> list[str]:
 @source_options.storage_options()
 @click.pass_context
 def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> None:
-    r"""Measure the network in MODEL on a token store, or a classifier on images.
+    """Measure the network in MODEL on a token store, or a classifier on images.
 
     A classifier gives top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
     IoU and the IoU of each class; a masked-token model its loss. Images are made tokens first, by the

@@ -44,7 +44,7 @@ _DEFAULTS = defaults("finetune")
 @training_options.noise()
 @click.pass_context
 def finetune(context: click.Context, /, **_: Any) -> None:
-    r"""Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
+    """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.
 
     The defaults are the published ones of SeiT++, but that Emb-Noise has the standard deviation of
     the store's codebook. From scratch, with vectors, it is plain SeiT.

@@ -35,7 +35,7 @@ from .network_options import defaults, explicit_options, mask_options, network_o
 @training_options.noise()
 @click.pass_context
 def pretrain(context: click.Context, /, **_: Any) -> None:
-    r"""Train a masked-token model on the codes of STORE, without labels.
+    """Train a masked-token model on the codes of STORE, without labels.
 
     The defaults are the published ones, for ImageNet on eight GPUs, but that Emb-Noise is as strong as the
     store's codebook.

@@ -36,7 +36,7 @@ _DEFAULTS = defaults("segment")
 )
 @click.pass_context
 def segment(context: click.Context, /, **_: Any) -> None:
-    r"""Train a network that gives each pixel of STORE's label maps a class.
+    """Train a network that gives each pixel of STORE's label maps a class.
 
     The store is made by `tokenstore convert --masks`. The network sees the whole grid.
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     resumed="the run beside OUT",
 )
 def train_tokenadapt(images: tuple[str, ...], out: Path, **settings: Any) -> None:
-    r"""Train TokenAdapt for a tokenizer: it turns tokens of an image into those of the image augmented.
+    """Train TokenAdapt for a tokenizer: it turns tokens of an image into those of the image augmented.
 
     \b
     Examples:

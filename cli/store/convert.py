@@ -131,7 +131,7 @@ def convert(
     log_json: bool,
     **settings: Any,
 ) -> None:
-    r"""Turn SRC into the token store OUT.
+    """Turn SRC into the token store OUT.
 
     SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
     release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL. Folders of

@@ -23,7 +23,7 @@ from ..main import EXIT_CODES
 @options.storage_options(of="store, or for DST if SRC is local")
 @options.storage_options("--target-storage-options", of="target, which is DST")
 def copy(src: str, dst: str, **settings: Any) -> None:
-    r"""Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
+    """Copy the store SRC to DST: folders, zip files and fsspec URLs, in any direction.
 
     Every file is checked against the manifest while it is read, and read back after it was written. What an
     interrupted copy leaves behind does not open as a store; --resume continues the copy.

@@ -25,7 +25,7 @@ _CLASSES_SHOWN = 10
 @options.as_json("the manifest and each array's layout")
 @options.storage_options()
 def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
-    r"""Show what STORE says about itself.
+    """Show what STORE says about itself.
 
     \b
     Examples:

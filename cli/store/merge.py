@@ -30,7 +30,7 @@ from ..parameters import Choice
 @options.storage_options(of="store, or for OUT if the parts are local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
-    r"""Merge PARTS, which `tokenstore convert --part I/N` made, to the store OUT.
+    """Merge PARTS, which `tokenstore convert --part I/N` made, to the store OUT.
 
     All N parts have to be named, in any order. OUT has the same bytes as one conversion of the whole.
 

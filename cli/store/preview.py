@@ -69,7 +69,7 @@ def preview(
     augment: Literal["seitpp"] | None,
     **settings: Any,
 ) -> None:
-    r"""Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
+    """Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
 
     A store with label maps has each sample's beside them, a colour a class; ignored pixels are white. With
     --augment, the first image of a sample is its codes as they are stored, decoded like the others.

@@ -27,7 +27,7 @@ from ..main import EXIT_CODES
 @options.resume("the interrupted recoding to OUT")
 @options.storage_options()
 def recode(store: str, out: str | None, **settings: Any) -> None:
-    r"""Write STORE again with another codec: to OUT, or else in its place.
+    """Write STORE again with another codec: to OUT, or else in its place.
 
     The codes stay the same, and every shard is decoded again before it is written. In its place means that
     the new store is whole beside the old one before they change places, so both need room for a while.

@@ -47,7 +47,7 @@ class _NegativeNumbers(click.Command):
 @options.device()
 @options.storage_options()
 def reconstruct(store: str, indices: tuple[int, ...], out: Path, ending: str, **settings: Any) -> None:
-    r"""Write what the codes of samples of STORE give as images DIR/INDEX.png.
+    """Write what the codes of samples of STORE give as images DIR/INDEX.png.
 
     A sample of video gives DIR/INDEX-FRAME.png for each frame. An INDEX below zero counts from the end.
     Images of these names are overwritten.

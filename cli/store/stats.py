@@ -40,7 +40,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
 @options.device()
 @options.storage_options()
 def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **settings: Any) -> None:
-    r"""Audit STORE: where its bytes go and how its codes are used.
+    """Audit STORE: where its bytes go and how its codes are used.
 
     Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
     compared with their images as the tokenizer saw them: resized, not as they are in their files. With

@@ -34,7 +34,7 @@ _IMAGE_OPTIONS = {**source_options.ORIGINALS, "tokenizer": "--tokenizer", "devic
 @options.device()
 @options.storage_options()
 def verify(store: str, as_json: bool, retokenize: int | None, **settings: Any) -> None:
-    r"""Check every digest, checksum, code and label of STORE.
+    """Check every digest, checksum, code and label of STORE.
 
     Exits with 1 and names the file and chunk where anything is not as it was written. With --retokenize,
     codes that differ from those the images give now count as damage too, but only where they are computed

@@ -91,7 +91,7 @@ def _check_ending(_: click.Context, __: click.Parameter, value: Path) -> Path:
 @options.device()
 @options.overwrite()
 def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **settings: Any) -> None:
-    r"""Learn a codebook over an autoencoder's latents of IMAGES.
+    """Learn a codebook over an autoencoder's latents of IMAGES.
 
     IMAGES is a source of images as `convert` reads them. The autoencoder stays as it is; with the codebook
     it is a tokenizer: `--tokenizer autoencoder:OUT`.

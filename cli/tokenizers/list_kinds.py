@@ -17,7 +17,7 @@ _WIDTH = 250
 @click.command(epilog=EXIT_CODES)
 @options.as_json("the tokenizers by name")
 def tokenizers(as_json: bool) -> None:
-    r"""List what `--tokenizer` takes: names, arguments, grids, codebooks, licences.
+    """List what `--tokenizer` takes: names, arguments, grids, codebooks, licences.
 
     \b
     Examples:

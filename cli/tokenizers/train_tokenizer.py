@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     resumed="the run in OUT",
 )
 def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None:
-    r"""Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
+    """Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
 
     OUT gets weights.safetensors (averaged weights, for `--tokenizer conv-vq:OUT/weights.safetensors`),
     evaluation.json, samples.png, log.jsonl, and state.pt to resume from.

@@ -9,10 +9,14 @@ import subprocess
 import sys
 import textwrap
 from collections import defaultdict
+from pathlib import Path
 
 import click
 import pytest
-from helpers.commands import all_commands
+from click.testing import CliRunner
+from helpers.commands import PROGRAMS, all_commands
+from helpers.image_folders import fill
+from helpers.stores import random_codes, write_store
 from helpers.waiting import HANG
 
 COMMANDS = all_commands()
@@ -66,6 +70,17 @@ def test_help_has_examples_of_the_command(command: str) -> None:
     assert f"\n  {command}" in text
 
 
+@pytest.mark.parametrize("words", [*PROGRAMS, *COMMANDS])
+def test_help_shows_each_example_on_a_line_of_its_own(words: str) -> None:
+    program, *rest = words.split()
+    shown = CliRunner().invoke(PROGRAMS[program], [*rest, "--help"]).output.splitlines()
+    examples = re.findall(rf"^ *{program} .+$", (COMMANDS | PROGRAMS)[words].help or "", re.MULTILINE)
+    assert examples
+    assert [line.strip() for line in shown if line.strip() in map(str.strip, examples)] == [
+        example.strip() for example in examples
+    ]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_is_and_what_it_takes(command: str) -> None:
     for parameter in COMMANDS[command].params:
@@ -112,3 +127,21 @@ def test_help_of_no_command_imports_anything_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_option_of_convert_alone_is_named_as_such_by_other_commands(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        fill(tmp_path / "src" / folder, "0.jpg", "1.jpg")
+    write_store(tmp_path / "store", {"train": (random_codes(2, (2, 2), 5), None)}, 5)
+    store, source, target = (str(tmp_path / name) for name in ("store", "src", "target"))
+
+    def said(*words: str) -> str:
+        return " ".join(CliRunner().invoke(PROGRAMS["tokenstore"], words).output.split())
+
+    other, convert = (
+        said("preview", store, "--images", source, "-o", f"{target}.png"),
+        said("convert", source, target),
+    )
+    assert "take all as images by --no-labels of `tokenstore convert`" in other
+    assert "take all as images by --no-labels" in convert
+    assert "of `tokenstore convert`" not in convert

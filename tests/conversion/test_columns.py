@@ -27,6 +27,7 @@ from tokenstore.errors import ConversionError, SourceError
 from tokenstore.sources import open_source
 
 SAMPLES = 9
+ROWS = range(SAMPLES)
 CAPTIONS = ["a cat", "", "größte Katze", "猫", "five", "six", "seven", "eight", "line\nbreak"]
 SCORES = np.arange(SAMPLES) / 4
 BOXES = [np.arange(4 * (row % 3), dtype=np.float32).reshape(-1, 4) for row in range(SAMPLES)]
@@ -72,6 +73,9 @@ def parquet(tmp_path: Path) -> Path:
             "id": pa.array([f"id {row}" if row != 2 else None for row in range(SAMPLES)]),
             "holes": pa.array([row if row != 2 else None for row in range(SAMPLES)], pa.int64()),
             "when": pa.array([0] * SAMPLES, pa.timestamp("s")),
+            "about": [
+                {"who": {"name": f"name {row}", "age": row}} if row else None for row in range(SAMPLES)
+            ],
         }
     )
     pq.write_table(table, tmp_path / "images.parquet", row_group_size=4)
@@ -79,9 +83,9 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def test_columns_of_parquet_stay_with_their_images(parquet: Path, tmp_path: Path) -> None:
-    columns = ("caption=text", "score", "boxes", "vector", "id")
+    columns = ("caption=text", "score", "boxes", "vector", "id", "name=about.who.name")
     split = converted(parquet, tmp_path / "out", columns=columns)
-    assert split.columns == ("tokens", "boxes", "caption", "id", "score", "vector")
+    assert split.columns == ("tokens", "boxes", "caption", "id", "name", "score", "vector")
     rows = range(SAMPLES - 1)
     assert split.read("caption", rows).tolist() == without_bad(CAPTIONS)
     assert split.read("score", rows).tolist() == without_bad(SCORES)
@@ -90,6 +94,7 @@ def test_columns_of_parquet_stay_with_their_images(parquet: Path, tmp_path: Path
     assert split.read("id", rows).tolist() == without_bad(
         ["id 0", "id 1", "", *[f"id {n}" for n in range(3, 9)]]
     )
+    assert split.read("name", rows).tolist() == without_bad(["", *[f"name {n}" for n in range(1, 9)]])
     assert split.column("vector").shape == (3,)
     assert split.read("tokens", rows).reshape(8).tolist() == without_bad([20 * row for row in range(SAMPLES)])
 
@@ -100,6 +105,9 @@ def test_columns_of_parquet_stay_with_their_images(parquet: Path, tmp_path: Path
         ("holes", "1 values are null .first: row 2., and int64 has no value for that"),
         ("when", "expected texts, numbers, or lists of numbers, found timestamp"),
         ("nothing", "no such column; found image, text"),
+        ("it=about.which", "no such column; found image, text"),
+        ("it=about.who.age", "1 values are null .first: row 0., and int64 has no value for that"),
+        ("about", "expected texts, numbers, or lists of numbers, found struct"),
         ("text=", "is no name that a column of a store can have"),
         ("a b=text", "is no name that a column of a store can have"),
         ("labels=text", "is no name that a column of a store can have"),

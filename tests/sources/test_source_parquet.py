@@ -56,7 +56,7 @@ def test_the_hugging_face_layout_gives_images_labels_and_class_names(tmp_path: P
         "train-00000-of-00002.parquet[4]",
         "train-00001-of-00002.parquet[0]",
     ]
-    assert source.notes == ("validation is split val",)
+    assert source.notes == ("validation is split val", "columns not used: 1 (photo.path)")
 
 
 @pytest.mark.parametrize("name", ["image", "img", "jpg", "anything"])

@@ -22,7 +22,7 @@ from helpers.stores import random_codes, write_store
 from helpers.waiting import BRIEF, PATIENT, RESIGNED, RESTLESS, wait_until
 
 import tokenstore
-from tokenstore.errors import DamageError, StorageError, StoreError
+from tokenstore.errors import ArgumentError, DamageError, StorageError, StoreError
 from tokenstore.storage import Retries
 from tokenstore.storage.remote import RemoteFolder
 
@@ -175,8 +175,8 @@ def test_a_fault_that_stays_is_one_error_before_the_deadline(
         assert isinstance(error, StorageError), name
         assert re.fullmatch(
             rf"{re.escape(hasty.url)}\S*: no answer within [01]\.\d+ s \((\d+ attempts|1 attempt); the last: "
-            r"[^)]+\)?\)\. Check the address and the service; in Python, "
-            r"retries=Retries\(deadline=\.\.\.\) waits longer",
+            r"[^)]+\)?\)\. Check the address and the service; "
+            r"TOKENSTORE_STORAGE_DEADLINE=SECONDS in the environment waits longer or less",
             str(error),
         ), name
     network.clear()
@@ -364,3 +364,21 @@ def test_a_store_that_is_remote_shows_no_secret(memory_url: str) -> None:
     assert shown.count(memory_url) == 5
     assert not any(secret in shown for secret in SECRETS.values())
     assert storage.storage_options == SECRETS
+
+
+def test_the_environment_gives_the_deadline_where_the_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENSTORE_STORAGE_DEADLINE", "2.5")
+    assert (Retries().deadline, Retries(deadline=7).deadline) == (2.5, 7)
+    monkeypatch.setenv("TOKENSTORE_STORAGE_DEADLINE", "")
+    assert Retries().deadline == 30
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
+def test_a_deadline_in_the_environment_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("TOKENSTORE_STORAGE_DEADLINE", text)
+    with pytest.raises(
+        ArgumentError, match=f"TOKENSTORE_STORAGE_DEADLINE: expected a positive number of seconds.*'{text}'"
+    ):
+        Retries()

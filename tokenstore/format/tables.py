@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tokenstore.codecs import Column
 from tokenstore.errors import DamageError
-from tokenstore.parquet_pages import inflated_nbytes
+from tokenstore.parquet_pages import inflated_nbytes, open_parquet
 
 MOST_ROW_NBYTES = 2**12
 MOST_FIXED_NBYTES = 2**26
@@ -95,7 +95,7 @@ def table_batches(
     not grow with the number of rows. Raises DamageError as `read_table` does.
     """
     with _damage_named(schema, rows, where):
-        parquet = _opened(file, schema, rows, buffer_size=_BUFFER_NBYTES, pre_buffer=False)
+        parquet = _opened(file, schema, rows, buffer_size=_BUFFER_NBYTES)
         groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
         stops = np.cumsum([0, *groups])
         if stops[-1] != rows:
@@ -130,7 +130,7 @@ def _damage_named(schema: pa.Schema, rows: int, where: str) -> Iterator[None]:
 
 def _opened(file: BinaryIO, schema: pa.Schema, rows: int, **settings: Any) -> pq.ParquetFile:
     """Open a Parquet file whose rows, columns and pages are those of a table of so many rows."""
-    parquet = pq.ParquetFile(file)
+    parquet = open_parquet(file)
     if parquet.metadata.num_rows != rows:
         raise ValueError(f"expected {rows} rows, found {parquet.metadata.num_rows}")
     for field in schema:
@@ -141,7 +141,7 @@ def _opened(file: BinaryIO, schema: pa.Schema, rows: int, **settings: Any) -> pq
     file.seek(0)
     # subtle: read as a dictionary, a text that a million rows repeat is in memory once
     texts = [field.name for field in schema if field.type == pa.string()]
-    return pq.ParquetFile(file, metadata=parquet.metadata, read_dictionary=texts, **settings)
+    return open_parquet(file, metadata=parquet.metadata, read_dictionary=texts, **settings)
 
 
 def _most_nbytes(rows: int) -> int:

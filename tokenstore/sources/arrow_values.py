@@ -66,7 +66,7 @@ class Extent:
             if depth and cells.null_count:
                 raise SourceError(f"{self.where}: a list inside a list is null; write an empty one")
             cells, depth = _values_of(cells), depth + 1
-        if cells.null_count and not pa.types.is_floating(cells.type) and not pa.types.is_null(cells.type):
+        if cells.null_count and (pa.types.is_integer(cells.type) or pa.types.is_boolean(cells.type)):
             first = self._rows + pc.is_null(cells).index(True).as_py()
             at = f" (first: row {first})" if not depth else ""
             raise SourceError(

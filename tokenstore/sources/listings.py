@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenstore.errors import DamageError
+from tokenstore.parquet_pages import open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folder_listings import FolderListings
@@ -143,7 +144,7 @@ class SavedListings:
                 data = self._storage.read(f"{self._folder}/{name}")
                 if hashlib.sha256(data).hexdigest() != name.removesuffix(".parquet"):
                     continue
-                table = pq.read_table(io.BytesIO(data))
+                table = open_parquet(pa.BufferReader(data)).read()
                 start = 0
                 for key, rows, facts in json.loads(table.schema.metadata[_FACTS]):
                     listing = FileListing(table.slice(start, rows), facts)

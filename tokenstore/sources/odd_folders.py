@@ -46,22 +46,26 @@ def folders_of_images(classes: Mapping[str, Collection[bytes]], where: str) -> d
 
 
 def refuse_label_maps(
-    classes: Mapping[str, Collection[bytes]], where: str, *, in_splits: bool = True, first: str = ""
+    classes: Mapping[str, Collection[bytes]], where: str, *, in_splits: bool = True, packed: bool = False
 ) -> None:
     """Raise SourceError if the only folders are those of images and of label maps.
 
-    The folders lie `in_splits`, or directly in the source. `first` says what comes before the label maps can
-    be given.
+    The folders lie `in_splits`, or directly in the source, or `packed` in tar files, which must be unpacked
+    before the label maps can be given.
     """
     names = {printable(name) for of_split in classes.values() for name in of_split}
     images = {name for name in names if name.lower() in _IMAGES}
     maps = sorted(name for name in names if name.lower() in _LABEL_MAPS)
     if images and maps and len(images) + len(maps) == len(names):
-        text, way = masks_way(where, min(images), maps[0], in_splits=in_splits)
+        if packed:
+            way = Parameter("masks")
+            text = f"Unpack the tar files, convert the images, and give the label maps by {way}"
+        else:
+            text, way = masks_way(where, min(images), maps[0], in_splits=in_splits)
         ways = way, Parameter("no_labels", True)
         raise SourceError(
             f"{where}: folders {min(images)!r} and {maps[0]!r} look like images and label maps, not like "
-            f"classes. {first}{text}, or take all as images by {ways[1]}",
+            f"classes. {text}, or take all as images by {ways[1]}",
             parameters=ways,
         )
 

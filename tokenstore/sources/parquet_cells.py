@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from typing_extensions import override
 
 from tokenstore.errors import SampleError, SourceChangedError, SourceError, StorageError
+from tokenstore.parquet_pages import open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, is_bytes, is_text
 from tokenstore.sources.base import PlacedRequest
 from tokenstore.sources.files import ExpectingReader, SourceFile
@@ -119,7 +119,7 @@ class _Rows:
         self._nbytes = file.nbytes
         self._source = file.arrow_source()
         # subtle: without a buffer, Arrow reads the whole column of a row group before its first row
-        self._file = pq.ParquetFile(self._source, buffer_size=_BUFFER_NBYTES if file.is_remote else 0)
+        self._file = open_parquet(self._source, buffer_size=_BUFFER_NBYTES if file.is_remote else 0)
         self._at: tuple[int, str] | None = None
 
     def read(self, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:

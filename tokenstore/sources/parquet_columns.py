@@ -60,6 +60,7 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
         others = {name: kind for name, kind in types.items() if name != image}
         label, unused = _label_column(others, features, where, options.label_column, notes)
     rest = [name for name in types if name not in (image, label, *options.further)]
+    rest += [name for name in _beside_images(types[image], image) if name not in options.further]
     if rest:
         notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
     for name in (image, label):
@@ -72,8 +73,31 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
         tuple(notes),
         unused,
         options.label_column is not None,
-        tuple((name, type_name(types[name])) for name in options.further if name in types),
+        tuple((name, type_name(kind)) for name in options.further if (kind := type_of(schema, name))),
     )
+
+
+def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Return the type of a column, or of a field `COLUMN.FIELD` of a column of structs; None without one."""
+    if schema.names.count(name) == 1:
+        return schema.field(name).type
+    column, *fields = name.split(".")
+    if not fields or schema.names.count(column) != 1:
+        return None
+    kind = schema.field(column).type
+    for field in fields:
+        if not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
+            return None
+        kind = kind.field(field).type
+    return kind
+
+
+def _beside_images(kind: pa.DataType, image: str) -> list[str]:
+    """Return the names of the fields that structs of images have beside their bytes."""
+    if not pa.types.is_struct(kind):
+        return []
+    names = [field.name for field in kind]
+    return [f"{image}.{name}" for name in names if name != "bytes"] if "bytes" in names else []
 
 
 def _image_column(

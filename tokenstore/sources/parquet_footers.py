@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from tokenstore.errors import SourceChangedError, SourceError, StorageError
+from tokenstore.parquet_pages import open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, type_name
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.listings import FileListing, ListingTask
-from tokenstore.sources.parquet_columns import holds_images, holds_labels
+from tokenstore.sources.parquet_columns import holds_images, holds_labels, type_of
 
 __all__ = ["ListColumns", "ListRowGroups"]
 
@@ -56,9 +57,9 @@ class ListRowGroups(ListingTask):
 
     def _check_columns(self, file: SourceFile, schema: pa.Schema) -> None:
         for column, expected in self.further:
-            if column not in schema.names:
+            kind = type_of(schema, column)
+            if kind is None:
                 raise SourceError(f"{file}: has no column {column!r}, unlike the first file")
-            kind = schema.field(schema.names.index(column)).type
             is_missing = pa.types.is_null(kind) and expected == type_name(pa.string())
             if type_name(kind) != expected and not is_missing:
                 raise SourceError(
@@ -77,7 +78,7 @@ class ListRowGroups(ListingTask):
 def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
     """Return the footer and the columns of a file."""
     try:
-        with pq.ParquetFile(file.arrow_source()) as opened:
+        with open_parquet(file.arrow_source()) as opened:
             schema = opened.schema_arrow
             "".join(schema.names).encode()  # names that are not UTF-8 raise here
             return opened.metadata, schema

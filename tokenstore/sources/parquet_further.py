@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from typing_extensions import override
 
 from tokenstore.codecs import TEXT, Column
@@ -20,6 +21,7 @@ from tokenstore.sources.files import SourceFile
 from tokenstore.sources.further import missing_field
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.parquet_cells import column_cells
+from tokenstore.sources.parquet_columns import type_of
 
 __all__ = ["RowGroups", "parquet_columns"]
 
@@ -51,6 +53,9 @@ class ParquetColumn(SourceColumn):
     kind: Column
     files: tuple[SourceFile, ...]
     field: str
+    """The column's name in the files, or that of a field of structs, `COLUMN.FIELD`."""
+    nested: tuple[str, ...]
+    """The names of the fields that lead to the values, where the column is one of structs."""
     groups: RowGroups
     where: str
 
@@ -65,7 +70,7 @@ class ParquetColumn(SourceColumn):
         values = [np.empty((0, *self.kind.shape), self.kind.dtype)]
         for file, *piece in self.groups.pieces(start, stop):
             cells = column_cells(self.files[file], piece[0], self.field, piece[1], piece[2])
-            values += [column_values(each, self.kind, self.where) for each in cells]
+            values += [column_values(_within(each, self.nested), self.kind, self.where) for each in cells]
         return np.concatenate(values)
 
     @override
@@ -88,24 +93,37 @@ def parquet_columns(
     """
     further: dict[str, dict[str, SourceColumn]] = {split: {} for split in files}
     for name, field in fields.items():
-        if schema.names.count(field) != 1:
+        type_ = type_of(schema, field)
+        if type_ is None:
             raise missing_field(where, field, schema.names)
         at = f"{where}: column {field!r}"
-        kind = TEXT if is_text(schema.field(field).type) else _kind(field, files, groups, at)
+        nested = () if field in schema.names else tuple(field.split(".")[1:])
+        kind = TEXT if is_text(type_) else _kind(field, nested, files, groups, at)
         for split, of_split in files.items():
-            further[split][name] = ParquetColumn(kind, of_split, field, groups[split], at)
+            further[split][name] = ParquetColumn(kind, of_split, field, nested, groups[split], at)
     return further
 
 
+def _within(cells: pa.Array, nested: tuple[str, ...]) -> pa.Array:
+    """Return the values of a field of structs; of a struct that is null, null."""
+    for name in nested:
+        cells = pc.struct_field(cells, name)
+    return cells
+
+
 def _kind(
-    field: str, files: Mapping[str, tuple[SourceFile, ...]], groups: Mapping[str, RowGroups], where: str
+    field: str,
+    nested: tuple[str, ...],
+    files: Mapping[str, tuple[SourceFile, ...]],
+    groups: Mapping[str, RowGroups],
+    where: str,
 ) -> Column:
     extent = Extent(where)
     for split, of_split in files.items():
         for file, group, start, stop in groups[split].pieces(0, int(groups[split].starts[-1])):
             try:
                 for cells in column_cells(of_split[file], group, field, start, stop):
-                    extent.add(cells)
+                    extent.add(_within(cells, nested))
                     if extent.is_known:
                         return extent.column()
             except ValueError as error:

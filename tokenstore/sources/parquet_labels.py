@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, SourceChangedError, SourceError, StorageError
-from tokenstore.parquet_pages import column_pages
+from tokenstore.parquet_pages import column_pages, open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
 from tokenstore.sources.base import Labels
 from tokenstore.sources.files import SourceFile, reading
@@ -67,7 +66,7 @@ class ListLabels(ListingTask):
         # texts stay dictionaries, of which few bytes can be many long values
         with (
             reading(file) as reader,
-            pq.ParquetFile(reader, read_dictionary=[self.name]) as opened,
+            open_parquet(reader, read_dictionary=[self.name]) as opened,
         ):
             leaves = [opened.schema.column(leaf).path for leaf in range(len(opened.schema.names))]
             groups = column_pages(reader, leaves.index(self.name))

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
 from tokenstore.errors import Parameter, SourceError, StorageError
-from tokenstore.parquet_pages import inflated_nbytes
+from tokenstore.parquet_pages import inflated_nbytes, open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, is_bytes, is_text, plain
 from tokenstore.sources.base import Further, Source
 from tokenstore.sources.files import SourceFile, reading
@@ -82,7 +81,7 @@ def _read(file: SourceFile) -> pa.Table:
                 nbytes = inflated_nbytes(reader)
                 if nbytes > _MOST_NBYTES:
                     raise SourceError(f"{file}: expected at most {_MOST_NBYTES:,} bytes, found {nbytes:,}")
-                return pq.read_table(file.arrow_source())
+                return open_parquet(file.arrow_source()).read()
         data, delimiter, _ = csv_content(file)
         return _read_csv(data, delimiter)
     except (StorageError, SourceError):

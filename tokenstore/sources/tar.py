@@ -261,7 +261,7 @@ def _labels(
         if not bare:
             folders[split] = part.folders
     names = {split: column.unique().to_pylist() for split, column in folders.items()}
-    refuse_label_maps(names, where, first="Unpack the tar files. ")
+    refuse_label_maps(names, where, packed=True)
     no_classes = folders_of_images(names, where)
     notes = tuple(
         f"folder {printable(name)} is that of all images of split {split}, and no class"

@@ -33,6 +33,7 @@ from tokenstore.format import (
     file_record,
     samples_part,
 )
+from tokenstore.parquet_pages import open_parquet
 from tokenstore.storage import STAGING
 from tokenstore.writing import choices
 from tokenstore.writing.encoded import CheckedShard, EncodedShard
@@ -292,7 +293,7 @@ class SplitWriter:
 
     def _row_groups(self, start: int, stop: int) -> Iterator[pa.Table]:
         for rows in self._journal.rows(start, stop):
-            file = pq.ParquetFile(pa.BufferReader(rows))
+            file = open_parquet(pa.BufferReader(rows))
             for group in range(file.num_row_groups):  # a shard may have millions of rows
                 yield file.read_row_group(group, use_threads=False)  # which take longer to start
 

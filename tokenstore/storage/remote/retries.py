@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tokenstore.errors import ArgumentError
 
 if TYPE_CHECKING:
     import random
 
-__all__ = ["Retries"]
+__all__ = ["DEADLINE_VARIABLE", "Retries"]
+
+DEADLINE_VARIABLE = "TOKENSTORE_STORAGE_DEADLINE"
+"""The environment variable for the deadline where none is given: processes of workers see it too."""
+
+
+def _usual_deadline() -> float:
+    """Return the deadline that the environment asks for, or 30; raise ArgumentError for another text."""
+    text = os.environ.get(DEADLINE_VARIABLE, "")
+    try:
+        seconds = float(text or 30)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ArgumentError(f"{DEADLINE_VARIABLE}: expected a positive number of seconds, found {text!r:.80}")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -18,12 +36,12 @@ class Retries:
 
     A request is tried again until `deadline`; one attempt may take `timeout`. Before the n-th retry it waits
     a random time of up to `first_delay` * 2**(n-1), never more than `longest_delay` nor half of the time that
-    is left.
+    is left. The default of `deadline` is the environment's TOKENSTORE_STORAGE_DEADLINE, or 30.
 
-    Raises ValueError for a time that is not positive and finite.
+    Raises ValueError for a time that is not positive and finite: an ArgumentError for the environment's.
     """
 
-    deadline: float = 30.0
+    deadline: float = field(default_factory=_usual_deadline)
     timeout: float = 10.0
     first_delay: float = 0.1
     longest_delay: float = 5.0

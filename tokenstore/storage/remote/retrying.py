@@ -13,7 +13,7 @@ from typing import TypeVar
 from tokenstore.errors import DamageError, StorageError
 from tokenstore.storage.redaction import Secrets
 from tokenstore.storage.remote.faults import Fault, fault_of
-from tokenstore.storage.remote.retries import Retries
+from tokenstore.storage.remote.retries import DEADLINE_VARIABLE, Retries
 from tokenstore.texts import printable
 
 SLOWEST_RATE = 1e6
@@ -93,8 +93,8 @@ async def retried(
         if left < retries.first_delay:
             raise StorageError(
                 f"{where}: no answer within {deadline:.3g} s ({attempts} attempt{'s' * (attempts > 1)}; "
-                f"the last: {fault.text}). Check the address and the service; in Python, "
-                "retries=Retries(deadline=...) waits longer"
+                f"the last: {fault.text}). Check the address and the service; "
+                f"{DEADLINE_VARIABLE}=SECONDS in the environment waits longer or less"
             )
         delay = retries.delay(attempts, left, jitter)
         text = printable(f"{where}: attempt {attempts} failed: {fault.text}")
