@@ -9,15 +9,15 @@ import subprocess
 import sys
 import textwrap
 from collections import defaultdict
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from helpers.commands import PROGRAMS, all_commands
-from helpers.image_folders import fill
-from helpers.stores import random_codes, write_store
 from helpers.waiting import HANG
+from tokenstore_cli.main import spoken
+
+from tokenstore.errors import Parameter, SourceError
 
 COMMANDS = all_commands()
 MOST_LINES = 40
@@ -129,19 +129,19 @@ def test_help_of_no_command_imports_anything_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_option_of_convert_alone_is_named_as_such_by_other_commands(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        fill(tmp_path / "src" / folder, "0.jpg", "1.jpg")
-    write_store(tmp_path / "store", {"train": (random_codes(2, (2, 2), 5), None)}, 5)
-    store, source, target = (str(tmp_path / name) for name in ("store", "src", "target"))
-
-    def said(*words: str) -> str:
-        return " ".join(CliRunner().invoke(PROGRAMS["tokenstore"], words).output.split())
-
-    other, convert = (
-        said("preview", store, "--images", source, "-o", f"{target}.png"),
-        said("convert", source, target),
-    )
-    assert "take all as images by --no-labels of `tokenstore convert`" in other
-    assert "take all as images by --no-labels" in convert
-    assert "of `tokenstore convert`" not in convert
+def test_an_option_of_convert_alone_is_named_as_such_by_other_commands() -> None:
+    flag = Parameter("no_labels", True)
+    error = SourceError(f"take all as images by {flag}", parameters=[flag])
+    program = PROGRAMS["seitpp"]
+    with click.Context(program) as outer:
+        for command in (
+            "evaluate",
+            "no such command",
+        ):
+            outer.invoked_subcommand = command
+            ends = " of `tokenstore convert`" if command == "evaluate" else ""
+            assert spoken(error) == f"take all as images by --no-labels{ends}"
+        with click.Context(COMMANDS["seitpp evaluate"], parent=outer):
+            assert spoken(error) == "take all as images by --no-labels of `tokenstore convert`"
+    with click.Context(COMMANDS["tokenstore convert"]):
+        assert spoken(error) == "take all as images by --no-labels"
