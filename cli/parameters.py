@@ -76,6 +76,22 @@ class NumberOrName(click.ParamType):  # type: ignore[type-arg]
             raise click.BadParameter(f"{error.message.rstrip('.')}, or {names}{near}", ctx, param) from None
 
 
+class Grid(click.ParamType):  # type: ignore[type-arg]
+    """The shape of a grid, `16x16` or `256`; the value is a tuple of numbers."""
+
+    name = "text"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the shape; raise click.BadParameter for other text."""
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){0,7}", value):
+            raise click.BadParameter(f"expected a grid such as 16x16 or 256, found {value!r}", ctx, param)
+        return tuple(int(size) for size in value.split("x"))
+
+
 class PartOf(click.ParamType):  # type: ignore[type-arg]
     """A part of a whole, `3/100`; the value is the pair of both numbers."""
 

@@ -8,6 +8,7 @@ import click
 
 from . import options
 from .options import Decorator, together
+from .parameters import Grid
 
 ORIGINALS = {
     "images": "--images",
@@ -43,7 +44,8 @@ def label_column() -> Decorator[Any]:
     return click.option(
         "--label-column",
         metavar="NAME",
-        help="The column of labels of Parquet files or of --labels; by default by its name.",
+        help="The column of labels of Parquet files or of --labels, or what holds the labels of ready "
+        "codes; by default by its name.",
     )
 
 
@@ -82,6 +84,23 @@ def masks() -> Decorator[Any]:
         metavar="DIR",
         help="Label maps of an image folder, PNG files of class indices: DIR/a/b.png for SRC/a/b.jpg; or a "
         "folder's name in each split, beside the folder of images: train/DIR/b.png for train/images/b.jpg.",
+    )
+
+
+def ready_codes() -> Decorator[Any]:
+    """Return the options of layouts of ready codes: where the codes are, and their grid."""
+    return together(
+        click.option(
+            "--token-column",
+            metavar="NAME",
+            help="What holds ready codes: a tensor, an array, a field or a column; by default by its name.",
+        ),
+        click.option(
+            "--grid",
+            metavar="HxW",
+            type=Grid(),
+            help="The shape of a sample's ready codes, such as 16x16 for 256 codes in a row.",
+        ),
     )
 
 

@@ -101,6 +101,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     metavar="NAME",
     help="Name of the tokenizer that made ready codes, where SRC does not say it.",
 )
+@source_options.ready_codes()
 @source_options.class_names()
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
@@ -134,8 +135,9 @@ def convert(
     """Turn SRC into the token store OUT.
 
     SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
-    release, or .npy/.npz arrays of codes. OUT is a folder, a .zip file, or an fsspec URL. Folders of
-    images, tar shards and Parquet may be at an fsspec URL too.
+    release, or ready codes: .npy/.npz, safetensors, JSON lines, Zarr arrays. OUT is a folder, a .zip
+    file, or an fsspec URL. Folders of images, tar shards, Parquet, safetensors and JSON lines may be at an
+    fsspec URL too.
 
     \b
     Examples:

@@ -50,14 +50,14 @@ def test_each_kind_is_found_out_from_what_is_there(tmp_path: Path) -> None:
         for name in ("images", "shards", "shards/0.tar", "hub", "codes", "codes/train.npy")
     }
     assert list(found.values()) == ["imagefolder", "tar", "tar", "parquet", "array", "array"]
-    assert set(found.values()) | {"seit"} == set(KINDS)
+    assert {*found.values(), "seit"} < set(KINDS)  # tests/sources/layouts has the other kinds
     assert open_source(str(tmp_path / "shards/*.tar")).kind == "tar"
 
 
 def test_a_given_kind_goes_before_what_is_found(tmp_path: Path) -> None:
     put_image(tmp_path / "1.png")
     put_tar(tmp_path / "0.tar")
-    with pytest.raises(SourceError, match="could be of kind imagefolder or tar; say which"):
+    with pytest.raises(SourceError, match=r"could be of kind imagefolder or tar; say which"):
         open_source(tmp_path)
     assert open_source(tmp_path, "tar").kind == "tar"
     assert open_source(tmp_path, "imagefolder").kind == "imagefolder"
@@ -69,10 +69,10 @@ def test_a_labels_file_means_a_folder_of_images(tmp_path: Path) -> None:
     source = open_source(tmp_path / "images", labels=tmp_path / "labels.csv")
     assert isinstance(source, ImageSource)
     assert source.class_names == ("cat",)
-    with pytest.raises(SourceError, match="goes with a folder of images, not with kind tar"):
+    with pytest.raises(SourceError, match=r"goes with a folder of images, not with kind tar"):
         open_source(tmp_path / "images", "tar", labels=tmp_path / "labels.csv")
     np.save(tmp_path / "codes.npy", np.zeros((4, 2, 2), np.uint16))
-    with pytest.raises(SourceError, match="goes with a folder of images, not with kind array"):
+    with pytest.raises(SourceError, match=r"goes with a folder of images, not with kind array"):
         open_source(tmp_path / "codes.npy", labels=tmp_path / "labels.csv")
 
 
@@ -85,7 +85,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path, kind: str | None) -
 
 def test_an_unknown_kind_is_refused_with_those_known(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match="expected one of imagefolder, tar, parquet, seit, array, got 'zip'"
+        SourceError, match=r"expected one of imagefolder, tar, parquet, seit, array, .*got 'zip'"
     ):
         open_source(tmp_path, "zip")
 
@@ -177,12 +177,12 @@ class TestForwardStream:
         for start, count in [(0, 10), (10, 5), (100, 100), (3, 2), (199, 1), (0, 0)]:
             assert stream.read(start, count) == bytes(range(start, start + count))
         stream.check_nothing_after(200)
-        with pytest.raises(SourceError, match="x: expected 150 bytes, found more"):
+        with pytest.raises(SourceError, match=r"x: expected 150 bytes, found more"):
             stream.check_nothing_after(150)
 
     def test_the_end_is_not_passed(self, path: Path) -> None:
         stream = ForwardStream(partial(gzip.open, path), "x")
-        with pytest.raises(SourceError, match="x: truncated: 10 bytes expected at 195, found 5"):
+        with pytest.raises(SourceError, match=r"x: truncated: 10 bytes expected at 195, found 5"):
             stream.read(195, 10)
         assert stream.read(195, 5) == bytes(range(195, 200))
 
@@ -205,7 +205,7 @@ class TestForwardStream:
             return file
 
         stream = ForwardStream(open_stream, "x")
-        with pytest.raises(SourceError, match="once"):
+        with pytest.raises(SourceError, match=r"once"):
             stream.read(0, 4)
         assert stream.read(0, 4) == b"good"
 

@@ -22,6 +22,7 @@ from typing_extensions import override
 from tokenstore.errors import SourceError
 from tokenstore.sources.array_columns import array_column
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels, SourceColumn
+from tokenstore.sources.code_values import MOST_CODES, check_shape, unsigned_codes
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
@@ -36,9 +37,6 @@ _CODES = ("tokens", "codes")
 _LABELS, _CLASS_NAMES, _CODEBOOK = "labels", "class_names", "codebook"
 _LABEL_ENDINGS = ("-labels", "_labels")
 _Value = TypeVar("_Value", tuple[str, ...], npt.NDArray[np.float32])
-_LARGEST_CODE = int(np.iinfo(np.int32).max)
-_MOST_CODES = 2**24
-"""The codes of a sample, and the values of a column's row, above which a file is no file of samples."""
 _MOST_CODEBOOK_NBYTES = 2**30
 
 
@@ -85,19 +83,7 @@ class ArraySplit(CodeSplit):
         Raises SourceError for codes below 0 or of more than 31 bits.
         """
         check_range(start, stop, len(self))
-        codes = self.stored.rows(start, stop)
-        assert np.issubdtype(codes.dtype, np.integer)
-        low, high = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
-        if low < 0 or high > _LARGEST_CODE:
-            wrong = ((codes < 0) | (codes > _LARGEST_CODE)).reshape(len(codes), -1)  # type: ignore[operator]
-            row = int(np.argmax(wrong.any(axis=1)))
-            outlier = low if low < 0 else high
-            raise SourceError(
-                f"{self.stored.where}: sample {start + row}: expected codes 0..{_LARGEST_CODE}, found "
-                f"{outlier}"
-            )
-        is_unsigned = codes.dtype.kind == "u" and codes.dtype.itemsize <= np.dtype(np.uint32).itemsize
-        return codes.astype(codes.dtype if is_unsigned else np.min_scalar_type(high), copy=False)
+        return unsigned_codes(self.stored.rows(start, stop), start, self.stored.where)
 
     @override
     def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
@@ -221,16 +207,7 @@ def _with_columns(
 
 
 def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) -> _SplitContents:
-    if codes.dtype.kind not in "iu" or len(codes.shape) < 2:
-        raise SourceError(
-            f"{codes.where}: expected codes (N, *grid) of an integer type, found {codes.dtype} {codes.shape}"
-        )
-    if not all(codes.shape):
-        raise SourceError(f"{codes.where}: expected at least one sample of one code, found {codes.shape}")
-    if math.prod(codes.shape[1:]) > _MOST_CODES:
-        raise SourceError(
-            f"{codes.where}: expected up to {_MOST_CODES} codes a sample, found {codes.shape[1:]}"
-        )
+    check_shape(codes.dtype, codes.shape, codes.where)
     labels = others.pop(_LABELS, None)
     if labels is not None and len(labels) != len(codes):
         raise SourceError(f"{labels.where}: {len(labels)} labels for {len(codes)} samples")
@@ -240,7 +217,7 @@ def _contents(path: Path, codes: StoredArray, others: dict[str, StoredArray]) ->
         for name, array in others.items()
         if len(array) == len(codes)
         and array.dtype.kind in "biuf"
-        and 0 < math.prod(array.shape[1:]) <= _MOST_CODES
+        and 0 < math.prod(array.shape[1:]) <= MOST_CODES
     }
     notes = tuple(
         f"array {name} skipped: {array.dtype} {array.shape} is no column of numbers, one a sample"

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
+from tokenstore.sources.code_grid import with_grid
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.listings import SavedListings
@@ -34,7 +35,9 @@ _OPTION_NEEDS = {
     "columns": f"{Parameter('columns')} goes with Parquet files, tar shards, arrays, or a table of columns",
     "masks": "label maps go with a folder of images",
     "image_column": f"{Parameter('image_column')} goes with Parquet files or a labels file",
-    "label_column": f"{Parameter('label_column')} goes with Parquet files or a labels file",
+    "label_column": f"{Parameter('label_column')} goes with columns, tensors, fields and arrays by name, or "
+    "a labels file",
+    "token_column": f"{Parameter('token_column')} goes with ready codes that are found by a name",
     "no_labels": f"{Parameter('no_labels', True)} goes with images",
     "allow_outside_paths": f"{Parameter('allow_outside_paths', True)} goes with Parquet files",
 }
@@ -78,7 +81,7 @@ def open_source(
         if chosen is None:
             kind = "imagefolder" if "labels" in given and not Path(src).is_file() else _detect(Path(src))
             chosen = load_kind(kind)
-    for name in ("class_names", "tokenizer_name", "table", "soft_labels", "soft_top"):  # which fit any kind
+    for name in ("class_names", "tokenizer_name", "table", "soft_labels", "soft_top", "grid"):  # for any kind
         given.pop(name, None)
     if options.get("table") is not None:
         given.pop("columns", None)
@@ -96,6 +99,7 @@ def open_source(
     listings.folders.forget()
     if listings.folders.took_saved:
         source = replace(source, notes=(*source.notes, _AS_IT_WAS))
+    source = with_grid(source, options.get("grid"))
     named_source = named(source, options.get("class_names"), options.get("tokenizer_name"))
     return with_columns(named_source, options)
 
@@ -157,16 +161,14 @@ def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
 
 def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
     """Return the one kind whose samples a folder holds."""
-    if (folder / "zarr.json").exists():
-        raise SourceError(
-            f"{folder}: a Zarr hierarchy, such as a token store; expected images or codes to convert"
-        )
     names = [name for name, kind in kinds.items() if kind.holds(folder)]
     return _only(names, kinds, str(folder), sorted(path.name for path in folder.iterdir()))
 
 
 def _only(names: Sequence[str], kinds: Mapping[str, SourceKind], where: str, files: Sequence[str]) -> str:
     """Return the one kind that fits a place with some files; raise SourceError for none and for several."""
+    highest = max((kinds[name].precedence for name in names), default=0)
+    names = [name for name in names if kinds[name].precedence == highest]
     if len(names) > 1:
         raise SourceError(f"{where}: could be of kind {' or '.join(names)}; say which, or take them apart")
     if not names:

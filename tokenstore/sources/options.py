@@ -59,6 +59,10 @@ class SourceOptions(OriginalsOptions, total=False):
     """A file (N, classes) of probabilities or logits, or a folder with one for each split."""
     soft_top: int | None
     """The most probable classes of each sample that are kept of `soft_labels`, by default 10."""
+    token_column: str | None
+    """The name of what holds ready codes: a tensor, an array, a field, a column."""
+    grid: Sequence[int] | None
+    """The shape that each sample's ready codes are brought to, such as (16, 16) for rows of 256."""
     tokenizer_name: str | None
     """The name of the tokenizer that made ready codes, for a source that does not say it."""
 

@@ -32,6 +32,9 @@ _BUILT_IN = {
     "parquet": "tokenstore.sources.parquet",
     "seit": "tokenstore.sources.seit",
     "array": "tokenstore.sources.arrays",
+    "safetensors": "tokenstore.sources.layouts.safetensors_files",
+    "jsonl": "tokenstore.sources.layouts.json_lines",
+    "zarr": "tokenstore.sources.layouts.zarr_arrays",
 }
 """The module of each kind of this package; its `SOURCE` is the kind."""
 
@@ -56,6 +59,8 @@ class SourceKind:
     """
     holds_url: Callable[[FolderAtUrl], bool] | None = None
     """A test of whether a remote folder holds samples of this kind."""
+    precedence: int = 0
+    """The place among kinds that hold the same folder: the highest is taken."""
 
 
 def kind_names() -> tuple[str, ...]:

@@ -1,0 +1,108 @@
+"""Files of published token layouts, written from their descriptions by none of the code that reads them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_SAFETENSORS = {"u1": "U8", "u2": "U16", "i2": "I16", "i4": "I32", "i8": "I64", "f4": "F32", "f2": "F16"}
+
+
+def random_codes(*shape: int, size: int = 1000, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Return codes of a shape below a size."""
+    return np.random.default_rng(seed).integers(0, size, shape)
+
+
+def safetensors_bytes(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a safetensors file: the length of the header, the header, the tensors in order."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    body = b""
+    for name, array in tensors.items():
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        header[name] = {
+            "dtype": _SAFETENSORS[array.dtype.str[1:]],
+            "shape": list(array.shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
+        body += data
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def put_json_lines(
+    path: Path, codes: npt.NDArray[Any], labels: npt.NDArray[Any] | None = None, **more: Any
+) -> Path:
+    """Write a line for each sample, with its codes, its label, and further values."""
+    with path.open("w") as file:
+        for row, tokens in enumerate(codes.tolist()):
+            line = {} if labels is None else {"class_id": int(labels[row])}
+            line |= {"tokens": tokens, **{name: values[row] for name, values in more.items()}}
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def put_zarr_v2(
+    path: Path, codes: npt.NDArray[Any], rows: int, attributes: Mapping[str, Any] | None = None
+) -> Path:
+    """Write an array of format 2, uncompressed, in chunks of so many rows."""
+    path.mkdir(parents=True)
+    shape = list(codes.shape)
+    (path / ".zarray").write_text(
+        json.dumps(
+            {
+                "zarr_format": 2, "shape": shape, "chunks": [rows, *shape[1:]], "dtype": codes.dtype.str,
+                "compressor": None, "fill_value": 0, "order": "C", "filters": None,
+            }
+        )
+    )  # fmt: skip
+    if attributes is not None:
+        (path / ".zattrs").write_text(json.dumps(attributes))
+    for number, start in enumerate(range(0, len(codes), rows)):
+        chunk = np.zeros((rows, *shape[1:]), codes.dtype)  # the last chunk is padded
+        chunk[: len(codes) - start] = codes[start : start + rows]
+        (path / ".".join([str(number)] + ["0"] * (codes.ndim - 1))).write_bytes(chunk.tobytes())
+    return path
+
+
+def put_zarr_v3(
+    path: Path, codes: npt.NDArray[Any], rows: int, attributes: Mapping[str, Any] | None = None
+) -> Path:
+    """Write an array of format 3, uncompressed and little-endian, in chunks of so many rows."""
+    path.mkdir(parents=True)
+    shape = list(codes.shape)
+    (path / "zarr.json").write_text(
+        json.dumps(
+            {
+                "zarr_format": 3, "node_type": "array", "shape": shape, "data_type": codes.dtype.name,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [rows, *shape[1:]]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": 0, "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                "attributes": dict(attributes or {}),
+            }
+        )
+    )  # fmt: skip
+    for number, start in enumerate(range(0, len(codes), rows)):
+        chunk = np.zeros((rows, *shape[1:]), codes.dtype)
+        chunk[: len(codes) - start] = codes[start : start + rows]
+        file = path.joinpath("c", str(number), *["0"] * (codes.ndim - 1))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(chunk.astype(codes.dtype.newbyteorder("<")).tobytes())
+    return path
+
+
+def put_group(path: Path, format: int = 3) -> Path:
+    """Write the metadata of a group."""
+    path.mkdir(parents=True, exist_ok=True)
+    if format == 2:
+        (path / ".zgroup").write_text('{"zarr_format": 2}')
+    else:
+        (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    return path
