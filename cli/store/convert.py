@@ -135,9 +135,8 @@ def convert(
     """Turn SRC into the token store OUT.
 
     SRC is an image folder, tar shards in WebDataset layout, Parquet with an image column, the SeiT
-    release, or ready codes: .npy/.npz, safetensors, JSON lines, Zarr arrays. OUT is a folder, a .zip
-    file, or an fsspec URL. Folders of images, tar shards, Parquet, safetensors and JSON lines may be at an
-    fsspec URL too.
+    release, or ready codes (arrays, safetensors, JSON lines, Zarr ...). OUT is a folder, a .zip file, or
+    an fsspec URL. Folders of images and files, but for arrays, may be at an fsspec URL too.
 
     \b
     Examples:
