@@ -12,6 +12,8 @@ from helpers.paths import ROOT
 
 MODULES = sorted((ROOT / "tokenstore").rglob("*.py"))
 ZARR = {"codecs"}
+ZARR_FILE = ROOT / "tokenstore/sources/layouts/zarr_arrays.py"
+"""The source of arrays in other people's Zarr hierarchies."""
 TORCH = {"networks", "tokenizers", "augment", "loading", "audit"}
 
 
@@ -33,7 +35,7 @@ def imported(path: Path) -> set[str]:
 def test_only_the_wings_named_know_zarr_or_torch() -> None:
     for path in MODULES:
         roots = {name.split(".")[0] for name in imported(path)}
-        assert "zarr" not in roots or part(path) in ZARR, path
+        assert "zarr" not in roots or part(path) in ZARR or path == ZARR_FILE, path
         assert "torch" not in roots or part(path) in TORCH, path
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import zarr
 from typing_extensions import override
 
 from tokenstore.codecs import TEXT, Column
@@ -99,7 +98,7 @@ class ZarrRows(CodeRows):
             stop = min(begin + self.band, len(self))
             try:
                 if not hasattr(state, "array"):
-                    state.array = zarr.open_array(self.path, mode="r")
+                    state.array = _array(self.path)
                 state.band = np.asarray(state.array[begin:stop])
             except _UNREADABLE as error:
                 raise SourceError(
@@ -254,7 +253,7 @@ def _open(folder: Path) -> ZarrRows:
                 f"{folder}: its codec holds pickled objects, which are not read; write the codes as integers"
             )
     try:
-        array = zarr.open_array(str(folder), mode="r")
+        array = _array(str(folder))
         shape, dtype, chunks = tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks)
     except _UNREADABLE as error:
         raise SourceError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from error
@@ -268,6 +267,13 @@ def _open(folder: Path) -> ZarrRows:
             "chunks"
         )
     return ZarrRows(str(folder), shape, dtype, band)
+
+
+def _array(path: str) -> Any:
+    """Return the array of zarr-python at a path."""
+    import zarr  # not above: whoever looks what kind a folder is imports this module
+
+    return zarr.open_array(path, mode="r")
 
 
 def _codec_names(value: Any) -> Iterator[str]:
@@ -317,7 +323,7 @@ def _notes(
     rows: ZarrRows, arrays: Mapping[str, ZarrRows], tokens: str, label: str | None, fields: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield the notes on chunks that are not stored, and on arrays that are not used."""
-    array = zarr.open_array(rows.path, mode="r")
+    array = _array(rows.path)
     missing = array.nchunks - array.nchunks_initialized
     if missing:
         yield f"array {tokens}: {missing} chunks are not stored, which Zarr reads as {array.fill_value}"
