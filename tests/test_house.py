@@ -38,6 +38,7 @@ FRONT_DOORS = {
     "tokenstore.tokenizers.train.run.train_tokenizer",
     "tokenstore.writing.merge.merge",
     "tokenstore.writing.recode.recode",
+    "tokenstore.writing.write.write",
 }
 """The public calls that take more parameters, all but the first few by keyword and with a default."""
 

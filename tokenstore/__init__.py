@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokenstore.writing.copy import copy
     from tokenstore.writing.merge import merge
     from tokenstore.writing.recode import recode
+    from tokenstore.writing.write import write
 
 __all__ = [
     "Manifest",
@@ -48,6 +49,7 @@ __all__ = [
     "reconstruct",
     "stats",
     "verify",
+    "write",
 ]
 
 _HOMES = {
@@ -70,6 +72,7 @@ _HOMES = {
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),
     "stats": ("tokenstore.audit.stats", "stats"),
     "verify": ("tokenstore.audit.verify", "verify"),
+    "write": ("tokenstore.writing.write", "write"),
 }
 """The module and name of every public name, imported on first use."""
 

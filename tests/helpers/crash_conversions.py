@@ -1,7 +1,7 @@
-"""A program of conversions and merges that kill themselves.
+"""A program of conversions, merges and writers of batches that kill themselves.
 
-It reads lines `convert IMAGES OUT OPERATION` and `merge PARTS OUT OPERATION`, PARTS being a folder of parts,
-and answers each with a wait status.
+It reads lines `convert IMAGES OUT OPERATION`, `merge PARTS OUT OPERATION`, PARTS being a folder of parts, and
+`write CODEC OUT OPERATION`, and answers each with a wait status.
 
 Every one of them runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import tokenstore
@@ -27,6 +28,7 @@ from tokenstore.conversion import assembly
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.sources import open_source
+from tokenstore.writing import gathered
 
 OPTIONS = ConvertOptions(workers=0, chunk_samples=4, shard_samples=8, batch_size=3, on_error="skip")
 
@@ -53,20 +55,34 @@ def kill_at(operation: int) -> None:
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
 
 
+def write_batches(out: str, codec: str) -> None:
+    """Write two splits in batches of three samples, from where an earlier writer stood."""
+    codes = np.arange(46 * 4, dtype=np.uint8).reshape(46, 2, 2)
+    settings = {"grid": (2, 2), "codebook_size": 256, "chunk_samples": 4, "shard_samples": 8, "codec": codec}
+    with tokenstore.write(out, resume=True, **settings) as writer:  # type: ignore[call-overload]
+        for split, samples in (("train", 21), ("val", 5)):
+            for start in range(writer.samples.get(split, 0), samples, 3):
+                rows = slice(start, min(start + 3, samples))
+                texts = [f"text {row}" for row in range(rows.start, rows.stop)]
+                columns = {"text": texts} if split == "train" else {}
+                writer.add(codes[rows], np.arange(rows.start, rows.stop), split=split, columns=columns)
+
+
 def _warm_up() -> None:
-    """Convert and merge once in this process, so that every fork has the compiled codecs."""
+    """Convert, merge and write once in this process, so that every fork has the compiled codecs."""
     with tempfile.TemporaryDirectory() as folder:
         write_grey_folder(Path(folder, "images"), 1)
         source = open_source(Path(folder, "images"))
         part = replace(OPTIONS, part=(1, 1))
         convert_source(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=part)
         tokenstore.merge(Path(folder, "merged"), [Path(folder, "out")], jobs=1)
+        write_batches(str(Path(folder, "written")), "zstd")
 
 
 def main() -> None:
     """Answer the lines of standard input."""
     torch.set_num_threads(1)
-    assembly.SAVE_SECONDS = 0.0
+    assembly.SAVE_SECONDS = gathered.SAVE_SECONDS = 0.0
     _warm_up()
     gc.freeze()  # so that forks need not copy what they never use
     for line in sys.stdin:
@@ -76,6 +92,8 @@ def main() -> None:
             kill_at(int(operation))
             if action == "merge":
                 tokenstore.merge(out, sorted(Path(source).iterdir()), jobs=1, resume=True)
+            elif action == "write":
+                write_batches(out, source)
             else:
                 convert_source(
                     open_source(source), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True

@@ -134,6 +134,20 @@ def test_a_merge_that_is_killed_at_any_file_operation_resumes_to_the_bytes_of_on
     assert merged == contents(tmp_path / "one" / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "step"),
+    [
+        ("out.zarr", "bitpack", 19),
+        pytest.param("out.zarr", "bitpack", 1, marks=pytest.mark.thorough),
+        pytest.param("out.zip", "context", 5, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_writer_of_batches_that_is_killed_at_any_file_operation_resumes_to_the_same_bytes(
+    tmp_path: Path, name: str, codec: str, step: int, conversions: subprocess.Popen[str]
+) -> None:
+    check_every_kill(conversions, Path(codec), tmp_path / "killed" / name, step, "write")
+
+
 @pytest.mark.thorough
 def test_killed_again_and_again_a_store_still_gets_there(
     tmp_path: Path, conversions: subprocess.Popen[str]

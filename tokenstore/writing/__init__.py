@@ -5,9 +5,9 @@ through it. `spec` says what a new store is, `target` where it may be, `owner` w
 `codec_choice` which codec is smallest. `copy` copies a store file by file, `recode` writes it with another
 codec, also in its place (`in_place`), `prune` with only the codes that occur; both rewrite shard by shard
 (`rewrite`), in blocks that threads or an executor work on (`blocks`). `merge` makes one store of the parts of
-a conversion.
+a conversion. `write` makes one of a caller's codes, batch by batch (`codes_writer`, `batches`, `gathered`).
 
-The entry points are `tokenstore.copy`, `tokenstore.merge` and `tokenstore.recode`. A function that has
+The entry points are `tokenstore.copy`, `tokenstore.merge`, `tokenstore.recode` and `tokenstore.write`. A function that has
 its module's name is imported from the module. This wing may import `reading` and all that comes before it.
 """
 

@@ -44,9 +44,10 @@ def check_codes(
     for plane, (values, size) in enumerate(code_planes(codes, sizes)):
         if values.size and (int(values.max()) >= size or int(values.min()) < 0):
             flat = values.reshape(len(values), -1)
-            wrong = ((flat >= size) | (flat < 0)).any(axis=1)
-            sample = int(np.argmax(wrong))
+            bad = (flat >= size) | (flat < 0)
+            sample = int(np.argmax(bad.any(axis=1)))
             raise CodecError(
                 f"{where}, sample {first + sample}: expected codes from 0 to {size - 1}"
-                f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found {int(flat[sample].max())}"
+                f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found "
+                f"{int(flat[sample][bad[sample]][0])}"
             )

@@ -65,11 +65,12 @@ class StoreSpec(StoreFields):
         if vectors is not None and (problem := codebook_problem(vectors.shape, self.codebook_sizes)):
             raise ManifestError(f"codebook: {problem}")
 
-    def samples_per_shard(self, listed: int, columns: Iterable[Column] = ()) -> int:
-        """Return the samples of a full shard, in a split of which at most `listed` samples exist.
+    def samples_per_shard(self, listed: int | None, columns: Iterable[Column] = ()) -> int:
+        """Return the samples of a full shard, in a split of which at most `listed` samples exist, if known.
 
         Raises ManifestError for samples of which no reader would take a chunk.
         """
+        columns = list(columns)
         samples = self.shard_samples or self._samples_per_shard(listed, columns)
         layouts = [self.tokens_layout(1, samples)]
         layouts += [self.column_layout(1, samples, column) for column in columns]
@@ -81,11 +82,12 @@ class StoreSpec(StoreFields):
             )
         return samples
 
-    def _samples_per_shard(self, listed: int, columns: Iterable[Column]) -> int:
+    def _samples_per_shard(self, listed: int | None, columns: Iterable[Column]) -> int:
         tokens_nbytes = sample_nbytes(math.prod(self.grid), self.codebook_size)
         nbytes = max([tokens_nbytes, *(column.nbytes for column in columns)])
         samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))
-        samples = min(samples, max(1, listed))
+        if listed is not None:
+            samples = min(samples, max(1, listed))
         return -(-samples // self.chunk_samples) * self.chunk_samples
 
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:

@@ -78,15 +78,15 @@ class _Totals:
 class SplitWriter:
     """A writer of the shards of one split, in order; it goes on where an interrupted conversion stood.
 
-    A split for which many shards are planned lists them in a file of each array, and has its samples table in
-    parts, each of which is written with the last of its shards.
+    A split of many shards lists them in a file of each array, and has its samples table in parts. Where so
+    many are planned, each part is written with the last of its shards, else all at the end.
     """
 
     def __init__(
         self,
         store: StoreWriter,
         name: str,
-        listed: int,
+        listed: int | None,
         shard_samples: int,
         columns: Mapping[str, Column],
         first: int = 0,
@@ -94,8 +94,7 @@ class SplitWriter:
         self.name = name
         self.shard_samples = shard_samples
         self.columns = columns
-        self.is_large = -(-listed // shard_samples) >= choices.MANY_SHARDS
-        """True for a split of so many shards that the features `manifests` and `tables` are used for it."""
+        self._is_planned_large = -(-(listed or 0) // shard_samples) >= choices.MANY_SHARDS
         self._part_shards = max(choices.PART_SHARDS, -(-choices.PART_ROWS // shard_samples))
         self._store = store
         self._storage = store.storage
@@ -107,6 +106,11 @@ class SplitWriter:
             if entry.part is not None:
                 self._totals.parts[len(self._totals.parts)] = entry.part
         self._tail: list[Skip] = []
+
+    @property
+    def is_large(self) -> bool:
+        """True for a split of so many shards that the features `manifests` and `tables` are used for it."""
+        return self._is_planned_large or self.shards >= choices.MANY_SHARDS
 
     @property
     def shards(self) -> int:
@@ -198,7 +202,7 @@ class SplitWriter:
     def _note(self, shard: int, entry: Entry) -> None:
         """Append a shard's entry to the journal, and write the part of the samples table that it ends."""
         stop = shard + 1
-        if not self.is_large or stop % self._part_shards:
+        if not self._is_planned_large or stop % self._part_shards:
             self._journal.append(shard, entry)
             self._totals.add_files(entry)
             return
@@ -271,9 +275,9 @@ class SplitWriter:
         """Write what is left of the samples table, and the table of skipped samples; return their records."""
         tables = {}
         if self.is_large:
-            written = len(self._totals.parts) * self._part_shards
-            if written < self.shards:
-                self._totals.parts[len(self._totals.parts)] = self._write_part(written, self.shards)
+            for start in range(len(self._totals.parts) * self._part_shards, self.shards, self._part_shards):
+                record = self._write_part(start, min(start + self._part_shards, self.shards))
+                self._totals.parts[start // self._part_shards] = record
             for part, record in self._totals.parts.items():
                 tables[samples_part(SAMPLES_TABLE, part)] = record
         else:

@@ -148,9 +148,17 @@ class StoreWriter:
             return None
 
     def split(
-        self, name: str, listed: int, *, first: int = 0, labels: bool = True, columns: Columns | None = None
+        self,
+        name: str,
+        listed: int | None,
+        *,
+        first: int = 0,
+        labels: bool = True,
+        columns: Columns | None = None,
     ) -> SplitWriter:
         """Begin or go on with a split that has at most `listed` samples, from the source's `first` on.
+
+        None stands for a number that nobody knows yet.
 
         Raises ManifestError for a name that no split or column can have.
         """

@@ -1,0 +1,205 @@
+"""Stores of codes that a caller has in memory or in a loop: `tokenstore.write`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.codecs import DEFAULT_CODEC
+from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.format import TokenizerIdentity, codebook_sizes
+from tokenstore.reading.open import StorePath, as_storage
+from tokenstore.sources.base import UNKNOWN_TOKENIZER
+from tokenstore.storage import Storage
+from tokenstore.tokenizers import Tokenizer, load_tokenizer
+from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
+from tokenstore.writing.batches import as_array, declared_column
+from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later
+from tokenstore.writing.codec_choice import OnProgress
+from tokenstore.writing.codes_writer import CodesWriter, Settings, Written
+from tokenstore.writing.spec import StoreSpec
+
+__all__ = ["SOURCE_KIND", "CodesWriter", "Written", "write"]
+
+SOURCE_KIND = "written"
+"""The kind of source in the manifest of a store that was written by `tokenstore.write`."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The origin of codes: the tokenizer that made them, and what follows from it."""
+
+    identity: TokenizerIdentity
+    codebook_sizes: tuple[int, ...]
+    codebook: npt.NDArray[np.float32] | None
+
+
+@overload
+def write(
+    path: StorePath | Storage,
+    codes: None = None,
+    *,
+    grid: Sequence[int] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    codebook_size: int | Sequence[int] | None = None,
+    tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
+    codebook: Any = None,
+    class_names: Sequence[str] | None = None,
+    codec: str = DEFAULT_CODEC,
+    min_decode_rate: float = MIN_DECODE_RATE,
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int | None = None,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> CodesWriter: ...
+
+
+@overload
+def write(
+    path: StorePath | Storage,
+    codes: Any,
+    *,
+    labels: Any = None,
+    names: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    split: str = "train",
+    grid: Sequence[int] | None = None,
+    codebook_size: int | Sequence[int] | None = None,
+    tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
+    codebook: Any = None,
+    class_names: Sequence[str] | None = None,
+    codec: str = DEFAULT_CODEC,
+    min_decode_rate: float = MIN_DECODE_RATE,
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Written: ...
+
+
+def write(
+    path: StorePath | Storage,
+    codes: Any = None,
+    *,
+    labels: Any = None,
+    names: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    split: str = "train",
+    grid: Sequence[int] | None = None,
+    codebook_size: int | Sequence[int] | None = None,
+    tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
+    codebook: Any = None,
+    class_names: Sequence[str] | None = None,
+    codec: str = DEFAULT_CODEC,
+    min_decode_rate: float = MIN_DECODE_RATE,
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int | None = None,
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> CodesWriter | Written:
+    """Write a store of codes: all at once, or batch by batch in a `with` block.
+
+        tokenstore.write("out.zarr", codes, labels=labels, codebook_size=1024)
+
+        with tokenstore.write("out.zarr", grid=(16, 16), codebook_size=1024, resume=True) as writer:
+            for codes, labels in batches(skip=writer.samples.get("train", 0)):
+                writer.add(codes, labels)
+
+    `codes` (N, *grid) are integers of numpy, torch or lists. Without them the call returns a `CodesWriter`,
+    whose `add` takes batches of any size; the store is complete when its block ends without an exception, and
+    else stays unfinished, to go on with by `resume=True`. `path` is a folder, a `.zip` file or an fsspec URL.
+
+    `codebook_size` is the number of codes, or one for each of several codebooks, which the first axis of the
+    grid counts; a `tokenizer` or a `codebook` (K, D) or (n, K, D) float knows it too. The tokenizer is an
+    object, a name `NAME[:ARGUMENT]`, or the `TokenizerIdentity` of one that is not at hand. `labels` (N,) are
+    integers from 0, below the number of `class_names`. `names` (N,) are the samples' own names, by default
+    `train[0]` and so on. `columns` are further values of each sample by name, as `CodesWriter.add` takes
+    them; without codes they are their kinds instead, checked with each batch: a dtype, (dtype, shape), `str`
+    for texts, or a Column. `codec` and the settings after it are those of `convert`.
+
+    Raises ArgumentError for arrays that do not fit, CodecError for codes outside their codebook,
+    ManifestError for sizes that do not fit, TokenizerError, StoreExistsError if something is at `path`, and
+    ConversionError if the unfinished store there is of other settings or another process is writing it.
+    """
+    is_loop = codes is None
+    given = {"labels": labels, "names": names}
+    misused = [name for name, value in given.items() if is_loop and value is not None]
+    if misused:
+        parameters = [Parameter(name) for name in misused]
+        raise ArgumentError(
+            f"{', '.join(misused)}: expected with codes, or by the writer's add", parameters=parameters
+        )
+    if not is_loop:
+        codes = as_array(codes, "codes")
+        grid = codes.shape[1:] if grid is None else grid
+    if grid is None:
+        raise ArgumentError(
+            "grid: expected the shape of a sample's codes, such as (16, 16), found none",
+            parameters=[Parameter("grid")],
+        )
+    shape = tuple(int(side) for side in grid)
+    origin = _origin(tokenizer, codebook_size, codebook, shape)
+    kinds = {name: declared_column(kind, name) for name, kind in (columns or {}).items()} if is_loop else {}
+    spec = StoreSpec(
+        tokenizer=origin.identity,
+        grid=shape,
+        codebook_sizes=origin.codebook_sizes,
+        codebook=origin.codebook,
+        codec=DEFAULT_CODEC if chosen_later(codec) else codec,
+        chunk_samples=chunk_samples,
+        shard_samples=shard_samples,
+        class_names=None if class_names is None else tuple(class_names),
+        source_kind=SOURCE_KIND,
+    )
+    settings = Settings(codec, min_decode_rate, kinds, on_progress)
+    writer = CodesWriter(as_storage(path, storage_options), spec, settings, resume=resume)
+    if is_loop:
+        return writer
+    with writer:
+        writer.add(codes, labels, split=split, names=names, columns=columns)
+    return writer.result
+
+
+def _origin(
+    tokenizer: str | Tokenizer | TokenizerIdentity | None,
+    codebook_size: int | Sequence[int] | None,
+    codebook: Any,
+    grid: tuple[int, ...],
+) -> _Origin:
+    """Return the origin of codes; raise ArgumentError where it does not say the codebook's size."""
+    vectors = None
+    if codebook is not None:
+        vectors = as_array(codebook, "codebook").astype(np.float32)
+        if vectors.ndim not in (2, 3):
+            raise ArgumentError(
+                f"codebook: expected vectors (K, D) or (n, K, D), found {vectors.shape}",
+                parameters=[Parameter("codebook")],
+            )
+    sizes = (codebook_size,) if isinstance(codebook_size, int) else tuple(codebook_size or ())
+    if tokenizer is None or isinstance(tokenizer, TokenizerIdentity):
+        if not sizes and vectors is not None:
+            sizes = codebook_sizes(vectors.shape)
+        fingerprint = None if vectors is None else codebook_fingerprint(vectors)
+        return _Origin(tokenizer or TokenizerIdentity(UNKNOWN_TOKENIZER, fingerprint), _known(sizes), vectors)
+    spec = tokenizer if isinstance(tokenizer, str) else None
+    loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    sizes = sizes or (loaded.codebook_sizes if vectors is None else codebook_sizes(vectors.shape))
+    if vectors is None and sizes == loaded.codebook_sizes:
+        vectors = loaded.codebook
+    return _Origin(related_identity(vectors, sizes, grid, loaded, spec), sizes, vectors)
+
+
+def _known(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if not sizes:
+        named = Parameter("codebook_size")
+        raise ArgumentError(
+            f"{named}: expected the number of codes, a tokenizer or a codebook, found none of them",
+            parameters=[named],
+        )
+    return sizes
