@@ -262,7 +262,7 @@ def test_what_is_given_has_to_fit(tmp_path: Path) -> None:
 
     refused("grid: expected the shape of a sample's codes", codebook_size=3)
     refused("codebook_size=...: expected the number of codes, a tokenizer or a codebook", CODES)
-    refused("labels: expected with codes", labels=LABELS, grid=GRID, codebook_size=3)
+    refused("labels=...: expected with codes", labels=LABELS, grid=GRID, codebook_size=3)
     refused("'scores': expected a dtype", grid=GRID, codebook_size=3, columns={"scores": object()})
     refused("found 'none-such'", CODES, tokenizer="none-such", kind=TokenizerError)
     refused("codebook: expected vectors", CODES, codebook=np.zeros(3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -27,15 +27,6 @@ __all__ = ["SOURCE_KIND", "CodesWriter", "Written", "write"]
 
 SOURCE_KIND = "written"
 """The kind of source in the manifest of a store that was written by `tokenstore.write`."""
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """The origin of codes: the tokenizer that made them, and what follows from it."""
-
-    identity: TokenizerIdentity
-    codebook_sizes: tuple[int, ...]
-    codebook: npt.NDArray[np.float32] | None
 
 
 @overload
@@ -128,35 +119,15 @@ def write(
     ConversionError if the unfinished store there is of other settings or another process is writing it.
     """
     is_loop = codes is None
-    given = {"labels": labels, "names": names}
-    misused = [name for name, value in given.items() if is_loop and value is not None]
-    if misused:
-        parameters = [Parameter(name) for name in misused]
-        raise ArgumentError(
-            f"{', '.join(misused)}: expected with codes, or by the writer's add", parameters=parameters
-        )
-    if not is_loop:
+    if is_loop:
+        _refuse_samples(labels=labels, names=names)
+    else:
         codes = as_array(codes, "codes")
         grid = codes.shape[1:] if grid is None else grid
-    if grid is None:
-        raise ArgumentError(
-            "grid: expected the shape of a sample's codes, such as (16, 16), found none",
-            parameters=[Parameter("grid")],
-        )
-    shape = tuple(int(side) for side in grid)
-    origin = _origin(tokenizer, codebook_size, codebook, shape)
+    spec = _spec(grid, _Origin.of(tokenizer, codebook_size, codebook), class_names)
+    first = DEFAULT_CODEC if chosen_later(codec) else codec
+    spec = replace(spec, codec=first, chunk_samples=chunk_samples, shard_samples=shard_samples)
     kinds = {name: declared_column(kind, name) for name, kind in (columns or {}).items()} if is_loop else {}
-    spec = StoreSpec(
-        tokenizer=origin.identity,
-        grid=shape,
-        codebook_sizes=origin.codebook_sizes,
-        codebook=origin.codebook,
-        codec=DEFAULT_CODEC if chosen_later(codec) else codec,
-        chunk_samples=chunk_samples,
-        shard_samples=shard_samples,
-        class_names=None if class_names is None else tuple(class_names),
-        source_kind=SOURCE_KIND,
-    )
     settings = Settings(codec, min_decode_rate, kinds, on_progress)
     writer = CodesWriter(as_storage(path, storage_options), spec, settings, resume=resume)
     if is_loop:
@@ -166,40 +137,82 @@ def write(
     return writer.result
 
 
-def _origin(
-    tokenizer: str | Tokenizer | TokenizerIdentity | None,
-    codebook_size: int | Sequence[int] | None,
-    codebook: Any,
-    grid: tuple[int, ...],
-) -> _Origin:
-    """Return the origin of codes; raise ArgumentError where it does not say the codebook's size."""
-    vectors = None
-    if codebook is not None:
-        vectors = as_array(codebook, "codebook").astype(np.float32)
-        if vectors.ndim not in (2, 3):
-            raise ArgumentError(
-                f"codebook: expected vectors (K, D) or (n, K, D), found {vectors.shape}",
-                parameters=[Parameter("codebook")],
-            )
-    sizes = (codebook_size,) if isinstance(codebook_size, int) else tuple(codebook_size or ())
-    if tokenizer is None or isinstance(tokenizer, TokenizerIdentity):
+def _refuse_samples(**given: Any) -> None:
+    """Raise ArgumentError for what goes with codes, where there are none."""
+    misused = [Parameter(name) for name, value in given.items() if value is not None]
+    if misused:
+        raise ArgumentError(
+            f"{', '.join(map(str, misused))}: expected with codes, or by the writer's add", parameters=misused
+        )
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The origin of codes: the tokenizer that made them, and what follows from it."""
+
+    codebook_sizes: tuple[int, ...]
+    codebook: npt.NDArray[np.float32] | None
+    tokenizer: Tokenizer | TokenizerIdentity
+    spec: str | None = None
+    """The user's name for the tokenizer."""
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: str | Tokenizer | TokenizerIdentity | None,
+        codebook_size: int | Sequence[int] | None,
+        codebook: Any,
+    ) -> _Origin:
+        """Return the origin that arguments say; raise ArgumentError where none says the codebook's size."""
+        vectors = None if codebook is None else _vectors(codebook)
+        sizes = (codebook_size,) if isinstance(codebook_size, int) else tuple(codebook_size or ())
         if not sizes and vectors is not None:
             sizes = codebook_sizes(vectors.shape)
-        fingerprint = None if vectors is None else codebook_fingerprint(vectors)
-        return _Origin(tokenizer or TokenizerIdentity(UNKNOWN_TOKENIZER, fingerprint), _known(sizes), vectors)
-    spec = tokenizer if isinstance(tokenizer, str) else None
-    loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    sizes = sizes or (loaded.codebook_sizes if vectors is None else codebook_sizes(vectors.shape))
-    if vectors is None and sizes == loaded.codebook_sizes:
-        vectors = loaded.codebook
-    return _Origin(related_identity(vectors, sizes, grid, loaded, spec), sizes, vectors)
+        if tokenizer is None or isinstance(tokenizer, TokenizerIdentity):
+            if not sizes:
+                named = Parameter("codebook_size")
+                raise ArgumentError(
+                    f"{named}: expected the number of codes, a tokenizer or a codebook, found none of them",
+                    parameters=[named],
+                )
+            fingerprint = None if vectors is None else codebook_fingerprint(vectors)
+            return cls(sizes, vectors, tokenizer or TokenizerIdentity(UNKNOWN_TOKENIZER, fingerprint))
+        spec = tokenizer if isinstance(tokenizer, str) else None
+        loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        sizes = sizes or loaded.codebook_sizes
+        if vectors is None and sizes == loaded.codebook_sizes:
+            vectors = loaded.codebook
+        return cls(sizes, vectors, loaded, spec)
+
+    def identity(self, grid: tuple[int, ...]) -> TokenizerIdentity:
+        """Return the identity of the tokenizer of codes (*grid); raise TokenizerError if it does not fit."""
+        if isinstance(self.tokenizer, TokenizerIdentity):
+            return self.tokenizer
+        return related_identity(self.codebook, self.codebook_sizes, grid, self.tokenizer, self.spec)
 
 
-def _known(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if not sizes:
-        named = Parameter("codebook_size")
+def _vectors(codebook: Any) -> npt.NDArray[np.float32]:
+    vectors = as_array(codebook, "codebook").astype(np.float32)
+    if vectors.ndim not in (2, 3):
         raise ArgumentError(
-            f"{named}: expected the number of codes, a tokenizer or a codebook, found none of them",
-            parameters=[named],
+            f"codebook: expected vectors (K, D) or (n, K, D), found {vectors.shape}",
+            parameters=[Parameter("codebook")],
         )
-    return sizes
+    return vectors
+
+
+def _spec(grid: Sequence[int] | None, origin: _Origin, class_names: Sequence[str] | None) -> StoreSpec:
+    if grid is None:
+        raise ArgumentError(
+            "grid: expected the shape of a sample's codes, such as (16, 16), found none",
+            parameters=[Parameter("grid")],
+        )
+    shape = tuple(int(side) for side in grid)
+    return StoreSpec(
+        tokenizer=origin.identity(shape),
+        grid=shape,
+        codebook_sizes=origin.codebook_sizes,
+        codebook=origin.codebook,
+        class_names=None if class_names is None else tuple(class_names),
+        source_kind=SOURCE_KIND,
+    )
