@@ -25,7 +25,7 @@ __all__ = [
     "column_from_json",
     "column_of",
     "column_to_json",
-    "declared_column",
+    "declared_columns",
 ]
 
 _MOST_LABEL = int(np.iinfo(np.int32).max)
@@ -275,11 +275,15 @@ def _as_soft_labels(
     return form.quantised(rows / rows.sum(axis=1, keepdims=True), top)
 
 
-def declared_column(kind: Any, name: str) -> Column:
-    """Return the column that a caller declares: a Column, `str` for texts, a dtype, or (dtype, shape).
+def declared_columns(kinds: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the columns that a caller declares: each a Column, `str` for texts, a dtype, or (dtype, shape).
 
     Raises ArgumentError for anything else.
     """
+    return {name: _declared_column(kind, name) for name, kind in kinds.items()}
+
+
+def _declared_column(kind: Any, name: str) -> Column:
     if isinstance(kind, Column):
         return kind
     if kind is str:

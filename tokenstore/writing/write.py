@@ -17,7 +17,7 @@ from tokenstore.sources.base import UNKNOWN_TOKENIZER
 from tokenstore.storage import Storage
 from tokenstore.tokenizers import Tokenizer, load_tokenizer
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
-from tokenstore.writing.batches import as_array, declared_column
+from tokenstore.writing.batches import as_array, declared_columns
 from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later
 from tokenstore.writing.codec_choice import OnProgress
 from tokenstore.writing.codes_writer import CodesWriter, Settings, Written
@@ -122,19 +122,17 @@ def write(
     if is_loop:
         _refuse_samples(labels=labels, names=names)
     else:
-        codes = as_array(codes, "codes")
-        grid = codes.shape[1:] if grid is None else grid
+        grid = as_array(codes, "codes").shape[1:] if grid is None else grid
     spec = _spec(grid, _Origin.of(tokenizer, codebook_size, codebook), class_names)
-    first = DEFAULT_CODEC if chosen_later(codec) else codec
-    spec = replace(spec, codec=first, chunk_samples=chunk_samples, shard_samples=shard_samples)
-    kinds = {name: declared_column(kind, name) for name, kind in (columns or {}).items()} if is_loop else {}
+    spec = replace(spec, chunk_samples=chunk_samples, shard_samples=shard_samples)
+    spec = spec if chosen_later(codec) else replace(spec, codec=codec)
+    kinds = declared_columns((columns or {}) if is_loop else {})
     settings = Settings(codec, min_decode_rate, kinds, on_progress)
     writer = CodesWriter(as_storage(path, storage_options), spec, settings, resume=resume)
-    if is_loop:
-        return writer
-    with writer:
-        writer.add(codes, labels, split=split, names=names, columns=columns)
-    return writer.result
+    if not is_loop:
+        with writer:
+            writer.add(codes, labels, split=split, names=names, columns=columns)
+    return writer if is_loop else writer.result
 
 
 def _refuse_samples(**given: Any) -> None:
