@@ -80,6 +80,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "reconstruct",
         "stats",
         "verify",
+        "write",
     ]
     assert all(getattr(tokenstore, name) is not None for name in tokenstore.__all__)
     assert set(tokenstore.__all__) <= set(dir(tokenstore))
