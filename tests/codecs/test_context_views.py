@@ -66,7 +66,7 @@ CASES = [
 def test_a_cell_of_a_mirrored_view_is_the_mirrored_cell() -> None:
     views = Views(2, FLIP)
     assert views.cells(1, 0, (2, 3)).tolist() == [2, 1, 0, 5, 4, 3]
-    assert views.references((2, 3)) == ((-1, -1), (-1, 0))
+    assert views.references((2, 3)) == ((-1, -1, -1, -1), (-1, 0, -1, -1))
 
 
 def test_a_cell_of_a_crop_is_the_one_under_its_middle_and_none_outside() -> None:
@@ -80,14 +80,34 @@ def test_a_cell_of_a_crop_is_the_one_under_its_middle_and_none_outside() -> None
     ]
 
 
-def test_a_view_is_predicted_from_its_mirror_image_and_the_best_aligned_crop() -> None:
+def test_a_view_is_predicted_from_its_mirror_image_and_the_best_aligned_crops() -> None:
+    # corners are 6 pixels apart, three quarters of a cell of 8; the centre 3, three eighths
     references = Views(10, TEN_CROP).references((8, 8))
-    assert references[0] == (-1, -1)
-    mirror_images = [1, 0, 3, 2, 4]
-    assert [row[1] for row in references[5:]] == mirror_images
-    assert all(
-        TEN_CROP[row[0]][4] == box[4] for row, box in zip(references, TEN_CROP, strict=True) if row[0] >= 0
-    )
+    same, mirrored, second, apart = map(list, zip(*references, strict=True))
+    assert references[0] == (-1, -1, -1, -1)
+    assert mirrored == [-1, -1, -1, -1, -1, 1, 0, 3, 2, 4]
+    assert same == [-1, 0, 0, 2, -1, -1, 5, 5, 7, -1]
+    assert second == [-1, -1, 1, 1, -1, -1, -1, 6, 6, -1]
+    # of the corners, all equally far, the cells of the first lie before those of the centre on both axes
+    assert apart == [-1, -1, -1, -1, 0, -1, -1, -1, -1, -1]
+
+
+@pytest.mark.parametrize("shift", [-3, 3])
+@pytest.mark.parametrize("mirrored", [0, 1])
+def test_of_views_that_are_apart_the_one_is_taken_of_which_the_contexts_lie_around_a_cell(
+    shift: int, mirrored: int
+) -> None:
+    boxes = tuple((0, 20 + at, 64, 64, mirrored) for at in (-shift, shift, 0))
+    views = Views(3, boxes)
+    (chosen,) = (row[3] for row in views.references((8, 8))[2:])
+    other = boxes[chosen][1] - 20
+    columns = 8 * np.arange(8)[:: -1 if mirrored else 1] + 4
+    nearest = views.cells(2, chosen, (8, 8))[:8]
+    inside = nearest >= 0
+    place = nearest[inside] if not mirrored else 7 - nearest[inside]
+    before = (columns[inside] - other) - (8 * place + 4)
+    behind = before if not mirrored else -before
+    assert (behind > 0).all(), "the next context is on the other side"
 
 
 @pytest.mark.parametrize(("sizes", "grid", "boxes"), CASES)

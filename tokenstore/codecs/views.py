@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -10,11 +11,16 @@ import numpy.typing as npt
 
 from tokenstore.errors import CodecError
 
-__all__ = ["MAX_VIEWS", "Box", "Views"]
+__all__ = ["ALIGNED", "MAX_VIEWS", "ROLES", "Box", "Views"]
 
 Box: TypeAlias = tuple[int, int, int, int, int]
 """The top, left, height and width of a view in pixels of the resized image, and 1 if it is then mirrored."""
 
+ROLES = ("same", "mirrored", "second", "apart")
+"""The references of a view: the best aligned view of the same orientation, the best aligned mirrored one, the
+second best of the same orientation, and, if none is aligned, the best other one of the same orientation."""
+ALIGNED = 0.25
+"""The most, in cells, that the middles of the cells of aligned views are apart along an axis."""
 MAX_VIEWS = 256
 """The most views of a sample."""
 _LARGEST_PIXEL = 2**20
@@ -73,8 +79,8 @@ class Views:
         `grid` has the cells of a view; the last two axes are rows and columns of its box. A grid of one axis
         has no places in the image: each cell is then that of the same number.
         """
-        cells = np.arange(int(np.prod(grid)))
-        if len(grid) == 1:
+        cells = np.arange(math.prod(grid))
+        if len(grid) <= 1:
             return cells
         if self.boxes is None:
             raise CodecError("expected views with boxes, found none")
@@ -86,37 +92,55 @@ class Views:
         frames = cells.reshape(-1, plane.size)[:, :1]
         return np.where(plane < 0, -1, frames + plane).reshape(-1)
 
-    def references(self, grid: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Return the two earlier views that each view is predicted from; -1 stands for none.
+    def references(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the earlier views that predict each view best, in the order of `ROLES`; -1 for none.
 
-        The first is one of the same orientation, the second a mirrored one: each that whose cells lie best
-        on those of the view, and which shows most of it. Without boxes there are none.
+        Views are aligned if the middles of their cells are at most `ALIGNED` cells apart. Without boxes
+        there are no references.
         """
         if self.boxes is None:
-            return ((-1, -1),) * self.count
-        boxes = self.boxes
-        chosen = []
-        for view, box in enumerate(boxes):
-            by_orientation: list[list[int]] = [[], []]
-            for other in range(view):
-                by_orientation[box[4] != boxes[other][4]].append(other)
-            first, second = (
-                min(others, key=lambda other: self._mismatch(view, other, grid), default=-1)
-                for others in by_orientation
-            )
-            chosen.append((first, second))
-        return tuple(chosen)
+            return ((-1,) * len(ROLES),) * self.count
+        return tuple(self._references_of(view, grid) for view in range(self.count))
 
-    def _mismatch(self, view: int, other: int, grid: tuple[int, ...]) -> float:
-        """Return how badly a view is predicted by another: cells that do not meet, or are not in both."""
+    def _references_of(self, view: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+        assert self.boxes is not None
+        aligned: tuple[list[int], list[int]] = ([], [])
+        apart = []
+        earlier = [(self._mismatch(view, other, grid), other) for other in range(view)]
+        for (hidden, *shifts), other in sorted(earlier):
+            if hidden == 1:
+                continue
+            if max(shifts) <= ALIGNED:
+                aligned[self.boxes[view][4] != self.boxes[other][4]].append(other)
+            elif self.boxes[view][4] == self.boxes[other][4]:
+                apart.append(other)
+        same, mirrored = aligned
+        is_alone = not same and not mirrored
+        between = sorted(apart, key=lambda other: self._side(view, other, grid))[:1] if is_alone else []
+        chosen = (same[:1], mirrored[:1], same[1:2], between)
+        return tuple(role[0] if role else -1 for role in chosen)
+
+    def _mismatch(self, view: int, other: int, grid: tuple[int, ...]) -> tuple[float, ...]:
+        """Return the share of a view's cells that another lacks, and how far apart, in cells, others are."""
         assert self.boxes is not None
         hidden = float((self.cells(view, other, grid) < 0).mean())
-        if len(grid) == 1:
-            return hidden
-        phases = [
-            _phase(self.boxes[view], self.boxes[other], side, axis) for axis, side in enumerate(grid[-2:])
+        if len(grid) <= 1:
+            return hidden, 0.0
+        shifts = [
+            abs(_within(self.boxes[view], self.boxes[other], side, axis) - 0.5)
+            + abs(self.boxes[view][2 + axis] / self.boxes[other][2 + axis] - 1)
+            for axis, side in enumerate(grid[-2:])
         ]
-        return hidden + sum(phases)
+        return hidden, *shifts
+
+    def _side(self, view: int, other: int, grid: tuple[int, ...]) -> int:
+        """Count the axes along which the cells of another view lie behind those of the view that they show.
+
+        Then the next cell before would tell more, but contexts are the next ones behind (`view_offsets`).
+        """
+        assert self.boxes is not None
+        boxes = self.boxes[view], self.boxes[other]
+        return sum(_within(*boxes, side, axis) < 0.5 for axis, side in enumerate(grid[-2:]))
 
 
 def _indices(box: Box, other: Box, side: int, axis: int) -> npt.NDArray[np.int64]:
@@ -132,8 +156,11 @@ def _indices(box: Box, other: Box, side: int, axis: int) -> npt.NDArray[np.int64
     return np.where(inside, cell, -1)
 
 
-def _phase(box: Box, other: Box, side: int, axis: int) -> float:
-    """Return how far, in cells, the middles of two views' cells are apart at best, along one axis."""
-    shift = side * (box[axis] - other[axis]) / other[2 + axis]
-    unequal = abs(box[2 + axis] / other[2 + axis] - 1)
-    return abs(shift - round(shift)) + unequal
+def _within(box: Box, other: Box, side: int, axis: int) -> float:
+    """Return where in a cell of `other` the middle of the first cell of `box` lies along one axis, 0 to 1.
+
+    The axis has the direction of `box`.
+    """
+    middle = side * (box[axis] - other[axis]) / other[2 + axis] + box[2 + axis] / other[2 + axis] / 2
+    within = middle - math.floor(middle)
+    return 1 - within if axis == 1 and box[4] else within

@@ -257,7 +257,8 @@ class FlipPair(ViewRule):
 class TenCrop(ViewRule):
     """Ten crops of an image that is enlarged by a factor: corners and centre, then those of its mirror image.
 
-    The order is top left, top right, bottom left, bottom right, centre.
+    The order is top left, top right, bottom left, bottom right, centre. Each of the last five is exactly the
+    mirror image of one of the first five, also where the centre is between two pixels.
     """
 
     factor: float
@@ -284,7 +285,8 @@ class TenCrop(ViewRule):
         middle = [round(each / 2) for each in spare]
         places = [(top, left) for top in (0, spare[0]) for left in (0, spare[1])] + [(middle[0], middle[1])]
         plain = tuple((top, left, *sides, 0) for top, left in places)
-        mirrored = tuple((top, spare[1] - left, *sides, 1) for top, left in places)
+        # subtle: the mirror image's corners on the left are the image's on the right
+        mirrored = tuple((*plain[at][:4], 1) for at in (1, 0, 3, 2, 4))
         return FixedDecoder(options, plain + mirrored)
 
 

@@ -20,6 +20,8 @@ AROUND_1D = ((0,), (1,), (-1,), (2,), (-2,))
 AROUND_2D = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 OWN_CONTEXTS = 4
 """The contexts of a view among its own codes, if it is coded given others."""
+FIRST_AROUND = {"same": 4, "mirrored": 3, "second": 1, "apart": 4}
+"""The contexts of each role's reference, if all roles occur (`codecs.views.ROLES`)."""
 
 
 def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArray[np.int8]:
@@ -47,11 +49,14 @@ def context_offsets(grid: tuple[int, ...], plane: int, planes: int) -> npt.NDArr
     return np.array(inside or offsets[:1], np.int8)
 
 
-def view_offsets(grid: tuple[int, ...], plane: int, planes: int, references: int) -> npt.NDArray[np.int8]:
+def view_offsets(
+    grid: tuple[int, ...], plane: int, planes: int, roles: Sequence[str]
+) -> npt.NDArray[np.int8]:
     """Return the offsets (m, rank) to the codes that predict a code of a view, given its references.
 
-    `grid` has the axis of frames: those of `references` and then the view. The nearest own codes come first,
-    then the same place and those around it in each reference, as many as there is room for.
+    `grid` has the axis of frames: the references of these `roles`, and then the view. The nearest own codes
+    come first, then the same place and those around it in each reference: by `FIRST_AROUND` for each role,
+    then one more for each in turn, as many as there is room for.
     """
     books = 1 if planes > 1 else 0
     spatial = (*grid[:books], *grid[books + 1 :])
@@ -61,14 +66,22 @@ def view_offsets(grid: tuple[int, ...], plane: int, planes: int, references: int
     ]
     rank = len(grid) - books - 1
     around = AROUND_1D if rank == 1 else AROUND_2D
-    room = (MAX_CONTEXTS - len(own)) // references
+    first = [(frame, at) for frame, role in enumerate(roles) for at in range(FIRST_AROUND[role])]
+    rest = [(frame, at) for at in range(len(around)) for frame in range(len(roles))]
+    places = [place for place in dict.fromkeys(first + rest) if place[1] < len(around)]
     offsets = [
-        (*(0,) * books, frame - references, *(0,) * max(0, rank - 2), *offset)
-        for frame in range(references)
-        for offset in around[:room]
+        (*(0,) * books, frame - len(roles), *(0,) * max(0, rank - 2), *_around(around, roles[frame])[at])
+        for frame, at in sorted(places[: MAX_CONTEXTS - len(own)])
     ]
     inside = [o for o in offsets if all(abs(step) < side for step, side in zip(o, grid, strict=True))]
     return np.array([*own, *inside], np.int8)
+
+
+def _around(around: tuple[tuple[int, ...], ...], role: str) -> tuple[tuple[int, ...], ...]:
+    """Return the places around a cell in a reference, the most telling first."""
+    if role != "apart" or around is AROUND_1D:
+        return around
+    return tuple(sorted(around, key=lambda offset: min(offset) < 0))  # stable: those behind come first
 
 
 def neighbours(contexts: Sequence[Array], grid: tuple[int, ...]) -> npt.NDArray[np.uint32]:

@@ -25,7 +25,7 @@ from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.context.quantising import FittedPlane, quantised
 from tokenstore.codecs.context.streams import Streams
 from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE
-from tokenstore.codecs.views import Views
+from tokenstore.codecs.views import ROLES, Views
 from tokenstore.errors import CodecError
 
 Codes: TypeAlias = npt.NDArray[Any]
@@ -55,26 +55,26 @@ def fitted_planes(
     *,
     seed: int = 0,
     epochs: float | None = None,
-    references: int = 0,
+    roles: Sequence[str] = (),
     on_progress: OnFitProgress | None = None,
 ) -> list[FittedPlane]:
     """Fit a model to samples of codes (n, *grid) and return its planes, in floats.
 
-    With `references`, the axis of frames has so many references before the view that is coded.
+    With `roles`, the axis of frames has references of these roles before the view that is coded.
     """
     grid = samples.shape[1:]
     number = len(codebook_sizes)
     books = 1 if number > 1 else 0
-    own_grid = (*grid[:books], *grid[books + 1 :]) if references else grid
-    given = references * (math.prod(own_grid) // number)
+    own_grid = (*grid[:books], *grid[books + 1 :]) if roles else grid
+    given = len(roles) * (math.prod(own_grid) // number)
     flat = np.ascontiguousarray(samples.reshape(len(samples), -1)).astype(np.int64)
     width = own_grid[-1] if len(own_grid) > 1 + books else 32
     fade = min(8, max(1, round(math.log2(max(2, width)))))
     large = max(codebook_sizes) > LARGE_CODEBOOK
     planes = []
     for at, size in enumerate(codebook_sizes):
-        if references:
-            contexts = view_offsets(grid, at, number, references)
+        if roles:
+            contexts = view_offsets(grid, at, number, roles)
         else:
             contexts = context_offsets(grid, at, number)[: LARGE_CONTEXTS if large else None]
         sources = [at + int(offset[0]) if number > 1 else 0 for offset in contexts]
@@ -142,20 +142,23 @@ def fit_context(
     fit = _Fit(codebook_sizes, seed, total_codes or codes.size, copies, on_progress)
     if views is None:
         return Context(size, fit.alone(codes))
-    references = used_references(views.references(spatial))
+    references, roles = used_references(views.references(spatial))
     is_given = np.array([max(row, default=NO_CODE) > NO_CODE for row in references])
     fit = replace(fit, share=1 - float(is_given.mean()))
     model = fit.alone(codes[:, ~is_given].reshape(-1, *grid))
     if model is None or not is_given.any():
         return Context(size, model, without)
-    given_views = fit.given(codes, views, references, Context(size, model).streams(grid))
+    given_views = fit.given(codes, views, references, roles, Context(size, model).streams(grid))
     return Context(size, model, given_views or without)
 
 
-def used_references(references: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Return references without the frames in which no view has one."""
-    frames = [frame for frame in zip(*references, strict=True) if max(frame) > NO_CODE]
-    return tuple(zip(*frames, strict=True)) if frames else ((),) * len(references)
+def used_references(
+    references: Sequence[tuple[int, ...]],
+) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
+    """Return references without the roles in which no view has one, and the roles that are left."""
+    frames = dict(zip(ROLES, zip(*references, strict=True), strict=True))
+    used = {role: frame for role, frame in frames.items() if max(frame) > NO_CODE}
+    return tuple(zip(*used.values(), strict=True)) if used else ((),) * len(references), tuple(used)
 
 
 @dataclass(frozen=True)
@@ -182,10 +185,15 @@ class _Fit:
         return _cheapest(planes, _Trial.of(samples, size, self.share * self.total_codes, self.copies))
 
     def given(
-        self, codes: Codes, views: Views, references: tuple[tuple[int, ...], ...], alone: Streams
+        self,
+        codes: Codes,
+        views: Views,
+        references: tuple[tuple[int, ...], ...],
+        roles: tuple[str, ...],
+        alone: Streams,
     ) -> GivenViews | None:
         """Return the model of views (n, V, *grid) given others; None if coding them `alone` takes less."""
-        frames, books = len(references[0]), len(self.codebook_sizes)
+        frames, books = len(roles), len(self.codebook_sizes)
         grid = codes.shape[2:]
         framed_shape = framed_grid(grid, books, frames)
         flat = codes.reshape(len(codes), views.count, -1)
@@ -201,7 +209,7 @@ class _Fit:
             samples,
             self.codebook_sizes,
             seed=self.seed,
-            references=frames,
+            roles=roles,
             on_progress=self._progress(self.share, 1),
         )
         trial = samples[: max(1, TRIAL_CODES // (flat.shape[2]))]
