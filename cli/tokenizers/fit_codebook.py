@@ -94,7 +94,7 @@ def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **setti
     """Learn a codebook over an autoencoder's latents of IMAGES.
 
     IMAGES is a source of images as `convert` reads them. The autoencoder stays as it is; with the codebook
-    it is a tokenizer: `--tokenizer autoencoder:OUT`.
+    it is a tokenizer: `--tokenizer autoencoder:OUT`. A .yaml file beside OUT says how it was fitted.
 
     \b
     Examples:

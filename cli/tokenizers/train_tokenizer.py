@@ -58,7 +58,7 @@ def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None
     """Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
 
     OUT gets weights.safetensors (averaged weights, for `--tokenizer conv-vq:OUT/weights.safetensors`),
-    evaluation.json, samples.png, log.jsonl, and state.pt to resume from.
+    evaluation.json, samples.png, log.jsonl, state.pt to resume from, and config.yaml, how the run was begun.
 
     \b
     Examples:

@@ -102,7 +102,7 @@ def train_tokenadapt(
     Args:
         images: A source of images, the path or URL of one, or several of both.
         out: The file of averaged weights, for `tokenstore.augment.load_adapter`. The folder OUT.run gets the
-            log, the evaluation and the checkpoint to resume from.
+            log, the evaluation, the checkpoint to resume from, and `config.yaml`, how the run was begun.
         tokenizer: The tokenizer of the stores to augment, or its name.
         steps: The number of steps; by default 4000.
         held_out: The share of the images to evaluate on, besides splits named val or test.

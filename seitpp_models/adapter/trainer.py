@@ -124,6 +124,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         }
         super().__init__(config, out, inputs)
         self.device = torch.device(device)
+        self._images = images
         self.tokenizer = tokenizer
         self.options = config.options(tokenizer)
         rows, columns = tokenizer.grid((3, self.options.height, self.options.width))
@@ -168,6 +169,15 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         """The network with the average of the weights, which is evaluated and saved."""
         average: TokenAdapt = self.ema.module
         return average
+
+    @property
+    @override
+    def facts(self) -> Mapping[str, Any]:
+        return {
+            "images": self._images.locations,
+            "tokenizer": self.tokenizer.name,
+            "device": str(self.device),
+        }
 
     @override
     def batches(self) -> Iterable[PairsBatch]:

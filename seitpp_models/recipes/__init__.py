@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore.errors import ArgumentError, Parameter, did_you_mean
+from tokenstore.networks.records import RUN
 
-__all__ = ["RECIPES", "RUN", "read_recipe", "read_run", "recipe_names"]
+__all__ = ["RECIPES", "read_recipe", "read_run", "recipe_names"]
 
 RECIPES = Path(__file__).parent
 """The folder of the packaged recipes."""
-RUN = "run"
-"""The key of what the record of a run, `config.yaml`, has beside its settings."""
 _LONGEST = 1 << 14
 """The most bytes of a recipe: a file of settings has about a thousand."""
 _LARGEST = 1 << 64

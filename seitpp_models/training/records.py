@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from seitpp_models.errors import ModelError
-from seitpp_models.recipes import RUN, read_recipe, read_run
+from seitpp_models.recipes import read_recipe, read_run
 from seitpp_models.training.augmentations import noise_identity
 from seitpp_models.training.settings import Settings
 from tokenstore.errors import ArgumentError
-from tokenstore.files import write_file
-from tokenstore.version import __version__
+from tokenstore.networks.records import RECORD, versions, write_record
 
 __all__ = ["RECORD", "RunRecord"]
 
-RECORD = "config.yaml"
-"""The file of a run's record."""
 _FREE = frozenset(
     {
         "adapter",
@@ -71,11 +66,7 @@ class RunRecord:
             "store": store,
             "fingerprint": fingerprint,
             "processes": processes,
-            "versions": {
-                "tokenstore": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in _LIBRARIES},
-            },
+            "versions": versions(_LIBRARIES),
             "network": network,
             "given": sorted(settings.requested - {"resume"}),
         }
@@ -83,13 +74,8 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Write the record to the folder of a run, whole or not at all; raises OSError."""
-        import yaml
-
-        heading = (
-            f"# How `seitpp {self.run['command']}` was begun. Taken as a recipe, the file repeats the run.\n"
-        )
-        text = yaml.safe_dump({**self.settings, RUN: self.run}, sort_keys=False, allow_unicode=True)
-        write_file(folder / RECORD, (heading + text).encode())
+        heading = f"How `seitpp {self.run['command']}` was begun. As a recipe, the file repeats the run."
+        write_record(folder / RECORD, heading, self.settings, self.run)
 
     def check(self, folder: Path) -> None:
         """Raise ModelError if the run in a folder was begun by another command or with other settings.

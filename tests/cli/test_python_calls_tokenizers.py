@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 from tokenstore_cli.main import cli
@@ -97,4 +98,12 @@ def test_fit_codebook_writes_the_file_of_its_call(photos: Path, tmp_path: Path) 
     )
     assert fitted.tokenizer.fingerprint == load_tokenizer(f"autoencoder:{command}").fingerprint
     assert "encoding" in stages
+    for path in (command, call):
+        record = yaml.safe_load(path.with_suffix(".yaml").read_text())
+        assert (record["codebook_size"], record["image_size"], record["autoencoder"]) == (
+            8,
+            32,
+            str(tmp_path / "model"),
+        )
+        assert record["run"]["images"] == str(photos)
     assert fitted.tokenizer.fingerprint == load_tokenizer(f"autoencoder:{call}").fingerprint

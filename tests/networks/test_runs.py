@@ -13,6 +13,7 @@ import torch
 from helpers.network_runs import SmallRun, Step, train
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.records import RECORD
 from tokenstore.networks.runs import LOG, STATE
 
 
@@ -163,7 +164,7 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(
         pattern = r"state\.pt: step 3 cannot be written .*No space.*resume=True"
         with pytest.raises(TokenizerError, match=pattern):
             train(SmallRun(tmp_path), on_step=fill_up)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG, STATE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, LOG, STATE]
     run = SmallRun(tmp_path)
     run.restore()
     assert run.step == 2

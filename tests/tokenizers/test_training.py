@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from click.testing import CliRunner
 from helpers.pictures import write_images
 from helpers.tiny_tokenizer import TINY
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from tokenstore_cli.main import cli
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.records import RECORD
 from tokenstore.networks.runs import LOG, STATE, RunOptions
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
@@ -220,6 +222,11 @@ def test_training_learns_and_writes_what_it_promises(images: ImageSet, tmp_path:
         assert picture.size == (4 * 68 + 4, 2 * 68 + 4)
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / LOG).read_text().splitlines()]
     assert logged == [10, 20, 30, 40, 50, 60]
+    record = yaml.safe_load((tmp_path / "run" / RECORD).read_text())
+    assert (record["steps"], record["seed"], record["model"]["name"]) == (60, CONFIG.seed, "tiny")
+    assert record["run"]["images"] == list(images.locations)
+    assert record["run"]["inputs"] == {"images": images.digest}
+    assert record["run"]["versions"]["torch"] == torch.__version__
 
 
 class _StopError(Exception):

@@ -4,6 +4,7 @@
   and `run_steps` trains it to the end.
 - `states` reads a run's checkpoint and compares it with the run; `tensor_files` compares what a safetensors
   file declares with the network that it asks for, before memory is taken.
+- `records` writes down how a training was begun.
 - `transformer` has the blocks of ViT-VQGAN and TokenAdapt.
 - `checkpoints` reads tensors out of files of other programs, and runs nothing in them.
 - `precision`, `threads` and `torchvision` ask the machine and the installation what they can do.

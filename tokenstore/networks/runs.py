@@ -20,6 +20,7 @@ import torch
 from tokenstore.errors import Parameter, TokenstoreError
 from tokenstore.files import FULL, full_disk_named, system_error, whole_file, write_file
 from tokenstore.locks import PlaceLock
+from tokenstore.networks.records import RECORD, versions, write_record
 from tokenstore.networks.states import check_like, read_state
 
 __all__ = ["LOG", "STATE", "ResumableRun", "RunOptions", "StepResult", "cut_log", "run_steps"]
@@ -104,7 +105,16 @@ class ResumableRun(ABC, Generic[_Batch, _Result]):
 
     def note_beginning(self) -> None:
         """Write down how a new run is begun, in the process that writes; raises OSError."""
-        return
+        inputs = {name: digest for name, (_, digest) in self._inputs.items()}
+        facts = {**self.facts, "inputs": inputs, "versions": versions(("torch", "numpy"))}
+        write_record(
+            self.out / RECORD, "How this training was begun.", json.loads(self._config_json()), facts
+        )
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts about a run, as JSON values, that its record has beside the settings."""
+        return {}
 
     @property
     def writes(self) -> bool:

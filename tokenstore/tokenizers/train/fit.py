@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import Parameter, SourceError, TokenizerError, did_you_mean
 from tokenstore.locks import PlaceLock
+from tokenstore.networks.records import versions, write_record
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.options import ImageOptions, Resize
 from tokenstore.tokenizers.train.fitting import FitOptions, FitReport, OnProgress, learn_codebook
@@ -63,7 +64,8 @@ def fit_codebook(
 
     Args:
         images: A source of images, or the path or URL of one. One image in ten is held out to evaluate on.
-        out: The file to write, whose name ends in .safetensors.
+        out: The file to write, whose name ends in .safetensors. A file of the same name that ends in .yaml
+            gets the record of the fit: its settings, its images and the versions of the libraries.
         autoencoder: An AutoencoderKL, AutoencoderTiny or AutoencoderDC of diffusers, or a pipeline with one:
             a folder, or an id of the Hugging Face hub.
         codebook_size: The number of codes of each codebook; by default 4096.
@@ -106,6 +108,24 @@ class _Request:
     autoencoder: str
     device: str
 
+    def record(self, path: Path, options: FitOptions, source: ImageSource, split: str) -> None:
+        """Write down how the codebook was fitted; raises OSError."""
+        settings = {
+            "autoencoder": self.autoencoder,
+            **asdict(options),
+            "image_size": self.image_options.size,
+            "resize": self.image_options.resize,
+            "limit": self.limit,
+        }
+        facts = {
+            "images": source.location,
+            "split": split,
+            "inputs": {"images": source.splits[split].fingerprint()},
+            "device": self.device,
+            "versions": versions(("torch", "diffusers", "numpy")),
+        }
+        write_record(path, f"How {path.stem}{ENDING} was fitted.", settings, facts)
+
 
 def _fit(
     request: _Request,
@@ -125,6 +145,7 @@ def _fit(
         images, model, request.image_options, options, limit=request.limit, **progress
     )
     kind.write_codebook(tokenizer, path)
+    request.record(path.with_suffix(".yaml"), options, source, name)
     return FittedCodebook(path, tokenizer, report)
 
 

@@ -58,6 +58,8 @@ class ImageSet:
     held_out_thumbnails: Sequence[ImageRef]
     digest: str
     """A hex digest that changes when the listed images do."""
+    locations: tuple[str, ...] = ()
+    """The places of the sources, as the user named them."""
 
 
 _NO_LABELS = Parameter("no_labels", True)
@@ -111,7 +113,14 @@ def list_images(sources: Sequence[ImageSource], held_out_share: float) -> ImageS
             f"expected images to train on, found none that is not held out in "
             f"{', '.join(source.location for source in sources)}"
         )
-    return ImageSet(photographs, thumbnails, held_out_photographs, held_out_thumbnails, digest.hexdigest())
+    return ImageSet(
+        photographs,
+        thumbnails,
+        held_out_photographs,
+        held_out_thumbnails,
+        digest.hexdigest(),
+        tuple(source.location for source in sources),
+    )
 
 
 def _are_small(refs: Sequence[ImageRef]) -> bool:

@@ -102,8 +102,8 @@ def train_tokenizer(
     Args:
         images: A source of images, the path or URL of one, or several of both.
         out: The folder of the run. It gets `weights.safetensors` (averaged weights), `evaluation.json`,
-            `samples.png` (held-out images and their reconstructions), `log.jsonl` and `state.pt` (the
-            checkpoint to resume from).
+            `samples.png` (held-out images and their reconstructions), `log.jsonl`, `state.pt` (the checkpoint
+            to resume from) and `config.yaml` (how the run was begun).
         steps: The number of steps; by default 11000.
         precision: The arithmetic of the networks: bf16, fp32, or auto for bf16 where the device multiplies
             it natively. Weights are float32.

@@ -146,6 +146,7 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
     ) -> None:
         super().__init__(config, out, {"images": ("the list of images", images.digest)})
         self.device = torch.device(device)
+        self._images = images
         self.crops = Crops(
             images,
             image_size=config.model.image_size,
@@ -166,6 +167,11 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
+
+    @property
+    @override
+    def facts(self) -> Mapping[str, Any]:
+        return {"images": self._images.locations, "device": str(self.device)}
 
     @override
     def batches(self) -> Iterator[list[Tensor]]:
