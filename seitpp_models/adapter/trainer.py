@@ -123,8 +123,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             "tokenizer": ("the tokenizer", tokenizer.fingerprint),
         }
         super().__init__(config, out, inputs)
-        self.device = torch.device(device)
-        self._images = images
+        self.device, self._images = torch.device(device), images
         self.tokenizer = tokenizer
         self.options = config.options(tokenizer)
         rows, columns = tokenizer.grid((3, self.options.height, self.options.width))
