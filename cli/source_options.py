@@ -101,6 +101,18 @@ def ready_codes() -> Decorator[Any]:
             type=Grid(),
             help="The shape of a sample's ready codes, such as 16x16 for 256 codes in a row.",
         ),
+        click.option(
+            "--window",
+            metavar="FRAMES",
+            type=click.IntRange(1),
+            help="Frames of a sample, for videos of ready codes; by default one.",
+        ),
+        click.option(
+            "--stride",
+            metavar="FRAMES",
+            type=click.IntRange(1),
+            help="Frames from the begin of a --window to the next; by default those of a window.",
+        ),
     )
 
 

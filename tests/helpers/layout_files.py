@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,4 +107,42 @@ def put_group(path: Path, format: int = 3) -> Path:
         (path / ".zgroup").write_text('{"zarr_format": 2}')
     else:
         (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    return path
+
+
+def npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    """Return a `.npy` file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def tar_bytes(members: Mapping[str, bytes], mode: str = "w") -> bytes:
+    """Return a tar file; `w:gz` packs it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def commavq_members(videos: Mapping[str, npt.NDArray[Any]], poses: bool = True) -> dict[str, bytes]:
+    """Return the members of videos (F, 8, 16): int16 codes, and a pose of six numbers a frame."""
+    members: dict[str, bytes] = {}
+    for key, codes in videos.items():
+        members[f"{key}.json"] = json.dumps({"file_name": f"{key}.hevc"}).encode()
+        if poses:
+            members[f"{key}.pose.npy"] = npy_bytes(np.arange(len(codes) * 6, dtype=np.float32).reshape(-1, 6))
+        members[f"{key}.token.npy"] = npy_bytes(codes.astype(np.int16))
+    return members
+
+
+def put_world_model(path: Path, codes: npt.NDArray[Any], segments: npt.NDArray[Any], **facts: Any) -> Path:
+    """Write the three files of 1X's version 1.1: frames (n, s, s) uint32, and the segment of each."""
+    path.mkdir(parents=True)
+    (path / "metadata.json").write_text(json.dumps({"num_images": len(codes), "s": codes.shape[1]} | facts))
+    codes.astype(facts.get("token_dtype", "<u4")).tofile(path / "video.bin")
+    segments.astype("<i4").tofile(path / "segment_ids.bin")
     return path

@@ -37,6 +37,8 @@ _OPTION_NEEDS = {
     "image_column": f"{Parameter('image_column')} goes with Parquet files or a labels file",
     "label_column": f"{Parameter('label_column')} goes with columns, tensors, fields and arrays by name, or "
     "a labels file",
+    "window": f"{Parameter('window')} goes with videos of ready codes",
+    "stride": f"{Parameter('stride')} goes with videos of ready codes",
     "token_column": f"{Parameter('token_column')} goes with ready codes that are found by a name",
     "no_labels": f"{Parameter('no_labels', True)} goes with images",
     "allow_outside_paths": f"{Parameter('allow_outside_paths', True)} goes with Parquet files",
@@ -134,7 +136,7 @@ def _detect(path: Path) -> str:
     named = _kind_of_name(str(path), kinds)
     if named is not None:
         return named
-    endings = ", ".join(ending for facts in kinds.values() for ending in facts.endings)
+    endings = ", ".join(dict.fromkeys(ending for facts in kinds.values() for ending in facts.endings))
     raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
 
 
@@ -143,14 +145,15 @@ def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
 
     Raises SourceError for a compressed tar file and for an archive that is none.
     """
+    for kind, facts in kinds.items():
+        fits = facts.endings and name.lower().endswith(facts.endings)
+        if fits and (facts.holds_file is None or (Path(name).is_file() and facts.holds_file(Path(name)))):
+            return kind
     if _COMPRESSED_TAR.search(name):
         raise SourceError(
             f"{public_url(name)}: a compressed tar file, whose samples cannot be reached singly; "
             "decompress it first"
         )
-    for kind, facts in kinds.items():
-        if facts.endings and name.lower().endswith(facts.endings):
-            return kind
     if _ARCHIVE.search(name) and "::" not in name:
         raise SourceError(
             f"{public_url(name)}: expected a folder, tar files or Parquet files, found an archive of another "

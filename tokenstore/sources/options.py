@@ -63,6 +63,10 @@ class SourceOptions(OriginalsOptions, total=False):
     """The name of what holds ready codes: a tensor, an array, a field, a column."""
     grid: Sequence[int] | None
     """The shape that each sample's ready codes are brought to, such as (16, 16) for rows of 256."""
+    window: int | None
+    """The frames of a sample, for videos of ready codes; by default a sample is one frame."""
+    stride: int | None
+    """The frames from the begin of a `window` to that of the next one, by default a window's."""
     tokenizer_name: str | None
     """The name of the tokenizer that made ready codes, for a source that does not say it."""
 

@@ -35,6 +35,8 @@ _BUILT_IN = {
     "safetensors": "tokenstore.sources.layouts.safetensors_files",
     "jsonl": "tokenstore.sources.layouts.json_lines",
     "zarr": "tokenstore.sources.layouts.zarr_arrays",
+    "commavq": "tokenstore.sources.layouts.commavq",
+    "1x": "tokenstore.sources.layouts.world_model",
 }
 """The module of each kind of this package; its `SOURCE` is the kind."""
 
@@ -57,6 +59,8 @@ class SourceKind:
     A kind that can be read by URL takes `source_storage_options`. `listings` are the `SavedListings` of an
     unfinished conversion.
     """
+    holds_file: Callable[[Path], bool] | None = None
+    """A test of whether a local file with one of the endings is of this kind; by default each is."""
     holds_url: Callable[[FolderAtUrl], bool] | None = None
     """A test of whether a remote folder holds samples of this kind."""
     precedence: int = 0

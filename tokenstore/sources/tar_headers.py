@@ -67,9 +67,12 @@ def walk_tar(tar: SourceFile) -> Iterator[Member]:
         yield from walk_headers(reader, tar)
 
 
-def walk_headers(file: Reader, tar: SourceFile) -> Iterator[Member]:
-    """Yield the members of an open tar file, as `walk_tar` does; others may read it between members."""
-    length = tar.nbytes
+def walk_headers(file: Reader, tar: SourceFile, length: int | None = None) -> Iterator[Member]:
+    """Yield the members of an open tar file, as `walk_tar` does; others may read it between members.
+
+    `length` are the bytes that members may take, by default those of the file.
+    """
+    length = tar.nbytes if length is None else length
     extensions, offset = _Extensions(), 0
     while True:
         header = _header(file, offset, tar)
