@@ -108,11 +108,12 @@ class CodesAndMasks(nn.Module):
         gives_codes: bool,
         ignore_index: int,
         adapter: TokenAdapt | None = None,
+        noise: Noise = None,
         scale: tuple[float, float] = _SEGMENTATION_SCALE,
     ) -> None:
         super().__init__()
         self.embedding = CodebookEmbedding(codebook)
-        self.colour = OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook))], [1 / 3, 1 / 3])
+        self.colour = OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
@@ -150,8 +151,11 @@ def segmentation_recipe(
     gives_codes: bool,
     ignore_index: int,
     adapter: TokenAdapt | None = None,
+    noise: Noise = None,
 ) -> nn.Module:
     """Return an augmentation `(codes, masks) -> (inputs, masks)`: random crops and colours, or none.
+
+    `noise` is the strength of Emb-Noise, as for `noise_strength`.
 
     Raises ModelError for an adapter without augmentation.
     """
@@ -159,4 +163,6 @@ def segmentation_recipe(
         if adapter is not None:
             raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
-    return CodesAndMasks(codebook, size, gives_codes=gives_codes, ignore_index=ignore_index, adapter=adapter)
+    return CodesAndMasks(
+        codebook, size, gives_codes=gives_codes, ignore_index=ignore_index, adapter=adapter, noise=noise
+    )

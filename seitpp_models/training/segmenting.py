@@ -12,7 +12,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.measures import ignored_label
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.networks.store_sizes import sizes_of
-from seitpp_models.training.augmentations import segmentation_recipe
+from seitpp_models.training.augmentations import noise_identity, segmentation_recipe
 from seitpp_models.training.backbones import adapter_of, token_vit_backbone
 from seitpp_models.training.inputs import (
     check_masks,
@@ -75,6 +75,7 @@ def segment(
     """
     resolved = resolve("segment", SegmentSettings, config, settings)
     upernet = Parameter("head", "upernet")
+    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
     resolved.refuse_idle(("decoder_width",), str(upernet), resolved["head"] != "upernet", upernet)
     if resolved["classes"] is None:
         parameter = Parameter("classes")
@@ -96,7 +97,8 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     # subtle: an ignored label below the last one has a logit too, which is never trained
     network = _network(settings, store, where, max(labels, settings["classes"]))
     task = _task(settings, network, ignored, store, devices)
-    return Experiment(network, task, store, samples, {"ignore-index": ignored}, whole_batches=True)
+    identity = {"ignore-index": ignored, "noise": noise_identity(settings["noise"])}
+    return Experiment(network, task, store, samples, identity, whole_batches=True)
 
 
 def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
@@ -146,5 +148,6 @@ def _task(
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
         adapter=adapter_of(settings, store, devices.device, used=settings["augment"] == "crops"),
+        noise=settings["noise"],
     )
     return Segmentation(recipe.to(devices.device), ignored)

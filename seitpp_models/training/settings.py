@@ -191,6 +191,9 @@ class SegmentSettings(TrainingSettings, total=False):
     """The label that counts nowhere; by default the store's."""
     augment: Literal["crops", "none"]
     """The augmentation. crops: random parts of the grid and colours; none: the whole grid."""
+    noise: Annotated[float, Range(0)] | Literal["published"] | None
+    """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
+    default the standard deviation of the numbers of the codebook's vectors."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.network_commands import PRETRAIN, QUICK, seitpp
-from helpers.network_stores import CODES, GRID, SAMPLES, codebook
+from helpers.network_stores import CODES, GRID, SAMPLES, codebook, write_labelled
 from helpers.stores import write_store
 
-from seitpp_models.training import TrainingPlan, finetune, pretrain
+from seitpp_models.training import TrainingPlan, finetune, pretrain, segment
 from seitpp_models.training.augmentations import noise_identity
 from tokenstore.errors import ArgumentError
 
@@ -98,6 +98,18 @@ def test_a_run_says_how_strong_its_noise_is(tmp_path: Path) -> None:
     for wrong in ("loud", -1):
         with pytest.raises(ArgumentError, match=f"noise={wrong!r}: expected a number .* or 'published'"):
             plan(finetune, store, tmp_path / "wrong", noise=wrong)
+
+
+def test_segmenters_take_the_strength_of_their_noise(tmp_path: Path) -> None:
+    store = write_labelled(tmp_path / "store", 32)
+    sizes = {"classes": 5, "head": "linear", "ignore_index": 255}
+    deviation = f"{codebook().std(ddof=1):.4g}"
+    for settings, strength in (({}, deviation), ({"noise": "published"}, "1"), ({"noise": 0.25}, "0.25")):
+        of_run = plan(segment, store, tmp_path / f"run{strength}", **sizes, **settings)  # type: ignore[arg-type]
+        [note] = notes(of_run, "Emb-Noise")
+        assert note.startswith(f"Emb-Noise of strength {strength}; ")
+    with pytest.raises(ArgumentError, match="noise"):
+        plan(segment, store, tmp_path / "idle", **sizes, noise=0.5, augment="none")
 
 
 def test_the_command_takes_the_published_noise_by_its_name(tmp_path: Path) -> None:
