@@ -32,6 +32,7 @@ from helpers.broken_stores import (
     write_all,
     zstd,
 )
+from helpers.broken_views import GIVEN_VIEWS, VIEWS, write_given_views, write_views
 from helpers.conformance import FORMAT, FULL_CODES, crc32c
 from helpers.context_models import worked_model
 
@@ -270,16 +271,8 @@ LARGE: list[tuple[int, Break, str]] = [
     (8, lambda store: edit_bytes(store / LISTS, b"", b"x"), "shards.bin: expected 120 bytes, found"),
     (12, document(TOKENS, lambda array: array.update(shape=[25, 3, 4])), "the manifest's 21 samples"),
     (13, rows(lambda rows: rows[:40] + bytes(40) + rows[80:]), "the shard c/1/0/0"),
-    (
-        28,
-        rows(lambda rows: rows[:80]),
-        "expected 120 bytes in shards.bin .* found 80",
-    ),
-    (
-        28,
-        rows(lambda rows: b"\xff" * 8 + rows[8:]),
-        "at least",
-    ),
+    (28, rows(lambda rows: rows[:80]), "expected 120 bytes in shards.bin .* found 80"),
+    (28, rows(lambda rows: b"\xff" * 8 + rows[8:]), "at least"),
     (
         28,
         rows(lambda rows: rows[:39] + b"?" + rows[40:]),
@@ -312,12 +305,15 @@ STORES = {
     "context": CONTEXT,
     "large": LARGE,
     "columns": COLUMNS,
+    "views": VIEWS,
+    "given_views": GIVEN_VIEWS,
 }
 
 ELSEWHERE = {
     24: "a rule for decoders: any stream names some codes, so no store shows which tree its writer used",
     25: "a rule for decoders: any stream names some codes, so no store shows how its writer added up lanes",
     26: "a rule for decoders: any stream names some codes, so no store shows its writer's frequencies",
+    41: "a rule for decoders: any stream names some codes, so no store shows which cells its writer took",
 }
 """The MUSTs that no store can break, with the reason; `tests/format/test_conformance*.py` holds them."""
 OF_READERS_AND_WRITERS = {
@@ -359,6 +355,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the whole stores that the tests break copies of."""
     folder = tmp_path_factory.mktemp("whole")
     write_all(folder)
+    write_views(folder / "views")
+    write_given_views(folder / "given_views")
     return folder
 
 

@@ -21,7 +21,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ from helpers.stores import Samples, store_files, write_store
 import tokenstore
 from tokenstore import TokenDataset
 from tokenstore.audit.verify import verify
-from tokenstore.codecs import TEXT, Column, list_column
+from tokenstore.codecs import TEXT, Column, GivenViews, Views, list_column
 from tokenstore.codecs.context import ContextModel
 from tokenstore.codecs.context.model import Plane
 from tokenstore.codecs.context.tree import CodeTree
@@ -138,19 +138,50 @@ def columns_golden() -> Golden:
     return Golden({"train": samples}, (300,), {"chunk_samples": 2, "shard_samples": 4})
 
 
-def golden_model() -> ContextModel:
+def views_golden() -> Golden:
+    """Return two views of each sample, crops of its source, whose boxes are a column; packed."""
+    boxes = np.stack([spread((5, 2), 7), spread((5, 2), 9), *[spread((5, 2), 5) + 8] * 2], axis=2)
+    boxes = np.concatenate([boxes, np.arange(10).reshape(5, 2, 1) % 2], axis=2).astype(np.int32)
+    samples = Samples(spread((5, 2, 3, 4), 300).astype(np.uint16), None, {"view_boxes": boxes})
+    return Golden({"train": samples}, (300,), {"chunk_samples": 2, "shard_samples": 4, "views": Views(2)})
+
+
+def given_views_golden() -> Golden:
+    """Return a picture, its mirror image and a crop in two codebooks, each coded given those before."""
+    views = Views(3, ((0, 0, 64, 80, 0), (0, 0, 64, 80, 1), (16, 16, 48, 64, 0)))
+    planes = [np.broadcast_to(spread((9, 1, 1, 1), size), (9, 3, 4, 5)).copy() for size in (40, 7)]
+    planes[0][8] = spread((3, 4, 5), 40)
+    model = golden_model([[0, -1, 0, 0], [0, 0, 0, -1], [0, -2, 0, 0]], rank=4)
+    return Golden(
+        {"train": Samples(np.stack(planes, axis=2).astype(np.uint8))},
+        (40, 7),
+        {
+            "codec": "context",
+            "model": golden_model(),
+            "views": views,
+            "given_views": GivenViews(views, ((-1, -1), (-1, 0), (0, 1)), model),
+            "chunk_samples": 4,
+            "shard_samples": 8,
+        },
+    )
+
+
+def golden_model(
+    contexts: Sequence[Sequence[int]] = ((0, 0, -1), (0, -1, 0), (-1, 0, 0)), rank: int = 3
+) -> ContextModel:
     """Make tables of small numbers, the same for ever, and weights that make a code follow its like."""
     planes = []
     for number, size in enumerate((40, 7)):
         children = CodeTree.of(size).children
-        readers = 5 - number  # the first is looked at twice by itself and once by the second
+        looks = [(at + context[0]) for at in (0, 1) for context in contexts[: 2 + at]]
+        readers = looks.count(number) + 2  # each context that looks at the codebook, the mean and the trace
         place = np.arange(children) % CodeTree.of(size).fan
         weights = np.where(np.arange(32) == place[:, None], 60, spread((children, 32), 5))
         planes.append(
             Plane(
                 size=size,
                 order=spread((size,), size).astype(np.uint32),
-                contexts=np.array([[0, 0, -1], [0, -1, 0], [-1, 0, 0]][: 2 + number], np.int8),
+                contexts=np.array(contexts[: 2 + number], np.int8),
                 gains=np.array([4096, 2000], np.uint16),
                 components=(spread((2, 1 + size), 61) - 30).astype(np.int8),
                 readers=(spread((2, readers, 64), 23) - 11).astype(np.int8),
@@ -162,13 +193,15 @@ def golden_model() -> ContextModel:
                 fade=3,
             )
         )
-    return ContextModel(3, tuple(planes))
+    return ContextModel(rank, tuple(planes))
 
 
 GOLDEN: dict[str, Callable[[], Golden]] = {
     "bitpack": bitpack_golden,
     "columns": columns_golden,
     "context": context_golden,
+    "given_views": given_views_golden,
+    "views": views_golden,
     "zstd": zstd_golden,
 }
 
@@ -294,9 +327,10 @@ def unpacked_model(path: Path) -> Any:
     """Read an array's metadata, with the context model's arrays in place of its compressed bytes."""
     document = json.loads(path.read_bytes())
     codec = document["codecs"][0]["configuration"]["codecs"][0]["configuration"]
-    data = base64.b64decode(codec["model"])
-    start = data.index(b"\x78", 4)  # where a zlib stream begins
-    codec["model"] = [data[:start].hex(), zlib.decompress(data[start:]).hex()]
+    for each in [codec, *([codec["views"]] if "views" in codec else [])]:
+        data = base64.b64decode(each["model"])
+        start = data.index(b"\x78", 4)  # where a zlib stream begins
+        each["model"] = [data[:start].hex(), zlib.decompress(data[start:]).hex()]
     return document
 
 

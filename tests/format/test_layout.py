@@ -19,11 +19,13 @@ def test_a_layout_comes_back_from_its_metadata() -> None:
         assert again.to_zarr(name) == layout.to_zarr(name)
 
 
-def test_tokens_packed_by_view_are_refused_as_no_store_has_views() -> None:
+def test_tokens_packed_by_view_are_refused_as_this_store_has_none() -> None:
     grid = (2, 3, 3)
     manifest = Manifest(
         TokenizerIdentity("test"), grid, (5,), {"train": SplitSummary(4)}, features=("bitpack",)
     )
     layout = ArrayLayout((4, *grid), np.dtype(np.uint8), 2, 4, Bitpack(5, views=2))
-    with pytest.raises(ManifestError, match="x: expected samples without views, found 2 views each"):
+    with pytest.raises(
+        ManifestError, match="expected a codec of samples without views, found one of 2 views"
+    ):
         check_layout(layout, manifest, "train/tokens", "x")

@@ -59,7 +59,7 @@ def write_store(
 ) -> Manifest:
     """Write a store in one call; `spec` are StoreSpec's other fields. The first split gives the grid."""
     named = {name: Samples(*samples) for name, samples in splits.items()}
-    grid = next(iter(named.values())).codes.shape[1:]
+    grid = next(iter(named.values())).codes.shape[1 if spec.get("views") is None else 2 :]
     sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else codebook_sizes
     storage = target if isinstance(target, Storage) else open_storage(target)
     with StoreWriter(storage, StoreSpec(tokenizer, grid, sizes, **spec)) as writer:

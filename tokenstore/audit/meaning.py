@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.audit.tables import check_tables
-from tokenstore.codecs import ColumnForm
+from tokenstore.codecs import ColumnForm, box_problem
 from tokenstore.errors import DamageError, StorageError, TokenstoreError
 from tokenstore.format import (
     LABELS,
@@ -23,6 +23,7 @@ from tokenstore.format import (
     SAMPLES_TABLE,
     SKIPPED_TABLE,
     TOKENS,
+    VIEW_BOXES,
     Manifest,
     code_planes,
     codebook_problem,
@@ -282,9 +283,11 @@ def value_out_of_range(
     if form is not None and (problem := form.problem(values)) is not None:
         return problem
     if name == TOKENS:
-        for codes, size in code_planes(values, manifest.codebook_sizes):
+        for codes, size in code_planes(manifest.grids(values), manifest.codebook_sizes):
             if codes.size and int(codes.max()) >= size:
                 return f"expected codes from 0 to {size - 1}, found {int(codes.max())}"
+    elif name == VIEW_BOXES and manifest.views is not None:
+        return box_problem(values)
     elif name == LABELS:
         classes = None if manifest.class_names is None else len(manifest.class_names)
         low, high = int(values.min(initial=0)), int(values.max(initial=0))

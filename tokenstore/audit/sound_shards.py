@@ -38,7 +38,7 @@ class ShardCheck:
         samples = self._step * layout.chunk_samples
         self._values = np.empty((samples, *layout.sample_shape), layout.dtype)
         self._codec = layout.codec.samples
-        self._sample_nbytes = None if self._codec is None else self._codec.sample_nbytes(layout.sample_shape)
+        self._view_nbytes = None if self._codec is None else self._codec.sample_nbytes(layout.view_shape)
 
     @property
     def is_complete(self) -> bool:
@@ -72,10 +72,11 @@ class ShardCheck:
             layout.check_payload(first + chunk, payloads[-1])
         begin, end = layout.chunk_span(first)[0], layout.chunk_span(first + len(payloads) - 1)[1]
         values = self._values[: end - begin]
-        if self._codec is not None and self._sample_nbytes is not None:
-            rows = self._sample_nbytes * np.arange(layout.chunk_samples)
-            addresses = (data.ctypes.data + bounds[:-1, None] + rows).reshape(-1)[: len(values)]
-            self._codec.decode_at(addresses.astype(np.uint64), values)
+        if self._codec is not None and self._view_nbytes is not None:
+            rows = self._view_nbytes * np.arange(layout.chunk_samples * layout.views)
+            views = values.reshape(-1, *layout.view_shape)
+            addresses = (data.ctypes.data + bounds[:-1, None] + rows).reshape(-1)[: len(views)]
+            self._codec.decode_at(addresses.astype(np.uint64), views)
         else:
             for chunk, payload in enumerate(payloads):
                 row, stop = layout.chunk_span(first + chunk)

@@ -23,6 +23,7 @@ from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
+    from tokenstore.codecs.context.given import GivenViews
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
@@ -200,7 +201,11 @@ class Bitpack(SampleCodec):
     @classmethod
     @override
     def for_codes(
-        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+        cls,
+        codebook_size: int,
+        model: ContextModel | None = None,
+        views: Views | None = None,
+        given_views: GivenViews | None = None,
     ) -> Self:
         return cls(codebook_size, 1 if views is None else views.count)
 

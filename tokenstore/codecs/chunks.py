@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from tokenstore.codecs.context.given import GivenViews
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
@@ -100,14 +101,21 @@ class ChunkCodec(Protocol):
     Samples (n, *shape) of several are (n, views, *grid). What `SampleCodec` says of samples then goes for
     views, n * views of them, sample by sample.
     """
+    given_views: GivenViews | None = None
+    """The views, and how they are coded given others; None for a codec that codes none so."""
 
     @classmethod
     def for_codes(
-        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+        cls,
+        codebook_size: int,
+        model: ContextModel | None = None,
+        views: Views | None = None,
+        given_views: GivenViews | None = None,
     ) -> Self:
         """Return the codec for codes below `codebook_size`; raises CodecError if they do not fit.
 
-        With `views`, each of the `views.count` views of a sample can be read alone.
+        With `views`, each of the `views.count` views of a sample can be read alone. `given_views` are the
+        same views as a codec with a model codes them.
         """
         raise NotImplementedError
 

@@ -24,6 +24,7 @@ from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
+    from tokenstore.codecs.context.given import GivenViews
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
@@ -67,7 +68,11 @@ class Ragged(MarkedCodec):
     @classmethod
     @override
     def for_codes(
-        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+        cls,
+        codebook_size: int,
+        model: ContextModel | None = None,
+        views: Views | None = None,
+        given_views: GivenViews | None = None,
     ) -> Self:
         raise CodecError("expected a codec of codes, found one of texts and lists")
 

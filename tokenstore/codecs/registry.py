@@ -10,6 +10,7 @@ from tokenstore.errors import CodecError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenstore.codecs.chunks import ChunkCodec
+    from tokenstore.codecs.context.given import GivenViews
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
@@ -76,15 +77,20 @@ def codec_class(name: str) -> type[ChunkCodec]:
 
 
 def named_codec(
-    name: str, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+    name: str,
+    codebook_size: int,
+    model: ContextModel | None = None,
+    views: Views | None = None,
+    given_views: GivenViews | None = None,
 ) -> ChunkCodec:
     """Return the codec of that name for codes below `codebook_size`; raises CodecError if unknown.
 
     With `views`, samples have that many views, and a codec that reads samples alone reads views alone.
+    `given_views` are the same views as a codec with a model codes them.
     """
     if views is None:  # codecs of other packages may know no views
         return codec_class(name).for_codes(codebook_size, model)
-    return codec_class(name).for_codes(codebook_size, model, views)
+    return codec_class(name).for_codes(codebook_size, model, views, given_views)
 
 
 def codec_from_zarr(codecs: list[dict[str, Any]]) -> ChunkCodec:

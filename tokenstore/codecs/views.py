@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tokenstore.errors import CodecError
 
-__all__ = ["ALIGNED", "MAX_VIEWS", "ROLES", "Box", "Views"]
+__all__ = ["ALIGNED", "MAX_VIEWS", "ROLES", "Box", "Views", "box_problem"]
 
 Box: TypeAlias = tuple[int, int, int, int, int]
 """The top, left, height and width of a view in pixels of the resized image, and 1 if it is then mirrored."""
@@ -41,18 +41,9 @@ class Views:
             return
         if len(self.boxes) != self.count:
             raise CodecError(f"expected {self.count} boxes of views, found {len(self.boxes)}")
-        for box in self.boxes:
-            top, left, height, width, mirrored = box
-            if not (
-                min(top, left) >= 0
-                and min(height, width) > 0
-                and max(top + height, left + width) <= _LARGEST_PIXEL
-                and mirrored in (0, 1)
-            ):
-                raise CodecError(
-                    "expected the top, left, height and width of a view in pixels, and 0 or 1 for mirrored, "
-                    f"found {list(box)}"
-                )
+        problem = box_problem(np.array(self.boxes, object))  # of whole numbers of any size
+        if problem is not None:
+            raise CodecError(problem)
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -141,6 +132,23 @@ class Views:
         assert self.boxes is not None
         boxes = self.boxes[view], self.boxes[other]
         return sum(_within(*boxes, side, axis) < 0.5 for axis, side in enumerate(grid[-2:]))
+
+
+def box_problem(boxes: npt.NDArray[Any]) -> str | None:
+    """Return what is wrong with boxes (..., 5); None for right ones (FORMAT.md, M36)."""
+    each = boxes.reshape(-1, 5)
+    if each.dtype != object:
+        each = each.astype(np.int64)
+    places, sizes, mirrored = each[:, :2], each[:, 2:4], each[:, 4]
+    wrong = (places < 0).any(1) | (sizes < 1).any(1) | (places + sizes > _LARGEST_PIXEL).any(1)
+    wrong |= (mirrored != 0) & (mirrored != 1)
+    if not wrong.any():
+        return None
+    found = each[int(wrong.argmax())].tolist()
+    return (
+        "expected the top, left, height and width of a view in pixels, and 0 or 1 for mirrored, "
+        f"found {found}"
+    )
 
 
 def _indices(box: Box, other: Box, side: int, axis: int) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ from tokenstore.errors import CodecError
 from tokenstore.machine import importing_kernels
 
 if TYPE_CHECKING:
+    from tokenstore.codecs.context.given import GivenViews
     from tokenstore.codecs.context.model import ContextModel
     from tokenstore.codecs.views import Views
 
@@ -35,7 +36,11 @@ class Zstd(ChunkCodec):
     @classmethod
     @override
     def for_codes(
-        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+        cls,
+        codebook_size: int,
+        model: ContextModel | None = None,
+        views: Views | None = None,
+        given_views: GivenViews | None = None,
     ) -> Self:
         return cls()
 

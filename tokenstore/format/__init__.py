@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.codecs import Column
     from tokenstore.format import fields, sharding
-    from tokenstore.format.agreement import check_layout, check_shard_nbytes, has_shard_manifest
+    from tokenstore.format.agreement import (
+        check_layout,
+        check_shard_nbytes,
+        checked_layout,
+        has_shard_manifest,
+        view_boxes_problem,
+    )
     from tokenstore.format.layout import (
         CODEBOOK,
         LABELS,
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
         SKIPPED_TABLE,
         SYNONYMS,
         TOKENS,
+        VIEW_BOXES,
         ArrayLayout,
         code_planes,
         decode_table_array,
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
         NAME,
         SHARD_MANIFESTS,
         TABLE_PARTS,
+        VIEWS,
         FileRecord,
         Manifest,
         SplitSummary,
@@ -93,6 +101,8 @@ __all__ = [
     "SYNONYMS",
     "TABLE_PARTS",
     "TOKENS",
+    "VIEWS",
+    "VIEW_BOXES",
     "ArrayLayout",
     "Column",
     "ConversionPart",
@@ -105,6 +115,7 @@ __all__ = [
     "TokenizerIdentity",
     "check_layout",
     "check_shard_nbytes",
+    "checked_layout",
     "code_planes",
     "codebook_problem",
     "codebook_sizes",
@@ -128,6 +139,7 @@ __all__ = [
     "sharding",
     "table_array_document",
     "table_batches",
+    "view_boxes_problem",
 ]
 
 _HOMES = {
@@ -148,6 +160,8 @@ _HOMES = {
     "SYNONYMS": "layout",
     "TABLE_PARTS": "manifest",
     "TOKENS": "layout",
+    "VIEWS": "manifest",
+    "VIEW_BOXES": "layout",
     "ArrayLayout": "layout",
     "Column": "tables",
     "ConversionPart": "store_fields",
@@ -160,6 +174,7 @@ _HOMES = {
     "TokenizerIdentity": "store_fields",
     "check_layout": "agreement",
     "check_shard_nbytes": "agreement",
+    "checked_layout": "agreement",
     "code_planes": "layout",
     "codebook_problem": "store_fields",
     "codebook_sizes": "store_fields",
@@ -181,6 +196,7 @@ _HOMES = {
     "shard_sizes": "shard_manifest",
     "table_array_document": "layout",
     "table_batches": "tables",
+    "view_boxes_problem": "agreement",
 }
 _MODULES = frozenset({"fields", "sharding"})
 

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import code_dtype
+from tokenstore.codecs import Column, Views, code_dtype
 from tokenstore.errors import CodecError, DamageError, ManifestError
 from tokenstore.format import sharding
-from tokenstore.format.layout import LABELS, TOKENS, ArrayLayout
+from tokenstore.format.layout import LABELS, TOKENS, VIEW_BOXES, ArrayLayout
 from tokenstore.format.manifest import SHARD_MANIFESTS, Manifest
 from tokenstore.format.shard_manifest import ROW_NBYTES, SHARD_MANIFEST
 
 _MOST_NBYTES = 2**62
 """The most bytes of all shards of an array: sums of their sizes are in 64 bits."""
 
-__all__ = ["check_layout", "check_shard_nbytes", "has_shard_manifest"]
+__all__ = [
+    "check_layout",
+    "check_shard_nbytes",
+    "checked_layout",
+    "has_shard_manifest",
+    "view_boxes_problem",
+]
+
+
+def checked_layout(document: Any, manifest: Manifest, array: str, where: str) -> ArrayLayout:
+    """Return the layout in the Zarr document of an aligned array, such as `train/tokens`.
+
+    Raises what `ArrayLayout.from_zarr` and `check_layout` raise.
+    """
+    layout = ArrayLayout.from_zarr(document, where)
+    if manifest.views is not None and array.partition("/")[2] in (TOKENS, VIEW_BOXES):
+        layout = replace(layout, views=manifest.views.count)
+    check_layout(layout, manifest, array, where)
+    return layout
 
 
 def check_layout(layout: ArrayLayout, manifest: Manifest, array: str, where: str) -> None:
@@ -67,12 +87,12 @@ def check_shard_nbytes(layout: ArrayLayout, nbytes: npt.NDArray[np.int64], where
 
 
 def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
-    if layout.sample_shape != manifest.grid:
+    if layout.sample_shape != manifest.sample_shape:
+        views = "" if manifest.views is None else f"{manifest.views.count} views of "
         raise ManifestError(
-            f"{where}: expected the manifest's grid {manifest.grid}, found {layout.sample_shape}"
+            f"{where}: expected {views}the manifest's grid {manifest.grid}, found {layout.sample_shape}"
         )
-    if layout.codec.views != 1:
-        raise ManifestError(f"{where}: expected samples without views, found {layout.codec.views} views each")
+    _check_views(layout, manifest, where)
     size = manifest.codebook_size
     packed_for = size if layout.codec.codebook_size is None else layout.codec.codebook_size
     if layout.dtype != code_dtype(size) or packed_for != size:
@@ -86,11 +106,43 @@ def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
         raise ManifestError(f"{where}: {error}") from error
 
 
+def _check_views(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
+    """Raise ManifestError unless a codec that reads samples alone reads the manifest's views alone."""
+    views, codec = manifest.views, layout.codec
+    expected = 1 if views is None or codec.samples is None else views.count
+    if codec.views != expected:
+        raise ManifestError(
+            f"{where}: expected a codec of {_counted(expected)}, found one of {_counted(codec.views)}"
+        )
+    if codec.given_views is not None and codec.given_views.views != views:
+        raise ManifestError(
+            f"{where}: expected a codec of the manifest's views {views and views.to_json()!r:.200}, "
+            f"found one of {codec.given_views.views.to_json()!r:.200}"
+        )
+
+
+def _counted(views: int) -> str:
+    return "samples without views" if views == 1 else f"{views} views a sample"
+
+
+def view_boxes_problem(views: Views | None, column: Column) -> str | None:
+    """Return what is wrong with a column of boxes for views (FORMAT.md, M37); None for a right one."""
+    if views is None:
+        return None  # an array of this name means nothing
+    if views.boxes is not None:
+        return "expected no boxes of each sample beside those of the manifest's views"
+    expected = Column(np.dtype(np.int32), (views.count, 5))
+    return None if column == expected else f"expected {expected}, found {column}"
+
+
 def _check_column(layout: ArrayLayout, name: str, manifest: Manifest, where: str) -> None:
     if name == LABELS and (layout.dtype != np.int32 or layout.sample_shape):
         raise ManifestError(
             f"{where}: expected int32 of shape ({layout.samples},), found {layout.dtype} {layout.shape}"
         )
+    problem = view_boxes_problem(manifest.views, layout.column) if name == VIEW_BOXES else None
+    if problem is not None:
+        raise ManifestError(f"{where}: {problem}")
     form = layout.form
     if form is not None and form.feature not in manifest.features:
         raise ManifestError(

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ SYNONYMS = "synonyms"
 TOKENS = "tokens"
 LABELS = "labels"
 MASKS = "masks"
+VIEW_BOXES = "view_boxes"
 SAMPLES_TABLE = "samples.parquet"
 SKIPPED_TABLE = "skipped.parquet"
 
@@ -74,6 +75,8 @@ class ArrayLayout:
     shard_samples: int
     codec: ChunkCodec
     form: ColumnForm | None = None
+    views: int = 1
+    """The views on the first axis of a sample; 1 where a sample has no such axis."""
 
     @property
     def samples(self) -> int:
@@ -84,6 +87,11 @@ class ArrayLayout:
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return self.shape[1:]
+
+    @property
+    def view_shape(self) -> tuple[int, ...]:
+        """The shape of one view of a sample; of the sample where it has no views."""
+        return self.shape[2:] if self.views > 1 else self.shape[1:]
 
     @property
     def column(self) -> Column:
@@ -204,7 +212,7 @@ class ArrayLayout:
                 }
             ],
             "attributes": self._attributes(),
-            "dimension_names": _dimension_names(name, self.sample_shape),
+            "dimension_names": self._dimension_names(name),
         }
 
     @classmethod
@@ -225,6 +233,7 @@ class ArrayLayout:
                 codec=form.codec if form and of_objects else codec_from_zarr(configuration["codecs"][:-1]),
                 form=form,
             )
+            layout = replace(layout, views=layout.codec.views)
             if form is not None:
                 form.check(layout.dtype, layout.sample_shape)
             layout._check_sizes()
@@ -245,6 +254,13 @@ class ArrayLayout:
     def _attributes(self) -> dict[str, Any]:
         own = {} if self.form is None else self.form.attributes
         return {_ATTRIBUTES: own} if own else {}
+
+    def _dimension_names(self, name: str) -> list[str]:
+        if name == TOKENS:
+            axes: tuple[str, ...] = {1: ("position",), 2: ("row", "column")}.get(len(self.view_shape), ())
+            if axes:
+                return ["sample", *(["view"] if self.views > 1 else []), *axes]
+        return ["sample", *(f"{name}_{axis}" for axis in range(len(self.sample_shape)))]
 
     def _check_sizes(self) -> None:
         """Raise ValueError for sizes that contradict each other, or that no memory holds."""
@@ -281,14 +297,6 @@ def _data_type(value: object) -> np.dtype[Any]:
     if dtype.kind not in "biufcmM":
         raise ValueError(f"data_type: expected numbers or times, found {name}")
     return dtype
-
-
-def _dimension_names(name: str, sample_shape: tuple[int, ...]) -> list[str]:
-    if name == TOKENS:
-        axes: tuple[str, ...] = {1: ("position",), 2: ("row", "column")}.get(len(sample_shape), ())
-        if axes:
-            return ["sample", *axes]
-    return ["sample", *(f"{name}_{axis}" for axis in range(len(sample_shape)))]
 
 
 def table_array_document(values: npt.NDArray[Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "NAME",
     "SHARD_MANIFESTS",
     "TABLE_PARTS",
+    "VIEWS",
     "FileRecord",
     "Manifest",
     "Preprocessing",
@@ -45,6 +46,8 @@ SHARD_MANIFESTS = "manifests"
 """The feature of a store that lists the shards of some arrays in a file of each array (FORMAT.md, M28)."""
 TABLE_PARTS = "tables"
 """The feature of a store whose samples tables are in parts, in some splits (FORMAT.md, M29)."""
+VIEWS = "views"
+"""The feature of a store whose samples have views (FORMAT.md, M35)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class Manifest(StoreFields):
             **({} if self.source_location is None else {"source_location": self.source_location}),
             **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
             **({} if self.part is None else {"part": self.part.to_dict()}),
+            **({} if self.views is None else {"views": self.views.to_json()}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},
@@ -142,6 +146,12 @@ class Manifest(StoreFields):
     @override
     def check(self) -> None:
         super().check()
+        if (self.views is not None) != (VIEWS in self.features):
+            found = "none" if self.views is None else f"{self.views.to_json()!r:.80}"
+            raise ManifestError(
+                f"manifest.views: expected the views of samples exactly with the feature {VIEWS!r}, "
+                f"found {found} with {list(self.features)}"
+            )
         for name, split in self.splits.items():
             if split.part_rows is not None and TABLE_PARTS not in self.features:
                 raise ManifestError(
@@ -198,5 +208,5 @@ _read_split = record(
     {"samples": integer(), "skipped": integer(), "source_bytes": null_or(integer())},
     {"part_rows": integer(1)},
 )
-_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS, *FORM_FEATURES})
+_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS, VIEWS, *FORM_FEATURES})
 _FIELDS: dict[str, Reader[Any]] = {"splits": mapping_of(_read_split), "files": _files, "created_by": text}

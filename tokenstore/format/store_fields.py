@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from typing import Any
 
+import numpy.typing as npt
+
+from tokenstore.codecs import Views
 from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
-from tokenstore.errors import ManifestError
+from tokenstore.errors import CodecError, ManifestError
 from tokenstore.format.fields import (
     FieldError,
     Reader,
@@ -25,7 +28,7 @@ __all__ = ["ConversionPart", "Preprocessing", "StoreFields", "TokenizerIdentity"
 
 
 MAX_GRID_AXES = 63
-"""The most axes of a grid: an array of grids has one more, and numpy knows 64."""
+"""The most axes of a grid, with one of views: an array of grids has one more, and numpy knows 64."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ def part_positions(number: int, count: int, listed: int) -> range:
 class StoreFields:
     """The facts of a store that its spec states and its manifest repeats.
 
-    `grid` is the shape of one sample's codes. With several codebooks the first axis of the grid counts them,
-    and `codebook_sizes` has an entry for each.
+    `grid` is the shape of one sample's codes, or of those of each of its views. With several codebooks the
+    first axis of the grid counts them, and `codebook_sizes` has an entry for each.
     """
 
     tokenizer: TokenizerIdentity
@@ -141,6 +144,17 @@ class StoreFields:
     """The value of `masks` in pixels without a class; None if unknown."""
     part: ConversionPart | None = None
     """The part of a conversion that the store holds; None for a whole one."""
+    views: Views | None = None
+    """The views of every sample; None where a sample is one grid of codes."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's codes: `grid`, or (V, *grid) of V views."""
+        return self.grid if self.views is None else (self.views.count, *self.grid)
+
+    def grids(self, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return codes (n, *sample_shape) as single grids: (n, *grid), or (n * V, *grid) of views."""
+        return codes if self.views is None else codes.reshape(-1, *self.grid)
 
     @property
     def codebook_size(self) -> int:
@@ -155,10 +169,9 @@ class StoreFields:
         """Raise ManifestError if fields contradict each other."""
         if not self.grid:
             raise ManifestError("manifest.grid: expected at least one axis, found []")
-        if len(self.grid) > MAX_GRID_AXES:
-            raise ManifestError(
-                f"manifest.grid: expected at most {MAX_GRID_AXES} axes, found {len(self.grid)}"
-            )
+        if len(self.sample_shape) > MAX_GRID_AXES:
+            axes = MAX_GRID_AXES - (self.views is not None)
+            raise ManifestError(f"manifest.grid: expected at most {axes} axes, found {len(self.grid)}")
         if not self.codebook_sizes:
             raise ManifestError("manifest.codebook_sizes: expected at least one size, found []")
         codebooks = len(self.codebook_sizes)
@@ -222,6 +235,16 @@ _read_part = record(
     ConversionPart,
     {"number": integer(1), "count": integer(1), "on_error": text, "inputs": exactly(dict)},
 )
+
+
+def _read_views(value: object, where: str) -> Views:
+    try:
+        return Views.from_json(value)
+    except CodecError as error:
+        expected, _, actual = str(error).removeprefix("expected ").partition(", found ")
+        raise FieldError(where, expected, actual) from error
+
+
 _REQUIRED: dict[str, Reader[Any]] = {
     "tokenizer": read_identity,
     "grid": list_of(integer(1)),
@@ -230,7 +253,12 @@ _REQUIRED: dict[str, Reader[Any]] = {
     "preprocessing": null_or(_read_preprocessing),
     "source_kind": null_or(text),
 }
-_OPTIONAL: dict[str, Reader[Any]] = {"source_location": text, "ignore_index": integer(), "part": _read_part}
+_OPTIONAL: dict[str, Reader[Any]] = {
+    "source_location": text,
+    "ignore_index": integer(),
+    "part": _read_part,
+    "views": _read_views,
+}
 
 
 def read_store_fields(value: object, where: str) -> dict[str, Any]:

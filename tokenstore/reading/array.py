@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs import ChunkCodec
-from tokenstore.errors import CodecError, DamageError
+from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.format import TOKENS, ArrayLayout
 from tokenstore.reading.fetching import FetchedShards
 from tokenstore.reading.local_shards import LocalShards
@@ -127,25 +127,56 @@ class ArrayReader(ABC):
         return True
 
     def read(
-        self, indices: object = None, out: Values | None = None, prefetched: Payloads | None = None
+        self,
+        indices: object = None,
+        out: Values | None = None,
+        prefetched: Payloads | None = None,
+        view: object = None,
     ) -> Values:
         """Return values (m, *sample_shape) of the samples at `indices` (m,), in their order.
 
         `indices` may be a slice too; None, the default, means all samples. A single integer gives the values
         of its sample (*sample_shape). `out` (m, *sample_shape), if given, is filled: C-contiguous, of the
         array's dtype or, if samples can be read alone, int32 or int64. `prefetched` is a result of
-        `prefetch`. Raises IndexError, DamageError, and StorageError if remote storage does not answer.
+        `prefetch`.
+
+        `view`, an integer for all samples or integers (m,), gives that view of each sample alone:
+        (m, *view_shape). Raises IndexError, DamageError, and StorageError if remote storage does not answer;
+        StoreError for a view of an array without views.
         """
         row_numbers = normalised(indices, self.layout.samples)
+        views = None if view is None else self._chosen_views(view, len(row_numbers))
         if out is None:
-            out = np.empty((len(row_numbers), *self.layout.sample_shape), self.layout.dtype)
+            shape = self.layout.sample_shape if views is None else self.layout.view_shape
+            out = np.empty((len(row_numbers), *shape), self.layout.dtype)
         if len(row_numbers):
-            self._read_into(row_numbers, out, prefetched)
+            self._read_into(row_numbers, out, prefetched, views)
         return of_indices(out, indices)
 
+    def _chosen_views(self, view: object, samples: int) -> Indices:
+        """Return the view (m,) of each of so many samples; raises StoreError and IndexError."""
+        count = self.layout.views
+        if count == 1:
+            raise StoreError(f"{self.store.storage}/{self.name}: expected an array of views, found none")
+        views = np.asarray(view)
+        if views.dtype.kind not in "ui" or views.shape not in ((), (samples,)):
+            raise IndexError(
+                f"expected the number of a view, or one for each of {samples} samples, "
+                f"found {views.dtype} of shape {views.shape}"
+            )
+        if views.size and not 0 <= int(views.min()) <= int(views.max()) < count:
+            outside = views.min() if int(views.min()) < 0 else views.max()
+            raise IndexError(f"expected views from 0 to {count - 1}, found {outside}")
+        return np.broadcast_to(views.astype(np.int64), (samples,))
+
     @abstractmethod
-    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
-        """Fill `out` with the values at some row numbers, at least one; raises as `read` does."""
+    def _read_into(
+        self, row_numbers: Indices, out: Values, prefetched: Payloads | None, views: Indices | None
+    ) -> None:
+        """Fill `out` with the values at some row numbers (m,), at least one, or with their `views` (m,).
+
+        Raises as `read` does.
+        """
 
     @abstractmethod
     def prefetch(self, indices: Indices) -> Payloads | None:

@@ -59,13 +59,15 @@ class ChunkArrayReader(ArrayReader):
         self.__dict__.pop("_decoded_values", None)
 
     @override
-    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+    def _read_into(
+        self, row_numbers: Indices, out: Values, prefetched: Payloads | None, views: Indices | None
+    ) -> None:
         chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
         values = self._small_values(chunk) if self._is_small else None
         if values is None:
-            self._read_chunks(chunk, row, out)
+            self._read_chunks(chunk, row, out, views)
         else:
-            out[...] = values[row_numbers]
+            out[...] = values[row_numbers] if views is None else values[row_numbers, views]
 
     @override
     def prefetch(self, indices: Indices) -> None:
@@ -84,7 +86,7 @@ class ChunkArrayReader(ArrayReader):
         return self._stream_into(ChunkArrayReader(self.files, keep_small=False), threads)
 
     def _packed_in_memory(self, codebook_size: int) -> PackedArrayReader:
-        codec = Bitpack(codebook_size)
+        codec = Bitpack(codebook_size, self.layout.views)
         shards = self._stored_shards()
 
         def packed_payloads() -> Iterator[Bytes]:
@@ -92,7 +94,7 @@ class ChunkArrayReader(ArrayReader):
                 codes = self.decode_chunk(chunk, Payloads(np.array([chunk]), [payload]))
                 yield np.frombuffer(codec.encode(codes, len(codes), 0), np.uint8)
 
-        room = len(self) * codec.sample_nbytes(self.layout.sample_shape)
+        room = len(self) * self.layout.views * codec.sample_nbytes(self.layout.view_shape)
         packed = InMemoryShards(self.files.chunks, room, packed_payloads())
         return PackedArrayReader(self.files, codec, packed)
 
@@ -142,14 +144,15 @@ class ChunkArrayReader(ArrayReader):
             for number in numbers.tolist():
                 values.put(number, self.layout.chunk_span(number)[0], self.decode_chunk(number, payloads))
 
-    def _read_chunks(self, chunk: Indices, row: Indices, out: Values) -> None:
+    def _read_chunks(self, chunk: Indices, row: Indices, out: Values, views: Indices | None) -> None:
         numbers = np.unique(chunk)
         unknown = [number for number in numbers.tolist() if number not in self._decoded]
         fetches = unknown and not self.is_local
         payloads = self._shards.payloads(np.array(unknown, np.int64)) if fetches else None
         for number in numbers.tolist():
             here = chunk == number
-            out[here] = self._decoded_chunk(number, payloads)[row[here]]
+            values = self._decoded_chunk(number, payloads)
+            out[here] = values[row[here]] if views is None else values[row[here], views[here]]
 
     def _decoded_chunk(self, chunk: int, payloads: Payloads | None) -> Values:
         values = self._decoded.get(chunk)

@@ -34,7 +34,9 @@ class MarkedArrayReader(SampleArrayReader):
         """The marks in payloads that keep their place, and the bytes of each; 0 before the first access."""
 
     @override
-    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+    def _read_into(
+        self, row_numbers: Indices, out: Values, prefetched: Payloads | None, views: Indices | None
+    ) -> None:
         chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
         base, payloads = self._placed(chunk, prefetched)
         mark, behind = np.divmod(row, self._marked_codec.mark_samples)

@@ -23,7 +23,8 @@ class SampleArrayReader(ArrayReader):
 
     def __init__(self, files: ArrayFiles, codec: SampleCodec, shards: Shards | None = None) -> None:
         self._sample_codec = codec
-        self._sample_nbytes = codec.sample_nbytes(files.layout.sample_shape)
+        self._view_nbytes = codec.sample_nbytes(files.layout.view_shape)
+        """The bytes of each sample, or of each view of it; None where they differ."""
         super().__init__(files, codec, shards)
 
     @classmethod
@@ -47,12 +48,20 @@ class SampleArrayReader(ArrayReader):
         self._spans: OrderedDict[int, SampleSpans] = OrderedDict()
 
     @override
-    def _read_into(self, row_numbers: Indices, out: Values, prefetched: Payloads | None) -> None:
+    def _read_into(
+        self, row_numbers: Indices, out: Values, prefetched: Payloads | None, views: Indices | None
+    ) -> None:
         chunk, row = np.divmod(row_numbers, self.layout.chunk_samples)
-        if self._sample_nbytes is None:
+        count = self.layout.views
+        if views is not None:
+            row = row * count + views
+        elif count > 1:
+            out = _of_views(out, (len(row_numbers), *self.layout.sample_shape))
+            chunk, row = np.repeat(chunk, count), (row[:, None] * count + np.arange(count)).reshape(-1)
+        if self._view_nbytes is None:
             self._read_spans(chunk, row, out, prefetched)
         else:
-            self._read_equal(self._sample_nbytes, chunk, row, out, prefetched)
+            self._read_equal(self._view_nbytes, chunk, row, out, prefetched)
 
     @override
     def prefetch(self, indices: Indices) -> Payloads | None:
@@ -71,18 +80,23 @@ class SampleArrayReader(ArrayReader):
         return self._stream_into(type(self)(self.files, self._sample_codec), threads)
 
     def spans(self, chunk: int, prefetched: Payloads | None = None) -> SampleSpans:
-        """Return the spans of a chunk's samples, checked on the first access; raises DamageError."""
+        """Return the spans of a chunk's samples, or of their views; raises DamageError.
+
+        They are checked on the first access.
+        """
         spans = self._spans.get(chunk)
         if spans is None:
             start, stop = self.layout.chunk_span(chunk)
+            streams = (stop - start) * self.layout.views
             payload = self._payload(chunk, prefetched)
             try:
-                spans = self._sample_codec.spans(payload, self.layout.sample_shape, at_most=stop - start)
-                if len(spans.addresses) != stop - start:
-                    raise CodecError(f"expected {stop - start} samples, found {len(spans.addresses)}")
+                spans = self._sample_codec.spans(payload, self.layout.view_shape, at_most=streams)
+                if len(spans.addresses) != streams:
+                    found = len(spans.addresses) // self.layout.views
+                    raise CodecError(f"expected {stop - start} samples, found {found}")
             except CodecError as error:
                 raise self.files.damage(chunk, error) from error
-            if self._sample_nbytes is not None:
+            if self._view_nbytes is not None:
                 return spans  # quickly made again, so not worth keeping the payload for
             self._spans[chunk] = spans
             owned = spans.nbytes - (payload.nbytes if self._shards.keeps(chunk) else 0)
@@ -92,11 +106,11 @@ class SampleArrayReader(ArrayReader):
         return spans
 
     def _read_equal(
-        self, sample_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
+        self, view_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
     ) -> None:
         """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
         base, payloads = self._placed(chunk, prefetched)
-        addresses = base + (row * sample_nbytes).astype(np.uint64)
+        addresses = base + (row * view_nbytes).astype(np.uint64)
 
         def decode(samples: slice) -> None:
             self._sample_codec.decode_at(addresses[samples], out[samples])
@@ -145,7 +159,7 @@ class SampleArrayReader(ArrayReader):
         self._decode_all(decode, chunk, row)
 
     def _decode_all(self, decode: Callable[[slice], None], chunk: Indices, row: Indices) -> None:
-        """Decode all samples at once; after an error one by one, to name the damaged sample."""
+        """Decode all samples, or views, at once; after an error one by one, to name the damaged sample."""
         try:
             decode(slice(None))
         except CodecError:
@@ -153,5 +167,16 @@ class SampleArrayReader(ArrayReader):
                 try:
                     decode(slice(at, at + 1))
                 except CodecError as error:
-                    raise self.files.damage(number, error.at(None), position) from error
+                    sample = position // self.layout.views
+                    raise self.files.damage(number, error.at(None), sample) from error
             raise
+
+
+def _of_views(out: Values, shape: tuple[int, ...]) -> Values:
+    """Return a buffer (m, V, *grid) as one of all views (m * V, *grid), in the same memory."""
+    if out.shape != shape or not out.flags.c_contiguous:
+        raise CodecError(
+            f"expected a C-contiguous buffer {shape} for the codes, found {out.shape} with strides "
+            f"{out.strides}"
+        )
+    return out.reshape(-1, *shape[2:])

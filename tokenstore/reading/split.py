@@ -80,16 +80,19 @@ class SplitReader:
         indices: object = None,
         out: Values | None = None,
         prefetched: Mapping[str, Payloads | None] | None = None,
+        view: object = None,
     ) -> Values:
         """Return values (m, *shape) of an aligned array at `indices` (m,), by default all.
 
         A slice gives its samples, a single integer the values (*shape) of one. `out` and `prefetched` are as
-        in `ArrayReader.read`.
+        in `ArrayReader.read`. `view` gives one view of each sample alone, where the array has views: codes
+        (m, *grid). It is an integer, or integers (m,).
 
         Texts and lists are an array (m,) of objects: `str`, or arrays of numbers. Raises IndexError,
         StoreError, DamageError, and StorageError where remote storage does not answer.
         """
-        return self.array(name).read(indices, out, None if prefetched is None else prefetched.get(name))
+        fetched = None if prefetched is None else prefetched.get(name)
+        return self.array(name).read(indices, out, fetched, view)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -173,7 +176,8 @@ class SplitReader:
         for name in columns:
             array = self.arrays[name]
             if name == TOKENS:
-                nbytes = samples * sample_nbytes(math.prod(array.layout.sample_shape), self._codebook_size)
+                codes = math.prod(array.layout.view_shape)
+                nbytes = samples * array.layout.views * sample_nbytes(codes, self._codebook_size)
             else:  # of samples that may be longer than most
                 nbytes = samples * _SPARE * int(array.files.nbytes.sum()) // max(1, len(self))
             array.reserve_cache(nbytes)

@@ -35,8 +35,8 @@ from tokenstore.format import (
     ArrayLayout,
     FileRecord,
     Manifest,
-    check_layout,
     check_shard_nbytes,
+    checked_layout,
     decode_records,
     decode_root,
     decode_table_array,
@@ -130,8 +130,7 @@ class StoreFiles:
     def _checked_layout(self, array: str) -> tuple[ArrayLayout, npt.NDArray[np.int64]]:
         if array not in self._layouts:
             where = f"{self.storage}/{array}"
-            layout = ArrayLayout.from_zarr(self._read_json(f"{array}/{ROOT}"), where)
-            check_layout(layout, self.manifest, array, where)
+            layout = checked_layout(self._read_json(f"{array}/{ROOT}"), self.manifest, array, where)
             if has_shard_manifest(self.manifest, array):
                 nbytes = shard_sizes(self.read_checked(f"{array}/{SHARD_MANIFEST}"))
             else:

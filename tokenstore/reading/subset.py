@@ -132,10 +132,15 @@ class Subset(Rows):
 
     @override
     def read(
-        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+        self,
+        name: str,
+        indices: object = None,
+        out: Values | None = None,
+        prefetched: Any = None,
+        view: object = None,
     ) -> Values:
         row_numbers = self._numbers.at(normalised(indices, len(self)))
-        return of_indices(self._rows.read(name, row_numbers, out, prefetched), indices)
+        return of_indices(self._rows.read(name, row_numbers, out, prefetched, view), indices)
 
     @override
     def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,12 +85,18 @@ class Rows(Protocol):
         """Return the dtype, the shape and the form of the samples of a column; raises StoreError."""
 
     def read(
-        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+        self,
+        name: str,
+        indices: object = None,
+        out: Values | None = None,
+        prefetched: Any = None,
+        view: object = None,
     ) -> Values:
         """Return values (m, *shape) of a column at `indices` (m,) or of a slice, by default of all samples.
 
         A single integer gives the values (*shape) of its sample. `out`, if given, is filled and returned.
-        `prefetched` is a result of `prefetch`. Raises IndexError, StoreError and DamageError.
+        `prefetched` is a result of `prefetch`. `view`, an integer or integers (m,), gives one view of each
+        sample alone, where samples have views. Raises IndexError, StoreError and DamageError.
         """
 
     def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:
@@ -209,18 +215,25 @@ class Concatenated(Rows):
 
     @override
     def read(
-        self, name: str, indices: object = None, out: Values | None = None, prefetched: Any = None
+        self,
+        name: str,
+        indices: object = None,
+        out: Values | None = None,
+        prefetched: Any = None,
+        view: object = None,
     ) -> Values:
         row_numbers = normalised(indices, len(self))
         if out is None:
             column = self.column(name)
-            out = np.empty((len(row_numbers), *column.shape), column.dtype)
+            shape = column.shape if view is None else column.shape[1:]
+            out = np.empty((len(row_numbers), *shape), column.dtype)
         for part, (places, own) in self._by_part(row_numbers).items():
             prefetched_of_part = None if prefetched is None else prefetched.get(part)
+            own_view = view if view is None or np.ndim(cast("Any", view)) == 0 else np.asarray(view)[places]
             if len(own) == len(row_numbers):
-                self.parts[part].read(name, own, out, prefetched_of_part)
+                self.parts[part].read(name, own, out, prefetched_of_part, own_view)
             else:
-                out[places] = self.parts[part].read(name, own, None, prefetched_of_part)
+                out[places] = self.parts[part].read(name, own, None, prefetched_of_part, own_view)
         return of_indices(out, indices)
 
     @override
@@ -273,10 +286,10 @@ def check_same_tokenizer(parts: Sequence[Rows]) -> None:
                     f"and {other.tokenizer} in {part!r}. {_way_to_one_tokenizer(first, other, parameters)}",
                     parameters=parameters,
                 )
-            if (other.grid, other.codebook_sizes) != (first.grid, first.codebook_sizes):
+            if (other.sample_shape, other.codebook_sizes) != (first.sample_shape, first.codebook_sizes):
                 raise StoreError(
-                    f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]!r}, "
-                    f"found {other.grid} of {other.codebook_sizes} in {part!r}"
+                    f"expected grids {first.sample_shape} of {first.codebook_sizes} codes as in "
+                    f"{parts[0]!r}, found {other.sample_shape} of {other.codebook_sizes} in {part!r}"
                 )
     _warn_of_unknown_tokenizers([manifest for part in parts for manifest in part.manifests])
 

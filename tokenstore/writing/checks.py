@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.codecs import Views
 from tokenstore.errors import CodecError
 from tokenstore.format import ArrayLayout, code_planes
 
@@ -31,23 +32,31 @@ def _lossy(where: str) -> CodecError:
 
 
 def check_codes(
-    codes: npt.NDArray[Any], sizes: tuple[int, ...], grid: tuple[int, ...], where: str, first: int = 0
+    codes: npt.NDArray[Any],
+    sizes: tuple[int, ...],
+    grid: tuple[int, ...],
+    where: str,
+    first: int = 0,
+    *,
+    views: Views | None = None,
 ) -> None:
-    """Raise CodecError unless codes (n, *grid) are integers of their codebooks.
+    """Raise CodecError unless codes (n, *grid), or (n, V, *grid) of `views`, are integers of their codebooks.
 
     `first` is the place of the first sample in what `where` names.
     """
-    if codes.shape[1:] != grid or codes.dtype.kind not in "ui":
+    each, count = ("", 1) if views is None else (f"{views.count} views of ", views.count)
+    if codes.shape[1:] != (grid if views is None else (count, *grid)) or codes.dtype.kind not in "ui":
         raise CodecError(
-            f"{where}: expected integer codes of grid {grid}, found {codes.dtype} {codes.shape[1:]}"
+            f"{where}: expected integer codes of {each}grid {grid}, found {codes.dtype} {codes.shape[1:]}"
         )
+    codes = codes.reshape(-1, *grid)
     for plane, (values, size) in enumerate(code_planes(codes, sizes)):
         if values.size and (int(values.max()) >= size or int(values.min()) < 0):
             flat = values.reshape(len(values), -1)
             bad = (flat >= size) | (flat < 0)
             sample = int(np.argmax(bad.any(axis=1)))
             raise CodecError(
-                f"{where}, sample {first + sample}: expected codes from 0 to {size - 1}"
+                f"{where}, sample {first + sample // count}: expected codes from 0 to {size - 1}"
                 f"{f' in codebook {plane}' if len(sizes) > 1 else ''}, found "
                 f"{int(flat[sample][bad[sample]][0])}"
             )

@@ -13,9 +13,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import DEFAULT_CODEC, MAX_FIT_CODES, ChunkCodec, ContextModel, codec_class, codec_names
+from tokenstore.codecs import (
+    DEFAULT_CODEC,
+    MAX_FIT_CODES,
+    ChunkCodec,
+    ContextModel,
+    GivenViews,
+    codec_class,
+    codec_names,
+)
 from tokenstore.errors import Parameter, StoreError
-from tokenstore.format import TOKENS, fill_value
+from tokenstore.format import TOKENS, StoreFields, fill_value
 from tokenstore.reading import TokenStore
 from tokenstore.writing.choices import AUTO, MIN_DECODE_RATE, chosen_later
 from tokenstore.writing.drawing import drawn
@@ -24,6 +32,8 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 """A progress callback: the step's name, the units of it that are done, and all its units."""
 
 _TRIAL_CHUNKS = 16
+_MOST_FIT_CODES = 8 * MAX_FIT_CODES
+"""The most codes of all views in memory for a fit."""
 _READ_AT_ONCE = 2**12
 _TIMINGS = 3
 
@@ -36,7 +46,7 @@ class Measured:
     nbytes: int
     """The bytes of all tokens, estimated from a sample of chunks, and of the codec's tables."""
     decode_rate: float
-    """The samples that are decoded in a second on one core."""
+    """The samples that are decoded in a second on one core; the views, where samples have several."""
 
     def __str__(self) -> str:
         return f"{self.codec}: {self.nbytes:,} bytes, {self.decode_rate:,.0f} samples/s a core"
@@ -49,14 +59,17 @@ class CodecChoice:
     codec: str
     model: ContextModel | None = None
     reason: str = ""
+    given_views: GivenViews | None = None
+    """The views that are coded given others, with the model of those."""
 
     def __str__(self) -> str:
         return f"{self.codec}: {self.reason}"
 
     def to_json(self) -> bytes:
-        """Return the choice, with the context codec's model, as JSON."""
+        """Return the choice, with the context codec's models, as JSON."""
         model = None if self.model is None else base64.b64encode(self.model.to_bytes()).decode()
-        return json.dumps({"codec": self.codec, "model": model, "reason": self.reason}).encode()
+        views = {} if self.given_views is None else {"given_views": self.given_views.to_json()}
+        return json.dumps({"codec": self.codec, "model": model, "reason": self.reason, **views}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> CodecChoice:
@@ -64,7 +77,10 @@ class CodecChoice:
         values = json.loads(data)
         model = values["model"]
         model = None if model is None else ContextModel.from_bytes(base64.b64decode(model))
-        return cls(values["codec"], model, values["reason"])
+        views = values.get("given_views")
+        return cls(
+            values["codec"], model, values["reason"], None if views is None else GivenViews.from_json(views)
+        )
 
 
 def choose_codec(
@@ -90,13 +106,17 @@ def choose_codec(
         return CodecChoice(
             DEFAULT_CODEC if codec == AUTO else codec, reason="as asked for" if total else "no samples"
         )
-    codes_per_sample = math.prod(store.manifest.grid)
+    fields = store.manifest
+    codes_per_sample = math.prod(fields.sample_shape)
 
     def report(done: int, steps: int) -> None:
         if on_progress is not None:
             on_progress("fitting the context model", done, steps)
 
-    codes = renumber(_sample_codes(store, max(1, MAX_FIT_CODES // codes_per_sample), seed))
+    def renumbered(codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return renumber(fields.grids(codes)).reshape(len(codes), *fields.sample_shape)
+
+    codes = renumbered(_sample_codes(store, _fit_samples(fields), seed))
     splits = sum(bool(size) for size in sizes.values())
     rivals = [
         codec_class(name).fitted(
@@ -106,17 +126,25 @@ def choose_codec(
             total_codes=total * codes_per_sample,
             copies=splits,
             on_progress=report,
+            **({} if fields.views is None else {"views": fields.views}),
         )
         for name in (codec_names() if codec == AUTO else (codec,))
     ]
     if codec != AUTO:
-        return CodecChoice(codec, rivals[0].model, "as asked for")
+        return CodecChoice(codec, rivals[0].model, "as asked for", rivals[0].given_views)
     chunk_samples = store[store.splits[0]].arrays[TOKENS].layout.chunk_samples
-    trial = [renumber(part) for part in _trial_chunks(store, chunk_samples, seed)]
-    measured = {each.name: _measure(each, trial, chunk_samples, total, splits) for each in rivals}
+    trial = [renumbered(part) for part in _trial_chunks(store, chunk_samples, seed)]
+    views = 1 if fields.views is None else fields.views.count
+    measured = {each.name: _measure(each, trial, chunk_samples, total, splits, views) for each in rivals}
     best, reason = _smallest(list(measured.values()), min_decode_rate, str(store.files.storage))
-    model = next(each.model for each in rivals if each.name == best)
-    return CodecChoice(best, model, reason)
+    winner = next(each for each in rivals if each.name == best)
+    return CodecChoice(best, winner.model, reason, winner.given_views)
+
+
+def _fit_samples(fields: StoreFields) -> int:
+    """Return the most samples that a codec is fitted to: enough of each view for the model of any of them."""
+    of_a_view = MAX_FIT_CODES // math.prod(fields.grid)
+    return max(1, min(of_a_view, _MOST_FIT_CODES // math.prod(fields.sample_shape)))
 
 
 def _smallest(measured: list[Measured], min_decode_rate: float, where: str) -> tuple[str, str]:
@@ -169,7 +197,7 @@ def _trial_chunks(store: TokenStore, chunk_samples: int, seed: int) -> list[npt.
 
 
 def _measure(
-    codec: ChunkCodec, trial: list[npt.NDArray[Any]], chunk_samples: int, total: int, copies: int
+    codec: ChunkCodec, trial: list[npt.NDArray[Any]], chunk_samples: int, total: int, copies: int, views: int
 ) -> Measured:
     fill = int(fill_value(trial[0].dtype))
     payloads = [np.frombuffer(codec.encode(codes, chunk_samples, fill), np.uint8) for codes in trial]
@@ -182,4 +210,4 @@ def _measure(
         best = min(best, time.perf_counter() - start)
     samples = sum(map(len, trial))
     nbytes = round(sum(map(len, payloads)) / max(1, samples) * total) + copies * codec.table_nbytes
-    return Measured(codec.name, nbytes, samples / max(best, 1e-9))
+    return Measured(codec.name, nbytes, samples * views / max(best, 1e-9))

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenstore.codecs import code_dtype
+from tokenstore.codecs import box_problem, code_dtype
+from tokenstore.errors import CodecError
 from tokenstore.format import (
     SAMPLES_SCHEMA,
     TOKENS,
+    VIEW_BOXES,
     ArrayLayout,
     FileRecord,
     file_record,
@@ -60,9 +62,9 @@ class CheckedShard:
     samples: pa.Table
 
     def __post_init__(self) -> None:
-        sizes, codes = self.spec.codebook_sizes, self.values[TOKENS]
-        check_codes(codes, sizes, self.spec.grid, f"{self.split} shard {self.number}")
-        codes = codes.astype(code_dtype(max(sizes)), copy=False)
+        codes, where = self.values[TOKENS], f"{self.split} shard {self.number}"
+        check_codes(codes, self.spec.codebook_sizes, self.spec.grid, where, views=self.spec.views)
+        codes = codes.astype(code_dtype(self.spec.codebook_size), copy=False)
         object.__setattr__(self, "values", {**self.values, TOKENS: codes})
         for array, rows in self.values.items():
             layout = self.layout(array, len(codes))
@@ -70,6 +72,10 @@ class CheckedShard:
                 raise ValueError(
                     f"{array}: expected {layout.dtype} {layout.shape}, found {rows.dtype} {rows.shape}"
                 )
+        if self.spec.views is not None and VIEW_BOXES in self.values:
+            problem = box_problem(self.values[VIEW_BOXES])
+            if problem is not None:
+                raise CodecError(f"{where}, {VIEW_BOXES}: {problem}")
 
     def encoded(self) -> EncodedShard:
         """Encode the shard; any number of threads may encode shards at a time."""

@@ -167,6 +167,7 @@ def _already_merged(place: Storage, whole: WholeConversion, parts: Sequence[Toke
         {name: (split.samples, split.skipped) for name, split in manifest.splits.items()} == numbers
         and manifest.tokenizer.fingerprint == first.tokenizer.fingerprint
         and manifest.grid == first.grid
+        and manifest.views == first.views
         and manifest.class_names == first.class_names
         and manifest.part is None
     )

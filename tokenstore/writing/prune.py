@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from tokenstore.codecs import DEFAULT_CODEC, code_dtype
 from tokenstore.errors import StoreError
-from tokenstore.format import TOKENS, Manifest, code_planes
+from tokenstore.format import TOKENS, Manifest, StoreFields, code_planes
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.array import Values
 from tokenstore.storage import Storage
@@ -95,7 +96,7 @@ def codes_that_occur(store: TokenStore, executor: BlockExecutor | None = None) -
         raise StoreError(
             f"expected codebooks of at most {_DENSE_CODES:,} codes to prune, found {max(sizes):,}"
         )
-    step = max(1, _BLOCK_CODES // int(np.prod(store.manifest.grid)))
+    step = max(1, _BLOCK_CODES // math.prod(store.manifest.sample_shape))
     blocks = (
         Block(name, TOKENS, start, min(start + step, split.samples))
         for name, split in store.manifest.splits.items()
@@ -103,7 +104,7 @@ def codes_that_occur(store: TokenStore, executor: BlockExecutor | None = None) -
     )
     seen = [np.zeros(-(-size // 8), np.uint8) for size in sizes]
     executor = executor or block_executor(None, None)
-    with contextlib.closing(executor.blocks(_Counting((store.files,), sizes), blocks)) as counts:
+    with contextlib.closing(executor.blocks(_Counting((store.files,), store.manifest), blocks)) as counts:
         for marks in counts:
             for all_marks, some in zip(seen, marks, strict=True):
                 all_marks |= some
@@ -115,11 +116,12 @@ class _Counting:
     """The task of marking the codes that occur in a block, a bit a code, for each codebook."""
 
     stores: Sequence[StoreFiles]
-    sizes: tuple[int, ...]
+    fields: StoreFields
 
     def __call__(self, block: Block, values: Values) -> list[npt.NDArray[np.uint8]]:
-        marks = [np.zeros(size, np.bool_) for size in self.sizes]
-        for occurs, (codes, _) in zip(marks, code_planes(values, self.sizes), strict=True):
+        sizes = self.fields.codebook_sizes
+        marks = [np.zeros(size, np.bool_) for size in sizes]
+        for occurs, (codes, _) in zip(marks, code_planes(self.fields.grids(values), sizes), strict=True):
             occurs[codes] = True
         return [np.packbits(occurs) for occurs in marks]
 

@@ -48,7 +48,7 @@ class RewritePlan:
     spec: StoreSpec
     """The spec of the new store; codec, model and shard size are set later."""
     renumber: Renumber
-    """The function from stored codes (n, *grid) to the codes that are written."""
+    """The function from stored codes (n, *grid) to the codes that are written; views are n more grids."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,13 @@ def rewrite_into(
         writer.note(_CHOICE, choice.to_json())
     else:
         choice = CodecChoice.from_json(noted)
-    writer.spec = replace(plan.spec, codec=choice.codec, model=choice.model, shard_samples=shard_samples)
+    writer.spec = replace(
+        plan.spec,
+        codec=choice.codec,
+        model=choice.model,
+        given_views=choice.given_views,
+        shard_samples=shard_samples,
+    )
     for name in store.splits:
         split = store[name]
         columns = {
@@ -164,9 +170,10 @@ class _Encoding:
     def __call__(self, block: Block, values: Values) -> list[bytes]:
         shard, first = divmod(block.start, self.shard_samples)
         if block.array == TOKENS:
-            values = self.renumber(values)
+            spec = self.spec
+            values = self.renumber(spec.grids(values)).reshape(len(values), *spec.sample_shape)
             where = f"{block.split} shard {shard}"
-            check_codes(values, self.spec.codebook_sizes, self.spec.grid, where, first)
+            check_codes(values, spec.codebook_sizes, spec.grid, where, first, views=spec.views)
             values = values.astype(self.layouts[TOKENS].dtype, copy=False)
         where = f"{block.split}/{block.array} shard {shard}"
         return encode_piece(self.layouts[block.array], values, where)

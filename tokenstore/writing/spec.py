@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenstore.codecs import (
     DEFAULT_CODEC,
     ContextModel,
+    GivenViews,
     code_dtype,
     codec_names,
     named_codec,
@@ -40,6 +41,8 @@ class StoreSpec(StoreFields):
     codec: str = DEFAULT_CODEC
     model: ContextModel | None = field(default=None, repr=False)
     """The model of the codec `context`; without one it packs."""
+    given_views: GivenViews | None = field(default=None, repr=False)
+    """The views that the codec `context` codes given others; None if it codes each view alone."""
     chunk_samples: int = CHUNK_SAMPLES
     shard_samples: int | None = None
     codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
@@ -61,6 +64,8 @@ class StoreSpec(StoreFields):
                 f"shard_samples: expected a multiple of chunk_samples ({self.chunk_samples}), "
                 f"found {self.shard_samples}"
             )
+        if self.given_views is not None and self.given_views.views != self.views:
+            raise ManifestError("given_views: expected those of the views of the store, found others")
         vectors = self.codebook
         if vectors is not None and (problem := codebook_problem(vectors.shape, self.codebook_sizes)):
             raise ManifestError(f"codebook: {problem}")
@@ -83,7 +88,7 @@ class StoreSpec(StoreFields):
         return samples
 
     def _samples_per_shard(self, listed: int | None, columns: Iterable[Column]) -> int:
-        tokens_nbytes = sample_nbytes(math.prod(self.grid), self.codebook_size)
+        tokens_nbytes = sample_nbytes(math.prod(self.sample_shape), self.codebook_size)
         nbytes = max([tokens_nbytes, *(column.nbytes for column in columns)])
         samples = max(self.chunk_samples, min(SHARD_NBYTES // nbytes, MAX_SHARD_SAMPLES))
         if listed is not None:
@@ -91,10 +96,16 @@ class StoreSpec(StoreFields):
         return -(-samples // self.chunk_samples) * self.chunk_samples
 
     def tokens_layout(self, samples: int, shard_samples: int) -> ArrayLayout:
-        """Return the layout of a split's tokens (samples, *grid)."""
+        """Return the layout of a split's tokens (samples, *sample_shape)."""
         size = self.codebook_size
-        codec = named_codec(self.codec, size, self.model)
-        return ArrayLayout((samples, *self.grid), code_dtype(size), self.chunk_samples, shard_samples, codec)
+        return ArrayLayout(
+            (samples, *self.sample_shape),
+            code_dtype(size),
+            self.chunk_samples,
+            shard_samples,
+            named_codec(self.codec, size, self.model, self.views, self.given_views),
+            views=1 if self.views is None else self.views.count,
+        )
 
     def column_layout(self, samples: int, shard_samples: int, column: Column) -> ArrayLayout:
         """Return the layout of an aligned array (samples, *column.shape)."""

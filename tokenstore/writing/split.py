@@ -142,10 +142,10 @@ class SplitWriter:
     ) -> None:
         """Write the next shard: codes (n, *grid), aligned columns (n, ...) and n rows of SAMPLES_SCHEMA.
 
-        Every shard but the last has `shard_samples` samples. `source_stop` is the first sample of the source
-        after this shard, `skipped` are the samples left out before it. For a remote place it is encoded and
-        sent while the next one fills, and its arrays must not change meanwhile. An error there is raised by a
-        later call, at the latest by the store's `commit`.
+        Codes of V views are (n, V, *grid). Every shard but the last has `shard_samples` samples.
+        `source_stop` is the first sample of the source after this shard, `skipped` are the samples left out
+        before it. For a remote place it is encoded and sent while the next one fills, and its arrays must not
+        change meanwhile. An error there is raised by a later call, at the latest by the store's `commit`.
 
         Raises CodecError for codes outside their codebook, ValueError for arrays of other shapes or dtypes.
         """
@@ -250,7 +250,7 @@ class SplitWriter:
             return False
         number, _, zeros = rest[0].partition("/")
         is_shard = _NUMBER.fullmatch(number) is not None and int(number) < self.shards
-        axes = len(self._store.spec.grid if array == TOKENS else self.columns[array].shape)
+        axes = len(self._store.spec.sample_shape if array == TOKENS else self.columns[array].shape)
         return not is_shard or zeros != "/".join("0" * axes)
 
     def write_lists(self) -> dict[str, FileRecord]:

@@ -26,6 +26,8 @@ from tokenstore.format import (
     SYNONYMS,
     TABLE_PARTS,
     TOKENS,
+    VIEW_BOXES,
+    VIEWS,
     Column,
     FileRecord,
     Manifest,
@@ -35,6 +37,7 @@ from tokenstore.format import (
     file_record,
     group_document,
     table_array_document,
+    view_boxes_problem,
 )
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
@@ -166,6 +169,9 @@ class StoreWriter:
         for word in (name, *columns):
             if word == TOKENS or not NAME.fullmatch(word) or word in _RESERVED:
                 raise ManifestError(f"{word!r} cannot name a split or column: use letters, digits, _ and -")
+        problem = view_boxes_problem(self.spec.views, columns[VIEW_BOXES]) if VIEW_BOXES in columns else None
+        if problem is not None:
+            raise ManifestError(f"{VIEW_BOXES}: {problem}")
         samples = self.spec.samples_per_shard(listed, columns.values())
         split = SplitWriter(self, name, listed, samples, columns, first)
         self.splits.append(split)
@@ -222,7 +228,8 @@ class StoreWriter:
         large = _FEATURES if any(split.is_large for split in self.splits) else ()
         forms = [column.form for split in self.splits for column in split.columns.values()]
         used = {form.feature for form in forms if form is not None}
-        return (self.spec.codec, *large, *(feature for feature in FORM_FEATURES if feature in used))
+        views = () if self.spec.views is None else (VIEWS,)
+        return (self.spec.codec, *large, *views, *(feature for feature in FORM_FEATURES if feature in used))
 
     def complete(self, root: bytes) -> None:
         """Write the root's `zarr.json`, the last file, and clear up; the store is complete.

@@ -65,9 +65,15 @@ class Context(SampleCodec):
     @classmethod
     @override
     def for_codes(
-        cls, codebook_size: int, model: ContextModel | None = None, views: Views | None = None
+        cls,
+        codebook_size: int,
+        model: ContextModel | None = None,
+        views: Views | None = None,
+        given_views: GivenViews | None = None,
     ) -> Self:
-        return cls(codebook_size, model, None if views is None else GivenViews.of(views))
+        if given_views is None and views is not None:
+            given_views = GivenViews.of(views)
+        return cls(codebook_size, model, given_views)
 
     @classmethod
     @override
