@@ -34,6 +34,10 @@ _COMMANDS = {
     "info": ("store.info", "Show what a store says about itself."),
     "recode": ("store.recode", "Write a store again with another codec."),
     "merge": ("store.merge", "Merge the parts of a conversion to one store."),
+    "select": ("store.select", "Write a store of some samples of a store."),
+    "split": ("store.split", "Write a store with some samples of a split as splits of their own."),
+    "relabel": ("store.relabel", "Give the samples of a store other labels."),
+    "rename-class": ("store.rename_class", "Give a class of a store another name."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
     "stats": (
         "store.stats",
@@ -61,6 +65,7 @@ _COMMANDS = {
 OPTION_NAMES = {
     "address": "--ray",
     "as_json": "--json",
+    "class_map": "--map",
     "columns": "--column",
     "corruptions": "--corruption",
     "count": "-n",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .parameters import Choice, ExistingPlace, PartOf, parse_storage_options
+from .parameters import Choice, ExistingPlace, PartOf, parse_rows, parse_storage_options
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -114,6 +114,27 @@ def split(
         multiple=multiple,
         otherwise=otherwise,
         help=f"The split to work on{again}.",
+    )
+
+
+def indices(what: str) -> Decorator[Any]:
+    """Return --indices, row numbers of one split, listed or in a file; the command gets integers."""
+    return click.option(
+        "--indices",
+        metavar="I,J,...|FILE",
+        callback=parse_rows,
+        help=f"Samples by their row numbers, listed, or in a .npy or text file: {what}.",
+    )
+
+
+def share(help: str, *, default: float | None = None) -> Decorator[Any]:
+    """Return --share, a share of samples; `help` says of which, and how they are chosen."""
+    return option(
+        "--share",
+        metavar="SHARE",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=default,
+        help=f"Share of samples: {help}.",
     )
 
 

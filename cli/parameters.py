@@ -118,3 +118,19 @@ def parse_storage_options(_: click.Context, __: click.Parameter, value: str | No
     if not isinstance(parsed, dict):
         raise click.BadParameter(f"expected a JSON object, found {value}")
     return parsed
+
+
+def parse_rows(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    """Return the row numbers in `0,5,17`, or in a file; raise click.BadParameter if it is neither."""
+    if value is None:
+        return None
+    try:
+        return [int(word) for word in value.split(",")]
+    except ValueError as error:
+        if not Path(value).is_file():
+            raise click.BadParameter(
+                f"expected numbers such as 0,5,17; found {value!r}, which is no file of them"
+            ) from error
+    from tokenstore.reading.row_files import read_rows  # imports numpy
+
+    return read_rows(value)

@@ -33,9 +33,9 @@ def labels() -> Decorator[Any]:
     """Return --labels, a table of paths and labels."""
     return click.option(
         "--labels",
-        metavar="FILE.csv",
+        metavar="FILE",
         type=click.Path(),
-        help="Labels of an image folder, path,label; a path or a URL.",
+        help="Labels: path,label of an image folder, in a CSV file at a path or a URL.",
     )
 
 

@@ -36,6 +36,8 @@ FRONT_DOORS = {
     "tokenstore.loading.loader.__init__",
     "tokenstore.tokenizers.train.fit.fit_codebook",
     "tokenstore.tokenizers.train.run.train_tokenizer",
+    "tokenstore.writing.editing.partition.split",
+    "tokenstore.writing.editing.select.select",
     "tokenstore.writing.merge.merge",
     "tokenstore.writing.recode.recode",
     "tokenstore.writing.write.write",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tokenstore.reading.store import open_store as open
     from tokenstore.storage.remote.retries import Retries
     from tokenstore.writing.copy import copy
+    from tokenstore.writing.editing.partition import split
+    from tokenstore.writing.editing.relabel import relabel, rename_class
+    from tokenstore.writing.editing.select import select
     from tokenstore.writing.merge import merge
     from tokenstore.writing.recode import recode
     from tokenstore.writing.write import write
@@ -47,6 +50,10 @@ __all__ = [
     "preview",
     "recode",
     "reconstruct",
+    "relabel",
+    "rename_class",
+    "select",
+    "split",
     "stats",
     "verify",
     "write",
@@ -70,6 +77,10 @@ _HOMES = {
     "preview": ("tokenstore.audit.preview", "preview"),
     "recode": ("tokenstore.writing.recode", "recode"),
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),
+    "relabel": ("tokenstore.writing.editing.relabel", "relabel"),
+    "rename_class": ("tokenstore.writing.editing.relabel", "rename_class"),
+    "select": ("tokenstore.writing.editing.select", "select"),
+    "split": ("tokenstore.writing.editing.partition", "split"),
     "stats": ("tokenstore.audit.stats", "stats"),
     "verify": ("tokenstore.audit.verify", "verify"),
     "write": ("tokenstore.writing.write", "write"),

@@ -20,13 +20,7 @@ _DEFAULTS = defaults("finetune")
 @vit_options("finetune")
 @training_options.grid_size()
 @training_options.classes(least=1, otherwise="the store's")
-@option(
-    "--share",
-    metavar="SHARE",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=_DEFAULTS["share"],
-    help="Share of each class's samples that are trained on, drawn by --share-seed.",
-)
+@options.share("of each class, those that are trained on, drawn by --share-seed", default=_DEFAULTS["share"])
 @option(
     "--share-seed",
     metavar="SEED",

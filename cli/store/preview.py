@@ -15,13 +15,6 @@ from ..console import echo, refuse_idle_options
 from ..main import EXIT_CODES
 
 
-def _parse_indices(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
-    try:
-        return None if value is None else [int(word) for word in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"expected numbers such as 0,5,17; found {value!r}") from error
-
-
 def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         raise click.BadParameter(f"expected a name ending in {', '.join(FORMATS)}; found {str(path)!r}")
@@ -36,9 +29,7 @@ def _image_path(_: click.Context, __: click.Parameter, path: Path) -> Path:
     "the sheet, a PNG, JPEG or WebP by its ending; an image of that name is replaced", callback=_image_path
 )
 @options.split("the first that has samples")
-@click.option(
-    "--indices", metavar="I,J,...", callback=_parse_indices, help="The samples to draw; -1 is the last."
-)
+@options.indices("those to draw; -1 is the last")
 @click.option(
     "-n",
     "count",

@@ -79,6 +79,37 @@ def test_recode(folder: Path, tmp_path: Path, in_place: bool) -> None:
     assert recoded.manifest.features == ("zstd",)
 
 
+def test_select_and_split(folder: Path, tmp_path: Path) -> None:
+    said = output("select", folder / "store", tmp_path / "a", "--where", "label == 1", "--share", 0.5)
+    assert "selected, train 1 samples" in said
+    tokenstore.select(folder / "store", tmp_path / "b", where="label == 1", share=0.5)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    output("select", folder / "store", tmp_path / "c", "--indices", "0,3", "--split", "train")
+    (tmp_path / "rows.txt").write_text("3\n0\n")
+    output("select", folder / "store", tmp_path / "d", "--indices", tmp_path / "rows.txt", "--split", "train")
+    assert contents(tmp_path / "c") == contents(tmp_path / "d")
+    said = output("split", folder / "store", tmp_path / "e", "--val", 0.5, "--stratified", "--seed", 3)
+    assert "divided, train 2, val 2 samples" in said
+    tokenstore.split(folder / "store", tmp_path / "f", shares={"val": 0.5}, stratified=True, seed=3)
+    assert contents(tmp_path / "e") == contents(tmp_path / "f")
+    assert "already divided" in output(
+        *("split", folder / "store", tmp_path / "e", "--val", 0.5, "--stratified", "--seed", 3, "--resume")
+    )
+
+
+def test_relabel_and_rename_class(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("class-0,even\n")
+    output("relabel", folder / "store", tmp_path / "a", "--map", tmp_path / "map.csv")
+    tokenstore.relabel(folder / "store", tmp_path / "b", class_map={"class-0": "even"})
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    output("rename-class", tmp_path / "a", "even", "zero")
+    tokenstore.rename_class(tmp_path / "b", "even", "zero")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert tokenstore.open(tmp_path / "a").class_names == ("zero", "class-1")
+    result = CliRunner().invoke(cli, ["relabel", str(tmp_path / "a")])
+    assert (result.exit_code, "expected either --map or --labels" in result.output) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def of_columns(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     """Write a store of one of a table's two columns of images, which are paths out of its folder.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenstore.codecs import codec_names
 from tokenstore.codecs.registry import MAX_CODEBOOK_SIZE
 from tokenstore.errors import DamageError, ManifestError, VersionError
+from tokenstore.format.history import Operation
 from tokenstore.format.manifest import (
     FileRecord,
     Manifest,
@@ -58,6 +59,8 @@ paths = st.lists(names, min_size=1, max_size=4).map("/".join)
 optional_words = st.none() | st.text(max_size=8).filter(lambda text: text.isprintable())
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 counts = st.integers(0, 2**63 - 1)
+arguments = st.dictionaries(words, st.none() | st.booleans() | counts | words, max_size=2)
+operations = st.builds(Operation, words, arguments, st.lists(digests, max_size=2).map(tuple), words)
 
 
 @st.composite
@@ -81,6 +84,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         preprocessing=draw(st.none() | preprocessing),
         source_kind=draw(optional_words),
         ignore_index=draw(st.none() | counts),
+        history=draw(st.lists(operations, max_size=2).map(tuple)),
         created_by=draw(words),
         requires=draw(words),
     )
@@ -351,3 +355,26 @@ def test_any_value_in_any_field_is_read_or_refused(value: Any, field: str) -> No
 def test_any_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ManifestError):
         decode_root(data, WHERE)
+
+
+def test_an_operation_on_stores_is_a_field_that_stores_without_one_do_not_have() -> None:
+    assert b"history" not in ROOT
+    entry = {
+        "operation": "select",
+        "arguments": {"seed": 1},
+        "inputs": ["ab" * 32],
+        "version": "tokenstore 1",
+    }
+    manifest = decode_root(with_digest(root_with(history=[entry])), WHERE)
+    assert manifest.history == (Operation("select", {"seed": 1}, ("ab" * 32,), "tokenstore 1"),)
+    assert manifest.to_dict()["history"] == [entry]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("operation", 1), ("arguments", []), ("inputs", [1]), ("inputs", "ab"), ("version", None)],
+)
+def test_an_operation_of_other_values_is_refused(field: str, value: object) -> None:
+    entry = {"operation": "select", "arguments": {}, "inputs": [], "version": "tokenstore 1", field: value}
+    with pytest.raises(ManifestError, match=rf"manifest\.history\[0\]\.{field}"):
+        decode_root(with_digest(root_with(history=[entry])), WHERE)

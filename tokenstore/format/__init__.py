@@ -1,11 +1,11 @@
 """Format: what a store is, FORMAT.md in code. Knows no files and no network.
 
 `manifest.py` has the manifest (`Manifest`), `store_fields.py` the part of it that is known before the first
-shard, `root.py` the root `zarr.json` around it (`encode_root`, `decode_root`). `layout.py` has the paths of a
-store and the layout of an array (`ArrayLayout`), and `agreement.py` compares it with the manifest.
-`sharding.py` has the bytes of a shard, `shard_manifest.py` the list of an array's many shards, `tables.py`
-the tables and columns beside the tokens, `parquet.py` the sizes of a table's pages. `fields.py` reads JSON
-objects; tokenizers and adapters read theirs with it.
+shard (`history.py` that of operations on stores), `root.py` the root `zarr.json` around it (`encode_root`,
+`decode_root`). `layout.py` has the paths of a store and the layout of an array (`ArrayLayout`), and
+`agreement.py` compares it with the manifest. `sharding.py` has the bytes of a shard, `shard_manifest.py` the
+list of an array's many shards, `tables.py` the tables and columns beside the tokens, `parquet.py` the sizes
+of a table's pages. `fields.py` reads JSON objects; tokenizers and adapters read theirs with it.
 
 Names are imported on first use, so that whoever needs the manifest does not wait for pyarrow.
 May import: `errors`, `machine`, `codecs`.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         has_shard_manifest,
         view_boxes_problem,
     )
+    from tokenstore.format.history import Operation
     from tokenstore.format.layout import (
         CODEBOOK,
         LABELS,
@@ -108,6 +109,7 @@ __all__ = [
     "ConversionPart",
     "FileRecord",
     "Manifest",
+    "Operation",
     "Preprocessing",
     "Skip",
     "SplitSummary",
@@ -167,6 +169,7 @@ _HOMES = {
     "ConversionPart": "store_fields",
     "FileRecord": "manifest",
     "Manifest": "manifest",
+    "Operation": "history",
     "Preprocessing": "store_fields",
     "Skip": "tables",
     "SplitSummary": "manifest",

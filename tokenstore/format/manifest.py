@@ -122,6 +122,7 @@ class Manifest(StoreFields):
             **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
             **({} if self.part is None else {"part": self.part.to_dict()}),
             **({} if self.views is None else {"views": self.views.to_json()}),
+            **({"history": [each.to_dict() for each in self.history]} if self.history else {}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: split.to_dict() for name, split in self.splits.items()},
             "files": {path: [record.size, record.sha256] for path, record in self.files.items()},

@@ -23,6 +23,7 @@ from tokenstore.format.fields import (
     record,
     text,
 )
+from tokenstore.format.history import Operation, read_history
 
 __all__ = ["ConversionPart", "Preprocessing", "StoreFields", "TokenizerIdentity", "part_positions"]
 
@@ -146,6 +147,8 @@ class StoreFields:
     """The part of a conversion that the store holds; None for a whole one."""
     views: Views | None = None
     """The views of every sample; None where a sample is one grid of codes."""
+    history: tuple[Operation, ...] = ()
+    """The operations that made the store of other stores, the first of them first."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -258,6 +261,7 @@ _OPTIONAL: dict[str, Reader[Any]] = {
     "ignore_index": integer(),
     "part": _read_part,
     "views": _read_views,
+    "history": read_history,
 }
 
 

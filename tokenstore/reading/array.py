@@ -239,6 +239,10 @@ class ArrayReader(ABC):
             raise DamageError(f"{self.where(chunk)}: expected {expected}, found {values.max()}")
         return values
 
+    def payload(self, chunk: int) -> bytes:
+        """Return the bytes of one chunk as they are stored, without their checksum; raises DamageError."""
+        return self._shards.payload(chunk).tobytes()
+
     def shard_opens(self, shard: int) -> bool:
         """Return whether a shard has the size that the manifest says, and a valid index."""
         try:

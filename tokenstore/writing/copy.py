@@ -85,7 +85,7 @@ def copy(
         _check_same_store(store, place)
         return result
     spec = StoreSpec(**manifest.shared())
-    progress = _Progress(store.nbytes, on_progress)
+    progress = Progress(store.nbytes, on_progress)
     with StoreWriter(place, spec, resume=resume, inputs={"copied": store.root_digest}) as writer:
         existing = {path for path in writer.storage.files() if not path.startswith(f"{STAGING}/")}
         strangers = sorted(path for path in existing if path != LOCK_INSIDE and not store.lists(path))
@@ -116,27 +116,32 @@ def _check_same_store(store: StoreFiles, target: Storage) -> None:
 
 
 def _copy_files(
-    store: StoreFiles, writer: StoreWriter, existing: set[str], progress: _Progress, jobs: int
+    store: StoreFiles, writer: StoreWriter, existing: set[str], progress: Progress, jobs: int
 ) -> None:
     target = writer.storage.folder
     with tempfile.TemporaryDirectory(dir=None if target is None else target / STAGING) as scratch:
 
         def copied(numbered: tuple[int, tuple[str, FileRecord]]) -> None:
             number, (path, record) = numbered
-            _copy_file(store, writer, path, record, Path(scratch, str(number)), path in existing, progress)
+            copy_file(store, writer, path, record, Path(scratch, str(number)), path in existing, progress)
 
         deque(in_order(copied, enumerate(store.records()), jobs), maxlen=0)
 
 
-def _copy_file(
+def copy_file(
     store: StoreFiles,
     writer: StoreWriter,
     path: str,
     record: FileRecord,
     scratch: Path,
     exists: bool,
-    progress: _Progress,
+    progress: Progress,
 ) -> None:
+    """Copy one file of a store to the place of a writer, checked while it is read and once it is written.
+
+    `scratch` is a temporary path for it, in the file system of a local place. A file that `exists` there with
+    the right digest stays. Raises DamageError, and what storage raises.
+    """
     target = writer.storage
     if exists and _has_digest(target, path, record):
         progress.add(record.size)
@@ -197,14 +202,15 @@ def _checked(storage: Storage, path: str, expected: FileRecord) -> Iterator[byte
         )
 
 
-class _Progress:
+class Progress:
     """A count of the bytes done, added up by several threads."""
 
-    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
+    def __init__(self, total: int, on_progress: OnProgress | None = None) -> None:
         self._done, self._total, self._on_progress = 0, total, on_progress
         self._lock = Lock()
 
     def add(self, nbytes: int) -> None:
+        """Count some bytes, or take back those of a file that is copied again."""
         with self._lock:
             self._done += nbytes
             if self._on_progress is not None:

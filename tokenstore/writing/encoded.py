@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from tokenstore.format import (
 )
 from tokenstore.writing.blocks import Block
 from tokenstore.writing.checks import check_codes, check_lossless, check_lossless_chunk
+from tokenstore.writing.linked import StoredFile
 from tokenstore.writing.spec import StoreSpec
 
 _PIECE_NBYTES = 2**20
@@ -43,6 +44,18 @@ class EncodedShard:
     """The rows of the samples table, as a Parquet file."""
     source_bytes: int | None
     """The bytes of the samples in their source, as far as they are known."""
+    stored: Mapping[str, StoredFile] = field(default_factory=dict)
+    """The files of other arrays by their paths, each of which is a file of another store already."""
+
+    def with_stored(self, files: Mapping[str, StoredFile]) -> EncodedShard:
+        """Return the shard with the files of further arrays."""
+        return replace(self, stored=files)
+
+    @property
+    def records(self) -> dict[str, FileRecord]:
+        """The size and the digest of every file, by its path."""
+        written = {path: record for path, (_, record) in self.arrays.items()}
+        return {**written, **{path: file.record for path, file in self.stored.items()}}
 
 
 @dataclass(frozen=True)

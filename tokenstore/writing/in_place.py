@@ -33,12 +33,17 @@ _T = TypeVar("_T")
 
 
 def replace_store(
-    place: Storage, settings: Mapping[str, Any], write: Callable[[TokenStore, Storage], _T]
+    place: Storage,
+    settings: Mapping[str, Any],
+    write: Callable[[TokenStore, Storage], _T],
+    doing: str = "recode",
 ) -> _T | None:
     """Put a new store where one is, and return what `write` returns, which writes it.
 
     `write` gets the old store and a target, at which it may find what an interrupted call with the same
     `settings` (JSON values) has written. The result is None if such a call had written the new store already.
+    A file that the new store shares with the old one, by a hard link, is not read back. `doing` is the verb
+    of the operation, for messages.
 
     Raises StoreError for a store that is not local or cannot be moved, and for a working folder that is not
     ours or cannot be made; ConversionError where another process writes the store or has replaced it
@@ -46,7 +51,7 @@ def replace_store(
     """
     if place.root is None:
         raise StoreError(
-            f"{place}: expected a local store to recode in its place. Name another place for the new one"
+            f"{place}: expected a local store to {doing} in its place. Name another place for the new one"
         )
     if place.interrupted_exchange() is None:
         StoreFiles(place.reopened())  # before anything is made beside it
@@ -140,7 +145,8 @@ class _InPlace:
         new = StoreFiles(open_storage(self.new))
         try:
             for path, record in new.records():
-                read_back(new.storage, path, record)
+                if not self._is_shared(path):
+                    read_back(new.storage, path, record)
         except DamageError as error:
             self._discard(marker)
             raise ConversionError(
@@ -165,6 +171,13 @@ class _InPlace:
                 "or repeat the call when the place can be changed"
             ) from error
         self._clear()
+
+    def _is_shared(self, path: str) -> bool:
+        """Return True for a path at which both stores have one file, which this call did not write."""
+        try:
+            return (self.root / path).samefile(self.new / path)
+        except OSError:
+            return False
 
     def _recover(self, marker: _Marker) -> str | None:
         """Put a store where an interrupted exchange left none; return the root digest of what is there.

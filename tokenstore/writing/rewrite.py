@@ -200,7 +200,7 @@ def write_joined(
     of_shards = (pieces(name, layouts, start, min(start + part.shard_samples, samples)) for start in starts)
     task = _Encoding(stores, spec, layouts, part.shard_samples, renumber)
     payloads = executor.blocks(task, itertools.chain.from_iterable(of_shards))
-    rows = _Rows(joined.batches(begin))
+    rows = TableRows(joined.batches(begin))
     with contextlib.closing(payloads):
         for start in starts:
             stop = min(start + part.shard_samples, samples)
@@ -214,7 +214,7 @@ def write_joined(
     part.finish([skip for store in stores for skip in skips_of(SplitReader(store, name))])
 
 
-class _Rows:
+class TableRows:
     """The rows of a samples table, taken from a stream of record batches."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:

@@ -38,6 +38,7 @@ from tokenstore.storage import STAGING
 from tokenstore.writing import choices
 from tokenstore.writing.encoded import CheckedShard, EncodedShard
 from tokenstore.writing.journal import Entry, open_journal
+from tokenstore.writing.linked import take
 
 if TYPE_CHECKING:
     from tokenstore.writing.writer import StoreWriter
@@ -185,13 +186,16 @@ class SplitWriter:
             self._store.check()
             for path, (data, _) in shard.arrays.items():
                 self._storage.write_ahead(path, data)
+            for path, file in shard.stored.items():
+                take(self._storage, path, file)
             self._journal.save_rows(shard.number, shard.rows)
             return shard
 
         def count(shard: EncodedShard) -> None:
             self._store.check()
-            records = {path: record for path, (_, record) in shard.arrays.items()}
-            self._note(shard.number, Entry(samples, source_stop, shard.source_bytes, tuple(skipped), records))
+            left_out = tuple(skipped)
+            entry = Entry(samples, source_stop, shard.source_bytes, left_out, shard.records)
+            self._note(shard.number, entry)
 
         if self._storage.root is None:
             self._store.uploads.add(send, count)
