@@ -266,7 +266,7 @@ def test_any_number_of_files_is_under_way_but_no_more(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
-    plain = copy_module._copy_file
+    plain = copy_module.copy_file
 
     def counted(*arguments: Any) -> None:
         nonlocal under_way, most
@@ -277,7 +277,7 @@ def test_any_number_of_files_is_under_way_but_no_more(
         with lock:
             under_way -= 1
 
-    monkeypatch.setattr(copy_module, "_copy_file", counted)
+    monkeypatch.setattr(copy_module, "copy_file", counted)
     for jobs in (1, 3):
         tokenstore.copy(store, tmp_path / f"{jobs}", jobs=jobs)
         assert most <= jobs
