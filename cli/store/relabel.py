@@ -33,7 +33,7 @@ from ..main import EXIT_CODES
 @options.storage_options(of="store, or for OUT if STORE is local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def relabel(store: str, out: str | None, **settings: Any) -> None:
-    r"""Give the samples of STORE other labels: in a new store OUT, or else in its place.
+    """Give the samples of STORE other labels: in a new store OUT, or else in its place.
 
     Tokens and all other columns stay as they are; their files are linked where that is possible. In its place
     means that the new store is whole beside the old one before they change places.

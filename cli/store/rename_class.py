@@ -22,7 +22,7 @@ from ..main import EXIT_CODES
 @options.storage_options(of="store, or for OUT if STORE is local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def rename_class(store: str, old: str, new: str, out: str | None, **settings: Any) -> None:
-    r"""Give the class OLD of STORE the name NEW: in a new store OUT, or else in its place.
+    """Give the class OLD of STORE the name NEW: in a new store OUT, or else in its place.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ from ..main import EXIT_CODES
 @options.storage_options(of="store, or for OUT if STORE is local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def select(store: str, out: str, splits: tuple[str, ...], **settings: Any) -> None:
-    r"""Write a store OUT of those samples of STORE that all given options select, in their order.
+    """Write a store OUT of those samples of STORE that all given options select, in their order.
 
     A condition has the syntax of Python: names of columns, numbers, texts, comparisons, in (...), and, or,
     not. Its names are label, row, source, source_index, label_name, width, height, source_bytes, and further

@@ -26,7 +26,7 @@ from ..main import EXIT_CODES
 @options.storage_options(of="store, or for OUT if STORE is local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def split(store: str, out: str, val: float | None, test: float | None, **settings: Any) -> None:
-    r"""Write a store OUT in which some samples of a split of STORE are splits of their own.
+    """Write a store OUT in which some samples of a split of STORE are splits of their own.
 
     All others stay in their split, and other splits stay as they are. The draw is a pure function of the
     seed, the shares and the number of samples (with --stratified, of the labels too).
