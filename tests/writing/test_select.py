@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.audit.verify import verify
+from tokenstore.codecs import Views
 from tokenstore.errors import ArgumentError, ConversionError, DamageError, StoreError, StoreExistsError
 from tokenstore.writing.editing.expressions import Condition
 from tokenstore.writing.writer import StoreWriter
@@ -279,6 +280,19 @@ def test_a_store_of_many_shards_is_selected_from(tmp_path: Path) -> None:
         tokenstore.select(tmp_path / "a", tmp_path / "b", where="row < 40 or row > 50")
         assert_rows(tmp_path / "b", [*range(40), *range(51, N)])
     assert sum("/tokens/c/" in path for path in shared(tmp_path / "b", tmp_path / "a")) == 10
+
+
+@pytest.mark.parametrize("codec", ["bitpack", "context"])
+def test_samples_of_several_views_are_selected(tmp_path: Path, codec: str) -> None:
+    codes = random_codes(40, (2, 3, 3), 16)
+    write_store(tmp_path / "one", {"train": (codes,)}, 16, chunk_samples=4, shard_samples=8, views=Views(2))
+    tokenstore.recode(tmp_path / "one", tmp_path / "a", codec=codec, shard_samples=8)
+    tokenstore.select(tmp_path / "a", tmp_path / "b", where="row < 16 or row > 20")
+    assert verify(tmp_path / "b").problems == []
+    np.testing.assert_array_equal(
+        tokenstore.open(tmp_path / "b")["train"][:], codes[[*range(16), *range(21, 40)]]
+    )
+    assert "train/tokens/c/1/0/0/0" in shared(tmp_path / "b", tmp_path / "a")
 
 
 def test_damage_of_a_shard_that_is_copied_is_found(store: Path, tmp_path: Path) -> None:

@@ -82,7 +82,14 @@ def same_spec(store: TokenStore, done: Operation) -> StoreSpec:
     """Return the spec of a store that is made of another by an operation, with the same codec."""
     codec = store[store.splits[0]].array(TOKENS).layout.codec
     history = (*store.manifest.history, done)
-    return replace(spec_of(store), codec=codec.name, model=codec.model, history=history, part=None)
+    return replace(
+        spec_of(store),
+        codec=codec.name,
+        model=codec.model,
+        given_views=codec.given_views,
+        history=history,
+        part=None,
+    )
 
 
 def new_store(

@@ -102,6 +102,6 @@ def _payloads(
         return stored
     values = rows.read_range(block.array, block.start, block.stop)
     if block.array == TOKENS:
-        check_codes(values, spec.codebook_sizes, layout.sample_shape, str(block))
+        check_codes(values, spec.codebook_sizes, spec.grid, str(block), views=spec.views)
         values = values.astype(layout.dtype, copy=False)
     return encode_piece(layout, values, str(block))
