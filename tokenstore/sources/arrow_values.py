@@ -152,7 +152,7 @@ def _arrays(cells: pa.Array, column: Column) -> npt.NDArray[Any]:
         if column.dtype.kind != "f":
             raise ValueError(f"{(~exists).sum()} arrays are null")
         values[...] = np.nan
-    values[exists] = _flat(cells.filter(pa.array(exists)), column.shape, column.dtype)
+    values[exists] = _flat(_existing(cells), column.shape, column.dtype)
     return values
 
 
@@ -160,11 +160,17 @@ def _lists(cells: pa.Array, column: Column) -> npt.NDArray[Any]:
     form: Any = column.form
     values: npt.NDArray[Any] = np.empty(len(cells), object)
     lengths = pc.fill_null(pc.list_value_length(cells), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = _flat(_values_of(cells.filter(pc.is_valid(cells))), form.shape, form.dtype)
+    flat = _flat(_values_of(_existing(cells)), form.shape, form.dtype)
     stops = lengths.cumsum()
     for place, (length, stop) in enumerate(zip(lengths.tolist(), stops.tolist(), strict=True)):
         values[place] = flat[stop - length : stop]
     return values
+
+
+def _existing(cells: pa.Array) -> pa.Array:
+    """Return the cells that are not null."""
+    # subtle: Arrow's filter gives other values of a slice whose lists of fixed lengths have no nulls
+    return cells.filter(pc.is_valid(cells)) if cells.null_count else cells
 
 
 def _flat(cells: pa.Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

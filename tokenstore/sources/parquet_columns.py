@@ -13,6 +13,7 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.arrow_types import is_bytes, is_number, is_text, type_name
 from tokenstore.sources.base import Note
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
+from tokenstore.sources.layouts.rows import TOKEN_NAMES
 from tokenstore.sources.names import shortened
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -33,7 +34,8 @@ class ColumnOptions:
 class Columns:
     """The columns to read, and the class names in the metadata."""
 
-    image: str
+    image: str | None
+    """The column of images; None for samples that are codes."""
     label: str | None
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
@@ -98,6 +100,71 @@ def _beside_images(kind: pa.DataType, image: str) -> list[str]:
         return []
     names = [field.name for field in kind]
     return [f"{image}.{name}" for name in names if name != "bytes"] if "bytes" in names else []
+
+
+def code_column(schema: pa.Schema, where: str, given: str | None, image: str | None) -> str | None:
+    """Return the column of codes, lists of whole numbers; None for rows that are images.
+
+    `given` and `image` are the columns of codes and of images that the user names. Without them, rows are
+    images where a column says so by its type in the metadata or by its name, and else codes where a column of
+    lists has a name of `TOKEN_NAMES` or is the only one. Raises SourceError for a named column that does not
+    fit.
+    """
+    types, features = {field.name: field.type for field in schema}, _features(schema)
+    if given is not None:
+        parameter = Parameter("token_column", given)
+        if given not in types:
+            raise _missing(where, parameter, types)
+        if not _holds_codes(types[given]):
+            raise SourceError(
+                f"{where}: {parameter}: expected lists of whole numbers, found {types[given]}",
+                parameters=[parameter],
+            )
+        return given
+    fitting = [name for name, kind in types.items() if holds_images(kind)]
+    if image or any(_feature_type(features, name) == "Image" or name in IMAGE_NAMES for name in fitting):
+        return None
+    lists = [name for name, kind in types.items() if _holds_codes(kind)]
+    named = [name for name in TOKEN_NAMES if name in lists]
+    is_clear = named or (len(lists) == 1 and all(is_text(types[name]) for name in fitting))
+    return (named or lists)[0] if is_clear else None
+
+
+def choose_beside_codes(schema: pa.Schema, where: str, codes: str, options: ColumnOptions) -> Columns:
+    """Choose the column of labels beside that of codes, as `choose_columns` does beside that of images.
+
+    Raises SourceError like `choose_columns`.
+    """
+    types, features = {field.name: field.type for field in schema}, _features(schema)
+    notes: list[str] = []
+    label, unused = None, tuple[str, ...]()
+    if not options.no_labels:
+        others = {name: kind for name, kind in types.items() if name != codes}
+        label, unused = _label_column(others, features, where, options.label_column, notes)
+    rest = [name for name in types if name not in (codes, label, *options.further)]
+    if rest:
+        notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
+    for name in (codes, label):
+        if name is not None and schema.names.count(name) > 1:
+            raise SourceError(f"{where}: expected one column {name!r}, found {schema.names.count(name)}")
+    further = dict.fromkeys([codes, *options.further])
+    return Columns(
+        None,
+        label,
+        _class_names(features.get(label or ""), notes),
+        tuple(notes),
+        unused,
+        options.label_column is not None,
+        tuple((name, type_name(types[name])) for name in further if name in types),
+    )
+
+
+def _holds_codes(kind: pa.DataType) -> bool:
+    """Return whether a column of that type holds lists, or lists of lists, of whole numbers."""
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return bool(depth and pa.types.is_integer(kind))
 
 
 def _image_column(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
@@ -12,10 +15,10 @@ from tokenstore.errors import SourceChangedError, SourceError, StorageError
 from tokenstore.parquet_pages import open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, type_name
 from tokenstore.sources.files import SourceFile
-from tokenstore.sources.listings import FileListing, ListingTask
+from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.parquet_columns import holds_images, holds_labels, type_of
 
-__all__ = ["ListColumns", "ListRowGroups"]
+__all__ = ["ListColumns", "ListRowGroups", "first_schema", "row_groups"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ListColumns(ListingTask):
 class ListRowGroups(ListingTask):
     """The listing of the `rows` of each row group of a file that has the columns of the first file."""
 
-    image: str
+    image: str | None
     label: str | None
     further: tuple[tuple[str, str], ...] = ()
     """The names of further columns, and their types."""
@@ -73,6 +76,37 @@ class ListRowGroups(ListingTask):
                 raise SourceError(
                     f"{file}: column {name!r} is of another type than in the first file: {kind}"
                 )
+
+
+def first_schema(files: Sequence[SourceFile], listings: SavedListings | None) -> pa.Schema:
+    """Return the columns of the first file with rows: those of an empty one may be of the type null."""
+    first = None
+    for file in files:
+        (listing,) = list_files([file], ListColumns(), listings)
+        schema = pa.ipc.read_schema(pa.py_buffer(listing.table["schema"][0].as_py()))
+        if listing.facts["rows"]:
+            return schema
+        first = schema if first is None else first
+    return first
+
+
+def row_groups(
+    files: Sequence[SourceFile], task: ListRowGroups, listings: SavedListings | None
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return for all row groups of some files the file, the number in it, and the first row.
+
+    The first rows have the number of all rows at the end. The files' columns have to fit those of the first.
+    """
+    numbers: list[int] = []
+    of_files: list[int] = []
+    sizes: list[int] = []
+    for number, listing in enumerate(list_files(files, task, listings, in_processes=False)):
+        rows = listing.table["rows"].to_pylist()
+        of_files += [number] * len(rows)
+        numbers += range(len(rows))
+        sizes += rows
+    starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+    return np.array(of_files, np.int32), np.array(numbers, np.int32), starts
 
 
 def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokenstore.sources.arrow_values import Extent, column_values
 from tokenstore.sources.base import SourceColumn
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.further import missing_field
-from tokenstore.sources.names import check_range, digest
+from tokenstore.sources.names import check_range, digest, printable
 from tokenstore.sources.parquet_cells import column_cells
 from tokenstore.sources.parquet_columns import type_of
 
@@ -44,6 +45,16 @@ class RowGroups:
             begin = int(self.starts[group])
             rows = max(start - begin, 0), min(stop, int(self.starts[group + 1])) - begin
             yield int(self.files[group]), int(self.numbers[group]), *rows
+
+    def names(self, files: Sequence[SourceFile], start: int, stop: int, ending: str = "") -> pa.Array:
+        """Return printable names of samples [start, stop): the file, the row in it, and an ending."""
+        check_range(start, stop, int(self.starts[-1]))
+        samples = np.arange(start, stop)
+        numbers = self.files[np.searchsorted(self.starts, samples, "right") - 1]
+        rows = samples - self.starts[np.searchsorted(self.files, numbers)]
+        names = [printable(os.fsencode(file.name)) for file in files]
+        pairs = zip(numbers.tolist(), rows.tolist(), strict=True)
+        return pa.array([f"{names[file]}[{row}]{ending}" for file, row in pairs], pa.string())
 
 
 @dataclass(frozen=True)

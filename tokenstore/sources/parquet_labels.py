@@ -14,11 +14,12 @@ from typing_extensions import override
 from tokenstore.errors import Parameter, SourceChangedError, SourceError, StorageError
 from tokenstore.parquet_pages import column_pages, open_parquet
 from tokenstore.sources.arrow_types import READ_ERRORS, as_bytes, check_indices, is_number, plain
-from tokenstore.sources.base import Labels
+from tokenstore.sources.base import Labels, Note
 from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.labels import check_class_range, check_labels, label_words
 from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.parquet_cells import LARGEST_INFLATION, SMALL_NBYTES
+from tokenstore.sources.parquet_columns import Columns
 
 _BATCH_ROWS = 4096
 _HIDDEN_LABEL = -1
@@ -199,6 +200,28 @@ def read_labels(
         ways = Parameter("label_column"), Parameter("no_labels", True)
         text = f"{error}. Take another column by {ways[0]}, or leave labels out by {ways[1]}"
         raise SourceError(text, parameters=ways) from error
+
+
+def labels_of(
+    files: Mapping[str, tuple[SourceFile, ...]],
+    columns: Columns,
+    where: str,
+    listings: SavedListings | None,
+) -> tuple[dict[str, Labels], tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the labels of each split, the class names, and the notes on labels that are not used.
+
+    Raises SourceError like `read_labels`.
+    """
+    if columns.label is None:
+        return {}, None, columns.unused_labels
+    try:
+        return *read_labels(columns.label, files, columns.class_names, where, listings), ()
+    except NotWholeError as error:
+        if columns.label_is_named:
+            raise
+        parameter = Parameter("label_column")
+        text = f"{error}, so it is not used; {parameter} takes another column"
+        return {}, None, (Note(text, [parameter]),)
 
 
 def _check_pages(pages: Iterable[tuple[int, int]]) -> None:
