@@ -5,11 +5,11 @@ The image column holds encoded bytes, a struct of `bytes` and `path`, or paths r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from tokenstore.sources.further import requested_fields
 from tokenstore.sources.layouts.parquet_codes import open_parquet_codes
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import check_range, digest
+from tokenstore.sources.options import OriginalsOptions
 from tokenstore.sources.parquet_cells import ParquetRequest
 from tokenstore.sources.parquet_columns import ColumnOptions, choose_columns, code_column
 from tokenstore.sources.parquet_footers import ListRowGroups, first_schema, row_groups
@@ -83,18 +84,16 @@ class ParquetSplit(GroupedSplit):
 def open_parquet(
     location: str | Path,
     *,
-    image_column: str | None = None,
     label_column: str | None = None,
     no_labels: bool = False,
-    allow_outside_paths: bool = False,
-    source_storage_options: Mapping[str, Any] | None = None,
     columns: Sequence[str] | None = None,
     token_column: str | None = None,
     listings: SavedListings | None = None,
+    **originals: Unpack[OriginalsOptions],
 ) -> ImageSource | CodeSource:
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
-    The location may be a URL, for which `source_storage_options` are fsspec's. `columns` are further columns,
+    The location may be a URL. `originals` are the fields of OriginalsOptions. `columns` are further columns,
     each a name or `NAME=COLUMN` for another name in the store. A split whose labels are all
     -1, as secret test labels are, has no labels. Images whose paths lead out of their file's folder are bad
     samples, unless `allow_outside_paths`. What files say of their rows is taken from `listings`, and saved
@@ -104,8 +103,8 @@ def open_parquet(
     Raises SourceError if no column holds images, if a named column is not there or does not fit, if files
     differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
-    where = public_url(str(location))
-    shards = find_shards(location, ENDINGS, source_storage_options, listings)
+    where, image_column = public_url(str(location)), originals.get("image_column")
+    shards = find_shards(location, ENDINGS, originals.get("source_storage_options"), listings)
     schema = first_schema([file for files in shards.splits.values() for file in files], listings)
     fields = requested_fields(columns, where)
     asked = ColumnOptions(image_column, label_column, no_labels, tuple(fields.values()))
@@ -127,7 +126,7 @@ def open_parquet(
             chosen.image,
             groups[split],
             labels.get(split),
-            allow_outside_paths,
+            originals.get("allow_outside_paths", False),
             image_column is not None,
         )
         for split, files in shards.splits.items()
