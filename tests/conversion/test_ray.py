@@ -185,8 +185,15 @@ def test_a_store_is_recoded_on_a_cluster_whether_actors_find_it_or_not_and_when_
 ) -> None:
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 100)
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "codes.npz", codes=rng.integers(0, 90, (300, 4, 4)), labels=np.arange(300) % 4)
-    settings: dict[str, Any] = {"codebook_size": 100, "chunk_samples": 4, "prune_codebook": True}
+    captions = np.array([f"caption {row}" * (row % 3) for row in range(300)])
+    codes = rng.integers(0, 90, (300, 4, 4))
+    np.savez(tmp_path / "codes.npz", codes=codes, labels=np.arange(300) % 4, caption=captions)
+    settings: dict[str, Any] = {
+        "codebook_size": 100,
+        "chunk_samples": 4,
+        "prune_codebook": True,
+        "columns": ("caption",),
+    }
     tokenstore.convert(tmp_path / "codes.npz", tmp_path / "alone", **settings)
     where = executor(cluster, range_samples=50)
     tokenstore.convert(tmp_path / "codes.npz", tmp_path / "out", executor=where, **settings)
@@ -212,6 +219,8 @@ def test_a_store_is_recoded_on_a_cluster_whether_actors_find_it_or_not_and_when_
             on_progress=on_progress,
         )
         assert contents(tmp_path / name) == contents(tmp_path / "zstd")
+    written = tokenstore.open(tmp_path / "b")["train"].read("caption", range(300))
+    assert written.tolist() == captions.tolist()
     assert killed
     assert "an actor died and is replaced" in caplog.text
 

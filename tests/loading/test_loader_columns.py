@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -113,10 +114,13 @@ def test_a_remote_caption_costs_at_most_two_requests_a_batch(tmp_path: Path) -> 
     write_store(tmp_path / "store", {"train": split}, chunk_samples=64, shard_samples=2048)
     fsspec.filesystem("memory").put(str(tmp_path / "store"), "/columns-test", recursive=True)
     ranges: list[int] = []
+    threads: set[str] = set()
     read = RemoteFolder.read_ranges
 
     def counting(self: RemoteFolder, asked: Any, at_once: int) -> Any:
         ranges.append(len(asked))
+        if not any("/labels/" in path for path, _, _ in asked):  # which are read once, whole
+            threads.add(threading.current_thread().name.partition("_")[0])
         return read(self, asked, at_once)
 
     counts = []
@@ -130,3 +134,17 @@ def test_a_remote_caption_costs_at_most_two_requests_a_batch(tmp_path: Path) -> 
     for _, rows, captions in batches:
         assert captions == texts[rows.numpy()].tolist()
     assert counts[1] - counts[0] <= 2 * len(batches) + 2  # and an index for each shard of captions
+    assert threads == {"tokenstore-fetch"}  # and not the threads that make batches
+
+
+def test_a_cache_serves_all_columns_of_a_second_epoch(store: Path, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").put(str(store), "/cached-columns", recursive=True)
+    dataset = TokenDataset("memory://cached-columns", columns=COLUMNS, cache_dir=tmp_path / "cache")
+    loader = TokenLoader(dataset, 7, shuffle=True, num_threads=2)
+    first = [row for batch in loader for row in rows_of(batch)]
+    with mock.patch.object(RemoteFolder, "read_ranges", side_effect=AssertionError("fetched again")):
+        again = TokenDataset("memory://cached-columns", columns=COLUMNS, cache_dir=tmp_path / "cache")
+        second = [
+            row for batch in TokenLoader(again, 7, shuffle=True, num_threads=2) for row in rows_of(batch)
+        ]
+    assert sorted(first) == sorted(second) == list(range(SAMPLES))
