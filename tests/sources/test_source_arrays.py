@@ -266,3 +266,29 @@ def test_the_fingerprint_follows_shapes_labels_and_names(tmp_path: Path) -> None
         prints.add(split.fingerprint())
         assert split.fingerprint() in prints
     assert len(prints) == 3
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_the_fingerprint_follows_values_of_codes_and_columns(tmp_path: Path, ending: str) -> None:
+    codes = np.arange(600_000, dtype=np.uint16).reshape(6000, 10, 10) % 391
+
+    def prints() -> tuple[str, str]:
+        captions = np.array(caption)
+        if ending == "npz":
+            np.savez(tmp_path / "train.npz", codes=codes, caption=captions)
+        else:
+            np.save(tmp_path / "train.npy", codes)
+            np.save(tmp_path / "train-caption.npy", captions)
+        source = open_source(tmp_path / f"train.{ending}", columns=["caption"])
+        return source.splits["train"].fingerprint(), source.further["train"]["caption"].fingerprint()
+
+    caption = [f"caption {row:04}" for row in range(6000)]
+    before = prints()
+    assert prints() == before
+    codes[-1, -1, -1] += 1
+    assert prints()[0] != before[0]
+    assert prints()[1] == before[1]
+    caption[0] = "another one "
+    assert prints()[1] != before[1]
+    codes = np.flip(codes).copy()
+    assert len({before[0], prints()[0]}) == 2

@@ -62,7 +62,7 @@ class ArrayColumn(SourceColumn):
 
     @override
     def fingerprint(self) -> str:
-        return digest(self.stored.dtype.str, repr(self.stored.shape))
+        return self.stored.fingerprint()
 
 
 def array_column(stored: StoredArray, samples: int) -> ArrayColumn:
@@ -110,7 +110,7 @@ class SoftLabelColumn(SourceColumn):
 
     @override
     def fingerprint(self) -> str:
-        return digest(self.stored.dtype.str, repr(self.stored.shape), self.top, str(self.are_logits))
+        return digest(self.stored.fingerprint(), self.top, str(self.are_logits))
 
 
 def soft_label_columns(

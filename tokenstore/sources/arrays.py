@@ -73,8 +73,8 @@ class ArraySplit(CodeSplit):
     @override
     def fingerprint(self) -> str:
         arrays = {"": self.stored, **self.further}
-        kinds = repr([(name, array.dtype.str, array.shape) for name, array in sorted(arrays.items())])
-        return digest(self.name, kinds, self.all_labels)
+        values = repr([(name, array.fingerprint()) for name, array in sorted(arrays.items())])
+        return digest(self.name, values, self.all_labels)
 
     @override
     def codes(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
