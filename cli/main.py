@@ -91,9 +91,9 @@ class LazyCommands(click.Group):
     @cached_property
     def added(self) -> Mapping[str, EntryPoint]:
         """The commands of other packages, by their names."""
-        from importlib.metadata import entry_points  # which takes time
+        from tokenstore.plugins import plugins  # which takes time
 
-        return {point.name: point for point in entry_points(group=f"{self.program}.commands")}
+        return plugins(f"{self.program}.commands")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -23,6 +23,25 @@ from helpers.object_storage import fault_proxy, rados_gateway, s3_server
 from helpers.paths import TESTS
 from helpers.waiting import MovingClock, SleeplessClock
 
+_workers: set[int] = set()
+"""The process number of this process, if it is a worker of pytest-xdist."""
+
+
+def _leave_worker() -> None:
+    """End a test worker at once: taking the modules of all tests apart takes it seconds."""
+    if os.getpid() in _workers:
+        os._exit(0)
+
+
+atexit.register(_leave_worker)  # before all others, which therefore run earlier
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remember whether this process is a test worker, whose results have been sent when it ends."""
+    if hasattr(config, "workerinput"):
+        _workers.add(os.getpid())
+
+
 # Helpers that tests run as programs import one another.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
 

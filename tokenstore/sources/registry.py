@@ -13,11 +13,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenstore.errors import SourceError, did_you_mean
+from tokenstore.plugins import plugins
 
 if TYPE_CHECKING:
     from tokenstore.sources.base import Source
@@ -103,4 +104,4 @@ def load_kind(name: str) -> SourceKind:
 
 def _entry_points() -> dict[str, EntryPoint]:
     """Return the kinds of other packages by name; names of this package cannot be taken."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN}
+    return {name: point for name, point in plugins(GROUP).items() if name not in _BUILT_IN}

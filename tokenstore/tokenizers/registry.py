@@ -17,10 +17,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import TokenizerError, did_you_mean
+from tokenstore.plugins import plugins
 
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
@@ -173,7 +174,7 @@ def find_kind(name: str) -> TokenizerKind | None:
 
 def _entry_points() -> dict[str, EntryPoint]:
     """Return the kinds of other packages by name; names of this package cannot be taken."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in TOKENIZERS}
+    return {name: point for name, point in plugins(GROUP).items() if name not in TOKENIZERS}
 
 
 def _load_kind(entry_point: EntryPoint) -> TokenizerKind:
