@@ -46,7 +46,7 @@ def opens(out: Path) -> bool:
     return True
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def conversions() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(TESTS / "helpers/crash_conversions.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
