@@ -33,6 +33,7 @@ _IMAGE_OPTIONS = (
     "resize",
     "on_error",
     "max_pixels",
+    "views",
     "workers",
     "batch_size",
 )
@@ -62,6 +63,12 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.device()
 @options.image_size()
 @options.resize()
+@click.option(
+    "--views",
+    metavar="SPEC",
+    help="Views of each image to store: flip (the image and its mirror image), ten-crop:1.1 (ten crops of "
+    "an image 1.1 times as large), or random:8 (the image and 7 random crops). By default the image alone.",
+)
 @options.codec("bitpack")
 @options.min_decode_rate()
 @click.option(
@@ -146,6 +153,7 @@ def convert(
       tokenstore convert 's3://bucket/shards/{00000..09999}.tar' s3://bucket/photos.zarr
       tokenstore convert /nfs/photos /nfs/photos.zarr --ray auto --actors 8 --cpus-per-actor 4 --device cuda
       tokenstore convert seit-release/ seit.zarr --dry-run
+      tokenstore convert imagenet/ imagenet-flips.zarr --views flip --codec context
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
       tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """

@@ -102,7 +102,8 @@ class TextLog:
             echo(f"{name}: {split.samples:,} samples, {classes}, {split.shards:,} shards of {columns}")
         size = "" if plan.image_size is None else f"images of {plan.image_size[1]}x{plan.image_size[0]}, "
         grid = "x".join(map(str, plan.grid))
-        echo(f"{size}grids of {grid}, codebooks of {', '.join(f'{n:,}' for n in plan.codebook_sizes)}")
+        views = "" if plan.views is None else f"{plan.views} views of each, "
+        echo(f"{size}{views}grids of {grid}, codebooks of {', '.join(f'{n:,}' for n in plan.codebook_sizes)}")
         if plan.size_note:
             echo(f"note: {spoken(plan.size_note)}")
         for name, reason in plan.bad[:_SHOWN]:

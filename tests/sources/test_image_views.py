@@ -100,6 +100,20 @@ def test_boxes_of_the_store_cut_the_same_views_of_the_resized_image(text: str) -
     np.testing.assert_array_equal(again, decoded(first, data)[0])
 
 
+def test_boxes_of_another_size_are_brought_to_that_of_a_view() -> None:
+    data = file_of(48, 48)
+    views, _ = decoded(FixedDecoder(ImageOptions(16), ((0, 0, 16, 16, 0), (16, 8, 32, 24, 1))), data)
+    whole = Image.fromarray(pixels_of(data, ImageOptions((48, 32))))
+    part = whole.crop((8, 16, 32, 48)).resize((16, 16), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(views[1], np.asarray(part)[:, ::-1])
+
+
+def test_boxes_of_a_huge_image_are_an_error_of_the_sample_and_no_memory() -> None:
+    decoder = FixedDecoder(ImageOptions(16), ((0, 0, 16, 16, 0), (2**19, 2**19, 2**19, 2**19, 0)))
+    with pytest.raises(SampleError, match="1048576 x 1048576 are of more than the 89478485 pixels allowed"):
+        decoded(decoder, file_of(20, 20))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(1, 90),

@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 from typing_extensions import Unpack
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.format import Manifest
+from tokenstore.format import VIEW_BOXES, Manifest
 from tokenstore.reading import Indices, TokenStore, normalised
 from tokenstore.reading.open import StorePath
 from tokenstore.sources import KINDS, Source, load_kind, open_source
 from tokenstore.sources.base import ImageSource, ImageSplit
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder
 from tokenstore.sources.options import OriginalsOptions
+from tokenstore.sources.views import BoxDecoder, FixedDecoder, ViewDecoder
 from tokenstore.tokenizers import options_of
 
 BATCH = 32
@@ -41,7 +42,8 @@ class Originals:
     """The images that some samples were made from, as far as they can still be read."""
 
     inputs: list[Inputs | None]
-    """Each sample's image (H, W, 3) uint8, or the decoder's result for its file; None for a missing one."""
+    """Each sample's image (H, W, 3) uint8, of all views (V, H, W, 3), or the decoder's result for its file;
+    None for a missing one."""
     reason: str | None = None
     """The reason why the first missing image is missing."""
     changed_files: int = 0
@@ -72,9 +74,13 @@ def read_originals(
     indices: object,
     source: ImageSource | StorePath | None = None,
     decoder: Decoder | None = None,
+    *,
+    all_views: bool = False,
     **options: Unpack[OriginalsOptions],
 ) -> Originals:
     """Read the source's images of the samples at `indices` (m,), preprocessed as the manifest says.
+
+    Of a store with views, an image is the part that view 0 shows, or with `all_views` those of all views.
 
     `source` is the place of the images, or the source itself; None means the place in the manifest. `options`
     are those of opening the place. A sample is found by its position in the source, or by its name if
@@ -89,7 +95,7 @@ def read_originals(
         if source is None or isinstance(source, str | os.PathLike):
             source = open_images(store.manifest, source, folder_of(store), **options)
         part = _same_split(store, split, source)
-        decoder = decoder or PixelDecoder(image_options(store.manifest))
+        decoders = _decoders(store, split, positions, decoder)
     except SourceError as error:
         return Originals([None] * len(positions), str(error))
     rows = store[split].samples_table().take(pa.array(positions))
@@ -97,11 +103,14 @@ def read_originals(
     places = _places(part, rows["source_index"].to_pylist(), names)
     inputs: list[Inputs | None] = []
     reasons, changed = [], 0
-    for place, name, nbytes in zip(places, names, rows["source_bytes"].to_pylist(), strict=True):
+    sizes = rows["source_bytes"].to_pylist()
+    for place, name, nbytes, decode in zip(places, names, sizes, decoders, strict=True):
         try:
             data = _read_file(part, place)
-            out = np.empty(decoder.shape, decoder.dtype)
-            decoder.decode(data, out)
+            out = np.empty(decode.shape, decode.dtype)
+            decode.decode(data, out)
+            if isinstance(decode, ViewDecoder):
+                out = decode.pixels(out[None])[0] if all_views else decode.pixels(out[None])[0, 0]
         except SampleError as error:
             inputs.append(None)
             reasons.append(f"{source.location}: {name}: {error}")
@@ -172,6 +181,27 @@ def image_options(manifest: Manifest) -> ImageOptions:
     return options_of(steps, "manifest.preprocessing")
 
 
+def _decoders(
+    store: TokenStore, split: str, positions: Indices, decoder: Decoder | None
+) -> Sequence[Decoder]:
+    """Return the decoder of each sample's file: one for all, unless samples have boxes of views of their own.
+
+    Raises SourceError for views of which nobody knows the boxes.
+    """
+    views = store.manifest.views
+    if decoder is None and views is None:
+        decoder = PixelDecoder(image_options(store.manifest))
+    elif decoder is None and views is not None and views.boxes is not None:
+        decoder = FixedDecoder(image_options(store.manifest), views.boxes)
+    if decoder is not None:
+        return [decoder] * len(positions)
+    if VIEW_BOXES not in store[split].arrays:
+        raise SourceError(f"split {split}: nobody knows where its views are in their images: it has no boxes")
+    options = image_options(store.manifest)
+    boxes = store[split].read(VIEW_BOXES, positions).tolist()
+    return [BoxDecoder(options, tuple(map(tuple, each))) for each in boxes]
+
+
 def evenly_spaced(samples: int, count: int) -> Indices:
     """Return up to `count` indices (m,) int64 of `samples`, evenly spaced from the first one on."""
     count = min(samples, count)
@@ -181,21 +211,33 @@ def evenly_spaced(samples: int, count: int) -> Indices:
 class Comparison:
     """A pass over samples of one split and their images that counts what it could compare."""
 
-    def __init__(self, store: TokenStore, split: str, source: ImageSource, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        split: str,
+        source: ImageSource,
+        decoder: Decoder | None = None,
+        *,
+        all_views: bool = False,
+    ) -> None:
         self._store, self._split = store, split
-        self._source, self._decoder = source, decoder
+        self._source, self._decoder, self._all_views = source, decoder, all_views
         self.counts: dict[str, Any] = {"samples": 0, "missing": 0, "reason": None, "changed_files": 0}
         """The fields of a ComparedSamples."""
 
     def batches(self, count: int) -> Iterator[tuple[Indices, Inputs]]:
-        """Yield indices (m,) and the decoder's inputs (m, ...) of up to `count` evenly spaced samples.
+        """Yield indices (m,) and inputs (m, ...) of up to `count` evenly spaced samples.
+
+        Inputs are the decoder's, or without one images (H, W, 3) of view 0 or (V, H, W, 3) of all views.
 
         Samples whose image is missing are left out and counted. Raises like `read_originals`.
         """
         indices, counts = evenly_spaced(len(self._store[self._split]), count), self.counts
         for start in range(0, len(indices), BATCH):
             here = indices[start : start + BATCH]
-            originals = read_originals(self._store, self._split, here, self._source, self._decoder)
+            originals = read_originals(
+                self._store, self._split, here, self._source, self._decoder, all_views=self._all_views
+            )
             readable = np.array([image is not None for image in originals.inputs])
             counts["samples"] += int(readable.sum())
             counts["missing"] += originals.missing

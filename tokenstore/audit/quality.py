@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared, image_options
+from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared
 from tokenstore.audit.reconstruct import decode_samples
 from tokenstore.reading import TokenStore
 from tokenstore.sources.base import ImageSource
-from tokenstore.sources.images import PixelDecoder
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.quality import pairwise
 
@@ -29,13 +28,12 @@ def measure_quality(
 ) -> dict[str, SplitQuality]:
     """Measure PSNR and SSIM of up to `samples` reconstructions, evenly spaced over each split.
 
-    Raises SourceError if none of their images can be read, TokenizerError for a tokenizer that does not
-    decode to images, DamageError for damaged codes.
+    Of a store with views, view 0 is measured. Raises SourceError if none of their images can be read,
+    TokenizerError for a tokenizer that does not decode to images, DamageError for damaged codes.
     """
     splits = {}
-    decoder = PixelDecoder(image_options(store.manifest))
     for name in store.splits:
-        comparison = Comparison(store, name, source, decoder)
+        comparison = Comparison(store, name, source)
         noise: list[float] = []
         similarity: list[float] = []
         for indices, images in comparison.batches(samples):

@@ -85,17 +85,19 @@ def decode_samples(
 ) -> Images:
     """Decode the samples at `indices` (m,) to images (m, H, W, 3) uint8, or to video (m, T, H, W, 3).
 
-    The tokenizer decodes `batch` samples at a time, with the aligned columns it keeps beside the codes.
+    The tokenizer decodes `batch` samples at a time, with the aligned columns it keeps beside the codes. Of a
+    store with views, it decodes view 0.
     Raises IndexError for an index out of range, StoreError for an unknown split, DamageError for damaged
     codes, and TokenizerError if decoding gives anything but such images.
     """
     reader = store[split]
     positions = normalised(indices, len(reader))
     columns = tokenizer.columns if isinstance(tokenizer, FileTokenizer) else {}
+    view = None if store.manifest.views is None else 0
     parts = []
     for start in range(0, max(1, len(positions)), batch):
         here = positions[start : start + batch]
-        codes = torch.from_numpy(reader.read(TOKENS, here).astype(np.int64))
+        codes = torch.from_numpy(reader.read(TOKENS, here, view=view).astype(np.int64))
         beside = {name: torch.from_numpy(reader.read(name, here)) for name in columns}
         parts.append(_channels_last(tokenizer, tokenizer.decode(codes, **beside)))
     return np.concatenate(parts)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared, image_options
 from tokenstore.errors import TokenizerError
 from tokenstore.format import TOKENS, TokenizerIdentity
@@ -77,20 +80,28 @@ class Retokenization:
 def retokenize(store: TokenStore, tokenizer: Tokenizer, source: ImageSource, samples: int) -> Retokenization:
     """Encode up to `samples` images again, evenly spaced over each split, and compare their codes.
 
-    Raises SourceError if none of the images can be read, TokenizerError for a tokenizer with another grid,
-    DamageError for damaged codes.
+    Of a store with views, all views are compared. Raises SourceError if none of the images can be read,
+    TokenizerError for a tokenizer with another grid, or of files for a store with views, DamageError for
+    damaged codes.
     """
     encoder = Encoder(tokenizer, image_options(store.manifest))
     if encoder.grid != store.manifest.grid:
         raise TokenizerError(
             f"{tokenizer.name}: expected a grid {store.manifest.grid} as the store has, found {encoder.grid}"
         )
+    views = store.manifest.views
+    if views is not None and not encoder.takes_pixels:
+        raise TokenizerError(f"{tokenizer.name}: it encodes files, which have no {views.count} views")
     splits = {}
     for name in store.splits:
-        comparison = Comparison(store, name, source, encoder.decoder)
+        if views is None:
+            comparison = Comparison(store, name, source, encoder.decoder)
+        else:
+            comparison = Comparison(store, name, source, all_views=True)
         equal_samples = codes = equal_codes = 0
         for indices, inputs in comparison.batches(samples):
-            equal = (encoder(inputs) == store[name].read(TOKENS, indices)).reshape(len(indices), -1)
+            codes_now = encoder(inputs) if views is None else _codes_of_views(encoder, inputs)
+            equal = (codes_now == store[name].read(TOKENS, indices)).reshape(len(indices), -1)
             equal_samples += int(equal.all(axis=1).sum())
             codes += equal.size
             equal_codes += int(equal.sum())
@@ -100,6 +111,12 @@ def retokenize(store: TokenStore, tokenizer: Tokenizer, source: ImageSource, sam
     check_some_compared(splits)
     stored, now = store.manifest.tokenizer, identity_of(tokenizer)
     return Retokenization(splits, _arithmetic(now), _arithmetic(stored))
+
+
+def _codes_of_views(encoder: Encoder, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Return the codes (n, V, *grid) of images (n, V, H, W, 3), of which a batch has one view."""
+    views = [np.ascontiguousarray(images[:, view]) for view in range(images.shape[1])]
+    return np.stack([encoder.encode_batch(view) for view in views], axis=1)
 
 
 def _arithmetic(identity: TokenizerIdentity) -> str:

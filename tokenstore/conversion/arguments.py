@@ -79,8 +79,8 @@ def plan_of(
 ) -> ConversionPlan | CodePlan:
     """Plan the conversion of the splits `names` of an open source.
 
-    Raises TokenizerError for images without a tokenizer, or a wrong one, and what the planning of images and
-    codes raises.
+    Raises TokenizerError for images without a tokenizer, or a wrong one, ArgumentError for views of ready
+    codes, and what the planning of images and codes raises.
     """
     location = public_url(source.location)
     loaded = None
@@ -88,6 +88,12 @@ def plan_of(
         loaded = tokenizer if isinstance(tokenizer, LoadedTokenizer) else LoadedTokenizer(tokenizer)
         check_tokenizer(loaded.tokenizer)
     if not isinstance(source, ImageSource):
+        if options.views is not None:
+            named = Parameter("views", options.views)
+            raise ArgumentError(
+                f"{location}: {named}: views are cut from images, and these are ready codes; leave it out",
+                parameters=[named],
+            )
         vectors = None if codebook is None else Path(codebook)
         return plan_codes(source, names, options, location, vectors, loaded)
     if loaded is None:

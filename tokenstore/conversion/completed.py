@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from tokenstore.conversion.codes import CodePlan
 from tokenstore.conversion.images import ConversionPlan
-from tokenstore.errors import ConversionError
-from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, Manifest
+from tokenstore.errors import ConversionError, SampleError
+from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, VIEW_BOXES, Column, Manifest
 from tokenstore.reading import SplitReader, StoreFiles, TokenStore
 from tokenstore.sources.base import Split
+from tokenstore.sources.views import ViewDecoder
 from tokenstore.writing import StoreSpec
 from tokenstore.writing.choices import AUTO
 from tokenstore.writing.rewrite import skips_of
@@ -38,6 +39,8 @@ def refuse_other_conversion(store: TokenStore, plan: ConversionPlan | CodePlan, 
     for name in plan.names:
         _refuse_other_arrays(store[name], plan, spec)
         _refuse_other_samples(store[name], plan)
+        if isinstance(plan, ConversionPlan):
+            _refuse_other_boxes(store[name], plan)
 
 
 def _facts(
@@ -50,6 +53,7 @@ def _facts(
     yield "codes computed on", _computed(manifest), _computed(spec)
     yield "images of", manifest.preprocessing, spec.preprocessing
     yield "grids of", manifest.grid, spec.grid
+    yield "views", _boxes(manifest), _boxes(spec)
     yield "classes", manifest.class_names, spec.class_names
     yield "an ignored label", manifest.ignore_index, spec.ignore_index
     yield "splits", sorted(manifest.splits), sorted(plan.names)
@@ -67,6 +71,12 @@ def _facts(
 def _computed(of: Manifest | StoreSpec) -> str:
     tokenizer = of.tokenizer
     return "any device" if tokenizer.device is None else f"{tokenizer.device} in {tokenizer.dtype}"
+
+
+def _boxes(of: Manifest | StoreSpec) -> str:
+    if of.views is None:
+        return "of the image alone"
+    return f"of boxes {of.views.to_json()}" if of.views.boxes else f"{of.views.count} with boxes of their own"
 
 
 def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, spec: StoreSpec) -> None:
@@ -139,6 +149,23 @@ def _refuse_other_samples(reader: SplitReader, plan: ConversionPlan | CodePlan) 
         if pixels > plan.options.max_pixels:
             limit = f"at most {plan.options.max_pixels:,} allowed"
             raise _refusal(store, f"{where}an image of {pixels:,} pixels", limit)
+
+
+def _refuse_other_boxes(reader: SplitReader, plan: ConversionPlan) -> None:
+    """Raise ConversionError if the views of the first sample are not those that a plan would draw."""
+    decoder = plan.encoder.decoder
+    if not isinstance(decoder, ViewDecoder) or VIEW_BOXES not in reader.arrays or not len(reader):
+        return
+    first = next(iter(reader.samples_batches())).slice(0, 1).to_pylist()[0]
+    at = first["source_index"]
+    (data,) = plan.source.splits[reader.name].request(at, at + 1).read()
+    if isinstance(data, SampleError):
+        return  # as elsewhere, what files hold now is not compared
+    boxes = decoder.boxes_of(data, first["width"], first["height"])
+    stored = reader.read(VIEW_BOXES, slice(0, 1))[0]
+    if boxes is not None and not np.array_equal(stored, boxes):
+        where = f"in split {reader.name} views of {first['source']} with boxes"
+        raise _refusal(reader.store, f"{where} {stored.tolist()}", str(boxes.tolist()))
 
 
 def _compare_names(store: StoreFiles, where: str, split: Split, positions: Any, stored: pa.Array) -> None:

@@ -43,10 +43,11 @@ from tokenstore.sources.base import (
     further_kinds,
     further_values,
 )
-from tokenstore.sources.decoding import DecodePool
+from tokenstore.sources.decoding import DecodedBatch, DecodePool
 from tokenstore.sources.fetching import fetched_many
 from tokenstore.storage import Storage
 from tokenstore.tokenizers.base import Tokenizer
+from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.writing.target import check_target, whole_store
 
 __all__ = ["Estimate", "SplitEstimate", "plan"]
@@ -95,6 +96,8 @@ class Estimate:
     """True if an unfinished conversion is at the target, which would be gone on with."""
     size_note: str | None = None
     """A remark on the images' size, as in `Conversion`."""
+    views: int | None = None
+    """The views that are stored of each image; None for the image alone."""
     already_complete: bool = False
     """True if the store is whole, and what the conversion would write; `nbytes` is its size then."""
 
@@ -180,6 +183,7 @@ def _estimate(
         free,
         resumes,
         planned.size_note if isinstance(planned, ConversionPlan) else None,
+        None if spec.views is None else spec.views.count,
         complete is not None,
     )
 
@@ -241,8 +245,9 @@ def _spaced(planned: ConversionPlan | CodePlan) -> Iterator[tuple[str, int, int]
 
 def _measured_images(planned: ConversionPlan) -> _Measured:
     """Decode and encode some images, in this process."""
-    encoder, masked = planned.encoder, planned.encoder.masks is not None
-    inputs, masks, names, facts, labels, bad = [], [], [], [], [], []
+    encoder = planned.encoder
+    encoded = _EncodedBatches(encoder, planned.batch_size)
+    names, facts, labels, bad = [], [], [], []
     decoding = 0.0
     with DecodePool(encoder.decoder, 0, encoder.masks) as pool:
         spaced = list(_spaced(planned))
@@ -263,38 +268,63 @@ def _measured_images(planned: ConversionPlan) -> _Measured:
                 if isinstance(outcome, SampleError):
                     bad.append((name, str(outcome)))
                     continue
-                inputs.append(decoded.inputs[row].copy())
-                if decoded.masks is not None:
-                    masks.append(decoded.masks[row].copy())
+                encoded.add(decoded, row)
                 labels += [] if all_labels is None else [int(all_labels[row])]
                 names.append(name)
                 facts.append((outcome.width, outcome.height, outcome.nbytes))
-    codes, columns = [], []
-    encoding = 0.0
-    for start in range(0, len(inputs), planned.batch_size):
-        batch = np.stack(inputs[start : start + planned.batch_size])
-        label_maps = np.stack(masks[start : start + planned.batch_size]) if masked else np.empty(0, np.uint8)
-        if not start:
-            encoder(batch)  # the first batch takes longer than all others
-        started = time.perf_counter()
-        codes.append(encoder(batch))
-        columns.append(encoder.column_values(batch, label_maps))
-        encoding += time.perf_counter() - started
-    if not inputs:
+    if not names:
         reason = f"{bad[0][0]}: {bad[0][1]}" if bad else "none listed"
         raise SampleError(f"{planned.source.location}: no sample can be read; the first is {reason}")
-    joined = {name: np.concatenate([part[name] for part in columns]) for name in encoder.columns}
+    codes, columns = encoded.all()
     if labels:
-        joined[LABELS] = np.array(labels, np.int32)
-    tried = len(inputs) + len(bad)
-    decoding, encoding = decoding / tried, encoding / tried
+        columns[LABELS] = np.array(labels, np.int32)
+    tried = len(names) + len(bad)
+    decoding, encoding = decoding / tried, encoded.seconds / tried
     workers = planned.options.workers
     seconds = decoding + encoding if workers < 1 else max(decoding / workers, encoding)
     if planned.encoder.tokenizer.device.type == "cpu" and workers:
         seconds = decoding / workers + encoding  # both use the same cores
-    return _Measured(
-        np.concatenate(codes), joined, names, np.array(facts, np.int64).reshape(-1, 3), bad, seconds
-    )
+    return _Measured(codes, columns, names, np.array(facts, np.int64).reshape(-1, 3), bad, seconds)
+
+
+class _EncodedBatches:
+    """The codes and columns of some samples, encoded batch by batch, and the seconds that it took."""
+
+    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+        self._encoder, self._batch_size = encoder, batch_size
+        self._inputs: list[Any] = []
+        self._masks: list[npt.NDArray[np.uint8]] = []
+        self._codes: list[npt.NDArray[Any]] = []
+        self._columns: list[Mapping[str, npt.NDArray[Any]]] = []
+        self.seconds = 0.0
+
+    def add(self, decoded: DecodedBatch, row: int) -> None:
+        """Add one of the samples that were decoded, and encode the batch that it fills."""
+        self._inputs.append(decoded.inputs[row].copy())
+        if decoded.masks is not None:
+            self._masks.append(decoded.masks[row].copy())
+        if len(self._inputs) == self._batch_size:
+            self._encode()
+
+    def all(self) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+        """Return the codes and the columns of all samples, of which there is at least one."""
+        if self._inputs:
+            self._encode()
+        columns = {
+            name: np.concatenate([part[name] for part in self._columns]) for name in self._encoder.columns
+        }
+        return np.concatenate(self._codes), columns
+
+    def _encode(self) -> None:
+        batch = np.stack(self._inputs)
+        label_maps = np.stack(self._masks) if self._masks else np.empty(0, np.uint8)
+        if not self._codes:
+            self._encoder(batch)  # the first batch takes longer than all others
+        started = time.perf_counter()
+        self._codes.append(self._encoder(batch))
+        self._columns.append(self._encoder.column_values(batch, label_maps))
+        self.seconds += time.perf_counter() - started
+        self._inputs, self._masks = [], []
 
 
 def _measured_codes(planned: CodePlan) -> _Measured:

@@ -22,6 +22,7 @@ from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources.decoding import DecodedBatch, DecodePool, DecodeTask, ImageFacts
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import MaskDecoder
+from tokenstore.sources.views import ViewRule
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder
@@ -42,6 +43,7 @@ class EncoderRecipe:
     images: ImageOptions
     masks: MaskDecoder | None
     batch_size: int
+    views: ViewRule | None = None
 
     def on(self, device: str) -> EncoderRecipe:
         """Return the recipe of an encoder on another device."""
@@ -63,7 +65,7 @@ class EncoderRecipe:
                 f"{loaded.name}: expected the tokenizer of fingerprint {self.fingerprint}, found "
                 f"{loaded.fingerprint}. Give all machines the same weights"
             )
-        return Encoder(loaded, self.images, self.masks)
+        return Encoder(loaded, self.images, self.masks, self.views)
 
 
 class RangeEncoder(RangeWorker):
@@ -139,7 +141,7 @@ class _Batch:
         self.count += 1
 
     def encode(self, codes: npt.NDArray[Any], columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Fill codes (count, *grid) and columns (count, ...) with those of the samples, and begin anew."""
+        """Fill codes (count, *shape) and columns (count, ...) with those of the samples, and begin anew."""
         inputs, masks = self._inputs[: self.count], self._masks[: self.count]
         with self._lock:
             codes[:] = self._encoder(inputs)
@@ -154,7 +156,7 @@ class _SegmentBuilder:
     def __init__(self, encoder: Encoder, batch: _Batch, request: RangeRequest) -> None:
         self._batch, self._samples = batch, request.samples
         count = len(self._samples)
-        self._codes = np.empty((count, *encoder.grid), encoder.dtype)
+        self._codes = np.empty((count, *encoder.shape), encoder.dtype)
         self._columns = {
             name: np.empty((count, *column.shape), column.dtype) for name, column in encoder.columns.items()
         }

@@ -13,6 +13,7 @@ from tokenstore.conversion.image_size import ChosenSize, choose_size
 from tokenstore.conversion.options import ConvertOptions
 from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import DEADLY, BadSample, RangeRequest, SampleRange, Segment
+from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format import Column, Preprocessing
 from tokenstore.sources import decoding
 from tokenstore.sources.base import ImageSource, MaskedSplit, further_kinds
@@ -83,7 +84,7 @@ class ConversionPlan(RangePlan):
         encoder = self.encoder
         return Segment(
             sample,
-            np.empty((0, *encoder.grid), encoder.dtype),
+            np.empty((0, *encoder.shape), encoder.dtype),
             {name: np.empty((0, *column.shape), column.dtype) for name, column in encoder.columns.items()},
             np.empty(0, np.int64),
             np.empty((0, 3), np.int64),
@@ -100,7 +101,8 @@ def plan_images(
 ) -> ConversionPlan:
     """Plan a conversion of the splits `names` by a tokenizer.
 
-    Raises TokenizerError for a tokenizer that does not take images of the size.
+    Raises TokenizerError for a tokenizer that does not take images of the size, or views, and ArgumentError
+    for views of images with label maps.
     """
     tokenizer = loaded.tokenizer
     size = _chosen_size(source, tokenizer, options)
@@ -119,6 +121,7 @@ def plan_images(
         source_kind=source.kind,
         source_location=location,
         codebook=tokenizer.codebook,
+        views=encoder.views,
     )
     recipe = EncoderRecipe(
         loaded.spec or tokenizer,
@@ -127,6 +130,7 @@ def plan_images(
         images,
         encoder.masks,
         options.batch_size,
+        encoder.rule,
     )
     return ConversionPlan(source, names, spec, recipe, encoder, options, size.note)
 
@@ -141,4 +145,11 @@ def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions,
     images = ImageOptions(side, options.resize, options.max_pixels)
     masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
     masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
-    return Encoder(tokenizer, images, masks if masked else None)
+    if masked and options.views is not None:
+        named = [Parameter("views", options.views), Parameter("masks")]
+        raise ArgumentError(
+            f"{source.location}: {named[0]} is for images without label maps, since a label map would be of "
+            f"one view alone; leave out {named[0]}, or {named[1]}",
+            parameters=named,
+        )
+    return Encoder(tokenizer, images, masks if masked else None, options.view_rule)

@@ -13,6 +13,7 @@ from tokenstore.format import ConversionPart, Manifest, Skip, part_positions
 from tokenstore.machine import available_cores
 from tokenstore.sources.images import ImageOptions, Resize
 from tokenstore.sources.masks import LARGEST_VALUE
+from tokenstore.sources.views import ViewRule, parse_views
 from tokenstore.writing.choices import AUTO, CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later, few_bad
 
 OnError: TypeAlias = Literal["limit", "skip", "fail"]
@@ -49,6 +50,9 @@ class ConvertOptions:
     images a half, a quarter ... of it (`tokenstore.conversion.image_size`)."""
     resize: Resize = "squash"
     max_pixels: int = MAX_PIXELS
+    views: str | None = None
+    """The views that are cut from each image: `flip`, `ten-crop:1.1`, `random:8`, or others that
+    `tokenstore.sources.views.parse_views` takes; None for the image alone."""
     mask_size: int | None = None
     """The side of the label maps, if the source has some; by default that of the images."""
     ignore_index: int = LARGEST_VALUE
@@ -71,6 +75,14 @@ class ConvertOptions:
                 f"found {self.part[0]}",
                 parameters=[named],
             )
+
+        if self.views is not None:
+            parse_views(self.views)
+
+    @property
+    def view_rule(self) -> ViewRule | None:
+        """The rule by which views are cut; None for the image alone."""
+        return None if self.views is None else parse_views(self.views)
 
     @property
     def first_codec(self) -> str:
@@ -107,7 +119,10 @@ class ConvertOptions:
 
     def decisions(self) -> dict[str, Any]:
         """Return the options that decide the store's bytes, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in _NO_DECISIONS}
+        decisions = {name: value for name, value in asdict(self).items() if name not in _NO_DECISIONS}
+        # subtle: without views they are left out, so that parts and unfinished stores of before go on
+        del decisions["views"]
+        return decisions if self.view_rule is None else {**decisions, "views": str(self.view_rule)}
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Segment:
 
     samples: SampleRange
     codes: npt.NDArray[Any]
-    """The codes (n, *grid), in the order of the source."""
+    """The codes (n, *grid), with views (n, V, *grid), in the order of the source."""
     columns: Mapping[str, npt.NDArray[Any]]
     """The aligned arrays (n, ...) besides the labels, by name."""
     positions: npt.NDArray[np.int64]

@@ -97,16 +97,25 @@ class FixedDecoder(ViewDecoder):
 
     @override
     def decode(self, data: bytes, out: npt.NDArray[Any]) -> tuple[int, int]:
-        image = load_image(data, self.options.max_pixels)
         height = max(top + rows for top, _, rows, _, _ in self.fixed)
         width = max(left + columns for _, left, _, columns, _ in self.fixed)
+        if height * width > self.options.max_pixels:
+            raise SampleError(
+                f"views of an image resized to {width} x {height} are of more than the "
+                f"{self.options.max_pixels} pixels allowed"
+            )
+        image = load_image(data, self.options.max_pixels)
+        size = (self.options.width, self.options.height)
         try:
-            whole = np.asarray(resized(image, replace(self.options, size=(height, width))))
+            whole = resized(image, replace(self.options, size=(height, width)))
+            for view, (top, left, rows, columns, mirrored) in zip(out, self.fixed, strict=True):
+                part = whole.crop((left, top, left + columns, top + rows))
+                pixels = np.asarray(
+                    part if part.size == size else part.resize(size, Image.Resampling.BICUBIC)
+                )
+                view[:] = pixels[:, ::-1] if mirrored else pixels
         except Exception as error:
             raise SampleError(decoding_reason(error)) from error
-        for view, (top, left, rows, columns, mirrored) in zip(out, self.fixed, strict=True):
-            part = whole[top : top + rows, left : left + columns]
-            view[:] = part[:, ::-1] if mirrored else part
         return image.width, image.height
 
     @override

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 
 from tokenstore.codecs import code_dtype
-from tokenstore.errors import ManifestError, TokenizerError
-from tokenstore.format import MASKS, Column, Preprocessing, TokenizerIdentity, code_planes
+from tokenstore.errors import ManifestError, Parameter, TokenizerError
+from tokenstore.format import MASKS, VIEW_BOXES, Column, Preprocessing, TokenizerIdentity, code_planes
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
 from tokenstore.sources.masks import MaskDecoder
+from tokenstore.sources.views import ViewDecoder, ViewRule
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer, check_encoded
 
 _FILTER = Preprocessing(1, 1, "squash").filter
@@ -23,21 +24,55 @@ _FILTER = Preprocessing(1, 1, "squash").filter
 class Encoder:
     """A tokenizer for images of one size: inputs of its `decoder` in, codes (n, *grid) out.
 
-    `masks` decodes the label maps that a store has besides the codes, if any.
+    `masks` decodes the label maps that a store has besides the codes, if any. With a rule of `views`, inputs
+    have V views of each image, and codes are (n, V, *grid): each view's are those of a batch of that view.
+
+    Raises TokenizerError for views of a tokenizer that reads files, ArgumentError for views of other options.
     """
 
-    def __init__(self, tokenizer: Tokenizer, options: ImageOptions, masks: MaskDecoder | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        options: ImageOptions,
+        masks: MaskDecoder | None = None,
+        views: ViewRule | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.options = options
         self.masks = masks
+        self.rule = views
         self.grid = tokenizer.grid((3, options.height, options.width))
         self.dtype = code_dtype(max(tokenizer.codebook_sizes))
         self._files = tokenizer if isinstance(tokenizer, FileTokenizer) else None
-        self.decoder: Decoder = PixelDecoder(options) if self._files is None else self._files.decoder(options)
+        self._views = None if views is None else self._view_decoder(views)
+        self.decoder: Decoder = self._views or self._plain_decoder()
+        self.views = None if self._views is None else self._views.views
+        self.shape = self.grid if self.views is None else (self.views.count, *self.grid)
+        """The shape of a sample's codes: the grid, behind the number of views if there are some."""
         self.columns: Mapping[str, Column] = {
             **({} if self._files is None else self._files.columns),
             **({} if masks is None else {MASKS: Column(np.dtype(np.uint8), masks.shape)}),
+            **self._view_columns(),
         }
+
+    def _plain_decoder(self) -> Decoder:
+        return PixelDecoder(self.options) if self._files is None else self._files.decoder(self.options)
+
+    def _view_decoder(self, rule: ViewRule) -> ViewDecoder:
+        if self._files is not None:
+            named = Parameter("views", str(rule))
+            raise TokenizerError(
+                f"{named}: the tokenizer {self.tokenizer.name} encodes files, which have no views; take one "
+                "that encodes pixels",
+                parameters=[named],
+            )
+        return rule.decoder(self.options)
+
+    def _view_columns(self) -> dict[str, Column]:
+        """Return the column of boxes, if those of the views differ from sample to sample."""
+        if self.views is None or self.views.boxes is not None:
+            return {}
+        return {VIEW_BOXES: Column(np.dtype(np.int32), (self.views.count, 5))}
 
     @property
     def takes_pixels(self) -> bool:
@@ -46,6 +81,16 @@ class Encoder:
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Encode inputs (n, *shape); raise TokenizerError for codes of a wrong type, shape or range."""
+        if self._views is None:
+            return self.encode_batch(inputs)
+        pixels = self._views.pixels(inputs)
+        codes = np.empty((len(inputs), *self.shape), self.dtype)
+        for view in range(pixels.shape[1]):
+            codes[:, view] = self.encode_batch(np.ascontiguousarray(pixels[:, view]))
+        return codes
+
+    def encode_batch(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Encode a batch of the tokenizer's inputs, of one view if there are some, to codes (n, *grid)."""
         tensor = torch.from_numpy(inputs)
         codes = self.tokenizer.encode(tensor.permute(0, 3, 1, 2) if self._files is None else tensor)
         check_encoded(self.tokenizer.name, codes)
@@ -66,7 +111,12 @@ class Encoder:
     ) -> Mapping[str, npt.NDArray[Any]]:
         """Return the values (n, *shape) of each of `columns`; `masks` are label maps (n, H, W), if any."""
         values = {} if self._files is None else self._files.column_values(inputs)
-        return values if self.masks is None else {**values, MASKS: masks}
+        boxes = None if self._views is None else self._views.boxes(inputs)
+        return {
+            **values,
+            **({} if self.masks is None else {MASKS: masks}),
+            **({} if boxes is None else {VIEW_BOXES: boxes}),
+        }
 
 
 def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdentity:
