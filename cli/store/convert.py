@@ -155,7 +155,6 @@ def convert(
       tokenstore convert seit-release/ seit.zarr --dry-run
       tokenstore convert imagenet/ imagenet-flips.zarr --views flip --codec context
       tokenstore convert ade20k/images ade20k.zarr --masks ade20k/annotations --ignore-index 0
-      tokenstore convert camvid/ camvid.zarr --masks labels --ignore-index 11
     """
     from .convert_log import JsonLog, TextLog
 
