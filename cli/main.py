@@ -33,7 +33,7 @@ _COMMANDS = {
     "convert": ("store.convert", "Turn images, or ready codes, into a token store."),
     "info": ("store.info", "Show what a store says about itself."),
     "recode": ("store.recode", "Write a store again with another codec."),
-    "merge": ("store.merge", "Merge the parts of a conversion to one store."),
+    "merge": ("store.merge", "Merge stores, or the parts of a conversion, to one store."),
     "select": ("store.select", "Write a store of some samples of a store."),
     "split": ("store.split", "Write a store with some samples of a split as splits of their own."),
     "relabel": ("store.relabel", "Give the samples of a store other labels."),

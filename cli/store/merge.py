@@ -19,6 +19,15 @@ from ..parameters import Choice
 @click.command(epilog=EXIT_CODES)
 @click.argument("out")
 @options.existing_store("parts", nargs=-1)
+@options.option(
+    "--split-names",
+    metavar="PATTERN",
+    default="{split}",
+    help="Names of the splits of OUT, of whole stores; also with {store} and {number}.",
+)
+@click.option(
+    "--common-columns", is_flag=True, help="Leave out columns that not all stores have, instead of refusing."
+)
 @click.option(
     "--on-error",
     type=Choice(["skip"]),
@@ -30,13 +39,16 @@ from ..parameters import Choice
 @options.storage_options(of="store, or for OUT if the parts are local")
 @options.storage_options("--target-storage-options", of="target, which is OUT")
 def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
-    """Merge PARTS, which `tokenstore convert --part I/N` made, to the store OUT.
+    """Merge PARTS to the store OUT: whole stores of one tokenizer, or all parts of a conversion.
 
-    All N parts have to be named, in any order. OUT has the same bytes as one conversion of the whole.
+    Of whole stores, splits of one name are joined, and classes by their names; shards that stay the same are
+    linked or copied. Parts are what `tokenstore convert --part I/N` made: all N have to be named, in any
+    order, and OUT has the same bytes as one conversion of the whole.
 
     \b
     Examples:
       tokenstore merge photos.zarr parts/*
+      tokenstore merge both.zarr photos.zarr drawings.zarr --split-names "{split}-{store}"
       tokenstore merge s3://bucket/photos.zarr s3://bucket/parts/{1..100} --jobs 8
     """
     from ..progress import step_bars

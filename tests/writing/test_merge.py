@@ -173,7 +173,7 @@ def _whole(parts: list[Path], images: Path) -> list[Path]:
 
 
 REFUSED: dict[str, tuple[Callable[[list[Path], Path], list[Path]], str]] = {
-    "none": (lambda parts, images: [], "expected the parts of a conversion to merge, found none"),
+    "none": (lambda parts, images: [], "expected stores to merge, or the parts of a conversion, found none"),
     "a missing part": (_without(4), "expected all 7 parts of the conversion, found 6: missing are 4"),
     "a part twice": (lambda parts, images: [*parts, parts[3]], r"part-4: part 4/7 is .*part-4 already"),
     "a whole store": (_whole, r"whole: expected a part of a conversion, found a whole store.*part=\.\.\."),

@@ -1,4 +1,7 @@
-"""The merging of the parts of a conversion: one store, byte for byte that of one conversion of the whole."""
+"""The merging of stores: of whole ones, or of the parts of a conversion.
+
+Parts become, byte for byte, the store of one conversion of the whole; `editing/join.py` joins whole stores.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenstore.errors import ArgumentError, Parameter, StoreExistsError
+from tokenstore.errors import ArgumentError, Parameter, StoreError, StoreExistsError
 from tokenstore.format import LABELS, TOKENS, Manifest
-from tokenstore.machine import in_order
+from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import STAGING, Storage, refuse_options
 from tokenstore.writing.blocks import BlockExecutor, block_executor
+from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
+from tokenstore.writing.editing.join import Joining, join_stores
 from tokenstore.writing.parts import WholeConversion, check_bad, columns_of, whole_of
 from tokenstore.writing.prune import codes_in_use
 from tokenstore.writing.rewrite import rewrite_into, same_codes, unchanged, write_joined
@@ -29,7 +34,7 @@ _OPENED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A store that was merged of the parts of a conversion."""
+    """A store that was merged of others."""
 
     location: str
     """The place of the store, without a URL's user, password and query."""
@@ -44,6 +49,8 @@ def merge(
     out: StorePath | Storage,
     parts: Sequence[StorePath | TokenStore],
     *,
+    split_names: str = "{split}",
+    common_columns: bool = False,
     on_error: str | None = None,
     jobs: int | None = None,
     executor: BlockExecutor | None = None,
@@ -52,27 +59,51 @@ def merge(
     target_storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> MergeResult:
-    """Write the store that one conversion would have written, from all of its `parts`, in any order.
+    """Write one store of `parts`: stores of one tokenizer, or all parts of a conversion, in any order.
 
-    A part is a store that was converted with `part=(number, count)`. The merged store has the same bytes as
-    one conversion of the whole: shards are cut anew, a codec or pruned codebook that depends on all codes is
-    chosen here, and as many samples may be bad as there, any number with `on_error="skip"`. The place of the
-    source and the user's name for the tokenizer are those of the first part. `jobs` is the number of pieces
-    of the work that are done at a time, by default one a core, or an executor has them done, such as
-    `tokenstore.conversion.RayExecutor`. `resume` goes on with an interrupted merge.
-    `storage_options` are those of the parts, or of `out` where the parts are local and have no use for them;
-    `target_storage_options` are those of `out`. `on_progress` is called with a step's name, the samples done
-    and in all.
+    Stores are joined in their order: splits of one name, or of the one that `split_names` gives with
+    `{split}`, `{store}` (the name of its file) and `{number}` (from 1); classes by their names. They must
+    have the same columns, or with `common_columns` those that not all have are left out. The codec is the
+    first one's. Shards and chunks that stay the same are linked or copied as they are, all others are cut
+    anew.
 
-    Raises StoreError if the parts are not all of one conversion, each once; ConversionError for too many bad
-    samples, or an unfinished store at `out` of other parts; StoreExistsError if something else is at `out`;
-    ArgumentError; DamageError; and the errors of `tokenstore.open`.
+    Parts were converted with `part=(number, count)`. The merged store has the same bytes as one conversion of
+    the
+    whole: a codec or pruned codebook that depends on all codes is chosen here, and as many samples may be bad
+    as there, any number with `on_error="skip"`. `executor` has their pieces encoded elsewhere, such as
+    `tokenstore.conversion.RayExecutor`; else `jobs` are worked on at a time, by default one a core.
+
+    `resume` goes on with an interrupted merge. `storage_options` are those of the parts, or of `out` where
+    the parts are local; `target_storage_options` are those of `out`. `on_progress` is called with a step's
+    name, the samples done and in all.
+
+    Raises StoreError for stores that cannot be merged, or if parts are not all of one conversion, each once;
+    ConversionError for too many bad samples, or an unfinished store at `out` of other parts; StoreExistsError
+    if something else is at `out`; ArgumentError; DamageError; and the errors of `tokenstore.open`.
     """
+    given = executor
     executor = block_executor(jobs, executor)
-    if on_error not in (None, "skip"):
-        raise ArgumentError(
-            f"on_error: expected None or 'skip', found {on_error!r}", parameters=[Parameter("on_error")]
+    place, stores = _opened(out, parts, storage_options, target_storage_options)
+    how = Joining(split_names, common_columns)
+    if not any(store.manifest.part for store in stores):
+        _check_use(stores, {"on_error": on_error, "executor": given})
+        workers = checked_jobs(jobs, available_cores())
+        joined = join_stores(stores, place, how, jobs=workers, resume=resume, on_progress=on_progress)
+        return MergeResult(
+            joined.location, joined.manifest, joined.nbytes, already_complete=joined.already_complete
         )
+    if how != Joining("{split}", False):
+        raise ArgumentError("expected whole stores to name splits or leave out columns, found parts")
+    return _merge_parts(place, stores, on_error, executor, resume, on_progress)
+
+
+def _opened(
+    out: StorePath | Storage,
+    parts: Sequence[StorePath | TokenStore],
+    storage_options: Mapping[str, Any] | None,
+    target_storage_options: Mapping[str, Any] | None,
+) -> tuple[Storage, list[TokenStore]]:
+    """Return the place of a store, and its open parts."""
     remote = [takes_options(part) for part in parts]
     if target_storage_options is None and takes_options(out) and not any(remote):
         storage_options, target_storage_options = None, storage_options
@@ -85,7 +116,37 @@ def merge(
     def opened(part: StorePath | TokenStore) -> TokenStore:
         return as_store(part, storage_options if takes_options(part) else None)
 
-    whole, stores = whole_of(list(in_order(opened, parts, _OPENED_AT_ONCE)))
+    return place, list(in_order(opened, parts, _OPENED_AT_ONCE))
+
+
+def _check_use(stores: Sequence[TokenStore], arguments: Mapping[str, object]) -> None:
+    """Raise ArgumentError for arguments that only parts have a use for, and StoreError for no store."""
+    if not stores:
+        raise StoreError("expected stores to merge, or the parts of a conversion, found none")
+    for name, value in arguments.items():
+        if value is not None:
+            named = Parameter(name)
+            raise ArgumentError(
+                f"{named} is for parts of a conversion, and {stores[0].files.storage} is a whole store. "
+                "Leave it out",
+                parameters=[named],
+            )
+
+
+def _merge_parts(
+    place: Storage,
+    parts: Sequence[TokenStore],
+    on_error: str | None,
+    executor: BlockExecutor,
+    resume: bool,
+    on_progress: OnProgress | None,
+) -> MergeResult:
+    """Write the store that one conversion would have written, of all of its parts."""
+    if on_error not in (None, "skip"):
+        raise ArgumentError(
+            f"on_error: expected None or 'skip', found {on_error!r}", parameters=[Parameter("on_error")]
+        )
+    whole, stores = whole_of(parts)
     check_bad(whole, stores, on_error)
     if resume and finish_commit(place):
         return _already_merged(place, whole, stores)

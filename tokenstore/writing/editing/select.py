@@ -159,10 +159,12 @@ def write_picked(
     spec: StoreSpec,
     jobs: int,
     on_progress: OnSamples | None,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Write and commit the splits of a new store, each of samples of some splits that have the same columns.
+    """Write and commit the splits of a new store, each of samples of some splits.
 
-    Raises DamageError, and what `StoreWriter` raises.
+    `columns` are the arrays beside the tokens of each split, by default all of its first part. Raises
+    DamageError, and what `StoreWriter` raises.
     """
     for name, parts in picked.items():
 
@@ -173,8 +175,8 @@ def write_picked(
         rows = JoinedRows(parts, jobs)
         size = spec.shard_samples or shard_samples_of(parts, len(rows))
         writer.spec = replace(spec, shard_samples=size)
-        columns = parts[0].split.columns
-        write_split(writer, name, rows, columns, jobs=jobs, report=report)
+        arrays = parts[0].split.columns if columns is None else columns[name]
+        write_split(writer, name, rows, arrays, jobs=jobs, report=report)
     writer.spec = spec
     writer.commit()
 

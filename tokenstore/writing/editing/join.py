@@ -1,0 +1,208 @@
+"""The merging of whole stores of one tokenizer: splits joined by name, classes unified by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.errors import ArgumentError, ManifestError, Parameter, StoreError
+from tokenstore.format import CODEBOOK, LABELS, NAME, SYNONYMS, TOKENS, Column, FileRecord
+from tokenstore.reading import SplitReader, TokenStore
+from tokenstore.reading.views import check_same_tokenizer
+from tokenstore.storage import Storage
+from tokenstore.writing.editing.new_store import EditedStore, OnSamples, new_store, operation, same_spec
+from tokenstore.writing.editing.rows import PickedRows
+from tokenstore.writing.editing.select import write_picked
+from tokenstore.writing.spec import StoreSpec
+from tokenstore.writing.writer import StoreWriter
+
+__all__ = ["Joining", "join_stores"]
+
+_SHOWN = 5
+"""The columns that a message names."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The way in which stores are joined."""
+
+    split_names: str
+    """The name of a new split, with `{split}`, `{store}` and `{number}` for those of its samples."""
+    common_columns: bool
+    """True to leave out columns that not all splits of a name have."""
+
+    def names(self, store: TokenStore, number: int) -> dict[str, str]:
+        """Return the new name of each split of a store, the `number`th from 1; raises ManifestError."""
+        stem = re.sub("[^A-Za-z0-9_-]", "-", PurePosixPath(store.files.storage.url).stem).lstrip("-")
+        found = {}
+        for split in store.splits:
+            words = {"": "", "{split}": split, "{store}": stem, "{number}": str(number)}
+            pieces = re.split("({split}|{store}|{number})", self.split_names)
+            name = "".join(words.get(piece, piece) for piece in pieces)
+            if not NAME.fullmatch(name):
+                named = Parameter("split_names")
+                raise ManifestError(
+                    f"split_names: {name!r:.80} cannot name a split: use letters, digits, _ and -, and "
+                    "{split}, {store} and {number}",
+                    parameters=[named],
+                )
+            found[split] = name
+        if len(set(found.values())) < len(found):
+            raise ArgumentError(
+                f"split_names: expected a name for each of {', '.join(store.splits)}, found "
+                f"{self.split_names!r:.80}, which names several alike. Put {{split}} into it",
+                parameters=[Parameter("split_names")],
+            )
+        return found
+
+
+def join_stores(
+    stores: Sequence[TokenStore],
+    target: Storage,
+    how: Joining,
+    *,
+    jobs: int,
+    resume: bool,
+    on_progress: OnSamples | None,
+) -> EditedStore:
+    """Write the store of the samples of all stores, one after another; see `tokenstore.merge`.
+
+    Raises StoreError for stores that cannot be joined, ArgumentError and ManifestError for names of splits
+    that cannot be, DamageError, and what `new_store` raises.
+    """
+    _check_agreement(stores)
+    names, labels = _unified_classes(stores)
+    picked: dict[str, list[PickedRows]] = {}
+    for number, (store, table) in enumerate(zip(stores, labels, strict=True), 1):
+        for split, name in how.names(store, number).items():
+            picked.setdefault(name, []).append(PickedRows(store[split], labels=table))
+    columns = {name: _columns(name, parts, how.common_columns) for name, parts in picked.items()}
+    spec = _spec(stores, how, names)
+
+    def write(writer: StoreWriter) -> None:
+        write_picked(writer, picked, writer.spec, jobs, on_progress, columns)
+
+    return new_store(target, spec, resume, write)
+
+
+def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | None) -> StoreSpec:
+    """Return the spec of the joined store: the first one's, without what others contradict."""
+    histories = [[done.to_dict() for done in store.manifest.history] for store in stores]
+    done = operation(
+        "merge",
+        stores,
+        split_names=how.split_names,
+        common_columns=how.common_columns or None,
+        histories=histories if any(histories) else None,
+    )
+    manifests = [store.manifest for store in stores]
+
+    def agreed(field: str) -> Any:
+        values = [getattr(manifest, field) for manifest in manifests]
+        return values[0] if all(value == values[0] for value in values) else None
+
+    ignored = {manifest.ignore_index for manifest in manifests} - {None}
+    books = (store.codebook for store in stores)
+    synonyms = (store.synonyms for store in stores)
+    return replace(
+        same_spec(stores[0], done),
+        class_names=names,
+        preprocessing=agreed("preprocessing"),
+        source_kind=agreed("source_kind"),
+        source_location=agreed("source_location"),
+        ignore_index=ignored.pop() if ignored else None,
+        codebook=next((book for book in books if book is not None), None),
+        synonyms=next((table for table in synonyms if table is not None), None),
+        history=(done,),
+    )
+
+
+def _check_agreement(stores: Sequence[TokenStore]) -> None:
+    """Raise StoreError unless codes, vectors and masks mean the same in all stores."""
+    for store in stores:
+        if not store.splits:
+            raise StoreError(f"{store.files.storage}: expected a store with splits, found none")
+    check_same_tokenizer([store[store.splits[0]] for store in stores])
+    for name in (CODEBOOK, SYNONYMS):
+        _check_equal(stores, name, [_records(store, f"{name}/c/") or None for store in stores])
+    _check_equal(stores, "ignore_index", [store.manifest.ignore_index for store in stores])
+    first = stores[0].manifest.views
+    for store in stores:
+        if store.manifest.views != first:
+            raise _different(stores[0], store, "views", first, store.manifest.views)
+
+
+def _check_equal(stores: Sequence[TokenStore], name: str, values: Sequence[Any]) -> None:
+    known = [(store, value) for store, value in zip(stores, values, strict=True) if value is not None]
+    for store, value in known:
+        if value != known[0][1]:
+            raise _different(known[0][0], store, name, known[0][1], value)
+
+
+def _records(store: TokenStore, folder: str) -> list[FileRecord]:
+    return [record for path, record in store.manifest.files.items() if path.startswith(folder)]
+
+
+def _different(first: TokenStore, other: TokenStore, name: str, expected: Any, actual: Any) -> StoreError:
+    return StoreError(
+        f"{other.files.storage}: cannot be merged with {first.files.storage}: {name} is {expected!r:.200} "
+        "there, "
+        f"and {actual!r:.200} here"
+    )
+
+
+def _unified_classes(
+    stores: Sequence[TokenStore],
+) -> tuple[tuple[str, ...] | None, list[npt.NDArray[np.int32] | None]]:
+    """Return the names of all classes, and for each store the new label of each of its labels.
+
+    None stands for labels that stay. Raises StoreError where only some labels have names.
+    """
+    named = [store for store in stores if store.class_names is not None]
+    if not named:
+        return None, [None] * len(stores)
+    for store in stores:
+        if store.class_names is None and any(LABELS in store[name].columns for name in store.splits):
+            relabelling = Parameter("labels")
+            raise StoreError(
+                f"{store.files.storage}: expected names of classes as {named[0].files.storage} has, found "
+                "labels "
+                f"without. Relabel it by {relabelling}, with names",
+                parameters=[relabelling],
+            )
+    names = tuple(dict.fromkeys(name for store in named for name in store.class_names or ()))
+    number = {name: label for label, name in enumerate(names)}
+    tables: list[npt.NDArray[np.int32] | None] = []
+    for store in stores:
+        own = store.class_names or ()
+        table = np.array([number[name] for name in own], np.int32)
+        tables.append(None if np.array_equal(table, np.arange(len(own))) else table)
+    return names, tables
+
+
+def _columns(name: str, parts: Sequence[PickedRows], common: bool) -> tuple[str, ...]:
+    """Return the columns of a new split; raise StoreError where its parts have others."""
+    tables = [_described(part.split) for part in parts]
+    first = tables[0]
+    if not common:
+        for part, table in zip(parts, tables, strict=True):
+            if table != first:
+                differ = sorted(each for each in {*first, *table} if first.get(each) != table.get(each))
+                leaving = Parameter("common_columns", True)
+                raise StoreError(
+                    f"split {name}: expected the same columns in {parts[0].split!r} and {part.split!r}, "
+                    "found "
+                    f"other {', '.join(differ[:_SHOWN])}. Leave out what not all have by {leaving}",
+                    parameters=[leaving],
+                )
+    return tuple(each for each in first if all(table.get(each) == first[each] for table in tables))
+
+
+def _described(split: SplitReader) -> Mapping[str, Column]:
+    return {name: split.column(name) for name in split.columns if name != TOKENS}
