@@ -285,6 +285,20 @@ def test_views_are_refused_where_there_are_no_pixels_to_cut(images: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_column_of_the_source_does_not_take_the_place_of_the_boxes(images: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    lines = ["path,view_boxes", *(f"{name},7" for name in names)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    arguments = {"tokenizer": BrightnessTokenizer(), "table": tmp_path / "table.csv", "on_error": "skip"}
+    with pytest.raises(ArgumentError, match="which is a column of the source too; columns='NAME=view_boxes'"):
+        tokenstore.convert(images, tmp_path / "out", views="random:3", columns=["view_boxes"], **arguments)
+    renamed = ["mine=view_boxes"]
+    tokenstore.convert(images, tmp_path / "out", views="random:3", columns=renamed, **arguments)
+    reader = tokenstore.open(tmp_path / "out")["train"]
+    assert reader.read("mine", [0]).tolist() == [7]
+    assert reader.read("view_boxes", [0]).shape == (1, 3, 5)
+
+
 def test_inputs_without_views_are_those_of_before(images: Path, tmp_path: Path) -> None:
     assert "views" not in OPTIONS.decisions()
     assert replace(OPTIONS, views="ten-crop:1.10").decisions()["views"] == "ten-crop:1.1"

@@ -95,7 +95,7 @@ def read_originals(
         if source is None or isinstance(source, str | os.PathLike):
             source = open_images(store.manifest, source, folder_of(store), **options)
         part = _same_split(store, split, source)
-        decoders = _decoders(store, split, positions, decoder)
+        decoders = _decoders(store, split, positions, decoder, all_views)
     except SourceError as error:
         return Originals([None] * len(positions), str(error))
     rows = store[split].samples_table().take(pa.array(positions))
@@ -182,7 +182,7 @@ def image_options(manifest: Manifest) -> ImageOptions:
 
 
 def _decoders(
-    store: TokenStore, split: str, positions: Indices, decoder: Decoder | None
+    store: TokenStore, split: str, positions: Indices, decoder: Decoder | None, all_views: bool
 ) -> Sequence[Decoder]:
     """Return the decoder of each sample's file: one for all, unless samples have boxes of views of their own.
 
@@ -198,7 +198,7 @@ def _decoders(
     if VIEW_BOXES not in store[split].arrays:
         raise SourceError(f"split {split}: nobody knows where its views are in their images: it has no boxes")
     options = image_options(store.manifest)
-    boxes = store[split].read(VIEW_BOXES, positions).tolist()
+    boxes = store[split].read(VIEW_BOXES, positions)[:, : None if all_views else 1].tolist()
     return [BoxDecoder(options, tuple(map(tuple, each))) for each in boxes]
 
 

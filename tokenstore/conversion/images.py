@@ -14,7 +14,7 @@ from tokenstore.conversion.options import ConvertOptions
 from tokenstore.conversion.plans import RangePlan
 from tokenstore.conversion.ranges import DEADLY, BadSample, RangeRequest, SampleRange, Segment
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.format import Column, Preprocessing
+from tokenstore.format import VIEW_BOXES, Column, Preprocessing
 from tokenstore.sources import decoding
 from tokenstore.sources.base import ImageSource, MaskedSplit, further_kinds
 from tokenstore.sources.decoding import decode_tasks
@@ -102,7 +102,7 @@ def plan_images(
     """Plan a conversion of the splits `names` by a tokenizer.
 
     Raises TokenizerError for a tokenizer that does not take images of the size, or views, and ArgumentError
-    for views of images with label maps.
+    for views beside label maps or a column of boxes.
     """
     tokenizer = loaded.tokenizer
     size = _chosen_size(source, tokenizer, options)
@@ -145,11 +145,24 @@ def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions,
     images = ImageOptions(side, options.resize, options.max_pixels)
     masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
     masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
-    if masked and options.views is not None:
-        named = [Parameter("views", options.views), Parameter("masks")]
-        raise ArgumentError(
-            f"{source.location}: {named[0]} is for images without label maps, since a label map would be of "
-            f"one view alone; leave out {named[0]}, or {named[1]}",
-            parameters=named,
-        )
+    if options.views is not None:
+        _refuse_beside_views(source, masked, Parameter("views", options.views))
     return Encoder(tokenizer, images, masks if masked else None, options.view_rule)
+
+
+def _refuse_beside_views(source: ImageSource, masked: bool, views: Parameter) -> None:
+    """Raise ArgumentError for label maps beside `views`, and for a column of the name of their boxes."""
+    if masked:
+        masks = Parameter("masks")
+        raise ArgumentError(
+            f"{source.location}: {views} is for images without label maps, since a label map would be of one "
+            f"view alone; leave out {views}, or {masks}",
+            parameters=[views, masks],
+        )
+    if any(VIEW_BOXES in columns for columns in source.further.values()):
+        other = Parameter("columns", f"NAME={VIEW_BOXES}")
+        raise ArgumentError(
+            f"{source.location}: with {views} a store keeps the boxes of its views as {VIEW_BOXES}, which is "
+            f"a column of the source too; {other} gives that another name",
+            parameters=[views, other],
+        )
