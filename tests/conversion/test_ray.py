@@ -78,6 +78,15 @@ def test_bad_images_and_a_codec_for_all_codes_give_the_bytes_of_one_process(
     assert converted(images, tmp_path / "out", options=options, executor=executor(cluster)) == alone
 
 
+@pytest.mark.parametrize("views", ["flip", "random:3"])
+def test_views_are_cut_on_a_cluster_as_by_one_process(
+    tmp_path: Path, images: Path, cluster: Any, views: str
+) -> None:
+    options = replace(SKIPPING, views=views)
+    alone = converted(images, tmp_path / "alone", options=options)
+    assert converted(images, tmp_path / "out", options=options, executor=executor(cluster)) == alone
+
+
 def test_an_actor_that_is_killed_is_replaced_and_its_ranges_are_encoded_again(
     tmp_path: Path, images: Path, cluster: Any, whole: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
