@@ -6,7 +6,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,4 +145,31 @@ def put_world_model(path: Path, codes: npt.NDArray[Any], segments: npt.NDArray[A
     (path / "metadata.json").write_text(json.dumps({"num_images": len(codes), "s": codes.shape[1]} | facts))
     codes.astype(facts.get("token_dtype", "<u4")).tofile(path / "video.bin")
     segments.astype("<i4").tofile(path / "segment_ids.bin")
+    return path
+
+
+def put_tree(
+    path: Path, codes: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name: str = "imagenet64"
+) -> Path:
+    """Write a LlamaGen tree of codes (n, V, L): int64 files (1, V, L), and labels (1,)."""
+    for ending in ("codes", "labels"):
+        (path / f"{name}_{ending}").mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(codes):
+        np.save(path / f"{name}_codes/{number}.npy", sample[None].astype(np.int64))
+        if labels is not None:
+            np.save(path / f"{name}_labels/{number}.npy", labels[number : number + 1].astype(np.int64))
+    return path
+
+
+def put_modality(path: Path, arrays: npt.NDArray[Any], keys: Sequence[str], tars: int = 0) -> Path:
+    """Write a modality of 4M: a file a sample, or members of so many tar files of neighbouring samples."""
+    path.mkdir(parents=True)
+    if not tars:
+        for key, array in zip(keys, arrays, strict=True):
+            (path / f"{key}.npy").parent.mkdir(exist_ok=True)
+            np.save(path / f"{key}.npy", array)
+    for number in range(tars):
+        rows = range(len(keys) * number // tars, len(keys) * (number + 1) // tars)
+        members = {f"{keys[row]}.npy": npy_bytes(arrays[row]) for row in rows}
+        (path / f"shard-{number:05}.tar").write_bytes(tar_bytes(members))
     return path

@@ -99,7 +99,7 @@ class CodePlan(RangePlan):
             self.spec.samples_per_shard(len(self.positions(name)), self.columns(name).values())
             for name in self.names
         )
-        return min(max(1, _RANGE_CODES // math.prod(self.spec.grid)), *shards)
+        return min(max(1, _RANGE_CODES // math.prod(self.spec.sample_shape)), *shards)
 
     @override
     def begin(self, workers: int) -> CodeReader:
@@ -146,6 +146,7 @@ def plan_codes(
         identity = related_identity(vectors, sizes, source.grid, loaded.tokenizer, loaded.spec)
     spec = StoreSpec(
         grid=source.grid,
+        views=source.views,
         codebook_sizes=sizes,
         tokenizer=identity,
         codec=options.first_codec,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenstore.codecs import Column
+from tokenstore.codecs import Column, Views
 from tokenstore.errors import Parameter, SampleError
 
 Labels: TypeAlias = npt.NDArray[np.int32]
@@ -123,7 +123,7 @@ class CodeSplit(Split, Protocol):
         """The further aligned columns: name -> (dtype, shape of one sample)."""
 
     def codes(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
-        """Return codes (stop - start, *grid) of an unsigned integer dtype."""
+        """Return codes (stop - start, *grid), of V views (stop - start, V, *grid), of an unsigned dtype."""
 
     def column(self, name: str, start: int, stop: int) -> npt.NDArray[np.generic]:
         """Return values (stop - start, *shape) of an aligned column; raise KeyError for an unknown name."""
@@ -179,6 +179,7 @@ class CodeSource:
     location: str
     splits: Mapping[str, CodeSplit]
     grid: tuple[int, ...]
+    """The shape of a sample's codes, or of each of its views."""
     codebook_sizes: tuple[int, ...] | None = None
     """The size of each codebook, where the source says it; None means that of its vectors, or the largest
     code + 1."""
@@ -195,6 +196,8 @@ class CodeSource:
     """Further notes: what looks like labels and is not used, each with how to use it."""
     further: Further = field(default_factory=dict)
     """The further columns of each split, besides those of the split itself."""
+    views: Views | None = None
+    """The views of every sample, if samples have several; their boxes may be the column `view_boxes`."""
 
     @property
     def images(self) -> ImageSource | None:

@@ -36,6 +36,8 @@ _BUILT_IN = {
     "safetensors": "tokenstore.sources.layouts.safetensors_files",
     "jsonl": "tokenstore.sources.layouts.json_lines",
     "zarr": "tokenstore.sources.layouts.zarr_arrays",
+    "llamagen": "tokenstore.sources.layouts.llamagen",
+    "4m": "tokenstore.sources.layouts.four_m",
     "commavq": "tokenstore.sources.layouts.commavq",
     "1x": "tokenstore.sources.layouts.world_model",
 }
