@@ -52,6 +52,12 @@ def training_samples(store: TokenStore, split: str, columns: Sequence[str]) -> T
                 f"with {way}",
                 parameters=[masks],
             )
+    views = store.manifest.views
+    if MASKS in columns and views is not None:
+        raise ModelError(
+            f"{where}: expected one view of each image, found {views.count}: label maps show the image; "
+            "convert the images without views"
+        )
     return TokenDataset(store, split, columns=columns)
 
 
@@ -112,7 +118,7 @@ def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: i
     """
     last = classes if ignore_index < classes else classes - 1
     largest = 0
-    shape, grid = dataset.rows.column(MASKS).shape, dataset.rows.column(TOKENS).shape
+    shape, grid = dataset.column(MASKS).shape, dataset.column(TOKENS).shape
     if len(shape) != 2 or any(side % places for side, places in zip(shape, grid, strict=True)):
         size = Parameter("mask_size")
         raise ModelError(

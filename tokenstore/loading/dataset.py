@@ -14,11 +14,13 @@ import torch
 from torch.utils.data import Dataset
 
 from tokenstore.errors import StoreError, did_you_mean
-from tokenstore.format import LABELS, TOKENS, TokenizerIdentity
+from tokenstore.format import LABELS, TOKENS, Column, TokenizerIdentity
 from tokenstore.loading.columns import collated, sample_values
 from tokenstore.loading.orders import Shuffle, order_of
 from tokenstore.loading.pipeline import no_end
 from tokenstore.loading.sampling import Order, Permutation
+from tokenstore.loading.views import HAVE_VIEWS, View, checked_view, views_of
+from tokenstore.randomness import check_key
 from tokenstore.reading import (
     Indices,
     Rows,
@@ -54,6 +56,10 @@ class TokenDataset(Dataset[Any]):
     (m,) in the split, or in the concatenation of several, and their values; it returns a list of m values.
     `indices` (m,) restricts and orders the dataset, as `select` does.
 
+    Of a store with views, `view` says which one a sample's tokens (*grid) are: a number, or "random", the
+    default: one that seed, epoch and row decide. The epoch is a TokenLoader's own, and that of `set_epoch`
+    elsewhere. "all" gives all V views, (V, *grid). The column `view_boxes` follows the view.
+
     Batches of indices (`__getitems__`, which torch's DataLoader calls) are decoded in one call. The dataset
     pickles to its location and is safe in forked, spawned and persistent workers. `TokenLoader` reads a
     dataset faster than a DataLoader, in an order that does not depend on the number of ranks.
@@ -61,7 +67,8 @@ class TokenDataset(Dataset[Any]):
     Remote stores, and the arguments from `storage_options` on, are as in `tokenstore.open`.
 
     Raises StoreError for a split or column that the store does not have, ValueError where `columns` is not a
-    list of names, IndexError for indices out of range, and as `tokenstore.open` does.
+    list of names or for a view that samples do not have, IndexError for indices out of range, and as
+    `tokenstore.open` does.
     """
 
     def __init__(
@@ -74,6 +81,7 @@ class TokenDataset(Dataset[Any]):
         indices: Sequence[int] | Indices | None = None,
         storage_options: Mapping[str, Any] | None = None,
         *,
+        view: View | None = None,
         retries: Retries | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_limit: int | str = "10GB",
@@ -91,7 +99,8 @@ class TokenDataset(Dataset[Any]):
                 cache_policy=cache_policy,
             )
         rows: Rows = store[split]
-        self._set_up(rows if indices is None else Subset(rows, indices), columns, transform, target_transform)
+        rows = rows if indices is None else Subset(rows, indices)
+        self._set_up(rows, columns, transform, target_transform, view)
 
     def _set_up(
         self,
@@ -99,8 +108,10 @@ class TokenDataset(Dataset[Any]):
         columns: Sequence[str] | None,
         transform: Transform | None,
         target_transform: Transform | None,
+        view: View | None = None,
     ) -> None:
         self.rows: Rows = rows
+        self._choose_view(view)
         self.transform = transform
         self.target_transform = target_transform
         if columns is None:
@@ -109,7 +120,48 @@ class TokenDataset(Dataset[Any]):
             raise ValueError(f"columns: expected a list of names such as ['tokens'], found {columns!r}")
         self.columns = tuple(columns)
         for name in self.columns:
-            rows.column(name)
+            self.column(name)
+
+    def _choose_view(self, view: View | None) -> None:
+        self.view = checked_view(view, self.rows)
+        self._drawn_by = None
+        if self.view == "random":  # subtle: shared, so that workers that were started before see the epoch
+            self._drawn_by = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int, seed: int = 0) -> None:
+        """Choose the epoch, and the seed, whose views indexing gives; a TokenLoader chooses by itself.
+
+        The choice also is that of subsets, and of worker processes that were started before. Raises
+        ValueError for numbers that are not of 64 bits.
+        """
+        check_key(seed, epoch)
+        if self._drawn_by is not None:
+            self._drawn_by[0], self._drawn_by[1] = (each - 2**64 * (each >= 2**63) for each in (seed, epoch))
+
+    def with_view(self, view: View | None) -> Self:
+        """Return a dataset of the same samples that gives another view; raises ValueError as `view` does."""
+        dataset = copy.copy(self)
+        dataset._choose_view(view)
+        return dataset
+
+    def column(self, name: str) -> Column:
+        """Return the dtype, the shape and the form of the stored samples of a column, as they are given.
+
+        Raises StoreError for a column that the dataset does not have.
+        """
+        if name in HAVE_VIEWS and self.view not in (None, "all"):
+            return self.rows.view_column(name)
+        return self.rows.column(name)
+
+    def views_of(self, row_numbers: Indices, key: tuple[int, int] | None = None) -> Indices | int | None:
+        """Return the view (m,) that is given of each sample at `row_numbers` (m,), or the one of all.
+
+        None stands for all views, and for samples without. `key` is (seed, epoch), by default that of
+        `set_epoch`.
+        """
+        if key is None:
+            key = (0, 0) if self._drawn_by is None else (int(self._drawn_by[0]), int(self._drawn_by[1]))
+        return views_of(self.view, self.rows, row_numbers, *key)
 
     @property
     def reader(self) -> SplitReader:
@@ -162,8 +214,9 @@ class TokenDataset(Dataset[Any]):
         if len(sizes) > 1 and len(set(sizes)) == 1:
             codebooks = f"{len(sizes)} codebooks of {sizes[0]}"
         classes = "no class names" if self.class_names is None else f"{len(self.class_names):,} classes"
+        views = "" if self.view is None else f"view {self.view!r}, "
         return (
-            f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, grid {grid}, "
+            f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, {views}grid {grid}, "
             f"{codebooks}, {classes}, {self.rows!r})"
         )
 
@@ -194,7 +247,7 @@ class TokenDataset(Dataset[Any]):
         targets = () if self.target_transform is None else (self._target,)
 
         def is_ragged(name: str) -> bool:
-            return self.rows.column(name).is_ragged and name not in targets
+            return self.column(name).is_ragged and name not in targets
 
         return collated(self.columns, is_ragged, samples)
 
@@ -284,13 +337,16 @@ class TokenDataset(Dataset[Any]):
         others = [name for name in self.columns if name != TOKENS]
         return LABELS if LABELS in others else next(iter(others), None)
 
-    def samples(self, row_numbers: Indices, prefetched: Any = None) -> list[Any]:
+    def samples(
+        self, row_numbers: Indices, prefetched: Any = None, key: tuple[int, int] | None = None
+    ) -> list[Any]:
         """Return the samples of some row numbers of `rows`, transformed, as `dataset[i]` gives them.
 
-        `prefetched` is a result of `rows.prefetch`. Raises IndexError, DamageError, and StorageError where
-        remote storage does not answer.
+        `prefetched` is a result of `rows.prefetch`, `key` as for `views_of`. Raises IndexError, DamageError,
+        and StorageError where remote storage does not answer.
         """
-        columns = [self._column(name, row_numbers, prefetched) for name in self.columns]
+        views = self.views_of(row_numbers, key)
+        columns = [self._column(name, row_numbers, prefetched, views) for name in self.columns]
         for name, attribute in ((TOKENS, "transform"), (self._target, "target_transform")):
             if getattr(self, attribute) is not None and name in self.columns:
                 place = self.columns.index(name)
@@ -311,13 +367,13 @@ class TokenDataset(Dataset[Any]):
             )
         return results
 
-    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Sequence[Any]:
-        column = self.rows.column(name)
+    def _column(self, name: str, row_numbers: Indices, prefetched: Any, views: object) -> Sequence[Any]:
+        column, view = self.column(name), views if name in HAVE_VIEWS else None
         if name == TOKENS:
             tokens = torch.empty((len(row_numbers), *column.shape), dtype=torch.int64, device="cpu")
-            self.rows.read(name, row_numbers, tokens.numpy(), prefetched)
+            self.rows.read(name, row_numbers, tokens.numpy(), prefetched, view)
             return tokens.unbind(0)
-        return sample_values(column, self.rows.read(name, row_numbers, None, prefetched))
+        return sample_values(column, self.rows.read(name, row_numbers, None, prefetched, view))
 
 
 def _listed(labels: Any) -> list[Any]:

@@ -32,6 +32,7 @@ from tokenstore.loading.resident import ResidentView
 from tokenstore.loading.sampled import sampled
 from tokenstore.loading.sampling import Order, Steps, load_kernels, whole_number
 from tokenstore.loading.torch_arguments import Taken, TorchArguments, drawn_seed, own_dataset
+from tokenstore.loading.views import HAVE_VIEWS
 from tokenstore.machine import available_cores
 from tokenstore.randomness import check_key, derived_seed
 from tokenstore.reading import Indices, Rows
@@ -149,15 +150,15 @@ class TokenLoader:
         self._resident = ResidentView(self.dataset.rows, self.device) if resident == "gpu" else None
         self._rows = self._source()
         self.shuffle: Shuffle = self._kind_of_shuffle(shuffle)
-        manifest = self.dataset.rows.manifests[0]
         if shuffle_window is None:
-            self.shuffle_window = default_window(manifest)
+            self.shuffle_window = default_window(self.dataset.rows.manifests[0])
         self._view = copy.copy(self.dataset)
         self._view.rows = self._rows
         self._copies = DeviceCopies(self.device)
         most = self.batch_size if pad else min(self.batch_size, max(1, len(self.dataset)))
         spare = self.num_threads * self.prefetch + 2
-        self._buffers = Buffers((most, *manifest.grid), torch.int64, self.pin_memory, spare)
+        shape = (most, *self.dataset.column(TOKENS).shape)
+        self._buffers = Buffers(shape, torch.int64, self.pin_memory, spare)
         self._reserve_cache()
         self._order(0)
         load_kernels()  # so that the first batch does not wait for them
@@ -232,7 +233,7 @@ class TokenLoader:
             order = self._order(0)
             samples = order.samples_in_memory(self._span) // math.gcd(order.lanes, self.world_size)
             samples = samples or _CACHED_WINDOWS * self.shuffle_window
-            self._rows.reserve_cache(samples, fetched_columns(self.dataset.columns, self._rows.column))
+            self._rows.reserve_cache(samples, fetched_columns(self.dataset.columns, self.dataset.column))
 
     @property
     def _span(self) -> int:
@@ -303,7 +304,7 @@ class TokenLoader:
         order, rank = self._order(epoch), self.rank
         steps = self._steps(consumed, order)
         prefetcher = None
-        fetched = fetched_columns(self.dataset.columns, self._rows.column)
+        fetched = fetched_columns(self.dataset.columns, self.dataset.column)
         if fetched and not self._is_local:
             prefetcher = Prefetcher(self._rows, order, steps, rank, self._span, fetched)
 
@@ -344,14 +345,15 @@ class TokenLoader:
     def _batch(self, row_numbers: Indices, prefetched: Any, epoch: int, start: int) -> Any:
         """Return the batch of some row numbers, whose first sample is at position `start` of the epoch."""
         if self._by_sample:
-            samples = self._view.samples(row_numbers, prefetched)
+            samples = self._view.samples(row_numbers, prefetched, (self.seed, epoch))
             try:
                 batch = (self.collate_fn or self._view.collate)(samples)
             except StopIteration as error:
                 raise no_end("collate_fn") from error
             return self._copies.copied(batch)
+        views = self.dataset.views_of(row_numbers, (self.seed, epoch))
         columns = self._copies.copied(
-            tuple(self._column(name, row_numbers, prefetched) for name in self.dataset.columns)
+            tuple(self._column(name, row_numbers, prefetched, views) for name in self.dataset.columns)
         )
         if self.batch_transform is None:
             return columns if len(columns) > 1 else columns[0]
@@ -367,16 +369,17 @@ class TokenLoader:
         dataset = self.dataset
         return bool(self.collate_fn or dataset.transform or dataset.target_transform)
 
-    def _column(self, name: str, row_numbers: Indices, prefetched: Any) -> Tensor | list[Any]:
+    def _column(self, name: str, row_numbers: Indices, prefetched: Any, views: Any) -> Tensor | list[Any]:
         if name == TOKENS and self._resident is not None:
             with self._copies.stream():
-                return self._resident.read(row_numbers)
+                return self._resident.read(row_numbers, views)
         if name == TOKENS:
             tokens = self._buffers.take(len(row_numbers))
-            self._rows.read(name, row_numbers, tokens.numpy(), prefetched)
+            self._rows.read(name, row_numbers, tokens.numpy(), prefetched, views)
             return tokens
-        values = self._rows.read(name, row_numbers, None, prefetched)
-        return batch_values(name, self._rows.column(name), values)
+        view = views if name in HAVE_VIEWS else None
+        values = self._rows.read(name, row_numbers, None, prefetched, view)
+        return batch_values(name, self.dataset.column(name), values)
 
 
 def _row_numbers(order: Order, positions: Indices) -> Indices:

@@ -14,6 +14,7 @@ from tokenstore.errors import Parameter, StoreError
 from tokenstore.format import LABELS
 from tokenstore.loading.dataset import Shuffle, TokenDataset
 from tokenstore.loading.sampling import Mixture, Order, Stopping
+from tokenstore.loading.views import View
 from tokenstore.randomness import GAMMA
 from tokenstore.reading import Concatenated, Indices, Rows, Subset
 
@@ -26,13 +27,18 @@ _SEED_STEP: Final = GAMMA
 def concat(datasets: Sequence[TokenDataset]) -> TokenDataset:
     """Return a dataset of the samples of several datasets, one after another; nothing is copied.
 
+    Samples of a store without views are joined with views of others: each is its one view.
+
     Raises StoreError where datasets differ in tokenizer, grid, columns or, where labels are read, in their
-    class names; ValueError where they differ in transforms, or for no dataset.
+    class names; ValueError where they differ in transforms or in the view that they give, or for no dataset.
     """
     if not datasets:
         raise ValueError("datasets: expected at least one, found none")
     dataset = copy.copy(datasets[0])
     dataset.rows = _joined(datasets)
+    dataset = dataset.with_view(_common_view(datasets))
+    for name in dataset.columns:
+        dataset.column(name)
     return dataset
 
 
@@ -67,15 +73,22 @@ class MixedDataset(TokenDataset):
         if not datasets:
             raise ValueError("datasets: expected at least one, found none")
         first = datasets[0]
-        self._set_up(_joined(datasets), first.columns, first.transform, first.target_transform)
+        view = _common_view(datasets)
+        self._set_up(_joined(datasets), first.columns, first.transform, first.target_transform, view)
         self.datasets = tuple(datasets)
         sizes = [len(dataset) for dataset in datasets]
         self.weights = tuple(map(float, sizes if weights is None else weights))
         self.stopping: Stopping = stopping
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose samples indexing gives; a TokenLoader chooses by itself."""
+    @override
+    def set_epoch(self, epoch: int, seed: int = 0) -> None:
+        """Choose the epoch whose samples, and whose views, indexing gives; a TokenLoader chooses by itself.
+
+        The samples do not depend on `seed`, by which views are drawn, and the choice of samples is this
+        process's own.
+        """
+        super().set_epoch(epoch, seed)
         self._in_order = self.order(0, epoch, "none", 1)
 
     def __len__(self) -> int:
@@ -136,9 +149,15 @@ def _joined(datasets: Sequence[TokenDataset]) -> Concatenated:
                 f"Leave the labels out by {tokens_only}",
                 parameters=[tokens_only],
             )
-    for name in first.columns:
-        rows.column(name)
     return rows
+
+
+def _common_view(datasets: Sequence[TokenDataset]) -> View | None:
+    """Return the view that datasets give, but for those without views; raise ValueError for several."""
+    views = list(dict.fromkeys(dataset.view for dataset in datasets if dataset.view is not None))
+    if len(views) > 1:
+        raise ValueError(f"view: expected the same in all datasets, found {views[0]!r} and {views[1]!r}")
+    return views[0] if views else None
 
 
 def _beginning(names: tuple[str, ...] | None) -> str:

@@ -32,8 +32,8 @@ _MOST_BLOCKS = 2**20
 
 
 def packed_nbytes(manifest: Manifest) -> int:
-    """Return the bytes of one sample's codes, packed."""
-    return bitpack.sample_nbytes(math.prod(manifest.grid), manifest.codebook_size)
+    """Return the bytes of one sample's codes, of all its views, packed."""
+    return bitpack.sample_nbytes(math.prod(manifest.sample_shape), manifest.codebook_size)
 
 
 def default_window(manifest: Manifest) -> int:

@@ -65,7 +65,7 @@ class SampledDataset(TokenDataset):
                 "sampler: leave it out, since TokenLoader gives each rank its part; give shuffle, seed, "
                 "drop_last or pad, and rank and world_size where torch.distributed does not know them"
             )
-        self._set_up(dataset.rows, dataset.columns, dataset.transform, dataset.target_transform)
+        self._set_up(dataset.rows, dataset.columns, dataset.transform, dataset.target_transform, dataset.view)
         self._sampler = sampler
         for seeds_default in (False, True):
             self._seeds_default = seeds_default

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs import ChunkCodec
-from tokenstore.errors import CodecError, DamageError, StoreError
+from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import TOKENS, ArrayLayout
 from tokenstore.reading.fetching import FetchedShards
 from tokenstore.reading.local_shards import LocalShards
@@ -141,8 +141,8 @@ class ArrayReader(ABC):
         `prefetch`.
 
         `view`, an integer for all samples or integers (m,), gives that view of each sample alone:
-        (m, *view_shape). Raises IndexError, DamageError, and StorageError if remote storage does not answer;
-        StoreError for a view of an array without views.
+        (m, *view_shape). A sample without views is its view 0. Raises IndexError, DamageError, and
+        StorageError if remote storage does not answer.
         """
         row_numbers = normalised(indices, self.layout.samples)
         views = None if view is None else self._chosen_views(view, len(row_numbers))
@@ -153,11 +153,9 @@ class ArrayReader(ABC):
             self._read_into(row_numbers, out, prefetched, views)
         return of_indices(out, indices)
 
-    def _chosen_views(self, view: object, samples: int) -> Indices:
-        """Return the view (m,) of each of so many samples; raises StoreError and IndexError."""
+    def _chosen_views(self, view: object, samples: int) -> Indices | None:
+        """Return the view (m,) of each of so many samples, None without views; raises IndexError."""
         count = self.layout.views
-        if count == 1:
-            raise StoreError(f"{self.store.storage}/{self.name}: expected an array of views, found none")
         views = np.asarray(view)
         if views.dtype.kind not in "ui" or views.shape not in ((), (samples,)):
             raise IndexError(
@@ -166,8 +164,8 @@ class ArrayReader(ABC):
             )
         if views.size and not 0 <= int(views.min()) <= int(views.max()) < count:
             outside = views.min() if int(views.min()) < 0 else views.max()
-            raise IndexError(f"expected views from 0 to {count - 1}, found {outside}")
-        return np.broadcast_to(views.astype(np.int64), (samples,))
+            raise IndexError(f"{self.name}: expected views from 0 to {count - 1}, found {outside}")
+        return None if count == 1 else np.broadcast_to(views.astype(np.int64), (samples,))
 
     @abstractmethod
     def _read_into(

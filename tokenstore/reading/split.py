@@ -85,8 +85,8 @@ class SplitReader:
         """Return values (m, *shape) of an aligned array at `indices` (m,), by default all.
 
         A slice gives its samples, a single integer the values (*shape) of one. `out` and `prefetched` are as
-        in `ArrayReader.read`. `view` gives one view of each sample alone, where the array has views: codes
-        (m, *grid). It is an integer, or integers (m,).
+        in `ArrayReader.read`. `view`, an integer or integers (m,), gives one view of each sample alone:
+        codes (m, *grid). A sample without views is its view 0.
 
         Texts and lists are an array (m,) of objects: `str`, or arrays of numbers. Raises IndexError,
         StoreError, DamageError, and StorageError where remote storage does not answer.
@@ -102,6 +102,11 @@ class SplitReader:
     def column(self, name: str) -> Column:
         """Return the dtype, the shape and the form of the samples of an aligned array; raises StoreError."""
         return self.array(name).layout.column
+
+    def view_column(self, name: str) -> Column:
+        """Return what `column` does, for one view of each sample."""
+        layout = self.array(name).layout
+        return Column(layout.dtype, layout.view_shape, layout.form)
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int32] | None:

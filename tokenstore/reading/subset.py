@@ -131,6 +131,10 @@ class Subset(Rows):
         return self._rows.column(name)
 
     @override
+    def view_column(self, name: str) -> Column:
+        return self._rows.view_column(name)
+
+    @override
     def read(
         self,
         name: str,

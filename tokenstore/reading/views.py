@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -84,6 +84,9 @@ class Rows(Protocol):
     def column(self, name: str) -> Column:
         """Return the dtype, the shape and the form of the samples of a column; raises StoreError."""
 
+    def view_column(self, name: str) -> Column:
+        """Return what `column` does, for one view of each sample; a sample without views is its one view."""
+
     def read(
         self,
         name: str,
@@ -96,7 +99,7 @@ class Rows(Protocol):
 
         A single integer gives the values (*shape) of its sample. `out`, if given, is filled and returned.
         `prefetched` is a result of `prefetch`. `view`, an integer or integers (m,), gives one view of each
-        sample alone, where samples have views. Raises IndexError, StoreError and DamageError.
+        sample alone. A sample without views is its view 0. Raises IndexError, StoreError and DamageError.
         """
 
     def prefetch(self, indices: Indices, columns: Sequence[str] = (TOKENS,)) -> Any:
@@ -204,9 +207,16 @@ class Concatenated(Rows):
 
     @override
     def column(self, name: str) -> Column:
-        expected = self.parts[0].column(name)
+        return self._same_in_all(name, lambda part: part.column(name))
+
+    @override
+    def view_column(self, name: str) -> Column:
+        return self._same_in_all(name, lambda part: part.view_column(name))
+
+    def _same_in_all(self, name: str, column: Callable[[Rows], Column]) -> Column:
+        expected = column(self.parts[0])
         for part in self.parts:
-            actual = part.column(name)
+            actual = column(part)
             if actual != expected:
                 raise StoreError(
                     f"{name}: expected {expected} as in {self.parts[0]!r}, found {actual} in {part!r}"
@@ -224,9 +234,8 @@ class Concatenated(Rows):
     ) -> Values:
         row_numbers = normalised(indices, len(self))
         if out is None:
-            column = self.column(name)
-            shape = column.shape if view is None else column.shape[1:]
-            out = np.empty((len(row_numbers), *shape), column.dtype)
+            column = self.column(name) if view is None else self.view_column(name)
+            out = np.empty((len(row_numbers), *column.shape), column.dtype)
         for part, (places, own) in self._by_part(row_numbers).items():
             prefetched_of_part = None if prefetched is None else prefetched.get(part)
             own_view = view if view is None or np.ndim(cast("Any", view)) == 0 else np.asarray(view)[places]
@@ -286,10 +295,10 @@ def check_same_tokenizer(parts: Sequence[Rows]) -> None:
                     f"and {other.tokenizer} in {part!r}. {_way_to_one_tokenizer(first, other, parameters)}",
                     parameters=parameters,
                 )
-            if (other.sample_shape, other.codebook_sizes) != (first.sample_shape, first.codebook_sizes):
+            if (other.grid, other.codebook_sizes) != (first.grid, first.codebook_sizes):
                 raise StoreError(
-                    f"expected grids {first.sample_shape} of {first.codebook_sizes} codes as in "
-                    f"{parts[0]!r}, found {other.sample_shape} of {other.codebook_sizes} in {part!r}"
+                    f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]!r}, "
+                    f"found {other.grid} of {other.codebook_sizes} in {part!r}"
                 )
     _warn_of_unknown_tokenizers([manifest for part in parts for manifest in part.manifests])
 

@@ -9,10 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tokenstore.codecs import Bitpack, SampleSpans
 from tokenstore.errors import CodecError, DamageError, StoreError
 from tokenstore.loading.resident.bitpack import unpack
 from tokenstore.loading.resident.context import ContextDecoder
 from tokenstore.reading import ArrayReader, SampleArrayReader, normalised
+from tokenstore.reading.shards import Payloads
 
 __all__ = ["ResidentTokens"]
 
@@ -20,8 +22,9 @@ __all__ = ["ResidentTokens"]
 class ResidentTokens:
     """The tokens of a split (N, *grid) in a device's memory, in as many bytes as the store's shards.
 
-    The constructor reads every chunk once and checks it. Raises StoreError where tokens are stored by neither
-    of the codecs `bitpack` and `context`, and DamageError where the store is damaged.
+    Views that are coded given others are packed instead, which takes more. The constructor reads every chunk
+    once and checks it. Raises StoreError where tokens are stored by neither of the codecs `bitpack` and
+    `context`, and DamageError where the store is damaged.
     """
 
     def __init__(self, tokens: ArrayReader, device: torch.device | str) -> None:
@@ -32,19 +35,23 @@ class ResidentTokens:
                 f"{tokens.store.storage}/{tokens.name}: expected tokens of the codec bitpack or context, "
                 f"found {layout.codec.name}. Write the store anew with one of those"
             )
-        self.grid = layout.sample_shape
+        self.grid, self._views = layout.view_shape, layout.views
         self._where = f"{tokens.store.storage}/{tokens.name}"
         self._codebook_size = form.codebook_size
         self._decoder = None
-        if form.model is not None:
+        given = layout.codec.given_views
+        is_given = given is not None and given.model is not None
+        self._packer = Bitpack(form.codebook_size, self._views) if is_given else None
+        if form.model is not None and self._packer is None:
             self._decoder = ContextDecoder(form.model, self.grid, device)
-        self._offsets = np.empty(layout.samples, np.int64)
-        self._lengths = np.empty(layout.samples, np.int64)
-        self._packed = np.empty(layout.samples, np.bool_)
+        grids = layout.samples * self._views
+        self._offsets = np.empty(grids, np.int64)
+        self._lengths = np.empty(grids, np.int64)
+        self._packed = np.empty(grids, np.bool_)
         self._pool = self._loaded(reader, torch.device(device))
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._offsets) // self._views
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +63,22 @@ class ResidentTokens:
         """The bytes that the tokens take on the device, without a context model's tables."""
         return self._pool.untyped_storage().nbytes()
 
-    def read(self, indices: object) -> Tensor:
+    def read(self, indices: object, view: npt.NDArray[np.int64] | int | None = None) -> Tensor:
         """Return codes (m, *grid) int64, on the device, of the samples at `indices` (m,), in their order.
 
-        Raises IndexError, and DamageError where a sample's bytes are not those that an encoder wrote.
+        `view`, an integer or integers (m,), is the one that is read, by default all: (m, V, *grid). Raises
+        IndexError, and DamageError where a sample's bytes are not those that an encoder wrote.
         """
         row_numbers = normalised(indices.cpu().numpy() if isinstance(indices, Tensor) else indices, len(self))
+        if self._views == 1:
+            return self._grids(row_numbers)
+        if view is not None:
+            return self._grids(row_numbers * self._views + view)
+        grids = (row_numbers[:, None] * self._views + np.arange(self._views)).reshape(-1)
+        return self._grids(grids).reshape(-1, self._views, *self.grid)
+
+    def _grids(self, row_numbers: npt.NDArray[np.int64]) -> Tensor:
+        """Return codes (m, *grid) of samples, or of views by their numbers among all views of all samples."""
         packed = self._packed[row_numbers]
         try:
             if packed.all() or not packed.any():
@@ -86,13 +103,16 @@ class ResidentTokens:
     def _loaded(self, tokens: SampleArrayReader, device: torch.device) -> Tensor:
         """Copy all chunks' payloads to the device, (nbytes,) uint8, and note where each sample is in them."""
         layout = tokens.layout
-        files = (f"{tokens.name}/{layout.shard_file(shard)}" for shard in range(layout.shards))
-        room = sum(tokens.store.record(file).size for file in files)
+        if self._packer is None:
+            files = (f"{tokens.name}/{layout.shard_file(shard)}" for shard in range(layout.shards))
+            room = sum(tokens.store.record(file).size for file in files)
+        else:
+            room = len(self._offsets) * self._packer.sample_nbytes(self.grid)
         pool = torch.empty(room, dtype=torch.uint8, device=device)
         start = 0
         for chunk, payloads in tokens.prefetched_chunks():
-            spans = tokens.spans(chunk, payloads)
-            samples = slice(*layout.chunk_span(chunk))
+            spans = self._spans(tokens, chunk, payloads)
+            samples = slice(*(edge * self._views for edge in layout.chunk_span(chunk)))
             self._offsets[samples] = start + spans.addresses - spans.payload.ctypes.data
             self._lengths[samples] = spans.lengths
             self._packed[samples] = spans.packed
@@ -100,3 +120,11 @@ class ResidentTokens:
             pool[start:stop] = torch.from_numpy(spans.payload.copy())
             start = stop
         return pool[:start]
+
+    def _spans(self, tokens: SampleArrayReader, chunk: int, payloads: Payloads | None) -> SampleSpans:
+        """Return the spans of a chunk's samples, or views, as they are stored or packed."""
+        if self._packer is None:
+            return tokens.spans(chunk, payloads)
+        codes = tokens.decode_chunk(chunk, payloads)
+        packed = np.frombuffer(self._packer.encode(codes, len(codes), 0), np.uint8)
+        return self._packer.spans(packed, self.grid, len(codes) * self._views)

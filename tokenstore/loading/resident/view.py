@@ -24,13 +24,19 @@ class ResidentView:
         self._rows = rows
         self._splits = [ResidentTokens(split.arrays[TOKENS], device) for split in rows.splits]
 
-    def read(self, row_numbers: Indices) -> Tensor:
+    def read(self, row_numbers: Indices, views: Indices | int | None = None) -> Tensor:
         """Return codes (m, *grid) int64, on the device, of the samples at `row_numbers` (m,), in their order.
 
-        Raises IndexError, and DamageError where a sample's bytes are not those that an encoder wrote.
+        `views`, an integer or integers (m,), are those that are read, by default all: (m, V, *grid). Raises
+        IndexError, and DamageError where a sample's bytes are not those that an encoder wrote.
         """
         groups = list(self._rows.by_split(row_numbers))
-        codes = torch.cat([self._splits[split].read(own) for split, _, own in groups])
+        codes = torch.cat(
+            [
+                self._splits[split].read(own, views[places] if isinstance(views, np.ndarray) else views)
+                for split, places, own in groups
+            ]
+        )
         if len(groups) == 1:
             return codes
         places = np.concatenate([places for _, places, _ in groups])
