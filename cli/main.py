@@ -39,6 +39,7 @@ _COMMANDS = {
     "relabel": ("store.relabel", "Give the samples of a store other labels."),
     "rename-class": ("store.rename_class", "Give a class of a store another name."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
+    "export": ("store.export", "Write a store's samples as files of another layout."),
     "stats": (
         "store.stats",
         "Audit a store: where its bytes go and how its codes are used.",

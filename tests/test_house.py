@@ -38,6 +38,7 @@ FRONT_DOORS = {
     "tokenstore.tokenizers.train.run.train_tokenizer",
     "tokenstore.writing.editing.partition.split",
     "tokenstore.writing.editing.select.select",
+    "tokenstore.writing.export.export.export",
     "tokenstore.writing.merge.merge",
     "tokenstore.writing.recode.recode",
     "tokenstore.writing.write.write",

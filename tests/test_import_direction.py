@@ -70,6 +70,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "concat",
         "convert",
         "copy",
+        "export",
         "info",
         "merge",
         "mix",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokenstore.writing.editing.partition import split
     from tokenstore.writing.editing.relabel import relabel, rename_class
     from tokenstore.writing.editing.select import select
+    from tokenstore.writing.export.export import export
     from tokenstore.writing.merge import merge
     from tokenstore.writing.recode import recode
     from tokenstore.writing.write import write
@@ -42,6 +43,7 @@ __all__ = [
     "concat",
     "convert",
     "copy",
+    "export",
     "info",
     "merge",
     "mix",
@@ -69,6 +71,7 @@ _HOMES = {
     "concat": ("tokenstore.loading.mixing", "concat"),
     "convert": ("tokenstore.conversion.convert", "convert"),
     "copy": ("tokenstore.writing.copy", "copy"),
+    "export": ("tokenstore.writing.export.export", "export"),
     "info": ("tokenstore.audit.info", "info"),
     "merge": ("tokenstore.writing.merge", "merge"),
     "mix": ("tokenstore.loading.mixing", "mix"),

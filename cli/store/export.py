@@ -1,0 +1,93 @@
+"""The command `tokenstore export`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+import tokenstore
+
+from .. import options
+from ..console import echo, human_bytes
+from ..main import EXIT_CODES
+from ..parameters import Choice
+
+
+def layout_names() -> tuple[str, ...]:
+    """Return the names of all layouts."""
+    from tokenstore.writing.export.layouts import LAYOUTS
+
+    return tuple(LAYOUTS)
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store()
+@click.argument("out")
+@click.option("--to", type=Choice(layout_names()), required=True, help="The layout of the files.")
+@options.split("all", name="splits", multiple=True)
+@click.option(
+    "--column",
+    "columns",
+    metavar="NAME",
+    multiple=True,
+    help="A further column to store, of those that STORE has beside the tokens; labels is one. By default "
+    "all are. May be given again.",
+)
+@click.option(
+    "--rows-per-file",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Samples of a file, for jsonl, safetensors, parquet, hf and webdataset. [default: by the layout]",
+)
+@click.option(
+    "--compression",
+    type=Choice(["none", "deflate", "gzip", "snappy", "zstd"]),
+    help="Compression: none or deflate for npz, none or gzip for jsonl and webdataset, any but deflate for "
+    "parquet. [default: zstd for parquet, else none]",
+)
+@click.option(
+    "--thumbnails", is_flag=True, help="Add pictures decoded from the codes, to parquet, hf and webdataset."
+)
+@options.option(
+    "--thumbnail-format", type=Choice(["jpeg", "png"]), default="jpeg", help="Format of the pictures."
+)
+@click.option(
+    "--thumbnail-size",
+    metavar="PIXELS",
+    type=click.IntRange(1),
+    help="Longer side of a picture. [default: as it is decoded]",
+)
+@options.tokenizer(otherwise="the store's")
+@options.device()
+@options.resume("the interrupted export to OUT")
+@options.storage_options(of="store, or for OUT if STORE is local")
+@options.storage_options("--target-storage-options", of="target, which is OUT")
+def export(store: str, out: str, **settings: Any) -> None:
+    """Write the samples of STORE to the new folder OUT, as files that other programs read.
+
+    Every file is read back and compared before it counts. OUT/tokenstore-export.json lists them; it is
+    written last. What a layout cannot hold is an error until it is left out by --column.
+
+    \b
+    Examples:
+      tokenstore export photos.zarr photos-hub --to parquet --thumbnails
+      tokenstore export photos.zarr shards --to webdataset --rows-per-file 5000
+      tokenstore export photos.zarr arrays --to npz --column labels --split train
+    """
+    from ..progress import step_bars
+
+    started = time.monotonic()
+    chosen = {name: settings.pop(name) or None for name in ("splits", "columns")}
+    with step_bars() as on_progress:
+        result = tokenstore.export(store, out, on_progress=on_progress, **chosen, **settings)
+    for note in result.notes:
+        echo(note)
+    if result.already_complete:
+        echo(f"{out}: already complete")
+        return
+    samples = sum(result.samples.values())
+    took = time.monotonic() - started
+    size = human_bytes(result.nbytes)
+    echo(f"{out}: {samples:,} samples in {result.files:,} files as {result.layout}, {size}; {took:.1f} s")

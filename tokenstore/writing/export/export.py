@@ -1,0 +1,239 @@
+"""The entry point of exports: a store's samples as files of another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenstore.errors import ArgumentError, Parameter, StoreError, did_you_mean
+from tokenstore.format import TOKENS
+from tokenstore.reading import TokenStore
+from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
+from tokenstore.storage import Storage, refuse_options
+from tokenstore.tokenizers import Tokenizer
+from tokenstore.version import __version__
+from tokenstore.writing.export.base import Exported, Layout
+from tokenstore.writing.export.contents import IMAGE, SplitContents, columns_of, is_of_table
+from tokenstore.writing.export.job import OnProgress, UnitRecord, existing_list, write_export
+from tokenstore.writing.export.layouts import LAYOUTS, layout_named
+from tokenstore.writing.export.thumbnails import Thumbnails
+
+__all__ = ["ExportResult", "export"]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An export that is complete."""
+
+    location: str
+    """The place of the export, without a URL's user, password and query."""
+    layout: str
+    samples: Mapping[str, int]
+    """The number of samples of each split."""
+    files: int
+    nbytes: int
+    """The bytes of the files with samples."""
+    notes: tuple[str, ...]
+    """The remarks on what the layout does not hold, and on how to read it."""
+    already_complete: bool = False
+
+
+def export(
+    store: StorePath | TokenStore,
+    out: StorePath | Storage,
+    *,
+    to: str,
+    splits: str | Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
+    rows_per_file: int | None = None,
+    compression: str | None = None,
+    thumbnails: bool = False,
+    thumbnail_format: str = "jpeg",
+    thumbnail_size: int | None = None,
+    tokenizer: str | Tokenizer | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    target_storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> ExportResult:
+    """Write the samples of `store` as files of another layout: `to` is npy, parquet, webdataset and so on.
+
+    `tokenstore.writing.export.layouts.LAYOUTS` has all layouts. `out` is a new folder or an fsspec URL.
+    `splits` and `columns` choose, by default all; a column that the layout cannot hold is an error until it
+    is left out. A split has `rows_per_file` samples a file where the layout has several. `thumbnails` adds a
+    column `image` of pictures, `thumbnail_format` jpeg or png, decoded from the codes by the store's
+    `tokenizer` on `device`, their longer side `thumbnail_size` pixels. Every file is read back and compared
+    before it counts; `resume` goes on with an interrupted export. `storage_options` are those of the store,
+    or of `out` where the store has no use for them. `on_progress` is called with a split, its values done and
+    their number.
+
+    Raises ArgumentError for an unknown layout and options that it has no use for; StoreError for what the
+    layout cannot hold; StoreExistsError if something else is at `out`; TokenizerError; DamageError; and the
+    errors of `tokenstore.open`.
+    """
+    layout = layout_named(to)
+    _check_options(layout, rows_per_file, compression, thumbnails)
+    if target_storage_options is None and takes_options(out) and not takes_options(store):
+        storage_options, target_storage_options = None, storage_options
+    if not takes_options(out):
+        refuse_options(target_storage_options, out, "target_storage_options")
+    opened = as_store(store, storage_options if takes_options(store) else None)
+    place = as_storage(out, target_storage_options)
+    _check_place(place)
+    drawer = None
+    if thumbnails:
+        drawer = Thumbnails.of(opened.manifest, tokenizer, device, thumbnail_format, thumbnail_size)
+    notes: list[str] = []
+    contents = _contents(opened, layout, _listed(splits), _listed(columns), drawer, notes)
+    exported = Exported(opened, contents, rows_per_file, compression or layout.compressions[0])
+    notes += layout.check(exported)
+    inputs = {
+        "store": opened.files.root_digest,
+        "layout": layout.name,
+        "columns": {name: list(split.names) for name, split in contents.items()},
+        "rows_per_file": rows_per_file,
+        "compression": exported.compression,
+        "thumbnails": [thumbnail_format, thumbnail_size] if thumbnails else None,
+    }
+    listed = existing_list(place, inputs) if resume else None
+    already = listed is not None
+    if listed is None:
+
+        def about(records: Sequence[UnitRecord]) -> Mapping[str, Any]:
+            return _about(exported, records, notes)
+
+        listed = write_export(
+            place, layout, exported, inputs, resume=resume, about=about, on_progress=on_progress
+        )
+    return _result(place, listed, already)
+
+
+def _result(place: Storage, listed: Mapping[str, Any], already: bool) -> ExportResult:
+    samples = {name: split["samples"] for name, split in listed["splits"].items()}
+    files, nbytes, notes = (listed[name] for name in ("file_count", "nbytes", "notes"))
+    layout = listed["inputs"]["layout"]
+    return ExportResult(place.url, layout, samples, files, nbytes, tuple(notes), already)
+
+
+def _listed(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return (names,) if isinstance(names, str) else None if names is None else tuple(names)
+
+
+def _check_options(
+    layout: Layout, rows_per_file: int | None, compression: str | None, thumbnails: bool
+) -> None:
+    """Raise ArgumentError for options that a layout has no use for."""
+    wrong = [
+        (rows_per_file is not None and not layout.cuts_files, "rows_per_file", "one file a split"),
+        (thumbnails and not layout.takes_images, "thumbnails", "no pictures"),
+        (compression is not None and len(layout.compressions) < 2, "compression", "no compression"),
+    ]
+    for is_wrong, name, why in wrong:
+        if is_wrong:
+            named = Parameter(name)
+            raise ArgumentError(f"{named}: the layout {layout.name} has {why}", parameters=[named])
+    if compression is not None and compression not in layout.compressions:
+        named = Parameter("compression", compression)
+        raise ArgumentError(
+            f"{named}: expected {', '.join(layout.compressions)} for {layout.name}"
+            f"{did_you_mean(compression, layout.compressions)}",
+            parameters=[named],
+        )
+    if rows_per_file is not None and rows_per_file < 1:
+        named = Parameter("rows_per_file")
+        raise ArgumentError(f"{named}: expected 1 or more, found {rows_per_file}", parameters=[named])
+
+
+def _check_place(place: Storage) -> None:
+    if place.working_storage() is not place:
+        raise ArgumentError(f"{place}: expected a folder or a URL, found the name of a zip file")
+
+
+def _contents(
+    store: TokenStore,
+    layout: Layout,
+    splits: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
+    thumbnails: Thumbnails | None,
+    notes: list[str],
+) -> dict[str, SplitContents]:
+    """Return what is exported of each split, and add what is not to the notes.
+
+    Raises StoreError for a split or a column that is not there, or that the layout cannot hold.
+    """
+    for name in splits or ():
+        store[name]  # which raises StoreError with what is near
+    names = splits or tuple(name for name in store.splits if len(store[name]))
+    if not names or not all(len(store[name]) for name in names):
+        raise StoreError(
+            f"{store.files.storage}: expected splits with samples, found none in {names or 'any'}"
+        )
+    known = {column for name in names for column in columns_of(store[name])}
+    unknown = next((name for name in columns or () if name not in known), None)
+    if unknown is not None:
+        named = Parameter("columns", unknown)
+        near = did_you_mean(unknown, known)
+        raise StoreError(
+            f"{named}: no such column; found {', '.join(sorted(known))}{near}", parameters=[named]
+        )
+    contents = {}
+    for name in names:
+        chosen = _chosen(store[name], layout, columns, notes)
+        if thumbnails is not None:
+            if IMAGE in chosen:
+                raise StoreError(
+                    f"{name}/{IMAGE}: the store has a column of that name, so that no pictures can be added"
+                )
+            chosen = (*chosen, IMAGE)
+        contents[name] = SplitContents(store[name], chosen, thumbnails)
+    if store.synonyms is not None:
+        notes.append("left out: the codebook's synonyms")
+    return contents
+
+
+def _chosen(
+    reader: Any, layout: Layout, columns: tuple[str, ...] | None, notes: list[str]
+) -> tuple[str, ...]:
+    """Return the columns of a split that are exported, and note the others."""
+    chosen, whole = [], SplitContents(reader, columns_of(reader))
+    for name in whole.names:
+        problem = layout.problem(name, whole.kind(name))
+        if columns is not None and name != TOKENS and name not in columns:
+            problem = "not asked for"
+        elif problem is None:
+            chosen.append(name)
+            continue
+        elif name == TOKENS or not is_of_table(reader, name) or name in (columns or ()):
+            named = Parameter("columns")
+            rest = [each for each in whole.names if layout.problem(each, whole.kind(each)) is None]
+            raise StoreError(
+                f"{reader.name}/{name}: the layout {layout.name} cannot hold it: {problem}. Leave it out by "
+                f"{named}, such as {', '.join(rest)}, or choose another layout of {', '.join(LAYOUTS)}",
+                parameters=[named],
+            )
+        notes.append(f"left out: {reader.name}/{name} ({problem})")
+    return tuple(chosen)
+
+
+def _about(exported: Exported, records: Sequence[UnitRecord], notes: Sequence[str]) -> dict[str, Any]:
+    """Return what the list of an export says beside its files."""
+    manifest = exported.manifest
+    return {
+        "written_by": f"tokenstore {__version__}",
+        "tokenizer": manifest.tokenizer.to_dict(),
+        "grid": list(manifest.grid),
+        "codebook_sizes": list(manifest.codebook_sizes),
+        "class_names": None if manifest.class_names is None else list(manifest.class_names),
+        "splits": {
+            name: {
+                "samples": len(split),
+                "columns": {column: str(kind) for column, kind in split.kinds.items()},
+            }
+            for name, split in exported.splits.items()
+        },
+        "file_count": sum(record.files for record in records),
+        "nbytes": sum(record.nbytes for record in records),
+        "notes": list(notes),
+    }
