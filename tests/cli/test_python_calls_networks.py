@@ -40,6 +40,7 @@ CALLS = {
     "tokenstore recode": "tokenstore.recode",
     "tokenstore merge": "tokenstore.merge",
     "tokenstore copy": "tokenstore.copy",
+    "tokenstore export": "tokenstore.export",
     "tokenstore stats": "tokenstore.stats",
     "tokenstore verify": "tokenstore.verify",
     "tokenstore preview": "tokenstore.preview",

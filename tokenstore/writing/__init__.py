@@ -6,6 +6,7 @@ through it. `spec` says what a new store is, `target` where it may be, `owner` w
 codec, also in its place (`in_place`), `prune` with only the codes that occur; both rewrite shard by shard
 (`rewrite`), in blocks that threads or an executor work on (`blocks`). `merge` makes one store of the parts of
 a conversion. `write` makes one of a caller's codes, batch by batch (`codes_writer`, `batches`, `gathered`).
+`export/` writes samples as files of other layouts.
 `editing/` takes samples of complete stores and changes labels; `linked` shares files between stores.
 
 The entry points are `tokenstore.copy`, `merge`, `recode`, `relabel`, `rename_class`, `select`, `split` and

@@ -45,13 +45,20 @@ class Unit:
     """The files that are written together: of some columns of the samples [start, stop) of a split."""
 
     paths: tuple[str, ...]
-    """The files by their paths in the export; of a tree of a file a sample, its folders."""
+    """The files by their paths in the export; of a tree, its folders."""
     split: str
     start: int
     stop: int
     columns: tuple[str, ...]
     is_tree: bool = False
-    """True for a unit of many small files in the folders `paths`."""
+    """True for a unit of a file `ROW.npy` for each sample in each of the folders."""
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The paths of all files."""
+        if not self.is_tree:
+            return iter(self.paths)
+        return (f"{folder}/{row}.npy" for folder in self.paths for row in range(self.start, self.stop))
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ LIST = "tokenstore-export.json"
 """The list of an export's files, and what they are of."""
 _HEADER = f"{STAGING}/export.json"
 _UNITS = f"{STAGING}/units"
-_NOTES_AT_ONCE = 256
+_SCRATCH = "unit-"
+"""The beginning of the name of a folder in which a unit's files are written."""
 
 OnProgress = Callable[[str, int, int], None]
 """A progress callback: a split, its samples done in all of the columns together, and their number."""
@@ -62,11 +64,12 @@ def existing_list(target: Storage, inputs: Mapping[str, Any]) -> Mapping[str, An
     except ValueError:
         listed = {}
     found = listed.get("inputs")
-    if found != json.loads(json.dumps(inputs)):
+    if found != json.loads(json.dumps(inputs)) or not isinstance(listed.get("splits"), dict):
         raise StoreExistsError(
             f"{target}: a complete export is there, of another store or other options. Choose another path, "
             "or remove it"
         )
+    target.remove(STAGING)  # of an export that was killed at its very end
     return listed
 
 
@@ -91,6 +94,9 @@ def write_export(
     owner = own(target, resume)
     try:
         _begin(target, resume, inputs)
+        if target.folder is not None:
+            for scratch in (target.folder / STAGING).glob(f"{_SCRATCH}*"):  # of an export that was killed
+                shutil.rmtree(scratch)
         job = _Job(target, layout, exported, owner, on_progress)
         records = list(job.records())
         for path, data in layout.extras(exported).items():
@@ -159,7 +165,7 @@ class _Job:
         """Write the units that are not whole yet, and yield the records of all."""
         done: dict[str, int] = {}
         for number, unit in enumerate(self.layout.units(self.exported)):
-            record = self._noted(number)
+            record = self._noted(number, unit)
             if record is None:
                 record = self._written(number, unit)
             done[unit.split] = done.get(unit.split, 0) + (unit.stop - unit.start) * len(unit.columns)
@@ -168,7 +174,7 @@ class _Job:
                 self.on_progress(unit.split, done[unit.split], len(contents) * len(contents.names))
             yield record
 
-    def _noted(self, number: int) -> UnitRecord | None:
+    def _noted(self, number: int, unit: Unit) -> UnitRecord | None:
         """Return the record of a unit that an earlier call wrote, if its files are still there."""
         try:
             values = json.loads(self.target.read(_note_path(number)))
@@ -181,6 +187,9 @@ class _Job:
                     return None
             except FileNotFoundError:
                 return None
+        is_here = self.target.root is not None  # where looking for each file is cheap
+        if unit.is_tree and is_here and not all(map(self.target.exists, unit.files)):
+            return None
         return record
 
     def _written(self, number: int, unit: Unit) -> UnitRecord:
@@ -188,7 +197,7 @@ class _Job:
         if scratch is not None:
             (scratch / STAGING).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix="unit-", dir=None if scratch is None else scratch / STAGING
+            prefix=_SCRATCH, dir=None if scratch is None else scratch / STAGING
         ) as name:
             folder = Path(name)
             with full_disk_named(folder if scratch is None else scratch / unit.name):

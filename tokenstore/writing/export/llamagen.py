@@ -48,7 +48,8 @@ class LlamaGen(PlainLayout, Layout):
         manifest = exported.manifest
         if len(manifest.codebook_sizes) > 1:
             raise StoreError(
-                f"the layout {self.name} has one codebook, found {len(manifest.codebook_sizes)}. Choose another"
+                f"the layout {self.name} has one codebook, found {len(manifest.codebook_sizes)}. Choose "
+                "another"
             )
         notes = ["the classes' names are in tokenstore-export.json alone"] if manifest.class_names else []
         if manifest.preprocessing is None:
