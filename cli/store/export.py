@@ -79,7 +79,7 @@ def export(store: str, out: str, **settings: Any) -> None:
     from ..progress import step_bars
 
     started = time.monotonic()
-    chosen = {name: settings.pop(name) or None for name in ("splits", "columns")}
+    chosen: dict[str, Any] = {name: settings.pop(name) or None for name in ("splits", "columns")}
     with step_bars() as on_progress:
         result = tokenstore.export(store, out, on_progress=on_progress, **chosen, **settings)
     for note in result.notes:
