@@ -75,27 +75,51 @@ def export(
     """
     layout = layout_named(to)
     _check_options(layout, rows_per_file, compression, thumbnails)
-    if target_storage_options is None and takes_options(out) and not takes_options(store):
-        storage_options, target_storage_options = None, storage_options
-    if not takes_options(out):
-        refuse_options(target_storage_options, out, "target_storage_options")
-    opened = as_store(store, storage_options if takes_options(store) else None)
-    place = as_storage(out, target_storage_options)
-    _check_place(place)
+    opened, place = _opened(store, out, storage_options, target_storage_options)
     drawer = None
     if thumbnails:
         drawer = Thumbnails.of(opened.manifest, tokenizer, device, thumbnail_format, thumbnail_size)
     notes: list[str] = []
     contents = _contents(opened, layout, _listed(splits), _listed(columns), drawer, notes)
     exported = Exported(opened, contents, rows_per_file, compression or layout.compressions[0])
+    return _exported(place, layout, exported, notes, resume, on_progress)
+
+
+def _opened(
+    store: StorePath | TokenStore,
+    out: StorePath | Storage,
+    storage_options: Mapping[str, Any] | None,
+    target_storage_options: Mapping[str, Any] | None,
+) -> tuple[TokenStore, Storage]:
+    """Return the open store and the place of the export; raise ArgumentError for a place that is none."""
+    if target_storage_options is None and takes_options(out) and not takes_options(store):
+        storage_options, target_storage_options = None, storage_options
+    if not takes_options(out):
+        refuse_options(target_storage_options, out, "target_storage_options")
+    place = as_storage(out, target_storage_options)
+    if place.working_storage() is not place:
+        raise ArgumentError(f"{place}: expected a folder or a URL, found the name of a zip file")
+    return as_store(store, storage_options), place
+
+
+def _exported(
+    place: Storage,
+    layout: Layout,
+    exported: Exported,
+    notes: list[str],
+    resume: bool,
+    on_progress: OnProgress | None,
+) -> ExportResult:
+    """Write an export, unless it is complete already."""
     notes += layout.check(exported)
+    drawer = next(iter(exported.splits.values())).thumbnails
     inputs = {
-        "store": opened.files.root_digest,
+        "store": exported.store.files.root_digest,
         "layout": layout.name,
-        "columns": {name: list(split.names) for name, split in contents.items()},
-        "rows_per_file": rows_per_file,
+        "columns": {name: list(split.names) for name, split in exported.splits.items()},
+        "rows_per_file": exported.rows_per_file,
         "compression": exported.compression,
-        "thumbnails": [thumbnail_format, thumbnail_size] if thumbnails else None,
+        "thumbnails": None if drawer is None else [drawer.format, drawer.side],
     }
     listed = existing_list(place, inputs) if resume else None
     already = listed is not None
@@ -144,11 +168,6 @@ def _check_options(
     if rows_per_file is not None and rows_per_file < 1:
         named = Parameter("rows_per_file")
         raise ArgumentError(f"{named}: expected 1 or more, found {rows_per_file}", parameters=[named])
-
-
-def _check_place(place: Storage) -> None:
-    if place.working_storage() is not place:
-        raise ArgumentError(f"{place}: expected a folder or a URL, found the name of a zip file")
 
 
 def _contents(
