@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from tokenstore.codecs import Column
 from tokenstore.format import LABELS
+from tokenstore.parquet_pages import open_parquet
 from tokenstore.writing.export import arrow
 from tokenstore.writing.export.array_files import codebook_file
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
@@ -62,7 +63,7 @@ class ParquetFiles(PlainLayout, Layout):
 
     @override
     def read(self, exported: Exported, unit: Unit, folder: Path) -> Iterator[Values]:
-        file = pq.ParquetFile(folder / unit.name)
+        file = open_parquet(folder / unit.name)
         for group in range(file.num_row_groups):
             for batch in file.read_row_group(group, use_threads=False).to_batches():
                 yield arrow.read_batch(batch, exported, unit)
