@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from tokenstore.audit.originals import BATCH
 from tokenstore.audit.pictures import FORMATS, save_image
-from tokenstore.errors import ArgumentError, StoreError, TokenizerError, did_you_mean
+from tokenstore.errors import ArgumentError, StoreError, did_you_mean
 from tokenstore.format import TOKENS, Manifest
 from tokenstore.reading import Indices, SplitReader, TokenStore, normalised
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+from tokenstore.tokenizers.decoded import decoded_images
 from tokenstore.tokenizers.store_tokenizer import fitted, tokenizer_of
 
 Images: TypeAlias = npt.NDArray[np.uint8]
@@ -97,9 +97,8 @@ def decode_samples(
     parts = []
     for start in range(0, max(1, len(positions)), batch):
         here = positions[start : start + batch]
-        codes = torch.from_numpy(reader.read(TOKENS, here, view=view).astype(np.int64))
-        beside = {name: torch.from_numpy(reader.read(name, here)) for name in columns}
-        parts.append(_channels_last(tokenizer, tokenizer.decode(codes, **beside)))
+        beside = {name: reader.read(name, here) for name in columns}
+        parts.append(decoded_images(tokenizer, reader.read(TOKENS, here), beside))
     return np.concatenate(parts)
 
 
@@ -137,16 +136,3 @@ def positions_of(reader: SplitReader, indices: Sequence[int] | Indices) -> Indic
     if outside is not None:
         raise ArgumentError(f"index {outside} is out of range: split {reader.name} has {samples:,} samples")
     return normalised(indices, samples)
-
-
-def _channels_last(tokenizer: Tokenizer, images: torch.Tensor) -> Images:
-    if not isinstance(images, torch.Tensor):
-        raise TokenizerError(
-            f"{tokenizer.name}: expected images as a torch.Tensor of decoding, found {type(images).__name__}"
-        )
-    if images.dtype != torch.uint8 or images.ndim not in (4, 5) or images.shape[-3] != 3:
-        raise TokenizerError(
-            f"{tokenizer.name}: expected images (B, 3, H, W) or video (B, T, 3, H, W) uint8 of decoding, "
-            f"found {tuple(images.shape)} {images.dtype}"
-        )
-    return images.movedim(-3, -1).cpu().numpy()

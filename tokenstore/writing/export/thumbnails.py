@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenstore.errors import ArgumentError, Parameter, TokenizerError, did_you_mean
 from tokenstore.format import Manifest
 from tokenstore.tokenizers import FileTokenizer, Tokenizer
+from tokenstore.tokenizers.decoded import decoded_images
 
 __all__ = ["FORMATS", "Thumbnails"]
 
@@ -66,23 +67,12 @@ class Thumbnails:
         """Return the pictures of codes (n, *grid) as bytes (n,)."""
         pictures: npt.NDArray[Any] = np.empty(len(codes), object)
         for start in range(0, len(codes), _BATCH):
-            for place, image in enumerate(self._decoded(codes[start : start + _BATCH]), start):
+            images = decoded_images(self._tokenizer, codes[start : start + _BATCH])
+            if images.ndim == 5:  # of a video, the frame in its middle
+                images = images[:, images.shape[1] // 2]
+            for place, image in enumerate(images, start):
                 pictures[place] = self._saved(image)
         return pictures
-
-    def _decoded(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        import torch
-
-        images = self._tokenizer.decode(torch.from_numpy(codes.astype(np.int64)))
-        if images.ndim == 5:  # of a video, the frame in its middle
-            images = images[:, images.shape[1] // 2]
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise TokenizerError(
-                f"{self._tokenizer.name}: expected decoded images (B, 3, H, W) uint8, found {images.dtype} "
-                f"{tuple(images.shape)}"
-            )
-        pixels: npt.NDArray[np.uint8] = images.movedim(1, -1).cpu().numpy()
-        return pixels
 
     def _saved(self, pixels: npt.NDArray[np.uint8]) -> bytes:
         from PIL import Image
