@@ -48,13 +48,13 @@ def layout_names() -> tuple[str, ...]:
     "parquet. [default: zstd for parquet, else none]",
 )
 @click.option(
-    "--thumbnails", is_flag=True, help="Add pictures decoded from the codes, to parquet, hf and webdataset."
+    "--pictures", is_flag=True, help="Add pictures decoded from the codes, to parquet, hf and webdataset."
 )
 @options.option(
-    "--thumbnail-format", type=Choice(["jpeg", "png"]), default="jpeg", help="Format of the pictures."
+    "--picture-format", type=Choice(["jpeg", "png"]), default="jpeg", help="Format of the pictures."
 )
 @click.option(
-    "--thumbnail-size",
+    "--picture-size",
     metavar="PIXELS",
     type=click.IntRange(1),
     help="Longer side of a picture. [default: as it is decoded]",
@@ -72,7 +72,7 @@ def export(store: str, out: str, **settings: Any) -> None:
 
     \b
     Examples:
-      tokenstore export photos.zarr photos-hub --to parquet --thumbnails
+      tokenstore export photos.zarr photos-hub --to parquet --pictures
       tokenstore export photos.zarr shards --to webdataset --rows-per-file 5000
       tokenstore export photos.zarr arrays --to npz --column labels --split train
     """

@@ -58,11 +58,11 @@ def test_copy(folder: Path, tmp_path: Path) -> None:
 
 
 def test_export(folder: Path, tmp_path: Path) -> None:
-    settings = ("--to", "parquet", "--thumbnails", "--thumbnail-size", 8, "--rows-per-file", 3)
+    settings = ("--to", "parquet", "--pictures", "--picture-size", 8, "--rows-per-file", 3)
     text = output("export", folder / "store", tmp_path / "a", *settings, "--column", "labels")
     assert "4 samples in 2 files as parquet" in text
     assert "left out: train/source (not asked for)" in text
-    chosen: dict[str, Any] = {"thumbnails": True, "thumbnail_size": 8, "rows_per_file": 3}
+    chosen: dict[str, Any] = {"pictures": True, "picture_size": 8, "rows_per_file": 3}
     tokenstore.export(folder / "store", tmp_path / "b", to="parquet", columns=["labels"], **chosen)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     again = output("export", folder / "store", tmp_path / "a", *settings, "--column", "labels", "--resume")

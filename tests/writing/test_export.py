@@ -162,7 +162,7 @@ def test_wrong_arguments_are_one_clear_error(store: Path, tmp_path: Path) -> Non
         ({"to": "jsonl", "rows_per_file": 0}, ArgumentError, "expected 1 or more, found 0"),
         ({"to": "npy", "compression": "gzip"}, ArgumentError, "the layout npy has no compression"),
         ({"to": "jsonl", "compression": "zstd"}, ArgumentError, "expected none, gzip for jsonl"),
-        ({"to": "npz", "thumbnails": True}, ArgumentError, "the layout npz has no pictures"),
+        ({"to": "npz", "pictures": True}, ArgumentError, "the layout npz has no pictures"),
         ({"to": "jsonl", "splits": "trian"}, StoreError, "Did you mean 'train'"),
         ({"to": "jsonl", "columns": ["capton"]}, StoreError, "Did you mean 'caption'"),
         (
@@ -170,7 +170,7 @@ def test_wrong_arguments_are_one_clear_error(store: Path, tmp_path: Path) -> Non
             StoreError,
             "train: the layout llamagen needs labels, found none",
         ),
-        ({"to": "parquet", "thumbnails": True}, TokenizerError, "which tokenizer made the codes"),
+        ({"to": "parquet", "pictures": True}, TokenizerError, "which tokenizer made the codes"),
         ({"to": "jsonl", "target_storage_options": {"a": 1}}, ArgumentError, "target_storage_options"),
     ]
     for arguments, kind, message in wrong:

@@ -92,7 +92,7 @@ def test_pictures_are_those_of_the_codes_and_datasets_knows_them_as_images(
     tmp_path: Path, datasets: Any, layout: str, format: str
 ) -> None:
     store = grey_store(tmp_path / "store")
-    settings: dict[str, Any] = {"thumbnails": True, "thumbnail_format": format, "thumbnail_size": 4}
+    settings: dict[str, Any] = {"pictures": True, "picture_format": format, "picture_size": 4}
     tokenstore.export(store, tmp_path / "out", to=layout, tokenizer=BrightnessTokenizer(), **settings)
     if layout == "parquet":
         rows = datasets.load_dataset(
@@ -128,7 +128,7 @@ def test_webdataset_decodes_its_shards(store: Path, tmp_path: Path) -> None:
 def test_webdataset_decodes_pictures(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset", reason="needs the package webdataset, of the extra dev")
     store = grey_store(tmp_path / "store")
-    settings: dict[str, Any] = {"thumbnails": True, "thumbnail_format": "png"}
+    settings: dict[str, Any] = {"pictures": True, "picture_format": "png"}
     tokenstore.export(store, tmp_path / "out", to="webdataset", tokenizer=BrightnessTokenizer(), **settings)
     samples = list(webdataset.WebDataset(str(tmp_path / "out" / "train-000000.tar"), shardshuffle=False))
     gc.collect()

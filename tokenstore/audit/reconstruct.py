@@ -98,7 +98,7 @@ def decode_samples(
     for start in range(0, max(1, len(positions)), batch):
         here = positions[start : start + batch]
         beside = {name: reader.read(name, here) for name in columns}
-        parts.append(decoded_images(tokenizer, reader.read(TOKENS, here), beside))
+        parts.append(decoded_images(tokenizer, reader.read(TOKENS, here, view=view), beside))
     return np.concatenate(parts)
 
 

@@ -4,7 +4,7 @@
 streams it, `base.py` what a layout is, `layouts.py` has a line for each. A layout cuts a split into units,
 files that are written together; `job.py` writes each, reads it back, compares, moves it into place and notes
 it, so that a killed export goes on behind it. `card.py` writes the page that describes a data set,
-`thumbnails.py` draws samples from their codes.
+`pictures.py` draws samples from their codes.
 
 May import `reading`, `tokenizers` and all that comes before them, and of `writing` the owner of a place.
 """

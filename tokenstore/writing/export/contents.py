@@ -16,7 +16,7 @@ from tokenstore.errors import StoreError
 from tokenstore.format import LABELS, TOKENS
 from tokenstore.reading import SplitReader
 from tokenstore.reading.checked_files import samples_batches
-from tokenstore.writing.export.thumbnails import Thumbnails
+from tokenstore.writing.export.pictures import Pictures
 
 __all__ = ["IMAGE", "SOURCE", "Digests", "SplitContents", "Values"]
 
@@ -42,7 +42,7 @@ class SplitContents:
 
     reader: SplitReader
     names: tuple[str, ...]
-    thumbnails: Thumbnails | None = field(default=None, repr=False)
+    pictures: Pictures | None = field(default=None, repr=False)
 
     @property
     def split(self) -> str:
@@ -70,8 +70,8 @@ class SplitContents:
     def batch_samples(self) -> int:
         """The number of samples of which all columns together take a few megabytes."""
         nbytes = sum(kind.nbytes for kind in self.kinds.values())
-        if self.thumbnails is not None:
-            nbytes += self.thumbnails.nbytes
+        if self.pictures is not None:
+            nbytes += self.pictures.nbytes
         return max(1, min(_MOST_BATCH, _BATCH_NBYTES // max(1, nbytes)))
 
     def batches(
@@ -92,10 +92,10 @@ class SplitContents:
             values = {name: array.read_range(first, last) for name, array in readers.items()}
             if table is not None:
                 values |= table.take(last - first)
-            if IMAGE in names and self.thumbnails is not None:
+            if IMAGE in names and self.pictures is not None:
                 codes = values[TOKENS]
                 axes = len(self.reader.store.manifest.grid)
-                values[IMAGE] = self.thumbnails.draw(codes if codes.ndim == 1 + axes else codes[:, 0])
+                values[IMAGE] = self.pictures.draw(codes if codes.ndim == 1 + axes else codes[:, 0])
             yield {name: self._given(name, values[name]) for name in names}
 
     def text_characters(self, name: str) -> int:

@@ -17,7 +17,7 @@ from tokenstore.writing.export.base import Exported, Layout
 from tokenstore.writing.export.contents import IMAGE, SplitContents, columns_of, is_of_table
 from tokenstore.writing.export.job import OnProgress, UnitRecord, existing_list, write_export
 from tokenstore.writing.export.layouts import LAYOUTS, layout_named
-from tokenstore.writing.export.thumbnails import Thumbnails
+from tokenstore.writing.export.pictures import Pictures
 
 __all__ = ["ExportResult", "export"]
 
@@ -48,9 +48,9 @@ def export(
     columns: str | Sequence[str] | None = None,
     rows_per_file: int | None = None,
     compression: str | None = None,
-    thumbnails: bool = False,
-    thumbnail_format: str = "jpeg",
-    thumbnail_size: int | None = None,
+    pictures: bool = False,
+    picture_format: str = "jpeg",
+    picture_size: int | None = None,
     tokenizer: str | Tokenizer | None = None,
     device: str = "cpu",
     resume: bool = False,
@@ -62,9 +62,9 @@ def export(
 
     `tokenstore.writing.export.layouts.LAYOUTS` has all layouts. `out` is a new folder or an fsspec URL.
     `splits` and `columns` choose, by default all; a column that the layout cannot hold is an error until it
-    is left out. A split has `rows_per_file` samples a file where the layout has several. `thumbnails` adds a
-    column `image` of pictures, `thumbnail_format` jpeg or png, decoded from the codes by the store's
-    `tokenizer` on `device`, their longer side `thumbnail_size` pixels. Every file is read back and compared
+    is left out. A split has `rows_per_file` samples a file where the layout has several. `pictures` adds a
+    column `image` of pictures, `picture_format` jpeg or png, decoded from the codes by the store's
+    `tokenizer` on `device`, their longer side `picture_size` pixels. Every file is read back and compared
     before it counts; `resume` goes on with an interrupted export. `storage_options` are those of the store,
     or of `out` where the store has no use for them. `on_progress` is called with a split, its values done and
     their number.
@@ -74,11 +74,11 @@ def export(
     errors of `tokenstore.open`.
     """
     layout = layout_named(to)
-    _check_options(layout, rows_per_file, compression, thumbnails)
+    _check_options(layout, rows_per_file, compression, pictures)
     opened, place = _opened(store, out, storage_options, target_storage_options)
     drawer = None
-    if thumbnails:
-        drawer = Thumbnails.of(opened.manifest, tokenizer, device, thumbnail_format, thumbnail_size)
+    if pictures:
+        drawer = Pictures.of(opened.manifest, tokenizer, device, picture_format, picture_size)
     notes: list[str] = []
     contents = _contents(opened, layout, _listed(splits), _listed(columns), drawer, notes)
     exported = Exported(opened, contents, rows_per_file, compression or layout.compressions[0])
@@ -112,14 +112,14 @@ def _exported(
 ) -> ExportResult:
     """Write an export, unless it is complete already."""
     notes += layout.check(exported)
-    drawer = next(iter(exported.splits.values())).thumbnails
+    drawer = next(iter(exported.splits.values())).pictures
     inputs = {
         "store": exported.store.files.root_digest,
         "layout": layout.name,
         "columns": {name: list(split.names) for name, split in exported.splits.items()},
         "rows_per_file": exported.rows_per_file,
         "compression": exported.compression,
-        "thumbnails": None if drawer is None else [drawer.format, drawer.side],
+        "pictures": None if drawer is None else [drawer.format, drawer.side],
     }
     listed = existing_list(place, inputs) if resume else None
     already = listed is not None
@@ -146,12 +146,12 @@ def _listed(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_options(
-    layout: Layout, rows_per_file: int | None, compression: str | None, thumbnails: bool
+    layout: Layout, rows_per_file: int | None, compression: str | None, pictures: bool
 ) -> None:
     """Raise ArgumentError for options that a layout has no use for."""
     wrong = [
         (rows_per_file is not None and not layout.cuts_files, "rows_per_file", "one file a split"),
-        (thumbnails and not layout.takes_images, "thumbnails", "no pictures"),
+        (pictures and not layout.takes_images, "pictures", "no pictures"),
         (compression is not None and len(layout.compressions) < 2, "compression", "no compression"),
     ]
     for is_wrong, name, why in wrong:
@@ -175,7 +175,7 @@ def _contents(
     layout: Layout,
     splits: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
-    thumbnails: Thumbnails | None,
+    pictures: Pictures | None,
     notes: list[str],
 ) -> dict[str, SplitContents]:
     """Return what is exported of each split, and add what is not to the notes.
@@ -200,13 +200,13 @@ def _contents(
     contents = {}
     for name in names:
         chosen = _chosen(store[name], layout, columns, notes)
-        if thumbnails is not None:
+        if pictures is not None:
             if IMAGE in chosen:
                 raise StoreError(
                     f"{name}/{IMAGE}: the store has a column of that name, so that no pictures can be added"
                 )
             chosen = (*chosen, IMAGE)
-        contents[name] = SplitContents(store[name], chosen, thumbnails)
+        contents[name] = SplitContents(store[name], chosen, pictures)
     if store.synonyms is not None:
         notes.append("left out: the codebook's synonyms")
     return contents

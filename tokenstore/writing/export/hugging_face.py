@@ -53,7 +53,7 @@ class HuggingFace(PlainLayout, Layout):
     def write(self, exported: Exported, unit: Unit, stream: Stream, folder: Path) -> None:
         contents = exported.splits[unit.split]
         schema, first = arrow.arrow_schema(exported, unit), unit.start
-        ending = "" if contents.thumbnails is None else contents.thumbnails.format
+        ending = "" if contents.pictures is None else contents.pictures.format
         with pa.OSFile(str(folder / unit.name), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for values in stream(unit.columns):
                 batch = arrow.record_batch(values, schema, unit, first, ending)

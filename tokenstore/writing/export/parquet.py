@@ -53,8 +53,8 @@ class ParquetFiles(PlainLayout, Layout):
     def write(self, exported: Exported, unit: Unit, stream: Stream, folder: Path) -> None:
         contents = exported.splits[unit.split]
         schema, first = arrow.arrow_schema(exported, unit), unit.start
-        size = None if contents.thumbnails is None else _PICTURE_ROWS
-        ending = "" if contents.thumbnails is None else contents.thumbnails.format
+        size = None if contents.pictures is None else _PICTURE_ROWS
+        ending = "" if contents.pictures is None else contents.pictures.format
         with pq.ParquetWriter(folder / unit.name, schema, compression=exported.compression) as writer:
             for values in stream(unit.columns, size):
                 batch = arrow.record_batch(values, schema, unit, first, ending)
@@ -76,6 +76,6 @@ class ParquetFiles(PlainLayout, Layout):
 def file_rows(contents: SplitContents) -> int:
     """Return the samples of a file whose values take about 256 MB."""
     nbytes = sum(kind.nbytes for kind in contents.kinds.values())
-    if contents.thumbnails is not None:
-        nbytes += contents.thumbnails.nbytes
+    if contents.pictures is not None:
+        nbytes += contents.pictures.nbytes
     return max(1, _FILE_NBYTES // max(1, nbytes))

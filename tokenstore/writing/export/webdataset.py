@@ -104,8 +104,8 @@ class WebDataset(PlainLayout, Layout):
                 if names is not None:
                     fields[CLASS_NAME] = names[int(value)]
             elif name == IMAGE:
-                assert contents.thumbnails is not None
-                yield _picture_ending(contents.thumbnails.format), value
+                assert contents.pictures is not None
+                yield _picture_ending(contents.pictures.format), value
             elif _is_field(contents.kind(name)):
                 fields[name] = json_value(value)
             else:
@@ -127,8 +127,8 @@ class WebDataset(PlainLayout, Layout):
         if name == LABELS:
             return np.array([int(members["cls"]) for members in samples])
         if name == IMAGE:
-            assert contents.thumbnails is not None
-            ending = _picture_ending(contents.thumbnails.format)
+            assert contents.pictures is not None
+            ending = _picture_ending(contents.pictures.format)
             pictures: npt.NDArray[Any] = np.empty(len(samples), object)
             pictures[:] = [members[ending] for members in samples]
             return pictures

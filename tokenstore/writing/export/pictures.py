@@ -14,7 +14,7 @@ from tokenstore.format import Manifest
 from tokenstore.tokenizers import FileTokenizer, Tokenizer
 from tokenstore.tokenizers.decoded import decoded_images
 
-__all__ = ["FORMATS", "Thumbnails"]
+__all__ = ["FORMATS", "Pictures"]
 
 FORMATS: Mapping[str, Mapping[str, Any]] = {"jpeg": {"quality": 90}, "png": {}}
 """The formats of pictures, and how each is saved."""
@@ -23,7 +23,7 @@ _NBYTES = 2**14
 """The bytes of a picture, about."""
 
 
-class Thumbnails:
+class Pictures:
     """A drawer of samples' pictures by the tokenizer that made the codes.
 
     `side` is the longer side of a picture in pixels, by default that of the decoded image. Raises
@@ -34,7 +34,7 @@ class Thumbnails:
 
     def __init__(self, tokenizer: Tokenizer, format: str = "jpeg", side: int | None = None) -> None:
         if format not in FORMATS:
-            named = Parameter("thumbnail_format", format)
+            named = Parameter("picture_format", format)
             raise ArgumentError(
                 f"{named}: expected {' or '.join(FORMATS)}{did_you_mean(format, FORMATS)}", parameters=[named]
             )
@@ -55,7 +55,7 @@ class Thumbnails:
         device: str,
         format: str,
         side: int | None,
-    ) -> Thumbnails:
+    ) -> Pictures:
         """Return the drawer for a store; raise TokenizerError if its tokenizer is not known."""
         from tokenstore.tokenizers.store_tokenizer import fitted, tokenizer_of
 
@@ -79,7 +79,7 @@ class Thumbnails:
 
         image = Image.fromarray(pixels)
         if self.side is not None:
-            image.thumbnail((self.side, self.side))
+            image.picture((self.side, self.side))
         file = io.BytesIO()
         image.save(file, self.format.upper(), **FORMATS[self.format])
         return file.getvalue()
