@@ -79,7 +79,7 @@ class Pictures:
 
         image = Image.fromarray(pixels)
         if self.side is not None:
-            image.picture((self.side, self.side))
+            image.thumbnail((self.side, self.side))
         file = io.BytesIO()
         image.save(file, self.format.upper(), **FORMATS[self.format])
         return file.getvalue()
