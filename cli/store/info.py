@@ -15,9 +15,11 @@ from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
     from tokenstore.audit.info import StoreInfo
+    from tokenstore.codecs import Views
     from tokenstore.format import TokenizerIdentity
 
 _CLASSES_SHOWN = 10
+_VIEWS_SHOWN = 4
 
 
 @click.command(epilog=EXIT_CODES)
@@ -52,6 +54,8 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
         "grid": " x ".join(map(str, manifest.grid)),
         "codebook": _sizes(manifest.codebook_sizes),
     }
+    if manifest.views is not None:
+        lines["views"] = _views(manifest.views)
     if manifest.source_location is not None:
         lines["source"] = manifest.source_location
     if manifest.part is not None:
@@ -68,6 +72,18 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
     for name, split in manifest.splits.items():
         lines[f"split {name}"] = f"{split.samples:,} samples, {split.skipped:,} skipped"
     return lines
+
+
+def _views(views: Views) -> str:
+    if views.boxes is None:
+        return f"{views.count} of each sample, each sample its own"
+    shown = [_box(*box) for box in views.boxes[:_VIEWS_SHOWN]]
+    more = " ..." if views.count > _VIEWS_SHOWN else ""
+    return f"{views.count} of each sample: {'; '.join(shown)}{more}"
+
+
+def _box(top: int, left: int, height: int, width: int, mirrored: int) -> str:
+    return f"{width} x {height} at ({left}, {top}){' mirrored' if mirrored else ''}"
 
 
 def _array_lines(result: StoreInfo) -> dict[str, str]:

@@ -62,7 +62,8 @@ def evaluate_store(
     """Return the figures of a network on a split, by the `measure`, or by default the network's own.
 
     The network is on the device of `batches`. It sees the central `crop` of the codes, or by default what it
-    was built for, of the samples `row_numbers` (m,) of the split, or by default all. Raises ModelError if the
+    was built for, of the samples `row_numbers` (m,) of the split, or by default all; of samples with views,
+    their view 0. Raises ModelError if the
     codes, labels or masks are not the network's.
     """
     batches = batches or Batches()
@@ -78,7 +79,8 @@ def evaluate_store(
     embedding = None if embedding is None else embedding.to(batches.device)
     for column in measure.columns:
         _check_column(reader, column, where)
-    dataset = TokenDataset(store, split, columns=[TOKENS, *measure.columns], indices=row_numbers)
+    columns, view = [TOKENS, *measure.columns], None if manifest.views is None else 0
+    dataset = TokenDataset(store, split, columns=columns, indices=row_numbers, view=view)
     loader = TokenLoader(dataset, batches.size, num_threads=batches.threads, device=batches.device)
     return measure.figures(trained, MeasuredSamples(store, where, loader, sides, embedding, on_batch))
 

@@ -41,7 +41,7 @@ class CodebookUse:
 def codebook_use(
     reader: SplitReader, sizes: tuple[int, ...], codes_per_sample: int, on_progress: Callable[[int], object]
 ) -> list[CodebookUse]:
-    """Count every code of a split, for each of its codebooks of `sizes`.
+    """Count every code of a split, of all views, for each of its codebooks of `sizes`.
 
     `on_progress` is called with the number of samples done. Raises DamageError for damaged codes.
     """
@@ -52,7 +52,7 @@ def codebook_use(
     block = max(1, codes_at_once // codes_per_sample)
     for start in range(0, len(reader), block):
         stop = min(start + block, len(reader))
-        planes = code_planes(tokens.read_range(start, stop), sizes)
+        planes = code_planes(reader.store.manifest.grids(tokens.read_range(start, stop)), sizes)
         for (codes, _), counter in zip(planes, counters, strict=True):
             counter.add(codes.ravel())
         on_progress(stop)

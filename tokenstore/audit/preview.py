@@ -84,8 +84,8 @@ def preview(
 ) -> Preview:
     """Draw samples of `store` on one sheet: each image if it can still be read, and what its codes give.
 
-    A store with label maps (the array `masks`) has each sample's beside them, a colour a class; pixels of the
-    ignored label are white.
+    Of a store with views, view 0 is shown. A store with label maps (the array `masks`) has each sample's
+    beside them, a colour a class; pixels of the ignored label are white.
 
     The samples are those at `indices`, or `count` evenly spaced ones of `split`, by default of the first
     split that has samples. The images are looked for at `images`, by default at the place in the manifest,
@@ -189,7 +189,8 @@ class _Drawing:
 
     def _examples(self, adapter: str) -> dict[str, Images]:
         """Decode the samples' codes, as they are and augmented: images (n, H, W, 3) by name."""
-        codes = torch.from_numpy(self.reader.read(TOKENS, self.indices).astype(np.int64))
+        view = None if self.store.manifest.views is None else 0
+        codes = torch.from_numpy(self.reader.read(TOKENS, self.indices, view=view).astype(np.int64))
         stored, tokenizer = self.store.manifest.tokenizer, self.tokenizer
         identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
         loaded = load_adapter(adapter, tokenizer=identity)

@@ -177,7 +177,7 @@ def _audit_split(
     manifest: Manifest = store.manifest
     reader = store[name]
     summary = manifest.splits[name]
-    codes_per_sample = math.prod(manifest.grid)
+    codes_per_sample = math.prod(manifest.sample_shape)
     codebooks = codebook_use(reader, manifest.codebook_sizes, codes_per_sample, on_progress)
     tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")
     return SplitAudit(
