@@ -1,4 +1,4 @@
-"""What is said of stores of views: every code of all views counts, and view 0 is shown."""
+"""Stores of views as the audit sees them: every code of all views counts, and view 0 is shown."""
 
 from __future__ import annotations
 
