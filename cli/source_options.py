@@ -73,7 +73,8 @@ def class_names() -> Decorator[Any]:
         "--class-names",
         metavar="FILE",
         type=click.Path(exists=True, dir_okay=False),
-        help="Names of the classes, one a line in the order of the labels, where the source has none.",
+        help="Names of the classes, one a line in the order of the labels, where the source has none; of "
+        "images with label maps and no labels, in the order of the maps' values.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -32,6 +33,7 @@ from seitpp_models.training.settings import SegmentSettings, Settings, resolve
 from seitpp_models.training.tasks import Segmentation
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.format import LABELS
 from tokenstore.reading import TokenStore
 
 __all__ = ["segment"]
@@ -135,7 +137,16 @@ def _network(settings: Settings, store: TokenStore, where: str, classes: int) ->
             f"{parameters[0]}: {error}; give {parameters[1]} or more, or {parameters[2]}",
             parameters=parameters,
         ) from error
-    return TrainedModel.for_store(model, "segmenter", arguments, store.manifest)
+    trained = TrainedModel.for_store(model, "segmenter", arguments, store.manifest)
+    return replace(trained, labels=names_of_masks(store, classes))
+
+
+def names_of_masks(store: TokenStore, classes: int) -> tuple[str, ...] | None:
+    """Return a name for each class of the label maps; None where the store's names are those of labels."""
+    names = store.class_names
+    if names is None or any(LABELS in store[split].columns for split in store.splits):
+        return None
+    return (*names, *map(str, range(len(names), classes)))[:classes]
 
 
 def _task(

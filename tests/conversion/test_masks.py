@@ -58,6 +58,19 @@ def test_the_command_stores_masks_and_says_so(
     assert json.loads(run("info", tmp_path / "out", "--json").output)["manifest"]["ignore_index"] == 11
 
 
+def test_class_names_without_labels_are_those_of_the_label_maps(
+    tmp_path: Path, pairs: dict[str, npt.NDArray[np.uint8]]
+) -> None:
+    (tmp_path / "names.txt").write_text("sky\nroad\ncar\n")
+    options = ("--masks", tmp_path / "masks", "--class-names", tmp_path / "names.txt", "--image-size", 16)
+    result = run("convert", tmp_path / "images", tmp_path / "out", *options, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    assert tokenstore.open(tmp_path / "out").class_names == ("sky", "road", "car")
+    assert run("verify", tmp_path / "out").exit_code == 0
+    assert run("stats", tmp_path / "out").exit_code == 0
+    assert "3: sky, road, car" in run("info", tmp_path / "out").output
+
+
 @pytest.mark.parametrize("option", ["--mask-size", "--ignore-index"])
 def test_options_of_masks_go_with_masks(tmp_path: Path, option: str) -> None:
     result = run("convert", tmp_path, tmp_path / "out", option, 7)

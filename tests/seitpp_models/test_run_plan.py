@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from helpers.network_commands import PRETRAIN, QUICK, seitpp
 from helpers.network_stores import CODES, GRID, SAMPLES, codebook, write_labelled
-from helpers.stores import write_store
+from helpers.stores import random_codes, write_store
 
+import tokenstore
 from seitpp_models.training import TrainingPlan, finetune, pretrain, segment
 from seitpp_models.training.augmentations import noise_identity
+from seitpp_models.training.segmenting import names_of_masks
 from tokenstore.errors import ArgumentError
 
 
@@ -110,6 +112,18 @@ def test_segmenters_take_the_strength_of_their_noise(tmp_path: Path) -> None:
         assert note.startswith(f"Emb-Noise of strength {strength}; ")
     with pytest.raises(ArgumentError, match="noise"):
         plan(segment, store, tmp_path / "idle", **sizes, noise=0.5, augment="none")
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_segmenter_has_the_names_that_are_of_label_maps(tmp_path: Path, labelled: bool) -> None:
+    codes, masks = random_codes(8, GRID, CODES), np.zeros((8, 12, 12), np.uint8)
+    labels = np.zeros(8, np.int32) if labelled else None
+    splits = {"train": (codes, labels, {"masks": masks})}
+    names = ("sky", "road")
+    write_store(tmp_path / "store", splits, CODES, codebook=codebook(), class_names=names, ignore_index=255)
+    store = tokenstore.open(tmp_path / "store")
+    assert names_of_masks(store, 3) == (None if labelled else ("sky", "road", "2"))
+    assert names_of_masks(store, 1) == (None if labelled else ("sky",))
 
 
 def test_the_command_takes_the_published_noise_by_its_name(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_names_that_a_source_has_itself_or_has_no_use_for_are_refused(tmp_path: 
     with pytest.raises(SourceError, match="the source names its classes itself"):
         tokenstore.convert(own, tmp_path / "store", class_names=["a", "b", "c"])
     np.save(tmp_path / "bare.npy", CODES)
-    with pytest.raises(SourceError, match="the source has no labels"):
+    with pytest.raises(SourceError, match="the source has neither labels nor label maps"):
         tokenstore.convert(tmp_path / "bare.npy", tmp_path / "store", class_names=["a"])
     write_grey_folder(tmp_path / "images", 1)
     with pytest.raises(

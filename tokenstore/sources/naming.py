@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.array_columns import SOFT_LABELS, SoftLabelColumn, soft_label_columns
-from tokenstore.sources.base import CodeSource, Further, Source
+from tokenstore.sources.base import CodeSource, Further, MaskedSplit, Source
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
 from tokenstore.sources.options import SourceOptions
@@ -26,9 +26,9 @@ _MOST_NBYTES = 2**26
 def named(source: Source, class_names: str | Path | Sequence[str] | None, tokenizer: str | None) -> Source:
     """Return a source with names of classes, by label, and the name of the tokenizer that made its codes.
 
-    `class_names` is a list, or a text file with a name in each line. Raises SourceError for names that the
-    source has already, for classes without labels or of fewer names than labels, for a name that comes twice,
-    and for a tokenizer of images.
+    `class_names` is a list, or a text file with a name in each line; without labels they name the values of
+    label maps. Raises SourceError for names that the source has already, for classes without labels or label
+    maps or of fewer names than labels, for a name that comes twice, and for a tokenizer of images.
     """
     if tokenizer is not None:
         source = _with_tokenizer(source, tokenizer)
@@ -108,8 +108,8 @@ def _with_classes(source: Source, given: str | Path | Sequence[str]) -> Source:
     problem = None
     if source.class_names not in (None, names):
         problem = "the source names its classes itself"
-    elif not known:
-        problem = "the source has no labels"
+    elif not known and not any(isinstance(split, MaskedSplit) for split in source.splits.values()):
+        problem = "the source has neither labels nor label maps"
     elif not all(isinstance(name, str) and name for name in names):
         problem = "expected a name for each class, found an empty one"
     elif len(set(names)) < len(names):

@@ -50,7 +50,10 @@ class SourceOptions(OriginalsOptions, total=False):
     no_labels: bool
     """True to list images without labels, whatever looks like some."""
     class_names: str | Path | Sequence[str] | None
-    """The names of the classes by label, for a source without: a list, or a text file of a name a line."""
+    """The names of the classes by label, for a source without: a list, or a text file of a name a line.
+
+    Where images have label maps and no labels, they name the maps' values.
+    """
     columns: Sequence[str] | None
     """Further columns to store, such as captions: names in the source, or `NAME=FIELD` for another name."""
     table: str | Path | None
