@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 _SAFETENSORS = {"u1": "U8", "u2": "U16", "i2": "I16", "i4": "I32", "i8": "I64", "f4": "F32", "f2": "F16"}
 
@@ -173,3 +174,67 @@ def put_modality(path: Path, arrays: npt.NDArray[Any], keys: Sequence[str], tars
         members = {f"{keys[row]}.npy": npy_bytes(arrays[row]) for row in rows}
         (path / f"shard-{number:05}.tar").write_bytes(tar_bytes(members))
     return path
+
+
+def put_saved(
+    path: Path, table: pa.Table, rows: Sequence[int], features: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a saved data set: a stream of Arrow for each number of rows, and the file that names them."""
+    path.mkdir(parents=True)
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    names, start = [], 0
+    for number, count in enumerate(rows):
+        names.append(f"data-{number:05}-of-{len(rows):05}.arrow")
+        with (path / names[-1]).open("wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table.slice(start, count), max_chunksize=3)
+        start += count
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (path / "dataset_info.json").write_text("{}")
+    return path
+
+
+def put_mds(path: Path, columns: Mapping[str, tuple[str, Sequence[bytes]]], rows: Sequence[int]) -> Path:
+    """Write MDS shards of so many samples: for each column its encoding, and the bytes of its values.
+
+    Columns whose encoding says the size of a value have none before their values.
+    """
+    path.mkdir(parents=True)
+    shards, start = [], 0
+    sizes = [_mds_size(encoding) for encoding, _ in columns.values()]
+    for number, count in enumerate(rows):
+        samples = []
+        for row in range(start, start + count):
+            values = [data[row] for _, data in columns.values()]
+            varying = [len(value) for value, size in zip(values, sizes, strict=True) if size is None]
+            samples.append(struct.pack(f"<{len(varying)}I", *varying) + b"".join(values))
+        config, head = b'{"format": "mds"}', 4 * (count + 2)
+        offsets = np.cumsum([head + len(config), *map(len, samples)])
+        data = struct.pack(f"<{count + 2}I", count, *offsets.tolist()) + config + b"".join(samples)
+        name = f"shard.{number:05}.mds"
+        (path / name).write_bytes(data)
+        shards.append(
+            {
+                "column_names": list(columns), "column_sizes": sizes, "hashes": [], "samples": count,
+                "column_encodings": [encoding for encoding, _ in columns.values()], "format": "mds",
+                "raw_data": {"basename": name, "bytes": len(data), "hashes": {}},
+                "compression": None, "zip_data": None, "version": 2,
+            }
+        )  # fmt: skip
+        start += count
+    (path / "index.json").write_text(json.dumps({"version": 2, "shards": shards}, sort_keys=True))
+    return path
+
+
+def _mds_size(encoding: str) -> int | None:
+    kind, _, rest = encoding.partition(":")
+    if kind == "ndarray" and rest.count(":"):
+        dtype, shape = rest.split(":")
+        return int(np.dtype(dtype).itemsize * np.prod([int(size) for size in shape.split(",")]))
+    return (
+        8
+        if kind == "int"
+        else None
+        if kind in ("str", "ndarray", "pkl", "bytes")
+        else np.dtype(kind).itemsize
+    )

@@ -43,24 +43,12 @@ class ListLabels(ListingTask):
 
     @override
     def __call__(self, file: SourceFile) -> FileListing:
-        numbers, codes, words, row = NumberBuilder(), NumberBuilder(), dict[bytes, int](), 0
         try:
-            for values in self._batches(file):
-                if values.null_count or _has_nan(values):
-                    raise self._null(file, row, values)
-                if is_number(values.type):
-                    numbers.append(self._whole(file, values))
-                else:
-                    codes.append(_codes(values, words))
-                row += len(values)
+            return FileListing(label_table(self._batches(file), str(file), self.name), {})
         except (StorageError, SourceChangedError):
             raise
         except READ_ERRORS as error:
             raise SourceError(f"{file}: column {self.name!r} cannot be read: {error}") from error
-        dictionary = pa.array(list(words), pa.binary())
-        columns = numbers.finish(row, pa.int64()), codes.finish(row, pa.int32())
-        word = pa.DictionaryArray.from_arrays(columns[1], dictionary)
-        return FileListing(pa.table({"number": columns[0], "word": word}), {})
 
     def _batches(self, file: SourceFile) -> Iterator[pa.Array]:
         """Yield the values of a file, a few at a time; raise ValueError where they inflate beyond reason."""
@@ -80,21 +68,41 @@ class ListLabels(ListingTask):
                 ):
                     yield batch.column(0)
 
-    def _whole(self, file: SourceFile, values: pa.Array) -> npt.NDArray[np.int64]:
-        try:
-            whole: npt.NDArray[np.int64] = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
-        except pa.ArrowInvalid as error:
-            if pa.types.is_integer(values.type):
-                raise
-            raise NotWholeError(f"{file}: column {self.name!r} has numbers that are not whole") from error
-        return whole
 
-    def _null(self, file: SourceFile, row: int, values: pa.Array) -> SourceError:
-        nulls = pc.is_null(values, nan_is_null=True)
-        first = row + nulls.index(True).as_py()
-        return SourceError(
-            f"{file}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {self.name!r})"
-        )
+def label_table(batches: Iterable[pa.Array], where: str, name: str) -> pa.Table:
+    """Return the labels in some cells of a column, a row a sample, with the columns of `ListLabels`.
+
+    Raises SourceError for cells that are null, NotWholeError for fractions, and whatever Arrow raises.
+    """
+    numbers, codes, words, row = NumberBuilder(), NumberBuilder(), dict[bytes, int](), 0
+    for values in batches:
+        if values.null_count or _has_nan(values):
+            raise _null(where, name, row, values)
+        if is_number(values.type):
+            numbers.append(_whole(where, name, values))
+        else:
+            codes.append(_codes(values, words))
+        row += len(values)
+    dictionary = pa.array(list(words), pa.binary())
+    columns = numbers.finish(row, pa.int64()), codes.finish(row, pa.int32())
+    word = pa.DictionaryArray.from_arrays(columns[1], dictionary)
+    return pa.table({"number": columns[0], "word": word})
+
+
+def _whole(where: str, name: str, values: pa.Array) -> npt.NDArray[np.int64]:
+    try:
+        whole: npt.NDArray[np.int64] = plain(values).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid as error:
+        if pa.types.is_integer(values.type):
+            raise
+        raise NotWholeError(f"{where}: column {name!r} has numbers that are not whole") from error
+    return whole
+
+
+def _null(where: str, name: str, row: int, values: pa.Array) -> SourceError:
+    nulls = pc.is_null(values, nan_is_null=True)
+    first = row + nulls.index(True).as_py()
+    return SourceError(f"{where}: {pc.sum(nulls).as_py()} labels are null (first: row {first} of {name!r})")
 
 
 class NumberBuilder:

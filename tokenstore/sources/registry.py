@@ -40,6 +40,8 @@ _BUILT_IN = {
     "4m": "tokenstore.sources.layouts.four_m",
     "commavq": "tokenstore.sources.layouts.commavq",
     "1x": "tokenstore.sources.layouts.world_model",
+    "datasets": "tokenstore.sources.layouts.hf_datasets",
+    "mds": "tokenstore.sources.layouts.mds",
 }
 """The module of each kind of this package; its `SOURCE` is the kind."""
 
