@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import vqgan_models
 from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image
 from safetensors.torch import load_file
@@ -51,6 +52,10 @@ def vit_vqgan(folder: Path, photographs: Path) -> str:
     return f"vit-vqgan:{saved(folder / 'model.ckpt', {'state_dict': random_tensors()})}"
 
 
+def vqgan(folder: Path, photographs: Path) -> str:
+    return f"vqgan:{vqgan_models.write_checkpoint(folder / 'model.ckpt')}"
+
+
 def diffusers(folder: Path, photographs: Path) -> str:
     models = pytest.importorskip("helpers.diffusers_models")
     models.build().save_pretrained(folder / "model")
@@ -89,6 +94,7 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "default": default,
     "conv-vq": conv_vq,
     "vit-vqgan": vit_vqgan,
+    "vqgan": vqgan,
     "diffusers": diffusers,
     "transformers": transformers,
     "autoencoder": autoencoder,

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 
-__all__ = ["listed", "read_checkpoint", "read_dense_tensors", "read_pytorch"]
+__all__ = ["SUFFIXES", "listed", "read_checkpoint", "read_dense_tensors", "read_pytorch"]
 
-_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+"""The ends of the names of checkpoints."""
 _DROPPED = ("loss.",)
 """The beginnings of the names of tensors that only training needs."""
 _LIGHTNING, _MAE = "state_dict", "model"
@@ -56,8 +57,8 @@ def _read(path: Path, of_runs: bool) -> object:
         raise TokenizerError("expected a checkpoint file, found a folder; name the file in it")
     if not path.is_file():
         raise TokenizerError("expected a checkpoint file, found nothing there")
-    if path.suffix.lower() not in _SUFFIXES:
-        raise TokenizerError(f"expected a file ending in one of {', '.join(_SUFFIXES)}, found {path.name!r}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise TokenizerError(f"expected a file ending in one of {', '.join(SUFFIXES)}, found {path.name!r}")
     if not path.stat().st_size:
         raise TokenizerError("expected a checkpoint, found an empty file; fetch it again")
     kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "file of torch.save"

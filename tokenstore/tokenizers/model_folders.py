@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.checkpoints import SUFFIXES
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 
 CONFIG = "config.json"
@@ -183,6 +184,30 @@ def _files_of(argument: str) -> tuple[Files, str | None]:
             "found no such folder; check the path"
         )
     return _hub_files(name), subfolder or None
+
+
+def checkpoint_at(argument: str) -> Path:
+    """Return the local path of a checkpoint: a file, the only one in a folder, or FOLDER#FILE or HUB-ID#FILE.
+
+    Raises TokenizerError for a folder with none or several, and where folder or hub has no such file. Any
+    other path is returned as it is, whatever is there.
+    """
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        names = sorted(file.name for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if len(names) != 1:
+            raise TokenizerError(
+                f"{argument}: expected a checkpoint file, or a folder with one, found "
+                f"{_some(names) or 'none'}; name the file in it"
+            )
+        return path / names[0]
+    if path.exists() or "#" not in argument:
+        return path
+    files, name = _files_of(argument)
+    fetched = None if name is None else files.get(name)
+    if fetched is None:
+        raise TokenizerError(f"{argument}: expected a file {name!r} there, found {files.listing()}")
+    return fetched
 
 
 def read_json(path: Path) -> dict[str, Any]:

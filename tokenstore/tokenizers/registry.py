@@ -127,6 +127,16 @@ TOKENIZERS = {
         packages=("transformers",),
         extra="transformers",
     ),
+    "vqgan": TokenizerKind(
+        "tokenstore.tokenizers.kinds.vqgan",
+        "VQGANs of taming-transformers, latent diffusion, IBQ, Emu3.5 and LlamaGen; "
+        "LOOKUP is euclidean, cosine or dot where the file's names don't tell it",
+        grid="H/16 x W/16, H/8 x W/8 or H/4 x W/4",
+        codebook="256 to 262,144 x 3 to 256",
+        licence="of the checkpoint: MIT, or Apache-2.0 for IBQ and Emu3.5",
+        argument="FILE[@LOOKUP] or HUB-ID#FILE",
+        fetches=True,
+    ),
     "autoencoder": TokenizerKind(
         "tokenstore.tokenizers.kinds.autoencoder",
         "a continuous autoencoder of diffusers with a codebook that `tokenstore fit-codebook` learned",

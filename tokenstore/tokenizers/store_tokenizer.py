@@ -69,11 +69,12 @@ def _refuse_to_fetch(spec: str, where: str) -> None:
     name, _, argument = spec.partition(":")
     kind = find_kind(name)
     if kind is not None and kind.fetches:
-        folder = Path(argument.partition("#")[0]).expanduser()
-        if not folder.exists():
+        place = argument.partition("#")[0]
+        places = place, place.rpartition("@")[0] or place
+        if not any(Path(local).expanduser().exists() for local in places):
             this_one = Parameter("tokenizer", spec)
             raise TokenizerError(
-                f"{where} names its tokenizer {spec!r}, which is no folder here. If you trust "
+                f"{where} names its tokenizer {spec!r}, which is no file or folder here. If you trust "
                 f"it and want the model fetched from the hub, say so by {this_one}; else {_NAME_IT}",
                 parameters=[this_one, _ANY_TOKENIZER],
             )

@@ -227,9 +227,9 @@ WRONG_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a name without end": ("x" * 5000, lambda path: None, "expected a checkpoint file, found .*too long"),
     "empty": ("wrong.pt", Path.touch, "expected a checkpoint, found an empty file"),
     "another suffix": (
-        "wrong.bin",
+        "wrong.zip",
         Path.touch,
-        r"expected .*\.ckpt, \.pt, .*\.safetensors, found 'wrong\.bin'",
+        r"expected .*\.ckpt, \.pt, .*\.safetensors, found 'wrong\.zip'",
     ),
     "text": ("wrong.pt", lambda path: path.write_text("a page\n"), "file of torch.save, found a damaged one"),
     "a page": (

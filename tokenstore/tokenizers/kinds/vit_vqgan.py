@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
-from tokenstore.networks.checkpoints import listed, read_checkpoint
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.strict_weights import fill, load_network, shapes_of
 
 FORMAT = "tokenstore.vit_vqgan.1"
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -154,62 +152,14 @@ def load_checkpoint(path: Path) -> ViTVQGAN:
     checkpoint with such a dict as `state_dict`. Nothing in it is ever executed. Raises TokenizerError
     where it is absent, damaged, or holds other tensors than a ViT-VQGAN.
     """
-    try:
-        return _build(read_checkpoint(path), path.stat().st_size)
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from error
-    except OSError as error:
-        raise TokenizerError(f"{path}: expected a checkpoint file, found {error}") from error
+    return load_network(path, _build, of_runs=False)
 
 
-def _build(values: Mapping[str, object], file_bytes: int) -> ViTVQGAN:
-    tensors = {name: value for name, value in values.items() if _is_weight(value)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = _recognise(shapes)
+def _build(values: Mapping[str, object], file_nbytes: int) -> ViTVQGAN:
+    config = _recognise(shapes_of(values))
     if config.width % 4:
         raise TokenizerError(f"expected a width that is a multiple of 4, found {config.width}")
-    with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
-        model = ViTVQGAN(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = {
-        "missing": [name for name in expected if name not in values],
-        "unexpected": [name for name in values if name not in expected],
-        "not a dense tensor of floats": [
-            f"{name} ({getattr(values[name], 'dtype', type(values[name]).__name__)})"
-            for name in expected
-            if name in values and name not in tensors
-        ],
-        "of another shape": [
-            f"{name} (expected {shape}, found {shapes[name]})"
-            for name, shape in expected.items()
-            if shapes.get(name, shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
-        raise TokenizerError(
-            "\n".join([f"expected the {len(expected)} tensors of {_label(config)}, found", *lines])
-        )
-    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * file_bytes:
-        # subtle: a few stored bytes can claim to be tensors of any size, by strides of zero
-        raise TokenizerError("expected dense tensors, found ones of fewer stored bytes than their shapes")
-    model.to_empty(device="cpu").load_state_dict(tensors)
-    wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
-    if wrong:
-        raise TokenizerError(
-            f"expected finite numbers, found NaN or infinity in {len(wrong)}: {listed(wrong)}"
-        )
-    return model.eval().requires_grad_(False)
-
-
-def _is_weight(value: object) -> TypeGuard[Tensor]:
-    return (
-        isinstance(value, Tensor)
-        and value.dtype in FLOATS
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_nested
-    )
+    return fill(lambda: ViTVQGAN(config), values, file_nbytes, _label(config))
 
 
 def _recognise(shapes: Mapping[str, tuple[int, ...]]) -> ViTVQGANConfig:
