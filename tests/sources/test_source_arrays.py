@@ -17,6 +17,7 @@ from tokenstore.errors import SourceError
 from tokenstore.format import codebook_sizes
 from tokenstore.sources import open_source
 from tokenstore.sources.arrays import open_arrays
+from tokenstore.sources.base import CodeSource
 
 CODES = np.random.default_rng(0).integers(0, 200, (9, 4, 5))
 
@@ -292,3 +293,24 @@ def test_the_fingerprint_follows_values_of_codes_and_columns(tmp_path: Path, end
     assert prints()[1] != before[1]
     codes = np.flip(codes).copy()
     assert len({before[0], prints()[0]}) == 2
+
+
+def test_files_beside_the_codes_are_no_codes_and_those_of_all_splits_are_used(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        npy(tmp_path / f"{split}.npy", CODES)
+        npy(tmp_path / f"{split}-masks.npy", CODES)
+        npy(tmp_path / f"{split}_caption.npy", np.array([f"row {row}" for row in range(9)]))
+    npy(tmp_path / "class_names.npy", np.array(["cat", "dog"]))
+    npy(tmp_path / "codebook.npy", np.ones((200, 3), np.float32))
+    source = open_source(tmp_path, columns=["caption"])
+    assert set(source.splits) == {"train", "val"}
+    assert source.notes == (
+        "files not used: 2 (train-masks.npy, val-masks.npy); columns='NAME' stores one as a further column",
+    )
+    assert source.class_names == ("cat", "dog")
+    assert isinstance(source, CodeSource)
+    assert source.codebook is not None
+    assert source.codebook.shape == (200, 3)
+    npy(tmp_path / "class_names.npy", np.arange(2))
+    with pytest.raises(SourceError, match="class_names.npy: expected a row of names, found int64"):
+        open_source(tmp_path)

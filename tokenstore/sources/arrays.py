@@ -3,7 +3,8 @@
 codes.npy, codes-labels.npy      codes (N, *grid) and, optionally, labels (N,)
 codes.npz                        `tokens` or `codes`, optionally `labels`, `class_names`, `codebook`, and
                                  any further columns of N rows
-folder/train.npy, folder/val.npy, folder/train-labels.npy ..., or folder/train.npz, folder/val.npz
+folder/train.npy, folder/val.npy, folder/train-labels.npy ..., or folder/train.npz, folder/val.npz;
+                                 and for all splits folder/class_names.npy and folder/codebook.npy
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from typing_extensions import override
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.array_columns import array_column
-from tokenstore.sources.base import CodeSource, CodeSplit, Labels, SourceColumn
+from tokenstore.sources.base import CodeSource, CodeSplit, Labels, Note, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape, unsigned_codes
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.further import missing_field, requested_fields
@@ -115,14 +116,22 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
     differ in grid, codebook or class names. The codes themselves are checked as they are read.
     """
     fields = requested_fields(columns, str(location))
-    files = _files(Path(location), tuple(fields.values()))
+    files, unused = _files(Path(location), tuple(fields.values()))
     opened = {split: _open_split(files[split], fields) for split in in_usual_order(files)}
     splits = {split: one.split for split, one in opened.items()}
     grids = {split: one.stored.shape[1:] for split, one in splits.items()}
     if len(set(grids.values())) > 1:
         raise SourceError(f"{location}: splits differ in their grids: {grids}")
-    class_names = _agreed([one.class_names for one in opened.values()], _CLASS_NAMES, str(location))
-    codebook = _agreed([one.codebook for one in opened.values()], _CODEBOOK, str(location))
+    of_all = {name: _of_folder(Path(location), name) for name in (_CLASS_NAMES, _CODEBOOK)}
+    names, vectors = of_all[_CLASS_NAMES], of_all[_CODEBOOK]
+    class_names = _agreed(
+        [names and _class_names(names), *(one.class_names for one in opened.values())],
+        _CLASS_NAMES,
+        str(location),
+    )
+    codebook = _agreed(
+        [vectors and _codebook(vectors), *(one.codebook for one in opened.values())], _CODEBOOK, str(location)
+    )
     labels = {split: one.all_labels for split, one in splits.items() if one.all_labels is not None}
     check_class_range(labels, class_names, str(location))
     return CodeSource(
@@ -132,7 +141,7 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
         grid=next(iter(grids.values())),
         codebook=codebook,
         class_names=class_names,
-        notes=tuple(dict.fromkeys(note for one in opened.values() for note in one.notes)),
+        notes=(*unused, *dict.fromkeys(note for one in opened.values() for note in one.notes)),
         unused_labels=tuple(dict.fromkeys(note for one in opened.values() for note in one.unused_labels)),
         further={split: one.chosen for split, one in opened.items() if one.chosen},
     )
@@ -143,21 +152,38 @@ def is_array_folder(folder: Path) -> bool:
     return any(split_of_file(path.name) is not None for path in files_ending(folder, ENDINGS))
 
 
-def _files(location: Path, columns: tuple[str, ...]) -> dict[str, Path]:
-    """Return the file of codes of each split; files of labels and `columns` are none."""
+def _files(location: Path, columns: tuple[str, ...]) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return the file of codes of each split, and notes on files that are not used.
+
+    Files of labels and `columns` are no codes, nor is `train-masks.npy` beside `train.npy`.
+    """
     if not location.is_dir():
-        return {split_of_file(location.name) or DEFAULT_SPLIT: location}
+        return {split_of_file(location.name) or DEFAULT_SPLIT: location}, ()
     beside = (*_LABEL_ENDINGS, *(f"{sign}{column}" for column in columns for sign in "-_"))
     names = [path.name for path in files_ending(location, ENDINGS) if not path.stem.endswith(beside)]
     names = [name for name in names if split_of_file(name) is not None]
     if not names:
         raise SourceError(f"{location}: no arrays named after splits, such as train.npy or val.npz")
+    stems = {Path(name).stem for name in names}
+    further = [name for name in names if any(Path(name).stem.startswith((f"{s}-", f"{s}_")) for s in stems)]
     files = {}
-    for split, of_split in group_files(names, str(location)).items():
+    for split, of_split in group_files(
+        [name for name in names if name not in further], str(location)
+    ).items():
         if len(of_split) > 1:
             raise SourceError(f"{location}: {of_split[0]!r} and {of_split[1]!r} are both split {split}")
         files[split] = location / of_split[0]
-    return files
+    if not further:
+        return files, ()
+    named = Parameter("columns", "NAME")
+    text = f"files not used: {len(further)} ({shortened(further)}); {named} stores one as a further column"
+    return files, (Note(text, [named]),)
+
+
+def _of_folder(location: Path, name: str) -> StoredArray | None:
+    """Open the file of all splits of a folder, if there is one."""
+    path = location / f"{name}.npy"
+    return open_npy(path) if location.is_dir() and path.is_file() else None
 
 
 def _open_split(path: Path, fields: Mapping[str, str]) -> _SplitContents:

@@ -1,0 +1,90 @@
+"""What is exported and converted again is the store that it was: codes, labels, columns, class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.exported_stores import GRID, SAMPLES, SIZE, exported_store
+from helpers.ragged import same
+from helpers.stores import Samples, random_codes, write_store
+
+import tokenstore
+from tokenstore.audit.verify import verify
+from tokenstore.codecs import Views
+
+BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "npz": (("masks", "score", "caption", "source"), {}),
+    "npy": (("masks", "score", "caption", "source"), {}),
+    "safetensors": (("masks", "score"), {"codebook_size": SIZE}),
+    "jsonl": (
+        ("masks", "score", "caption", "source", "boxes", "tags"),
+        {"grid": GRID, "codebook_size": SIZE},
+    ),
+    "parquet": (("masks", "score", "caption", "source", "boxes", "tags"), {"codebook_size": SIZE}),
+    "llamagen": ((), {"grid": GRID, "codebook_size": SIZE}),
+}
+"""The columns that come back from each layout that a source reads, and the options of the conversion."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the store of all exports."""
+    return exported_store(tmp_path_factory.mktemp("exports") / "store")
+
+
+@pytest.mark.parametrize("layout", BACK)
+def test_an_export_converts_to_equal_codes_labels_and_columns(
+    store: Path, tmp_path: Path, layout: str
+) -> None:
+    columns, options = BACK[layout]
+    tokenstore.export(store, tmp_path / "out", to=layout, columns=["labels", *columns], splits="train")
+    if columns:
+        options = {**options, "columns": [name for name in columns if name != "masks"]}
+    tokenstore.convert(tmp_path / "out", tmp_path / "back", **options)
+    first, again = tokenstore.open(store)["train"], tokenstore.open(tmp_path / "back")["train"]
+    assert len(again) == SAMPLES
+    assert np.array_equal(first[:], again[:])
+    assert first.labels is not None
+    assert again.labels is not None
+    assert first.labels.tolist() == again.labels.tolist()
+    for name in columns:
+        if name == "masks":
+            continue
+        values = first.samples_table()["source"].to_pylist() if name == "source" else first.read(name)
+        found = again.read(name)
+        if name in ("caption", "source"):
+            assert found.tolist() == list(values)
+        elif name in ("boxes", "tags"):
+            assert same([each.astype(mine.dtype) for each, mine in zip(found, values, strict=True)], values)
+        else:
+            assert np.array_equal(found, values, equal_nan=True)
+    assert verify(tmp_path / "back").problems == []
+    if layout in ("npz", "npy", "safetensors", "parquet"):
+        assert tokenstore.open(tmp_path / "back").class_names == tokenstore.open(store).class_names
+
+
+@pytest.mark.parametrize("layout", [layout for layout in BACK if layout != "llamagen"])  # a tree is one split
+def test_all_splits_come_back(store: Path, tmp_path: Path, layout: str) -> None:
+    tokenstore.export(store, tmp_path / "out", to=layout, columns=["labels"])
+    tokenstore.convert(tmp_path / "out", tmp_path / "back", **BACK[layout][1])
+    first, again = tokenstore.open(store), tokenstore.open(tmp_path / "back")
+    assert set(again.splits) == {"train", "val"}
+    for split in again.splits:
+        assert np.array_equal(first[split][:], again[split][:])
+        assert np.array_equal(first[split].labels, again[split].labels)  # type: ignore[arg-type]
+
+
+def test_views_come_back_from_a_tree_of_codes(tmp_path: Path) -> None:
+    codes = random_codes(6, GRID, SIZE).reshape(3, 2, *GRID)
+    views = Views(2, ((0, 0, 32, 32, 0), (0, 0, 32, 32, 1)))
+    labels = np.array([2, 0, 1], np.int32)
+    write_store(tmp_path / "store", {"train": Samples(codes, labels)}, SIZE, views=views)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to="llamagen")
+    tokenstore.convert(tmp_path / "out", tmp_path / "back", grid=GRID, codebook_size=SIZE)
+    back = tokenstore.open(tmp_path / "back")
+    assert back.manifest.views == views
+    assert np.array_equal(back["train"].read("tokens"), codes)
+    assert back["train"].read("labels").tolist() == labels.tolist()
