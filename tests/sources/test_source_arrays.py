@@ -312,5 +312,5 @@ def test_files_beside_the_codes_are_no_codes_and_those_of_all_splits_are_used(tm
     assert source.codebook is not None
     assert source.codebook.shape == (200, 3)
     npy(tmp_path / "class_names.npy", np.arange(2))
-    with pytest.raises(SourceError, match="class_names.npy: expected a row of names, found int64"):
+    with pytest.raises(SourceError, match="expected a row of names, found int64"):
         open_source(tmp_path)

@@ -122,16 +122,14 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
     grids = {split: one.stored.shape[1:] for split, one in splits.items()}
     if len(set(grids.values())) > 1:
         raise SourceError(f"{location}: splits differ in their grids: {grids}")
-    of_all = {name: _of_folder(Path(location), name) for name in (_CLASS_NAMES, _CODEBOOK)}
-    names, vectors = of_all[_CLASS_NAMES], of_all[_CODEBOOK]
-    class_names = _agreed(
-        [names and _class_names(names), *(one.class_names for one in opened.values())],
-        _CLASS_NAMES,
-        str(location),
-    )
-    codebook = _agreed(
-        [vectors and _codebook(vectors), *(one.codebook for one in opened.values())], _CODEBOOK, str(location)
-    )
+    names, vectors = (_of_folder(Path(location), name) for name in (_CLASS_NAMES, _CODEBOOK))
+    all_names = [
+        None if names is None else _class_names(names),
+        *(one.class_names for one in opened.values()),
+    ]
+    class_names = _agreed(all_names, _CLASS_NAMES, str(location))
+    codebooks = [None if vectors is None else _codebook(vectors), *(one.codebook for one in opened.values())]
+    codebook = _agreed(codebooks, _CODEBOOK, str(location))
     labels = {split: one.all_labels for split, one in splits.items() if one.all_labels is not None}
     check_class_range(labels, class_names, str(location))
     return CodeSource(
