@@ -1,4 +1,4 @@
-"""What is exported and converted again is the store that it was: codes, labels, columns, class names."""
+"""Exports, converted again, are the store that they were: codes, labels, columns, class names."""
 
 from __future__ import annotations
 
