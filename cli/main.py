@@ -34,6 +34,7 @@ _COMMANDS = {
     "info": ("store.info", "Show what a store says about itself."),
     "recode": ("store.recode", "Write a store again with another codec."),
     "merge": ("store.merge", "Merge stores, or the parts of a conversion, to one store."),
+    "append": ("store.append", "Write samples behind those of a store, in its place."),
     "select": ("store.select", "Write a store of some samples of a store."),
     "split": ("store.split", "Write a store with some samples of a split as splits of their own."),
     "relabel": ("store.relabel", "Give the samples of a store other labels."),

@@ -67,6 +67,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "TokenStore",
         "TokenstoreError",
         "__version__",
+        "append",
         "concat",
         "convert",
         "copy",

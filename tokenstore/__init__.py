@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenstore.audit.reconstruct import reconstruct
     from tokenstore.audit.stats import stats
     from tokenstore.audit.verify import verify
+    from tokenstore.conversion.append import append
     from tokenstore.conversion.convert import convert
     from tokenstore.conversion.dry_run import plan
     from tokenstore.errors import TokenstoreError
@@ -40,6 +41,7 @@ __all__ = [
     "TokenStore",
     "TokenstoreError",
     "__version__",
+    "append",
     "concat",
     "convert",
     "copy",
@@ -68,6 +70,7 @@ _HOMES = {
     "TokenLoader": ("tokenstore.loading.loader", "TokenLoader"),
     "TokenStore": ("tokenstore.reading.store", "TokenStore"),
     "TokenstoreError": ("tokenstore.errors", "TokenstoreError"),
+    "append": ("tokenstore.conversion.append", "append"),
     "concat": ("tokenstore.loading.mixing", "concat"),
     "convert": ("tokenstore.conversion.convert", "convert"),
     "copy": ("tokenstore.writing.copy", "copy"),

@@ -109,6 +109,18 @@ def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_append(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tokenstore.copy(folder / "store", tmp_path / name)
+    write_grey_image(tmp_path / "more" / "class-1" / "9.png", 33)
+    said = output("append", tmp_path / "a", tmp_path / "more", "--tokenizer", "default")
+    assert "appended, train 5 samples" in said
+    tokenstore.append(tmp_path / "b", tmp_path / "more", tokenizer="default")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    result = CliRunner().invoke(cli, ["append", str(tmp_path / "a"), str(tmp_path / "more")])
+    assert (result.exit_code, "append them by --again" in result.output) == (1, True)
+
+
 def test_relabel_and_rename_class(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("class-0,even\n")
     output("relabel", folder / "store", tmp_path / "a", "--map", tmp_path / "map.csv")

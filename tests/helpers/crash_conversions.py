@@ -1,7 +1,7 @@
-"""A program of conversions, merges and writers of batches that kill themselves.
+"""A program of conversions, and of operations on stores, that kill themselves.
 
-It reads lines `convert IMAGES OUT OPERATION`, `merge PARTS OUT OPERATION`, PARTS being a folder of parts, and
-`write CODEC OUT OPERATION`, and answers each with a wait status.
+It reads lines `ACTION SOURCE OUT OPERATION`, where SOURCE is a folder of images, of parts, of stores, or a
+store (see `ACTIONS`), and answers each with a wait status.
 
 Every one of them runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
@@ -76,7 +76,28 @@ def _warm_up() -> None:
         part = replace(OPTIONS, part=(1, 1))
         convert_source(source, Path(folder, "out"), tokenizer=BrightnessTokenizer(), options=part)
         tokenstore.merge(Path(folder, "merged"), [Path(folder, "out")], jobs=1)
+        tokenstore.select(Path(folder, "merged"), Path(folder, "selected"), where="row < 2", jobs=1)
         write_batches(str(Path(folder, "written")), "zstd")
+
+
+def convert(source: str, out: str) -> None:
+    """Convert a folder of images."""
+    tokenizer = BrightnessTokenizer()
+    convert_source(open_source(source), out, tokenizer=tokenizer, options=OPTIONS, resume=True)
+
+
+ACTIONS: dict[str, Callable[[str, str], Any]] = {
+    "convert": convert,
+    "merge": lambda source, out: tokenstore.merge(out, sorted(Path(source).iterdir()), jobs=1, resume=True),
+    "write": lambda codec, out: write_batches(out, codec),
+    "select": lambda source, out: tokenstore.select(source, out, where="row != 9", jobs=1, resume=True),
+    "relabel": lambda source, out: tokenstore.relabel(out, class_map={"class-0": "class-1"}),
+    "append": lambda source, out: tokenstore.append(out, source, jobs=1),
+    "append-images": lambda source, out: tokenstore.append(
+        out, source, tokenizer=BrightnessTokenizer(), workers=0, jobs=1
+    ),
+}
+"""The functions of a source and a place; `relabel` and `append` change the store that is there."""
 
 
 def main() -> None:
@@ -90,14 +111,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             kill_at(int(operation))
-            if action == "merge":
-                tokenstore.merge(out, sorted(Path(source).iterdir()), jobs=1, resume=True)
-            elif action == "write":
-                write_batches(out, source)
-            else:
-                convert_source(
-                    open_source(source), out, tokenizer=BrightnessTokenizer(), options=OPTIONS, resume=True
-                )
+            ACTIONS[action](source, out)
             os._exit(0)
         print(os.waitpid(child, 0)[1], flush=True)
 

@@ -9,15 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.brightness import BrightnessTokenizer, write_grey_folder
+from helpers.crash_runs import conversions as conversions
+from helpers.crash_runs import run
 from helpers.grey_conversions import OPTIONS
-from helpers.paths import TESTS
 from PIL import Image
 
 import tokenstore
@@ -44,27 +44,6 @@ def opens(out: Path) -> bool:
     for split in store.splits:
         store[split][:]
     return True
-
-
-@pytest.fixture(scope="module")
-def conversions() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(TESTS / "helpers/crash_conversions.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def run(
-    conversions: subprocess.Popen[str], source: Path, out: Path, operation: int, action: str = "convert"
-) -> bool:
-    """Run a conversion, or a merge; return whether it ended before it was killed at a file operation."""
-    assert conversions.stdin is not None
-    assert conversions.stdout is not None
-    print(action, source, out, operation, file=conversions.stdin, flush=True)
-    status = int(conversions.stdout.readline())
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"{action} failed"
-    return not os.WIFSIGNALED(status)
 
 
 def check_every_kill(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from tokenstore.format import (
     ROOT,
     FileRecord,
     Manifest,
-    SplitSummary,
     encode_json,
     encode_root,
     file_record,
@@ -29,7 +28,7 @@ from tokenstore.version import __version__
 from tokenstore.writing.copy import Progress, copy_file
 from tokenstore.writing.editing.new_store import EditedStore, new_store, opened_places, operation
 from tokenstore.writing.in_place import replace_store
-from tokenstore.writing.linked import StoredFile, linked
+from tokenstore.writing.linked import StoredFile, linked, take
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
@@ -46,7 +45,9 @@ class Edition:
         self.store, self._writer, self._scratch = store, writer, scratch
         self.files: dict[str, FileRecord] = {}
         """The files that are written or kept so far, as the manifest is to list them."""
-        self._unlisted: list[str] = []
+        self.listed_arrays = set(store.files.listed_arrays)
+        """The arrays whose shards are in a file of their own."""
+        self._unlisted: dict[str, None] = {}
         """The paths of shards that a file of their array lists."""
 
     @property
@@ -58,13 +59,7 @@ class Edition:
         """Write a file of the new edition."""
         self._writer.check()
         self.storage.write_ahead(path, data)
-        self.files[path] = file_record(data)
-
-    def write_unlisted(self, path: str, data: bytes) -> None:
-        """Write a shard that a file of its array lists."""
-        self._writer.check()
-        self.storage.write_ahead(path, data)
-        self._unlisted.append(path)
+        self._note(path, file_record(data))
 
     def write_document(self, node: str, document: dict[str, Any]) -> None:
         """Write the Zarr metadata of a group or an array."""
@@ -82,33 +77,42 @@ class Edition:
         self._writer.check()
         self.storage.move_into_place(scratch, path)
 
+    def take(self, path: str, file: StoredFile) -> None:
+        """Link or copy a file of any store; raises DamageError where it is not as it should be."""
+        self._writer.check()
+        take(self.storage, path, file)
+        self._note(path, file.record)
+
     def keep(self, path: str, record: FileRecord) -> None:
         """Link or copy a file of the store before; raises DamageError where a copy is not as it should be."""
         source = self.store.files
         if not linked(self.storage, path, StoredFile(source, path, record)):
             copy_file(source, self._writer, path, record, self._scratch / "copy", True, Progress(0))
-        if path in source.manifest.files:
-            self.files[path] = record
+        self._note(path, record)
+
+    def _note(self, path: str, record: FileRecord) -> None:
+        if path.partition("/c/")[0] in self.listed_arrays:
+            self._unlisted[path] = None
         else:
-            self._unlisted.append(path)
+            self.files[path] = record
+
+    def _has(self, path: str) -> bool:
+        return path in self.files or path in self._unlisted
 
     def keep_rest(self, but: Collection[str] = ()) -> None:
         """Keep all files but those that are written, and those of some arrays and tables (by path)."""
         folders = tuple(f"{path}/" for path in but)
         for path, record in self.store.files.records():
-            if path not in self.files and path not in but and not path.startswith(folders):
+            if not self._has(path) and path not in but and not path.startswith(folders):
                 self.keep(path, record)
 
-    def commit(self, fields: Mapping[str, Any], splits: Mapping[str, SplitSummary] | None = None) -> Manifest:
+    def commit(self, fields: Mapping[str, Any]) -> Manifest:
         """Write the manifest last, with some fields changed; the new edition is complete."""
         before = self.store.manifest
         files = dict(sorted(self.files.items()))
+        own = {"splits": before.splits, "features": before.features, "part": None}
         manifest = Manifest(
-            **{**before.shared(), "part": None, **fields},
-            splits=before.splits if splits is None else splits,
-            files=files,
-            features=before.features,
-            created_by=f"tokenstore {__version__}",
+            **{**before.shared(), **own, **fields, "files": files, "created_by": f"tokenstore {__version__}"}
         )
         manifest.check()
         suffix = f"/{ROOT}"
@@ -128,6 +132,7 @@ def edit(
     done: Mapping[str, Any],
     editor: Callable[[TokenStore], Editor],
     *,
+    others: Sequence[TokenStore] = (),
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
@@ -135,7 +140,8 @@ def edit(
     """Write a new edition of `store` at `out`, or for None in its place.
 
     `done` is the operation, for the store's history: its name under `name`, and the arguments that decide the
-    result. `editor` checks an open store, and returns the function that writes its new files.
+    result. `others` are further stores that it reads. `editor` checks an open store, and returns the function
+    that writes its new files.
 
     Raises what `editor` raises, StoreError for a store that cannot be replaced in its place, StoreExistsError
     and ConversionError as `StoreWriter` does, DamageError, and the errors of `tokenstore.open`.
@@ -143,12 +149,12 @@ def edit(
     if out is not None:
         places = opened_places([store], out, storage_options, target_storage_options)
         (opened,) = places.stores
-        return _written(opened, places.target, done, editor, resume)
+        return _written([opened, *others], places.target, done, editor, resume)
     place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
     result = replace_store(
         place,
-        done,
-        lambda old, target: _written(old, target, done, editor, resume=True),
+        {**done, "others": [other.files.root_digest for other in others]},
+        lambda old, target: _written([old, *others], target, done, editor, resume=True),
         doing=str(done["name"]),
     )
     written = StoreFiles(place.reopened())
@@ -156,14 +162,15 @@ def edit(
 
 
 def _written(
-    store: TokenStore,
+    stores: Sequence[TokenStore],
     target: Storage,
     done: Mapping[str, Any],
     editor: Callable[[TokenStore], Editor],
     resume: bool,
 ) -> EditedStore:
+    store = stores[0]
     write_files = editor(store)
-    history = (*store.manifest.history, operation(stores=[store], **done))
+    history = (*store.manifest.history, operation(stores=stores, **done))
     spec = StoreSpec(**{**store.manifest.shared(), "history": history, "part": None})
 
     def write(writer: StoreWriter) -> None:

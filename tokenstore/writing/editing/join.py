@@ -22,7 +22,7 @@ from tokenstore.writing.editing.select import write_picked
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
-__all__ = ["Joining", "join_stores"]
+__all__ = ["Joining", "agreed_columns", "check_agreement", "join_stores", "unified_classes"]
 
 _SHOWN = 5
 """The columns that a message names."""
@@ -76,13 +76,13 @@ def join_stores(
     Raises StoreError for stores that cannot be joined, ArgumentError and ManifestError for names of splits
     that cannot be, DamageError, and what `new_store` raises.
     """
-    _check_agreement(stores)
-    names, labels = _unified_classes(stores)
+    check_agreement(stores)
+    names, labels = unified_classes(stores)
     picked: dict[str, list[PickedRows]] = {}
     for number, (store, table) in enumerate(zip(stores, labels, strict=True), 1):
         for split, name in how.names(store, number).items():
             picked.setdefault(name, []).append(PickedRows(store[split], labels=table))
-    columns = {name: _columns(name, parts, how.common_columns) for name, parts in picked.items()}
+    columns = {name: agreed_columns(name, parts, common=how.common_columns) for name, parts in picked.items()}
     spec = _spec(stores, how, names)
 
     def write(writer: StoreWriter) -> None:
@@ -123,7 +123,7 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
     )
 
 
-def _check_agreement(stores: Sequence[TokenStore]) -> None:
+def check_agreement(stores: Sequence[TokenStore]) -> None:
     """Raise StoreError unless codes, vectors and masks mean the same in all stores."""
     for store in stores:
         if not store.splits:
@@ -157,7 +157,7 @@ def _different(first: TokenStore, other: TokenStore, name: str, expected: Any, a
     )
 
 
-def _unified_classes(
+def unified_classes(
     stores: Sequence[TokenStore],
 ) -> tuple[tuple[str, ...] | None, list[npt.NDArray[np.int32] | None]]:
     """Return the names of all classes, and for each store the new label of each of its labels.
@@ -186,21 +186,23 @@ def _unified_classes(
     return names, tables
 
 
-def _columns(name: str, parts: Sequence[PickedRows], common: bool) -> tuple[str, ...]:
-    """Return the columns of a new split; raise StoreError where its parts have others."""
+def agreed_columns(name: str, parts: Sequence[PickedRows], *, common: bool | None = None) -> tuple[str, ...]:
+    """Return the columns of a new split; raise StoreError where its parts have others.
+
+    With `common` those that not all have are left out; None stands for a caller that cannot leave them out.
+    """
     tables = [_described(part.split) for part in parts]
     first = tables[0]
-    if not common:
-        for part, table in zip(parts, tables, strict=True):
-            if table != first:
-                differ = sorted(each for each in {*first, *table} if first.get(each) != table.get(each))
-                leaving = Parameter("common_columns", True)
-                raise StoreError(
-                    f"split {name}: expected the same columns in {parts[0].split!r} and {part.split!r}, "
-                    "found "
-                    f"other {', '.join(differ[:_SHOWN])}. Leave out what not all have by {leaving}",
-                    parameters=[leaving],
-                )
+    for part, table in zip(parts, tables, strict=True):
+        if table != first and not common:
+            differ = sorted(each for each in {*first, *table} if first.get(each) != table.get(each))
+            leaving = Parameter("common_columns", True)
+            hint = "" if common is None else f". Leave out what not all have by {leaving}"
+            raise StoreError(
+                f"split {name}: expected the same columns in {parts[0].split!r} and {part.split!r}, found "
+                f"other {', '.join(differ[:_SHOWN])}{hint}",
+                parameters=[] if common is None else [leaving],
+            )
     return tuple(each for each in first if all(table.get(each) == first[each] for table in tables))
 
 

@@ -17,7 +17,16 @@ from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.target import finish_commit
 from tokenstore.writing.writer import StoreWriter
 
-__all__ = ["EditedStore", "OnSamples", "Places", "new_store", "opened_places", "operation", "same_spec"]
+__all__ = [
+    "EditedStore",
+    "OnSamples",
+    "Places",
+    "new_store",
+    "opened_places",
+    "operation",
+    "same_spec",
+    "spec_like",
+]
 
 OnSamples: TypeAlias = Callable[[str, int, int], None]
 """A progress callback: the step's name, the samples that are done, and all of them."""
@@ -78,18 +87,17 @@ def operation(name: str, stores: Sequence[TokenStore], **arguments: Any) -> Oper
     return Operation(name, given, digests, f"tokenstore {__version__}")
 
 
+def spec_like(store: TokenStore) -> StoreSpec:
+    """Return the spec of a whole store that is written with the codec of another one."""
+    codec = store[store.splits[0]].array(TOKENS).layout.codec
+    return replace(
+        spec_of(store), codec=codec.name, model=codec.model, given_views=codec.given_views, part=None
+    )
+
+
 def same_spec(store: TokenStore, done: Operation) -> StoreSpec:
     """Return the spec of a store that is made of another by an operation, with the same codec."""
-    codec = store[store.splits[0]].array(TOKENS).layout.codec
-    history = (*store.manifest.history, done)
-    return replace(
-        spec_of(store),
-        codec=codec.name,
-        model=codec.model,
-        given_views=codec.given_views,
-        history=history,
-        part=None,
-    )
+    return replace(spec_like(store), history=(*store.manifest.history, done))
 
 
 def new_store(

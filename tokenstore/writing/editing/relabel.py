@@ -180,16 +180,15 @@ def _write(edition: Edition, new: Mapping[str, LabelsOf], names: tuple[str, ...]
 def _write_labels(edition: Edition, split: SplitReader, labels: LabelsOf) -> None:
     array = f"{split.name}/{LABELS}"
     layout, is_listed = _labels_layout(edition.store, split)
+    if is_listed:
+        edition.listed_arrays.add(array)
     records = []
     for shard in range(layout.shards):
         start = shard * layout.shard_samples
         values = labels(start, min(start + layout.shard_samples, layout.samples))
         path, data = f"{array}/{layout.shard_file(shard)}", layout.encode_shard(values)
-        if is_listed:
-            records.append(file_record(data))
-            edition.write_unlisted(path, data)
-        else:
-            edition.write(path, data)
+        records.append(file_record(data))
+        edition.write(path, data)
     if is_listed:
         edition.write(f"{array}/{SHARD_MANIFEST}", encode_records(records))
     edition.write_document(array, layout.to_zarr(LABELS))

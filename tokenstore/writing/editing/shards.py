@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenstore.format import LABELS, TOKENS, ArrayLayout
@@ -12,14 +13,14 @@ from tokenstore.machine import in_order
 from tokenstore.writing.blocks import Block
 from tokenstore.writing.checks import check_codes
 from tokenstore.writing.editing.rows import JoinedRows
-from tokenstore.writing.encoded import assembled, encode_piece, pieces
+from tokenstore.writing.encoded import EncodedShard, assembled, encode_piece, pieces
 from tokenstore.writing.linked import StoredFile
 from tokenstore.writing.rewrite import TableRows
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.split import SplitWriter
 from tokenstore.writing.writer import StoreWriter
 
-__all__ = ["Report", "write_split"]
+__all__ = ["Report", "ShardCut", "encoded_shards", "write_split"]
 
 Report = Callable[[int, int], None]
 """A progress callback: the samples done and in all."""
@@ -31,6 +32,19 @@ class _Shard(NamedTuple):
     start: int
     stop: int
     stored: Mapping[str, StoredFile]
+
+
+@dataclass(frozen=True)
+class ShardCut:
+    """The cut of a split into shards."""
+
+    split: str
+    spec: StoreSpec
+    layouts: Mapping[str, ArrayLayout]
+    """The layout of each array, tokens first."""
+    shard_samples: int
+    first: int = 0
+    """The first sample of the first shard that is to be written."""
 
 
 def write_split(
@@ -56,47 +70,59 @@ def write_split(
 
 
 def _write_shards(part: SplitWriter, rows: JoinedRows, spec: StoreSpec, jobs: int, report: Report) -> None:
-    samples, begin = len(rows), part.source_position
-    layouts = part.layouts(max(1, min(part.shard_samples, samples)))
-    shards, ahead = itertools.tee(_shards(part, rows, layouts, begin))
-    blocks = (block for shard in ahead for block in _blocks(part.name, layouts, shard))
-    payloads = in_order(lambda block: _payloads(rows, spec, layouts, block), blocks, jobs)
-    table = TableRows(rows.batches(begin))
+    layouts = part.layouts(max(1, min(part.shard_samples, len(rows))))
+    cut = ShardCut(part.name, spec, layouts, part.shard_samples, part.source_position)
+    table = TableRows(rows.batches(part.source_position))
+    with contextlib.closing(encoded_shards(rows, cut, jobs, table)) as shards:
+        for shard in shards:
+            stop = shard.number * part.shard_samples + shard.samples
+            part.write_encoded(shard, stop, [])
+            report(stop, len(rows))
+
+
+def encoded_shards(
+    rows: JoinedRows, cut: ShardCut, jobs: int, table: TableRows | None = None
+) -> Generator[EncodedShard, None, None]:
+    """Yield the shards of some rows in order, encoded by `jobs` threads, or as some store has them already.
+
+    Without `table`, the rows of the samples table from the cut's first sample on, they are left out. Raises
+    DamageError, and CodecError for values that the codec cannot store.
+    """
+    layouts = cut.layouts
+    shards, ahead = itertools.tee(_shards(rows, cut))
+    blocks = (block for shard in ahead for block in _blocks(cut, shard))
+    payloads = in_order(lambda block: _payloads(rows, cut, block), blocks, jobs)
     with contextlib.closing(payloads):
         for shard in shards:
             of_arrays: dict[str, list[bytes]] = {array: [] for array in layouts if array not in shard.stored}
-            for block in _blocks(part.name, layouts, shard):
+            for block in _blocks(cut, shard):
                 of_arrays[block.array] += next(payloads)
-            number, count = shard.start // part.shard_samples, shard.stop - shard.start
+            number, count = shard.start // cut.shard_samples, shard.stop - shard.start
             new = {array: layouts[array] for array in of_arrays}
-            encoded = assembled(part.name, number, count, new, of_arrays, table.take(count))
+            tables = () if table is None else table.take(count)
+            encoded = assembled(cut.split, number, count, new, of_arrays, tables)
             stored = {
-                f"{part.name}/{array}/{layouts[array].shard_file(number)}": file
+                f"{cut.split}/{array}/{layouts[array].shard_file(number)}": file
                 for array, file in shard.stored.items()
             }
-            part.write_encoded(encoded.with_stored(stored), shard.stop, [])
-            report(shard.stop, samples)
+            yield encoded.with_stored(stored)
 
 
-def _shards(
-    part: SplitWriter, rows: JoinedRows, layouts: Mapping[str, ArrayLayout], begin: int
-) -> Iterator[_Shard]:
-    for start in range(begin, len(rows), part.shard_samples):
-        stop = min(start + part.shard_samples, len(rows))
-        found = {array: rows.whole_shard(array, layout, start, stop) for array, layout in layouts.items()}
+def _shards(rows: JoinedRows, cut: ShardCut) -> Iterator[_Shard]:
+    for start in range(cut.first, len(rows), cut.shard_samples):
+        stop = min(start + cut.shard_samples, len(rows))
+        found = {array: rows.whole_shard(array, layout, start, stop) for array, layout in cut.layouts.items()}
         yield _Shard(start, stop, {array: file for array, file in found.items() if file is not None})
 
 
-def _blocks(split: str, layouts: Mapping[str, ArrayLayout], shard: _Shard) -> Iterator[Block]:
-    new = {array: layout for array, layout in layouts.items() if array not in shard.stored}
-    return pieces(split, new, shard.start, shard.stop)
+def _blocks(cut: ShardCut, shard: _Shard) -> Iterator[Block]:
+    new = {array: layout for array, layout in cut.layouts.items() if array not in shard.stored}
+    return pieces(cut.split, new, shard.start, shard.stop)
 
 
-def _payloads(
-    rows: JoinedRows, spec: StoreSpec, layouts: Mapping[str, ArrayLayout], block: Block
-) -> list[bytes]:
+def _payloads(rows: JoinedRows, cut: ShardCut, block: Block) -> list[bytes]:
     """Return the payloads of the chunks of a block: those that are stored, or new ones."""
-    layout = layouts[block.array]
+    layout, spec = cut.layouts[block.array], cut.spec
     stored = rows.payloads(block.array, layout, block.start, block.stop)
     if stored is not None:
         return stored
