@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import multiprocessing
@@ -22,6 +23,7 @@ import pytest
 from helpers.object_storage import fault_proxy, rados_gateway, s3_server
 from helpers.paths import TESTS
 from helpers.waiting import MovingClock, SleeplessClock
+from helpers.worker_forks import worker_python
 
 _workers: set[int] = set()
 """The process number of this process, if it is a worker of pytest-xdist."""
@@ -37,9 +39,14 @@ atexit.register(_leave_worker)  # before all others, which therefore run earlier
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Remember whether this process is a test worker, whose results have been sent when it ends."""
+    """Remember whether this process is a test worker; make workers that it starts forks of one process."""
     if hasattr(config, "workerinput"):
         _workers.add(os.getpid())
+    elif sys.platform == "linux" and "popen" in (workers := config.getvalue("tx") or []):
+        forks = contextlib.ExitStack()
+        config.add_cleanup(forks.close)
+        forked = f"popen//python={forks.enter_context(worker_python())}"
+        config.option.tx = [forked if worker == "popen" else worker for worker in workers]
 
 
 # Helpers that tests run as programs import one another.
