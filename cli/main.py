@@ -39,6 +39,7 @@ _COMMANDS = {
     "split": ("store.split", "Write a store with some samples of a split as splits of their own."),
     "relabel": ("store.relabel", "Give the samples of a store other labels."),
     "rename-class": ("store.rename_class", "Give a class of a store another name."),
+    "relate": ("store.relate", "Say which tokenizer made the codes of a store."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
     "export": ("store.export", "Write a store's samples as files of another layout."),
     "stats": (

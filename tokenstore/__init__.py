@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokenstore.writing.copy import copy
     from tokenstore.writing.editing.partition import split
     from tokenstore.writing.editing.relabel import relabel, rename_class
+    from tokenstore.writing.editing.relate import relate
     from tokenstore.writing.editing.select import select
     from tokenstore.writing.export.export import export
     from tokenstore.writing.merge import merge
@@ -55,6 +56,7 @@ __all__ = [
     "recode",
     "reconstruct",
     "relabel",
+    "relate",
     "rename_class",
     "select",
     "split",
@@ -84,6 +86,7 @@ _HOMES = {
     "recode": ("tokenstore.writing.recode", "recode"),
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),
     "relabel": ("tokenstore.writing.editing.relabel", "relabel"),
+    "relate": ("tokenstore.writing.editing.relate", "relate"),
     "rename_class": ("tokenstore.writing.editing.relabel", "rename_class"),
     "select": ("tokenstore.writing.editing.select", "select"),
     "split": ("tokenstore.writing.editing.partition", "split"),

@@ -114,7 +114,8 @@ class TrainedModel:
                 f"{where}: expected codes of {ours}, which the network was trained on, found codes of "
                 f"{theirs}; "
                 "convert the images with that tokenizer, or train a network on these. Ready codes are "
-                "related to their tokenizer by tokenstore.convert(..., tokenizer=...)"
+                "related to their tokenizer by tokenstore.convert(..., tokenizer=...), and a store by "
+                "tokenstore.relate"
             )
 
 

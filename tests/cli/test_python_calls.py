@@ -19,6 +19,7 @@ from tokenstore_cli.main import cli
 import tokenstore
 from tokenstore.errors import ArgumentError
 from tokenstore.sources import open_source
+from tokenstore.tokenizers import load_tokenizer
 
 SIZE = 32
 
@@ -132,6 +133,17 @@ def test_relabel_and_rename_class(folder: Path, tmp_path: Path) -> None:
     assert tokenstore.open(tmp_path / "a").class_names == ("zero", "class-1")
     result = CliRunner().invoke(cli, ["relabel", str(tmp_path / "a")])
     assert (result.exit_code, "expected either --map or --labels" in result.output) == (2, True)
+
+
+def test_relate(tmp_path: Path) -> None:
+    vectors = load_tokenizer("default").codebook[:5]
+    codes = np.arange(16, dtype=np.uint8).reshape(4, 2, 2) % 5
+    np.savez(tmp_path / "codes.npz", tokens=codes, codebook=vectors)
+    tokenstore.convert(tmp_path / "codes.npz", tmp_path / "store")
+    said = output("relate", tmp_path / "store", "default", tmp_path / "a")
+    assert "related, train 4 samples" in said
+    tokenstore.relate(tmp_path / "store", "default", tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 @pytest.fixture(scope="module")

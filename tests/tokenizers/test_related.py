@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.stores import write_store
 from tokenstore_cli.main import cli
 from torch import nn
 
@@ -86,3 +87,40 @@ def test_a_network_of_ready_codes_takes_images_by_a_tokenizer_of_exactly_their_v
     assert tokenizer_for(of(codebook_fingerprint(own.codebook)), "default").name == own.name
     with pytest.raises(ModelError, match=r"expected codes of unknown .* by tokenstore\.convert"):
         tokenizer_for(of(codebook_fingerprint(own.codebook[1:])), "default")
+
+
+def test_a_store_is_related_to_the_tokenizer_of_its_vectors(own: Any, tmp_path: Path) -> None:
+    arguments = ready(tmp_path, own.codebook, len(own.codebook))
+    before = tokenstore.convert(**arguments).manifest
+    codes = tokenstore.open(arguments["target"])["train"][:]
+    tokenstore.relate(arguments["target"], "default")
+    store = tokenstore.open(arguments["target"])
+    assert (before.tokenizer.name, store.manifest.tokenizer.name) == ("unknown", own.name)
+    assert store.manifest.tokenizer.fingerprint == own.fingerprint
+    assert [done.operation for done in store.manifest.history] == ["relate"]
+    assert (store["train"][:] == codes).all()
+    assert tokenstore.verify(arguments["target"]).ok
+    assert tokenizer_for(network(store.manifest)).fingerprint == own.fingerprint
+    tokenstore.relate(arguments["target"], own)  # which changes nothing
+
+
+def test_a_store_of_some_vectors_is_related_as_one_of_a_pruned_codebook(own: Any, tmp_path: Path) -> None:
+    kept = [3, 8, 9, 700, 2047]
+    arguments = ready(tmp_path, own.codebook[kept], 5)
+    tokenstore.convert(**arguments)
+    done = tokenstore.relate(arguments["target"], own, tmp_path / "related")
+    assert done.manifest.tokenizer.kept_codes == (tuple(kept),)
+    assert tokenstore.open(arguments["target"]).manifest.tokenizer.name == "unknown"
+
+
+def test_a_store_of_other_vectors_or_of_another_tokenizer_is_not_related(own: Any, tmp_path: Path) -> None:
+    arguments = ready(tmp_path, own.codebook[::-1].copy(), len(own.codebook))
+    tokenstore.convert(**arguments)
+    with pytest.raises(TokenizerError, match="in another order"):
+        tokenstore.relate(arguments["target"], own)
+    assert tokenstore.open(arguments["target"]).manifest.tokenizer.name == "unknown"
+    codes = np.zeros((4, 4, 4), np.uint16)
+    identity = TokenizerIdentity("another", "ab" * 32)
+    write_store(tmp_path / "known", {"train": (codes, None)}, len(own.codebook), tokenizer=identity)
+    with pytest.raises(TokenizerError, match="expected codes of an unknown tokenizer"):
+        tokenstore.relate(tmp_path / "known", own)

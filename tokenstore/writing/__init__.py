@@ -9,9 +9,9 @@ a conversion. `write` makes one of a caller's codes, batch by batch (`codes_writ
 `export/` writes samples as files of other layouts.
 `editing/` takes samples of complete stores and changes labels; `linked` shares files between stores.
 
-The entry points are `tokenstore.copy`, `export`, `merge`, `recode`, `relabel`, `rename_class`, `select`,
-`split` and `write`. A function that has its module's name is imported from the module. This wing may import
-`reading` and all that comes before it.
+The entry points are `tokenstore.copy`, `export`, `merge`, `recode`, `relabel`, `relate`, `rename_class`,
+`select`, `split` and `write`. A function that has its module's name is imported from the module. This wing
+may import `reading` and all that comes before it.
 """
 
 from __future__ import annotations
