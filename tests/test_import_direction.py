@@ -81,6 +81,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "recode",
         "reconstruct",
         "relabel",
+        "relate",
         "rename_class",
         "select",
         "split",
