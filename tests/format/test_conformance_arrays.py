@@ -35,12 +35,14 @@ from helpers.stores import edit_root, replace_files, write_store
 from zarr.storage import ZipStore
 
 import tokenstore
+from tokenstore.audit.verify import verify
 from tokenstore.codecs.zstd import ZSTD_LEVEL
 from tokenstore.errors import (
     CodecError,
     DamageError,
     ManifestError,
 )
+from tokenstore.format import ImplicitCodebook
 from tokenstore.format.manifest import TokenizerIdentity
 
 
@@ -297,6 +299,51 @@ def test_m20_codes_that_were_numbered_anew_can_be_led_back(tmp_path: Path) -> No
     read = tokenstore.open(tmp_path / "store").manifest.tokenizer
     assert read == identity
     assert read != TokenizerIdentity("test", "ab" * 32)
+
+
+def test_m04_vectors_of_an_implicit_codebook_follow_from_the_digits(tmp_path: Path) -> None:
+    expected = {
+        ("lfq", (2, 2, 2)): [[-1, -1, -1], [1, -1, -1], [-1, 1, -1], [1, 1, -1]],
+        ("bsq", (2, 2, 2, 2)): [[-0.5, -0.5, -0.5, -0.5], [0.5, -0.5, -0.5, -0.5]],
+        ("fsq", (4, 3)): [[-1, -1], [-0.5, -1], [0, -1], [0.5, -1], [-1, 0]],
+    }
+    for (kind, levels), vectors in expected.items():
+        implicit = ImplicitCodebook(kind, levels)
+        identity = TokenizerIdentity("test", "ab" * 32, implicit_codebook=implicit)
+        codes = np.arange(implicit.size, dtype=np.uint8).reshape(1, 2, -1)
+        out = tmp_path / kind
+        write_store(out, {"train": (codes,)}, implicit.size, tokenizer=identity, codebook=implicit.table())
+        tokenizer = json.loads((out / "zarr.json").read_bytes())["attributes"]["tokenstore"]["tokenizer"]
+        assert tokenizer["implicit_codebook"] == {"kind": kind, "levels": list(levels)}
+        assert not (out / "codebook").exists()
+        table = tokenstore.open(out).codebook
+        assert table.dtype == np.float32
+        assert table.shape == (implicit.size, len(levels))
+        np.testing.assert_array_equal(table[: len(vectors)], vectors)
+        assert verify(out).problems == []
+
+
+def test_m04_an_implicit_codebook_of_other_codes_or_rules_is_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", {"train": (np.zeros((2, 4), np.uint8),)}, 6)
+    for wrong in (
+        {"kind": "fsq", "levels": [2, 2]},
+        {"kind": "lfq", "levels": [2, 3]},
+        {"kind": "vq", "levels": [2, 3]},
+        {"kind": "fsq", "levels": [6, 1]},
+        {"kind": "fsq", "levels": []},
+        {"kind": "fsq", "levels": [2.0, 3]},
+        {"kind": "fsq", "levels": [65536] * 65},
+        {"kind": "fsq"},
+        "fsq",
+    ):
+        edit_root(
+            tmp_path / "store",
+            lambda root, wrong=wrong: root["attributes"]["tokenstore"]["tokenizer"].update(
+                implicit_codebook=wrong
+            ),
+        )
+        with pytest.raises(ManifestError, match="implicit_codebook"):
+            tokenstore.open(tmp_path / "store")
 
 
 @pytest.mark.parametrize(

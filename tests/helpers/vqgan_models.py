@@ -56,7 +56,8 @@ def random_checkpoint(config: VQGANConfig = TINY, seed: int = 0, averaged: bool 
         tensors["quantize.codebook_used"] = torch.zeros(65536)
     if averaged:
         others = random_weights(VQGAN(config), seed + 1)
-        tensors |= {namer(config, True)(name): tensor for name, tensor in others.items()}
+        averaged_weights = {namer(config)(name).replace(".", ""): values for name, values in others.items()}
+        tensors |= {f"model_ema.{name}": values for name, values in averaged_weights.items()}
         tensors |= {
             "model_ema.decay": torch.ones(()),
             "model_ema.num_updates": torch.ones((), dtype=torch.int),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import vqgan_models
+from helpers import magvit_models, vqgan_models
 from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image
 from safetensors.torch import load_file
@@ -56,6 +56,10 @@ def vqgan(folder: Path, photographs: Path) -> str:
     return f"vqgan:{vqgan_models.write_checkpoint(folder / 'model.ckpt')}"
 
 
+def open_magvit2(folder: Path, photographs: Path) -> str:
+    return f"open-magvit2:{magvit_models.write_checkpoint(folder / 'model.ckpt')}"
+
+
 def diffusers(folder: Path, photographs: Path) -> str:
     models = pytest.importorskip("helpers.diffusers_models")
     models.build().save_pretrained(folder / "model")
@@ -95,6 +99,7 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "conv-vq": conv_vq,
     "vit-vqgan": vit_vqgan,
     "vqgan": vqgan,
+    "open-magvit2": open_magvit2,
     "diffusers": diffusers,
     "transformers": transformers,
     "autoencoder": autoencoder,

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from helpers import vqgan_models
+from helpers import magvit_models, vqgan_models
 from helpers.wrong_checkpoints import WRONG
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 
-GOOD: Mapping[str, Callable[[], dict[str, Tensor]]] = {"vqgan": vqgan_models.random_checkpoint}
+GOOD: Mapping[str, Callable[[], dict[str, Tensor]]] = {
+    "vqgan": vqgan_models.random_checkpoint,
+    "open-magvit2": magvit_models.random_checkpoint,
+}
 
 
 @pytest.fixture(scope="module")

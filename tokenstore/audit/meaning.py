@@ -171,6 +171,8 @@ def check_codebook(store: StoreFiles) -> list[str]:
     codebook = store.codebook
     assert codebook is not None, "only a codebook that exists is checked"
     sizes, where = store.manifest.codebook_sizes, f"{store.storage}/codebook"
+    if store.manifest.tokenizer.implicit_codebook is not None:
+        return [f"{where}: expected no array, since vectors follow from implicit_codebook, found one"]
     problem = codebook_problem(codebook.shape, sizes)
     if problem is not None:
         return [f"{where}: {problem}"]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         view_boxes_problem,
     )
     from tokenstore.format.history import Operation
+    from tokenstore.format.implicit import IMPLICIT_KINDS, ImplicitCodebook
     from tokenstore.format.layout import (
         CODEBOOK,
         LABELS,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CODEBOOK",
     "FORMAT_VERSION",
+    "IMPLICIT_KINDS",
     "LABELS",
     "LABEL_COLUMN",
     "MASKS",
@@ -108,6 +110,7 @@ __all__ = [
     "Column",
     "ConversionPart",
     "FileRecord",
+    "ImplicitCodebook",
     "Manifest",
     "Operation",
     "Preprocessing",
@@ -176,6 +179,8 @@ _HOMES = {
     "StoreFields": "store_fields",
     "TokenizerIdentity": "store_fields",
     "check_layout": "agreement",
+    "IMPLICIT_KINDS": "implicit",
+    "ImplicitCodebook": "implicit",
     "check_shard_nbytes": "agreement",
     "checked_layout": "agreement",
     "code_planes": "layout",

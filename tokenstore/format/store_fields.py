@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tokenstore.codecs import Views
@@ -24,6 +25,7 @@ from tokenstore.format.fields import (
     text,
 )
 from tokenstore.format.history import Operation, read_history
+from tokenstore.format.implicit import ImplicitCodebook, read_implicit_codebook
 
 __all__ = ["ConversionPart", "Preprocessing", "StoreFields", "TokenizerIdentity", "part_positions"]
 
@@ -47,6 +49,8 @@ class TokenizerIdentity:
     """The device that computed the codes; None if they are the same on every device."""
     dtype: str | None = field(default=None, compare=False)
     """The float type that the codes were computed in; None if they are exact."""
+    implicit_codebook: ImplicitCodebook | None = None
+    """The rule that vectors follow from; None if they are stored, or there are none."""
 
     def __str__(self) -> str:
         return (
@@ -62,6 +66,7 @@ class TokenizerIdentity:
             "device": self.device,
             "dtype": self.dtype,
             "kept_codes": self.kept_codes and [list(codes) for codes in self.kept_codes],
+            "implicit_codebook": self.implicit_codebook and self.implicit_codebook.to_dict(),
         }
         return {name: value for name, value in values.items() if name == "fingerprint" or value is not None}
 
@@ -194,10 +199,33 @@ class StoreFields:
                 f"manifest.tokenizer.kept_codes: expected lists of {self.codebook_sizes} codes, found "
                 f"{tuple(map(len, lists))}"
             )
+        self._check_implicit()
         if self.part is not None and self.part.number > self.part.count:
             raise ManifestError(
                 f"manifest.part: expected a number up to {self.part.count}, found {self.part.number}"
             )
+
+    def _check_implicit(self) -> None:
+        """Raise ManifestError unless an implicit codebook has the codes that the store has."""
+        implicit, lists = self.tokenizer.implicit_codebook, self.tokenizer.kept_codes
+        if implicit is None:
+            return
+        if lists is None:
+            fits = self.codebook_sizes == (implicit.size,)
+        else:
+            fits = len(lists) == 1 and lists[0][-1] < implicit.size
+        if not fits:
+            raise ManifestError(
+                f"manifest.tokenizer.implicit_codebook: expected one codebook of {implicit.size} codes, "
+                f"found codebook_sizes {list(self.codebook_sizes)}"
+                + ("" if lists is None else " of kept codes that are others")
+            )
+
+    @property
+    def implicit_table(self) -> npt.NDArray[np.float32] | None:
+        """The vectors (K, D) that an implicit codebook gives; None without one, or for too large a table."""
+        implicit, lists = self.tokenizer.implicit_codebook, self.tokenizer.kept_codes
+        return None if implicit is None else implicit.table(None if lists is None else lists[0])
 
 
 def codebook_sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -227,7 +255,13 @@ def _rising_codes(value: object, where: str) -> tuple[int, ...]:
 read_identity = record(
     TokenizerIdentity,
     {"name": text, "fingerprint": null_or(text)},
-    {"kept_codes": list_of(_rising_codes), "spec": text, "device": text, "dtype": text},
+    {
+        "kept_codes": list_of(_rising_codes),
+        "spec": text,
+        "device": text,
+        "dtype": text,
+        "implicit_codebook": read_implicit_codebook,
+    },
 )
 """The reader of a TokenizerIdentity; raises FieldError."""
 

@@ -210,8 +210,9 @@ class StoreFiles:
 
     @cached_property
     def codebook(self) -> npt.NDArray[np.float32] | None:
-        """The tokenizer's vectors (K, D) or (n, K, D), where the store has them."""
-        return self._table_array(CODEBOOK, np.dtype(np.float32))
+        """The tokenizer's vectors (K, D) or (n, K, D), where the store has them or a rule gives them."""
+        computed = self.manifest.implicit_table
+        return self._table_array(CODEBOOK, np.dtype(np.float32)) if computed is None else computed
 
     @cached_property
     def synonyms(self) -> npt.NDArray[np.int32] | None:

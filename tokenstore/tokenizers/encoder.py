@@ -128,6 +128,7 @@ def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdent
         spec=spec,
         device=None if exact else tokenizer.device.type,
         dtype=None if exact else str(tokenizer.dtype).removeprefix("torch."),
+        implicit_codebook=getattr(tokenizer, "implicit_codebook", None),
     )
 
 

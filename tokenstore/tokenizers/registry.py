@@ -137,6 +137,15 @@ TOKENIZERS = {
         argument="FILE[@LOOKUP] or HUB-ID#FILE",
         fetches=True,
     ),
+    "open-magvit2": TokenizerKind(
+        "tokenstore.tokenizers.kinds.open_magvit2",
+        "Open-MAGVIT2: codes are the signs of latents, without a table",
+        grid="H/16 x W/16 or H/8 x W/8",
+        codebook="262,144 x 18 or 16,384 x 14, by a rule",
+        licence="of the checkpoint: Apache-2.0",
+        argument="FILE or HUB-ID#FILE",
+        fetches=True,
+    ),
     "autoencoder": TokenizerKind(
         "tokenstore.tokenizers.kinds.autoencoder",
         "a continuous autoencoder of diffusers with a codebook that `tokenstore fit-codebook` learned",

@@ -14,13 +14,26 @@ from torch import Tensor, nn
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.checkpoints import listed, read_checkpoint
 
-__all__ = ["Shapes", "fill", "load_network", "most_frequent", "numbers_in", "shape_at", "shapes_of"]
+__all__ = [
+    "Shapes",
+    "averaged_names",
+    "fill",
+    "load_network",
+    "most_frequent",
+    "numbers_in",
+    "shape_at",
+    "shapes_of",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of tensors by name."""
 Module = TypeVar("Module", bound=nn.Module)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_AVERAGED = "model_ema."
+"""The beginning of the names of averaged weights, in Lightning's checkpoints of several programs."""
+_AVERAGING = ("model_ema.decay", "model_ema.num_updates", "model_ema.loss")
+"""The beginnings of the names of averaged values that no code depends on."""
 _MOST_NUMBERS = 1 << 33
 """The most numbers of a network: more than any image tokenizer that is published has."""
 
@@ -58,6 +71,7 @@ def fill(
     with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
         network = make()
     own = network.state_dict()
+    assert own.keys() >= dict(network.named_buffers()).keys(), "no file holds these buffers"
     expected = {name_in_file(name): tuple(tensor.shape) for name, tensor in own.items()}
     if sum(tensor.numel() for tensor in own.values()) > _MOST_NUMBERS:
         raise TokenizerError(f"expected a network of at most {_MOST_NUMBERS:,} numbers, found a larger one")
@@ -94,6 +108,21 @@ def check_values(values: Mapping[str, object], expected: Shapes, label: str) -> 
     if any(problems.values()):
         lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items() if names]
         raise TokenizerError("\n".join([f"expected the {len(expected)} tensors of {label}, found", *lines]))
+
+
+def averaged_names(values: Mapping[str, object]) -> tuple[dict[str, object], Callable[[str], str]]:
+    """Return those values of a run that are a network's weights, and the function from its names to theirs.
+
+    Where a run has averaged weights (`model_ema.`, with names without dots) beside those of its last step,
+    the averaged ones are taken.
+    """
+    averaged = any(name.startswith(_AVERAGED) for name in values)
+    weights = {
+        name: value
+        for name, value in values.items()
+        if name.startswith(_AVERAGED) == averaged and not name.startswith(_AVERAGING)
+    }
+    return weights, (lambda name: _AVERAGED + name.replace(".", "")) if averaged else str
 
 
 def shapes_of(values: Mapping[str, object]) -> dict[str, tuple[int, ...]]:

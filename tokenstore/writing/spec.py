@@ -70,6 +70,11 @@ class StoreSpec(StoreFields):
         if vectors is not None and (problem := codebook_problem(vectors.shape, self.codebook_sizes)):
             raise ManifestError(f"codebook: {problem}")
 
+    @property
+    def stored_codebook(self) -> npt.NDArray[np.float32] | None:
+        """The vectors that the store holds as an array: none where they follow from a rule."""
+        return self.codebook if self.tokenizer.implicit_codebook is None else None
+
     def samples_per_shard(self, listed: int | None, columns: Iterable[Column] = ()) -> int:
         """Return the samples of a full shard, in a split of which at most `listed` samples exist, if known.
 

@@ -200,7 +200,7 @@ class StoreWriter:
             files.update(split.write_lists())
             files.update(split.write_tables())
         for name, values, axes in (
-            (CODEBOOK, self.spec.codebook, ("codebook", "code", "channel")),
+            (CODEBOOK, self.spec.stored_codebook, ("codebook", "code", "channel")),
             (SYNONYMS, self.spec.synonyms, ("code", "rank")),
         ):
             if values is not None:

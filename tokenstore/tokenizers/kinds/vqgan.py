@@ -25,6 +25,7 @@ from tokenstore.tokenizers.lookups import LOOKUPS, Gumbel
 from tokenstore.tokenizers.model_folders import checkpoint_at, try_out, whole_positions
 from tokenstore.tokenizers.strict_weights import (
     Shapes,
+    averaged_names,
     fill,
     load_network,
     most_frequent,
@@ -34,8 +35,7 @@ from tokenstore.tokenizers.strict_weights import (
 )
 
 FORMAT = "tokenstore.vqgan.1"
-AVERAGED = "model_ema."
-UNUSED = ("quantize.codebook_used", "model_ema.decay", "model_ema.num_updates")
+UNUSED = ("quantize.codebook_used",)
 """The tensors of published files that no code depends on."""
 DEFAULT_IMAGE_SIZE = 256
 MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_CODES = 8, 16, 1 << 12, 1 << 20
@@ -113,15 +113,11 @@ def llamagen_name(name: str, levels: int) -> str:
 _MIDDLE = {"block_1": 0, "attn_1": 1, "block_2": 2}
 
 
-def namer(config: VQGANConfig, averaged: bool = False) -> Callable[[str], str]:
-    """Return the function from the names of a VQGAN's tensors to those in a checkpoint."""
-
-    def name_in_file(name: str) -> str:
-        if config.layout == "llamagen":
-            name = llamagen_name(name, len(config.shape.channels))
-        return AVERAGED + name.replace(".", "") if averaged else name
-
-    return name_in_file
+def namer(config: VQGANConfig) -> Callable[[str], str]:
+    """Return the function from the names of a VQGAN's tensors to those in a checkpoint of its layout."""
+    if config.layout == "llamagen":
+        return lambda name: llamagen_name(name, len(config.shape.channels))
+    return str
 
 
 def recognise(shapes: Shapes) -> VQGANConfig:
@@ -199,20 +195,16 @@ def build(values: Mapping[str, object], file_nbytes: int, lookup: str | None = N
 
     Raises TokenizerError, with lists of names, for values that are not exactly those of a VQGAN.
     """
-    averaged = any(name.startswith(AVERAGED) for name in values)
     config = recognise(shapes_of(values))
     if lookup is not None:
         if (lookup == "gumbel") != (config.lookup == "gumbel"):
             raise TokenizerError(f"expected the look-up {config.lookup} of this file, found {lookup!r}")
         config = replace(config, lookup=lookup)
-    used = {
-        name: value
-        for name, value in values.items()
-        if name not in UNUSED
-        and name.startswith(AVERAGED) == averaged
-        and not name.startswith(f"{AVERAGED}loss")
-    }
-    return fill(lambda: VQGAN(config), used, file_nbytes, label_of(config), namer(config, averaged))
+    used, name_in_file = averaged_names({name: values[name] for name in values if name not in UNUSED})
+    own_name = namer(config)
+    return fill(
+        lambda: VQGAN(config), used, file_nbytes, label_of(config), lambda name: name_in_file(own_name(name))
+    )
 
 
 def label_of(config: VQGANConfig) -> str:
