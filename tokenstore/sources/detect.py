@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +16,7 @@ from tokenstore.sources.base import Source
 from tokenstore.sources.code_grid import with_grid
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
+from tokenstore.sources.layouts.pickles import pickle_advice
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import counted
 from tokenstore.sources.naming import named, with_columns
@@ -28,6 +32,8 @@ _COMPRESSED_TAR = re.compile(rf"({'|'.join(map(re.escape, COMPRESSED_TARS))})$",
 _ARCHIVE = re.compile(r"\.(zip|rar|7z)$", re.IGNORECASE)
 _AS_IT_WAS = "folders are listed as they were when the conversion began; images added since are left out"
 """The note on a source whose listing was saved."""
+_LOOKED_AT = 1000
+"""The files of a folder of nothing known that are looked at to find out whether they are pickles."""
 _BY_URL = "source_storage_options"
 """The option of kinds that can be read by URL."""
 _OPTION_NEEDS = {
@@ -136,6 +142,9 @@ def _detect(path: Path) -> str:
     named = _kind_of_name(str(path), kinds)
     if named is not None:
         return named
+    advice = pickle_advice([path.name], path.resolve().parent.name)
+    if advice is not None:
+        raise SourceError(f"{path}: expected a source, found {advice}")
     endings = ", ".join(dict.fromkeys(ending for facts in kinds.values() for ending in facts.endings))
     raise SourceError(f"{path}: expected a folder, or a file ending in {endings}")
 
@@ -165,7 +174,18 @@ def _kind_of_name(name: str, kinds: Mapping[str, SourceKind]) -> str | None:
 def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
     """Return the one kind whose samples a folder holds."""
     names = [name for name, kind in kinds.items() if kind.holds(folder)]
-    return _only(names, kinds, str(folder), sorted(path.name for path in folder.iterdir()))
+    inside = sorted(folder.iterdir())
+    for each in (folder, *inside) if not names else ():
+        advice = pickle_advice(islice(_names_in(each), _LOOKED_AT), each.resolve().name)
+        if advice is not None:
+            raise SourceError(f"{each}: expected a source, found {advice}")
+    return _only(names, kinds, str(folder), [path.name for path in inside])
+
+
+def _names_in(folder: Path) -> Iterator[str]:
+    """Yield the names of a folder's files, of none if it is no folder."""
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        yield from (entry.name for entry in entries)
 
 
 def _only(names: Sequence[str], kinds: Mapping[str, SourceKind], where: str, files: Sequence[str]) -> str:

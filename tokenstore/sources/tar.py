@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources.base import ImageSource, ImageSplit, Labels, PlacedRequest
+from tokenstore.sources.base import CodeSource, ImageSource, ImageSplit, Labels, PlacedRequest
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import requested_fields
 from tokenstore.sources.labels import label_splits
+from tokenstore.sources.layouts.tar_codes import no_images, tar_codes
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import (
     check_range,
@@ -143,8 +144,12 @@ def open_tar(
     source_storage_options: Mapping[str, Any] | None = None,
     listings: SavedListings | None = None,
     columns: Sequence[str] | None = None,
-) -> ImageSource:
+    token_column: str | None = None,
+) -> ImageSource | CodeSource:
     """Index tar files: one, a pattern such as `train-{000..099}.tar`, or a folder of tar files.
+
+    Samples are ready codes where `token_column` names the members that hold them, such as `codes.npy`, or
+    where the first sample has no image and a member `tokens.npy` or the like.
 
     With `no_labels`, neither members nor folders give labels. The location may be a URL, for which
     `source_storage_options` are fsspec's. `columns` are further columns: the ending of members beside the
@@ -159,9 +164,9 @@ def open_tar(
     fields = requested_fields(columns, where)
     parts: dict[str, _Part] = {}
     for split, files in shards.splits.items():
-        index, texts = index_tars(files, notes, not no_labels, listings, tuple(fields.values()))
+        index, texts = index_tars(files, notes, not no_labels, listings, tuple(fields.values()), token_column)
         if not len(index):
-            raise SourceError(f"{where}: no images in the tar files of split {split}")
+            raise no_images(f"{where}: no images in the tar files of split {split}", files[0])
         for inner, part in _inner_parts(files, index, texts, where).items():
             if shards.named and inner not in (None, split):
                 raise SourceError(f"{files[0]}: split {split} by its name, but holds a folder for {inner}")
@@ -171,7 +176,9 @@ def open_tar(
         split: TarSplit(parts[split].files, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
-    if not no_labels and all(part.texts is None for part in parts.values()):
+    codes = {split: part.codes() for split, part in parts.items()}
+    are_codes = any(each is not None for each in codes.values())
+    if not are_codes and not no_labels and all(part.texts is None for part in parts.values()):
         refuse_paired_maps(splits, where, _unpack_maps)
     unused = () if no_labels else notes.unused_labels()
     all_notes = (*shards.notes, *notes.notes(), *more)
@@ -182,7 +189,17 @@ def open_tar(
         for split, part in parts.items()
     }
     further = tar_columns(fields, values, where)
-    return ImageSource("tar", where, splits, class_names, all_notes, unused, further)
+    if not are_codes:
+        return ImageSource("tar", where, splits, class_names, all_notes, unused, further)
+    return CodeSource(
+        kind="tar",
+        location=where,
+        **tar_codes(codes, labels, where),
+        further=further if fields else {},
+        class_names=class_names,
+        notes=all_notes,
+        unused_labels=unused,
+    )
 
 
 def _unpack_maps(split: str, pair: Pair) -> tuple[str, Sequence[Parameter]]:
@@ -205,6 +222,13 @@ class _Part:
     """The texts of the samples' own label members."""
     folders: pa.ChunkedArray
     """The names of class folders, null for samples outside of one."""
+
+    def codes(self) -> tuple[str, Values] | None:
+        """Return the ending of the members of codes, and their values; None for images."""
+        index = self.index
+        if index.codes is None:
+            return None
+        return index.code_ending, Values(self.files, index.shards, index.members, index.codes)
 
 
 def _inner_parts(
@@ -280,7 +304,7 @@ SOURCE = SourceKind(
     holds=_is_tar_folder,
     looked_for=".tar shards",
     endings=ENDINGS,
-    options=frozenset({"no_labels", "source_storage_options", "listings", "columns"}),
+    options=frozenset({"no_labels", "source_storage_options", "listings", "columns", "token_column"}),
     holds_url=partial(has_shards, endings=ENDINGS),
 )
 """The kind `tar`."""

@@ -37,6 +37,7 @@ __all__ = ["ColumnReader", "Values", "tar_columns"]
 
 _MOST_NBYTES = 2**24
 _ARRAY = "npy"
+_MAGIC = b"\x93NUMPY"
 _NUMBER = ("cls", "id", "index")
 """The endings of members whose text is a number, if it is one in all samples."""
 _NUMBER_TEXT = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})\s*", re.ASCII)
@@ -74,6 +75,17 @@ class ColumnReader:
                 fields = self._json(group[json_ending])
             values.append(None if fields is None else fields.get(field))
         return values, used
+
+    def codes(self, member: Member) -> bytes:
+        """Return the cell of an array of codes; raise SourceError for a buffer without the `.npy` header."""
+        self.file.seek(member.offset)
+        if self.file.read(len(_MAGIC)) != _MAGIC:
+            raise SourceError(
+                f"{self.tar}: {printable(member.name)}: expected the .npy format, found a buffer without its "
+                "header, as MaskGen writes its latents of float16: numbers of unknown type and shape, and no "
+                "codes. Write codes by np.save"
+            )
+        return self._member(_ARRAY, member)
 
     def _member(self, ending: str, member: Member) -> bytes:
         if ending.rpartition(".")[2] == _ARRAY:

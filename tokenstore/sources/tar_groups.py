@@ -15,10 +15,20 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.images import EXTENSIONS
 from tokenstore.sources.labels import looks_like_label
+from tokenstore.sources.layouts.rows import TOKEN_NAMES
 from tokenstore.sources.names import printable
 from tokenstore.sources.tar_headers import Member
 
-__all__ = ["JSON", "Group", "GroupSample", "looks_like_labels", "looks_like_sample", "samples_of_group"]
+__all__ = [
+    "JSON",
+    "Group",
+    "GroupSample",
+    "code_ending",
+    "looks_like_labels",
+    "looks_like_sample",
+    "sample_of",
+    "samples_of_group",
+]
 
 PREFERRED = ("jpg", "jpeg", "png", "webp")
 """The endings of images in order of preference, for samples with several; others come after, by name."""
@@ -26,6 +36,7 @@ PREFERRED = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("cls", "label", "class", "cls.txt", "label.txt", "class.txt")
 """The endings of members whose text is a label, in order of preference."""
 JSON = "json"
+_ARRAY = "npy"
 _RANKS = {word: rank for rank, word in enumerate((*_TEXTS, JSON))}
 _NUMBERS = re.compile(r"[0-9.]+")
 _WORDS = re.compile(r"[^a-z_]+")
@@ -87,6 +98,26 @@ def samples_of_group(group: Group, key: bytes, tar: SourceFile) -> tuple[list[Gr
         samples.append(GroupSample(endings[0], _labels(endings[0], group, several), several))
         others += endings[1:]
     return samples, others
+
+
+def sample_of(ending: str, group: Group, key: bytes, tar: SourceFile) -> GroupSample:
+    """Return the sample whose member of an ending holds its codes; raise SourceError for a group without."""
+    if ending not in group:
+        raise SourceError(f"{tar}: sample {printable(key)!r} has no member .{ending}, unlike the first one")
+    return GroupSample(ending, _labels(ending, group, False), False)
+
+
+def code_ending(group: Group, given: str | None) -> str:
+    """Return the ending of the members that hold codes, by the first group of a tar file; "" for images.
+
+    `given` is the name that the user gives, without `.npy` or with it. Without one, groups are codes if the
+    first has no image, and a member named `tokens.npy` or by another of `TOKEN_NAMES`.
+    """
+    if given is not None:
+        return given.lower() if given.lower().endswith(f".{_ARRAY}") else f"{given.lower()}.{_ARRAY}"
+    if any(ending.rpartition(".")[2] in EXTENSIONS for ending in group):
+        return ""
+    return next((f"{name}.{_ARRAY}" for name in TOKEN_NAMES if f"{name}.{_ARRAY}" in group), "")
 
 
 def _preference(ending: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from tokenstore.sources.files import Reader, SourceFile, reading
 from tokenstore.sources.listings import FileListing, ListingTask, SavedListings, list_files
 from tokenstore.sources.names import NameBuilder, Tally, first_indices, printable
 from tokenstore.sources.tar_columns import ColumnReader
-from tokenstore.sources.tar_groups import Group, looks_like_sample, samples_of_group
+from tokenstore.sources.tar_groups import Group, code_ending, looks_like_sample, sample_of, samples_of_group
 from tokenstore.sources.tar_headers import Member, walk_headers
 from tokenstore.sources.tar_labels import LabelReader
 from tokenstore.sources.tar_links import LEADS_NOWHERE, TarLinks
@@ -36,6 +36,10 @@ class TarIndex:
     sizes: npt.NDArray[np.int64]
     further: tuple[pa.ChunkedArray, ...] = ()
     """The values of further columns, as `tar_columns.ColumnReader` gives them."""
+    code_ending: str = ""
+    """The ending of members of codes; "" for samples that are images."""
+    codes: pa.ChunkedArray | None = None
+    """The values of the members of codes, as `tar_columns.ColumnReader` gives them."""
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -45,7 +49,8 @@ class TarIndex:
         members = self.members.take(pa.array(row_numbers))
         shards, offsets = self.shards[row_numbers], self.offsets[row_numbers]
         further = tuple(column.take(pa.array(row_numbers)) for column in self.further)
-        return TarIndex(members, shards, offsets, self.sizes[row_numbers], further)
+        codes = None if self.codes is None else self.codes.take(pa.array(row_numbers))
+        return TarIndex(members, shards, offsets, self.sizes[row_numbers], further, self.code_ending, codes)
 
 
 def index_tars(
@@ -54,19 +59,28 @@ def index_tars(
     labelled: bool = True,
     saved: SavedListings | None = None,
     fields: tuple[str, ...] = (),
+    codes: str | None = None,
 ) -> tuple[TarIndex, pa.ChunkedArray | None]:
     """Index the samples of some tar files in file order, and return the texts of their labels, if any.
 
     Labels are only read if the samples are to be `labelled`. Listings of single files are taken from `saved`,
-    and saved there. `fields` are the further columns that are read.
+    and saved there. `fields` are the further columns that are read. `codes` names the members of codes,
+    which are the samples then, and not images; without it, the first sample of a file decides.
 
     Raises SourceError if a key occurs twice, or if some samples have labels and others not.
     """
     tables, unlabelled, rows = [], Tally("samples without a label"), 0
-    for file, listing in zip(files, list_files(files, ListTar(labelled, fields), saved), strict=True):
+    endings: dict[str, SourceFile] = {}
+    for file, listing in zip(files, list_files(files, ListTar(labelled, fields, codes), saved), strict=True):
         table = listing.table
         tables.append(table)
         notes.merge(listing.facts)
+        endings.setdefault(listing.facts["codes"], file)
+        if len(endings) > 1:
+            found = ", ".join(
+                f"{f'codes (.{each})' if each else 'images'} in {of}" for each, of in endings.items()
+            )
+            raise SourceError(f"{file}: expected samples of one kind in all tar files, found {found}")
         rows += len(table)
         bare = table["text"].null_count
         if bare:
@@ -83,7 +97,8 @@ def index_tars(
     shards = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
     further = tuple(whole[f"column-{number}"] for number in range(len(fields)))
     places = whole["offset"].to_numpy(), whole["size"].to_numpy()
-    index = TarIndex(whole["member"], shards, *places, further)
+    (ending,) = endings
+    index = TarIndex(whole["member"], shards, *places, further, ending, whole["codes"] if ending else None)
     return index, None if unlabelled.count else whole["text"]
 
 
@@ -98,13 +113,17 @@ class ListTar(ListingTask):
     """True to read labels."""
     fields: tuple[str, ...] = ()
     """The further columns to read: binary `column-0` and so on."""
+    codes: str | None = None
+    """The name of the members of codes; None where the first sample of a file decides."""
 
     @override
     def __call__(self, file: SourceFile) -> FileListing:
         members, texts, notes = NameBuilder(), NameBuilder(), TarNotes()
         offsets, sizes = array("q"), array("q")
         further = [NameBuilder() for _ in self.fields]
-        for image, text, values in _samples(file, notes, self.labelled, self.fields):
+        codes, kind = NameBuilder(), [""]
+        for image, text, values, of_codes in _samples(file, notes, self, kind):
+            codes.append(of_codes)
             for builder, value in zip(further, values, strict=True):
                 builder.append(value)
             members.append(image.name)
@@ -113,20 +132,31 @@ class ListTar(ListingTask):
             sizes.append(image.size)
         columns = {"member": members.finish(), "text": texts.finish()}
         columns |= {f"column-{number}": builder.finish() for number, builder in enumerate(further)}
+        if kind[0]:
+            columns["codes"] = codes.finish()
         numbers = {"offset": np.array(offsets, np.int64), "size": np.array(sizes, np.int64)}
-        return FileListing(pa.table({**columns, **numbers}), notes.facts())
+        return FileListing(pa.table({**columns, **numbers}), {**notes.facts(), "codes": kind[0]})
 
 
 def _samples(
-    tar: SourceFile, notes: TarNotes, labelled: bool, fields: tuple[str, ...]
-) -> Iterator[tuple[Member, bytes | None, list[bytes | None]]]:
-    """Yield the image, the label text and the further columns of each sample of one tar file."""
+    tar: SourceFile, notes: TarNotes, task: ListTar, kind: list[str]
+) -> Iterator[tuple[Member, bytes | None, list[bytes | None], bytes | None]]:
+    """Yield the image, or the codes, the label text and the further columns of each sample of a tar file.
+
+    The last value is the cell of a member of codes, None for an image. The ending of such members becomes the
+    one element of `kind`, "" for images.
+    """
     keys = NameBuilder()
     with reading(tar) as file:
-        reader, columns = LabelReader(file, tar, notes, fields), ColumnReader(file, tar, fields)
-        for key, group in _groups(file, tar, notes):
+        reader, columns = LabelReader(file, tar, notes, task.fields), ColumnReader(file, tar, task.fields)
+        for key, group in groups_of(file, tar, notes):
             keys.append(key)
-            samples, further_images = samples_of_group(group, key, tar)
+            if len(keys) == 1:
+                kind[0] = code_ending(group, task.codes)
+            if kind[0]:
+                samples, further_images = [sample_of(kind[0], group, key, tar)], list[str]()
+            else:
+                samples, further_images = samples_of_group(group, key, tar)
             if not samples:
                 for member in group.values():
                     notes.without_image(member.name)
@@ -136,18 +166,18 @@ def _samples(
                 notes.images.add(group[ending].name)
             for sample in samples:
                 image = group[sample.image]
-                text, read = reader.text(sample, group) if labelled else (None, sample.labels)
+                text, read = reader.text(sample, group) if task.labelled else (None, sample.labels)
                 values, stored = columns.values(sample, group)
                 used = [*used, sample.image, *read, *stored]
                 if sample.is_one_of_several:
                     notes.apart.add(image.name)
-                yield image, text, values
+                yield image, text, values, columns.codes(image) if kind[0] else None
             for ending in () if len(used) == len(group) else [one for one in group if one not in set(used)]:
                 reader.note_unused(ending, group[ending])
     _check_keys(keys.finish(), tar)
 
 
-def _groups(file: Reader, tar: SourceFile, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
+def groups_of(file: Reader, tar: SourceFile, notes: TarNotes) -> Iterator[tuple[bytes, Group]]:
     """Yield each key with its members by their endings: what follows the first dot, in lower case."""
     key, group, links = b"", dict[str, Member](), TarLinks(tar)
     for member in walk_headers(file, tar):
