@@ -176,19 +176,13 @@ def open_tar(
         split: TarSplit(parts[split].files, parts[split].index, labels.get(split))
         for split in in_usual_order(parts)
     }
-    codes = {split: part.codes() for split, part in parts.items()}
+    codes = {split: parts[split].codes() for split in splits}
     are_codes = any(each is not None for each in codes.values())
     if not are_codes and not no_labels and all(part.texts is None for part in parts.values()):
         refuse_paired_maps(splits, where, _unpack_maps)
     unused = () if no_labels else notes.unused_labels()
     all_notes = (*shards.notes, *notes.notes(), *more)
-    values = {
-        split: [
-            Values(part.files, part.index.shards, part.index.members, cells) for cells in part.index.further
-        ]
-        for split, part in parts.items()
-    }
-    further = tar_columns(fields, values, where)
+    further = tar_columns(fields, {split: part.columns() for split, part in parts.items()}, where)
     if not are_codes:
         return ImageSource("tar", where, splits, class_names, all_notes, unused, further)
     return CodeSource(
@@ -222,6 +216,11 @@ class _Part:
     """The texts of the samples' own label members."""
     folders: pa.ChunkedArray
     """The names of class folders, null for samples outside of one."""
+
+    def columns(self) -> list[Values]:
+        """Return the values of the further columns."""
+        index = self.index
+        return [Values(self.files, index.shards, index.members, cells) for cells in index.further]
 
     def codes(self) -> tuple[str, Values] | None:
         """Return the ending of the members of codes, and their values; None for images."""
