@@ -28,8 +28,11 @@ test test-quick test-thorough test-s3: export PYTHONDONTWRITEBYTECODE =
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
 
-test: check
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+# The checks run beside the tests, which wait now and then; what they print follows.
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & checks=$$!; \
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile; tests=$$?; \
+	wait $$checks; checked=$$?; cat $(VENV)/check.log; exit $$((tests ? tests : checked))
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check

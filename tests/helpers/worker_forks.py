@@ -52,7 +52,6 @@ def worker_python() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder, "socket"))
         pipe = subprocess.PIPE
-        pipe = subprocess.PIPE
         with subprocess.Popen([sys.executable, __file__, place], stdin=pipe, stdout=pipe) as server:
             assert server.stdout is not None
             server.stdout.readline()
