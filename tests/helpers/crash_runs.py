@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers.paths import TESTS
+from helpers.worker_forks import program
 
 
 @pytest.fixture(scope="module")
 def conversions() -> Iterator[subprocess.Popen[str]]:
     """Start the program of conversions, and end it after the tests of a module."""
-    command = [sys.executable, str(TESTS / "helpers/crash_conversions.py")]
+    command = program("helpers.crash_conversions")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         assert process.stdin is not None

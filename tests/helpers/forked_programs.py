@@ -20,15 +20,15 @@ from types import TracebackType
 from typing import Any
 
 from helpers.waiting import HANG
+from helpers.worker_forks import program
 
 
 class ForkServer:
     """A process that has imported `modules`, and starts programs as forks of itself."""
 
     def __init__(self, *modules: str) -> None:
-        command = [sys.executable, "-m", "helpers.forked_programs", *modules]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        pipe = subprocess.PIPE
+        pipe, command = subprocess.PIPE, program("helpers.forked_programs", *modules)
         self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def __enter__(self) -> ForkServer:

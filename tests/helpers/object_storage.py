@@ -31,6 +31,7 @@ from botocore.credentials import Credentials
 
 from helpers.fault_proxy import FaultProxy
 from helpers.paths import TESTS
+from helpers.worker_forks import program
 
 REGION = "us-east-1"
 _START_SECONDS = 300
@@ -82,10 +83,8 @@ def moto_server() -> Iterator[S3Server]:
         "INITIAL_NO_AUTH_ACTION_COUNT": str(_UNAUTHENTICATED_CALLS),
         "PYTHONPATH": modules,
     }
-    command = [sys.executable, __file__]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    command, pipe = program("helpers.object_storage"), subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             ready, _, _ = select.select([process.stdout], [], [], _START_SECONDS)
@@ -102,7 +101,9 @@ def moto_server() -> Iterator[S3Server]:
             )
             yield S3Server(endpoint, key, secret)
         finally:
-            process.kill()
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
 
 
 def _iam(endpoint: str, action: str, **parameters: str) -> str:
@@ -180,6 +181,7 @@ def serve() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()
+    os._exit(0)  # at once, without taking all modules apart
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Each worker of pytest-xdist would import torch, timm and the others by itself. Here the controller starts this
 file as a server, which imports them once. Where pytest-xdist starts a worker, it starts this file as a client
-instead: the client hands its streams to the server, whose fork is the worker.
+instead: the client hands its streams to the server, whose fork is the worker. Programs that tests run may be
+such forks too, if they end with their standard input: `program`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,17 @@ MODULES = (
     "zarr",
 )
 """Modules that tests import. None of them starts a thread, and none is rewritten by pytest."""
+_COMMAND = "TOKENSTORE_TESTS_PYTHON"
+"""The environment variable that names the command of a client to workers."""
 _STREAMS = 3
 _PATIENCE_SECONDS = 20.0
+
+
+def program(module: str, *arguments: str) -> list[str]:
+    """Return the command of a module that ends with its standard input; signals do not reach the module."""
+    code = f"import runpy, sys; sys.argv[1:] = {list(arguments)}"
+    code += f"; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [*shlex.split(os.environ.get(_COMMAND, sys.executable)), "-c", code]
 
 
 @contextlib.contextmanager
@@ -55,7 +65,9 @@ def worker_python() -> Iterator[str]:
         with subprocess.Popen([sys.executable, __file__, place], stdin=pipe, stdout=pipe) as server:
             assert server.stdout is not None
             server.stdout.readline()
-            yield shlex.join([sys.executable, "-IS", __file__, place])  # its standard input ends here
+            command = os.environ[_COMMAND] = shlex.join([sys.executable, "-IS", __file__, place])
+            yield command
+            del os.environ[_COMMAND]  # the server ends with its standard input
 
 
 def serve(place: str) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.interleaved_operations import CODES, OPERATIONS, write
-from helpers.paths import TESTS
+from helpers.worker_forks import program
 
 import tokenstore
 from tokenstore.audit.verify import verify
@@ -102,7 +101,7 @@ def assert_whole(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
-    command = [sys.executable, str(TESTS / "helpers/interleaved_operations.py")]
+    command = program("helpers.interleaved_operations")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Pairs(process, tmp_path_factory.mktemp("pairs"))
         assert process.stdin is not None
