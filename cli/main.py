@@ -40,6 +40,7 @@ _COMMANDS = {
     "relabel": ("store.relabel", "Give the samples of a store other labels."),
     "rename-class": ("store.rename_class", "Give a class of a store another name."),
     "relate": ("store.relate", "Say which tokenizer made the codes of a store."),
+    "dedupe": ("store.dedupe", "Find samples with the same codes, and write a store without them."),
     "copy": ("store.copy", "Copy a store to another place, every file verified."),
     "export": ("store.export", "Write a store's samples as files of another layout."),
     "stats": (

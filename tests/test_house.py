@@ -36,6 +36,7 @@ FRONT_DOORS = {
     "tokenstore.loading.loader.__init__",
     "tokenstore.tokenizers.train.fit.fit_codebook",
     "tokenstore.tokenizers.train.run.train_tokenizer",
+    "tokenstore.writing.editing.dedupe.dedupe",
     "tokenstore.writing.editing.partition.split",
     "tokenstore.writing.editing.select.select",
     "tokenstore.writing.export.export.export",

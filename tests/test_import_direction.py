@@ -71,6 +71,8 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "concat",
         "convert",
         "copy",
+        "dedupe",
+        "diff",
         "export",
         "info",
         "merge",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
+    from tokenstore.audit.diff import diff
     from tokenstore.audit.info import info
     from tokenstore.audit.preview import preview
     from tokenstore.audit.reconstruct import reconstruct
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tokenstore.reading.store import open_store as open
     from tokenstore.storage.remote.retries import Retries
     from tokenstore.writing.copy import copy
+    from tokenstore.writing.editing.dedupe import dedupe
     from tokenstore.writing.editing.partition import split
     from tokenstore.writing.editing.relabel import relabel, rename_class
     from tokenstore.writing.editing.relate import relate
@@ -46,6 +48,8 @@ __all__ = [
     "concat",
     "convert",
     "copy",
+    "dedupe",
+    "diff",
     "export",
     "info",
     "merge",
@@ -76,6 +80,8 @@ _HOMES = {
     "concat": ("tokenstore.loading.mixing", "concat"),
     "convert": ("tokenstore.conversion.convert", "convert"),
     "copy": ("tokenstore.writing.copy", "copy"),
+    "diff": ("tokenstore.audit.diff", "diff"),
+    "dedupe": ("tokenstore.writing.editing.dedupe", "dedupe"),
     "export": ("tokenstore.writing.export.export", "export"),
     "info": ("tokenstore.audit.info", "info"),
     "merge": ("tokenstore.writing.merge", "merge"),

@@ -12,28 +12,42 @@ import tokenstore
 from .. import options
 from ..console import echo, human_bytes
 from ..main import EXIT_CODES
+from ..parameters import ExistingPlace
 
 if TYPE_CHECKING:
+    from tokenstore.audit.diff import StoreDiff
     from tokenstore.audit.info import StoreInfo
     from tokenstore.codecs import Views
     from tokenstore.format import TokenizerIdentity
 
 _CLASSES_SHOWN = 10
+_HISTORY_SHOWN = 5
 _VIEWS_SHOWN = 4
 
 
 @click.command(epilog=EXIT_CODES)
 @options.existing_store()
-@options.as_json("the manifest and each array's layout")
+@click.option(
+    "--diff",
+    "other",
+    metavar="OTHER",
+    type=ExistingPlace("token store"),
+    help="Show instead what differs between STORE and another store, samples among it; 1 if anything does.",
+)
+@options.as_json("the manifest and each array's layout, or the differences")
 @options.storage_options()
-def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> None:
+def info(store: str, other: str | None, as_json: bool, storage_options: dict[str, Any] | None) -> None:
     """Show what STORE says about itself.
 
     \b
     Examples:
       tokenstore info photos.zarr
       tokenstore info photos.zarr --json | jq .manifest.tokenizer
+      tokenstore info photos.zarr --diff relabelled.zarr
     """
+    if other is not None:
+        _show_diff(tokenstore.diff(store, other, storage_options=storage_options), as_json)
+        return
     result = tokenstore.info(store, storage_options=storage_options)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
@@ -42,6 +56,22 @@ def info(store: str, as_json: bool, storage_options: dict[str, Any] | None) -> N
     width = max(map(len, lines))
     for name, value in lines.items():
         echo(f"{name:<{width}}  {value}")
+
+
+def _show_diff(found: StoreDiff, as_json: bool) -> None:
+    """Print what differs between two stores; exit with 1 if anything does."""
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        rows = [(each.what, each.first, each.second) for each in found.differences]
+        width = max([0, *(len(what) for what, _, _ in rows)])
+        for what, first, second in rows:
+            echo(f"{what:<{width}}  {first}")
+            echo(f"{'':<{width}}  {second}")
+        if found.same:
+            echo("the same facts and samples")
+    if not found.same:
+        raise click.exceptions.Exit(1)
 
 
 def _manifest_lines(result: StoreInfo) -> dict[str, str]:
@@ -69,6 +99,12 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
         names = manifest.class_names
         more = f" ... {names[-1]}" if len(names) > _CLASSES_SHOWN else ""
         lines["classes"] = f"{len(names):,}: {', '.join(names[:_CLASSES_SHOWN])}{more}"
+    for number, done in enumerate(manifest.history[-_HISTORY_SHOWN:], 1):
+        head = "history" if number == 1 else f"history {number}"
+        given = ", ".join(f"{name} {value!r:.60}" for name, value in done.arguments.items())
+        lines[head] = f"{done.operation}{': ' if given else ''}{given}"
+    if len(manifest.history) > _HISTORY_SHOWN:
+        lines["history"] += f" (after {len(manifest.history) - _HISTORY_SHOWN:,} others)"
     for name, split in manifest.splits.items():
         lines[f"split {name}"] = f"{split.samples:,} samples, {split.skipped:,} skipped"
     return lines

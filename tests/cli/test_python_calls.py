@@ -110,6 +110,20 @@ def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_dedupe(folder: Path, tmp_path: Path) -> None:
+    tokenstore.copy(folder / "store", tmp_path / "twice")
+    tokenstore.append(tmp_path / "twice", folder / "store", again=True)
+    said = output("dedupe", tmp_path / "twice", tmp_path / "a", "--report", tmp_path / "r.csv", "--near", 0.9)
+    assert "exact: 4 in train\n" in said
+    assert "removed: train 4\n" in said
+    found = tokenstore.dedupe(tmp_path / "twice", tmp_path / "b", near=0.9, report=tmp_path / "s.csv")
+    assert (tmp_path / "r.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert found.removed == {"train": 4}
+    assert "to remove: train 4" in output("dedupe", tmp_path / "twice")
+    assert tokenstore.diff(folder / "store", tmp_path / "a").same
+
+
 def test_append(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         tokenstore.copy(folder / "store", tmp_path / name)

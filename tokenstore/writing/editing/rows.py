@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -116,6 +117,18 @@ class JoinedRows:
             else:
                 read = reader.read_range(row, row + last - first)
             values.append(part.relabelled(read) if array == LABELS else read)
+        return values[0] if len(values) == 1 else np.concatenate(values)
+
+    def read_at(self, array: str, numbers: Indices) -> Values:
+        """Return values (m, *shape) of an aligned array at some samples (m,), ascending; see `read_range`."""
+        values = []
+        bounds = np.searchsorted(numbers, np.concatenate([[0], self._stops]))
+        for place, (first, stop) in enumerate(itertools.pairwise(bounds.tolist())):
+            if first < stop:
+                part, before = self.parts[place], int(self._stops[place]) - len(self.parts[place])
+                positions = numbers[first:stop] - before
+                rows = positions if part.numbers is None else part.numbers.at(positions)
+                values.append(self._reader(place, array).read(rows))
         return values[0] if len(values) == 1 else np.concatenate(values)
 
     def batches(self, start: int) -> Iterator[pa.RecordBatch]:

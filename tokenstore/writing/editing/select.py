@@ -36,7 +36,7 @@ from tokenstore.writing.editing.shards import write_split
 from tokenstore.writing.spec import StoreSpec
 from tokenstore.writing.writer import StoreWriter
 
-__all__ = ["check_seed", "select", "shard_samples_of", "write_picked"]
+__all__ = ["check_seed", "chosen_splits", "select", "shard_samples_of", "write_picked"]
 
 RowsOfSplits: TypeAlias = Mapping[str, Sequence[int] | npt.NDArray[np.integer]]
 """Row numbers by split."""
@@ -78,7 +78,7 @@ def select(
     jobs = checked_jobs(jobs, available_cores())
     places = opened_places([store], out, storage_options, target_storage_options)
     (opened,) = places.stores
-    names = _chosen_splits(opened, splits)
+    names = chosen_splits(opened, splits)
     listed = None if indices is None else _listed_rows(opened, names, indices)
     selection = _Selection(condition, listed, share, seed)
     arguments = {"where": where, "indices": listed and _digest(listed), "share": share, "splits": names}
@@ -192,7 +192,8 @@ def shard_samples_of(parts: Sequence[PickedRows], samples: int) -> int | None:
     return layout.shard_samples if several or samples == layout.samples else None
 
 
-def _chosen_splits(store: TokenStore, splits: Sequence[str] | None) -> list[str]:
+def chosen_splits(store: TokenStore, splits: Sequence[str] | None) -> list[str]:
+    """Return names of splits, by default all of a store, each once; raise StoreError for an unknown one."""
     names = list(store.splits) if splits is None else list(dict.fromkeys(splits))
     for name in names:
         if name not in store.splits:

@@ -1,0 +1,69 @@
+"""The command `tokenstore dedupe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import tokenstore
+
+from .. import options
+from ..console import echo
+from ..editing import edited
+from ..main import EXIT_CODES
+
+if TYPE_CHECKING:
+    from tokenstore.writing.editing.dedupe import Deduped
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store()
+@click.argument("out", required=False)
+@click.option(
+    "--near",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Report pairs of samples with at least this share of equal codes too, such as 0.9; they stay.",
+)
+@click.option("--across-splits", is_flag=True, help="Remove samples whose codes an earlier split has, too.")
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .csv or .parquet file to write, with a row for each pair of samples.",
+)
+@options.split("all, in the order of the store", name="splits", multiple=True)
+@options.jobs("blocks of samples; the result is the same for any number")
+@options.resume("the interrupted writing of OUT")
+@options.storage_options(of="store, or for OUT if STORE is local")
+@options.storage_options("--target-storage-options", of="target, which is OUT")
+def dedupe(store: str, out: str | None, splits: tuple[str, ...], **settings: Any) -> None:
+    """Find samples of STORE with the same codes, and write a store OUT without them, if it is named.
+
+    In each split the first of equal samples stays. Samples that an earlier split has too, which leak from one
+    into the other, are counted, and removed with --across-splits.
+
+    \b
+    Examples:
+      tokenstore dedupe photos.zarr --report duplicates.csv --near 0.9
+      tokenstore dedupe photos.zarr clean.zarr
+      tokenstore dedupe photos.zarr clean.zarr --across-splits --split val --split train
+    """
+    with edited("deduplicated") as (on_progress, report):
+        found = tokenstore.dedupe(store, out, splits=splits or None, on_progress=on_progress, **settings)
+        if found.store is not None:
+            report(found.store)
+    _print(found)
+
+
+def _print(found: Deduped) -> None:
+    """Print how many pairs there are between which splits."""
+    for kind, pairs in (("exact", found.duplicates.exact), ("near", found.duplicates.near)):
+        for (one, two), count in found.duplicates.counts(pairs).items():
+            echo(f"{kind}: {count:,} in {one}" if one == two else f"{kind}: {count:,} of {two} are in {one}")
+    removed = ", ".join(f"{name} {count:,}" for name, count in found.removed.items())
+    echo(f"removed: {removed}" if found.store is not None else f"to remove: {removed}")
+    if not found.duplicates.near.is_complete:
+        echo(f"near: only the first {len(found.duplicates.near):,} pairs are listed")

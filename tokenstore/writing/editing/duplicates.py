@@ -1,0 +1,229 @@
+"""Samples with the same codes, and samples with nearly the same: found in a stream, by hashes of their codes.
+
+Exact ones have the same hash of all codes, and are compared. Near ones have the same hash of the codes at
+some random positions, a *band*, in at least one of several bands (locality-sensitive hashing for Hamming
+distance, Indyk and Motwani 1998). A sample takes 8 bytes of memory for its hash and 8 for its place in the
+order of hashes; the hashes of all bands lie in a temporary file.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenstore.format import TOKENS
+from tokenstore.machine import in_order
+from tokenstore.reading import SplitReader
+from tokenstore.reading.array import Indices, Values
+from tokenstore.writing.editing.rows import JoinedRows, PickedRows
+
+__all__ = ["MOST_PAIRS", "CodeHashes", "Pairs", "exact_pairs", "near_pairs"]
+
+Keys = npt.NDArray[np.uint64]
+MOST_PAIRS = 2**22
+"""The pairs of near samples that are listed at most."""
+
+_BLOCK_CODES = 2**20
+"""The codes that are hashed together."""
+_SAME_BAND = 0.2
+"""The chance that two samples of the least share of equal codes have the same codes in a band, about."""
+_MISSED = 0.01
+"""The chance that they have in no band."""
+_NEIGHBOURS = 16
+"""The samples of the same codes in a band that each is compared with: those that follow it."""
+_PAIRS_AT_ONCE = 2**12
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of samples by their numbers, which count through all splits."""
+
+    first: Indices
+    second: Indices
+    """The later sample of each pair."""
+    shares: npt.NDArray[np.float64]
+    """The share of positions at which both have the same code."""
+    is_complete: bool = True
+    """False if there are more pairs than were listed."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+class CodeHashes:
+    """The hashes of the samples of some splits, one after another: of all codes, and of some bands of them.
+
+    They are computed by `jobs` threads when the object is made, and are gone with its `close`. `least` is the
+    share of equal codes from which two samples are near; None for no bands. `report` is called with the
+    samples done and in all.
+    """
+
+    def __init__(
+        self,
+        splits: Sequence[SplitReader],
+        least: float | None,
+        jobs: int,
+        report: Callable[[int, int], None],
+    ) -> None:
+        self.rows = JoinedRows([PickedRows(split) for split in splits], jobs)
+        self.positions = math.prod(splits[0].column(TOKENS).shape)
+        rng = np.random.default_rng(0)
+        self._weights = _odd(rng, self.positions)
+        self._bands = [] if least is None else _bands(rng, self.positions, least)
+        self.keys: Keys = np.empty(len(self.rows), np.uint64)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        self._band_keys: npt.NDArray[np.uint64] | None = None
+        if self._bands and len(self.rows):
+            shape = (len(self._bands), len(self.rows))
+            self._band_keys = np.memmap(self._file, np.uint64, "w+", shape=shape)
+        try:
+            self._compute(jobs, report)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def band_count(self) -> int:
+        """The number of bands."""
+        return len(self._bands)
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._band_keys = None
+        self._file.close()
+
+    def bands(self) -> Iterator[Keys]:
+        """Yield the hashes of all samples (N,) in each band."""
+        for number in range(len(self._bands)):
+            assert self._band_keys is not None
+            yield np.array(self._band_keys[number])
+
+    def equal(self, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
+        """Return the share of equal codes of each pair of samples; raises DamageError."""
+        shares = np.empty(len(first), np.float64)
+        for start in range(0, len(first), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            same = self.codes(first[part]) == self.codes(second[part])
+            shares[part] = same.reshape(len(same), -1).mean(axis=1)
+        return shares
+
+    def codes(self, numbers: Indices) -> Values:
+        """Return the codes (m, *shape) of samples; raises DamageError."""
+        unique, places = np.unique(numbers, return_inverse=True)
+        values = self.rows.read_at(TOKENS, unique)
+        return values[places]
+
+    def _compute(self, jobs: int, report: Callable[[int, int], None]) -> None:
+        total = len(self.rows)
+        step = max(1, _BLOCK_CODES // self.positions)
+
+        def hashed(start: int) -> int:
+            stop = min(start + step, total)
+            codes = self.rows.read_range(TOKENS, start, stop).reshape(stop - start, -1).astype(np.uint64)
+            self.keys[start:stop] = _mixed(codes @ self._weights)
+            for number, (places, weights) in enumerate(self._bands):
+                assert self._band_keys is not None
+                self._band_keys[number, start:stop] = _mixed(codes[:, places] @ weights)
+            return stop
+
+        for stop in in_order(hashed, range(0, total, step), jobs):
+            report(stop, total)
+
+
+def exact_pairs(hashes: CodeHashes) -> Pairs:
+    """Return each sample whose codes an earlier one has, with the first that has them."""
+    first, second = [], []
+    for group in _groups(hashes.keys):
+        codes = hashes.codes(group)
+        firsts: dict[bytes, int] = {}
+        for number, values in zip(group.tolist(), codes, strict=True):
+            earlier = firsts.setdefault(values.tobytes(), number)  # two hashes may be equal by chance
+            if earlier != number:
+                first.append(earlier)
+                second.append(number)
+    order = np.argsort(np.array(second, np.int64))
+    pairs = np.array(first, np.int64)[order], np.array(second, np.int64)[order]
+    return Pairs(*pairs, np.ones(len(second)))
+
+
+def near_pairs(
+    hashes: CodeHashes, least: float, without: Indices, report: Callable[[int, int], None]
+) -> Pairs:
+    """Return pairs of samples with at least a share of equal codes; those `without` are left out.
+
+    Of the pairs with just this share 99 % are found, and more of others. `report` is called with the bands
+    done and in all.
+    """
+    is_out = np.zeros(len(hashes.keys), np.bool_)
+    is_out[without] = True
+    found = np.empty((0, 2), np.int64)
+    shares = np.empty(0, np.float64)
+    complete = True
+    for number, keys in enumerate(hashes.bands()):
+        candidates = _candidates(keys, is_out)
+        new = _not_in(candidates, found)
+        same = hashes.equal(new[:, 0], new[:, 1])
+        found = np.concatenate([found, new[same >= least]])
+        shares = np.concatenate([shares, same[same >= least]])
+        report(number + 1, hashes.band_count)
+        if len(found) > MOST_PAIRS:
+            found, shares, complete = found[:MOST_PAIRS], shares[:MOST_PAIRS], False
+            break
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    return Pairs(found[order, 0], found[order, 1], shares[order], complete)
+
+
+def _candidates(keys: Keys, is_out: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return pairs (m, 2) of samples with the same hash, each with those that follow it."""
+    left = np.flatnonzero(~is_out)
+    order = left[np.argsort(keys[left], kind="stable")]
+    ordered = keys[order]
+    pairs = []
+    for distance in range(1, min(_NEIGHBOURS + 1, len(order))):
+        same = np.flatnonzero(ordered[:-distance] == ordered[distance:])
+        if not len(same):
+            break
+        pairs.append(np.stack([order[same], order[same + distance]], axis=1))
+    return np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
+
+
+def _not_in(pairs: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    if not len(pairs) or not len(known):
+        return pairs
+    both = np.concatenate([known, pairs])
+    _, places = np.unique(both, axis=0, return_index=True)
+    return both[np.sort(places[places >= len(known)])]
+
+
+def _groups(keys: Keys) -> Iterator[Indices]:
+    """Yield the numbers of samples with the same hash, of two or more each, in rising order."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])
+    starts = again[np.flatnonzero(np.diff(again, prepend=-2) > 1)] if len(again) else again
+    for start in starts.tolist():
+        stop = int(np.searchsorted(ordered[start:], ordered[start], side="right")) + start
+        yield order[start:stop]
+
+
+def _bands(rng: np.random.Generator, positions: int, least: float) -> list[tuple[Indices, Keys]]:
+    """Draw the positions of each band, and the weights of their codes."""
+    size = max(1, min(positions, round(math.log(_SAME_BAND) / math.log(least)))) if least < 1 else positions
+    chance = least**size
+    number = 1 if chance >= 1 - _MISSED else math.ceil(math.log(_MISSED) / math.log(1 - chance))
+    return [(np.sort(rng.permutation(positions)[:size]), _odd(rng, size)) for _ in range(number)]
+
+
+def _odd(rng: np.random.Generator, count: int) -> Keys:
+    return rng.integers(0, 2**64, count, np.uint64) | np.uint64(1)
+
+
+def _mixed(sums: Keys) -> Keys:
+    """Return sums (n,) with high and low bits mixed, so that all bits depend on all codes."""
+    mixed: Keys = (sums ^ (sums >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed
