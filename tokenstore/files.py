@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +27,7 @@ __all__ = [
     "full_disk_named",
     "move_file",
     "rename",
+    "sync_files",
     "sync_names",
     "system_error",
     "whole_file",
@@ -39,6 +40,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
+_MANY_FILES = 256
+"""The files from which flushing the whole file system takes less time than flushing each."""
 _MANY_FOLDERS = 256
 """The folders from which flushing the whole file system takes less time than flushing each."""
 
@@ -163,6 +166,19 @@ def append_file(path: str | os.PathLike[str], start: int, data: bytes) -> None:
             os.fsync(file.fileno())
         if is_new:
             _sync_folder(target.parent)
+
+
+def sync_files(root: str | os.PathLike[str], paths: Sequence[str]) -> None:
+    """Flush to the disk the bytes of files at `paths` below a folder; of many, all of the file system's.
+
+    Raises StorageError for a full disk, and OSError where the disk fails otherwise.
+    """
+    with full_disk_named(root):
+        if len(paths) > _MANY_FILES and _sync_file_system(root):
+            return
+        for path in paths:
+            with Path(root, path).open("r+b") as file:
+                os.fsync(file.fileno())
 
 
 def sync_names(root: str | os.PathLike[str], paths: Iterable[str]) -> None:

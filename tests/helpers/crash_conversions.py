@@ -1,7 +1,7 @@
 """A program of conversions, and of operations on stores, that kill themselves.
 
-It reads lines `ACTION SOURCE OUT OPERATION`, where SOURCE is a folder of images, of parts, of stores, or a
-store (see `ACTIONS`), and answers each with a wait status.
+It reads lines `ACTION SOURCE OUT OPERATION`, where SOURCE is a folder of images, of parts, of stores, a store,
+or what else an action needs (see `ACTIONS`), and answers each with a wait status.
 
 Every one of them runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.
@@ -68,6 +68,13 @@ def write_batches(out: str, codec: str) -> None:
                 writer.add(codes[rows], np.arange(rows.start, rows.stop), split=split, columns=columns)
 
 
+def export(source: str, out: str) -> None:
+    """Export the store `STORE@LAYOUT`, in files of three rows where the layout has several."""
+    store, _, layout = source.partition("@")
+    rows = 3 if layout in ("jsonl", "parquet", "webdataset") else None
+    tokenstore.export(store, out, to=layout, columns=["labels"], rows_per_file=rows, resume=True)
+
+
 def _warm_up() -> None:
     """Convert, merge and write once in this process, so that every fork has the compiled codecs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -90,6 +97,7 @@ ACTIONS: dict[str, Callable[[str, str], Any]] = {
     "convert": convert,
     "merge": lambda source, out: tokenstore.merge(out, sorted(Path(source).iterdir()), jobs=1, resume=True),
     "write": lambda codec, out: write_batches(out, codec),
+    "export": export,
     "select": lambda source, out: tokenstore.select(source, out, where="row != 9", jobs=1, resume=True),
     "relabel": lambda source, out: tokenstore.relabel(out, class_map={"class-0": "class-1"}),
     "append": lambda source, out: tokenstore.append(out, source, jobs=1),

@@ -127,6 +127,24 @@ def test_a_writer_of_batches_that_is_killed_at_any_file_operation_resumes_to_the
     check_every_kill(conversions, Path(codec), tmp_path / "killed" / name, step, "write")
 
 
+@pytest.mark.parametrize(
+    ("layout", "step"),
+    [
+        ("jsonl", 61),
+        pytest.param("parquet", 1, marks=pytest.mark.thorough),
+        pytest.param("llamagen", 3, marks=pytest.mark.thorough),
+    ],
+)
+def test_an_export_that_is_killed_at_any_file_operation_resumes_to_the_same_files(
+    tmp_path: Path, layout: str, step: int, conversions: subprocess.Popen[str]
+) -> None:
+    codes = np.arange(25 * 4, dtype=np.uint8).reshape(25, 2, 2)
+    tokenstore.write(tmp_path / "store", codes, labels=np.arange(25), codebook_size=256)
+    source = Path(f"{tmp_path / 'store'}@{layout}")
+    files = check_every_kill(conversions, source, tmp_path / "killed" / "out", step, "export")
+    assert "tokenstore-export.json" in files
+
+
 @pytest.mark.thorough
 def test_killed_again_and_again_a_store_still_gets_there(
     tmp_path: Path, conversions: subprocess.Popen[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ from tokenstore.codecs import TEXT, Column
 from tokenstore.writing.export.base import Exported, Stream, Unit
 from tokenstore.writing.export.contents import Values
 
-__all__ = ["codebook_file", "npy_bytes", "read_rows", "stored_dtype", "write_npy"]
+__all__ = ["codebook_file", "npy_array", "npy_bytes", "read_rows", "stored_dtype", "write_npy"]
 
 _READ_NBYTES = 2**22
+_HEADER_START = 10
+"""The bytes before the header of a `.npy` file: the magic, the version, and the length."""
 
 
 def stored_dtype(exported: Exported, split: str, name: str) -> np.dtype[Any]:
@@ -45,10 +48,37 @@ def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) 
 
 
 def npy_bytes(values: npt.NDArray[Any]) -> bytes:
-    """Return an array in the `.npy` format."""
+    """Return an array in the `.npy` format, little-endian and in C order."""
+    return _header(values.dtype.newbyteorder("<").str, values.shape) + _little_endian(values).tobytes()
+
+
+def npy_array(data: bytes) -> npt.NDArray[Any]:
+    """Return the array that bytes in the `.npy` format hold, read-only; raise ValueError for other bytes."""
+    start = _HEADER_START + int.from_bytes(data[_HEADER_START - 2 : _HEADER_START], "little")
+    dtype, shape = _parsed(data[:start])
+    return np.frombuffer(data[start:], dtype).reshape(shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
-    np.save(file, values, allow_pickle=False)
+    write_header(file, np.dtype(dtype), shape)
     return file.getvalue()
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    file = io.BytesIO(header)
+    if npy_format.read_magic(file) != (1, 0):
+        raise ValueError("expected version 1 of the .npy format")
+    shape, fortran_order, dtype = npy_format.read_array_header_1_0(file)
+    if fortran_order or dtype.hasobject:
+        raise ValueError(f"expected numbers in C order, found {dtype}")
+    return dtype, shape
+
+
+def _little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
 
 
 def read_rows(stored: npt.NDArray[Any], name: str, kind: Column) -> Iterator[Values]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore.errors import DamageError, Parameter, StoreError, StoreExistsError, TokenstoreError
-from tokenstore.files import FULL, full_disk_named, sync_names
+from tokenstore.files import FULL, full_disk_named, sync_files, sync_names
 from tokenstore.format import encode_json
-from tokenstore.locks import LOCK_INSIDE
+from tokenstore.locks import LOCK_INSIDE, lock_file
 from tokenstore.storage import STAGING, Storage
 from tokenstore.writing.export.base import Exported, Layout, Unit
 from tokenstore.writing.export.contents import Digests, Values
@@ -69,8 +69,21 @@ def existing_list(target: Storage, inputs: Mapping[str, Any]) -> Mapping[str, An
             f"{target}: a complete export is there, of another store or other options. Choose another path, "
             "or remove it"
         )
-    target.remove(STAGING)  # of an export that was killed at its very end
+    _clear(target)
     return listed
+
+
+def _clear(target: Storage) -> None:
+    """Remove what an export leaves that was killed at its very end: its working folder, and its lock."""
+    has_lock = target.root is not None and lock_file(target.root).exists()
+    if not has_lock and not target.exists(STAGING):
+        return  # perhaps the place cannot be written
+    owner = own(target, resume=True) if target.root is not None else None
+    try:
+        target.remove(STAGING)
+    finally:
+        if owner is not None:
+            owner.release()
 
 
 def write_export(
@@ -260,17 +273,12 @@ class _Job:
 
 def _move_all(folder: Path, target: Path, paths: Sequence[str]) -> None:
     """Move many small files, and flush them and their names to the disk."""
+    sync_files(folder, paths)
     with full_disk_named(target):
-        for path in paths:
-            descriptor = os.open(folder / path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
         for parent in {Path(path).parent for path in paths}:
             (target / parent).mkdir(parents=True, exist_ok=True)
         for path in paths:
-            (folder / path).replace(target / path)
+            os.replace(f"{folder}/{path}", f"{target}/{path}")  # noqa: PTH105 (pathlib costs more)
     sync_names(target, paths)
 
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 from tokenstore.codecs import Column
 from tokenstore.errors import StoreError
 from tokenstore.format import LABELS, TOKENS
-from tokenstore.writing.export.array_files import codebook_file, npy_bytes
+from tokenstore.writing.export.array_files import codebook_file, npy_array, npy_bytes
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.contents import Values
 
@@ -75,22 +75,23 @@ class LlamaGen(PlainLayout, Layout):
         labels.mkdir(parents=True)
         row, views = unit.start, _views(exported, unit.split)
         for values in stream(unit.columns):
-            tokens = values[TOKENS].reshape(len(values[TOKENS]), 1, views, -1).astype("<i8")
-            for sample, label in zip(tokens, values[LABELS].astype("<i8"), strict=True):
+            tokens = values[TOKENS].reshape(len(values[TOKENS]), 1, views, -1).astype(np.int64)
+            of_rows = values[LABELS].astype(np.int64).reshape(-1, 1)
+            for sample, label in zip(tokens, of_rows, strict=True):
                 (codes / f"{row}.npy").write_bytes(npy_bytes(sample))
-                (labels / f"{row}.npy").write_bytes(npy_bytes(np.array([label])))
+                (labels / f"{row}.npy").write_bytes(npy_bytes(label))
                 row += 1
 
     @override
     def read(self, exported: Exported, unit: Unit, folder: Path) -> Iterator[Values]:
         codes, labels = (folder / path for path in unit.paths)
-        shape = (1, _views(exported, unit.split), -1)
-        for row in range(unit.start, unit.stop):
-            sample = np.load(codes / f"{row}.npy", allow_pickle=False)
-            label = np.load(labels / f"{row}.npy", allow_pickle=False)
-            if sample.dtype != np.int64 or sample.shape != sample.reshape(shape).shape:
-                raise ValueError(f"{row}.npy: found {sample.dtype} {sample.shape}")
-            yield {TOKENS: sample, LABELS: label}
+        rows, shape = range(unit.start, unit.stop), exported.splits[unit.split].kind(TOKENS).shape
+        tokens = np.stack([npy_array((codes / f"{row}.npy").read_bytes()) for row in rows])
+        of_rows = np.stack([npy_array((labels / f"{row}.npy").read_bytes()) for row in rows])
+        expected = (len(rows), 1, _views(exported, unit.split), math.prod(exported.manifest.grid))
+        if tokens.dtype != np.int64 or tokens.shape != expected or of_rows.shape != (len(rows), 1):
+            raise ValueError(f"found codes {tokens.dtype} {tokens.shape} and labels {of_rows.shape}")
+        yield {TOKENS: tokens.reshape(len(rows), *shape), LABELS: of_rows[:, 0]}
 
     @override
     def extras(self, exported: Exported) -> dict[str, bytes]:

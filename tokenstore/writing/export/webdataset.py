@@ -23,7 +23,7 @@ from typing_extensions import override
 from tokenstore.codecs import TEXT, Column
 from tokenstore.errors import StoreError
 from tokenstore.format import LABELS, TOKENS
-from tokenstore.writing.export.array_files import codebook_file, npy_bytes
+from tokenstore.writing.export.array_files import codebook_file, npy_array, npy_bytes
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.card import CARD, card_of
 from tokenstore.writing.export.contents import IMAGE, Values
@@ -135,7 +135,7 @@ class WebDataset(PlainLayout, Layout):
         kind = contents.kind(name)
         if _is_field(kind):
             return values_of([json.loads(members["json"])[name] for members in samples], kind)
-        arrays = [np.load(io.BytesIO(members[f"{name}.npy"]), allow_pickle=False) for members in samples]
+        arrays = [npy_array(members[f"{name}.npy"]) for members in samples]
         if not kind.is_ragged:
             return np.stack(arrays)
         lists: npt.NDArray[Any] = np.empty(len(arrays), object)
