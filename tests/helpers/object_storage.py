@@ -181,6 +181,7 @@ def serve() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()
+    server.server_close()  # before anybody is told of this program's end
     os._exit(0)  # at once, without taking all modules apart
 
 
