@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import magvit_models, vqgan_models
+from helpers import magvit_models, maskgit_models, titok_models, vqgan_models
 from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image
 from safetensors.torch import load_file
@@ -54,6 +54,18 @@ def vit_vqgan(folder: Path, photographs: Path) -> str:
 
 def vqgan(folder: Path, photographs: Path) -> str:
     return f"vqgan:{vqgan_models.write_checkpoint(folder / 'model.ckpt')}"
+
+
+def maskgit_vqgan(folder: Path, photographs: Path) -> str:
+    return f"maskgit-vqgan:{maskgit_models.write_checkpoint(folder / 'model.bin')}"
+
+
+def titok(folder: Path, photographs: Path) -> str:
+    return f"titok:{titok_models.write_folder(folder / 'model', titok_models.BY_CODES)}"
+
+
+def titok_to_pixels(folder: Path, photographs: Path) -> str:
+    return f"titok:{titok_models.write_folder(folder / 'model', titok_models.BY_PIXELS)}"
 
 
 def open_magvit2(folder: Path, photographs: Path) -> str:
@@ -99,6 +111,9 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "conv-vq": conv_vq,
     "vit-vqgan": vit_vqgan,
     "vqgan": vqgan,
+    "maskgit-vqgan": maskgit_vqgan,
+    "titok": titok,
+    "titok, to pixels": titok_to_pixels,
     "open-magvit2": open_magvit2,
     "diffusers": diffusers,
     "transformers": transformers,
@@ -107,6 +122,10 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "autoencoder, finite scalar": finite_scalar,
     "dct": dct,
 }
+
+
+THOROUGH = ("maskgit-vqgan", "titok, to pixels")
+"""The kinds that differ from others by their networks alone."""
 
 
 def run(*arguments: str, before: list[str]) -> str:
@@ -119,11 +138,13 @@ def test_every_kind_of_tokenizer_is_tried_here() -> None:
     assert {name.split(",")[0] for name in MAKERS} == set(TOKENIZERS)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.thorough] * (kind in THOROUGH)) for kind in MAKERS]
+)
 def test_real_images_go_in_and_can_be_looked_at_again(
     kind: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 32 if kind == "vit-vqgan" else 64
+    size = 32 if kind.startswith(("vit-vqgan", "titok")) else 64
     spec = MAKERS[kind](tmp_path, photographs)
     out = str(tmp_path / "out.zarr")
     options = ["--tokenizer", spec, "--image-size", str(size), "--workers", "0", "--batch-size", "3"]

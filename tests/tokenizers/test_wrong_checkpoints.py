@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from helpers import magvit_models, vqgan_models
+from helpers import magvit_models, maskgit_models, vqgan_models
 from helpers.wrong_checkpoints import WRONG
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 GOOD: Mapping[str, Callable[[], dict[str, Tensor]]] = {
     "vqgan": vqgan_models.random_checkpoint,
     "open-magvit2": magvit_models.random_checkpoint,
+    "maskgit-vqgan": maskgit_models.random_checkpoint,
 }
 
 

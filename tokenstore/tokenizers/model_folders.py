@@ -133,12 +133,12 @@ class ModelFolder:
 
 
 def open_model(
-    argument: str, key: str, expected: Collection[str], subfolders: Sequence[str] = ()
+    argument: str, key: str, expected: Collection[str] | None, subfolders: Sequence[str] = ()
 ) -> ModelFolder:
     """Open the model at `FOLDER`, `ORG/NAME` on the hub, or in a sub-folder of either, `...#SUBFOLDER`.
 
     Without `#SUBFOLDER` the first of the folder itself and `subfolders` is taken whose config has one of
-    the expected values at `key`. Raises TokenizerError where there is none.
+    the expected values at `key`, or any where None are expected. Raises TokenizerError where there is none.
     """
     files, subfolder = _files_of(argument)
     others = []
@@ -148,13 +148,13 @@ def open_model(
             continue
         config = read_json(path)
         kind = config.get(key)
-        if isinstance(kind, str) and kind in expected:
+        if (expected is None and key in config) or (isinstance(kind, str) and kind in (expected or ())):
             return ModelFolder(files, place, path.parent, config)
         others.append(f"{kind!r} in {PurePosixPath(place) / CONFIG}")
     if others:
         raise TokenizerError(
-            f"{files.where}: expected a config with {key} {' or '.join(sorted(expected))}, found "
-            f"{', '.join(others)}; name a folder that holds such a model"
+            f"{files.where}: expected a config with {key} {' or '.join(sorted(expected or ())) or 'in it'}, "
+            f"found {', '.join(others)}; name a folder that holds such a model"
         )
     tried = f"{subfolder}/{CONFIG}" if subfolder else CONFIG
     if subfolder is None and subfolders:
