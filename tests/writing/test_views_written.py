@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from helpers.stores import Samples, write_store
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import Views
-from tokenstore.errors import CodecError, ManifestError
+from tokenstore.errors import ArgumentError, CodecError, ConversionError, ManifestError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.storage import open_storage
 from tokenstore.writing import CodecChoice, StoreSpec, prune_codebook
@@ -135,3 +136,33 @@ def test_a_wrong_code_or_shape_is_not_written(tmp_path: Path) -> None:
 def test_given_views_are_those_of_the_store() -> None:
     with pytest.raises(ManifestError, match="given_views: expected those of the views of the store"):
         StoreSpec(TokenizerIdentity("test"), (1, 2), (3,), views=Views(2), given_views=worked_given_views())
+
+
+def test_codes_of_views_are_written_from_a_loop_and_from_an_array(tmp_path: Path) -> None:
+    codes, boxes = views_of(23, 3, (2, 4), 50), boxes_of(23, 3)
+    small: dict[str, Any] = {"codebook_size": 50, "views": 3, "chunk_samples": 4, "shard_samples": 8}
+    tokenstore.write(tmp_path / "whole", codes, columns={"view_boxes": boxes}, **small)
+    with tokenstore.write(tmp_path / "loop", grid=(2, 4), **small) as writer:
+        for start in range(0, 23, 5):
+            part = slice(start, start + 5)
+            writer.add(codes[part], columns={"view_boxes": boxes[part]})
+    for name in ("whole", "loop"):
+        store = tokenstore.open(tmp_path / name)
+        assert (store.manifest.views, store.manifest.grid) == (Views(3), (2, 4))
+        np.testing.assert_array_equal(store["train"][:], codes)
+        np.testing.assert_array_equal(store["train"].read("view_boxes"), boxes)
+    fixed = tokenstore.write(tmp_path / "fixed", codes[:, :2], codebook_size=50, views=FLIP)
+    assert fixed.manifest.views == Views(2, FLIP)
+    with pytest.raises(CodecError, match="expected integer codes of 2 views of grid"):
+        tokenstore.write(tmp_path / "wrong", codes, codebook_size=50, views=2)
+    with pytest.raises(ArgumentError, match="views: expected 2 to 256 views, found 1"):
+        tokenstore.write(tmp_path / "one", codes, codebook_size=50, views=1)
+    with contextlib.suppress(KeyError), tokenstore.write(tmp_path / "begun", grid=(2, 4), **small) as writer:
+        writer.add(codes[:9])
+        raise KeyError
+    other: dict[str, Any] = {**small, "views": 2, "resume": True}
+    with (
+        pytest.raises(ConversionError, match=r"cannot resume .*: written was .*'views': 3"),
+        tokenstore.write(tmp_path / "begun", grid=(2, 4), **other),
+    ):
+        pass

@@ -42,7 +42,7 @@ class Batch:
 
     start: int
     codes: npt.NDArray[Any]
-    """The codes (n, *grid)."""
+    """The codes (n, *grid), or (n, V, *grid) of V views."""
     labels: npt.NDArray[np.int32] | None
     names: npt.NDArray[Any] | None
     """The samples' own names (n,), texts; None for samples without."""

@@ -138,10 +138,10 @@ class CodesWriter:
     ) -> None:
         """Append samples to a split: codes (n, *grid), and for each sample what the split's others have.
 
-        `labels` (n,) are integers from 0, `names` (n,) texts. A column is an array (n, *shape), `n` texts, or
-        for lists of any length a list of `n` arrays (m, *shape); soft labels, whose Column has to be
-        declared, are probabilities (n, classes). The first batch of a split says what all of its samples
-        have. All arrays are copied.
+        Codes of V views are (n, V, *grid). `labels` (n,) are integers from 0, `names` (n,) texts. A column is
+        an array (n, *shape), `n` texts, or for lists of any length a list of `n` arrays (m, *shape); soft
+        labels, whose Column has to be declared, are probabilities (n, classes). The first batch of a split
+        says what all of its samples have. All arrays are copied.
 
         Raises ArgumentError for what does not fit and CodecError for codes outside their codebook, before
         anything of the batch is taken; and the errors of storage.
@@ -152,7 +152,8 @@ class CodesWriter:
         where = f"split {split}"
         values = as_array(codes, where)
         first = self.samples.get(split, 0)
-        check_codes(values, self.spec.codebook_sizes, self.spec.grid, where, first)
+        spec = self.spec
+        check_codes(values, spec.codebook_sizes, spec.grid, where, first, views=spec.views)
         given, count = columns or {}, len(values)
         kinds = self._kinds(split, given, where)
         batch = Batch(
@@ -291,7 +292,7 @@ class CodesWriter:
         self._result = self._written(before=True)
         manifest = self._result.manifest
         self._complete = _sizes(manifest)
-        for fact in ("grid", "codebook_sizes", "tokenizer", "class_names", "source_kind"):
+        for fact in ("grid", "views", "codebook_sizes", "tokenizer", "class_names", "source_kind"):
             found, asked = getattr(manifest, fact), getattr(self.spec, fact)
             if found != asked:
                 raise ConversionError(
@@ -306,6 +307,7 @@ class CodesWriter:
         vectors = b"" if spec.codebook is None else np.ascontiguousarray(spec.codebook).tobytes()
         return {
             "grid": list(spec.grid),
+            **({} if spec.views is None else {"views": spec.views.to_json()}),
             "codebook_sizes": list(spec.codebook_sizes),
             "tokenizer": spec.tokenizer.to_dict(),
             "class_names": hashlib.sha256(names).hexdigest(),

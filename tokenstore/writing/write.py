@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -9,8 +10,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.codecs import DEFAULT_CODEC
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.codecs import DEFAULT_CODEC, Views
+from tokenstore.errors import ArgumentError, CodecError, Parameter
 from tokenstore.format import TokenizerIdentity, codebook_sizes
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
@@ -35,6 +36,7 @@ def write(
     codes: None = None,
     *,
     grid: Sequence[int] | None = None,
+    views: int | Sequence[Sequence[int]] | Views | None = None,
     columns: Mapping[str, Any] | None = None,
     codebook_size: int | Sequence[int] | None = None,
     tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
@@ -60,6 +62,7 @@ def write(
     columns: Mapping[str, Any] | None = None,
     split: str = "train",
     grid: Sequence[int] | None = None,
+    views: int | Sequence[Sequence[int]] | Views | None = None,
     codebook_size: int | Sequence[int] | None = None,
     tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
     codebook: Any = None,
@@ -82,6 +85,7 @@ def write(
     columns: Mapping[str, Any] | None = None,
     split: str = "train",
     grid: Sequence[int] | None = None,
+    views: int | Sequence[Sequence[int]] | Views | None = None,
     codebook_size: int | Sequence[int] | None = None,
     tokenizer: str | Tokenizer | TokenizerIdentity | None = None,
     codebook: Any = None,
@@ -105,6 +109,8 @@ def write(
     `codes` (N, *grid) are integers of numpy, torch or lists. Without them the call returns a `CodesWriter`,
     whose `add` takes batches of any size; the store is complete when its block ends without an exception, and
     else stays unfinished, to go on with by `resume=True`. `path` is a folder, a `.zip` file or an fsspec URL.
+    Codes of several `views` are (N, V, *grid): V, or the box [top, left, height, width, flip] of each view
+    (FORMAT.md, section 10). Boxes that differ from sample to sample are the column `view_boxes`.
 
     `codebook_size` is the number of codes, or one for each of several codebooks, which the first axis of the
     grid counts; a `tokenizer` or a `codebook` (K, D) or (n, K, D) float knows it too. The tokenizer is an
@@ -114,20 +120,17 @@ def write(
     them; without codes they are their kinds instead, checked with each batch: a dtype, (dtype, shape), `str`
     for texts, or a Column. `codec` and the settings after it are those of `convert`.
 
-    Raises ArgumentError for arrays that do not fit, CodecError for codes outside their codebook,
-    ManifestError for sizes that do not fit, TokenizerError, StoreExistsError if something is at `path`, and
-    ConversionError if the unfinished store there is of other settings or another process is writing it.
+    Raises ArgumentError and ManifestError for what does not fit, CodecError for codes outside their codebook,
+    TokenizerError, StoreExistsError if something is at `path`, and ConversionError if the unfinished store
+    there is of other settings or another process is writing it.
     """
     is_loop = codes is None
-    if is_loop:
-        _refuse_samples(labels=labels, names=names)
-    else:
-        grid = as_array(codes, "codes").shape[1:] if grid is None else grid
+    grid = _grid(grid, codes, views, labels=labels, names=names)
     spec = _spec(grid, _Origin.of(tokenizer, codebook_size, codebook), class_names)
-    spec = replace(spec, chunk_samples=chunk_samples, shard_samples=shard_samples)
+    spec = replace(spec, views=_views(views), chunk_samples=chunk_samples, shard_samples=shard_samples)
     spec = spec if chosen_later(codec) else replace(spec, codec=codec)
-    kinds = declared_columns((columns or {}) if is_loop else {})
-    settings = Settings(codec, min_decode_rate, kinds, on_progress)
+    kinds = (columns or {}) if is_loop else {}
+    settings = Settings(codec, min_decode_rate, declared_columns(kinds), on_progress)
     writer = CodesWriter(as_storage(path, storage_options), spec, settings, resume=resume)
     if not is_loop:
         with writer:
@@ -197,6 +200,25 @@ def _vectors(codebook: Any) -> npt.NDArray[np.float32]:
             parameters=[Parameter("codebook")],
         )
     return vectors
+
+
+def _views(views: int | Sequence[Sequence[int]] | Views | None) -> Views | None:
+    """Return the views of an argument; raise ArgumentError for what is none."""
+    if views is None or isinstance(views, Views):
+        return views
+    boxes = views if isinstance(views, int) else [[operator.index(each) for each in box] for box in views]
+    try:
+        return Views.from_json(boxes)
+    except CodecError as error:
+        raise ArgumentError(f"views: {error}", parameters=[Parameter("views")]) from error
+
+
+def _grid(grid: Sequence[int] | None, codes: Any, views: object, **of_codes: Any) -> Sequence[int] | None:
+    """Return the shape of one grid of codes, by default that of `codes`; refuse `of_codes` without any."""
+    if codes is None:
+        _refuse_samples(**of_codes)
+        return grid
+    return as_array(codes, "codes").shape[1 if views is None else 2 :] if grid is None else grid
 
 
 def _spec(grid: Sequence[int] | None, origin: _Origin, class_names: Sequence[str] | None) -> StoreSpec:
