@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from tokenstore.errors import StorageError
+from tokenstore.errors import Parameter, StorageError
 from tokenstore.locks import try_lock
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "full_disk_named",
     "move_file",
     "rename",
+    "resumable",
     "sync_files",
     "sync_names",
     "system_error",
@@ -266,6 +267,18 @@ def full_disk_named(path: str | os.PathLike[str], nbytes: int | None = None) -> 
         full = StorageError(f"{os.fspath(path)}: {os.strerror(error.errno)}: {needed}".rstrip(": "))
         full.errno = error.errno
         raise full from error
+
+
+def resumable(error: BaseException | None) -> StorageError | None:
+    """Return a full disk's error with how to go on; None for other errors, and for one that says so already."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    if isinstance(error, StorageError) and error.parameters:
+        return None
+    again = Parameter("resume", True)
+    full = StorageError(f"{error}. Make room, and go on with {again}", parameters=[again])
+    full.errno = error.errno
+    return full
 
 
 def system_error(error: BaseException) -> OSError | None:

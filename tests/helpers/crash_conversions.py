@@ -1,7 +1,7 @@
 """A program of conversions, and of operations on stores, that kill themselves.
 
-It reads lines `ACTION SOURCE OUT OPERATION`, where SOURCE is a folder of images, of parts, of stores, a store,
-or what else an action needs (see `ACTIONS`), and answers each with a wait status.
+It reads lines `ACTION SOURCE OUT OPERATION`, where SOURCE is a folder of images, of parts, of stores, a
+store, or what else an action needs (see `ACTIONS`), and answers each with a wait status.
 
 Every one of them runs in a fork of this process, which has everything imported, and gets SIGKILL at its
 OPERATION-th file operation: before it, so that a run with OPERATION + 1 dies after it.

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 
 from tokenstore.errors import Parameter, TokenstoreError
-from tokenstore.files import FULL, full_disk_named, system_error, whole_file, write_file
+from tokenstore.files import full_disk_named, resumable, system_error, whole_file, write_file
 from tokenstore.locks import PlaceLock
 from tokenstore.networks.records import RECORD, versions, write_record
 from tokenstore.networks.states import check_like, read_state
@@ -291,7 +291,7 @@ def run_steps(
         try:
             return _train(run, options, on_step, evaluate, on_evaluation)
         except OSError as error:
-            if error.errno not in FULL or error.filename is not None:
+            if resumable(error) is None:
                 raise
             raise run.unwritten(error) from error
 

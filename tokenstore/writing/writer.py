@@ -14,8 +14,8 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from tokenstore.codecs import FORM_FEATURES
-from tokenstore.errors import ConversionError, ManifestError, Parameter, StorageError
-from tokenstore.files import FULL
+from tokenstore.errors import ConversionError, ManifestError
+from tokenstore.files import resumable
 from tokenstore.format import (
     CODEBOOK,
     LABEL_COLUMN,
@@ -93,11 +93,7 @@ class StoreWriter:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
-        # subtle: a writer within another's block has said so already
-        if isinstance(error, OSError) and error.errno in FULL and not getattr(error, "parameters", ()):
-            again = Parameter("resume", True)
-            full = StorageError(f"{error}. Make room, and go on with {again}", parameters=[again])
-            full.errno = error.errno
+        if (full := resumable(error)) is not None:
             raise full from error
 
     def close(self) -> None:

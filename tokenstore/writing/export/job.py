@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenstore.errors import DamageError, Parameter, StoreError, StoreExistsError, TokenstoreError
-from tokenstore.files import FULL, full_disk_named, sync_files, sync_names
+from tokenstore.errors import DamageError, Parameter, StoreExistsError, TokenstoreError
+from tokenstore.files import full_disk_named, resumable, sync_files, sync_names
 from tokenstore.format import encode_json
 from tokenstore.locks import LOCK_INSIDE, lock_file
 from tokenstore.storage import STAGING, Storage
@@ -124,9 +124,7 @@ def write_export(
         owner.stop()
         target.remove(STAGING)
     except OSError as error:
-        again = Parameter("resume", True)
-        if error.errno in FULL and not getattr(error, "parameters", ()):
-            full = StoreError(f"{error}. Make room, and go on with {again}", parameters=[again])
+        if (full := resumable(error)) is not None:
             raise full from error
         raise
     finally:
