@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 import tokenstore
 from tokenstore.sources import CodeSource, open_source
-from tokenstore.sources.base import CodeSplit
+from tokenstore.sources.base import CodeSplit, Source
 
 
 def opened(place: str | Path, kind: str, **options: Any) -> CodeSource:
@@ -53,3 +53,17 @@ def converted(place: str | Path, out: Path, **options: Any) -> tokenstore.TokenS
     """Convert a place, and open the store."""
     tokenstore.convert(place, out, workers=0, **options)
     return tokenstore.open(out)
+
+
+def read_all(source: Source) -> None:
+    """Read whatever a conversion reads of a source of ready codes."""
+    assert isinstance(source, CodeSource)
+    for name, split in source.splits.items():
+        count = len(split)
+        split.fingerprint()
+        split.labels(0, count)
+        assert len(split.names(0, count)) == count
+        for start in range(0, count, 5):
+            split.codes(start, min(start + 5, count))
+        for column in source.further.get(name, {}).values():
+            column.read(0, count)

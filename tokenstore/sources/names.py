@@ -19,6 +19,7 @@ __all__ = [
     "counted",
     "digest",
     "first_indices",
+    "is_plain_name",
     "printable",
     "printable_names",
     "shortened",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 _NAMES_A_CHUNK = 65_536
+_MOST_NAME_NBYTES = 255
 
 
 class NameBuilder:
@@ -124,6 +126,13 @@ def counted(what: str, count: int, example: str) -> str:
 def shortened(names: Sequence[str], count: int = 5) -> str:
     """Return the first names, with commas between and dots behind if more follow."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether a name in a file is that of a file or folder beside it, and no path to elsewhere."""
+    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable():
+        return False
+    return not set(name) & set("/\\") and len(name.encode()) <= _MOST_NAME_NBYTES
 
 
 @dataclass

@@ -67,6 +67,12 @@ def cut(nbytes: int) -> Any:
     return change
 
 
+def without_schema(path: Path) -> None:
+    file = path / "data-00000-of-00001.arrow"
+    data = file.read_bytes()
+    file.write_bytes(data[8 + int.from_bytes(data[4:8], "little") :])
+
+
 def files(*names: Any) -> dict[str, Any]:
     return {"_data_files": [{"filename": name} for name in names]}
 
@@ -89,6 +95,8 @@ NAME = "data-00000-of-00001.arrow"
         (cut(8), "cut off: it ends without the mark of a stream's end"),
         (cut(300), "expected a stream of Arrow"),
         (cut(1500), "expected a stream of Arrow"),
+        (without_schema, "expected a message of the type 'schema' at byte 0, found 'record batch'"),
+        (with_state(files("x" * 300)), "expected the names of files in its own folder"),
     ],
 )
 def test_damaged_data_sets_are_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -9,6 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 from helpers.code_sources import converted, opened, read_everywhere
+from helpers.growth import peak_nbytes
 from helpers.layout_files import put_json_lines, random_codes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +131,18 @@ def test_a_file_that_changes_after_it_was_listed_is_an_error(tmp_path: Path) -> 
     put_json_lines(path, CODES[:9])
     with pytest.raises(SourceError):
         source.splits["train"].codes(0, 23)
+
+
+def test_memory_does_not_grow_with_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines, "_BLOCK_NBYTES", 2**17)
+    codes = random_codes(20_000, 64, size=1024)
+    path = put_json_lines(tmp_path / "x.jsonl", codes, np.arange(20_000) % 7)
+    assert path.stat().st_size > 2**22
+
+    def read() -> None:
+        split: Any = open_source(path, "jsonl").splits["train"]
+        for start in range(0, 20_000, 500):
+            assert np.array_equal(split.codes(start, start + 500), codes[start : start + 500])
+
+    read()  # imports and caches
+    assert peak_nbytes(read) < 2**22

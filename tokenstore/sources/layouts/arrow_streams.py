@@ -60,7 +60,7 @@ class ArrowStream:
             if getattr(_kept, "key", None) != key:
                 with pa.memory_map(self.file.path) as source:
                     source.seek(int(self.offsets[batch]))
-                    table = pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+                    table = pa.ipc.read_record_batch(_message(source, "record batch"), self.schema)
                 column = table.column(self.schema.names.index(name))
                 column.validate(full=True)
                 if len(column) != rows:
@@ -69,7 +69,7 @@ class ArrowStream:
             return _kept.column
         except SourceChangedError:
             raise
-        except READ_ERRORS as error:
+        except (*READ_ERRORS, EOFError) as error:
             text = " ".join(str(error).split())
             raise SourceError(
                 f"{self.file}: column {name!r} of batch {batch} cannot be read: {text}"
@@ -92,7 +92,7 @@ def open_stream(file: LocalFile) -> ArrowStream:
                     "format; write it as Parquet"
                 )
             source.seek(0)
-            schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+            schema = pa.ipc.read_schema(_message(source, "schema"))
             if any(_has_dictionary(field.type) for field in schema):
                 raise SourceError(
                     f"{file}: has columns of dictionaries, which are not read; write it as Parquet"
@@ -100,17 +100,24 @@ def open_stream(file: LocalFile) -> ArrowStream:
             "".join(schema.names).encode()  # names that are not UTF-8 raise here
             while not _ends(source):
                 offset = source.tell()
-                message = pa.ipc.read_message(source)
-                if message.type != "record batch":
-                    raise ValueError(f"a message of type {message.type!r} at byte {offset}")
+                message = _message(source, "record batch")
                 offsets.append(offset)
                 rows.append(pa.ipc.read_record_batch(message, schema).num_rows)
-    except READ_ERRORS as error:
+    except (*READ_ERRORS, EOFError) as error:
         text = " ".join(str(error).split())
         raise SourceError(f"{file}: expected a stream of Arrow: {text}") from error
     starts = np.concatenate(([0], np.cumsum(rows, dtype=np.int64)))
     encoded = schema.serialize().to_pybytes()
     return ArrowStream(file, file.version, np.array(offsets, np.int64), starts, encoded)
+
+
+def _message(source: pa.NativeFile, kind: str) -> pa.ipc.Message:
+    """Return the next message of a stream; raise ValueError for another kind, which would crash Arrow."""
+    offset = source.tell()
+    message = pa.ipc.read_message(source)
+    if message.type != kind:
+        raise ValueError(f"expected a message of the type {kind!r} at byte {offset}, found {message.type!r}")
+    return message
 
 
 def _ends(source: pa.NativeFile) -> bool:

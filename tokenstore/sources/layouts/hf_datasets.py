@@ -29,7 +29,7 @@ from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.arrow_streams import ArrowStream, open_stream
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
-from tokenstore.sources.names import digest
+from tokenstore.sources.names import digest, is_plain_name
 from tokenstore.sources.parquet_columns import ColumnOptions, Columns, choose_beside_codes, code_column
 from tokenstore.sources.parquet_labels import LabelColumn, label_table
 from tokenstore.sources.registry import SourceKind
@@ -170,7 +170,7 @@ def _files(root: Path) -> dict[str, list[LocalFile]]:
     if not (root / _SPLITS).is_file():
         return {split_of_folder(root.resolve().name) or DEFAULT_SPLIT: _files_of_split(root)}
     names = _json(root / _SPLITS).get("splits")
-    if not isinstance(names, list) or not names or not all(map(_is_plain, names)):
+    if not isinstance(names, list) or not names or not all(map(is_plain_name, names)):
         raise SourceError(f"{root / _SPLITS}: expected the names of splits, found {names!r:.200}")
     splits = {split_of_folder(name) or name: root / name for name in names}
     if len(splits) < len(names):
@@ -186,7 +186,7 @@ def _files_of_split(folder: Path) -> list[LocalFile]:
         raise SourceError(f"{folder}: is a selection of rows of its files; save it after flatten_indices()")
     entries = state.get("_data_files")
     names: list[Any] = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries or ()]
-    if not names or not all(map(_is_plain, names)) or len(set(names)) < len(names):
+    if not names or not all(map(is_plain_name, names)) or len(set(names)) < len(names):
         raise SourceError(
             f"{folder / _STATE}: expected the names of files in its own folder, each once, found "
             f"{names!r:.200}"
@@ -195,11 +195,6 @@ def _files_of_split(folder: Path) -> list[LocalFile]:
         if not (folder / name).is_file():
             raise SourceError(f"{folder / name}: no such file, which {_STATE} names")
     return [LocalFile.of(folder / name) for name in names]
-
-
-def _is_plain(name: Any) -> bool:
-    """Return whether a name is that of a file or folder, and no path to elsewhere."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _json(path: Path) -> dict[str, Any]:

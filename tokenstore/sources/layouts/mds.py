@@ -31,7 +31,7 @@ from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_labels, label_splits
 from tokenstore.sources.layouts.mds_values import Cells, Encoding, encoding_of
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
-from tokenstore.sources.names import digest, shortened
+from tokenstore.sources.names import digest, is_plain_name, shortened
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
 
@@ -228,7 +228,7 @@ def _shard(folder: Path, entry: Any) -> Shard:
     if entry["format"] != _FORMAT:
         raise ValueError(f"the format {entry['format']!r:.80}")
     name, samples = entry["raw_data"]["basename"], entry["samples"]
-    if not isinstance(name, str) or Path(name).name != name or type(samples) is not int or samples < 0:
+    if not is_plain_name(name) or type(samples) is not int or samples < 0:
         raise ValueError(f"the file {name!r:.80} of {samples!r:.80} samples")
     names, kinds = entry["column_names"], entry["column_encodings"]
     if len(set(names)) < len(names):
