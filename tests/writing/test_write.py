@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.codecs import Column, list_column
+from tokenstore.codecs import Column, Views, list_column
 from tokenstore.codecs.soft_labels import SoftLabels
 from tokenstore.errors import ArgumentError, CodecError, ConversionError, StoreExistsError, TokenizerError
 from tokenstore.format import TokenizerIdentity
@@ -347,3 +347,32 @@ def test_the_tokenizer_is_named_or_described(tmp_path: Path) -> None:
     vectors: npt.NDArray[np.float32] = opened.codebook
     same_vectors = tokenstore.write(tmp_path / "c", codes, codebook=vectors, tokenizer="default").manifest
     assert same_vectors.tokenizer.fingerprint == store.tokenizer.fingerprint
+
+
+@pytest.mark.usefixtures("quick_fits")
+@pytest.mark.parametrize("codec", ["bitpack", "context"])
+def test_samples_of_several_views_are_written(tmp_path: Path, codec: str) -> None:
+    codes = random_codes(2 * SAMPLES, GRID, SIZE).reshape(SAMPLES, 2, *GRID)
+    boxes = [(0, 0, 16, 24, 0), (0, 0, 16, 24, 1)]
+    with tokenstore.write(tmp_path / "out", grid=GRID, views=boxes, codec=codec, **SMALL) as writer:
+        writer.add(codes[:9])
+        with pytest.raises(CodecError, match="expected integer codes of 2 views of grid"):
+            writer.add(CODES)
+        writer.add(codes[9:])
+    store = tokenstore.open(tmp_path / "out")
+    assert store.manifest.views == Views(2, ((0, 0, 16, 24, 0), (0, 0, 16, 24, 1)))
+    assert np.array_equal(store["train"].read("tokens"), codes)
+    assert verify(tmp_path / "out").problems == []
+
+
+def test_boxes_of_views_have_to_fit_the_views(tmp_path: Path) -> None:
+    codes = CODES[:10].reshape(5, 2, *GRID)
+    boxes = np.tile(np.array([0, 0, 4, 4, 0], np.int32), (5, 2, 1))
+    tokenstore.write(tmp_path / "a", codes, views=2, columns={"view_boxes": boxes}, codebook_size=SIZE)
+    assert np.array_equal(tokenstore.open(tmp_path / "a")["train"].read("view_boxes"), boxes)
+    for columns in ({"view_boxes": boxes[:, :1]}, {"view_boxes": boxes.astype(np.int64)}):
+        with pytest.raises(ArgumentError, match="column 'view_boxes'"):
+            tokenstore.write(tmp_path / "b", codes, views=2, columns=columns, codebook_size=SIZE)
+    for views in (1, [(0, 0, 4)], [(0, 0, 4, 4, 2)] * 2, "ab"):
+        with pytest.raises(ArgumentError, match="views="):
+            tokenstore.write(tmp_path / "c", codes, views=views, codebook_size=SIZE)  # type: ignore[arg-type]

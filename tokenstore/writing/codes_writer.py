@@ -14,7 +14,7 @@ import numpy as np
 
 from tokenstore.codecs import DEFAULT_CODEC, NAME, Column, code_dtype
 from tokenstore.errors import ArgumentError, ConversionError
-from tokenstore.format import LABELS, TOKENS, Manifest
+from tokenstore.format import LABELS, TOKENS, VIEW_BOXES, Manifest, view_boxes_problem
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.storage import STAGING, Storage
 from tokenstore.writing.batches import (
@@ -245,6 +245,10 @@ class CodesWriter:
                     found = f"{what}, which no sample before has" if has else "none, which all before have"
                     raise ArgumentError(f"{where}: expected {what if needs else f'no {what}'}, found {found}")
             return self._splits[split]
+        boxes = contents.columns.get(VIEW_BOXES)
+        problem = None if boxes is None else view_boxes_problem(self.spec.views, boxes)
+        if problem is not None:
+            raise ArgumentError(f"{where}: column {VIEW_BOXES!r}: {problem}")
         for word in (split, *contents.columns):
             if word in (TOKENS, LABELS) or not NAME.fullmatch(word):
                 raise ArgumentError(
