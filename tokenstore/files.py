@@ -270,7 +270,7 @@ def full_disk_named(path: str | os.PathLike[str], nbytes: int | None = None) -> 
 
 
 def resumable(error: BaseException | None) -> StorageError | None:
-    """Return a full disk's error with how to go on; None for other errors, and for one that says so already."""
+    """Return a full disk's error with how to go on; None for other errors, or if it says so already."""
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
     if isinstance(error, StorageError) and error.parameters:

@@ -191,6 +191,7 @@ def test_values_that_a_layout_would_lose_are_refused(tmp_path: Path) -> None:
     for layout in ("jsonl", "webdataset"):
         with pytest.raises(StoreError, match="sample 1: an infinite number has no form in JSON"):
             tokenstore.export(tmp_path / "infinite", tmp_path / layout, to=layout)
+        tokenstore.export(tmp_path / "infinite", tmp_path / layout, to=layout, columns=[])
     tokenstore.write(tmp_path / "label", codes, codebook_size=SIZE, columns={"label": score})
     with pytest.raises(StoreError, match="its name is that of the labels' column, label"):
         tokenstore.export(tmp_path / "label", tmp_path / "taken", to="parquet")

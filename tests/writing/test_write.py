@@ -374,5 +374,5 @@ def test_boxes_of_views_have_to_fit_the_views(tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match="column 'view_boxes'"):
             tokenstore.write(tmp_path / "b", codes, views=2, columns=columns, codebook_size=SIZE)
     for views in (1, [(0, 0, 4)], [(0, 0, 4, 4, 2)] * 2, "ab"):
-        with pytest.raises(ArgumentError, match="views="):
+        with pytest.raises(ArgumentError, match="views: "):
             tokenstore.write(tmp_path / "c", codes, views=views, codebook_size=SIZE)  # type: ignore[arg-type]

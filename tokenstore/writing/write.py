@@ -206,10 +206,10 @@ def _views(views: int | Sequence[Sequence[int]] | Views | None) -> Views | None:
     """Return the views of an argument; raise ArgumentError for what is none."""
     if views is None or isinstance(views, Views):
         return views
-    boxes = views if isinstance(views, int) else [[operator.index(each) for each in box] for box in views]
     try:
+        boxes = views if isinstance(views, int) else [[operator.index(each) for each in box] for box in views]
         return Views.from_json(boxes)
-    except CodecError as error:
+    except (CodecError, TypeError) as error:
         raise ArgumentError(f"views: {error}", parameters=[Parameter("views")]) from error
 
 

@@ -139,10 +139,14 @@ def _begin(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> None:
 
 
 def _look(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> bool:
-    """Return True if an unfinished export of the same inputs is at the target; raise StoreExistsError."""
+    """Return True if an unfinished export of the same inputs is at the target; raise StoreExistsError.
+
+    A local export without any unit counts as nothing: no other process can be writing there.
+    """
     files = [path for path in target.files() if path != LOCK_INSIDE and not path.startswith(OWNER)]
     again = Parameter("resume", True)
-    if _HEADER in files:
+    begun = [path for path in files if path != _HEADER and not path.startswith(f"{STAGING}/{_SCRATCH}")]
+    if _HEADER in files and (begun or target.root is None):
         if not resume:
             raise StoreExistsError(
                 f"{target}: an unfinished export is there. Go on with it by {again}, or remove it",
