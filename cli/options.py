@@ -1,8 +1,7 @@
 """The options that two or more commands share: one function for each, so that a name means one thing.
 
-Every function returns a decorator: `@options.device()`. Arguments are what may differ between commands: the
-default, and the end of the help text. Nothing here imports torch, zarr, numba or pyarrow; choices come from
-light tables.
+Every function returns a decorator: `@options.device()`. Its arguments are what may differ between commands.
+Nothing here imports torch, zarr, numba or pyarrow; choices come from light tables.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from .parameters import Choice, ExistingPlace, PartOf, parse_rows, parse_storage_options
+from .trust import allow_torchscript, trusted_if_allowed
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -291,14 +291,16 @@ def batch_size(default: int, what: str, *, least: int = 1) -> Decorator[Any]:
 
 
 def tokenizer(default: str | None = None, *, otherwise: str = "") -> Decorator[Any]:
-    """Return --tokenizer; `otherwise` says which one is used where `default` is None."""
-    return option(
+    """Return --tokenizer and --allow-torchscript; `otherwise` says which is used without a `default`."""
+    named = option(
         "--tokenizer",
         metavar="NAME[:ARGUMENT]",
         default=default,
         otherwise=otherwise,
+        callback=trusted_if_allowed,
         help="The tokenizer; `tokenstore tokenizers` lists all.",
     )
+    return together(named, allow_torchscript())
 
 
 def image_size(

@@ -135,7 +135,8 @@ def run(*arguments: str, before: list[str]) -> str:
 
 
 def test_every_kind_of_tokenizer_is_tried_here() -> None:
-    assert {name.split(",")[0] for name in MAKERS} == set(TOKENIZERS)
+    with_a_flag = {name for name, kind in TOKENIZERS.items() if kind.runs_code}  # tests/tokenizers/cosmos
+    assert {name.split(",")[0] for name in MAKERS} == set(TOKENIZERS) - with_a_flag
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.registry import (
         TOKENIZERS,
         TokenizerKind,
+        TrustedSpec,
         check_device,
         load_tokenizer,
         tokenizer_kinds,
@@ -35,6 +36,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerBase",
     "TokenizerKind",
+    "TrustedSpec",
     "check_device",
     "check_tokenizer",
     "identity_of",
@@ -50,7 +52,7 @@ _HOMES = {
     "load_codebook": "codebooks",
     **dict.fromkeys(("Encoder", "identity_of", "options_of"), "encoder"),
     **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),
-    "tokenizer_kinds": "registry",
+    **dict.fromkeys(("TrustedSpec", "tokenizer_kinds"), "registry"),
     "tokenizer_of": "store_tokenizer",
 }
 

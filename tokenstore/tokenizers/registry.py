@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from tokenstore.errors import TokenizerError, did_you_mean
+from tokenstore.errors import Parameter, TokenizerError, did_you_mean
 from tokenstore.plugins import plugins
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "GROUP",
     "TOKENIZERS",
     "TokenizerKind",
+    "TrustedSpec",
     "check_device",
     "find_kind",
     "load_tokenizer",
@@ -66,6 +67,8 @@ class TokenizerKind:
     """The class of a kind that is no more than a class, which is made without arguments."""
     fetches: bool = False
     """True if an argument that is no local folder is the id of a model, which is fetched from a hub."""
+    runs_code: bool = False
+    """True if a model's files are programs, which run: they are loaded only if the user says so."""
 
     @property
     def usage(self) -> str:
@@ -79,6 +82,16 @@ class TokenizerKind:
         """The extra to install before the kind can be used; None if its packages are installed."""
         installed = all(importlib.util.find_spec(package) is not None for package in self.packages)
         return None if installed else self.extra
+
+
+class TrustedSpec(str):
+    """The name of a tokenizer, `NAME[:ARGUMENT]`, whose files may run code: the user trusts who made them.
+
+    A call that takes a tokenizer's name takes this too. In a store it is a text like any other, so that the
+    trust does not travel with the store.
+    """
+
+    __slots__ = ()
 
 
 TOKENIZERS = {
@@ -154,6 +167,15 @@ TOKENIZERS = {
         licence="of the model: Apache-2.0",
         argument="FOLDER or HUB-ID",
         fetches=True,
+    ),
+    "cosmos": TokenizerKind(
+        "tokenstore.tokenizers.kinds.cosmos",
+        "Cosmos DI8x8 and DI16x16: TorchScript, which runs code of its own and has to be allowed",
+        grid="H/8 x W/8 or H/16 x W/16",
+        codebook="64,000 x 6, by a rule",
+        licence="of the model: NVIDIA Open Model Licence",
+        argument="FOLDER",
+        runs_code=True,
     ),
     "open-magvit2": TokenizerKind(
         "tokenstore.tokenizers.kinds.open_magvit2",
@@ -234,8 +256,13 @@ def _load_kind(entry_point: EntryPoint) -> TokenizerKind:
     return kind
 
 
-def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
+def load_tokenizer(
+    spec: str = "default", device: str = "cpu", *, allow_torchscript: bool = False
+) -> Tokenizer:
     """Load the tokenizer `NAME` or `NAME:ARGUMENT`, where NAME is one of `tokenizer_kinds()`.
+
+    A kind whose files are TorchScript runs code of whoever made them: it is loaded with `allow_torchscript`,
+    or if `spec` is a TrustedSpec.
 
     Raises TokenizerError if the name is unknown, the argument missing or useless, a package not installed, or
     the device not usable, and for whatever the kind itself refuses.
@@ -250,6 +277,13 @@ def load_tokenizer(spec: str = "default", device: str = "cpu") -> Tokenizer:
         raise TokenizerError(f"expected {name}{kind.usage}, found {spec!r}")
     if not argument and kind.argument is not None and not kind.argument_is_optional:
         raise TokenizerError(f"expected {name}{kind.usage}, found {spec!r} without {kind.argument}")
+    if kind.runs_code and not (allow_torchscript or isinstance(spec, TrustedSpec)):
+        allowed = Parameter("allow_torchscript", True)
+        raise TokenizerError(
+            f"{spec}: its files are TorchScript, and loading them runs code of whoever made them, which can "
+            f"do all that you can. If you trust them, name the tokenizer and say {allowed}",
+            parameters=[allowed],
+        )
     _check_packages(name, kind)
     if kind.packages:  # transformers and diffusers import torchvision
         from tokenstore.networks.torchvision import import_torchvision
