@@ -31,6 +31,28 @@ if TYPE_CHECKING:
     help="The tokenizer's name in stores; its fingerprint tells it from others of that name.",
 )
 @click.option(
+    "--symmetric/--no-symmetric",
+    default=True,
+    show_default=True,
+    help="Tokens that flip exactly, by a table; without, a tokenizer of the kind conv-vq.",
+)
+@click.option(
+    "--gradient",
+    metavar="WEIGHT",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Weight of the error of gradients, over three scales, beside that of pixels.",
+)
+@click.option(
+    "--scale-equivariance",
+    metavar="WEIGHT",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Weight of the loss of half-size images decoded from averaged embeddings.",
+)
+@click.option(
     "--photographs",
     metavar="N",
     type=click.IntRange(0),
@@ -55,15 +77,17 @@ if TYPE_CHECKING:
     resumed="the run in OUT",
 )
 def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None:
-    """Train a tokenizer of the default kind on IMAGES, sources of images as `convert` reads them.
+    """Train a convolutional tokenizer on IMAGES, sources of images as `convert` reads them.
 
-    OUT gets weights.safetensors (averaged weights, for `--tokenizer conv-vq:OUT/weights.safetensors`),
-    evaluation.json, samples.png, log.jsonl, state.pt to resume from, and config.yaml, how the run was begun.
+    OUT gets weights.safetensors (averaged weights), evaluation.json, samples.png, log.jsonl, state.pt to
+    resume from, and config.yaml, how the run was begun. The weights are for
+    `--tokenizer conv-vq-symmetric:OUT/weights.safetensors`, with --no-symmetric for `conv-vq:`.
 
     \b
     Examples:
       tokenstore train-tokenizer photos/ --out mine
       tokenstore train-tokenizer photos/ thumbnails.tar --out mine --held-out 0.5
+      tokenstore train-tokenizer photos/ --out plain --no-symmetric
       tokenstore train-tokenizer imagenet/ --out mine --device cuda --photographs 128 --thumbnails 0
     """
     from tokenstore.tokenizers.train import train_tokenizer as train

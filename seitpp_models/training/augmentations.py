@@ -16,6 +16,7 @@ from tokenstore.augment import (
     CodebookEmbedding,
     ColorAdapt,
     EmbNoise,
+    ExactFlip,
     Geometry,
     HorizontalFlip,
     Noise,
@@ -26,6 +27,7 @@ from tokenstore.augment import (
     noise_strength,
     recipes,
 )
+from tokenstore.format import NO_SYMMETRIES, Symmetries
 
 __all__ = [
     "Augmentation",
@@ -67,23 +69,24 @@ def training_recipe(
     classes: int = 0,
     adapter: TokenAdapt | None = None,
     noise: Noise = None,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> nn.Module:
     """Return a published recipe, `(codes, labels) -> (inputs, targets)`.
 
     Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `noise` is
-    the strength of Emb-Noise, as for `noise_strength`. Raises ModelError for an adapter with a recipe that
-    uses none.
+    the strength of Emb-Noise, as for `noise_strength`. By the `symmetries` of a store, codes are flipped.
+    Raises ModelError for an adapter with a recipe that uses none.
     """
     if adapter is not None and name not in ("mtm", "finetune"):
         raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
     if name == "none":
         return CentralPart(size, None if gives_codes else codebook)
     if name == "mtm":
-        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise)
+        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise, symmetries)
     elif name == "finetune":
-        recipe = recipes.finetune(codebook, adapter, classes, size, noise)
+        recipe = recipes.finetune(codebook, adapter, classes, size, noise, symmetries)
     else:
-        recipe = recipes.seit(codebook, classes, size, noise=noise)
+        recipe = recipes.seit(codebook, classes, size, noise=noise, symmetries=symmetries)
     recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
     return recipe
 
@@ -96,7 +99,8 @@ def noise_identity(noise: Noise) -> float | None:
 class CodesAndMasks(nn.Module):
     """An augmentation of codes (B, H, W) and label maps (B, h, w): one crop for both, colours for the codes.
 
-    With an adapter, half of the batch is augmented by the adapter and flipped too. The results are codes or
+    With an adapter, half of the batch is augmented by the adapter and flipped too; with the `symmetries` of a
+    store, all of it is flipped exactly instead. The results are codes or
     vectors of `size`, and label maps that are larger by the factor they were.
     """
 
@@ -110,14 +114,18 @@ class CodesAndMasks(nn.Module):
         adapter: TokenAdapt | None = None,
         noise: Noise = None,
         scale: tuple[float, float] = _SEGMENTATION_SCALE,
+        symmetries: Symmetries = NO_SYMMETRIES,
     ) -> None:
         super().__init__()
+        self.flip = ExactFlip.of(symmetries)
         self.embedding = CodebookEmbedding(codebook)
         self.colour = OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [1 / 3, 1 / 3])
         self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
-        self.adapter_geometry = Geometry(HorizontalFlip(), crop=RandomResizedCrop(places, scale))
+        self.adapter_geometry = Geometry(
+            HorizontalFlip() if self.flip is None else None, crop=RandomResizedCrop(places, scale)
+        )
         self.requantise = Requantise(self.embedding.codebook) if gives_codes else None
         self.ignore_index = ignore_index
 
@@ -125,6 +133,9 @@ class CodesAndMasks(nn.Module):
     def forward(self, codes: Tensor, masks: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return codes (B, H, W), or vectors (B, C, H, W), and label maps (B, h, w) that moved alike."""
         count, (rows, columns) = len(codes), codes.shape[1:]
+        if self.flip is not None:
+            mask = self.flip.draw(count, generator)
+            codes, masks = self.flip.flipped(codes, mask), self.flip.flipped_labels(masks, mask)
         embeddings = self.colour(self.embedding(codes), generator=generator)
         first = count if self.adapter is None else count - count // 2
         drawn = self.geometry.draw(first, (rows, columns), generator)
@@ -152,10 +163,12 @@ def segmentation_recipe(
     ignore_index: int,
     adapter: TokenAdapt | None = None,
     noise: Noise = None,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> nn.Module:
     """Return an augmentation `(codes, masks) -> (inputs, masks)`: random crops and colours, or none.
 
-    `noise` is the strength of Emb-Noise, as for `noise_strength`.
+    `noise` is the strength of Emb-Noise, as for `noise_strength`. By the `symmetries` of a store, codes and
+    maps are flipped.
 
     Raises ModelError for an adapter without augmentation.
     """
@@ -164,5 +177,11 @@ def segmentation_recipe(
             raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
     return CodesAndMasks(
-        codebook, size, gives_codes=gives_codes, ignore_index=ignore_index, adapter=adapter, noise=noise
+        codebook,
+        size,
+        gives_codes=gives_codes,
+        ignore_index=ignore_index,
+        adapter=adapter,
+        noise=noise,
+        symmetries=symmetries,
     )

@@ -167,5 +167,6 @@ def _task(
         classes=classes,
         adapter=adapter_of(settings, store, device, used=settings["augment"] == "finetune"),
         noise=settings["noise"],
+        symmetries=store.symmetries,
     )
     return Classification(recipe.to(device), settings["smoothing"])

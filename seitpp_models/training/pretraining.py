@@ -147,6 +147,7 @@ def _task(
         gives_codes=True,
         adapter=adapter_of(settings, store, device, used=settings["augment"] == "mtm"),
         noise=settings["noise"],
+        symmetries=store.symmetries,
     )
     rows, columns = model.config.patches
     return MaskedTokens(recipe.to(device), rows * columns, ratio)

@@ -160,5 +160,6 @@ def _task(
         ignore_index=ignored,
         adapter=adapter_of(settings, store, devices.device, used=settings["augment"] == "crops"),
         noise=settings["noise"],
+        symmetries=store.symmetries,
     )
     return Segmentation(recipe.to(devices.device), ignored)

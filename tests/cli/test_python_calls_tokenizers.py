@@ -59,8 +59,8 @@ def test_train_tokenizer_gives_the_weights_of_its_call(photos: Path, tmp_path: P
     )
     assert steps == list(range(1, 9))
     assert trained.steps == 8
-    by_command = load_tokenizer(f"conv-vq:{tmp_path / 'command' / 'weights.safetensors'}")
-    assert load_tokenizer(f"conv-vq:{trained.weights}").fingerprint == by_command.fingerprint
+    by_command = load_tokenizer(f"conv-vq-symmetric:{tmp_path / 'command' / 'weights.safetensors'}")
+    assert load_tokenizer(f"conv-vq-symmetric:{trained.weights}").fingerprint == by_command.fingerprint
 
 
 def test_fit_codebook_writes_the_file_of_its_call(photos: Path, tmp_path: Path) -> None:

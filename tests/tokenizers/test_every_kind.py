@@ -12,6 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers import magvit_models, maskgit_models, titok_models, vqgan_models
+from helpers import magvit_models, vqgan_models
+from helpers.symmetric_models import random_model
 from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 from tokenstore.tokenizers.encoder import Encoder
 from tokenstore.tokenizers.kinds.conv_vq import DEFAULT_WEIGHTS
+from tokenstore.tokenizers.kinds.symmetric_vq import save_weights
 
 COUNT = 8
 
@@ -46,6 +49,11 @@ def default(folder: Path, photographs: Path) -> str:
 def conv_vq(folder: Path, photographs: Path) -> str:
     (folder / "mine.safetensors").write_bytes(DEFAULT_WEIGHTS.read_bytes())
     return f"conv-vq:{folder / 'mine.safetensors'}"
+
+
+def conv_vq_symmetric(folder: Path, photographs: Path) -> str:
+    save_weights(random_model(), folder / "mine.safetensors")
+    return f"conv-vq-symmetric:{folder / 'mine.safetensors'}"
 
 
 def vit_vqgan(folder: Path, photographs: Path) -> str:
@@ -109,6 +117,7 @@ def dct(folder: Path, photographs: Path) -> str:
 MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "default": default,
     "conv-vq": conv_vq,
+    "conv-vq-symmetric": conv_vq_symmetric,
     "vit-vqgan": vit_vqgan,
     "vqgan": vqgan,
     "maskgit-vqgan": maskgit_vqgan,

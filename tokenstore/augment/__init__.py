@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenstore.augment.cropped_embedding import CroppedEmbedding
     from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
     from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+    from tokenstore.augment.exact_flip import ExactFlip
     from tokenstore.augment.examples import augmented_examples, transformed_codes
     from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
     from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
@@ -57,6 +58,7 @@ __all__ = [
     "CutMixOrMixup",
     "DrawnGeometry",
     "EmbNoise",
+    "ExactFlip",
     "Geometry",
     "HorizontalFlip",
     "Mixup",
@@ -92,6 +94,7 @@ _HOMES = {
     "cropped_embedding": ("CroppedEmbedding",),
     "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
     "embedding": ("Codebook", "CodebookEmbedding"),
+    "exact_flip": ("ExactFlip",),
     "examples": ("augmented_examples", "transformed_codes"),
     "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),
     "mixing": ("CutMix", "CutMixOrMixup", "Mixup", "soft_targets"),

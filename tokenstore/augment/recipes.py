@@ -5,6 +5,7 @@ SeiT, https://arxiv.org/abs/2303.11114; SeiT++, https://arxiv.org/abs/2312.10105
 Results have the size (h, w) that networks usually see of a grid (`seen_size`: 28 of 32, all of 8), unless a
 `size` is given. Emb-Noise has the standard deviation of the numbers of the codebook's vectors, unless `noise`
 is another strength, or "published" (1.0, for the published tokenizer). The repr of a recipe says both.
+With the `symmetries` of a store, half of all samples are flipped first, exactly, and the adapter flips none.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing_extensions import override
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
 from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+from tokenstore.augment.exact_flip import ExactFlip
 from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
 from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement, nearest_codes
 from tokenstore.augment.per_sample import PerSample
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.seen_part import CentralPart, RandomPart
 from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
+from tokenstore.format import NO_SYMMETRIES, Symmetries
 
 __all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
 
@@ -204,18 +207,19 @@ def seit(
     size: tuple[int, int] | None = None,
     synonyms: Tensor | None = None,
     noise: Noise = None,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> Recipe:
     """Return SeiT's supervised training: Token-EDA, Emb-Noise, a random resized crop, CutMix.
 
     Inputs are embeddings (B, C, *size). `synonyms` (K, M) are by default the nearest codes of the codebook.
-    `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises ValueError as `Recipe` and
-    `noise_strength` do.
+    `noise` is the strength of Emb-Noise, as for `noise_strength`, and `symmetries` are a store's. Raises
+    ValueError as `Recipe` and `noise_strength` do.
     """
     table = nearest_codes(codebook) if synonyms is None else synonyms
     return Recipe(
         codebook,
         _crop(size, _TRAINING_SCALE),
-        on_codes=[SynonymReplacement(table), PatchSwap()],
+        on_codes=[*_flips(symmetries), SynonymReplacement(table), PatchSwap()],
         colour=EmbNoise(noise_strength(codebook, noise)),
         mixing=CutMix(),
         classes=classes,
@@ -227,18 +231,20 @@ def mtm_pretrain(
     adapter: TokenAdapt | None,
     size: tuple[int, int] | None = None,
     noise: Noise = None,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> Recipe:
     """Return SeiT++'s masked token modelling: ColorAdapt, Emb-Noise or neither, and TokenAdapt.
 
-    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises
-    ValueError as `Recipe` and `noise_strength` do.
+    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`, and
+    `symmetries` are a store's. Raises ValueError as `Recipe` and `noise_strength` do.
     """
     return Recipe(
         codebook,
         _crop(size, _PRETRAINING_SCALE),
+        on_codes=_flips(symmetries),
         colour=OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [1 / 3, 1 / 3]),
         adapter=adapter,
-        adapter_geometry=None if adapter is None else adapter_geometry(size, _PRETRAINING_SCALE),
+        adapter_geometry=_adapter_geometry(adapter, size, _PRETRAINING_SCALE, symmetries),
         requantise=True,
     )
 
@@ -249,19 +255,21 @@ def finetune(
     classes: int,
     size: tuple[int, int] | None = None,
     noise: Noise = None,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> Recipe:
     """Return SeiT++'s fine-tuning: ColorAdapt or Emb-Noise, CutMix, TokenAdapt with Mixup or CutMix.
 
-    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`. Raises
-    ValueError as `Recipe` and `noise_strength` do.
+    Inputs are codes (B, *size). `noise` is the strength of Emb-Noise, as for `noise_strength`, and
+    `symmetries` are a store's. Raises ValueError as `Recipe` and `noise_strength` do.
     """
     return Recipe(
         codebook,
         _crop(size, _TRAINING_SCALE),
+        on_codes=_flips(symmetries),
         colour=OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [0.25, 0.75]),
         mixing=CutMix(),
         adapter=adapter,
-        adapter_geometry=None if adapter is None else adapter_geometry(size, _TRAINING_SCALE),
+        adapter_geometry=_adapter_geometry(adapter, size, _TRAINING_SCALE, symmetries),
         adapter_mixing=None if adapter is None else CutMixOrMixup(CutMix(), Mixup()),
         requantise=True,
         classes=classes,
@@ -276,6 +284,24 @@ def none(size: tuple[int, int] | None = None) -> Evaluation:
 
 def _crop(size: tuple[int, int] | None, scale: tuple[float, float]) -> RandomResizedCrop:
     return RandomPart(scale) if size is None else RandomResizedCrop(size, scale)
+
+
+def _flips(symmetries: Symmetries) -> list[nn.Module]:
+    """Return the exact flip of codes, if a store's symmetries have one."""
+    flip = ExactFlip.of(symmetries)
+    return [] if flip is None else [flip]
+
+
+def _adapter_geometry(
+    adapter: TokenAdapt | None,
+    size: tuple[int, int] | None,
+    scale: tuple[float, float],
+    symmetries: Symmetries,
+) -> nn.Module | None:
+    """Return the image augmentation of an adapter, without the flip where codes are flipped exactly."""
+    if adapter is None:
+        return None
+    return adapter_geometry(size, scale, flip_p=0.0) if _flips(symmetries) else adapter_geometry(size, scale)
 
 
 def _part(targets: Tensor | None, start: int, stop: int) -> Tensor | None:

@@ -19,7 +19,7 @@ from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange,
 from tokenstore.errors import WorkerError
 from tokenstore.format import Column, TokenizerIdentity, codebook_sizes
 from tokenstore.sources.base import CodeSource, CodeSplit, further_kinds
-from tokenstore.tokenizers import load_codebook
+from tokenstore.tokenizers import load_codebook, symmetries_of
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.spec import StoreSpec
 
@@ -144,6 +144,8 @@ def plan_codes(
     identity = TokenizerIdentity(source.tokenizer_name, fingerprint)
     if loaded is not None:
         identity = related_identity(vectors, sizes, source.grid, loaded.tokenizer, loaded.spec)
+    kept = identity.kept_codes
+    symmetries, permutations = ((), None) if loaded is None else symmetries_of(loaded.tokenizer, kept)
     spec = StoreSpec(
         grid=source.grid,
         views=source.views,
@@ -157,6 +159,8 @@ def plan_codes(
         source_location=location,
         codebook=vectors,
         synonyms=source.synonyms,
+        symmetries=symmetries,
+        permutations=permutations,
     )
     recipe = CodeRecipe({name: source.splits[name] for name in names})
     return CodePlan(source, names, spec, recipe, options)

@@ -98,7 +98,8 @@ def _refuse_other_arrays(reader: SplitReader, plan: ConversionPlan | CodePlan, s
     if tokens.codec.name != codec:
         raise _refusal(store, f"{where}the codec {tokens.codec.name}", codec)
     tokenizer, codebooks = store.manifest.tokenizer, store.manifest.codebook_sizes
-    sizes = replace(spec, codebook=None, synonyms=None, tokenizer=tokenizer, codebook_sizes=codebooks)
+    whole = replace(spec, codebook=None, synonyms=None, permutations=None)
+    sizes = replace(whole, tokenizer=tokenizer, codebook_sizes=codebooks)
     # subtle: a store that is rewritten knows its samples already, a first one those that are listed
     listed = len(reader) if options.rewrites else len(options.positions(len(split)))
     expected = (options.chunk_samples, sizes.samples_per_shard(listed, columns.values()))

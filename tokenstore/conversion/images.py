@@ -21,7 +21,7 @@ from tokenstore.sources.decoding import decode_tasks
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.encoder import Encoder, identity_of
+from tokenstore.tokenizers.encoder import Encoder, identity_of, symmetries_of
 from tokenstore.writing.spec import StoreSpec
 
 __all__ = ["ConversionPlan", "LoadedTokenizer", "plan_images"]
@@ -108,6 +108,7 @@ def plan_images(
     size = _chosen_size(source, tokenizer, options)
     encoder = _encoder(source, tokenizer, options, size.side)
     images = encoder.options
+    symmetries, permutations = symmetries_of(tokenizer)
     spec = StoreSpec(
         grid=encoder.grid,
         codebook_sizes=tokenizer.codebook_sizes,
@@ -122,6 +123,8 @@ def plan_images(
         source_location=location,
         codebook=tokenizer.codebook,
         views=encoder.views,
+        symmetries=symmetries,
+        permutations=permutations,
     )
     recipe = EncoderRecipe(
         loaded.spec or tokenizer,

@@ -4,8 +4,9 @@
 shard (`history.py` that of operations on stores), `root.py` the root `zarr.json` around it (`encode_root`,
 `decode_root`). `layout.py` has the paths of a store and the layout of an array (`ArrayLayout`), and
 `agreement.py` compares it with the manifest. `sharding.py` has the bytes of a shard, `shard_manifest.py` the
-list of an array's many shards, `tables.py` the tables and columns beside the tokens, `parquet.py` the sizes
-of a table's pages. `fields.py` reads JSON objects; tokenizers and adapters read theirs with it.
+list of an array's many shards, `symmetries.py` permutations of codes, `tables.py` the tables and columns
+beside the tokens, `parquet.py` the sizes of a table's pages. `fields.py` reads JSON objects; tokenizers and
+adapters read theirs with it.
 
 Names are imported on first use, so that whoever needs the manifest does not wait for pyarrow.
 May import: `errors`, `machine`, `codecs`.
@@ -75,6 +76,17 @@ if TYPE_CHECKING:
         codebook_sizes,
         part_positions,
     )
+    from tokenstore.format.symmetries import (
+        FLIP,
+        NO_SYMMETRIES,
+        SYMMETRIES,
+        Symmetries,
+        closed_codes,
+        symmetries_of_rows,
+        symmetries_problem,
+        symmetries_table,
+        symmetries_within,
+    )
     from tokenstore.format.tables import (
         LABEL_COLUMN,
         SAMPLES_SCHEMA,
@@ -87,12 +99,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODEBOOK",
+    "FLIP",
     "FORMAT_VERSION",
     "IMPLICIT_KINDS",
     "LABELS",
     "LABEL_COLUMN",
     "MASKS",
     "NAME",
+    "NO_SYMMETRIES",
     "ROOT",
     "ROW_NBYTES",
     "SAMPLES_SCHEMA",
@@ -101,6 +115,7 @@ __all__ = [
     "SHARD_MANIFESTS",
     "SKIPPED_SCHEMA",
     "SKIPPED_TABLE",
+    "SYMMETRIES",
     "SYNONYMS",
     "TABLE_PARTS",
     "TOKENS",
@@ -117,10 +132,12 @@ __all__ = [
     "Skip",
     "SplitSummary",
     "StoreFields",
+    "Symmetries",
     "TokenizerIdentity",
     "check_layout",
     "check_shard_nbytes",
     "checked_layout",
+    "closed_codes",
     "code_planes",
     "codebook_problem",
     "codebook_sizes",
@@ -142,6 +159,10 @@ __all__ = [
     "samples_table",
     "shard_sizes",
     "sharding",
+    "symmetries_of_rows",
+    "symmetries_problem",
+    "symmetries_table",
+    "symmetries_within",
     "table_array_document",
     "table_batches",
     "view_boxes_problem",
@@ -149,11 +170,13 @@ __all__ = [
 
 _HOMES = {
     "CODEBOOK": "layout",
+    "FLIP": "symmetries",
     "FORMAT_VERSION": "manifest",
     "LABELS": "layout",
     "LABEL_COLUMN": "tables",
     "MASKS": "layout",
     "NAME": "manifest",
+    "NO_SYMMETRIES": "symmetries",
     "ROOT": "layout",
     "ROW_NBYTES": "shard_manifest",
     "SAMPLES_SCHEMA": "tables",
@@ -162,6 +185,7 @@ _HOMES = {
     "SHARD_MANIFESTS": "manifest",
     "SKIPPED_SCHEMA": "tables",
     "SKIPPED_TABLE": "layout",
+    "SYMMETRIES": "symmetries",
     "SYNONYMS": "layout",
     "TABLE_PARTS": "manifest",
     "TOKENS": "layout",
@@ -177,12 +201,14 @@ _HOMES = {
     "Skip": "tables",
     "SplitSummary": "manifest",
     "StoreFields": "store_fields",
+    "Symmetries": "symmetries",
     "TokenizerIdentity": "store_fields",
     "check_layout": "agreement",
     "IMPLICIT_KINDS": "implicit",
     "ImplicitCodebook": "implicit",
     "check_shard_nbytes": "agreement",
     "checked_layout": "agreement",
+    "closed_codes": "symmetries",
     "code_planes": "layout",
     "codebook_problem": "store_fields",
     "codebook_sizes": "store_fields",
@@ -202,6 +228,10 @@ _HOMES = {
     "samples_part": "layout",
     "samples_table": "tables",
     "shard_sizes": "shard_manifest",
+    "symmetries_of_rows": "symmetries",
+    "symmetries_problem": "symmetries",
+    "symmetries_table": "symmetries",
+    "symmetries_within": "symmetries",
     "table_array_document": "layout",
     "table_batches": "tables",
     "view_boxes_problem": "agreement",

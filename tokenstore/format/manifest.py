@@ -24,6 +24,7 @@ from tokenstore.format.fields import (
     text,
 )
 from tokenstore.format.store_fields import Preprocessing, StoreFields, TokenizerIdentity, read_store_fields
+from tokenstore.format.symmetries import SYMMETRIES
 
 __all__ = [
     "FORMAT_VERSION",
@@ -122,6 +123,7 @@ class Manifest(StoreFields):
             **({} if self.ignore_index is None else {"ignore_index": self.ignore_index}),
             **({} if self.part is None else {"part": self.part.to_dict()}),
             **({} if self.views is None else {"views": self.views.to_json()}),
+            **({SYMMETRIES: list(self.symmetries)} if self.symmetries else {}),
             **({"history": [each.to_dict() for each in self.history]} if self.history else {}),
             "class_names": None if self.class_names is None else list(self.class_names),
             "splits": {name: split.to_dict() for name, split in self.splits.items()},

@@ -26,6 +26,7 @@ from tokenstore.format.fields import (
 )
 from tokenstore.format.history import Operation, read_history
 from tokenstore.format.implicit import ImplicitCodebook, read_implicit_codebook
+from tokenstore.format.symmetries import SYMMETRIES, read_names
 
 __all__ = ["ConversionPart", "Preprocessing", "StoreFields", "TokenizerIdentity", "part_positions"]
 
@@ -152,6 +153,8 @@ class StoreFields:
     """The part of a conversion that the store holds; None for a whole one."""
     views: Views | None = None
     """The views of every sample; None where a sample is one grid of codes."""
+    symmetries: tuple[str, ...] = ()
+    """The names of the permutations of codes that the store has beside its codebook, in their order."""
     history: tuple[Operation, ...] = ()
     """The operations that made the store of other stores, the first of them first."""
 
@@ -295,6 +298,7 @@ _OPTIONAL: dict[str, Reader[Any]] = {
     "ignore_index": integer(),
     "part": _read_part,
     "views": _read_views,
+    SYMMETRIES: read_names,
     "history": read_history,
 }
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format import Manifest
+from tokenstore.format import Manifest, Symmetries
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.store_files import StoreFiles
 from tokenstore.storage import Cache, Retries, open_storage
@@ -51,6 +51,15 @@ class TokenStore:
     def synonyms(self) -> npt.NDArray[np.int32] | None:
         """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
         return self.files.synonyms
+
+    @property
+    def symmetries(self) -> Symmetries:
+        """The permutations of codes by name: `flip` gives the codes of mirror images, in mirrored grids.
+
+        Each is int32 (K,), or (n, K) of n codebooks. Most tokenizers have none. Raises ManifestError if they
+        are none of the store's codes.
+        """
+        return self.files.symmetries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.splits)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from tokenstore.errors import (
     DamageError,
@@ -25,12 +26,10 @@ from tokenstore.errors import (
     TokenstoreError,
 )
 from tokenstore.format import (
-    CODEBOOK,
     LABELS,
     ROOT,
     SAMPLES_TABLE,
     SHARD_MANIFEST,
-    SYNONYMS,
     TOKENS,
     ArrayLayout,
     FileRecord,
@@ -39,12 +38,12 @@ from tokenstore.format import (
     checked_layout,
     decode_records,
     decode_root,
-    decode_table_array,
     file_record,
     has_shard_manifest,
     samples_part,
     shard_sizes,
 )
+from tokenstore.reading.code_tables import CodeTables
 from tokenstore.storage import STAGING, Cache, Storage, open_storage
 
 MAX_JSON_NBYTES = 200_000_000
@@ -62,7 +61,7 @@ _NUMBER = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
 _DIGEST = re.compile(rb'"digest"\s*:\s*"([0-9a-f]{64})"')
 
 
-class StoreFiles:
+class StoreFiles(CodeTables):
     """The files and metadata of a complete store, from which readers take codes.
 
     Raises NotAStoreError where there is no store, IncompleteStoreError where a conversion has not finished,
@@ -130,7 +129,7 @@ class StoreFiles:
     def _checked_layout(self, array: str) -> tuple[ArrayLayout, npt.NDArray[np.int64]]:
         if array not in self._layouts:
             where = f"{self.storage}/{array}"
-            layout = checked_layout(self._read_json(f"{array}/{ROOT}"), self.manifest, array, where)
+            layout = checked_layout(self.read_json(f"{array}/{ROOT}"), self.manifest, array, where)
             if has_shard_manifest(self.manifest, array):
                 nbytes = shard_sizes(self.read_checked(f"{array}/{SHARD_MANIFEST}"))
             else:
@@ -207,17 +206,6 @@ class StoreFiles:
             raise ManifestError(
                 f"{self.storage}/{table}: expected {expected} parts in the manifest, found {listed}"
             )
-
-    @cached_property
-    def codebook(self) -> npt.NDArray[np.float32] | None:
-        """The tokenizer's vectors (K, D) or (n, K, D), where the store has them or a rule gives them."""
-        computed = self.manifest.implicit_table
-        return self._table_array(CODEBOOK, np.dtype(np.float32)) if computed is None else computed
-
-    @cached_property
-    def synonyms(self) -> npt.NDArray[np.int32] | None:
-        """Each code's nearest codes, best first (K, M), padded with -1, where the store has them."""
-        return self._table_array(SYNONYMS, np.dtype(np.int32))
 
     def check_unchanged(self) -> None:
         """Raise StoreChangedError unless the store at this place is still the one that was opened.
@@ -313,6 +301,7 @@ class StoreFiles:
                 f"found {actual.size} bytes with {actual.sha256}. Restore the file from a copy"
             )
 
+    @override
     def read_checked(self, path: str) -> bytes:
         """Return a whole file's bytes, their digest checked; raises DamageError and StoreChangedError.
 
@@ -336,24 +325,14 @@ class StoreFiles:
             self._metadata[path] = data
         return data
 
-    def _read_json(self, path: str) -> Any:
+    @override
+    def read_json(self, path: str) -> Any:
         data = self.read_checked(path)
         _check_values(data, f"{self.storage}/{path}")
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{self.storage}/{path}: expected JSON: {error}") from error
-
-    def _table_array(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
-        if f"{name}/{ROOT}" not in self.manifest.files:
-            return None
-        document = self._read_json(f"{name}/{ROOT}")
-        try:
-            shape = tuple(document["shape"])
-            data = self.read_checked(f"{name}/{'/'.join(['c', *('0' for _ in shape)])}")
-            return decode_table_array(document, data, dtype)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ManifestError(f"{self.storage}/{name}: not the metadata of a {name}: {error}") from error
 
 
 def _check_values(data: bytes, where: str) -> None:

@@ -16,9 +16,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.tokenizers.base import FileTokenizer, Tokenizer, TokenizerBase, check_tokenizer
+    from tokenstore.tokenizers.base import (
+        FileTokenizer,
+        SymmetricTokenizer,
+        Tokenizer,
+        TokenizerBase,
+        check_tokenizer,
+    )
     from tokenstore.tokenizers.codebooks import load_codebook
-    from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of
+    from tokenstore.tokenizers.encoder import Encoder, identity_of, options_of, symmetries_of
     from tokenstore.tokenizers.registry import (
         TOKENIZERS,
         TokenizerKind,
@@ -33,6 +39,7 @@ __all__ = [
     "TOKENIZERS",
     "Encoder",
     "FileTokenizer",
+    "SymmetricTokenizer",
     "Tokenizer",
     "TokenizerBase",
     "TokenizerKind",
@@ -43,14 +50,16 @@ __all__ = [
     "load_codebook",
     "load_tokenizer",
     "options_of",
+    "symmetries_of",
     "tokenizer_kinds",
     "tokenizer_of",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("FileTokenizer", "Tokenizer", "TokenizerBase", "check_tokenizer"), "base"),
+    "check_tokenizer": "base",
+    **dict.fromkeys(("FileTokenizer", "SymmetricTokenizer", "Tokenizer", "TokenizerBase"), "base"),
     "load_codebook": "codebooks",
-    **dict.fromkeys(("Encoder", "identity_of", "options_of"), "encoder"),
+    **dict.fromkeys(("Encoder", "identity_of", "options_of", "symmetries_of"), "encoder"),
     **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),
     **dict.fromkeys(("TrustedSpec", "tokenizer_kinds"), "registry"),
     "tokenizer_of": "store_tokenizer",

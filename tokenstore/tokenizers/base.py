@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format import Column, codebook_sizes
+from tokenstore.format import Column, Symmetries, codebook_sizes
 from tokenstore.sources.images import Decoder, ImageOptions
 
 
@@ -90,6 +90,15 @@ class FileTokenizer(Tokenizer, Protocol):
 
     def column_values(self, inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
         """Return the values (B, *shape) of each of `columns` for a batch of inputs."""
+
+
+@runtime_checkable
+class SymmetricTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose codes of a changed image are a look-up away from those of the image."""
+
+    @property
+    def symmetries(self) -> Symmetries:
+        """The permutations of codes by name: with `flip`, codes(mirror x) = flip[mirror(codes(x))]."""
 
 
 class TokenizerBase(ABC):

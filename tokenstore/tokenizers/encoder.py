@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +11,20 @@ import torch
 
 from tokenstore.codecs import code_dtype
 from tokenstore.errors import ManifestError, Parameter, TokenizerError
-from tokenstore.format import MASKS, VIEW_BOXES, Column, Preprocessing, TokenizerIdentity, code_planes
+from tokenstore.format import (
+    MASKS,
+    VIEW_BOXES,
+    Column,
+    Preprocessing,
+    TokenizerIdentity,
+    code_planes,
+    symmetries_table,
+    symmetries_within,
+)
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.sources.views import ViewDecoder, ViewRule
-from tokenstore.tokenizers.base import FileTokenizer, Tokenizer, check_encoded
+from tokenstore.tokenizers.base import FileTokenizer, SymmetricTokenizer, Tokenizer, check_encoded
 
 _FILTER = Preprocessing(1, 1, "squash").filter
 """The one filter that images are resized by."""
@@ -130,6 +139,26 @@ def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdent
         dtype=None if exact else str(tokenizer.dtype).removeprefix("torch."),
         implicit_codebook=getattr(tokenizer, "implicit_codebook", None),
     )
+
+
+def symmetries_of(
+    tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]] | None = None
+) -> tuple[tuple[str, ...], npt.NDArray[np.int32] | None]:
+    """Return the names and the array (S, K) or (S, n, K) of a tokenizer's symmetries: () and None for none.
+
+    With `kept_codes`, the tokenizer's own code of each code, they are those of the codes that were kept.
+    Raises TokenizerError for permutations that are none of the tokenizer's codes.
+    """
+    if not isinstance(tokenizer, SymmetricTokenizer):
+        return (), None
+    try:
+        table = symmetries_table(tokenizer.symmetries, tokenizer.codebook_sizes)
+    except ManifestError as error:
+        raise TokenizerError(f"{tokenizer.name}: {error}") from error
+    if kept_codes is None:
+        return table
+    kept = [np.asarray(codes) for codes in kept_codes]
+    return symmetries_table(symmetries_within(tokenizer.symmetries, kept), tuple(map(len, kept)))
 
 
 def options_of(steps: Preprocessing, where: str) -> ImageOptions:

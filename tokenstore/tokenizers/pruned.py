@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format import Column
+from tokenstore.format import Column, Symmetries, symmetries_within
 from tokenstore.sources.images import Decoder, ImageOptions
-from tokenstore.tokenizers.base import FileTokenizer, Tokenizer
+from tokenstore.tokenizers.base import FileTokenizer, SymmetricTokenizer, Tokenizer
 
 _ROWS = 1024
 """The codes whose nearest kept code is computed at once."""
@@ -124,6 +124,17 @@ class PrunedTokenizer:
         return new_codes
 
 
+class PrunedSymmetricTokenizer(PrunedTokenizer):
+    """A PrunedTokenizer with the symmetries of the inner tokenizer that lead from kept codes to kept ones."""
+
+    inner: SymmetricTokenizer
+
+    @property
+    def symmetries(self) -> Symmetries:
+        """The permutations of the kept codes by name."""
+        return symmetries_within(self.inner.symmetries, [np.asarray(codes) for codes in self.kept_codes])
+
+
 class PrunedFileTokenizer(PrunedTokenizer):
     """A PrunedTokenizer that looks at files: a FileTokenizer over the codes of a pruned store."""
 
@@ -144,8 +155,13 @@ class PrunedFileTokenizer(PrunedTokenizer):
 
 
 def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTokenizer:
-    """Return the tokenizer over the codes of a pruned store; a FileTokenizer stays one."""
-    kind = PrunedFileTokenizer if isinstance(tokenizer, FileTokenizer) else PrunedTokenizer
+    """Return the tokenizer over the codes of a pruned store; a FileTokenizer stays one.
+
+    Symmetries that lead from kept codes to kept codes stay, too.
+    """
+    if isinstance(tokenizer, FileTokenizer):
+        return PrunedFileTokenizer(tokenizer, kept_codes)
+    kind = PrunedSymmetricTokenizer if isinstance(tokenizer, SymmetricTokenizer) else PrunedTokenizer
     return kind(tokenizer, kept_codes)
 
 

@@ -104,7 +104,15 @@ TOKENIZERS = {
     ),
     "conv-vq": TokenizerKind(
         "tokenstore.tokenizers.kinds.conv_vq",
-        "the same with weights that `tokenstore train-tokenizer` wrote",
+        "the same with weights that `tokenstore train-tokenizer --no-symmetric` wrote",
+        grid="H/8 x W/8",
+        codebook="as trained",
+        licence="yours",
+        argument="WEIGHTS.safetensors",
+    ),
+    "conv-vq-symmetric": TokenizerKind(
+        "tokenstore.tokenizers.kinds.symmetric_vq",
+        "one whose tokens flip exactly, with weights that `tokenstore train-tokenizer` wrote",
         grid="H/8 x W/8",
         codebook="as trained",
         licence="yours",

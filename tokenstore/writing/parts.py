@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenstore.codecs import DEFAULT_CODEC
 from tokenstore.errors import ConversionError, ManifestError, Parameter, StoreError
-from tokenstore.format import CODEBOOK, SYNONYMS, Column, ConversionPart, FileRecord, Manifest
+from tokenstore.format import CODEBOOK, SYMMETRIES, SYNONYMS, Column, ConversionPart, FileRecord, Manifest
 from tokenstore.format import fields as read
 from tokenstore.reading import TokenStore
 from tokenstore.writing.choices import choices, chosen_later, few_bad
@@ -47,6 +47,7 @@ class WholeConversion:
             shard_samples=self.shard_samples,
             codebook=first.codebook,
             synonyms=first.synonyms,
+            permutations=first.files.permutations,
         )
 
 
@@ -144,7 +145,7 @@ def _check_same_conversion(first: TokenStore, other: TokenStore) -> None:
     }
     facts["created_by"] = own.created_by, others.created_by
     facts["splits"] = sorted(own.splits), sorted(others.splits)
-    for name in (CODEBOOK, SYNONYMS):
+    for name in (CODEBOOK, SYNONYMS, SYMMETRIES):
         facts[name] = _records(own, f"{name}/c/"), _records(others, f"{name}/c/")
     for name, (expected, actual) in facts.items():
         if expected != actual:

@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from tokenstore.codecs import DEFAULT_CODEC, code_dtype
 from tokenstore.errors import StoreError
-from tokenstore.format import TOKENS, Manifest, StoreFields, code_planes
+from tokenstore.format import (
+    TOKENS,
+    Manifest,
+    StoreFields,
+    closed_codes,
+    code_planes,
+    symmetries_table,
+    symmetries_within,
+)
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.array import Values
 from tokenstore.storage import Storage
@@ -44,7 +52,8 @@ def prune_codebook(
     """Write `store` again with only those codes that occur in it, numbered anew in their order.
 
     The manifest keeps each new code's old one (`tokenizer.kept_codes`); codebook and synonyms keep the rows
-    of the codes that remain. `jobs` pieces of shards are encoded at a time, by default one a core, or an
+    of the codes that remain. With a code that occurs, those remain to which a symmetry takes it: the flips of
+    a pruned store stay exact. `jobs` pieces of shards are encoded at a time, by default one a core, or an
     executor has them encoded.
     `on_progress` is called with a step's name, and how much of it is done.
 
@@ -70,18 +79,24 @@ def codes_in_use(store: TokenStore, executor: BlockExecutor | None = None) -> Re
 
     Raises StoreError for a store without samples or with a codebook that is too large.
     """
-    remaining = codes_that_occur(store, executor)
+    symmetries = store.symmetries
+    # subtle: without the code of a mirrored patch, no flip of the pruned store would be exact
+    remaining = closed_codes(codes_that_occur(store, executor), symmetries)
     if not all(len(codes) for codes in remaining):
         raise StoreError(f"{store.files.storage}: expected samples to prune the codebook by, found none")
     tokenizer = store.manifest.tokenizer
     before = tokenizer.kept_codes
     own = remaining if before is None else [np.array(b)[r] for b, r in zip(before, remaining, strict=True)]
+    sizes = tuple(map(len, remaining))
+    names, permutations = symmetries_table(symmetries_within(symmetries, remaining), sizes)
     spec = replace(
         spec_of(store),
-        codebook_sizes=tuple(map(len, remaining)),
+        codebook_sizes=sizes,
         tokenizer=replace(tokenizer, kept_codes=tuple(tuple(codes.tolist()) for codes in own)),
         codebook=_rows(store.codebook, remaining),
         synonyms=_renumbered_synonyms(store.synonyms, remaining[0]),
+        symmetries=names,
+        permutations=permutations,
     )
     return RewritePlan(spec, partial(_renumber, remaining=remaining))
 

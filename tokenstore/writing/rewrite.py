@@ -143,6 +143,7 @@ def spec_of(store: TokenStore) -> StoreSpec:
         chunk_samples=store[store.splits[0]].arrays[TOKENS].layout.chunk_samples,
         codebook=store.codebook,
         synonyms=store.synonyms,
+        permutations=store.files.permutations,
     )
 
 

@@ -47,6 +47,8 @@ class StoreSpec(StoreFields):
     shard_samples: int | None = None
     codebook: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     synonyms: npt.NDArray[np.int32] | None = field(default=None, repr=False)
+    permutations: npt.NDArray[np.int32] | None = field(default=None, repr=False)
+    """The permutation (S, K) or (S, n, K) of codes of each of `symmetries`."""
 
     def __post_init__(self) -> None:
         self.check()

@@ -16,7 +16,7 @@ from tokenstore.format import TokenizerIdentity, codebook_sizes
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
 from tokenstore.storage import Storage
-from tokenstore.tokenizers import Tokenizer, load_tokenizer
+from tokenstore.tokenizers import Tokenizer, load_tokenizer, symmetries_of
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.batches import as_array, declared_columns
 from tokenstore.writing.choices import CHUNK_SAMPLES, MIN_DECODE_RATE, chosen_later
@@ -191,6 +191,12 @@ class _Origin:
             return self.tokenizer
         return related_identity(self.codebook, self.codebook_sizes, grid, self.tokenizer, self.spec)
 
+    def symmetries(self, identity: TokenizerIdentity) -> tuple[tuple[str, ...], npt.NDArray[np.int32] | None]:
+        """Return the names and permutations of the symmetries of the codes of a tokenizer that is known."""
+        if isinstance(self.tokenizer, TokenizerIdentity):
+            return (), None
+        return symmetries_of(self.tokenizer, identity.kept_codes)
+
 
 def _vectors(codebook: Any) -> npt.NDArray[np.float32]:
     vectors = as_array(codebook, "codebook").astype(np.float32)
@@ -228,11 +234,15 @@ def _spec(grid: Sequence[int] | None, origin: _Origin, class_names: Sequence[str
             parameters=[Parameter("grid")],
         )
     shape = tuple(int(side) for side in grid)
+    identity = origin.identity(shape)
+    symmetries, permutations = origin.symmetries(identity)
     return StoreSpec(
-        tokenizer=origin.identity(shape),
+        tokenizer=identity,
         grid=shape,
         codebook_sizes=origin.codebook_sizes,
         codebook=origin.codebook,
         class_names=None if class_names is None else tuple(class_names),
         source_kind=SOURCE_KIND,
+        symmetries=symmetries,
+        permutations=permutations,
     )

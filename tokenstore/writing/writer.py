@@ -23,6 +23,7 @@ from tokenstore.format import (
     NAME,
     ROOT,
     SHARD_MANIFESTS,
+    SYMMETRIES,
     SYNONYMS,
     TABLE_PARTS,
     TOKENS,
@@ -51,7 +52,9 @@ __all__ = ["SplitWriter", "StoreWriter"]
 
 Columns: TypeAlias = Mapping[str, Column]
 
-_RESERVED = frozenset({CODEBOOK, SYNONYMS, "c"})
+_RESERVED = frozenset({CODEBOOK, SYMMETRIES, SYNONYMS, "c"})
+_SYMMETRY_AXES = (("symmetry", "code"), ("symmetry", "codebook", "code"))
+"""The axes of permutations of one codebook, and of several."""
 _FEATURES = (SHARD_MANIFESTS, TABLE_PARTS)
 
 
@@ -198,6 +201,7 @@ class StoreWriter:
         for name, values, axes in (
             (CODEBOOK, self.spec.stored_codebook, ("codebook", "code", "channel")),
             (SYNONYMS, self.spec.synonyms, ("code", "rank")),
+            (SYMMETRIES, self.spec.permutations, _SYMMETRY_AXES[len(self.spec.codebook_sizes) > 1]),
         ):
             if values is not None:
                 nodes[name] = table_array_document(values, axes)

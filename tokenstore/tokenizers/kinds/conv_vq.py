@@ -11,19 +11,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tokenstore.errors import TokenizerError
-from tokenstore.files import write_file
-from tokenstore.tokenizers.configs import LARGEST_FIELD, SIZE, TEXT, read_config
+from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.weights_files import load_model, save_model
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
 FORMAT = "tokenstore.conv_vq.1"
@@ -42,6 +38,15 @@ class ConvVQConfig:
     encoder_blocks: int = 6
     decoder_width: int = 256
     decoder_blocks: int = 8
+
+    @property
+    def blocks(self) -> int:
+        """The blocks of encoder and decoder."""
+        return self.encoder_blocks + self.decoder_blocks
+
+    def build(self) -> ConvVQ:
+        """Return a model of this shape, with new weights."""
+        return ConvVQ(self)
 
     def to_json(self) -> str:
         """Return the config as JSON."""
@@ -80,6 +85,8 @@ class ConvVQ(nn.Module):
     """
 
     codebook: Tensor  # K, D
+    partners: None = None
+    """Nothing: codes of a mirror image have nothing to do with those of the image."""
 
     def __init__(self, config: ConvVQConfig) -> None:
         super().__init__()
@@ -102,6 +109,11 @@ class ConvVQ(nn.Module):
             codebook = F.normalize(codebook.normal_(), dim=1)
         self.register_buffer("codebook", codebook)
 
+    @staticmethod
+    def closed(vectors: Tensor) -> Tensor:
+        """Return the codebook (K, D) that vectors (K, D) stand for: unit vectors."""
+        return F.normalize(vectors, dim=1)
+
     def latents(self, pixels: Tensor) -> Tensor:
         """Return unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
         latents: Tensor = self.encoder(pixels)
@@ -122,6 +134,14 @@ class ConvVQ(nn.Module):
         pixels: Tensor = self.decoder(embeddings)
         return pixels.float()
 
+    def save(self, path: Path) -> None:
+        """Write the model to a weights file."""
+        save_weights(self, path)
+
+    def tokenizer(self) -> ConvVQTokenizer:
+        """Return the tokenizer of this model."""
+        return ConvVQTokenizer(self)
+
 
 def to_pixels(images: Tensor) -> Tensor:
     """Return uint8 images as floats in -1..1."""
@@ -130,11 +150,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 def save_weights(model: ConvVQ, path: Path) -> None:
     """Write a model as safetensors: networks in float16, the codebook in float32."""
-    tensors = {
-        name: (tensor if name == "codebook" else tensor.half()).detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    write_file(path, save(tensors, {"format": FORMAT, "config": model.config.to_json()}))
+    save_model(path, model, FORMAT, model.config)
 
 
 def load_weights(path: Path) -> ConvVQ:
@@ -142,48 +158,7 @@ def load_weights(path: Path) -> ConvVQ:
 
     Raises TokenizerError where the file is absent, damaged, or has other tensors than its config asks for.
     """
-    if path.is_dir():
-        raise TokenizerError(
-            f"{path}: expected a weights file, found a folder; name weights.safetensors in it"
-        )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return _read_model(file)
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise TokenizerError(f"{path}: expected a weights file, found nothing there") from error
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise TokenizerError(f"{path}: expected a safetensors file, found a damaged one ({error})") from error
-
-
-def _read_model(file: Any) -> ConvVQ:
-    metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise TokenizerError(f"expected weights of format {FORMAT!r}, found {metadata.get('format')!r}")
-    config = ConvVQConfig.from_json(metadata.get("config", ""))
-    actual = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    if len(actual) > LARGEST_FIELD or config.encoder_blocks + config.decoder_blocks > len(actual):
-        raise TokenizerError(f"the config asks for more blocks than the file's {len(actual)} tensors")
-    with torch.device("meta"):  # subtle: shapes are compared before any memory is taken
-        model = ConvVQ(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() | actual.keys()):
-        if expected.get(name) != actual.get(name):
-            raise TokenizerError(
-                f"tensor {name!r}: expected shape {expected.get(name, 'absent')}, "
-                f"found {actual.get(name, 'absent')}"
-            )
-    tensors = {}
-    for name in expected:
-        tensor = file.get_tensor(name)
-        if tensor.dtype not in (torch.float16, torch.float32):
-            raise TokenizerError(f"tensor {name!r}: expected float16 or float32, found {tensor.dtype}")
-        if not tensor.isfinite().all():
-            raise TokenizerError(f"tensor {name!r}: expected finite numbers, found NaN or infinity")
-        tensors[name] = tensor.float()
-    model.load_state_dict(tensors, assign=True)
-    return model.eval().requires_grad_(False)
+    return load_model(path, FORMAT, ConvVQConfig.from_json, ConvVQ)
 
 
 class ConvVQTokenizer(ImageTokenizer):

@@ -20,7 +20,9 @@ from tokenstore.networks.runs import RunOptions, run_steps
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image, load_image
-from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig, ConvVQTokenizer
+from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
+from tokenstore.tokenizers.kinds.conv_vq import ConvVQConfig
+from tokenstore.tokenizers.kinds.symmetric_vq import SymmetricVQConfig
 from tokenstore.tokenizers.quality import Quality, evaluate
 from tokenstore.tokenizers.registry import check_device
 from tokenstore.tokenizers.train.images import ImageRef, ImageSet, open_image_set
@@ -49,7 +51,7 @@ class TrainedTokenizer:
     """A tokenizer that was trained and written."""
 
     weights: Path
-    """The file of averaged weights; `conv-vq:WEIGHTS` names the tokenizer."""
+    """The file of averaged weights; `conv-vq-symmetric:WEIGHTS` names the tokenizer, or `conv-vq:WEIGHTS`."""
     steps: int
     """The steps of the run."""
     seconds: float
@@ -65,6 +67,13 @@ class TrainingSettings(TypedDict, total=False):
     """The name of the tokenizer in the manifests of stores; by default conv-vq-8x-own."""
     codebook_size: int
     """The number of codes of the codebook."""
+    symmetric: bool
+    """True, the default, for a tokenizer whose codes of a mirror image are a look-up away; False for one of
+    the kind `conv-vq`."""
+    gradient: float
+    """The weight of the error of gradients beside that of pixels; by default 0."""
+    scale_equivariance: float
+    """The weight of the loss of images of half the size, decoded of averaged embeddings; by default 0."""
     held_out: float
     """The share of the images to evaluate on, chosen by a hash of their file names.
 
@@ -97,7 +106,7 @@ def train_tokenizer(
     on_evaluation: Callable[[int, dict[str, Quality]], None] | None = None,
     **settings: Unpack[TrainingSettings],
 ) -> TrainedTokenizer:
-    """Train a tokenizer of the default kind on images, in a folder.
+    """Train a convolutional tokenizer on images, in a folder.
 
     Args:
         images: A source of images, the path or URL of one, or several of both.
@@ -136,9 +145,14 @@ def train_tokenizer(
 
 
 def _config(
-    *, name: str = "conv-vq-8x-own", codebook_size: int = _DEFAULT.model.codebook_size, **settings: Any
+    *,
+    name: str = "conv-vq-8x-own",
+    codebook_size: int = _DEFAULT.model.codebook_size,
+    symmetric: bool = True,
+    **settings: Any,
 ) -> TrainingConfig:
-    model = replace(ConvVQConfig(), name=name, codebook_size=codebook_size)
+    plain = replace(ConvVQConfig(), name=name, codebook_size=codebook_size)
+    model = SymmetricVQConfig.of_codes(name, codebook_size) if symmetric else plain
     return TrainingConfig(model=model, **settings)
 
 
@@ -181,7 +195,7 @@ def run_training(
 
 def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Quality]:
     """Evaluate the averaged weights by kind of held-out image, and write the result and pictures to files."""
-    tokenizer = ConvVQTokenizer(copy.deepcopy(trainer.average).eval())
+    tokenizer = copy.deepcopy(trainer.average).eval().tokenizer()
     quality: dict[str, Quality] = {}
     samples: list[Tensor] = []
     with torch_threads():
@@ -201,7 +215,7 @@ def evaluate_run(trainer: Trainer, images: ImageSet, count: int) -> dict[str, Qu
     return quality
 
 
-def held_out_views(refs: Sequence[ImageRef], tokenizer: ConvVQTokenizer, count: int) -> list[Tensor]:
+def held_out_views(refs: Sequence[ImageRef], tokenizer: ImageTokenizer, count: int) -> list[Tensor]:
     """Read up to `count` images, evenly spaced, each (3, H, W) uint8; unreadable images are left out.
 
     Photographs are squashed to the tokenizer's image size. Thumbnails keep their size, rounded down to a
@@ -229,7 +243,7 @@ def held_out_views(refs: Sequence[ImageRef], tokenizer: ConvVQTokenizer, count: 
     return views
 
 
-def picture_of(tokenizer: ConvVQTokenizer, images: Sequence[Tensor], gap: int = 4) -> Image.Image:
+def picture_of(tokenizer: ImageTokenizer, images: Sequence[Tensor], gap: int = 4) -> Image.Image:
     """Draw a sheet with images (3, H, W) uint8 of any sizes, each above the tokenizer's reconstruction."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     shape = (2 * (height + gap) + gap, len(images) * (width + gap) + gap, 3)

@@ -1,4 +1,4 @@
-"""The trainer of the default kind of tokenizer.
+"""The trainer of convolutional tokenizers, symmetric or not.
 
 Reconstruction is trained with a pixel loss alone (no perceptual network, no adversary), so that the tokenizer
 owes nothing to other weights.
@@ -21,9 +21,12 @@ from typing_extensions import override
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.runs import ResumableRun
 from tokenstore.networks.states import load_optimizer
-from tokenstore.tokenizers.kinds.conv_vq import ConvVQ, ConvVQConfig, save_weights, to_pixels
+from tokenstore.tokenizers.kinds.conv_vq import to_pixels
+from tokenstore.tokenizers.kinds.symmetric_vq import SymmetricVQConfig
 from tokenstore.tokenizers.train.images import Crops, ImageSet
-from tokenstore.tokenizers.train.moving_codebook import MovingCodebook
+from tokenstore.tokenizers.train.losses import assignment_entropy, gradient_loss, pixel_loss, rotate
+from tokenstore.tokenizers.train.models import VQConfig, VQModel, new_model
+from tokenstore.tokenizers.train.moving_codebook import moving_codebook
 
 __all__ = ["WEIGHTS", "StepResult", "Trainer", "TrainingConfig"]
 
@@ -40,7 +43,7 @@ class TrainingConfig:
     steps.
     """
 
-    model: ConvVQConfig = field(default_factory=ConvVQConfig)
+    model: VQConfig = field(default_factory=SymmetricVQConfig)
     steps: int = 11_000
     seed: int = 0
     held_out: float = 0.1
@@ -70,6 +73,10 @@ class TrainingConfig:
     weight_decay: float = 0.01
     average_decay: float = 0.999
     bfloat16: bool = True
+    gradient: float = 0.0
+    """The weight of the error of gradients, over three scales."""
+    scale_equivariance: float = 0.0
+    """The weight of the loss of images of half the size, decoded of embeddings averaged two by two."""
 
     def __post_init__(self) -> None:
         if not self.unquantised_steps < self.steps:
@@ -86,37 +93,6 @@ class TrainingConfig:
             warmup_steps=max(1, min(self.warmup_steps, steps // 8)),
             unquantised_steps=min(self.unquantised_steps, steps // 8),
         )
-
-
-def pixel_loss(error: Tensor) -> Tensor:
-    """Return the mean over a batch of the logarithm of each image's squared error: PSNR, up to a factor.
-
-    With that factor the gradient equals the gradient of the squared error at 20 dB. The logarithm gives
-    smooth images the weight of detailed ones, which raises the use of codes (docs/log.md).
-    """
-    twenty_db = 4 / 10**2  # squared error for pixels in -1..1
-    return twenty_db * (error.square().mean((1, 2, 3)) + 1e-4).log().mean()
-
-
-def rotate(latents: Tensor, embeddings: Tensor) -> Tensor:
-    """Return the embeddings, with gradients carried to the latents by the rotation between the two.
-
-    Both are unit vectors (B, D, h, w). Source: Fifty et al. 2024, https://arxiv.org/abs/2410.06424, equation
-    4.
-    """
-    start, end = latents.detach(), embeddings.detach()
-    middle = F.normalize(start + end, dim=1)
-    along_middle = (middle * latents).sum(1, keepdim=True)
-    along_start = (start * latents).sum(1, keepdim=True)
-    return latents - 2 * along_middle * middle + 2 * along_start * end
-
-
-def assignment_entropy(latents: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """Return the entropy in nats of the mean soft assignment of latents (B, D, h, w) to a codebook (K, D)."""
-    similarity = torch.einsum("bdhw,kd->bhwk", latents, codebook)
-    share = (similarity.float() / temperature).softmax(-1).mean((0, 1, 2))
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy
 
 
 @dataclass(frozen=True)
@@ -158,12 +134,9 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
             seed=config.seed,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator
-            model = ConvVQ(config.model)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average: ConvVQ = copy.deepcopy(self.model).requires_grad_(False)
-        self.codebook = MovingCodebook(self.model.codebook, config.codebook_decay, config.restart_share)
+        self.model: VQModel = new_model(config.model, config.seed, self.device)
+        self.average: VQModel = copy.deepcopy(self.model).requires_grad_(False)
+        self.codebook = moving_codebook(self.model, config.codebook_decay, config.restart_share)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, (0.9, 0.98), weight_decay=config.weight_decay
         )
@@ -226,7 +199,25 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
             embeddings = rotate(latents, target)
         with autocast:
             error = self.model.pixels(embeddings) - pixels
-        return pixel_loss(error) + regulariser, error, latents, codes
+            loss = pixel_loss(error) + regulariser
+            if self.config.scale_equivariance:
+                loss = loss + self.config.scale_equivariance * self._smaller_loss(embeddings, pixels)
+        if self.config.gradient:
+            loss = loss + self.config.gradient * gradient_loss(error)
+        return loss, error, latents, codes
+
+    def _smaller_loss(self, embeddings: Tensor, pixels: Tensor) -> Tensor:
+        """Return the loss of images of half the size, of averages of two by two embeddings.
+
+        As in Kouzelis et al. 2025, https://arxiv.org/abs/2502.09509: what decodes at two sizes is smooth.
+        """
+        rows, columns = (side // 2 * 2 for side in embeddings.shape[2:])
+        if not rows or not columns:
+            return embeddings.new_zeros(())
+        patch = pixels.shape[2] // embeddings.shape[2]
+        means = F.normalize(F.avg_pool2d(embeddings[:, :, :rows, :columns], 2), dim=1)
+        smaller = F.avg_pool2d(pixels[:, :, : rows * patch, : columns * patch], 2)
+        return pixel_loss(self.model.pixels(means) - smaller)
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
@@ -248,11 +239,11 @@ class Trainer(ResumableRun[list[Tensor], StepResult]):
         values = self.model.state_dict()
         for name, mean in self.average.state_dict().items():
             mean.lerp_(values[name], 1 - decay)
-        self.average.codebook.copy_(F.normalize(self.average.codebook, dim=1))
+        self.average.codebook.copy_(self.average.closed(self.average.codebook))
 
     @override
     def save_weights(self) -> None:
-        save_weights(self.average, self.out / WEIGHTS)
+        self.average.save(self.out / WEIGHTS)
 
     @override
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import ArgumentError, ManifestError, Parameter, StoreError
-from tokenstore.format import CODEBOOK, LABELS, NAME, SYNONYMS, TOKENS, Column, FileRecord
+from tokenstore.format import CODEBOOK, LABELS, NAME, SYMMETRIES, SYNONYMS, TOKENS, Column, FileRecord
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.views import check_same_tokenizer
 from tokenstore.storage import Storage
@@ -110,6 +110,7 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
     ignored = {manifest.ignore_index for manifest in manifests} - {None}
     books = (store.codebook for store in stores)
     synonyms = (store.synonyms for store in stores)
+    symmetric = next((store.files for store in stores if store.manifest.symmetries), stores[0].files)
     return replace(
         same_spec(stores[0], done),
         class_names=names,
@@ -119,6 +120,8 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
         ignore_index=ignored.pop() if ignored else None,
         codebook=next((book for book in books if book is not None), None),
         synonyms=next((table for table in synonyms if table is not None), None),
+        symmetries=symmetric.manifest.symmetries,
+        permutations=symmetric.permutations,
         history=(done,),
     )
 
@@ -129,7 +132,7 @@ def check_agreement(stores: Sequence[TokenStore]) -> None:
         if not store.splits:
             raise StoreError(f"{store.files.storage}: expected a store with splits, found none")
     check_same_tokenizer([store[store.splits[0]] for store in stores])
-    for name in (CODEBOOK, SYNONYMS):
+    for name in (CODEBOOK, SYNONYMS, SYMMETRIES):
         _check_equal(stores, name, [_records(store, f"{name}/c/") or None for store in stores])
     _check_equal(stores, "ignore_index", [store.manifest.ignore_index for store in stores])
     first = stores[0].manifest.views
