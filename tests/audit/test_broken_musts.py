@@ -32,6 +32,7 @@ from helpers.broken_stores import (
     write_all,
     zstd,
 )
+from helpers.broken_symmetries import SYMMETRIC, write_symmetric
 from helpers.broken_views import GIVEN_VIEWS, VIEWS, write_given_views, write_views
 from helpers.conformance import FORMAT, FULL_CODES, crc32c
 from helpers.context_models import worked_model
@@ -307,6 +308,7 @@ STORES = {
     "columns": COLUMNS,
     "views": VIEWS,
     "given_views": GIVEN_VIEWS,
+    "symmetric": SYMMETRIC,
 }
 
 ELSEWHERE = {
@@ -357,6 +359,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_all(folder)
     write_views(folder / "views")
     write_given_views(folder / "given_views")
+    write_symmetric(folder / "symmetric")
     return folder
 
 

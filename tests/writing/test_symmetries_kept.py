@@ -113,6 +113,19 @@ def test_written_codes_have_the_symmetries_of_their_tokenizer(tmp_path: Path) ->
     assert dict(tokenstore.open(tmp_path / "b").symmetries) == {}
 
 
+def test_ready_codes_that_are_related_to_a_tokenizer_get_its_symmetries(tmp_path: Path) -> None:
+    tokenizer = random_tokenizer()
+    codes = np.zeros((2, 8, 8), np.uint8)
+    tokenstore.write(tmp_path / "ready", codes, codebook=tokenizer.codebook)
+    for _ in range(2):
+        tokenstore.relate(tmp_path / "ready", tokenizer)
+        assert flip_of(tmp_path / "ready") == tokenizer.symmetries[FLIP].tolist()
+    tokenstore.write(tmp_path / "some", codes, codebook=tokenizer.codebook[[0, 1, 12]])
+    tokenstore.relate(tmp_path / "some", tokenizer)
+    assert dict(tokenstore.open(tmp_path / "some").symmetries) == {}
+    assert verify(str(tmp_path / "some")).ok
+
+
 def test_a_tokenizer_of_wrong_symmetries_is_refused() -> None:
     class Wrong(type(random_tokenizer())):  # type: ignore[misc]
         @property

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         symmetries_problem,
         symmetries_table,
         symmetries_within,
+        symmetry_axes,
     )
     from tokenstore.format.tables import (
         LABEL_COLUMN,
@@ -163,6 +164,7 @@ __all__ = [
     "symmetries_problem",
     "symmetries_table",
     "symmetries_within",
+    "symmetry_axes",
     "table_array_document",
     "table_batches",
     "view_boxes_problem",
@@ -232,6 +234,7 @@ _HOMES = {
     "symmetries_problem": "symmetries",
     "symmetries_table": "symmetries",
     "symmetries_within": "symmetries",
+    "symmetry_axes": "symmetries",
     "table_array_document": "layout",
     "table_batches": "tables",
     "view_boxes_problem": "agreement",

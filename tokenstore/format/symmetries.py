@@ -23,6 +23,7 @@ __all__ = [
     "symmetries_problem",
     "symmetries_table",
     "symmetries_within",
+    "symmetry_axes",
 ]
 
 SYMMETRIES: Final = "symmetries"
@@ -34,6 +35,11 @@ Codes: TypeAlias = npt.NDArray[np.integer[Any]]
 Symmetries: TypeAlias = Mapping[str, npt.NDArray[np.int32]]
 """Permutations by name: the new code of each code, (K,) or (n, K), with -1 behind a shorter codebook."""
 NO_SYMMETRIES: Final[Symmetries] = MappingProxyType({})
+
+
+def symmetry_axes(rows: npt.NDArray[Any]) -> tuple[str, ...]:
+    """Return the names of the axes of the array `symmetries`, (S, K) or (S, n, K)."""
+    return ("symmetry", "codebook", "code") if rows.ndim == 3 else ("symmetry", "code")
 
 
 def read_names(value: object, where: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from tokenstore.format import (
     encode_table_array,
     file_record,
     group_document,
+    symmetry_axes,
     table_array_document,
     view_boxes_problem,
 )
@@ -53,8 +54,6 @@ __all__ = ["SplitWriter", "StoreWriter"]
 Columns: TypeAlias = Mapping[str, Column]
 
 _RESERVED = frozenset({CODEBOOK, SYMMETRIES, SYNONYMS, "c"})
-_SYMMETRY_AXES = (("symmetry", "code"), ("symmetry", "codebook", "code"))
-"""The axes of permutations of one codebook, and of several."""
 _FEATURES = (SHARD_MANIFESTS, TABLE_PARTS)
 
 
@@ -198,10 +197,11 @@ class StoreWriter:
             nodes.update(split.array_documents())
             files.update(split.write_lists())
             files.update(split.write_tables())
+        permutations = self.spec.permutations
         for name, values, axes in (
             (CODEBOOK, self.spec.stored_codebook, ("codebook", "code", "channel")),
             (SYNONYMS, self.spec.synonyms, ("code", "rank")),
-            (SYMMETRIES, self.spec.permutations, _SYMMETRY_AXES[len(self.spec.codebook_sizes) > 1]),
+            (SYMMETRIES, permutations, () if permutations is None else symmetry_axes(permutations)),
         ):
             if values is not None:
                 nodes[name] = table_array_document(values, axes)

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format import TokenizerIdentity
+from tokenstore.format import (
+    SYMMETRIES,
+    TokenizerIdentity,
+    encode_table_array,
+    symmetry_axes,
+    table_array_document,
+)
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath
 from tokenstore.storage import Storage
-from tokenstore.tokenizers import Tokenizer, load_tokenizer
+from tokenstore.tokenizers import Tokenizer, load_tokenizer, symmetries_of
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.editing.edition import Edition, Editor, edit
 from tokenstore.writing.editing.new_store import EditedStore
@@ -32,7 +38,7 @@ def relate(
     Images can then become codes of the same meaning: networks that are trained on the store take images.
     `tokenizer` is a tokenizer or its name. The vectors of the store's codebook have to be the tokenizer's, or
     some of them in their order, as `tokenstore.convert` compares those of ready codes; without vectors the
-    sizes have to be equal. All other files stay. The other arguments are those of `tokenstore.relabel`.
+    sizes have to be equal. The symmetries become the tokenizer's; all other files stay. The other arguments are those of `tokenstore.relabel`.
 
     Raises TokenizerError for a tokenizer that does not fit, or another than the store's known one, and
     otherwise what `tokenstore.relabel` raises.
@@ -43,9 +49,17 @@ def relate(
     def editor(opened: TokenStore) -> Editor:
         identity = _identity(opened, loaded, spec)
 
+        names, permutations = symmetries_of(loaded, identity.kept_codes)
+
         def write(edition: Edition) -> dict[str, Any]:
-            edition.keep_rest()
-            return {"tokenizer": identity}
+            edition.keep_rest(but=(SYMMETRIES,))
+            if permutations is not None:
+                edition.write_document(
+                    SYMMETRIES, table_array_document(permutations, symmetry_axes(permutations))
+                )
+                place = "/".join("0" * permutations.ndim)
+                edition.write(f"{SYMMETRIES}/c/{place}", encode_table_array(permutations))
+            return {"tokenizer": identity, "symmetries": names}
 
         return write
 
