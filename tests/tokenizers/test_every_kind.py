@@ -12,7 +12,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers import magvit_models, maskgit_models, titok_models, vqgan_models
-from helpers import magvit_models, vqgan_models
 from helpers.symmetric_models import random_model
 from helpers.vit_vqgan_models import random_tensors, saved
 from PIL import Image

@@ -38,7 +38,8 @@ def relate(
     Images can then become codes of the same meaning: networks that are trained on the store take images.
     `tokenizer` is a tokenizer or its name. The vectors of the store's codebook have to be the tokenizer's, or
     some of them in their order, as `tokenstore.convert` compares those of ready codes; without vectors the
-    sizes have to be equal. The symmetries become the tokenizer's; all other files stay. The other arguments are those of `tokenstore.relabel`.
+    sizes have to be equal. The symmetries become the tokenizer's; all other files stay. The other arguments
+    are those of `tokenstore.relabel`.
 
     Raises TokenizerError for a tokenizer that does not fit, or another than the store's known one, and
     otherwise what `tokenstore.relabel` raises.
