@@ -29,7 +29,7 @@ from tokenstore.errors import (
     Parameter,
     TokenstoreError,
 )
-from tokenstore.format import ROOT, SHARD_MANIFEST, FileRecord
+from tokenstore.format import ROOT, SHARD_MANIFEST, SYMMETRIES, FileRecord
 from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
@@ -202,15 +202,7 @@ def _check_store(
     problems, notes = check_listing(store, sound.sizes)
     findings.problems += problems
     findings.notes += notes
-    tables = {"codebook": check_codebook, "synonyms": check_synonyms, "symmetries": check_symmetries}
-    existing = {path.removesuffix(f"/{ROOT}") for path in store.manifest.files} - {"symmetries"}
-    existing |= {"symmetries"} if store.manifest.symmetries else set()
-    for array, check in tables.items():
-        if array in existing and not _is_damaged(array, damaged):
-            try:
-                findings.problems += check(store)
-            except TokenstoreError as error:
-                findings.problems.append(str(error))
+    findings.problems += _table_problems(store, damaged)
     for split in store.splits:
         of_split = check_split(store, split, damaged, sound.shards, sound.table_problems)
         findings.problems += of_split.problems
@@ -220,6 +212,21 @@ def _check_store(
     if findings.problems:
         store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
+
+
+def _table_problems(store: StoreFiles, damaged: set[str]) -> list[str]:
+    """Return what is wrong with the small arrays about codes, but for those of damaged files."""
+    tables = {"codebook": check_codebook, "synonyms": check_synonyms, SYMMETRIES: check_symmetries}
+    existing = {path.removesuffix(f"/{ROOT}") for path in store.manifest.files} - {SYMMETRIES}
+    existing |= {SYMMETRIES} if store.manifest.symmetries else set()
+    problems: list[str] = []
+    for array, check in tables.items():
+        if array in existing and not _is_damaged(array, damaged):
+            try:
+                problems += check(store)
+            except TokenstoreError as error:
+                problems.append(str(error))
+    return problems
 
 
 def _shard_records(

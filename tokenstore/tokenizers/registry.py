@@ -104,7 +104,7 @@ TOKENIZERS = {
     ),
     "conv-vq": TokenizerKind(
         "tokenstore.tokenizers.kinds.conv_vq",
-        "the same with weights that `tokenstore train-tokenizer --no-symmetric` wrote",
+        "the same with weights of your own, which `tokenstore train-tokenizer` wrote",
         grid="H/8 x W/8",
         codebook="as trained",
         licence="yours",
