@@ -27,6 +27,8 @@ from tokenstore.audit.verify import verify
 from tokenstore.reading.store import open_store
 from tokenstore.writing import choices, in_place
 from tokenstore.writing.copy import copy
+from tokenstore.writing.editing.relabel import relabel
+from tokenstore.writing.editing.select import select
 from tokenstore.writing.recode import recode
 
 CODES = random_codes(6, (2, 2), 391)
@@ -51,7 +53,9 @@ def _read(store: Path, _: Path) -> None:
 OPERATIONS: dict[str, Callable[[Path, Path], object]] = {
     "recode": lambda store, _: recode(store, codec="zstd"),
     "recode otherwise": lambda store, _: recode(store, codec="zstd", shard_samples=2),
+    "relabel": lambda store, _: relabel(store, labels={"train": np.arange(6) % 2}),
     "recode to": lambda store, out: recode(store, out, codec="zstd"),
+    "select": lambda store, out: select(store, out, where="row >= 0", jobs=1),
     "copy": copy,
     "verify": _verify,
     "read": _read,

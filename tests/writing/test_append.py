@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +118,43 @@ def test_chunks_of_the_last_shard_are_not_decoded(tmp_path: Path, monkeypatch: p
     assert [call for call in read if call[0] == "tokens"] == []
 
 
-def test_the_shards_of_one_short_split_grow(tmp_path: Path) -> None:
-    written(tmp_path / "a", 0, 4, shard_samples=4)
-    for number in range(1, 15):
-        tokenstore.append(tmp_path / "a", written(tmp_path / f"{number}", 4 * number, 4 * number + 4))
-    opened = assert_rows(tmp_path / "a", range(60))
+@pytest.mark.parametrize(
+    ("appends", "samples", "codec"),
+    [
+        (14, 4, "bitpack"),
+        (5, 12, "zstd"),
+        pytest.param(1000, 64, "bitpack", marks=pytest.mark.slow),
+        pytest.param(100, 64, "context", marks=pytest.mark.slow),
+    ],
+)
+def test_many_appends_and_a_recoding_are_one_conversion_to_the_byte(
+    tmp_path: Path, appends: int, samples: int, codec: str
+) -> None:
+    total = (appends + 1) * samples
+    codes = random_codes(total, (4, 4), 391)
+    labels = (np.arange(total) % 3).astype(np.int32)
+    write_store(tmp_path / "plain", {"train": (codes, labels)}, 391, class_names=CLASSES)
+    tokenstore.recode(tmp_path / "plain", tmp_path / "once", codec=codec)
+    for number in range(appends + 1):
+        rows = np.arange(number * samples, (number + 1) * samples)
+        tokenstore.select(tmp_path / "once", tmp_path / "part", indices=rows, jobs=1)
+        if number:
+            tokenstore.append(tmp_path / "a", tmp_path / "part", jobs=1)
+            shutil.rmtree(tmp_path / "part")
+        else:
+            (tmp_path / "part").rename(tmp_path / "a")
+    assert verify(tmp_path / "a").problems == []
+    opened = tokenstore.open(tmp_path / "a")
+    np.testing.assert_array_equal(opened["train"][:], codes)
     assert opened["train"].arrays["tokens"].layout.shards == 1
-    assert [done.operation for done in opened.manifest.history] == ["append"] * 14
-    written(tmp_path / "once", 0, 60, shard_samples=None)
-    tokenstore.recode(tmp_path / "a", tmp_path / "compact", codec="bitpack")
-    compact, once = contents(tmp_path / "compact"), contents(tmp_path / "once")
-    # each part was written as a source of its own, so that only its rows' numbers differ
-    assert [name for name in once if compact[name] != once[name]] == ["train/samples.parquet", "zarr.json"]
+    assert [done.operation for done in opened.manifest.history] == ["select", *["append"] * appends]
+    tokenstore.recode(tmp_path / "a", codec=codec)
+    compact, once = contents(tmp_path / "a"), contents(tmp_path / "once")
+    assert {name for name in {**compact, **once} if compact.get(name) != once.get(name)} == {"zarr.json"}
+    roots = [json.loads(files["zarr.json"]) for files in (compact, once)]
+    facts = [root.pop("attributes")["tokenstore"] for root in roots]
+    assert roots[0] == roots[1]
+    assert {name for name in facts[0] if facts[0][name] != facts[1].get(name)} == {"history", "digest"}
 
 
 def test_splits_and_classes_are_joined_by_name_and_skips_are_kept(tmp_path: Path) -> None:

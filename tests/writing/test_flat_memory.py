@@ -15,7 +15,7 @@ import tokenstore
 from tokenstore.audit import codes, sound_files, sound_shards, stats
 from tokenstore.codecs.context import fitting
 from tokenstore.format import ROOT, tables
-from tokenstore.reading import array, decoded
+from tokenstore.reading import array, decoded, row_numbers
 from tokenstore.storage import local, open_storage
 from tokenstore.writing import codec_choice, drawing, encoded, prune
 from tokenstore.writing.prune import prune_codebook
@@ -33,6 +33,9 @@ COMMANDS: dict[str, Command] = {
     "context": lambda store, out: tokenstore.recode(store, out, codec="context", shard_samples=SHARD, jobs=2),
     "verify": lambda store, _: tokenstore.verify(store),
     "copy": lambda store, out: tokenstore.copy(store, out, jobs=2),
+    "select": lambda store, out: tokenstore.select(store, out, where="label < 4 and source != 'x'", jobs=2),
+    "merge": lambda store, out: tokenstore.merge(out, [store, store], jobs=2),
+    "relabel": lambda store, out: tokenstore.relabel(store, out, class_map={"a": "b"}),
     "prune": lambda store, out: prune_codebook(
         tokenstore.open(store), open_storage(out), shard_samples=SHARD
     ),
@@ -46,6 +49,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune, "_BLOCK_CODES", 2**14)
     monkeypatch.setattr(stats, "_LABELS_AT_ONCE", 2**12)
     monkeypatch.setattr(array, "_RANGE_SAMPLES", 2**10)
+    monkeypatch.setattr(row_numbers, "BLOCK", 2**10)
+    monkeypatch.setattr(row_numbers, "MOST_LISTED", 2**10)
     monkeypatch.setattr(array, "_STREAM_NBYTES", 2**14)
     monkeypatch.setattr(decoded, "IN_MEMORY_NBYTES", 0)  # whose memory is only touched when it is used
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)

@@ -51,6 +51,10 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     ),
     "copy": tokenstore.copy,
     "recode": lambda store, out, **options: tokenstore.recode(store, out, codec="zstd", **options),
+    "select": lambda store, out, **options: tokenstore.select(store, out, where="row >= 0", **options),
+    "relabel": lambda store, out, **options: tokenstore.relabel(
+        store, out, labels={"train": [0] * 6}, **options
+    ),
 }
 
 

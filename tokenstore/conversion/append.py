@@ -7,22 +7,23 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenstore.conversion.convert import convert
-from tokenstore.conversion.options import Progress
 from tokenstore.errors import ArgumentError, StoreError, StoreExistsError, TokenstoreError
 from tokenstore.files import rename
 from tokenstore.format import ROOT, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, ImageSource, Source
-from tokenstore.storage import Storage, open_storage
+from tokenstore.storage import Storage, open_storage, refuse_options
 from tokenstore.storage.local import exchanged_store
-from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.writing.editing.append import append_store
 from tokenstore.writing.editing.new_store import EditedStore, OnSamples
 from tokenstore.writing.target import finish_commit
+
+if TYPE_CHECKING:
+    from tokenstore.conversion.options import Progress
+    from tokenstore.tokenizers.base import Tokenizer
 
 __all__ = ["append"]
 
@@ -122,6 +123,8 @@ class _Staging:
         shutil.rmtree(self._done)
 
     def _convert(self, manifest: Manifest, source: StorePath | Source) -> TokenStore:
+        from tokenstore.conversion.convert import convert  # imports torch, which stores do not need
+
         settings: dict[str, Any] = {"tokenizer": self._tokenizer or manifest.tokenizer.spec}
         steps, name = manifest.preprocessing, manifest.tokenizer.name
         if steps is not None:
@@ -146,7 +149,11 @@ def _as_opened_store(
     """Return the open store that a source is; None for a source of another kind."""
     if isinstance(source, TokenStore):
         return as_store(source, storage_options)
-    if isinstance(source, ImageSource | CodeSource) or re.search(r"[*?{\[]", os.fspath(source)):
+    if isinstance(source, ImageSource | CodeSource):
+        return None
+    if not takes_options(source):
+        refuse_options(storage_options, source)
+    if re.search(r"[*?{\[]", os.fspath(source)):
         return None
     storage = as_storage(source, storage_options if takes_options(source) else None)
     try:

@@ -136,19 +136,46 @@ class CodeHashes:
 
 
 def exact_pairs(hashes: CodeHashes) -> Pairs:
-    """Return each sample whose codes an earlier one has, with the first that has them."""
-    first, second = [], []
-    for group in _groups(hashes.keys):
-        codes = hashes.codes(group)
-        firsts: dict[bytes, int] = {}
-        for number, values in zip(group.tolist(), codes, strict=True):
-            earlier = firsts.setdefault(values.tobytes(), number)  # two hashes may be equal by chance
-            if earlier != number:
-                first.append(earlier)
-                second.append(number)
-    order = np.argsort(np.array(second, np.int64))
-    pairs = np.array(first, np.int64)[order], np.array(second, np.int64)[order]
-    return Pairs(*pairs, np.ones(len(second)))
+    """Return each sample whose codes an earlier one has, with the first that has them; raises DamageError."""
+    order = np.argsort(hashes.keys, kind="stable")
+    ordered = hashes.keys[order]
+    is_again = np.zeros(len(order), np.bool_)
+    is_again[1:] = ordered[1:] == ordered[:-1]
+    starts = np.flatnonzero(~is_again)
+    group = np.cumsum(~is_again) - 1
+    first, second = order[starts[group[is_again]]], order[is_again]
+    by_second = np.argsort(second)
+    first, second = first[by_second], second[by_second]
+    same = hashes.equal(first, second) == 1
+    apart = [
+        _firsts(hashes, order[group == each]) for each in np.unique(_groups_of(order, group, second[~same]))
+    ]
+    if apart:  # two hashes were equal by chance
+        mixed = np.isin(first, np.concatenate([members for members, _ in apart]))
+        pairs = np.concatenate([np.stack([first[~mixed], second[~mixed]], 1), *(found for _, found in apart)])
+        first, second = pairs[np.argsort(pairs[:, 1])].T
+    return Pairs(first, second, np.ones(len(second)))
+
+
+def _groups_of(order: Indices, group: Indices, numbers: Indices) -> Indices:
+    """Return the groups of equal hashes that some samples are in."""
+    if not len(numbers):
+        return numbers
+    groups = np.empty(len(order), np.int64)
+    groups[order] = group
+    found: Indices = groups[numbers]
+    return found
+
+
+def _firsts(hashes: CodeHashes, members: Indices) -> tuple[Indices, Indices]:
+    """Return samples of one hash, and pairs (m, 2) of those with the same codes, the first of them first."""
+    firsts: dict[bytes, int] = {}
+    pairs = []
+    for number, values in zip(members.tolist(), hashes.codes(members), strict=True):
+        earlier = firsts.setdefault(values.tobytes(), number)
+        if earlier != number:
+            pairs.append((earlier, number))
+    return members, np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def near_pairs(
@@ -198,17 +225,6 @@ def _not_in(pairs: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.N
     both = np.concatenate([known, pairs])
     _, places = np.unique(both, axis=0, return_index=True)
     return both[np.sort(places[places >= len(known)])]
-
-
-def _groups(keys: Keys) -> Iterator[Indices]:
-    """Yield the numbers of samples with the same hash, of two or more each, in rising order."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    again = np.flatnonzero(ordered[1:] == ordered[:-1])
-    starts = again[np.flatnonzero(np.diff(again, prepend=-2) > 1)] if len(again) else again
-    for start in starts.tolist():
-        stop = int(np.searchsorted(ordered[start:], ordered[start], side="right")) + start
-        yield order[start:stop]
 
 
 def _bands(rng: np.random.Generator, positions: int, least: float) -> list[tuple[Indices, Keys]]:
