@@ -18,7 +18,15 @@ from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.folder_listings import FolderListing, FolderListings, Names
 from tokenstore.sources.remote_files import RemoteFile, RemotePlace
 
-__all__ = ["Folder", "FolderAtUrl", "FolderOnDisk", "existing_files", "files_ending", "matching_files"]
+__all__ = [
+    "Folder",
+    "FolderAtUrl",
+    "FolderOnDisk",
+    "existing_files",
+    "files_ending",
+    "folders_in",
+    "matching_files",
+]
 
 _LOOKUPS = 32
 """The files that are looked up at a time."""
@@ -62,8 +70,7 @@ class FolderOnDisk(Folder):
 
     @override
     def folders(self) -> Sequence[Folder]:
-        paths = (path for path in self.path.iterdir() if not path.name.startswith("."))
-        return [FolderOnDisk(path) for path in sorted(paths) if path.is_dir()]
+        return [FolderOnDisk(path) for path in folders_in(self.path)]
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,19 @@ def files_ending(folder: Path, endings: Sequence[str]) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if _fits(entry.name, endings) and entry.is_file()]
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
+    return sorted(folder / name for name in names)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """List the folders directly in a local folder, sorted by name, hidden ones left out.
+
+    Raises SourceError if the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:  # which knows folders without a look at each of a million files
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except OSError as error:
         raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
     return sorted(folder / name for name in names)

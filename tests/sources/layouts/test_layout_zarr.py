@@ -128,3 +128,10 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         open_source(root, columns=["caption"])
     with pytest.raises(SourceError, match=r"no such array; found labels, tokens"):
         open_source(root, token_column="token")
+
+
+def test_chunks_of_no_rows_are_refused(tmp_path: Path) -> None:
+    path = put_zarr_v2(tmp_path / "x", CODES.astype("<u2"), 10)
+    changed(path, chunks=[10, 0, 5])
+    with pytest.raises(SourceError, match=r"expected chunks of one row or more|cannot be opened"):
+        open_source(path)

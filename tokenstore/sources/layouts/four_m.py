@@ -26,6 +26,7 @@ from tokenstore.codecs.views import MAX_VIEWS, box_problem
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import check_shape
+from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import label_splits
 from tokenstore.sources.layouts.modalities import Modality, class_texts, open_modality
@@ -193,7 +194,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _modalities(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in folders_in(folder)]
 
 
 def _chosen(folder: Path, given: str | None) -> str:

@@ -28,6 +28,7 @@ from tokenstore.codecs.views import MAX_VIEWS, Box
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import CodeSource, Labels, Note
 from tokenstore.sources.code_values import check_shape
+from tokenstore.sources.folders import folders_in
 from tokenstore.sources.labels import check_labels
 from tokenstore.sources.layouts.npy_stacks import ArrayKind, read_many
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
@@ -149,11 +150,7 @@ def _trees(root: Path) -> list[Path]:
     """Return the folders of codes in a folder that have a folder of labels beside them."""
     if not root.is_dir():
         return []
-    return sorted(
-        path
-        for path in root.iterdir()
-        if path.name.endswith(_CODES) and path.is_dir() and _labels_folder(path).is_dir()
-    )
+    return [path for path in folders_in(root) if path.name.endswith(_CODES) and _labels_folder(path).is_dir()]
 
 
 def _labels_folder(codes: Path) -> Path:

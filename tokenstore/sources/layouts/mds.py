@@ -27,6 +27,7 @@ from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_labels, label_splits
 from tokenstore.sources.layouts.mds_values import Cells, Encoding, encoding_of
@@ -195,7 +196,7 @@ def open_mds(
 def _split_folders(root: Path) -> Mapping[str, Path]:
     if (root / _INDEX).is_file():
         return {split_of_folder(root.resolve().name) or DEFAULT_SPLIT: root}
-    names = sorted(path.parent.name for path in root.glob(f"*/{_INDEX}"))
+    names = [each.name for each in folders_in(root) if (each / _INDEX).is_file()]
     grouped = group_folders(names, str(root)) if names else None
     if not grouped:
         raise SourceError(f"{root}: expected {_INDEX}, or folders of splits with one, found none")
@@ -317,7 +318,7 @@ def _labels(
 
 
 def _holds(folder: Path) -> bool:
-    return any(_is_index(path) for path in (folder / _INDEX, *sorted(folder.glob(f"*/{_INDEX}"))[:3]))
+    return any(_is_index(path) for path in (folder / _INDEX, *(each / _INDEX for each in folders_in(folder))))
 
 
 def _is_index(path: Path) -> bool:

@@ -21,6 +21,7 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, SourceColumn
 from tokenstore.sources.code_values import LARGEST_CODE, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.rows import ArrayRows, LayoutSplit, file_array, grid_of
 from tokenstore.sources.layouts.windows import WindowColumn, WindowRows, Windows
@@ -84,7 +85,7 @@ def _folders(root: Path) -> dict[str, Path]:
     if _is_one(root):
         return {split_of_file(root.resolve().name) or DEFAULT_SPLIT: root}
     below: dict[str, Path] = {}
-    for folder in sorted(path for path in root.iterdir() if _is_one(path)) if root.is_dir() else ():
+    for folder in filter(_is_one, folders_in(root)) if root.is_dir() else ():
         split = split_of_file(folder.name)
         if split is None or split in below:
             raise SourceError(
@@ -158,7 +159,7 @@ def _is_one(folder: Path) -> bool:
 
 
 def _holds(folder: Path) -> bool:
-    return _is_one(folder) or any(_is_one(path) for path in folder.iterdir() if path.is_dir())
+    return _is_one(folder) or any(map(_is_one, folders_in(folder)))
 
 
 SOURCE = SourceKind(

@@ -29,6 +29,7 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_label_kind, check_labels
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit, chosen_tokens, grid_of
@@ -205,7 +206,7 @@ def _split_folders(root: Path) -> Mapping[str, Path]:
     if not _holds(root):
         raise SourceError(f"{root}: expected a Zarr array or group, found no {' or '.join(_MARKERS)}")
     if not _is_array(root):
-        below = [path.name for path in sorted(root.iterdir()) if path.is_dir() and _holds(path)]
+        below = [path.name for path in folders_in(root) if _holds(path)]
         groups = [name for name in below if not _is_array(root / name)]
         named = group_folders(groups, str(root)) if groups else None
         if named:
@@ -214,7 +215,7 @@ def _split_folders(root: Path) -> Mapping[str, Path]:
 
 
 def _arrays(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and _is_array(path)}
+    return {path.name: path for path in folders_in(folder) if _is_array(path)}
 
 
 def _is_array(folder: Path) -> bool:
@@ -257,7 +258,9 @@ def _open(folder: Path) -> ZarrRows:
         shape, dtype, chunks = tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks)
     except _UNREADABLE as error:
         raise SourceError(f"{folder}: cannot be opened: {type(error).__name__}: {error}") from error
-    band = max(1, chunks[0]) if chunks else 1
+    if not all(chunks):
+        raise SourceError(f"{folder}: expected chunks of one row or more, found {chunks}")
+    band = chunks[0] if chunks else 1
     nbytes = (
         dtype.itemsize * band * math.prod(max(sizes) for sizes in zip(shape[1:], chunks[1:], strict=True))
     )
