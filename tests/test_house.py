@@ -55,6 +55,9 @@ NO_VERB = re.compile(
 )
 """The beginnings of a function's docstring that say what a thing is, not what the function does."""
 
+RIDDLES = {"found", "held", "hold", "kept", "moved", "there", "told", "wanted"}
+"""Names that say what became of a thing, not what it is. A variable of a function may be what was `found`."""
+
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -167,3 +170,32 @@ def test_parquet_files_are_opened_by_one_function() -> None:
         and getattr(node.func.value, "id", None) == "pq"
     ]
     assert found == ["tokenstore/parquet_pages.py"]
+
+
+def names(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Yield where each name of a file is given, the name, and whether it is one of a function's variables."""
+    of_functions = {
+        inner
+        for outer in nodes(path)
+        if isinstance(outer, Function)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.Name)
+    }
+    for node in nodes(path):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", name, node in of_functions
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", name, False
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", name, False
+
+
+def test_a_name_says_what_it_is_of() -> None:
+    riddles = [
+        f"{place}: {name}"
+        for path in LIBRARY
+        for place, name, is_variable in names(path)
+        if name.strip("_") in RIDDLES - ({"found"} if is_variable else set())
+    ]
+    assert riddles == []

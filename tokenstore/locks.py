@@ -16,7 +16,7 @@ LOCK_INSIDE = ".lock"
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL})
 
-_held: set[int] = set()
+_locked_descriptors: set[int] = set()
 """The descriptors of the locks that this process holds."""
 
 
@@ -48,7 +48,7 @@ class PlaceLock:
                 raise
             beside = place / LOCK_INSIDE
             descriptor, created = _locked(beside, what)
-        _held.add(descriptor)
+        _locked_descriptors.add(descriptor)
         self.release = weakref.finalize(self, _release, descriptor, beside, created, os.getpid())
         """The function that gives the lock back and removes its file; a second call does nothing."""
 
@@ -117,7 +117,7 @@ def try_lock(descriptor: int) -> bool | None:
 def _release(descriptor: int, path: Path, created: bool, pid: int) -> None:
     if pid != os.getpid():  # a fork, which has closed its copy
         return
-    _held.discard(descriptor)
+    _locked_descriptors.discard(descriptor)
     # a file with bytes in it that was there before is somebody's, whatever its name
     try:
         if created or os.fstat(descriptor).st_size == 0:
@@ -129,9 +129,9 @@ def _release(descriptor: int, path: Path, created: bool, pid: int) -> None:
 
 def _close_copies() -> None:
     """Close this fork's copies of its parent's locks, which would hold them after the parent's end."""
-    for descriptor in _held:
+    for descriptor in _locked_descriptors:
         os.close(descriptor)
-    _held.clear()
+    _locked_descriptors.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -161,7 +161,7 @@ class MeasureSettings:
         names = evaluation.class_names
         if self.confusion is not None:
             write_confusion(Path(self.confusion), evaluation.confusion, names)
-        rows = {each: kept for each, kept in evaluation.predictions.items() if isinstance(kept, Predictions)}
+        rows = {name: part for name, part in evaluation.predictions.items() if isinstance(part, Predictions)}
         if self.predictions is not None and rows:
             write_predictions(Path(self.predictions), rows, sources(), names)
 

@@ -63,12 +63,12 @@ class ExactFlip(nn.Module):
             check_codes(codes, self.partners.shape[-1])
         wide = codes.long()
         if self.partners.ndim == 1:
-            moved = self.partners[wide]
+            partners = self.partners[wide]
         else:
             planes = zip(self.partners, wide.unbind(1), strict=True)
-            moved = torch.stack([own[plane] for own, plane in planes], 1)
+            partners = torch.stack([own[plane] for own, plane in planes], 1)
         drawn = to_device(mask, codes.device).view(-1, *[1] * (codes.ndim - 1))
-        return torch.where(drawn, moved.flip(-1), wide).to(codes.dtype)
+        return torch.where(drawn, partners.flip(-1), wide).to(codes.dtype)
 
     def flipped_labels(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Flip the label maps (B, h, w) of a mask (B,), which move with their codes, and return all."""

@@ -79,15 +79,15 @@ class SoftLabels:
         numbered = np.where(exists, values[..., 0], self.classes + np.arange(values.shape[1]))
         if (np.diff(np.sort(numbered.astype(np.int64), axis=1), axis=1) == 0).any():
             return "expected each class of a sample once, found one twice"
-        total = float(self._kept(q).sum(axis=1).max(initial=0.0))
+        total = float(self._probabilities(q).sum(axis=1).max(initial=0.0))
         return f"expected probabilities of up to 1 in all, found {total:.3f}" if total > _MOST_SUM else None
 
     def quantised(self, probabilities: npt.NDArray[Any], top: int) -> npt.NDArray[np.uint16]:
         """Return the pairs (n, top, 2) of probabilities (n, classes), whose rows sum to 1."""
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        kept = np.take_along_axis(probabilities, best, axis=1).astype(np.float64)
+        largest = np.take_along_axis(probabilities, best, axis=1).astype(np.float64)
         with np.errstate(divide="ignore"):
-            q = np.minimum(np.rint(-STEPS * np.log(kept)), NO_CLASS)
+            q = np.minimum(np.rint(-STEPS * np.log(largest)), NO_CLASS)
         pairs: npt.NDArray[np.uint16] = np.stack([np.where(q < NO_CLASS, best, 0), q], axis=-1).astype(
             np.uint16
         )
@@ -101,13 +101,13 @@ class SoftLabels:
         if (problem := self._unknown_class(stored)) is not None:
             raise CodecError(f"{self}: {problem}")
         count, top = stored.shape[:2]
-        kept = self._kept(stored[..., 1])
-        others = self.classes - (kept > 0).sum(axis=1)
-        rest = np.maximum(0.0, 1.0 - kept.sum(axis=1))
+        named = self._probabilities(stored[..., 1])
+        others = self.classes - (named > 0).sum(axis=1)
+        rest = np.maximum(0.0, 1.0 - named.sum(axis=1))
         dense = np.repeat((rest / np.maximum(1, others))[:, None], self.classes, axis=1)
         rows = np.repeat(np.arange(count), top).reshape(count, top)
-        exists = kept > 0
-        dense[rows[exists], stored[..., 0][exists]] = kept[exists]
+        exists = named > 0
+        dense[rows[exists], stored[..., 0][exists]] = named[exists]
         dense /= dense.sum(axis=1, keepdims=True)
         return dense.astype(np.float32)
 
@@ -120,10 +120,10 @@ class SoftLabels:
             else f"expected classes from 0 to {self.classes - 1}, found {largest}"
         )
 
-    def _kept(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def _probabilities(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the probabilities of pairs; 0 for those of no class."""
-        kept: npt.NDArray[np.float64] = np.where(q < NO_CLASS, np.exp(q.astype(np.float64) / -STEPS), 0.0)
-        return kept
+        stored: npt.NDArray[np.float64] = np.where(q < NO_CLASS, np.exp(q.astype(np.float64) / -STEPS), 0.0)
+        return stored
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

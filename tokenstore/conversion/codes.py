@@ -144,8 +144,8 @@ def plan_codes(
     identity = TokenizerIdentity(source.tokenizer_name, fingerprint)
     if loaded is not None:
         identity = related_identity(vectors, sizes, source.grid, loaded.tokenizer, loaded.spec)
-    kept = identity.kept_codes
-    symmetries, permutations = ((), None) if loaded is None else symmetries_of(loaded.tokenizer, kept)
+    codes = identity.kept_codes
+    symmetries, permutations = ((), None) if loaded is None else symmetries_of(loaded.tokenizer, codes)
     spec = StoreSpec(
         grid=source.grid,
         views=source.views,

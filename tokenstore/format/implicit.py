@@ -97,12 +97,12 @@ class ImplicitCodebook:
             out[..., channel] = IMPLICIT_KINDS[self.kind](levels, len(self.levels))[digits]
         return out
 
-    def table(self, kept: Sequence[int] | None = None) -> Values | None:
-        """Return the vectors (K, D) of all codes, or (k, D) of kept ones; None for more than 2^26 numbers."""
-        size = self.size if kept is None else len(kept)
+    def table(self, codes: Sequence[int] | None = None) -> Values | None:
+        """Return the vectors (K, D) of all codes, or (k, D) of some; None for more than 2^26 numbers."""
+        size = self.size if codes is None else len(codes)
         if size * len(self.levels) > LARGEST_TABLE:
             return None
-        return self.vectors(np.arange(size) if kept is None else np.array(kept))
+        return self.vectors(np.arange(size) if codes is None else np.array(codes))
 
 
 _read_fields: Reader[dict[str, Any]] = record(

@@ -74,16 +74,16 @@ class LocalShards(Shards):
         shards = chunks // self._files.layout.chunks_per_shard
         starts = np.flatnonzero(np.diff(shards, prepend=-1))
         payloads: list[Bytes] = []
-        kept = np.zeros(len(chunks), np.bool_)
+        lasting = np.zeros(len(chunks), np.bool_)
         for shard, start, stop in zip(
             shards[starts].tolist(), starts, (*starts[1:], len(chunks)), strict=True
         ):
-            of_shard, kept[start:stop] = self._payloads_of(shard, chunks[start:stop].tolist(), maps)
+            of_shard, lasting[start:stop] = self._payloads_of(shard, chunks[start:stop].tolist(), maps)
             payloads += of_shard
-        if not kept.all():
+        if not lasting.all():
             # Another store may have taken the place of this one before its files were opened.
             self._files.store.check_unchanged()
-        return Payloads(chunks, payloads, kept)
+        return Payloads(chunks, payloads, lasting)
 
     def _payloads_of(self, shard: int, chunks: list[int], maps: bool) -> tuple[list[Bytes], bool]:
         """Return the payloads of chunks of one shard, and whether they keep their place in memory.

@@ -58,7 +58,7 @@ class MarkedArrayReader(SampleArrayReader):
 
     @override
     def _keep(self, payloads: Payloads) -> None:
-        for place in np.flatnonzero(payloads.kept).tolist():
+        for place in np.flatnonzero(payloads.lasting).tolist():
             payload = payloads.payloads[place]
             row = self._marks[payloads.chunks[place]]
             row[:-1] = self._marked_codec.marks(payload)

@@ -142,7 +142,7 @@ class SampleArrayReader(ArrayReader):
 
     def _keep(self, payloads: Payloads) -> None:
         """Take note of those payloads that keep their place in memory."""
-        self._address[payloads.chunks[payloads.kept]] = payloads.addresses[payloads.kept]
+        self._address[payloads.chunks[payloads.lasting]] = payloads.addresses[payloads.lasting]
 
     def _read_spans(self, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None) -> None:
         """Read samples that differ in length, by the spans of their chunks' samples."""

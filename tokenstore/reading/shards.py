@@ -115,15 +115,15 @@ class ArrayFiles:
 class Payloads:
     """The checked payloads of some chunks. They keep their place in memory as long as this object lives.
 
-    `kept` (m,) bool says which of them keep it as long as the shards' object lives; none do by default.
+    `lasting` (m,) bool says which of them keep it as long as the shards' object lives; none do by default.
     """
 
     def __init__(
-        self, chunks: Indices, payloads: list[Bytes], kept: npt.NDArray[np.bool_] | None = None
+        self, chunks: Indices, payloads: list[Bytes], lasting: npt.NDArray[np.bool_] | None = None
     ) -> None:
         self.chunks = chunks
         self.payloads = payloads
-        self.kept = np.zeros(len(payloads), np.bool_) if kept is None else kept
+        self.lasting = np.zeros(len(payloads), np.bool_) if lasting is None else lasting
         self.addresses = np.array([payload.__array_interface__["data"][0] for payload in payloads], np.uint64)
 
     def places(self, chunks: Indices) -> Indices | None:

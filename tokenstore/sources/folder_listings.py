@@ -96,9 +96,9 @@ def list_folder(place: RemotePlace, path: str) -> FolderListing:
     return _listing(entry for page in place.storage.entry_pages(path) for entry in page)
 
 
-def _listing(found: Iterable[Entry]) -> FolderListing:
+def _listing(listed: Iterable[Entry]) -> FolderListing:
     entries, names, sizes, versions = NameBuilder(), NameBuilder(), array("q"), NameBuilder()
-    for entry in found:
+    for entry in listed:
         name = entry.name.encode("utf-8", "surrogateescape") + (b"/" if entry.is_folder else b"")
         is_image = name.rpartition(b".")[2].lower() in _ENDINGS and b"." in name
         if (entry.is_folder or is_image) and not name.startswith((b".", b"/")):

@@ -154,15 +154,15 @@ class _Rows:
         self._forget()
 
     def _forget(self) -> None:
-        self._kept: list[pa.Array] = []
+        self._latest: list[pa.Array] = []
         self._starts: list[int] = []
         self._kept_nbytes = 0
 
     def _batch_of(self, row: int) -> tuple[int, pa.Array]:
         """Return the batch that holds a row, and the number of its first row."""
         place = bisect_right(self._starts, row) - 1
-        if place >= 0 and row < self._starts[place] + len(self._kept[place]):
-            return self._starts[place], self._kept[place]
+        if place >= 0 and row < self._starts[place] + len(self._latest[place]):
+            return self._starts[place], self._latest[place]
         if row < self._end and self._at is not None:
             self._begin(*self._at)
         while True:
@@ -172,7 +172,7 @@ class _Rows:
             cells, first = batch.column(0), self._end
             if self._kept_nbytes + cells.nbytes > BATCH_NBYTES:
                 self._forget()
-            self._kept.append(cells)
+            self._latest.append(cells)
             self._starts.append(first)
             self._kept_nbytes += cells.nbytes
             self._end += len(cells)

@@ -157,8 +157,8 @@ def symmetries_of(
         raise TokenizerError(f"{tokenizer.name}: {error}") from error
     if kept_codes is None:
         return table
-    kept = [np.asarray(codes) for codes in kept_codes]
-    return symmetries_table(symmetries_within(tokenizer.symmetries, kept), tuple(map(len, kept)))
+    own = [np.asarray(codes) for codes in kept_codes]
+    return symmetries_table(symmetries_within(tokenizer.symmetries, own), tuple(map(len, own)))
 
 
 def options_of(steps: Preprocessing, where: str) -> ImageOptions:

@@ -53,19 +53,19 @@ def related_identity(
     sizes must be equal. Raises TokenizerError for a tokenizer that does not fit.
     """
     check_tokenizer(tokenizer)
-    kept = _kept_codes(vectors, sizes, tokenizer)
+    left = _kept_codes(vectors, sizes, tokenizer)
     axes = len(tokenizer.grid((3, tokenizer.image_size, tokenizer.image_size)))
     if axes != len(grid):
         raise TokenizerError(
             f"{tokenizer.name}: expected grids of {axes} axes, found ready codes with grids {grid}"
         )
     whole = all(
-        codes == tuple(range(size)) for codes, size in zip(kept, tokenizer.codebook_sizes, strict=True)
+        codes == tuple(range(size)) for codes, size in zip(left, tokenizer.codebook_sizes, strict=True)
     )
     if not whole:
-        prune(tokenizer, kept)  # which checks them
+        prune(tokenizer, left)  # which checks them
     # subtle: nobody knows what these codes were computed on
-    return replace(identity_of(tokenizer, spec), device=None, dtype=None, kept_codes=None if whole else kept)
+    return replace(identity_of(tokenizer, spec), device=None, dtype=None, kept_codes=None if whole else left)
 
 
 def _kept_codes(

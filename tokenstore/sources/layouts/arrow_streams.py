@@ -57,7 +57,7 @@ class ArrowStream:
             if self.file.version != self.version:
                 raise SourceChangedError(f"{self.file}: was replaced since it was listed; begin again")
             key = (self.file.key, self.version, batch, name)
-            if getattr(_kept, "key", None) != key:
+            if getattr(_latest, "key", None) != key:
                 with pa.memory_map(self.file.path) as source:
                     source.seek(int(self.offsets[batch]))
                     table = pa.ipc.read_record_batch(_message(source, "record batch"), self.schema)
@@ -65,8 +65,8 @@ class ArrowStream:
                 column.validate(full=True)
                 if len(column) != rows:
                     raise ValueError(f"expected {rows} rows, found {len(column)}")
-                _kept.column, _kept.key = column, key
-            return _kept.column
+                _latest.column, _latest.key = column, key
+            return _latest.column
         except SourceChangedError:
             raise
         except (*READ_ERRORS, EOFError) as error:
@@ -76,7 +76,7 @@ class ArrowStream:
             ) from error
 
 
-_kept = threading.local()
+_latest = threading.local()
 """The column of a batch that this thread read last: neighbouring ranges share a batch."""
 
 

@@ -90,22 +90,22 @@ class _LineFile:
             yield table.slice(max(start - begin, 0), min(stop, end) - max(start, begin))
 
 
-_kept = threading.local()
+_of_this_thread = threading.local()
 """The blocks that this thread parsed last, by file and place: neighbouring ranges share a block."""
 
 
 def _parsed(file: _LineFile, block: int) -> pa.Table:
     begin, end = int(file.offsets[block]), int(file.offsets[block + 1])
     key = (file.file.key, begin, end, file.fields)
-    kept: dict[Any, pa.Table] = _kept.__dict__.setdefault("blocks", {})
-    if key not in kept:
+    blocks: dict[Any, pa.Table] = _of_this_thread.__dict__.setdefault("blocks", {})
+    if key not in blocks:
         (data,) = file.file.read_ranges([(begin, end - begin)])
         if isinstance(data, SampleError):
             raise SourceError(str(data))
-        while len(kept) >= _KEPT_BLOCKS:
-            del kept[next(iter(kept))]
-        kept[key] = _parse(data, file.fields, f"{file.file}: lines from {file.lines[block]} on")
-    return kept[key]
+        while len(blocks) >= _KEPT_BLOCKS:
+            del blocks[next(iter(blocks))]
+        blocks[key] = _parse(data, file.fields, f"{file.file}: lines from {file.lines[block]} on")
+    return blocks[key]
 
 
 def _parse(data: bytes, fields: _Fields, where: str) -> pa.Table:

@@ -362,13 +362,13 @@ async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:
 
 async def _exactly(files: Files, key: str, *, start: int, stop: int, version: str) -> bytes:
     try:
-        data, told = await files.read_version(key, start, stop)
+        data, answered = await files.read_version(key, start, stop)
     except Exception as error:
         if not is_past_end(error):
             raise
-        data, told = b"", ""
-    if version and told and plain_version(told) != plain_version(version):
-        raise ReplacedError(f"expected version {version}, found {told}")
+        data, answered = b"", ""
+    if version and answered and plain_version(answered) != plain_version(version):
+        raise ReplacedError(f"expected version {version}, found {answered}")
     if len(data) > stop - start:
         raise LongAnswerError(f"expected {stop - start} bytes at {start}, found {len(data)}")
     if len(data) < stop - start:

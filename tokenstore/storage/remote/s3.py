@@ -12,7 +12,7 @@ from tokenstore.storage.remote.entries import Entry, Page
 from tokenstore.storage.remote.faults import UnsupportedError
 from tokenstore.storage.remote.versions import Versions
 
-_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+_etags: ContextVar[list[str] | None] = ContextVar("etags", default=None)
 """The versions that the answers to this task's request tell."""
 _LONGEST_NAME = 200
 """The characters of a name that a message shows."""
@@ -37,12 +37,12 @@ class S3Files(Versions, AsyncFiles):
 
     @override
     async def read_version(self, key: str, start: int, stop: int) -> tuple[bytes, str]:
-        told: list[str] = []
-        before = _told.set(told)
+        etags: list[str] = []
+        before = _etags.set(etags)
         try:
-            return await self.read_range(key, start, stop), "".join(told[-1:])
+            return await self.read_range(key, start, stop), "".join(etags[-1:])
         finally:
-            _told.reset(before)
+            _etags.reset(before)
 
     def _before(self, params: Any, context: Any, **_: Any) -> None:
         context["tokenstore_path"] = params["url_path"]
@@ -50,9 +50,9 @@ class S3Files(Versions, AsyncFiles):
     def _after(self, parsed: Any, context: Any, **_: Any) -> None:
         if "ETag" in parsed:
             self._note_version(context.get("tokenstore_path", ""), parsed["ETag"])
-            told = _told.get()
-            if told is not None:
-                told.append(parsed["ETag"])
+            etags = _etags.get()
+            if etags is not None:
+                etags.append(parsed["ETag"])
 
     @override
     async def page(self, prefix: str, token: str | None) -> Page:

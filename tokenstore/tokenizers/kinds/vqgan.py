@@ -102,11 +102,11 @@ class VQGAN(nn.Module):
 
 def llamagen_name(name: str, levels: int) -> str:
     """Return the name that LlamaGen's checkpoints have for a tensor of a VQGAN of so many levels."""
-    name = re.sub(r"\.mid\.(block_1|attn_1|block_2)\.", lambda found: f".mid.{_MIDDLE[found[1]]}.", name)
+    name = re.sub(r"\.mid\.(block_1|attn_1|block_2)\.", lambda match: f".mid.{_MIDDLE[match[1]]}.", name)
     name = re.sub(r"^encoder\.down\.", "encoder.conv_blocks.", name)
     # subtle: its decoder counts levels from the smallest resolution
     upwards = re.compile(r"^decoder\.up\.(\d+)\.")
-    name = upwards.sub(lambda found: f"decoder.conv_blocks.{levels - 1 - int(found[1])}.", name)
+    name = upwards.sub(lambda match: f"decoder.conv_blocks.{levels - 1 - int(match[1])}.", name)
     return re.sub(r"(conv_blocks\.\d+)\.block\.", r"\1.res.", name)
 
 

@@ -80,6 +80,6 @@ def new_model(config: VQConfig, seed: int, device: torch.device) -> VQModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # layers draw their initial weights from the global generator
         model: nn.Module = config.build()
-    moved: Any = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    checked: VQModel = moved
+    placed: Any = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checked: VQModel = placed
     return checked

@@ -182,20 +182,20 @@ def _find(
     return Duplicates(splits, exact, close)
 
 
-def _removed(found: Duplicates, across_splits: bool) -> list[Any]:
+def _removed(pairs: Duplicates, across_splits: bool) -> list[Any]:
     """Return which samples of each split are removed (n,) bool."""
-    starts = found.starts
+    starts = pairs.starts
     marks = np.zeros(int(starts[-1]), np.bool_)
     if across_splits:
-        marks[found.exact.second] = True
+        marks[pairs.exact.second] = True
     else:
-        marks[_again_in_split(found, starts)] = True
+        marks[_again_in_split(pairs, starts)] = True
     return [marks[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
 
 
-def _again_in_split(found: Duplicates, starts: Indices) -> Indices:
+def _again_in_split(pairs: Duplicates, starts: Indices) -> Indices:
     """Return the samples whose codes an earlier one of their own split has."""
-    first, second = found.exact.first, found.exact.second
+    first, second = pairs.exact.first, pairs.exact.second
     split_of_first, split = (np.searchsorted(starts, part, "right") - 1 for part in (first, second))
     # subtle: the first of all may be in another split, and the first of this split is then a second one
     is_other = split != split_of_first

@@ -150,11 +150,11 @@ def _comparison(left: ast.expr, how: ast.cmpop, right: ast.expr) -> _Function:
     return _pair(_COMPARISONS[type(how)], _compiled(left), _compiled(right))
 
 
-def _is_in(values: Any, chosen: Any, wanted: bool) -> Any:
+def _is_in(values: Any, chosen: Any, is_in: bool) -> Any:
     if pa.types.is_string(values.type) != (pa.types.is_string(chosen.type) or not len(chosen)):
         raise ValueError(f"expected values of {values.type} behind `in`, found {chosen.type}")
     found = pc.is_in(values, value_set=chosen.cast(values.type))
-    return pc.and_kleene(found if wanted else pc.invert(found), pc.is_valid(values))
+    return pc.and_kleene(found if is_in else pc.invert(found), pc.is_valid(values))
 
 
 def _constant(node: ast.expr) -> Any:

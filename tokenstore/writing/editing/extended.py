@@ -103,8 +103,8 @@ class ExtendedSplit:
                 report(min((shard.number + 1) * self._size, len(self._rows)), len(self._rows))
         for array, layout in self._layouts.items():
             if f"{self.name}/{array}" in edition.listed_arrays:
-                kept = self._kept_records(array) if self._keeps else []
-                data = encode_records([*kept, *records[array]])
+                before = self._kept_records(array) if self._keeps else []
+                data = encode_records([*before, *records[array]])
                 edition.write(f"{self.name}/{array}/{SHARD_MANIFEST}", data)
             edition.write_document(f"{self.name}/{array}", layout.to_zarr(array))
         if self._before is None:
@@ -113,10 +113,10 @@ class ExtendedSplit:
     def _kept_records(self, array: str) -> list[FileRecord]:
         """Return the size and the digest of each shard that the split before has, and that stays."""
         store, path = self._edition.store.files, f"{self.name}/{array}"
-        kept, layout = self._first // self._size, self._layouts[array]
+        full, layout = self._first // self._size, self._layouts[array]
         if path in store.listed_arrays:
-            return [record for _, record in store.shard_records(path)][:kept]
-        return [store.manifest.files[f"{path}/{layout.shard_file(shard)}"] for shard in range(kept)]
+            return [record for _, record in store.shard_records(path)][:full]
+        return [store.manifest.files[f"{path}/{layout.shard_file(shard)}"] for shard in range(full)]
 
     def write_tables(self) -> SplitSummary:
         """Write the tables, as far as they change, and return the split's entry of the manifest."""
@@ -135,8 +135,8 @@ class ExtendedSplit:
         else:
             self.features.add(TABLE_PARTS)
             for part in range(first // part_rows):
-                kept = samples_part(path, part)
-                edition.keep(kept, edition.store.files.record(kept))
+                table = samples_part(path, part)
+                edition.keep(table, edition.store.files.record(table))
             rows = TableRows(self._rows.batches(first))
             for start in range(first, samples, part_rows):
                 count = min(part_rows, samples - start)

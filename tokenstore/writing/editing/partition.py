@@ -98,16 +98,16 @@ def divided(
     drawn_rows: dict[str | None, RowNumbers] = {}
     left: RowNumbers = rows_where(size, lambda positions: np.ones(len(positions), np.bool_))
     for number, (name, share) in enumerate(shares.items()):
-        wanted = round(share * size)
-        if not 0 < wanted < len(left):
+        samples = round(share * size)
+        if not 0 < samples < len(left):
             raise ArgumentError(
-                f"shares: expected some samples, but not all, of {size} for {name}, found {wanted}",
+                f"shares: expected some samples, but not all, of {size} for {name}, found {samples}",
                 parameters=[Parameter("shares")],
             )
         if labels is None:
-            positions = drawn(len(left), wanted, (seed, number))
+            positions = drawn(len(left), samples, (seed, number))
         else:
-            positions = _of_each_class(labels[left.listed()], wanted, (seed, number))
+            positions = _of_each_class(labels[left.listed()], samples, (seed, number))
         taken = left.at(positions)
         drawn_rows[name] = row_list(len(taken), size, iter([taken]))
         is_taken = _member(drawn_rows[name])
@@ -115,13 +115,13 @@ def divided(
     return {None: left, **drawn_rows}
 
 
-def _of_each_class(labels: npt.NDArray[np.int32], wanted: int, key: tuple[int, int]) -> Indices:
-    """Draw `wanted` positions of labels (n,), of each class alike but for less than one, and sort them."""
+def _of_each_class(labels: npt.NDArray[np.int32], samples: int, key: tuple[int, int]) -> Indices:
+    """Draw `samples` positions of labels (n,), of each class alike but for less than one, and sort them."""
     order = np.argsort(labels, kind="stable")
     classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    exact = counts * (wanted / len(labels))
+    exact = counts * (samples / len(labels))
     takes = np.floor(exact).astype(np.int64)
-    missing = wanted - int(takes.sum())
+    missing = samples - int(takes.sum())
     # the classes with the largest remainders have one more, the first of equal ones
     takes[np.argsort(takes - exact, kind="stable")[:missing]] += 1
     chosen = [

@@ -132,8 +132,8 @@ class _Selection:
         split = store[name]
         numbers = None if self.listed is None else self.listed[name]
         if self.condition is not None:
-            held = rows_that_hold(split, self.condition)
-            numbers = held if numbers is None else _both(held, numbers, len(split))
+            matching = rows_that_hold(split, self.condition)
+            numbers = matching if numbers is None else _both(matching, numbers, len(split))
         if self.share is not None:
             size = len(split) if numbers is None else len(numbers)
             positions = drawn(size, round(self.share * size), (self.seed, store.splits.index(name)))

@@ -219,7 +219,7 @@ class _Job:
                 values = self._write_files(unit, folder)
             self._check_files(unit, folder, values)
             self.owner.check()
-            record = self._moved(unit, folder, values)
+            record = self._move(unit, folder, values)
         self.target.write(_note_path(number), encode_json(vars(record)))
         return record
 
@@ -255,7 +255,7 @@ class _Job:
                     "was read back. Try again; if it happens again, report it"
                 )
 
-    def _moved(self, unit: Unit, folder: Path, values: Mapping[str, Sequence[Any]]) -> UnitRecord:
+    def _move(self, unit: Unit, folder: Path, values: Mapping[str, Sequence[Any]]) -> UnitRecord:
         """Move a unit's files into place, and return its record."""
         paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         nbytes = sum((folder / path).stat().st_size for path in paths)
