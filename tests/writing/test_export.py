@@ -286,3 +286,32 @@ def test_views_of_a_sample_stay_together(tmp_path: Path, layout: str) -> None:
     elif layout != "webdataset":
         found = DECODERS[layout][0](out, "train")["tokens"]
         assert np.array_equal(np.asarray(found), codes)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_interrupted_export_to_a_remote_place_goes_on(
+    store: Path, tmp_path: Path, memory_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"to": "jsonl", "rows_per_file": 5}
+    tokenstore.export(store, tmp_path / "whole", **settings)
+    batches, done = SplitContents.batches, 0
+
+    def fewer(*args: Any, **kwargs: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done == 4:
+            raise KeyboardInterrupt
+        return batches(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitContents, "batches", fewer)
+        with pytest.raises(KeyboardInterrupt):
+            tokenstore.export(store, memory_url, **settings)
+    with pytest.raises(StoreExistsError, match="an unfinished export is there"):
+        tokenstore.export(store, memory_url, **settings)
+    done = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitContents, "batches", fewer)  # the first three units are there: three more are not
+        tokenstore.export(store, memory_url, resume=True, **settings)
+    remote = open_storage(memory_url)
+    assert {path: remote.read(path) for path in remote.files()} == contents(tmp_path / "whole")

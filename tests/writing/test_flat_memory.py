@@ -18,6 +18,7 @@ from tokenstore.format import ROOT, tables
 from tokenstore.reading import array, decoded, row_numbers
 from tokenstore.storage import local, open_storage
 from tokenstore.writing import codec_choice, drawing, encoded, prune
+from tokenstore.writing.export import array_files, contents, npz
 from tokenstore.writing.prune import prune_codebook
 
 SHARD = 4096
@@ -26,6 +27,15 @@ FITTED_CODES = 2**14
 """The codes that the context codec is fitted to, fewer than either store has."""
 
 Command = Callable[[Path, Path], object]
+
+
+def rewrite(store: Path, out: Path) -> None:
+    """Write the samples of a store again, from a loop."""
+    split, place = tokenstore.open(store)["train"], out
+    with tokenstore.write(place, grid=(2, 2), codebook_size=50, shard_samples=SHARD) as writer:
+        for start in range(0, len(split), 500):
+            writer.add(split[start : start + 500], split.read("labels", slice(start, start + 500)))
+
 
 COMMANDS: dict[str, Command] = {
     "stats with labels": lambda store, _: tokenstore.stats(store),
@@ -39,7 +49,16 @@ COMMANDS: dict[str, Command] = {
     "prune": lambda store, out: prune_codebook(
         tokenstore.open(store), open_storage(out), shard_samples=SHARD
     ),
+    "write": rewrite,
+    "export npz": lambda store, out: tokenstore.export(store, out, to="npz"),
+    "export safetensors": lambda store, out: tokenstore.export(store, out, to="safetensors"),
+    "export jsonl": lambda store, out: tokenstore.export(store, out, to="jsonl"),
+    "export parquet": lambda store, out: tokenstore.export(store, out, to="parquet"),
 }
+
+
+LONG = ("context", "export jsonl")
+"""The commands that take more than a few seconds while memory is traced."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +80,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec_choice, "MAX_FIT_CODES", FITTED_CODES)
     monkeypatch.setattr(fitting, "MAX_FIT_CODES", FITTED_CODES)
     monkeypatch.setattr(drawing, "LISTED", 2**12)
+    monkeypatch.setattr(contents, "_MOST_BATCH", 2**9)
+    monkeypatch.setattr(array_files, "_READ_NBYTES", 2**12)
+    monkeypatch.setattr(npz, "_ROWS_NBYTES", 2**12)
     monkeypatch.setattr(drawing, "_RAW_AT_ONCE", 2**11)
 
 
@@ -85,7 +107,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.thorough if name == "context" else ()) for name in COMMANDS],
+    [pytest.param(name, marks=pytest.mark.thorough if name in LONG else ()) for name in COMMANDS],
 )
 def test_memory_is_that_of_a_quarter_of_the_samples(
     name: str, stores: tuple[Path, Path], tmp_path: Path

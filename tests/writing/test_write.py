@@ -21,6 +21,7 @@ from tokenstore.codecs import Column, Views, list_column
 from tokenstore.codecs.soft_labels import SoftLabels
 from tokenstore.errors import ArgumentError, CodecError, ConversionError, StoreExistsError, TokenizerError
 from tokenstore.format import TokenizerIdentity
+from tokenstore.storage import open_storage
 from tokenstore.writing.codes_writer import CodesWriter
 
 GRID, SIZE, SAMPLES = (2, 3), 50, 37
@@ -376,3 +377,20 @@ def test_boxes_of_views_have_to_fit_the_views(tmp_path: Path) -> None:
     for views in (1, [(0, 0, 4)], [(0, 0, 4, 4, 2)] * 2, "ab"):
         with pytest.raises(ArgumentError, match="views: "):
             tokenstore.write(tmp_path / "c", codes, views=views, codebook_size=SIZE)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_interrupted_writer_of_a_remote_place_goes_on(tmp_path: Path, memory_url: str) -> None:
+    tokenstore.write(tmp_path / "whole", CODES, labels=LABELS, columns=COLUMNS, **SMALL)
+    with pytest.raises(KeyboardInterrupt), tokenstore.write(memory_url, grid=GRID, **SMALL) as writer:
+        add_and_interrupt(writer)
+    with tokenstore.write(memory_url, grid=GRID, resume=True, **SMALL) as writer:
+        assert writer.samples == {"train": 19}
+        add(writer, 19, SAMPLES)
+    remote = open_storage(memory_url)
+    assert {path: remote.read(path) for path in remote.files()} == contents(tmp_path / "whole")
+
+
+def add_and_interrupt(writer: CodesWriter) -> None:
+    add(writer, 0, 19)
+    raise KeyboardInterrupt
