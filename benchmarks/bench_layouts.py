@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -224,7 +225,9 @@ def write_tree(root: Path, samples: int, side: int, codebook_size: int, size: in
     codes_folder, labels_folder = root / f"imagenet{size}_codes", root / f"imagenet{size}_labels"
     for folder in (codes_folder, labels_folder):
         folder.mkdir(parents=True)
-    plain = synthetic_codes(samples, (side, side), codebook_size)
+    root_size = math.isqrt(codebook_size)  # two smooth fields: to draw one of so many codes takes minutes
+    coarse, fine = (synthetic_codes(samples, (side, side), root_size, seed=seed) for seed in (0, 1))
+    plain = coarse.astype(np.int64) * root_size + fine
     codes = np.stack([plain, plain[:, :, ::-1]], axis=1)
     for number, file in enumerate(tree_files(codes)):
         (codes_folder / f"{number}.npy").write_bytes(file)
