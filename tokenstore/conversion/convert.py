@@ -67,7 +67,7 @@ def convert(
 ) -> Conversion:
     """Turn images, or ready codes, into a token store at `target`: a folder, a `.zip` file or an fsspec URL.
 
-    `source` is an image folder, tar shards, Parquet files, the SeiT release or arrays of codes, of the kind
+    `source` is a folder of images, tar shards, Parquet files, or any layout of ready codes, of the kind
     `source_kind`, by default as found; the first three may be at an fsspec URL. Images are encoded by
     `tokenizer`, an object or a name `NAME[:ARGUMENT]` that is loaded on `device`, by default the packaged
     one. Ready codes take their vectors from the file `codebook`; a `tokenizer` named for them is the one that

@@ -1,9 +1,9 @@
 """Sources: the places that samples come from, as splits in a fixed order.
 
 A source holds encoded images (folders, tar shards, Parquet files) or ready codes (arrays, the layout of the
-SeiT release). The entry point is `open_source(path)`, which finds out the kind of a place and lists its
-samples. A kind is one module and one line of `registry`; other packages add kinds by entry points. `decoding`
-turns images into pixels in processes of their own.
+SeiT release, and those of `layouts`). The entry point is `open_source(path)`, which finds out the kind of a
+place and lists its samples. A kind is one module and one line of `registry`; other packages add kinds by
+entry points. `decoding` turns images into pixels in processes of their own.
 
 This wing imports `errors` alone. Its names are imported on first use: `kind_names()` needs no NumPy and no
 Arrow.
