@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seitpp_models.training.augmentations import segmentation_recipe, training_recipe
-from tokenstore.augment import AdapterConfig, ExactFlip, TokenAdapt, recipes
+from tokenstore.augment import AdapterConfig, ExactFlip, TokenAdapt, augmented_examples, recipes
 from tokenstore.errors import CodecError
 
 PARTNERS = torch.tensor([0, 2, 1, 4, 3, 6, 5, 7])
@@ -97,6 +97,13 @@ def test_recipes_of_symmetric_codes_flip_all_halves_exactly_and_the_adapter_flip
     codes = drawn(1, 4, 4, 4)
     inputs, _ = recipe(codes, None, generator=seeded(0))
     assert inputs.shape == (4, 4, 4)
+
+
+def test_examples_of_symmetric_codes_have_an_exact_flip() -> None:
+    codes = drawn(5, 2, 4, 4)
+    examples = augmented_examples(codes, vectors(), tiny_adapter(), symmetries=SYMMETRIES)
+    assert torch.equal(examples["exact flip"], PARTNERS[codes].flip(2))
+    assert "exact flip" not in augmented_examples(codes, vectors(), tiny_adapter())
 
 
 def test_label_maps_flip_with_their_codes() -> None:

@@ -44,7 +44,9 @@ def test_copies_recoded_selected_and_merged_stores_keep_their_symmetries(tmp_pat
     tokenstore.recode(store, tmp_path / "recoded", codec="zstd")
     tokenstore.select(store, tmp_path / "selected", indices=[0, 2])
     tokenstore.merge(tmp_path / "merged", [store, tmp_path / "recoded"])
-    for name in ("copied", "recoded", "selected", "merged"):
+    tokenstore.copy(store, tmp_path / "appended")
+    tokenstore.append(tmp_path / "appended", tmp_path / "selected")
+    for name in ("appended", "copied", "recoded", "selected", "merged"):
         assert flip_of(tmp_path / name) == PARTNERS.tolist()
 
 

@@ -203,7 +203,7 @@ class _Drawing:
                 f"{tuple(codes.shape[1:])} of {actual}. seitpp_models.adapter.train_tokenadapt trains one",
                 parameters=[parameter],
             )
-        examples = augmented_examples(codes, codebook, loaded)
+        examples = augmented_examples(codes, codebook, loaded, symmetries=self.store.symmetries)
         decoded = {name: tokenizer.decode(part) for name, part in ({AS_STORED: codes} | examples).items()}
         return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
 

@@ -8,9 +8,11 @@ from torch import Tensor
 from tokenstore.augment.colour import moments, with_moments
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+from tokenstore.augment.exact_flip import ExactFlip
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.token_adapt import PATCH_SIDE, TokenAdapt
+from tokenstore.format import NO_SYMMETRIES, Symmetries
 
 __all__ = ["augmented_examples", "transformed_codes"]
 
@@ -20,13 +22,17 @@ _CROP_SCALE = (0.25, 0.4)
 
 @torch.no_grad()
 def augmented_examples(
-    codes: Tensor, codebook: Codebook, adapter: TokenAdapt, seed: int = 0
+    codes: Tensor,
+    codebook: Codebook,
+    adapter: TokenAdapt,
+    seed: int = 0,
+    symmetries: Symmetries = NO_SYMMETRIES,
 ) -> dict[str, Tensor]:
     """Return the codes (B, H, W) after a flip, a crop and ColorAdapt, by the name of the augmentation.
 
     Flip and crop are made in two ways, naively on the codes and by TokenAdapt, with the same boxes. All
     results are (B, H, W) int64: a crop is resized to the whole grid. ColorAdapt's partner is the next sample
-    of the batch.
+    of the batch. With a store's `symmetries`, "exact flip" is the flip by them.
     """
     rows, columns = codes.shape[1:]
     embedding = CodebookEmbedding(codebook)
@@ -41,6 +47,9 @@ def augmented_examples(
         drawn = geometry.draw(len(codes), (PATCH_SIDE * rows, PATCH_SIDE * columns), generator)
         examples[f"naive {name}"] = transformed_codes(codes, drawn)
         examples[f"TokenAdapt {name}"] = adapter.drawn_codes(vectors, drawn)
+    exact = ExactFlip.of(symmetries, p=1)
+    if exact is not None:
+        examples["exact flip"] = exact(codes, generator=generator)
     own = moments(vectors)
     coloured = with_moments(vectors, own, (own[0].roll(-1, 0), own[1].roll(-1, 0)))
     return examples | {"ColorAdapt": Requantise(embedding.codebook)(coloured)}

@@ -172,8 +172,7 @@ class SymmetricVQ(nn.Module):
         self.config = config
         pixels, half_code = 3 * config.patch**2, config.code_dim // 2
         encoder, decoder = config.encoder_width // 2, config.decoder_width // 2
-        self.unshuffle = nn.PixelUnshuffle(config.patch)
-        self.stem = nn.Conv2d(pixels, encoder, 3, padding=1)
+        self.from_patch = TiedLinear(pixels // 2, encoder)
         self.encoder = nn.Sequential(*(Block(encoder) for _ in range(config.encoder_blocks)))
         self.to_code = TiedLinear(encoder, half_code)
         self.from_code = TiedConv(half_code, decoder)
@@ -205,12 +204,21 @@ class SymmetricVQ(nn.Module):
 
     def latents(self, pixels: Tensor) -> Tensor:
         """Return unit vectors (B, D, h, w) of pixels (B, 3, H, W)."""
-        patches = self.unshuffle(torch.cat((pixels, pixels.flip(3))))
-        x = self.stem(patches.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        a, b = self.encoder(x).chunk(2)
+        a, b = self.encoder(self.from_patch(self._left_halves(pixels))).chunk(2)
         a, b = (half.float() for half in self.to_code.mixed(a, b.flip(2)))
         squares = a.square().sum(3, keepdim=True) + b.square().sum(3, keepdim=True)
         return (torch.cat((a, b), dim=3) / squares.sqrt().clamp_min(1e-12)).permute(0, 3, 1, 2)
+
+    def _left_halves(self, pixels: Tensor) -> Tensor:
+        """Return the left halves of patches of pixels (B, 3, H, W) as pairs (2B, h, w, m).
+
+        subtle: the left halves of the mirror image's patches are the right halves of the image's, mirrored
+        """
+        patch = self.config.patch
+        rows, columns = (side // patch for side in pixels.shape[2:])
+        both = torch.cat((pixels, pixels.flip(3))).contiguous()
+        halves = both.view(-1, 3, rows, patch, columns, patch)[..., : patch // 2]
+        return halves.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Return codes (B, h, w) int64 of latents (B, D, h, w).
