@@ -101,6 +101,8 @@ def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("3\n0\n")
     output("select", folder / "store", tmp_path / "d", "--indices", tmp_path / "rows.txt", "--split", "train")
     assert contents(tmp_path / "c") == contents(tmp_path / "d")
+    assert "history " in output("info", tmp_path / "a")
+    assert "select: where 'label == 1', share 0.5" in output("info", tmp_path / "a")
     said = output("split", folder / "store", tmp_path / "e", "--val", 0.5, "--stratified", "--seed", 3)
     assert "divided, train 2, val 2 samples" in said
     tokenstore.split(folder / "store", tmp_path / "f", shares={"val": 0.5}, stratified=True, seed=3)

@@ -180,6 +180,17 @@ def test_m06_the_manifest_has_these_fields_and_others_are_ignored(full: Path, tm
     assert tokenstore.open(newer).splits == ("train", "val")
     edit_root(newer, lambda root: root["attributes"]["tokenstore"].update(ignore_index=7))
     assert tokenstore.open(newer).manifest.ignore_index == 7
+    done = {"operation": "merge", "arguments": {"a": [1]}, "inputs": ["ab" * 32], "version": "tokenstore 9"}
+    edit_root(newer, lambda root: root["attributes"]["tokenstore"].update(history=[{**done, "mood": "good"}]))
+    (entry,) = tokenstore.open(newer).manifest.history
+    assert entry.to_dict() == done
+    for field in done:
+        edit_root(
+            newer,
+            lambda root, field=field: root["attributes"]["tokenstore"].update(history=[{**done, field: 1}]),
+        )
+        with pytest.raises(ManifestError, match=rf"manifest\.history\[0\]\.{field}: expected"):
+            tokenstore.open(newer)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from tokenstore.codecs.context import ContextModel
 from tokenstore.codecs.context.model import Plane
 from tokenstore.codecs.context.tree import CodeTree
 from tokenstore.codecs.soft_labels import SoftLabels
+from tokenstore.format.history import Operation
 from tokenstore.format.manifest import Preprocessing, TokenizerIdentity
 from tokenstore.format.tables import Skip
 
@@ -166,6 +167,17 @@ def given_views_golden() -> Golden:
     )
 
 
+def history_golden() -> Golden:
+    """Return a store that says which operations made it of other stores."""
+    history = (
+        Operation("select", {"where": "label < 2", "splits": ["train"]}, ("0f" * 32,), "tokenstore 0.1.0"),
+        Operation("append", {}, ("1e" * 32, "2d" * 32), "tokenstore 0.1.0"),
+    )
+    samples = Samples(spread((5, 2, 2), 300).astype(np.uint16), np.array([0, 1, 1, 0, 0], np.int32))
+    spec = {"chunk_samples": 2, "shard_samples": 4, "class_names": ("ant", "bee"), "history": history}
+    return Golden({"train": samples}, (300,), spec)
+
+
 def golden_model(
     contexts: Sequence[Sequence[int]] = ((0, 0, -1), (0, -1, 0), (-1, 0, 0)), rank: int = 3
 ) -> ContextModel:
@@ -201,6 +213,7 @@ GOLDEN: dict[str, Callable[[], Golden]] = {
     "columns": columns_golden,
     "context": context_golden,
     "given_views": given_views_golden,
+    "history": history_golden,
     "views": views_golden,
     "zstd": zstd_golden,
 }
@@ -313,6 +326,9 @@ def test_a_golden_store_says_what_it_is() -> None:
     assert (manifest.splits["train"].samples, manifest.splits["train"].skipped) == (7, 1)
     (skipped,) = pq.read_table(V1 / "bitpack.zarr/train/skipped.parquet").to_pylist()
     assert skipped == {"source_index": 3, "source": "train/3.png", "reason": "cannot identify image file"}
+    history = tokenstore.open(V1 / "history.zarr").manifest.history
+    assert [(done.operation, len(done.inputs)) for done in history] == [("select", 1), ("append", 2)]
+    assert history == history_golden().spec["history"]
     manifest = tokenstore.open(V1 / "zstd.zarr").manifest
     assert (manifest.grid, manifest.codebook_sizes) == ((2, 2, 3, 4), (300, 7))
 

@@ -60,16 +60,17 @@ def inodes(path: Path) -> dict[str, int]:
 
 
 @given(
-    st.lists(st.integers(1, 20), min_size=2, max_size=4), st.sampled_from(["bitpack", "zstd"]), st.booleans()
+    st.lists(st.integers(1, 20), min_size=2, max_size=4),
+    st.sampled_from(["bitpack", "zstd"]),
+    st.sampled_from([(2, 3), (4096, 3), (2, 2**16), (4096, 2**16)]),
 )
 @settings(max_examples=15, deadline=None)
 def test_any_appends_are_one_store(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], codec: str, many: bool
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], codec: str, many: tuple[int, int]
 ) -> None:
     folder, stops = tmp_path_factory.mktemp("any"), np.cumsum([0, *sizes]).tolist()[:]
     stops = [min(stop, 60) for stop in stops]
-    numbers = {"MANY_SHARDS": 2, "GROUP_ROWS": 3} if many else {"MANY_SHARDS": 4096, "GROUP_ROWS": 2**16}
-    with few_are_many(**numbers):
+    with few_are_many(MANY_SHARDS=many[0], GROUP_ROWS=many[1]):
         for number, (start, stop) in enumerate(itertools.pairwise(stops)):
             if start < stop:
                 written(folder / "new" / f"{number}", start, stop, codec=codec)

@@ -356,8 +356,10 @@ def _why_no_root(storage: Storage) -> NotAStoreError | IncompleteStoreError:
     between = storage.interrupted_exchange()
     if between is not None:
         return IncompleteStoreError(
-            f"{storage}: the store and its recoding were changing places when that was interrupted; both are "
-            f"whole in {between}. Recode the store in its place again, which ends the change"
+            f"{storage}: the store and its new edition were changing places when that was interrupted; both "
+            f"are whole in {between}. Recode the store in its place again, or repeat what was interrupted, "
+            "which "
+            "ends the change"
         )
     if storage.working_storage().exists(STAGING):
         resume = Parameter("resume", True)

@@ -64,8 +64,8 @@ def merge(
     Stores are joined in their order: splits of one name, or of the one that `split_names` gives with
     `{split}`, `{store}` (the name of its file) and `{number}` (from 1); classes by their names. They must
     have the same columns, or with `common_columns` those that not all have are left out. The codec is the
-    first one's. Shards and chunks that stay the same are linked or copied as they are, all others are cut
-    anew.
+    first one's; facts of images that they state otherwise are left out. Shards and chunks that stay the same
+    are linked or copied as they are, all others are cut anew.
 
     Parts were converted with `part=(number, count)`. The merged store has the same bytes as one conversion of
     the
