@@ -8,24 +8,20 @@ from typing import Any
 import click
 
 import tokenstore
+from tokenstore.writing.export.layouts import LAYOUTS
 
 from .. import options
 from ..console import echo, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
-
-def layout_names() -> tuple[str, ...]:
-    """Return the names of all layouts."""
-    from tokenstore.writing.export.layouts import LAYOUTS
-
-    return tuple(LAYOUTS)
+_LISTED = "\n".join(f"  {name:<12} {files}" for name, (_, _, files) in LAYOUTS.items())
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=f"\b\nLayouts:\n{_LISTED}\n\n{EXIT_CODES}")
 @options.existing_store()
 @click.argument("out")
-@click.option("--to", type=Choice(layout_names()), required=True, help="The layout of the files.")
+@click.option("--to", type=Choice(tuple(LAYOUTS)), required=True, help="The layout of the files.")
 @options.split("all", name="splits", multiple=True)
 @click.option(
     "--column",

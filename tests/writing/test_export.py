@@ -79,7 +79,7 @@ def test_files_decode_to_the_codes_and_columns_of_the_store(store: Path, tmp_pat
     assert result.samples == {"train": 23, "val": 5}
     check(store, tmp_path / "out", layout)
     listed = json.loads((tmp_path / "out" / "tokenstore-export.json").read_text())
-    assert listed["class_names"] == list(CLASSES)
+    assert listed["manifest"]["class_names"] == list(CLASSES)
     assert result.files == listed["file_count"]
     assert not (tmp_path / "out" / ".partial").exists()
     if layout not in ("npz",):
@@ -315,3 +315,60 @@ def test_an_interrupted_export_to_a_remote_place_goes_on(
         tokenstore.export(store, memory_url, resume=True, **settings)
     remote = open_storage(memory_url)
     assert {path: remote.read(path) for path in remote.files()} == contents(tmp_path / "whole")
+
+
+NUMBERS: list[Any] = [
+    np.bool_,
+    *(np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64),
+    *(np.float16, np.float32, np.float64),
+]
+
+
+@pytest.mark.parametrize("layout", [layout for layout in DECODERS if layout != "llamagen"])
+def test_numbers_of_every_dtype_are_exported_exactly(tmp_path: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {}
+    for dtype in NUMBERS:
+        name = np.dtype(dtype).name
+        bits = rng.integers(0, 256, (7, 3, np.dtype(dtype).itemsize), np.uint8)
+        values = bits[..., 0] > 99 if dtype is np.bool_ else bits.view(dtype)[..., 0]
+        if values.dtype.kind == "f":
+            values = np.where(np.isinf(values), values.dtype.type(-0.0), values)
+        columns |= {name: values, f"{name}_alone": values[:, 0].copy()}
+    codes = random_codes(7 * 2, (2, 2), 70_000).reshape(7, 2, 2, 2)
+    tokenstore.write(tmp_path / "store", codes, codebook_size=(70_000, 70_000), columns=columns)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to=layout)  # every file is read back
+    if layout in ("npy", "npz", "memmap", "safetensors"):
+        name = "train.npz" if layout == "npz" else "train-uint64.npy"
+        if layout in ("npy", "npz"):
+            loaded = np.load(tmp_path / "out" / name)
+            assert np.array_equal(loaded["uint64"] if layout == "npz" else loaded, columns["uint64"])
+
+
+def test_texts_that_would_blow_up_an_array_are_refused(tmp_path: Path) -> None:
+    notes = ["a" * 20_000, ""]
+    tokenstore.write(
+        tmp_path / "store", random_codes(2, GRID, SIZE), codebook_size=SIZE, columns={"note": notes}
+    )
+    for layout in ("npy", "npz"):
+        with pytest.raises(StoreError, match="expected texts of at most 16,384 characters"):
+            tokenstore.export(tmp_path / "store", tmp_path / layout, to=layout)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to="parquet")
+
+
+def test_what_the_readers_of_a_layout_do_not_take_is_said(tmp_path: Path) -> None:
+    codes = random_codes(4, GRID, SIZE)
+    labels = np.array([0, 1], np.int32)
+    writer = tokenstore.write(tmp_path / "store", grid=GRID, codebook_size=SIZE, class_names=("a", "a"))
+    with writer:
+        writer.add(codes[:2], labels, split="train-1")
+    notes = tokenstore.export(tmp_path / "store", tmp_path / "out", to="parquet").notes
+    assert "two classes have one name: the names are in tokenstore-export.json alone" in notes
+    assert any(note.startswith("split train-1: the library datasets takes letters") for note in notes)
+    boxes = [(0, 0, 32, 32, 0), (0, 0, 16, 16, 0)]
+    views = codes.reshape(2, 2, *GRID)
+    tokenstore.write(tmp_path / "views", views, labels=labels, views=boxes, codebook_size=SIZE)
+    notes = tokenstore.export(tmp_path / "views", tmp_path / "tree", to="llamagen").notes
+    assert any("ten for ten crops, and the store's are others" in note for note in notes)
+    listed = json.loads((tmp_path / "tree" / "tokenstore-export.json").read_text())
+    assert listed["manifest"]["views"] == [list(box) for box in boxes]

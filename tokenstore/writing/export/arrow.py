@@ -7,6 +7,7 @@ Codes are nested lists of fixed sizes, labels integers of the class `ClassLabel`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,16 +20,33 @@ from tokenstore.format import LABELS
 from tokenstore.writing.export.base import Exported, Unit
 from tokenstore.writing.export.contents import IMAGE, Values
 
-__all__ = ["LABEL", "arrow_schema", "features", "problem", "read_batch", "record_batch"]
+__all__ = ["LABEL", "arrow_schema", "features", "notes", "problem", "read_batch", "record_batch"]
 
 LABEL = "label"
 """The name of the labels' column."""
+_SPLIT = re.compile(r"\w+")
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def problem(name: str) -> str | None:
     """Return why a column cannot have its name; None if it can."""
     return f"its name is that of the labels' column, {LABEL}" if name == LABEL else None
+
+
+def notes(exported: Exported) -> tuple[str, ...]:
+    """Return notes on what Hugging Face's libraries do not take."""
+    found = []
+    names = exported.manifest.class_names
+    if names is not None and not _are_classes(names):
+        found.append("two classes have one name: the names are in tokenstore-export.json alone")
+    odd = [split for split in exported.splits if not _SPLIT.fullmatch(split)]
+    if odd:
+        found.append(f"split {odd[0]}: the library datasets takes letters, digits and _ in names of splits")
+    return tuple(found)
+
+
+def _are_classes(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
 
 
 def arrow_schema(exported: Exported, unit: Unit) -> pa.Schema:
@@ -46,7 +64,7 @@ def features(exported: Exported, split: str) -> dict[str, Any]:
         if name == IMAGE:
             described[name] = {"_type": "Image"}
         elif name == LABELS:
-            is_class = names is not None and len(set(names)) == len(names)
+            is_class = names is not None and _are_classes(names)
             of_class = {"names": list(names or ()), "_type": "ClassLabel"}
             described[LABEL] = of_class if is_class else {"dtype": "int64", "_type": "Value"}
         else:

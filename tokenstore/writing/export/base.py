@@ -70,8 +70,6 @@ class Layout(Protocol):
     """The layout of an export."""
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-    """A short description for a list of layouts."""
     compressions: ClassVar[tuple[str, ...]] = ("none",)
     """The compressions, the default first."""
     cuts_files: ClassVar[bool] = False

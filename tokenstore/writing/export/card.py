@@ -78,6 +78,8 @@ def _facts(exported: Exported) -> Iterator[str]:
         "codebook": several + " and ".join(f"{size:,}" for size in dict.fromkeys(sizes)) + " codes",
         "images": "unknown" if steps is None else str(steps),
     }
+    if manifest.views is not None:
+        facts["views of a sample"] = str(manifest.views.count)
     if exported.store.codebook is not None:
         facts["vectors of the codebook"] = f"codebook.npy {exported.store.codebook.shape}"
     yield from ("| fact | value |", "|---|---|")

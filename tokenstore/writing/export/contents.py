@@ -30,6 +30,8 @@ _SIZES = ("width", "height")
 _OF_TABLE = (SOURCE, *_SIZES)
 _BATCH_NBYTES = 2**22
 _MOST_BATCH = 2**13
+_MOST_CHARACTERS = 2**14
+"""The most characters of a text in an array of numpy."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ class SplitContents:
         for values in self.batches([name], 0, len(self), _MOST_BATCH):
             for text in values[name].tolist():
                 longest = max(longest, len(text))
+                if longest > _MOST_CHARACTERS:
+                    raise StoreError(
+                        f"{self.split}/{name}: expected texts of at most {_MOST_CHARACTERS:,} characters, "
+                        f"since an array of numpy has room for the longest in every row, found {longest:,}. "
+                        "Leave the column out, or export to another layout"
+                    )
                 if text.endswith("\0"):
                     raise StoreError(
                         f"{self.split}/{name}: a text ends in a null character, which an array of numpy does "
@@ -203,4 +211,6 @@ def _as_kind(values: npt.NDArray[Any], kind: Column, where: str) -> npt.NDArray[
         raise StoreError(f"{where}: expected values of {kind.dtype}, found others in {values.dtype}")
     if values.shape[1:] != kind.shape:
         cast = cast.reshape(len(cast), *kind.shape)
+    if kind.dtype.kind == "f":
+        cast[np.isnan(cast)] = np.nan  # of which a float has many
     return np.ascontiguousarray(cast)

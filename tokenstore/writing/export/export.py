@@ -22,6 +22,13 @@ from tokenstore.writing.export.pictures import Pictures
 __all__ = ["ExportResult", "export"]
 
 
+_OF_THE_STORE = (
+    *("format_version", "requires", "features", "created_by", "splits", "files"),
+    *("source_location", "part", "history"),
+)
+"""The fields of a manifest about the store's own files and places."""
+
+
 @dataclass(frozen=True)
 class ExportResult:
     """An export that is complete."""
@@ -238,13 +245,10 @@ def _chosen(
 
 def _about(exported: Exported, records: Sequence[UnitRecord], notes: Sequence[str]) -> dict[str, Any]:
     """Return what the list of an export says beside its files."""
-    manifest = exported.manifest
+    facts = exported.manifest.to_dict()
     return {
         "written_by": f"tokenstore {__version__}",
-        "tokenizer": manifest.tokenizer.to_dict(),
-        "grid": list(manifest.grid),
-        "codebook_sizes": list(manifest.codebook_sizes),
-        "class_names": None if manifest.class_names is None else list(manifest.class_names),
+        "manifest": {name: facts[name] for name in facts if name not in _OF_THE_STORE},
         "splits": {
             name: {
                 "samples": len(split),

@@ -33,13 +33,16 @@ class HuggingFace(PlainLayout, Layout):
     """The folder that `datasets.load_from_disk` reads."""
 
     name: ClassVar[str] = "hf"
-    summary: ClassVar[str] = "train/data-00000-of-00004.arrow and so on, for datasets.load_from_disk"
     cuts_files: ClassVar[bool] = True
     takes_images: ClassVar[bool] = True
 
     @override
     def problem(self, name: str, column: Column) -> str | None:
         return arrow.problem(name)
+
+    @override
+    def check(self, exported: Exported) -> tuple[str, ...]:
+        return arrow.notes(exported)
 
     @override
     def units(self, exported: Exported) -> Iterator[Unit]:

@@ -34,7 +34,6 @@ class JsonLines(PlainLayout, Layout):
     """A file of JSON lines for each split, or several; a sample's codes are one flat list."""
 
     name: ClassVar[str] = "jsonl"
-    summary: ClassVar[str] = 'train.jsonl: {"class_id": 207, "tokens": [...]} a line, as RAR and TiTok'
     compressions: ClassVar[tuple[str, ...]] = ("none", "gzip")
     cuts_files: ClassVar[bool] = True
 
@@ -139,14 +138,13 @@ def values_of(cells: list[Any], kind: Column) -> npt.NDArray[Any]:
         for place, cell in enumerate(cells):
             values[place] = cell if kind == TEXT else _list(cell, kind)
         return values
-    if kind.dtype.kind == "f":
-        return np.array(cells, np.float64)  # in which None is NaN
-    return np.array(cells)
+    wide: dict[str, Any] = {"f": np.float64, "u": np.uint64, "i": np.int64}  # None is NaN in the first
+    return np.array(cells, wide.get(kind.dtype.kind, kind.dtype))
 
 
 def _list(cell: Any, kind: Column) -> npt.NDArray[Any]:
     form: Any = kind.form
     if not cell:
         return np.empty((0, *form.shape), form.dtype)
-    values: npt.NDArray[Any] = np.array(cell, np.float64 if form.dtype.kind == "f" else None)
+    values: npt.NDArray[Any] = np.array(cell, np.float64 if form.dtype.kind == "f" else form.dtype)
     return values.astype(form.dtype)

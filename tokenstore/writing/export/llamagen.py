@@ -16,9 +16,10 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from tokenstore.codecs import Column
+from tokenstore.codecs import Column, Views
 from tokenstore.errors import StoreError
 from tokenstore.format import LABELS, TOKENS
+from tokenstore.sources.layouts.llamagen import ten_crops
 from tokenstore.writing.export.array_files import codebook_file, npy_array, npy_bytes
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.contents import Values
@@ -26,6 +27,8 @@ from tokenstore.writing.export.contents import Values
 __all__ = ["LlamaGen"]
 
 _UNIT_ROWS = 1000
+_ENLARGED = (1.1, 1.05)
+"""The sizes of the images of ten crops, in sides of a crop."""
 _DOWNSAMPLING = 16
 """The pixels of a code's side in LlamaGen's VQ-16, for stores that do not say the side of their images."""
 
@@ -34,7 +37,6 @@ class LlamaGen(PlainLayout, Layout):
     """Two small files a sample: `imagenet256_codes/0.npy` and `imagenet256_labels/0.npy`."""
 
     name: ClassVar[str] = "llamagen"
-    summary: ClassVar[str] = "imagenet256_codes/0.npy int64 (1, V, L) and imagenet256_labels/0.npy a sample"
 
     @override
     def problem(self, name: str, column: Column) -> str | None:
@@ -52,6 +54,11 @@ class LlamaGen(PlainLayout, Layout):
                 "another"
             )
         notes = ["the classes' names are in tokenstore-export.json alone"] if manifest.class_names else []
+        if manifest.views is not None and not _are_views(manifest.views, _side(exported)):
+            notes.append(
+                "readers of this layout take two views for a flip pair and ten for ten crops, and the "
+                "store's are others"
+            )
         if manifest.preprocessing is None:
             notes.append(
                 f"images of {_side(exported)} pixels are assumed, {_DOWNSAMPLING} for each code's side"
@@ -96,6 +103,13 @@ class LlamaGen(PlainLayout, Layout):
     @override
     def extras(self, exported: Exported) -> dict[str, bytes]:
         return dict(codebook_file(exported))
+
+
+def _are_views(views: Views, side: int) -> bool:
+    """Return whether views are those that the layout's readers expect."""
+    flips = ((0, 0, side, side, 0), (0, 0, side, side, 1))
+    crops = [ten_crops(side, int(side * factor)) for factor in _ENLARGED]
+    return views.boxes in (flips, *crops)
 
 
 def _views(exported: Exported, split: str) -> int:

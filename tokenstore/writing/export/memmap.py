@@ -23,7 +23,6 @@ class Memmap(PlainLayout, Layout):
     """A file of raw little-endian numbers for each column, for `np.memmap`, and `metadata.json`."""
 
     name: ClassVar[str] = "memmap"
-    summary: ClassVar[str] = "train.bin, train-labels.bin for np.memmap; metadata.json has dtypes and shapes"
 
     @override
     def problem(self, name: str, column: Column) -> str | None:

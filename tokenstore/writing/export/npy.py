@@ -21,7 +21,6 @@ class Npy(PlainLayout, Layout):
     """A `.npy` file for each column: `train.npy` (N, *grid), `train-labels.npy`, `train-caption.npy`."""
 
     name: ClassVar[str] = "npy"
-    summary: ClassVar[str] = "train.npy, train-labels.npy: an array a column, class_names.npy, codebook.npy"
 
     @override
     def problem(self, name: str, column: Column) -> str | None:

@@ -29,7 +29,6 @@ class Npz(PlainLayout, Layout):
     """An `.npz` archive for each split, with all columns, `class_names` and `codebook`."""
 
     name: ClassVar[str] = "npz"
-    summary: ClassVar[str] = "train.npz: tokens, labels, further columns, class_names and codebook"
     compressions: ClassVar[tuple[str, ...]] = tuple(_METHODS)
 
     @override

@@ -30,9 +30,6 @@ class ParquetFiles(PlainLayout, Layout):
     """Parquet files `data/train-00000-of-00004.parquet`: tokens, label, further columns, pictures."""
 
     name: ClassVar[str] = "parquet"
-    summary: ClassVar[str] = (
-        "data/train-00000-of-00004.parquet and a data set's card, as the Hugging Face Hub"
-    )
     compressions: ClassVar[tuple[str, ...]] = ("zstd", "snappy", "gzip", "none")
     cuts_files: ClassVar[bool] = True
     takes_images: ClassVar[bool] = True
@@ -40,6 +37,10 @@ class ParquetFiles(PlainLayout, Layout):
     @override
     def problem(self, name: str, column: Column) -> str | None:
         return arrow.problem(name)
+
+    @override
+    def check(self, exported: Exported) -> tuple[str, ...]:
+        return arrow.notes(exported)
 
     @override
     def units(self, exported: Exported) -> Iterator[Unit]:

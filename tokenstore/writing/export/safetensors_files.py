@@ -41,7 +41,6 @@ class SafetensorsFiles(PlainLayout, Layout):
     """A safetensors file for each split, or several of so many rows: `tokens`, `labels`, other columns."""
 
     name: ClassVar[str] = "safetensors"
-    summary: ClassVar[str] = "train.safetensors: tensors tokens, labels and further columns of numbers"
     cuts_files: ClassVar[bool] = True
 
     @override

@@ -41,7 +41,6 @@ class WebDataset(PlainLayout, Layout):
     """Tar files `train-000000.tar` of 10,000 samples, as the package webdataset reads them."""
 
     name: ClassVar[str] = "webdataset"
-    summary: ClassVar[str] = "train-000000.tar: KEY.tokens.npy, KEY.cls, KEY.json a sample"
     compressions: ClassVar[tuple[str, ...]] = ("none", "gzip")
     cuts_files: ClassVar[bool] = True
     takes_images: ClassVar[bool] = True
