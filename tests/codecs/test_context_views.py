@@ -240,6 +240,16 @@ def test_smooth_views_take_fewer_bytes_given_others() -> None:
     np.testing.assert_array_equal(out, codes)
 
 
+def test_views_are_given_others_where_no_model_of_the_first_pays_for_itself() -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 16, (600, 4, 5)).astype(np.uint8)  # packing is the shortest
+    codes = np.stack([image, image[:, :, ::-1]], axis=1)
+    assert Context.fitted(image, (16,)).model is None
+    codec = Context.fitted(codes, (16,), views=Views(2, FLIP))
+    packed = Context(16, None, GivenViews.of(Views(2, FLIP)))
+    assert len(codec.encode(codes, 600, 255)) < 0.75 * len(packed.encode(codes, 600, 255))
+
+
 def test_views_without_boxes_are_coded_alone() -> None:
     codes = codes_of((40,), (4, 4), 50, 3, seed=3) // 8
     codec = Context.fitted(codes, (40,), seed=0, total_codes=10**6, views=Views(3))

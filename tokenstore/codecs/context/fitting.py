@@ -145,11 +145,13 @@ def fit_context(
     references, roles = used_references(views.references(spatial))
     is_given = np.array([max(row, default=NO_CODE) > NO_CODE for row in references])
     fit = replace(fit, share=1 - float(is_given.mean()))
-    model = fit.alone(codes[:, ~is_given].reshape(-1, *grid))
+    model = fit.alone(codes[:, ~is_given].reshape(-1, *grid), may_pack=not is_given.any())
     if model is None or not is_given.any():
         return Context(size, model, without)
     given_views = fit.given(codes, views, references, roles, Context(size, model).streams(grid))
-    return Context(size, model, given_views or without)
+    choices = [Context(size, *each) for each in ((None, without), (model, without), (model, given_views))]
+    trial = codes[: max(1, TRIAL_CODES // math.prod(codes.shape[1:]))].astype(code_dtype(size), copy=False)
+    return min(choices[: 3 if given_views else 2], key=lambda codec: fit.cost(codec, trial))
 
 
 def used_references(
@@ -173,8 +175,16 @@ class _Fit:
     share: float = 1.0
     """The share of the store's codes that the next model is for."""
 
-    def alone(self, codes: Codes) -> ContextModel | None:
-        """Return the model of codes (n, *grid) of which each sample is coded alone; None to pack them."""
+    def cost(self, codec: Context, trial: Codes) -> float:
+        """Return the bytes of the store by a codec, as some samples (n, V, *grid) tell, and of its models."""
+        nbytes = len(codec.encode(trial, len(trial), 0))
+        return nbytes * self.total_codes / trial.size + self.copies * codec.table_nbytes
+
+    def alone(self, codes: Codes, *, may_pack: bool = True) -> ContextModel | None:
+        """Return the model of codes (n, *grid) of which each sample is coded alone; None to pack them.
+
+        Without `may_pack` they are coded, so that others can be coded given them.
+        """
         size = max(self.codebook_sizes)
         samples = sampled(codes, self.seed)
         _check_range(samples, self.codebook_sizes)
@@ -182,7 +192,8 @@ class _Fit:
         planes = fitted_planes(
             samples, self.codebook_sizes, seed=self.seed, on_progress=self._progress(0, self.share)
         )
-        return _cheapest(planes, _Trial.of(samples, size, self.share * self.total_codes, self.copies))
+        trial = _Trial.of(samples, size, self.share * self.total_codes, self.copies)
+        return _cheapest(planes, trial, may_pack=may_pack)
 
     def given(
         self,
@@ -277,8 +288,11 @@ class _Trial:
         return self.coded_nbytes(model) * self.share + self.copies * stored_model_nbytes(model)
 
 
-def _cheapest(planes: list[FittedPlane], trial: _Trial) -> ContextModel | None:
-    """Return the model by which all codes and its copies take the fewest bytes; None where packing does."""
+def _cheapest(planes: list[FittedPlane], trial: _Trial, *, may_pack: bool = True) -> ContextModel | None:
+    """Return the model by which all codes and its copies take the fewest bytes; None where packing does.
+
+    Without `may_pack` it is a model in any case.
+    """
 
     def descending(
         candidates: Iterable[ContextModel], best: tuple[float, ContextModel | None]
@@ -298,10 +312,10 @@ def _cheapest(planes: list[FittedPlane], trial: _Trial) -> ContextModel | None:
 
     finest = max(max(float(np.abs(plane.readers).max()) for plane in planes) / 127, 1e-6)
     steps = [finest * STEP_RATIO**power for power in range(10)]
-    packed = (trial.cost(None), None)
+    packed = [(trial.cost(None), None)] if may_pack else []
     _, cheapest = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, None))
     nbytes = stored_model_nbytes(cheapest)
     step = next(step for step in steps if stored_model_nbytes(coded(step, WEIGHT_STEPS[0])) == nbytes)
     best = descending((coded(step, weight_step) for weight_step in WEIGHT_STEPS), (math.inf, None))
     alone = coded(math.inf, WEIGHT_STEPS[-1])
-    return min(best, (trial.cost(alone), alone), packed, key=lambda one: one[0])[1]
+    return min([best, (trial.cost(alone), alone), *packed], key=lambda one: one[0])[1]
