@@ -27,6 +27,7 @@ from tokenstore.sources.code_values import MOST_CODES, check_shape, unsigned_cod
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
+from tokenstore.sources.layouts.loose_arrays import latents_advice
 from tokenstore.sources.names import check_range, digest, shortened
 from tokenstore.sources.npy_files import StoredArray, check_characters, open_npy, open_npz
 from tokenstore.sources.registry import SourceKind
@@ -197,6 +198,10 @@ def _open_split(path: Path, fields: Mapping[str, str]) -> _SplitContents:
     others = [name for name in arrays if name not in (_LABELS, _CLASS_NAMES, _CODEBOOK)]
     name = next((name for name in _CODES if name in arrays), others[0] if len(others) == 1 else None)
     if name is None:
+        latents = [each for each in others if arrays[each].dtype.kind == "f" and len(arrays[each].shape) > 1]
+        if latents and latents == others:
+            facts = f"{latents[0]!r}, {arrays[latents[0]].dtype} {arrays[latents[0]].shape}"
+            raise SourceError(f"{path}: expected codes, found {latents_advice(f'the array {facts}')}")
         raise SourceError(
             f"{path}: expected an array {' or '.join(_CODES)}, found {', '.join(arrays) or 'none'}"
         )

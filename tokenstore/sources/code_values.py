@@ -41,7 +41,7 @@ def check_shape(dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str)
     if dtype.kind == "f":
         raise SourceError(
             f"{where}: expected codes (N, *grid) of an integer type, found {dtype} {shape}: latents, "
-            "which are no codes. Quantise them by a tokenizer first, and convert its codes"
+            "which are no codes. Convert the images by a tokenizer that has a codebook"
         )
     if dtype.kind not in "iu" or len(shape) < 2:
         raise SourceError(f"{where}: expected codes (N, *grid) of an integer type, found {dtype} {shape}")

@@ -16,6 +16,7 @@ from tokenstore.sources.base import Source
 from tokenstore.sources.code_grid import with_grid
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
+from tokenstore.sources.layouts.loose_arrays import array_advice
 from tokenstore.sources.layouts.pickles import pickle_advice
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import counted
@@ -179,6 +180,9 @@ def _kind_of_folder(folder: Path, kinds: dict[str, SourceKind]) -> str:
         advice = pickle_advice(islice(_names_in(each), _LOOKED_AT), each.resolve().name)
         if advice is not None:
             raise SourceError(f"{each}: expected a source, found {advice}")
+    advice = None if names else array_advice(folder)
+    if advice is not None:
+        raise SourceError(f"{folder}: expected a source, found {advice}")
     return _only(names, kinds, str(folder), [path.name for path in inside])
 
 

@@ -65,7 +65,9 @@ def test_folders_that_are_almost_a_layout_are_none(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/video.bin").write_bytes(bytes(64))
     for name in ("tree", "depth", "index", "videos"):
-        with pytest.raises(SourceError, match=r"nothing known found; looked for"):
+        with pytest.raises(
+            SourceError, match=r"nothing known found; looked for|Codes are read from one file"
+        ):
             open_source(tmp_path / name)
     assert opened(tmp_path / "tree/imagenet64_codes", "llamagen").grid == (4, 4)
     assert open_source(tmp_path / "depth", "4m").kind == "4m"
@@ -90,3 +92,29 @@ def test_every_kind_refuses_a_folder_of_other_files(tmp_path: Path, kind: str) -
     (tmp_path / "sub").mkdir()
     with pytest.raises(SourceError):
         open_source(tmp_path, kind)
+
+
+def test_latents_of_other_projects_are_said_to_be_no_codes(tmp_path: Path) -> None:
+    for name, array in (("edm/00000", "img-mean-std-00000000.npy"), ("loose", "a.npy")):
+        (tmp_path / name).mkdir(parents=True)
+        np.save(tmp_path / name / array, np.zeros((8, 4, 4), np.float32))
+    (tmp_path / "mar/cat").mkdir(parents=True)
+    np.savez(tmp_path / "mar/cat/1.npz", moments=np.zeros((4, 2, 2)), moments_flip=np.zeros((4, 2, 2)))
+    tensors = {
+        "latents": np.zeros((3, 4, 2), "f4"),
+        "latents_flip": np.zeros((3, 4, 2), "f4"),
+        "labels": np.arange(3),
+    }
+    (tmp_path / "latents_rank00_shard000.safetensors").write_bytes(safetensors_bytes(tensors))
+    for place in ("edm", "loose", "mar", "mar/cat/1.npz", "latents_rank00_shard000.safetensors"):
+        with pytest.raises(SourceError, match=r"float(32|64) .*latents, which are no codes"):
+            open_source(tmp_path / place)
+
+
+def test_files_of_codes_in_folders_of_other_names_are_told_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    np.save(tmp_path / "cat/1.npy", CODES[0])
+    with pytest.raises(
+        SourceError, match=r"arrays such as cat/1.npy, int64 \(2, 16\). Codes are read from one file"
+    ):
+        open_source(tmp_path)

@@ -223,7 +223,8 @@ def _may_be_tokens(tensors: Mapping[str, StoredArray]) -> dict[str, bool]:
     ranks = {name: len(array.shape) for name, array in tensors.items() if array.dtype.kind in "iu"}
     highest = max(ranks.values(), default=0)
     if highest < 2:  # a file of latents alone is said to be one
-        return {name: array.dtype.kind == "f" and len(array.shape) > 1 for name, array in tensors.items()}
+        floats = [name for name, array in tensors.items() if array.dtype.kind == "f" and len(array.shape) > 1]
+        return {name: name in floats[:1] for name in tensors}
     return {name: ranks.get(name, 0) == highest for name in tensors}
 
 
