@@ -87,13 +87,21 @@ def preview(
     Of a store with views, view 0 is shown. A store with label maps (the array `masks`) has each sample's
     beside them, a colour a class; pixels of the ignored label are white.
 
-    The samples are those at `indices`, or `count` evenly spaced ones of `split`, by default of the first
-    split that has samples. The images are looked for at `images`, by default at the place in the manifest,
-    and opened with the options `of_images`.
-    `augment="seitpp"` shows instead what the augmentation of SeiT++ makes of each sample's codes: the codes
-    as stored, a flip and a crop, naive and by the TokenAdapt in the file `adapter`, and ColorAdapt. The
-    tokenizer decodes them all. The sheet is written to `out`, if named: PNG, JPEG or WebP by its ending.
-    `columns` samples stand side by side.
+    Args:
+        store: The store, or its path or URL.
+        out: The file that the sheet is written to, PNG, JPEG or WebP by its ending; None for none.
+        split: The split, by default the first that has samples.
+        indices: The positions of the samples in the split.
+        count: The number of evenly spaced samples, where no `indices` are given.
+        columns: The samples side by side.
+        augment: "seitpp" to show instead what the augmentation of SeiT++ makes of each sample's codes: as
+            stored, a flip and a crop, naive and by TokenAdapt, and ColorAdapt.
+        adapter: The file of that TokenAdapt's weights, or "default".
+        images: The place of the images, by default that in the manifest.
+        tokenizer: The tokenizer that decodes, by default the one that the manifest names.
+        device: The device that a tokenizer given by its name runs on.
+        storage_options: The options of a remote `store`.
+        **of_images: The options that the images are opened with.
 
     Raises ArgumentError for arguments that exclude each other, an index out of range or a path that is no
     image's; StoreError for an unknown split, a store without samples or a sheet that is too large;

@@ -114,12 +114,19 @@ def stats(
 ) -> StorageAudit:
     """Audit `store`: every code is read and counted.
 
-    `quality` also decodes so many samples of each split and compares them with their images as the tokenizer
-    saw them. The images are looked for at `images`, by default at the place in the manifest, and opened with
-    the options `of_images`; `tokenizer` is by default the one that the manifest names. `shuffle` also counts
-    the distinct classes and the distinct runs of samples in batches of `batch_size`: as stored, fully
-    shuffled, and shuffled by blocks in a window of `shuffle_window` samples, by default TokenLoader's.
-    `on_progress` is called with the samples counted so far and in all.
+    Args:
+        store: The store, or its path or URL.
+        quality: The samples of each split to decode and compare with their images as the tokenizer saw them.
+        shuffle: True to count the distinct classes and runs of samples in batches, too: as stored, fully
+            shuffled, and shuffled by blocks.
+        batch_size: The samples of these batches.
+        shuffle_window: The samples in the window of the shuffle by blocks, by default TokenLoader's.
+        images: The place of the images, by default that in the manifest.
+        tokenizer: The store's tokenizer, by default the one that the manifest names.
+        device: The device that a tokenizer given by its name runs on.
+        storage_options: The options of a remote `store`.
+        on_progress: Called with the samples counted so far and in all.
+        **of_images: The options that the images are opened with.
 
     Raises ArgumentError for arguments without use, SourceError if no image can be compared, TokenizerError
     if the tokenizer is unknown or is not the store's, DamageError for damaged codes, and the errors of
@@ -134,8 +141,7 @@ def stats(
     total = sum(split.samples for split in manifest.splits.values())
     splits: dict[str, SplitAudit] = {}
     for name in opened.splits:
-        before = sum(split.samples for split in splits.values())
-        report = partial(_report, on_progress, total, before)
+        report = partial(_report, on_progress, total, sum(split.samples for split in splits.values()))
         splits[name] = _audit_split(opened, name, columns[name], report)
     parts = _nbytes_by_part(opened)
     nbytes = sum(parts.values())

@@ -65,20 +65,25 @@ def convert(
     on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Conversion:
-    """Turn images, or ready codes, into a token store at `target`: a folder, a `.zip` file or an fsspec URL.
+    """Turn images, or ready codes, into a token store.
 
-    `source` is a folder of images, tar shards, Parquet files, or any layout of ready codes, of the kind
-    `source_kind`, by default as found; the first three may be at an fsspec URL. Images are encoded by
-    `tokenizer`, an object or a name `NAME[:ARGUMENT]` that is loaded on `device`, by default the packaged
-    one. Ready codes take their vectors from the file `codebook`; a `tokenizer` named for them is the one that
-    made them, which their vectors must show, and what is trained on them takes images by it. `options` are
-    the fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`, `image_size=256` or
-    `on_error="skip"`, and those of `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`, if
-    `source` is a path. An interrupted
-    conversion leaves a store that `resume=True` goes on with. `executor` is what encodes images or reads
-    codes, by default this process and decode processes; it has `workers` of its own, and the store's bytes
-    are the same for each. `on_source` is called with the listed source before the tokenizer is loaded,
-    `on_progress` with a Progress.
+    Args:
+        source: A folder of images, tar shards or Parquet files, also at an fsspec URL, any layout of ready
+            codes, or an open source.
+        target: The store's place: a folder, a `.zip` file or an fsspec URL.
+        tokenizer: The tokenizer of images, an object or `NAME[:ARGUMENT]`, by default the packaged one; of
+            ready codes the one that made them, which their vectors must show.
+        device: The device that a tokenizer given by its name runs on.
+        source_kind: The kind of the source, by default as found.
+        codebook: The file of ready codes' vectors.
+        resume: True to go on with what an interrupted conversion left at `target`.
+        storage_options: The options of a remote `target`.
+        executor: What encodes images or reads codes, with `workers` of its own, by default this process and
+            decode processes; the store's bytes are the same for each.
+        on_source: Called with the listed source before the tokenizer is loaded.
+        on_progress: Called with a Progress.
+        **options: The fields of `tokenstore.conversion.ConvertOptions`, such as `codec="context"`, and, if
+            `source` is a path, those of `tokenstore.sources.SourceOptions`, such as `labels="labels.csv"`.
 
     Raises TypeError for an unknown option, ArgumentError for a target inside the source, SourceError,
     TokenizerError, StoreExistsError, ManifestError for sizes that do not fit, and ConversionError for too
@@ -89,14 +94,7 @@ def convert(
         refuse_workers(options.get("workers"))
     chosen = conversion_options(**options)
     place = as_storage(target, storage_options)
-    if not isinstance(source, ImageSource | CodeSource):
-        refuse_target_inside(source, place)
-    if not resume:
-        check_target(place, resume)  # before minutes go into listing the source
-    if not isinstance(source, ImageSource | CodeSource):
-        source = _opened(os.fspath(source), source_kind, of_source, place, resume)
-    elif any(of_source.values()):
-        raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
+    source = _source(source, source_kind, of_source, place, resume)
     if on_source is not None:
         on_source(source)
     return convert_source(
@@ -109,6 +107,22 @@ def convert(
         executor=executor,
         on_progress=on_progress,
     )
+
+
+def _source(
+    source: StorePath | Source, kind: str | None, options: dict[str, Any], place: Storage, resume: bool
+) -> Source:
+    """Return the source of a conversion to a place, which is checked before minutes go into listing."""
+    if isinstance(source, ImageSource | CodeSource):
+        if not resume:
+            check_target(place, resume)
+        if any(options.values()):
+            raise ArgumentError(f"{', '.join(options)}: expected a path to open, found an open source")
+        return source
+    refuse_target_inside(source, place)
+    if not resume:
+        check_target(place, resume)
+    return _opened(os.fspath(source), kind, options, place, resume)
 
 
 def _opened(source: str, kind: str | None, options: dict[str, Any], place: Storage, resume: bool) -> Source:

@@ -127,9 +127,22 @@ def plan(
     """Plan a conversion, and write nothing: `convert` with the same arguments does it.
 
     The source is listed and counted, the target checked, and `SAMPLES` samples are read, encoded and packed
-    to estimate the bytes and the time of all. With `resume`, a complete store at the target is compared as
-    `convert` compares it, and nothing is estimated. Raises what `convert` raises before its work, and
-    StorageError for a target that cannot be written.
+    to estimate the bytes and the time of all.
+
+    Args:
+        source: The source, as `convert` takes it.
+        target: The place that a store would get.
+        tokenizer: The tokenizer of images, or the one that made ready codes.
+        device: The device that a tokenizer given by its name runs on.
+        source_kind: The kind of the source, by default as found.
+        codebook: The file of ready codes' vectors.
+        resume: True to go on with an unfinished store; a complete one at the target is compared as `convert`
+            compares it, and nothing is estimated.
+        storage_options: The options of a remote `target`.
+        on_source: Called with the listed source before the tokenizer is loaded.
+        **options: The fields of `ConvertOptions` and `SourceOptions`, as `convert` takes them.
+
+    Raises what `convert` raises before its work, and StorageError for a target that cannot be written.
     """
     of_source = {name: options.pop(name) for name in SourceOptions.__annotations__ if name in options}
     chosen, place = conversion_options(**options), as_storage(target, storage_options)

@@ -47,17 +47,20 @@ def recode(
     storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> RecodeResult:
-    """Write `store` again with another codec: to `out`, or in its place.
+    """Write `store` again with another codec; its codes stay the same, decoded from checked bytes.
 
-    `codec` is bitpack, context, zstd, or auto: the smallest of them that decodes at least `min_decode_rate`
-    samples a second on one core. Shards have `shard_samples` samples, by default about 32 MiB of them.
-    The codes stay the same, and every shard is decoded from checked bytes. `jobs` pieces of shards are
-    encoded at a time, by default one a core, or an executor has them encoded, such as
-    `tokenstore.conversion.RayExecutor`; the bytes are the same for any. `resume` goes on with what an
-    interrupted call left at `out`. In its place, the store has to be a local folder or zip file; the new
-    store is whole beside the old one before they change places, and a call after a crash goes on by itself.
-    `storage_options` are those of both places, as far as they are remote. `on_progress` is called
-    with a step's name, the units of it that are done, and all its units.
+    Args:
+        store: The store, or its path or URL.
+        out: The place of the new store. None for the store's own, a local folder or zip file: the new one is
+            whole beside the old one before they change places, and a call after a crash goes on by itself.
+        codec: bitpack, context, zstd, or auto for the smallest of them that decodes fast enough.
+        min_decode_rate: The samples a second and core that the choice of auto has to decode at.
+        shard_samples: The samples of a shard, by default about 32 MiB of them.
+        jobs: The pieces of shards that are encoded at a time, by default one a core; any give the same bytes.
+        executor: What encodes them instead, such as `tokenstore.conversion.RayExecutor`.
+        resume: True to go on with what an interrupted call left at `out`.
+        storage_options: The options of both places, as far as they are remote.
+        on_progress: Called with a step's name, the units of it that are done, and all its units.
 
     Raises ArgumentError for `jobs` below 1 or beside an executor; StoreError for an unknown codec, for a
     store that cannot be recoded in its place, or if no codec is fast enough; DamageError for damaged codes;
@@ -73,19 +76,25 @@ def recode(
     }
     if out is None:
         place = store.files.storage if isinstance(store, TokenStore) else as_storage(store, storage_options)
-        check_codec(codec)
-        before = StoreFiles(place.reopened()).nbytes if place.root is not None and place.exists() else None
-        decisions = {name: value for name, value in settings.items() if name not in _NO_DECISIONS}
-        rewritten = replace_store(
-            place, decisions, lambda old, target: _recode_to(old, target, resume=True, **settings)
-        )
-        written = StoreFiles(place.reopened())
-    else:
-        opened = as_store(store, storage_options if takes_options(store) or not takes_options(out) else None)
-        before = opened.files.nbytes
-        target = as_storage(out, storage_options if takes_options(out) else None)
-        rewritten = _recode_to(opened, target, resume=resume, **settings)
-        written = StoreFiles(target.reopened())
+        return _recode_in_place(place, settings)
+    opened = as_store(store, storage_options if takes_options(store) or not takes_options(out) else None)
+    target = as_storage(out, storage_options if takes_options(out) else None)
+    return _result(target, opened.files.nbytes, _recode_to(opened, target, resume=resume, **settings))
+
+
+def _recode_in_place(place: Storage, settings: dict[str, Any]) -> RecodeResult:
+    """Recode the store of a place, and put the new one in its place."""
+    check_codec(settings["codec"])
+    before = StoreFiles(place.reopened()).nbytes if place.root is not None and place.exists() else None
+    decisions = {name: value for name, value in settings.items() if name not in _NO_DECISIONS}
+    rewritten = replace_store(
+        place, decisions, lambda old, target: _recode_to(old, target, resume=True, **settings)
+    )
+    return _result(place, before, rewritten)
+
+
+def _result(place: Storage, before: int | None, rewritten: Rewritten | None) -> RecodeResult:
+    written = StoreFiles(place.reopened())
     choice = None if rewritten is None else rewritten.choice
     return RecodeResult(written.storage.url, written.manifest, written.nbytes, before, choice)
 
