@@ -62,7 +62,7 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     settings = ("--to", "parquet", "--pictures", "--picture-size", 8, "--rows-per-file", 3)
     text = output("export", folder / "store", tmp_path / "a", *settings, "--column", "labels")
     assert "4 samples in 2 files as parquet" in text
-    assert "left out: train/source (not asked for)" in text
+    assert "left out, not asked for: train/source" in text
     chosen: dict[str, Any] = {"pictures": True, "picture_size": 8, "rows_per_file": 3}
     tokenstore.export(folder / "store", tmp_path / "b", to="parquet", columns=["labels"], **chosen)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -134,7 +134,7 @@ def test_compressed_files_hold_the_same(store: Path, tmp_path: Path, layout: str
 LEFT_OUT = [
     (
         "npy",
-        "train/boxes: the layout npy cannot hold it: its samples differ in length. Leave it out by columns",
+        "train/boxes: the layout npy cannot hold it: its samples differ in length. Choose columns",
     ),
     ("npz", "train/boxes: the layout npz cannot hold it: its samples differ in length"),
     ("memmap", "train/boxes: the layout memmap cannot hold it: it is no array of numbers"),
@@ -151,8 +151,9 @@ def test_what_a_layout_cannot_hold_is_an_error_until_it_is_left_out_and_then_a_n
         tokenstore.export(store, tmp_path / "out", to=layout)
     assert not (tmp_path / "out").exists()
     result = tokenstore.export(store, tmp_path / "out", to=layout, columns=["labels"])
-    assert "left out: train/boxes (not asked for)" in result.notes
-    assert any(note.startswith("left out: train/source") for note in result.notes)
+    (note,) = [note for note in result.notes if note.startswith("left out")]
+    assert note.startswith("left out, not asked for: train/boxes, train/caption, ")
+    assert note.endswith("train/source, val/source")
 
 
 def test_wrong_arguments_are_one_clear_error(store: Path, tmp_path: Path) -> None:
@@ -179,6 +180,8 @@ def test_wrong_arguments_are_one_clear_error(store: Path, tmp_path: Path) -> Non
     with pytest.raises(ArgumentError, match="expected a folder or a URL, found the name of a zip file"):
         tokenstore.export(store, tmp_path / "out.zip", to="npy")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ArgumentError, match="expected a place outside of the store"):
+        tokenstore.export(store, store / "out", to="npy")
 
 
 def test_values_that_a_layout_would_lose_are_refused(tmp_path: Path) -> None:

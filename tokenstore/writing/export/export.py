@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenstore.errors import ArgumentError, Parameter, StoreError, did_you_mean
 from tokenstore.format import TOKENS
-from tokenstore.reading import TokenStore
+from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import Storage, refuse_options
 from tokenstore.tokenizers import Tokenizer
@@ -106,7 +106,15 @@ def _opened(
     place = as_storage(out, target_storage_options)
     if place.working_storage() is not place:
         raise ArgumentError(f"{place}: expected a folder or a URL, found the name of a zip file")
-    return as_store(store, storage_options), place
+    opened = as_store(store, storage_options)
+    source = opened.files.storage
+    if place.url.startswith(f"{source.url.rstrip('/')}/") or (
+        place.root is not None
+        and source.root is not None
+        and place.root.resolve().is_relative_to(source.root.resolve())
+    ):
+        raise ArgumentError(f"{place}: expected a place outside of the store {source}, found one inside")
+    return opened, place
 
 
 def _exported(
@@ -204,9 +212,9 @@ def _contents(
         raise StoreError(
             f"{named}: no such column; found {', '.join(sorted(known))}{near}", parameters=[named]
         )
-    contents = {}
+    contents, left_out = {}, dict[str, list[str]]()
     for name in names:
-        chosen = _chosen(store[name], layout, columns, notes)
+        chosen = _chosen(store[name], layout, columns, left_out)
         if pictures is not None:
             if IMAGE in chosen:
                 raise StoreError(
@@ -214,15 +222,16 @@ def _contents(
                 )
             chosen = (*chosen, IMAGE)
         contents[name] = SplitContents(store[name], chosen, pictures)
+    notes += [f"left out, {reason}: {', '.join(places)}" for reason, places in left_out.items()]
     if store.synonyms is not None:
         notes.append("left out: the codebook's synonyms")
     return contents
 
 
 def _chosen(
-    reader: Any, layout: Layout, columns: tuple[str, ...] | None, notes: list[str]
+    reader: SplitReader, layout: Layout, columns: tuple[str, ...] | None, left_out: dict[str, list[str]]
 ) -> tuple[str, ...]:
-    """Return the columns of a split that are exported, and note the others."""
+    """Return the columns of a split that are exported, and add the others to those of their reason."""
     chosen, whole = [], SplitContents(reader, columns_of(reader))
     for name in whole.names:
         problem = layout.problem(name, whole.kind(name))
@@ -232,15 +241,25 @@ def _chosen(
             chosen.append(name)
             continue
         elif name == TOKENS or not is_of_table(reader, name) or name in (columns or ()):
-            named = Parameter("columns")
-            rest = [each for each in whole.names if layout.problem(each, whole.kind(each)) is None]
-            raise StoreError(
-                f"{reader.name}/{name}: the layout {layout.name} cannot hold it: {problem}. Leave it out by "
-                f"{named}, such as {', '.join(rest)}, or choose another layout of {', '.join(LAYOUTS)}",
-                parameters=[named],
-            )
-        notes.append(f"left out: {reader.name}/{name} ({problem})")
+            raise _cannot_hold(layout, whole, name, problem)
+        left_out.setdefault(problem, []).append(f"{reader.name}/{name}")
     return tuple(chosen)
+
+
+def _cannot_hold(layout: Layout, contents: SplitContents, name: str, problem: str) -> StoreError:
+    """Return the error for a column that a layout cannot hold, with what to do instead."""
+
+    def holds(other: Layout, column: str) -> bool:
+        return other.problem(column, contents.kind(column)) is None
+
+    named = Parameter("columns", "NAME")
+    rest = [each for each in contents.names if each != TOKENS and holds(layout, each)]
+    others = [other for other in LAYOUTS if holds(layout_named(other), name)]
+    return StoreError(
+        f"{contents.split}/{name}: the layout {layout.name} cannot hold it: {problem}. Choose columns by "
+        f"{named}, of {', '.join(rest) or 'none'}, or another layout, of {', '.join(others)}",
+        parameters=[named],
+    )
 
 
 def _about(exported: Exported, records: Sequence[UnitRecord], notes: Sequence[str]) -> dict[str, Any]:
