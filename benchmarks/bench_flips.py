@@ -1,12 +1,12 @@
-"""A benchmark: are the codes of mirror images a permutation of the mirrored codes, and what does encoding cost?
+"""A benchmark: are codes of mirror images a permutation of the mirrored codes, and what does encoding cost?
 
     python benchmarks/bench_flips.py PHOTOS --tokenizer default --tokenizer conv-vq-symmetric:WEIGHTS
 
 PHOTOS is a source of images as `tokenstore convert` reads them. Evenly spaced images of its first split are
-squashed to 64, 128 and 256 pixels a side. For each tokenizer and side the table has the share of codes of mirror
-images that equal the mirrored codes, permuted by the tokenizer's symmetry `flip` where it has one; the same for
-pictures decoded of both, as the largest difference of levels; and images a second, encoded in batches of 32,
-contenders in turn, the median of three rounds.
+squashed to 64, 128 and 256 pixels a side. For each tokenizer and side the table has the share of codes of
+mirror images that equal the mirrored codes, permuted by the tokenizer's symmetry `flip` where it has one; the
+largest difference, in levels, of pictures decoded of both; and images a second, encoded in batches of 32 in
+turn with the other contenders, the median of three rounds.
 """
 
 from __future__ import annotations

@@ -52,10 +52,10 @@ class SymmetricVQConfig:
     image_size: int = 256
     patch: int = 8
     codebook_size: int = 2048
-    self_paired: int = 256
+    self_paired: int = 512
     """The codes that are their own partners: the first ones. The others are pairs of neighbours."""
     code_dim: int = 32
-    encoder_width: int = 256
+    encoder_width: int = 192
     encoder_blocks: int = 6
     decoder_width: int = 384
     decoder_blocks: int = 8
@@ -77,8 +77,8 @@ class SymmetricVQConfig:
 
     @classmethod
     def of_codes(cls, name: str, codebook_size: int) -> SymmetricVQConfig:
-        """Return the default shape for a number of codes, of which an eighth are their own partners."""
-        alone = max(1, codebook_size // 8)
+        """Return the default shape for a number of codes, of which a quarter are their own partners."""
+        alone = max(1, codebook_size // 4)
         alone += (codebook_size - alone) % 2
         return cls(name=name, codebook_size=codebook_size, self_paired=alone)
 
