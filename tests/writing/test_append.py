@@ -119,6 +119,7 @@ def test_chunks_of_the_last_shard_are_not_decoded(tmp_path: Path, monkeypatch: p
     assert [call for call in read if call[0] == "tokens"] == []
 
 
+@pytest.mark.usefixtures("quick_fits")
 @pytest.mark.parametrize(
     ("appends", "samples", "codec"),
     [
