@@ -83,7 +83,9 @@ def measured(single: Path, many: Path, batch_size: int) -> dict[str, float]:
     readers = [(store := tokenstore.open(path))[store.splits[0]] for path in (single, many)]
     samples, count = readers[1].array("tokens").layout.shape[:2]
     shape = readers[1].array("tokens").layout.view_shape
-    rows = np.random.default_rng(0).integers(0, samples, (BATCHES, batch_size))
+    rng = np.random.default_rng(0)  # without replacement: a view that is needed twice is decoded once
+    batch_size = min(batch_size, samples)
+    rows = np.stack([rng.permutation(samples)[:batch_size] for _ in range(BATCHES)])
     one, every = (np.empty((batch_size, *axes, *shape), np.int64) for axes in ((), (count,)))
     best: dict[str, float] = {}
     for _ in range(REPEATS):

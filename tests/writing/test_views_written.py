@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from helpers.stores import Samples, write_store
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.codecs import Views
+from tokenstore.codecs import Views, named_codec
 from tokenstore.errors import ArgumentError, CodecError, ConversionError, ManifestError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.storage import open_storage
 from tokenstore.writing import CodecChoice, StoreSpec, prune_codebook
+from tokenstore.writing.codec_choice import _read
 from tokenstore.writing.recode import recode
 
 CODEBOOKS = (40, 300)
@@ -166,3 +168,17 @@ def test_codes_of_views_are_written_from_a_loop_and_from_an_array(tmp_path: Path
         tokenstore.write(tmp_path / "begun", grid=(2, 4), **other),
     ):
         pass
+
+
+def test_the_rate_of_a_codec_is_that_of_one_view_of_each_sample() -> None:
+    codes = views_of(9, 3, (2, 4), 50)
+    for codec in (named_codec(name, 50, None, Views(3)) for name in ("bitpack", "context")):
+        payload = np.frombuffer(codec.encode(codes, 9, 255), np.uint8)
+        with mock.patch.object(type(codec), "decode_spans") as decode:
+            _read(codec, payload, codes)()
+        ((spans, chunk, row, out), _) = decode.call_args
+        assert (len(spans[0].addresses), out.shape) == (27, (9, 2, 4))
+        assert chunk.tolist() == [0] * 9
+        assert (row // 3).tolist() == list(range(9))
+    whole = named_codec("zstd", 50, None, Views(3))
+    _read(whole, np.frombuffer(whole.encode(codes, 9, 255), np.uint8), codes)()

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,7 +47,7 @@ class Measured:
     nbytes: int
     """The bytes of all tokens, estimated from a sample of chunks, and of the codec's tables."""
     decode_rate: float
-    """The samples that are decoded in a second on one core; the views, where samples have several."""
+    """The samples that are decoded in a second on one core, of several views one each."""
 
     def __str__(self) -> str:
         return f"{self.codec}: {self.nbytes:,} bytes, {self.decode_rate:,.0f} samples/s a core"
@@ -134,8 +135,7 @@ def choose_codec(
         return CodecChoice(codec, rivals[0].model, "as asked for", rivals[0].given_views)
     chunk_samples = store[store.splits[0]].arrays[TOKENS].layout.chunk_samples
     trial = [renumbered(part) for part in _trial_chunks(store, chunk_samples, seed)]
-    views = 1 if fields.views is None else fields.views.count
-    measured = {each.name: _measure(each, trial, chunk_samples, total, splits, views) for each in rivals}
+    measured = {each.name: _measure(each, trial, chunk_samples, total, splits) for each in rivals}
     best, reason = _smallest(list(measured.values()), min_decode_rate, str(store.files.storage))
     winner = next(each for each in rivals if each.name == best)
     return CodecChoice(best, winner.model, reason, winner.given_views)
@@ -197,17 +197,28 @@ def _trial_chunks(store: TokenStore, chunk_samples: int, seed: int) -> list[npt.
 
 
 def _measure(
-    codec: ChunkCodec, trial: list[npt.NDArray[Any]], chunk_samples: int, total: int, copies: int, views: int
+    codec: ChunkCodec, trial: list[npt.NDArray[Any]], chunk_samples: int, total: int, copies: int
 ) -> Measured:
     fill = int(fill_value(trial[0].dtype))
     payloads = [np.frombuffer(codec.encode(codes, chunk_samples, fill), np.uint8) for codes in trial]
-    outs = [np.empty_like(codes) for codes in trial]
+    reads = [_read(codec, payload, codes) for payload, codes in zip(payloads, trial, strict=True)]
     best = math.inf
     for _ in range(_TIMINGS):
         start = time.perf_counter()
-        for payload, out in zip(payloads, outs, strict=True):
-            codec.decode(payload, out)
+        for read in reads:
+            read()
         best = min(best, time.perf_counter() - start)
     samples = sum(map(len, trial))
     nbytes = round(sum(map(len, payloads)) / max(1, samples) * total) + copies * codec.table_nbytes
-    return Measured(codec.name, nbytes, samples * views / max(best, 1e-9))
+    return Measured(codec.name, nbytes, samples / max(best, 1e-9))
+
+
+def _read(codec: ChunkCodec, payload: npt.NDArray[np.uint8], codes: npt.NDArray[Any]) -> Callable[[], None]:
+    """Return the reading of a chunk of codes (n, ...): of all samples, or of a view of each that is drawn."""
+    if codec.views == 1 or codec.samples is None:
+        return partial(codec.decode, payload, np.empty_like(codes))
+    samples, count, *grid = codes.shape
+    views = np.arange(samples) * count + np.random.default_rng(samples).integers(0, count, samples)
+    spans = [codec.samples.spans(payload, tuple(grid), samples * count)]
+    out = np.empty((samples, *grid), codes.dtype)
+    return partial(codec.samples.decode_spans, spans, np.zeros(samples, np.int64), views, out)
