@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import zarr
 from helpers import plain_context
-from helpers.conformance import FORMAT, crc32c, read_json
+from helpers.conformance import FORMAT, crc32c, manifest_of, read_json
 from helpers.context_models import codes_of, random_model, worked_model
 from helpers.stores import write_store
 
+import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import codec_from_zarr
 from tokenstore.codecs.context import Context, ContextModel
@@ -131,6 +132,23 @@ def test_m23_the_model_is_a_head_and_compressed_arrays(coded: Path) -> None:
     arrays = ["00 ff", "0000 0100 0200", "00" * 64, "00" * 96, "0000 00ff 00fe"]
     assert zlib.decompress(data[len(head) :]) == bytes.fromhex("".join(arrays))
     assert WORKED_HEAD in re.sub(r" +", " ", FORMAT.read_text())
+
+
+def test_m23_digits_of_a_large_codebook_are_coded_as_codebooks_of_their_own(tmp_path: Path) -> None:
+    size, digits = 70_000, (300, 234)
+    model = random_model(digits, 2)
+    codes = np.array([[0, 69_999, 301], [299, 300, 45_678]], np.uint32)
+    planes = np.stack([codes % 300, codes // 300], axis=1).astype(np.uint16)
+    write_store(tmp_path / "store", {"train": (codes,)}, size, codec="context", model=model)
+    assert manifest_of(tmp_path / "store")["features"] == ["context", "digits"]
+    np.testing.assert_array_equal(tokenstore.open(tmp_path / "store")["train"][:], codes)
+    streams, lengths = Streams(model, (2, 3)).encode(planes.reshape(2, 6))
+    coded = Context(size, model)._coded(codes, (3,))
+    assert coded.endswith(streams)
+    assert lengths.sum() == len(streams)
+    for wrong in ((300, 233), (300, 234, 2), (65_536,)):
+        with pytest.raises(CodecError, match="digits of 70000 codes"):
+            Context(size, random_model(wrong, 2 if len(wrong) > 1 else 1))
 
 
 @pytest.mark.parametrize(

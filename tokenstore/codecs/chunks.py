@@ -95,6 +95,8 @@ class ChunkCodec(Protocol):
     """The size below which all codes must lie; None for a codec of any values."""
     model: ContextModel | None = None
     """The model that the codec codes by; None for a codec without one."""
+    digits: tuple[int, ...] | None = None
+    """The numbers of values of the digits that the model codes; None where it codes the codes themselves."""
     views: int = 1
     """The views of a sample that can be read alone; 1 where samples have no axis of views.
 

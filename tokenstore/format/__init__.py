@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         table_array_document,
     )
     from tokenstore.format.manifest import (
+        DIGITS,
         FORMAT_VERSION,
         NAME,
         SHARD_MANIFESTS,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODEBOOK",
+    "DIGITS",
     "FLIP",
     "FORMAT_VERSION",
     "IMPLICIT_KINDS",
@@ -191,6 +193,7 @@ _HOMES = {
     "SYNONYMS": "layout",
     "TABLE_PARTS": "manifest",
     "TOKENS": "layout",
+    "DIGITS": "manifest",
     "VIEWS": "manifest",
     "VIEW_BOXES": "layout",
     "ArrayLayout": "layout",

@@ -13,7 +13,7 @@ from tokenstore.codecs import Column, Views, code_dtype
 from tokenstore.errors import CodecError, DamageError, ManifestError
 from tokenstore.format import sharding
 from tokenstore.format.layout import LABELS, TOKENS, VIEW_BOXES, ArrayLayout
-from tokenstore.format.manifest import SHARD_MANIFESTS, Manifest
+from tokenstore.format.manifest import DIGITS, SHARD_MANIFESTS, Manifest
 from tokenstore.format.shard_manifest import ROW_NBYTES, SHARD_MANIFEST
 
 _MOST_NBYTES = 2**62
@@ -99,6 +99,11 @@ def _check_codes(layout: ArrayLayout, manifest: Manifest, where: str) -> None:
         raise ManifestError(
             f"{where}: expected {code_dtype(size)} for the manifest's {size} codes, "
             f"found {layout.dtype} for {packed_for}"
+        )
+    if layout.codec.digits is not None and DIGITS not in manifest.features:
+        raise ManifestError(
+            f"{where}: expected a model of digits only with the feature {DIGITS!r}, found one with "
+            f"{list(manifest.features)}"
         )
     try:
         layout.codec.check_codes(manifest.grid, manifest.codebook_sizes)

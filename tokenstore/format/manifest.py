@@ -27,6 +27,7 @@ from tokenstore.format.store_fields import Preprocessing, StoreFields, Tokenizer
 from tokenstore.format.symmetries import SYMMETRIES
 
 __all__ = [
+    "DIGITS",
     "FORMAT_VERSION",
     "NAME",
     "SHARD_MANIFESTS",
@@ -47,6 +48,8 @@ SHARD_MANIFESTS = "manifests"
 """The feature of a store that lists the shards of some arrays in a file of each array (FORMAT.md, M28)."""
 TABLE_PARTS = "tables"
 """The feature of a store whose samples tables are in parts, in some splits (FORMAT.md, M29)."""
+DIGITS = "digits"
+"""The feature of a store whose context model codes digits of codes (FORMAT.md, M23)."""
 VIEWS = "views"
 """The feature of a store whose samples have views (FORMAT.md, M35)."""
 
@@ -211,5 +214,5 @@ _read_split = record(
     {"samples": integer(), "skipped": integer(), "source_bytes": null_or(integer())},
     {"part_rows": integer(1)},
 )
-_OTHER_FEATURES = frozenset({SHARD_MANIFESTS, TABLE_PARTS, VIEWS, *FORM_FEATURES})
+_OTHER_FEATURES = frozenset({DIGITS, SHARD_MANIFESTS, TABLE_PARTS, VIEWS, *FORM_FEATURES})
 _FIELDS: dict[str, Reader[Any]] = {"splits": mapping_of(_read_split), "files": _files, "created_by": text}

@@ -18,6 +18,7 @@ from tokenstore.errors import ConversionError, ManifestError
 from tokenstore.files import resumable
 from tokenstore.format import (
     CODEBOOK,
+    DIGITS,
     LABEL_COLUMN,
     LABELS,
     NAME,
@@ -229,7 +230,14 @@ class StoreWriter:
         forms = [column.form for split in self.splits for column in split.columns.values()]
         used = {form.feature for form in forms if form is not None}
         views = () if self.spec.views is None else (VIEWS,)
-        return (self.spec.codec, *large, *views, *(feature for feature in FORM_FEATURES if feature in used))
+        digits = (DIGITS,) if self.spec.tokens_layout(1, self.spec.chunk_samples).codec.digits else ()
+        return (
+            self.spec.codec,
+            *large,
+            *digits,
+            *views,
+            *(feature for feature in FORM_FEATURES if feature in used),
+        )
 
     def complete(self, root: bytes) -> None:
         """Write the root's `zarr.json`, the last file, and clear up; the store is complete.

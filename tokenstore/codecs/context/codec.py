@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from tokenstore.codecs import bitpack
 from tokenstore.codecs.chunks import OnFitProgress, SampleCodec, SampleSpans
+from tokenstore.codecs.context.digits import has_digits, join_digits, sound_digits, split_digits
 from tokenstore.codecs.context.given import GivenViews, decoded_model, encoded_model
 from tokenstore.codecs.context.model import ContextModel
 from tokenstore.codecs.context.streams import Streams, check_grid
@@ -49,8 +50,9 @@ class Context(SampleCodec):
         self, codebook_size: int, model: ContextModel | None, given_views: GivenViews | None = None
     ) -> None:
         bitpack.bit_width(codebook_size)
+        self.digits = _digits(codebook_size, model, given_views)
         for each in (model, None if given_views is None else given_views.model):
-            if each is not None and each.codebook_size != codebook_size:
+            if each is not None and self.digits is None and each.codebook_size != codebook_size:
                 raise CodecError(
                     f"expected a context model of {codebook_size} codes, found one of {each.codebook_size}"
                 )
@@ -151,8 +153,10 @@ class Context(SampleCodec):
     def check_codes(self, grid: tuple[int, ...], codebook_sizes: tuple[int, ...]) -> None:
         if self.model is None:
             return
-        check_grid(self.model, grid)
+        check_grid(self.model, grid if self.digits is None else (len(self.digits), *grid))
         sizes = tuple(plane.size for plane in self.model.planes)
+        if self.digits is not None:
+            sizes = (self.codebook_size,)
         if sizes != codebook_sizes:
             raise CodecError(f"expected a context model of {codebook_sizes} codes, found one of {sizes}")
         if self.given_views is not None:
@@ -163,7 +167,8 @@ class Context(SampleCodec):
         if self.model is None:
             raise CodecError("the chunk is coded by a context model, and the codec has none")
         if grid not in self._streams:
-            self._streams[grid] = Streams(self.model, grid)
+            planes = () if self.digits is None else (len(self.digits),)
+            self._streams[grid] = Streams(self.model, (*planes, *grid))
         return self._streams[grid]
 
     @override
@@ -178,7 +183,8 @@ class Context(SampleCodec):
 
     def _coded(self, codes: Codes, grid: tuple[int, ...]) -> bytes:
         if self.given_views is None or self.given_views.model is None:
-            streams, lengths = self.streams(grid).encode(codes)
+            planes = codes if self.digits is None else split_digits(codes, self.digits)
+            streams, lengths = self.streams(grid).encode(planes)
         else:
             by_view = codes.reshape(-1, self.views, codes.shape[1])
             streams, lengths = self.given_views.encode(by_view, grid, self.streams(grid))
@@ -307,7 +313,14 @@ class Context(SampleCodec):
         self, addresses: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], out: Codes
     ) -> None:
         streams = self.streams(out.shape[1:])
-        wrong = streams.decode(addresses, lengths, out.reshape(len(out), streams.codes_per_sample))
+        codes = out.reshape(len(out), math.prod(out.shape[1:]))
+        if self.digits is None:
+            wrong = streams.decode(addresses, lengths, codes)
+        else:
+            planes = np.empty((len(out), streams.codes_per_sample), np.uint16)
+            wrong = streams.decode(addresses, lengths, planes)
+            beyond = join_digits(planes, self.digits, self.codebook_size, codes)
+            wrong = beyond if wrong < 0 else wrong
         if wrong >= 0:
             raise CodecError("expected a stream of the context codec, found other bytes", sample=wrong)
 
@@ -320,6 +333,16 @@ class Context(SampleCodec):
         wrong = self.given_views.decode(addresses, lengths, numbers, codes, grid, self.streams(grid))
         if wrong >= 0:
             raise CodecError("expected a stream of the context codec, found other bytes", sample=wrong)
+
+
+def _digits(size: int, model: ContextModel | None, given_views: GivenViews | None) -> tuple[int, ...] | None:
+    """Return the digits that a model codes of codes below `size`, or None; raise CodecError for others."""
+    if not has_digits(size) or model is None:
+        return None
+    digits = tuple(plane.size for plane in model.planes)
+    if not sound_digits(digits, size) or (given_views is not None and given_views.model is not None):
+        raise CodecError(f"expected a context model of the digits of {size} codes, found one of {digits}")
+    return digits
 
 
 def stored_model_nbytes(model: ContextModel | None) -> int:

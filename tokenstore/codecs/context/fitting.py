@@ -19,6 +19,7 @@ from tokenstore.codecs.chunks import MAX_FIT_CODES, OnFitProgress
 from tokenstore.codecs.context.codec import Context, stored_model_nbytes
 from tokenstore.codecs.context.contexts import context_offsets, view_offsets
 from tokenstore.codecs.context.descent import LARGE_CODEBOOK, PARTS, Descent, FitPlane, steps_of
+from tokenstore.codecs.context.digits import digits_of, has_digits, split_digits
 from tokenstore.codecs.context.given import NO_CODE, GivenViews, framed, framed_grid
 from tokenstore.codecs.context.grouping import cooccurrence_vectors, grouped_order
 from tokenstore.codecs.context.model import ContextModel
@@ -30,6 +31,8 @@ from tokenstore.errors import CodecError
 
 Codes: TypeAlias = npt.NDArray[Any]
 
+LEAST_DIGIT_CODES = 256
+"""The fewest codes of a large codebook to whose digits a model is fitted."""
 TRIAL_CODES = 200_000
 """The codes on which candidates for a model's precision are compared."""
 STEP_RATIO = 1.7
@@ -128,8 +131,9 @@ def fit_context(
 
     The first axis of a grid of several codebooks counts them. With `views`, codes are (n, V, *grid); views
     with boxes are coded given earlier ones if that pays. `copies` is how often a store will hold the model.
-    The codec packs, without a model, if no model pays, or if a codebook has more than 65,536 codes or more
-    than there are codes to fit to. `on_progress` is called with the steps done and in all.
+    Of one codebook of more than 65,536 codes the model codes digits. The codec packs, without a model, if no
+    model pays, if one of several codebooks has more codes than that, or one has more than there are codes to
+    fit to. `on_progress` is called with the steps done and in all.
 
     Raises CodecError for a code outside its codebook.
     """
@@ -137,6 +141,13 @@ def fit_context(
     without = None if views is None else GivenViews.of(views)
     grid = codes.shape[1:] if views is None else codes.shape[2:]
     spatial = grid[1:] if len(codebook_sizes) > 1 else grid
+    if has_digits(size) and len(codebook_sizes) == 1 and codes.size >= LEAST_DIGIT_CODES:
+        digits = digits_of(size)
+        _check_range(codes, codebook_sizes)
+        flat = sampled(codes.reshape(-1, *grid), seed)
+        planes = split_digits(flat.reshape(len(flat), -1), digits).reshape(len(flat), len(digits), *grid)
+        total = len(digits) * (total_codes or codes.size)
+        return Context(size, _Fit(digits, seed, total, copies, on_progress).alone(planes), without)
     if size > min(MAX_CODEBOOK_SIZE, codes.size) or not spatial:
         return Context(size, None, without)
     fit = _Fit(codebook_sizes, seed, total_codes or codes.size, copies, on_progress)

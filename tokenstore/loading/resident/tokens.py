@@ -22,9 +22,9 @@ __all__ = ["ResidentTokens"]
 class ResidentTokens:
     """The tokens of a split (N, *grid) in a device's memory, in as many bytes as the store's shards.
 
-    Views that are coded given others are packed instead, which takes more. The constructor reads every chunk
-    once and checks it. Raises StoreError where tokens are stored by neither of the codecs `bitpack` and
-    `context`, and DamageError where the store is damaged.
+    Views that are coded given others, and codes whose digits are coded, are packed instead, which takes more.
+    The constructor reads every chunk once and checks it. Raises StoreError where tokens are stored by neither
+    of the codecs `bitpack` and `context`, and DamageError where the store is damaged.
     """
 
     def __init__(self, tokens: ArrayReader, device: torch.device | str) -> None:
@@ -41,7 +41,8 @@ class ResidentTokens:
         self._decoder = None
         given = layout.codec.given_views
         is_given = given is not None and given.model is not None
-        self._packer = Bitpack(form.codebook_size, self._views) if is_given else None
+        packs = is_given or layout.codec.digits is not None
+        self._packer = Bitpack(form.codebook_size, self._views) if packs else None
         if form.model is not None and self._packer is None:
             self._decoder = ContextDecoder(form.model, self.grid, device)
         grids = layout.samples * self._views
