@@ -65,7 +65,7 @@ def with_grid(source: Source, grid: Sequence[int] | None) -> Source:
     """
     if grid is None:
         return source
-    shape, parameter = tuple(grid), Parameter("grid", tuple(grid))
+    shape, parameter = tuple(grid), Parameter("grid")
     if not isinstance(source, CodeSource):
         raise SourceError(
             f"{source.location}: {parameter} goes with ready codes, not with kind {source.kind}",
@@ -74,7 +74,7 @@ def with_grid(source: Source, grid: Sequence[int] | None) -> Source:
     if not shape or min(shape) < 1 or math.prod(shape) != math.prod(source.grid):
         raise SourceError(
             f"{source.location}: {parameter}: expected a grid of {math.prod(source.grid)} codes, as samples "
-            f"of {source.grid} have, found {math.prod(shape)}",
+            f"of {source.grid} have, found {shape}",
             parameters=[parameter],
         )
     if shape == source.grid:

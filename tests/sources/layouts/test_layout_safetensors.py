@@ -91,7 +91,7 @@ def test_the_tensor_and_the_grid_are_taken_by_option(tmp_path: Path) -> None:
     assert source.grid == (20,)
     assert source.splits["train"].labels(0, 9).tolist() == LABELS.tolist()
     with pytest.raises(
-        SourceError, match=r"expected a grid of 20 codes, as samples of \(4, 5\) have, found 16"
+        SourceError, match=r"expected a grid of 20 codes, as samples of \(4, 5\) have, found \(4, 4\)"
     ):
         open_source(path, token_column="b", grid=(4, 4))
     with pytest.raises(SourceError, match=r"no such tensor; found a, b, y. Did you mean"):
