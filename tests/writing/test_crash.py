@@ -116,7 +116,7 @@ def test_a_merge_that_is_killed_at_any_file_operation_resumes_to_the_bytes_of_on
 @pytest.mark.parametrize(
     ("name", "codec", "step"),
     [
-        ("out.zarr", "bitpack", 19),
+        ("out.zarr", "bitpack", 37),
         pytest.param("out.zarr", "bitpack", 1, marks=pytest.mark.thorough),
         pytest.param("out.zip", "context", 5, marks=pytest.mark.thorough),
     ],
@@ -130,7 +130,7 @@ def test_a_writer_of_batches_that_is_killed_at_any_file_operation_resumes_to_the
 @pytest.mark.parametrize(
     ("layout", "step"),
     [
-        ("jsonl", 61),
+        ("jsonl", 83),
         pytest.param("parquet", 1, marks=pytest.mark.thorough),
         pytest.param("llamagen", 3, marks=pytest.mark.thorough),
     ],

@@ -103,7 +103,7 @@ def test_a_codec_and_a_place_are_those_of_convert(
 
 
 @pytest.mark.usefixtures("quick_fits")
-@pytest.mark.parametrize("codec", ["bitpack", "context"])
+@pytest.mark.parametrize("codec", ["bitpack", pytest.param("context", marks=pytest.mark.thorough)])
 def test_a_loop_that_failed_goes_on_where_the_writer_says(tmp_path: Path, codec: str) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     tokenstore.write(whole, CODES, labels=LABELS, columns=COLUMNS, codec=codec, **SMALL)
@@ -351,7 +351,7 @@ def test_the_tokenizer_is_named_or_described(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_fits")
-@pytest.mark.parametrize("codec", ["bitpack", "context"])
+@pytest.mark.parametrize("codec", ["bitpack", pytest.param("context", marks=pytest.mark.thorough)])
 def test_samples_of_several_views_are_written(tmp_path: Path, codec: str) -> None:
     codes = random_codes(2 * SAMPLES, GRID, SIZE).reshape(SAMPLES, 2, *GRID)
     boxes = [(0, 0, 16, 24, 0), (0, 0, 16, 24, 1)]
