@@ -184,6 +184,15 @@ def test_arguments_that_cannot_be_are_refused(tmp_path: Path, options: dict[str,
         tokenstore.dedupe(store, splits=["x"])
 
 
+def test_a_split_without_samples_has_no_duplicates(tmp_path: Path) -> None:
+    store = written(tmp_path / "a", {"train": with_copies([]), "val": with_copies([1, 1])})
+    found = tokenstore.dedupe(store, tmp_path / "b", near=0.5)
+    assert found.removed == {"train": 0, "val": 1}
+    assert tokenstore.dedupe(store, splits=["train"], near=0.5).removed == {"train": 0}
+    with pytest.raises(ArgumentError, match="expected splits to look at, found none"):
+        tokenstore.dedupe(store, splits=[])
+
+
 def test_damage_ends_the_search(tmp_path: Path) -> None:
     store = written(tmp_path / "a", {"train": with_copies([*range(20)])})
     shard = store / "train/tokens/c/1/0/0"

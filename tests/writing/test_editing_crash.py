@@ -52,9 +52,9 @@ def digest(path: Path) -> str:
 @pytest.mark.parametrize(
     ("action", "source", "step"),
     [
-        ("relabel", "stores/one", 7),
-        ("append", "stores/two", 7),
-        ("append-images", "images/two", 23),
+        ("relabel", "stores/one", 13),
+        ("append", "stores/two", 13),
+        ("append-images", "images/two", 41),
         pytest.param("relabel", "stores/one", 1, marks=pytest.mark.thorough),
         pytest.param("append", "stores/two", 1, marks=pytest.mark.thorough),
         pytest.param("append-images", "images/two", 2, marks=pytest.mark.thorough),
@@ -95,8 +95,8 @@ def test_in_its_place_a_store_is_the_old_or_the_new_one_and_the_next_call_ends_i
 @pytest.mark.parametrize(
     ("action", "source", "step"),
     [
-        ("select", "stores/two", 11),
-        ("merge", "stores", 13),
+        ("select", "stores/two", 19),
+        ("merge", "stores", 23),
         pytest.param("select", "stores/two", 1, marks=pytest.mark.thorough),
         pytest.param("merge", "stores", 1, marks=pytest.mark.thorough),
     ],

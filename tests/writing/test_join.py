@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.context_models import random_model
 from helpers.ragged import KINDS, ragged_columns, same
 from helpers.stores import Samples, contents, random_codes, store_files, write_store
 from hypothesis import given, settings
@@ -104,6 +105,22 @@ def test_any_stores_are_joined(
     opened = assert_whole(folder / "out", random_codes(60, (3,), 16)[: stops[-1]], "x")
     for name, values in ragged_columns(60).items():
         assert same(opened["x"].read(name), values[: stops[-1]])
+
+
+def test_stores_of_other_models_and_codecs_are_coded_by_the_first_one_s(tmp_path: Path) -> None:
+    models = [random_model(seed=seed) for seed in (1, 2)]
+    one = written(tmp_path / "one", slice(0, 16), codec="context", model=models[0])
+    two = written(tmp_path / "two", slice(16, 40), codec="context", model=models[1])
+    tokenstore.merge(tmp_path / "out", [one, two])
+    tokenstore.merge(tmp_path / "other", [two, written(tmp_path / "three", slice(0, 16))])
+    assert assert_whole(tmp_path / "out").manifest.features == ("context",)
+    assert_whole(tmp_path / "other", CODES[[*range(16, 40), *range(16)]])
+    codecs = [
+        tokenstore.open(path)["train"].array("tokens").layout.codec.zarr for path in (tmp_path / "out", one)
+    ]
+    assert codecs[0] == codecs[1]
+    assert len(shared(tmp_path / "out", one, two)) == 2
+    assert len(shared(tmp_path / "other", two)) == 3
 
 
 def test_splits_are_renamed_by_a_pattern(tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def _find(
             on_progress(what, done, total)
 
     splits = tuple(store[name] for name in names)
+    if not splits:
+        named = Parameter("splits")
+        raise ArgumentError(f"{store!r}: expected splits to look at, found none", parameters=[named])
     hashes = CodeHashes(splits, near, jobs, lambda done, total: step("reading codes", done, total))
     with contextlib.closing(hashes):
         exact = exact_pairs(hashes)

@@ -99,7 +99,7 @@ class CodeHashes:
 
     def bands(self) -> Iterator[Keys]:
         """Yield the hashes of all samples (N,) in each band."""
-        for number in range(len(self._bands)):
+        for number in range(0 if self._band_keys is None else len(self._bands)):
             assert self._band_keys is not None
             yield np.array(self._band_keys[number])
 

@@ -36,6 +36,7 @@ Labels: TypeAlias = npt.NDArray[np.int32]
 GivenLabels: TypeAlias = Mapping[str, Sequence[int] | npt.NDArray[np.integer]] | Sequence[int] | StorePath
 """Labels by split, the labels of the only split, or the path of a file of labels."""
 _MOST_LABEL = 2**31 - 1
+_ROWS_AT_ONCE = 2**16
 _SOURCE, _LABEL = "source", "label"
 
 
@@ -64,7 +65,7 @@ class NewLabels:
         if self.only is not None:
             digest.update(self.only.astype("<i8").tobytes())
         if self.by_source is not None:
-            for batch in self.by_source.to_batches():
+            for batch in self.by_source.to_batches(max_chunksize=_ROWS_AT_ONCE):
                 digest.update(json.dumps(batch.to_pydict()).encode())
         return digest.hexdigest()
 

@@ -66,7 +66,7 @@ def split(
     name = _divided_split(opened, of)
     _check_shares(opened, shares)
     done = operation(
-        "split", [opened], shares=dict(shares), of=name, stratified=stratified or None, seed=seed
+        "split", [opened], shares=dict(shares), of=name, stratified=stratified or None, seed=int(seed)
     )
 
     rows = divided(opened[name], shares, stratified, seed)

@@ -82,7 +82,7 @@ def select(
     listed = None if indices is None else _listed_rows(opened, names, indices)
     selection = _Selection(condition, listed, share, seed)
     arguments = {"where": where, "indices": listed and _digest(listed), "share": share, "splits": names}
-    done = operation("select", [opened], **arguments, seed=None if share is None else seed)
+    done = operation("select", [opened], **arguments, seed=None if share is None else int(seed))
 
     picked = {name: [selection.of(opened, name)] for name in names}
     if not any(len(rows) for parts in picked.values() for rows in parts):
