@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.broken_stores import payloads_of
+from helpers.broken_views import boxes_of, worked_given_views
 from helpers.context_models import worked_model
 from helpers.json_mutations import encoded, mutated_json
 from helpers.mutations import mutated
@@ -26,6 +27,7 @@ from helpers.stores import contents, random_codes, with_digest, write_store
 import tokenstore
 from tokenstore.audit.info import info
 from tokenstore.audit.verify import verify
+from tokenstore.codecs import Views
 from tokenstore.errors import TokenstoreError
 from tokenstore.format import sharding
 from tokenstore.format.manifest import TokenizerIdentity
@@ -34,6 +36,16 @@ from tokenstore.writing import choices
 from tokenstore.writing.rewrite import skips_of
 
 CODECS = ("bitpack", "zstd", "context")
+VIEWS: dict[str, dict[str, Any]] = {
+    "views": {"codec": "bitpack", "views": Views(2)},
+    "given views": {
+        "codec": "context",
+        "model": worked_model(),
+        "views": worked_given_views().views,
+        "given_views": worked_given_views(),
+    },
+}
+"""The stores of two views of each sample, packed and coded given one another."""
 MANY = "many"
 """A store whose shards and table are listed in files of their own, as those of many shards are."""
 MOST_SECONDS, MOST_KILOBYTES = 2.0, 500_000
@@ -48,16 +60,15 @@ _DIGEST = re.compile(rb'("digest": ")[^"]{64}(")')
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     """Write a store of each codec, and one of many shards, and return their files."""
     files = {}
-    for name in (*CODECS, MANY):
+    for name in (*CODECS, *VIEWS, MANY):
         folder, codec = tmp_path_factory.mktemp("originals") / name, "bitpack" if name == MANY else name
         many = 1 if name == MANY else choices.MANY_SHARDS
         codes = random_codes(5, (1, 2), 3)
-        rows = (
-            codes,
-            (np.arange(5) % 2).astype(np.int32),
-            {"masks": np.ones((5, 2, 9), np.uint8)},
-            [Skip(3, "train/3.png", "empty")],
-        )
+        masks = np.ones((5, 2, 9), np.uint8)
+        spec = VIEWS.get(name, {"codec": codec, "model": worked_model() if codec == "context" else None})
+        columns = {"masks": masks, **({"view_boxes": boxes_of(5, 2)} if name == "views" else {})}
+        codes = np.zeros((5, 2, 1, 2), np.uint8) if name in VIEWS else codes
+        rows = (codes, (np.arange(5) % 2).astype(np.int32), columns, [Skip(3, "train/3.png", "empty")])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(choices, "MANY_SHARDS", many)
             patch.setattr(choices, "PART_SHARDS", 1)
@@ -66,8 +77,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
                 folder,
                 {"train": rows},
                 3,
-                codec=codec,
-                model=worked_model() if codec == "context" else None,
+                **spec,
                 chunk_samples=2,
                 shard_samples=4,
                 class_names=("ant", "bee"),
@@ -172,7 +182,7 @@ def exercise(store: Path, kind: str) -> None:
         for name in reader.columns if kind != "tables" else ():
             rows = np.arange(min(len(reader), 20))
             attempt(reader.read, name, rows)
-            attempt(reader.read, name, rows[-1:])
+            attempt(reader.read, name, rows[-1:], None, None, 0)
 
 
 def attempt(part: Callable[..., object], *arguments: object) -> None:
@@ -185,25 +195,25 @@ def attempt(part: Callable[..., object], *arguments: object) -> None:
 
 def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first: int = 0) -> None:
     """Try mutations `first` to `first + count`; a failure names its number and codec."""
-    names = (MANY,) if kind == "lists" else CODECS
-    written: Files = {}
+    names = (MANY,) if kind == "lists" else (*CODECS, *VIEWS)
+    written: dict[str, Files] = {}
     for name in names:
-        place(folder, written, originals[name])
-        written = originals[name]
-        exercise(folder, kind)  # what is loaded and compiled once is not the mutations'
-        verify(folder)
+        place(folder / name, {}, originals[name])
+        written[name] = originals[name]
+        exercise(folder / name, kind)  # what is loaded and compiled once is not the mutations'
+        verify(folder / name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(first, first + count):
         draw = random.Random(number)
         codec = names[(number - first) * len(names) // count]
         files = KINDS[kind](draw, originals[codec])
-        place(folder, written, files)
-        written = files
+        place(folder / codec, written[codec], files)
+        written[codec] = files
         started = time.process_time()
         try:
-            exercise(folder, kind)
+            exercise(folder / codec, kind)
             if number % _VERIFIED_EVERY == 0:
-                attempt(verify, folder)
+                attempt(verify, folder / codec)
         except Exception as error:
             raise AssertionError(f"mutation {number} of {kind}, {codec}: {error!r}") from error
         seconds = time.process_time() - started

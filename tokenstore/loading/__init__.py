@@ -2,8 +2,9 @@
 
 `TokenDataset` is a split as a map-style dataset, with views of it; `concat` and `mix` make one dataset of
 several. `TokenLoader` is the entry point of training: batches decoded by threads, in an exact order that can
-be resumed. `orders.py` has the orders of samples, and `sampling/` their pure functions. `resident/` decodes
-tokens that stay compressed in a GPU's memory. `pipeline.py` and `prefetching.py` are the loader's parts.
+be resumed. `views.py` draws the view of an image that a sample is. `orders.py` has the orders of samples, and
+`sampling/` their pure functions. `resident/` decodes tokens that stay compressed in a GPU's memory.
+`pipeline.py` and `prefetching.py` are the loader's parts.
 Names are imported on first use. Kernels compile on first use too, never at import.
 
 May import: torch, and tokenstore's `errors`, `machine`, `randomness`, `codecs`, `storage`, `format` and
