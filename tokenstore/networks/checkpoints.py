@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -22,10 +23,22 @@ _DROPPED = ("loss.",)
 """The beginnings of the names of tensors that only training needs."""
 _LIGHTNING, _MAE = "state_dict", "model"
 """The keys of the tensors in checkpoints of whole runs: Lightning's and MAE's."""
+_CALLBACKS = tuple(
+    f"{package}.callbacks.{name}"
+    for package in ("pytorch_lightning", "lightning.pytorch")
+    for name in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
+)
+"""The classes that older versions of Lightning name in checkpoints, as keys of their callbacks' states."""
 _SHARED = 4
 """The most times that the bytes of a file may be tensors: some networks use a tensor under several names."""
 _SHOWN = 8
 """The most names that an error lists of each kind of problem."""
+
+
+def _nothing(name: str) -> type:
+    """Return a class that goes by the whole name of one of a run's callbacks, and does nothing."""
+    module, _, own = name.rpartition(".")
+    return type(own, (), {"__module__": module})
 
 
 def read_checkpoint(path: Path, *, of_runs: bool = False) -> dict[str, object]:
@@ -84,7 +97,8 @@ def _read(path: Path, of_runs: bool) -> object:
 def read_pytorch(path: Path, *, of_runs: bool = False, mapped: bool = True) -> object:
     """Return the tensors and other values in a file of `torch.save`, and run nothing in it.
 
-    With `of_runs`, a run's options may be an argparse.Namespace. Tensors of a zip file are `mapped`, or read.
+    With `of_runs`, a run's options may be an argparse.Namespace, and the callbacks that Lightning names are
+    empty objects, whose classes are not imported. Tensors of a zip file are `mapped`, or read.
     Raises TokenizerError for a compressed archive, and nearly any exception for a damaged file.
     """
     with path.open("rb") as file:
@@ -97,7 +111,8 @@ def read_pytorch(path: Path, *, of_runs: bool = False, mapped: bool = True) -> o
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
             if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise TokenizerError("expected a file as torch.save writes it, found a compressed archive")
-    with torch.serialization.safe_globals([argparse.Namespace] if of_runs else []):
+    known: list[Any] = [argparse.Namespace, *map(_nothing, _CALLBACKS)] if of_runs else []
+    with torch.serialization.safe_globals(known):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped and mapped)
 
 
