@@ -84,6 +84,8 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
         "grid": " x ".join(map(str, manifest.grid)),
         "codebook": _sizes(manifest.codebook_sizes),
     }
+    if manifest.symmetries:
+        lines["symmetries"] = f"{', '.join(manifest.symmetries)}: exact on tokens"
     if manifest.views is not None:
         lines["views"] = _views(manifest.views)
     if manifest.source_location is not None:

@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.pictures import write_images
 from helpers.stores import write_store
 from helpers.symmetric_models import random_tokenizer
+from tokenstore_cli.main import cli
 
 import tokenstore
 from tokenstore.audit.verify import verify
@@ -48,6 +50,13 @@ def test_copies_recoded_selected_and_merged_stores_keep_their_symmetries(tmp_pat
     tokenstore.append(tmp_path / "appended", tmp_path / "selected")
     for name in ("appended", "copied", "recoded", "selected", "merged"):
         assert flip_of(tmp_path / name) == PARTNERS.tolist()
+
+
+def test_info_names_the_symmetries_of_a_store(tmp_path: Path) -> None:
+    store = write_symmetric(tmp_path / "store")
+    shown = CliRunner().invoke(cli, ["info", str(store)])
+    assert "flip: exact on tokens" in shown.output
+    assert tokenstore.info(store).to_dict()["manifest"]["symmetries"] == ["flip"]
 
 
 def test_stores_of_other_symmetries_are_not_merged_but_those_of_none_are(tmp_path: Path) -> None:
