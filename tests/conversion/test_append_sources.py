@@ -47,7 +47,7 @@ def test_images_follow_with_the_store_s_size_and_new_classes(tmp_path: Path) -> 
     assert set(steps) == {"train, converting", "train, appending"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images", "more"]
     before = contents(store)
-    with pytest.raises(StoreExistsError, match="in it already"):
+    with pytest.raises(StoreExistsError, match=f"the samples of {tmp_path / 'more'} are in it already"):
         append(store, tmp_path / "more")
     assert contents(store) == before
     append(store, tmp_path / "more", again=True)

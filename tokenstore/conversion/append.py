@@ -110,7 +110,9 @@ class _Staging:
             if type(error) in (StoreError, StoreExistsError):  # so that these samples cannot follow
                 self._remove()
             if not is_left or not isinstance(error, StoreExistsError):
-                raise
+                given = source if isinstance(source, str | os.PathLike) else source.location
+                text = str(error).replace(str(converted.files.storage), str(given))
+                raise type(error)(text, parameters=error.parameters) from error
             # subtle: an earlier call was killed between the append and the removal of what it had converted
             return EditedStore(str(place), before.manifest, before.nbytes, already_complete=True)
         self._remove()
