@@ -12,9 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 
 
+_pools: list[pa.MemoryPool] = []
+"""The pools of all measurements: Arrow crashes where an array, which some cache keeps, outlives its pool."""
+
+
 def peak_nbytes(action: Callable[[], object]) -> int:
     """Return the bytes by which memory grew, at most, while an action ran."""
     usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
+    _pools.append(pool)
     pa.set_memory_pool(pool)
     start_tracing()
     try:

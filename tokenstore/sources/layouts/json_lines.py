@@ -8,7 +8,6 @@ of whole lines, by Arrow's parser, and no line becomes a Python object.
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +113,7 @@ def _parse(data: bytes, fields: _Fields, where: str) -> pa.Table:
     unexpected = "infer" if fields.further else "ignore"
     try:
         table = pj.read_json(
-            io.BytesIO(data),
+            _arrow_file(data),
             read_options=pj.ReadOptions(use_threads=False, block_size=max(len(data), 1)),
             parse_options=pj.ParseOptions(
                 explicit_schema=fields.schema(), unexpected_field_behavior=unexpected
@@ -126,6 +125,13 @@ def _parse(data: bytes, fields: _Fields, where: str) -> pa.Table:
         text = " ".join(str(error).split())
         raise SourceError(f"{where}: expected JSON objects with {fields.tokens!r}: {text}") from error
     return table
+
+
+def _arrow_file(data: bytes) -> pa.BufferReader:
+    """Return a file in Arrow's own memory: its threads, which read ahead, must hold no object of Python's."""
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return pa.BufferReader(buffer)
 
 
 @dataclass(frozen=True)
