@@ -13,8 +13,9 @@ from helpers.stores import contents
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.conversion.convert import convert_source
-from tokenstore.errors import ArgumentError, StoreError, StoreExistsError
+from tokenstore.errors import ArgumentError, IncompleteStoreError, StoreError, StoreExistsError
 from tokenstore.sources import open_source
+from tokenstore.writing import in_place
 
 
 def written(folder: Path) -> Path:
@@ -87,3 +88,30 @@ def test_another_tokenizer_and_options_without_use_are_refused(tmp_path: Path) -
     tokenstore.copy(store, tmp_path / "b")
     with pytest.raises(ArgumentError, match="labels: expected no options of a conversion"):
         tokenstore.append(store, tmp_path / "b", labels="x.csv")
+
+
+def test_an_append_that_was_killed_between_two_renames_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plain = written(tmp_path), in_place.rename
+    write_grey_folder(tmp_path / "more", 3)
+    calls: list[object] = []
+
+    def killed(*paths: object) -> None:
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        plain(*paths)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(in_place, "exchange", lambda *_: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(in_place, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            append(store, tmp_path / "more")
+    assert not store.exists()
+    with pytest.raises(IncompleteStoreError, match="or repeat what was interrupted, which ends the change"):
+        tokenstore.open(store)
+    assert append(store, tmp_path / "more").already_complete  # type: ignore[attr-defined]
+    assert len(tokenstore.open(store)["train"]) == 15
+    assert verify(store).problems == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "images", "more"]

@@ -12,7 +12,8 @@ from helpers.stores import contents, few_are_many, random_codes, store_files, wr
 
 import tokenstore
 from tokenstore.audit.verify import verify
-from tokenstore.errors import ArgumentError, StoreChangedError, StoreError
+from tokenstore.errors import ArgumentError, StoreChangedError, StoreError, StoreExistsError
+from tokenstore.writing.editing.edition import Edition
 
 CODES = random_codes(20, (2, 2), 391)
 LABELS = (np.arange(20) % 4).astype(np.int32)
@@ -115,6 +116,27 @@ def test_a_store_of_many_shards_is_relabelled(tmp_path: Path) -> None:
     assert set(store_files(tmp_path / "b")) == set(store_files(tmp_path / "a"))
 
 
+def test_a_relabelling_to_another_place_goes_on_and_is_done_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = written(tmp_path / "a")
+    tokenstore.relabel(store, tmp_path / "b", class_map={"bee": "ant"})
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Edition, "keep_rest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tokenstore.relabel(store, tmp_path / "c", class_map={"bee": "ant"})
+    with pytest.raises(StoreExistsError, match="resume=True"):
+        tokenstore.relabel(store, tmp_path / "c", class_map={"bee": "ant"})
+    for done in (False, True):
+        result = tokenstore.relabel(store, tmp_path / "c", class_map={"bee": "ant"}, resume=True)
+        assert result.already_complete == done
+    assert contents(tmp_path / "b") == contents(tmp_path / "c")
+
+
 def test_a_class_is_renamed_and_its_label_stays(tmp_path: Path) -> None:
     store = written(tmp_path / "a")
     tokenstore.rename_class(store, "cat", "lynx", tmp_path / "b")
@@ -172,6 +194,7 @@ def test_labels_that_cannot_be_are_refused_and_nothing_is_written(
             "labels",
             "found none for 'train/1.png', row 1 of the split train",
         ),
+        ("source,label\ntrain/0.png, \n", "labels", "expected a label in every line of .*train/0.png"),
         ("source,label\ntrain/0.png,9\n", "labels", "expected labels from 0 to 3, found 9"),
     ],
 )

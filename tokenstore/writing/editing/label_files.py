@@ -156,6 +156,13 @@ def read_labels(given: GivenLabels) -> NewLabels:
             parameters=named,
         ) from error
     table = table.combine_chunks()
+    if pc.any(pc.equal(pc.utf8_trim_whitespace(table[_LABEL]), "")).as_py():
+        row = pc.index(pc.utf8_trim_whitespace(table[_LABEL]), "").as_py()
+        raise ArgumentError(
+            f"labels: expected a label in every line of {path}, found none for "
+            f"{table[_SOURCE][row].as_py()!r:.80}",
+            parameters=named,
+        )
     repeated = pc.value_counts(table[_SOURCE])
     again = repeated.filter(pc.greater(repeated.field("counts"), 1))
     if len(again):
