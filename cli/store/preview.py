@@ -63,7 +63,8 @@ def preview(
     """Draw samples of STORE on one sheet: each image where it is still there, and what its codes give.
 
     A store with label maps has each sample's beside them, a colour a class; ignored pixels are white. With
-    --augment, the first image of a sample is its codes as they are stored, decoded like the others.
+    --augment, the first image of a sample is its codes as they are stored, decoded like the others. Of a
+    store with views, view 0 is shown.
 
     \b
     Examples:

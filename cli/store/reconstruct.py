@@ -50,7 +50,7 @@ def reconstruct(store: str, indices: tuple[int, ...], out: Path, ending: str, **
     """Write what the codes of samples of STORE give as images DIR/INDEX.png.
 
     A sample of video gives DIR/INDEX-FRAME.png for each frame. An INDEX below zero counts from the end.
-    Images of these names are overwritten.
+    Images of these names are overwritten. Of a store with views, view 0 is decoded.
 
     \b
     Examples:

@@ -122,6 +122,9 @@ def test_boxes_are_those_of_the_view(folder: Path) -> None:
     dataset = TokenDataset(folder / "bitpack", columns=TOKENS)
     views = views_drawn(dataset, 3, 0)
     loader = TokenLoader(dataset, 8, seed=3, num_threads=0)
+    for _, labels, _ in loader:
+        np.testing.assert_array_equal(dataset.views_of(loader.last_rows, (3, 0)), views[labels])
+    loader.set_epoch(0)
     found = torch.cat([batch[2] for batch in loader])
     np.testing.assert_array_equal(found, boxes[np.arange(SAMPLES), views])
     np.testing.assert_array_equal(dataset.with_view("all")[5][2], boxes[5])
