@@ -82,7 +82,7 @@ def _manifest_lines(result: StoreInfo) -> dict[str, str]:
         "written by": f"{manifest.created_by} from {manifest.source_kind or 'unknown'}",
         "tokenizer": _tokenizer(manifest.tokenizer),
         "grid": " x ".join(map(str, manifest.grid)),
-        "codebook": _sizes(manifest.codebook_sizes),
+        "codebook": _sizes(manifest.codebook_sizes) + _rule(manifest.tokenizer),
     }
     if manifest.symmetries:
         lines["symmetries"] = f"{', '.join(manifest.symmetries)}: exact on tokens"
@@ -140,6 +140,15 @@ def _sizes(sizes: tuple[int, ...]) -> str:
     if len(sizes) > 1 and len(set(sizes)) == 1:
         return f"{len(sizes)} of {sizes[0]:,} codes"
     return " + ".join(f"{size:,}" for size in sizes) + " codes"
+
+
+def _rule(identity: TokenizerIdentity) -> str:
+    """Return what an implicit codebook's vectors are, as the end of a line."""
+    implicit = identity.implicit_codebook
+    if implicit is None:
+        return ""
+    levels = " x ".join(map(str, implicit.levels))
+    return f", vectors by the rule {implicit.kind} of {levels} levels"
 
 
 def _tokenizer(identity: TokenizerIdentity) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 import tokenstore
 from tokenstore.errors import TokenizerError
+from tokenstore.format import ImplicitCodebook
 from tokenstore.tokenizers import Tokenizer, TokenizerBase, check_tokenizer, tokenizer_of
 
 SMALL: Any = {"image_size": 16, "workers": 0}
@@ -88,6 +89,29 @@ def test_a_torch_module_has_its_fingerprint_device_and_dtype_from_its_weights(
     assert tokenstore.open(tmp_path / "store").manifest.tokenizer.dtype == "float32"
     with pytest.raises(TokenizerError, match=r"OneWay: expected a method decode\(codes\), found none"):
         tokenstore.preview(tmp_path / "store", tmp_path / "sheet.png", tokenizer=tokenizer)
+
+
+class Signs(TokenizerBase):
+    """Codes that are the signs of three channels, against grey."""
+
+    name, fingerprint = "signs", "ab" * 32
+    implicit_codebook = ImplicitCodebook("lfq", (2, 2, 2))
+
+    def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+        bits = (inputs[:, :, ::8, ::8] > 127).long()
+        return bits[:, 0] + 2 * bits[:, 1] + 4 * bits[:, 2]
+
+
+def test_a_tokenizer_with_an_implicit_codebook_needs_no_table(images: Path, tmp_path: Path) -> None:
+    tokenizer = Signs()
+    check_tokenizer(tokenizer)
+    assert tokenizer.codebook_sizes == (8,)
+    tokenstore.convert(images, tmp_path / "store", tokenizer=tokenizer, **SMALL)
+    store = tokenstore.open(tmp_path / "store")
+    assert not (tmp_path / "store" / "codebook").exists()
+    np.testing.assert_array_equal(store.codebook[[0, 6]], [[-1, -1, -1], [-1, 1, 1]])
+    told = CliRunner().invoke(cli, ["info", str(tmp_path / "store")]).output
+    assert "8 codes, vectors by the rule lfq of 2 x 2 x 2 levels" in " ".join(told.split())
 
 
 class Bare:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tokenstore.errors import TokenizerError
-from tokenstore.format import Column, Symmetries, codebook_sizes
+from tokenstore.format import Column, ImplicitCodebook, Symmetries, codebook_sizes
 from tokenstore.sources.images import Decoder, ImageOptions
 
 
@@ -118,6 +118,8 @@ class TokenizerBase(ABC):
     name: str
     codebook: npt.NDArray[np.float32] | None = None
     """The codebook's vectors, (K, D) or (n, K, D); None for a tokenizer without vectors."""
+    implicit_codebook: ImplicitCodebook | None = None
+    """The rule that vectors follow from, which a store keeps instead of a table; None for other vectors."""
     image_size: int = 256
     """The side in pixels that images are brought to unless the user says otherwise."""
     _fingerprint: str | None = None
@@ -159,7 +161,9 @@ class TokenizerBase(ABC):
 
     @cached_property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """The sizes of the codebooks, by default those of `codebook`."""
+        """The sizes of the codebooks, by default those of `codebook` or `implicit_codebook`."""
+        if self.implicit_codebook is not None:
+            return (self.implicit_codebook.size,)
         if self.codebook is None:
             raise TokenizerError(f"{type(self).__name__}: expected codebook or codebook_sizes, found neither")
         return codebook_sizes(self.codebook.shape)
