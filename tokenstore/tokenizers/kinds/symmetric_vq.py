@@ -1,10 +1,10 @@
 """A convolutional vector quantiser with which mirroring commutes: codes of a mirror image are a look-up away.
 
 Every feature map is a pair: the features of the image, and those of its mirror image. The two lie behind one
-another in a batch, so that mirroring the image does no more than exchange them. Layers of the two alone share
-their weights. Layers that mix the two turn the second one round first, and are tied: with K1 and K2,
+another in a batch, so that mirroring the image does no more than exchange them. Convolutions act on the two
+alone, with the same kernels. Pointwise layers mix the two, once the second one is turned round, and are tied:
 
-    out_a = K1 * a + K2 * b        out_b = mirror(K1) * b + mirror(K2) * a
+    out_a = K1 a + K2 b        out_b = K1 b + K2 a
 
 The codebook is closed under the exchange of the halves of a vector. So there is a permutation p of the codes
 with codes(mirror x) = p[mirror(codes(x))]: `symmetries` has it. The rounding is the same on both sides, up to
@@ -125,20 +125,6 @@ class TiedLinear(nn.Module):
         return torch.cat((out_a, out_b.flip(2)))
 
 
-class TiedConv(nn.Module):
-    """A tied 3x3 convolution of pairs (2B, H, W, m) to pairs (2B, H, W, n)."""
-
-    def __init__(self, half_in: int, half_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2 * half_in, half_out, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return pairs for pairs."""
-        both = torch.cat((x, x.roll(len(x) // 2, 0).flip(2)), dim=3)
-        out: Tensor = self.conv(both.permute(0, 3, 1, 2))
-        return out.permute(0, 2, 3, 1)
-
-
 class Block(nn.Module):
     """A block of a 3x3 depthwise convolution of each half, and a tied network twice as wide."""
 
@@ -175,9 +161,9 @@ class SymmetricVQ(nn.Module):
         self.from_patch = TiedLinear(pixels // 2, encoder)
         self.encoder = nn.Sequential(*(Block(encoder) for _ in range(config.encoder_blocks)))
         self.to_code = TiedLinear(encoder, half_code)
-        self.from_code = TiedConv(half_code, decoder)
+        self.from_code = TiedLinear(half_code, decoder)
         self.decoder = nn.Sequential(*(Block(decoder) for _ in range(config.decoder_blocks)))
-        self.to_patch = TiedConv(decoder, pixels // 2)
+        self.to_patch = TiedLinear(decoder, pixels // 2)
         codebook = torch.empty(config.codebook_size, config.code_dim)
         if not codebook.is_meta:  # which has no values, and for which torch would import its compiler
             codebook = self.closed(F.normalize(codebook.normal_(), dim=1))
