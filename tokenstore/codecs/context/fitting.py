@@ -220,13 +220,17 @@ class _Fit:
         framed_shape = framed_grid(grid, books, frames)
         flat = codes.reshape(len(codes), views.count, -1)
         given = [view for view, row in enumerate(references) if max(row) > NO_CODE]
-        most = max(1, MAX_FIT_CODES // (len(given) * flat.shape[2]))
-        chosen = flat
-        if len(flat) > most:
-            chosen = flat[np.sort(np.random.default_rng(self.seed).choice(len(flat), most, replace=False))]
-        samples = np.stack(
-            [framed(views, references, view, chosen, grid, books) for view in given], axis=1
-        ).reshape(-1, *framed_shape)
+        most = max(1, MAX_FIT_CODES // flat.shape[2])
+        # subtle: a few views of many images tell more than all views of a few
+        pairs = np.arange(len(flat) * len(given))
+        if len(pairs) > most:
+            pairs = np.sort(np.random.default_rng(self.seed).choice(len(pairs), most, replace=False))
+        rows, kinds = np.divmod(pairs, len(given))
+        samples = np.empty((len(pairs), *framed_shape), np.int32)
+        for kind, view in enumerate(given):
+            here = kinds == kind
+            part = framed(views, references, view, flat[rows[here]], grid, books)
+            samples[here] = part.reshape(-1, *framed_shape)
         planes = fitted_planes(
             samples,
             self.codebook_sizes,
