@@ -22,7 +22,10 @@ from helpers.broken_views import boxes_of, worked_given_views
 from helpers.context_models import worked_model
 from helpers.json_mutations import encoded, mutated_json
 from helpers.mutations import mutated
+from helpers.ragged import KINDS as COLUMNS
+from helpers.ragged import write_ragged
 from helpers.stores import contents, random_codes, with_digest, write_store
+from numcodecs.zstd import Zstd
 
 import tokenstore
 from tokenstore.audit.info import info
@@ -48,11 +51,15 @@ VIEWS: dict[str, dict[str, Any]] = {
 """The stores of two views of each sample, packed and coded given one another."""
 MANY = "many"
 """A store whose shards and table are listed in files of their own, as those of many shards are."""
+FURTHER = "further columns"
+"""A store with a column of texts, two of lists, and one of soft labels."""
 MOST_SECONDS, MOST_KILOBYTES = 2.0, 500_000
 _VERIFIED_EVERY = 20
 """One of so many mutated stores is also verified, which takes longer than to read it."""
 Files = dict[str, bytes]
 """The files of a store, by their paths."""
+_ZSTD = b"\x28\xb5\x2f\xfd"
+"""The first bytes of a frame of Zstandard."""
 _DIGEST = re.compile(rb'("digest": ")[^"]{64}(")')
 
 
@@ -86,6 +93,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
                 tokenizer=TokenizerIdentity("test", "ab" * 32),
             )
         files[name] = contents(folder)
+    further = tmp_path_factory.mktemp("originals") / FURTHER
+    write_ragged(further, 5, chunk_samples=2, shard_samples=4)
+    files[FURTHER] = contents(further)
     assert sum("samples.parquet/" in path or path.endswith("shards.bin") for path in files[MANY]) == 2 + 3
     return files
 
@@ -154,11 +164,32 @@ def mutate_list(draw: random.Random, files: Files) -> Files:
     return {**files, path: data} if draw.random() < 0.1 else with_file(files, path, data)
 
 
+def mutate_column(draw: random.Random, files: Files) -> Files:
+    """Change a further column: its metadata, its file, or a chunk under a right CRC, packed or inflated."""
+    kind, columns = draw.random(), tuple(f"train/{name}/" for name in COLUMNS)
+    if kind < 0.3:
+        path = draw.choice([path for path in files if path in {f"{column}zarr.json" for column in columns}])
+        return with_file(files, path, encoded(mutated_json(draw, json.loads(files[path]))))
+    path = draw.choice([path for path in files if "/c/" in path and path.startswith(columns)])
+    if kind > 0.9:
+        return with_file(files, path, mutated(files[path], draw))
+    chunks = 1 if "labels" in path else 2
+    payloads = payloads_of(files[path], chunks)
+    at = draw.randrange(len(payloads))
+    head, magic, frame = payloads[at].partition(_ZSTD)
+    if magic and draw.random() < 0.6:
+        payloads[at] = head + Zstd(1).encode(mutated(Zstd().decode(magic + frame), draw))
+    else:
+        payloads[at] = mutated(payloads[at], draw)
+    return with_file(files, path, sharding.encode_shard(payloads, chunks))
+
+
 KINDS: dict[str, Callable[[random.Random, Files], Files]] = {
     "manifests": mutate_manifest,
     "tables": mutate_table,
     "shards": mutate_shard,
     "lists": mutate_list,
+    "columns": mutate_column,
 }
 
 
@@ -195,7 +226,7 @@ def attempt(part: Callable[..., object], *arguments: object) -> None:
 
 def fuzz(kind: str, count: int, originals: dict[str, Files], folder: Path, first: int = 0) -> None:
     """Try mutations `first` to `first + count`; a failure names its number and codec."""
-    names = (MANY,) if kind == "lists" else (*CODECS, *VIEWS)
+    names = {"lists": (MANY,), "columns": (FURTHER,)}.get(kind, (*CODECS, *VIEWS))
     written: dict[str, Files] = {}
     for name in names:
         place(folder / name, {}, originals[name])
