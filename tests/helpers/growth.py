@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-
 _pools: list[pa.MemoryPool] = []
 """The pools of all measurements: Arrow crashes where an array, which some cache keeps, outlives its pool."""
 
