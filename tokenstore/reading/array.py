@@ -237,9 +237,14 @@ class ArrayReader(ABC):
             raise DamageError(f"{self.where(chunk)}: expected {expected}, found {values.max()}")
         return values
 
-    def payload(self, chunk: int) -> bytes:
-        """Return the bytes of one chunk as they are stored, without their checksum; raises DamageError."""
-        return self._shards.payload(chunk).tobytes()
+    def payloads(self, start: int, stop: int) -> list[bytes]:
+        """Return the bytes of the chunks [start, stop) as they are stored, without their checksums.
+
+        Neighbouring chunks are fetched together. Raises DamageError, and StorageError if remote storage does
+        not answer.
+        """
+        chunks = self._shards.read_once(np.arange(start, stop))
+        return [payload.tobytes() for payload in chunks.payloads]
 
     def shard_opens(self, shard: int) -> bool:
         """Return whether a shard has the size that the manifest says, and a valid index."""

@@ -171,7 +171,7 @@ class JoinedRows:
         whole = not samples % stored.chunk_samples or run.row + samples == stored.samples
         if not _same_chunks(stored, layout) or rest or not whole:
             return None
-        return [reader.payload(chunk + each) for each in range(-(-samples // stored.chunk_samples))]
+        return reader.payloads(chunk, chunk + -(-samples // stored.chunk_samples))
 
     def _run(self, array: str, start: int, stop: int) -> _Run | None:
         """Return the place of samples that are neighbours in one split, their values stored as they are."""
