@@ -68,11 +68,7 @@ def maskgit_vqgan(folder: Path, photographs: Path) -> str:
 
 
 def titok(folder: Path, photographs: Path) -> str:
-    return f"titok:{titok_models.write_folder(folder / 'model', titok_models.BY_CODES)}"
-
-
-def titok_to_pixels(folder: Path, photographs: Path) -> str:
-    return f"titok:{titok_models.write_folder(folder / 'model', titok_models.BY_PIXELS)}"
+    return f"titok:{titok_models.write_folder(folder / 'model')}"
 
 
 def open_magvit2(folder: Path, photographs: Path) -> str:
@@ -121,7 +117,6 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "vqgan": vqgan,
     "maskgit-vqgan": maskgit_vqgan,
     "titok": titok,
-    "titok, to pixels": titok_to_pixels,
     "open-magvit2": open_magvit2,
     "diffusers": diffusers,
     "transformers": transformers,
@@ -132,7 +127,7 @@ MAKERS: dict[str, Callable[[Path, Path], str]] = {
 }
 
 
-THOROUGH = ("maskgit-vqgan", "titok, to pixels")
+THOROUGH = ("maskgit-vqgan",)
 """The kinds that differ from others by their networks alone."""
 
 
