@@ -173,6 +173,34 @@ def test_splits_and_classes_are_joined_by_name_and_skips_are_kept(tmp_path: Path
     assert tokenstore.open(tmp_path / "a").manifest.splits["train"].skipped == 2
 
 
+def test_two_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
+    names = ("crane", "bee", "crane")
+    for name, classes, labels in (
+        ("a", names, [0, 1, 2]),
+        ("b", ("ant", "crane", "crane"), [0, 1, 2]),
+        ("c", ("ant", "crane"), [0, 1, 1]),
+    ):
+        write_store(tmp_path / name, {"train": (CODES[:3], np.int32(labels))}, 391, class_names=classes)
+    with pytest.raises(StoreError, match=r"c: expected 2 classes of the name 'crane' as .*a has, found 1"):
+        tokenstore.append(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(StoreError, match=r"c: expected 2 classes of the name 'crane' as .*a has, found 1"):
+        tokenstore.merge(tmp_path / "out", [tmp_path / "a", tmp_path / "c"])
+    tokenstore.merge(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    tokenstore.append(tmp_path / "a", tmp_path / "b")
+    for path in (tmp_path / "out", tmp_path / "a"):
+        assert verify(path).ok
+        opened = tokenstore.open(path)
+        assert opened.class_names == (*names, "ant")
+        np.testing.assert_array_equal(opened["train"].labels, [0, 1, 2, 3, 0, 2])
+
+
+def test_the_ignored_value_of_masks_comes_with_them(tmp_path: Path) -> None:
+    masks = {"masks": np.full((3, 2, 2), 255, np.uint8)}
+    write_store(tmp_path / "a", {"train": (CODES[:3], None)}, 391)
+    write_store(tmp_path / "b", {"val": (CODES[:3], None, masks)}, 391, ignore_index=255)
+    assert tokenstore.append(tmp_path / "a", tmp_path / "b").manifest.ignore_index == 255
+
+
 def test_a_zip_file_is_appended_to(tmp_path: Path) -> None:
     written(tmp_path / "a.zip", 0, 13)
     tokenstore.append(tmp_path / "a.zip", written(tmp_path / "b.zip", 13, 20))

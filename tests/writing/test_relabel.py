@@ -151,6 +151,23 @@ def test_a_class_is_renamed_and_its_label_stays(tmp_path: Path) -> None:
         tokenstore.rename_class(store, "lynx", "dog")
 
 
+def test_two_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
+    names = ("crane", "bee", "crane", "dog")
+    store = written(tmp_path / "a", class_names=names)
+    tokenstore.relabel(store, tmp_path / "b", class_map={"bee": "wasp"})
+    assert_labels(tmp_path / "b", LABELS, ("crane", "wasp", "crane", "dog"))
+    tokenstore.relabel(store, tmp_path / "c", class_map={"crane": "crane"})
+    assert_labels(tmp_path / "c", np.array([0, 1, 0, 2])[LABELS], ("crane", "bee", "dog"))
+    with pytest.raises(ArgumentError, match="expected one class of the name 'crane', found 2"):
+        tokenstore.rename_class(store, "crane", "bird")
+    tables = [tokenstore.open(store)[split].samples_table() for split in ("train", "val")]
+    sources = {source: None for table in tables for source in table["source"].to_pylist()}
+    lines = "".join(f"{source},crane\n" for source in sources)
+    (tmp_path / "labels.csv").write_text(f"source,label\n{lines}")
+    with pytest.raises(ArgumentError, match=r"found 'crane', that of 2 classes\. Give the numbers"):
+        tokenstore.relabel(store, labels=tmp_path / "labels.csv")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

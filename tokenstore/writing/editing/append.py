@@ -122,10 +122,12 @@ def _appended(
         features |= dict.fromkeys(split.features)
         rewritten += [f"{name}/{SAMPLES_TABLE}", f"{name}/{SKIPPED_TABLE}"]
     edition.keep_rest(but=rewritten)
+    ignored = store.manifest.ignore_index
     same_place = store.manifest.source_location == source.manifest.source_location
     return {
         "class_names": names,
         "splits": splits,
         "features": tuple(features),
+        "ignore_index": source.manifest.ignore_index if ignored is None else ignored,
         "source_location": store.manifest.source_location if same_place else None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -16,6 +17,7 @@ from tokenstore.format import CODEBOOK, LABELS, NAME, SYMMETRIES, SYNONYMS, TOKE
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.views import check_same_tokenizer
 from tokenstore.storage import Storage
+from tokenstore.writing.editing.label_files import told_apart
 from tokenstore.writing.editing.new_store import EditedStore, OnSamples, new_store, operation, same_spec
 from tokenstore.writing.editing.rows import PickedRows
 from tokenstore.writing.editing.select import write_picked
@@ -165,7 +167,8 @@ def unified_classes(
 ) -> tuple[tuple[str, ...] | None, list[npt.NDArray[np.int32] | None]]:
     """Return the names of all classes, and for each store the new label of each of its labels.
 
-    None stands for labels that stay. Raises StoreError where only some labels have names.
+    None stands for labels that stay. Classes of one store stay apart, even where two have one name. Raises
+    StoreError where only some labels have names, or stores have other numbers of classes of one name.
     """
     named = [store for store in stores if store.class_names is not None]
     if not named:
@@ -179,14 +182,29 @@ def unified_classes(
                 f"without. Relabel it by {relabelling}, with names",
                 parameters=[relabelling],
             )
-    names = tuple(dict.fromkeys(name for store in named for name in store.class_names or ()))
-    number = {name: label for label, name in enumerate(names)}
+    _check_repeated(named)
+    classes = list(dict.fromkeys(each for store in named for each in told_apart(store.class_names or ())))
+    number = {each: label for label, each in enumerate(classes)}
     tables: list[npt.NDArray[np.int32] | None] = []
     for store in stores:
-        own = store.class_names or ()
-        table = np.array([number[name] for name in own], np.int32)
+        own = told_apart(store.class_names or ())
+        table = np.array([number[each] for each in own], np.int32)
         tables.append(None if np.array_equal(table, np.arange(len(own))) else table)
-    return names, tables
+    return tuple(name for name, _ in classes), tables
+
+
+def _check_repeated(stores: Sequence[TokenStore]) -> None:
+    """Raise StoreError for a name that stores with that name give to different numbers of classes."""
+    counts: dict[str, tuple[TokenStore, int]] = {}
+    for store in stores:
+        for name, count in Counter(store.class_names).items():
+            first, expected = counts.setdefault(name, (store, count))
+            if count != expected:
+                raise StoreError(
+                    f"{store.files.storage}: expected {expected} classes of the name {name!r:.80} as "
+                    f"{first.files.storage} has, found {count}, so that it is unknown which is which. Make "
+                    "them one class by relabelling the stores first"
+                )
 
 
 def agreed_columns(name: str, parts: Sequence[PickedRows], *, common: bool | None = None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "mapped_classes",
     "read_class_map",
     "read_labels",
+    "told_apart",
 ]
 
 Labels: TypeAlias = npt.NDArray[np.int32]
@@ -73,7 +75,8 @@ class NewLabels:
 def mapped_classes(store: TokenStore, mapping: Mapping[str, str]) -> ClassMap:
     """Return the classes of a store after a mapping of names; classes without an entry keep theirs.
 
-    Several classes may become one. The new classes are in the order in which the old ones first lead to them.
+    Several classes may become one; those without an entry stay apart, even where two have one name. The new
+    classes are in the order in which the old ones first lead to them.
     Raises StoreError for a store without class names, ArgumentError for a name that no class has.
     """
     before = store.class_names
@@ -87,10 +90,23 @@ def mapped_classes(store: TokenStore, mapping: Mapping[str, str]) -> ClassMap:
                 f"{store.files.storage}: no class {name!r:.80}{did_you_mean(name, before)}",
                 parameters=[Parameter("class_map")],
             )
-    after = [mapping.get(name, name) for name in before]
-    names = tuple(dict.fromkeys(after))
-    number = {name: label for label, name in enumerate(names)}
-    return ClassMap(names, np.array([number[name] for name in after], np.int32))
+    after = [
+        (mapping[name], 0) if name in mapping else (name, occurrence)
+        for name, occurrence in told_apart(before)
+    ]
+    classes = list(dict.fromkeys(after))
+    number = {each: label for label, each in enumerate(classes)}
+    return ClassMap(tuple(name for name, _ in classes), np.array([number[each] for each in after], np.int32))
+
+
+def told_apart(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return each class as its name and the number of classes before it that have the same name."""
+    seen: Counter[str] = Counter()
+    classes = []
+    for name in names:
+        classes.append((name, seen[name]))
+        seen[name] += 1
+    return classes
 
 
 def read_class_map(given: Mapping[str, str] | StorePath) -> dict[str, str]:
@@ -210,12 +226,25 @@ def _by_source(store: TokenStore, table: pa.Table) -> tuple[dict[str, Labels], t
         values = _checked(words.cast(pa.int64()).to_numpy(zero_copy_only=False), names, "any split")
     else:
         known = names or ()
+        _check_single(words, known)
         new = sorted(set(pc.unique(words).to_pylist()) - {*known, None})
         names = (*known, *new)
         indices = pc.index_in(words, pa.array(names, pa.string()))
         values = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
     sources = table[_SOURCE].combine_chunks()
     return {name: _joined(store[name], sources, values) for name in store.splits}, names
+
+
+def _check_single(words: pa.Array, names: Sequence[str]) -> None:
+    """Raise ArgumentError for a label that is the name of several classes."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    found = words.filter(pc.is_in(words, pa.array(repeated, pa.string())))
+    if len(found):
+        raise ArgumentError(
+            f"labels: expected names of one class each, found {found[0].as_py()!r:.80}, that of "
+            f"{names.count(found[0].as_py())} classes. Give the numbers of all labels instead",
+            parameters=[Parameter("labels")],
+        )
 
 
 def _joined(split: SplitReader, sources: pa.Array, values: Labels) -> Labels:

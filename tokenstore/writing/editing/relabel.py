@@ -117,6 +117,11 @@ def rename_class(
             raise ArgumentError(
                 f"{opened.files.storage}: no class {old!r:.80} to rename{did_you_mean(old, names)}"
             )
+        if names.count(old) > 1:
+            raise ArgumentError(
+                f"{opened.files.storage}: expected one class of the name {old!r:.80}, found "
+                f"{names.count(old)}. Rename classes that are told apart by their names"
+            )
         if new in names:
             merging = Parameter("class_map")
             raise ArgumentError(
