@@ -61,6 +61,7 @@ COLUMNS: list[tuple[int, Break, str]] = [
     (33, attributes(BOXES), "attributes with data type and shape of a list's values"),
     (33, attributes(BOXES, list={"data_type": "object", "shape": []}), "a list of numbers"),
     (33, attributes(BOXES, list={"data_type": "float128", "shape": []}), "a list of numbers"),
+    (33, attributes(BOXES, list={"data_type": 5000 * "9", "shape": []}), "a list of numbers"),
     (33, attributes(BOXES, list={"data_type": "float32", "shape": [0]}), "the shape of a list's values"),
     (33, attributes(BOXES, list={"data_type": "float32", "shape": [2**40, 2**40]}), "the shape of a list"),
     (33, attributes(BOXES, list={"data_type": "float32", "shape": [-2, -2]}), "the shape of a list's values"),

@@ -39,7 +39,8 @@ _MOST_NBYTES = 2**31
 """The most bytes of a chunk's samples (FORMAT.md, M12)."""
 _MOST_AXES = 31
 """The most axes of a list's values, as NumPy 1 has 32 and the list is one of them."""
-_LIST_KINDS = "biuf"
+_LIST_TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bhilqBHILQefd"}
+"""The types of a list's values by name. numpy takes other names too, and raises other errors for some."""
 """The kinds of dtypes that a list's values may have."""
 
 
@@ -260,7 +261,7 @@ class Lists(Ragged):
     data_type = "variable_length_bytes"
 
     def __post_init__(self) -> None:
-        if self.dtype.kind not in _LIST_KINDS or self.dtype.itemsize > 8 or not self.dtype.isnative:
+        if self.dtype not in _LIST_TYPES.values():
             raise CodecError(f"expected a list of numbers of up to 64 bits, found {self.dtype}")
         sizes_fit = len(self.shape) <= _MOST_AXES and all(size > 0 for size in self.shape)
         if not sizes_fit or self.item_nbytes > _MOST_NBYTES:
@@ -283,15 +284,12 @@ class Lists(Ragged):
     def from_attributes(cls, attributes: Mapping[str, Any]) -> Lists:
         """Return the codec that `attributes` described; raises CodecError and ValueError for others."""
         match attributes:
-            case {"list": {"data_type": str(name), "shape": list(shape)}} if (
-                all(type(size) is int for size in shape) and name.isalnum()
+            case {"list": {"data_type": str(name), "shape": list(shape)}} if all(
+                type(size) is int for size in shape
             ):
-                try:
-                    dtype: np.dtype[Any] = np.dtype(name)
-                except TypeError as error:
-                    raise CodecError(f"expected a list of numbers, found {name!r:.80}") from error
-                if dtype.name == name:
-                    return cls(dtype, tuple(shape))
+                if name not in _LIST_TYPES:
+                    raise CodecError(f"expected a list of numbers, found {name!r:.80}")
+                return cls(_LIST_TYPES[name], tuple(shape))
         raise CodecError(
             f"expected attributes with data type and shape of a list's values, found {attributes!r:.200}"
         )
