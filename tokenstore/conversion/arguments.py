@@ -159,9 +159,9 @@ def inputs_of_whole(
         "grid": spec.grid,
         "codebook_sizes": spec.codebook_sizes,
         "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),
+        **options.decisions(),
         # subtle: left out without views, so that parts and unfinished stores of before go on
         **({} if spec.views is None else {"boxes": spec.views.to_json()}),
-        **options.decisions(),
     }
 
 
