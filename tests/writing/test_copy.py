@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,21 @@ def test_any_number_of_files_is_under_way_but_no_more(
         assert contents(tmp_path / f"{jobs}") == contents(store)
     with pytest.raises(ArgumentError, match="jobs: expected 1 or more, found 0"):
         tokenstore.copy(store, tmp_path / "none", jobs=0)
+
+
+def test_no_store_is_written_into_the_folder_of_another(small: Path, tmp_path: Path) -> None:
+    tokenstore.copy(small, tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    out, before = tmp_path / "link" / "deep" / "out", contents(tmp_path / "a")
+    operations: list[Callable[[], object]] = [
+        lambda: tokenstore.copy(small, out),
+        lambda: tokenstore.select(small, out, where="row == 0"),
+        lambda: tokenstore.merge(out, [small, small]),
+        lambda: tokenstore.recode(small, out, codec="zstd"),
+        lambda: tokenstore.write(out, [[1, 2]], codebook_size=9),
+        lambda: tokenstore.export(small, out, to="npy"),
+    ]
+    for operation in operations:
+        with pytest.raises(ArgumentError, match=r"inside of the store .*a\. Choose another path"):
+            operation()
+    assert contents(tmp_path / "a") == before

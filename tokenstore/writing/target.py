@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from tokenstore.errors import Parameter, StoreExistsError
+from tokenstore.errors import ArgumentError, Parameter, StoreExistsError
 from tokenstore.files import whole_file
 from tokenstore.format import ROOT
 from tokenstore.locks import LOCK_INSIDE, lock_file
@@ -22,10 +22,26 @@ have that name."""
 def own(target: Storage, resume: bool) -> Owner:
     """Become the one writer of `target`, until the owner's `release`.
 
-    Raises ConversionError where another process is writing there, and without `resume` StoreExistsError for a
-    remote place that has an owner.
+    Raises ConversionError where another process is writing there, ArgumentError for a place in the folder of
+    a store, and without `resume` StoreExistsError for a remote place that has an owner.
     """
+    if target.root is not None:
+        _refuse_inside(target, target.root)
     return RemoteOwner(target, resume) if target.root is None else LocalOwner(target)
+
+
+def _refuse_inside(target: Storage, root: Path) -> None:
+    """Raise ArgumentError for a place in the folder of a store, with which it would be removed or moved."""
+    for folder in root.resolve().parents:
+        try:
+            is_store = b'"tokenstore"' in (folder / ROOT).read_bytes()
+        except OSError:
+            continue
+        if is_store:
+            raise ArgumentError(
+                f"{target}: expected a place outside of any store, found one inside of the store {folder}. "
+                "Choose another path"
+            )
 
 
 def check_target(target: Storage, resume: bool) -> bool:
