@@ -119,6 +119,12 @@ def context_golden() -> Golden:
     )
 
 
+def digits_golden() -> Golden:
+    codes = np.repeat(np.array([[69_909], [69_901], [69_911], [69_913], [69_997]], np.uint32), 24, 1)
+    model = golden_model(((0, -1), (0, -2), (-1, 0)), 2, (300, 234))
+    return Golden({"train": Samples(codes)}, (70_000,), {"codec": "context", "model": model})
+
+
 def columns_golden() -> Golden:
     """Return texts of several scripts, lists, soft labels and numbers beside the codes."""
     sizes = [0, 2, 1, 0, 3, 1, 2]
@@ -179,11 +185,13 @@ def history_golden() -> Golden:
 
 
 def golden_model(
-    contexts: Sequence[Sequence[int]] = ((0, 0, -1), (0, -1, 0), (-1, 0, 0)), rank: int = 3
+    contexts: Sequence[Sequence[int]] = ((0, 0, -1), (0, -1, 0), (-1, 0, 0)),
+    rank: int = 3,
+    sizes: tuple[int, int] = (40, 7),
 ) -> ContextModel:
     """Make tables of small numbers, the same for ever, and weights that make a code follow its like."""
     planes = []
-    for number, size in enumerate((40, 7)):
+    for number, size in enumerate(sizes):
         children = CodeTree.of(size).children
         looks = [(at + context[0]) for at in (0, 1) for context in contexts[: 2 + at]]
         readers = looks.count(number) + 2  # each context that looks at the codebook, the mean and the trace
@@ -212,6 +220,7 @@ GOLDEN: dict[str, Callable[[], Golden]] = {
     "bitpack": bitpack_golden,
     "columns": columns_golden,
     "context": context_golden,
+    "digits": digits_golden,
     "given_views": given_views_golden,
     "history": history_golden,
     "views": views_golden,
