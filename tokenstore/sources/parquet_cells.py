@@ -25,6 +25,8 @@ files that are not much smaller than what they hold, a batch may be `BATCH_ROWS`
 BATCH_ROWS = 32
 _BUFFER_NBYTES = 2**16
 """The bytes of a remote row group that Arrow reads at a time, from the larger blocks of its file."""
+_SLACK_NBYTES = 2**14
+"""The bytes that the pages of a row group may take more than its values: packed noise grows a little."""
 _LARGE_NBYTES = 2**20
 """The size from which on equal images of one request are kept once."""
 LARGEST_INFLATION = 100
@@ -143,7 +145,8 @@ class _Rows:
         if isinstance(self._source, ExpectingReader):
             about = self._file.metadata.row_group(group)
             share = stop / max(1, about.num_rows) if start == 0 and stop < BATCH_ROWS else 1
-            self._source.expect(round(share * about.total_byte_size) + _BUFFER_NBYTES, here=here)
+            more = _BUFFER_NBYTES if share < 1 else _SLACK_NBYTES
+            self._source.expect(round(share * about.total_byte_size) + more, here=here)
 
     def _begin(self, group: int, column: str) -> None:
         self._at = None
