@@ -14,19 +14,18 @@ from helpers.stores import Samples, random_codes, write_store
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import Views
+from tokenstore.format import TokenizerIdentity
+from tokenstore.sources.exported import EXPORT_LIST
 
 BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "npz": (("masks", "score", "caption", "source"), {}),
     "npy": (("masks", "score", "caption", "source"), {}),
-    "safetensors": (("masks", "score"), {"codebook_size": SIZE}),
-    "jsonl": (
-        ("masks", "score", "caption", "source", "boxes", "tags"),
-        {"grid": GRID, "codebook_size": SIZE},
-    ),
-    "parquet": (("masks", "score", "caption", "source", "boxes", "tags"), {"codebook_size": SIZE}),
-    "hf": (("masks", "score", "caption", "source", "boxes", "tags"), {"codebook_size": SIZE}),
-    "webdataset": (("masks", "score", "caption", "source", "boxes", "tags"), {"codebook_size": SIZE}),
-    "llamagen": ((), {"grid": GRID, "codebook_size": SIZE}),
+    "safetensors": (("masks", "score"), {}),
+    "jsonl": (("masks", "score", "caption", "source", "boxes", "tags"), {}),
+    "parquet": (("masks", "score", "caption", "source", "boxes", "tags"), {}),
+    "hf": (("masks", "score", "caption", "source", "boxes", "tags"), {}),
+    "webdataset": (("masks", "score", "caption", "source", "boxes", "tags"), {}),
+    "llamagen": ((), {}),
 }
 """The columns that come back from each layout that a source reads, and the options of the conversion."""
 
@@ -66,8 +65,11 @@ def test_an_export_converts_to_equal_codes_labels_and_columns(
         else:
             assert np.array_equal(found, values, equal_nan=True)
     assert verify(tmp_path / "back").problems == []
-    if layout in ("npz", "npy", "safetensors", "parquet", "hf"):
-        assert tokenstore.open(tmp_path / "back").class_names == tokenstore.open(store).class_names
+    facts = ("class_names", "codebook_sizes", "grid")
+    was, now = (tokenstore.open(path).manifest for path in (store, tmp_path / "back"))
+    assert [getattr(now, name) for name in facts] == [getattr(was, name) for name in facts]
+    codebook = tokenstore.open(tmp_path / "back").codebook
+    assert np.array_equal(codebook, tokenstore.open(store).codebook)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layout", [layout for layout in BACK if layout != "llamagen"])  # a tree is one split
@@ -92,3 +94,29 @@ def test_views_come_back_from_a_tree_of_codes(tmp_path: Path) -> None:
     assert back.manifest.views == views
     assert np.array_equal(back["train"].read("tokens"), codes)
     assert back["train"].read("labels").tolist() == labels.tolist()
+
+
+def test_options_go_before_an_export_s_facts_and_another_list_is_said_to_be_none(
+    tmp_path: Path,
+) -> None:
+    codes = random_codes(4, (2, 3), 9)
+    tokenstore.write(
+        tmp_path / "store",
+        codes,
+        labels=[0, 1, 1, 0],
+        codebook_size=16,
+        class_names=["a", "b"],
+        tokenizer=TokenizerIdentity("mine"),
+    )
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to="jsonl")
+    notes: list[str] = []
+    said: dict[str, Any] = {"on_source": lambda source: notes.extend(source.notes)}
+    options: dict[str, Any] = {"grid": (3, 2), "codebook_size": 20, "class_names": ["c", "d"]}
+    tokenstore.convert(tmp_path / "out", tmp_path / "own", **options, **said)
+    manifest = tokenstore.open(tmp_path / "own").manifest
+    assert (manifest.grid, manifest.codebook_sizes, manifest.class_names) == ((3, 2), (20,), ("c", "d"))
+    assert "the tokenizer 'mine'; tokenizer=... says so" in " ".join(notes)
+    (tmp_path / "out" / EXPORT_LIST).write_text('{"manifest": {"grid": "all"}}')
+    tokenstore.convert(tmp_path / "out", tmp_path / "plain", **said)
+    assert tokenstore.open(tmp_path / "plain").manifest.codebook_sizes == (9,)
+    assert "is not used, it is no list of an export" in " ".join(notes)

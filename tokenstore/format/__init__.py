@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         codebook_problem,
         codebook_sizes,
         part_positions,
+        read_store_fields,
     )
     from tokenstore.format.symmetries import (
         FLIP,
@@ -157,6 +158,7 @@ __all__ = [
     "group_document",
     "has_shard_manifest",
     "part_positions",
+    "read_store_fields",
     "read_table",
     "samples_part",
     "samples_table",
@@ -229,6 +231,7 @@ _HOMES = {
     "group_document": "layout",
     "has_shard_manifest": "agreement",
     "part_positions": "store_fields",
+    "read_store_fields": "store_fields",
     "read_table": "tables",
     "samples_part": "layout",
     "samples_table": "tables",

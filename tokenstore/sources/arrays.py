@@ -123,13 +123,13 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
     grids = {split: one.stored.shape[1:] for split, one in splits.items()}
     if len(set(grids.values())) > 1:
         raise SourceError(f"{location}: splits differ in their grids: {grids}")
-    names, vectors = (_of_folder(Path(location), name) for name in (_CLASS_NAMES, _CODEBOOK))
+    names = _of_folder(Path(location), _CLASS_NAMES)
     all_names = [
         None if names is None else _class_names(names),
         *(one.class_names for one in opened.values()),
     ]
     class_names = _agreed(all_names, _CLASS_NAMES, str(location))
-    codebooks = [None if vectors is None else _codebook(vectors), *(one.codebook for one in opened.values())]
+    codebooks = [folder_codebook(Path(location)), *(one.codebook for one in opened.values())]
     codebook = _agreed(codebooks, _CODEBOOK, str(location))
     labels = {split: one.all_labels for split, one in splits.items() if one.all_labels is not None}
     check_class_range(labels, class_names, str(location))
@@ -144,6 +144,12 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
         unused_labels=tuple(dict.fromkeys(note for one in opened.values() for note in one.unused_labels)),
         further={split: one.chosen for split, one in opened.items() if one.chosen},
     )
+
+
+def folder_codebook(folder: Path) -> npt.NDArray[np.float32] | None:
+    """Return the vectors in the file `codebook.npy` of a folder, if any; raise SourceError for other values."""
+    vectors = _of_folder(folder, _CODEBOOK)
+    return None if vectors is None else _codebook(vectors)
 
 
 def is_array_folder(folder: Path) -> bool:

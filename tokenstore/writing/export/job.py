@@ -21,16 +21,15 @@ from tokenstore.errors import DamageError, Parameter, StoreExistsError, Tokensto
 from tokenstore.files import full_disk_named, resumable, sync_files, sync_names
 from tokenstore.format import encode_json
 from tokenstore.locks import LOCK_INSIDE, lock_file
+from tokenstore.sources.exported import EXPORT_LIST
 from tokenstore.storage import STAGING, Storage
 from tokenstore.writing.export.base import Exported, Layout, Unit
 from tokenstore.writing.export.contents import Digests, Values
 from tokenstore.writing.owner import OWNER, Owner
 from tokenstore.writing.target import own
 
-__all__ = ["LIST", "OnProgress", "UnitRecord", "existing_list", "write_export"]
+__all__ = ["OnProgress", "UnitRecord", "existing_list", "write_export"]
 
-LIST = "tokenstore-export.json"
-"""The list of an export's files, and what they are of."""
 _HEADER = f"{STAGING}/export.json"
 _UNITS = f"{STAGING}/units"
 _SCRATCH = "unit-"
@@ -58,7 +57,7 @@ def existing_list(target: Storage, inputs: Mapping[str, Any]) -> Mapping[str, An
     Raises StoreExistsError for a complete export of others.
     """
     try:
-        listed: Mapping[str, Any] = json.loads(target.read(LIST))
+        listed: Mapping[str, Any] = json.loads(target.read(EXPORT_LIST))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -120,7 +119,7 @@ def write_export(
             "files": {path: record for unit in records for path, record in unit.records.items()},
         }
         owner.check()
-        target.create(LIST, encode_json(json.loads(json.dumps(listed))))
+        target.create(EXPORT_LIST, encode_json(json.loads(json.dumps(listed))))
         owner.stop()
         target.remove(STAGING)
     except OSError as error:

@@ -1,0 +1,84 @@
+"""The facts that an export of a store keeps beside its samples, for a source of these: no layout holds all.
+
+OUT/tokenstore-export.json       the sizes of codebooks, the grid, and the names of classes
+OUT/codebook.npy                 the codebook's vectors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenstore.errors import ManifestError, Parameter
+from tokenstore.format import StoreFields, read_store_fields
+from tokenstore.sources.arrays import folder_codebook
+from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, Note, Source
+from tokenstore.sources.code_grid import with_grid
+from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.labels import check_class_range
+from tokenstore.sources.options import SourceOptions
+
+__all__ = ["EXPORT_LIST", "with_facts"]
+
+EXPORT_LIST = "tokenstore-export.json"
+"""The list of an export's files, and what they are of."""
+_TOKENS = "tokens"
+_MOST_NBYTES = 2**28
+"""The bytes of the largest list that is read."""
+
+
+def with_facts(source: Source, options: SourceOptions) -> Source:
+    """Return a source with the facts of the export that its folder is; the source itself where it is none.
+
+    Facts that the source or `options` have already stay. Raises SourceError for a list that is too large, for
+    a file of vectors that holds none, and for a label that no class has.
+    """
+    folder = Path(source.location)
+    is_own = options.get("token_column") in (None, _TOKENS)
+    if not isinstance(source, CodeSource) or not is_own or not (folder / EXPORT_LIST).is_file():
+        return source
+    try:
+        facts = _facts(folder / EXPORT_LIST)
+    except ValueError as error:
+        note = f"{EXPORT_LIST} is not used, it is no list of an export: {error}"
+        return replace(source, notes=(*source.notes, note))
+    if options.get("grid") is None and math.prod(source.grid) == math.prod(facts.grid):
+        with_shape = with_grid(source, facts.grid)
+        assert isinstance(with_shape, CodeSource)
+        source = with_shape
+    if source.grid == facts.grid or len(facts.codebook_sizes) == 1:
+        vectors = folder_codebook(folder) if source.codebook is None else source.codebook
+        sizes = source.codebook_sizes or facts.codebook_sizes
+        source = replace(source, codebook=vectors, codebook_sizes=sizes)
+    if source.class_names is None and facts.class_names is not None and not options.get("label_column"):
+        source = _with_classes(source, facts.class_names)
+    return replace(source, notes=(*source.notes, *_notes(source, facts)))
+
+
+def _facts(path: Path) -> StoreFields:
+    """Return the facts of a list of an export; raise ValueError for another file."""
+    try:
+        listed: Any = json.loads(whole_file(LocalFile.of(path), _MOST_NBYTES, "a list of files"))
+        facts = StoreFields(**read_store_fields(listed["manifest"], "manifest"))
+    except (KeyError, TypeError, RecursionError, ManifestError) as error:
+        raise ValueError(str(error)) from error
+    return facts
+
+
+def _with_classes(source: CodeSource, names: tuple[str, ...]) -> CodeSource:
+    labels = {name: split.labels(0, len(split)) for name, split in source.splits.items()}
+    known = {name: values for name, values in labels.items() if values is not None}
+    check_class_range(known, names, f"{source.location}/{EXPORT_LIST}")
+    return replace(source, class_names=names) if known else source
+
+
+def _notes(source: CodeSource, facts: StoreFields) -> tuple[str, ...]:
+    """Return the note on the tokenizer, whose identity is taken on nobody's word."""
+    name = facts.tokenizer.name
+    if name == UNKNOWN_TOKENIZER or source.tokenizer_name != UNKNOWN_TOKENIZER:
+        return ()
+    named = Parameter("tokenizer")
+    return (Note(f"exported from codes of the tokenizer {name!r:.80}; {named} says so", [named]),)
