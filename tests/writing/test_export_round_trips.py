@@ -15,7 +15,7 @@ import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import Views
 from tokenstore.format import TokenizerIdentity
-from tokenstore.sources.exported import EXPORT_LIST
+from tokenstore.writing.export.job import EXPORT_LIST
 
 BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "npz": (("masks", "score", "caption", "source"), {}),

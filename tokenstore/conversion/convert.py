@@ -26,6 +26,7 @@ from tokenstore.conversion.arguments import (
 from tokenstore.conversion.assembly import write_splits
 from tokenstore.conversion.completed import refuse_other_conversion
 from tokenstore.conversion.executors import Executor, LocalExecutor
+from tokenstore.conversion.exported import open_with_facts
 from tokenstore.conversion.images import LoadedTokenizer
 from tokenstore.conversion.options import Conversion, ConvertOptions, OnProgress, Progress
 from tokenstore.conversion.plans import RangePlan
@@ -33,7 +34,7 @@ from tokenstore.errors import ArgumentError, ConversionError, SourceError
 from tokenstore.format import ROOT
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.sources import SourceOptions, open_source
+from tokenstore.sources import SourceOptions
 from tokenstore.sources.base import CodeSource, ImageSource, Source
 from tokenstore.sources.listings import SavedListings
 from tokenstore.storage import STAGING, Storage
@@ -131,7 +132,7 @@ def _opened(source: str, kind: str | None, options: dict[str, Any], place: Stora
     Raises ConversionError where another process is writing a local store there.
     """
     if resume and place.reopened().exists(ROOT):
-        return open_source(source, kind, **options)
+        return open_with_facts(source, kind, **options)
     with contextlib.ExitStack() as owned:
 
         def own_place() -> None:
@@ -142,7 +143,7 @@ def _opened(source: str, kind: str | None, options: dict[str, Any], place: Stora
 
         listings = SavedListings(place.working_storage(), LISTINGS, own_place, resumed=resume)
         try:
-            return open_source(source, kind, listings=listings, **options)
+            return open_with_facts(source, kind, listings=listings, **options)
         except SourceError:
             if not resume or listings.folders.took_saved:
                 listings.remove()

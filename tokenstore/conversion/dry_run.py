@@ -27,13 +27,14 @@ from tokenstore.conversion.arguments import (
 )
 from tokenstore.conversion.codes import CodePlan
 from tokenstore.conversion.completed import refuse_other_conversion
+from tokenstore.conversion.exported import open_with_facts
 from tokenstore.conversion.images import ConversionPlan
 from tokenstore.conversion.ranges import SampleRange, spaced_samples
 from tokenstore.errors import ArgumentError, SampleError, StorageError
 from tokenstore.format import LABEL_COLUMN, LABELS, TOKENS, Column, samples_table
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage
-from tokenstore.sources import SourceOptions, open_source
+from tokenstore.sources import SourceOptions
 from tokenstore.sources.base import (
     CodeSource,
     ImageSource,
@@ -152,7 +153,7 @@ def plan(
     resumes = complete is None and check_target(place, resume)
     free = _free_nbytes(place, writes=complete is None)
     if not isinstance(source, ImageSource | CodeSource):
-        source = open_source(os.fspath(source), source_kind, **of_source)
+        source = open_with_facts(os.fspath(source), source_kind, **of_source)
     elif any(of_source.values()):
         raise ArgumentError(f"{', '.join(of_source)}: expected a path to open, found an open source")
     if on_source is not None:

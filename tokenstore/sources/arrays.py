@@ -147,7 +147,7 @@ def open_arrays(location: str | Path, *, columns: Sequence[str] | None = None) -
 
 
 def folder_codebook(folder: Path) -> npt.NDArray[np.float32] | None:
-    """Return the vectors in the file `codebook.npy` of a folder, if any; raise SourceError for other values."""
+    """Return the vectors in the file `codebook.npy` of a folder, if any; raise SourceError for others."""
     vectors = _of_folder(folder, _CODEBOOK)
     return None if vectors is None else _codebook(vectors)
 

@@ -14,7 +14,6 @@ from typing import Any, Unpack
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import Source
 from tokenstore.sources.code_grid import with_grid
-from tokenstore.sources.exported import with_facts
 from tokenstore.sources.folder_listings import FolderListings
 from tokenstore.sources.folders import FolderAtUrl
 from tokenstore.sources.layouts.loose_arrays import array_advice
@@ -111,7 +110,7 @@ def open_source(
         source = replace(source, notes=(*source.notes, _AS_IT_WAS))
     source = with_grid(source, options.get("grid"))
     named_source = named(source, options.get("class_names"), options.get("tokenizer_name"))
-    return with_columns(with_facts(named_source, options), options)
+    return with_columns(named_source, options)
 
 
 def _kind_of_url(

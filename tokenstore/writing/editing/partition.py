@@ -160,7 +160,7 @@ def _divided_split(store: TokenStore, of: str | None) -> str:
 
 
 def _check_shares(store: TokenStore, shares: Mapping[str, float]) -> None:
-    if not shares or any(share <= 0 for share in shares.values()) or sum(shares.values()) >= 1:
+    if not shares or not all(share > 0 for share in shares.values()) or not sum(shares.values()) < 1:
         raise ArgumentError(
             f"shares: expected shares above 0, below 1 in all, found {dict(shares)}",
             parameters=[Parameter("shares")],

@@ -21,15 +21,16 @@ from tokenstore.errors import DamageError, Parameter, StoreExistsError, Tokensto
 from tokenstore.files import full_disk_named, resumable, sync_files, sync_names
 from tokenstore.format import encode_json
 from tokenstore.locks import LOCK_INSIDE, lock_file
-from tokenstore.sources.exported import EXPORT_LIST
 from tokenstore.storage import STAGING, Storage
 from tokenstore.writing.export.base import Exported, Layout, Unit
 from tokenstore.writing.export.contents import Digests, Values
 from tokenstore.writing.owner import OWNER, Owner
 from tokenstore.writing.target import own
 
-__all__ = ["OnProgress", "UnitRecord", "existing_list", "write_export"]
+__all__ = ["EXPORT_LIST", "OnProgress", "UnitRecord", "existing_list", "write_export"]
 
+EXPORT_LIST = "tokenstore-export.json"
+"""The list of an export's files, and what they are of."""
 _HEADER = f"{STAGING}/export.json"
 _UNITS = f"{STAGING}/units"
 _SCRATCH = "unit-"

@@ -10,32 +10,40 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from tokenstore.errors import ManifestError, Parameter
 from tokenstore.format import StoreFields, read_store_fields
+from tokenstore.sources import open_source
 from tokenstore.sources.arrays import folder_codebook
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, Note, Source
 from tokenstore.sources.code_grid import with_grid
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
+from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.options import SourceOptions
+from tokenstore.writing.export.job import EXPORT_LIST
 
-__all__ = ["EXPORT_LIST", "with_facts"]
+__all__ = ["open_with_facts"]
 
-EXPORT_LIST = "tokenstore-export.json"
-"""The list of an export's files, and what they are of."""
 _TOKENS = "tokens"
 _MOST_NBYTES = 2**28
 """The bytes of the largest list that is read."""
 
 
-def with_facts(source: Source, options: SourceOptions) -> Source:
-    """Return a source with the facts of the export that its folder is; the source itself where it is none.
+def open_with_facts(
+    place: str, kind: str | None, listings: SavedListings | None = None, **options: Unpack[SourceOptions]
+) -> Source:
+    """Open a source as `open_source` does, with the facts of the export that its folder is, if it is one.
 
     Facts that the source or `options` have already stay. Raises SourceError for a list that is too large, for
-    a file of vectors that holds none, and for a label that no class has.
+    a file of vectors that holds none, and for a label that no class has; and what `open_source` raises.
     """
+    source = open_source(place, kind, listings=listings, **options)
+    return _with_facts(source, options)
+
+
+def _with_facts(source: Source, options: SourceOptions) -> Source:
     folder = Path(source.location)
     is_own = options.get("token_column") in (None, _TOKENS)
     if not isinstance(source, CodeSource) or not is_own or not (folder / EXPORT_LIST).is_file():
