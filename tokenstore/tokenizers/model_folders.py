@@ -101,15 +101,22 @@ def _hub_files(repository: str) -> Files:
             f"found neither ({reason(error)}); check the name, or log in with `hf auth login`"
         ) from error
     except Exception as error:  # as above
-        try:
-            root = snapshot_download(repository, ignore_patterns="*", local_files_only=True)
-        except Exception:
+        root = _cached(repository)
+        if root is None:
             raise TokenizerError(
                 f"{repository}: expected a local folder or a model on the Hugging Face hub, found no such "
                 f"folder, none in the hub's local cache, and no answer of the hub ({reason(error)}); name "
                 "the folder that holds the model, or fetch it where there is a network"
             ) from error
-        return LocalFiles(Path(root), f"{repository} (as cached: the Hugging Face hub does not answer)")
+        return LocalFiles(root, f"{repository} (as cached: the Hugging Face hub does not answer)")
+
+
+def _cached(repository: str) -> Path | None:
+    """Return the folder of a repository in the hub's local cache; None if it is not there."""
+    try:
+        return Path(snapshot_download(repository, ignore_patterns="*", local_files_only=True))
+    except Exception:  # the client's errors are of many classes that change
+        return None
 
 
 @dataclass(frozen=True)
@@ -133,14 +140,20 @@ class ModelFolder:
 
 
 def open_model(
-    argument: str, key: str, expected: Collection[str] | None, subfolders: Sequence[str] = ()
+    argument: str,
+    key: str,
+    expected: Collection[str] | None,
+    subfolders: Sequence[str] = (),
+    *,
+    fetch: bool = True,
 ) -> ModelFolder:
     """Open the model at `FOLDER`, `ORG/NAME` on the hub, or in a sub-folder of either, `...#SUBFOLDER`.
 
     Without `#SUBFOLDER` the first of the folder itself and `subfolders` is taken whose config has one of
-    the expected values at `key`, or any where None are expected. Raises TokenizerError where there is none.
+    the expected values at `key`, or any where None are expected. Without `fetch`, only the hub's local cache
+    is looked into. Raises TokenizerError where there is none.
     """
-    files, subfolder = _files_of(argument)
+    files, subfolder = _files_of(argument, fetch)
     others = []
     for place in ("", *subfolders) if subfolder is None else (subfolder,):
         path = files.get(str(PurePosixPath(place) / CONFIG))
@@ -165,8 +178,8 @@ def open_model(
     )
 
 
-def _files_of(argument: str) -> tuple[Files, str | None]:
-    """Return a model's files, and the requested sub-folder."""
+def _files_of(argument: str, fetch: bool = True) -> tuple[Files, str | None]:
+    """Return a model's files, and the requested sub-folder; from the hub only if it may `fetch`."""
     whole = Path(argument).expanduser()
     if whole.is_dir():
         return LocalFiles(whole, argument), None
@@ -183,7 +196,15 @@ def _files_of(argument: str) -> tuple[Files, str | None]:
             f"{name}: expected the folder of a model or the id ORG/NAME of one on the Hugging Face hub, "
             "found no such folder; check the path"
         )
-    return _hub_files(name), subfolder or None
+    if fetch:
+        return _hub_files(name), subfolder or None
+    root = _cached(name)
+    if root is None:
+        raise TokenizerError(
+            f"{name}: expected the folder of a model, or one in the local cache of the Hugging Face hub, "
+            "found neither; a file names it, and nothing is fetched because a file says so"
+        )
+    return LocalFiles(root, f"{name} (as cached)"), subfolder or None
 
 
 def checkpoint_at(argument: str) -> Path:

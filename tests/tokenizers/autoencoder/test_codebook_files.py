@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers import load_tokenizer, model_folders
 from tokenstore.tokenizers.kinds.autoencoder import (
     FORMAT,
     AutoencoderTokenizer,
@@ -168,3 +168,25 @@ def test_files_of_another_format_damaged_or_absent_are_refused(pair: Path) -> No
     pair.unlink()
     with pytest.raises(TokenizerError, match="fit-codebook` wrote, found none"):
         load_tokenizer(f"autoencoder:{pair}")
+
+
+def test_a_model_of_the_hub_that_only_the_file_names_is_not_fetched(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(pair, lambda config, tensors: config.update(autoencoder="somebody/model"))
+    asked: list[str] = []
+
+    def fetch(repository: str) -> None:
+        asked.append(repository)
+        raise TokenizerError("no network in tests")
+
+    monkeypatch.setattr(model_folders, "_hub_files", fetch)
+    monkeypatch.setattr(model_folders, "_cached", lambda repository: None)
+    with pytest.raises(TokenizerError, match="nothing is fetched because a file says so"):
+        load_tokenizer(f"autoencoder:{pair}")
+    assert asked == []
+    monkeypatch.setattr(model_folders, "_cached", lambda repository: pair.parent / "model")
+    assert load_tokenizer(f"autoencoder:{pair}").name
+    with pytest.raises(TokenizerError, match="no network in tests"):
+        load_tokenizer(f"autoencoder:{pair}@somebody/model")
+    assert asked == ["somebody/model"]

@@ -129,12 +129,14 @@ class Autoencoder(nn.Module):
             )
 
 
-def load_autoencoder(reference: str, device: str = "cpu") -> Autoencoder:
+def load_autoencoder(reference: str, device: str = "cpu", *, fetch: bool = True) -> Autoencoder:
     """Load the autoencoder in a folder, a pipeline's folder or a hub repository, in float32.
+
+    Without `fetch`, a repository has to be in the hub's local cache.
 
     Raises TokenizerError where there is none of CLASSES, its weights are not whole, or the device not usable.
     """
-    folder = open_model(reference, "_class_name", CLASSES, SUBFOLDERS)
+    folder = open_model(reference, "_class_name", CLASSES, SUBFOLDERS, fetch=fetch)
     model_class = getattr(diffusers, folder.config["_class_name"])
     with torch.random.fork_rng(devices=[]):  # subtle: it draws weights before it reads them
         model = load_diffusers(folder, model_class)
@@ -275,19 +277,21 @@ def read_codebook(path: Path) -> tuple[CodebookConfig, Quantiser]:
 def load(argument: str | None) -> AutoencoderTokenizer:
     """Load the tokenizer of `CODEBOOK.safetensors`, or `CODEBOOK.safetensors@FOLDER` of another folder.
 
-    A relative folder in the file is looked for as it is, then beside the file. Raises TokenizerError where
-    either is absent or damaged, or where the autoencoder is not the one that the codebook was learned for.
+    A relative folder in the file is looked for as it is, then beside the file. A model of the hub that only
+    the file names is taken from the hub's local cache; `CODEBOOK.safetensors@ORG/NAME` fetches it. Raises
+    TokenizerError where either is absent or damaged, or where the autoencoder is not the one that the
+    codebook was learned for.
     """
     name, ending, other_folder = (argument or "").partition(f"{ENDING}@")
     path = Path(name + ENDING if ending else name).expanduser()
     config, quantiser = read_codebook(path)
     reference = other_folder or _beside(path, config.autoencoder)
     try:
-        autoencoder = load_autoencoder(reference)
+        autoencoder = load_autoencoder(reference, fetch=bool(other_folder))
     except TokenizerError as error:
         raise TokenizerError(
-            f"{path}: its autoencoder {reference} cannot be loaded; if it lies elsewhere, name the folder: "
-            f"autoencoder:{path}@FOLDER ({error})"
+            f"{path}: its autoencoder {reference} cannot be loaded; if it lies elsewhere, name the folder "
+            f"or the model of the hub: autoencoder:{path}@FOLDER ({error})"
         ) from error
     actual = autoencoder.class_name, autoencoder.fingerprint
     if actual != (config.autoencoder_class, config.autoencoder_fingerprint):
