@@ -74,6 +74,7 @@ OPTION_NAMES = {
     "corruptions": "--corruption",
     "count": "-n",
     "severities": "--severity",
+    "shares": "--val and --test",
     "source_kind": "--source",
     "splits": "--split",
     "start": "--from",

@@ -70,6 +70,25 @@ def test_one_code_or_one_label_is_a_difference(tmp_path: Path) -> None:
         assert rows(tokenstore.diff(one, other, jobs=1)) == {"train: samples only here": (text, text)}
 
 
+def test_a_label_of_another_class_of_the_same_name_is_a_difference(tmp_path: Path) -> None:
+    names, labels = ("crane", "bee", "crane"), LABELS.copy()
+    labels[0] = 2
+    one = written(tmp_path / "one", class_names=names)
+    two = written(tmp_path / "two", class_names=names, labels=labels)
+    text = "1: rows 0 (train/0.png)"
+    assert rows(tokenstore.diff(one, two)) == {"train: samples only here": (text, text)}
+
+
+def test_symmetries_are_compared(tmp_path: Path) -> None:
+    partners = np.arange(391, dtype=np.int32)
+    one = written(tmp_path / "one", symmetries=("flip",), permutations=partners[None])
+    assert rows(tokenstore.diff(one, written(tmp_path / "two")))["symmetries"][1] == "none"
+    other = partners.copy()
+    other[:2] = 1, 0
+    three = written(tmp_path / "three", symmetries=("flip",), permutations=other[None])
+    assert list(rows(tokenstore.diff(one, three))) == ["symmetries"]
+
+
 def test_facts_and_columns_are_compared(tmp_path: Path) -> None:
     one = written(tmp_path / "one", tokenizer=TokenizerIdentity("a", "ab" * 32), ignore_index=3)
     scores = np.arange(20, dtype=np.float32)

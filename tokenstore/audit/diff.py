@@ -16,6 +16,7 @@ from tokenstore.machine import available_cores, in_order
 from tokenstore.reading import SplitReader, Subset, TokenStore
 from tokenstore.reading.open import StorePath, as_store, takes_options
 from tokenstore.writing.choices import checked_jobs
+from tokenstore.writing.editing.label_files import told_apart
 
 __all__ = ["Difference", "StoreDiff", "diff"]
 
@@ -79,7 +80,7 @@ def diff(
     storage_options: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
 ) -> StoreDiff:
-    """Return what differs between two stores: tokenizer, grid, classes, splits, columns, codecs and samples.
+    """Return what differs between two stores: tokenizer, grid, symmetries, classes, splits, columns, samples.
 
     Samples are compared by a digest of their codes and all columns that both stores have in the same form,
     with `samples=False` not at all; neither their order nor their numbers in the source count. Labels are
@@ -118,6 +119,9 @@ def _of_manifests(one: TokenStore, two: TokenStore) -> Iterator[Difference]:
         was, now = (_array(getattr(store, name)) for store in (one, two))
         if was != now:
             yield Difference(name, was, now)
+    was, now = map(_symmetries, (one, two))
+    if was != now:
+        yield Difference("symmetries", was, now)
 
 
 def _text(value: object) -> str:
@@ -128,6 +132,11 @@ def _array(values: npt.NDArray[Any] | None) -> str:
     return (
         "none" if values is None else f"{values.shape}, {hashlib.sha256(values.tobytes()).hexdigest()[:12]}"
     )
+
+
+def _symmetries(store: TokenStore) -> str:
+    names = store.manifest.symmetries
+    return f"{', '.join(names)}: {_array(store.files.permutations)}" if names else "none"
 
 
 def _classes(names: tuple[str, ...] | None, others: tuple[str, ...] | None) -> str:
@@ -227,7 +236,10 @@ def _digests(
     """Return a digest of each sample's values (N,) uint64; raises DamageError."""
     readers = [(name, split.array(name).streamed(jobs)) for name in columns]
     names = split.store.manifest.class_names if by_name else None
-    label_digests = None if names is None else np.array([_digest(name.encode()) for name in names], np.uint64)
+    label_digests = None
+    if names is not None:
+        classes = (f"{occurrence} {name}".encode() for name, occurrence in told_apart(names))
+        label_digests = np.array([_digest(each) for each in classes], np.uint64)
     digests = np.zeros(len(split), np.uint64)
     salts = np.random.default_rng(1).integers(0, 2**64, len(readers), np.uint64)
     step = max(1, _BLOCK_NBYTES // max(reader.layout.column.nbytes for _, reader in readers))

@@ -98,11 +98,11 @@ def divided(
     drawn_rows: dict[str | None, RowNumbers] = {}
     left: RowNumbers = rows_where(size, lambda positions: np.ones(len(positions), np.bool_))
     for number, (name, share) in enumerate(shares.items()):
-        samples = round(share * size)
+        samples, named = round(share * size), Parameter("shares")
         if not 0 < samples < len(left):
             raise ArgumentError(
-                f"shares: expected some samples, but not all, of {size} for {name}, found {samples}",
-                parameters=[Parameter("shares")],
+                f"{named}: expected some samples, but not all, of {size} for {name}, found {samples}",
+                parameters=[named],
             )
         if labels is None:
             positions = drawn(len(left), samples, (seed, number))
@@ -160,16 +160,17 @@ def _divided_split(store: TokenStore, of: str | None) -> str:
 
 
 def _check_shares(store: TokenStore, shares: Mapping[str, float]) -> None:
+    named = Parameter("shares")
     if not shares or not all(share > 0 for share in shares.values()) or not sum(shares.values()) < 1:
         raise ArgumentError(
-            f"shares: expected shares above 0, below 1 in all, found {dict(shares)}",
-            parameters=[Parameter("shares")],
+            f"{named}: expected shares above 0, below 1 in all, found {dict(shares) or 'none'}",
+            parameters=[named],
         )
     for name in shares:
         if name in store.splits:
             raise ArgumentError(
-                f"shares: expected names of new splits, found {name!r}, which {store.files.storage} has",
-                parameters=[Parameter("shares")],
+                f"{named}: expected names of new splits, found {name!r}, which {store.files.storage} has",
+                parameters=[named],
             )
         if not NAME.fullmatch(name):
             raise ManifestError(f"{name!r} cannot name a split: use letters, digits, _ and -")
