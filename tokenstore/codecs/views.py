@@ -140,7 +140,8 @@ def box_problem(boxes: npt.NDArray[Any]) -> str | None:
     if each.dtype != object:
         each = each.astype(np.int64)
     places, sizes, mirrored = each[:, :2], each[:, 2:4], each[:, 4]
-    wrong = (places < 0).any(1) | (sizes < 1).any(1) | (places + sizes > _LARGEST_PIXEL).any(1)
+    wrong = (places < 0).any(1) | (sizes < 1).any(1) | (sizes > _LARGEST_PIXEL).any(1)
+    wrong |= (places > _LARGEST_PIXEL - sizes).any(1)  # subtle: sums of numbers of 64 bits overflow
     wrong |= (mirrored != 0) & (mirrored != 1)
     if not wrong.any():
         return None

@@ -41,6 +41,16 @@ def test_modalities_become_views_boxes_labels_and_columns(root: Path) -> None:
     assert not verify(root.with_name("out")).problems
 
 
+def test_members_of_a_packed_folder_have_the_classes_below_its_dot(tmp_path: Path) -> None:
+    dotted = [f"./{key}" for key in KEYS]  # as `tar cf shard.tar .` names them
+    put_modality(tmp_path / "4m/tok_rgb", RGB, dotted, tars=2)
+    put_modality(tmp_path / "4m/crop_settings", CROPS, KEYS)
+    source = opened(tmp_path / "4m", "4m")
+    assert source.class_names == ("cat", "dog")
+    assert source.splits["train"].labels(0, 8).tolist() == [0] * 4 + [1] * 4
+    assert source.splits["train"].names(0, 1).to_pylist() == KEYS[:1]
+
+
 def test_another_modality_is_taken_by_its_name_and_one_crop_is_no_view(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for name, arrays in (("tok_rgb", RGB), ("tok_depth", DEPTH)):
@@ -99,3 +109,12 @@ def test_crops_that_are_no_boxes_are_refused(tmp_path: Path) -> None:
     put_modality(tmp_path / "x/crop_settings", CROPS[..., :4], KEYS)
     with pytest.raises(SourceError, match=r"expected top, left, height, width and flip of each crop"):
         open_source(tmp_path / "x")
+
+
+def test_boxes_whose_sums_overflow_are_refused(tmp_path: Path) -> None:
+    put_modality(tmp_path / "4m/tok_rgb", RGB, KEYS)
+    boxes = CROPS.copy()
+    boxes[6, 1, :4] = 2**62
+    put_modality(tmp_path / "4m/crop_settings", boxes, KEYS)
+    with pytest.raises(SourceError, match=r"expected the top, left, height and width .*4611686018427387904"):
+        converted(tmp_path / "4m", tmp_path / "out")

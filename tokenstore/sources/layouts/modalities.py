@@ -154,7 +154,7 @@ def _open_tars(folder: Path, files: list[LocalFile], listings: SavedListings | N
         raise SourceError(
             f"{folder}: expected arrays of one type and shape, found {dtypes[:3]} of {sizes[:3]}"
         )
-    keys = pc.binary_slice(table["member"], 0, -len(_NPY))
+    keys = pc.replace_substring_regex(pc.binary_slice(table["member"], 0, -len(_NPY)), r"^(\./+)+", "")
     if len(pc.unique(keys)) < len(keys):
         counts = pc.value_counts(keys.combine_chunks()).to_pylist()
         twice = next(each["values"] for each in counts if each["counts"] > 1)
