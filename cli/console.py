@@ -22,6 +22,11 @@ def human_bytes(nbytes: float) -> str:
     return f"{nbytes:.3g} TB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where the number is not 1."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def refuse_idle_options(options: dict[str, str], needed: str, idle: bool) -> None:
     """Raise click.UsageError for an option that only says how to do something that is not asked for."""
     context = click.get_current_context()

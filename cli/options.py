@@ -41,6 +41,7 @@ def option(
     """Return an option whose help ends in its default, or in what happens `otherwise` where it has none."""
     if default is not None:
         settings |= {"default": default, "show_default": True}
+        otherwise = ""
     return click.option(*names, help=help + (f" [default: {otherwise}]" if otherwise else ""), **settings)
 
 

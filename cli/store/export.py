@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.writing.export.layouts import LAYOUTS
 
 from .. import options
-from ..console import echo, human_bytes
+from ..console import counted, echo, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -86,4 +86,5 @@ def export(store: str, out: str, **settings: Any) -> None:
     samples = sum(result.samples.values())
     took = time.monotonic() - started
     size = human_bytes(result.nbytes)
-    echo(f"{out}: {samples:,} samples in {result.files:,} files as {result.layout}, {size}; {took:.1f} s")
+    files = counted(result.files, "file")
+    echo(f"{out}: {samples:,} samples in {files} as {result.layout}, {size}; {took:.1f} s")

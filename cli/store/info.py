@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import echo, human_bytes
+from ..console import counted, echo, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import ExistingPlace
 
@@ -129,7 +129,9 @@ def _array_lines(result: StoreInfo) -> dict[str, str]:
     lines = {}
     for name, array in result.arrays.items():
         shape = " x ".join(f"{size:,}" for size in array.shape)
-        shards = f"{array.shards} shards of {array.shard_samples:,}, chunks of {array.chunk_samples:,}"
+        shards = (
+            f"{counted(array.shards, 'shard')} of {array.shard_samples:,}, chunks of {array.chunk_samples:,}"
+        )
         lines[f"array {name}"] = (
             f"{array.dtype} {shape}, {array.codec}, {shards}, {human_bytes(array.nbytes)}"
         )

@@ -45,7 +45,7 @@ def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **setti
     Every code is read and counted. With --quality, N samples evenly spaced over each split are decoded and
     compared with their images as the tokenizer saw them: resized, not as they are in their files. With
     --shuffle, batches of an epoch are drawn, without reading their codes, to count the distinct classes and
-    the distinct runs of samples in each: as stored, fully shuffled, and shuffled by blocks.
+    the distinct runs of samples in each: as stored, fully shuffled, and by the shuffles 'block' and 'lanes'.
 
     \b
     Examples:

@@ -7,11 +7,8 @@ import json
 import click
 
 from .. import options
+from ..console import echo
 from ..main import EXIT_CODES
-
-_HEADS = ("--tokenizer", "grid of H x W", "codebook", "licence", "what it is")
-_WIDTH = 250
-"""A width in columns for every row: a terminal wraps longer lines, and nothing is cut off."""
 
 
 @click.command(epilog=EXIT_CODES)
@@ -24,11 +21,7 @@ def tokenizers(as_json: bool) -> None:
       tokenstore tokenizers
       tokenstore tokenizers --json | jq 'keys'
     """
-    from rich.table import Column, Table
-
     from tokenstore.tokenizers import tokenizer_kinds
-
-    from ..terminal import Terminal
 
     kinds = tokenizer_kinds()
     if as_json:
@@ -45,9 +38,9 @@ def tokenizers(as_json: bool) -> None:
         }
         click.echo(json.dumps(facts, indent=2))
         return
-    table = Table(*(Column(head, no_wrap=True) for head in _HEADS), box=None)
     for name, kind in kinds.items():
         missing = kind.missing_extra
         needs = f" (pip install 'tokenstore[{missing}]')" if missing else ""
-        table.add_row(f"{name}{kind.usage}", kind.grid, kind.codebook, kind.licence, kind.summary + needs)
-    Terminal(width=_WIDTH).print(table, soft_wrap=True)
+        echo(f"{name}{kind.usage}", bold=True)
+        echo(f"    {kind.summary}{needs}")
+        echo(f"    grid of H x W: {kind.grid}; codebook: {kind.codebook}; licence: {kind.licence}")

@@ -81,7 +81,10 @@ def segment(
     resolved.refuse_idle(("decoder_width",), str(upernet), resolved["head"] != "upernet", upernet)
     if resolved["classes"] is None:
         parameter = Parameter("classes")
-        raise ArgumentError(f"{parameter}: expected the number of classes", parameters=[parameter])
+        raise ArgumentError(
+            f"expected the number of classes of the label maps, found none; give it by {parameter}",
+            parameters=[parameter],
+        )
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
     return run_experiment(_experiment, store, out, resolved, callbacks)
 

@@ -58,6 +58,13 @@ def test_an_option_has_one_type_and_one_meaning_in_all_commands(name: str) -> No
     assert len(set(meanings.values())) == 1, meanings
 
 
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_help_gives_an_option_one_default(name: str) -> None:
+    for command, option in OPTIONS[name].items():
+        defaults = str(option.help).count("[default: ") + bool(option.show_default)
+        assert defaults <= 1, (command, option.help)
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_a_name_has_the_same_other_spellings_in_all_commands(name: str) -> None:
     assert len({tuple(option.opts) for option in OPTIONS[name].values()}) == 1

@@ -16,6 +16,7 @@ from tokenstore.conversion.convert import convert_source
 from tokenstore.errors import ArgumentError, IncompleteStoreError, StoreError, StoreExistsError
 from tokenstore.sources import open_source
 from tokenstore.writing import in_place
+from tokenstore.writing.editing.new_store import EditedStore
 
 
 def written(folder: Path) -> Path:
@@ -26,11 +27,13 @@ def written(folder: Path) -> Path:
     return folder / "a"
 
 
-def append(store: Path, source: Path, **options: object) -> object:
+def append(store: Path, source: Path, **options: object) -> EditedStore:
     return tokenstore.append(store, source, tokenizer=BrightnessTokenizer(), workers=0, **options)  # type: ignore[arg-type]
 
 
-def test_images_follow_with_the_store_s_size_and_new_classes(tmp_path: Path) -> None:
+def test_images_follow_with_the_store_s_size_and_new_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = written(tmp_path)
     for number, name in enumerate(("class-1", "zebra", "aardvark")):
         write_grey_image(tmp_path / "more" / name / f"{number}.png", 100 + number)
@@ -51,7 +54,9 @@ def test_images_follow_with_the_store_s_size_and_new_classes(tmp_path: Path) -> 
     with pytest.raises(StoreExistsError, match=f"the samples of {tmp_path / 'more'} are in it already"):
         append(store, tmp_path / "more")
     assert contents(store) == before
-    append(store, tmp_path / "more", again=True)
+    monkeypatch.chdir(tmp_path)
+    result = append(Path(store.name), tmp_path / "more", again=True)
+    assert result.location == store.name  # as it was given, as of other operations
     assert len(tokenstore.open(store)["train"]) == 12
 
 

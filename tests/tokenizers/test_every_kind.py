@@ -211,5 +211,6 @@ def test_the_list_of_tokenizers_names_all_with_grid_codebook_and_licence() -> No
     default_codebook = load_file(DEFAULT_WEIGHTS)["codebook"]
     assert listed["default"]["codebook"] == f"{len(default_codebook):,} x {default_codebook.shape[1]}"
     table = run(before=["tokenizers"])
-    for name in TOKENIZERS:
+    for name, facts in listed.items():
         assert name in table
+        assert all(facts[fact] in table for fact in ("summary", "grid", "codebook", "licence")), name  # uncut

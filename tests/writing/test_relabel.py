@@ -147,6 +147,8 @@ def test_a_class_is_renamed_and_its_label_stays(tmp_path: Path) -> None:
     assert contents(store) == contents(tmp_path / "b")
     with pytest.raises(ArgumentError, match=r"no class 'lynxes' to rename\. Did you mean 'lynx'"):
         tokenstore.rename_class(store, "lynxes", "cat")
+    with pytest.raises(ArgumentError, match=r"no class 'whale' .*; it has 'ant', 'bee', 'lynx', 'dog'$"):
+        tokenstore.rename_class(store, "whale", "cat")
     with pytest.raises(ArgumentError, match=r"found 'dog', another class's.*class_map=\.\.\."):
         tokenstore.rename_class(store, "lynx", "dog")
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class _Staging:
             # subtle: an earlier call was killed between the append and the removal of what it had converted
             return EditedStore(str(place), before.manifest, before.nbytes, already_complete=True)
         self._remove()
-        return result
+        return replace(result, location=str(self._place))
 
     def _remove(self) -> None:
         """Remove the converted store, which has another name while parts of it are gone already."""

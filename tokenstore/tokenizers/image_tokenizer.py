@@ -78,9 +78,10 @@ class ImageTokenizer(ABC):
                 f"{self.name}: expected an image (3, H, W), found shape {tuple(input_shape)}"
             )
         if any(side < self.stride or side % self.stride for side in input_shape[1:]):
+            height, width = (max(round(side / self.stride), 1) * self.stride for side in input_shape[1:])
             raise TokenizerError(
                 f"{self.name}: expected height and width to be multiples of {self.stride}, found "
-                f"{tuple(input_shape[1:])}; resize to {self.image_size}x{self.image_size} or crop"
+                f"{tuple(input_shape[1:])}; resize to {height}x{width} or crop"
             )
         positions = tuple(side // self.stride for side in input_shape[1:])
         return positions if len(self.codebook_sizes) == 1 else (len(self.codebook_sizes), *positions)

@@ -170,7 +170,8 @@ def open_zarr(
     attributes = _attributes(root)
     if _TOKEN_STORE in attributes:
         raise SourceError(
-            f"{location}: a Zarr hierarchy that is a token store; expected images or codes to convert"
+            f"{location}: a Zarr hierarchy that is a token store; expected images or codes to convert. "
+            "`tokenstore recode` writes a store again, `tokenstore copy` copies it"
         )
     splits, labels = {}, {}
     notes: list[str] = []

@@ -28,7 +28,8 @@ def rows_that_hold(split: SplitReader, condition: Condition) -> RowNumbers:
     that cannot be compared; DamageError.
     """
     arrays = _arrays(split)
-    condition.check_names(dict.fromkeys([*SAMPLES_SCHEMA.names, _ROW, *arrays]), repr(split))
+    where = f"{split.store.storage.url}/{split.name}"
+    condition.check_names(dict.fromkeys([*SAMPLES_SCHEMA.names, _ROW, *arrays]), where)
     members = _Members(split, condition, arrays)
     return rows_where(len(split), members)
 

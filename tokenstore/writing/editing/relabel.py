@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -36,6 +36,8 @@ from tokenstore.writing.editing.rows import PickedRows
 from tokenstore.writing.rewrite import TableRows, spec_of
 
 __all__ = ["relabel", "rename_class"]
+
+_NAMES_SHOWN = 5
 
 LabelsOf: TypeAlias = Callable[[int, int], Labels]
 """A function that returns the labels of the samples [start, stop) of a split."""
@@ -114,9 +116,8 @@ def rename_class(
     def editor(opened: TokenStore) -> Editor:
         names = opened.class_names or ()
         if old not in names:
-            raise ArgumentError(
-                f"{opened.files.storage}: no class {old!r:.80} to rename{did_you_mean(old, names)}"
-            )
+            known = did_you_mean(old, names) or f"; it has {_some(names)}"
+            raise ArgumentError(f"{opened.files.storage}: no class {old!r:.80} to rename{known}")
         if names.count(old) > 1:
             raise ArgumentError(
                 f"{opened.files.storage}: expected one class of the name {old!r:.80}, found "
@@ -230,3 +231,11 @@ def _write_tables(edition: Edition, split: SplitReader, labels: LabelsOf, names:
 
     for path, count in split.store.samples_parts(split.name):
         edition.write_table(path, SAMPLES_SCHEMA, tables(count))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of classes, and how many there are if these are not all."""
+    if not names:
+        return "no names of classes"
+    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(f"{name!r:.80}" for name in names[:_NAMES_SHOWN]) + more
