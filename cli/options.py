@@ -40,8 +40,7 @@ def option(
 ) -> Decorator[Any]:
     """Return an option whose help ends in its default, or in what happens `otherwise` where it has none."""
     if default is not None:
-        settings |= {"default": default, "show_default": True}
-        otherwise = ""
+        return click.option(*names, help=help, default=default, show_default=True, **settings)
     return click.option(*names, help=help + (f" [default: {otherwise}]" if otherwise else ""), **settings)
 
 
