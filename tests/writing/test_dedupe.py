@@ -172,6 +172,7 @@ def test_samples_of_several_views_are_compared_in_all_of_them(tmp_path: Path) ->
     [
         ({"near": 1.0}, "expected a share of equal codes above 0 and below 1, found 1.0"),
         ({"near": 0.0}, "found 0.0"),
+        ({"report": "no/x.csv"}, r"expected a file in a folder that is there, found 'no/x\.csv'"),
         ({"report": "x.txt"}, r"expected a name that ends in .csv or .parquet, found 'x.txt'"),
         ({"jobs": 0}, "jobs: expected 1 or more"),
     ],

@@ -96,6 +96,18 @@ def test_views_come_back_from_a_tree_of_codes(tmp_path: Path) -> None:
     assert back["train"].read("labels").tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("layout", BACK)
+def test_views_come_back_from_all_layouts(tmp_path: Path, layout: str) -> None:
+    codes = random_codes(6, GRID, SIZE).reshape(3, 2, *GRID)
+    samples = Samples(codes, np.array([2, 0, 1], np.int32))
+    views = Views(2, ((0, 0, 32, 32, 0), (0, 4, 28, 28, 1)))
+    write_store(tmp_path / "store", {"train": samples}, SIZE, views=views)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to=layout)
+    tokenstore.convert(tmp_path / "out", tmp_path / "back")
+    found = tokenstore.diff(tmp_path / "store", tmp_path / "back").differences
+    assert {each.what for each in found} <= {"tokenizer", "source_kind", "source_location"}
+
+
 def test_options_go_before_an_export_s_facts_and_another_list_is_said_to_be_none(
     tmp_path: Path,
 ) -> None:

@@ -53,10 +53,8 @@ def _with_facts(source: Source, options: SourceOptions) -> Source:
     except ValueError as error:
         note = f"{EXPORT_LIST} is not used, it is no list of an export: {error}"
         return replace(source, notes=(*source.notes, note))
-    if options.get("grid") is None and math.prod(source.grid) == math.prod(facts.grid):
-        with_shape = with_grid(source, facts.grid)
-        assert isinstance(with_shape, CodeSource)
-        source = with_shape
+    if options.get("grid") is None:
+        source = _with_shape(source, facts)
     if source.grid == facts.grid or len(facts.codebook_sizes) == 1:
         vectors = folder_codebook(folder) if source.codebook is None else source.codebook
         sizes = source.codebook_sizes or facts.codebook_sizes
@@ -64,6 +62,19 @@ def _with_facts(source: Source, options: SourceOptions) -> Source:
     if source.class_names is None and facts.class_names is not None and not options.get("label_column"):
         source = _with_classes(source, facts.class_names)
     return replace(source, notes=(*source.notes, *_notes(source, facts)))
+
+
+def _with_shape(source: CodeSource, facts: StoreFields) -> CodeSource:
+    """Return a source with the grid and the views of an export, if its samples have as many codes."""
+    shape, views = facts.grid, facts.views
+    if views is not None and source.views is None:
+        shape = (views.count, *shape)
+    if math.prod(source.grid) != math.prod(shape):
+        return source
+    shaped = with_grid(source, shape)
+    assert isinstance(shaped, CodeSource)
+    has_same = source.views is None or (views is not None and source.views.count == views.count)
+    return replace(shaped, grid=facts.grid, views=views) if has_same else shaped
 
 
 def _facts(path: Path) -> StoreFields:

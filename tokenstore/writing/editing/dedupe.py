@@ -220,6 +220,11 @@ def _check_arguments(near: float | None, report: str | Path | None) -> None:
             f"report: expected a name that ends in .csv or .parquet, found {str(report)!r}",
             parameters=[Parameter("report")],
         )
+    if report is not None and not Path(report).absolute().parent.is_dir():
+        raise ArgumentError(
+            f"report: expected a file in a folder that is there, found {str(report)!r}",
+            parameters=[Parameter("report")],
+        )
 
 
 def _write_report(path: Path, table: pa.Table) -> None:
