@@ -15,6 +15,7 @@ import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import Views
 from tokenstore.format import TokenizerIdentity
+from tokenstore.sources.layouts.llamagen import ten_crops
 from tokenstore.writing.export.job import EXPORT_LIST
 
 BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -106,6 +107,16 @@ def test_views_come_back_from_all_layouts(tmp_path: Path, layout: str) -> None:
     tokenstore.convert(tmp_path / "out", tmp_path / "back")
     found = tokenstore.diff(tmp_path / "store", tmp_path / "back").differences
     assert {each.what for each in found} <= {"tokenizer", "source_kind", "source_location"}
+
+
+def test_crops_of_images_enlarged_less_come_back_from_the_folder_that_the_note_names(tmp_path: Path) -> None:
+    views = Views(10, ten_crops(64, 67))
+    codes = random_codes(10, (4, 4), SIZE).reshape(1, 10, 4, 4)
+    write_store(tmp_path / "store", {"train": Samples(codes, np.zeros(1, np.int32))}, SIZE, views=views)
+    notes = tokenstore.export(tmp_path / "store", tmp_path / "my_ten_crop_105", to="llamagen").notes
+    assert any("by a folder whose name ends in ten_crop_105" in note for note in notes)
+    tokenstore.convert(tmp_path / "my_ten_crop_105", tmp_path / "back", codebook_size=SIZE)
+    assert tokenstore.open(tmp_path / "back").manifest.views == views
 
 
 def test_options_go_before_an_export_s_facts_and_another_list_is_said_to_be_none(

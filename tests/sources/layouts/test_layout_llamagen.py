@@ -35,11 +35,12 @@ def test_a_tree_becomes_a_store_in_the_order_of_numbers(tmp_path: Path, views: i
 
 
 def test_a_flip_pair_and_crops_have_the_boxes_of_the_description(tmp_path: Path) -> None:
-    for name, views, size in (("a", 2, 384), ("ten_crop", 10, 384), ("ten_crop_105", 10, 256)):
+    published = "imagenet_code_c2i_flip_ten_crop"  # the names of LlamaGen's own instructions
+    for name, views, size in (("a", 2, 384), (published, 10, 384), (f"{published}_105", 10, 256)):
         put_tree(tmp_path / name, random_codes(1, views, 16), LABELS, f"imagenet{size}")
     flips = opened(tmp_path / "a", "llamagen").views
     assert flips == Views(2, ((0, 0, 384, 384, 0), (0, 0, 384, 384, 1)))
-    wide, slight = (opened(tmp_path / name, "llamagen").views for name in ("ten_crop", "ten_crop_105"))
+    wide, slight = (opened(tmp_path / name, "llamagen").views for name in (published, f"{published}_105"))
     assert wide is not None
     assert wide.boxes is not None
     corners = [(0, 0), (0, 38), (38, 0), (38, 38), (19, 19)]

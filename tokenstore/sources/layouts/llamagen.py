@@ -3,9 +3,9 @@
     CODE/imagenet{S}_codes/{i}.npy      integers (1, V, L), row by row; S the side of the image in pixels
     CODE/imagenet{S}_labels/{i}.npy     its label, (1,)
 
-Two views are the image and its mirror image. Ten are crops of the image enlarged to int(1.1 S), int(1.05 S)
-where the path has a folder `ten_crop_105`: top left, top right, bottom left, bottom right, centre, then the
-same of the mirror image. The tree names neither its classes nor its tokenizer.
+Two views are the image and its mirror image. Ten are crops of the image enlarged to int(1.1 S), or to
+int(1.05 S) where the name of a folder of the path ends in `ten_crop_105`: top left, top right, bottom left,
+bottom right, centre, then the same of the mirror image. The tree names neither its classes nor its tokenizer.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from tokenstore.sources.split_names import DEFAULT_SPLIT, split_of_file
 _CODES, _LABELS = "_codes", "_labels"
 _FILE = re.compile(r"(0|[1-9][0-9]{0,17})\.npy")
 _SIZE = re.compile(r"([1-9][0-9]{0,5})_codes$")
-_WIDE, _SLIGHT = 1.1, 1.05
-_SLIGHT_FOLDER = "ten_crop_105"
+WIDE, SLIGHT = 1.1, 1.05
+SLIGHT_FOLDER = "ten_crop_105"
+"""The end of the name of a folder, at any depth, above trees of images enlarged `SLIGHT` times."""
 _AT_A_TIME = 4096
 
 
@@ -195,7 +196,8 @@ def _views(folder: Path, count: int) -> tuple[Views | None, list[str]]:
         return Views(2, ((0, 0, size, size, 0), (0, 0, size, size, 1))), [
             "view 1 is the mirror image of view 0"
         ]
-    factor = _SLIGHT if _SLIGHT_FOLDER in folder.resolve().parts else _WIDE
+    is_slight = any(part.endswith(SLIGHT_FOLDER) for part in folder.resolve().parts)
+    factor = SLIGHT if is_slight else WIDE
     boxes = ten_crops(size, int(size * factor))
     return Views(10, boxes), [f"the ten views are crops of images enlarged {factor} times"]
 

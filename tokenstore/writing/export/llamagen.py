@@ -16,10 +16,10 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import override
 
-from tokenstore.codecs import Column, Views
+from tokenstore.codecs import Box, Column, Views
 from tokenstore.errors import StoreError
 from tokenstore.format import LABELS, TOKENS
-from tokenstore.sources.layouts.llamagen import ten_crops
+from tokenstore.sources.layouts.llamagen import SLIGHT, SLIGHT_FOLDER, WIDE, ten_crops
 from tokenstore.writing.export.array_files import codebook_file, npy_array, npy_bytes
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.contents import Values
@@ -27,8 +27,6 @@ from tokenstore.writing.export.contents import Values
 __all__ = ["LlamaGen"]
 
 _UNIT_ROWS = 1000
-_ENLARGED = (1.1, 1.05)
-"""The sizes of the images of ten crops, in sides of a crop."""
 _DOWNSAMPLING = 16
 """The pixels of a code's side in LlamaGen's VQ-16, for stores that do not say the side of their images."""
 
@@ -58,6 +56,11 @@ class LlamaGen(PlainLayout, Layout):
             notes.append(
                 "readers of this layout take two views for a flip pair and ten for ten crops, and the "
                 "store's are others"
+            )
+        elif manifest.views is not None and manifest.views.boxes == _crops(_side(exported), SLIGHT):
+            notes.append(
+                f"readers of this layout know crops of images enlarged {SLIGHT} times by a folder whose name "
+                f"ends in {SLIGHT_FOLDER}: put the folders into one"
             )
         if manifest.preprocessing is None:
             notes.append(
@@ -108,8 +111,12 @@ class LlamaGen(PlainLayout, Layout):
 def _are_views(views: Views, side: int) -> bool:
     """Return whether views are those that the layout's readers expect."""
     flips = ((0, 0, side, side, 0), (0, 0, side, side, 1))
-    crops = [ten_crops(side, int(side * factor)) for factor in _ENLARGED]
-    return views.boxes in (flips, *crops)
+    return views.boxes in (flips, *(_crops(side, factor) for factor in (WIDE, SLIGHT)))
+
+
+def _crops(side: int, factor: float) -> tuple[Box, ...]:
+    """Return the boxes of ten crops of an image enlarged by a factor."""
+    return ten_crops(side, int(side * factor))
 
 
 def _views(exported: Exported, split: str) -> int:
