@@ -19,6 +19,7 @@ from ..parameters import Choice
 @options.existing_store()
 @options.existing_source("src")
 @click.option("--source", type=Choice(kind_names()), help="Kind of SRC; by default by its content.")
+@source_options.class_names()
 @source_options.labels()
 @source_options.label_column()
 @source_options.image_column()

@@ -82,3 +82,20 @@ def test_append_writes_the_store_of_its_call(store: Path, tmp_path: Path) -> Non
     tokenstore.append(tmp_path / "b", store, again=True)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(tokenstore.open(tmp_path / "a")["train"]) == 24
+
+
+@pytest.mark.filterwarnings("ignore:nothing says whether one tokenizer made the codes of an unknown source")
+def test_append_takes_the_names_of_the_classes_of_arrays(store: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(store, tmp_path / name)
+    np.save(tmp_path / "more.npy", random_codes(2, (2, 3), 50, 1))
+    np.save(tmp_path / "more-labels.npy", np.array([0, 1]))
+    (tmp_path / "names.txt").write_text("dog\nwolf\n")
+    refused = CliRunner().invoke(cli, ["append", str(tmp_path / "a"), str(tmp_path / "more.npy")])
+    assert refused.exit_code == 1
+    assert "found labels without. Convert it with --class-names, or" in " ".join(refused.output.split())
+    output("append", tmp_path / "a", tmp_path / "more.npy", "--class-names", tmp_path / "names.txt")
+    tokenstore.append(tmp_path / "b", tmp_path / "more.npy", class_names=["dog", "wolf"])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert tokenstore.open(tmp_path / "a").class_names == (*CLASSES, "wolf")
+    assert tokenstore.open(tmp_path / "a")["train"].labels[-2:].tolist() == [1, 3]  # type: ignore[index]

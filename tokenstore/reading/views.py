@@ -308,9 +308,9 @@ def _warn_of_unknown_tokenizers(manifests: Sequence[Manifest]) -> None:
     is_unknown = manifests[0].tokenizer.name == UNKNOWN_TOKENIZER and not manifests[0].tokenizer.fingerprint
     sources = dict.fromkeys(manifest.source_location for manifest in manifests)
     if is_unknown and len(sources) > 1:
-        first, other, *_ = sources
+        first, other = ("an unknown source" if place is None else repr(place) for place in [*sources][:2])
         warnings.warn(
-            f"nothing says whether one tokenizer made the codes of {first!r} and {other!r}: convert the "
+            f"nothing says whether one tokenizer made the codes of {first} and {other}: convert the "
             f"ready codes of each with {Parameter('tokenizer_name')}, which says so",
             stacklevel=4,
         )

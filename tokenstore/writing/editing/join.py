@@ -175,12 +175,11 @@ def unified_classes(
         return None, [None] * len(stores)
     for store in stores:
         if store.class_names is None and any(LABELS in store[name].columns for name in store.splits):
-            relabelling = Parameter("labels")
+            naming = Parameter("class_names")
             raise StoreError(
                 f"{store.files.storage}: expected names of classes as {named[0].files.storage} has, found "
-                "labels "
-                f"without. Relabel it by {relabelling}, with names",
-                parameters=[relabelling],
+                f"labels without. Convert it with {naming}, or give a store names by `tokenstore.relabel`",
+                parameters=[naming],
             )
     _check_repeated(named)
     classes = list(dict.fromkeys(each for store in named for each in told_apart(store.class_names or ())))
