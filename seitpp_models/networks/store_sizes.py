@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from seitpp_models.errors import ModelError
 from tokenstore.augment import LEAST_CROPPED, seen_size
+from tokenstore.errors import Parameter
 
 if TYPE_CHECKING:
     from tokenstore.reading import TokenStore
@@ -35,9 +36,11 @@ def sizes_of(store: TokenStore) -> StoreSizes:
     if len(manifest.grid) != 2 or len(manifest.codebook_sizes) != 1:
         raise ModelError(f"{where}: expected grids (H, W) of one codebook, found {manifest.grid}")
     if store.codebook is None:
+        vectors = Parameter("codebook")
         raise ModelError(
             f"{where}: expected the tokenizer's codebook, found none; convert the images with a tokenizer "
-            "that has one"
+            f"that has one, or ready codes with the vectors of their codebook by {vectors}",
+            parameters=[vectors],
         )
     names = store.class_names
     return StoreSizes(

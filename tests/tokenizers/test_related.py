@@ -16,7 +16,7 @@ import tokenstore
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_images import tokenizer_for
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.tokenizers.pruned import PrunedTokenizer
 from tokenstore.tokenizers.registry import load_tokenizer
@@ -76,8 +76,9 @@ def test_codes_of_other_vectors_are_refused(own: Any, tmp_path: Path) -> None:
             tokenstore.convert(**arguments, tokenizer="default")
         assert not (tmp_path / "out").exists()
     bare = {**ready(tmp_path, own.codebook, 9), "codebook": None, "codebook_size": 9}
-    with pytest.raises(TokenizerError, match="found \\(9,\\), and no vectors to compare"):
+    with pytest.raises(TokenizerError, match="found \\(9,\\), and no vectors to compare") as caught:
         tokenstore.convert(**bare, tokenizer="default")
+    assert caught.value.parameters == (Parameter("codebook"),)  # which commands write as an option
 
 
 def test_a_network_of_ready_codes_takes_images_by_a_tokenizer_of_exactly_their_vectors(own: Any) -> None:

@@ -53,8 +53,11 @@ class SplitReader:
     def __len__(self) -> int:
         return self.store.manifest.splits[self.name].samples
 
+    def __str__(self) -> str:
+        return f"{self.store.storage.url}/{self.name}"
+
     def __repr__(self) -> str:
-        return f"SplitReader({self.store.storage.url}/{self.name}, {len(self):,} samples)"
+        return f"SplitReader({self}, {len(self):,} samples)"
 
     def __getitem__(self, index: int | slice | Sequence[int] | Indices) -> Values:
         """Return the codes of one sample (*grid), or of a slice or a list of indices (m, *grid).

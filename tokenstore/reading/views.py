@@ -291,14 +291,14 @@ def check_same_tokenizer(parts: Sequence[Rows]) -> None:
             if other.tokenizer != first.tokenizer:
                 parameters = Parameter("tokenizer_name"), Parameter("codebook")
                 raise StoreError(
-                    f"expected stores of one tokenizer, found {first.tokenizer} in {parts[0]!r} "
-                    f"and {other.tokenizer} in {part!r}. {_way_to_one_tokenizer(first, other, parameters)}",
+                    f"expected stores of one tokenizer, found {first.tokenizer} in {parts[0]} "
+                    f"and {other.tokenizer} in {part}. {_way_to_one_tokenizer(first, other, parameters)}",
                     parameters=parameters,
                 )
             if (other.grid, other.codebook_sizes) != (first.grid, first.codebook_sizes):
                 raise StoreError(
-                    f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]!r}, "
-                    f"found {other.grid} of {other.codebook_sizes} in {part!r}"
+                    f"expected grids {first.grid} of {first.codebook_sizes} codes as in {parts[0]}, "
+                    f"found {other.grid} of {other.codebook_sizes} in {part}"
                 )
     _warn_of_unknown_tokenizers([manifest for part in parts for manifest in part.manifests])
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.tokenizers.encoder import identity_of
@@ -75,9 +75,11 @@ def _kept_codes(
     name, own_sizes, own = tokenizer.name, tokenizer.codebook_sizes, tokenizer.codebook
     if vectors is None or own is None:
         if sizes != own_sizes:
+            given_vectors = Parameter("codebook")
             raise TokenizerError(
                 f"{name}: expected ready codes of codebooks {own_sizes}, found {sizes}, and no vectors to "
-                "compare. Give the vectors of the codes by codebook=..."
+                f"compare. Convert the codes with their vectors by {given_vectors}",
+                parameters=[given_vectors],
             )
         return tuple(tuple(range(size)) for size in sizes)
     given, table = (values if values.ndim == 3 else values[None] for values in (vectors, own))

@@ -28,8 +28,7 @@ def rows_that_hold(split: SplitReader, condition: Condition) -> RowNumbers:
     that cannot be compared; DamageError.
     """
     arrays = _arrays(split)
-    where = f"{split.store.storage.url}/{split.name}"
-    condition.check_names(dict.fromkeys([*SAMPLES_SCHEMA.names, _ROW, *arrays]), where)
+    condition.check_names(dict.fromkeys([*SAMPLES_SCHEMA.names, _ROW, *arrays]), str(split))
     members = _Members(split, condition, arrays)
     return rows_where(len(split), members)
 

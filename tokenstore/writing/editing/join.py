@@ -219,7 +219,7 @@ def agreed_columns(name: str, parts: Sequence[PickedRows], *, common: bool | Non
             leaving = Parameter("common_columns", True)
             hint = "" if common is None else f". Leave out what not all have by {leaving}"
             raise StoreError(
-                f"split {name}: expected the same columns in {parts[0].split!r} and {part.split!r}, found "
+                f"split {name}: expected the same columns in {parts[0].split} and {part.split}, found "
                 f"other {', '.join(differ[:_SHOWN])}{hint}",
                 parameters=[] if common is None else [leaving],
             )
