@@ -53,6 +53,12 @@ def test_any_lines_cut_into_any_blocks_come_back(
         assert split.labels(0, len(lines)).tolist() == [label for label, _ in lines]
 
 
+def test_fields_that_are_not_used_are_named_in_whichever_split_they_are(tmp_path: Path) -> None:
+    put_json_lines(tmp_path / "train.jsonl", CODES, None, label=["cat"] * 23)
+    put_json_lines(tmp_path / "val.jsonl", CODES, LABELS)
+    assert opened(tmp_path, "jsonl").notes == ("fields not used: 2 (label, class_id)",)
+
+
 def test_lists_of_lists_splits_other_names_and_further_fields(tmp_path: Path) -> None:
     codes = CODES.reshape(23, 4, 4)
     captions = [f"é{row}" for row in range(23)]

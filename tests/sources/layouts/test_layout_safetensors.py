@@ -74,6 +74,18 @@ def test_several_files_are_one_split_and_metadata_lie_beside(tmp_path: Path) -> 
     assert source.tokenizer_name == "dv16"
 
 
+def test_labels_that_the_first_file_lacks_are_neither_dropped_nor_made_up(tmp_path: Path) -> None:
+    put(tmp_path / "splits/train.safetensors", {"codes": CODES})
+    put(tmp_path / "splits/val.safetensors", {"codes": CODES, "labels": LABELS})
+    splits = opened(tmp_path / "splits", "safetensors").splits
+    assert splits["train"].labels(0, 9) is None
+    assert splits["val"].labels(0, 9).tolist() == LABELS.tolist()
+    for number, more in enumerate(({}, {"labels": LABELS})):
+        put(tmp_path / f"files/train-{number:05}-of-00002.safetensors", {"codes": CODES, **more})
+    with pytest.raises(SourceError, match=r"1 of 2 files have no labels"):
+        open_source(tmp_path / "files")
+
+
 def test_a_file_at_a_url_gives_what_the_local_file_gives(tmp_path: Path) -> None:
     data = put(tmp_path / "x.safetensors", {"tokens": CODES}).read_bytes()
     fsspec.filesystem("memory").pipe_file("memory://layouts/x.safetensors", data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_labels
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
-from tokenstore.sources.names import digest
+from tokenstore.sources.names import digest, shortened
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.storage import public_url
@@ -245,20 +245,14 @@ def open_json_lines(
         location=where,
         splits=splits,
         grid=grid_of({split: of_split.stored for split, of_split in splits.items()}, where),
-        notes=shards.notes,
+        notes=(*shards.notes, *_unused((files[0] for files in shards.splits.values()), fields)),
         further=further if requested else {},
     )
 
 
 def _fields(file: SourceFile, tokens: str | None, label: str | None, further: tuple[str, ...]) -> _Fields:
     """Return the fields that the first line of a file has; raise SourceError where it lacks one."""
-    line = next((line for block in _blocks(file) for line in block.split(b"\n") if line.strip()), b"")
-    try:
-        first = json.loads(line)
-        if not isinstance(first, dict):
-            raise ValueError(f"a {type(first).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: expected a JSON object in the first line: {error}") from error
+    first = _first_line(file)
     shapes = {name: _shape(value) for name, value in first.items() if isinstance(name, str)}
     name = chosen_tokens(tokens, {name: bool(shape) for name, shape in shapes.items()}, str(file), "field")
     shape = shapes[name]
@@ -271,6 +265,26 @@ def _fields(file: SourceFile, tokens: str | None, label: str | None, further: tu
             raise missing_field(str(file), each, list(first))
     names = (each for each in LABEL_NAMES if type(first.get(each)) is int and each != name)
     return _Fields(name, shape or (), next(names, None) if label is None else label, further)
+
+
+def _first_line(file: SourceFile) -> dict[Any, Any]:
+    """Return the object in a file's first line; raise SourceError for another line."""
+    line = next((line for block in _blocks(file) for line in block.split(b"\n") if line.strip()), b"")
+    try:
+        first = json.loads(line)
+        if not isinstance(first, dict):
+            raise ValueError(f"a {type(first).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: expected a JSON object in the first line: {error}") from error
+    return first
+
+
+def _unused(files: Iterable[SourceFile], fields: _Fields) -> tuple[str, ...]:
+    """Return a note on the fields, in the first lines of files, that become no codes, labels or columns."""
+    used = {fields.tokens, fields.label, *fields.further}
+    names = dict.fromkeys(name for file in files for name in _first_line(file))
+    rest = [name for name in names if name not in used]
+    return (f"fields not used: {len(rest)} ({shortened(rest)})",) if rest else ()
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

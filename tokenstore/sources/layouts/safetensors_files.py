@@ -99,7 +99,7 @@ def open_safetensors(
     files = {split: [_open(file) for file in of_split] for split, of_split in shards.splits.items()}
     first = next(iter(files.values()))[0]
     name = chosen_tokens(token_column, _may_be_tokens(first.tensors), str(first.file), "tensor")
-    label = _label_name(first, label_column, name)
+    label = _label_name([each for of_split in files.values() for each in of_split], label_column, name)
     for split, of_split in files.items():
         tensors = [_tokens(each, name) for each in of_split]
         rows = JoinedRows.of(
@@ -238,16 +238,17 @@ def _tokens(each: _TensorFile, name: str) -> StoredArray:
     return array
 
 
-def _label_name(first: _TensorFile, given: str | None, tokens: str) -> str | None:
+def _label_name(files: Sequence[_TensorFile], given: str | None, tokens: str) -> str | None:
+    known = dict.fromkeys(name for each in files for name in each.tensors)
     if given is not None:
-        if given not in first.tensors:
+        if given not in known:
             named = Parameter("label_column", given)
             raise SourceError(
-                f"{first.file}: {named}: no such tensor; found {shortened(list(first.tensors), 20)}",
+                f"{files[0].file}: {named}: no such tensor; found {shortened(list(known), 20)}",
                 parameters=[named],
             )
         return given
-    return next((name for name in LABEL_NAMES if name in first.tensors and name != tokens), None)
+    return next((name for name in LABEL_NAMES if name in known and name != tokens), None)
 
 
 def _class_names(first: _TensorFile) -> tuple[str, ...] | None:
