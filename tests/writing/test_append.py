@@ -194,6 +194,22 @@ def test_two_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened["train"].labels, [0, 1, 2, 3, 0, 2])
 
 
+def test_label_maps_never_become_those_of_other_classes(tmp_path: Path) -> None:
+    samples = {"train": (CODES[:3], None, {"masks": np.zeros((3, 2, 2), np.uint8)})}
+    for name, classes in (("a", ("road", "sky")), ("b", ("sky", "road")), ("c", ("road", "sky", "tree"))):
+        write_store(tmp_path / name, samples, 391, class_names=classes)
+    message = "its classes have other numbers than .*a's, and its label maps would keep the old numbers"
+    with pytest.raises(StoreError, match=message):
+        tokenstore.append(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(StoreError, match=message):
+        tokenstore.merge(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(StoreError, match=r"classes become one, .*label maps would keep the old numbers"):
+        tokenstore.relabel(tmp_path / "c", class_map={"sky": "road"})
+    tokenstore.relabel(tmp_path / "c", class_map={"tree": "forest"})
+    result = tokenstore.append(tmp_path / "a", tmp_path / "c")
+    assert result.manifest.class_names == ("road", "sky", "forest")
+
+
 def test_the_ignored_value_of_masks_comes_with_them(tmp_path: Path) -> None:
     masks = {"masks": np.full((3, 2, 2), 255, np.uint8)}
     write_store(tmp_path / "a", {"train": (CODES[:3], None)}, 391)

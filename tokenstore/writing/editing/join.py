@@ -17,7 +17,7 @@ from tokenstore.format import CODEBOOK, LABELS, NAME, SYMMETRIES, SYNONYMS, TOKE
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.views import check_same_tokenizer
 from tokenstore.storage import Storage
-from tokenstore.writing.editing.label_files import told_apart
+from tokenstore.writing.editing.label_files import check_label_maps, told_apart
 from tokenstore.writing.editing.new_store import EditedStore, OnSamples, new_store, operation, same_spec
 from tokenstore.writing.editing.rows import PickedRows
 from tokenstore.writing.editing.select import write_picked
@@ -168,7 +168,8 @@ def unified_classes(
     """Return the names of all classes, and for each store the new label of each of its labels.
 
     None stands for labels that stay. Classes of one store stay apart, even where two have one name. Raises
-    StoreError where only some labels have names, or stores have other numbers of classes of one name.
+    StoreError where only some labels have names, where stores have other numbers of classes of one name, and
+    for label maps whose values would be other classes.
     """
     named = [store for store in stores if store.class_names is not None]
     if not named:
@@ -188,6 +189,7 @@ def unified_classes(
     for store in stores:
         own = told_apart(store.class_names or ())
         table = np.array([number[each] for each in own], np.int32)
+        check_label_maps(store, table, f"its classes have other numbers than {named[0].files.storage}'s")
         tables.append(None if np.array_equal(table, np.arange(len(own))) else table)
     return tuple(name for name, _ in classes), tables
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from tokenstore.errors import ArgumentError, Parameter, StoreError, did_you_mean
+from tokenstore.format import LABELS, MASKS
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath
 
@@ -27,6 +28,7 @@ __all__ = [
     "GivenLabels",
     "Labels",
     "NewLabels",
+    "check_label_maps",
     "given_labels",
     "mapped_classes",
     "read_class_map",
@@ -107,6 +109,19 @@ def told_apart(names: Sequence[str]) -> list[tuple[str, int]]:
         classes.append((name, seen[name]))
         seen[name] += 1
     return classes
+
+
+def check_label_maps(store: TokenStore, labels: Labels, problem: str) -> None:
+    """Raise StoreError where classes get other numbers `labels` (K,), and label maps have the old ones.
+
+    The names of classes are those of a store's labels, or without labels of the values of its label maps.
+    """
+    columns = {name for split in store.splits for name in store[split].columns}
+    if MASKS in columns and LABELS not in columns and not np.array_equal(labels, np.arange(len(labels))):
+        raise StoreError(
+            f"{store.files.storage}: {problem}, and its label maps would keep the old numbers. Convert its "
+            "label maps with the new ones"
+        )
 
 
 def read_class_map(given: Mapping[str, str] | StorePath) -> dict[str, str]:

@@ -26,6 +26,7 @@ from tokenstore.writing.editing.edition import Edition, Editor, edit
 from tokenstore.writing.editing.label_files import (
     GivenLabels,
     Labels,
+    check_label_maps,
     given_labels,
     mapped_classes,
     read_class_map,
@@ -148,6 +149,7 @@ def rename_class(
 def _mapped(store: TokenStore, names: Mapping[str, str]) -> Editor:
     """Return the editor that maps classes; raises what `mapped_classes` raises."""
     classes = mapped_classes(store, names)
+    check_label_maps(store, classes.labels, "classes become one, or another order")
     new = {
         name: _mapped_labels(PickedRows(store[name], labels=classes.labels))
         for name in store.splits
