@@ -71,6 +71,14 @@ def test_codes_that_are_none_are_refused() -> None:
         ExactFlip(PARTNERS.expand(2, -1))(drawn(0, 1, 3, 2, 2), generator=seeded(0))
 
 
+def test_codes_beyond_a_shorter_codebook_are_refused() -> None:
+    flip = ExactFlip(torch.tensor([[1, 0, 2], [1, 0, -1]]), p=1.0)
+    codes = torch.tensor([[[2, 1], [0, 1]]])
+    assert flip(codes, generator=seeded(0)).tolist() == [[[0, 2], [0, 1]]]
+    with pytest.raises(CodecError, match="expected a code from 0 to 1, found 2"):
+        flip(codes.flip(1), generator=seeded(0))
+
+
 def tiny_adapter() -> TokenAdapt:
     config = AdapterConfig(
         codebook_size=len(PARTNERS), channels=6, grid=(4, 4), size=(4, 4), width=16, heads=2, mlp=16

@@ -67,8 +67,16 @@ class ExactFlip(nn.Module):
         else:
             planes = zip(self.partners, wide.unbind(1), strict=True)
             partners = torch.stack([own[plane] for own, plane in planes], 1)
+            if codes.device.type == "cpu":
+                self._check_shorter(wide, partners)
         drawn = to_device(mask, codes.device).view(-1, *[1] * (codes.ndim - 1))
         return torch.where(drawn, partners.flip(-1), wide).to(codes.dtype)
+
+    def _check_shorter(self, codes: Tensor, partners: Tensor) -> None:
+        """Raise CodecError for a code beyond its own codebook, where that is shorter than others."""
+        if (partners < 0).any():
+            number = int((partners < 0).nonzero()[0][1])
+            check_codes(codes[:, number], int((self.partners[number] >= 0).sum()))
 
     def flipped_labels(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Flip the label maps (B, h, w) of a mask (B,), which move with their codes, and return all."""

@@ -60,6 +60,21 @@ def test_folders_of_splits_and_labels_that_are_texts(tmp_path: Path) -> None:
     assert source.splits["train"].labels(0, 3).tolist() == [1, 0, 1]
 
 
+def test_splits_of_other_columns_keep_their_labels_and_lack_no_column_asked_for(
+    tmp_path: Path,
+) -> None:
+    all_columns = columns("ndarray:int16:4,5")
+    for labelled, bare in (("val", "train"), ("train", "val")):
+        root = tmp_path / labelled
+        put_mds(root / labelled, all_columns, [13])
+        put_mds(root / bare, {"tokens": all_columns["tokens"]}, [13])
+        splits = opened(root, "mds").splits
+        assert splits[bare].labels(0, 13) is None
+        assert splits[labelled].labels(0, 13).tolist() == LABELS.tolist()
+        with pytest.raises(SourceError, match=rf"{bare}.*'caption': no such column; found tokens"):
+            open_source(root, columns=["caption"])
+
+
 def test_the_library_itself_writes_what_is_read(tmp_path: Path) -> None:
     streaming = pytest.importorskip("streaming", reason="needs the package mosaicml-streaming")
     kinds = {"tokens": "ndarray:int16:4,5", "caption": "str", "label": "int"}

@@ -163,21 +163,26 @@ def open_mds(
     fields = requested_fields(columns, where)
     shards = {split: _shards(folder) for split, folder in _split_folders(Path(location)).items()}
     known = next(iter(shards.values()))[0].columns
+    all_known = {name: each for of_split in shards.values() for name, each in of_split[0].columns.items()}
     codes = chosen_tokens(
         token_column, {name: each.is_array for name, each in known.items()}, where, "column"
     )
-    for name in fields.values():
-        if name not in known:
-            raise missing_field(where, name, list(known))
+    for of_split in shards.values():
+        if codes not in of_split[0].columns:
+            raise SourceError(f"{of_split[0].file}: no column {codes!r}, unlike the first split")
+        for name in fields.values():
+            if name not in of_split[0].columns:
+                raise missing_field(str(of_split[0].file), name, list(of_split[0].columns))
     kinds = {name: _kind(shards, name) for name in (codes, *fields.values())}
     check_shape(kinds[codes].dtype, (1, *kinds[codes].shape), f"{where}: column {codes!r}")
-    label = _label_name(known, label_column, where)
-    labels, class_names = ({}, None) if label is None else _labels(shards, label, where)
+    label = _label_name(all_known, label_column, where)
+    labelled = {split: of_split for split, of_split in shards.items() if label in of_split[0].columns}
+    labels, class_names = ({}, None) if label is None else _labels(labelled, label, where)
     splits = {}
     for split, of_split in shards.items():
         rows = JoinedRows.of([ShardRows(shard, codes, kinds[codes]) for shard in of_split], where)
         splits[split] = LayoutSplit(rows, labels.get(split))
-    rest = [name for name in known if name not in (codes, label, *fields.values())]
+    rest = [name for name in all_known if name not in (codes, label, *fields.values())]
     return CodeSource(
         kind="mds",
         location=where,
