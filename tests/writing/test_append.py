@@ -217,6 +217,11 @@ def test_the_ignored_value_of_masks_comes_with_them(tmp_path: Path) -> None:
     assert tokenstore.append(tmp_path / "a", tmp_path / "b").manifest.ignore_index == 255
 
 
+def test_a_store_whose_name_looks_like_a_pattern_is_appended(tmp_path: Path) -> None:
+    tokenstore.append(written(tmp_path / "a", 0, 13), written(tmp_path / "b [x]*", 13, 20))
+    assert_rows(tmp_path / "a", range(20))
+
+
 def test_a_zip_file_is_appended_to(tmp_path: Path) -> None:
     written(tmp_path / "a.zip", 0, 13)
     tokenstore.append(tmp_path / "a.zip", written(tmp_path / "b.zip", 13, 20))

@@ -14,9 +14,10 @@ from helpers.stores import Samples, random_codes, write_store
 import tokenstore
 from tokenstore.audit.verify import verify
 from tokenstore.codecs import Views
+from tokenstore.errors import SourceError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.sources.layouts.llamagen import ten_crops
-from tokenstore.writing.export.job import EXPORT_LIST
+from tokenstore.writing.export.job import EXPORT_HEADER, EXPORT_LIST
 
 BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "npz": (("masks", "score", "caption", "source"), {}),
@@ -143,3 +144,14 @@ def test_options_go_before_an_export_s_facts_and_another_list_is_said_to_be_none
     tokenstore.convert(tmp_path / "out", tmp_path / "plain", **said)
     assert tokenstore.open(tmp_path / "plain").manifest.codebook_sizes == (9,)
     assert "is not used, it is no list of an export" in " ".join(notes)
+
+
+def test_an_unfinished_export_is_no_source(tmp_path: Path) -> None:
+    tokenstore.write(tmp_path / "store", random_codes(4, (2, 3), 9), codebook_size=9)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to="jsonl")
+    (tmp_path / "out" / EXPORT_LIST).unlink()
+    (tmp_path / "out" / EXPORT_HEADER).parent.mkdir()
+    (tmp_path / "out" / EXPORT_HEADER).write_text("{}")
+    with pytest.raises(SourceError, match=r"out: an unfinished export of a store\. Go on"):
+        tokenstore.convert(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()

@@ -156,7 +156,7 @@ def _as_opened_store(
         return None
     if not takes_options(source):
         refuse_options(storage_options, source)
-    if re.search(r"[*?{\[]", os.fspath(source)):
+    if re.search(r"[*?{\[]", os.fspath(source)) and not Path(source).exists():
         return None
     storage = as_storage(source, storage_options if takes_options(source) else None)
     try:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from tokenstore.errors import ManifestError, Parameter
+from tokenstore.errors import ManifestError, Parameter, SourceError
 from tokenstore.format import StoreFields, read_store_fields
 from tokenstore.sources import open_source
 from tokenstore.sources.arrays import folder_codebook
@@ -22,7 +22,7 @@ from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.labels import check_class_range
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.options import SourceOptions
-from tokenstore.writing.export.job import EXPORT_LIST
+from tokenstore.writing.export.job import EXPORT_HEADER, EXPORT_LIST
 
 __all__ = ["open_with_facts"]
 
@@ -37,10 +37,19 @@ def open_with_facts(
     """Open a source as `open_source` does, with the facts of the export that its folder is, if it is one.
 
     Facts that the source or `options` have already stay. Raises SourceError for a list that is too large, for
-    a file of vectors that holds none, and for a label that no class has; and what `open_source` raises.
+    a file of vectors that holds none, for a label that no class has, and for an unfinished export; and what
+    `open_source` raises.
     """
+    _refuse_unfinished(place)
     source = open_source(place, kind, listings=listings, **options)
     return _with_facts(source, options)
+
+
+def _refuse_unfinished(place: str) -> None:
+    """Raise SourceError for the local folder of an export that was interrupted, which lacks samples."""
+    folder = Path(place)
+    if (folder / EXPORT_HEADER).is_file() and not (folder / EXPORT_LIST).is_file():
+        raise SourceError(f"{place}: an unfinished export of a store. Go on with `tokenstore.export` first")
 
 
 def _with_facts(source: Source, options: SourceOptions) -> Source:

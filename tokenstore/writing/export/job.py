@@ -27,11 +27,12 @@ from tokenstore.writing.export.contents import Digests, Values
 from tokenstore.writing.owner import OWNER, Owner
 from tokenstore.writing.target import own
 
-__all__ = ["EXPORT_LIST", "OnProgress", "UnitRecord", "existing_list", "write_export"]
+__all__ = ["EXPORT_HEADER", "EXPORT_LIST", "OnProgress", "UnitRecord", "existing_list", "write_export"]
 
 EXPORT_LIST = "tokenstore-export.json"
 """The list of an export's files, and what they are of."""
-_HEADER = f"{STAGING}/export.json"
+EXPORT_HEADER = f"{STAGING}/export.json"
+"""The note of an unfinished export on what it is of."""
 _UNITS = f"{STAGING}/units"
 _SCRATCH = "unit-"
 """The beginning of the name of a folder in which a unit's files are written."""
@@ -134,8 +135,8 @@ def write_export(
 
 def _begin(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> None:
     if not _look(target, resume, inputs):
-        target.remove(_HEADER)
-        target.write(_HEADER, encode_json(json.loads(json.dumps(inputs))))
+        target.remove(EXPORT_HEADER)
+        target.write(EXPORT_HEADER, encode_json(json.loads(json.dumps(inputs))))
 
 
 def _look(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> bool:
@@ -145,14 +146,14 @@ def _look(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> bool:
     """
     files = [path for path in target.files() if path != LOCK_INSIDE and not path.startswith(OWNER)]
     again = Parameter("resume", True)
-    begun = [path for path in files if path != _HEADER and not path.startswith(f"{STAGING}/{_SCRATCH}")]
-    if _HEADER in files and (begun or target.root is None):
+    begun = [path for path in files if path != EXPORT_HEADER and not path.startswith(f"{STAGING}/{_SCRATCH}")]
+    if EXPORT_HEADER in files and (begun or target.root is None):
         if not resume:
             raise StoreExistsError(
                 f"{target}: an unfinished export is there. Go on with it by {again}, or remove it",
                 parameters=[again],
             )
-        written, expected = json.loads(target.read(_HEADER)), json.loads(json.dumps(inputs))
+        written, expected = json.loads(target.read(EXPORT_HEADER)), json.loads(json.dumps(inputs))
         different = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
         if different:
             was, now = (f"{values.get(different[0])!r:.200}" for values in (written, expected))
