@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["printable"]
+__all__ = ["is_unicode", "printable"]
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text is of Unicode's characters, which files can hold: half of a pair is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

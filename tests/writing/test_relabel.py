@@ -151,6 +151,8 @@ def test_a_class_is_renamed_and_its_label_stays(tmp_path: Path) -> None:
         tokenstore.rename_class(store, "whale", "cat")
     with pytest.raises(ArgumentError, match=r"found 'dog', another class's.*class_map=\.\.\."):
         tokenstore.rename_class(store, "lynx", "dog")
+    with pytest.raises(ArgumentError, match="expected a name of Unicode's characters"):
+        tokenstore.rename_class(store, "lynx", "\ud800")
 
 
 def test_two_classes_of_one_name_stay_apart(tmp_path: Path) -> None:

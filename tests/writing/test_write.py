@@ -267,6 +267,8 @@ def test_what_is_given_has_to_fit(tmp_path: Path) -> None:
     refused("'scores': expected a dtype", grid=GRID, codebook_size=3, columns={"scores": object()})
     refused("found 'none-such'", CODES, tokenizer="none-such", kind=TokenizerError)
     refused("codebook: expected vectors", CODES, codebook=np.zeros(3))
+    for names in ("abc", ["a", 3], ["a", "\ud800"]):
+        refused("class_names: expected a list of texts", CODES, codebook_size=391, class_names=names)
 
 
 def test_two_writers_and_other_settings_are_refused(tmp_path: Path) -> None:

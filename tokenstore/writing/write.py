@@ -16,6 +16,7 @@ from tokenstore.format import TokenizerIdentity, codebook_sizes
 from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
 from tokenstore.storage import Storage
+from tokenstore.texts import is_unicode
 from tokenstore.tokenizers import Tokenizer, load_tokenizer, symmetries_of
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.batches import as_array, declared_columns
@@ -227,6 +228,20 @@ def _grid(grid: Sequence[int] | None, codes: Any, views: object, **of_codes: Any
     return as_array(codes, "codes").shape[1 if views is None else 2 :] if grid is None else grid
 
 
+def _checked_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return names of classes, one by label; raise ArgumentError for what is no list of texts."""
+    if names is None:
+        return None
+    wrong = [names] if isinstance(names, str) else [name for name in names if not isinstance(name, str)]
+    wrong += [name for name in names if isinstance(name, str) and not is_unicode(name)]
+    if wrong:
+        raise ArgumentError(
+            f"class_names: expected a list of texts of Unicode's characters, found {wrong[0]!r:.80}",
+            parameters=[Parameter("class_names")],
+        )
+    return tuple(names)
+
+
 def _spec(grid: Sequence[int] | None, origin: _Origin, class_names: Sequence[str] | None) -> StoreSpec:
     if grid is None:
         raise ArgumentError(
@@ -241,7 +256,7 @@ def _spec(grid: Sequence[int] | None, origin: _Origin, class_names: Sequence[str
         grid=shape,
         codebook_sizes=origin.codebook_sizes,
         codebook=origin.codebook,
-        class_names=None if class_names is None else tuple(class_names),
+        class_names=_checked_names(class_names),
         source_kind=SOURCE_KIND,
         symmetries=symmetries,
         permutations=permutations,

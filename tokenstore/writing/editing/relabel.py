@@ -22,6 +22,7 @@ from tokenstore.format import (
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath
 from tokenstore.storage import Storage
+from tokenstore.texts import is_unicode
 from tokenstore.writing.editing.edition import Edition, Editor, edit
 from tokenstore.writing.editing.label_files import (
     GivenLabels,
@@ -113,6 +114,8 @@ def rename_class(
     Raises ArgumentError for a class that the store does not have, or a name that another class has, and
     otherwise what `relabel` raises; the other arguments are as there.
     """
+    if not is_unicode(new):
+        raise ArgumentError(f"expected a name of Unicode's characters, found {new!r:.80}")
 
     def editor(opened: TokenStore) -> Editor:
         names = opened.class_names or ()
