@@ -53,7 +53,7 @@ def open_parquet(file: Any, **settings: Any) -> ParquetFile:
     """
     import pyarrow.parquet as pq  # most of this module needs no Arrow
 
-    return pq.ParquetFile(file, pre_buffer=isinstance(file, str), **settings)
+    return pq.ParquetFile(file, pre_buffer=isinstance(file, str | os.PathLike), **settings)
 
 
 def inflated_nbytes(file: SeekableFile) -> int:
