@@ -87,7 +87,7 @@ def training_recipe(
         recipe = recipes.finetune(codebook, adapter, classes, size, noise, symmetries)
     else:
         recipe = recipes.seit(codebook, classes, size, noise=noise, symmetries=symmetries)
-    recipe.requantise = Requantise(recipe.embedding.codebook) if gives_codes else None
+    recipe.requantise = recipe.embedding.requantiser() if gives_codes else None
     return recipe
 
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.augment import recipes
     from tokenstore.augment.adapters import load_adapter, save_adapter
+    from tokenstore.augment.codebooks import Codebook
     from tokenstore.augment.colour import PUBLISHED_NOISE, ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
     from tokenstore.augment.cropped_embedding import CroppedEmbedding
     from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
-    from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+    from tokenstore.augment.embedding import CodebookEmbedding, TokenVectors, token_vectors
     from tokenstore.augment.exact_flip import ExactFlip
     from tokenstore.augment.examples import augmented_examples, transformed_codes
     from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tokenstore.augment.recipes import Recipe
     from tokenstore.augment.requantise import Requantise
     from tokenstore.augment.seen_part import LEAST_CROPPED, seen_size
+    from tokenstore.augment.several_codebooks import Combination, NumberVectors, SeveralCodebooks
     from tokenstore.augment.token_adapt import (
         ADAPTER_PARTS,
         PATCH_SIDE,
@@ -53,6 +55,7 @@ __all__ = [
     "Codebook",
     "CodebookEmbedding",
     "ColorAdapt",
+    "Combination",
     "CroppedEmbedding",
     "CutMix",
     "CutMixOrMixup",
@@ -63,6 +66,7 @@ __all__ = [
     "HorizontalFlip",
     "Mixup",
     "Noise",
+    "NumberVectors",
     "OneOf",
     "PatchSwap",
     "PerSample",
@@ -71,8 +75,10 @@ __all__ = [
     "RandomResizedCrop",
     "Recipe",
     "Requantise",
+    "SeveralCodebooks",
     "SynonymReplacement",
     "TokenAdapt",
+    "TokenVectors",
     "adapter_geometry",
     "augmented_examples",
     "load_adapter",
@@ -85,6 +91,7 @@ __all__ = [
     "seen_size",
     "soft_targets",
     "synonym_table",
+    "token_vectors",
     "transformed_codes",
 ]
 
@@ -93,7 +100,8 @@ _HOMES = {
     "colour": ("PUBLISHED_NOISE", "ColorAdapt", "EmbNoise", "Noise", "OneOf", "noise_strength"),
     "cropped_embedding": ("CroppedEmbedding",),
     "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
-    "embedding": ("Codebook", "CodebookEmbedding"),
+    "codebooks": ("Codebook",),
+    "embedding": ("CodebookEmbedding", "TokenVectors", "token_vectors"),
     "exact_flip": ("ExactFlip",),
     "examples": ("augmented_examples", "transformed_codes"),
     "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),
@@ -103,6 +111,7 @@ _HOMES = {
     "recipes": ("Recipe",),
     "requantise": ("Requantise",),
     "seen_part": ("LEAST_CROPPED", "seen_size"),
+    "several_codebooks": ("Combination", "NumberVectors", "SeveralCodebooks"),
     "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"),
 }
 """The public names of each module."""

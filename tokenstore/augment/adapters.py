@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
+from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt, described_sizes
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.files import write_file
 from tokenstore.format import TokenizerIdentity
@@ -70,15 +70,15 @@ def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str)
             f"{path}: expected an adapter for the codes of {_described(tokenizer)}, found one for those of "
             f"{_described(own)}; seitpp_models.adapter.train_tokenadapt trains one"
         )
-    pruned, codes = tokenizer.kept_codes, adapter.config.codebook_size
+    pruned, sizes = tokenizer.kept_codes, adapter.config.codebook_sizes
     if pruned == own.kept_codes or pruned is None:
         return adapter
-    if own.fingerprint is None and [len(own_codes) for own_codes in pruned] == [codes]:
+    if own.fingerprint is None and tuple(map(len, pruned)) == sizes:
         return adapter  # a published adapter, made for the same number of codes
-    if own.fingerprint is None or len(pruned) != 1 or max(pruned[0]) >= codes:
+    if own.fingerprint is None or not len(pruned) == len(sizes) == 1 or max(pruned[0]) >= sizes[0]:
         raise AdapterError(
-            f"{path}: expected an adapter for codes of {_described(tokenizer)}, found one for {codes} codes "
-            f"of {own}; seitpp_models.adapter.train_tokenadapt trains one"
+            f"{path}: expected an adapter for codes of {_described(tokenizer)}, found one for "
+            f"{described_sizes(sizes)} of {own}; seitpp_models.adapter.train_tokenadapt trains one"
         )
     rows = torch.tensor(pruned[0])
     head = "reverse_transform.1."
@@ -127,7 +127,14 @@ def _read_adapter(file: Any, augmentation: nn.Module | None) -> TokenAdapt:
     return TokenAdapt.from_tensors(tensors, config, augmentation, tokenizer)
 
 
+def _codes(value: object, where: str) -> int | tuple[int, ...]:
+    """Return a number of codes, or one for each of several codebooks; raises FieldError for others."""
+    return tuple(_several_sizes(value, where)) if isinstance(value, list) else _one_size(value, where)
+
+
+_one_size, _several_sizes = integer(1), list_of(integer(1))
 _SIZES: dict[str, Reader[Any]] = {
-    **dict.fromkeys(("codebook_size", "channels", "width", "heads", "mlp", "depth"), integer(1)),
+    "codebook_size": _codes,
+    **dict.fromkeys(("channels", "width", "heads", "mlp", "depth"), integer(1)),
     **dict.fromkeys(("grid", "size"), list_of(integer(1))),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.augment.devices import to_device
-from tokenstore.augment.embedding import Codebook, codebook_vectors
+from tokenstore.augment.embedding import Vectors, token_vectors
 from tokenstore.augment.geometry import probability
 
 __all__ = [
@@ -154,16 +154,16 @@ class OneOf(nn.Module):
         return f"p={self.p}"
 
 
-def noise_strength(codebook: Codebook, noise: Noise = None) -> float:
+def noise_strength(codebook: Vectors, noise: Noise = None) -> float:
     """Return the strength of Emb-Noise for a codebook (K, C): by default its numbers' standard deviation.
 
-    `noise` is a strength, or "published", which is 1.0. Noise as strong as the vectors' numbers differ leaves
-    a vector recognisable, whatever the tokenizer; the published one drowns vectors of length 1. Raises
-    ValueError for a strength below 0 or another name.
+    For tokens of other kinds `codebook` is their `TokenVectors`. `noise` is a strength, or "published", which
+    is 1.0. Noise as strong as the vectors' numbers differ leaves a vector recognisable, whatever the
+    tokenizer; the published one drowns vectors of length 1. Raises ValueError for a strength below 0 or
+    another name.
     """
     if noise is None:
-        vectors = codebook_vectors(codebook)
-        return float(vectors.std(correction=min(1, vectors.numel() - 1)))
+        return token_vectors(codebook).deviation
     strength = PUBLISHED_NOISE if noise == "published" else noise
     if isinstance(strength, str) or not 0 <= strength < math.inf:
         raise ValueError(f"noise: expected a number from 0, or 'published', found {noise!r}")

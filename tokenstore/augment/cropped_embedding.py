@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tokenstore.augment.codebooks import check_dtype
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.crops_cpu import check_out, embed_resized_crop
-from tokenstore.augment.embedding import CodebookEmbedding, check_dtype
+from tokenstore.augment.embedding import CodebookEmbedding
 
 __all__ = ["CroppedEmbedding"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenstore.augment.codebooks import check_codes
 from tokenstore.augment.crops import Interpolation, taps
-from tokenstore.augment.embedding import check_codes
 from tokenstore.machine import importing_kernels
 
 __all__ = ["check_out", "embed_resized_crop"]

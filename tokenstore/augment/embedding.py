@@ -1,25 +1,50 @@
-"""The lookup of codes in a codebook, which gives embeddings."""
+"""The lookup of codes in a codebook, which gives embeddings; the base of everything that gives embeddings."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from abc import ABC, abstractmethod
+from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from tokenstore.errors import CodecError
+from tokenstore.augment.codebooks import Codebook, check_codes, check_dtype, codebook_vectors
+from tokenstore.augment.on_codes import nearest_codes
+from tokenstore.augment.requantise import Requantise
 
-__all__ = ["Codebook", "CodebookEmbedding", "check_codes"]
-
-Codebook: TypeAlias = Tensor | npt.NDArray[Any]
-"""The vectors (K, C) of a codebook."""
+__all__ = ["Codebook", "CodebookEmbedding", "TokenVectors", "Vectors", "deviation_of", "token_vectors"]
 
 
-class CodebookEmbedding(nn.Module):
+class TokenVectors(nn.Module, ABC):
+    """The base of modules that give embeddings (B, C, *grid) float32 of a batch of tokens.
+
+    Recipes take such a module in place of a codebook.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    """The number of codes of each codebook; empty for tokens that are numbers and not codes."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """The channels of an embedding, C."""
+
+    @property
+    @abstractmethod
+    def deviation(self) -> float:
+        """The standard deviation of the numbers of embeddings, by which Emb-Noise is measured."""
+
+    @abstractmethod
+    def requantiser(self) -> nn.Module | None:
+        """Return the module from embeddings back to tokens; None if embeddings are tokens already."""
+
+    def synonyms(self) -> Tensor | None:
+        """Return each code's nearest codes (K, M) int64; None if tokens have none."""
+        return None
+
+
+class CodebookEmbedding(TokenVectors):
     """The lookup of codes (B, *grid) of any integer dtype: embeddings (B, C, *grid) float32.
 
     `codebook` (K, C) is copied to a buffer, which has no gradient. Raises ValueError for a codebook of
@@ -31,6 +56,7 @@ class CodebookEmbedding(nn.Module):
     def __init__(self, codebook: Codebook) -> None:
         super().__init__()
         self.register_buffer("codebook", codebook_vectors(codebook))
+        self.codebook_sizes = (len(self.codebook),)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the embeddings of codes, channel-first.
@@ -43,43 +69,43 @@ class CodebookEmbedding(nn.Module):
             check_codes(codes, len(self.codebook))
         return F.embedding(codes.long(), self.codebook).movedim(-1, 1).contiguous()
 
+    @property
+    @override
+    def channels(self) -> int:
+        return self.codebook.shape[1]
+
+    @property
+    @override
+    def deviation(self) -> float:
+        return deviation_of(self.codebook)
+
+    @override
+    def requantiser(self) -> Requantise:
+        """Return the module that gives the code of the nearest vector, by cosine similarity."""
+        return Requantise(self.codebook)
+
+    @override
+    def synonyms(self) -> Tensor:
+        """Return the nearest codes (K, 5); raises ValueError for a codebook of five vectors or fewer."""
+        return nearest_codes(self.codebook)
+
     @override
     def extra_repr(self) -> str:
         return "{} codes of {} channels".format(*self.codebook.shape)
 
 
-def codebook_vectors(codebook: Codebook | None) -> Tensor:
-    """Return a copy (K, C) float32 of a codebook's vectors.
+Vectors: TypeAlias = Codebook | TokenVectors
+"""The vectors of tokens: those of one codebook, or a module that gives them."""
 
-    Raises ValueError for another rank, and for None, which a store without vectors has as its codebook.
+
+def token_vectors(vectors: Vectors | None) -> TokenVectors:
+    """Return the module that gives embeddings: the one that was given, or the lookup in a codebook (K, C).
+
+    Raises ValueError for a codebook of another rank, and for None.
     """
-    if codebook is None:
-        raise ValueError(
-            "codebook: expected vectors (K, C), found None: the tokenizer has no vectors, or they were not "
-            "stored. Ready codes are converted with theirs by convert(codebook=...)"
-        )
-    if isinstance(codebook, np.ndarray):
-        codebook = torch.from_numpy(np.array(codebook, np.float32))
-    vectors = codebook.detach().to(torch.float32, copy=True).contiguous()
-    if vectors.ndim != 2 or not vectors.numel():
-        raise ValueError(f"codebook: expected vectors (K, C), found shape {tuple(vectors.shape)}")
-    return vectors
+    return vectors if isinstance(vectors, TokenVectors) else CodebookEmbedding(vectors)  # type: ignore[arg-type]
 
 
-def check_dtype(codes: Tensor) -> None:
-    """Raise CodecError unless codes are integers."""
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise CodecError(f"expected codes of an integer dtype, found {codes.dtype}")
-
-
-def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """Raise CodecError, which names the first, where codes (B, *grid) are not in 0..codebook_size - 1."""
-    wide = codes.long()
-    wrong = (wide < 0) | (wide >= codebook_size)
-    if wrong.any():
-        sample, *position = (int(at) for at in wrong.nonzero()[0])
-        raise CodecError(
-            f"sample {sample} of the batch, position {tuple(position)}: expected a code from 0 to "
-            f"{codebook_size - 1}, found {int(wide[sample, *position])}; look codes up in the codebook of "
-            "the tokenizer that made them"
-        )
+def deviation_of(numbers: Tensor) -> float:
+    """Return the standard deviation of all numbers of a tensor; 0 for a single one."""
+    return float(numbers.std(correction=min(1, numbers.numel() - 1)))

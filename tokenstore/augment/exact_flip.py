@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tokenstore.augment.codebooks import check_codes, check_dtype
 from tokenstore.augment.devices import to_device
-from tokenstore.augment.embedding import check_codes, check_dtype
 from tokenstore.augment.geometry import flipped, probability
 from tokenstore.format import FLIP, Symmetries
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokenstore.augment.codebooks import Codebook
 from tokenstore.augment.colour import moments, with_moments
 from tokenstore.augment.crops import RandomResizedCrop
-from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+from tokenstore.augment.embedding import CodebookEmbedding
 from tokenstore.augment.exact_flip import ExactFlip
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip
 from tokenstore.augment.requantise import Requantise

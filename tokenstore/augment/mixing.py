@@ -68,9 +68,10 @@ class CutMix(nn.Module):
         side = (1 - beta(self.alpha, generator)).sqrt()
         place = torch.rand(2, generator=generator, device=generator.device)
         side, place = to_device(side, device), to_device(place, device)
-        inside_rows = _between(place[0], side, rows)
-        inside_columns = _between(place[1], side, columns)
-        inside = inside_rows[:, None] & inside_columns
+        if rows == 1:  # a list of tokens: a part of it changes, which is as large a share
+            inside = _between(place[1], side.square(), columns)[None]
+        else:
+            inside = _between(place[0], side, rows)[:, None] & _between(place[1], side, columns)
         share = 1 - inside.float().mean()
         mixed = torch.where(inside, samples.flip(0), samples)
         return mixed, _blended(targets, share.to(targets.dtype))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tokenstore.augment.codebooks import check_dtype, codebook_vectors
 from tokenstore.augment.devices import to_device
-from tokenstore.augment.embedding import check_dtype, codebook_vectors
 from tokenstore.augment.geometry import probability
 
 __all__ = ["PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"]

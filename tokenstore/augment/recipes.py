@@ -19,14 +19,13 @@ from typing_extensions import override
 
 from tokenstore.augment.colour import ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
 from tokenstore.augment.crops import CenterCrop, RandomResizedCrop
-from tokenstore.augment.embedding import Codebook, CodebookEmbedding
+from tokenstore.augment.embedding import Vectors, token_vectors
 from tokenstore.augment.exact_flip import ExactFlip
 from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
-from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement, nearest_codes
+from tokenstore.augment.on_codes import PatchSwap, SynonymReplacement
 from tokenstore.augment.per_sample import PerSample
-from tokenstore.augment.requantise import Requantise
 from tokenstore.augment.seen_part import CentralPart, RandomPart
-from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry
+from tokenstore.augment.token_adapt import TokenAdapt, adapter_geometry, described_sizes
 from tokenstore.format import NO_SYMMETRIES, Symmetries
 
 __all__ = ["Evaluation", "Recipe", "finetune", "mtm_pretrain", "none", "seit"]
@@ -39,6 +38,9 @@ _TRAINING_SCALE = (0.08, 1.0)
 
 class Recipe(nn.Module):
     """An augmentation of codes (B, H, W) and labels (B,) or None; its repr has every step.
+
+    `codebook` is a codebook (K, C), or a module that gives the vectors of other tokens (`TokenVectors`): of
+    codes (B, n, H, W) of several codebooks, or of numbers (B, C, H, W).
 
     1. The modules `on_codes`, one after another.
     2. The lookup of codes, which gives embeddings.
@@ -57,7 +59,7 @@ class Recipe(nn.Module):
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: Vectors,
         crop: nn.Module,
         *,
         on_codes: Sequence[nn.Module] = (),
@@ -72,22 +74,22 @@ class Recipe(nn.Module):
     ) -> None:
         super().__init__()
         self.on_codes = nn.ModuleList(on_codes)
-        self.embedding = CodebookEmbedding(codebook)
+        self.embedding = token_vectors(codebook)
         self.colour = colour
         self.crop = crop
         self.mixing = mixing
         self.adapter = adapter
         self.adapter_geometry = adapter_geometry
         self.adapter_mixing = adapter_mixing
-        self.requantise = Requantise(self.embedding.codebook) if requantise else None
+        self.requantise = self.embedding.requantiser() if requantise else None
         self.classes, self.smoothing = classes, smoothing
         if self._softens and classes < 1:
             raise ValueError("classes: expected the number of classes, since targets are probabilities")
-        size = len(self.embedding.codebook)
-        if adapter is not None and adapter.config.codebook_size != size:
+        sizes = self.embedding.codebook_sizes
+        if adapter is not None and adapter.config.codebook_sizes != sizes:
             raise ValueError(
-                f"expected an adapter for the codebook's {size} codes, found one for "
-                f"{adapter.config.codebook_size}"
+                f"expected an adapter for the vectors' {described_sizes(sizes)}, found one for "
+                f"{described_sizes(adapter.config.codebook_sizes)}"
             )
 
     @torch.no_grad()
@@ -99,7 +101,7 @@ class Recipe(nn.Module):
         Raises ValueError for probabilities without labels, and for a grid smaller than the inputs would be.
         """
         targets = self._targets(labels)
-        grid = codes.shape[1:]
+        grid = codes.shape[-2:]
         count = len(codes)
         first = count if self.adapter is None else count - count // 2
         if self.adapter is not None and count == 1:
@@ -155,7 +157,7 @@ class Recipe(nn.Module):
         recipe.mixing = recipe.adapter_mixing = None
         recipe.smoothing = 0.0
         if partners is not None:
-            bank = ColorAdapt(bank=len(partners), channels=self.embedding.codebook.shape[1])
+            bank = ColorAdapt(bank=len(partners), channels=self.embedding.channels)
             bank.remember(self.embedding(partners))
             for parent in list(recipe.modules()):
                 for name, module in parent.named_children():
@@ -202,7 +204,7 @@ class Evaluation(nn.Module):
 
 
 def seit(
-    codebook: Codebook,
+    codebook: Vectors,
     classes: int,
     size: tuple[int, int] | None = None,
     synonyms: Tensor | None = None,
@@ -215,19 +217,21 @@ def seit(
     `noise` is the strength of Emb-Noise, as for `noise_strength`, and `symmetries` are a store's. Raises
     ValueError as `Recipe` and `noise_strength` do.
     """
-    table = nearest_codes(codebook) if synonyms is None else synonyms
+    vectors = token_vectors(codebook)
+    table = vectors.synonyms() if synonyms is None else synonyms
+    replaced = [] if table is None else [SynonymReplacement(table)]
     return Recipe(
-        codebook,
+        vectors,
         _crop(size, _TRAINING_SCALE),
-        on_codes=[*_flips(symmetries), SynonymReplacement(table), PatchSwap()],
-        colour=EmbNoise(noise_strength(codebook, noise)),
+        on_codes=[*_flips(symmetries), *replaced, PatchSwap()],
+        colour=EmbNoise(noise_strength(vectors, noise)),
         mixing=CutMix(),
         classes=classes,
     )
 
 
 def mtm_pretrain(
-    codebook: Codebook,
+    codebook: Vectors,
     adapter: TokenAdapt | None,
     size: tuple[int, int] | None = None,
     noise: Noise = None,
@@ -250,7 +254,7 @@ def mtm_pretrain(
 
 
 def finetune(
-    codebook: Codebook,
+    codebook: Vectors,
     adapter: TokenAdapt | None,
     classes: int,
     size: tuple[int, int] | None = None,

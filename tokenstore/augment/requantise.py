@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from tokenstore.augment.codebooks import codebook_vectors
 from tokenstore.augment.devices import in_float32
-from tokenstore.augment.embedding import codebook_vectors
 from tokenstore.errors import did_you_mean
 
 __all__ = ["Requantise"]

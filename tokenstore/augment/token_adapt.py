@@ -40,7 +40,11 @@ ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")
 class AdapterConfig:
     """The sizes of a TokenAdapt, by default those of SeiT++. Raises AdapterError for sizes that don't fit."""
 
-    codebook_size: int = 391
+    codebook_size: int | tuple[int, ...] = 391
+    """The number of codes that g tells apart; one number for each of several codebooks.
+
+    Without any codebook g gives the numbers of the embedding.
+    """
     channels: int = 32
     """The channels of a token's embedding, and of the adapted map."""
     grid: tuple[int, int] = (32, 32)
@@ -55,8 +59,10 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         for name in ("grid", "size"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.codebook_size, int):
+            object.__setattr__(self, "codebook_size", tuple(self.codebook_size))
         numbers = (
-            self.codebook_size,
+            *self.codebook_sizes,
             self.channels,
             *self.grid,
             *self.size,
@@ -66,6 +72,23 @@ class AdapterConfig:
         )
         if min(numbers) < 1 or self.width < 4 or self.width % 4 or len(self.grid) != 2 or len(self.size) != 2:
             raise AdapterError(f"expected positive sizes and a width that is a multiple of 4, found {self}")
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """The number of codes of each codebook; empty where g gives numbers."""
+        return self.codebook_size if isinstance(self.codebook_size, tuple) else (self.codebook_size,)
+
+    @property
+    def outputs(self) -> int:
+        """The numbers that g gives for each token: logits of all codebooks' codes, or the embedding's."""
+        return sum(self.codebook_sizes) or self.channels
+
+
+def described_sizes(sizes: tuple[int, ...]) -> str:
+    """Return the sizes of codebooks in words."""
+    if not sizes:
+        return "numbers"
+    return f"{sizes[0]} codes" if len(sizes) == 1 else f"{len(sizes)} codebooks of {sizes} codes"
 
 
 class FromTokens(nn.Module):
@@ -120,6 +143,9 @@ class ToTokens(nn.Module):
 class TokenAdapt(nn.Module):
     """The networks f and g about an augmentation: embeddings (B, C, H, W) to codes (B, h, w) int64.
 
+    Of n codebooks the codes are (B, n, h, w). An adapter for tokens that are numbers, such as coefficients,
+    gives their embeddings (B, C, h, w) float32 in place of codes.
+
     `augmentation` maps f's map (B, C, 2H, 2W) to (B, C, 2h, 2w); by default it is SeiT++'s for these sizes,
     `adapter_geometry`. `to_map` is f alone and `to_logits` g alone; both are frozen and in eval mode.
     `tokenizer`, where known, identifies the tokenizer of the codes that f and g are made for.
@@ -138,9 +164,7 @@ class TokenAdapt(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.conversion_function = nn.Sequential(nn.Linear(config.channels, config.width), FromTokens(config))
-        self.reverse_transform = nn.Sequential(
-            ToTokens(config), nn.Linear(config.width, config.codebook_size)
-        )
+        self.reverse_transform = nn.Sequential(ToTokens(config), nn.Linear(config.width, config.outputs))
         self.augmentation = adapter_geometry(config.size) if augmentation is None else augmentation
         self.eval().requires_grad_(False)
 
@@ -236,9 +260,16 @@ class TokenAdapt(nn.Module):
     def _likeliest(self, adapted: Tensor) -> Tensor:
         encoder, head = self.reverse_transform
         features = encoder(adapted)
+        size = tuple(side // PATCH_SIDE for side in adapted.shape[2:])
         with in_float32(adapted.device):  # rounded logits would be equal too often
-            codes: Tensor = head(features.float()).argmax(2)
-        return codes.view(len(adapted), *(side // PATCH_SIDE for side in adapted.shape[2:]))
+            outputs: Tensor = head(features.float())
+        sizes = self.config.codebook_sizes
+        if not sizes:
+            return outputs.mT.reshape(*outputs.mT.shape[:2], *size)
+        if len(sizes) == 1:
+            return outputs.argmax(2).view(len(adapted), *size)
+        planes = [part.argmax(2).view(len(adapted), *size) for part in torch.split(outputs, list(sizes), 2)]
+        return torch.stack(planes, 1)
 
     def _check(self, embeddings: Tensor) -> None:
         channels = self.config.channels
