@@ -3,13 +3,16 @@
 It reads requests as JSON lines and answers each with a JSON line. Both operations run in forks of this
 process, which has everything imported. The first stops before its file operation number `stop_at`; then the
 second runs, to its end or until it gets SIGKILL before its own file operation `kill_second_at`; then the
-first goes on, or gets SIGKILL too.
+first goes on, or gets SIGKILL too. An answer says whether the second changed a file. A request of `states`
+is answered with the state before each file operation of the first, which runs alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -61,12 +64,45 @@ OPERATIONS: dict[str, Callable[[Path, Path], object]] = {
     "read": _read,
     "convert": lambda store, _: write(store),
 }
+IN_PLACE = ("recode", "recode otherwise", "relabel")
+"""The operations that put a store where another one is."""
+READERS = ("verify", "read")
+"""The operations that change no file, so that it does not matter whether they are killed."""
+
+
+def tree(folder: Path) -> str:
+    """Return a digest of all that is in a folder: the paths, the files' bytes, and which files are one."""
+    found: list[tuple[object, ...]] = []
+    names: dict[int, str] = {}
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        found.append((parent, sorted(links)))
+        for name in sorted(files):
+            path = f"{parent}/{name}"
+            number = Path(path).lstat().st_ino
+            with open(path, "rb") as file:  # noqa: PTH123  as Path.open is counted
+                digest = hashlib.sha256(file.read()).hexdigest()
+            found.append((path, names.setdefault(number, path), digest))
+    return hashlib.sha256(repr(sorted(found, key=repr)).encode()).hexdigest()
+
+
+def _locks() -> list[str]:
+    """Return the paths of the files that this process has locked."""
+    locked = []
+    for entry in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError), open(entry) as file:  # noqa: PTH123
+            if "lock:" in file.read():
+                locked.append(str(Path("/proc/self/fd", entry.name).readlink()))
+    return sorted(locked)
 
 
 class _Stops:
     """The calls that open or change files, counted, and what happens before one of them."""
 
-    def __init__(self, at: int, then: Callable[[], None]) -> None:
+    def __init__(
+        self, at: int, then: Callable[[], None], before_each: Callable[[], object] = lambda: None
+    ) -> None:
+        self._before_each = before_each
         self.begin_anew(at, then)
         for owner, names in (
             (os, ("fsync", "link", "mkdir", "open", "rmdir", "unlink")),
@@ -85,6 +121,7 @@ class _Stops:
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.done += 1
+            self._before_each()
             if self.done == self._at:
                 self._then()
             return function(*args, **kwargs)
@@ -130,15 +167,28 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             tell_second({"second": _outcome(request["second"], folder / "a", folder / "second")})
 
         def meanwhile() -> None:
+            before = tree(folder)
             tell(_told_by_a_fork(second))
+            tell({"second_changed": tree(folder) != before})
             if request["kill_first"]:
                 _die()
 
         stops = _Stops(request["stop_at"], meanwhile)
-        outcome = _outcome(request["first"], folder / "a", folder / "first")
-        tell({"first": outcome, "operations": stops.done})
+        tell({"first": _outcome(request["first"], folder / "a", folder / "first")})
 
-    return {"first": None, "second": None, "operations": 0, **_told_by_a_fork(first)}
+    return {"first": None, "second": None, "second_changed": False, **_told_by_a_fork(first)}
+
+
+def _states(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the first operation alone; return its outcome, and the files and locks before each operation."""
+    folder = Path(request["folder"])
+
+    def alone(tell: Callable[[dict[str, Any]], None]) -> None:
+        states: list[str] = []
+        _Stops(0, _die, lambda: states.append(f"{tree(folder)} {_locks()}"))
+        tell({"first": _outcome(request["first"], folder / "a", folder / "first"), "states": states})
+
+    return _told_by_a_fork(alone)
 
 
 def _warm_up() -> None:
@@ -154,13 +204,15 @@ def main() -> None:
     """Answer the lines of standard input."""
     torch.set_num_threads(1)
     choices.COPY_JOBS = 1
+    os.fsync = lambda _: None  # subtle: a killed process loses nothing that was written
     exchange = in_place.exchange
     _warm_up()
     gc.freeze()  # so that forks need not copy what they never use
     for line in sys.stdin:
         request = json.loads(line)
         in_place.exchange = (lambda *_: False) if request["two_renames"] else exchange
-        print(json.dumps(_answer(request)), flush=True)
+        answer = _states(request) if request["states"] else _answer(request)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
