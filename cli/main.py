@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -171,7 +172,9 @@ def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:
             option += f" {parameter.value}"
         if _is_of_convert_alone(option.split()[0]):
             option += " of `tokenstore convert`"
-        text = text.replace(str(parameter), option)
+        # a longer name may end in this one, as emb_noise does in noise
+        parts = re.split(rf"(?<!\w){re.escape(str(parameter))}", text)
+        text = option.join(parts)
     return text
 
 

@@ -11,6 +11,8 @@ from . import options
 from .options import Decorator, option
 from .parameters import Choice, NumberOrName
 
+_SHARE = click.FloatRange(0, 1)
+
 
 def training_options(
     *, steps: int, held_out: float, learning_rate: float, evaluate_every: int, images: int, resumed: str
@@ -160,6 +162,47 @@ def smoothing(default: float, which: str) -> Decorator[Any]:
         default=default,
         help=f"Label smoothing: {which}.",
     )
+
+
+def colours() -> Decorator[Any]:
+    """Return --emb-noise, --noise and --color-adapt, which change the vectors of codes, and --flip."""
+    return options.together(
+        _ingredient("--emb-noise", "PROBABILITY", _SHARE, "Probability that a batch gets Emb-Noise."),
+        noise(),
+        _ingredient("--color-adapt", "PROBABILITY", _SHARE, "Probability that a batch gets ColorAdapt."),
+        option(
+            "--flip",
+            type=Choice(["exact", "naive", "none"]),
+            otherwise="exact where the codes have that symmetry, else TokenAdapt's own",
+            help="Flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes "
+            "change places; none: nothing is flipped, not by TokenAdapt either.",
+        ),
+    )
+
+
+def token_eda() -> Decorator[Any]:
+    """Return --token-eda and --no-token-eda."""
+    return option(
+        "--token-eda/--no-token-eda",
+        default=None,
+        otherwise="as --augment",
+        help="Token-EDA: for each sample synonyms, swapped patches, or neither.",
+    )
+
+
+def mixing() -> Decorator[Any]:
+    """Return --cutmix and --mixup."""
+    alpha = click.FloatRange(0)
+    return options.together(
+        _ingredient("--cutmix", "ALPHA", alpha, "Alpha of CutMix; 0: none."),
+        _ingredient(
+            "--mixup", "ALPHA", alpha, "Alpha of Mixup in the half that TokenAdapt augments; 0: none."
+        ),
+    )
+
+
+def _ingredient(name: str, metavar: str, kind: click.ParamType[Any], help: str) -> Decorator[Any]:
+    return option(name, metavar=metavar, type=kind, otherwise="as --augment", help=help)
 
 
 def noise() -> Decorator[Any]:

@@ -29,7 +29,7 @@ FRONT_DOORS = {
     "seitpp_models.evaluation.on_images.evaluate_images",
     "tokenstore.audit.preview.preview",
     "tokenstore.audit.stats.stats",
-    "tokenstore.augment.recipes.__init__",
+    "tokenstore.augment.recipe.__init__",
     "tokenstore.conversion.convert.convert",
     "tokenstore.conversion.dry_run.plan",
     "tokenstore.loading.dataset.__init__",

@@ -29,13 +29,15 @@ _DEFAULTS = defaults("finetune")
     help="Seed of the samples of --share.",
 )
 @training_options.held_out_option(_DEFAULTS["held_out"], "where the store has no --evaluate-split")
-@training_options.smoothing(_DEFAULTS["smoothing"], "with --augment none; other recipes mix labels")
+@training_options.smoothing(_DEFAULTS["smoothing"], "of the labels")
 @training_options.augment(
     ["finetune", "seit", "none"],
     "finetune: SeiT++'s; seit: SeiT's; none: the central part",
     default=_DEFAULTS["augment"],
 )
-@training_options.noise()
+@training_options.token_eda()
+@training_options.colours()
+@training_options.mixing()
 @click.pass_context
 def finetune(context: click.Context, /, **_: Any) -> None:
     """Train a classifier on the labels of STORE, from pre-trained weights or from scratch.

@@ -29,10 +29,11 @@ from .network_options import defaults, explicit_options, mask_options, network_o
 @training_options.smoothing(defaults("pretrain")["smoothing"], "of the codes to predict")
 @training_options.augment(
     ["mtm", "none"],
-    "mtm: crops, ColorAdapt and Emb-Noise; none: the central part",
+    "mtm: crops, and TokenAdapt by --adapter; none: the central part",
     default=defaults("pretrain")["augment"],
 )
-@training_options.noise()
+@training_options.token_eda()
+@training_options.colours()
 @click.pass_context
 def pretrain(context: click.Context, /, **_: Any) -> None:
     """Train a masked-token model on the codes of STORE, without labels.

@@ -34,7 +34,7 @@ _DEFAULTS = defaults("segment")
     "crops: random parts of the grid and colours; with --adapter half of the batch is flipped too",
     default=_DEFAULTS["augment"],
 )
-@training_options.noise()
+@training_options.colours()
 @click.pass_context
 def segment(context: click.Context, /, **_: Any) -> None:
     """Train a network that gives each pixel of STORE's label maps a class.

@@ -2,46 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seitpp_models.errors import ModelError
+from seitpp_models.training.resolving import ARMS, Settings
 from tokenstore.augment import (
+    INGREDIENTS,
     PATCH_SIDE,
     PUBLISHED_NOISE,
     CenterCrop,
     Codebook,
     CodebookEmbedding,
-    ColorAdapt,
-    EmbNoise,
-    ExactFlip,
     Geometry,
     HorizontalFlip,
+    Ingredients,
     Noise,
-    OneOf,
     RandomResizedCrop,
     Requantise,
     TokenAdapt,
-    noise_strength,
     recipes,
 )
-from tokenstore.format import NO_SYMMETRIES, Symmetries
+from tokenstore.augment.recipes import code_flip, colour_of
+from tokenstore.errors import Parameter
+from tokenstore.format import FLIP, NO_SYMMETRIES, Symmetries
 
 __all__ = [
+    "NO_AUGMENTATION",
     "Augmentation",
     "CentralPart",
     "CodesAndMasks",
+    "check_flip",
     "noise_identity",
     "segmentation_recipe",
     "training_recipe",
 ]
 
-Augmentation: TypeAlias = Literal["mtm", "finetune", "seit", "none"]
+NO_AUGMENTATION = "none"
+"""The name of the augmentation without ingredients."""
 
-_SEGMENTATION_SCALE = (0.25, 1.0)
-"""The share of the area that a crop of codes and label maps has."""
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentation that a run's settings ask for."""
+
+    name: str
+    ingredients: Ingredients | None
+    """The ingredients; None for the central part alone."""
+    noise: Noise = None
+    """The strength of Emb-Noise, as for `noise_strength`."""
+
+    @classmethod
+    def named(cls, name: str) -> Augmentation:
+        """Return an augmentation by its name, with its own ingredients."""
+        return cls(name, INGREDIENTS.get(name))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Augmentation:
+        """Return the augmentation of a run's settings."""
+        name = settings["augment"]
+        if name == NO_AUGMENTATION:
+            return cls(name, None, settings["noise"])
+        arms = {arm: settings[arm] for arm in ARMS if arm in settings.values}
+        if "smoothing" in settings.values and INGREDIENTS[name].smoothing:
+            arms["smoothing"] = settings["smoothing"]
+        return cls(name, replace(INGREDIENTS[name], **arms), settings["noise"])
+
+    @property
+    def identity(self) -> str:
+        """The text by which a resumed run's augmentation is compared, beside its noise."""
+        own = INGREDIENTS.get(self.name)
+        same = self.ingredients == own
+        return self.name if same else f"{self.name} {self.ingredients}"
+
+    def facts(self, adapter: str | None, symmetries: Symmetries) -> dict[str, Any]:
+        """Return what is on in a run, as JSON values by name.
+
+        `adapter` is the name of the TokenAdapt in use, and `symmetries` are the store's. The flip is exact,
+        naive, adapter (that of TokenAdapt's half alone) or none.
+        """
+        if self.ingredients is None:
+            return {}
+        flip: str | None = self.ingredients.flip
+        if flip is None:
+            alone = "none" if adapter is None else "adapter"
+            flip = alone if code_flip(None, symmetries) is None else "exact"
+        return {**self.ingredients.to_dict(), "flip": flip, "adapter": adapter or "none"}
 
 
 class CentralPart(nn.Module):
@@ -61,34 +110,51 @@ class CentralPart(nn.Module):
 
 
 def training_recipe(
-    name: Augmentation,
+    augmentation: Augmentation,
     codebook: Codebook,
     size: tuple[int, int],
     *,
     gives_codes: bool,
     classes: int = 0,
     adapter: TokenAdapt | None = None,
-    noise: Noise = None,
+    synonyms: Tensor | None = None,
     symmetries: Symmetries = NO_SYMMETRIES,
 ) -> nn.Module:
-    """Return a published recipe, `(codes, labels) -> (inputs, targets)`.
+    """Return a recipe, `(codes, labels) -> (inputs, targets)`.
 
-    Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `noise` is
-    the strength of Emb-Noise, as for `noise_strength`. By the `symmetries` of a store, codes are flipped.
-    Raises ModelError for an adapter with a recipe that uses none.
+    Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `synonyms`
+    (K, M) and `symmetries` are a store's. Raises ModelError for an adapter without ingredients, and for an
+    exact flip of codes that have no symmetry for it.
     """
-    if adapter is not None and name not in ("mtm", "finetune"):
-        raise ModelError(f"augment: expected mtm or finetune with an adapter, found {name}")
-    if name == "none":
+    ingredients = augmentation.ingredients
+    if ingredients is None:
+        if adapter is not None:
+            raise ModelError(f"augment: expected another one with an adapter, found {augmentation.name}")
         return CentralPart(size, None if gives_codes else codebook)
-    if name == "mtm":
-        recipe = recipes.mtm_pretrain(codebook, adapter, size, noise, symmetries)
-    elif name == "finetune":
-        recipe = recipes.finetune(codebook, adapter, classes, size, noise, symmetries)
-    else:
-        recipe = recipes.seit(codebook, classes, size, noise=noise, symmetries=symmetries)
+    check_flip(ingredients, symmetries)
+    recipe = recipes.made_of(
+        ingredients,
+        codebook,
+        adapter=adapter,
+        classes=classes,
+        size=size,
+        noise=augmentation.noise,
+        synonyms=synonyms,
+        symmetries=symmetries,
+    )
     recipe.requantise = recipe.embedding.requantiser() if gives_codes else None
     return recipe
+
+
+def check_flip(ingredients: Ingredients, symmetries: Symmetries) -> None:
+    """Raise ModelError for an exact flip of codes that have no symmetry for it."""
+    if ingredients.flip == "exact" and FLIP not in symmetries:
+        parameters = Parameter("flip", "exact"), Parameter("flip", "naive")
+        raise ModelError(
+            f"{parameters[0]}: expected a store whose codes have a symmetry to flip by, found none; convert "
+            f"the images with a tokenizer that has one, or give {parameters[1]} or none",
+            parameters=parameters,
+        )
 
 
 def noise_identity(noise: Noise) -> float | None:
@@ -99,9 +165,9 @@ def noise_identity(noise: Noise) -> float | None:
 class CodesAndMasks(nn.Module):
     """An augmentation of codes (B, H, W) and label maps (B, h, w): one crop for both, colours for the codes.
 
-    With an adapter, half of the batch is augmented by the adapter and flipped too; with the `symmetries` of a
-    store, all of it is flipped exactly instead. The results are codes or
-    vectors of `size`, and label maps that are larger by the factor they were.
+    With an adapter, half of the batch is augmented by the adapter and flipped too, unless all of it is
+    flipped by the ingredients or by the `symmetries` of a store. The results are codes or vectors of `size`,
+    and label maps that are larger by the factor they were.
     """
 
     def __init__(
@@ -113,18 +179,19 @@ class CodesAndMasks(nn.Module):
         ignore_index: int,
         adapter: TokenAdapt | None = None,
         noise: Noise = None,
-        scale: tuple[float, float] = _SEGMENTATION_SCALE,
+        ingredients: Ingredients = INGREDIENTS["crops"],
         symmetries: Symmetries = NO_SYMMETRIES,
     ) -> None:
         super().__init__()
-        self.flip = ExactFlip.of(symmetries)
+        self.flip = code_flip(ingredients.flip, symmetries)
         self.embedding = CodebookEmbedding(codebook)
-        self.colour = OneOf([ColorAdapt(), EmbNoise(noise_strength(codebook, noise))], [1 / 3, 1 / 3])
-        self.geometry = Geometry(crop=RandomResizedCrop(size, scale))
+        self.colour = colour_of(ingredients, codebook, noise)
+        self.geometry = Geometry(crop=RandomResizedCrop(size, ingredients.scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
+        flips_alone = self.flip is None and ingredients.flip != "none"
         self.adapter_geometry = Geometry(
-            HorizontalFlip() if self.flip is None else None, crop=RandomResizedCrop(places, scale)
+            HorizontalFlip() if flips_alone else None, crop=RandomResizedCrop(places, ingredients.scale)
         )
         self.requantise = Requantise(self.embedding.codebook) if gives_codes else None
         self.ignore_index = ignore_index
@@ -136,7 +203,9 @@ class CodesAndMasks(nn.Module):
         if self.flip is not None:
             mask = self.flip.draw(count, generator)
             codes, masks = self.flip.flipped(codes, mask), self.flip.flipped_labels(masks, mask)
-        embeddings = self.colour(self.embedding(codes), generator=generator)
+        embeddings = self.embedding(codes)
+        if self.colour is not None:
+            embeddings = self.colour(embeddings, generator=generator)
         first = count if self.adapter is None else count - count // 2
         drawn = self.geometry.draw(first, (rows, columns), generator)
         inputs = drawn.apply(embeddings[:first])
@@ -155,33 +224,33 @@ class CodesAndMasks(nn.Module):
 
 
 def segmentation_recipe(
-    name: Literal["crops", "none"],
+    augmentation: Augmentation,
     codebook: Codebook,
     size: tuple[int, int],
     *,
     gives_codes: bool,
     ignore_index: int,
     adapter: TokenAdapt | None = None,
-    noise: Noise = None,
     symmetries: Symmetries = NO_SYMMETRIES,
 ) -> nn.Module:
     """Return an augmentation `(codes, masks) -> (inputs, masks)`: random crops and colours, or none.
 
-    `noise` is the strength of Emb-Noise, as for `noise_strength`. By the `symmetries` of a store, codes and
-    maps are flipped.
-
-    Raises ModelError for an adapter without augmentation.
+    Codes and maps are flipped by the `symmetries` of a store, or as the ingredients say. Raises ModelError
+    for an adapter without augmentation, and for an exact flip of codes that have no symmetry for it.
     """
-    if name == "none":
+    ingredients = augmentation.ingredients
+    if ingredients is None:
         if adapter is not None:
             raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
+    check_flip(ingredients, symmetries)
     return CodesAndMasks(
         codebook,
         size,
         gives_codes=gives_codes,
         ignore_index=ignore_index,
         adapter=adapter,
-        noise=noise,
+        noise=augmentation.noise,
+        ingredients=ingredients,
         symmetries=symmetries,
     )

@@ -15,7 +15,8 @@ from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import seen_grid, sizes_of
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.training.inputs import codebook_of
-from seitpp_models.training.settings import BackboneSettings, Settings
+from seitpp_models.training.resolving import Settings
+from seitpp_models.training.settings import BackboneSettings
 from seitpp_models.weights.files import TrainedModel, build_model
 from seitpp_models.weights.transfer import backbone_arguments, pretrained_network, start_from
 from tokenstore.augment import TokenAdapt, load_adapter
@@ -30,6 +31,9 @@ __all__ = [
     "network_to_continue",
     "token_vit_backbone",
 ]
+
+_ADAPTED = ("mtm", "finetune", "crops")
+"""The augmentations that have the adapter of the settings without being asked."""
 
 
 def network_grid(
@@ -134,18 +138,16 @@ def token_vit_backbone(
     return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 
-def adapter_of(
-    settings: Settings, store: TokenStore, device: torch.device, *, used: bool
-) -> TokenAdapt | None:
+def adapter_of(settings: Settings, store: TokenStore, device: torch.device) -> TokenAdapt | None:
     """Return the TokenAdapt that augments, on a device; None for the setting "none".
 
-    An augmentation that has no use for an adapter is not `used` with one: the default then is no adapter,
-    and ModelError is raised if one was asked for. Raises AdapterError for an adapter of another tokenizer.
+    SeiT's own augmentation has an adapter only if one was asked for. Raises ModelError if one was asked for
+    without augmentation, AdapterError for an adapter of another tokenizer.
     """
-    name = settings["adapter"]
-    if name == "none" or (not used and "adapter" not in settings.requested):
+    name, augment = settings["adapter"], settings["augment"]
+    if name == "none" or (augment not in _ADAPTED and "adapter" not in settings.requested):
         return None
-    if not used:
+    if augment == "none":
         parameters = Parameter("adapter", name), Parameter("augment", settings["augment"])
         raise ModelError(f"{parameters[0]}: expected none with {parameters[1]}", parameters=parameters)
     return load_adapter(name, tokenizer=store.manifest.tokenizer).to(device)

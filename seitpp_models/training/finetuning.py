@@ -13,15 +13,21 @@ import torch
 from accelerate import Accelerator
 
 from seitpp_models.errors import ModelError
-from seitpp_models.training.augmentations import noise_identity, training_recipe
+from seitpp_models.training.augmentations import (
+    Augmentation,
+    noise_identity,
+    training_recipe,
+)
 from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
     check_labels,
     codebook_of,
     share_of,
+    synonyms_of,
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
+from seitpp_models.training.resolving import Settings, resolve
 from seitpp_models.training.runs import (
     Callbacks,
     Experiment,
@@ -30,7 +36,7 @@ from seitpp_models.training.runs import (
     refuse_missing_split,
     run_experiment,
 )
-from seitpp_models.training.settings import FinetuneSettings, Settings, resolve
+from seitpp_models.training.settings import FinetuneSettings
 from seitpp_models.training.tasks import Classification
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter
@@ -83,9 +89,10 @@ def finetune(
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
     resolved = resolve("finetune", FinetuneSettings, config, settings)
-    plain = Parameter("augment", "none")
-    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
-    resolved.refuse_idle(("smoothing",), str(plain), resolved["augment"] != "none", plain)
+    noisy = Parameter("emb_noise")
+    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
+    adapter = Parameter("adapter")
+    resolved.refuse_idle(("mixup",), str(adapter), resolved["adapter"] == "none", adapter)
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
     return run_experiment(_experiment, store, out, resolved, callbacks)
 
@@ -103,7 +110,8 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
         "share": (settings["share"], settings["share_seed"]),
         "smoothing": settings["smoothing"],
     }
-    return Experiment(network, task, store, samples, identity, held_out=held_out)
+    augmentation = Augmentation.of(settings)
+    return Experiment(network, task, store, samples, identity, augmentation, held_out=held_out)
 
 
 def _classes_of(store: TokenStore, samples: TokenDataset) -> int:
@@ -160,13 +168,13 @@ def _task(
     grid = network.shape.grid
     assert grid is not None  # every backbone is built for one
     recipe = training_recipe(
-        settings["augment"],
+        Augmentation.of(settings),
         codebook_of(store),
         grid,
         gives_codes=network.shape.codebook_size is not None,
         classes=classes,
-        adapter=adapter_of(settings, store, device, used=settings["augment"] == "finetune"),
-        noise=settings["noise"],
+        adapter=adapter_of(settings, store, device),
+        synonyms=synonyms_of(store),
         symmetries=store.symmetries,
     )
     return Classification(recipe.to(device), settings["smoothing"])

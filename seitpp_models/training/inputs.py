@@ -23,6 +23,7 @@ __all__ = [
     "codebook_of",
     "opened",
     "share_of",
+    "synonyms_of",
     "training_samples",
 ]
 
@@ -92,6 +93,12 @@ def codebook_of(store: TokenStore) -> Tensor:
     """Return the vectors (K, C) float32 of a store's codes; raises ModelError if the store has none."""
     sizes_of(store)
     return torch.from_numpy(np.array(store.codebook))
+
+
+def synonyms_of(store: TokenStore) -> Tensor | None:
+    """Return the nearest codes (K, M) int64 that a store has of its codes, or None."""
+    synonyms = store.synonyms
+    return None if synonyms is None else torch.from_numpy(np.array(synonyms)).long()
 
 
 def check_labels(dataset: TokenDataset, classes: int) -> None:

@@ -14,10 +14,15 @@ from seitpp_models.errors import ModelError
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
 from seitpp_models.networks.store_sizes import sizes_of
-from seitpp_models.training.augmentations import noise_identity, training_recipe
+from seitpp_models.training.augmentations import (
+    Augmentation,
+    noise_identity,
+    training_recipe,
+)
 from seitpp_models.training.backbones import adapter_of, network_grid, network_to_continue
-from seitpp_models.training.inputs import code_entropy, codebook_of, training_samples
+from seitpp_models.training.inputs import code_entropy, codebook_of, synonyms_of, training_samples
 from seitpp_models.training.network_run import NetworkStep
+from seitpp_models.training.resolving import Settings, resolve
 from seitpp_models.training.runs import (
     Callbacks,
     Experiment,
@@ -26,7 +31,7 @@ from seitpp_models.training.runs import (
     refuse_missing_split,
     run_experiment,
 )
-from seitpp_models.training.settings import PretrainSettings, Settings, resolve
+from seitpp_models.training.settings import PretrainSettings
 from seitpp_models.training.tasks import MaskedTokens
 from seitpp_models.weights.files import TrainedModel, build_model
 from tokenstore.errors import Parameter
@@ -76,7 +81,8 @@ def pretrain(
     """
     resolved = resolve("pretrain", PretrainSettings, config, settings)
     start = Parameter("start")
-    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
+    noisy = Parameter("emb_noise")
+    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
     resolved.refuse_idle(_SIZES, f"models without {start}", resolved["start"] is not None, start)
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
     return run_experiment(_experiment, store, out, resolved, callbacks)
@@ -89,7 +95,7 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     identity = {"noise": noise_identity(settings["noise"]), "mask": ratio, "smoothing": settings["smoothing"]}
     refuse_missing_split(settings, store)
     reference = ("order-0 entropy of the codes", code_entropy(samples))
-    return Experiment(network, task, store, samples, identity, reference=reference)
+    return Experiment(network, task, store, samples, identity, Augmentation.of(settings), reference=reference)
 
 
 def _mask_ratio(settings: Settings) -> MaskRatio:
@@ -141,12 +147,12 @@ def _task(
 ) -> MaskedTokens:
     model: Any = network.model
     recipe = training_recipe(
-        settings["augment"],
+        Augmentation.of(settings),
         codebook_of(store),
         model.config.grid,
         gives_codes=True,
-        adapter=adapter_of(settings, store, device, used=settings["augment"] == "mtm"),
-        noise=settings["noise"],
+        adapter=adapter_of(settings, store, device),
+        synonyms=synonyms_of(store),
         symmetries=store.symmetries,
     )
     rows, columns = model.config.patches

@@ -16,7 +16,7 @@ from typing import Any
 from seitpp_models.errors import ModelError
 from seitpp_models.recipes import read_recipe, read_run
 from seitpp_models.training.augmentations import noise_identity
-from seitpp_models.training.settings import Settings
+from seitpp_models.training.resolving import Settings
 from tokenstore.errors import ArgumentError
 from tokenstore.networks.records import RECORD, versions, write_record
 
@@ -53,9 +53,16 @@ class RunRecord:
 
     @classmethod
     def of(
-        cls, settings: Settings, *, precision: str, store: str, fingerprint: str, processes: int, network: Any
+        cls,
+        settings: Settings,
+        *,
+        precision: str,
+        store: str,
+        fingerprint: str,
+        processes: int,
+        facts: Mapping[str, Any],
     ) -> RunRecord:
-        """Return the record of a run on a store, with the precision that was chosen."""
+        """Return the record of a run on a store, with the precision that was chosen, and further facts."""
         values = {name: value for name, value in settings.values.items() if name != "resume"}
         for name in ("start", "adapter"):
             if values[name] is not None and Path(values[name]).is_file():
@@ -67,7 +74,7 @@ class RunRecord:
             "fingerprint": fingerprint,
             "processes": processes,
             "versions": versions(_LIBRARIES),
-            "network": network,
+            **facts,
             "given": sorted(settings.requested - {"resume"}),
         }
         return cls(json.loads(json.dumps(values)), json.loads(json.dumps(run)))

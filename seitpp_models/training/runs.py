@@ -14,18 +14,19 @@ from torch import nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import Batches, evaluate_store
+from seitpp_models.training.augmentations import Augmentation
 from seitpp_models.training.backbones import content_of
 from seitpp_models.training.devices import devices_of
 from seitpp_models.training.inputs import codebook_of, opened
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
 from seitpp_models.training.records import RunRecord
+from seitpp_models.training.resolving import Settings
 from seitpp_models.training.settings import (
     DataSettings,
     DeviceSettings,
     LearningSettings,
     RunSettings,
-    Settings,
 )
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
@@ -102,6 +103,8 @@ class Experiment:
     samples: TokenDataset
     identity: Mapping[str, Any]
     """The settings of the task that decide the run, by name; a resumed run must have equal ones."""
+    augmentation: Augmentation
+    """The augmentation, of which the record of the run says what was on."""
     held_out: npt.NDArray[np.int64] | None = None
     """The row numbers of the training split to evaluate on; None to evaluate on another split."""
     reference: tuple[str, float] | None = None
@@ -163,7 +166,13 @@ def _train(
         store=experiment.store.files.storage.url,
         fingerprint=experiment.samples.fingerprint,
         processes=devices.num_processes,
-        network={"kind": network.kind, "arguments": network.arguments},
+        facts={
+            "network": {"kind": network.kind, "arguments": network.arguments},
+            "augmentation": experiment.augmentation.facts(
+                None if getattr(experiment.task.recipe, "adapter", None) is None else settings["adapter"],
+                experiment.store.symmetries,
+            ),
+        },
     )
     run = NetworkRun(config, network, experiment.task, loader, out, identity, devices, record)
     evaluated = _evaluated_split(experiment, data)
@@ -254,7 +263,7 @@ def _identity(experiment: Experiment, settings: Settings, devices: Accelerator) 
         "store": experiment.samples.fingerprint,
         "network": experiment.network.arguments,
         "from": content_of(settings["start"]),
-        "augment": settings["augment"],
+        "augment": experiment.augmentation.identity,
         **experiment.identity,
     }
     return {name: str(value) for name, value in identity.items()}

@@ -13,7 +13,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.measures import ignored_label
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.networks.store_sizes import sizes_of
-from seitpp_models.training.augmentations import noise_identity, segmentation_recipe
+from seitpp_models.training.augmentations import Augmentation, noise_identity, segmentation_recipe
 from seitpp_models.training.backbones import adapter_of, token_vit_backbone
 from seitpp_models.training.inputs import (
     check_masks,
@@ -21,6 +21,7 @@ from seitpp_models.training.inputs import (
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
+from seitpp_models.training.resolving import Settings, resolve
 from seitpp_models.training.runs import (
     Callbacks,
     Experiment,
@@ -29,7 +30,7 @@ from seitpp_models.training.runs import (
     refuse_missing_split,
     run_experiment,
 )
-from seitpp_models.training.settings import SegmentSettings, Settings, resolve
+from seitpp_models.training.settings import SegmentSettings
 from seitpp_models.training.tasks import Segmentation
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
@@ -77,7 +78,8 @@ def segment(
     """
     resolved = resolve("segment", SegmentSettings, config, settings)
     upernet = Parameter("head", "upernet")
-    resolved.refuse_idle(("noise",), "augmentation", resolved["augment"] == "none")
+    noisy = Parameter("emb_noise")
+    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
     resolved.refuse_idle(("decoder_width",), str(upernet), resolved["head"] != "upernet", upernet)
     if resolved["classes"] is None:
         parameter = Parameter("classes")
@@ -103,7 +105,8 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
     network = _network(settings, store, where, max(labels, settings["classes"]))
     task = _task(settings, network, ignored, store, devices)
     identity = {"ignore-index": ignored, "noise": noise_identity(settings["noise"])}
-    return Experiment(network, task, store, samples, identity, whole_batches=True)
+    augmentation = Augmentation.of(settings)
+    return Experiment(network, task, store, samples, identity, augmentation, whole_batches=True)
 
 
 def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
@@ -156,13 +159,12 @@ def _task(
     settings: Settings, network: TrainedModel, ignored: int, store: TokenStore, devices: Accelerator
 ) -> Segmentation:
     recipe = segmentation_recipe(
-        settings["augment"],
+        Augmentation.of(settings),
         codebook_of(store),
         sizes_of(store).grid,
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
-        adapter=adapter_of(settings, store, devices.device, used=settings["augment"] == "crops"),
-        noise=settings["noise"],
+        adapter=adapter_of(settings, store, devices.device),
         symmetries=store.symmetries,
     )
     return Segmentation(recipe.to(devices.device), ignored)

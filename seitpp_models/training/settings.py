@@ -1,22 +1,15 @@
 """The settings of training runs: the keywords of the front doors, and the small groups that the library uses.
 
 A setting is an argument of `pretrain`, `finetune` or `segment`, or a line of a recipe; `defaults.yaml` has
-the defaults. `resolve` brings the three together. `Settings.group` then takes a group of them out, as a
-frozen dataclass, so that no function gets settings that it does not use.
+the defaults. `resolving.resolve` brings the three together. `Settings.group` then takes a group of them out,
+as a frozen dataclass, so that no function gets settings that it does not use.
 """
 
 from __future__ import annotations
 
-import functools
-import types
-import typing
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin
-
-from seitpp_models.recipes import read_recipe, read_run
-from tokenstore.errors import ArgumentError, Parameter, did_you_mean
+from typing import Annotated, Literal, TypedDict
 
 __all__ = [
     "BackboneSettings",
@@ -28,14 +21,8 @@ __all__ = [
     "Range",
     "RunSettings",
     "SegmentSettings",
-    "Settings",
     "TrainingSettings",
-    "resolve",
 ]
-
-_DEFAULTS = Path(__file__).with_name("defaults.yaml")
-_LONGEST = 200
-"""The most characters of a value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +48,7 @@ class Range:
 _Count = Annotated[int, Range(1)]
 _Share = Annotated[float, Range(0, 1)]
 _Positive = Annotated[float, Range(0, open="least")]
+_NotNegative = Annotated[float, Range(0)]
 
 
 class TrainingSettings(TypedDict, total=False):
@@ -142,7 +130,17 @@ class PretrainSettings(TrainingSettings, total=False):
     smoothing: _Share
     """The label smoothing of the codes to predict."""
     augment: Literal["mtm", "none"]
-    """The augmentation. mtm: crops, ColorAdapt and Emb-Noise; none: the central part."""
+    """The augmentation. mtm: crops, and TokenAdapt by `adapter`; none: the central part."""
+    token_eda: bool | None
+    """True for Token-EDA: synonyms, swapped patches, or neither, for each sample; by default as `augment`."""
+    emb_noise: _Share | None
+    """The probability that a batch gets Emb-Noise; by default that of `augment`."""
+    color_adapt: _Share | None
+    """The probability that a batch gets ColorAdapt; by default that of `augment`."""
+    flip: Literal["exact", "naive", "none"] | None
+    """The flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes change
+    places; none: nothing is flipped, not by TokenAdapt either. By default exact where the store has the
+    symmetry, else TokenAdapt's own."""
     noise: Annotated[float, Range(0)] | Literal["published"] | None
     """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
     default the standard deviation of the numbers of the codebook's vectors."""
@@ -166,9 +164,23 @@ class FinetuneSettings(TrainingSettings, total=False):
     held_out: Annotated[float, Range(0, 1, open="most")]
     """The share of the samples to evaluate on, if the store has no `evaluate_split`."""
     smoothing: _Share
-    """The label smoothing, for `augment` none; the other recipes mix labels."""
+    """The label smoothing."""
     augment: Literal["finetune", "seit", "none"]
     """The augmentation. finetune: SeiT++'s; seit: SeiT's; none: the central part."""
+    token_eda: bool | None
+    """True for Token-EDA: synonyms, swapped patches, or neither, for each sample; by default as `augment`."""
+    emb_noise: _Share | None
+    """The probability that a batch gets Emb-Noise; by default that of `augment`."""
+    color_adapt: _Share | None
+    """The probability that a batch gets ColorAdapt; by default that of `augment`."""
+    flip: Literal["exact", "naive", "none"] | None
+    """The flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes change
+    places; none: nothing is flipped, not by TokenAdapt either. By default exact where the store has the
+    symmetry, else TokenAdapt's own."""
+    cutmix: _NotNegative | None
+    """The alpha of CutMix, 0 for none; by default that of `augment`."""
+    mixup: _NotNegative | None
+    """The alpha of Mixup in the half that TokenAdapt augments, 0 for none; by default that of `augment`."""
     noise: Annotated[float, Range(0)] | Literal["published"] | None
     """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
     default the standard deviation of the numbers of the codebook's vectors."""
@@ -191,6 +203,14 @@ class SegmentSettings(TrainingSettings, total=False):
     """The label that counts nowhere; by default the store's."""
     augment: Literal["crops", "none"]
     """The augmentation. crops: random parts of the grid and colours; none: the whole grid."""
+    emb_noise: _Share | None
+    """The probability that a batch gets Emb-Noise; by default that of `augment`."""
+    color_adapt: _Share | None
+    """The probability that a batch gets ColorAdapt; by default that of `augment`."""
+    flip: Literal["exact", "naive", "none"] | None
+    """The flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes change
+    places; none: nothing is flipped, not by TokenAdapt either. By default exact where the store has the
+    symmetry, else TokenAdapt's own."""
     noise: Annotated[float, Range(0)] | Literal["published"] | None
     """The strength of Emb-Noise: a number, or "published", which is 1.0, for the published tokenizer; by
     default the standard deviation of the numbers of the codebook's vectors."""
@@ -251,125 +271,3 @@ class BackboneSettings:
     patch: int | None
     start: Path | None
     seed: int
-
-
-_Group = TypeVar("_Group")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of one run by their names, and which of them somebody asked for."""
-
-    values: Mapping[str, Any]
-    arguments: frozenset[str]
-    """The names of the settings that were given as arguments."""
-    requested: frozenset[str]
-    """The names of the settings that were given as arguments or by the recipe."""
-    command: str
-    """The name of the front door: pretrain, finetune or segment."""
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def group(self, group: type[_Group]) -> _Group:
-        """Return a group of the settings: a frozen dataclass whose fields are names of settings."""
-        return group(**{field.name: self.values[field.name] for field in fields(group)})  # type: ignore[arg-type]
-
-    def refuse_idle(self, names: Collection[str], needed: str, idle: bool, *others: Parameter) -> None:
-        """Raise ArgumentError if an argument has no effect in this run.
-
-        `needed` says what the argument goes with; `others` are the parameters that `needed` names.
-        """
-        for name in names:
-            if idle and name in self.arguments:
-                parameter = Parameter(name)
-                raise ArgumentError(f"{parameter} goes with {needed}", parameters=[parameter, *others])
-
-
-def resolve(
-    command: str, kinds: type[Any], config: str | Path | None, arguments: Mapping[str, Any]
-) -> Settings:
-    """Return the settings of a run: the defaults of `command`, then the recipe's, then the arguments.
-
-    `kinds` is the command's TypedDict. A recipe may be the record of a run (`records.RunRecord`) of the same
-    command: what was asked for there is asked for here. Raises TypeError for an argument that is no setting,
-    and ArgumentError for a recipe that cannot be read or has other settings, and for values out of range.
-    """
-    hints = typing.get_type_hints(kinds, include_extras=True)
-    unknown = sorted(arguments.keys() - hints.keys())
-    if unknown:
-        near = did_you_mean(unknown[0], hints)
-        raise TypeError(f"{command}() got an unexpected keyword argument {unknown[0]!r}{near}")
-    recipe = {} if config is None else read_recipe(config)
-    run = None if config is None else read_run(config)
-    if run is not None and run.get("command") != command:
-        raise ArgumentError(
-            f"{config}: expected the record of {command}, found one of {run.get('command')!s:.80}"
-        )
-    recipe = {name: value for name, value in recipe.items() if value is not None}
-    strangers = sorted(recipe.keys() - hints.keys())
-    if strangers:
-        raise ArgumentError(
-            f"{config}: {command} has no setting {', '.join(strangers):.500}; it has "
-            f"{', '.join(sorted(hints))}"
-            f"{did_you_mean(strangers[0], hints)}"
-        )
-    explicit = {name: value for name, value in arguments.items() if value is not None}
-    requested = {name: _checked(name, value, hints[name]) for name, value in {**recipe, **explicit}.items()}
-    values = {**_defaults()[command], **requested}
-    values["start"] = None if values["start"] is None else Path(values["start"])
-    given = requested.keys() if run is None else {*explicit, *_given(run)} & requested.keys()
-    return Settings(values, frozenset(explicit), frozenset(given), command)
-
-
-def _given(run: Mapping[str, Any]) -> list[str]:
-    """Return the names of the settings that somebody asked for in the run that a record is of."""
-    given = run.get("given")
-    return [str(name) for name in given] if isinstance(given, list) else []
-
-
-@functools.cache
-def _defaults() -> dict[str, dict[str, Any]]:
-    import yaml
-
-    defaults: dict[str, dict[str, Any]] = yaml.safe_load(_DEFAULTS.read_text())
-    return defaults
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """Return a value as the type that its setting has; raise ArgumentError if it has another."""
-    names: list[Any] = []
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        hint, *others = (part for part in get_args(hint) if part is not types.NoneType)
-        names = [known for part in others for known in get_args(part)]
-        if value in names:
-            return value
-    or_name = "".join(f" or {known!r}" for known in names)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise _refusal(name, value, f"one of {', '.join(get_args(hint))}")
-        return value
-    span = None
-    if get_origin(hint) is Annotated:
-        hint, span = get_args(hint)
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise _refusal(name, value, "true or false")
-        return value
-    if hint is str:
-        return str(value)
-    try:
-        number = hint(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _refusal(name, value, f"a number ({hint.__name__}){or_name}") from error
-    if isinstance(value, bool) or (isinstance(value, float) and number != value):
-        raise _refusal(name, value, f"a number ({hint.__name__}){or_name}")
-    if span is not None and not span.holds(number):
-        raise _refusal(name, value, f"a number {span}{or_name}")
-    return number
-
-
-def _refusal(name: str, value: Any, expected: str) -> ArgumentError:
-    long = isinstance(value, str) and len(value) > _LONGEST
-    parameter = Parameter(name, f"{value[:_LONGEST]}..." if long else value)
-    return ArgumentError(f"{parameter}: expected {expected}", parameters=[parameter])

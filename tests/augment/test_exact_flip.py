@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seitpp_models.training.augmentations import segmentation_recipe, training_recipe
+from seitpp_models.training.augmentations import Augmentation, segmentation_recipe, training_recipe
 from tokenstore.augment import AdapterConfig, ExactFlip, TokenAdapt, augmented_examples, recipes
 from tokenstore.errors import CodecError
 
@@ -101,7 +101,9 @@ def test_recipes_of_symmetric_codes_flip_all_halves_exactly_and_the_adapter_flip
             assert recipe.adapter_geometry.flip.p == 0
     assert isinstance(recipes.seit(vectors(), 3, size, symmetries=SYMMETRIES).on_codes[0], ExactFlip)
     assert len(recipes.mtm_pretrain(vectors(), None, size).on_codes) == 0
-    recipe = training_recipe("mtm", vectors(), size, gives_codes=True, symmetries=SYMMETRIES)
+    recipe = training_recipe(
+        Augmentation.named("mtm"), vectors(), size, gives_codes=True, symmetries=SYMMETRIES
+    )
     codes = drawn(1, 4, 4, 4)
     inputs, _ = recipe(codes, None, generator=seeded(0))
     assert inputs.shape == (4, 4, 4)
@@ -116,7 +118,12 @@ def test_examples_of_symmetric_codes_have_an_exact_flip() -> None:
 
 def test_label_maps_flip_with_their_codes() -> None:
     recipe = segmentation_recipe(
-        "crops", vectors(), (4, 4), gives_codes=True, ignore_index=255, symmetries=SYMMETRIES
+        Augmentation.named("crops"),
+        vectors(),
+        (4, 4),
+        gives_codes=True,
+        ignore_index=255,
+        symmetries=SYMMETRIES,
     )
     codes = drawn(1, 16, 4, 4)
     masks = codes.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint8)

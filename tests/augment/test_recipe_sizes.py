@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenstore.augment import (
     CroppedEmbedding,
     EmbNoise,
+    Ingredients,
     Requantise,
     noise_strength,
     recipes,
@@ -23,7 +24,9 @@ from tokenstore.tokenizers import load_tokenizer
 CODEBOOK = 0.2 * torch.randn(20, 8, generator=seeded(9))
 MAKERS: dict[str, Callable[..., torch.nn.Module]] = {
     "seit": lambda **more: recipes.seit(CODEBOOK, 7, **more),
-    "mtm_pretrain": lambda **more: recipes.mtm_pretrain(CODEBOOK, small_adapter(), **more),
+    "mtm_pretrain": lambda **more: recipes.mtm_pretrain(
+        CODEBOOK, small_adapter(), ingredients=Ingredients(emb_noise=0.5), **more
+    ),
     "finetune": lambda **more: recipes.finetune(CODEBOOK, small_adapter(), 7, **more),
 }
 NOISY = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))

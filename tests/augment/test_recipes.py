@@ -63,10 +63,16 @@ def test_recipes_give_what_their_networks_take(name: str, count: int) -> None:
 def test_recipes_can_be_read(name: str) -> None:
     text = str(made(name))
     expected = {
-        "seit": ("SynonymReplacement", "rate=0.25", "PatchSwap", "EmbNoise", "scale=(0.08, 1.0)", "CutMix"),
-        "mtm_pretrain": (
-            "ColorAdapt",
+        "seit": (
+            "TokenEDA",
+            "rate=0.25",
+            "PatchSwap",
             "EmbNoise",
+            "ColorAdapt",
+            "scale=(0.08, 1.0)",
+            "CutMix",
+        ),
+        "mtm_pretrain": (
             "scale=(0.2, 1.0)",
             "TokenAdapt",
             "degrees=30",
@@ -151,7 +157,7 @@ def test_per_sample_depends_on_seed_epoch_and_place_alone(name: str) -> None:
 
 
 def test_per_sample_leaves_the_recipe_alone_and_gives_colours_of_partners() -> None:
-    recipe = recipes.mtm_pretrain(CODEBOOK, small_adapter(), (3, 5))
+    recipe = recipes.finetune(CODEBOOK, small_adapter(), 7, (3, 5))
     before = str(recipe)
     transform = recipe.per_sample(0, torch.randint(0, 20, (9, 4, 6), generator=seeded(1)))
     assert str(recipe) == before

@@ -17,7 +17,7 @@ from helpers.stores import write_store
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import masked_token_config
 from seitpp_models.networks.segmentation import TokenSegmenter
-from seitpp_models.training.augmentations import training_recipe
+from seitpp_models.training.augmentations import Augmentation, training_recipe
 from seitpp_models.training.inputs import training_samples
 from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
 from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
@@ -77,7 +77,7 @@ def network_run(
     """Return a run without augmentation or dropout, so that its gradients depend on the samples alone."""
     opened = tokenstore.open(store)
     vectors = torch.from_numpy(codebook())
-    recipe = training_recipe("none", vectors, GRID, gives_codes=True)
+    recipe = training_recipe(Augmentation.named("none"), vectors, GRID, gives_codes=True)
     torch.manual_seed(0)
     model: nn.Module
     if task == "masked":

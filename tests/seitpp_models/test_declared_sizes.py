@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from seitpp_models.errors import ModelError
-from seitpp_models.training.settings import FinetuneSettings, resolve
+from seitpp_models.training.resolving import resolve
+from seitpp_models.training.settings import FinetuneSettings
 from seitpp_models.weights import load_model, load_official
 from tokenstore.augment import load_adapter
 from tokenstore.augment.adapters import save_adapter

@@ -23,7 +23,8 @@ from helpers.value_mutations import mutated_safetensors, mutated_state, mutated_
 
 from seitpp_models.errors import ModelError
 from seitpp_models.recipes import RECIPES
-from seitpp_models.training.settings import FinetuneSettings, resolve
+from seitpp_models.training.resolving import resolve
+from seitpp_models.training.settings import FinetuneSettings
 from seitpp_models.weights import load_model
 from tokenstore.augment import load_adapter
 from tokenstore.augment.adapters import save_adapter

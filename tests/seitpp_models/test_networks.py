@@ -34,6 +34,7 @@ from seitpp_models.training.augmentations import CodesAndMasks
 from seitpp_models.training.tasks import MaskedTokens, StepRandom
 from seitpp_models.weights.files import build_model
 from seitpp_models.weights.transfer import backbone_arguments
+from tokenstore.augment import Ingredients
 from tokenstore.augment.colour import OneOf
 from tokenstore.augment.crops import nearest_crop
 from tokenstore.format.manifest import TokenizerIdentity
@@ -140,7 +141,9 @@ def test_label_maps_move_with_the_codes() -> None:
     codes = codes_of(40, (8, 8)) % 4
     masks = codes.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint8)
     vectors = torch.eye(CODES)
-    moved = CodesAndMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(0.5, 1))
+    moved = CodesAndMasks(
+        vectors, (8, 8), gives_codes=True, ignore_index=255, ingredients=Ingredients(scale=(0.5, 1))
+    )
     moved.colour = OneOf([], [])
     inputs, labels = moved(codes, masks, generator=torch.Generator().manual_seed(0))
     assert labels.shape == (40, 16, 16)
@@ -155,7 +158,9 @@ def test_label_maps_move_with_the_codes() -> None:
     assert whole.any()
     assert bool((same[whole] == 1).all())
     assert float(same.mean()) > 0.6  # bicubic and nearest differ at borders
-    whole_moved = CodesAndMasks(vectors, (8, 8), gives_codes=True, ignore_index=255, scale=(1, 1))
+    whole_moved = CodesAndMasks(
+        vectors, (8, 8), gives_codes=True, ignore_index=255, ingredients=Ingredients(scale=(1, 1))
+    )
     whole_moved.colour = moved.colour
     inputs, labels = whole_moved(codes, masks, generator=torch.Generator())
     assert torch.equal(inputs, codes)

@@ -128,7 +128,7 @@ def test_a_segmenter_has_the_names_that_are_of_label_maps(tmp_path: Path, labell
 
 def test_the_command_takes_the_published_noise_by_its_name(tmp_path: Path) -> None:
     store = written(tmp_path / "store", "train", "val")
-    run = ["pretrain", store, "--out", tmp_path / "run", *PRETRAIN, "--epochs", 1]
+    run = ["pretrain", store, "--out", tmp_path / "run", *PRETRAIN, "--epochs", 1, "--emb-noise", 0.5]
     done = seitpp(*run, "--noise", "published")
     assert done.exit_code == 0, done.output
     assert "Emb-Noise of strength 1; " in done.output

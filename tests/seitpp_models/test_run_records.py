@@ -34,7 +34,17 @@ def test_a_run_repeated_from_its_record_gives_the_same_losses(store: Path, tmp_p
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("epochs: 2\nseed: 3\nmask-low: 0.5\n")
     done = seitpp(
-        "pretrain", store, "--out", tmp_path / "run", "--config", recipe, *PRETRAIN, "--noise", 0.25
+        "pretrain",
+        store,
+        "--out",
+        tmp_path / "run",
+        "--config",
+        recipe,
+        *PRETRAIN,
+        "--emb-noise",
+        0.5,
+        "--noise",
+        0.25,
     )
     assert done.exit_code == 0, done.output
     record = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

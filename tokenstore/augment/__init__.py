@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenstore.augment.exact_flip import ExactFlip
     from tokenstore.augment.examples import augmented_examples, transformed_codes
     from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
+    from tokenstore.augment.ingredients import FLIPS, INGREDIENTS, Flip, Ingredients
     from tokenstore.augment.mixing import CutMix, CutMixOrMixup, Mixup, soft_targets
     from tokenstore.augment.on_codes import (
         PatchSwap,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         synonym_table,
     )
     from tokenstore.augment.per_sample import PerSample
-    from tokenstore.augment.recipes import Recipe
+    from tokenstore.augment.recipe import Recipe
     from tokenstore.augment.requantise import Requantise
     from tokenstore.augment.seen_part import LEAST_CROPPED, seen_size
     from tokenstore.augment.several_codebooks import Combination, NumberVectors, SeveralCodebooks
@@ -44,9 +45,12 @@ if TYPE_CHECKING:
         TokenAdapt,
         adapter_geometry,
     )
+    from tokenstore.augment.token_eda import TokenEDA
 
 __all__ = [
     "ADAPTER_PARTS",
+    "FLIPS",
+    "INGREDIENTS",
     "LEAST_CROPPED",
     "PATCH_SIDE",
     "PUBLISHED_NOISE",
@@ -62,8 +66,10 @@ __all__ = [
     "DrawnGeometry",
     "EmbNoise",
     "ExactFlip",
+    "Flip",
     "Geometry",
     "HorizontalFlip",
+    "Ingredients",
     "Mixup",
     "Noise",
     "NumberVectors",
@@ -78,6 +84,7 @@ __all__ = [
     "SeveralCodebooks",
     "SynonymReplacement",
     "TokenAdapt",
+    "TokenEDA",
     "TokenVectors",
     "adapter_geometry",
     "augmented_examples",
@@ -105,14 +112,16 @@ _HOMES = {
     "exact_flip": ("ExactFlip",),
     "examples": ("augmented_examples", "transformed_codes"),
     "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),
+    "ingredients": ("FLIPS", "INGREDIENTS", "Flip", "Ingredients"),
     "mixing": ("CutMix", "CutMixOrMixup", "Mixup", "soft_targets"),
     "on_codes": ("PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"),
     "per_sample": ("PerSample",),
-    "recipes": ("Recipe",),
+    "recipe": ("Recipe",),
     "requantise": ("Requantise",),
     "seen_part": ("LEAST_CROPPED", "seen_size"),
     "several_codebooks": ("Combination", "NumberVectors", "SeveralCodebooks"),
     "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"),
+    "token_eda": ("TokenEDA",),
 }
 """The public names of each module."""
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

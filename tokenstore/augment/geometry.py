@@ -33,7 +33,15 @@ class HorizontalFlip(nn.Module):
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the grids, some of them flipped."""
-        return flipped(grids, to_device(self.draw(len(grids), generator), grids.device))
+        return self.flipped(grids, self.draw(len(grids), generator))
+
+    def flipped(self, grids: Tensor, mask: Tensor) -> Tensor:
+        """Flip the samples of a mask (B,), and return all grids."""
+        return flipped(grids, to_device(mask, grids.device))
+
+    def flipped_labels(self, labels: Tensor, mask: Tensor) -> Tensor:
+        """Flip the label maps (B, h, w) of a mask (B,), and return all."""
+        return self.flipped(labels, mask)
 
     @override
     def extra_repr(self) -> str:

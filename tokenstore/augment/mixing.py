@@ -127,11 +127,14 @@ def _blended(values: Tensor, share: Tensor) -> Tensor:
 
 
 def _between(place: Tensor, side: Tensor, length: int) -> Tensor:
-    """Return a mask (length,) bool of the positions within `side` about `place`, both shares of `length`."""
-    half = torch.floor(side * length) / 2
+    """Return a mask (length,) bool of the positions within `side` about `place`, both shares of `length`.
+
+    An odd number of positions is rounded down, as in the published runs.
+    """
+    half = torch.floor(torch.floor(side * length) / 2)
     centre = torch.floor(place * length)
     position = torch.arange(length, device=place.device)
-    return (position >= (centre - half).floor()) & (position < (centre + half).floor())
+    return (position >= centre - half) & (position < centre + half)
 
 
 def _positive(name: str, value: float) -> float:

@@ -52,9 +52,18 @@ class SynonymReplacement(nn.Module):
 
     def forward(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the codes, some replaced. Raises CodecError for codes that are not integers."""
+        return self.replaced(
+            codes, torch.rand((), generator=generator, device=generator.device) < self.p, generator
+        )
+
+    def replaced(self, codes: Tensor, changed: Tensor, generator: torch.Generator) -> Tensor:
+        """Replace codes of the samples of a mask (B,) or () bool, and return all codes.
+
+        Raises CodecError for codes that are not integers.
+        """
         check_dtype(codes)
         device = generator.device
-        changes_batch = torch.rand((), generator=generator, device=device) < self.p
+        changed = to_device(changed, codes.device).view(-1, *[1] * (codes.ndim - 1))
         chance, place = torch.rand((2, *codes.shape), generator=generator, device=device)
         chance, place = to_device(chance, codes.device), to_device(place, codes.device)
         wide = codes.long()
@@ -62,7 +71,7 @@ class SynonymReplacement(nn.Module):
         # subtle: the product can round up to the count itself
         number = (place * counts).long().minimum(counts - 1).clamp(min=0)
         replaced = self.synonyms[wide, number].to(codes.dtype)
-        change = (chance < self.rate) & (counts > 0) & to_device(changes_batch, codes.device)
+        change = (chance < self.rate) & (counts > 0) & changed
         return torch.where(change, replaced, codes)
 
     @override
@@ -74,26 +83,36 @@ class SynonymReplacement(nn.Module):
 class PatchSwap(nn.Module):
     """The swap of two square patches of each sample that do not overlap, with probability `p` for a batch.
 
-    The patches' side is drawn up to `side` of the shorter side of the grid. Samples are codes (B, H, W) or
-    embeddings (B, C, H, W). Raises ValueError for a side not above 0 and up to 1/3, or a `p` not from 0 to 1.
+    The patches' side is drawn from 1 up to `side` of the shorter side of the grid, or with `shortest` 0 from
+    0, which swaps nothing, to below that. Samples are codes (B, H, W) or embeddings (B, C, H, W). Raises
+    ValueError for a side not above 0 and up to 1/3, a `p` not from 0 to 1, or another `shortest`.
     """
 
-    def __init__(self, side: float = 0.25, p: float = 0.25) -> None:
+    def __init__(self, side: float = 0.25, p: float = 0.25, shortest: int = 1) -> None:
         super().__init__()
+        if shortest not in (0, 1):
+            raise ValueError(f"shortest: expected 0 or 1, found {shortest}")
+        self.shortest = shortest
         if not 0 < side <= 1 / 3:  # so that there is always room for a second patch
             raise ValueError(f"side: expected a share of the grid above 0 and up to 1/3, found {side}")
         self.side, self.p = side, probability("p", p)
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the grids, with two patches swapped or as they are."""
+        swaps = torch.rand((), generator=generator, device=generator.device) < self.p
+        return self.swapped(grids, swaps, generator)
+
+    def swapped(self, grids: Tensor, swaps: Tensor, generator: torch.Generator) -> Tensor:
+        """Swap two patches of the samples of a mask (B,) or () bool, and return all grids."""
         count, (rows, columns) = len(grids), grids.shape[-2:]
-        longest = int(self.side * min(rows, columns))
-        if longest < 1:
+        sides = int(self.side * min(rows, columns))
+        if sides < 1:
             return grids
+        if not self.shortest:
+            sides = max(sides, 2)  # so that small grids have a side above 0 too
         device = generator.device
-        swaps = torch.rand((), generator=generator, device=device) < self.p
         chances = torch.rand((5, count), generator=generator, device=device)
-        side = 1 + (chances[0] * longest).long().clamp(max=longest - 1)
+        side = self.shortest + (chances[0] * sides).long().clamp(max=sides - 1)
         heights, widths = rows - side + 1, columns - side + 1
         top, left = _below(chances[1], heights), _below(chances[2], widths)
         # The second patch is drawn from all places where it does not overlap the first.
@@ -123,7 +142,7 @@ class PatchSwap(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"side={self.side}, p={self.p}"
+        return f"side={self.side}, p={self.p}, shortest={self.shortest}"
 
 
 class RandomCrop(nn.Module):
