@@ -5,6 +5,7 @@
 # make test-quick                 the quickest tests of the format, codecs, sources, reading, orders and recipes: 90 seconds
 # make test-thorough             longer tests, for example kill -9 at every file operation
 # make test-s3                    tests against a real S3 server, where its Debian packages can be downloaded
+# make docs                       the documentation as a site in site/, every link checked, every notebook executed
 # make test-ray                  conversions on a Ray cluster of two nodes on this machine; installs ray
 # All of them first create the environment in .venv.
 
@@ -23,7 +24,7 @@ QUICK := tests/format tests/sources tests/test_files.py tests/test_randomness.py
 # Tests start hundreds of programs: each would compile all modules anew.
 test test-quick test-thorough test-s3: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check test-quick test-thorough test-s3 test-ray clean
+.PHONY: demo test check test-quick test-thorough test-s3 test-ray docs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/python -m tokenstore_cli.demo $(if $(IMAGES),"$(IMAGES)")
@@ -52,6 +53,10 @@ test-s3: $(VENV)/.dev
 test-ray: $(VENV)/.ray
 	.ci/own_network $(VENV)/bin/python -m pytest -m ray tests/conversion
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.docs
+	$(VENV)/bin/python -m mkdocs build --quiet --strict
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one by: make PYTHON=python3.12"; exit 1; }
@@ -69,9 +74,13 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt .ci/fit_torchvis
 	@$(VENV)/bin/python .ci/fit_torchvision.py
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/.demo
+	$(PIP) --editable '.[demo,docs]'
+	@touch $@
+
 $(VENV)/.ray: $(VENV)/.dev
 	$(PIP) --editable '.[ray]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

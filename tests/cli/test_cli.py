@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from helpers.brightness import write_grey_folder
-from helpers.paths import ROOT
 from helpers.stores import random_codes, write_store
 from helpers.waiting import HANG
 from tokenstore_cli.demo import demo
@@ -67,12 +66,6 @@ def test_every_option_of_every_command_has_a_help_text(command: str) -> None:
     for parameter in found.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{command} {parameter.name}"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_readme_names_every_command(command: str) -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert f"tokenstore {command}" in readme
 
 
 def test_a_wrong_command_line_exits_with_2(images: Path, tmp_path: Path) -> None:

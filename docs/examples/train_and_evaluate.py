@@ -1,0 +1,22 @@
+"""Masked tokens, then classes, then a figure: python train_and_evaluate.py photos.zarr runs/."""
+
+import sys
+from pathlib import Path
+
+from seitpp_models.evaluation import evaluate
+from seitpp_models.training import finetune, pretrain
+
+SMALL = {"model": "tiny", "depth": 2, "batch_size": 32, "epochs": 1, "warmup_epochs": 0, "adapter": "none"}
+"""Settings for seconds on a CPU; leave them out, and choose a recipe by `config="pretrain-one-gpu"`."""
+
+
+def main(store: str, runs: str) -> None:
+    """Train without labels, go on from those weights with labels, and evaluate on what was held out."""
+    pretrained = pretrain(store, Path(runs, "pretrained"), **SMALL, decoder_depth=1)
+    tuned = finetune(store, Path(runs, "tuned"), **SMALL, start=pretrained.weights, held_out=0.2)
+    print(tuned.figures)
+    print(evaluate(tuned.weights, store=store, split="train").figures)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
