@@ -1,4 +1,4 @@
-"""What a notebook shows of an object: small HTML tables, and codes as coloured grids without a tokenizer."""
+"""Small HTML tables that notebooks show of objects, and codes as coloured grids without a tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from tokenstore.texts import printable
 
@@ -34,16 +33,20 @@ def code_colours(size: int, codebook: npt.NDArray[np.floating[Any]] | None = Non
     if codebook is None or not usable or len(codebook) != size:
         hue = (np.arange(size) * _GOLDEN) % 1
         shifts = (np.array([[0.0, 1 / 3, 2 / 3]]) + hue[:, None]) * 2 * np.pi
-        return (140 + 90 * np.cos(shifts)).astype(np.uint8)
+        spread: Pixels = (140 + 90 * np.cos(shifts)).astype(np.uint8)
+        return spread
     vectors = codebook.astype(np.float64)
     centred = np.nan_to_num(vectors - vectors.mean(0))
     _, axes = np.linalg.eigh(centred.T @ centred)
     ranks = (centred @ axes[:, -3:]).argsort(0).argsort(0)
-    return (32 + 208 * ranks / max(1, size - 1)).astype(np.uint8)
+    colours: Pixels = (32 + 208 * ranks / max(1, size - 1)).astype(np.uint8)
+    return colours
 
 
 def figure(pixels: Pixels, text: str, caption: str = "", width: int = 96) -> str:
     """Return an image (H, W, 3) as HTML, `width` pixels wide, with its description and a caption below."""
+    from PIL import Image  # which most readers of a store do not need
+
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()

@@ -14,8 +14,8 @@ from helpers.stores import Samples, write_store
 from PIL import Image
 
 import tokenstore
+from tokenstore import sheet as module
 from tokenstore.audit import preview
-from tokenstore.audit import sheet as module
 from tokenstore.audit.reconstruct import decode_samples
 from tokenstore.augment import AdapterConfig, TokenAdapt
 from tokenstore.augment.adapters import load_adapter, save_adapter

@@ -15,7 +15,7 @@ from helpers.stores import Samples, edit_root, write_store
 from PIL import Image
 
 import tokenstore
-from tokenstore.audit import sheet as module
+from tokenstore import sheet as module
 from tokenstore.audit.reconstruct import decode_samples
 from tokenstore.format.manifest import TokenizerIdentity
 from tokenstore.tokenizers import registry

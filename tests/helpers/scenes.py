@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tokenstore_cli.main import cli
 
-from tokenstore.audit import sheet as module
+from tokenstore import sheet as module
 
 SIZE = 64
 

@@ -2,7 +2,7 @@
 
 `info` reads the manifest and layouts, `stats` counts bytes and codes, `verify` checks every byte.
 `originals` finds the images that a store was made from; `reconstruct` decodes codes to images; `quality` and
-`retokenization` compare the two; `preview` draws them on a `sheet`. `columns` is the table of what `stats`
+`retokenization` compare the two; `preview` draws them on a sheet. `columns` is the table of what `stats`
 can say of a split beyond sizes and codes: a new column is one function and one line there, and
 `register_column` adds one from outside.
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tokenstore.audit.quality import SplitQuality, measure_quality
     from tokenstore.audit.reconstruct import Reconstruction, decode_samples
     from tokenstore.audit.retokenization import Retokenization, SplitAgreement, retokenize
-    from tokenstore.audit.sheet import draw_sheet
     from tokenstore.audit.stats import SplitAudit, StorageAudit
     from tokenstore.audit.verify import Verification
 
@@ -53,7 +52,6 @@ __all__ = [
     "StoreInfo",
     "Verification",
     "decode_samples",
-    "draw_sheet",
     "evenly_spaced",
     "image_options",
     "measure_quality",
@@ -81,7 +79,6 @@ _HOMES = {
     "StoreInfo": "info",
     "Verification": "verify",
     "decode_samples": "reconstruct",
-    "draw_sheet": "sheet",
     "evenly_spaced": "originals",
     "image_options": "originals",
     "measure_quality": "quality",

@@ -21,12 +21,12 @@ from tokenstore.audit.reconstruct import (
     split_with_samples,
     tokenizer_for,
 )
-from tokenstore.audit.sheet import GAP, draw_sheet
 from tokenstore.augment import augmented_examples, load_adapter
 from tokenstore.errors import AdapterError, ArgumentError, Parameter
 from tokenstore.format import MASKS, TOKENS
 from tokenstore.reading import Indices, SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
+from tokenstore.sheet import GAP, draw_sheet
 from tokenstore.sources.options import OriginalsOptions, refuse_unknown
 from tokenstore.texts import printable
 from tokenstore.tokenizers.base import Tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from tokenstore.codecs import FORM_FEATURES, NAME, codec_class, codec_names
+from tokenstore.displays import html_table, two_columns
 from tokenstore.errors import ManifestError, VersionError
 from tokenstore.format.fields import (
     FieldError,
@@ -109,6 +110,20 @@ class Manifest(StoreFields):
     def is_consolidated(self) -> bool:
         """True if the root `zarr.json` repeats the metadata of all groups and arrays (FORMAT.md, M11)."""
         return not self.has_codec_tables
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "grid": " x ".join(map(str, self.grid)),
+            "codebook": ", ".join(f"{size:,} codes" for size in self.codebook_sizes),
+            "tokenizer": self.tokenizer.name,
+            "codec": ", ".join(self.codecs),
+            "classes": None if self.class_names is None else len(self.class_names),
+            "views": None if self.views is None else self.views.count,
+            "bytes": sum(record.size for record in self.files.values()),
+            "made by": self.created_by or None,
+        }
+        splits = ((name, split.samples, split.skipped) for name, split in self.splits.items())
+        return two_columns("Manifest", facts) + html_table("splits", ("name", "samples", "skipped"), splits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, without its digest."""

@@ -11,11 +11,13 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from tokenstore.errors import StoreError, did_you_mean
 from tokenstore.format import LABELS, TOKENS, Column, TokenizerIdentity
 from tokenstore.loading.columns import collated, sample_values
+from tokenstore.loading.display import THUMBNAILS, dataset_html, samples_sheet
 from tokenstore.loading.orders import Shuffle, order_of
 from tokenstore.loading.pipeline import no_end
 from tokenstore.loading.sampling import Order, Permutation
@@ -33,6 +35,7 @@ from tokenstore.reading import (
     source_indices,
 )
 from tokenstore.storage import Retries
+from tokenstore.tokenizers import Tokenizer
 
 __all__ = ["Shuffle", "TokenDataset"]
 
@@ -219,6 +222,16 @@ class TokenDataset(Dataset[Any]):
             f"{type(self).__name__}({len(self):,} samples of {', '.join(self.columns)}, {views}grid {grid}, "
             f"{codebooks}, {classes}, {self.rows!r})"
         )
+
+    def show(self, n: int = 8, *, tokenizer: Tokenizer | None = None) -> Image.Image:
+        """Return a sheet of the first n samples and their labels, decoded by the store's tokenizer or yours.
+
+        Raises StoreError for no sample or a sheet that is too large, TokenizerError where none is known.
+        """
+        return samples_sheet(self, self._row_numbers(normalised(slice(n), len(self))), tokenizer)
+
+    def _repr_html_(self) -> str:
+        return dataset_html(self, self._row_numbers(normalised(slice(THUMBNAILS), len(self))))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -18,6 +18,7 @@ from tokenstore.errors import ResumeError
 from tokenstore.format import TOKENS
 from tokenstore.loading.columns import batch_values, fetched_columns
 from tokenstore.loading.dataset import TokenDataset
+from tokenstore.loading.display import LoaderDisplay
 from tokenstore.loading.orders import Shuffle, default_window
 from tokenstore.loading.pipeline import (
     Buffers,
@@ -48,7 +49,7 @@ _SPAN_BATCHES = 16
 _STATE_VERSION = 1
 
 
-class TokenLoader:
+class TokenLoader(LoaderDisplay):
     """Batches of a dataset, each `(tokens, labels)`: tokens (B, *grid) int64, labels (B,) int64, on `device`.
 
     Each `for` loop is the next epoch, also where the last one was left early; only a loaded state is gone on
@@ -56,10 +57,9 @@ class TokenLoader:
 
     The arguments are those of torch's DataLoader where they mean the same. A dataset of one column gives that
     column's tensor alone; columns other than tokens and labels have their stored dtype, texts are a list of
-    `str` and lists a list of tensors. The loader has no
-    worker processes. `num_threads` threads (by default one a core; 0: the caller's) decode up to `prefetch`
-    batches each ahead of use, into buffers that are reused once no tensor made of them is referenced. The
-    dataset may be torch's Subset or ConcatDataset of TokenDatasets.
+    `str` and lists a list of tensors. There are no worker processes. `num_threads` threads (by default one
+    a core; 0: the caller's) decode up to `prefetch` batches each ahead of use, into buffers that are reused
+    once no tensor made of them is used. `dataset` may be torch's Subset or ConcatDataset of TokenDatasets.
 
     **From torch.** `sampler` draws the indices of each epoch's samples, as torch's WeightedRandomSampler and
     others do (ranks need no DistributedSampler); its random numbers are seeded by seed and epoch.

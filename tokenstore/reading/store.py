@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.displays import two_columns
 from tokenstore.format import Manifest, Symmetries
 from tokenstore.reading.split import SplitReader
 from tokenstore.reading.store_files import StoreFiles
@@ -78,6 +79,9 @@ class TokenStore:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {split.samples}" for name, split in self.manifest.splits.items())
         return f"TokenStore({self.files.storage.url!r}, {sizes})"
+
+    def _repr_html_(self) -> str:
+        return two_columns("TokenStore", {"place": self.files.storage.url}) + self.manifest._repr_html_()
 
 
 def open_store(
