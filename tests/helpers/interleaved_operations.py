@@ -3,8 +3,9 @@
 It reads requests as JSON lines and answers each with a JSON line. Both operations run in forks of this
 process, which has everything imported. The first stops before its file operation number `stop_at`; then the
 second runs, to its end or until it gets SIGKILL before its own file operation `kill_second_at`; then the
-first goes on, or gets SIGKILL too. An answer says whether the second changed a file. A request of `states`
-is answered with the state before each file operation of the first, which runs alone.
+first goes on, or gets SIGKILL too. An answer says whether the second changed a file that the first may read,
+and what a kill of the first would leave. A request of `states` is answered with the state before each file
+operation of the first, which runs alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from helpers.stores import random_codes, write_store
 from tokenstore.audit.verify import verify
@@ -70,15 +70,21 @@ READERS = ("verify", "read")
 """The operations that change no file, so that it does not matter whether they are killed."""
 
 
-def tree(folder: Path) -> str:
-    """Return a digest of all that is in a folder: the paths, the files' bytes, and which files are one."""
+def tree(folder: Path, ignored: tuple[str, ...] = ()) -> str:
+    """Return a digest of all that is in a folder: the paths, the files' bytes, and which files are one.
+
+    Paths that begin with those `ignored` in the folder do not count.
+    """
+    left_out = tuple(f"{folder}/{name}" for name in ignored)
     found: list[tuple[object, ...]] = []
     names: dict[int, str] = {}
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]
-        found.append((parent, sorted(links)))
-        for name in sorted(files):
-            path = f"{parent}/{name}"
+        if not parent.startswith(left_out):
+            found.append((parent, sorted(links)))
+        for path in sorted(f"{parent}/{name}" for name in files):
+            if path.startswith(left_out):
+                continue
             number = Path(path).lstat().st_ino
             with open(path, "rb") as file:  # noqa: PTH123  as Path.open is counted
                 digest = hashlib.sha256(file.read()).hexdigest()
@@ -167,26 +173,43 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             tell_second({"second": _outcome(request["second"], folder / "a", folder / "second")})
 
         def meanwhile() -> None:
-            before = tree(folder)
+            its_own = ("second", ".second.lock")
+            before = tree(folder, its_own)
             tell(_told_by_a_fork(second))
-            tell({"second_changed": tree(folder) != before})
+            tell({"second_changed": tree(folder, its_own) != before, "left_if_killed": tree(folder)})
             if request["kill_first"]:
                 _die()
 
         stops = _Stops(request["stop_at"], meanwhile)
         tell({"first": _outcome(request["first"], folder / "a", folder / "first")})
 
-    return {"first": None, "second": None, "second_changed": False, **_told_by_a_fork(first)}
+    return {"first": None, "second": None, **_told_by_a_fork(first)}
 
 
 def _states(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the first operation alone; return its outcome, and the files and locks before each operation."""
+    """Run the first operation alone; return its outcome, and the files and locks before each operation.
+
+    `lists` says whether it lists the folder of the stores, where the second operation puts its own.
+    """
     folder = Path(request["folder"])
 
     def alone(tell: Callable[[dict[str, Any]], None]) -> None:
         states: list[str] = []
-        _Stops(0, _die, lambda: states.append(f"{tree(folder)} {_locks()}"))
-        tell({"first": _outcome(request["first"], folder / "a", folder / "first"), "states": states})
+        listings: list[str] = []
+
+        def note_state() -> None:
+            already = len(listings)
+            states.append(f"{tree(folder)} {_locks()}")
+            del listings[already:]
+
+        def note_listing(event: str, arguments: tuple[object, ...]) -> None:
+            if event in ("os.listdir", "os.scandir"):
+                listings.append(str(arguments[0]))
+
+        _Stops(0, _die, note_state)
+        sys.addaudithook(note_listing)
+        outcome = _outcome(request["first"], folder / "a", folder / "first")
+        tell({"first": outcome, "states": states, "lists": str(folder) in listings})
 
     return _told_by_a_fork(alone)
 
@@ -202,7 +225,6 @@ def _warm_up() -> None:
 
 def main() -> None:
     """Answer the lines of standard input."""
-    torch.set_num_threads(1)
     choices.COPY_JOBS = 1
     os.fsync = lambda _: None  # subtle: a killed process loses nothing that was written
     exchange = in_place.exchange

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from tokenstore.errors import (
     DamageError,
     IncompleteStoreError,
     NotAStoreError,
+    StoreChangedError,
     StoreExistsError,
 )
 from tokenstore.reading import StoreFiles, TokenStore
@@ -125,6 +127,29 @@ def test_a_root_that_changes_meanwhile_is_damage(small: Path, tmp_path: Path) ->
     (tmp_path / "a" / "zarr.json").write_bytes((small / "zarr.json").read_bytes() + b" ")
     with pytest.raises(DamageError, match=r"a/zarr.json: expected"):
         copy(opened, open_storage(tmp_path / "b"))
+    with pytest.raises(IncompleteStoreError):
+        tokenstore.open(tmp_path / "b")
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_store_that_changes_just_before_its_root_is_copied_is_not_damaged(
+    store: Path, small: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(small, tmp_path / "a")
+    check = StoreFiles.check_unchanged
+
+    def check_then_change(self: StoreFiles) -> None:
+        check(self)
+        if (tmp_path / "a").exists():
+            (tmp_path / "a").rename(tmp_path / "old")
+            if how == "replaced":
+                copytree(store, tmp_path / "a")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreFiles, "check_unchanged", check_then_change)
+        patch.setattr(StoreFiles, "rule_out_change", check)
+        with pytest.raises(StoreChangedError, match="changed since it was opened"):
+            copied(tmp_path / "a", tmp_path / "b")
     with pytest.raises(IncompleteStoreError):
         tokenstore.open(tmp_path / "b")
 

@@ -68,9 +68,10 @@ def copy(
     `source` is local and has no use for them; `target_storage_options` are those of `target`. `on_progress`
     is called with the bytes copied so far and in all, from any thread but one at a time.
 
-    Raises DamageError if bytes are not those of the manifest, StoreExistsError if something else is at
-    `target`, ConversionError if an unfinished store at `target` is of another source, ArgumentError for
-    options that no remote place has a use for and for `jobs` below 1, and the errors of `tokenstore.open`.
+    Raises DamageError if bytes are not those of the manifest, StoreChangedError if another store takes the
+    place of `source` meanwhile, StoreExistsError if something else is at `target`, ConversionError if an
+    unfinished store at `target` is of another source, ArgumentError for options that no remote place has a
+    use for and for `jobs` below 1, and the errors of `tokenstore.open`.
     """
     if target_storage_options is None and takes_options(target) and not takes_options(source):
         storage_options, target_storage_options = None, storage_options
@@ -97,7 +98,7 @@ def copy(
         _copy_files(store, writer, existing, progress, at_once)
         writer.storage.settle(path for path, _ in store.records())
         store.check_unchanged()
-        root = b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
+        root = _root(store)
         writer.complete(root)
     if place.working_storage() is not place:
         packed = place.reopened()
@@ -126,6 +127,15 @@ def _copy_files(
             copy_file(store, writer, path, record, Path(scratch, str(number)), path in existing, progress)
 
         deque(in_order(copied, enumerate(store.records()), jobs), maxlen=0)
+
+
+def _root(store: StoreFiles) -> bytes:
+    """Return the root's bytes; raises DamageError, and StoreChangedError where another store is by now."""
+    try:
+        return b"".join(_checked(store.storage, ROOT, FileRecord(store.root_nbytes, store.root_digest)))
+    except DamageError:
+        store.rule_out_change()
+        raise
 
 
 def copy_file(
