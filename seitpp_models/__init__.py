@@ -25,7 +25,8 @@ from seitpp_models.networks.vit import TokenViT  # noqa: E402
 if TYPE_CHECKING:
     from seitpp_models.networks.backbones import TokenClassifier
     from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
-    from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel, MaskedTokenOutput
+    from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel
+    from seitpp_models.networks.mtm_heads import MaskedTokenOutput
     from seitpp_models.networks.segmentation import TokenSegmenter
     from seitpp_models.weights.files import TrainedModel, load_model, save_model
     from seitpp_models.weights.official import load_official
@@ -54,7 +55,7 @@ _HOMES = {
     "MaskRatio": "networks.masking",
     "MaskedTokenConfig": "networks.mtm",
     "MaskedTokenModel": "networks.mtm",
-    "MaskedTokenOutput": "networks.mtm",
+    "MaskedTokenOutput": "networks.mtm_heads",
     "PatchMask": "networks.masking",
     "TokenClassifier": "networks.backbones",
     "TokenSegmenter": "networks.segmentation",

@@ -148,7 +148,7 @@ def evaluate_segmenter(
     with in_eval_mode(model, any_grid=crop is not None) as device:
         for codes, masks in loader:
             codes, masks = codes.to(device), masks.to(device).long()
-            masks = central_masks(masks, codes.shape[1:], crop)
+            masks = central_masks(masks, codes.shape[-2:], crop)
             counted = masks != ignore_index
             _check_labels(counted & ((masks < 0) | (masks >= classes)), masks, classes)
             logits = model(network_input(codes, crop, embedding), tuple(masks.shape[1:]))
@@ -190,6 +190,8 @@ def evaluate_masked(
 ) -> dict[str, float]:
     """Return the `loss` of a masked-token model in nats a masked code, and the share `right` of these codes.
 
+    Of numbers they are the mean squared error, and the share of the numbers' square that is predicted.
+
     The loader's batches are codes (B, H, W), or begin with codes. A share `ratio` of each sample's patches is
     masked. The masked patches are a function of `seed` and of the sample's row number, so they are the same
     for every size of batch and number of processes.
@@ -209,10 +211,9 @@ def evaluate_masked(
             mask = _masks_of_rows(loader.last_rows.tolist(), rows * columns, ratio, seed).to(device)
             output = model(network_input(codes.to(device), crop, None), mask)
             evaluated = True
-            logits, targets = output.logits.flatten(0, 2).float(), output.targets.flatten()
             # without the label smoothing that the model's own loss may have
-            loss.add(F.cross_entropy(logits, targets) * len(codes), len(codes))
-            right.add((output.logits.argmax(-1) == output.targets).float().mean() * len(codes), len(codes))
+            loss.add(output.plain_loss() * len(codes), len(codes))
+            right.add(output.right() * len(codes), len(codes))
             if on_batch is not None:
                 on_batch(len(codes))
     if not evaluated:

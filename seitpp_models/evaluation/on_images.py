@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from seitpp_models.evaluation.corruptions import corrupted_batch
 from seitpp_models.evaluation.figures import ClassifierFigures, in_eval_mode, network_input
 from seitpp_models.evaluation.measures import measure_for
 from seitpp_models.evaluation.predictions import PredictionLog, Predictions
+from seitpp_models.networks.token_form import ArrangedTokens, form_of_tokenizer
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import SampleError
 from tokenstore.format import TokenizerIdentity
@@ -145,9 +147,9 @@ def evaluate_images(
     where, images = source.location, source.splits[split]
     decoding = decoding or Decoding()
     _check(trained, images, where, encoder, conditions)
-    name, sizes, shape = encoder.tokenizer.name, encoder.tokenizer.codebook_sizes, trained.shape
-    sides = shape.crop(encoder.grid, name, crop)
-    embedding = shape.embedding(sizes[0], encoder.tokenizer.codebook, name)
+    shape, form = trained.shape, form_of_tokenizer(encoder.tokenizer, encoder.grid)
+    sides = shape.crop(form.grid, form.where, crop)
+    arranged, embedding = shape.arranged(form), shape.embedding(form)
     classes = match_classes(source.class_names, trained.labels, shape.classes, where, all_classes=all_classes)
     logs = {condition: PredictionLog() for condition in conditions} if keep_predictions else {}
     figures = {condition: ClassifierFigures(classes, logs.get(condition)) for condition in conditions}
@@ -163,9 +165,9 @@ def evaluate_images(
             labels = _labels(images, positions).to(device)
             for condition, gathered in figures.items():
                 seen = condition.of(inputs, positions, decoding.seed, pool)
-                codes = torch.from_numpy(encoder(seen).astype(np.int64)).to(device)
+                tokens = _tokens(encoder, seen, arranged, device)
                 with torch.no_grad():
-                    logits = trained.model(network_input(codes, sides, embedding))
+                    logits = trained.model(network_input(tokens, sides, embedding))
                 gathered.update(logits, labels)
             rows += positions
             if on_progress is not None:
@@ -191,11 +193,19 @@ def _check(
         raise ModelError(
             f"{where}: expected images in folders named after their classes, found images without labels"
         )
-    name, sizes = encoder.tokenizer.name, encoder.tokenizer.codebook_sizes
+    name = encoder.tokenizer.name
     if any(condition != CLEAN for condition in conditions) and not encoder.takes_pixels:
         raise ModelError(f"{name}: expected a tokenizer of pixels to corrupt, found one of files")
-    if len(sizes) != 1:
-        raise ModelError(f"{name}: expected a tokenizer of one codebook, found {len(sizes)}")
+
+
+def _tokens(encoder: Encoder, inputs: Inputs, arranged: ArrangedTokens, device: torch.device) -> Tensor:
+    """Encode inputs (B, *shape) to the tokens that a network takes."""
+    codes = torch.from_numpy(encoder(inputs).astype(np.int64)).to(device)
+    if not arranged.columns:
+        return cast(Tensor, arranged(codes))
+    values = encoder.column_values(inputs, np.empty(0, np.uint8))
+    columns = [torch.from_numpy(values[name].astype(np.int64)).to(device) for name in arranged.columns]
+    return cast(Tensor, arranged(codes, *columns))
 
 
 def _labels(split: ImageSplit, positions: Sequence[int]) -> Tensor:

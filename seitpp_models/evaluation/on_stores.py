@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.figures import OnBatch
 from seitpp_models.evaluation.measures import Measure, MeasuredSamples, measure_for
+from seitpp_models.networks.token_form import form_of
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.format import MASKS, TOKENS
@@ -72,16 +73,22 @@ def evaluate_store(
     reader = store[split]
     where = f"{reader.store.storage}, split {split}"
     trained.check(manifest.tokenizer, where)
-    if len(manifest.codebook_sizes) != 1:
-        raise ModelError(f"{where}: expected codes of one codebook, found {len(manifest.codebook_sizes)}")
-    sides = trained.shape.crop(manifest.grid, where, crop)
-    embedding = trained.shape.embedding(manifest.codebook_size, store.codebook, where)
+    form = replace(form_of(store), where=where)
+    sides = trained.shape.crop(form.grid, where, crop)
+    arranged, embedding = trained.shape.arranged(form), trained.shape.embedding(form)
     embedding = None if embedding is None else embedding.to(batches.device)
     for column in measure.columns:
         _check_column(reader, column, where)
-    columns, view = [TOKENS, *measure.columns], None if manifest.views is None else 0
+    columns = [TOKENS, *measure.columns, *arranged.columns]
+    view = None if manifest.views is None else 0
     dataset = TokenDataset(store, split, columns=columns, indices=row_numbers, view=view)
-    loader = TokenLoader(dataset, batches.size, num_threads=batches.threads, device=batches.device)
+    loader = TokenLoader(
+        dataset,
+        batches.size,
+        num_threads=batches.threads,
+        device=batches.device,
+        batch_transform=None if arranged.is_identity else arranged.of_batch,
+    )
     return measure.figures(trained, MeasuredSamples(store, where, loader, sides, embedding, on_batch))
 
 

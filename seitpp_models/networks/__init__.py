@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seitpp_models.networks.backbones import TokenClassifier
     from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
-    from seitpp_models.networks.mtm import (
-        MaskedTokenConfig,
-        MaskedTokenModel,
-        MaskedTokenOutput,
-        masked_token_config,
-    )
+    from seitpp_models.networks.mtm import MaskedTokenConfig, MaskedTokenModel, masked_token_config
+    from seitpp_models.networks.mtm_heads import MaskedTokenOutput
     from seitpp_models.networks.segmentation import TokenSegmenter, segmentation_loss
     from seitpp_models.networks.shape import NetworkShape, taking_any_grid
     from seitpp_models.networks.sizes import SIZES
     from seitpp_models.networks.store_sizes import StoreSizes, seen_grid, sizes_of
+    from seitpp_models.networks.token_form import TokenForm, form_of, form_of_tokenizer
     from seitpp_models.networks.vit import TokenViT, token_vit
 
 __all__ = [
@@ -37,10 +34,13 @@ __all__ = [
     "PatchMask",
     "StoreSizes",
     "TokenClassifier",
+    "TokenForm",
     "TokenSegmenter",
     "TokenViT",
     "draw_mask",
     "draw_ratio",
+    "form_of",
+    "form_of_tokenizer",
     "masked_token_config",
     "seen_grid",
     "segmentation_loss",
@@ -54,15 +54,18 @@ _HOMES = {
     "MaskRatio": "masking",
     "MaskedTokenConfig": "mtm",
     "MaskedTokenModel": "mtm",
-    "MaskedTokenOutput": "mtm",
+    "MaskedTokenOutput": "mtm_heads",
     "NetworkShape": "shape",
     "PatchMask": "masking",
     "StoreSizes": "store_sizes",
     "TokenClassifier": "backbones",
+    "TokenForm": "token_form",
     "TokenSegmenter": "segmentation",
     "TokenViT": "vit",
     "draw_mask": "masking",
     "draw_ratio": "masking",
+    "form_of": "token_form",
+    "form_of_tokenizer": "token_form",
     "masked_token_config": "mtm",
     "seen_grid": "store_sizes",
     "taking_any_grid": "shape",

@@ -11,7 +11,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from seitpp_models.networks.shape import NetworkShape, check_grid
+from seitpp_models.networks.shape import NetworkShape, check_grid, check_scales
 from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import sizes_of
 from seitpp_models.networks.token_embedding import TokenEmbedding
@@ -33,7 +33,8 @@ class TokenClassifier(nn.Module):
     A backbone that shrinks its input by 32 would leave nothing of a grid of 28x28. So a transposed
     convolution first makes `enlarge` x `enlarge` pixels of each token. The default of 4 leaves a ConvNeXt a
     quarter of the work it has on images. `grid` (H, W) is the network's grid of tokens, which some backbones
-    must know; without it, the network takes any. `channels` and `num_classes` are by default those of
+    must know; without it, the network takes any. A `codebook_size` of several numbers, and `scales`, are as a
+    TokenViT's. `channels` and `num_classes` are by default those of
     `store`, or 32 and 1000. Further arguments are the backbone's.
 
     Raises ValueError for a name that timm does not know, for `enlarge` below 1, and if the backbone does not
@@ -45,10 +46,11 @@ class TokenClassifier(nn.Module):
         name: str,
         num_classes: int | None = None,
         channels: int | None = None,
-        codebook_size: int | None = None,
+        codebook_size: int | Sequence[int] | None = None,
         enlarge: int = 4,
         store: TokenStore | None = None,
         grid: Sequence[int] | None = None,
+        scales: Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
@@ -65,8 +67,9 @@ class TokenClassifier(nn.Module):
             )
         if enlarge < 1:
             raise ValueError(f"enlarge: expected a positive integer, found {enlarge}")
-        self.codebook_size = codebook_size
         self.token_emb = None if codebook_size is None else TokenEmbedding(codebook_size, channels)
+        self.codebook_size = None if self.token_emb is None else self.token_emb.codebook_size
+        self.scales = check_scales(scales, channels)
         self.num_classes = num_classes
         self.enlarge = nn.ConvTranspose2d(channels, channels, enlarge, stride=enlarge)
         self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
@@ -80,7 +83,9 @@ class TokenClassifier(nn.Module):
     def shape(self) -> NetworkShape:
         """The sizes of the input and of the output."""
         channels = self.enlarge.in_channels
-        return NetworkShape(self.grid, 1, self.codebook_size, channels, self.num_classes, "class")
+        return NetworkShape(
+            self.grid, 1, self.codebook_size, channels, self.num_classes, "class", self.scales
+        )
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters without weight decay, for timm."""

@@ -6,7 +6,7 @@ SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. Parameters have the names
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from seitpp_models.networks.blocks import LeanBlock
 from seitpp_models.networks.masking import PatchMask
-from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.mtm_heads import MaskedTokenOutput, NumberHead, TokenHead, cross_entropy
+from seitpp_models.networks.shape import NetworkShape, check_scales
 from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
 from tokenstore.networks.transformer import sin_cos_table
@@ -43,7 +44,8 @@ class MaskedTokenConfig:
     Raises ValueError for widths that the heads do not divide, and a grid that patches do not fill.
     """
 
-    codebook_size: int = 391
+    codebook_size: int | tuple[int, ...] = 391
+    """The number of codes; one number for each of several codebooks, and none for tokens that are numbers."""
     channels: int = 32
     grid: tuple[int, int] = (28, 28)
     """The rows and columns of the codes that the model takes."""
@@ -56,9 +58,14 @@ class MaskedTokenConfig:
     decoder_heads: int = 16
     dropout: float = 0.1
     """The share of dropped elements after the token embedding and in the decoder."""
+    scales: tuple[float, ...] = ()
+    """The numbers that the channels of numbers are divided by."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
+        object.__setattr__(self, "scales", check_scales(self.scales, self.channels))
+        if not isinstance(self.codebook_size, int):
+            object.__setattr__(self, "codebook_size", tuple(self.codebook_size))
         for name, width, heads in (
             ("heads", self.width, self.heads),
             ("decoder_heads", self.decoder_width, self.decoder_heads),
@@ -71,21 +78,14 @@ class MaskedTokenConfig:
             )
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """The number of codes of each codebook; empty for tokens that are numbers."""
+        return (self.codebook_size,) if isinstance(self.codebook_size, int) else self.codebook_size
+
+    @property
     def patches(self) -> tuple[int, int]:
         """The rows and columns of patches."""
         return self.grid[0] // self.patch, self.grid[1] // self.patch
-
-
-@dataclass(frozen=True)
-class MaskedTokenOutput:
-    """The result of a masked-token model for a batch."""
-
-    loss: Tensor
-    """The mean cross-entropy of a token of the masked patches in nats, () float32."""
-    logits: Tensor
-    """The logits (B, M, T, K) of the T = patch * patch tokens of each of the M masked patches, row by row."""
-    targets: Tensor
-    """The codes of the masked patches, (B, M, T) int64."""
 
 
 _DECODER_WIDTHS = {"tiny": 192, "small": 256}
@@ -120,28 +120,13 @@ class Projection(nn.Module):
         return patches.flatten(2).mT
 
 
-class TokenHead(nn.Module):
-    """The head from features of patches (..., width) to logits of their tokens (..., patch * patch, K)."""
-
-    def __init__(self, codebook_size: int, channels: int, width: int, patch: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.bias = nn.Parameter(torch.zeros(1, 1, codebook_size))
-        self.fc = nn.Linear(width, patch * patch * channels)
-        self.ln = nn.LayerNorm(channels)
-
-    def forward(self, features: Tensor, table: Tensor) -> Tensor:
-        """Return logits by the codes' vectors in `table` (K, C), which get no gradient."""
-        tokens = self.fc(features).unflatten(-1, (-1, self.channels))
-        logits: Tensor = F.linear(self.ln(F.gelu(tokens)), table.detach()) + self.bias
-        return logits
-
-
 class MaskedTokenModel(nn.Module):
     """A model that predicts the codes in masked patches of codes (B, H, W).
 
-    The encoder works on visible patches only, and the head on masked patches only. `label_smoothing` is that
-    of the loss. `encode` returns features without any mask. Raises ValueError for codes of another grid.
+    Of several codebooks, codes are (B, n, H, W). Without any, tokens are numbers (B, C, H, W), and the
+    numbers in masked patches are predicted. The encoder works on visible patches only, and the head on masked
+    patches only. `label_smoothing` is that of the loss. `encode` returns features without any mask. Raises
+    ValueError for codes of another grid.
     """
 
     pos_embed: Tensor
@@ -152,7 +137,10 @@ class MaskedTokenModel(nn.Module):
         self.config, self.label_smoothing = config, label_smoothing
         count = config.patches[0] * config.patches[1]
         norm = partial(nn.LayerNorm, eps=EPSILON)
-        self.token_emb = TokenEmbedding(config.codebook_size, config.channels, config.dropout)
+        sizes = config.codebook_sizes
+        self.token_emb = (
+            TokenEmbedding(config.codebook_size, config.channels, config.dropout) if sizes else None
+        )
         self.patch_embed = Projection(config.channels, config.width, config.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.mask_token_label = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -181,20 +169,34 @@ class MaskedTokenModel(nn.Module):
             )
         )
         self.decoder_norm = norm(config.decoder_width)
-        self.mlm_layer = TokenHead(config.codebook_size, config.channels, config.decoder_width, config.patch)
+        width, patch = config.decoder_width, config.patch
+        self.mlm_layer: nn.Module = (
+            TokenHead(sizes, config.channels, width, patch)
+            if sizes
+            else NumberHead(config.channels, width, patch)
+        )
         self._initialise()
 
     @property
     def shape(self) -> NetworkShape:
         """The sizes of the input and of the output."""
         config = self.config
-        codes = config.codebook_size
-        return NetworkShape(config.grid, config.patch, codes, config.channels, codes, "codes")
+        sizes = config.codebook_sizes
+        return NetworkShape(
+            config.grid,
+            config.patch,
+            config.codebook_size if sizes else None,
+            config.channels,
+            sum(sizes) or config.channels,
+            "codes",
+            config.scales,
+        )
 
     def backbone_sizes(self) -> dict[str, int]:
         """Return the sizes of the encoder's blocks, by the names that `token_vit` has for them."""
         config = self.config
-        return {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+        sizes = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+        return sizes if config.codebook_sizes else {**sizes, "overlap": False}
 
     def published_tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names in published checkpoints, with the table that is not used."""
@@ -234,13 +236,18 @@ class MaskedTokenModel(nn.Module):
         decoded = torch.cat((token, places), 1) + self.decoder_pos_embed_learned
         decoded = self.decoder_norm(self.decoder_blocks(decoded))[:, 1:]
         masked = decoded.gather(1, mask.masked[..., None].expand(-1, -1, decoded.shape[2]))
-        logits = self.mlm_layer(masked, self.token_emb.word_embeddings.weight)
-        tokens = self._tokens(codes)
-        targets = tokens.gather(1, mask.masked[..., None].expand(-1, -1, tokens.shape[2]))
-        loss = F.cross_entropy(
-            logits.flatten(0, 2).float(), targets.flatten(), label_smoothing=self.label_smoothing
+        sizes = self.config.codebook_sizes
+        logits = (
+            self.mlm_layer(masked)
+            if self.token_emb is None
+            else self.mlm_layer(masked, self.token_emb.tables())
         )
-        return MaskedTokenOutput(loss, logits, targets)
+        tokens = self._tokens(codes)
+        places = mask.masked.view(*mask.masked.shape, *[1] * (tokens.ndim - 2))
+        targets = tokens.gather(1, places.expand(-1, -1, *tokens.shape[2:]))
+        output = MaskedTokenOutput(logits.new_zeros(()), logits, targets, sizes)
+        loss = cross_entropy(output.planes(), self.label_smoothing) if sizes else output.plain_loss()
+        return replace(output, loss=loss)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters without weight decay, for timm."""
@@ -258,9 +265,9 @@ class MaskedTokenModel(nn.Module):
         return self._encoded(self._embedded(codes) + self.pos_embed[:, 1:])
 
     def _embedded(self, codes: Tensor) -> Tensor:
-        if codes.shape[1:] != self.config.grid:
+        if codes.shape[-2:] != self.config.grid:
             raise ValueError(f"expected codes (B, {self.config.grid}), found {tuple(codes.shape)}")
-        patches: Tensor = self.patch_embed(self.token_emb(codes))
+        patches: Tensor = self.patch_embed(codes if self.token_emb is None else self.token_emb(codes))
         return patches
 
     def _encoded(self, patches: Tensor) -> Tensor:
@@ -269,7 +276,9 @@ class MaskedTokenModel(nn.Module):
         return features
 
     def _tokens(self, codes: Tensor) -> Tensor:
-        """Group codes (B, H, W) by patch: (B, N, patch * patch) int64."""
+        """Group codes (B, H, W) by patch: (B, N, patch * patch) int64; other tokens keep n or C last."""
         side, (rows, columns) = self.config.patch, self.config.patches
-        split = codes.long().view(-1, rows, side, columns, side)
-        return split.transpose(2, 3).flatten(3).flatten(1, 2)
+        tokens = codes if codes.is_floating_point() else codes.long()
+        split = tokens.reshape(*codes.shape[:-2], rows, side, columns, side)
+        grouped = split.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+        return grouped if codes.ndim == 3 else grouped.movedim(1, -1)

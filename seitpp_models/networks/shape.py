@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from seitpp_models.errors import ModelError
-from tokenstore.augment import CodebookEmbedding
+from seitpp_models.networks.token_form import ArrangedTokens, TokenForm
+from tokenstore.augment import TokenVectors
 
-__all__ = ["NetworkShape", "Output", "check_grid", "taking_any_grid"]
+__all__ = ["NetworkShape", "Output", "check_grid", "check_scales", "taking_any_grid"]
 
 Output: TypeAlias = Literal["codes", "class", "label map"]
 """The thing that a network's logits are of."""
@@ -28,14 +28,17 @@ class NetworkShape:
     """The grid (H, W) that the network was built for; None if it takes any."""
     patch: int
     """The side of a patch in tokens, which divides the sides of every grid that the network takes."""
-    codebook_size: int | None
-    """The number of codes that the network knows; None if it takes the codes' vectors."""
+    codebook_size: int | tuple[int, ...] | None
+    """The number of codes that the network knows, of each codebook if a position has several codes; None if
+    it takes the codes' vectors, or numbers."""
     channels: int
     """The channels of the codes' vectors."""
     classes: int
     """The number of logits; for a masked-token model, the logits of one code."""
     output: Output
     """The thing that the logits are of."""
+    scales: tuple[float, ...] = ()
+    """The numbers that the channels of numbers are divided by; empty for codes and vectors."""
 
     @property
     def patches(self) -> tuple[int, int]:
@@ -54,7 +57,7 @@ class NetworkShape:
         do not fill the part.
         """
         if len(grid) != 2:
-            raise ModelError(f"{where}: expected grids (H, W) of one codebook's codes, found {grid}")
+            raise ModelError(f"{where}: expected grids (H, W) of positions, found {grid}")
         height, width = requested or self.grid or grid
         if height % self.patch or width % self.patch:
             raise ModelError(f"expected a crop of whole patches of {self.patch}, found {(height, width)}")
@@ -64,28 +67,50 @@ class NetworkShape:
             )
         return height, width
 
-    def embedding(
-        self, codebook_size: int, codebook: npt.NDArray[np.float32] | None, where: str
-    ) -> CodebookEmbedding | None:
-        """Return the embedding that makes the network's input of codes; None if it takes the codes.
+    def form_of(self, form: TokenForm) -> TokenForm:
+        """Return a form of tokens as the network takes it: digits are whole codes for one codebook.
 
-        `where` names the codes in messages. Raises ModelError if the codebook has more codes than the network
-        knows, or vectors of other channels than it takes.
+        Raises ModelError if there are more codes, or more codebooks, than the network knows.
         """
-        if self.codebook_size is not None:
-            if codebook_size > self.codebook_size:
-                raise ModelError(
-                    f"{where}: expected codes from 0 to {self.codebook_size - 1}, which the network knows, "
-                    f"found a codebook of {codebook_size}; train a network on such codes"
-                )
-            return None
-        shape = None if codebook is None else codebook.shape
-        if codebook is None or codebook.ndim != 2 or codebook.shape[1] != self.channels:
+        known = self.codebook_size
+        if known is None:
+            return form
+        own = form.of_whole_codes() if isinstance(known, int) else form
+        limits = (known,) if isinstance(known, int) else known
+        if len(own.codebook_sizes) != len(limits):
             raise ModelError(
-                f"{where}: expected a codebook of vectors of {self.channels} channels, which the network "
-                f"takes, found {'none' if shape is None else f'shape {shape}'}"
+                f"{form.where}: expected {len(limits)} codes a position, which the network takes, found "
+                f"{len(own.codebook_sizes)}; train a network on such codes"
             )
-        return CodebookEmbedding(codebook)
+        for size, limit in zip(own.codebook_sizes, limits, strict=True):
+            if size > limit:
+                raise ModelError(
+                    f"{form.where}: expected codes from 0 to {limit - 1}, which the network knows, found a "
+                    f"codebook of {size}; train a network on such codes"
+                )
+        return own
+
+    def arranged(self, form: TokenForm) -> ArrangedTokens:
+        """Return the module from codes of a form to the tokens that the network takes.
+
+        Raises ModelError as `form_of` does.
+        """
+        return self.form_of(form).arranged(as_codes=self.codebook_size is not None, scales=self.scales)
+
+    def embedding(self, form: TokenForm) -> TokenVectors | None:
+        """Return the vectors of tokens of a form that the network takes; None if it takes codes.
+
+        Raises ModelError if the codes have no vectors, or of other channels than the network takes.
+        """
+        return None if self.codebook_size is not None else form.vectors_of(self.channels)
+
+
+def check_scales(scales: Sequence[float] | None, channels: int) -> tuple[float, ...]:
+    """Return the scales of a network's numbers, none by default; raise ValueError for what are none."""
+    found = tuple(float(scale) for scale in scales or ())
+    if found and not (len(found) == channels and all(0 < scale < math.inf for scale in found)):
+        raise ValueError(f"scales: expected {channels} positive numbers, found {found!s:.80}")
+    return found
 
 
 def check_grid(grid: tuple[int, ...], built_for: tuple[int, ...]) -> None:

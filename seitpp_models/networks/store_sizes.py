@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seitpp_models.errors import ModelError
+from seitpp_models.networks.token_form import form_of
 from tokenstore.augment import LEAST_CROPPED, seen_size
-from tokenstore.errors import Parameter
 
 if TYPE_CHECKING:
     from tokenstore.reading import TokenStore
@@ -20,9 +19,10 @@ class StoreSizes:
     """The sizes of a network that takes a store's codes."""
 
     grid: tuple[int, int]
-    codebook_size: int
+    codebook_size: int | tuple[int, ...]
+    """The number of codes, of each codebook if a position has several."""
     channels: int
-    """The length of the codebook's vectors."""
+    """The channels of the tokens' vectors; of codes without vectors, those of vectors to learn."""
     classes: int | None
     """The number of classes, or None if the store names none."""
 
@@ -30,23 +30,14 @@ class StoreSizes:
 def sizes_of(store: TokenStore) -> StoreSizes:
     """Return the sizes for a store.
 
-    Raises ModelError if its codes are no grid (H, W) of one codebook, or it does not contain the codebook.
+    Raises ModelError if its codes are neither grids (H, W) nor lists (L,).
     """
-    manifest, where = store.manifest, store.files.storage.url
-    if len(manifest.grid) != 2 or len(manifest.codebook_sizes) != 1:
-        raise ModelError(f"{where}: expected grids (H, W) of one codebook, found {manifest.grid}")
-    if store.codebook is None:
-        vectors = Parameter("codebook")
-        raise ModelError(
-            f"{where}: expected the tokenizer's codebook, found none; convert the images with a tokenizer "
-            f"that has one, or ready codes with the vectors of their codebook by {vectors}",
-            parameters=[vectors],
-        )
-    names = store.class_names
+    form, names = form_of(store), store.class_names
+    has_vectors = form.codebook is not None or form.digits is not None or form.numbers is not None
     return StoreSizes(
-        manifest.grid,
-        manifest.codebook_size,
-        store.codebook.shape[1],
+        form.grid,
+        form.codebook_size,
+        form.vectors().channels if has_vectors else form.learned_channels,
         None if names is None else len(names),
     )
 

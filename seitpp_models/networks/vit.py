@@ -19,10 +19,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from seitpp_models.networks.blocks import LeanBlock
-from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.shape import NetworkShape, check_scales
 from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.store_sizes import seen_grid, sizes_of
-from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, StemAdaptor
+from seitpp_models.networks.token_embedding import EPSILON, LearnedPatches, PlainPatches, StemAdaptor
 
 __all__ = ["TokenViT", "token_vit"]
 
@@ -33,9 +33,11 @@ _PUBLISHED_NAMES = {"fc_norm.": "norm.", "patch_embed.token_emb.": "token_emb."}
 class TokenViT(VisionTransformer):  # type: ignore[misc]
     """A ViT over vectors (B, C, H, W), with the Stem-Adaptor, or over codes (B, H, W), with `codebook_size`.
 
-    The head classifies the normalised mean of the patches. Everything else is timm's VisionTransformer.
-    Within `taking_any_grid`, positions are interpolated for grids of another size than `grid`, which have to
-    be whole patches high and wide.
+    With a `codebook_size` for each of n codebooks, codes are (B, n, H, W). Without `overlap`, patches of
+    vectors are plain ones. `scales` (C,) are noted for whoever makes the numbers that the network takes. The
+    head classifies the normalised mean of the patches. Everything else is timm's VisionTransformer. Within
+    `taking_any_grid`, positions are interpolated for grids of another size than `grid`, which have to be
+    whole patches high and wide.
 
     Raises ValueError if patches do not fill the grid, and for input of the other kind or of another grid.
     """
@@ -44,16 +46,19 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         self,
         grid: tuple[int, int] = (28, 28),
         channels: int = 32,
-        codebook_size: int | None = None,
+        codebook_size: int | Sequence[int] | None = None,
         patch: int = 2,
         embedding_dropout: float = 0.1,
+        overlap: bool = True,
+        scales: Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         grid = tuple(grid)  # type: ignore[assignment]
         if min(grid) < patch or any(side % patch for side in grid):
             raise ValueError(f"grid: expected sides that are multiples of the patch, {patch}, found {grid}")
-        layer: Any = StemAdaptor
+        layer: Any = StemAdaptor if overlap else PlainPatches
         if codebook_size is not None:
+            codebook_size = codebook_size if isinstance(codebook_size, int) else tuple(codebook_size)
             layer = partial(LearnedPatches, codebook_size=codebook_size, dropout=embedding_dropout)
         arguments.setdefault("block_fn", LeanBlock)
         super().__init__(
@@ -68,6 +73,7 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
             **arguments,
         )
         self.codebook_size = codebook_size
+        self.overlap, self.scales = overlap, check_scales(scales, channels)
 
     @property
     def shape(self) -> NetworkShape:
@@ -75,13 +81,20 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         patches = self.patch_embed
         channels = patches.proj.in_channels
         return NetworkShape(
-            patches.img_size, patches.patch_size[0], self.codebook_size, channels, self.num_classes, "class"
+            patches.img_size,
+            patches.patch_size[0],
+            self.codebook_size,
+            channels,
+            self.num_classes,
+            "class",
+            self.scales,
         )
 
     def backbone_sizes(self) -> dict[str, int]:
         """Return the sizes of the ViT's blocks, by the names that `token_vit` has for them."""
         heads: int = self.blocks[0].attn.num_heads
-        return {"embed_dim": self.embed_dim, "depth": len(self.blocks), "num_heads": heads}
+        sizes = {"embed_dim": self.embed_dim, "depth": len(self.blocks), "num_heads": heads}
+        return sizes if self.overlap else {**sizes, "overlap": False}
 
     def published_tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names in published checkpoints."""

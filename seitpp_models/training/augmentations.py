@@ -15,16 +15,15 @@ from tokenstore.augment import (
     PATCH_SIDE,
     PUBLISHED_NOISE,
     CenterCrop,
-    Codebook,
-    CodebookEmbedding,
     Geometry,
     HorizontalFlip,
     Ingredients,
     Noise,
     RandomResizedCrop,
-    Requantise,
     TokenAdapt,
+    Vectors,
     recipes,
+    token_vectors,
 )
 from tokenstore.augment.recipes import code_flip, colour_of
 from tokenstore.errors import Parameter
@@ -96,10 +95,10 @@ class Augmentation:
 class CentralPart(nn.Module):
     """The crop of the central `size` of codes, which become vectors with a codebook: no augmentation."""
 
-    def __init__(self, size: tuple[int, int], codebook: Codebook | None = None) -> None:
+    def __init__(self, size: tuple[int, int], codebook: Vectors | None = None) -> None:
         super().__init__()
         self.crop = CenterCrop(size)
-        self.embedding = None if codebook is None else CodebookEmbedding(codebook)
+        self.embedding = None if codebook is None else token_vectors(codebook)
 
     def forward(
         self, codes: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -109,9 +108,17 @@ class CentralPart(nn.Module):
         return (central if self.embedding is None else self.embedding(central)), labels
 
 
+class WholeLists(nn.Module):
+    """The crop of lists of tokens, which are seen whole: a part of a list is no part of an image."""
+
+    def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the embeddings (B, C, 1, L) as they are."""
+        return embeddings
+
+
 def training_recipe(
     augmentation: Augmentation,
-    codebook: Codebook,
+    codebook: Vectors | None,
     size: tuple[int, int],
     *,
     gives_codes: bool,
@@ -123,15 +130,19 @@ def training_recipe(
     """Return a recipe, `(codes, labels) -> (inputs, targets)`.
 
     Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `synonyms`
-    (K, M) and `symmetries` are a store's. Raises ModelError for an adapter without ingredients, and for an
-    exact flip of codes that have no symmetry for it.
+    (K, M) and `symmetries` are a store's. Of lists of tokens, grids of one row, nothing is cropped. A
+    codebook is needed for all but codes without augmentation. Raises ModelError for an adapter without
+    ingredients, an adapter or a flip of lists, and an exact flip of codes that have no symmetry for it.
     """
     ingredients = augmentation.ingredients
     if ingredients is None:
         if adapter is not None:
             raise ModelError(f"augment: expected another one with an adapter, found {augmentation.name}")
         return CentralPart(size, None if gives_codes else codebook)
+    assert codebook is not None  # inputs.augmented_vectors gives some, or raises
     check_flip(ingredients, symmetries)
+    if size[0] == 1:
+        _check_lists(ingredients, adapter)
     recipe = recipes.made_of(
         ingredients,
         codebook,
@@ -143,7 +154,19 @@ def training_recipe(
         symmetries=symmetries,
     )
     recipe.requantise = recipe.embedding.requantiser() if gives_codes else None
+    if size[0] == 1:
+        recipe.crop = WholeLists()
     return recipe
+
+
+def _check_lists(ingredients: Ingredients, adapter: TokenAdapt | None) -> None:
+    """Raise ModelError for what moves tokens in an image, where tokens are lists without places in it."""
+    wrong = Parameter("flip", "naive") if ingredients.flip == "naive" else Parameter("adapter")
+    if adapter is not None or ingredients.flip == "naive":
+        raise ModelError(
+            f"{wrong}: expected none for lists of tokens, which have no places in the image, found one",
+            parameters=[wrong],
+        )
 
 
 def check_flip(ingredients: Ingredients, symmetries: Symmetries) -> None:
@@ -172,7 +195,7 @@ class CodesAndMasks(nn.Module):
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: Vectors,
         size: tuple[int, int],
         *,
         gives_codes: bool,
@@ -184,8 +207,8 @@ class CodesAndMasks(nn.Module):
     ) -> None:
         super().__init__()
         self.flip = code_flip(ingredients.flip, symmetries)
-        self.embedding = CodebookEmbedding(codebook)
-        self.colour = colour_of(ingredients, codebook, noise)
+        self.embedding = token_vectors(codebook)
+        self.colour = colour_of(ingredients, self.embedding, noise)
         self.geometry = Geometry(crop=RandomResizedCrop(size, ingredients.scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
@@ -193,13 +216,13 @@ class CodesAndMasks(nn.Module):
         self.adapter_geometry = Geometry(
             HorizontalFlip() if flips_alone else None, crop=RandomResizedCrop(places, ingredients.scale)
         )
-        self.requantise = Requantise(self.embedding.codebook) if gives_codes else None
+        self.requantise = self.embedding.requantiser() if gives_codes else None
         self.ignore_index = ignore_index
 
     @torch.no_grad()
     def forward(self, codes: Tensor, masks: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return codes (B, H, W), or vectors (B, C, H, W), and label maps (B, h, w) that moved alike."""
-        count, (rows, columns) = len(codes), codes.shape[1:]
+        count, (rows, columns) = len(codes), codes.shape[-2:]
         if self.flip is not None:
             mask = self.flip.draw(count, generator)
             codes, masks = self.flip.flipped(codes, mask), self.flip.flipped_labels(masks, mask)
@@ -225,7 +248,7 @@ class CodesAndMasks(nn.Module):
 
 def segmentation_recipe(
     augmentation: Augmentation,
-    codebook: Codebook,
+    codebook: Vectors | None,
     size: tuple[int, int],
     *,
     gives_codes: bool,
@@ -243,6 +266,7 @@ def segmentation_recipe(
         if adapter is not None:
             raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
+    assert codebook is not None  # inputs.augmented_vectors gives some, or raises
     check_flip(ingredients, symmetries)
     return CodesAndMasks(
         codebook,

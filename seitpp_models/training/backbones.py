@@ -12,15 +12,17 @@ import torch
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.sizes import SIZES
-from seitpp_models.networks.store_sizes import seen_grid, sizes_of
+from seitpp_models.networks.store_sizes import seen_grid
+from seitpp_models.networks.token_form import TokenForm
 from seitpp_models.networks.vit import TokenViT
-from seitpp_models.training.inputs import codebook_of
+from seitpp_models.training.inputs import input_arguments
 from seitpp_models.training.resolving import Settings
 from seitpp_models.training.settings import BackboneSettings
 from seitpp_models.weights.files import TrainedModel, build_model
 from seitpp_models.weights.transfer import backbone_arguments, pretrained_network, start_from
 from tokenstore.augment import TokenAdapt, load_adapter
 from tokenstore.errors import Parameter
+from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = [
@@ -56,46 +58,53 @@ def network_grid(
     return grid, patch
 
 
-def network_to_continue(path: Path, store: TokenStore, where: str) -> MaskedTokenModel | TokenViT:
-    """Return the network in a file to begin with, for the codes of the store `where`.
+def network_to_continue(path: Path, store: TokenStore, form: TokenForm) -> MaskedTokenModel | TokenViT:
+    """Return the network in a file to begin with, for the tokens of a store, of a form.
 
     Raises ModelError if the network was trained on other codes than the store's.
     """
-    network = pretrained_network(path, store.manifest.tokenizer, where)
+    network = pretrained_network(path, store.manifest.tokenizer, form.where)
     codes = network.shape.codebook_size
-    if codes not in (None, store.manifest.codebook_size):
+    own = form.of_whole_codes().codebook_size if isinstance(codes, int) else form.codebook_size
+    if codes not in (None, own):
         raise ModelError(
-            f"{where}: expected a store of {codes} codes, which {path} was trained on, found "
-            f"{store.manifest.codebook_size}"
+            f"{form.where}: expected a store of {codes} codes, which {path} was trained on, found {own}"
         )
     return network
 
 
 def classifier_backbone(
-    settings: Settings, store: TokenStore, where: str, grid_size: int | None, head: Mapping[str, Any]
+    settings: Settings,
+    store: TokenStore,
+    form: TokenForm,
+    samples: TokenDataset,
+    grid_size: int | None,
+    head: Mapping[str, Any],
 ) -> TrainedModel:
     """Return a classifier to train: a ViT of this package, or a timm model by its name.
 
-    `head` are the arguments of the head and the like. Raises ModelError for a name that timm does not know.
+    The network takes tokens of a `form`, of which `samples` give the scales of numbers. `head` are the
+    arguments of the head and the like. Raises ModelError for a name that timm does not know.
     """
     sizes = settings.group(BackboneSettings)
     if sizes.start is not None or sizes.model in SIZES:
-        return token_vit_backbone(settings, store, where, grid_size, head)
+        return token_vit_backbone(settings, store, form, samples, grid_size, head)
     settings.refuse_idle(("depth", "patch"), "ViTs of this package", True)
     torch.manual_seed(sizes.seed)
-    codebook = codebook_of(store)
-    grid, _ = network_grid(sizes_of(store).grid, sizes.patch, grid_size)
-    arguments = {"name": sizes.model, "channels": codebook.shape[1], "grid": grid, **head}
+    taken = input_arguments(settings, form, samples)
+    grid, _ = network_grid(form.grid, sizes.patch, grid_size)
+    arguments = {"name": sizes.model, "channels": taken["channels"], "grid": grid, **head}
     if not arguments["drop_path_rate"]:
         del arguments["drop_path_rate"]  # some backbones have no such argument
-    arguments["codebook_size"] = len(codebook) if settings["input"] == "codes" else None
+    arguments |= taken
     return TrainedModel.for_store(build_model("timm", arguments), "timm", arguments, store.manifest)
 
 
 def token_vit_backbone(
     settings: Settings,
     store: TokenStore,
-    where: str,
+    form: TokenForm,
+    samples: TokenDataset,
     size: int | tuple[int, int] | None,
     head: Mapping[str, Any],
 ) -> TrainedModel:
@@ -107,8 +116,7 @@ def token_vit_backbone(
     sizes = settings.group(BackboneSettings)
     start = Parameter("start")
     torch.manual_seed(sizes.seed)
-    codebook = codebook_of(store)
-    pretrained = None if sizes.start is None else network_to_continue(sizes.start, store, where)
+    pretrained = None if sizes.start is None else network_to_continue(sizes.start, store, form)
     settings.refuse_idle(
         ("model", "depth", "patch", "input"),
         f"networks from scratch, without {start}",
@@ -117,13 +125,14 @@ def token_vit_backbone(
     )
     if pretrained is not None:
         arguments = backbone_arguments(pretrained)
-        if size is None and max(arguments["grid"]) <= min(store.manifest.grid):
+        if size is None and all(
+            side <= most for side, most in zip(arguments["grid"], form.grid, strict=True)
+        ):
             size = arguments["grid"]
-        grid, _ = network_grid(sizes_of(store).grid, arguments["patch"], size)
+        grid, _ = network_grid(form.grid, arguments["patch"], size)
     elif sizes.model in SIZES:
-        grid, patch = network_grid(sizes_of(store).grid, sizes.patch, size)
-        arguments = {"size": sizes.model, "patch": patch, "channels": codebook.shape[1]}
-        arguments["codebook_size"] = len(codebook) if settings["input"] == "codes" else None
+        grid, patch = network_grid(form.grid, sizes.patch, size)
+        arguments = {"size": sizes.model, "patch": patch, **input_arguments(settings, form, samples)}
         if sizes.depth is not None:
             arguments["depth"] = sizes.depth
     else:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from seitpp_models.errors import ModelError
+from seitpp_models.networks.token_form import TokenForm, form_of
 from seitpp_models.training.augmentations import (
     Augmentation,
     noise_identity,
@@ -20,8 +21,9 @@ from seitpp_models.training.augmentations import (
 )
 from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
+    augmented_vectors,
     check_labels,
-    codebook_of,
+    flips_of,
     share_of,
     synonyms_of,
     training_samples,
@@ -98,20 +100,22 @@ def finetune(
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
-    samples = training_samples(store, settings["split"], Classification.columns)
+    form = replace(form_of(store), where=where)
+    samples = training_samples(store, settings["split"], [*Classification.columns, *form.columns])
     classes = settings["classes"] or _classes_of(store, samples)
     check_labels(samples, classes)
     samples, held_out = _divided(settings, store, samples, classes)
     samples = share_of(samples, settings["share"], settings["share_seed"])
-    network = _network(settings, store, where, classes)
-    task = _task(settings, network, classes, store, devices.device)
+    network = _network(settings, store, form, samples, classes)
+    task = _task(settings, network, classes, store, form, devices.device)
     identity = {
         "noise": noise_identity(settings["noise"]),
         "share": (settings["share"], settings["share_seed"]),
         "smoothing": settings["smoothing"],
     }
     augmentation = Augmentation.of(settings)
-    return Experiment(network, task, store, samples, identity, augmentation, held_out=held_out)
+    tokens = network.shape.arranged(form)
+    return Experiment(network, task, store, samples, identity, augmentation, tokens, held_out=held_out)
 
 
 def _classes_of(store: TokenStore, samples: TokenDataset) -> int:
@@ -155,26 +159,33 @@ def _divided(
     return samples, others.indices
 
 
-def _network(settings: Settings, store: TokenStore, where: str, classes: int) -> TrainedModel:
+def _network(
+    settings: Settings, store: TokenStore, form: TokenForm, samples: TokenDataset, classes: int
+) -> TrainedModel:
     head = {"num_classes": classes, "drop_path_rate": settings["drop_path"]}
-    network = classifier_backbone(settings, store, where, settings["grid_size"], head)
+    network = classifier_backbone(settings, store, form, samples, settings["grid_size"], head)
     names = store.class_names
     return replace(network, labels=names if names is not None and len(names) == classes else None)
 
 
 def _task(
-    settings: Settings, network: TrainedModel, classes: int, store: TokenStore, device: torch.device
+    settings: Settings,
+    network: TrainedModel,
+    classes: int,
+    store: TokenStore,
+    form: TokenForm,
+    device: torch.device,
 ) -> Classification:
     grid = network.shape.grid
     assert grid is not None  # every backbone is built for one
     recipe = training_recipe(
         Augmentation.of(settings),
-        codebook_of(store),
+        augmented_vectors(settings, form, network.shape),
         grid,
         gives_codes=network.shape.codebook_size is not None,
         classes=classes,
         adapter=adapter_of(settings, store, device),
-        synonyms=synonyms_of(store),
-        symmetries=store.symmetries,
+        synonyms=synonyms_of(store, form),
+        symmetries=flips_of(store, form),
     )
     return Classification(recipe.to(device), settings["smoothing"])

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from seitpp_models.errors import ModelError, SamplesError
-from seitpp_models.networks.store_sizes import sizes_of
+from seitpp_models.networks.shape import NetworkShape
+from seitpp_models.networks.token_form import TokenForm, scales_of
+from seitpp_models.training.resolving import Settings
+from tokenstore.augment import TokenVectors
 from tokenstore.errors import Parameter
-from tokenstore.format import MASKS, TOKENS
+from tokenstore.format import MASKS, NO_SYMMETRIES, TOKENS, Symmetries
 from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore, open_store
 
 __all__ = [
+    "augmented_vectors",
     "check_labels",
     "check_masks",
     "code_entropy",
-    "codebook_of",
+    "flips_of",
+    "input_arguments",
+    "number_scales",
     "opened",
     "share_of",
     "synonyms_of",
@@ -38,12 +46,10 @@ def opened(store: str | Path | TokenStore) -> tuple[TokenStore, str]:
 def training_samples(store: TokenStore, split: str, columns: Sequence[str]) -> TokenDataset:
     """Return the samples of a split with `columns`.
 
-    Raises ModelError if networks do not take such codes, or if a column is missing; StoreError if the store
-    has no such split.
+    Raises ModelError if a column is missing; StoreError if the store has no such split.
     """
     dataset = TokenDataset(store, split, columns=[TOKENS])
     where = f"{store.files.storage.url}/{split}"
-    sizes_of(store)
     for column in columns:
         if column not in dataset.rows.columns:
             masks = Parameter("masks")
@@ -76,28 +82,92 @@ def share_of(dataset: TokenDataset, share: float, seed: int) -> TokenDataset:
     return dataset.select(np.sort(np.concatenate(drawn)))
 
 
-def code_entropy(dataset: TokenDataset, most: int = 10_000) -> float:
+def code_entropy(dataset: TokenDataset, form: TokenForm | None = None, most: int = 10_000) -> float:
     """Return the nats of a code, by the frequency of each code in up to `most` samples, evenly spread.
 
-    A network that knows nothing of a code's neighbours has this loss.
+    A network that knows nothing of a code's neighbours has this loss. Of several codebooks, which `form`
+    tells, it is the mean over them.
     """
+    manifest = dataset.rows.manifests[0]
+    sizes = (manifest.codebook_size,) if form is None else form.codebook_sizes
+    counts = [np.zeros(size, np.int64) for size in sizes]
+    for codes in _evenly_spread(dataset, [TOKENS], most):
+        planes = [codes[0]]
+        if len(sizes) > 1 and form is not None:
+            whole = torch.from_numpy(codes[0].reshape(-1, *manifest.grid).astype(np.int64))
+            planes = [plane.numpy() for plane in form.arranged(as_codes=True)(whole).unbind(1)]
+        for number, plane in enumerate(planes):
+            counts[number] += np.bincount(plane.ravel(), minlength=sizes[number])
+    entropies = []
+    for each in counts:
+        shares = each[each > 0] / each.sum()
+        entropies.append(float(-(shares * np.log(shares)).sum()))
+    return sum(entropies) / len(entropies)
+
+
+def number_scales(dataset: TokenDataset, form: TokenForm, most: int = 2000) -> tuple[float, ...]:
+    """Return the root mean square of each channel of numbers, in up to `most` samples, evenly spread."""
+    arranged = form.arranged(as_codes=False)
+    squares, count = np.zeros(form.channels_of_numbers), 0
+    for columns in _evenly_spread(dataset, [TOKENS, *form.columns], most):
+        numbers: Tensor = arranged(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
+        squares += numbers.double().square().sum((0, 2, 3)).numpy()
+        count += numbers[:, 0].numel()
+    return scales_of(squares, count)
+
+
+def _evenly_spread(
+    dataset: TokenDataset, columns: Sequence[str], most: int
+) -> Iterator[list[npt.NDArray[Any]]]:
+    """Yield the columns of up to `most` samples, evenly spread, a thousand at a time."""
     row_numbers = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(np.int64)
-    counts = np.zeros(dataset.rows.manifests[0].codebook_size, np.int64)
     for part in np.array_split(row_numbers, -(-len(row_numbers) // 1000)):
-        counts += np.bincount(dataset.rows.read(TOKENS, part).ravel(), minlength=len(counts))
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+        yield [dataset.rows.read(column, part) for column in columns]
 
 
-def codebook_of(store: TokenStore) -> Tensor:
-    """Return the vectors (K, C) float32 of a store's codes; raises ModelError if the store has none."""
-    sizes_of(store)
-    return torch.from_numpy(np.array(store.codebook))
+def input_arguments(settings: Settings, form: TokenForm, samples: TokenDataset) -> dict[str, Any]:
+    """Return the arguments of a network that say what it takes: codes, or their vectors, or numbers.
+
+    Numbers are taken as such unless codes were asked for. Raises ModelError for vectors of codes that have
+    none.
+    """
+    if settings["input"] == "codes" and (form.numbers is None or "input" in settings.requested):
+        return {"channels": form.learned_channels, "codebook_size": form.codebook_size}
+    arguments: dict[str, Any] = {"channels": form.vectors().channels, "codebook_size": None}
+    if form.numbers is not None:
+        arguments["scales"] = number_scales(samples, form)
+    return arguments
 
 
-def synonyms_of(store: TokenStore) -> Tensor | None:
-    """Return the nearest codes (K, M) int64 that a store has of its codes, or None."""
-    synonyms = store.synonyms
+def augmented_vectors(settings: Settings, form: TokenForm, shape: NetworkShape) -> TokenVectors | None:
+    """Return the vectors that augmentation works on, for a network of a shape; None if it needs none.
+
+    Raises ModelError if codes have no vectors, and for the augmentation of codes that are numbers.
+    """
+    embedding = shape.embedding(form)
+    if embedding is not None or settings["augment"] == "none":
+        return embedding
+    if form.numbers is not None:
+        codes, vectors, plain = (
+            Parameter("input", "codes"),
+            Parameter("input", "vectors"),
+            Parameter("augment", "none"),
+        )
+        raise ModelError(
+            f"{form.where}: {codes} goes with {plain} where codes are numbers; give that, or {vectors}",
+            parameters=[codes, plain, vectors],
+        )
+    return shape.form_of(form).vectors()
+
+
+def flips_of(store: TokenStore, form: TokenForm) -> Symmetries:
+    """Return the symmetries of a store's tokens; none of digits and of lists, whose places are no places."""
+    return NO_SYMMETRIES if form.is_list or form.digits is not None else store.symmetries
+
+
+def synonyms_of(store: TokenStore, form: TokenForm) -> Tensor | None:
+    """Return the nearest codes (K, M) int64 that a store has of its codes; None of several a position."""
+    synonyms = store.synonyms if len(form.codebook_sizes) == 1 else None
     return None if synonyms is None else torch.from_numpy(np.array(synonyms)).long()
 
 
@@ -125,7 +195,7 @@ def check_masks(dataset: TokenDataset, classes: int, ignore_index: int, batch: i
     """
     last = classes if ignore_index < classes else classes - 1
     largest = 0
-    shape, grid = dataset.column(MASKS).shape, dataset.column(TOKENS).shape
+    shape, grid = dataset.column(MASKS).shape, dataset.rows.manifests[0].grid[-2:]
     if len(shape) != 2 or any(side % places for side, places in zip(shape, grid, strict=True)):
         size = Parameter("mask_size")
         raise ModelError(

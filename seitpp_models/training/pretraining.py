@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,14 +13,21 @@ from accelerate import Accelerator
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.masking import MaskRatio
 from seitpp_models.networks.mtm import MaskedTokenConfig, masked_token_config
-from seitpp_models.networks.store_sizes import sizes_of
+from seitpp_models.networks.token_form import TokenForm, form_of
 from seitpp_models.training.augmentations import (
     Augmentation,
     noise_identity,
     training_recipe,
 )
 from seitpp_models.training.backbones import adapter_of, network_grid, network_to_continue
-from seitpp_models.training.inputs import code_entropy, codebook_of, synonyms_of, training_samples
+from seitpp_models.training.inputs import (
+    augmented_vectors,
+    code_entropy,
+    flips_of,
+    number_scales,
+    synonyms_of,
+    training_samples,
+)
 from seitpp_models.training.network_run import NetworkStep
 from seitpp_models.training.resolving import Settings, resolve
 from seitpp_models.training.runs import (
@@ -35,6 +42,7 @@ from seitpp_models.training.settings import PretrainSettings
 from seitpp_models.training.tasks import MaskedTokens
 from seitpp_models.weights.files import TrainedModel, build_model
 from tokenstore.errors import Parameter
+from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = ["pretrain"]
@@ -89,13 +97,18 @@ def pretrain(
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
-    samples = training_samples(store, settings["split"], MaskedTokens.columns)
-    ratio, network = _mask_ratio(settings), _network(settings, store, where)
-    task = _task(settings, network, ratio, store, devices.device)
+    form = replace(form_of(store), where=where)
+    samples = training_samples(store, settings["split"], [*MaskedTokens.columns, *form.columns])
+    ratio, network = _mask_ratio(settings), _network(settings, store, form, samples)
+    task = _task(settings, network, ratio, store, form, devices.device)
     identity = {"noise": noise_identity(settings["noise"]), "mask": ratio, "smoothing": settings["smoothing"]}
     refuse_missing_split(settings, store)
-    reference = ("order-0 entropy of the codes", code_entropy(samples))
-    return Experiment(network, task, store, samples, identity, Augmentation.of(settings), reference=reference)
+    own, tokens = network.shape.form_of(form), network.shape.arranged(form)
+    reference = ("order-0 entropy of the codes", code_entropy(samples, own))
+    if form.numbers is not None:
+        reference = ("mean square of the numbers", 1.0)
+    augmentation = Augmentation.of(settings)
+    return Experiment(network, task, store, samples, identity, augmentation, tokens, reference=reference)
 
 
 def _mask_ratio(settings: Settings) -> MaskRatio:
@@ -105,20 +118,22 @@ def _mask_ratio(settings: Settings) -> MaskRatio:
         raise ModelError(f"a masked-token model: {error}") from error
 
 
-def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
+def _network(settings: Settings, store: TokenStore, form: TokenForm, samples: TokenDataset) -> TrainedModel:
     """Return the network to train: an untrained one, or the one in the file `start`.
 
     Raises ModelError for sizes that do not fit, and for a file of another kind of network.
     """
     path = settings["start"]
-    pretrained = None if path is None else network_to_continue(path, store, where)
+    pretrained = None if path is None else network_to_continue(path, store, form)
     if pretrained is not None and pretrained.shape.output != "codes":
         raise ModelError(
             f"{path}: expected a masked-token model to begin with, found a {type(pretrained).__name__}"
         )
-    config = _new_config(settings, store) if pretrained is None else pretrained.config
-    network_grid(sizes_of(store).grid, config.patch, config.grid)
+    config = _new_config(settings, form, samples) if pretrained is None else pretrained.config
+    network_grid(form.grid, config.patch, config.grid)
     arguments = asdict(config)
+    if not config.scales:
+        del arguments["scales"]
     torch.manual_seed(settings["seed"])
     model: Any = build_model("masked", arguments)
     if pretrained is not None:
@@ -127,13 +142,13 @@ def _network(settings: Settings, store: TokenStore, where: str) -> TrainedModel:
     return TrainedModel.for_store(model, "masked", arguments, store.manifest)
 
 
-def _new_config(settings: Settings, store: TokenStore) -> MaskedTokenConfig:
-    grid, patch = network_grid(sizes_of(store).grid, settings["patch"], settings["grid_size"])
+def _new_config(settings: Settings, form: TokenForm, samples: TokenDataset) -> MaskedTokenConfig:
+    grid, patch = network_grid(form.grid, settings["patch"], settings["grid_size"])
     sizes = {name: settings[name] for name in ("depth", "decoder_width", "decoder_depth")}
     try:
         return masked_token_config(
             settings["model"],
-            codebook_size=len(codebook_of(store)),
+            **_tokens_of(form, samples),
             grid=grid,
             patch=patch,
             **{name: size for name, size in sizes.items() if size is not None},
@@ -142,18 +157,33 @@ def _new_config(settings: Settings, store: TokenStore) -> MaskedTokenConfig:
         raise ModelError(f"a masked-token model: {error}") from error
 
 
+def _tokens_of(form: TokenForm, samples: TokenDataset) -> dict[str, Any]:
+    """Return the fields of a config that say what the tokens are."""
+    if form.numbers is not None:
+        scales = number_scales(samples, form)
+        return {"codebook_size": (), "channels": form.channels_of_numbers, "scales": scales}
+    if len(form.codebook_sizes) == 1:
+        return {"codebook_size": form.codebook_size}
+    return {"codebook_size": form.codebook_size, "channels": form.learned_channels}
+
+
 def _task(
-    settings: Settings, network: TrainedModel, ratio: MaskRatio, store: TokenStore, device: torch.device
+    settings: Settings,
+    network: TrainedModel,
+    ratio: MaskRatio,
+    store: TokenStore,
+    form: TokenForm,
+    device: torch.device,
 ) -> MaskedTokens:
     model: Any = network.model
     recipe = training_recipe(
         Augmentation.of(settings),
-        codebook_of(store),
+        augmented_vectors(settings, form, network.shape),
         model.config.grid,
-        gives_codes=True,
+        gives_codes=network.shape.codebook_size is not None,
         adapter=adapter_of(settings, store, device),
-        synonyms=synonyms_of(store),
-        symmetries=store.symmetries,
+        synonyms=synonyms_of(store, form),
+        symmetries=flips_of(store, form),
     )
     rows, columns = model.config.patches
     return MaskedTokens(recipe.to(device), rows * columns, ratio)

@@ -14,10 +14,11 @@ from torch import nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.on_stores import Batches, evaluate_store
+from seitpp_models.networks.token_form import ArrangedTokens
 from seitpp_models.training.augmentations import Augmentation
 from seitpp_models.training.backbones import content_of
 from seitpp_models.training.devices import devices_of
-from seitpp_models.training.inputs import codebook_of, opened
+from seitpp_models.training.inputs import opened
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
 from seitpp_models.training.network_training import train_network
 from seitpp_models.training.records import RunRecord
@@ -30,7 +31,7 @@ from seitpp_models.training.settings import (
 )
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.augment import EmbNoise, noise_strength
+from tokenstore.augment import EmbNoise, TokenVectors
 from tokenstore.errors import Parameter, did_you_mean
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import RunOptions
@@ -105,6 +106,8 @@ class Experiment:
     """The settings of the task that decide the run, by name; a resumed run must have equal ones."""
     augmentation: Augmentation
     """The augmentation, of which the record of the run says what was on."""
+    tokens: ArrangedTokens
+    """The module from the store's codes to the tokens that the network takes."""
     held_out: npt.NDArray[np.int64] | None = None
     """The row numbers of the training split to evaluate on; None to evaluate on another split."""
     reference: tuple[str, float] | None = None
@@ -233,6 +236,7 @@ def _loader(
         num_threads=data.loader_threads,
         device=devices.device,
         pad=experiment.whole_batches,
+        batch_transform=None if experiment.tokens.is_identity else experiment.tokens.of_batch,
         resident=None if data.resident == "none" else data.resident,  # type: ignore[arg-type]
     )
 
@@ -320,9 +324,9 @@ def _evaluation_notes(experiment: Experiment, data: DataSettings, evaluated: str
 
 def _noise_notes(experiment: Experiment) -> list[str]:
     """Return a note on the strength of Emb-Noise, if the augmentation has some."""
-    modules = experiment.task.recipe.modules()
+    modules = list(experiment.task.recipe.modules())
     strengths = {module.strength for module in modules if isinstance(module, EmbNoise)}
-    deviation = noise_strength(codebook_of(experiment.store)) if strengths else 0.0
+    deviation = next((module.deviation for module in modules if isinstance(module, TokenVectors)), 0.0)
     return [
         f"Emb-Noise of strength {strength:.4g}; the numbers of the codebook's vectors have a standard "
         f"deviation of {deviation:.4g}"

@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.measures import ignored_label
 from seitpp_models.networks.segmentation import TokenSegmenter
-from seitpp_models.networks.store_sizes import sizes_of
+from seitpp_models.networks.token_form import TokenForm, form_of
 from seitpp_models.training.augmentations import Augmentation, noise_identity, segmentation_recipe
 from seitpp_models.training.backbones import adapter_of, token_vit_backbone
 from seitpp_models.training.inputs import (
+    augmented_vectors,
     check_masks,
-    codebook_of,
+    flips_of,
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
@@ -35,6 +36,7 @@ from seitpp_models.training.tasks import Segmentation
 from seitpp_models.weights.files import TrainedModel
 from tokenstore.errors import ArgumentError, Parameter
 from tokenstore.format import LABELS
+from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = ["segment"]
@@ -92,7 +94,8 @@ def segment(
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
-    samples = training_samples(store, settings["split"], Segmentation.columns)
+    form = _form(store, where)
+    samples = training_samples(store, settings["split"], [*Segmentation.columns, *form.columns])
     _refuse_small_batches(settings, devices)
     requested = settings["ignore_index"]
     ignored = ignored_label(store) if requested is None else requested
@@ -102,11 +105,20 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
         evaluated = training_samples(store, settings["evaluate_split"], Segmentation.columns)
         labels = max(labels, check_masks(evaluated, settings["classes"], ignored))
     # subtle: an ignored label below the last one has a logit too, which is never trained
-    network = _network(settings, store, where, max(labels, settings["classes"]))
-    task = _task(settings, network, ignored, store, devices)
+    network = _network(settings, store, form, samples, max(labels, settings["classes"]))
+    task = _task(settings, network, ignored, store, form, devices)
     identity = {"ignore-index": ignored, "noise": noise_identity(settings["noise"])}
     augmentation = Augmentation.of(settings)
-    return Experiment(network, task, store, samples, identity, augmentation, whole_batches=True)
+    tokens = network.shape.arranged(form)
+    return Experiment(network, task, store, samples, identity, augmentation, tokens, whole_batches=True)
+
+
+def _form(store: TokenStore, where: str) -> TokenForm:
+    """Return the form of a store's tokens; raise ModelError for lists, over which no label map lies."""
+    form = replace(form_of(store), where=where)
+    if form.is_list:
+        raise ModelError(f"{where}: expected grids (H, W) of tokens, found lists of {form.grid[1]}")
+    return form
 
 
 def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
@@ -125,9 +137,11 @@ def _refuse_small_batches(settings: Settings, devices: Accelerator) -> None:
         )
 
 
-def _network(settings: Settings, store: TokenStore, where: str, classes: int) -> TrainedModel:
+def _network(
+    settings: Settings, store: TokenStore, form: TokenForm, samples: TokenDataset, classes: int
+) -> TrainedModel:
     head = {"num_classes": 0, "drop_path_rate": settings["drop_path"]}
-    backbone = token_vit_backbone(settings, store, where, sizes_of(store).grid, head)
+    backbone = token_vit_backbone(settings, store, form, samples, form.grid, head)
     vit: Any = backbone.model
     arguments: dict[str, Any] = {
         "backbone": backbone.arguments,
@@ -156,15 +170,20 @@ def names_of_masks(store: TokenStore, classes: int) -> tuple[str, ...] | None:
 
 
 def _task(
-    settings: Settings, network: TrainedModel, ignored: int, store: TokenStore, devices: Accelerator
+    settings: Settings,
+    network: TrainedModel,
+    ignored: int,
+    store: TokenStore,
+    form: TokenForm,
+    devices: Accelerator,
 ) -> Segmentation:
     recipe = segmentation_recipe(
         Augmentation.of(settings),
-        codebook_of(store),
-        sizes_of(store).grid,
+        augmented_vectors(settings, form, network.shape),
+        form.grid,
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
         adapter=adapter_of(settings, store, devices.device),
-        symmetries=store.symmetries,
+        symmetries=flips_of(store, form),
     )
     return Segmentation(recipe.to(devices.device), ignored)

@@ -109,8 +109,7 @@ class MaskedTokens:
         mask = draw_mask(count * random.world_size, self.patches, share, self.ratio.low, random.common)
         here = slice(count * random.rank, count * (random.rank + 1))
         output = model(codes, PatchMask(mask.visible[here], mask.masked[here]).to(codes.device))
-        right = (output.logits.detach().argmax(-1) == output.targets).float().mean()
-        return Loss(output.loss, right, count)
+        return Loss(output.loss, output.right(), count)
 
 
 class Classification:

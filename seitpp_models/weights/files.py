@@ -52,7 +52,16 @@ def _timm(**arguments: Any) -> TokenClassifier:
     return TokenClassifier(**arguments, pretrained=False)
 
 
-_TIMM_ARGUMENTS = {"name", "num_classes", "channels", "codebook_size", "enlarge", "grid", "drop_path_rate"}
+_TIMM_ARGUMENTS = {
+    "name",
+    "num_classes",
+    "channels",
+    "codebook_size",
+    "enlarge",
+    "grid",
+    "drop_path_rate",
+    "scales",
+}
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "masked": _masked,
     "vit": token_vit,

@@ -51,6 +51,7 @@ def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any
         "patch": shape.patch,
         "channels": shape.channels,
         "codebook_size": shape.codebook_size,
+        **({"scales": shape.scales} if shape.scales else {}),
     }
 
 

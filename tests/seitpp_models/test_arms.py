@@ -11,8 +11,9 @@ import yaml
 from helpers.network_commands import QUICK, refused, seitpp
 from helpers.network_stores import CODES, write_labelled
 
+from seitpp_models.networks import form_of
 from seitpp_models.training.augmentations import Augmentation, training_recipe
-from seitpp_models.training.inputs import codebook_of, synonyms_of
+from seitpp_models.training.inputs import synonyms_of
 from seitpp_models.training.resolving import resolve
 from seitpp_models.training.settings import FinetuneSettings, PretrainSettings, SegmentSettings
 from tokenstore.augment import INGREDIENTS, TokenEDA
@@ -123,11 +124,13 @@ def test_what_has_no_effect_is_refused(
 def test_token_eda_takes_the_synonyms_of_the_store(tmp_path: Path) -> None:
     near = np.stack([(np.arange(CODES, dtype=np.int32) + step) % CODES for step in (1, 2, 3)], 1)
     store = open_store(str(write_labelled(tmp_path / "store", 32, synonyms=near)))
-    synonyms = synonyms_of(store)
+    form = form_of(store)
+    synonyms = synonyms_of(store, form)
     assert synonyms is not None
     assert np.array_equal(synonyms.numpy(), near)
     seit = Augmentation.named("seit")
-    recipe = training_recipe(seit, codebook_of(store), (8, 8), gives_codes=True, classes=3, synonyms=synonyms)
+    recipe = training_recipe(seit, form.vectors(), (8, 8), gives_codes=True, classes=3, synonyms=synonyms)
     (token_eda,) = (module for module in recipe.modules() if isinstance(module, TokenEDA))
     assert np.array_equal(token_eda.synonyms.synonyms.numpy(), near)
-    assert synonyms_of(open_store(str(write_labelled(tmp_path / "plain", 32)))) is None
+    plain = open_store(str(write_labelled(tmp_path / "plain", 32)))
+    assert synonyms_of(plain, form_of(plain)) is None

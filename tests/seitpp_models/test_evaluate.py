@@ -35,6 +35,7 @@ from seitpp_models.evaluation.figures import (
     evaluate_classifier,
     evaluate_segmenter,
 )
+from seitpp_models.networks.token_form import TokenForm
 from tokenstore.augment import CodebookEmbedding
 from tokenstore.format.manifest import TokenizerIdentity
 
@@ -63,17 +64,20 @@ def test_codes_that_do_not_fit_the_network_are_refused() -> None:
     assert shape.crop((10, 9), "here") == GRID
     with pytest.raises(ModelError, match=r"at least \(8, 8\), which the network sees, found \(8, 6\)"):
         shape.crop((8, 6), "here")
-    with pytest.raises(ModelError, match=r"grids \(H, W\) of one codebook's codes, found \(2, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"grids \(H, W\) of positions, found \(2, 8, 8\)"):
         shape.crop((2, 8, 8), "here")
     with pytest.raises(ModelError, match=r"whole patches of 2, found \(7, 7\)"):
         shape.crop((8, 8), "here", (7, 7))
-    for codebook, found in ((None, "none"), (CODEBOOK[:, :3], r"shape \(16, 3\)"), (CODEBOOK[None], "shape")):
-        with pytest.raises(ModelError, match=f"of 4 channels, .* found {found}"):
-            shape.embedding(K, codebook, "here")
+    with pytest.raises(ModelError, match=r"here: expected the vectors of the codes.* found none"):
+        shape.embedding(TokenForm("here", GRID, (K,)))
+    with pytest.raises(ModelError, match=r"of 4 channels, .* found vectors of 3"):
+        shape.embedding(TokenForm("here", GRID, (K,), CODEBOOK[:, :3]))
     coded = replace(shape, codebook_size=K)
-    assert coded.embedding(K, None, "here") is None
+    assert coded.embedding(TokenForm("here", GRID, (K,))) is None
     with pytest.raises(ModelError, match=r"codes from 0 to 15, .* found a codebook of 17"):
-        coded.embedding(17, None, "here")
+        coded.arranged(TokenForm("here", GRID, (17,)))
+    with pytest.raises(ModelError, match=r"expected 1 codes a position, .* found 2"):
+        coded.arranged(TokenForm("here", GRID, (K, K)))
 
 
 def test_the_command_measures_a_classifier_on_a_store(store: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenstore.augment.colour import PUBLISHED_NOISE, ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
     from tokenstore.augment.cropped_embedding import CroppedEmbedding
     from tokenstore.augment.crops import CenterCrop, RandomResizedCrop, random_boxes, resized_crop
-    from tokenstore.augment.embedding import CodebookEmbedding, TokenVectors, token_vectors
+    from tokenstore.augment.embedding import CodebookEmbedding, TokenVectors, Vectors, token_vectors
     from tokenstore.augment.exact_flip import ExactFlip
     from tokenstore.augment.examples import augmented_examples, transformed_codes
     from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
@@ -86,6 +86,7 @@ __all__ = [
     "TokenAdapt",
     "TokenEDA",
     "TokenVectors",
+    "Vectors",
     "adapter_geometry",
     "augmented_examples",
     "load_adapter",
@@ -108,7 +109,7 @@ _HOMES = {
     "cropped_embedding": ("CroppedEmbedding",),
     "crops": ("CenterCrop", "RandomResizedCrop", "random_boxes", "resized_crop"),
     "codebooks": ("Codebook",),
-    "embedding": ("CodebookEmbedding", "TokenVectors", "token_vectors"),
+    "embedding": ("CodebookEmbedding", "TokenVectors", "Vectors", "token_vectors"),
     "exact_flip": ("ExactFlip",),
     "examples": ("augmented_examples", "transformed_codes"),
     "geometry": ("DrawnGeometry", "Geometry", "HorizontalFlip", "RandomAffine"),

@@ -281,6 +281,13 @@ class PlaneLayout:
         """The number of planes of Y, Cb and Cr."""
         return self.luma_side**2 * self.y, self.cb, self.cr
 
+    def places_in_tables(self) -> npt.NDArray[np.int64]:
+        """Return the place of each plane's factor (n,) in flat quantisation tables (3 * 64,)."""
+        luma = np.tile(np.arange(self.y), self.luma_side**2)
+        return np.concatenate(
+            [luma, COEFFICIENTS + np.arange(self.cb), 2 * COEFFICIENTS + np.arange(self.cr)]
+        )
+
     def pack(self, blocks: tuple[Blocks, ...]) -> Planes:
         """Return the planes (n, h, w) of the blocks of one image."""
         sides, counts = (self.luma_side, 1, 1), (self.y, self.cb, self.cr)

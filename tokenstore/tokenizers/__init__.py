@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import (
         FileTokenizer,
+        NumberTokenizer,
         SymmetricTokenizer,
         Tokenizer,
         TokenizerBase,
@@ -39,6 +40,7 @@ __all__ = [
     "TOKENIZERS",
     "Encoder",
     "FileTokenizer",
+    "NumberTokenizer",
     "SymmetricTokenizer",
     "Tokenizer",
     "TokenizerBase",
@@ -57,7 +59,9 @@ __all__ = [
 
 _HOMES = {
     "check_tokenizer": "base",
-    **dict.fromkeys(("FileTokenizer", "SymmetricTokenizer", "Tokenizer", "TokenizerBase"), "base"),
+    **dict.fromkeys(
+        ("FileTokenizer", "NumberTokenizer", "SymmetricTokenizer", "Tokenizer", "TokenizerBase"), "base"
+    ),
     "load_codebook": "codebooks",
     **dict.fromkeys(("Encoder", "identity_of", "options_of", "symmetries_of"), "encoder"),
     **dict.fromkeys(("TOKENIZERS", "TokenizerKind", "check_device", "load_tokenizer"), "registry"),

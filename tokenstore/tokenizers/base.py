@@ -101,6 +101,17 @@ class SymmetricTokenizer(Tokenizer, Protocol):
         """The permutations of codes by name: with `flip`, codes(mirror x) = flip[mirror(codes(x))]."""
 
 
+@runtime_checkable
+class NumberTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose codes are numbers on a scale, such as quantised coefficients, and have no vectors."""
+
+    def numbers(self, codes: torch.Tensor, **columns: torch.Tensor) -> torch.Tensor:
+        """Return the numbers (B, C, h, w) float32 of codes (B, *grid), on the codes' device.
+
+        `columns` are the values (B, *shape) of a FileTokenizer's columns, by their names.
+        """
+
+
 class TokenizerBase(ABC):
     """A base for a tokenizer of one's own, which needs `name`, `encode` and `codebook` or `codebook_sizes`.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenstore.errors import TokenizerError
 from tokenstore.format import Column, Symmetries, symmetries_within
 from tokenstore.sources.images import Decoder, ImageOptions
-from tokenstore.tokenizers.base import FileTokenizer, SymmetricTokenizer, Tokenizer
+from tokenstore.tokenizers.base import FileTokenizer, NumberTokenizer, SymmetricTokenizer, Tokenizer
 
 _ROWS = 1024
 """The codes whose nearest kept code is computed at once."""
@@ -86,6 +86,13 @@ class PrunedTokenizer:
 
     def decode(self, codes: Tensor, **columns: Tensor) -> Tensor:
         """Rebuild inputs from the store's codes (B, *grid); `columns` are a FileTokenizer's."""
+        return self.inner.decode(self.own_codes(codes), **columns)
+
+    def own_codes(self, codes: Tensor) -> Tensor:
+        """Return the inner tokenizer's code, int64, of each of the store's codes (B, *grid).
+
+        Raises TokenizerError for codes that are not integers, and for one out of range.
+        """
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TokenizerError(f"{self.name}: expected codes of an integer dtype, found {codes.dtype}")
         own = codes.to(torch.int64, copy=True)
@@ -97,7 +104,7 @@ class PrunedTokenizer:
                     f"{self.name}: expected codes{where} in 0..{len(old) - 1}, found {low}..{high}"
                 )
             new.copy_(old.to(new.device)[new])
-        return self.inner.decode(own, **columns)
+        return own
 
     def _planes(self, codes: Tensor) -> list[Tensor]:
         """Return views of each codebook's codes."""
@@ -154,13 +161,24 @@ class PrunedFileTokenizer(PrunedTokenizer):
         return self.inner.column_values(inputs)
 
 
+class PrunedNumberTokenizer(PrunedFileTokenizer):
+    """A PrunedFileTokenizer whose codes are numbers on a scale, as those of the inner tokenizer are."""
+
+    inner: NumberTokenizer  # type: ignore[assignment]
+
+    def numbers(self, codes: Tensor, **columns: Tensor) -> Tensor:
+        """Return the numbers (B, C, h, w) of the inner tokenizer's codes."""
+        return self.inner.numbers(self.own_codes(codes), **columns)
+
+
 def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTokenizer:
     """Return the tokenizer over the codes of a pruned store; a FileTokenizer stays one.
 
     Symmetries that lead from kept codes to kept codes stay, too.
     """
     if isinstance(tokenizer, FileTokenizer):
-        return PrunedFileTokenizer(tokenizer, kept_codes)
+        of_numbers = isinstance(tokenizer, NumberTokenizer)
+        return (PrunedNumberTokenizer if of_numbers else PrunedFileTokenizer)(tokenizer, kept_codes)
     kind = PrunedSymmetricTokenizer if isinstance(tokenizer, SymmetricTokenizer) else PrunedTokenizer
     return kind(tokenizer, kept_codes)
 

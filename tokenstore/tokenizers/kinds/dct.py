@@ -102,7 +102,10 @@ class DctOptions:
 
 
 class DctTokenizer(ImageTokenizer):
-    """The FileTokenizer over JPEG coefficients. It computes on the CPU, whatever device is asked for."""
+    """The FileTokenizer and NumberTokenizer over JPEG coefficients.
+
+    It computes on the CPU, whatever device is asked for.
+    """
 
     name = "dct"
     codebook = None
@@ -167,6 +170,30 @@ class DctTokenizer(ImageTokenizer):
             torch.from_numpy(np.stack([self.layout.pack(jpeg.coefficients().blocks) for jpeg in jpegs]))
         )
 
+    def numbers(self, codes: Tensor, quantization: Tensor | None = None) -> Tensor:
+        """Return the dequantised coefficients (B, n, h, w) float32 of codes (B, *grid), on their device.
+
+        `quantization` are the tables as of `decode`. Raises TokenizerError where codes or tables do not fit.
+        """
+        count, planes = len(codes), self.layout.planes
+        axes = 3 if planes == 1 else 4
+        if codes.is_floating_point() or codes.ndim != axes or (planes > 1 and codes.shape[1] != planes):
+            raise TokenizerError(f"dct: expected codes of {planes} planes, found {tuple(codes.shape)}")
+        tables = self._own_tables(count) if quantization is None else quantization
+        if tables.shape != (count, COMPONENTS, COEFFICIENTS):
+            raise TokenizerError(
+                f"dct: expected quantization {(count, COMPONENTS, COEFFICIENTS)}, found {tuple(tables.shape)}"
+            )
+        places = torch.from_numpy(self.layout.places_in_tables()).to(codes.device)
+        factors = tables.to(codes.device, torch.float32).flatten(1)[:, places]
+        coefficients = codes.view(count, planes, *codes.shape[-2:]).to(torch.float32) - CODES // 2
+        return coefficients * factors[:, :, None, None]
+
+    def _own_tables(self, count: int) -> Tensor:
+        black = np.zeros((self.stride, self.stride, 3), np.uint8)
+        tables = encode_jpeg(black, self.options.quality, self.layout.sampling).tables
+        return torch.from_numpy(tables.astype(np.int32)).expand(count, -1, -1)
+
     def _codes(self, planes: Tensor) -> Tensor:
         codes = planes.to(torch.int64) + CODES // 2
         return codes if len(self.codebook_sizes) > 1 else codes.squeeze(1)
@@ -200,9 +227,7 @@ class DctTokenizer(ImageTokenizer):
 
     @override
     def decode_pass(self, codes: Tensor) -> Tensor:
-        black = np.zeros((self.stride, self.stride, 3), np.uint8)
-        tables = encode_jpeg(black, self.options.quality, self.layout.sampling).tables
-        return self._images(codes, np.broadcast_to(tables, (len(codes), *tables.shape)))
+        return self._images(codes, self._own_tables(len(codes)).numpy().astype(np.uint16))
 
     def _images(self, codes: Tensor, tables: Tables) -> Tensor:
         height, width = codes.shape[-2:]
