@@ -55,6 +55,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.
 # Test processes share the cores: threads of torch would wait for one another, and compute while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A server of the tests on busy cores may be slower than storage that people would wait for.
+os.environ.setdefault("TOKENSTORE_STORAGE_DEADLINE", "600")
+
 # A job in a shell's background begins with Ctrl-C ignored, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,7 @@ from helpers.faults import Rule, reset, status, truncate
 from helpers.image_sources import contents
 from helpers.object_storage import S3Server
 from helpers.tar_files import shard
-from helpers.waiting import BRIEF, PATIENT
+from helpers.waiting import PATIENT, RESIGNED
 
 import tokenstore
 from tokenstore.errors import SourceChangedError, StorageError
@@ -90,6 +90,7 @@ def test_answers_that_fail_now_and_then_lose_no_sample(
     assert contents(source) == [b"image %d" % number for number in range(4)]
 
 
+@pytest.mark.usefixtures("no_delays")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -110,7 +111,7 @@ def test_answers_that_always_fail_are_one_error_and_no_bad_samples(
     put("x.tar", tar_of(tmp_path))
     options = s3_server.storage_options(fault_proxy.url)
     source = opened(f"{bucket}/x.tar", options)
-    split_url(bucket, options)[0].storage.retries = BRIEF
+    split_url(bucket, options)[0].storage.retries = RESIGNED
     fault_proxy.clear([Rule(fault, "GET", r"x\.tar")])
     with pytest.raises(StorageError, match=rf"x\.tar: {message}") as caught:
         contents(source)
