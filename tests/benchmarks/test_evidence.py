@@ -1,0 +1,234 @@
+"""A table of the evidence runs by one command: stores, trainings on tokens and pixels, results, a report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from evidence.cells import EvidenceError, Workplace, in_order
+from evidence.estimates import estimated
+from evidence.pixel_images import Form, as_jpeg, read_images, shared_bytes
+from evidence.report import groups_of, markdown, plot
+from evidence.results import read_results
+from evidence.schedule import run_cells
+from evidence.stores import make_subset
+from evidence.tables import Table, read_table
+from helpers.paths import ROOT
+from PIL import Image
+
+import tokenstore
+
+EVIDENCE = ROOT / "benchmarks" / "evidence"
+CLASSES, OF_A_CLASS, SIDE = ("dark", "bright"), {"train": 8, "val": 4}, 32
+TRAINING = {
+    "steps": 4,
+    "batch_size": 8,
+    "model": "tiny",
+    "depth": 1,
+    "learning_rate": 0.001,
+    "precision": "fp32",
+    "smoothing": 0.1,
+}
+TABLE: dict[str, Any] = {
+    "title": "A small table",
+    "source": "{images}",
+    "stores": {"small": {"image_size": SIDE}},
+    "budgets": {"100 %": 1.0, "50 %": 0.5},
+    "seeds": [0],
+    "finetune": TRAINING,
+    "arms": {
+        "codes": {"store": "small", "finetune": {"augment": "none", "adapter": "none"}},
+        "pixels": {
+            "store": "small",
+            "pixels": {"side": 16, "quality": 20, "sight": {"side": 32, "crop": 32, "patch": 8}},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make folders of dark and of bright images, in splits train and val."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in OF_A_CLASS.items():
+        for name, level in zip(CLASSES, (40, 160), strict=True):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = (level + rng.integers(0, 60, (SIDE, SIDE, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def written(folder: Path, name: str = "small", **changes: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**TABLE, **changes}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, Workplace]:
+    """Run the small table in this process."""
+    folder = tmp_path_factory.mktemp("work")
+    table = read_table(written(folder))
+    work = Workplace(folder / "out", {"images": str(images)})
+    outcomes = run_cells(table.cells, work, jobs=0)
+    assert [outcome.problem for outcome in outcomes] == [""] * 6  # two stores, and four trainings
+    return table, work
+
+
+def results(work: Workplace) -> dict[str, Any]:
+    return dict(read_results(work.folder / "results.jsonl"))
+
+
+def test_every_cell_has_a_result_with_bytes_steps_and_where_it_was_made(
+    done: tuple[Table, Workplace],
+) -> None:
+    table, work = done
+    known = results(work)
+    assert {cell.key for cell in table.cells} <= known.keys()
+    for cell in table.cells:
+        result = known[cell.key]
+        assert result["steps"] == 4
+        assert result["samples"] == (16 if cell.names.budget == "100 %" else 8)
+        assert {"top1", "loss", "training_top1"} <= result["figures"].keys()
+        assert result["bytes"] > 0
+        assert result["machine"]["threads"] == 1
+        assert {"commit", "finished", "versions", "decisions"} <= result.keys()
+
+
+def test_cells_that_exist_do_not_run_again(done: tuple[Table, Workplace]) -> None:
+    table, work = done
+    before = (work.folder / "results.jsonl").read_bytes()
+    assert run_cells(table.cells, work, jobs=0) == []
+    assert (work.folder / "results.jsonl").read_bytes() == before
+
+
+def test_a_cell_gives_the_same_figures_again(done: tuple[Table, Workplace], tmp_path: Path) -> None:
+    table, work = done
+    again = Workplace(tmp_path, work.inputs)
+    cells = [cell for cell in table.cells if cell.names.budget == "50 %"]
+    run_cells(cells, again, jobs=0)
+    for cell in cells:
+        first, second = results(work)[cell.key], results(again)[cell.key]
+        assert first["figures"] == second["figures"]
+        assert first["bytes"] == second["bytes"]
+        assert first["fingerprint"] == second["fingerprint"]
+
+
+def test_reports_have_every_arm_and_the_same_picture_each_time(
+    done: tuple[Table, Workplace], tmp_path: Path
+) -> None:
+    table, work = done
+    text = markdown(table, results(work))
+    assert text.count("1 of 1") == 4
+    assert "| codes | 50 % |" in text
+    assert plot(table, results(work), tmp_path / "a.svg")
+    assert plot(table, results(work), tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert not plot(table, {}, tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
+    assert all(not group.results for group in groups_of(table, {}))
+
+
+def test_an_estimate_measures_each_kind_of_cell_and_leaves_nothing(
+    done: tuple[Table, Workplace], images: Path, tmp_path: Path
+) -> None:
+    table, _ = done
+    estimates = estimated(table.cells, Workplace(tmp_path, {"images": str(images)}), {})
+    assert {each.name: each.cells for each in estimates} == {"store small": 1, "codes": 2, "pixels": 2}
+    assert all(each.seconds > 0 for each in estimates)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_held_out_of_the_training_take_the_place_of_val(
+    done: tuple[Table, Workplace], tmp_path: Path
+) -> None:
+    _, work = done
+    table = read_table(written(tmp_path), held_out=0.25)
+    [subset, *_] = [cell for cell in in_order(table.cells) if cell.kind == "subset"]
+    here = Workplace(
+        tmp_path, work.inputs, places={subset.needs["store"].key: work.place(subset.needs["store"])}
+    )
+    facts = make_subset(subset, here)
+    assert facts["splits"] == {"train": 12, "val": 4}
+    sources = tokenstore.open(here.place(subset))["val"].samples_table()["source"].to_pylist()
+    assert all(source.startswith("train/") for source in sources)
+    assert make_subset(subset, here) == facts
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == [subset.key]
+
+
+def test_a_trained_network_is_evaluated_on_corrupted_images(
+    done: tuple[Table, Workplace], tmp_path: Path
+) -> None:
+    _, work = done
+    written(tmp_path)
+    other = tmp_path / "robust.yaml"
+    settings = {"corruptions": ["contrast", "gaussian_noise"], "severities": [1, 5], "images_of_a_class": 2}
+    other.write_text(
+        yaml.safe_dump({"title": "corrupted", "of": "small.yaml", "arms": ["codes"], **settings})
+    )
+    cells = [cell for cell in read_table(other).cells if cell.names.budget == "100 %"]
+    before = set(results(work))
+    [outcome] = run_cells(cells, work, jobs=0)
+    assert set(results(work)) - before == {cells[0].key}
+    result = results(work)[cells[0].key]
+    assert outcome.problem == ""
+    assert result["samples"] == 4
+    assert {name: len(values) for name, values in result["by_severity"].items()} == {
+        "contrast": 2,
+        "gaussian_noise": 2,
+    }
+    assert 0 <= result["figures"]["corrupted"] <= 1
+    assert not (work.place(cells[0]) / "images").exists()
+
+
+def test_bytes_of_images_are_those_of_their_form(images: Path) -> None:
+    names = [f"train/dark/{number}.png" for number in range(3)]
+    raw = read_images(images, names, Form(SIDE, "raw"))
+    assert raw.nbytes == 3 * SIDE * SIDE * 3
+    files = read_images(images, names, Form(16, "files"))
+    assert files.nbytes == sum((images / name).stat().st_size for name in names)
+    assert files.pixels.shape == (3, 16, 16, 3)
+    jpeg = read_images(images, names, Form(SIDE, 20))
+    sizes = [len(as_jpeg(pixels, 20)) for pixels in raw.pixels]
+    tables = shared_bytes(as_jpeg(raw.pixels[0], 20))
+    assert jpeg.nbytes == sum(sizes) - 2 * tables
+    assert not np.array_equal(jpeg.pixels, raw.pixels)
+
+
+@pytest.mark.parametrize(("side", "quality"), [(0, 20), (16, 0), (16, 96), (16, "best"), (16, True)])
+def test_a_form_that_no_image_has_is_refused(side: int, quality: Any) -> None:
+    with pytest.raises(EvidenceError, match="expected"):
+        Form(side, quality)
+
+
+@pytest.mark.thorough
+def test_a_killed_table_goes_on_to_the_figures_it_would_have_had(images: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, finetune={**TRAINING, "steps": 40}, budgets={"100 %": 1.0})
+    for name in ("whole", "killed"):
+        command = [sys.executable, EVIDENCE / "run.py", path, "--out", tmp_path / name]
+        command += ["--input", f"images={images}", "--jobs", "2"]
+        if name == "killed":
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert process.stdout is not None
+            while "finetune" not in process.stdout.readline():
+                pass
+            process.terminate()
+            assert process.wait() == 130
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    whole, killed = (read_results(tmp_path / name / "results.jsonl") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for key, result in whole.items():
+        assert result["figures"] == killed[key]["figures"]
+    shown = subprocess.run(
+        [sys.executable, EVIDENCE / "table.py", path, tmp_path / "whole" / "results.jsonl"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "| codes |" in shown.stdout
