@@ -12,17 +12,14 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.tokenizers.quantisers import nearest
+from tokenstore.tokenizers.similarities import most_similar
 
-__all__ = ["LOOKUPS", "Cosine", "DotProduct", "Euclidean", "Gumbel", "Lookup", "most_similar"]
-
-_PAIRS, _PAIRS_ON_CPU = 1 << 25, 1 << 21
-"""The most products that are computed at once; on a CPU few enough for its cache."""
+__all__ = ["LOOKUPS", "Cosine", "DotProduct", "Euclidean", "Gumbel", "Lookup"]
 
 
 class Lookup(nn.Module):
@@ -128,13 +125,3 @@ class Gumbel(Lookup):
 
 LOOKUPS: dict[str, type[Lookup]] = {lookup.kind: lookup for lookup in (Euclidean, Cosine, DotProduct, Gumbel)}
 """The look-ups by name."""
-
-
-def most_similar(rows: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the index (N,) int64 in table (K, D) of the largest dot product with each row (N, D).
-
-    `bias` (K,) is added to the products. Rows are taken in parts, so that memory does not grow with N * K.
-    """
-    pairs = _PAIRS_ON_CPU if rows.device.type == "cpu" else _PAIRS
-    parts = torch.split(rows, max(1, pairs // len(table)))
-    return torch.cat([F.linear(part, table, bias).argmax(1) for part in parts])

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tokenstore.networks.pointwise import Pointwise
 from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
+from tokenstore.tokenizers.similarities import most_similar
 from tokenstore.tokenizers.weights_files import load_model, save_model
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
@@ -66,8 +68,8 @@ class Block(nn.Module):
         super().__init__()
         self.spatial = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, 2 * width)
-        self.project = nn.Linear(2 * width, width)
+        self.expand = Pointwise(width, 2 * width)
+        self.project = Pointwise(2 * width, width)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
@@ -123,7 +125,7 @@ class ConvVQ(nn.Module):
         """Return codes (B, h, w) int64 of latents (B, D, h, w)."""
         batch, _, height, width = latents.shape
         rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
-        return (rows @ self.codebook.T).argmax(dim=1).view(batch, height, width)
+        return most_similar(rows, self.codebook).view(batch, height, width)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Return embeddings (B, D, h, w) of codes (B, h, w)."""

@@ -27,18 +27,16 @@ from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format import FLIP, Symmetries
+from tokenstore.networks.pointwise import Pointwise
 from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
+from tokenstore.tokenizers.similarities import in_parts, largest, similarities
 from tokenstore.tokenizers.weights_files import load_model, save_model
 
 FORMAT = "tokenstore.symmetric_vq.1"
 TIE = 1e-5
 """The difference of similarities below which a vector is as near to a code as to its partner."""
-
-
-ROWS_ON_CPU = 128
-"""The latents whose similarities are computed at once on a CPU: they fit into its cache."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ class TiedLinear(nn.Module):
 
     def __init__(self, half_in: int, half_out: int, *, zero: bool = False) -> None:
         super().__init__()
-        self.even = nn.Linear(half_in, half_out)
-        self.odd = nn.Linear(half_in, half_out, bias=False)
+        self.even = Pointwise(half_in, half_out)
+        self.odd = Pointwise(half_in, half_out, bias=False)
         for weight in (self.even.weight, self.odd.weight):
             nn.init.zeros_(weight) if zero else nn.init.kaiming_uniform_(weight, a=11**0.5)
         if zero:
@@ -214,25 +212,38 @@ class SymmetricVQ(nn.Module):
         that is its own partner, as its mirror image does.
         """
         a, b = latents.permute(0, 2, 3, 1).flatten(0, 2).chunk(2, dim=1)
-        first, second = self.codebook.chunk(2, dim=1)
-        representatives = self._representatives
-        sums = (first + second)[representatives].T
-        differences = (first - second)[representatives[self.config.self_paired :]].T
-        rows = ROWS_ON_CPU if latents.device.type == "cpu" else len(a)
-        parts = zip(torch.split(a + b, rows), torch.split(a - b, rows), strict=True)
-        codes = torch.cat([self._nearest(even @ sums, odd @ differences) for even, odd in parts])
+        rows = torch.cat((a + b, a - b), dim=1)
+        table = self._sums_and_differences
+        codes = torch.cat([self._nearest(similarities(table, part)) for part in in_parts(rows, len(table))])
         return codes.view(len(latents), *latents.shape[2:])
 
-    def _nearest(self, along: Tensor, across: Tensor) -> Tensor:
-        """Return codes (N,) for products (N, self-paired and pairs) of sums, (N, pairs) of differences."""
-        fixed = self.config.self_paired
-        alone, code = along[:, :fixed].max(1)
-        if not across.shape[1]:
-            return code
-        best, pair = torch.add(along[:, fixed:], across.abs()).max(1)
-        side = across.gather(1, pair[:, None])[:, 0]
-        paired = fixed + 2 * pair + (side < 0)
-        return torch.where((best > alone) & (side.abs() > TIE), paired, code)
+    def _nearest(self, products: Tensor) -> Tensor:
+        """Return codes (n,) for products (self-paired and pairs, pairs; n) of sums, then of differences."""
+        fixed, size = self.config.self_paired, self.config.codebook_size
+        along, across = torch.split(products, [(size + fixed) // 2, (size - fixed) // 2])
+        if not len(across):
+            return largest(along)
+        along[fixed:] += across.abs()
+        best = largest(along)
+        pair = (best - fixed).clamp_min(0)
+        side = across.gather(0, pair[None])[0]
+        codes = torch.where(best < fixed, best, fixed + 2 * pair + (side < 0))
+        between = (best >= fixed) & (side.abs() <= TIE)
+        if fixed and bool(between.any()):
+            codes[between] = largest(along[:fixed, between])
+        return codes
+
+    @property
+    def _sums_and_differences(self) -> Tensor:
+        """The rows (K, D) whose products with (a + b, a - b) are those of sums, then those of differences.
+
+        Zeros fill the other half of each: one product of all is faster than two of half the width.
+        """
+        first, second = self.codebook.chunk(2, dim=1)
+        representatives = self._representatives
+        sums = (first + second)[representatives]
+        differences = (first - second)[representatives[self.config.self_paired :]]
+        return torch.cat((F.pad(sums, (0, sums.shape[1])), F.pad(differences, (sums.shape[1], 0))))
 
     @property
     def _representatives(self) -> Tensor:
