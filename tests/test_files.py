@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from seitpp_models.weights.files import TrainedModel, save_model
+from tokenstore.augment import AdapterConfig, TokenAdapt
 from tokenstore.augment.adapters import save_adapter
-from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt
 from tokenstore.errors import StorageError
 from tokenstore.files import move_file, whole_file, write_file
 from tokenstore.format.manifest import TokenizerIdentity

@@ -6,8 +6,9 @@ One front door: `train_tokenadapt` trains a TokenAdapt for a tokenizer, on image
     train_tokenadapt("photos/", "adapter.safetensors").quality["flip"].psnr
 
 Inside: `run` has the call, `trainer` the steps, `pairs` the tokens that are learned from, `start` the weights
-that a run begins with, and `evaluation` compares adapted tokens with those of augmented images. This wing may
-import tokenstore and `seitpp_models.errors`. Its names are imported on first use.
+that a run begins with, `tokens` are those of the tokenizer, and `evaluation` compares adapted tokens with
+those of augmented images. This wing may import tokenstore, `seitpp_models.networks` and
+`seitpp_models.errors`. Its names are imported on first use.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from seitpp_models.adapter.pairs import augmented_images
+from seitpp_models.adapter.tokens import AdapterTokens, tokens_of
 from tokenstore.augment import (
     PATCH_SIDE,
-    CodebookEmbedding,
+    DrawnGeometry,
     Geometry,
     HorizontalFlip,
     RandomAffine,
@@ -69,8 +70,9 @@ def evaluate_adapter(
     The networks compute in the precision of their weights. `seed` draws the transforms.
     """
     device = next(adapter.parameters()).device
-    embedding = CodebookEmbedding(torch.from_numpy(tokenizer.codebook)).to(device)
-    black = int(tokenizer.encode(torch.zeros_like(images[:1])).flatten().mode().values)
+    grid = tokenizer.grid(tuple(images.shape[1:]))
+    tokens = AdapterTokens(tokens_of(tokenizer, grid).form, adapter.config.scales).to(device)
+    black = tokenizer.encode(torch.zeros_like(images[:1]))
     rows, columns = adapter.config.grid
     quality = {}
     for name, geometry in evaluated_transforms(adapter.config.size).items():
@@ -80,8 +82,9 @@ def evaluate_adapter(
             drawn = geometry.draw(len(batch), (PATCH_SIDE * rows, PATCH_SIDE * columns), generator)
             augmented = augmented_images(batch, drawn)
             exact, codes = tokenizer.encode(augmented), tokenizer.encode(batch)
-            adapted = adapter.drawn_codes(embedding(codes.to(device)), drawn).to(codes.device)
-            naive = transformed_codes(codes, drawn, black)
+            adapted = tokens.codes(adapter.drawn_codes(tokens.embeddings(codes.to(device)), drawn))
+            adapted = adapted.to(codes.device)
+            naive = _transformed(codes, drawn, black)
             figures.append(
                 torch.stack(
                     [
@@ -93,6 +96,16 @@ def evaluate_adapter(
             )
         quality[name] = AdapterQuality(*torch.cat(figures, 1).mean(1).tolist())
     return quality
+
+
+def _transformed(codes: Tensor, geometry: DrawnGeometry, black: Tensor) -> Tensor:
+    """Move codes (B, H, W), or planes (B, n, H, W), as they are; outside are the commonest codes of black."""
+    if codes.ndim == 3:
+        return transformed_codes(codes, geometry, int(black.flatten().mode().values))
+    planes = zip(codes.unbind(1), black.unbind(1), strict=True)
+    return torch.stack(
+        [transformed_codes(plane, geometry, int(fill.flatten().mode().values)) for plane, fill in planes], 1
+    )
 
 
 def _share(codes: Tensor, exact: Tensor) -> Tensor:

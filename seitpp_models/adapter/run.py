@@ -124,8 +124,8 @@ def train_tokenadapt(
         ArgumentError: The precision is none of the three.
         SourceError: The images cannot be used.
         TokenizerError: The tokenizer or the device cannot be used, or nothing is left to train on.
-        AdapterError: The tokenizer has no single codebook of vectors, a size is out of range, or the folder
-            holds a run of other arguments, or any run and `resume` is false.
+        AdapterError: The tokenizer's codes have neither vectors nor numbers, or are lists; a size is out of
+            range; or the folder holds a run of other arguments, or any run and `resume` is false.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
     config = _config(steps, computes_in_bfloat16(precision, device), settings)

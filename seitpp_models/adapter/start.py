@@ -10,13 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seitpp_models.adapter.pairs import PairsBatch
-from tokenstore.augment import PATCH_SIDE, CodebookEmbedding, TokenAdapt
+from seitpp_models.adapter.tokens import AdapterTokens
+from tokenstore.augment import PATCH_SIDE, TokenAdapt, TokenVectors
+from tokenstore.errors import AdapterError
 from tokenstore.tokenizers import Tokenizer
 
-__all__ = ["start_from_codebook", "start_from_pairs"]
+__all__ = ["start_from_pairs", "start_from_vectors"]
 
 _LOUDNESS = 3.0
 """The length of a token's vector, in lengths of its position's vector."""
+_SOFTNESS = 0.3
+"""The same of vectors whose lengths count, of a usual vector."""
 _SHARPNESS = 15.0
 """The factor of the cosine similarities that are the logits."""
 _RIDGE = 1e-3
@@ -24,27 +28,43 @@ _COLOURS = 3
 
 
 @torch.no_grad()
-def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
-    """Set f to enlarge the tokens' vectors, and g to give the codebook's vector nearest to a mean of 2x2.
+def start_from_vectors(adapter: TokenAdapt, vectors: TokenVectors) -> None:
+    """Set f to enlarge the tokens' vectors, and g to give the token whose vector is nearest to a mean of 2x2.
 
     Training then begins at the quality of resampled vectors, and the blocks begin by adding nothing. The
-    codebook's vectors (K, C) go through an orthonormal basis, and are long beside the positions.
+    vectors go through an orthonormal basis. Those that are compared by their angles are long beside the
+    positions. The length of others counts, so they are short, and beside the positions' span: normalising
+    their sum with a position hardly changes them.
+
+    Raises AdapterError for more channels than such a basis has.
     """
     width, channels = adapter.config.width, adapter.config.channels
-    vectors = F.normalize(codebook, dim=1)
-    basis = torch.linalg.qr(torch.randn(width, channels)).Q[:, :channels]
-    length = _LOUDNESS * (width / 2) ** 0.5  # of a vector beside its position's, which is sqrt(width / 2)
-    mean_length = float(codebook.norm(dim=1).mean())
-    gain = (width / (length**2 + width / 2)) ** 0.5  # of the last LayerNorm
+    read_out, biases, mean_length = vectors.read_out()
+    drawn = torch.randn(width, channels)
+    if vectors.by_angle:
+        most, loudness, position = width, _LOUDNESS, width / 2  # the square of a position's length
+    else:
+        span, position = _span_of_positions(adapter)
+        drawn -= span @ (span.T @ drawn)
+        most, loudness = width - span.shape[1], _SOFTNESS
+    if channels > most:
+        raise AdapterError(
+            f"expected a width larger than {width} for {channels} channels beside the positions, found it"
+        )
+    basis = torch.linalg.qr(drawn).Q[:, :channels]
+    length = loudness * (width / 2) ** 0.5
+    sharpness = _SHARPNESS if vectors.codebook_sizes else mean_length
+    gain = (width / (length**2 + position)) ** 0.5  # of the last LayerNorm
     to_width, from_width = length * basis / mean_length, basis.T / (gain * length) * mean_length
     first, decoder, encoder, head = _linear_parts(adapter)
     pixels, patches = decoder.to_pixel[1], encoder.to_patch_embedding[0]
     first.weight.copy_(to_width)
     pixels.weight.copy_(from_width.T[:, :, None, None].expand_as(pixels.weight))
     patches.weight.copy_(to_width[:, :, None, None].expand_as(patches.weight) / PATCH_SIDE**2)
-    head.weight.copy_(_SHARPNESS * vectors @ from_width / mean_length)
-    for layer in (first, pixels, patches, head):
+    head.weight.copy_(sharpness * read_out @ from_width / mean_length)
+    for layer in (first, pixels, patches):
         layer.bias.zero_()
+    head.bias.copy_(sharpness * biases / mean_length)
     for part in (decoder, encoder):
         for attention, mlp in part.transformer.layers:
             for last in (attention.fn.to_out, mlp.fn.net[2]):
@@ -54,9 +74,9 @@ def start_from_codebook(adapter: TokenAdapt, codebook: Tensor) -> None:
 
 @torch.no_grad()
 def start_from_pairs(
-    adapter: TokenAdapt, tokenizer: Tokenizer, embedding: CodebookEmbedding, pairs: Iterable[PairsBatch]
+    adapter: TokenAdapt, tokenizer: Tokenizer, tokens: AdapterTokens, pairs: Iterable[PairsBatch]
 ) -> None:
-    """Fit f's and g's linear parts, as `start_from_codebook` leaves them, by ridge regression.
+    """Fit f's and g's linear parts, as `start_from_vectors` leaves them, by ridge regression.
 
     The first channels of f's map become the colours that tokens decode to, one for each of a token's four
     places. So the four places begin to differ, and a flip of a token can be seen. g reads the vectors of
@@ -65,9 +85,9 @@ def start_from_pairs(
     pairs = list(pairs)
     first, decoder, encoder, _ = _linear_parts(adapter)
     pixels, patches = decoder.to_pixel[1], encoder.to_patch_embedding[0]
-    device = embedding.codebook.device
-    vectors = [embedding(batch.codes.to(device)) for batch in pairs]
-    count = min(_COLOURS, adapter.config.channels // 4)
+    device = pixels.weight.device
+    vectors = [tokens.embeddings(batch.codes.to(device)) for batch in pairs]
+    count = min(_COLOURS, max(1, adapter.config.channels // 4))
     colours = [_colours(tokenizer, batch.codes)[:, :count].to(device) for batch in pairs]
     inside = torch.cat([_rows(part) for part in vectors])
     weights, bias = _ridge(inside, torch.cat([_rows(_patches(part)) for part in colours]))
@@ -83,11 +103,13 @@ def start_from_pairs(
     augmented = [
         batch.geometry.apply(part * scale[:, None, None]) for batch, part in zip(pairs, maps, strict=True)
     ]
-    expected = torch.cat([_rows(embedding(batch.targets.to(device))) for batch in pairs])
+    expected = torch.cat([_rows(tokens.embeddings(batch.targets.to(device))) for batch in pairs])
     inputs = torch.cat([_rows(_patches(part)) for part in augmented])
     weights, bias = _ridge(inputs, expected)
     read = (inputs @ weights + bias).norm(dim=1).mean()
     length = expected.norm(dim=1).mean() / read  # regression shrinks what it is not sure of
+    if not tokens.vectors.by_angle:  # whose lengths count
+        length = torch.ones_like(length)
     to_width = first.weight  # width, C
     patches.weight.copy_(length * (to_width @ weights.T).view_as(patches.weight))
     patches.bias.copy_(length * (to_width @ bias))
@@ -98,10 +120,22 @@ def _linear_parts(adapter: TokenAdapt) -> tuple[Any, Any, Any, Any]:
     return first, decoder, encoder, head
 
 
+def _span_of_positions(adapter: TokenAdapt) -> tuple[Tensor, float]:
+    """Return an orthonormal basis (width, r) of all positions of f and g and of what a LayerNorm subtracts.
+
+    The second result is the mean square of the length that positions have in a LayerNorm.
+    """
+    _, decoder, encoder, _ = _linear_parts(adapter)
+    tables = torch.cat([decoder.de_pos_embedding[0], encoder.en_pos_embedding[0]])
+    _, sizes, directions = torch.linalg.svd(F.pad(tables, (0, 0, 0, 1), value=1.0), full_matrices=False)
+    centred = tables - tables.mean(1, keepdim=True)
+    return directions[sizes > 1e-4 * sizes[0]].T, float(centred.square().sum(1).mean())
+
+
 def _colours(tokenizer: Tokenizer, codes: Tensor) -> Tensor:
     """Decode codes (B, H, W) to small images (B, 3, 2H, 2W) from -0.5 to 0.5."""
     images = tokenizer.decode(codes)
-    rows, columns = codes.shape[1:]
+    rows, columns = codes.shape[-2:]
     return F.adaptive_avg_pool2d(images.float() / 255 - 0.5, (PATCH_SIDE * rows, PATCH_SIDE * columns))
 
 

@@ -1,13 +1,14 @@
 """The trainer of TokenAdapt, without the folder of images and the callbacks that `run` adds.
 
 f and g learn from pairs (T_x, T_A(x)): the same augmentation A is applied to the image and to f's map. The
-loss is the cross-entropy of g(A(f(T_x))) against T_A(x). SeiT++, https://arxiv.org/abs/2312.10105, section
-3.2. The recipe was not published, so learning rates and sizes of batches are our own.
+loss is the cross-entropy of g(A(f(T_x))) against T_A(x), or of tokens that are numbers the squared error.
+SeiT++, https://arxiv.org/abs/2312.10105, section 3.2. The recipe was not published, so learning rates and
+sizes of batches are our own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,15 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from seitpp_models.adapter.pairs import Pairs, PairsBatch, Pictures
-from seitpp_models.adapter.start import start_from_codebook, start_from_pairs
+from seitpp_models.adapter.start import start_from_pairs, start_from_vectors
+from seitpp_models.adapter.tokens import AdapterTokens, tokens_of
 from tokenstore.augment import (
     PATCH_SIDE,
     AdapterConfig,
-    CodebookEmbedding,
     TokenAdapt,
     adapter_geometry,
     save_adapter,
@@ -41,6 +41,8 @@ __all__ = ["AdapterTrainer", "AdapterTrainingConfig", "StepResult"]
 
 WEIGHTS = "adapter.safetensors"
 """The file in a run's folder with the averaged weights."""
+_SCALE_BATCHES = 2
+"""The batches by which numbers are scaled."""
 _START_BATCHES = 8
 """The batches that the linear parts are fitted to; none of them is trained on."""
 
@@ -75,6 +77,20 @@ class AdapterTrainingConfig:
         """Return the options that prepare images for a tokenizer."""
         return ImageOptions(self.image_size or tokenizer.image_size, self.resize)
 
+    def of_adapter(self, tokens: AdapterTokens, size: tuple[int, int]) -> AdapterConfig:
+        """Return the sizes of an adapter of tokens whose g gives grids of `size`."""
+        return AdapterConfig(
+            codebook_size=tokens.codebook_size,
+            channels=tokens.vectors.channels,
+            grid=tokens.form.grid,
+            size=size,
+            width=self.width,
+            heads=self.width // 64,
+            mlp=4 * self.width,
+            depth=self.depth,
+            scales=tokens.scales,
+        )
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", tuple(self.scale))
         if self.width % 64 or self.width < 64 or min(self.steps, self.batch_size, self.depth) < 1:
@@ -88,9 +104,9 @@ class StepResult:
     step: int
     """The number of steps done."""
     loss: float
-    """The cross-entropy in nats."""
+    """The cross-entropy in nats; of numbers, the mean squared error."""
     accuracy: float
-    """The share of codes that are equal to those of the augmented images."""
+    """The share of codes that are equal to those of the augmented images; of numbers, of their square."""
     learning_rate: float
     seconds: float
     """The seconds of training so far."""
@@ -114,10 +130,8 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
     ) -> None:
         """Prepare a run in the folder `out`, with `workers` processes that make pairs.
 
-        Raises AdapterError for a tokenizer without one codebook of vectors.
+        Raises AdapterError for a tokenizer of lists, or whose codes have no vectors and are no numbers.
         """
-        if tokenizer.codebook is None or tokenizer.codebook.ndim != 2:
-            raise AdapterError(f"expected a tokenizer with one codebook of vectors, found {tokenizer.name}")
         inputs = {
             "images": ("the list of images", images.digest),
             "tokenizer": ("the tokenizer", tokenizer.fingerprint),
@@ -126,18 +140,9 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         self.device, self._images = torch.device(device), images
         self.tokenizer = tokenizer
         self.options = config.options(tokenizer)
-        rows, columns = tokenizer.grid((3, self.options.height, self.options.width))
+        grid = tokenizer.grid((3, self.options.height, self.options.width))
+        rows, columns = tokens_of(tokenizer, grid).form.grid
         size = rows * 7 // 8, columns * 7 // 8
-        self.adapter_config = AdapterConfig(
-            codebook_size=tokenizer.codebook_sizes[0],
-            channels=tokenizer.codebook.shape[1],
-            grid=(rows, columns),
-            size=size,
-            width=config.width,
-            heads=config.width // 64,
-            mlp=4 * config.width,
-            depth=config.depth,
-        )
         self.identity = TokenizerIdentity(tokenizer.name, tokenizer.fingerprint)
         self.pairs = Pairs(
             Pictures([*images.photographs, *images.thumbnails], self.options),
@@ -148,12 +153,14 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             config.uncropped_every,
             config.seed,
         )
+        self.tokens = tokens_of(tokenizer, grid, (batch.codes for batch in self._untrained(_SCALE_BATCHES)))
+        self.adapter_config = config.of_adapter(self.tokens, size)
         self._workers = workers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # layers draw their initial weights from the global generator
             model = TokenAdapt(self.adapter_config, tokenizer=self.identity)
-            start_from_codebook(model, torch.from_numpy(tokenizer.codebook))
-        self.embedding = CodebookEmbedding(tokenizer.codebook).to(self.device)
+            start_from_vectors(model, self.tokens.vectors)
+        self.tokens.to(self.device)
         self.model = model.to(self.device).train().requires_grad_(True)
         # with this warm-up, the decay of step n is (n + 1) / (n + 10), up to the config's
         self.ema = ModelEmaV3(
@@ -181,9 +188,7 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
     @override
     def batches(self) -> Iterable[PairsBatch]:
         if not self.step:
-            untrained = range(self.config.steps, self.config.steps + _START_BATCHES)
-            pairs = (self.pairs[step] for step in untrained)
-            start_from_pairs(self.model, self.tokenizer, self.embedding, pairs)
+            start_from_pairs(self.model, self.tokenizer, self.tokens, self._untrained(_START_BATCHES))
             self.average.load_state_dict(self.model.state_dict())
         return DataLoader(
             self.pairs,
@@ -192,6 +197,10 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
             num_workers=self._workers,
             worker_init_fn=_one_thread,
         )
+
+    def _untrained(self, count: int) -> Iterator[PairsBatch]:
+        """Yield some batches that are not trained on."""
+        return (self.pairs[step] for step in range(self.config.steps, self.config.steps + count))
 
     @override
     def train_on(self, batch: PairsBatch) -> Callable[[int, float], StepResult]:
@@ -206,18 +215,18 @@ class AdapterTrainer(ResumableRun[PairsBatch, StepResult]):
         rate = self.set_learning_rate(self.optimizer)
         self.optimizer.zero_grad()
         logits = self._logits(self.model, batch)
-        targets = batch.targets.to(self.device)
-        loss = F.cross_entropy(logits, targets)
+        targets = self.tokens.tokens(batch.targets.to(self.device))
+        loss = self.tokens.loss(logits, targets)
         value = float(loss.detach())
         self.refuse_unless_finite("loss", value)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.ema.update(self.model, self.step + 2)
-        return value, float((logits.argmax(1) == targets).float().mean()), rate
+        return value, float(self.tokens.right(logits.detach(), targets)), rate
 
     def _logits(self, model: TokenAdapt, batch: PairsBatch) -> Tensor:
-        embeddings = self.embedding(batch.codes.to(self.device))
+        embeddings = self.tokens.embeddings(batch.codes.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             return model.to_logits(model.drawn(embeddings, batch.geometry)).float()
 

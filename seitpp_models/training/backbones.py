@@ -11,6 +11,7 @@ import torch
 
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
+from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.sizes import SIZES
 from seitpp_models.networks.store_sizes import seen_grid
 from seitpp_models.networks.token_form import TokenForm
@@ -147,10 +148,13 @@ def token_vit_backbone(
     return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 
-def adapter_of(settings: Settings, store: TokenStore, device: torch.device) -> TokenAdapt | None:
+def adapter_of(
+    settings: Settings, store: TokenStore, shape: NetworkShape, device: torch.device
+) -> TokenAdapt | None:
     """Return the TokenAdapt that augments, on a device; None for the setting "none".
 
-    SeiT's own augmentation has an adapter only if one was asked for. Raises ModelError if one was asked for
+    An adapter of numbers takes them in the scales of a network of `shape`. SeiT's own augmentation has an
+    adapter only if one was asked for. Raises ModelError if one was asked for
     without augmentation, AdapterError for an adapter of another tokenizer.
     """
     name, augment = settings["adapter"], settings["augment"]
@@ -159,7 +163,8 @@ def adapter_of(settings: Settings, store: TokenStore, device: torch.device) -> T
     if augment == "none":
         parameters = Parameter("adapter", name), Parameter("augment", settings["augment"])
         raise ModelError(f"{parameters[0]}: expected none with {parameters[1]}", parameters=parameters)
-    return load_adapter(name, tokenizer=store.manifest.tokenizer).to(device)
+    adapter = load_adapter(name, tokenizer=store.manifest.tokenizer)
+    return (adapter.scaled_to(shape.scales) if shape.scales else adapter).to(device)
 
 
 def content_of(path: Path | str | None) -> str | None:

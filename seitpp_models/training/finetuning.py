@@ -184,7 +184,7 @@ def _task(
         grid,
         gives_codes=network.shape.codebook_size is not None,
         classes=classes,
-        adapter=adapter_of(settings, store, device),
+        adapter=adapter_of(settings, store, network.shape, device),
         synonyms=synonyms_of(store, form),
         symmetries=flips_of(store, form),
     )

@@ -181,7 +181,7 @@ def _task(
         augmented_vectors(settings, form, network.shape),
         model.config.grid,
         gives_codes=network.shape.codebook_size is not None,
-        adapter=adapter_of(settings, store, device),
+        adapter=adapter_of(settings, store, network.shape, device),
         synonyms=synonyms_of(store, form),
         symmetries=flips_of(store, form),
     )

@@ -183,7 +183,7 @@ def _task(
         form.grid,
         gives_codes=network.shape.codebook_size is not None,
         ignore_index=ignored,
-        adapter=adapter_of(settings, store, devices.device),
+        adapter=adapter_of(settings, store, network.shape, devices.device),
         symmetries=flips_of(store, form),
     )
     return Segmentation(recipe.to(devices.device), ignored)

@@ -18,7 +18,7 @@ from torch import Tensor
 from seitpp_models.adapter.evaluation import evaluate_adapter
 from seitpp_models.adapter.pairs import Pictures, augmented_images
 from seitpp_models.adapter.run import EVALUATION, run_training
-from seitpp_models.adapter.start import start_from_codebook
+from seitpp_models.adapter.start import start_from_vectors
 from seitpp_models.adapter.trainer import WEIGHTS, AdapterTrainer, AdapterTrainingConfig, StepResult
 from tokenstore.augment import (
     AdapterConfig,
@@ -149,7 +149,7 @@ def test_it_begins_as_the_nearest_codes_of_resampled_vectors() -> None:
         torch.manual_seed(0)
         codebook = 3 * torch.randn(50, 16)
         adapter = TokenAdapt(AdapterConfig(50, 16, (8, 8), (7, 7), width=128, heads=2, mlp=256))
-        start_from_codebook(adapter, codebook)
+        start_from_vectors(adapter, CodebookEmbedding(codebook))
         codes = torch.randint(0, 50, (4, 8, 8))
     adapted = adapter.to_map(CodebookEmbedding(codebook)(codes))
     assert torch.equal(adapter.to_logits(adapted).argmax(1), codes)

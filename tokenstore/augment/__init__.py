@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenstore.augment import recipes
+    from tokenstore.augment.adapter_config import AdapterConfig
     from tokenstore.augment.adapters import load_adapter, save_adapter
     from tokenstore.augment.codebooks import Codebook
     from tokenstore.augment.colour import PUBLISHED_NOISE, ColorAdapt, EmbNoise, Noise, OneOf, noise_strength
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from tokenstore.augment.token_adapt import (
         ADAPTER_PARTS,
         PATCH_SIDE,
-        AdapterConfig,
         TokenAdapt,
         adapter_geometry,
     )
@@ -121,7 +121,8 @@ _HOMES = {
     "requantise": ("Requantise",),
     "seen_part": ("LEAST_CROPPED", "seen_size"),
     "several_codebooks": ("Combination", "NumberVectors", "SeveralCodebooks"),
-    "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"),
+    "adapter_config": ("AdapterConfig",),
+    "token_adapt": ("ADAPTER_PARTS", "PATCH_SIDE", "TokenAdapt", "adapter_geometry"),
     "token_eda": ("TokenEDA",),
 }
 """The public names of each module."""

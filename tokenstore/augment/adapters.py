@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from tokenstore.augment.token_adapt import AdapterConfig, TokenAdapt, described_sizes
+from tokenstore.augment.adapter_config import AdapterConfig, described_sizes
+from tokenstore.augment.token_adapt import TokenAdapt
 from tokenstore.errors import AdapterError, TokenizerError
 from tokenstore.files import write_file
 from tokenstore.format import TokenizerIdentity
-from tokenstore.format.fields import Reader, fields_of, integer, list_of
+from tokenstore.format.fields import FieldError, Reader, fields_of, integer, list_of
 from tokenstore.networks.checkpoints import read_dense_tensors
 from tokenstore.networks.tensor_files import check_shapes, check_sizes, declared_shapes, metadata_value
 
@@ -34,7 +35,8 @@ def save_adapter(adapter: TokenAdapt, path: Path | str, dtype: torch.dtype | Non
     `dtype` is the dtype in the file, such as torch.float16 for half its size; `load_adapter` gives float32
     again. Raises OSError where the file cannot be written.
     """
-    metadata = {"format": _FORMAT, "config": json.dumps(asdict(adapter.config))}
+    config = {name: value for name, value in asdict(adapter.config).items() if name != "scales" or value}
+    metadata = {"format": _FORMAT, "config": json.dumps(config)}
     if adapter.tokenizer is not None:
         metadata["tokenizer"] = json.dumps(adapter.tokenizer.to_dict())
     tensors = {
@@ -117,7 +119,7 @@ def _loaded(path: Path, augmentation: nn.Module | None) -> TokenAdapt:
 
 def _read_adapter(file: Any, augmentation: nn.Module | None) -> TokenAdapt:
     metadata, shapes = file.metadata(), declared_shapes(file)
-    sizes = fields_of(metadata_value(metadata, "config"), "config", {}, _SIZES, others=False)
+    sizes = fields_of(metadata_value(metadata, "config"), "config", {}, _SIZES | _SCALES, others=False)
     check_sizes(sizes, shapes)
     config = AdapterConfig(**sizes)
     made_for = metadata_value(metadata, "tokenizer", "null")
@@ -132,9 +134,17 @@ def _codes(value: object, where: str) -> int | tuple[int, ...]:
     return tuple(_several_sizes(value, where)) if isinstance(value, list) else _one_size(value, where)
 
 
+def _number(value: object, where: str) -> float:
+    """Return a number; raises FieldError for another value."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise FieldError(where, "a number", f"{value!r:.80}")
+    return float(value)
+
+
 _one_size, _several_sizes = integer(1), list_of(integer(1))
 _SIZES: dict[str, Reader[Any]] = {
     "codebook_size": _codes,
     **dict.fromkeys(("channels", "width", "heads", "mlp", "depth"), integer(1)),
     **dict.fromkeys(("grid", "size"), list_of(integer(1))),
 }
+_SCALES: dict[str, Reader[Any]] = {"scales": list_of(_number)}

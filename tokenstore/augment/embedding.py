@@ -25,6 +25,9 @@ class TokenVectors(nn.Module, ABC):
     codebook_sizes: tuple[int, ...]
     """The number of codes of each codebook; empty for tokens that are numbers and not codes."""
 
+    by_angle: bool = False
+    """True if vectors are compared by their angles, so that their lengths do not count."""
+
     @property
     @abstractmethod
     def channels(self) -> int:
@@ -43,6 +46,14 @@ class TokenVectors(nn.Module, ABC):
         """Return each code's nearest codes (K, M) int64; None if tokens have none."""
         return None
 
+    @abstractmethod
+    def read_out(self) -> tuple[Tensor, Tensor, float]:
+        """Return a linear map of embeddings, weights (K, C) and biases (K,), and the length of an embedding.
+
+        K counts the codes of all codebooks: of each, the nearest code has the largest result. Of numbers K is
+        C, and the results are the numbers.
+        """
+
 
 class CodebookEmbedding(TokenVectors):
     """The lookup of codes (B, *grid) of any integer dtype: embeddings (B, C, *grid) float32.
@@ -51,6 +62,7 @@ class CodebookEmbedding(TokenVectors):
     another rank, and for None.
     """
 
+    by_angle = True
     codebook: Tensor
 
     def __init__(self, codebook: Codebook) -> None:
@@ -88,6 +100,12 @@ class CodebookEmbedding(TokenVectors):
     def synonyms(self) -> Tensor:
         """Return the nearest codes (K, 5); raises ValueError for a codebook of five vectors or fewer."""
         return nearest_codes(self.codebook)
+
+    @override
+    def read_out(self) -> tuple[Tensor, Tensor, float]:
+        """Return the cosine similarity to each vector, (K, C), times the usual length of an embedding."""
+        rows = F.normalize(self.codebook, dim=1)
+        return rows, rows.new_zeros(len(rows)), float(self.codebook.norm(dim=1).mean())
 
     @override
     def extra_repr(self) -> str:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from tokenstore.augment.adapter_config import described_sizes
 from tokenstore.augment.colour import ColorAdapt
 from tokenstore.augment.crops import CenterCrop
 from tokenstore.augment.embedding import Vectors, token_vectors
 from tokenstore.augment.mixing import soft_targets
 from tokenstore.augment.per_sample import PerSample
 from tokenstore.augment.seen_part import CentralPart
-from tokenstore.augment.token_adapt import TokenAdapt, described_sizes
+from tokenstore.augment.token_adapt import TokenAdapt
 
 __all__ = ["Evaluation", "Recipe"]
 

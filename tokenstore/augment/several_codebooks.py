@@ -102,6 +102,21 @@ class SeveralCodebooks(TokenVectors):
         return RequantiseSeveral(self)
 
     @override
+    def read_out(self) -> tuple[Tensor, Tensor, float]:
+        """Return a read-out by Euclidean distance, over the usual length of an embedding."""
+        tables, count = self.tables, len(self.tables)
+        length = float(sum(table.square().sum(1).mean() for table in tables)) ** 0.5
+        rows = torch.cat(tables)
+        biases = -rows.square().sum(1) / 2
+        if self.combination == "concatenate":  # each codebook's in channels of its own
+            own = [
+                F.pad(table, (number * table.shape[1], (count - 1 - number) * table.shape[1]))
+                for number, table in enumerate(tables)
+            ]
+            rows = torch.cat(own)
+        return rows / length, biases / length, length
+
+    @override
     def extra_repr(self) -> str:
         count, size, length = self.codebooks.shape
         return f"{count} codebooks of up to {size} codes of {length} channels, {self.combination}"
@@ -167,6 +182,11 @@ class NumberVectors(TokenVectors):
     def requantiser(self) -> None:
         """Return None: numbers are not quantised."""
         return
+
+    @override
+    def read_out(self) -> tuple[Tensor, Tensor, float]:
+        """Return the identity."""
+        return torch.eye(self._channels), torch.zeros(self._channels), self._channels**0.5
 
     @override
     def extra_repr(self) -> str:

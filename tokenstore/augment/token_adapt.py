@@ -6,14 +6,15 @@ of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from tokenstore.augment.adapter_config import AdapterConfig
 from tokenstore.augment.crops import RandomResizedCrop
 from tokenstore.augment.devices import in_float32, in_parts, products
 from tokenstore.augment.geometry import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine
@@ -24,7 +25,7 @@ from tokenstore.networks.precision import Precision
 from tokenstore.networks.tensor_files import Shapes, check_shapes, shapes_of
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
 
-__all__ = ["ADAPTER_PARTS", "PATCH_SIDE", "AdapterConfig", "TokenAdapt", "adapter_geometry"]
+__all__ = ["ADAPTER_PARTS", "PATCH_SIDE", "TokenAdapt", "adapter_geometry"]
 
 PATCH_SIDE = 2
 """The side of the patch of the adapted map that a token becomes, and that becomes a token."""
@@ -34,61 +35,6 @@ _AT_ONCE = 2
 """The samples that f and g take at once on a CPU, so that results between layers stay in its cache."""
 ADAPTER_PARTS = ("conversion_function.", "reverse_transform.")
 """The first parts of the published names of f's and g's tensors."""
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """The sizes of a TokenAdapt, by default those of SeiT++. Raises AdapterError for sizes that don't fit."""
-
-    codebook_size: int | tuple[int, ...] = 391
-    """The number of codes that g tells apart; one number for each of several codebooks.
-
-    Without any codebook g gives the numbers of the embedding.
-    """
-    channels: int = 32
-    """The channels of a token's embedding, and of the adapted map."""
-    grid: tuple[int, int] = (32, 32)
-    """The grid (H, W) that f takes."""
-    size: tuple[int, int] = (28, 28)
-    """The grid (h, w) that g gives."""
-    width: int = 384
-    heads: int = 6
-    mlp: int = 1536
-    depth: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("grid", "size"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.codebook_size, int):
-            object.__setattr__(self, "codebook_size", tuple(self.codebook_size))
-        numbers = (
-            *self.codebook_sizes,
-            self.channels,
-            *self.grid,
-            *self.size,
-            self.heads,
-            self.mlp,
-            self.depth,
-        )
-        if min(numbers) < 1 or self.width < 4 or self.width % 4 or len(self.grid) != 2 or len(self.size) != 2:
-            raise AdapterError(f"expected positive sizes and a width that is a multiple of 4, found {self}")
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """The number of codes of each codebook; empty where g gives numbers."""
-        return self.codebook_size if isinstance(self.codebook_size, tuple) else (self.codebook_size,)
-
-    @property
-    def outputs(self) -> int:
-        """The numbers that g gives for each token: logits of all codebooks' codes, or the embedding's."""
-        return sum(self.codebook_sizes) or self.channels
-
-
-def described_sizes(sizes: tuple[int, ...]) -> str:
-    """Return the sizes of codebooks in words."""
-    if not sizes:
-        return "numbers"
-    return f"{sizes[0]} codes" if len(sizes) == 1 else f"{len(sizes)} codebooks of {sizes} codes"
 
 
 class FromTokens(nn.Module):
@@ -308,6 +254,27 @@ class TokenAdapt(nn.Module):
         adapter = cls(config, augmentation, tokenizer)
         adapter.load_state_dict(own, strict=False)
         return adapter
+
+    def scaled_to(self, scales: Sequence[float]) -> TokenAdapt:
+        """Return an adapter of numbers that takes and gives channels divided by other scales (C,).
+
+        Raises AdapterError if the adapter is for codes, or the scales are none of its channels.
+        """
+        own = self.config.scales
+        if not own or not scales:
+            raise AdapterError(
+                "expected an adapter for numbers and their scales, found one for codes, or none"
+            )
+        config = replace(self.config, scales=tuple(scales))
+        factors = torch.tensor(config.scales) / torch.tensor(own)
+        tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        tensors["conversion_function.0.weight"] *= factors.to(tensors["conversion_function.0.weight"])
+        for name, rows in (("weight", factors[:, None]), ("bias", factors)):
+            tensor = tensors[f"reverse_transform.1.{name}"]
+            tensor /= rows.to(tensor)
+        scaled = TokenAdapt.from_tensors(tensors, config, self.augmentation, self.tokenizer)
+        scaled.precision = self.precision
+        return scaled
 
     @classmethod
     def shapes(cls, config: AdapterConfig) -> Shapes:

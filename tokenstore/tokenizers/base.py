@@ -111,6 +111,9 @@ class NumberTokenizer(Tokenizer, Protocol):
         `columns` are the values (B, *shape) of a FileTokenizer's columns, by their names.
         """
 
+    def nearest_codes(self, numbers: torch.Tensor, **columns: torch.Tensor) -> torch.Tensor:
+        """Return the codes (B, *grid) int64 whose numbers are nearest to numbers (B, C, h, w)."""
+
 
 class TokenizerBase(ABC):
     """A base for a tokenizer of one's own, which needs `name`, `encode` and `codebook` or `codebook_sizes`.

@@ -170,6 +170,16 @@ class PrunedNumberTokenizer(PrunedFileTokenizer):
         """Return the numbers (B, C, h, w) of the inner tokenizer's codes."""
         return self.inner.numbers(self.own_codes(codes), **columns)
 
+    def nearest_codes(self, numbers: Tensor, **columns: Tensor) -> Tensor:
+        """Return the kept codes (B, *grid) int64 whose numbers are nearest to numbers (B, C, h, w)."""
+        codes = self.inner.nearest_codes(numbers, **columns).clone()
+        for plane, rising in zip(self._planes(codes), self._codes, strict=True):
+            own = rising.to(plane.device)
+            above = torch.searchsorted(own, plane.contiguous()).clamp(max=len(own) - 1)
+            below = (above - 1).clamp(min=0)
+            plane.copy_(torch.where((own[above] - plane).abs() < (plane - own[below]).abs(), above, below))
+        return codes
+
 
 def prune(tokenizer: Tokenizer, kept_codes: Sequence[Sequence[int]]) -> PrunedTokenizer:
     """Return the tokenizer over the codes of a pruned store; a FileTokenizer stays one.

@@ -179,15 +179,27 @@ class DctTokenizer(ImageTokenizer):
         axes = 3 if planes == 1 else 4
         if codes.is_floating_point() or codes.ndim != axes or (planes > 1 and codes.shape[1] != planes):
             raise TokenizerError(f"dct: expected codes of {planes} planes, found {tuple(codes.shape)}")
+        coefficients = codes.view(count, planes, *codes.shape[-2:]).to(torch.float32) - CODES // 2
+        return coefficients * self._factors(count, quantization, codes.device)
+
+    def nearest_codes(self, numbers: Tensor, quantization: Tensor | None = None) -> Tensor:
+        """Return the codes (B, *grid) int64 of dequantised coefficients (B, n, h, w); they may be cut off.
+
+        `quantization` are the tables as of `decode`. Raises TokenizerError where tables do not fit.
+        """
+        factors = self._factors(len(numbers), quantization, numbers.device).clamp(min=1)
+        codes = (numbers / factors).round().long().add(CODES // 2).clamp(0, CODES - 1)
+        return codes if len(self.codebook_sizes) > 1 else codes.squeeze(1)
+
+    def _factors(self, count: int, quantization: Tensor | None, device: torch.device) -> Tensor:
+        """Return the factor (B, n, 1, 1) float32 of each plane of `count` samples."""
         tables = self._own_tables(count) if quantization is None else quantization
         if tables.shape != (count, COMPONENTS, COEFFICIENTS):
             raise TokenizerError(
                 f"dct: expected quantization {(count, COMPONENTS, COEFFICIENTS)}, found {tuple(tables.shape)}"
             )
-        places = torch.from_numpy(self.layout.places_in_tables()).to(codes.device)
-        factors = tables.to(codes.device, torch.float32).flatten(1)[:, places]
-        coefficients = codes.view(count, planes, *codes.shape[-2:]).to(torch.float32) - CODES // 2
-        return coefficients * factors[:, :, None, None]
+        places = torch.from_numpy(self.layout.places_in_tables()).to(device)
+        return tables.to(device, torch.float32).flatten(1)[:, places, None, None]
 
     def _own_tables(self, count: int) -> Tensor:
         black = np.zeros((self.stride, self.stride, 3), np.uint8)
