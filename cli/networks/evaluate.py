@@ -113,7 +113,8 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     A classifier gives top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
     IoU and the IoU of each class; a masked-token model its loss. Images are made tokens first, by the
     tokenizer of MODEL's training data, at the size and by the resize of that data. Of a store with views,
-    view 0 is measured.
+    the central one
+    is measured, which of ten crops is that of the centre.
 
     \b
     Examples:

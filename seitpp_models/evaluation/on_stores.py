@@ -64,8 +64,8 @@ def evaluate_store(
 
     The network is on the device of `batches`. It sees the central `crop` of the codes, or by default what it
     was built for, of the samples `row_numbers` (m,) of the split, or by default all; of samples with views,
-    their view 0. Raises ModelError if the
-    codes, labels or masks are not the network's.
+    their central one (`Views.central`). Raises ModelError if the codes, labels or masks are not the
+    network's.
     """
     batches = batches or Batches()
     measure = measure or measure_for(trained, {})
@@ -80,7 +80,7 @@ def evaluate_store(
     for column in measure.columns:
         _check_column(reader, column, where)
     columns = [TOKENS, *measure.columns, *arranged.columns]
-    view = None if manifest.views is None else 0
+    view = None if manifest.views is None else manifest.views.central
     dataset = TokenDataset(store, split, columns=columns, indices=row_numbers, view=view)
     loader = TokenLoader(
         dataset,

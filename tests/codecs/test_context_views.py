@@ -63,6 +63,21 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("views", "central"),
+    [
+        (Views(10, TEN_CROP), 4),
+        (Views(10, TEN_CROP[5:] + TEN_CROP[:5]), 9),
+        (Views(2, ((0, 0, 8, 8, 1), (0, 0, 8, 8, 0))), 1),
+        (Views(3, ((2, 2, 4, 4, 0), (0, 0, 8, 8, 0), (0, 0, 8, 8, 0))), 1),
+        (Views(2, ((0, 0, 8, 8, 1), (2, 2, 4, 4, 1))), 0),
+        (Views(8), 0),
+    ],
+)
+def test_the_central_view_is_upright_and_nearest_the_middle(views: Views, central: int) -> None:
+    assert views.central == central
+
+
 def test_a_cell_of_a_mirrored_view_is_the_mirrored_cell() -> None:
     views = Views(2, FLIP)
     assert views.cells(1, 0, (2, 3)).tolist() == [2, 1, 0, 5, 4, 3]

@@ -217,6 +217,23 @@ def test_files_that_differ_in_columns_are_refused(tmp_path: Path) -> None:
         open_parquet(tmp_path)
 
 
+@pytest.mark.parametrize("label_column", [None, "label"])
+@pytest.mark.parametrize("labelled", ["train", "test"])
+def test_a_split_without_the_column_of_labels_has_none(
+    tmp_path: Path, labelled: str, label_column: str | None
+) -> None:
+    for split in ("train", "test"):
+        labels = {"label": list(range(7))} if split == labelled else {}
+        write(tmp_path / f"{split}.parquet", {"image": IMAGES, **labels})
+    source = open_parquet(tmp_path, label_column=label_column)
+    (other,) = {"train", "test"} - {labelled}
+    assert source.splits[labelled].labels(0, 7).tolist() == list(range(7))
+    assert source.splits[other].labels(0, 7) is None
+    assert f"split {other} has no labels: its files lack the column 'label'" in source.notes
+    with pytest.raises(SourceError, match="other"):
+        open_parquet(tmp_path, label_column="other")
+
+
 def test_numbers_in_one_split_and_names_in_another_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", {"image": IMAGES[:1], "label": [1]})
     write(tmp_path / "val.parquet", {"image": IMAGES[:1], "label": ["a"]})

@@ -85,6 +85,20 @@ def test_all_splits_come_back(store: Path, tmp_path: Path, layout: str) -> None:
         assert np.array_equal(first[split].labels, again[split].labels)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("labelled", ["train", "val"])
+@pytest.mark.parametrize("layout", [layout for layout in BACK if layout != "llamagen"])
+def test_labels_come_back_where_only_one_split_has_them(tmp_path: Path, layout: str, labelled: str) -> None:
+    codes, labels = random_codes(5, GRID, SIZE), np.array([2, 0, 1, 1, 0], np.int32)
+    splits = {split: Samples(codes, labels if split == labelled else None) for split in ("train", "val")}
+    write_store(tmp_path / "store", splits, SIZE)
+    tokenstore.export(tmp_path / "store", tmp_path / "out", to=layout)
+    tokenstore.convert(tmp_path / "out", tmp_path / "back")
+    again = tokenstore.open(tmp_path / "back")
+    found = {split: again[split].labels for split in again.splits}
+    assert {split for split in found if found[split] is not None} == {labelled}
+    assert found[labelled].tolist() == labels.tolist()
+
+
 def test_views_come_back_from_a_tree_of_codes(tmp_path: Path) -> None:
     codes = random_codes(6, GRID, SIZE).reshape(3, 2, *GRID)
     views = Views(2, ((0, 0, 32, 32, 0), (0, 0, 32, 32, 1)))

@@ -64,6 +64,19 @@ class Views:
         """Return the boxes, or the number of views without boxes, as a JSON value."""
         return self.count if self.boxes is None else [list(box) for box in self.boxes]
 
+    @property
+    def central(self) -> int:
+        """The view that evaluations see: of those not mirrored, the one nearest the middle of all boxes.
+
+        Of several the largest one, and then the first. It is view 0 where boxes are unknown, or all mirrored.
+        """
+        boxes = np.array(self.boxes or [(0, 0, 1, 1, 0)], np.int64)
+        ends = boxes[:, :2] + boxes[:, 2:4]
+        off = np.abs(boxes[:, :2] + ends - boxes[:, :2].min(0) - ends.max(0)).sum(1)
+        area = boxes[:, 2] * boxes[:, 3]
+        upright = [view for view in range(len(boxes)) if not boxes[view, 4]]
+        return min(upright, key=lambda view: (off[view], -area[view]), default=0)
+
     def cells(self, view: int, other: int, grid: tuple[int, ...]) -> npt.NDArray[np.int64]:
         """Return the cell of the view `other` (L,) that shows the middle of each cell of `view`, or -1.
 

@@ -33,6 +33,7 @@ class Extent:
         self._levels: list[tuple[int, int]] = []
         """The least and the greatest length of the lists at each depth."""
         self._has_null_lists = False
+        self._has_negative = False
 
     @property
     def is_known(self) -> bool:
@@ -44,7 +45,9 @@ class Extent:
         cells = plain(cells)
         kind = pa.string() if is_text(cells.type) else cells.type
         if self._type is not None and type_name(kind) != type_name(self._type):
-            raise SourceError(f"{self.where}: expected {self._type} as in the first values, found {kind}")
+            if _signed(kind) != _signed(self._type):
+                raise SourceError(f"{self.where}: expected {self._type} as in the first values, found {kind}")
+            kind = kind if "uint64" in str(kind) else self._type  # of JSON, which says no types
         self._type = kind
         if not is_text(kind):
             self._measure(cells)
@@ -66,6 +69,9 @@ class Extent:
             if depth and cells.null_count:
                 raise SourceError(f"{self.where}: a list inside a list is null; write an empty one")
             cells, depth = _values_of(cells), depth + 1
+        self._has_negative |= pa.types.is_int64(cells.type) and (pc.min(cells).as_py() or 0) < 0
+        if self._has_negative and "uint64" in str(self._type):
+            raise SourceError(f"{self.where}: has numbers below 0 and above {2**63 - 1}: no type holds both")
         if cells.null_count and (pa.types.is_integer(cells.type) or pa.types.is_boolean(cells.type)):
             first = self._rows + pc.is_null(cells).index(True).as_py()
             at = f" (first: row {first})" if not depth else ""
@@ -182,6 +188,11 @@ def _flat(cells: pa.Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.
             raise ValueError(f"found lists of other lengths than {size}")
         cells = _values_of(cells)
     return _numbers(cells, dtype).reshape(count, *shape)
+
+
+def _signed(kind: pa.DataType) -> str:
+    """Return the name of a type with int64 in place of uint64."""
+    return type_name(kind).replace("uint64", "int64")
 
 
 def _is_list(kind: pa.DataType) -> bool:

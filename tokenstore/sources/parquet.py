@@ -26,7 +26,7 @@ from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.options import OriginalsOptions
 from tokenstore.sources.parquet_cells import ParquetRequest
-from tokenstore.sources.parquet_columns import ColumnOptions, choose_columns, code_column
+from tokenstore.sources.parquet_columns import ColumnOptions, choose_columns, code_column, labelled_choice
 from tokenstore.sources.parquet_footers import ListRowGroups, first_schema, row_groups
 from tokenstore.sources.parquet_further import RowGroups, parquet_columns
 from tokenstore.sources.parquet_labels import labels_of
@@ -94,32 +94,34 @@ def open_parquet(
     """List the rows of Parquet files: one file, a pattern, or a folder of files.
 
     The location may be a URL. `originals` are the fields of OriginalsOptions. `columns` are further columns,
-    each a name or `NAME=COLUMN` for another name in the store. A split whose labels are all
-    -1, as secret test labels are, has no labels. Images whose paths lead out of their file's folder are bad
-    samples, unless `allow_outside_paths`. What files say of their rows is taken from `listings`, and saved
-    there. Rows are ready codes where `token_column` says so, or where no column is one of images and one is
-    of lists of whole numbers.
+    each a name or `NAME=COLUMN` for another name in the store. A split whose labels are all -1, as secret
+    test labels are, or whose files lack the column, has no labels. Images whose paths lead out of their
+    file's folder are bad samples, unless `allow_outside_paths`. What files say of their rows is taken
+    from `listings`, and saved there. Rows are ready codes where `token_column` says so, or where no
+    column is one of images and one is of lists of whole numbers.
 
     Raises SourceError if no column holds images, if a named column is not there or does not fit, if files
     differ in their columns, and for labels that are null, negative or, in a named column, not whole.
     """
     where, image_column = public_url(str(location)), originals.get("image_column")
     shards = find_shards(location, ENDINGS, originals.get("source_storage_options"), listings)
-    schema = first_schema([file for files in shards.splits.values() for file in files], listings)
+    schemas = {split: first_schema(files, listings) for split, files in shards.splits.items()}
+    schema = next(iter(schemas.values()))
     fields = requested_fields(columns, where)
     asked = ColumnOptions(image_column, label_column, no_labels, tuple(fields.values()))
     codes = code_column(schema, where, token_column, image_column)
     if codes is not None:
-        return open_parquet_codes(shards, schema, where, codes, fields, asked, listings)
-    chosen = choose_columns(schema, where, asked)
+        return open_parquet_codes(shards, schemas, where, codes, fields, asked, listings)
+    chosen = labelled_choice(schemas, label_column, lambda each: choose_columns(each, where, asked))
     assert chosen.image is not None
+    labelled = chosen.labelled(shards.splits, schemas)
     groups = {}
     for split, files in shards.splits.items():
-        task = ListRowGroups(chosen.image, chosen.label, chosen.further)
+        task = ListRowGroups(chosen.image, chosen.label if split in labelled else None, chosen.further)
         groups[split] = RowGroups(*row_groups(files, task, listings))
         if not groups[split].starts[-1]:
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
-    labels, class_names, unused = labels_of(shards.splits, chosen, where, listings)
+    labels, class_names, unused = labels_of(labelled, chosen, where, listings)
     splits = {
         split: ParquetSplit(
             files,
@@ -131,7 +133,7 @@ def open_parquet(
         )
         for split, files in shards.splits.items()
     }
-    notes = (*shards.notes, *chosen.notes)
+    notes = (*shards.notes, *chosen.notes, *chosen.unlabelled(schemas))
     further = parquet_columns(fields, shards.splits, groups, schema, where)
     return ImageSource("parquet", where, splits, class_names, notes, unused, further)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.layouts.rows import TOKEN_NAMES
 from tokenstore.sources.names import shortened
 
+_T = TypeVar("_T")
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
@@ -45,6 +46,30 @@ class Columns:
     """True if the user names the column of labels."""
     further: tuple[tuple[str, str], ...] = ()
     """The further columns that are stored, and their types."""
+
+    def labelled(self, files: Mapping[str, _T], schemas: Mapping[str, pa.Schema]) -> dict[str, _T]:
+        """Return the files of the splits that have the column of labels."""
+        return {split: each for split, each in files.items() if self.label in schemas[split].names}
+
+    def unlabelled(self, schemas: Mapping[str, pa.Schema]) -> tuple[str, ...]:
+        """Return a note on each split that lacks the column of labels."""
+        without = [split for split, schema in schemas.items() if self.label not in (None, *schema.names)]
+        return tuple(
+            f"split {split} has no labels: its files lack the column {self.label!r}" for split in without
+        )
+
+
+def labelled_choice(
+    schemas: Mapping[str, pa.Schema], label: str | None, choose: Callable[[pa.Schema], Columns]
+) -> Columns:
+    """Choose by the columns of the first split that has labels, or of the first one if none has any.
+
+    `schemas` are the columns of the splits, `label` the column of labels that the user names. Raises what
+    `choose` does.
+    """
+    having = [schema for schema in schemas.values() if label is None or label in schema.names]
+    choices = [choose(schema) for schema in having or [next(iter(schemas.values()))]]
+    return next((choice for choice in choices if choice.label is not None), choices[0])
 
 
 def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Columns:

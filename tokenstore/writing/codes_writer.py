@@ -82,6 +82,8 @@ class CodesWriter:
         self._target = target
         self._settings = settings
         self._splits: dict[str, SplitGatherer] = {}
+        self._empty: set[str] = set()
+        """The splits of which all batches so far were empty."""
         self._stack = contextlib.ExitStack()
         self._result: Written | None = None
         self._complete: Mapping[str, int] | None = None
@@ -169,6 +171,9 @@ class CodesWriter:
         if count:
             contents = SplitContents(kinds, labels is not None, names is not None)
             self._gatherer(split, contents, where).take(batch)
+            self._empty.discard(split)
+        elif split not in self._splits:
+            self._empty.add(split)
 
     def save(self) -> None:
         """Make all samples so far safe: after a crash, `resume=True` begins behind them.
@@ -183,8 +188,8 @@ class CodesWriter:
     def commit(self) -> Written:
         """Write what is left, the manifest last, and return the complete store.
 
-        The end of the `with` block does so. Raises ConversionError if no sample was added, and the errors of
-        storage and of the choice of a codec.
+        The end of the `with` block does so. Raises ConversionError if no sample was added, or none to a split
+        that empty batches were added to, and the errors of storage and of the choice of a codec.
         """
         if self._result is not None:
             return self._result
@@ -266,8 +271,17 @@ class CodesWriter:
         writer.note(_SPLITS, json.dumps(facts).encode())
 
     def _finish_splits(self, writer: StoreWriter) -> None:
+        problem = None
         if not any(self.samples.values()):
-            raise ConversionError(f"{self._target}: no sample was added, and a store has at least one")
+            problem = "no sample was added, and a store has at least one"
+        elif self._empty:
+            problem = f"split {min(self._empty)}: expected at least one sample, found empty batches only"
+        if problem is not None:
+            self.save()
+            raise ConversionError(
+                f"{self._target}: {problem}. The store is unfinished: go on with resume=True, and add "
+                "samples or leave that split out; or remove it"
+            )
         for split in self._splits.values():
             split.settle()
         self._note_splits(writer, self._splits)  # a shard that is written short stays so after a crash

@@ -221,10 +221,16 @@ def _views(views: int | Sequence[Sequence[int]] | Views | None) -> Views | None:
 
 
 def _grid(grid: Sequence[int] | None, codes: Any, views: object, **of_codes: Any) -> Sequence[int] | None:
-    """Return the shape of one grid of codes, by default that of `codes`; refuse `of_codes` without any."""
+    """Return the shape of one grid of codes, by default that of `codes`; refuse `of_codes` without any.
+
+    Raises ArgumentError for codes without a sample.
+    """
     if codes is None:
         _refuse_samples(**of_codes)
         return grid
+    if not len(codes):
+        named = Parameter("codes")
+        raise ArgumentError(f"{named}: expected at least one sample, found none", parameters=[named])
     return as_array(codes, "codes").shape[1 if views is None else 2 :] if grid is None else grid
 
 

@@ -56,7 +56,45 @@ def test_any_lines_cut_into_any_blocks_come_back(
 def test_fields_that_are_not_used_are_named_in_whichever_split_they_are(tmp_path: Path) -> None:
     put_json_lines(tmp_path / "train.jsonl", CODES, None, label=["cat"] * 23)
     put_json_lines(tmp_path / "val.jsonl", CODES, LABELS)
-    assert opened(tmp_path, "jsonl").notes == ("fields not used: 2 (label, class_id)",)
+    why = "split train has no labels: its lines have no 'class_id'"
+    assert opened(tmp_path, "jsonl").notes == ("fields not used: 1 (label)", why)
+
+
+@pytest.mark.parametrize("block", [30, 10**6])
+@pytest.mark.parametrize("lists", [False, True])
+def test_whole_numbers_above_those_of_int64_are_exact(
+    tmp_path: Path, block: int, lists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "_BLOCK_NBYTES", block)
+    numbers = [3, 2**63 + 1, 2**53 + 1, 2**64 - 1, 0]
+    values = [[number, 1] if lists else number for number in numbers]
+    put_json_lines(tmp_path / "x.jsonl", CODES[:5], None, hash=values)
+    store = converted(tmp_path / "x.jsonl", tmp_path / "out", codebook_size=1024, columns=["hash"])
+    assert store["train"].read("hash", range(5)).dtype == np.uint64
+    assert store["train"].read("hash", range(5)).tolist() == values
+    put_json_lines(tmp_path / "x.jsonl", CODES[:2], None, hash=[2.0**64, 0.5])
+    floats = converted(tmp_path / "x.jsonl", tmp_path / "floats", codebook_size=1024, columns=["hash"])
+    assert floats["train"].read("hash", range(2)).tolist() == [2.0**64, 0.5]
+
+
+def test_whole_numbers_that_no_type_holds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "_BLOCK_NBYTES", 30)
+    put_json_lines(tmp_path / "x.jsonl", CODES[:3], None, hash=[-1, 2, 2**63])
+    with pytest.raises(SourceError, match="numbers below 0 and above 9223372036854775807"):
+        opened(tmp_path / "x.jsonl", "jsonl", columns=["hash"])
+
+
+@pytest.mark.parametrize("labels", [[0, None, 1], [None, None, 1]])
+def test_labels_of_only_some_lines_are_refused(tmp_path: Path, labels: list[int | None]) -> None:
+    put_json_lines(tmp_path / "train-0.jsonl", CODES, LABELS)
+    put_json_lines(tmp_path / "train-1.jsonl", CODES[:3], None, class_id=labels)
+    with pytest.raises(SourceError, match=r"train-1.jsonl: \d lines have no 'class_id' \(first: line"):
+        opened(tmp_path, "jsonl")
+    put_json_lines(tmp_path / "train-1.jsonl", CODES[:3], None)
+    with pytest.raises(SourceError, match=r"train-1.jsonl: its lines have no 'class_id', unlike other files"):
+        opened(tmp_path, "jsonl")
 
 
 def test_lists_of_lists_splits_other_names_and_further_fields(tmp_path: Path) -> None:
@@ -102,7 +140,7 @@ LINE = '{"class_id": 1, "tokens": [1, 2]}\n'
             "expected JSON objects with 'tokens'",
         ),
         (LINE + '{"class_id": 1}\n', "1 have no 'tokens' .first: the 2. of them"),
-        (LINE + '{"tokens": [1, 2]}\n', "1 have no 'class_id' .first: the 2. of them"),
+        (LINE + '{"tokens": [1, 2]}\n', "1 lines have no 'class_id' .first: line 2"),
         (
             LINE + '{"class_id": -4, "tokens": [1, 2]}\n',
             "expected labels 0..2147483647, found -4 at sample 1",

@@ -30,7 +30,13 @@ from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.arrow_streams import ArrowStream, open_stream
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
 from tokenstore.sources.names import digest, is_plain_name
-from tokenstore.sources.parquet_columns import ColumnOptions, Columns, choose_beside_codes, code_column
+from tokenstore.sources.parquet_columns import (
+    ColumnOptions,
+    Columns,
+    choose_beside_codes,
+    code_column,
+    labelled_choice,
+)
 from tokenstore.sources.parquet_labels import LabelColumn, label_table
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, in_usual_order, split_of_file, split_of_folder
@@ -124,7 +130,8 @@ def open_datasets(
     where = str(location)
     fields = requested_fields(columns, where)
     files = {split: tuple(map(open_stream, of_split)) for split, of_split in _files(Path(location)).items()}
-    schema = _schema(files, where)
+    schemas = _schemas(files, where)
+    schema = next(iter(schemas.values()))
     codes = code_column(schema, where, token_column, None)
     if codes is None:
         found = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -132,9 +139,11 @@ def open_datasets(
             f"{where}: expected a column of codes, lists of whole numbers, found {found}. Images are taken "
             "from Parquet files: write it by to_parquet"
         )
-    chosen = choose_beside_codes(
-        schema, where, codes, ColumnOptions(None, label_column, no_labels, tuple(fields.values()))
+    asked = ColumnOptions(None, label_column, no_labels, tuple(fields.values()))
+    chosen = labelled_choice(
+        schemas, label_column, lambda each: choose_beside_codes(each, where, codes, asked)
     )
+    _check_columns(schemas, chosen.label, where)
     for field in fields.values():
         if field not in schema.names:
             raise missing_field(where, field, schema.names)
@@ -144,7 +153,7 @@ def open_datasets(
             f"{where}: column {codes!r}: expected lists of one length in all rows, found several"
         )
     check_shape(kinds[codes].dtype, (1, *kinds[codes].shape), f"{where}: column {codes!r}")
-    labels, class_names = _labels(files, chosen, where)
+    labels, class_names = _labels(chosen.labelled(files, schemas), chosen, where)
 
     def column(split: str, name: str) -> StreamColumn:
         return StreamColumn(kinds[name], files[split], name, f"{where}: column {name!r}")
@@ -155,7 +164,7 @@ def open_datasets(
         splits={split: LayoutSplit(StreamRows(column(split, codes)), labels.get(split)) for split in files},
         grid=kinds[codes].shape,
         class_names=class_names,
-        notes=chosen.notes,
+        notes=(*chosen.notes, *chosen.unlabelled(schemas)),
         unused_labels=chosen.unused_labels,
         further={
             split: {name: column(split, field) for name, field in fields.items()} for split in files if fields
@@ -207,20 +216,31 @@ def _json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _schema(files: Mapping[str, tuple[ArrowStream, ...]], where: str) -> pa.Schema:
-    """Return the columns of all files; raise SourceError for files that differ, and splits without rows."""
-    first = None
+def _schemas(files: Mapping[str, tuple[ArrowStream, ...]], where: str) -> dict[str, pa.Schema]:
+    """Return the columns of each split; raise SourceError for files that differ, and splits without rows."""
+    schemas = {}
     for split, of_split in files.items():
         if not sum(map(len, of_split)):
             raise SourceError(f"{where}: split {split} has no rows")
+        schemas[split] = of_split[0].schema
         for file in of_split:
-            schema = file.schema
-            first = schema if first is None else first
-            types = [(field.name, type_name(field.type)) for field in schema]
-            if types != [(field.name, type_name(field.type)) for field in first]:
+            if _types(file.schema) != _types(schemas[split]):
                 raise SourceError(f"{file.file}: has other columns than the first file")
-    assert first is not None
-    return first
+    return schemas
+
+
+def _check_columns(schemas: Mapping[str, pa.Schema], label: str | None, where: str) -> None:
+    """Raise SourceError for splits of different columns, but for the label's, which some may lack."""
+    types = {split: _types(schema) for split, schema in schemas.items()}
+    labelled = next((of_split for of_split in types.values() if label in of_split), {})
+    for split, of_split in types.items():
+        expected = labelled or next(iter(types.values()))
+        if of_split not in (expected, {name: kind for name, kind in expected.items() if name != label}):
+            raise SourceError(f"{where}: split {split} has other columns than another split")
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: type_name(field.type) for field in schema}
 
 
 def _cells(files: Sequence[ArrowStream], name: str, start: int, stop: int) -> Iterator[pa.Array]:

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 from typing_extensions import override
 
 from tokenstore.codecs import Column
@@ -33,6 +32,7 @@ from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_labels
+from tokenstore.sources.layouts.json_parsing import parsed_lines
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
 from tokenstore.sources.names import digest, shortened
 from tokenstore.sources.registry import SourceKind
@@ -109,29 +109,11 @@ def _parsed(file: _LineFile, block: int) -> pa.Table:
 
 def _parse(data: bytes, fields: _Fields, where: str) -> pa.Table:
     """Return the fields of whole lines; raise SourceError for what is no object with these fields a line."""
-    lines = sum(1 for line in data.split(b"\n") if line.strip())
-    unexpected = "infer" if fields.further else "ignore"
     try:
-        table = pj.read_json(
-            _arrow_file(data),
-            read_options=pj.ReadOptions(use_threads=False, block_size=max(len(data), 1)),
-            parse_options=pj.ParseOptions(
-                explicit_schema=fields.schema(), unexpected_field_behavior=unexpected
-            ),
-        )
-        if len(table) != lines:
-            raise ValueError(f"expected an object a line, found {len(table)} in {lines} lines")
+        return parsed_lines(data, fields.schema(), fields.further)
     except READ_ERRORS as error:
         text = " ".join(str(error).split())
         raise SourceError(f"{where}: expected JSON objects with {fields.tokens!r}: {text}") from error
-    return table
-
-
-def _arrow_file(data: bytes) -> pa.BufferReader:
-    """Return a file in Arrow's own memory: its threads, which read ahead, must hold no object of Python's."""
-    buffer = pa.allocate_buffer(len(data))
-    memoryview(buffer).cast("B")[:] = data
-    return pa.BufferReader(buffer)
 
 
 @dataclass(frozen=True)
@@ -221,21 +203,20 @@ def open_json_lines(
 
     All lines are read once to be counted and checked. Raises SourceError, naming the line, for what is no
     object of these fields, for codes of another shape than those of the first line, and for labels that only
-    some lines have.
+    some lines of a split have; splits may have none.
     """
     where = public_url(str(location))
     requested = requested_fields(columns, where)
     shards = find_shards(location, ENDINGS, source_storage_options)
-    first = next(iter(shards.splits.values()))[0]
-    fields = _fields(first, token_column, label_column, tuple(requested.values()))
+    firsts = [files[0] for files in shards.splits.values()]
+    fields = _fields(firsts, token_column, label_column, tuple(requested.values()))
     extents = {name: Extent(f"{where}: field {name!r}") for name in fields.further}
     splits, listed = {}, {}
     for split, files in shards.splits.items():
         lines = [_list(file, fields, extents) for file in files]
         listed[split] = tuple(file for file, _ in lines)
-        labels = None if fields.label is None else np.concatenate([of_file for _, of_file in lines])
         rows = JoinedRows.of([LineRows(file) for file in listed[split]], where)
-        splits[split] = LayoutSplit(rows, labels)
+        splits[split] = LayoutSplit(rows, _joined([labels for _, labels in lines], files, fields.label))
     further: dict[str, dict[str, SourceColumn]] = {
         split: {name: LineColumn(extents[each].column(), files, each) for name, each in requested.items()}
         for split, files in listed.items()
@@ -245,26 +226,44 @@ def open_json_lines(
         location=where,
         splits=splits,
         grid=grid_of({split: of_split.stored for split, of_split in splits.items()}, where),
-        notes=(*shards.notes, *_unused((files[0] for files in shards.splits.values()), fields)),
+        notes=(*shards.notes, *_unused(firsts, fields), *_unlabelled(splits, fields.label)),
         further=further if requested else {},
     )
 
 
-def _fields(file: SourceFile, tokens: str | None, label: str | None, further: tuple[str, ...]) -> _Fields:
-    """Return the fields that the first line of a file has; raise SourceError where it lacks one."""
-    first = _first_line(file)
+def _fields(
+    files: Sequence[SourceFile], tokens: str | None, label: str | None, further: tuple[str, ...]
+) -> _Fields:
+    """Return the fields that the first lines of the splits have; raise SourceError where one is missing."""
+    file, firsts = files[0], [_first_line(each) for each in files]
+    first = firsts[0]
     shapes = {name: _shape(value) for name, value in first.items() if isinstance(name, str)}
     name = chosen_tokens(tokens, {name: bool(shape) for name, shape in shapes.items()}, str(file), "field")
     shape = shapes[name]
     check_shape(np.dtype(_leaf_type(first[name])), (1, *(shape or ())), f"{file}: field {name!r}")
-    if label is not None and label not in first:
+    if label is not None and not any(label in line for line in firsts):
         parameter = Parameter("label_column", label)
         raise SourceError(f"{file}: {parameter}: the first line has no such field", parameters=[parameter])
     for each in further:
         if each not in first:
             raise missing_field(str(file), each, list(first))
-    names = (each for each in LABEL_NAMES if type(first.get(each)) is int and each != name)
+    names = (each for each in LABEL_NAMES for line in firsts if type(line.get(each)) is int and each != name)
     return _Fields(name, shape or (), next(names, None) if label is None else label, further)
+
+
+def _joined(labels: Sequence[Labels | None], files: Sequence[SourceFile], field: str | None) -> Labels | None:
+    """Return the labels of a split's files, None if none has any; raise SourceError if only some have."""
+    present = [of_file for of_file in labels if of_file is not None]
+    if 0 < len(present) < len(labels):
+        without = next(file for file, of_file in zip(files, labels, strict=True) if of_file is None)
+        raise SourceError(f"{without}: its lines have no {field!r}, unlike other files of the split")
+    return np.concatenate(present) if present else None
+
+
+def _unlabelled(splits: Mapping[str, LayoutSplit], field: str | None) -> tuple[str, ...]:
+    """Return a note on each split that has no labels, where others have."""
+    names = [split for split, of_split in splits.items() if of_split.all_labels is None]
+    return tuple(f"split {name} has no labels: its lines have no {field!r}" for name in names if field)
 
 
 def _first_line(file: SourceFile) -> dict[Any, Any]:
@@ -307,13 +306,13 @@ def _list(
 ) -> tuple[_LineFile, Labels | None]:
     """Read a file once: return its blocks of lines, and the labels of its lines."""
     offsets, lines = [0], [0]
-    labels: list[npt.NDArray[np.int64]] = []
+    labels: list[pa.Array] = []
     for block in _blocks(file):
         where = f"{file}: lines from {lines[-1]} on"
         table = _parse(block, fields, where)
         _check(table, fields, where)
         if fields.label is not None:
-            labels.append(table[fields.label].to_numpy())
+            labels.append(table[fields.label].combine_chunks())
         for name, extent in extents.items():
             for cells in _cells(table, name).chunks:
                 extent.add(cells)
@@ -322,16 +321,26 @@ def _list(
     if not lines[-1]:
         raise SourceError(f"{file}: expected a JSON object a line, found an empty file")
     listed = _LineFile(file, np.array(offsets, np.int64), np.array(lines, np.int64), fields)
-    return listed, check_labels(np.concatenate(labels), f"{file}: {fields.label}") if labels else None
+    return listed, _labels(pa.chunked_array(labels), f"{file}", fields.label) if labels else None
+
+
+def _labels(cells: pa.ChunkedArray, where: str, field: str | None) -> Labels | None:
+    """Return the labels of a file's lines, None if no line has any; raise SourceError if only some have."""
+    missing = cells.null_count
+    if missing == len(cells):
+        return None
+    if missing:
+        row = pc.is_null(cells).index(True).as_py()
+        raise SourceError(f"{where}: {missing} lines have no {field!r} (first: line {row + 1})")
+    return check_labels(cells.to_numpy(), f"{where}: {field}")
 
 
 def _check(table: pa.Table, fields: _Fields, where: str) -> None:
-    """Raise SourceError for lines without codes or a label, or of another number of codes."""
-    for name in filter(None, (fields.tokens, fields.label)):
-        missing = table[name].null_count
-        if missing:
-            row = pc.is_null(table[name]).index(True).as_py()
-            raise SourceError(f"{where}: {missing} have no {name!r} (first: the {row + 1}. of them)")
+    """Raise SourceError for lines without codes, or of another number of codes."""
+    missing = table[fields.tokens].null_count
+    if missing:
+        row = pc.is_null(table[fields.tokens]).index(True).as_py()
+        raise SourceError(f"{where}: {missing} have no {fields.tokens!r} (first: the {row + 1}. of them)")
     lengths = pc.list_value_length(table[fields.tokens])
     bounds = pc.min_max(lengths).as_py()
     if len(table) and bounds != {"min": fields.grid[0], "max": fields.grid[0]}:

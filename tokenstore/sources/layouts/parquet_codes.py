@@ -20,7 +20,7 @@ from tokenstore.sources.files import SourceFile
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
 from tokenstore.sources.listings import SavedListings
 from tokenstore.sources.names import digest
-from tokenstore.sources.parquet_columns import ColumnOptions, choose_beside_codes
+from tokenstore.sources.parquet_columns import ColumnOptions, choose_beside_codes, labelled_choice
 from tokenstore.sources.parquet_footers import ListRowGroups, row_groups
 from tokenstore.sources.parquet_further import RowGroups, parquet_columns
 from tokenstore.sources.parquet_labels import labels_of
@@ -68,7 +68,7 @@ class ParquetRows(CodeRows):
 
 def open_parquet_codes(
     shards: Shards,
-    schema: pa.Schema,
+    schemas: Mapping[str, pa.Schema],
     where: str,
     codes: str,
     fields: Mapping[str, str],
@@ -77,18 +77,23 @@ def open_parquet_codes(
 ) -> CodeSource:
     """List the rows of Parquet files whose column `codes` has a sample's codes.
 
-    `schema` is that of the first file, `fields` are the further columns by their names in the store. The
-    column is read once, since only its values say the shape of a sample. Raises SourceError for lists of
-    several shapes, and what `open_parquet` raises for labels and further columns.
+    `schemas` are those of the first files of the splits, `fields` are the further columns by their names in
+    the store. The column is read once, since only its values say the shape of a sample. Raises
+    SourceError for lists of several shapes, and what `open_parquet` raises for labels and further
+    columns.
     """
-    chosen = choose_beside_codes(schema, where, codes, asked)
+    schema = next(iter(schemas.values()))
+    chosen = labelled_choice(
+        schemas, asked.label_column, lambda each: choose_beside_codes(each, where, codes, asked)
+    )
+    labelled = chosen.labelled(shards.splits, schemas)
     groups: dict[str, RowGroups] = {}
     for split, files in shards.splits.items():
-        task = ListRowGroups(None, chosen.label, chosen.further)
+        task = ListRowGroups(None, chosen.label if split in labelled else None, chosen.further)
         groups[split] = RowGroups(*row_groups(files, task, listings))
         if not groups[split].starts[-1]:
             raise SourceError(f"{where}: the Parquet files of split {split} have no rows")
-    labels, class_names, unused = labels_of(shards.splits, chosen, where, listings)
+    labels, class_names, unused = labels_of(labelled, chosen, where, listings)
     values = parquet_columns({"codes": codes}, shards.splits, groups, schema, where)
     kind = next(iter(values.values()))["codes"].column
     if kind.is_ragged:
@@ -110,7 +115,7 @@ def open_parquet_codes(
         splits=splits,
         grid=kind.shape,
         class_names=class_names,
-        notes=(*shards.notes, *chosen.notes),
+        notes=(*shards.notes, *chosen.notes, *chosen.unlabelled(schemas)),
         unused_labels=unused,
         further=further if fields else {},
     )
