@@ -33,6 +33,7 @@ _IMAGE_OPTIONS = (
     "resize",
     "on_error",
     "max_pixels",
+    "fast_decode",
     "views",
     "workers",
     "batch_size",
@@ -96,6 +97,11 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
     default=MAX_PIXELS,
     show_default=True,
     help="Larger images count as bad.",
+)
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode large JPEG images at a fraction of their size: several times as fast; a few codes differ.",
 )
 @click.option(
     "--codebook",

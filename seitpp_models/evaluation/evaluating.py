@@ -238,7 +238,7 @@ def _on_images(
         evaluation.figures,
         trained.labels,
         facts,
-        _notes(trained, Preprocessing(options.height, options.width, options.resize)),
+        _notes(trained, Preprocessing(options.height, options.width, options.resize, options.filter)),
         evaluation.predictions,
     )
     samples = source.splits[split]

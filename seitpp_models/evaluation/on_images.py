@@ -118,7 +118,7 @@ def options_for(
     """
     steps = trained.preprocessing
     own = ImageOptions(tokenizer.image_size) if steps is None else options_of(steps, "preprocessing")
-    return ImageOptions(image_size or own.size, resize or own.resize)
+    return replace(own, size=image_size or own.size, resize=resize or own.resize)
 
 
 def evaluate_images(

@@ -16,6 +16,7 @@ from tokenstore.format import ROOT, Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, ImageSource, Source
+from tokenstore.sources.options import FAST_FILTER
 from tokenstore.storage import Storage, open_storage, refuse_options
 from tokenstore.storage.local import exchanged_store
 from tokenstore.writing.editing.append import append_store
@@ -132,6 +133,7 @@ class _Staging:
         steps, name = manifest.preprocessing, manifest.tokenizer.name
         if steps is not None:
             settings |= {"image_size": steps.height, "resize": steps.resize}
+            settings["fast_decode"] = steps.filter == FAST_FILTER
         elif isinstance(source, str | os.PathLike):
             settings["codebook_size"] = manifest.codebook_size
             if name != UNKNOWN_TOKENIZER and settings["tokenizer"] is None:

@@ -117,7 +117,7 @@ def plan_images(
         chunk_samples=options.chunk_samples,
         shard_samples=options.shard_samples,
         class_names=source.class_names,
-        preprocessing=Preprocessing(images.height, images.width, images.resize),
+        preprocessing=Preprocessing(images.height, images.width, images.resize, images.filter),
         ignore_index=None if encoder.masks is None else encoder.masks.ignore_index,
         source_kind=source.kind,
         source_location=location,
@@ -145,7 +145,7 @@ def _chosen_size(source: ImageSource, tokenizer: Tokenizer, options: ConvertOpti
 
 
 def _encoder(source: ImageSource, tokenizer: Tokenizer, options: ConvertOptions, side: int) -> Encoder:
-    images = ImageOptions(side, options.resize, options.max_pixels)
+    images = ImageOptions(side, options.resize, options.max_pixels, options.fast_decode)
     masked = any(isinstance(split, MaskedSplit) for split in source.splits.values())
     masks = MaskDecoder(images, options.mask_size or images.height, options.ignore_index)
     if options.views is not None:

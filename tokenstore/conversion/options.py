@@ -50,6 +50,9 @@ class ConvertOptions:
     images a half, a quarter ... of it (`tokenstore.conversion.image_size`)."""
     resize: Resize = "squash"
     max_pixels: int = MAX_PIXELS
+    fast_decode: bool = False
+    """True to decode large JPEG images at a reduced scale (`tokenstore.sources.ImageOptions`), as the
+    manifest then says. A few codes differ from those of images that are decoded in full."""
     views: str | None = None
     """The views that are cut from each image: `flip`, `ten-crop:1.1`, `random:8`, or others that
     `tokenstore.sources.views.parse_views` takes; None for the image alone."""
@@ -78,6 +81,12 @@ class ConvertOptions:
 
         if self.views is not None:
             parse_views(self.views)
+            if self.fast_decode:
+                named = Parameter("fast_decode"), Parameter("views", self.views)
+                raise ArgumentError(
+                    f"{named[0]}: expected no {named[1]}, for views are cut from images of full size",
+                    parameters=named,
+                )
 
     @property
     def view_rule(self) -> ViewRule | None:
@@ -120,8 +129,10 @@ class ConvertOptions:
     def decisions(self) -> dict[str, Any]:
         """Return the options that decide the store's bytes, as JSON values."""
         decisions = {name: value for name, value in asdict(self).items() if name not in _NO_DECISIONS}
-        # subtle: without views they are left out, so that parts and unfinished stores of before go on
+        # subtle: without them they are left out, so that parts and unfinished stores of before go on
         del decisions["views"]
+        if not self.fast_decode:
+            del decisions["fast_decode"]
         return decisions if self.view_rule is None else {**decisions, "views": str(self.view_rule)}
 
 

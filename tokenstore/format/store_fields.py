@@ -90,7 +90,8 @@ class Preprocessing:
     filter: str = "bicubic"
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width} pixels ({self.resize})"
+        filtered = "" if self.filter == Preprocessing.filter else f", {self.filter}"
+        return f"{self.height}x{self.width} pixels ({self.resize}{filtered})"
 
     @classmethod
     def from_dict(cls, values: object, where: str) -> Preprocessing:

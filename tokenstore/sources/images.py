@@ -1,7 +1,8 @@
 """The decoder of encoded images: any ordinary file in, RGB pixels of one size out.
 
 Decoding runs in processes of its own, so this module imports only NumPy, Pillow and simplejpeg. The pixels
-equal those of Pillow alone, bit for bit; simplejpeg is faster.
+equal those of Pillow alone, bit for bit; simplejpeg is faster. With `fast_decode` libjpeg computes large JPEG
+images at a fraction of their size, and the pixels are nearly those.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ EXTENSIONS = frozenset(
 )
 """The endings of file names, in lower case and without the dot, that make a file an image."""
 
+_EIGHTHS = (1, 2, 3, 4)
+"""The scales, in eighths, at which `fast_decode` decodes. Larger ones gain nothing."""
+_SPARE = 2
+"""The times of an input's sides that an image has at least when it is decoded at a reduced scale."""
 _STRIP_PIXELS = 2**20
 """The pixels with transparency that are drawn at a time."""
 _ORIENTATION_TAG = 0x0112
@@ -70,6 +75,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+"""The orientations of images whose width is their height in the file."""
+_TURNED = {
+    **dict.fromkeys((2, 6), (True, False)),
+    **dict.fromkeys((3, 7), (True, True)),
+    **dict.fromkeys((4, 8), (False, True)),
+}
+"""The orientations of upright images whose columns, or rows, are those of the file in reverse."""
 
 
 class Placement(NamedTuple):
@@ -93,6 +106,18 @@ class DecodedImage:
     """The width in pixels of the file's image, after its EXIF orientation."""
     height: int
     """The height in pixels of the file's image, after its EXIF orientation."""
+
+
+class _Loaded(NamedTuple):
+    """An upright RGB image, maybe at a reduced scale, and the upright size of the file's image."""
+
+    image: Image.Image
+    width: int
+    height: int
+    eighths: int = 8
+    """The scale of `image`, in eighths."""
+    corner: tuple[float, float] = (0, 0)
+    """The left and top in `image` of the file's image, by parts of the last pixels of turned rows."""
 
 
 class Decoder(Protocol):
@@ -146,12 +171,12 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
 
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
-    image = load_image(data, options.max_pixels)
+    loaded = _load(data, options.max_pixels, options if options.fast_decode else None)
     try:
-        pixels = np.array(resized(image, options))
+        pixels = np.array(_resized(loaded, options))
     except Exception as error:
         raise SampleError(decoding_reason(error)) from error
-    return DecodedImage(pixels, image.width, image.height)
+    return DecodedImage(pixels, loaded.width, loaded.height)
 
 
 def load_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -159,10 +184,15 @@ def load_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises SampleError with the reason, in one line, for anything that cannot be decoded in full.
     """
+    return _load(data, max_pixels).image
+
+
+def _load(data: bytes, max_pixels: int, reduced: ImageOptions | None = None) -> _Loaded:
+    """Decode an image file, a large JPEG image at a scale that is enough for inputs of options `reduced`."""
     last: Exception | None = None
     for reading in readings(data):
         try:
-            return _decode(reading, max_pixels)
+            return _decode(reading, max_pixels, reduced)
         except SampleError:
             raise
         except Exception as error:
@@ -172,20 +202,42 @@ def load_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     raise SampleError(_unidentified(data) if is_unknown else decoding_reason(last)) from last
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, reduced: ImageOptions | None) -> _Loaded:
     with pillow_limits(max_pixels):
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_pixels(image, max_pixels)
         if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
             image.load()
             check_rows(data, image)
-            return _decode_with_pillow(image)
+            return _whole(_decode_with_pillow(image))
         orientation = _orientation(image)
-    pixels = _decode_jpeg(data, image.height, image.width)
+    eighths = 8 if reduced is None else _enough_eighths(image.size, orientation, reduced)
+    pixels = _decode_jpeg(data, image.height, image.width, eighths)
     if pixels is not None:
-        return _turn(Image.fromarray(pixels), orientation)
+        return _scaled(_turn(Image.fromarray(pixels), orientation), image.size, orientation, eighths)
     with pillow_limits(max_pixels):
-        return _decode_with_pillow(image)
+        return _whole(_decode_with_pillow(image))
+
+
+def _whole(image: Image.Image) -> _Loaded:
+    return _Loaded(image, image.width, image.height)
+
+
+def _scaled(image: Image.Image, size: tuple[int, int], orientation: Any, eighths: int) -> _Loaded:
+    """Return an upright image that was decoded at a scale, of a file's image of a size (width, height)."""
+    size = size[::-1] if orientation in _ON_THEIR_SIDE else size
+    # subtle: the last column has a part of a pixel to spare, and the first one has it once rows are turned
+    spare = [image.size[axis] - size[axis] * eighths / 8 for axis in (0, 1)]
+    turned = _TURNED.get(orientation, (False, False))
+    return _Loaded(image, *size, eighths, (spare[0] * turned[0], spare[1] * turned[1]))
+
+
+def _enough_eighths(size: tuple[int, int], orientation: Any, options: ImageOptions) -> int:
+    """Return the least scale, in eighths, at which an image has `_SPARE` times the pixels of its input."""
+    width, height = size[::-1] if orientation in _ON_THEIR_SIDE else size
+    box, _, (columns, rows) = place(width, height, options)
+    least = _SPARE * max(columns / (box[2] - box[0]), rows / (box[3] - box[1]))
+    return next((eighths for eighths in _EIGHTHS if eighths / 8 >= least), 8)
 
 
 def check_pixels(image: Image.Image, max_pixels: int) -> None:
@@ -194,13 +246,15 @@ def check_pixels(image: Image.Image, max_pixels: int) -> None:
         raise SampleError(f"{image.width} x {image.height} is more than the {max_pixels} pixels allowed")
 
 
-def _decode_jpeg(data: bytes, height: int, width: int) -> Pixels | None:
+def _decode_jpeg(data: bytes, height: int, width: int, eighths: int = 8) -> Pixels | None:
     """Return RGB pixels (H, W, 3), or None if Pillow has to decide whether the file can be decoded."""
+    rows, columns = (-(-side * eighths // 8) for side in (height, width))
+    least = {} if eighths == 8 else {"min_height": rows, "min_width": columns}
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **least)
     except ValueError:
         return None
-    return pixels if pixels.shape == (height, width, 3) else None
+    return pixels if pixels.shape == (rows, columns, 3) else None
 
 
 def _decode_with_pillow(image: Image.Image) -> Image.Image:
@@ -271,10 +325,17 @@ def place(width: int, height: int, options: ImageOptions) -> Placement:
 
 def resized(image: Image.Image, options: ImageOptions) -> Image.Image:
     """Bring an RGB image to the size of the options, exactly as a conversion does."""
-    if image.size == (options.width, options.height):
-        return image
-    placed = place(image.width, image.height, options)
-    fitted = image.resize(placed.size, Image.Resampling.BICUBIC, box=placed.box)
+    return _resized(_whole(image), options)
+
+
+def _resized(loaded: _Loaded, options: ImageOptions) -> Image.Image:
+    if loaded.image.size == (options.width, options.height):
+        return loaded.image
+    placed = place(loaded.width, loaded.height, options)
+    left, top, right, bottom = (edge * loaded.eighths / 8 for edge in placed.box)
+    x, y = loaded.corner
+    box = (left + x, top + y, right + x, bottom + y)
+    fitted = loaded.image.resize(placed.size, Image.Resampling.BICUBIC, box=box)
     if options.resize != "pad":
         return fitted
     padded = Image.new("RGB", (options.width, options.height))

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 from tokenstore.errors import did_you_mean
 
 __all__ = [
+    "FAST_FILTER",
+    "FILTER",
     "LARGEST_VALUE",
     "MAX_PIXELS",
     "ImageOptions",
@@ -23,6 +25,8 @@ Resize: TypeAlias = Literal["squash", "crop", "pad"]
 """The ways in which an image comes to another size; `ImageOptions` describes them."""
 MAX_PIXELS = 89_478_485
 """The default of the pixels of an image that is still decoded, which is Pillow's own."""
+FILTER, FAST_FILTER = "bicubic", "dct-bicubic"
+"""The names in a manifest of the filter that resizes images, without and with `fast_decode`."""
 LARGEST_VALUE = 255
 """The largest class index of a label map."""
 
@@ -99,6 +103,11 @@ class ImageOptions:
     resize: Resize = "squash"
     max_pixels: int = MAX_PIXELS
     """The number of pixels above which an image is refused before it is decoded."""
+    fast_decode: bool = False
+    """True to decode JPEG images at an eighth to a half of their sides, where that leaves twice the input's.
+
+    Pixels of photographs differ by 0.25 of 255 in the mean, so that a few codes do. An image of less than
+    four times the input's sides is decoded in full."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -111,6 +120,11 @@ class ImageOptions:
             )
         if self.max_pixels < 1:
             raise ValueError(f"max_pixels: expected at least 1, got {self.max_pixels}")
+
+    @property
+    def filter(self) -> str:
+        """The name of the filter in a manifest."""
+        return FAST_FILTER if self.fast_decode else FILTER
 
     @property
     def height(self) -> int:

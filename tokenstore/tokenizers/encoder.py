@@ -23,11 +23,9 @@ from tokenstore.format import (
 )
 from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resize
 from tokenstore.sources.masks import MaskDecoder
+from tokenstore.sources.options import FAST_FILTER, FILTER
 from tokenstore.sources.views import ViewDecoder, ViewRule
 from tokenstore.tokenizers.base import FileTokenizer, SymmetricTokenizer, Tokenizer, check_encoded
-
-_FILTER = Preprocessing(1, 1, "squash").filter
-"""The one filter that images are resized by."""
 
 
 class Encoder:
@@ -65,6 +63,13 @@ class Encoder:
         }
 
     def _plain_decoder(self) -> Decoder:
+        if self._files is not None and self.options.fast_decode:
+            named = Parameter("fast_decode")
+            raise TokenizerError(
+                f"{named}: the tokenizer {self.tokenizer.name} encodes files, of which it needs every pixel; "
+                f"leave out {named}",
+                parameters=[named],
+            )
         return PixelDecoder(self.options) if self._files is None else self._files.decoder(self.options)
 
     def _view_decoder(self, rule: ViewRule) -> ViewDecoder:
@@ -166,11 +171,13 @@ def options_of(steps: Preprocessing, where: str) -> ImageOptions:
 
     Raises ManifestError, with `where`, for steps that this version does not know.
     """
-    if steps.filter != _FILTER:
+    if steps.filter not in (FILTER, FAST_FILTER):
         raise ManifestError(
-            f"{where}.filter: expected {_FILTER!r}, found {steps.filter!r}. Upgrade tokenstore"
+            f"{where}.filter: expected {FILTER!r} or {FAST_FILTER!r}, found {steps.filter!r}. Upgrade "
+            "tokenstore"
         )
+    size, is_fast = (steps.height, steps.width), steps.filter == FAST_FILTER
     try:
-        return ImageOptions((steps.height, steps.width), cast(Resize, steps.resize))
+        return ImageOptions(size, cast(Resize, steps.resize), fast_decode=is_fast)
     except ValueError as error:
         raise ManifestError(f"{where}: {error}") from error
