@@ -46,9 +46,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_a_wheel_holds_every_module_the_weights_and_the_type_markers(wheel: set[str]) -> None:
     assert wheel >= MODULES
     assert {"tokenstore/py.typed", "tokenstore_cli/py.typed", "seitpp_models/py.typed"} <= wheel
-    assert "tokenstore/tokenizers/weights/default.safetensors" in wheel
+    assert "tokenstore/tokenizers/weights/conv-vq-8x-2k.safetensors" in wheel
     assert "tokenstore/tokenizers/weights/MODEL_CARD.md" in wheel
-    assert "tokenstore/augment/weights/default.safetensors" in wheel
+    assert "tokenstore/augment/weights/conv-vq-8x-2k.safetensors" in wheel
     assert "tokenstore/augment/weights/MODEL_CARD.md" in wheel
 
 

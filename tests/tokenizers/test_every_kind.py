@@ -22,7 +22,7 @@ import tokenstore
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 from tokenstore.tokenizers.encoder import Encoder
-from tokenstore.tokenizers.kinds.conv_vq import DEFAULT_WEIGHTS
+from tokenstore.tokenizers.kinds.conv_vq import PACKAGED_WEIGHTS
 from tokenstore.tokenizers.kinds.symmetric_vq import save_weights
 
 COUNT = 8
@@ -45,8 +45,12 @@ def default(folder: Path, photographs: Path) -> str:
     return "default"
 
 
+def packaged(folder: Path, photographs: Path) -> str:
+    return "conv-vq-8x-2k"
+
+
 def conv_vq(folder: Path, photographs: Path) -> str:
-    (folder / "mine.safetensors").write_bytes(DEFAULT_WEIGHTS.read_bytes())
+    (folder / "mine.safetensors").write_bytes(PACKAGED_WEIGHTS.read_bytes())
     return f"conv-vq:{folder / 'mine.safetensors'}"
 
 
@@ -111,6 +115,7 @@ def dct(folder: Path, photographs: Path) -> str:
 
 MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "default": default,
+    "conv-vq-8x-2k": packaged,
     "conv-vq": conv_vq,
     "conv-vq-symmetric": conv_vq_symmetric,
     "vit-vqgan": vit_vqgan,
@@ -208,7 +213,7 @@ def test_the_list_of_tokenizers_names_all_with_grid_codebook_and_licence() -> No
     listed = json.loads(run("--json", before=["tokenizers"]))
     assert set(listed) == set(TOKENIZERS)
     assert all({"grid", "codebook", "licence"} <= set(facts) for facts in listed.values())
-    default_codebook = load_file(DEFAULT_WEIGHTS)["codebook"]
+    default_codebook = load_file(PACKAGED_WEIGHTS)["codebook"]
     assert listed["default"]["codebook"] == f"{len(default_codebook):,} x {default_codebook.shape[1]}"
     table = run(before=["tokenizers"])
     for name, facts in listed.items():

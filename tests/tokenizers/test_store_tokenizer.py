@@ -11,6 +11,7 @@ from helpers.brightness_stores import levels
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format.manifest import Manifest, Preprocessing, TokenizerIdentity
+from tokenstore.tokenizers import registry
 from tokenstore.tokenizers.registry import load_tokenizer
 from tokenstore.tokenizers.store_tokenizer import tokenizer_of
 
@@ -38,6 +39,18 @@ def test_the_packaged_tokenizer_is_known_by_its_name() -> None:
     assert tokenizer_of(manifest).fingerprint == packaged.fingerprint
     with pytest.raises(TokenizerError, match=rf"fingerprint {'e' * 64}, but .* has {packaged.fingerprint}"):
         tokenizer_of(replace(manifest, tokenizer=replace(identity, fingerprint="e" * 64)))
+
+
+@pytest.mark.parametrize("spec", [None, "default"])
+def test_a_tokenizer_that_was_the_default_is_known_when_another_one_is(
+    brightness_by_name: None, monkeypatch: pytest.MonkeyPatch, spec: str | None
+) -> None:
+    before = load_tokenizer("default")
+    identity = TokenizerIdentity(before.name, before.fingerprint, spec=spec)
+    manifest = replace(OF_IMAGES, tokenizer=identity, codebook_sizes=before.codebook_sizes)
+    monkeypatch.setitem(registry.TOKENIZERS, "default", registry.TOKENIZERS["brightness"])
+    assert load_tokenizer("default").fingerprint != before.fingerprint
+    assert tokenizer_of(manifest).fingerprint == before.fingerprint
 
 
 @pytest.mark.parametrize("spec", [None, "brightness:other"])

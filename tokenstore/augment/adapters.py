@@ -23,8 +23,9 @@ from tokenstore.networks.tensor_files import check_shapes, check_sizes, declared
 
 __all__ = ["load_adapter", "save_adapter"]
 
-DEFAULT_ADAPTER = Path(__file__).parent / "weights" / "default.safetensors"
-"""The packaged adapter, for the default tokenizer."""
+_WEIGHTS = Path(__file__).parent / "weights"
+PACKAGED_ADAPTERS = {"conv-vq-8x-2k": _WEIGHTS / "conv-vq-8x-2k.safetensors"}
+"""The packaged adapters by the names of their tokenizers; the first one is the default tokenizer's."""
 
 _FORMAT = "tokenstore.token_adapt.1"
 
@@ -54,13 +55,19 @@ def load_adapter(
     """Load an adapter from a file of `save_adapter`, or from a checkpoint of SeiT++.
 
     A checkpoint is a .pth, .ckpt or .safetensors file: only f and g are read, and nothing in it is executed.
-    "default" is the packaged adapter, for the default tokenizer. `tokenizer` identifies the tokenizer of the
-    codes to augment, such as a dataset's. The adapter must be made for that tokenizer, as far as both are
-    known; where the codes were pruned, the adapter returned gives the pruned codes. Raises AdapterError where
-    the file has no adapter, or one for another tokenizer.
+    "default" is the packaged adapter of `tokenizer`, or without it of the default tokenizer. `tokenizer`
+    identifies the tokenizer of the codes to augment, such as a dataset's. The adapter must be made for that
+    tokenizer, as far as both are known; where the codes were pruned, the adapter returned gives the pruned
+    codes. Raises AdapterError where the file has no adapter, or one for another tokenizer.
     """
-    adapter = _loaded(DEFAULT_ADAPTER if path == "default" else Path(path), augmentation)
+    adapter = _loaded(_packaged(tokenizer) if path == "default" else Path(path), augmentation)
     return adapter if tokenizer is None else _fitted(adapter, tokenizer, path)
+
+
+def _packaged(tokenizer: TokenizerIdentity | None) -> Path:
+    """Return the packaged adapter of a tokenizer; that of the default one where there is none."""
+    default = next(iter(PACKAGED_ADAPTERS.values()))
+    return default if tokenizer is None else PACKAGED_ADAPTERS.get(tokenizer.name, default)
 
 
 def _fitted(adapter: TokenAdapt, tokenizer: TokenizerIdentity, path: Path | str) -> TokenAdapt:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
 
 __all__ = [
+    "DEFAULT",
     "GROUP",
     "TOKENIZERS",
     "TokenizerKind",
@@ -37,6 +38,8 @@ __all__ = [
     "tokenizer_kinds",
 ]
 
+DEFAULT = "default"
+"""The name of the packaged tokenizer that images are encoded with unless the user names another."""
 GROUP = "tokenstore.tokenizers"
 """The group of entry points by which other packages add kinds."""
 
@@ -95,9 +98,16 @@ class TrustedSpec(str):
 
 
 TOKENIZERS = {
-    "default": TokenizerKind(
+    DEFAULT: TokenizerKind(
         "tokenstore.tokenizers.kinds.conv_vq",
         "light convolutional VQ; its weights ship with the package",
+        grid="H/8 x W/8",
+        codebook="2,048 x 32",
+        licence="Apache-2.0",
+    ),
+    "conv-vq-8x-2k": TokenizerKind(
+        "tokenstore.tokenizers.kinds.conv_vq",
+        "the default tokenizer by its own name, which goes on to mean these weights",
         grid="H/8 x W/8",
         codebook="2,048 x 32",
         licence="Apache-2.0",
@@ -264,9 +274,7 @@ def _load_kind(entry_point: EntryPoint) -> TokenizerKind:
     return kind
 
 
-def load_tokenizer(
-    spec: str = "default", device: str = "cpu", *, allow_torchscript: bool = False
-) -> Tokenizer:
+def load_tokenizer(spec: str = DEFAULT, device: str = "cpu", *, allow_torchscript: bool = False) -> Tokenizer:
     """Load the tokenizer `NAME` or `NAME:ARGUMENT`, where NAME is one of `tokenizer_kinds()`.
 
     A kind whose files are TorchScript runs code of whoever made them: it is loaded with `allow_torchscript`,

@@ -9,7 +9,7 @@ from tokenstore.format import Manifest, TokenizerIdentity
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
 from tokenstore.tokenizers.pruned import prune
-from tokenstore.tokenizers.registry import find_kind, load_tokenizer
+from tokenstore.tokenizers.registry import DEFAULT, find_kind, load_tokenizer
 
 _ANY_TOKENIZER = Parameter("tokenizer", "NAME[:ARGUMENT]")
 _NAME_IT = f"name the tokenizer by {_ANY_TOKENIZER}; `tokenstore tokenizers` lists them"
@@ -19,10 +19,10 @@ _OTHER_TOKENIZER = Parameter("tokenizer")
 def tokenizer_of(manifest: Manifest, spec: str | None = None, device: str = "cpu") -> Tokenizer:
     """Load the tokenizer that made a store's codes, over the store's own codes if these were pruned.
 
-    `spec` names it, `NAME[:ARGUMENT]`; else it is the one that the manifest names, or the packaged one where
-    the manifest has its name. Its fingerprint must be the manifest's. Where the manifest has none, or the
-    store was converted from ready codes, whose fingerprint is at most that of a bare codebook, a tokenizer
-    that `spec` names is taken if its codebook sizes and grid fit: whether it is the right one cannot be told.
+    `spec` names it, `NAME[:ARGUMENT]`; else it is the one that the manifest names. Its fingerprint must be
+    the manifest's. Where the manifest has none, or the store was converted from ready codes, whose
+    fingerprint is at most that of a bare codebook, a tokenizer that `spec` names is taken if its codebook
+    sizes and grid fit: whether it is the right one cannot be told.
 
     Raises TokenizerError where no tokenizer is known, and where the one named cannot be loaded or is another.
     """
@@ -36,11 +36,16 @@ def load_named(
 ) -> Tokenizer:
     """Load the tokenizer that an identity read from `where` names: by its spec, or by its name.
 
-    The name is that of a kind which needs no argument, or of the packaged tokenizer.
+    The name is that of a kind which needs no argument. A tokenizer that was the default when it was used is
+    known by its name, whichever is the default now.
 
     The fingerprint is not compared. Raises TokenizerError if no tokenizer is known, or the tokenizer cannot
     be loaded or would have to be fetched from a hub.
     """
+    kind = find_kind(identity.name)
+    is_named = kind is not None and not kind.fetches and (kind.argument is None or kind.argument_is_optional)
+    if is_named and identity.spec in (None, DEFAULT):
+        return load_tokenizer(identity.name, device)
     if identity.spec is not None:
         _refuse_to_fetch(identity.spec, where)
         try:
@@ -51,17 +56,11 @@ def load_named(
                 f"{error}. If it is called otherwise here, {_NAME_IT}",
                 parameters=[_ANY_TOKENIZER, *error.parameters],
             ) from error
-    kind = find_kind(identity.name)
-    if kind is not None and not kind.fetches and (kind.argument is None or kind.argument_is_optional):
-        return load_tokenizer(identity.name, device)
-    packaged = load_tokenizer("default", device)
-    if identity.name != packaged.name:
-        what = f"names it {identity.name!r}" if identity.name != UNKNOWN_TOKENIZER else "does not know it"
-        raise TokenizerError(
-            f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}",
-            parameters=[_ANY_TOKENIZER],
-        )
-    return packaged
+    what = f"names it {identity.name!r}" if identity.name != UNKNOWN_TOKENIZER else "does not know it"
+    raise TokenizerError(
+        f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}",
+        parameters=[_ANY_TOKENIZER],
+    )
 
 
 def _refuse_to_fetch(spec: str, where: str) -> None:

@@ -13,14 +13,14 @@ from PIL import Image
 from tokenstore.errors import TokenizerError
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
-from tokenstore.tokenizers.kinds.conv_vq import DEFAULT_WEIGHTS, ConvVQTokenizer
+from tokenstore.tokenizers.kinds.conv_vq import PACKAGED_WEIGHTS, ConvVQTokenizer
 
 FINGERPRINT = "5119381817ea056acf67a88d698557de40ac08fe383d6d62f6cd2a55ba146680"
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> ConvVQTokenizer:
-    return ConvVQTokenizer.load(DEFAULT_WEIGHTS)
+    return ConvVQTokenizer.load(PACKAGED_WEIGHTS)
 
 
 # ---- codes
@@ -84,7 +84,7 @@ def test_the_fingerprint_is_that_of_the_released_weights(tokenizer: ConvVQTokeni
 
 
 def test_the_weights_are_small_enough_to_ship() -> None:
-    assert DEFAULT_WEIGHTS.stat().st_size < 16_000_000
+    assert PACKAGED_WEIGHTS.stat().st_size < 16_000_000
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 24), (64, 40), (256, 256)])

@@ -1,4 +1,4 @@
-"""The default tokenizer: a convolutional vector quantiser, light to encode with.
+"""A convolutional vector quantiser, light to encode with; one of its kind is packaged (`conv-vq-8x-2k`).
 
 Images are cut into patches by a pixel-unshuffle; encoder and decoder work at the resolution of the
 grid, with ConvNeXt blocks (Liu et al. 2022, https://arxiv.org/abs/2201.03545). The code of a position
@@ -23,7 +23,7 @@ from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, wei
 from tokenstore.tokenizers.similarities import most_similar
 from tokenstore.tokenizers.weights_files import load_model, save_model
 
-DEFAULT_WEIGHTS = Path(__file__).parents[1] / "weights" / "default.safetensors"
+PACKAGED_WEIGHTS = Path(__file__).parents[1] / "weights" / "conv-vq-8x-2k.safetensors"
 FORMAT = "tokenstore.conv_vq.1"
 
 
@@ -195,4 +195,4 @@ class ConvVQTokenizer(ImageTokenizer):
 
 def load(argument: str | None) -> ConvVQTokenizer:
     """Load the tokenizer of a weights file, or the one that ships with the package."""
-    return ConvVQTokenizer.load(DEFAULT_WEIGHTS if argument is None else argument)
+    return ConvVQTokenizer.load(PACKAGED_WEIGHTS if argument is None else argument)
