@@ -82,10 +82,10 @@ class ConvertOptions:
         if self.views is not None:
             parse_views(self.views)
             if self.fast_decode:
-                named = Parameter("fast_decode"), Parameter("views", self.views)
+                both = Parameter("fast_decode"), Parameter("views", self.views)
                 raise ArgumentError(
-                    f"{named[0]}: expected no {named[1]}, for views are cut from images of full size",
-                    parameters=named,
+                    f"{both[0]}: expected no {both[1]}, for views are cut from images of full size",
+                    parameters=both,
                 )
 
     @property
