@@ -5,21 +5,14 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from tokenstore.texts import printable
+from tokenstore.texts import human_bytes, printable
+
+__all__ = ["counted", "echo", "human_bytes", "refuse_idle_options"]
 
 
 def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
     """Print one line; whatever in it is not printable, such as a control sequence in a name, is escaped."""
     click.secho(printable(line), err=err, bold=bold or None)
-
-
-def human_bytes(nbytes: float) -> str:
-    """Return bytes in decimal units with three digits: 1.23 MB, where `rich.filesize` would give 1.2 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < 999.5:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
 
 
 def counted(number: int, noun: str) -> str:

@@ -48,6 +48,7 @@ _COMMANDS = {
         "store.stats",
         "Audit a store: where its bytes go and how its codes are used.",
     ),
+    "report": ("store.report", "Make one HTML page that shows a store, or two side by side."),
     "verify": ("store.verify", "Check every digest, checksum, code and label of a store."),
     "preview": (
         "store.preview",

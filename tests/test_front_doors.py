@@ -12,6 +12,7 @@ import pytest
 
 DOORS = [
     "tokenstore.audit.preview.preview",
+    "tokenstore.audit.report.report.report",
     "tokenstore.audit.stats.stats",
     "tokenstore.conversion.convert.convert",
     "tokenstore.conversion.dry_run.plan",

@@ -28,6 +28,7 @@ FRONT_DOORS = {
     "seitpp_models.evaluation.evaluating.evaluate",
     "seitpp_models.evaluation.on_images.evaluate_images",
     "tokenstore.audit.preview.preview",
+    "tokenstore.audit.report.report.report",
     "tokenstore.audit.stats.stats",
     "tokenstore.augment.recipe.__init__",
     "tokenstore.conversion.convert.convert",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokenstore.audit.info import info
     from tokenstore.audit.preview import preview
     from tokenstore.audit.reconstruct import reconstruct
+    from tokenstore.audit.report.report import report
     from tokenstore.audit.stats import stats
     from tokenstore.audit.verify import verify
     from tokenstore.conversion.append import append
@@ -62,6 +63,7 @@ __all__ = [
     "relabel",
     "relate",
     "rename_class",
+    "report",
     "select",
     "split",
     "stats",
@@ -94,6 +96,7 @@ _HOMES = {
     "relabel": ("tokenstore.writing.editing.relabel", "relabel"),
     "relate": ("tokenstore.writing.editing.relate", "relate"),
     "rename_class": ("tokenstore.writing.editing.relabel", "rename_class"),
+    "report": ("tokenstore.audit.report.report", "report"),
     "select": ("tokenstore.writing.editing.select", "select"),
     "split": ("tokenstore.writing.editing.partition", "split"),
     "stats": ("tokenstore.audit.stats", "stats"),

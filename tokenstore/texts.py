@@ -1,10 +1,19 @@
-"""Text from files, made safe to show: a name may hold control sequences, line breaks and faked lines."""
+"""Texts to show: sizes, and text from files, which may hold control sequences and faked lines."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["is_unicode", "printable"]
+__all__ = ["human_bytes", "is_unicode", "printable"]
+
+
+def human_bytes(nbytes: float) -> str:
+    """Return bytes in decimal units with three digits: 1.23 MB, where `rich.filesize` would give 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(nbytes) < 999.5:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
 
 
 def is_unicode(text: str) -> bool:

@@ -13,6 +13,7 @@ from .. import options
 from ..console import echo
 from ..editing import edited
 from ..main import EXIT_CODES
+from ..report_options import near
 
 if TYPE_CHECKING:
     from tokenstore.writing.editing.dedupe import Deduped
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
 @click.command(epilog=EXIT_CODES)
 @options.existing_store()
 @click.argument("out", required=False)
-@click.option(
-    "--near",
-    metavar="SHARE",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Report pairs of samples with at least this share of equal codes too, such as 0.9; they stay.",
-)
+@near()
 @click.option("--across-splits", is_flag=True, help="Remove samples whose codes an earlier split has, too.")
 @click.option(
     "--report",

@@ -13,6 +13,7 @@ from tokenstore.audit.columns import BATCH_SIZE
 from .. import options, source_options
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES
+from ..report_options import quality as quality_option
 
 _IMAGE_OPTIONS = {**source_options.ORIGINALS, "tokenizer": "--tokenizer", "device": "--device"}
 _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-window"}
@@ -21,12 +22,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
 @click.command(epilog=EXIT_CODES)
 @options.existing_store()
 @options.as_json("the audit")
-@click.option(
-    "--quality",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM.",
-)
+@quality_option("")
 @click.option("--shuffle", is_flag=True, help="Also say how well the orders of an epoch mix each split.")
 @options.batch_size(BATCH_SIZE, "a batch of an epoch, for --shuffle", least=2)
 @click.option(

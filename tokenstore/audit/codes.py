@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,25 +39,58 @@ class CodebookUse:
     """The share of all codes that falls to each tenth of the codebook, most frequent codes first."""
 
 
+class CodeObserver(Protocol):
+    """An observer of the pass over a split's codes, which sees what is counted without reading it again."""
+
+    def block(self, start: int, codes: npt.NDArray[Any]) -> None:
+        """See the codes (n, *sample_shape) of the samples from `start` on, some of the split."""
+
+    def counted(self, number: int, codes: Counts, counts: Counts) -> None:
+        """See the codes (k,) that occur of the codebook `number`, and how often each does (k,)."""
+
+
 def codebook_use(
-    reader: SplitReader, sizes: tuple[int, ...], codes_per_sample: int, on_progress: Callable[[int], object]
+    reader: SplitReader,
+    spans: Iterable[tuple[int, int]],
+    on_progress: Callable[[int], object],
+    observer: CodeObserver | None = None,
 ) -> list[CodebookUse]:
-    """Count every code of a split, of all views, for each of its codebooks of `sizes`.
+    """Count the codes of a split, of all views, for each of its codebooks, in the samples of `spans`.
 
     `on_progress` is called with the number of samples done. Raises DamageError for damaged codes.
     """
+    manifest = reader.store.manifest
+    sizes = manifest.codebook_sizes
     counters = [_Counter(size) for size in sizes]
     tokens = reader.array(TOKENS).streamed()
     # a large codebook's counts take long to add up: once for as many codes as it has
     codes_at_once = max(BLOCK_CODES, min(max(sizes), _MOST_BLOCK_CODES))
-    block = max(1, codes_at_once // codes_per_sample)
-    for start in range(0, len(reader), block):
-        stop = min(start + block, len(reader))
-        planes = code_planes(reader.store.manifest.grids(tokens.read_range(start, stop)), sizes)
-        for (codes, _), counter in zip(planes, counters, strict=True):
-            counter.add(codes.ravel())
-        on_progress(stop)
+    block, done = max(1, codes_at_once // math.prod(manifest.sample_shape)), 0
+    for first, last in spans:
+        for start in range(first, last, block):
+            stop = min(start + block, last)
+            values = tokens.read_range(start, stop)
+            for (codes, _), counter in zip(code_planes(manifest.grids(values), sizes), counters, strict=True):
+                counter.add(codes.ravel())
+            if observer is not None:
+                observer.block(start, values)
+            done += stop - start
+            on_progress(done)
+    if observer is not None:
+        for number, counter in enumerate(counters):
+            observer.counted(number, *counter.counts())
     return [_use(*counter.counts(), size) for counter, size in zip(counters, sizes, strict=True)]
+
+
+def sampled_spans(reader: SplitReader, samples: int) -> list[tuple[int, int]]:
+    """Return spans [start, stop) of about `samples` samples of a split: all, or evenly spaced chunks."""
+    if samples >= len(reader):
+        return [(0, len(reader))] if len(reader) else []
+    chunk = reader.array(TOKENS).layout.chunk_samples
+    chunks = -(-len(reader) // chunk)
+    picked = max(1, samples // chunk)
+    starts = (np.arange(picked, dtype=np.int64) * chunks // picked * chunk).tolist()
+    return [(start, min(start + chunk, len(reader))) for start in starts]
 
 
 class DistinctCounts:

@@ -158,7 +158,7 @@ class _Drawing:
     def beside_originals(self, place: StorePath | None, options: OriginalsOptions) -> Preview:
         """Draw each sample's image, if any can be read at `place`, and the image that its codes give."""
         split, indices = self.reader.name, self.indices
-        rebuilt = [_strip(part) for part in decode_samples(self.store, split, indices, self.tokenizer)]
+        rebuilt = [sample_strip(part) for part in decode_samples(self.store, split, indices, self.tokenizer)]
         originals = read_originals(self.store, split, indices, place, **options)
         samples: list[tuple[Images | None, ...]] = list(zip(originals.inputs, rebuilt, strict=True))
         if originals.missing == len(indices):
@@ -185,7 +185,7 @@ class _Drawing:
 
     def augmented(self, adapter: str) -> Preview:
         """Draw what augmentation makes of each sample."""
-        examples = self._examples(adapter)
+        examples = augmented_images(self.store, self.reader, self.indices, self.tokenizer, adapter)
         headings = tuple(examples)
         sheet = draw_sheet(
             list(zip(*examples.values(), strict=True)),
@@ -195,25 +195,32 @@ class _Drawing:
         )
         return Preview(sheet, None, self.reader.name, self.indices, headings)
 
-    def _examples(self, adapter: str) -> dict[str, Images]:
-        """Decode the samples' codes, as they are and augmented: images (n, H, W, 3) by name."""
-        view = None if self.store.manifest.views is None else 0
-        codes = torch.from_numpy(self.reader.read(TOKENS, self.indices, view=view).astype(np.int64))
-        stored, tokenizer = self.store.manifest.tokenizer, self.tokenizer
-        identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
-        loaded = load_adapter(adapter, tokenizer=identity)
-        codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
-        expected, actual = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
-        if expected != actual or codes.ndim != 3:
-            parameter = Parameter("adapter", adapter)
-            raise AdapterError(
-                f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
-                f"{tuple(codes.shape[1:])} of {actual}. seitpp_models.adapter.train_tokenadapt trains one",
-                parameters=[parameter],
-            )
-        examples = augmented_examples(codes, codebook, loaded, symmetries=self.store.symmetries)
-        decoded = {name: tokenizer.decode(part) for name, part in ({AS_STORED: codes} | examples).items()}
-        return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
+
+def augmented_images(
+    store: TokenStore, reader: SplitReader, indices: Indices, tokenizer: Tokenizer, adapter: str = "default"
+) -> dict[str, Images]:
+    """Decode samples' codes, as they are and as the augmentation of SeiT++ makes them: images (n, H, W, 3).
+
+    The images are by the name of what was done. `adapter` is the file of TokenAdapt's weights, or "default".
+    Raises AdapterError if it does not fit the store, DamageError for damaged codes.
+    """
+    view = None if store.manifest.views is None else 0
+    codes = torch.from_numpy(reader.read(TOKENS, indices, view=view).astype(np.int64))
+    stored = store.manifest.tokenizer
+    identity = replace(stored, fingerprint=stored.fingerprint or tokenizer.fingerprint)
+    loaded = load_adapter(adapter, tokenizer=identity)
+    codebook = np.empty(0) if tokenizer.codebook is None else tokenizer.codebook
+    expected, actual = (loaded.config.codebook_size, loaded.config.channels), codebook.shape
+    if expected != actual or codes.ndim != 3:
+        parameter = Parameter("adapter", adapter)
+        raise AdapterError(
+            f"{parameter}: it is for codes (H, W) and a codebook of {expected}; the store's are "
+            f"{tuple(codes.shape[1:])} of {actual}. seitpp_models.adapter.train_tokenadapt trains one",
+            parameters=[parameter],
+        )
+    examples = augmented_examples(codes, codebook, loaded, symmetries=store.symmetries)
+    decoded = {name: tokenizer.decode(part) for name, part in ({AS_STORED: codes} | examples).items()}
+    return {name: images.movedim(1, -1).cpu().numpy() for name, images in decoded.items()}
 
 
 def captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[str]:
@@ -226,7 +233,7 @@ def captions(store: TokenStore, reader: SplitReader, indices: Indices) -> list[s
     return [f"{index}  {text}" for index, text in zip(indices, texts, strict=True)]
 
 
-def _strip(images: Images) -> Images:
+def sample_strip(images: Images) -> Images:
     """Return an image (H, W, 3) as it is; of video (T, H, W, 3), some frames side by side."""
     if images.ndim == 3:
         return images

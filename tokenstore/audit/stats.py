@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import Unpack
 
-from tokenstore.audit.codes import CodebookUse, DistinctCounts, codebook_use
+from tokenstore.audit.codes import CodebookUse, CodeObserver, DistinctCounts, codebook_use, sampled_spans
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
 from tokenstore.audit.info import file_nbytes
 from tokenstore.codecs import bit_width
@@ -57,6 +57,8 @@ class SplitAudit:
     codebooks: list[CodebookUse]
     class_counts: list[int] | dict[int, int] | None
     """The samples of each class by its index; of labels too large for a list, only those that occur."""
+    counted_samples: int = 0
+    """The samples whose codes were counted: all, but in a report of a very large store."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The values of the optional columns that were asked for, by name: see `tokenstore.audit.columns`."""
 
@@ -136,19 +138,41 @@ def stats(
     _check_arguments(quality, images=images, tokenizer=tokenizer, **of_images)
     opened = as_store(store, storage_options)
     options = StatsOptions(quality, shuffle, batch_size, shuffle_window, images, tokenizer, device, of_images)
-    columns = compute_columns(opened, options)  # first: a missing image is said before hours of counting
-    manifest: Manifest = opened.manifest
+    return audit_store(opened, options, on_progress)
+
+
+def audit_store(
+    store: TokenStore,
+    options: StatsOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    most_codes: int | None = None,
+    observe: Callable[[str], CodeObserver] | None = None,
+) -> StorageAudit:
+    """Audit an open store as `stats` does, and let others see its codes in the same pass.
+
+    Of a store of more than `most_codes` codes, about as many are counted, in chunks evenly spaced over each
+    split. `observe(split)` returns the observer of a split's codes. Raises what `stats` does.
+    """
+    columns = compute_columns(store, options)  # first: a missing image is said before hours of counting
+    manifest: Manifest = store.manifest
     total = sum(split.samples for split in manifest.splits.values())
+    counted = {name: split.samples for name, split in manifest.splits.items()}
+    if most_codes is not None and total * math.prod(manifest.sample_shape) > most_codes:
+        share = most_codes / (total * math.prod(manifest.sample_shape))
+        counted = {name: math.ceil(samples * share) for name, samples in counted.items()}
     splits: dict[str, SplitAudit] = {}
-    for name in opened.splits:
-        report = partial(_report, on_progress, total, sum(split.samples for split in splits.values()))
-        splits[name] = _audit_split(opened, name, columns[name], report)
-    parts = _nbytes_by_part(opened)
+    for name in store.splits:
+        done = sum(split.counted_samples for split in splits.values())
+        report = partial(_report, on_progress, sum(counted.values()), done)
+        observer = None if observe is None else observe(name)
+        splits[name] = _audit_split(store, name, columns[name], counted[name], report, observer)
+    parts = _nbytes_by_part(store)
     nbytes = sum(parts.values())
     fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, SYMMETRIES, CONTEXT_MODEL))
     projected = fixed + round((nbytes - fixed) / max(total, 1) * MILLION)
     return StorageAudit(
-        location=opened.files.storage.url,
+        location=store.files.storage.url,
         codec=", ".join(manifest.codecs),
         nbytes=nbytes,
         nbytes_by_part=parts,
@@ -156,7 +180,7 @@ def stats(
         source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
         million_nbytes=None if total < LEAST_PROJECTED else projected,
         splits=splits,
-        class_names=opened.class_names,
+        class_names=store.class_names,
     )
 
 
@@ -178,13 +202,19 @@ def _report(on_progress: Callable[[int, int], None] | None, total: int, before: 
 
 
 def _audit_split(
-    store: TokenStore, name: str, columns: Mapping[str, Any], on_progress: Callable[[int], object]
+    store: TokenStore,
+    name: str,
+    columns: Mapping[str, Any],
+    samples: int,
+    on_progress: Callable[[int], object],
+    observer: CodeObserver | None,
 ) -> SplitAudit:
     manifest: Manifest = store.manifest
     reader = store[name]
     summary = manifest.splits[name]
+    spans = sampled_spans(reader, samples)
     codes_per_sample = math.prod(manifest.sample_shape)
-    codebooks = codebook_use(reader, manifest.codebook_sizes, codes_per_sample, on_progress)
+    codebooks = codebook_use(reader, spans, on_progress, observer)
     tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")
     return SplitAudit(
         samples=summary.samples,
@@ -198,6 +228,7 @@ def _audit_split(
         source_nbytes=summary.source_bytes,
         codebooks=codebooks,
         class_counts=_class_counts(reader, manifest),
+        counted_samples=sum(stop - start for start, stop in spans),
         columns=columns,
     )
 

@@ -1,0 +1,56 @@
+"""The options of reports, and those that they share with other commands on stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import echo, human_bytes
+from .options import Decorator, option
+
+
+def page(default: str) -> Decorator[Any]:
+    """Return -o/--out, the local path of the page that the command writes, as a Path or None."""
+    return click.option(
+        "-o",
+        "--out",
+        metavar="PATH",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Where to write: the page, whose name ends in .html; a file of that name is replaced. "
+        f"[default: {default}, and with --json no page]",
+    )
+
+
+def quality(end: str, *, default: int | None = None, least: int = 1) -> Decorator[Any]:
+    """Return --quality, the reconstructions of each split that are compared with their images."""
+    return option(
+        "--quality",
+        metavar="N",
+        type=click.IntRange(least),
+        default=default,
+        help="Also compare N reconstructions of each split with the images they were made of: PSNR and SSIM"
+        f"{'; ' if end else ''}{end}.",
+    )
+
+
+def near(default: float | None = None) -> Decorator[Any]:
+    """Return --near, the share of equal codes from which two samples are near duplicates."""
+    return option(
+        "--near",
+        metavar="SHARE",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=default,
+        help="Report pairs of samples with at least this share of equal codes too, such as 0.9; they stay.",
+    )
+
+
+def page_or_json(out: Path | None, default: str, as_json: bool) -> Path | None:
+    """Return the path of the page that is written; None if JSON alone is asked for."""
+    return Path(default) if out is None and not as_json else out
+
+
+def print_page(path: Path, nbytes: int, seconds: float) -> None:
+    """Print the last line of a command that wrote a page."""
+    echo(f"{path}: {human_bytes(nbytes)}, {seconds:.1f} s; open it in a browser")

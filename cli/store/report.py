@@ -1,0 +1,69 @@
+"""The command `tokenstore report`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import tokenstore
+
+from .. import options, source_options, training_options
+from ..console import refuse_idle_options
+from ..main import EXIT_CODES
+from ..report_options import near, page, page_or_json, print_page, quality
+
+_PAGE = "report.html"
+
+
+@click.command(epilog=EXIT_CODES)
+@options.existing_store("stores", nargs=-1)
+@page(_PAGE)
+@options.as_json("the figures of the page; no page is then written unless --out is given")
+@click.option(
+    "-n",
+    "samples",
+    metavar="N",
+    type=click.IntRange(1),
+    default=24,
+    show_default=True,
+    help="Number of samples, by class where there are labels.",
+)
+@quality("0 for none", default=32, least=0)
+@near(0.9)
+@training_options.augment(["seitpp"], "SeiT++'s, of which a few samples show a flip, a crop and ColorAdapt")
+@training_options.adapter("default")
+@click.option("--verify", is_flag=True, help="Check every byte of the store, too, and show the result.")
+@source_options.originals()
+@options.tokenizer(otherwise="the one that STORE names")
+@options.device()
+@options.storage_options()
+def report(stores: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any) -> None:
+    """Make one HTML page that shows a store, or two side by side: pictures, sizes, codes and more.
+
+    The page needs no network, and opens in any browser. Its figures are those of `tokenstore stats`, `verify`
+    and `dedupe`. Of a store of more than 67 million codes, codes are counted in a part of the samples, and
+    the page says in which. Pictures are left out, with the reason, where the tokenizer or the images cannot
+    be had.
+
+    \b
+    Examples:
+      tokenstore report photos.zarr -o photos.html
+      tokenstore report photos.zarr --images /data/photos --verify --augment seitpp
+      tokenstore report photos.zarr recoded.zarr -o both.html
+      tokenstore report photos.zarr --json > photos.json
+    """
+    refuse_idle_options({"adapter": "--adapter"}, "--augment", settings["augment"] is None)
+    from ..progress import step_bars
+
+    started = time.monotonic()
+    out = page_or_json(out, _PAGE, as_json)
+    with step_bars() as on_progress:
+        made = tokenstore.report(*stores, out=out, on_progress=on_progress, **settings)
+    if as_json:
+        click.echo(json.dumps(made.to_dict(), indent=2))
+    elif made.path is not None:
+        print_page(made.path, made.nbytes, time.monotonic() - started)
