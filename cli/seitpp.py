@@ -26,6 +26,10 @@ _COMMANDS = {
         "networks.evaluate",
         "Measure a network on a token store or on images, as they are and corrupted.",
     ),
+    "report": (
+        "networks.report",
+        "Make one HTML page that shows training runs.",
+    ),
     "completion": ("completion", "Print the shell's completion of commands and options."),
 }
 

@@ -85,6 +85,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "relabel",
         "relate",
         "rename_class",
+        "report",
         "select",
         "split",
         "stats",

@@ -24,7 +24,7 @@ def _corruptions() -> list[str]:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("model", metavar="MODEL", type=click.Path(exists=True, dir_okay=False))
+@click.argument("model", metavar="MODEL", type=click.Path(exists=True))
 @click.option(
     "--store",
     metavar="STORE",
@@ -113,12 +113,13 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     A classifier gives top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
     IoU and the IoU of each class; a masked-token model its loss. Images are made tokens first, by the
     tokenizer of MODEL's training data, at the size and by the resize of that data. Of a store with views,
-    the central one
-    is measured, which of ten crops is that of the centre.
+    the central one is measured, which of ten crops is that of the centre. MODEL is a file, or the folder of a
+    training run, which then gets the figures and the predictions that `seitpp report` shows.
 
     \b
     Examples:
       seitpp evaluate model.safetensors --store imagenet.zarr --split val
+      seitpp evaluate runs/finetuned --store imagenet.zarr
       seitpp evaluate model.safetensors --store imagenet.zarr --by-class --predictions val.parquet
       seitpp evaluate model.safetensors --images imagenet-r/ --json > figures.json
       seitpp evaluate model.safetensors --images imagenet/val --corruption gaussian_noise --severity 3

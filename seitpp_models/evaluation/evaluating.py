@@ -22,6 +22,7 @@ from seitpp_models.evaluation.on_images import (
 from seitpp_models.evaluation.on_stores import Batches, chosen_split, evaluate_store
 from seitpp_models.evaluation.predictions import PixelLog, PredictionLog
 from seitpp_models.evaluation.results import Evaluation, ImageFacts
+from seitpp_models.evaluation.run_files import RunFiles
 from seitpp_models.evaluation.settings import (
     EvaluationSettings,
     ImageSettings,
@@ -70,7 +71,7 @@ def evaluate(
         evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
 
     Args:
-        model: A network, or a file of one (`save_model`).
+        model: A network, its file, or a run's folder, which then gets figures and predictions (`run_files`).
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
         images: A source of images with classes, as conversions read them.
         split: The split; by default val, or the only one.
@@ -92,9 +93,9 @@ def evaluate(
     _check(store, images, of_images, storage_options)
     of_measure.check_files()
     check_device(device)
-    cores = available_cores()
-    workers, threads = cores if workers is None else workers, threads or cores
-    trained = model if isinstance(model, TrainedModel) else load_model(model)
+    workers, threads = available_cores() if workers is None else workers, threads or available_cores()
+    run = RunFiles.of(model)
+    trained, of_measure = _opened(model, run, of_measure)
     measure = of_measure.measure(trained)
     progress = _Progress(on_begin, on_progress)
     with torch_threads(threads):
@@ -102,9 +103,23 @@ def evaluate(
         if store is not None:
             opened = as_store(store if isinstance(store, TokenStore) else str(store), storage_options)
             batches = Batches(batch_size, workers, device)
-            return _on_store(trained, opened, split, measure, of_measure, batches, progress)
-        decoding = Decoding(batch_size, workers, threads, of_measure.seed)
-        return _on_images(trained, str(images), split, of_images, of_measure, decoding, progress)
+            result = _on_store(trained, opened, split, measure, of_measure, batches, progress)
+        else:
+            decoding = Decoding(batch_size, workers, threads, of_measure.seed)
+            result = _on_images(trained, str(images), split, of_images, of_measure, decoding, progress)
+    return result if run is None else run.write(result, of_measure.predictions)
+
+
+def _opened(
+    model: str | Path | TrainedModel, run: RunFiles | None, settings: MeasureSettings
+) -> tuple[TrainedModel, MeasureSettings]:
+    """Return the network, and the settings with the file of predictions that its run's folder gets."""
+    if isinstance(model, TrainedModel):
+        return model, settings
+    if run is None:
+        return load_model(model), settings
+    trained = load_model(run.weights)
+    return trained, settings.kept_at(run.predictions(trained))
 
 
 @dataclass(frozen=True)

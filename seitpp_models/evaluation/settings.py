@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -132,6 +132,10 @@ class MeasureSettings:
     def keeps_predictions(self) -> bool:
         """True if predictions are asked for."""
         return bool(self.by_class or self.confusion or self.predictions)
+
+    def kept_at(self, path: Path | None) -> MeasureSettings:
+        """Return the same settings with predictions that are written to `path`, unless elsewhere already."""
+        return self if path is None or self.predictions is not None else replace(self, predictions=path)
 
     def _log(self, trained: TrainedModel) -> PredictionLog | PixelLog | None:
         """Return a new log of a network's predictions; raise ArgumentError for a network that has none."""

@@ -20,15 +20,13 @@ from typing_extensions import override
 from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.training.records import RunRecord
 from seitpp_models.training.tasks import StepRandom, Task
-from seitpp_models.weights.files import TrainedModel, save_model
+from seitpp_models.weights.files import WEIGHTS, TrainedModel, save_model
 from tokenstore.errors import Parameter
 from tokenstore.loading import TokenLoader
 from tokenstore.networks.runs import ResumableRun
 from tokenstore.networks.states import load_optimizer
 
 __all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)

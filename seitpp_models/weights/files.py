@@ -31,8 +31,10 @@ from tokenstore.networks.tensor_files import (
     shapes_of,
 )
 
-__all__ = ["TrainedModel", "build_model", "load_model", "save_model"]
+__all__ = ["WEIGHTS", "TrainedModel", "build_model", "load_model", "save_model"]
 
+WEIGHTS = "model.safetensors"
+"""The file of the network in the folder of its training run."""
 _FORMAT = "seitpp_models.1"
 _read_labels = null_or(list_of(text))
 

@@ -15,7 +15,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenstore.audit.report.charts import Chart, Line, bar_chart, heat_map, histogram, line_chart
+    from tokenstore.audit.report.charts import (
+        Chart,
+        Line,
+        bar_chart,
+        heat_map,
+        histogram,
+        line_chart,
+        require_matplotlib,
+    )
     from tokenstore.audit.report.figures import StoreFigures
     from tokenstore.audit.report.page import page_path, render_page, write_page
     from tokenstore.audit.report.report import Report
@@ -31,6 +39,7 @@ __all__ = [
     "line_chart",
     "page_path",
     "render_page",
+    "require_matplotlib",
     "write_page",
 ]
 
@@ -45,6 +54,7 @@ _HOMES = {
     "line_chart": "charts",
     "page_path": "page",
     "render_page": "page",
+    "require_matplotlib": "charts",
     "write_page": "page",
 }
 

@@ -194,7 +194,7 @@ def heat_map(
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    return name if len(name) <= 14 else f"{name[:8]}…{name[-5:]}"
 
 
 def _name_axes(axes: Axes, x: str, y: str, *, percent: bool = False) -> None:

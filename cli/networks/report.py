@@ -1,0 +1,57 @@
+"""The command `seitpp report`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import options
+from ..main import EXIT_CODES
+from ..report_options import page, page_or_json, print_page
+
+_PAGE = "runs.html"
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument(
+    "runs", metavar="RUNS...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False)
+)
+@page(_PAGE)
+@options.as_json("the figures of the page; no page is then written unless --out is given")
+@click.option(
+    "-n",
+    "samples",
+    metavar="N",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Number of samples, of segmenters: image, label map and predicted label map.",
+)
+def report(runs: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any) -> None:
+    """Make one HTML page that shows training runs: curves, classes, confusions, calibration, pictures.
+
+    RUNS are the folders of runs. Figures by class, confusions, calibration and pictures are of runs whose
+    folder was evaluated: `seitpp evaluate RUN --store STORE` writes them there. The page needs no network.
+
+    \b
+    Examples:
+      seitpp evaluate runs/finetuned --store imagenet.zarr --split val
+      seitpp report runs/finetuned -o finetuned.html
+      seitpp report runs/scratch runs/finetuned -o both.html
+      seitpp report runs/* --json > figures.json
+    """
+    from seitpp_models.reporting import report as make
+
+    from ..progress import step_bars
+
+    started = time.monotonic()
+    with step_bars() as on_progress:
+        made = make(*runs, out=page_or_json(out, _PAGE, as_json), on_progress=on_progress, **settings)
+    if as_json:
+        click.echo(json.dumps(made.to_dict(), indent=2))
+    elif made.path is not None:
+        print_page(made.path, made.nbytes, time.monotonic() - started)

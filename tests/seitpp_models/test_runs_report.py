@@ -1,0 +1,182 @@
+"""The report of runs has the figures of their logs and of their evaluations."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from helpers.networks_to_evaluate import LABELS, MASKED, NAMES, SAMPLES, VIT, saved, trained, write_evaluated
+from tokenstore_cli.seitpp import cli
+
+from seitpp_models.errors import ModelError
+from seitpp_models.evaluation import evaluate
+from seitpp_models.evaluation.run_files import EVALUATION
+from seitpp_models.reporting import report
+from seitpp_models.reporting.predictions import calibration
+from seitpp_models.reporting.runs import POINTS, run_names
+from tokenstore.errors import ArgumentError
+
+HOSTILE = "</script><b>x"
+
+
+def run_folder(folder: Path, kind: str, arguments: dict[str, Any], steps: int = 1000) -> Path:
+    """Write the folder of a run: its network, log and evaluations."""
+    folder.mkdir(parents=True)
+    saved(trained(kind, arguments), folder / "model.safetensors")
+    lines = [
+        {"step": step, "loss": 1 / step, "right": 0.5, "seconds": step / 10} for step in range(1, steps + 1)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "evaluations.jsonl").write_text('{"step": 500, "loss": 1.5, "top1": 0.25}\n{"step": 1000, "lo')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_evaluated(tmp_path_factory.mktemp("stores") / "store.zarr")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, Path]:
+    """Write an evaluated run and one that is not."""
+    folder = tmp_path_factory.mktemp("runs")
+    first = run_folder(folder / HOSTILE[2:8] / "a", "vit", VIT)
+    second = run_folder(folder / "b" / "a", "vit", VIT, 30)
+    evaluate(first, store=store, workers=0, threads=1)
+    return first, second
+
+
+def test_the_figures_are_those_of_evaluate(runs: tuple[Path, Path], store: Path) -> None:
+    expected = evaluate(runs[0] / "model.safetensors", store=store, workers=0, threads=1, by_class=True)
+    first, second = report(*runs).runs
+    assert first.evaluation is not None
+    plain = json.loads(json.dumps(expected.to_dict()))
+    assert {name: first.evaluation[name] for name in plain} == plain
+    assert first.predictions is not None
+    assert first.predictions.confusion is not None
+    assert first.predictions.confusion.tolist() == expected.confusion.tolist()
+    assert first.predictions.top1 == pytest.approx(expected.figures["top1"])
+    (predictions,) = expected.predictions.values()
+    assert first.predictions.confused == predictions.confused(30)
+    assert second.evaluation is None
+    assert second.predictions is None
+    table = pq.ParquetFile(runs[0] / "predictions.parquet").read()
+    assert table["label"].to_pylist() == LABELS.tolist()
+
+
+def test_curves_are_means_of_steps(runs: tuple[Path, Path]) -> None:
+    first, second = report(*runs).runs
+    loss = first.curves["loss"]
+    assert len(loss) <= POINTS
+    assert loss[0] == (3, pytest.approx((1 + 1 / 2 + 1 / 3) / 3))
+    assert loss[-1] == (1000, 1 / 1000)
+    assert second.curves["loss"] == [(step, 1 / step) for step in range(1, 31)]
+    assert first.evaluations == [{"step": 500, "loss": 1.5, "top1": 0.25}]
+    assert (first.steps, first.seconds) == (1000, 100.0)
+
+
+def test_the_page_loads_nothing_and_shows_every_part(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    made = report(*runs, out=tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert made.nbytes == len(text.encode())
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)""", text)
+    for part in (
+        "Loss in training",
+        "top-1 on held-out samples",
+        "Reliability",
+        "Confusion matrix",
+        "Most confused",
+    ):
+        assert part in text
+    assert all(f"<td>{name}</td>" in text for name in NAMES)
+    assert "seitpp evaluate" in text  # of the run that was not
+
+
+def test_predictions_of_another_evaluation_are_not_shown(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", "vit", VIT)
+    for name in (EVALUATION, "predictions.parquet"):
+        (folder / name).write_bytes((runs[0] / name).read_bytes())
+    values = json.loads((folder / EVALUATION).read_text())
+    values["predictions"]["file"] = str(tmp_path / "moved" / "predictions.parquet")
+    (folder / EVALUATION).write_text(json.dumps(values))
+    assert report(folder).runs[0].predictions is not None  # a folder that was moved
+    with (folder / "predictions.parquet").open("ab") as file:
+        file.write(b"x")
+    (found,) = report(folder).runs
+    assert found.predictions is None
+    assert "another evaluation" in found.reasons["predictions"]
+
+
+def test_a_segmenter_has_iou_and_a_reason_where_pictures_cannot_be_drawn(store: Path, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", "segmenter", {"backbone": VIT, "classes": 4})
+    evaluate(folder, store=store, workers=0, threads=1)
+    (found,) = report(folder).runs
+    assert found.evaluation is not None
+    assert len(found.evaluation["iou"]) == 4
+    assert "tokenizer" in found.reasons["pictures"]
+    assert np.load(folder / "predictions.npy").shape[0] == SAMPLES
+    assert "IoU of each class" in report(folder).html()
+
+
+def test_a_masked_model_has_figures_and_no_predictions(store: Path, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", "masked", MASKED)
+    evaluate(folder, store=store, workers=0, threads=1)
+    (found,) = report(folder).runs
+    assert found.evaluation is not None
+    assert found.evaluation["loss"] > 0
+    assert sorted(path.name for path in folder.glob("predictions*")) == []
+    assert "loss" in report(folder).html()
+
+
+def test_calibration_is_counted_by_bins() -> None:
+    probability = np.array([0.05, 0.05, 0.5, 0.99, 1.0, 1.0])
+    right = np.array([True, False, True, True, True, False])
+    found = calibration(probability, right)
+    assert found.samples == [2, 1, 3]
+    assert found.confidence == pytest.approx([0.05, 0.5, 2.99 / 3])
+    assert found.accuracy == pytest.approx([0.5, 1, 2 / 3])
+    assert found.error == pytest.approx((2 * 0.45 + 0.5 + 3 * (2.99 / 3 - 2 / 3)) / 6)
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    assert run_names([Path("runs/a"), Path("runs/b")]) == ["a", "b"]
+    assert run_names([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
+    assert len(set(run_names([tmp_path, tmp_path]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("log.jsonl", "no json\n"), ("log.jsonl", "[1]\n"), (EVALUATION, "{}"), (EVALUATION, "[" * 100_000)],
+)
+def test_files_that_are_no_runs_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    folder = run_folder(tmp_path / "run", "vit", VIT, 3)
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=name):
+        report(folder)
+
+
+def test_a_folder_without_a_run_and_no_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"log\.jsonl"):
+        report(tmp_path)
+    with pytest.raises(ArgumentError, match="found none"):
+        report()
+
+
+def test_the_commands_make_what_the_calls_make(runs: tuple[Path, Path], tmp_path: Path, store: Path) -> None:
+    words = ["report", *map(str, runs), "-o", str(tmp_path / "a.html")]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    report(*runs, out=tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    printed = json.loads(CliRunner().invoke(cli, [*words[:-2], "--json"]).stdout)
+    assert printed == json.loads(json.dumps(report(*runs).to_dict()))
+    before = (runs[0] / EVALUATION).read_bytes()
+    words = ["evaluate", str(runs[0]), "--store", str(store), "--workers", "0", "--threads", "1"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert (runs[0] / EVALUATION).read_bytes() == before
