@@ -45,8 +45,9 @@ class StoredFile:
 def take(storage: Storage, path: str, file: StoredFile) -> bool:
     """Make a store's file the file `path` of a place, and return True if it was linked.
 
-    A linked file is not read. A power cut may lose its name before `Storage.settle`. Raises DamageError and
-    StoreChangedError where the file is copied, and what storage raises.
+    A linked file is not read. A power cut may lose its name before `Storage.settle`. Raises StoreChangedError
+    where another store has taken the place of the file's, DamageError where the file is copied, and what
+    storage raises.
     """
     if linked(storage, path, file):
         return True
@@ -55,7 +56,18 @@ def take(storage: Storage, path: str, file: StoredFile) -> bool:
 
 
 def linked(storage: Storage, path: str, file: StoredFile) -> bool:
-    """Hard-link a store's file as the file `path` of a place; return False where that is not possible."""
+    """Hard-link a store's file as the file `path` of a place; return False where that is not possible.
+
+    Raises StoreChangedError where another store is in the place of the file's by then.
+    """
+    if not _is_linked(storage, path, file):
+        return False
+    # subtle: a store that took the place before the link may have another file of this name and size
+    file.store.check_unchanged()
+    return True
+
+
+def _is_linked(storage: Storage, path: str, file: StoredFile) -> bool:
     source = file.store.storage.folder
     if source is None or storage.folder is None:
         return False
