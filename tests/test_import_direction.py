@@ -80,6 +80,7 @@ def test_the_public_names_are_these_and_all_can_be_had() -> None:
         "open",
         "plan",
         "preview",
+        "progress_bar",
         "recode",
         "reconstruct",
         "relabel",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokenstore.loading.dataset import TokenDataset
     from tokenstore.loading.loader import TokenLoader
     from tokenstore.loading.mixing import concat, mix
+    from tokenstore.progress import progress_bar
     from tokenstore.reading.store import TokenStore
     from tokenstore.reading.store import open_store as open
     from tokenstore.storage.remote.retries import Retries
@@ -58,6 +59,7 @@ __all__ = [
     "open",
     "plan",
     "preview",
+    "progress_bar",
     "recode",
     "reconstruct",
     "relabel",
@@ -91,6 +93,7 @@ _HOMES = {
     "open": ("tokenstore.reading.store", "open_store"),
     "plan": ("tokenstore.conversion.dry_run", "plan"),
     "preview": ("tokenstore.audit.preview", "preview"),
+    "progress_bar": ("tokenstore.progress", "progress_bar"),
     "recode": ("tokenstore.writing.recode", "recode"),
     "reconstruct": ("tokenstore.audit.reconstruct", "reconstruct"),
     "relabel": ("tokenstore.writing.editing.relabel", "relabel"),

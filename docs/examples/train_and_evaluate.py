@@ -6,13 +6,14 @@ from pathlib import Path
 from seitpp_models.evaluation import evaluate
 from seitpp_models.training import finetune, pretrain
 
-SMALL = {"model": "tiny", "depth": 2, "batch_size": 32, "epochs": 1, "warmup_epochs": 0, "adapter": "none"}
+SMALL = {"batch_size": 32, "epochs": 1, "warmup_epochs": 0, "adapter": "none", "threads": 1}
 """Settings for seconds on a CPU; leave them out, and choose a recipe by `config="pretrain-one-gpu"`."""
 
 
 def main(store: str, runs: str) -> None:
     """Train without labels, go on from those weights with labels, and evaluate on what was held out."""
-    pretrained = pretrain(store, Path(runs, "pretrained"), **SMALL, decoder_depth=1)
+    network = {"model": "tiny", "depth": 2, "decoder_depth": 1}
+    pretrained = pretrain(store, Path(runs, "pretrained"), **network, **SMALL)
     tuned = finetune(store, Path(runs, "tuned"), **SMALL, start=pretrained.weights, held_out=0.2)
     print(tuned.figures)
     print(evaluate(tuned.weights, store=store, split="train").figures)

@@ -152,7 +152,7 @@ def test_a_source_of_ones_own(printed: Callable[..., str], photos: Path, tmp_pat
 def test_stores_are_edited(printed: Callable[..., str], store: Path, tmp_path: Path) -> None:
     text = printed("edit_stores", store, tmp_path)
     assert f"train: {KINDS * EACH - 8}, val: 8" in text
-    assert "()" in text
+    assert "samples only" not in text
     assert ".parquet" in text
 
 
