@@ -83,4 +83,4 @@ $(VENV)/.ray: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo site .cache

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import click
 from click.core import ParameterSource
 
 from tokenstore.texts import human_bytes, printable
 
-__all__ = ["counted", "echo", "human_bytes", "refuse_idle_options"]
+from .waiting import settle
+
+__all__ = ["counted", "echo", "echo_json", "hint", "human_bytes", "human_rate", "refuse_idle_options"]
 
 
 def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
     """Print one line; whatever in it is not printable, such as a control sequence in a name, is escaped."""
+    settle()
     click.secho(printable(line), err=err, bold=bold or None)
+
+
+def echo_json(values: object) -> None:
+    """Print JSON values, for programs."""
+    settle()
+    click.echo(json.dumps(values, indent=2))
+
+
+def hint(line: str) -> None:
+    """Say what to do next, on stderr if that is a terminal: it is for people, and no part of the output."""
+    if sys.stderr.isatty():
+        settle()
+        click.secho(f"next: {printable(line)}", err=True, dim=True)
+
+
+def human_rate(number: float) -> str:
+    """Return a number of things a second: a whole number, and two digits below 10."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .console import echo, human_bytes
+from .console import echo, hint, human_bytes
 
 if TYPE_CHECKING:
     from tokenstore.writing.editing.new_store import EditedStore
@@ -32,3 +32,4 @@ def edited(how: str) -> Iterator[tuple[Callable[[str, int, int], Any], Report]]:
         sizes = ", ".join(f"{name} {split.samples:,}" for name, split in result.manifest.splits.items())
         took = time.monotonic() - started
         echo(f"{result.location}: {how}, {sizes} samples, {human_bytes(result.nbytes)}; {took:.1f} s")
+        hint(f"tokenstore info {result.location}; tokenstore verify {result.location}")

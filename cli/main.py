@@ -16,6 +16,7 @@ from tokenstore.texts import printable
 from tokenstore.version import __version__
 
 from .console import echo
+from .waiting import waiting
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -139,7 +140,8 @@ class LazyCommands(click.Group):
         """Run the command; raise click.ClickException for any error, and exit with 130 at an interrupt."""
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            return super().invoke(ctx)
+            with waiting(f"{self.program} {ctx.invoked_subcommand or ''}".strip()):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None

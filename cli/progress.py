@@ -24,8 +24,9 @@ from typing_extensions import override
 
 from tokenstore.texts import printable
 
-from .console import echo, human_bytes
+from .console import echo, human_bytes, human_rate
 from .terminal import Terminal
+from .waiting import settle
 
 err = Terminal(stderr=True)
 """The terminal on standard error."""
@@ -44,7 +45,7 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return the rate of a task, or nothing as long as none is known."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
+        return Text("" if speed is None else f"{human_rate(speed)} {self._unit}/s")
 
 
 class _LineColumn(TextColumn):
@@ -63,6 +64,12 @@ class _LinesOrBar(Progress):
         super().__init__(*columns, **settings)
         self._unit, self._lines = unit, lines
         self._printed = time.monotonic()
+
+    @override
+    def start(self) -> None:
+        """Show the bar."""
+        settle()
+        super().start()
 
     @override
     def update(self, task_id: TaskID, **changes: Any) -> None:

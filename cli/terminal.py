@@ -10,6 +10,8 @@ from typing_extensions import override
 
 from tokenstore.texts import printable
 
+from .waiting import settle
+
 
 class Terminal(Console):
     """A console that prints every text as one line and as it is: no markup, no emoji, no control sequence.
@@ -19,6 +21,11 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    @override
+    def print(self, *objects: Any, **options: Any) -> None:
+        settle()
+        super().print(*objects, **options)
 
     @override
     def render_str(self, text: str, **options: Any) -> Text:

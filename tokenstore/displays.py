@@ -68,7 +68,8 @@ def html_table(heading: str, columns: Sequence[str], rows: Iterable[Sequence[obj
 
 def two_columns(heading: str, values: Mapping[str, object]) -> str:
     """Return a table of names and values as HTML, without those that are None."""
-    return html_table(heading, (), ((name, value) for name, value in values.items() if value is not None))
+    rows = ((name, f"{value:,}" if isinstance(value, int) else value) for name, value in values.items())
+    return html_table(heading, (), ((name, value) for name, value in rows if value is not None))
 
 
 def _cell(value: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 import click
 
 from .. import options, source_options
+from ..console import echo_json
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import Choice, ExistingPlace
@@ -140,6 +140,6 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
             on_progress=lambda done: bar.update(task, completed=done),
         )
     if as_json:
-        click.echo(json.dumps({"model": model, **evaluation.to_dict()}, indent=2))
+        echo_json({"model": model, **evaluation.to_dict()})
     else:
         print_evaluation(evaluation, by_class="by_class" in settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..console import echo
+from ..console import echo, hint
 from ..main import spoken
 from ..training import RunDisplay
 
@@ -25,6 +25,7 @@ def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     with display:
         trained = train(**settings, on_begin=begin, on_step=on_step, on_evaluation=_print_evaluation)
     display.end(trained)
+    hint(f"seitpp evaluate {trained.weights} --store {settings.get('store', 'STORE')}")
 
 
 def _print_plan(plan: Any) -> None:

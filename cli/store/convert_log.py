@@ -12,7 +12,7 @@ from rich.progress import TaskID
 
 from tokenstore.sources import MaskedSplit, count_classes
 
-from ..console import echo, human_bytes
+from ..console import echo, hint, human_bytes, human_rate
 from ..main import spoken
 from ..progress import progress_bar
 
@@ -154,11 +154,13 @@ class TextLog:
             if source_nbytes
             else ""
         )
-        echo(f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {samples / seconds:,.0f} samples/s")
+        rate = human_rate(samples / seconds)
+        echo(f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {rate} samples/s")
         if conversion.unused_labels:
             notes = "; ".join(map(spoken, conversion.unused_labels))
             splits = ", ".join(conversion.unlabelled)
             echo(f"{out}: stored without labels, though SRC seems to have some ({splits}): {notes}")
+        hint(f"tokenstore preview {out} -o sheet.png; tokenstore verify {out}")
 
 
 class JsonLog:

@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.writing.choices import COPY_JOBS
 
 from .. import options
-from ..console import echo, human_bytes
+from ..console import echo, hint, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -50,3 +50,4 @@ def copy(src: str, dst: str, **settings: Any) -> None:
     took = time.monotonic() - started
     size = human_bytes(copied.nbytes)
     echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")
+    hint(f"tokenstore info {copied.location}")

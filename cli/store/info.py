@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import counted, echo, human_bytes
+from ..console import counted, echo, echo_json, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import ExistingPlace
 
@@ -50,7 +49,7 @@ def info(store: str, other: str | None, as_json: bool, storage_options: dict[str
         return
     result = tokenstore.info(store, storage_options=storage_options)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        echo_json(result.to_dict())
         return
     lines = {"store": store, **_manifest_lines(result), **_array_lines(result)}
     width = max(map(len, lines))
@@ -61,7 +60,7 @@ def info(store: str, other: str | None, as_json: bool, storage_options: dict[str
 def _show_diff(found: StoreDiff, as_json: bool) -> None:
     """Print what differs between two stores; exit with 1 if anything does."""
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        echo_json(found.to_dict())
     else:
         rows = [(each.what, each.first, each.second) for each in found.differences]
         width = max([0, *(len(what) for what, _, _ in rows)])

@@ -11,7 +11,7 @@ import tokenstore
 
 from .. import options
 from ..actors import ray_executor
-from ..console import echo, human_bytes
+from ..console import echo, hint, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -65,3 +65,4 @@ def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
     samples = sum(split.samples for split in result.manifest.splits.values())
     took = time.monotonic() - started
     echo(f"{out}: {len(parts):,} parts, {samples:,} samples, {human_bytes(result.nbytes)}; {took:.1f} s")
+    hint(f"tokenstore verify {out}")

@@ -12,7 +12,7 @@ import tokenstore
 
 from .. import options
 from ..actors import ray_executor
-from ..console import echo, human_bytes
+from ..console import echo, hint, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -58,3 +58,4 @@ def recode(store: str, out: str | None, **settings: Any) -> None:
     share = f", {result.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
     took = time.monotonic() - started
     echo(f"{out or store}: {human_bytes(result.nbytes)}{share}; {took:.1f} s")
+    hint(f"tokenstore verify {out or store}")

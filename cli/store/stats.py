@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ import tokenstore
 from tokenstore.audit.columns import BATCH_SIZE
 
 from .. import options, source_options
-from ..console import refuse_idle_options
+from ..console import echo_json, refuse_idle_options
 from ..main import EXIT_CODES
 from ..report_options import quality as quality_option
 
@@ -64,7 +63,7 @@ def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **setti
             **settings,
         )
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        echo_json(result.to_dict())
         return
     from .stats_tables import print_stats  # imports numba
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,7 @@ import click
 import tokenstore
 
 from .. import options, source_options
-from ..console import echo, human_bytes, refuse_idle_options
+from ..console import echo, echo_json, human_bytes, refuse_idle_options
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def verify(store: str, as_json: bool, retokenize: int | None, **settings: Any) -
             **settings,
         )
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        echo_json(result.to_dict())
     else:
         _print(store, result)
     if not result.ok:

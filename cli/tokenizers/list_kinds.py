@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from .. import options
-from ..console import echo
+from ..console import echo, echo_json
 from ..main import EXIT_CODES
 
 
@@ -36,7 +34,7 @@ def tokenizers(as_json: bool) -> None:
             }
             for name, kind in kinds.items()
         }
-        click.echo(json.dumps(facts, indent=2))
+        echo_json(facts)
         return
     for name, kind in kinds.items():
         missing = kind.missing_extra

@@ -14,7 +14,6 @@ def main(path: str) -> None:
     dataset = tokenstore.TokenDataset(store)
     adapter = load_adapter(tokenizer=store.manifest.tokenizer)  # the packaged TokenAdapt
     recipe = recipes.finetune(store.codebook, adapter, classes=10)
-    print(recipe)
 
     codes, labels = dataset[0:8]
     inputs, targets = recipe(codes, labels, generator=torch.Generator().manual_seed(0))
