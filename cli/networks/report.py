@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from .. import options
+from ..console import echo_json
 from ..main import EXIT_CODES
 from ..report_options import page, page_or_json, print_page
 
@@ -52,6 +52,6 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool, **settings: A
     with step_bars() as on_progress:
         made = make(*runs, out=page_or_json(out, _PAGE, as_json), on_progress=on_progress, **settings)
     if as_json:
-        click.echo(json.dumps(made.to_dict(), indent=2))
+        echo_json(made.to_dict())
     elif made.path is not None:
         print_page(made.path, made.nbytes, time.monotonic() - started)

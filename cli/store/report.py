@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 import tokenstore
 
 from .. import options, source_options, training_options
-from ..console import refuse_idle_options
+from ..console import echo_json, refuse_idle_options
 from ..main import EXIT_CODES
 from ..report_options import near, page, page_or_json, print_page, quality
 
@@ -64,6 +63,6 @@ def report(stores: tuple[str, ...], out: Path | None, as_json: bool, **settings:
     with step_bars() as on_progress:
         made = tokenstore.report(*stores, out=out, on_progress=on_progress, **settings)
     if as_json:
-        click.echo(json.dumps(made.to_dict(), indent=2))
+        echo_json(made.to_dict())
     elif made.path is not None:
         print_page(made.path, made.nbytes, time.monotonic() - started)
