@@ -12,7 +12,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
-__all__ = ["at_end", "available_cores", "closed_at_end", "compiled", "importing_kernels", "in_order"]
+__all__ = [
+    "at_end",
+    "available_cores",
+    "closed_at_end",
+    "compiled",
+    "importing_kernels",
+    "in_order",
+    "one_blas_thread",
+]
 
 _Item = TypeVar("_Item")
 _Live = TypeVar("_Live", bound="_Closable")
@@ -100,6 +108,40 @@ def in_order(
             yield begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Generator[None, None, None]:
+    """Have numpy compute products of matrices in the thread that asks, in the whole process, for a while.
+
+    Then their sums do not depend on the number of threads, and callers may compute parts in threads of their
+    own. Nested and concurrent uses count: the last that ends restores the threads.
+    """
+    import threadpoolctl  # not above, for a fast start
+
+    with _blas.lock:
+        if not _blas.users:
+            _blas.limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+        _blas.users += 1
+    try:
+        yield
+    finally:
+        with _blas.lock:
+            _blas.users -= 1
+            if not _blas.users:
+                _blas.limits.restore_original_limits()
+
+
+class _Blas:
+    """The present uses of `one_blas_thread`."""
+
+    lock = threading.Lock()
+    users = 0
+    limits: Any = None
+    """The limit on the library's threads, which restores what was before it."""
+
+
+_blas = _Blas()
 
 
 def compiled(function: Callable[..., Any], *, fastmath: bool = False) -> Any:

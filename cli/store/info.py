@@ -31,7 +31,8 @@ _VIEWS_SHOWN = 4
     "other",
     metavar="OTHER",
     type=ExistingPlace("token store"),
-    help="Show instead what differs between STORE and another store, samples among it; 1 if anything does.",
+    help="Show instead what differs between STORE (<) and another store (>), samples among it; 1 if anything "
+    "does.",
 )
 @options.as_json("the manifest and each array's layout, or the differences")
 @options.storage_options()
@@ -63,10 +64,12 @@ def _show_diff(found: StoreDiff, as_json: bool) -> None:
         echo_json(found.to_dict())
     else:
         rows = [(each.what, each.first, each.second) for each in found.differences]
+        if rows:
+            rows.insert(0, ("store", found.first, found.second))
         width = max([0, *(len(what) for what, _, _ in rows)])
         for what, first, second in rows:
-            echo(f"{what:<{width}}  {first}")
-            echo(f"{'':<{width}}  {second}")
+            echo(f"{what:<{width}}  < {first}")
+            echo(f"{'':<{width}}  > {second}")
         if found.same:
             echo("the same facts and samples")
     if not found.same:

@@ -30,6 +30,9 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
     type=click.IntRange(1),
     help="Window of the shuffles 'block' and 'lanes', for --shuffle; by default TokenLoader's.",
 )
+@click.option(
+    "--further-columns", "further", is_flag=True, help="Also say what the values of further columns are like."
+)
 @source_options.originals()
 @options.tokenizer(otherwise="the one that STORE names")
 @options.device()
@@ -41,12 +44,15 @@ def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **setti
     compared with their images as the tokenizer saw them: resized, not as they are in their files. With
     --shuffle, batches of an epoch are drawn, without reading their codes, to count the distinct classes and
     the distinct runs of samples in each: as stored, fully shuffled, and by the shuffles 'block' and 'lanes'.
+    With --further-columns, every one of them is read, such as captions and boxes: its bytes, its empty and
+    distinct values, and the range of its numbers and lengths.
 
     \b
     Examples:
       tokenstore stats photos.zarr
       tokenstore stats photos.zarr --json > audit.json
       tokenstore stats photos.zarr --quality 500 --device cuda
+      tokenstore stats photos.zarr --further-columns
       tokenstore stats s3://bucket/photos.zarr --shuffle --shuffle-window 50000
     """
     refuse_idle_options(_IMAGE_OPTIONS, "--quality N", quality is None)

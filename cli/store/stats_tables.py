@@ -16,6 +16,9 @@ from ..console import human_bytes
 from ..terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenstore.audit.column_use import ColumnUse, Spread
     from tokenstore.audit.originals import ComparedSamples
     from tokenstore.audit.quality import SplitQuality
 
@@ -36,6 +39,8 @@ def print_stats(result: StorageAudit) -> None:
     _print_bytes(console, result)
     for name, split in result.splits.items():
         _print_split(console, name, split, result.class_names)
+        if split.further is not None:
+            _print_columns(console, split.further)
         if split.quality is not None:
             console.print(f"  {_quality_line(split.quality)}")
         if "shuffle" in split.columns:
@@ -114,6 +119,28 @@ def _print_split(console: Terminal, name: str, split: SplitAudit, classes: tuple
         _print_codebook(console, label, use)
     if split.class_counts is not None:
         _print_classes(console, split.class_counts, classes)
+
+
+def _print_columns(console: Terminal, columns: Mapping[str, ColumnUse]) -> None:
+    """Print the kind and the values of each further column."""
+    if not columns:
+        console.print("  further columns: none")
+        return
+    table = Table("column", "kind", "size", "empty", "distinct", "lengths", "values", box=None)
+    for name, use in columns.items():
+        distinct = "" if use.distinct is None else f"{use.distinct:,}"
+        spreads = (_spread(use.lengths), _spread(use.values))
+        table.add_row(
+            printable(name), use.kind, human_bytes(use.nbytes), f"{use.empty:,}", distinct, *spreads
+        )
+    console.print(table)
+    console.print("  lengths and values: the least, the mean and the greatest")
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    return f"{spread.least:,.6g} / {spread.mean:,.6g} / {spread.greatest:,.6g}"
 
 
 def _print_mixing(console: Terminal, mixing: Mixing | None) -> None:

@@ -130,10 +130,12 @@ def test_the_command_prints_rows_and_ends_with_1(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["info", str(one), "--diff", str(two)])
     assert result.exit_code == 1
     assert [" ".join(line.split()) for line in result.output.splitlines()] == [
-        "train: samples 20",
-        "19",
-        "train: samples only here 1: rows 0 (train/0.png)",
-        "none",
+        f"store < {tokenstore.open(one).files.storage.url}",
+        f"> {tokenstore.open(two).files.storage.url}",
+        "train: samples < 20",
+        "> 19",
+        "train: samples only here < 1: rows 0 (train/0.png)",
+        "> none",
     ]
     said = json.loads(CliRunner().invoke(cli, ["info", str(one), "--diff", str(two), "--json"]).output)
     assert said == json.loads(json.dumps(tokenstore.diff(one, two).to_dict()))

@@ -46,7 +46,8 @@ def test_the_last_line_says_that_labels_were_not_used_and_how_to_use_them(
 ) -> None:
     result = convert(table, tmp_path / "a")
     assert result.exit_code == 0, result.output
-    assert "note: columns not used: 2 (breed, text)" in result.output
+    note = "note: columns not used: 2 (breed, text); --column NAME stores one as a further column"
+    assert note in result.output
     assert "train: no labels" in result.output
     last = result.output.splitlines()[-1]
     assert "stored without labels, though SRC seems to have some (train): columns that may hold" in last

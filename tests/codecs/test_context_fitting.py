@@ -70,21 +70,22 @@ def test_more_copies_of_the_model_make_it_smaller() -> None:
 
 
 def test_another_process_with_other_thread_settings_gives_the_same_bytes() -> None:
-    codes = smooth_codes(20, (8, 8), 40)
+    """Fit to so many codes that BLAS would share products of matrices among threads."""
+    codes = random_codes((600,), (20, 8, 8))
     script = """
         import os, sys
         for name in ("OPENBLAS", "OMP", "MKL", "NUMBA"):
             os.environ[name + "_NUM_THREADS"] = "2"
         sys.path.insert(0, sys.argv[1])
-        from helpers.context_models import smooth_codes
+        from helpers.context_models import random_codes
         from tokenstore.codecs.context import fit_context
-        codes = smooth_codes(20, (8, 8), 40)
-        print(fit_context(codes, (40,), total_codes=10**6).model.to_bytes().hex())
+        codes = random_codes((600,), (20, 8, 8))
+        print(fit_context(codes, (600,), total_codes=10**7).model.to_bytes().hex())
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(TESTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
-    model = fit_context(codes, (40,), total_codes=10**6).model
+    model = fit_context(codes, (600,), total_codes=10**7).model
     assert model is not None
     assert done.stdout.strip() == model.to_bytes().hex()
 

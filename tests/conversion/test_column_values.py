@@ -96,7 +96,7 @@ def test_arrays_that_are_not_chosen_are_named(tmp_path: Path) -> None:
     codes, texts = np.arange(8, dtype=np.uint8).reshape(4, 2), np.array(list("abcd"))
     np.savez(tmp_path / "codes.npz", codes=codes, caption=texts, score=np.arange(4.0), alt=texts)
     assert open_source(tmp_path / "codes.npz", columns=["caption"]).notes == (
-        "arrays not used: 2 (score, alt)",
+        "arrays not used: 2 (score, alt); columns='NAME' stores one as a further column",
     )
 
 

@@ -62,7 +62,10 @@ def test_the_row_numbers_and_further_columns_of_pandas_are_passed_over(root: Pat
     rows = [["", "path", "width", "label"]] + [[str(n), row[0], "9", row[1]] for n, row in enumerate(ROWS)]
     source = opened(root, lines(rows))
     assert labels(source) == [1, 0, 1]
-    assert source.notes == ("columns of labels.csv not used: 1 (width)",)
+    assert source.notes == (
+        "columns of labels.csv not used: 1 (width); table='labels.csv' with columns='NAME' stores one as a "
+        "further column",
+    )
 
 
 def test_whole_floats_of_pandas_are_integers(root: Path) -> None:

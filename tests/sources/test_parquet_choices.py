@@ -66,7 +66,9 @@ def test_columns_that_look_like_labels_are_named_with_the_way_to_use_them(tmp_pa
     path = write(tmp_path / "x.parquet", dog_breed=["a", "b", "a", "b"], caption=list("wxyz"))
     source = open_parquet(path)
     assert labels(source) is None
-    assert source.notes == ("columns not used: 2 (dog_breed, caption)",)
+    assert source.notes == (
+        "columns not used: 2 (dog_breed, caption); columns='NAME' stores one as a further column",
+    )
     (note,) = source.unused_labels
     assert note.startswith("columns that may hold labels are not used: dog_breed; label_column='dog_breed'")
     assert note.parameters == (Parameter("label_column", "dog_breed"),)  # type: ignore[attr-defined]

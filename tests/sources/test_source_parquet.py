@@ -56,7 +56,10 @@ def test_the_hugging_face_layout_gives_images_labels_and_class_names(tmp_path: P
         "train-00000-of-00002.parquet[4]",
         "train-00001-of-00002.parquet[0]",
     ]
-    assert source.notes == ("validation is split val", "columns not used: 1 (photo.path)")
+    assert source.notes == (
+        "validation is split val",
+        "columns not used: 1 (photo.path); columns='NAME' stores one as a further column",
+    )
 
 
 @pytest.mark.parametrize("name", ["image", "img", "jpg", "anything"])
@@ -177,7 +180,7 @@ def test_labels_that_are_lists_are_passed_over_with_a_note(tmp_path: Path) -> No
     assert labels(source) is None
     assert source.notes == (
         "column labels skipped: list<element: int64> is not one label a sample",
-        "columns not used: 1 (labels)",
+        "columns not used: 1 (labels); columns='NAME' stores one as a further column",
     )
     assert source.unused_labels == (
         "columns that may hold labels are not used: labels, as none is one label a sample",
@@ -191,7 +194,7 @@ def test_of_several_class_labels_the_usual_name_or_the_first_is_taken_and_noted(
     assert labels(source) == [1]
     assert source.notes == (
         "labels are taken from column fine, one of fine, coarse; label_column=... takes another",
-        "columns not used: 1 (coarse)",
+        "columns not used: 1 (coarse); columns='NAME' stores one as a further column",
     )
 
 

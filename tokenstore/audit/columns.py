@@ -38,6 +38,7 @@ class StatsOptions:
     device: str = "cpu"
     of_images: OriginalsOptions = field(default_factory=OriginalsOptions)
     """The options of opening the images."""
+    further: bool = False
 
 
 class StatsColumn(Protocol):
@@ -50,6 +51,7 @@ class StatsColumn(Protocol):
 COLUMNS: dict[str, str | StatsColumn] = {
     "quality": "tokenstore.audit.columns:quality",
     "shuffle": "tokenstore.audit.columns:shuffle",
+    "further": "tokenstore.audit.column_use:column_use",
 }
 """The function of each column by its name; a text `module:function` is imported when it is needed."""
 
@@ -106,6 +108,8 @@ def shuffle(store: TokenStore, options: StatsOptions) -> Mapping[str, Mixing | N
 
 def json_value(value: Any) -> Any:
     """Return a column's value as a JSON value."""
+    if isinstance(value, Mapping):
+        return {name: json_value(each) for name, each in value.items()}
     if hasattr(value, "to_dict"):
         return value.to_dict()
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value

@@ -22,6 +22,7 @@ from tokenstore.reading.open import StorePath, as_store
 from tokenstore.sources.options import OriginalsOptions, refuse_unknown
 
 if TYPE_CHECKING:
+    from tokenstore.audit.column_use import ColumnUse
     from tokenstore.audit.quality import SplitQuality
     from tokenstore.loading import Mixing
     from tokenstore.tokenizers.base import Tokenizer
@@ -72,6 +73,11 @@ class SplitAudit:
         """The mixing of the split by each order, if asked for; None if there is nothing to mix."""
         return self.columns.get("shuffle")
 
+    @property
+    def further(self) -> Mapping[str, ColumnUse] | None:
+        """The values of each further column by its name, if they were asked for."""
+        return self.columns.get("further")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the sizes, and the columns beside them, as JSON values."""
         sizes = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "columns"}
@@ -107,6 +113,7 @@ def stats(
     shuffle: bool = False,
     batch_size: int = BATCH_SIZE,
     shuffle_window: int | None = None,
+    further: bool = False,
     images: StorePath | None = None,
     tokenizer: str | Tokenizer | None = None,
     device: str = "cpu",
@@ -119,10 +126,10 @@ def stats(
     Args:
         store: The store, or its path or URL.
         quality: The samples of each split to decode and compare with their images as the tokenizer saw them.
-        shuffle: True to count the distinct classes and runs of samples in batches, too: as stored, fully
-            shuffled, and shuffled by blocks.
+        shuffle: True to count the distinct classes and runs of samples in batches of each order, too.
         batch_size: The samples of these batches.
         shuffle_window: The samples in the window of the shuffle by blocks, by default TokenLoader's.
+        further: True to read the further columns, too: empty and distinct values, numbers, lengths.
         images: The place of the images, by default that in the manifest.
         tokenizer: The store's tokenizer, by default the one that the manifest names.
         device: The device that a tokenizer given by its name runs on.
@@ -131,14 +138,13 @@ def stats(
         **of_images: The options that the images are opened with.
 
     Raises ArgumentError for arguments without use, SourceError if no image can be compared, TokenizerError
-    if the tokenizer is unknown or is not the store's, DamageError for damaged codes, and the errors of
-    `tokenstore.open`.
+    for a tokenizer that is unknown or not the store's, DamageError, and the errors of `tokenstore.open`.
     """
     refuse_unknown(of_images, OriginalsOptions.__annotations__, "stats")
     _check_arguments(quality, images=images, tokenizer=tokenizer, **of_images)
     opened = as_store(store, storage_options)
-    options = StatsOptions(quality, shuffle, batch_size, shuffle_window, images, tokenizer, device, of_images)
-    return audit_store(opened, options, on_progress)
+    asked = quality, shuffle, batch_size, shuffle_window, images, tokenizer, device, of_images, further
+    return audit_store(opened, StatsOptions(*asked), on_progress)
 
 
 def audit_store(
@@ -168,20 +174,25 @@ def audit_store(
         observer = None if observe is None else observe(name)
         splits[name] = _audit_split(store, name, columns[name], counted[name], report, observer)
     parts = _nbytes_by_part(store)
-    nbytes = sum(parts.values())
-    fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, SYMMETRIES, CONTEXT_MODEL))
-    projected = fixed + round((nbytes - fixed) / max(total, 1) * MILLION)
     return StorageAudit(
         location=store.files.storage.url,
         codec=", ".join(manifest.codecs),
-        nbytes=nbytes,
+        nbytes=sum(parts.values()),
         nbytes_by_part=parts,
         samples=total,
         source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
-        million_nbytes=None if total < LEAST_PROJECTED else projected,
+        million_nbytes=_projected(parts, total),
         splits=splits,
         class_names=store.class_names,
     )
+
+
+def _projected(parts: Mapping[str, int], total: int) -> int | None:
+    """Return the bytes, about, of a million samples; None for too few samples to tell."""
+    if total < LEAST_PROJECTED:
+        return None
+    fixed = sum(parts.get(part, 0) for part in (CODEBOOK, SYNONYMS, SYMMETRIES, CONTEXT_MODEL))
+    return fixed + round((sum(parts.values()) - fixed) / total * MILLION)
 
 
 def _check_arguments(quality: int | None, **arguments: object) -> None:

@@ -23,7 +23,7 @@ __all__ = ["ChunkCodec", "DeviceForm", "MarkedCodec", "OnFitProgress", "SampleCo
 Values: TypeAlias = npt.NDArray[Any]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
-MAX_FIT_CODES = 2_000_000
+MAX_FIT_CODES = 8_000_000
 """The most codes that a codec is fitted to."""
 OnFitProgress: TypeAlias = Callable[[int, int], None]
 """A callback for the progress of a fit: steps done, and steps in all."""

@@ -18,7 +18,7 @@ Box: TypeAlias = tuple[int, int, int, int, int]
 
 ROLES = ("same", "mirrored", "second", "apart")
 """The references of a view: the best aligned view of the same orientation, the best aligned mirrored one, the
-second best of the same orientation, and, if none is aligned, the best other one of the same orientation."""
+second best of the same orientation, and, if none of this orientation is aligned, the best other one of it."""
 ALIGNED = 0.25
 """The most, in cells, that the middles of the cells of aligned views are apart along an axis."""
 MAX_VIEWS = 256
@@ -119,8 +119,7 @@ class Views:
             elif self.boxes[view][4] == self.boxes[other][4]:
                 apart.append(other)
         same, mirrored = aligned
-        is_alone = not same and not mirrored
-        between = sorted(apart, key=lambda other: self._side(view, other, grid))[:1] if is_alone else []
+        between = [] if same else sorted(apart, key=lambda other: self._side(view, other, grid))[:1]
         chosen = (same[:1], mirrored[:1], same[1:2], between)
         return tuple(role[0] if role else -1 for role in chosen)
 

@@ -20,15 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 from typing_extensions import override
 
-from tokenstore.errors import Parameter, SourceError
+from tokenstore.errors import SourceError
 from tokenstore.sources.array_columns import array_column
-from tokenstore.sources.base import CodeSource, CodeSplit, Labels, Note, SourceColumn
+from tokenstore.sources.base import CodeSource, CodeSplit, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape, unsigned_codes
 from tokenstore.sources.folders import files_ending
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import check_class_range, check_label_kind, check_labels, looks_like_label
 from tokenstore.sources.layouts.loose_arrays import latents_advice
-from tokenstore.sources.names import check_range, digest, shortened
+from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray, check_characters, open_npy, open_npz
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_files, in_usual_order, split_of_file
@@ -178,11 +178,7 @@ def _files(location: Path, columns: tuple[str, ...]) -> tuple[dict[str, Path], t
         if len(of_split) > 1:
             raise SourceError(f"{location}: {of_split[0]!r} and {of_split[1]!r} are both split {split}")
         files[split] = location / of_split[0]
-    if not further:
-        return files, ()
-    named = Parameter("columns", "NAME")
-    text = f"files not used: {len(further)} ({shortened(further)}); {named} stores one as a further column"
-    return files, (Note(text, [named]),)
+    return files, not_used("files", further)
 
 
 def _of_folder(location: Path, name: str) -> StoredArray | None:
@@ -237,7 +233,7 @@ def _with_columns(
         chosen[name] = array_column(arrays[array], len(contents.split))
     used = {*fields.values(), _LABELS, _CLASS_NAMES, _CODEBOOK}
     rest = [array for array in arrays if array not in used]
-    notes = (f"arrays not used: {len(rest)} ({shortened(rest)})",) if rest else ()
+    notes = not_used("arrays", rest)
     return replace(contents, split=replace(contents.split, further={}), chosen=chosen, notes=notes)
 
 

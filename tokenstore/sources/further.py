@@ -14,10 +14,10 @@ from typing_extensions import override
 from tokenstore.codecs import NAME, Column
 from tokenstore.errors import Parameter, SourceError, did_you_mean
 from tokenstore.sources.arrow_values import Extent, column_values
-from tokenstore.sources.base import SourceColumn
+from tokenstore.sources.base import Note, SourceColumn
 from tokenstore.sources.names import digest, shortened, sliced
 
-__all__ = ["ArrowColumn", "arrow_columns", "missing_field", "requested_fields"]
+__all__ = ["ArrowColumn", "arrow_columns", "missing_field", "not_used", "requested_fields"]
 
 _TAKEN = frozenset({"tokens", "labels", "masks", "soft_labels"})
 """The names of columns that a store fills in other ways."""
@@ -46,6 +46,18 @@ def requested_fields(columns: Sequence[str] | None, where: str) -> dict[str, str
             )
         fields[name] = field
     return fields
+
+
+def not_used(what: str, names: Sequence[str]) -> tuple[Note, ...]:
+    """Return a note that names what is not stored, and how it would be; none without names.
+
+    `what` is the source's word for several of them, such as "columns".
+    """
+    if not names:
+        return ()
+    named = Parameter("columns", "NAME")
+    text = f"{what} not used: {len(names)} ({shortened(names)}); {named} stores one as a further column"
+    return (Note(text, [named]),)
 
 
 def missing_field(where: str, field: str, known: Sequence[str]) -> SourceError:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tokenstore.errors import Parameter, SourceError
+from tokenstore.sources.base import Note
 from tokenstore.sources.files import SourceFile, whole_file
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.names import printable, shortened
@@ -161,9 +162,18 @@ def _columns(
             parameters=[what],
         )
     rest = [head[place] for place in range(len(head)) if place not in (paths, labels) and names[place]]
-    shown = shortened([_printable(name) for name in rest])
-    notes = (f"columns of {file.name} not used: {len(rest)} ({shown})",) if rest else ()
-    return (paths, labels), True, notes
+    return (paths, labels), True, _not_used(rest, file) if rest else ()
+
+
+def _not_used(names: list[str], file: SourceFile) -> tuple[Note]:
+    """Return a note that names columns of a table which are not stored, and how they would be."""
+    shown = shortened([_printable(name) for name in names])
+    table, column = Parameter("table", file.name), Parameter("columns", "NAME")
+    text = (
+        f"columns of {file.name} not used: {len(names)} ({shown}); {table} with {column} stores one as a "
+        "further column"
+    )
+    return (Note(text, [table, column]),)
 
 
 def _is_index(name: str) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.arrow_types import is_bytes, is_number, is_text, type_name
 from tokenstore.sources.base import Note
+from tokenstore.sources.further import not_used
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.layouts.rows import TOKEN_NAMES
 from tokenstore.sources.names import shortened
@@ -88,8 +89,7 @@ def choose_columns(schema: pa.Schema, where: str, options: ColumnOptions) -> Col
         label, unused = _label_column(others, features, where, options.label_column, notes)
     rest = [name for name in types if name not in (image, label, *options.further)]
     rest += [name for name in _beside_images(types[image], image) if name not in options.further]
-    if rest:
-        notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
+    notes += not_used("columns", rest)
     for name in (image, label):
         if schema.names.count(name) > 1:
             raise SourceError(f"{where}: expected one column {name!r}, found {schema.names.count(name)}")
@@ -167,8 +167,7 @@ def choose_beside_codes(schema: pa.Schema, where: str, codes: str, options: Colu
         others = {name: kind for name, kind in types.items() if name != codes}
         label, unused = _label_column(others, features, where, options.label_column, notes)
     rest = [name for name in types if name not in (codes, label, *options.further)]
-    if rest:
-        notes.append(f"columns not used: {len(rest)} ({shortened(rest)})")
+    notes += not_used("columns", rest)
     for name in (codes, label):
         if name is not None and schema.names.count(name) > 1:
             raise SourceError(f"{where}: expected one column {name!r}, found {schema.names.count(name)}")

@@ -33,7 +33,7 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 """A progress callback: the step's name, the units of it that are done, and all its units."""
 
 _TRIAL_CHUNKS = 16
-_MOST_FIT_CODES = 8 * MAX_FIT_CODES
+_MOST_FIT_CODES = 2 * MAX_FIT_CODES
 """The most codes of all views in memory for a fit."""
 _READ_AT_ONCE = 2**12
 _TIMINGS = 3

@@ -57,7 +57,10 @@ def test_fields_that_are_not_used_are_named_in_whichever_split_they_are(tmp_path
     put_json_lines(tmp_path / "train.jsonl", CODES, None, label=["cat"] * 23)
     put_json_lines(tmp_path / "val.jsonl", CODES, LABELS)
     why = "split train has no labels: its lines have no 'class_id'"
-    assert opened(tmp_path, "jsonl").notes == ("fields not used: 1 (label)", why)
+    assert opened(tmp_path, "jsonl").notes == (
+        "fields not used: 1 (label); columns='NAME' stores one as a further column",
+        why,
+    )
 
 
 @pytest.mark.parametrize("block", [30, 10**6])

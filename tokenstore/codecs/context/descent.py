@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from tokenstore.codecs.context.quantising import FittedPlane
 from tokenstore.codecs.context.tree import CodeTree
 
 Codes = npt.NDArray[Any]
+_Floats = npt.NDArray[np.float32]
 
 COMPONENTS = 64
 """The components of a code."""
@@ -53,28 +54,54 @@ class FitPlane:
 
 
 @dataclass(frozen=True, eq=False)
+class FitSamples:
+    """The samples of codes that a model is fitted to, made when they are drawn."""
+
+    count: int
+    grid: tuple[int, ...]
+    draw: Callable[[npt.NDArray[np.int64]], Codes]
+    """The codes (n, *grid) of samples by their numbers (n,)."""
+
+    @classmethod
+    def of(cls, codes: Codes) -> Self:
+        """Return samples of codes (n, *grid) in memory."""
+        return cls(len(codes), codes.shape[1:], codes.__getitem__)
+
+    def spread(self, most: int) -> Codes:
+        """Return the codes (n, *grid) of at most `most` samples, at even distances."""
+        return self.draw(np.unique(np.linspace(0, self.count - 1, most, dtype=np.int64)))
+
+
+@dataclass(frozen=True, eq=False)
 class _Batch:
     """The tables of the codes that occur in a batch of samples (n, L), and the samples' places in them."""
 
     rows: npt.NDArray[np.int64]
-    """Each code's row in its plane's tables (n, L)."""
+    """Each code's first row in its plane's table (n, L); a code has a row for each reader of its plane."""
     ranks: npt.NDArray[np.int64]
     """Each code's rank in its tree (n, L)."""
     used: list[npt.NDArray[np.int64]]
-    """For each plane, the row of `Descent.codes` behind each row of its tables."""
+    """For each plane, the row of `Descent.codes` of each code in its table."""
     starts: list[int]
-    """The first row of each plane's tables in `table`."""
+    """The first row of each plane's table in `table`."""
     table: npt.NDArray[np.float32]
-    """The tables of all planes and readers (rows, lanes)."""
+    """The tables of all planes (rows, lanes): code by code, its row for each reader."""
     bases: npt.NDArray[np.int64]
-    """The first row of the table of each plane's contexts (planes, contexts)."""
+    """The row of each plane's contexts for the first code of the table (planes, contexts)."""
     pasts: npt.NDArray[np.int64]
-    """The first rows of the tables of each plane's mean and trace (planes, 2)."""
+    """The rows of each plane's mean and trace for the first code of the table (planes, 2)."""
 
 
-def steps_of(epochs: float, samples: int, batch: int) -> int:
-    """Return the number of steps in `epochs` passes over the samples."""
-    return max(1, round(epochs * samples / batch))
+def _product(left: _Floats, right: _Floats, pool: ThreadPoolExecutor) -> _Floats:
+    """Return the product of matrices (m, k) and (k, n), whose rows are computed in parts by threads."""
+    out = np.empty((len(left), right.shape[1]), np.float32)
+
+    def part(index: int) -> None:
+        mine = slice(index * len(left) // PARTS, (index + 1) * len(left) // PARTS)
+        np.matmul(left[mine], right, out=out[mine])
+
+    list(pool.map(part, range(PARTS)))
+    return out
 
 
 class Descent:
@@ -98,7 +125,7 @@ class Descent:
 
         width = self.components
         self.codes = [normal(1 + plane.size, width, scale=0.3) for plane in planes]
-        self.readers = [normal(many, width, self.lanes, scale=0.3 / math.sqrt(width)) for many in readers]
+        self.readers = [normal(width, many, self.lanes, scale=0.3 / math.sqrt(width)) for many in readers]
         self.bias = np.zeros((number, self.lanes), np.float32)
         nodes = [plane.tree.nodes for plane in planes]
         self.weights = normal(max(1, sum(nodes)), LANES + 1, LANES, scale=0.1)
@@ -121,25 +148,26 @@ class Descent:
         return [*self.codes, *self.readers, self.bias, self.weights]
 
     def descend(
-        self, samples: Codes, epochs: float, batch: int, on_step: Callable[[], None] = lambda: None
+        self, samples: FitSamples, steps: int, batch: int, on_step: Callable[[], None] = lambda: None
     ) -> None:
-        """Fit to samples of codes (n, L) in `epochs` passes; -1 among given codes stands for no code.
+        """Fit to batches of samples, each drawn as often as any other; -1 among given codes is no code.
 
         The learning rate rises for a tenth of the steps, then falls to zero along a cosine.
         """
-        total = steps_of(epochs, len(samples), batch)
         places = neighbours([plane.contexts for plane in self.planes], self.grid).astype(np.int64)
         ranks = self._ranks()
-        weight = np.float32(2 / (self._coded(samples) / len(self.planes)))
+        of_a_sample = math.prod(samples.grid) // len(self.planes) - self.given_per_plane
+        weight = np.float32(2 / (samples.count * of_a_sample))
         drawn: list[int] = []
         with ThreadPoolExecutor(PARTS) as pool:
-            for step in range(total):
+            for step in range(steps):
                 while len(drawn) < batch:
-                    drawn.extend(self._random.permutation(len(samples)).tolist())
+                    drawn.extend(self._random.permutation(samples.count).tolist())
                 numbers, drawn = drawn[:batch], drawn[batch:]
-                done = step / total
+                done = step / steps
                 rate = RATE * (done / 0.1 if done < 0.1 else (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2)
-                self._step(samples[np.array(numbers)], places, ranks, rate, weight, pool)
+                codes = samples.draw(np.array(numbers)).reshape(batch, -1).astype(np.int64)
+                self._step(codes, places, ranks, rate, weight, pool)
                 on_step()
 
     def _step(
@@ -152,7 +180,7 @@ class Descent:
         pool: ThreadPoolExecutor,
     ) -> None:
         number = len(self.planes)
-        batch = self._batch(samples, ranks)
+        batch = self._batch(samples, ranks, pool)
 
         def part(index: int) -> tuple[Any, Any, Any]:
             mine = slice(index * len(samples) // PARTS, (index + 1) * len(samples) // PARTS)
@@ -172,11 +200,11 @@ class Descent:
         reader_slopes = []
         for at, used in enumerate(batch.used):
             mine = slope[batch.starts[at] : batch.starts[at] + len(used) * self._readers[at]]
-            mine = mine.reshape(self._readers[at], len(used), self.lanes)
+            mine = mine.reshape(len(used), -1)
             whole = np.zeros_like(self.codes[at])
-            whole[used] = np.matmul(mine, self.readers[at].transpose(0, 2, 1)).sum(axis=0)
+            whole[used] = _product(mine, self.readers[at].reshape(self.components, -1).T, pool)
             slopes.append(whole)
-            reader_slopes.append(np.matmul(self.codes[at][used].T, mine))
+            reader_slopes.append(_product(mine.T, self.codes[at][used], pool).T)
         self._steps += 1
         scale = np.float32(number / self._coded(samples))
         all_slopes = [*slopes, *reader_slopes, bias_slope, weights_slope]
@@ -190,7 +218,7 @@ class Descent:
         """Return the number of codes of samples (n, L) that are not given."""
         return samples.size - len(samples) * len(self.planes) * self.given_per_plane
 
-    def _batch(self, samples: Codes, ranks: list[npt.NDArray[np.int64]]) -> _Batch:
+    def _batch(self, samples: Codes, ranks: list[npt.NDArray[np.int64]], pool: ThreadPoolExecutor) -> _Batch:
         """Compute the tables of the codes that occur in samples (n, L), and the samples' rows in them."""
         number = len(self.planes)
         per_plane = samples.shape[1] // number
@@ -202,11 +230,13 @@ class Descent:
             here = slice(at * per_plane, (at + 1) * per_plane)
             unique, inverse = np.unique(samples[:, here], return_inverse=True)
             any_missing = int(unique[0] < 0)
-            rows[:, here] = inverse.reshape(len(samples), per_plane) + 1 - any_missing
+            places = inverse.reshape(len(samples), per_plane) + 1 - any_missing
+            rows[:, here] = places * self._readers[at]
             ranked[:, here] = ranks[at][samples[:, here]]
             used = np.concatenate([[0], unique[any_missing:].astype(np.int64) + 1])
             all_used.append(used)
-            tables.append(np.matmul(self.codes[at][used], self.readers[at]))  # (readers, rows, lanes)
+            # subtle: one product of large matrices for all readers takes a tenth of the time of one each
+            tables.append(_product(self.codes[at][used], self.readers[at].reshape(self.components, -1), pool))
             starts.append(start)
             start += len(used) * self._readers[at]
         table = np.concatenate([each.reshape(-1, self.lanes) for each in tables])
@@ -215,10 +245,10 @@ class Descent:
         readers = [0] * number
         for at, plane in enumerate(self.planes):
             for context, source in enumerate(plane.sources):
-                bases[at, context] = starts[source] + readers[source] * len(all_used[source])
+                bases[at, context] = starts[source] + readers[source]
                 readers[source] += 1
         for at in range(number):
-            pasts[at] = starts[at] + (readers[at] + np.arange(PAST_ROWS)) * len(all_used[at])
+            pasts[at] = starts[at] + readers[at] + np.arange(PAST_ROWS)
         return _Batch(rows, ranked, all_used, starts, table, bases, pasts)
 
     def _ranks(self) -> list[npt.NDArray[np.int64]]:
@@ -234,8 +264,8 @@ class Descent:
         planes = []
         for at, plane in enumerate(self.planes):
             if plane.tree.levels > 1:
-                rows = np.matmul(self.codes[at][1:], self.readers[at][:4])
-                vectors = np.concatenate(list(rows), axis=1)
+                nearest = self.readers[at][:, :4]
+                vectors = self.codes[at][1:] @ nearest.reshape(self.components, -1)
                 planes.append(replace(plane, order=grouped_order(vectors, plane.tree)))
             else:
                 planes.append(plane)
@@ -251,7 +281,7 @@ class Descent:
                     plane.order,
                     plane.contexts,
                     self.codes[at],
-                    np.ascontiguousarray(self.readers[at].transpose(1, 0, 2)),
+                    self.readers[at],
                     self.bias[at],
                     self.weights[self.first_nodes[at] + node, :, digit],
                     plane.fade,

@@ -18,7 +18,7 @@ from tokenstore.codecs.bitpack import code_dtype
 from tokenstore.codecs.chunks import MAX_FIT_CODES, OnFitProgress
 from tokenstore.codecs.context.codec import Context, stored_model_nbytes
 from tokenstore.codecs.context.contexts import context_offsets, view_offsets
-from tokenstore.codecs.context.descent import LARGE_CODEBOOK, PARTS, Descent, FitPlane, steps_of
+from tokenstore.codecs.context.descent import LARGE_CODEBOOK, PARTS, Descent, FitPlane, FitSamples
 from tokenstore.codecs.context.digits import digits_of, has_digits, split_digits
 from tokenstore.codecs.context.given import NO_CODE, GivenViews, framed, framed_grid
 from tokenstore.codecs.context.grouping import cooccurrence_vectors, grouped_order
@@ -28,21 +28,24 @@ from tokenstore.codecs.context.streams import Streams
 from tokenstore.codecs.context.tree import MAX_CODEBOOK_SIZE
 from tokenstore.codecs.views import ROLES, Views
 from tokenstore.errors import CodecError
+from tokenstore.machine import one_blas_thread
 
 Codes: TypeAlias = npt.NDArray[Any]
 
 LEAST_DIGIT_CODES = 256
 """The fewest codes of a large codebook to whose digits a model is fitted."""
+PASS_CODES = 2_000_000
+"""The most codes of a pass of the fit. Of more codes, each pass takes others."""
 TRIAL_CODES = 200_000
 """The codes on which candidates for a model's precision are compared."""
-STEP_RATIO = 1.7
+STEP_RATIO = 1.3
 """The ratio of one step between levels of rows to the next finer one that is tried."""
-WEIGHT_STEPS = (0.02, 0.04, 0.07, 0.12, 0.2)
+WEIGHT_STEPS = (0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2)
 """The steps between levels of weights that are tried."""
 LARGE_CONTEXTS = 6
 """The contexts of a large codebook."""
-EPOCHS, LARGE_EPOCHS = 6, 4
-"""The passes over the samples: of usual codebooks, and of large ones."""
+EPOCHS, LARGE_EPOCHS = 12, 4
+"""The passes of the fit: of usual codebooks, and of large ones."""
 LEAST_STEPS = 400
 FIRST_FIT = 4
 """The ratio of the passes to those of the first fit, by which codes are grouped."""
@@ -53,7 +56,7 @@ _PROGRESS_STEPS = 1000
 
 
 def fitted_planes(
-    samples: Codes,
+    samples: FitSamples,
     codebook_sizes: tuple[int, ...],
     *,
     seed: int = 0,
@@ -61,16 +64,15 @@ def fitted_planes(
     roles: Sequence[str] = (),
     on_progress: OnFitProgress | None = None,
 ) -> list[FittedPlane]:
-    """Fit a model to samples of codes (n, *grid) and return its planes, in floats.
+    """Fit a model to samples and return its planes, in floats.
 
     With `roles`, the axis of frames has references of these roles before the view that is coded.
     """
-    grid = samples.shape[1:]
+    grid = samples.grid
     number = len(codebook_sizes)
     books = 1 if number > 1 else 0
     own_grid = (*grid[:books], *grid[books + 1 :]) if roles else grid
     given = len(roles) * (math.prod(own_grid) // number)
-    flat = np.ascontiguousarray(samples.reshape(len(samples), -1)).astype(np.int64)
     width = own_grid[-1] if len(own_grid) > 1 + books else 32
     fade = min(8, max(1, round(math.log2(max(2, width)))))
     large = max(codebook_sizes) > LARGE_CODEBOOK
@@ -83,11 +85,15 @@ def fitted_planes(
         sources = [at + int(offset[0]) if number > 1 else 0 for offset in contexts]
         planes.append(FitPlane(size, contexts, sources, np.arange(size, dtype=np.uint32), fade))
     codes_per_sample = math.prod(own_grid)
-    batch = max(PARTS, min(len(flat), BATCH_CODES * (2 if large else 1) // codes_per_sample))
+    of_a_pass = max(1, min(samples.count, PASS_CODES // codes_per_sample))
+    batch = max(PARTS, min(samples.count, BATCH_CODES * (2 if large else 1) // codes_per_sample))
     if epochs is None:
-        epochs = min(60, max(LARGE_EPOCHS if large else EPOCHS, LEAST_STEPS * batch / len(flat)))
+        epochs = min(60, max(LARGE_EPOCHS if large else EPOCHS, LEAST_STEPS * batch / of_a_pass))
     grouped = any(plane.tree.levels > 1 for plane in planes)
-    total = steps_of(epochs, len(flat), batch) + grouped * steps_of(epochs / FIRST_FIT, len(flat), batch)
+    first_steps, all_steps = (
+        max(1, round(part * of_a_pass / batch)) for part in (epochs / FIRST_FIT, epochs)
+    )
+    total = all_steps + grouped * first_steps
     steps = itertools.count(1)
 
     def on_step() -> None:
@@ -95,28 +101,31 @@ def fitted_planes(
             on_progress(next(steps), total)
 
     if grouped:
+        flat = samples.spread(of_a_pass).reshape(-1, math.prod(grid))
         per_plane = flat.shape[1] // number
         for at, plane in enumerate(planes):
             if plane.tree.levels > 1:
-                own = flat[:, at * per_plane + given : (at + 1) * per_plane]
+                own = flat[:, at * per_plane + given : (at + 1) * per_plane].astype(np.int64)
                 vectors = cooccurrence_vectors(own, own_grid[books:], plane.size, seed)
                 planes[at] = replace(plane, order=grouped_order(vectors, plane.tree))
         first = Descent(planes, grid, seed, given)
-        first.descend(flat, epochs / FIRST_FIT, batch, on_step)
+        first.descend(samples, first_steps, batch, on_step)
         planes = first.regrouped()
     fit = Descent(planes, grid, seed, given)
-    fit.descend(flat, epochs, batch, on_step)
+    fit.descend(samples, all_steps, batch, on_step)
     return fit.result()
 
 
-def sampled(codes: Codes, seed: int) -> Codes:
+def sampled(codes: Codes, seed: int, most_codes: int | None = None) -> Codes:
     """Draw samples (n, *grid) of at most MAX_FIT_CODES codes in all, without replacement, in order."""
-    most = max(1, MAX_FIT_CODES // math.prod(codes.shape[1:]))
+    most = max(1, (most_codes or MAX_FIT_CODES) // math.prod(codes.shape[1:]))
     if len(codes) <= most:
         return codes
     return codes[np.sort(np.random.default_rng(seed).choice(len(codes), most, replace=False))]
 
 
+# subtle: threads of BLAS would decide the order of sums, and on busy cores wait for each other at every call
+@one_blas_thread()
 def fit_context(
     codes: Codes,
     codebook_sizes: tuple[int, ...],
@@ -144,7 +153,7 @@ def fit_context(
     if has_digits(size) and len(codebook_sizes) == 1 and codes.size >= LEAST_DIGIT_CODES:
         digits = digits_of(size)
         _check_range(codes, codebook_sizes)
-        flat = sampled(codes.reshape(-1, *grid), seed)
+        flat = sampled(codes.reshape(-1, *grid), seed, PASS_CODES)
         planes = split_digits(flat.reshape(len(flat), -1), digits).reshape(len(flat), len(digits), *grid)
         total = len(digits) * (total_codes or codes.size)
         return Context(size, _Fit(digits, seed, total, copies, on_progress).alone(planes), without)
@@ -200,10 +209,11 @@ class _Fit:
         samples = sampled(codes, self.seed)
         _check_range(samples, self.codebook_sizes)
         samples = samples.astype(code_dtype(size), copy=False)
+        drawn = FitSamples.of(samples)
         planes = fitted_planes(
-            samples, self.codebook_sizes, seed=self.seed, on_progress=self._progress(0, self.share)
+            drawn, self.codebook_sizes, seed=self.seed, on_progress=self._progress(0, self.share)
         )
-        trial = _Trial.of(samples, size, self.share * self.total_codes, self.copies)
+        trial = _Trial.of(drawn, size, self.share * self.total_codes, self.copies)
         return _cheapest(planes, trial, may_pack=may_pack)
 
     def given(
@@ -220,17 +230,19 @@ class _Fit:
         framed_shape = framed_grid(grid, books, frames)
         flat = codes.reshape(len(codes), views.count, -1)
         given = [view for view, row in enumerate(references) if max(row) > NO_CODE]
-        most = max(1, MAX_FIT_CODES // flat.shape[2])
-        # subtle: a few views of many images tell more than all views of a few
-        pairs = np.arange(len(flat) * len(given))
-        if len(pairs) > most:
-            pairs = np.sort(np.random.default_rng(self.seed).choice(len(pairs), most, replace=False))
-        rows, kinds = np.divmod(pairs, len(given))
-        samples = np.empty((len(pairs), *framed_shape), np.int32)
-        for kind, view in enumerate(given):
-            here = kinds == kind
-            part = framed(views, references, view, flat[rows[here]], grid, books)
-            samples[here] = part.reshape(-1, *framed_shape)
+
+        def draw(pairs: npt.NDArray[np.int64]) -> Codes:
+            """Return pairs of an image and a view, by their numbers (n,), each with its references."""
+            rows, kinds = np.divmod(pairs, len(given))
+            codes = np.empty((len(pairs), *framed_shape), np.int32)
+            for kind, view in enumerate(given):
+                here = np.flatnonzero(kinds == kind)
+                if len(here):
+                    part = framed(views, references, view, flat[rows[here]], grid, books)
+                    codes[here] = part.reshape(-1, *framed_shape)
+            return codes
+
+        samples = FitSamples(len(flat) * len(given), framed_shape, draw)
         planes = fitted_planes(
             samples,
             self.codebook_sizes,
@@ -238,7 +250,7 @@ class _Fit:
             roles=roles,
             on_progress=self._progress(self.share, 1),
         )
-        trial = samples[: max(1, TRIAL_CODES // (flat.shape[2]))]
+        trial = samples.spread(max(1, TRIAL_CODES // flat.shape[2]))
         trial = trial.reshape(len(trial), -1)
         own = trial.reshape(len(trial), books, frames + 1, -1)[:, :, -1].reshape(len(trial), -1)
         own = np.ascontiguousarray(own)
@@ -289,14 +301,14 @@ class _Trial:
     copies: int
 
     @classmethod
-    def of(cls, samples: Codes, size: int, total_codes: float, copies: int) -> _Trial:
-        """Return a trial on some of the samples (n, *grid), which are packed if that is shorter."""
-        trial = samples[: max(1, TRIAL_CODES // math.prod(samples.shape[1:]))]
+    def of(cls, samples: FitSamples, size: int, total_codes: float, copies: int) -> _Trial:
+        """Return a trial on some of the samples, which are packed if that is shorter."""
+        trial = samples.spread(max(1, TRIAL_CODES // math.prod(samples.grid)))
 
         def coded_nbytes(model: ContextModel | None) -> int:
             return len(Context(size, model).encode(trial, len(trial), 0))
 
-        return cls(coded_nbytes, samples.ndim - 1, total_codes / trial.size, copies)
+        return cls(coded_nbytes, len(samples.grid), total_codes / trial.size, copies)
 
     def cost(self, model: ContextModel | None) -> float:
         """Return the bytes of all codes by a model, and of its copies."""
@@ -310,27 +322,29 @@ def _cheapest(planes: list[FittedPlane], trial: _Trial, *, may_pack: bool = True
     """
 
     def descending(
-        candidates: Iterable[ContextModel], best: tuple[float, ContextModel | None]
-    ) -> tuple[float, ContextModel | None]:
-        """Return the cheapest of ever coarser models, with its cost; stop after two that are worse."""
-        worse = 0
-        for model in candidates:
-            candidate = (trial.cost(model), model)
-            worse = 0 if candidate[0] < best[0] else worse + 1
-            best = min(best, candidate, key=lambda one: one[0])
-            if worse == 2:
+        tried: Iterable[float], candidate: Callable[[float], ContextModel]
+    ) -> tuple[float, float, ContextModel]:
+        """Return the cheapest of ever coarser models, behind its cost and step; stop after two worse ones."""
+        found = []
+        for step in tried:
+            model = candidate(step)
+            found.append((trial.cost(model), step, model))
+            if len(found) > 2 and min(found, key=lambda one: one[0]) not in found[-2:]:
                 break
-        return best
+        return min(found, key=lambda one: one[0])
+
+    turned = [plane.principal() for plane in planes]
 
     def coded(step: float, weight_step: float) -> ContextModel:
-        return quantised(planes, trial.rank, step, weight_step)
+        return quantised(turned, trial.rank, step, weight_step)
 
-    finest = max(max(float(np.abs(plane.readers).max()) for plane in planes) / 127, 1e-6)
-    steps = [finest * STEP_RATIO**power for power in range(10)]
+    finest = max(max(float(np.abs(plane.readers).max()) for plane in turned) / 127, 1e-6)
+    steps = [finest * STEP_RATIO**power for power in range(24)]
     packed = [(trial.cost(None), None)] if may_pack else []
-    _, cheapest = descending((coded(step, WEIGHT_STEPS[0]) for step in steps), (math.inf, None))
-    nbytes = stored_model_nbytes(cheapest)
-    step = next(step for step in steps if stored_model_nbytes(coded(step, WEIGHT_STEPS[0])) == nbytes)
-    best = descending((coded(step, weight_step) for weight_step in WEIGHT_STEPS), (math.inf, None))
+    step = descending(steps[::2], lambda step: coded(step, WEIGHT_STEPS[0]))[1]
+    weight_step = descending(WEIGHT_STEPS, lambda weight_step: coded(step, weight_step))[1]
+    # subtle: coarser weights change what finer rows are worth
+    best = descending(steps[max(0, steps.index(step) - 2) :], lambda step: coded(step, weight_step))
     alone = coded(math.inf, WEIGHT_STEPS[-1])
-    return min([best, (trial.cost(alone), alone), *packed], key=lambda one: one[0])[1]
+    models = [(best[0], best[2]), (trial.cost(alone), alone), *packed]
+    return min(models, key=lambda one: one[0])[1]

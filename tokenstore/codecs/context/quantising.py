@@ -7,7 +7,7 @@ between levels spends bits on the components that count, and drops those below i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,14 +35,34 @@ class FittedPlane:
     """The weights of each child (children, 33); the last column has biases, in nats."""
     fade: int
 
+    def principal(self) -> FittedPlane:
+        """Return the plane with components of unit size and the same rows, the largest component first."""
+        ranks = self.readers.shape[0]
+        flat = self.readers.reshape(ranks, -1)
+        codes = len(self.components)
+        # subtle: QR first, so that singular vectors are computed of small matrices, not of the large product
+        left, right = (np.linalg.qr(each.astype(np.float64)) for each in (self.components, flat.T))
+        u, s, v = np.linalg.svd(left[1] @ right[1].T)
+        size = math.sqrt(codes)
+        components = left[0] @ u[:, : len(s)] * size
+        readers = (s[:, None] * (v[: len(s)] @ right[0].T)) / size
+        shape = (min(len(s), MAX_COMPONENTS), *self.readers.shape[1:])
+        return replace(
+            self,
+            components=components[:, : shape[0]].astype(np.float32),
+            readers=readers[: shape[0]].reshape(shape).astype(np.float32),
+        )
+
 
 def quantised(planes: list[FittedPlane], rank: int, step: float, weight_step: float) -> ContextModel:
-    """Return the model in integers, with `step` between levels of rows and `weight_step` between weights."""
-    turned = [_principal(plane) for plane in planes]
+    """Return the model in integers, with `step` between levels of rows and `weight_step` between weights.
+
+    The planes have principal components (`FittedPlane.principal`).
+    """
     parts = []
-    for plane, (components, readers) in zip(planes, turned, strict=True):
-        count = _components_above(components, readers, step)
-        components, readers = components[:, :count], readers[:count]
+    for plane in planes:
+        count = _components_above(plane.components, plane.readers, step)
+        components, readers = plane.components[:, :count], plane.readers[:count]
         weights = plane.weights[:, :-1] if count else np.zeros_like(plane.weights[:, :-1])
         largest_weight = max(float(np.abs(weights).max(initial=0)), 1e-6)
         weight_scale = min(1 / weight_step, _LARGEST / largest_weight)
@@ -82,21 +102,6 @@ def quantised(planes: list[FittedPlane], rank: int, step: float, weight_step: fl
             )
         )
     return ContextModel(rank, tuple(parts))
-
-
-def _principal(plane: FittedPlane) -> tuple[Floats, Floats]:
-    """Return components of unit size and readers with the same product, the largest component first."""
-    ranks = plane.readers.shape[0]
-    flat = plane.readers.reshape(ranks, -1)
-    codes = len(plane.components)
-    # subtle: QR first, so that singular vectors are computed of small matrices, not of the large product
-    left, right = np.linalg.qr(plane.components.astype(np.float64)), np.linalg.qr(flat.T.astype(np.float64))
-    u, s, v = np.linalg.svd(left[1] @ right[1].T)
-    size = math.sqrt(codes)
-    components = left[0] @ u[:, : len(s)] * size
-    readers = (s[:, None] * (v[: len(s)] @ right[0].T)) / size
-    shape = (min(len(s), MAX_COMPONENTS), *plane.readers.shape[1:])
-    return components[:, : shape[0]].astype(np.float32), readers[: shape[0]].reshape(shape).astype(np.float32)
 
 
 def _components_above(components: Floats, readers: Floats, step: float) -> int:

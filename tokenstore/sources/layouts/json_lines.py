@@ -30,11 +30,11 @@ from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.folders import FolderOnDisk
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_labels
 from tokenstore.sources.layouts.json_parsing import parsed_lines
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
-from tokenstore.sources.names import digest, shortened
+from tokenstore.sources.names import digest
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, has_shards
 from tokenstore.storage import public_url
@@ -283,7 +283,7 @@ def _unused(files: Iterable[SourceFile], fields: _Fields) -> tuple[str, ...]:
     used = {fields.tokens, fields.label, *fields.further}
     names = dict.fromkeys(name for file in files for name in _first_line(file))
     rest = [name for name in names if name not in used]
-    return (f"fields not used: {len(rest)} ({shortened(rest)})",) if rest else ()
+    return not_used("fields", rest)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

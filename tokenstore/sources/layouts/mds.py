@@ -28,7 +28,7 @@ from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.folders import folders_in
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_labels, label_splits
 from tokenstore.sources.layouts.mds_values import Cells, Encoding, encoding_of
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
@@ -189,7 +189,7 @@ def open_mds(
         splits=splits,
         grid=grid_of({split: each.stored for split, each in splits.items()}, where),
         class_names=class_names,
-        notes=(f"columns not used: {len(rest)} ({shortened(rest)})",) if rest else (),
+        notes=not_used("columns", rest),
         further={
             split: {name: ShardColumn(kinds[field], of_split, field) for name, field in fields.items()}
             for split, of_split in shards.items()

@@ -26,7 +26,7 @@ from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, SourceColumn
 from tokenstore.sources.code_values import check_shape
 from tokenstore.sources.files import LocalFile, SourceFile, reading, whole_file
 from tokenstore.sources.folders import FolderOnDisk
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range
 from tokenstore.sources.layouts.rows import (
     ArrayRows,
@@ -116,8 +116,7 @@ def open_safetensors(
     rest = [each for each in first.tensors if each not in (name, label, *fields.values())]
     if first.tensors[name].dtype == np.dtype("<i2"):
         notes.append(f"tensor {name} of int16 is read as uint16")
-    if rest:
-        notes.append(f"tensors not used: {len(rest)} ({shortened(rest)})")
+    notes += not_used("tensors", rest)
     class_names, tokenizer = _class_names(first), first.facts.get("tokenizer")
     check_class_range({k: v for k, v in labels.items() if v is not None}, class_names, where)
     return CodeSource(

@@ -30,7 +30,7 @@ from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, Labels, Sourc
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.folders import folders_in
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_label_kind, check_labels
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit, chosen_tokens, grid_of
 from tokenstore.sources.names import digest, shortened
@@ -332,8 +332,7 @@ def _notes(
     if missing:
         yield f"array {tokens}: {missing} chunks are not stored, which Zarr reads as {array.fill_value}"
     rest = [name for name in arrays if name not in (tokens, label, *fields.values(), *LABEL_NAMES)]
-    if rest:
-        yield f"arrays not used: {len(rest)} ({shortened(rest)})"
+    yield from not_used("arrays", rest)
 
 
 def _class_names(attributes: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
