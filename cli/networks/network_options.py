@@ -207,7 +207,14 @@ def vit_options(command: str) -> Decorator[Any]:
             type=Choice(["codes", "vectors"]),
             default=default["input"],
             help="Input of the network. codes: with a learned embedding; vectors: the codebook's, as in "
-            "plain SeiT.",
+            "plain SeiT. DCT coefficients are taken as numbers, unless codes are asked for.",
+        ),
+        option(
+            "--combination",
+            type=Choice(["sum", "concatenate"]),
+            default=default["combination"],
+            help="How vectors of several codes a position become one. sum: as residual codebooks mean them; "
+            "concatenate: each has channels of its own.",
         ),
         option(
             "--drop-path",

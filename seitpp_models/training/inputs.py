@@ -133,7 +133,8 @@ def input_arguments(settings: Settings, form: TokenForm, samples: TokenDataset) 
     """
     if settings["input"] == "codes" and (form.numbers is None or "input" in settings.requested):
         return {"channels": form.learned_channels, "codebook_size": form.codebook_size}
-    arguments: dict[str, Any] = {"channels": form.vectors().channels, "codebook_size": None}
+    vectors = form.vectors(settings["combination"])
+    arguments: dict[str, Any] = {"channels": vectors.channels, "codebook_size": None}
     if form.numbers is not None:
         arguments["scales"] = number_scales(samples, form)
     return arguments
@@ -157,7 +158,7 @@ def augmented_vectors(settings: Settings, form: TokenForm, shape: NetworkShape) 
             f"{form.where}: {codes} goes with {plain} where codes are numbers; give that, or {vectors}",
             parameters=[codes, plain, vectors],
         )
-    return shape.form_of(form).vectors()
+    return shape.form_of(form).vectors(settings.values.get("combination", "sum"))
 
 
 def flips_of(store: TokenStore, form: TokenForm) -> Symmetries:

@@ -150,7 +150,11 @@ class FinetuneSettings(TrainingSettings, total=False):
     """The settings of `finetune`."""
 
     input: Literal["codes", "vectors"]
-    """The network's input. codes: with a learned embedding; vectors: the codebook's, as in plain SeiT."""
+    """The network's input. codes: with a learned embedding; vectors: the codebook's, as in plain SeiT.
+    DCT coefficients are taken as numbers, unless codes are asked for."""
+    combination: Literal["sum", "concatenate"]
+    """The way in which the vectors of several codes a position become one. sum: as residual codebooks mean
+    them; concatenate: each has channels of its own."""
     drop_path: _Share
     """The drop-path rate of the ViT's blocks."""
     grid_size: _Count | None
@@ -190,7 +194,11 @@ class SegmentSettings(TrainingSettings, total=False):
     """The settings of `segment`."""
 
     input: Literal["codes", "vectors"]
-    """The network's input. codes: with a learned embedding; vectors: the codebook's."""
+    """The network's input. codes: with a learned embedding; vectors: the codebook's. DCT
+    coefficients are taken as numbers, unless codes are asked for."""
+    combination: Literal["sum", "concatenate"]
+    """The way in which the vectors of several codes a position become one. sum: as residual codebooks mean
+    them; concatenate: each has channels of its own."""
     drop_path: _Share
     """The drop-path rate of the ViT's blocks."""
     head: Literal["linear", "upernet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,81 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "lists": write_lists,
     "dct": write_dct,
 }
+
+
+def _demo() -> dict[str, Any]:
+    """Return some of the demo's images, handwritten digits (n, 8, 8) from 0 to 16, and labels, by split."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, labels = digits.images.astype(np.int64), digits.target.astype(np.int32)
+    return {"train": (images[:480], labels[:480]), "val": (images[480:600], labels[480:600])}
+
+
+def _write_demo(path: Path, codes: Callable[[Any], Any], sizes: Any, **spec: Any) -> Path:
+    splits = {name: (codes(images), labels) for name, (images, labels) in _demo().items()}
+    write_store(path, splits, sizes, class_names=tuple("0123456789"), **spec)
+    return path
+
+
+def _demo_dct(path: Path) -> Path:
+    for split, (images, labels) in _demo().items():
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            file = path.with_suffix(".images") / split / str(label) / f"{number:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC).save(
+                file
+            )
+    tokenizer = "dct:y=6,cb=0,cr=0,sampling=444"
+    tokenstore.convert(path.with_suffix(".images"), path, tokenizer=tokenizer, image_size=32, workers=0)
+    return path
+
+
+def _patches(images: Any) -> Any:
+    """Return patches of 2x2 pixels (n, 4, 4, 4) from 0 to 1."""
+    return (
+        images.reshape(-1, 4, 2, 4, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 4, 4, 4).astype(np.float32) / 16
+    )
+
+
+@functools.cache
+def _clusters(size: int) -> Any:
+    """Return the vectors (size, 4) of clusters of the patches that are trained on."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    fitted = MiniBatchKMeans(size, random_state=0, n_init=1).fit(_patches(_demo()["train"][0]).reshape(-1, 4))
+    return fitted.cluster_centers_.astype(np.float32)
+
+
+def _nearest(vectors: Any, size: int) -> Any:
+    return np.square(vectors[..., None, :] - _clusters(size)).sum(-1).argmin(-1).astype(np.uint8)
+
+
+def _demo_residual(images: Any) -> Any:
+    first = _nearest(_patches(images), 8)
+    rest = _patches(images) - _clusters(8)[first]
+    second = np.square(rest[..., None, :] - _REST).sum(-1).argmin(-1).astype(np.uint8)
+    return np.stack([first, second], 1)
+
+
+_REST = np.concatenate([step * np.eye(4, dtype=np.float32) for step in (0.25, -0.25)])
+_IMPLICIT = TokenizerIdentity("implicit", "ee" * 32, implicit_codebook=ImplicitCodebook("fsq", (3, 3, 3, 3)))
+DEMO: dict[str, Callable[[Path], Path]] = {
+    "residual": lambda path: _write_demo(
+        path, _demo_residual, (8, 8), codebook=np.stack([_clusters(8), _REST])
+    ),
+    "digits": lambda path: _write_demo(
+        path,
+        lambda images: ((_patches(images) * 2).round() @ (3 ** np.arange(4))).astype(np.uint8),
+        81,
+        tokenizer=_IMPLICIT,
+    ),
+    "lists": lambda path: _write_demo(
+        path,
+        lambda images: _nearest(_patches(images), 48).reshape(-1, 16),
+        48,
+        codebook=_clusters(48),
+    ),
+    "dct": _demo_dct,
+}
+"""Handwritten digits as tokens of each kind, of patches of 2x2 pixels; of coefficients, enlarged ones."""

@@ -14,6 +14,7 @@ from helpers.network_stores import CLASSES, write_labelled
 from helpers.stores import write_store
 from helpers.token_kinds import (
     DCT,
+    DEMO,
     KINDS,
     LEVELS,
     RESIDUAL,
@@ -101,6 +102,28 @@ def test_dct_coefficients_are_augmented_as_numbers_by_default(
     assert "Emb-Noise of strength 1" in output
     assert load_model(run / WEIGHTS).shape.codebook_size is None
     assert top1(run) > 0.4
+
+
+def test_vectors_of_several_codebooks_are_added_or_concatenated(
+    store: Callable[[str], Path], tmp_path: Path
+) -> None:
+    opened = store("residual")
+    for combination, channels in (("sum", 8), ("concatenate", 24)):
+        run = tmp_path / combination
+        options = [*QUICK, "--epochs", 1, "--input", "vectors", "--combination", combination]
+        ran("finetune", opened, "--out", run, *options, "--augment", "seit")
+        assert load_model(run / WEIGHTS).shape.channels == channels
+        figures = evaluate(run / WEIGHTS, store=opened, workers=0, threads=1).figures
+        assert figures["loss"] == pytest.approx(lines(run / "evaluations.jsonl")[-1]["loss"], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["residual", "digits", "lists", "dct"])
+def test_digits_of_the_demo_are_told_apart_by_tokens_of_every_kind(kind: str, tmp_path: Path) -> None:
+    store = DEMO[kind](tmp_path / "store.zarr")
+    split = ["--evaluate-split", "val", "--patch", 1, "--augment", "none"]
+    options = [*split, "--input", "vectors", "--epochs", 6]
+    ran("finetune", store, "--out", tmp_path / "run", *QUICK, *TRAINED, *options)
+    assert top1(tmp_path / "run") > 0.3, kind  # chance is 0.1
 
 
 def test_a_timm_network_takes_several_codes_a_position(store: Callable[[str], Path], tmp_path: Path) -> None:
