@@ -47,6 +47,15 @@ def test_other_features_go_through_the_linear_layer(convolutions, what, x):
     assert not convolutions
 
 
+def test_under_autocast_the_linear_layer_rounds_as_ever(convolutions):
+    layer, x = Pointwise(96, 48), torch.randn(1024, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = layer(x)
+        assert torch.equal(features, F.linear(x, layer.weight, layer.bias))
+    assert features.dtype == torch.bfloat16
+    assert not convolutions
+
+
 def test_a_layer_that_learns_has_the_gradients_and_the_names_of_a_linear_layer(convolutions):
     layer, plain = Pointwise(96, 48), torch.nn.Linear(96, 48)
     plain.load_state_dict(layer.state_dict())

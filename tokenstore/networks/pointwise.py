@@ -34,6 +34,7 @@ def _is_faster_by_convolution(x: Tensor) -> bool:
         and x.numel() > _ONEDNN_NUMBERS
         and x.is_contiguous()
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenstore.networks.pointwise import Pointwise
+
 __all__ = ["HEAD_WIDTH", "Attention", "Transformer", "sin_cos_table"]
 
 HEAD_WIDTH = 64
@@ -21,8 +23,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH, bias=False)
-        self.to_out = nn.Linear(heads * HEAD_WIDTH, width)
+        self.to_qkv = Pointwise(width, 3 * heads * HEAD_WIDTH, bias=False)
+        self.to_out = Pointwise(heads * HEAD_WIDTH, width)
 
     def forward(self, x: Tensor, needed: Tensor | None = None) -> Tensor:
         """Return attention over x (B, N, C).
@@ -63,7 +65,7 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
+        self.net = nn.Sequential(Pointwise(width, hidden), nn.Tanh(), Pointwise(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, N, width) of x (B, N, width)."""
