@@ -8,7 +8,7 @@ from typing import Any
 
 from evidence.cells import Cell, EvidenceError, Workplace
 from evidence.pixels import train_on_pixels
-from evidence.results import Result, finished
+from evidence.results import Result, code_commit, finished
 from evidence.robustness import evaluate_corrupted
 from evidence.stores import make_store, make_subset
 from evidence.trainings import OnStep, train
@@ -39,6 +39,6 @@ def run_cell(cell: Cell, work: Workplace) -> Result:
     if cell.kind not in KINDS:
         raise EvidenceError(f"{cell.names}: expected one of {', '.join(KINDS)}, found {cell.kind}")
     work.folder.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
+    commit, start = code_commit(), time.monotonic()  # subtle: the files may change while a cell runs
     facts = KINDS[cell.kind](cell, work)
-    return finished(cell, work, {**facts, "wall_seconds": round(time.monotonic() - start, 1)})
+    return finished(cell, work, {**facts, "wall_seconds": round(time.monotonic() - start, 1)}, commit)

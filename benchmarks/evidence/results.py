@@ -19,7 +19,16 @@ from tokenstore.files import write_file
 from tokenstore.machine import available_cores
 from tokenstore.networks.records import versions
 
-__all__ = ["RESULTS", "Result", "add_result", "finished", "read_results", "refuse_other_inputs"]
+__all__ = [
+    "RESULTS",
+    "Result",
+    "add_result",
+    "code_commit",
+    "finished",
+    "read_results",
+    "refuse_other_inputs",
+    "union",
+]
 
 RESULTS = "results.jsonl"
 """The file of all results in the folder of a table's work."""
@@ -53,15 +62,15 @@ def add_result(path: Path, result: Result) -> None:
     write_file(path, before + json.dumps(result).encode() + b"\n")
 
 
-def finished(cell: Cell, work: Workplace, facts: Mapping[str, Any]) -> Result:
-    """Return the result of a cell from the facts that its kind gives."""
+def finished(cell: Cell, work: Workplace, facts: Mapping[str, Any], commit: str) -> Result:
+    """Return the result of a cell from the facts that its kind gives, and the commit that it began with."""
     return {
         "key": cell.key,
         **vars(cell.names),
         "kind": cell.kind,
         **facts,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit,
         "machine": _machine(work),
         "versions": versions(_LIBRARIES),
         "inputs": _digests(cell, work),
@@ -93,7 +102,7 @@ def _digests(cell: Cell, work: Workplace) -> dict[str, str]:
     return digests
 
 
-def _commit() -> str:
+def code_commit() -> str:
     """Return the commit of the code, with a + if files differ from it; empty outside a repository."""
     where = Path(__file__).parent
     try:

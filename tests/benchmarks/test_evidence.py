@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +211,18 @@ def test_a_form_that_no_image_has_is_refused(side: int, quality: Any) -> None:
 
 @pytest.mark.thorough
 def test_a_killed_table_goes_on_to_the_figures_it_would_have_had(images: Path, tmp_path: Path) -> None:
-    path = written(tmp_path, finetune={**TRAINING, "steps": 40}, budgets={"100 %": 1.0})
+    path = written(tmp_path, finetune={**TRAINING, "steps": 120}, budgets={"100 %": 1.0})
     for name in ("whole", "killed"):
         command = [sys.executable, EVIDENCE / "run.py", path, "--out", tmp_path / name]
         command += ["--input", f"images={images}", "--jobs", "2"]
         if name == "killed":
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            while "finetune" not in process.stdout.readline():
-                pass
-            process.terminate()
-            assert process.wait() == 130
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                while not any((tmp_path / name).glob("cells/*/log.jsonl")) and process.poll() is None:
+                    time.sleep(0.02)
+                process.terminate()
+                assert process.wait() == 130
+            assert not any("finetune" in line for line in lines_of(tmp_path / name))
+            assert any((tmp_path / name).glob("cells/*/state.pt"))
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     whole, killed = (read_results(tmp_path / name / "results.jsonl") for name in ("whole", "killed"))
@@ -232,3 +234,8 @@ def test_a_killed_table_goes_on_to_the_figures_it_would_have_had(images: Path, t
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "| codes |" in shown.stdout
+
+
+def lines_of(folder: Path) -> list[str]:
+    path = folder / "results.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
