@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from tokenstore.sources.options import MAX_PIXELS
+
 from . import options
 from .options import Decorator, together
-from .parameters import Grid
+from .parameters import Choice, Grid
 
 ORIGINALS = {
     "images": "--images",
@@ -114,6 +116,46 @@ def ready_codes() -> Decorator[Any]:
             type=click.IntRange(1),
             help="Frames from the begin of a --window to the next; by default those of a window.",
         ),
+    )
+
+
+def no_labels() -> Decorator[Any]:
+    """Return the flag --no-labels."""
+    return click.option(
+        "--no-labels", is_flag=True, help="Store images without labels, whatever looks like some."
+    )
+
+
+def views() -> Decorator[Any]:
+    """Return --views, a rule by which views are cut from images."""
+    return click.option(
+        "--views",
+        metavar="SPEC",
+        help="Views of each image to store: flip (the image and its mirror image), ten-crop:1.1 (ten crops "
+        "of an image 1.1 times as large), or random:8 (the image and 7 random crops). By default the image "
+        "alone.",
+    )
+
+
+def on_error() -> Decorator[Any]:
+    """Return --on-error, the treatment of bad samples; None for the usual one."""
+    return click.option(
+        "--on-error",
+        type=Choice(["skip", "fail"]),
+        help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped: of less "
+        "than 100, none.",
+    )
+
+
+def max_pixels() -> Decorator[Any]:
+    """Return --max-pixels."""
+    return click.option(
+        "--max-pixels",
+        metavar="N",
+        type=click.IntRange(1),
+        default=MAX_PIXELS,
+        show_default=True,
+        help="Larger images count as bad.",
     )
 
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 import tokenstore
 from tokenstore.errors import ConversionError
-from tokenstore.sources.options import LARGEST_VALUE, MAX_PIXELS
+from tokenstore.sources.options import LARGEST_VALUE
 from tokenstore.sources.registry import kind_names
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
@@ -49,7 +49,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @source_options.labels()
 @source_options.label_column()
 @source_options.image_column()
-@click.option("--no-labels", is_flag=True, help="Store images without labels, whatever looks like some.")
+@source_options.no_labels()
 @source_options.further_columns()
 @source_options.allow_outside_paths()
 @source_options.masks()
@@ -64,12 +64,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.device()
 @options.image_size()
 @options.resize()
-@click.option(
-    "--views",
-    metavar="SPEC",
-    help="Views of each image to store: flip (the image and its mirror image), ten-crop:1.1 (ten crops of "
-    "an image 1.1 times as large), or random:8 (the image and 7 random crops). By default the image alone.",
-)
+@source_options.views()
 @options.codec("bitpack")
 @options.min_decode_rate()
 @click.option(
@@ -84,20 +79,8 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.split("all", name="splits", multiple=True)
 @options.limit("the first ones")
 @options.part()
-@click.option(
-    "--on-error",
-    type=Choice(["skip", "fail"]),
-    help="Bad samples: skip any number, or fail at the first. By default up to 1 % are skipped: of less than "
-    "100, none.",
-)
-@click.option(
-    "--max-pixels",
-    metavar="N",
-    type=click.IntRange(1),
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Larger images count as bad.",
-)
+@source_options.on_error()
+@source_options.max_pixels()
 @click.option(
     "--fast-decode",
     is_flag=True,

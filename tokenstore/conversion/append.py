@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenstore.errors import ArgumentError, StoreError, StoreExistsError, TokenstoreError
 from tokenstore.files import rename
-from tokenstore.format import ROOT, Manifest
+from tokenstore.format import MASKS, ROOT
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, ImageSource, Source
@@ -45,9 +45,9 @@ def append(
 
     `source` is a store of the same tokenizer, grid, views and columns, or anything that `tokenstore.convert`
     takes. The latter is converted first, to a folder beside the store, with the store's tokenizer, or the one
-    given, its size of images and its way of resizing; `options` are others of `tokenstore.convert`, such as
-    `labels="labels.csv"` or `device="cuda"`. Splits and classes are joined by name; new ones follow. A source
-    that was appended before is refused, unless `again`.
+    given, its size of images and label maps, and its way of resizing; `options` are others of
+    `tokenstore.convert`, such as `labels="labels.csv"` or `masks="annotations"`. Splits and classes are
+    joined by name; new ones follow. A source that was appended before is refused, unless `again`.
 
     The new edition of the store is whole before it takes the place of the old one, with which it shares all
     full shards, and a call after a crash goes on by itself. `jobs` pieces of shards are worked on at a time,
@@ -103,7 +103,7 @@ class _Staging:
         place = self._place.reopened() if between is None else open_storage(exchanged_store(between))
         before = StoreFiles(place)
         is_left = self._done.exists() or (self._folder.exists() and finish_commit(open_storage(self._folder)))
-        converted = self._convert(before.manifest, source)
+        converted = self._convert(before, source)
         try:
             result = append_store(
                 str(self._place.root), converted, again=again, jobs=jobs, on_progress=self._on_progress
@@ -126,9 +126,10 @@ class _Staging:
         rename(self._folder, self._done)
         shutil.rmtree(self._done)
 
-    def _convert(self, manifest: Manifest, source: StorePath | Source) -> TokenStore:
+    def _convert(self, before: StoreFiles, source: StorePath | Source) -> TokenStore:
         from tokenstore.conversion.convert import convert  # imports torch, which stores do not need
 
+        manifest = before.manifest
         settings: dict[str, Any] = {"tokenizer": self._tokenizer or manifest.tokenizer.spec}
         steps, name = manifest.preprocessing, manifest.tokenizer.name
         if steps is not None:
@@ -138,6 +139,7 @@ class _Staging:
             settings["codebook_size"] = manifest.codebook_size
             if name != UNKNOWN_TOKENIZER and settings["tokenizer"] is None:
                 settings["tokenizer_name"] = name
+        settings |= _of_masks(before)
         progress = self._on_progress
 
         def report(done: Progress) -> None:
@@ -146,6 +148,14 @@ class _Staging:
 
         convert(source, self._folder, resume=True, on_progress=report, **{**settings, **self._options})
         return as_store(self._folder)
+
+
+def _of_masks(files: StoreFiles) -> dict[str, int]:
+    """Return the options of a conversion whose label maps are like those of a store; none without any."""
+    store = TokenStore(files)
+    sides = [store[name].column(MASKS).shape[0] for name in store.splits if MASKS in store[name].columns]
+    ignored = {} if files.manifest.ignore_index is None else {"ignore_index": files.manifest.ignore_index}
+    return {"mask_size": sides[0], **ignored} if sides else {}
 
 
 def _as_opened_store(
