@@ -314,3 +314,16 @@ def test_files_beside_the_codes_are_no_codes_and_those_of_all_splits_are_used(tm
     npy(tmp_path / "class_names.npy", np.arange(2))
     with pytest.raises(SourceError, match="expected a row of names, found int64"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_stay_where_they_were_opened(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    write = np.save if ending == "npy" else np.savez
+    write(tmp_path / f"x.{ending}", codes)
+    monkeypatch.chdir(tmp_path)
+    (split,) = open_arrays(Path(f"x.{ending}")).splits.values()
+    monkeypatch.chdir("/")
+    assert np.array_equal(split.codes(0, 3), codes)

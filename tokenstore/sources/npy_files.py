@@ -106,7 +106,7 @@ def open_npy(path: Path) -> StoredArray:
         head = _read_range(path, 0, min(size, _HEADER_BYTES))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _parse(head, size, str(path), partial(_read_range, path))
+    return _parse(head, size, str(path), partial(_read_range, path.absolute()))
 
 
 def open_npz(path: Path) -> dict[str, StoredArray]:
@@ -161,7 +161,7 @@ def _open_array(path: Path, member: zipfile.ZipInfo, length: int) -> StoredArray
         raise SourceError(
             f"{where}: {member.file_size} bytes cannot come of {member.compress_size}: the archive is damaged"
         )
-    stream = ForwardStream(partial(_open_member, path, member.filename), where)
+    stream = ForwardStream(partial(_open_member, path.absolute(), member.filename), where)
     head = stream.read(0, min(member.file_size, _HEADER_BYTES))
     stream.close()  # an archive may have more arrays than a process may have open files
     stored = _parse(head, member.file_size, where, stream.read)

@@ -155,3 +155,16 @@ def test_fuzzing_a_layout(tmp_path: Path, layout: str, seeds: range) -> None:
 
     refused = survive(mutation, read, SourceError, seeds)
     assert refused > 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_source_stays_where_it_was_opened(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open a source by a relative path, and read it after the working folder has changed."""
+    put, kind, options = LAYOUTS[layout]
+    place = put(tmp_path).relative_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    source = open_source(place, kind, **options)
+    monkeypatch.chdir("/")
+    read_all(source)

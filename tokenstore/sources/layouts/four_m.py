@@ -120,7 +120,7 @@ def open_four_m(
     Raises SourceError for folders that are not there, for samples that some modality lacks, and for files of
     other shapes than the first one.
     """
-    root, fields = Path(location), requested_fields(columns, str(location))
+    root, fields = Path(location).absolute(), requested_fields(columns, str(location))
     folders = _split_folders(root)
     first = next(iter(folders.values()))
     name = _chosen(first, token_column)

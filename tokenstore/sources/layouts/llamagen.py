@@ -91,7 +91,7 @@ def open_llamagen(location: str | Path) -> CodeSource:
     is 2 or 10 and the folder's name says the size of images. Raises SourceError for a folder of other files,
     for codes without a label, and for files that differ in shape, which are read as the conversion goes.
     """
-    folder = _codes_folder(Path(location))
+    folder = _codes_folder(Path(location).absolute())
     numbers = _numbers(folder)
     first = next(read_many(_paths(str(folder), numbers[:1])))
     kind = ArrayKind.of(first[1], first[0])

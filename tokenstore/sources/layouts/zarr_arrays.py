@@ -165,7 +165,7 @@ def open_zarr(
     Raises SourceError for metadata that cannot be read or that name a codec of pickled objects, for a token
     store, and for arrays that are not there or do not fit.
     """
-    root = Path(location)
+    root = Path(location).absolute()
     fields = requested_fields(columns, str(location))
     attributes = _attributes(root)
     if _TOKEN_STORE in attributes:
