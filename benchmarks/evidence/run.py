@@ -50,7 +50,9 @@ class _Progress:
 
     def begin(self, cell: Cell) -> None:
         """Say that a cell begins."""
-        self.console.print(f"begins  {cell.names} ({cell.kind} {cell.key})", markup=False, highlight=False)
+        self.console.print(
+            f"begins  {cell.names} ({cell.kind} {cell.key})", markup=False, highlight=False, soft_wrap=True
+        )
 
     def end(self, outcome: Outcome) -> None:
         """Say how a cell ended."""
@@ -59,7 +61,7 @@ class _Progress:
         else:
             figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome.result["figures"].items())
             text = f"done    {outcome.cell.names}: {figures or 'ready'}; {outcome.result['wall_seconds']} s"
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_estimate(cells: tuple[Cell, ...], work: Workplace, jobs: int, console: Console) -> None:
