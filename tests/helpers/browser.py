@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from helpers.waiting import HANG
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 """The programs that are looked for."""
 
@@ -53,7 +55,9 @@ def chromium() -> Iterator[Any]:
     if program is None:
         pytest.skip(f"no Chromium on this machine: none of {', '.join(NAMES)}")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * HANG
+        )
         yield browser
         browser.close()
 
@@ -63,6 +67,7 @@ def visit(browser: Any, path: Path, width: int = 1400, scheme: str = "light") ->
     """Open a page of this machine in a window of a width, in a light or a dark scheme."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
+    page.set_default_timeout(1000 * HANG)
     seen = Visit(page)
     page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: seen.errors.append(str(error)))

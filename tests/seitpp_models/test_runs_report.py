@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from helpers.browser import chromium, visit
 from helpers.networks_to_evaluate import LABELS, MASKED, NAMES, SAMPLES, VIT, saved, trained, write_evaluated
 from tokenstore_cli.seitpp import cli
 
@@ -180,3 +181,16 @@ def test_the_commands_make_what_the_calls_make(runs: tuple[Path, Path], tmp_path
     words = ["evaluate", str(runs[0]), "--store", str(store), "--workers", "0", "--threads", "1"]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert (runs[0] / EVALUATION).read_bytes() == before
+
+
+def test_the_page_is_quiet_fits_and_has_no_serious_fault_in_a_browser(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with chromium() as browser:
+        report(*runs, out=tmp_path / "page.html")
+        for width, scheme in ((390, "dark"), (1400, "light")):
+            with visit(browser, tmp_path / "page.html", width, scheme) as seen:
+                assert seen.errors == []
+                assert seen.requests == []
+                assert seen.width() <= width
+                assert seen.serious() == []
