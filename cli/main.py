@@ -140,7 +140,7 @@ class LazyCommands(click.Group):
         """Run the command; raise click.ClickException for any error, and exit with 130 at an interrupt."""
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            with waiting(f"{self.program} {ctx.invoked_subcommand or ''}".strip()):
+            with waiting(f"{self.program}: working"):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             echo("interrupted", err=True)
