@@ -16,7 +16,7 @@ import tokenstore
 from evidence.cells import Cell, Workplace, in_order, missing_inputs
 from evidence.kinds import TRAININGS
 from evidence.results import Result
-from evidence.stores import store_place
+from evidence.stores import conversion, store_place
 from seitpp_models.training import NetworkStep
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import open_source
@@ -78,12 +78,9 @@ def _small_stores(
             rates[cell.key] = done["wall_seconds"] / sum(done["splits"].values())
             yield cell.key, work.place(cell)
         elif cell.kind == "store":
-            decisions = work.filled(cell)
             start = time.monotonic()
             with torch_threads(work.threads):
-                tokenstore.convert(
-                    decisions["source"], folder / cell.key, limit=_IMAGES, workers=0, **decisions["options"]
-                )
+                tokenstore.convert(target=folder / cell.key, limit=_IMAGES, **conversion(cell, work))
             store = tokenstore.open(folder / cell.key)
             rates[cell.key] = (time.monotonic() - start) / sum(len(store[name]) for name in store.splits)
             yield cell.key, folder / cell.key

@@ -11,14 +11,23 @@ import numpy.typing as npt
 
 import tokenstore
 from evidence.cells import Cell, EvidenceError, Workplace
+from seitpp_models.networks.token_form import form_of
 from tokenstore.networks.threads import torch_threads
 
-__all__ = ["LABEL_BYTES", "make_store", "make_subset", "store_place", "stored_bytes", "training_rows"]
+__all__ = [
+    "LABEL_BYTES",
+    "conversion",
+    "make_store",
+    "make_subset",
+    "store_place",
+    "stored_bytes",
+    "training_rows",
+]
 
 LABEL_BYTES = 2
 """The bytes of a label beside an image, where labels are in no store."""
 _PARTS = ("tokens", "labels", "masks")
-"""The arrays of a split that training reads."""
+"""The arrays of a split that training reads, beside the columns that numbers such as coefficients need."""
 _DRAW = 0
 """The seed of the draw of samples: all cells of a budget learn from the same."""
 
@@ -30,15 +39,22 @@ def store_place(cell: Cell, work: Workplace) -> Path:
 
 def make_store(cell: Cell, work: Workplace) -> dict[str, Any]:
     """Turn images into a store, and return its bytes and samples."""
-    decisions = work.filled(cell)
-    options = {**decisions["options"]}
-    device = options.pop("device", "cuda" if (work.device or "").startswith("cuda") else "cpu")
     out = work.place(cell)
     with torch_threads(work.threads):
-        tokenstore.convert(
-            decisions["source"], out, device=device, resume=True, workers=work.threads - 1, **options
-        )
+        tokenstore.convert(target=out, resume=True, **conversion(cell, work))
     return _facts(out)
+
+
+def conversion(cell: Cell, work: Workplace) -> dict[str, Any]:
+    """Return the arguments of `tokenstore.convert` for the store of a cell, on the machine of the work."""
+    decisions = work.filled(cell)
+    device = "cuda" if (work.device or "").startswith("cuda") else "cpu"
+    return {
+        "source": decisions["source"],
+        "device": device,
+        "workers": work.threads - 1,
+        **decisions["options"],
+    }
 
 
 def make_subset(cell: Cell, work: Workplace) -> dict[str, Any]:
@@ -50,14 +66,15 @@ def make_subset(cell: Cell, work: Workplace) -> dict[str, Any]:
     share, held_out = cell.decisions["share"], cell.decisions["held_out"]
     store = tokenstore.open(work.place(cell.needs["store"]))
     out = work.place(cell)
+    training = out.with_name(f"{out.name}.training")
     if _is_complete(out):
+        shutil.rmtree(training, ignore_errors=True)  # of a process that was killed just before its end
         return _facts(out)
     rows = {name: np.arange(len(store[name])) for name in store.splits}
     rows["train"] = training_rows(store["train"].labels, share)
     if not held_out:
         tokenstore.select(store, out, indices=rows, jobs=1, resume=True)
         return _facts(out)
-    training = out.with_name(f"{out.name}.training")
     if not _is_complete(training):
         tokenstore.select(
             store, training, indices={"train": rows["train"]}, splits=["train"], jobs=1, resume=True
@@ -89,7 +106,8 @@ def stored_bytes(store: Path) -> int:
 
     Samples' names, digests and other splits do not count.
     """
-    folders = [store / "train" / part for part in _PARTS] + [store / "codebook"]
+    parts = [*_PARTS, *form_of(tokenstore.open(store)).columns]
+    folders = [store / "train" / part for part in parts] + [store / "codebook"]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files)
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from evidence.cells import EvidenceError, Workplace, in_order
+from evidence.cells import Cell, EvidenceError, Names, Workplace, in_order
 from evidence.estimates import estimated
 from evidence.pixel_images import Form, as_jpeg, read_images, shared_bytes
 from evidence.report import groups_of, markdown, plot
 from evidence.results import read_results
 from evidence.schedule import run_cells
-from evidence.stores import make_subset
+from evidence.stores import conversion, make_subset, stored_bytes
 from evidence.tables import Table, read_table
 from helpers.paths import ROOT
 from PIL import Image
@@ -160,6 +160,7 @@ def test_samples_held_out_of_the_training_take_the_place_of_val(
     assert facts["splits"] == {"train": 12, "val": 4}
     sources = tokenstore.open(here.place(subset))["val"].samples_table()["source"].to_pylist()
     assert all(source.startswith("train/") for source in sources)
+    (tmp_path / "cells" / f"{subset.key}.training").mkdir()  # as a process that is killed at its end leaves
     assert make_subset(subset, here) == facts
     assert [path.name for path in (tmp_path / "cells").iterdir()] == [subset.key]
 
@@ -187,6 +188,27 @@ def test_a_trained_network_is_evaluated_on_corrupted_images(
     }
     assert 0 <= result["figures"]["corrupted"] <= 1
     assert not (work.place(cells[0]) / "images").exists()
+
+
+def test_bytes_of_coefficients_have_the_quantisation_tables_that_training_reads(
+    images: Path, tmp_path: Path
+) -> None:
+    tokenstore.convert(images, tmp_path / "dct", tokenizer="dct", image_size=SIDE, workers=0)
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / "dct" / "train" / part).rglob("*") if path.is_file())
+        for part in ("tokens", "labels", "quantization")
+    ]
+    assert min(sizes) > 0
+    assert stored_bytes(tmp_path / "dct") == sum(sizes)
+
+
+def test_stores_and_their_estimates_are_made_on_the_device_of_the_work(tmp_path: Path) -> None:
+    options = {"image_size": SIDE}
+    cell = Cell("store", {"source": "{photographs}", "options": options}, names=Names("t", "store"))
+    inputs = {"photographs": "somewhere"}
+    on_gpu = conversion(cell, Workplace(tmp_path, inputs, "cuda:0", threads=3))
+    assert on_gpu == {"source": "somewhere", "device": "cuda", "workers": 2, **options}
+    assert conversion(cell, Workplace(tmp_path, inputs))["device"] == "cpu"
 
 
 def test_bytes_of_images_are_those_of_their_form(images: Path) -> None:
