@@ -27,6 +27,7 @@ from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = [
+    "adapter_name",
     "adapter_of",
     "classifier_backbone",
     "content_of",
@@ -124,6 +125,12 @@ def token_vit_backbone(
         pretrained is not None,
         start,
     )
+    settings.refuse_idle(
+        ("combination",),
+        f"networks from scratch or of codes, without {start}",
+        pretrained is not None and pretrained.shape.codebook_size is None,
+        start,
+    )
     if pretrained is not None:
         arguments = backbone_arguments(pretrained)
         if size is None and all(
@@ -148,19 +155,28 @@ def token_vit_backbone(
     return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 
+def adapter_name(settings: Settings) -> str:
+    """Return the adapter that a run has, by its setting; "none" for none.
+
+    SeiT's own augmentation, and no augmentation, have an adapter only if one was asked for.
+    """
+    name: str = settings["adapter"]
+    has_own = settings["augment"] in _ADAPTED
+    return name if has_own or "adapter" in settings.requested else "none"
+
+
 def adapter_of(
     settings: Settings, store: TokenStore, shape: NetworkShape, device: torch.device
 ) -> TokenAdapt | None:
     """Return the TokenAdapt that augments, on a device; None for the setting "none".
 
-    An adapter of numbers takes them in the scales of a network of `shape`. SeiT's own augmentation has an
-    adapter only if one was asked for. Raises ModelError if one was asked for
-    without augmentation, AdapterError for an adapter of another tokenizer.
+    An adapter of numbers takes them in the scales of a network of `shape`. Raises ModelError if one was asked
+    for without augmentation, AdapterError for an adapter of another tokenizer.
     """
-    name, augment = settings["adapter"], settings["augment"]
-    if name == "none" or (augment not in _ADAPTED and "adapter" not in settings.requested):
+    name = adapter_name(settings)
+    if name == "none":
         return None
-    if augment == "none":
+    if settings["augment"] == "none":
         parameters = Parameter("adapter", name), Parameter("augment", settings["augment"])
         raise ModelError(f"{parameters[0]}: expected none with {parameters[1]}", parameters=parameters)
     adapter = load_adapter(name, tokenizer=store.manifest.tokenizer)

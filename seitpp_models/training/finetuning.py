@@ -19,7 +19,7 @@ from seitpp_models.training.augmentations import (
     noise_identity,
     training_recipe,
 )
-from seitpp_models.training.backbones import adapter_of, classifier_backbone
+from seitpp_models.training.backbones import adapter_name, adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
     augmented_vectors,
     check_labels,
@@ -94,7 +94,7 @@ def finetune(
     noisy = Parameter("emb_noise")
     resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
     adapter = Parameter("adapter")
-    resolved.refuse_idle(("mixup",), str(adapter), resolved["adapter"] == "none", adapter)
+    resolved.refuse_idle(("mixup",), str(adapter), adapter_name(resolved) == "none", adapter)
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
     return run_experiment(_experiment, store, out, resolved, callbacks)
 

@@ -15,7 +15,7 @@ from seitpp_models.errors import ModelError, SamplesError
 from seitpp_models.networks.shape import NetworkShape
 from seitpp_models.networks.token_form import TokenForm, scales_of
 from seitpp_models.training.resolving import Settings
-from tokenstore.augment import TokenVectors
+from tokenstore.augment import SeveralCodebooks, TokenVectors
 from tokenstore.errors import Parameter
 from tokenstore.format import MASKS, NO_SYMMETRIES, TOKENS, Symmetries
 from tokenstore.loading import TokenDataset
@@ -143,8 +143,16 @@ def input_arguments(settings: Settings, form: TokenForm, samples: TokenDataset) 
 def augmented_vectors(settings: Settings, form: TokenForm, shape: NetworkShape) -> TokenVectors | None:
     """Return the vectors that augmentation works on, for a network of a shape; None if it needs none.
 
-    Raises ModelError if codes have no vectors, and for the augmentation of codes that are numbers.
+    Raises ModelError if codes have no vectors, and for the augmentation of codes that are numbers;
+    ArgumentError if a combination was given, and there are no several vectors to combine.
     """
+    vectors = _augmented_vectors(settings, form, shape)
+    several = isinstance(vectors, SeveralCodebooks) and form.digits is None
+    settings.refuse_idle(("combination",), "vectors of several codes a position", not several)
+    return vectors
+
+
+def _augmented_vectors(settings: Settings, form: TokenForm, shape: NetworkShape) -> TokenVectors | None:
     embedding = shape.embedding(form)
     if embedding is not None or settings["augment"] == "none":
         return embedding

@@ -31,8 +31,9 @@ from seitpp_models.training.settings import (
 )
 from seitpp_models.training.tasks import Task
 from seitpp_models.weights.files import TrainedModel
-from tokenstore.augment import EmbNoise, TokenVectors
+from tokenstore.augment import EmbNoise, ExactFlip, TokenVectors
 from tokenstore.errors import Parameter, did_you_mean
+from tokenstore.format import NO_SYMMETRIES
 from tokenstore.loading import TokenDataset, TokenLoader
 from tokenstore.networks.runs import RunOptions
 from tokenstore.reading import TokenStore
@@ -173,7 +174,7 @@ def _train(
             "network": {"kind": network.kind, "arguments": network.arguments},
             "augmentation": experiment.augmentation.facts(
                 None if getattr(experiment.task.recipe, "adapter", None) is None else settings["adapter"],
-                experiment.store.symmetries,
+                experiment.store.symmetries if _flips_exactly(experiment.task) else NO_SYMMETRIES,
             ),
         },
     )
@@ -320,6 +321,11 @@ def _evaluation_notes(experiment: Experiment, data: DataSettings, evaluated: str
     if others:
         text += f"; other splits are {', '.join(others)}: {ways[0]} evaluates on {others[0]}"
     return [Note(text, ways[:1])]
+
+
+def _flips_exactly(task: Task) -> bool:
+    """Return True if the recipe of a task flips codes by a symmetry of theirs."""
+    return any(isinstance(module, ExactFlip) for module in task.recipe.modules())
 
 
 def _noise_notes(experiment: Experiment) -> list[str]:

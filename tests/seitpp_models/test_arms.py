@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.network_commands import QUICK, refused, seitpp
+from helpers.network_commands import QUICK, SMALL, refused, seitpp
 from helpers.network_stores import CODES, write_labelled
+from helpers.token_kinds import write_lists
 
 from seitpp_models.networks import form_of
 from seitpp_models.training.augmentations import Augmentation, training_recipe
@@ -110,6 +111,7 @@ def test_the_default_flip_is_named_by_what_the_store_has(tmp_path: Path) -> None
     [
         (["--noise", 0.5, "--emb-noise", 0], "--noise goes with --emb-noise above 0"),
         (["--mixup", 0.5], "--mixup goes with --adapter"),
+        (["--combination", "concatenate"], "--combination goes with vectors of several codes a position"),
     ],
 )
 def test_what_has_no_effect_is_refused(
@@ -119,6 +121,13 @@ def test_what_has_no_effect_is_refused(
     assert done.exit_code == 2, done.output
     text = done.output
     assert message in " ".join(text.split())
+
+
+def test_mixup_of_an_adapter_that_nobody_asked_for_is_refused(labelled: Path, tmp_path: Path) -> None:
+    options = [*SMALL, "--device", "cpu", "--augment", "seit", "--mixup", 0.5]
+    done = seitpp("finetune", labelled, "--out", tmp_path / "run", *options)
+    assert done.exit_code == 2, done.output
+    assert "--mixup goes with --adapter" in done.output
 
 
 def test_token_eda_takes_the_synonyms_of_the_store(tmp_path: Path) -> None:
@@ -134,3 +143,12 @@ def test_token_eda_takes_the_synonyms_of_the_store(tmp_path: Path) -> None:
     assert np.array_equal(token_eda.synonyms.synonyms.numpy(), near)
     plain = open_store(str(write_labelled(tmp_path / "plain", 32)))
     assert synonyms_of(plain, form_of(plain)) is None
+
+
+def test_the_record_names_no_exact_flip_of_lists_which_have_no_places(tmp_path: Path) -> None:
+    partners = (np.arange(32, dtype=np.int32) ^ 1)[None]
+    store = write_lists(tmp_path / "store", symmetries=(FLIP,), permutations=partners)
+    done = seitpp("finetune", store, "--out", tmp_path / "run", *QUICK, "--epochs", 1, "--augment", "seit")
+    assert done.exit_code == 0, done.output
+    record = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert record["run"]["augmentation"]["flip"] == "none"

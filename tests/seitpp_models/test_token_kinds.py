@@ -115,6 +115,10 @@ def test_vectors_of_several_codebooks_are_added_or_concatenated(
         assert load_model(run / WEIGHTS).shape.channels == channels
         figures = evaluate(run / WEIGHTS, store=opened, workers=0, threads=1).figures
         assert figures["loss"] == pytest.approx(lines(run / "evaluations.jsonl")[-1]["loss"], abs=0.02)
+    going_on = ["--from", tmp_path / "sum" / WEIGHTS, *QUICK[4:], "--combination", "concatenate"]
+    done = seitpp("finetune", opened, "--out", tmp_path / "on", *going_on)
+    assert done.exit_code == 2, done.output
+    assert "--combination goes with networks from scratch or of codes" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("kind", ["residual", "digits", "lists", "dct"])
