@@ -24,6 +24,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "tokenstore/codecs/context/README.md": "context-codec.md",
     "tokenstore/tokenizers/weights/MODEL_CARD.md": "reference/default-tokenizer.md",
+    "tokenstore/tokenizers/weights/conv-vq-symmetric-8x-2k.md": "reference/symmetric-tokenizer-weights.md",
     "tokenstore/augment/weights/MODEL_CARD.md": "reference/default-tokenadapt.md",
 }
 """The pages of files outside `docs/`, by the paths of these files."""

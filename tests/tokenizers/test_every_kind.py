@@ -49,6 +49,10 @@ def packaged(folder: Path, photographs: Path) -> str:
     return "conv-vq-8x-2k"
 
 
+def packaged_symmetric(folder: Path, photographs: Path) -> str:
+    return "conv-vq-symmetric-8x-2k"
+
+
 def conv_vq(folder: Path, photographs: Path) -> str:
     (folder / "mine.safetensors").write_bytes(PACKAGED_WEIGHTS.read_bytes())
     return f"conv-vq:{folder / 'mine.safetensors'}"
@@ -116,6 +120,7 @@ def dct(folder: Path, photographs: Path) -> str:
 MAKERS: dict[str, Callable[[Path, Path], str]] = {
     "default": default,
     "conv-vq-8x-2k": packaged,
+    "conv-vq-symmetric-8x-2k": packaged_symmetric,
     "conv-vq": conv_vq,
     "conv-vq-symmetric": conv_vq_symmetric,
     "vit-vqgan": vit_vqgan,

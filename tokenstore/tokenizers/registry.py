@@ -112,6 +112,13 @@ TOKENIZERS = {
         codebook="2,048 x 32",
         licence="Apache-2.0",
     ),
+    "conv-vq-symmetric-8x-2k": TokenizerKind(
+        "tokenstore.tokenizers.kinds.symmetric_vq",
+        "one whose tokens flip exactly; its weights ship with the package",
+        grid="H/8 x W/8",
+        codebook="2,048 x 32",
+        licence="Apache-2.0",
+    ),
     "conv-vq": TokenizerKind(
         "tokenstore.tokenizers.kinds.conv_vq",
         "the same with weights of your own, which `tokenstore train-tokenizer` wrote",

@@ -34,6 +34,7 @@ from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.similarities import in_parts, largest, similarities
 from tokenstore.tokenizers.weights_files import load_model, save_model
 
+PACKAGED_WEIGHTS = Path(__file__).parents[1] / "weights" / "conv-vq-symmetric-8x-2k.safetensors"
 FORMAT = "tokenstore.symmetric_vq.1"
 TIE = 1e-5
 """The difference of similarities below which a vector is as near to a code as to its partner."""
@@ -335,6 +336,6 @@ class SymmetricVQTokenizer(ImageTokenizer):
         return to_images((self.network.pixels(self.network.embed(codes)) + 1) / 2)
 
 
-def load(argument: str) -> SymmetricVQTokenizer:
-    """Load the tokenizer of a weights file."""
-    return SymmetricVQTokenizer.load(argument)
+def load(argument: str | None) -> SymmetricVQTokenizer:
+    """Load the tokenizer of a weights file, or the one that ships with the package."""
+    return SymmetricVQTokenizer.load(PACKAGED_WEIGHTS if argument is None else argument)
