@@ -12,6 +12,7 @@ goes on where it was. Cells that wait for an input, such as a tokenizer still to
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,24 @@ def print_estimate(cells: tuple[Cell, ...], work: Workplace, jobs: int, console:
         console.print(f"not counted: cells that wait for the inputs {', '.join(absent)}")
 
 
+def chosen_cells(cells: Sequence[Cell], arms: Sequence[str], seeds: Sequence[int]) -> tuple[Cell, ...]:
+    """Return the cells of some arms and seeds, none for all; raise UsageError for one that no cell has."""
+    for option, values, known in (
+        ("--arm", arms, dict.fromkeys(cell.names.arm for cell in cells)),
+        ("--seed", seeds, dict.fromkeys(cell.names.seed for cell in cells)),
+    ):
+        for value in values:
+            if value not in known:
+                raise click.UsageError(
+                    f"{option}: expected one of {', '.join(map(str, known))}, found {value}"
+                )
+    return tuple(
+        cell
+        for cell in cells
+        if (not arms or cell.names.arm in arms) and (not seeds or cell.names.seed in seeds)
+    )
+
+
 @click.command()
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
@@ -117,15 +136,7 @@ def main(
     work = Workplace(out.resolve(), inputs, device, threads)
     try:
         cells = read_table(table, choose or 0.0).cells
-        known = dict.fromkeys(cell.names.arm for cell in cells)
-        for arm in arms:
-            if arm not in known:
-                raise click.UsageError(f"--arm: expected one of {', '.join(known)}, found {arm}")
-        chosen = tuple(
-            cell
-            for cell in cells
-            if (not arms or cell.names.arm in arms) and (not seeds or cell.names.seed in seeds)
-        )
+        chosen = chosen_cells(cells, arms, seeds)
         if estimate:
             print_estimate(chosen, work, jobs, console)
             return

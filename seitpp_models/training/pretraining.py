@@ -63,7 +63,7 @@ def pretrain(
     """Train a masked-token model on the codes of a store, without labels, and return it.
 
     SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. The defaults are the published ones, for ImageNet
-    on eight GPUs, but that Emb-Noise has the standard deviation of the store's codebook.
+    on eight GPUs: no colours are changed unless `emb_noise` or `color_adapt` ask for it.
 
         pretrain("imagenet.zarr", "runs/mtm", config="pretrain-one-gpu")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import yaml
 from evidence.cells import Cell, EvidenceError, Names, Workplace, in_order, missing_inputs
 from evidence.results import add_result, read_results
+from evidence.run import chosen_cells
 from evidence.schedule import run_cells
 from evidence.stores import training_rows
 from evidence.tables import read_table
@@ -162,3 +164,14 @@ def test_a_result_of_another_input_is_refused(tmp_path: Path) -> None:
     add_result(work.folder / "results.jsonl", {"key": cell.key, "inputs": {"weights": "of before"}})
     with pytest.raises(EvidenceError, match=r"was made from another file \{weights\}"):
         run_cells([cell], work, jobs=0)
+
+
+def test_only_arms_and_seeds_of_the_table_are_chosen() -> None:
+    cells = read_table(EVIDENCE / "table1.yaml").cells
+    assert chosen_cells(cells, (), ()) == cells
+    [cell] = chosen_cells(cells, ("both",), (1,))
+    assert (cell.names.arm, cell.names.seed) == ("both", 1)
+    with pytest.raises(click.UsageError, match="--seed: expected one of 0, 1, found 7"):
+        chosen_cells(cells, (), (7,))
+    with pytest.raises(click.UsageError, match="--arm: expected one of SeiT, "):
+        chosen_cells(cells, ("seit",), ())
