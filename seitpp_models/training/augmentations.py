@@ -21,10 +21,12 @@ from tokenstore.augment import (
     Noise,
     RandomResizedCrop,
     TokenAdapt,
+    TokenVectors,
     Vectors,
     recipes,
     token_vectors,
 )
+from tokenstore.augment.adapter_config import described_sizes
 from tokenstore.augment.recipes import code_flip, colour_of
 from tokenstore.errors import Parameter
 from tokenstore.format import FLIP, NO_SYMMETRIES, Symmetries
@@ -132,7 +134,8 @@ def training_recipe(
     Its inputs are codes (B, H, W) of `size` if it `gives_codes`, else their vectors (B, C, H, W). `synonyms`
     (K, M) and `symmetries` are a store's. Of lists of tokens, grids of one row, nothing is cropped. A
     codebook is needed for all but codes without augmentation. Raises ModelError for an adapter without
-    ingredients, an adapter or a flip of lists, and an exact flip of codes that have no symmetry for it.
+    ingredients or for other codes, an adapter or a flip of lists, and an exact flip of codes that have no
+    symmetry for it.
     """
     ingredients = augmentation.ingredients
     if ingredients is None:
@@ -143,6 +146,7 @@ def training_recipe(
     check_flip(ingredients, symmetries)
     if size[0] == 1:
         _check_lists(ingredients, adapter)
+    _check_adapter(adapter, token_vectors(codebook))
     recipe = recipes.made_of(
         ingredients,
         codebook,
@@ -157,6 +161,21 @@ def training_recipe(
     if size[0] == 1:
         recipe.crop = WholeLists()
     return recipe
+
+
+def _check_adapter(adapter: TokenAdapt | None, vectors: TokenVectors) -> None:
+    """Raise ModelError for an adapter of other codes than those of the vectors, or of other channels."""
+    if adapter is None:
+        return
+    own = adapter.config
+    if (own.codebook_sizes, own.channels) != (vectors.codebook_sizes, vectors.channels):
+        wrong = Parameter("adapter")
+        raise ModelError(
+            f"{wrong}: expected one for {described_sizes(vectors.codebook_sizes)} with vectors of "
+            f"{vectors.channels} channels, found one for {described_sizes(own.codebook_sizes)} and "
+            f"{own.channels} channels; seitpp_models.adapter.train_tokenadapt trains one",
+            parameters=[wrong],
+        )
 
 
 def _check_lists(ingredients: Ingredients, adapter: TokenAdapt | None) -> None:
@@ -259,7 +278,8 @@ def segmentation_recipe(
     """Return an augmentation `(codes, masks) -> (inputs, masks)`: random crops and colours, or none.
 
     Codes and maps are flipped by the `symmetries` of a store, or as the ingredients say. Raises ModelError
-    for an adapter without augmentation, and for an exact flip of codes that have no symmetry for it.
+    for an adapter without augmentation or for other codes, and for an exact flip of codes that have no
+    symmetry for it.
     """
     ingredients = augmentation.ingredients
     if ingredients is None:
@@ -268,6 +288,7 @@ def segmentation_recipe(
         return CentralPart(size, None if gives_codes else codebook)
     assert codebook is not None  # inputs.augmented_vectors gives some, or raises
     check_flip(ingredients, symmetries)
+    _check_adapter(adapter, token_vectors(codebook))
     return CodesAndMasks(
         codebook,
         size,

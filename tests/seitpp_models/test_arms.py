@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.network_commands import QUICK, SMALL, refused, seitpp
-from helpers.network_stores import CODES, write_labelled
+from helpers.network_commands import PRETRAIN, QUICK, SMALL, refused, seitpp
+from helpers.network_stores import CLASSES, CODES, write_labelled
 from helpers.token_kinds import write_lists
 
 from seitpp_models.networks import form_of
@@ -152,3 +152,29 @@ def test_the_record_names_no_exact_flip_of_lists_which_have_no_places(tmp_path: 
     assert done.exit_code == 0, done.output
     record = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert record["run"]["augmentation"]["flip"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("pretrain", PRETRAIN),
+        ("finetune", QUICK),
+        ("segment", [*QUICK, "--classes", CLASSES + 1, "--head", "linear"]),
+    ],
+)
+def test_an_adapter_of_other_codes_is_refused_where_no_fingerprint_tells(
+    command: str, options: list[object], labelled: Path, tmp_path: Path
+) -> None:
+    text = refused(command, labelled, "--out", tmp_path / "run", *options, "--adapter", "default")
+    expected = f"--adapter: expected one for {CODES} codes with vectors of 8 channels, found one for 2048"
+    assert expected in " ".join(text.split())
+
+
+def test_token_eda_of_a_small_codebook_takes_all_other_codes_as_synonyms() -> None:
+    vectors = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    recipe = training_recipe(Augmentation.named("seit"), vectors, (8, 8), gives_codes=True, classes=3)
+    (token_eda,) = (module for module in recipe.modules() if isinstance(module, TokenEDA))
+    assert sorted(token_eda.synonyms.synonyms[0].tolist()) == [1, 2]
+    single = training_recipe(Augmentation.named("seit"), vectors[:1], (8, 8), gives_codes=True, classes=3)
+    (token_eda,) = (module for module in single.modules() if isinstance(module, TokenEDA))
+    assert token_eda.synonyms is None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from tokenstore.augment.codebooks import Codebook, check_codes, check_dtype, codebook_vectors
-from tokenstore.augment.on_codes import nearest_codes
+from tokenstore.augment.on_codes import SYNONYMS, nearest_codes
 from tokenstore.augment.requantise import Requantise
 
 __all__ = ["Codebook", "CodebookEmbedding", "TokenVectors", "Vectors", "deviation_of", "token_vectors"]
@@ -97,9 +97,10 @@ class CodebookEmbedding(TokenVectors):
         return Requantise(self.codebook)
 
     @override
-    def synonyms(self) -> Tensor:
-        """Return the nearest codes (K, 5); raises ValueError for a codebook of five vectors or fewer."""
-        return nearest_codes(self.codebook)
+    def synonyms(self) -> Tensor | None:
+        """Return the nearest codes (K, 5), or all other codes of fewer; None of a single code."""
+        most = min(SYNONYMS, len(self.codebook) - 1)
+        return nearest_codes(self.codebook, most) if most else None
 
     @override
     def read_out(self) -> tuple[Tensor, Tensor, float]:

@@ -18,8 +18,10 @@ from tokenstore.augment.codebooks import check_dtype, codebook_vectors
 from tokenstore.augment.devices import to_device
 from tokenstore.augment.geometry import probability
 
-__all__ = ["PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"]
+__all__ = ["SYNONYMS", "PatchSwap", "RandomCrop", "SynonymReplacement", "nearest_codes", "synonym_table"]
 
+SYNONYMS = 5
+"""The most synonyms of a code, of which one is drawn, as published."""
 _ROWS_AT_ONCE = 1024
 """The codes whose similarity to all others is computed at once."""
 
@@ -37,7 +39,7 @@ class SynonymReplacement(nn.Module):
     counts: Tensor
 
     def __init__(
-        self, synonyms: Tensor | npt.NDArray[Any], rate: float = 0.25, most: int = 5, p: float = 0.25
+        self, synonyms: Tensor | npt.NDArray[Any], rate: float = 0.25, most: int = SYNONYMS, p: float = 0.25
     ) -> None:
         super().__init__()
         table = torch.as_tensor(synonyms).long()
@@ -175,7 +177,7 @@ class RandomCrop(nn.Module):
         return f"{self.size}"
 
 
-def nearest_codes(codebook: Tensor | npt.NDArray[Any], most: int = 5) -> Tensor:
+def nearest_codes(codebook: Tensor | npt.NDArray[Any], most: int = SYNONYMS) -> Tensor:
     """Return each code's nearest codes (K, most) int64, by cosine similarity of vectors (K, D), best first.
 
     Raises ValueError unless `most` is from 1 to K - 1.
