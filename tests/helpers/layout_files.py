@@ -149,6 +149,20 @@ def put_world_model(path: Path, codes: npt.NDArray[Any], segments: npt.NDArray[A
     return path
 
 
+def put_memory_maps(path: Path, splits: Mapping[str, Mapping[str, npt.NDArray[Any]]], **facts: Any) -> Path:
+    """Write each column of each split as raw numbers, and the metadata that say their dtypes and shapes."""
+    path.mkdir(parents=True)
+    about = {}
+    for split, columns in splits.items():
+        for column, values in columns.items():
+            name = f"{split}.bin" if column == "tokens" else f"{split}-{column}.bin"
+            values.tofile(path / name)
+            shape = list(values.shape)
+            about[name] = {"split": split, "column": column, "dtype": values.dtype.str, "shape": shape}
+    (path / "metadata.json").write_text(json.dumps({"arrays": about} | facts))
+    return path
+
+
 def put_tree(
     path: Path, codes: npt.NDArray[Any], labels: npt.NDArray[Any] | None, name: str = "imagenet64"
 ) -> Path:

@@ -22,6 +22,7 @@ from tokenstore.writing.export.job import EXPORT_HEADER, EXPORT_LIST
 BACK: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "npz": (("masks", "score", "caption", "source"), {}),
     "npy": (("masks", "score", "caption", "source"), {}),
+    "memmap": (("masks", "score"), {}),
     "safetensors": (("masks", "score"), {}),
     "jsonl": (("masks", "score", "caption", "source", "boxes", "tags"), {}),
     "parquet": (("masks", "score", "caption", "source", "boxes", "tags"), {}),

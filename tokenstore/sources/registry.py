@@ -33,6 +33,7 @@ _BUILT_IN = {
     "parquet": "tokenstore.sources.parquet",
     "seit": "tokenstore.sources.seit",
     "array": "tokenstore.sources.arrays",
+    "memmap": "tokenstore.sources.layouts.memory_maps",
     "safetensors": "tokenstore.sources.layouts.safetensors_files",
     "jsonl": "tokenstore.sources.layouts.json_lines",
     "zarr": "tokenstore.sources.layouts.zarr_arrays",

@@ -23,6 +23,7 @@ from helpers.layout_files import (
     put_group,
     put_json_lines,
     put_mds,
+    put_memory_maps,
     put_modality,
     put_saved,
     put_tree,
@@ -113,12 +114,20 @@ def put_world(root: Path) -> Path:
     return put_world_model(root / "x", CODES[:, :4, :4], LABELS // 2, vocab_size=256)
 
 
+def put_maps(root: Path) -> Path:
+    arrays = {"tokens": CODES, "labels": LABELS, "score": np.ones((9, 2), np.float32)}
+    return put_memory_maps(
+        root / "x", {"train": arrays}, codebook_sizes=[256], class_names=["a", "b", "c", "d"]
+    )
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
     "safetensors": (put_safetensors, "safetensors", {"columns": ["score"]}),
     "jsonl": (lambda root: put_json_lines(root / "x.jsonl", CODES, LABELS), "jsonl", {}),
     "zarr-2": (lambda root: put_zarr(root, 2), "zarr", {}),
     "zarr-3": (lambda root: put_zarr(root, 3), "zarr", {}),
     "commavq": (put_commavq, "commavq", {"window": 3, "columns": ["pose"]}),
+    "memmap": (put_maps, "memmap", {"columns": ["score"]}),
     "1x": (put_world, "1x", {"window": 2, "columns": ["segment"]}),
     "parquet": (put_parquet, "parquet", {}),
     "tar": (put_tar, "tar", {"columns": ["score"]}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from typing_extensions import override
 from tokenstore.errors import Parameter, SampleError, SourceError, did_you_mean
 from tokenstore.sources.base import CodeSplit, Labels
 from tokenstore.sources.code_values import unsigned_codes
-from tokenstore.sources.files import SourceFile
+from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.labels import check_label_kind, check_labels
 from tokenstore.sources.names import check_range, digest, shortened
 from tokenstore.sources.npy_files import StoredArray
@@ -29,6 +30,7 @@ __all__ = [
     "file_array",
     "grid_of",
     "joined_labels",
+    "whole_file_array",
 ]
 
 TOKEN_NAMES = ("tokens", "codes", "token", "code", "token_ids", "indices")
@@ -260,6 +262,25 @@ def file_array(
 ) -> StoredArray:
     """Return the array of a dtype and shape that begins at an offset of a file."""
     return StoredArray(where, dtype, shape, offset, _FileBytes(file))
+
+
+def whole_file_array(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> StoredArray:
+    """Return the array of a dtype and shape that fills a local file.
+
+    Raises SourceError for a file of another length.
+    """
+    file = LocalFile.of(path)
+    try:
+        nbytes = file.nbytes
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+    stored = file_array(file, str(path), dtype, shape, 0)
+    if nbytes != stored.nbytes:
+        raise SourceError(
+            f"{path}: {dtype} {shape} takes {stored.nbytes} bytes, found {nbytes}: cut off, or of "
+            "another type"
+        )
+    return stored
 
 
 @dataclass(frozen=True)

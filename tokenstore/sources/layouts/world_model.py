@@ -23,7 +23,7 @@ from tokenstore.sources.code_values import LARGEST_CODE, check_shape
 from tokenstore.sources.files import LocalFile, whole_file
 from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
-from tokenstore.sources.layouts.rows import ArrayRows, LayoutSplit, file_array, grid_of
+from tokenstore.sources.layouts.rows import ArrayRows, LayoutSplit, grid_of, whole_file_array
 from tokenstore.sources.layouts.windows import WindowColumn, WindowRows, Windows
 from tokenstore.sources.npy_files import StoredArray
 from tokenstore.sources.registry import SourceKind
@@ -120,29 +120,13 @@ def _codes(folder: Path, facts: dict[str, Any]) -> StoredArray:
             f"{folder / _METADATA}: expected token_dtype as a type of whole numbers, found {name!r}"
         )
     shape = (facts["num_images"], facts["s"], facts["s"])
-    codes = _array(path, np.dtype(name).newbyteorder("<"), shape)
+    codes = whole_file_array(path, np.dtype(name).newbyteorder("<"), shape)
     check_shape(codes.dtype, codes.shape, codes.where)
     return codes
 
 
 def _segments(folder: Path, facts: dict[str, Any]) -> StoredArray:
-    return _array(folder / _SEGMENTS, np.dtype("<i4"), (facts["num_images"],))
-
-
-def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> StoredArray:
-    """Return the array that a file is; raise SourceError for one of another length."""
-    file = LocalFile.of(path)
-    try:
-        nbytes = file.nbytes
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    stored = file_array(file, str(path), dtype, shape, 0)
-    if nbytes != stored.nbytes:
-        raise SourceError(
-            f"{path}: {dtype} {shape} takes {stored.nbytes} bytes, found {nbytes}: cut off, or of "
-            "another type"
-        )
-    return stored
+    return whole_file_array(folder / _SEGMENTS, np.dtype("<i4"), (facts["num_images"],))
 
 
 def _codebook_sizes(sizes: dict[str, Any], where: str) -> tuple[int, ...] | None:
