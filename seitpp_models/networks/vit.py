@@ -96,6 +96,14 @@ class TokenViT(VisionTransformer):  # type: ignore[misc]
         sizes = {"embed_dim": self.embed_dim, "depth": len(self.blocks), "num_heads": heads}
         return sizes if self.overlap else {**sizes, "overlap": False}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer.
+
+        The embedding of codes is in no layer, so that it learns at the full rate, as in the published runs.
+        """
+        matcher: dict[str, Any] = super().group_matcher(coarse)
+        return {**matcher, "stem": r"^(?:cls_token|pos_embed|patch_embed\.(?!token_emb))"}
+
     def published_tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names in published checkpoints."""
         names = _PUBLISHED_NAMES.items()
