@@ -153,6 +153,21 @@ def test_columns_have_to_agree_or_are_left_out(tmp_path: Path) -> None:
         assert assert_whole(tmp_path / f"{number}")["train"].columns == ("tokens", "labels")
 
 
+def test_labels_that_are_left_out_leave_no_names_of_classes_behind(tmp_path: Path) -> None:
+    one, two = written(tmp_path / "one", slice(0, 17)), written(tmp_path / "two", slice(17, 40), labels=False)
+    tokenstore.merge(tmp_path / "out", [one, two], common_columns=True)
+    split = assert_whole(tmp_path / "out")["train"]
+    assert split.columns == ("tokens", "score")
+    table, parts = (
+        split.samples_table(),
+        [tokenstore.open(path)["train"].samples_table() for path in (one, two)],
+    )
+    assert parts[0]["label_name"].null_count == 0
+    assert table["label_name"].null_count == 40
+    rest = [name for name in table.column_names if name != "label_name"]
+    assert table.select(rest).to_pylist() == [row for part in parts for row in part.select(rest).to_pylist()]
+
+
 def test_skipped_samples_and_histories_of_all_stores_are_kept(tmp_path: Path) -> None:
     skips = [Skip(3, "x/3.png", "truncated")]
     write_store(tmp_path / "one", {"train": Samples(CODES[:5], skipped=skips)}, 391)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenstore.format import LABELS, TOKENS, ArrayLayout
+import pyarrow as pa
+
+from tokenstore.format import LABELS, SAMPLES_SCHEMA, TOKENS, ArrayLayout
 from tokenstore.machine import in_order
 from tokenstore.writing.blocks import Block
 from tokenstore.writing.checks import check_codes
@@ -72,12 +74,21 @@ def write_split(
 def _write_shards(part: SplitWriter, rows: JoinedRows, spec: StoreSpec, jobs: int, report: Report) -> None:
     layouts = part.layouts(max(1, min(part.shard_samples, len(rows))))
     cut = ShardCut(part.name, spec, layouts, part.shard_samples, part.source_position)
-    table = TableRows(rows.batches(part.source_position))
+    batches = rows.batches(part.source_position)
+    table = TableRows(batches if LABELS in layouts else _without_label_names(batches))
     with contextlib.closing(encoded_shards(rows, cut, jobs, table)) as shards:
         for shard in shards:
             stop = shard.number * part.shard_samples + shard.samples
             part.write_encoded(shard, stop, [])
             report(stop, len(rows))
+
+
+def _without_label_names(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield rows of the samples table of a split that has no labels, whatever those it came from had."""
+    place = SAMPLES_SCHEMA.get_field_index("label_name")
+    field = SAMPLES_SCHEMA.field(place)
+    for batch in batches:
+        yield batch.set_column(place, field, pa.nulls(len(batch), field.type))
 
 
 def encoded_shards(
