@@ -30,7 +30,8 @@ damage; `2` wrong command line; `130` interrupted by Ctrl-C or SIGTERM.
 def page(name: str) -> str:
     """Return the page of a program as Markdown."""
     group = PROGRAMS[name]
-    parent = click.Context(group, info_name=name)
+    # subtle: a command keeps the option --help of its first context, with the names that it has there
+    parent = click.Context(group, info_name=name, **group.context_settings)
     parts = [INTRODUCTION.format(name=name, summary=_prose(group).split("\n\n")[0])]
     assert isinstance(group, click.Group)
     for command in group.homes:  # type: ignore[attr-defined]
