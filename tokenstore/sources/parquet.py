@@ -19,7 +19,6 @@ from typing_extensions import override
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, GroupedSplit, ImageSource, Labels
 from tokenstore.sources.files import SourceFile
-from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import requested_fields
 from tokenstore.sources.layouts.parquet_codes import open_parquet_codes
 from tokenstore.sources.listings import SavedListings
@@ -31,7 +30,7 @@ from tokenstore.sources.parquet_footers import ListRowGroups, first_schema, row_
 from tokenstore.sources.parquet_further import RowGroups, parquet_columns
 from tokenstore.sources.parquet_labels import labels_of
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_shards
 from tokenstore.storage import public_url
 
 ENDINGS = (".parquet",)
@@ -138,13 +137,9 @@ def open_parquet(
     return ImageSource("parquet", where, splits, class_names, notes, unused, further)
 
 
-def _is_parquet_folder(folder: Path) -> bool:
-    return has_shards(FolderOnDisk(folder), ENDINGS)
-
-
 SOURCE = SourceKind(
     open=open_parquet,
-    holds=_is_parquet_folder,
+    holds=partial(folder_has_shards, endings=ENDINGS),
     looked_for=".parquet files",
     endings=ENDINGS,
     options=frozenset(

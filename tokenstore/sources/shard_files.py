@@ -209,3 +209,8 @@ def has_shards(folder: Folder, endings: Sequence[str]) -> bool:
     """Return whether a folder, or one of its folders of splits, holds files with one of the endings."""
     below = [each for each in folder.folders() if split_of_folder(each.name) or each.name == _HUB_FOLDER]
     return any(each.files(endings) for each in (folder, *below))
+
+
+def folder_has_shards(folder: Path, endings: Sequence[str]) -> bool:
+    """Return whether a folder on this machine's disk holds such files; see `has_shards`."""
+    return has_shards(FolderOnDisk(folder), endings)

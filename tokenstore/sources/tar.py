@@ -25,7 +25,6 @@ from tokenstore.errors import Parameter, SampleError, SourceError
 from tokenstore.sources.base import CodeSource, ImageSource, ImageSplit, Labels, PlacedRequest
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
-from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import requested_fields
 from tokenstore.sources.labels import label_splits
 from tokenstore.sources.layouts.tar_codes import no_images, tar_codes
@@ -41,7 +40,7 @@ from tokenstore.sources.names import (
 from tokenstore.sources.odd_folders import folders_of_images, refuse_label_maps
 from tokenstore.sources.paired_maps import Pair, refuse_paired_maps
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_shards
 from tokenstore.sources.split_names import group_folders, in_usual_order, split_of_folder
 from tokenstore.sources.tar_columns import Values, tar_columns
 from tokenstore.sources.tar_index import TarIndex, index_tars
@@ -294,13 +293,9 @@ def _labels(
     return *(label_splits(folders, where, may_be_numbers=False) if folders else ({}, None)), notes
 
 
-def _is_tar_folder(folder: Path) -> bool:
-    return has_shards(FolderOnDisk(folder), ENDINGS)
-
-
 SOURCE = SourceKind(
     open=open_tar,
-    holds=_is_tar_folder,
+    holds=partial(folder_has_shards, endings=ENDINGS),
     looked_for=".tar shards",
     endings=ENDINGS,
     options=frozenset({"no_labels", "source_storage_options", "listings", "columns", "token_column"}),

@@ -1,15 +1,16 @@
-"""The reading of a tokenizer's config out of the metadata of its weights file."""
+"""The config of a tokenizer as JSON in the metadata of its weights file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Self, TypeVar
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format.fields import FieldError, Reader, checked, fields_of
 
-__all__ = ["LARGEST_FIELD", "SIZE", "TEXT", "read_config"]
+__all__ = ["LARGEST_FIELD", "SIZE", "TEXT", "SizedConfig", "read_config"]
 
 LARGEST_FIELD: Final = 1 << 16
 """The largest size in a config: a hostile file must not make us build an endless model."""
@@ -45,3 +46,18 @@ def read_config(text: str, kind: Callable[..., T], readers: Mapping[str, Reader[
         raise TokenizerError(
             f"config: expected {name} to be {error.expected}, found {error.actual}"
         ) from error
+
+
+@dataclass(frozen=True)
+class SizedConfig:
+    """A config whose fields are a name and sizes."""
+
+    def to_json(self) -> str:
+        """Return the config as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse a config; raise TokenizerError unless the text has exactly the fields, of their types."""
+        readers = {field.name: TEXT if field.name == "name" else SIZE for field in fields(cls)}
+        return read_config(text, cls, readers)

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 __all__ = [
     "GROUPS",
+    "MOST_BLOCKS",
+    "MOST_CHANNELS",
+    "MOST_CODES",
+    "MOST_LEVELS",
     "Attention",
     "Decoder",
     "Encoder",
@@ -25,6 +29,8 @@ __all__ = [
 
 GROUPS = 32
 """The groups of channels that are normalised together."""
+MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_CODES = 8, 16, 1 << 12, 1 << 20
+"""No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
 
 
 @dataclass(frozen=True)

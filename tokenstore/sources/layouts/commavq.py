@@ -27,7 +27,6 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, SourceColumn
 from tokenstore.sources.code_values import check_shape
 from tokenstore.sources.files import LocalFile, SourceFile
-from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.forward_stream import ForwardStream
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.npy_members import PACKED, ListArrays, PackedFile, inflated
@@ -36,7 +35,7 @@ from tokenstore.sources.layouts.windows import WindowColumn, WindowRows, Windows
 from tokenstore.sources.listings import SavedListings, list_files
 from tokenstore.sources.names import digest, printable_names, sliced
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.sources.shard_files import find_shards, folder_has_shards
 from tokenstore.sources.tar_headers import walk_headers
 from tokenstore.storage import public_url
 
@@ -240,7 +239,7 @@ def _holds_file(path: Path) -> bool:
 
 
 def _holds(folder: Path) -> bool:
-    if not has_shards(FolderOnDisk(folder), PACKED):
+    if not folder_has_shards(folder, PACKED):
         return False
     found = find_shards(folder, PACKED).splits
     first = next(iter(found.values()))[0]

@@ -29,14 +29,13 @@ from tokenstore.sources.arrow_values import Extent, column_values
 from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
 from tokenstore.sources.files import SourceFile, reading
-from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_labels
 from tokenstore.sources.layouts.json_parsing import parsed_lines
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
 from tokenstore.sources.names import digest
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_shards
 from tokenstore.storage import public_url
 
 ENDINGS = (".jsonl", ".ndjson")
@@ -370,13 +369,9 @@ def _blocks(file: SourceFile) -> Iterator[bytes]:
             yield rest
 
 
-def _holds(folder: Path) -> bool:
-    return has_shards(FolderOnDisk(folder), ENDINGS)
-
-
 SOURCE = SourceKind(
     open=open_json_lines,
-    holds=_holds,
+    holds=partial(folder_has_shards, endings=ENDINGS),
     looked_for=".jsonl files",
     endings=ENDINGS,
     options=frozenset({"token_column", "label_column", "columns", "source_storage_options"}),

@@ -25,7 +25,6 @@ from tokenstore.sources.array_columns import array_column
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, SourceColumn
 from tokenstore.sources.code_values import check_shape
 from tokenstore.sources.files import LocalFile, SourceFile, reading, whole_file
-from tokenstore.sources.folders import FolderOnDisk
 from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range
 from tokenstore.sources.layouts.rows import (
@@ -40,7 +39,7 @@ from tokenstore.sources.layouts.rows import (
 from tokenstore.sources.names import shortened
 from tokenstore.sources.npy_files import StoredArray
 from tokenstore.sources.registry import SourceKind
-from tokenstore.sources.shard_files import find_shards, has_shards
+from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_shards
 from tokenstore.storage import public_url
 
 ENDINGS = (".safetensors",)
@@ -271,13 +270,9 @@ def _further(
     return {name: array_column(files[0].tensors[field], samples) for name, field in fields.items()}
 
 
-def _holds(folder: Path) -> bool:
-    return has_shards(FolderOnDisk(folder), ENDINGS)
-
-
 SOURCE = SourceKind(
     open=open_safetensors,
-    holds=_holds,
+    holds=partial(folder_has_shards, endings=ENDINGS),
     looked_for=".safetensors files",
     endings=ENDINGS,
     options=frozenset({"token_column", "label_column", "columns", "source_storage_options"}),

@@ -8,8 +8,7 @@ ViT-VQGAN, Yu et al. 2022, https://arxiv.org/abs/2110.04627).
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.networks.pointwise import Pointwise
-from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
+from tokenstore.tokenizers.configs import SizedConfig
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.similarities import most_similar
 from tokenstore.tokenizers.weights_files import load_model, save_model
@@ -28,7 +27,7 @@ FORMAT = "tokenstore.conv_vq.1"
 
 
 @dataclass(frozen=True)
-class ConvVQConfig:
+class ConvVQConfig(SizedConfig):
     """The shape of a ConvVQ model, kept as JSON in its weights file."""
 
     name: str = "conv-vq-8x-2k"
@@ -49,16 +48,6 @@ class ConvVQConfig:
     def build(self) -> ConvVQ:
         """Return a model of this shape, with new weights."""
         return ConvVQ(self)
-
-    def to_json(self) -> str:
-        """Return the config as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ConvVQConfig:
-        """Parse a config; raise TokenizerError unless it has exactly the fields, of their types."""
-        readers = {field.name: TEXT if field.name == "name" else SIZE for field in fields(cls)}
-        return read_config(text, cls, readers)
 
 
 class Block(nn.Module):

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.convolutional import GROUPS, group_norm, swish
+from tokenstore.tokenizers.convolutional import (
+    GROUPS,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CODES,
+    MOST_LEVELS,
+    group_norm,
+    swish,
+)
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.lookups import Euclidean
 from tokenstore.tokenizers.model_folders import checkpoint_at, try_out, whole_positions
@@ -34,8 +42,6 @@ __all__ = ["MaskgitDecoder", "MaskgitShape", "MaskgitTokenizer", "load", "recogn
 
 FORMAT = "tokenstore.maskgit_vqgan.1"
 DEFAULT_IMAGE_SIZE = 256
-MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_CODES = 8, 16, 1 << 12, 1 << 20
-"""No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
 
 
 @dataclass(frozen=True)

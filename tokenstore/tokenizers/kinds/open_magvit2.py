@@ -18,7 +18,14 @@ from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
 from tokenstore.format import ImplicitCodebook
-from tokenstore.tokenizers.convolutional import GROUPS, group_norm, swish
+from tokenstore.tokenizers.convolutional import (
+    GROUPS,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_LEVELS,
+    group_norm,
+    swish,
+)
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.implicit_codes import ImplicitQuantiser
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
@@ -39,8 +46,8 @@ UNUSED = ("quantize.mask", "quantize.zero")
 """The constants that some versions of the program save."""
 IMAGE_SIZES = {16: 256, 8: 128}
 """The side of the published models' images by pixels a position."""
-MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_BITS = 8, 16, 1 << 12, 24
-"""No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
+MOST_BITS = 24
+"""The most channels of a latent that are read from a checkpoint."""
 
 
 @dataclass(frozen=True)

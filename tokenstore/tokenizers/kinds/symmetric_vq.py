@@ -15,8 +15,7 @@ Blocks are ConvNeXt's (Liu et al. 2022, https://arxiv.org/abs/2201.03545), as in
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from typing_extensions import override
 from tokenstore.errors import TokenizerError
 from tokenstore.format import FLIP, Symmetries
 from tokenstore.networks.pointwise import Pointwise
-from tokenstore.tokenizers.configs import SIZE, TEXT, read_config
+from tokenstore.tokenizers.configs import SizedConfig
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.similarities import in_parts, largest, similarities
@@ -41,7 +40,7 @@ TIE = 1e-5
 
 
 @dataclass(frozen=True)
-class SymmetricVQConfig:
+class SymmetricVQConfig(SizedConfig):
     """The shape of a SymmetricVQ model, kept as JSON in its weights file.
 
     Widths count both halves. Raises TokenizerError for sizes that cannot be halved.
@@ -84,16 +83,6 @@ class SymmetricVQConfig:
     def build(self) -> SymmetricVQ:
         """Return a model of this shape, with new weights."""
         return SymmetricVQ(self)
-
-    def to_json(self) -> str:
-        """Return the config as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> SymmetricVQConfig:
-        """Parse a config; raise TokenizerError unless it has exactly the fields, of their types."""
-        readers = {field.name: TEXT if field.name == "name" else SIZE for field in fields(cls)}
-        return read_config(text, cls, readers)
 
 
 class TiedLinear(nn.Module):

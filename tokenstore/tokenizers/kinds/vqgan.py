@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.convolutional import GROUPS, Decoder, Encoder, Half, Shape
+from tokenstore.tokenizers.convolutional import (
+    GROUPS,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CODES,
+    MOST_LEVELS,
+    Decoder,
+    Encoder,
+    Half,
+    Shape,
+)
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.kinds.conv_vq import to_pixels
 from tokenstore.tokenizers.lookups import LOOKUPS, Gumbel
@@ -38,8 +48,6 @@ FORMAT = "tokenstore.vqgan.1"
 UNUSED = ("quantize.codebook_used",)
 """The tensors of published files that no code depends on."""
 DEFAULT_IMAGE_SIZE = 256
-MOST_LEVELS, MOST_BLOCKS, MOST_CHANNELS, MOST_CODES = 8, 16, 1 << 12, 1 << 20
-"""No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,23 @@ import pyarrow as pa
 from tokenstore.codecs import TEXT, Column
 from tokenstore.format import LABELS
 from tokenstore.writing.export.base import Exported, Unit
-from tokenstore.writing.export.contents import IMAGE, Values
+from tokenstore.writing.export.contents import IMAGE, SplitContents, Values
 
-__all__ = ["LABEL", "arrow_schema", "features", "notes", "problem", "read_batch", "record_batch"]
+__all__ = [
+    "LABEL",
+    "arrow_schema",
+    "features",
+    "file_units",
+    "notes",
+    "problem",
+    "read_batch",
+    "record_batch",
+]
 
 LABEL = "label"
 """The name of the labels' column."""
+_FILE_NBYTES = 2**28
+"""The bytes of values in a file, about."""
 _SPLIT = re.compile(r"\w+")
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -47,6 +58,23 @@ def notes(exported: Exported) -> tuple[str, ...]:
 
 def _are_classes(names: Sequence[str]) -> bool:
     return len(set(names)) == len(names)
+
+
+def file_units(exported: Exported, pattern: str) -> Iterator[Unit]:
+    """Yield a unit for each file of rows, whose path is the pattern of `{split}` and `{part}`."""
+    for split, contents in exported.splits.items():
+        cuts = exported.cuts(split, _file_rows(contents))
+        for number, (start, stop) in enumerate(cuts):
+            path = pattern.format(split=split, part=f"{number:05d}-of-{len(cuts):05d}")
+            yield Unit((path,), split, start, stop, contents.names)
+
+
+def _file_rows(contents: SplitContents) -> int:
+    """Return the samples of a file whose values take about 256 MB."""
+    nbytes = sum(kind.nbytes for kind in contents.kinds.values())
+    if contents.pictures is not None:
+        nbytes += contents.pictures.nbytes
+    return max(1, _FILE_NBYTES // max(1, nbytes))
 
 
 def arrow_schema(exported: Exported, unit: Unit) -> pa.Schema:

@@ -24,7 +24,6 @@ from tokenstore.writing.export.array_files import codebook_file
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.card import CARD, card_of
 from tokenstore.writing.export.contents import Values
-from tokenstore.writing.export.parquet import file_rows
 
 __all__ = ["HuggingFace"]
 
@@ -46,11 +45,7 @@ class HuggingFace(PlainLayout, Layout):
 
     @override
     def units(self, exported: Exported) -> Iterator[Unit]:
-        for split, contents in exported.splits.items():
-            cuts = exported.cuts(split, file_rows(contents))
-            for number, (start, stop) in enumerate(cuts):
-                path = f"{split}/data-{number:05d}-of-{len(cuts):05d}.arrow"
-                yield Unit((path,), split, start, stop, contents.names)
+        return arrow.file_units(exported, "{split}/data-{part}.arrow")
 
     @override
     def write(self, exported: Exported, unit: Unit, stream: Stream, folder: Path) -> None:

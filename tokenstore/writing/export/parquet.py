@@ -16,12 +16,10 @@ from tokenstore.writing.export import arrow
 from tokenstore.writing.export.array_files import codebook_file
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.card import CARD, card_of
-from tokenstore.writing.export.contents import SplitContents, Values
+from tokenstore.writing.export.contents import Values
 
-__all__ = ["ParquetFiles", "file_rows"]
+__all__ = ["ParquetFiles"]
 
-_FILE_NBYTES = 2**28
-"""The bytes of values in a file, about."""
 _PICTURE_ROWS = 100
 """The rows of a row group where samples have pictures, so that a viewer reads few of them."""
 
@@ -44,11 +42,7 @@ class ParquetFiles(PlainLayout, Layout):
 
     @override
     def units(self, exported: Exported) -> Iterator[Unit]:
-        for split, contents in exported.splits.items():
-            cuts = exported.cuts(split, file_rows(contents))
-            for number, (start, stop) in enumerate(cuts):
-                path = f"data/{split}-{number:05d}-of-{len(cuts):05d}.parquet"
-                yield Unit((path,), split, start, stop, contents.names)
+        return arrow.file_units(exported, "data/{split}-{part}.parquet")
 
     @override
     def write(self, exported: Exported, unit: Unit, stream: Stream, folder: Path) -> None:
@@ -72,11 +66,3 @@ class ParquetFiles(PlainLayout, Layout):
     @override
     def extras(self, exported: Exported) -> Mapping[str, bytes]:
         return {**codebook_file(exported), CARD: card_of(self, exported, {LABELS: arrow.LABEL})}
-
-
-def file_rows(contents: SplitContents) -> int:
-    """Return the samples of a file whose values take about 256 MB."""
-    nbytes = sum(kind.nbytes for kind in contents.kinds.values())
-    if contents.pictures is not None:
-        nbytes += contents.pictures.nbytes
-    return max(1, _FILE_NBYTES // max(1, nbytes))
