@@ -8,6 +8,7 @@ import pytest
 from timm.optim import param_groups_layer_decay
 
 from seitpp_models.networks.vit import token_vit
+from seitpp_models.recipes import read_recipe, recipe_names
 from seitpp_models.training.resolving import resolve
 from seitpp_models.training.settings import FinetuneSettings, PretrainSettings
 
@@ -69,6 +70,14 @@ def test_published_recipes_resolve_to_the_published_settings(name: str) -> None:
     settings = resolve(command, kinds, name, {}).values
     expected = {**PUBLISHED[name], "batch_size": BATCH[name], "model": "base"}
     assert {setting: settings[setting] for setting in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("finetune", "seit"))])
+def test_no_recipe_of_classifiers_inherits_a_layer_decay_silently(name: str) -> None:
+    recipe = read_recipe(name)
+    assert "layer_decay" in recipe
+    if name in ("seit-imagenet", "finetune-demo"):  # which begin from scratch
+        assert recipe["layer_decay"] == 1
 
 
 @pytest.mark.parametrize("codes", [8, (8, 4)])
