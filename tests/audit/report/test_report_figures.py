@@ -13,6 +13,7 @@ from helpers.view_stores import write_kind
 
 import tokenstore
 from tokenstore.audit.codes import sampled_spans
+from tokenstore.audit.report.charts import Line, heat_map, line_chart
 from tokenstore.audit.report.observing import CodeCurve, SplitCodes
 from tokenstore.audit.report.pictures import code_patches, sheet_rows
 from tokenstore.audit.report.predictability import neighbour_bits, predictabilities
@@ -94,6 +95,14 @@ def test_the_curve_and_the_entropy_of_positions_are_counted(tmp_path: Path) -> N
     assert curve.ranks == list(range(1, len(used) + 1))
     assert curve.shares == pytest.approx(ordered / counts.sum())
     assert curve.top_codes[0] == (int(counts.argmax()), pytest.approx(counts.max() / counts.sum()))
+
+
+def test_charts_take_names_as_they_are() -> None:
+    names = ["$a_^$", "中文"]
+    drawn = heat_map(np.eye(2), "two classes", bar="share", names=names)
+    assert all(name in drawn.svg for name in names)
+    lines = [Line([1, 2], [1, 2], "$5 to $6"), Line([1, 2], [2, 1], "other")]
+    assert "$5 to $6" in line_chart(lines, "two runs", x="step", y="loss").svg
 
 
 def test_a_contact_sheet_has_samples_of_many_classes(tmp_path: Path) -> None:

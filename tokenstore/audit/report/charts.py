@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _SIZE = (4.6, 2.7)
 _POINTS = 72
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may have dollar signs
     "svg.hashsalt": "tokenstore",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -236,7 +238,10 @@ def _drawn(text: str, wide: bool = False, *, square: bool = False) -> Iterator[t
 def _themed(figure: Figure) -> str:
     """Return a figure as an SVG element in the page's colours."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # the browser has the letters that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
