@@ -153,12 +153,13 @@ def audit_store(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     most_codes: int | None = None,
-    observe: Callable[[str], CodeObserver] | None = None,
+    observe: Callable[[str, int], CodeObserver] | None = None,
 ) -> StorageAudit:
     """Audit an open store as `stats` does, and let others see its codes in the same pass.
 
     Of a store of more than `most_codes` codes, about as many are counted, in chunks evenly spaced over each
-    split. `observe(split)` returns the observer of a split's codes. Raises what `stats` does.
+    split. `observe(split, samples)` returns the observer of a split's codes, of which it sees those of about
+    so many samples. Raises what `stats` does.
     """
     columns = compute_columns(store, options)  # first: a missing image is said before hours of counting
     manifest: Manifest = store.manifest
@@ -171,7 +172,7 @@ def audit_store(
     for name in store.splits:
         done = sum(split.counted_samples for split in splits.values())
         report = partial(_report, on_progress, sum(counted.values()), done)
-        observer = None if observe is None else observe(name)
+        observer = None if observe is None else observe(name, counted[name])
         splits[name] = _audit_split(store, name, columns[name], counted[name], report, observer)
     parts = _nbytes_by_part(store)
     return StorageAudit(

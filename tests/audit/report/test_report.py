@@ -17,7 +17,7 @@ from tokenstore_cli.main import cli
 import tokenstore
 from tokenstore.audit.originals import open_images
 from tokenstore.audit.quality import measure_quality
-from tokenstore.audit.report import gathering, page
+from tokenstore.audit.report import gathering, observing, page
 from tokenstore.audit.report import report as report_module
 from tokenstore.errors import ArgumentError, DamageError, SourceError, TokenizerError
 from tokenstore.format.store_fields import TokenizerIdentity
@@ -144,11 +144,15 @@ def test_of_many_codes_a_part_is_counted_and_the_page_says_so(
     codes_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "MOST_CODES", 64 * 190)
+    monkeypatch.setattr(observing, "ENTROPY_CODES", 64 * 200)
     made = tokenstore.report(codes_store)
     (store,) = made.stores
     assert store.is_sampled
     assert store.stats.splits["train"].counted_samples == 128
     assert "128 of 300 in train" in made.html()
+    entropy = store.splits["train"].entropy
+    assert entropy is not None
+    assert entropy.samples == 128  # all that were counted, since so many are wanted
     assert (
         store.stats.splits["train"].class_counts == tokenstore.stats(codes_store).splits["train"].class_counts
     )

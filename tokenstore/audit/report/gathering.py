@@ -130,8 +130,8 @@ class _Gatherer:
         return verify(self._store, on_progress=partial(self._on_step, "verifying"))
 
     def _audit(self, observers: dict[str, SplitCodes]) -> StorageAudit:
-        def observe(name: str) -> SplitCodes:
-            observers[name] = SplitCodes(self._store.manifest, len(self._store[name]))
+        def observe(name: str, samples: int) -> SplitCodes:
+            observers[name] = SplitCodes(self._store.manifest, samples)
             return observers[name]
 
         return audit_store(
