@@ -42,7 +42,7 @@ def near(default: float | None = None) -> Decorator[Any]:
         metavar="SHARE",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=default,
-        help="Report pairs of samples with at least this share of equal codes too, such as 0.9; they stay.",
+        help="Report pairs of samples with at least this share of equal codes too, such as 0.9.",
     )
 
 

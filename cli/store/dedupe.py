@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 @options.existing_store()
 @click.argument("out", required=False)
 @near()
+@click.option(
+    "--remove-near",
+    is_flag=True,
+    help="Remove samples with at least the share of --near of the codes of an earlier one that stays, too.",
+)
 @click.option("--across-splits", is_flag=True, help="Remove samples whose codes an earlier split has, too.")
 @click.option(
     "--report",
@@ -39,12 +44,14 @@ def dedupe(store: str, out: str | None, splits: tuple[str, ...], **settings: Any
     """Find samples of STORE with the same codes, and write a store OUT without them, if it is named.
 
     In each split the first of equal samples stays. Samples that an earlier split has too, which leak from one
-    into the other, are counted, and removed with --across-splits.
+    into the other, are counted, and removed with --across-splits. Nearly equal ones are counted with
+    --near, and removed with --remove-near.
 
     \b
     Examples:
       tokenstore dedupe photos.zarr --report duplicates.csv --near 0.9
       tokenstore dedupe photos.zarr clean.zarr
+      tokenstore dedupe video.zarr clean.zarr --near 0.9 --remove-near
       tokenstore dedupe photos.zarr clean.zarr --across-splits --split val --split train
     """
     with edited("deduplicated") as (on_progress, report):

@@ -123,6 +123,9 @@ def test_dedupe(folder: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert found.removed == {"train": 4}
     assert "to remove: train 4" in output("dedupe", tmp_path / "twice")
+    output("dedupe", tmp_path / "twice", tmp_path / "c", "--near", 0.01, "--remove-near")
+    tokenstore.dedupe(tmp_path / "twice", tmp_path / "d", near=0.01, remove_near=True)
+    assert contents(tmp_path / "c") == contents(tmp_path / "d")
     assert tokenstore.diff(folder / "store", tmp_path / "a").same
 
 

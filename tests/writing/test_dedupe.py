@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.stores import contents, random_codes, write_store
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tokenstore
@@ -133,6 +133,55 @@ def test_near_samples_are_found_by_their_share_of_equal_codes(tmp_path: Path) ->
     assert pq.read_table(tmp_path / "r.parquet").num_rows == len(pairs)
 
 
+def test_near_samples_are_removed_if_an_earlier_one_that_stays_is_near(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    chain = [random_codes(1, (8, 8), K)[0]]
+    for start in (0, 4, 8):  # each is 60/64 equal to the one before, and 56/64 to that before this one
+        flat = chain[-1].reshape(-1).copy()
+        flat[start : start + 4] = (flat[start : start + 4] + 1) % K
+        chain.append(flat.reshape(8, 8))
+    other = random_codes(1, (8, 8), K, 9)[0]
+    store = written(tmp_path / "a", {"train": np.stack([*chain, other, changed(other, 10, rng)])})
+    found = tokenstore.dedupe(store, tmp_path / "b", near=0.9, remove_near=True)
+    assert found.removed == {"train": 2}
+    opened = tokenstore.open(tmp_path / "b")
+    assert opened["train"].samples_table()["source_index"].to_pylist() == [0, 2, 4, 5]
+    (done,) = opened.manifest.history
+    assert (done.arguments["near"], done.arguments["removed"]) == (0.9, {"train": 2})
+    assert verify(tmp_path / "b").problems == []
+    assert tokenstore.dedupe(store, near=0.9).removed == {"train": 0}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30), st.integers(0, 30))
+@example([(0, 0), (0, 1), (0, 1), (0, 0), (1, 2), (0, 2)], 2)  # those near in b have their codes in a
+@settings(max_examples=25, deadline=None)
+def test_of_any_near_and_equal_samples_the_first_stays(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int]], stop: int
+) -> None:
+    folder = tmp_path_factory.mktemp("near")
+    parts = {name: part for name, part in {"a": rows[:stop], "b": rows[stop:]}.items() if part}
+
+    def codes_of(part: list[tuple[int, int]]) -> Any:
+        codes = with_copies([base for base, _ in part])
+        for row, (_, variant) in enumerate(part):
+            codes[row].reshape(-1)[0] = variant
+        return codes
+
+    store = written(folder / "a", {name: codes_of(part) for name, part in parts.items()})
+    for across in (False, True):
+        out = folder / f"{across}"
+        tokenstore.dedupe(store, out, near=0.9, remove_near=True, across_splits=across, jobs=1)
+        seen: set[int] = set()
+        for name, part in parts.items():
+            left = []
+            for base, variant in part:
+                if base not in seen:
+                    left.append((base, variant))
+                    seen.add(base)
+            np.testing.assert_array_equal(tokenstore.open(out)[name][:], codes_of(left))
+            seen = seen if across else set()
+
+
 def test_all_pairs_of_a_hash_that_many_samples_have_are_compared_with_their_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +224,7 @@ def test_samples_of_several_views_are_compared_in_all_of_them(tmp_path: Path) ->
         ({"report": "no/x.csv"}, r"expected a file in a folder that is there, found 'no/x\.csv'"),
         ({"report": "x.txt"}, r"expected a name that ends in .csv or .parquet, found 'x.txt'"),
         ({"jobs": 0}, "jobs: expected 1 or more"),
+        ({"remove_near": True}, "remove_near=True: expected the share of equal codes from which"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

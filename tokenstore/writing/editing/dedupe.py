@@ -1,4 +1,4 @@
-"""The removal of samples whose codes another one has, and a report of those with nearly the same."""
+"""The removal of samples whose codes another one has, and a report or the removal of nearly equal ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -36,6 +37,9 @@ from tokenstore.writing.editing.select import chosen_splits, write_picked
 from tokenstore.writing.writer import StoreWriter
 
 __all__ = ["Deduped", "Duplicates", "dedupe"]
+
+_PAIRS_AT_ONCE = 2**16
+"""The pairs that are Python's numbers at a time."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def dedupe(
     out: StorePath | Storage | None = None,
     *,
     near: float | None = None,
+    remove_near: bool = False,
     across_splits: bool = False,
     splits: Sequence[str] | None = None,
     report: str | Path | None = None,
@@ -123,16 +128,19 @@ def dedupe(
     Of samples of one split with the same codes the first stays. Those of an earlier split, which leak from
     one into the other, are reported; with `across_splits` they are removed too. `splits` says which splits
     are looked at and in which order, by default all; others are written as they are. `near` is a share of
-    equal codes, such as 0.9, from which pairs of other samples are reported; they stay. At least 99 % of them
-    are found. `report` is a `.csv` or `.parquet` file that gets a row for each pair. Memory is 24 bytes a
-    sample and the pairs; with `near`, the disk for temporary files takes some 170 bytes a sample. `jobs`,
-    `resume`, the options of storage and `on_progress` are as in `tokenstore.select`.
+    equal codes, such as 0.9, from which pairs of other samples are reported. At least 99 % of them are found.
+    With `remove_near` a sample goes if an earlier one that stays is so near it, in its own split or, with
+    `across_splits`, in any; of more than 16 that are all near each other several may stay. `report` is a
+    `.csv` or `.parquet` file that gets a row for each pair. Memory is 24 bytes a sample and the pairs; with
+    `near`, the disk for temporary files takes some 170 bytes a sample. `jobs`, `resume`, the options of
+    storage and `on_progress` are as in `tokenstore.select`.
 
-    Raises ArgumentError for a share, a file's name or options that cannot be used; StoreError for an unknown
-    split; DamageError; StoreExistsError if something else is at `out`; ConversionError if an unfinished store
-    there is of another operation; and the errors of `tokenstore.open`.
+    Raises ArgumentError for a share, a file's name or options that cannot be used, and for `remove_near`
+    without `near`; StoreError for an unknown split; DamageError; StoreExistsError if something else is at
+    `out`; ConversionError if an unfinished store there is of another operation; and the errors of
+    `tokenstore.open`.
     """
-    _check_arguments(near, report)
+    _check_arguments(near, remove_near, report)
     jobs = checked_jobs(jobs, available_cores())
     if out is None:
         opened, target = as_store(store, storage_options), None
@@ -142,14 +150,14 @@ def dedupe(
     found = _find(opened, chosen_splits(opened, splits), near, jobs, on_progress)
     if report is not None:
         _write_report(Path(report), found.table())
-    is_removed = _removed(found, across_splits)
+    is_removed = _removed(found, across_splits, remove_near)
     counts = {split.name: int(marks.sum()) for split, marks in zip(found.splits, is_removed, strict=True)}
     if target is None:
         return Deduped(found, counts)
     marks = dict(zip([split.name for split in found.splits], is_removed, strict=True))
     picked = {name: [_picked(opened[name], marks.get(name))] for name in opened.splits}
-    names = [split.name for split in found.splits]
-    done = operation("dedupe", [opened], splits=names, across_splits=across_splits or None, removed=counts)
+    how = {"across_splits": across_splits or None, "near": near if remove_near else None}
+    done = operation("dedupe", [opened], splits=list(counts), removed=counts, **how)
 
     def write(writer: StoreWriter) -> None:
         write_picked(writer, picked, writer.spec, jobs, on_progress)
@@ -185,7 +193,7 @@ def _find(
     return Duplicates(splits, exact, close)
 
 
-def _removed(pairs: Duplicates, across_splits: bool) -> list[Any]:
+def _removed(pairs: Duplicates, across_splits: bool, remove_near: bool) -> list[Any]:
     """Return which samples of each split are removed (n,) bool."""
     starts = pairs.starts
     marks = np.zeros(int(starts[-1]), np.bool_)
@@ -193,6 +201,14 @@ def _removed(pairs: Duplicates, across_splits: bool) -> list[Any]:
         marks[pairs.exact.second] = True
     else:
         marks[_again_in_split(pairs, starts)] = True
+    if remove_near and across_splits:
+        _mark_near(marks, pairs.near.first, pairs.near.second)
+    elif remove_near:
+        for start, stop in itertools.pairwise(starts.tolist()):
+            first = _first_in(pairs.near.first, pairs.exact, start, stop)
+            second = _first_in(pairs.near.second, pairs.exact, start, stop)
+            are_here = (first >= 0) & (second >= 0)
+            _mark_near(marks, first[are_here], second[are_here])
     return [marks[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
 
 
@@ -209,11 +225,47 @@ def _again_in_split(pairs: Duplicates, starts: Indices) -> Indices:
     return again
 
 
-def _check_arguments(near: float | None, report: str | Path | None) -> None:
+def _first_in(numbers: Indices, exact: Pairs, start: int, stop: int) -> Indices:
+    """Return for each sample the first of [start, stop) that has its codes, -1 where none has.
+
+    The samples (m,) are each the first with its codes in all splits.
+    """
+    is_here = (numbers >= start) & (numbers < stop)
+    copies = np.flatnonzero((exact.second >= start) & (exact.second < stop))
+    copies = copies[np.argsort(exact.second[copies], kind="stable")]
+    known, places = np.unique(exact.first[copies], return_index=True)
+    if not len(known):
+        return np.where(is_here, numbers, -1)
+    at = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+    of_copies = np.where(known[at] == numbers, exact.second[copies[places[at]]], -1)
+    return np.where(is_here, numbers, of_copies)
+
+
+def _mark_near(marks: npt.NDArray[np.bool_], first: Indices, second: Indices) -> None:
+    """Mark each sample (N,) that is near an earlier unmarked one, by pairs (m,) of samples."""
+    earlier, later = np.minimum(first, second), np.maximum(first, second)
+    order = np.argsort(later, kind="stable")
+    is_removed = bytearray(marks.tobytes())
+    for start in range(0, len(order), _PAIRS_AT_ONCE):
+        block = order[start : start + _PAIRS_AT_ONCE]
+        for one, other in zip(earlier[block].tolist(), later[block].tolist(), strict=True):
+            if not is_removed[one]:  # subtle: all pairs in which it is the later one came before
+                is_removed[other] = 1
+    marks[:] = np.frombuffer(is_removed, np.bool_)
+
+
+def _check_arguments(near: float | None, remove_near: bool, report: str | Path | None) -> None:
     if near is not None and not 0 < near < 1:
         raise ArgumentError(
             f"near: expected a share of equal codes above 0 and below 1, found {near}",
             parameters=[Parameter("near")],
+        )
+    if remove_near and near is None:
+        parameters = [Parameter("remove_near", True), Parameter("near")]
+        raise ArgumentError(
+            f"{parameters[0]}: expected the share of equal codes from which samples are near, found none. "
+            f"Give it by {parameters[1]}",
+            parameters=parameters,
         )
     if report is not None and Path(report).suffix not in (".csv", ".parquet"):
         raise ArgumentError(
