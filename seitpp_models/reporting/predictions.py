@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from seitpp_models.errors import ModelError
 from seitpp_models.evaluation.predictions import Predictions
@@ -22,6 +24,12 @@ MOST_CLASSES = 200
 """The most classes of a confusion matrix that is drawn."""
 
 _COLUMNS = ("label", "predicted", "probability")
+_TYPES = {
+    "label": pa.int64(),
+    "predicted": pa.int64(),
+    "probability": pa.float64(),
+    "corruption": pa.string(),
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,10 @@ class PredictionFigures:
 
 
 def prediction_figures(path: Path, classes: int) -> PredictionFigures:
-    """Return the figures of a file of predictions of K classes; raises ModelError for any other file."""
+    """Return the figures of a file of predictions, CSV or Parquet; raises ModelError for any other file."""
     try:
-        with open_parquet(path) as file:
-            names = [*_COLUMNS, *(["corruption"] if "corruption" in file.schema_arrow.names else [])]
-            table = file.read(columns=names, use_threads=False)
-        if "corruption" in names:  # samples as they are have none
+        table = _table(path)
+        if "corruption" in table.column_names:  # samples as they are have none
             table = table.filter(table["corruption"].is_null())
         label, predicted, probability = (table[name].to_numpy() for name in _COLUMNS)
         if (
@@ -97,6 +103,24 @@ def prediction_figures(path: Path, classes: int) -> PredictionFigures:
         read.confused(MOST_CONFUSED),
         read.confusion() if classes <= MOST_CLASSES else None,
     )
+
+
+def _table(path: Path) -> pa.Table:
+    """Read the columns of a file of predictions, CSV or Parquet by its ending."""
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            names = next(csv.reader(file), [])
+        # subtle: types that Arrow infers are those of the first rows, which have no corruption
+        conversion = pa_csv.ConvertOptions(
+            column_types=_TYPES, include_columns=_columns(names), strings_can_be_null=True
+        )
+        return pa_csv.read_csv(path, pa_csv.ReadOptions(use_threads=False), convert_options=conversion)
+    with open_parquet(path) as pages:
+        return pages.read(columns=_columns(pages.schema_arrow.names), use_threads=False)
+
+
+def _columns(names: list[str]) -> list[str]:
+    return [*_COLUMNS, *(["corruption"] if "corruption" in names else [])]
 
 
 def calibration(probability: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> Calibration:

@@ -19,7 +19,7 @@ from seitpp_models.errors import ModelError
 from seitpp_models.evaluation import evaluate
 from seitpp_models.evaluation.run_files import EVALUATION
 from seitpp_models.reporting import report
-from seitpp_models.reporting.predictions import calibration
+from seitpp_models.reporting.predictions import calibration, prediction_figures
 from seitpp_models.reporting.runs import POINTS, run_names
 from tokenstore.errors import ArgumentError
 
@@ -97,6 +97,35 @@ def test_the_page_loads_nothing_and_shows_every_part(runs: tuple[Path, Path], tm
         assert part in text
     assert all(f"<td>{name}</td>" in text for name in NAMES)
     assert "seitpp evaluate" in text  # of the run that was not
+
+
+def test_predictions_that_were_written_as_csv_give_the_same_figures(
+    runs: tuple[Path, Path], store: Path, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path / "run", "vit", VIT, 30)
+    (folder / "model.safetensors").write_bytes((runs[0] / "model.safetensors").read_bytes())
+    evaluate(folder, store=store, workers=0, threads=1, predictions=tmp_path / "predictions.csv")
+    first, second = (each.predictions for each in report(runs[0], folder).runs)
+    assert first is not None
+    assert second is not None
+    assert second.confusion is not None
+    assert first.confusion is not None
+    assert second.confusion.tolist() == first.confusion.tolist()
+    assert second.calibration.confidence == pytest.approx(first.calibration.confidence)
+
+
+def test_of_corrupted_images_predictions_on_those_as_they_are_count(tmp_path: Path) -> None:
+    rows = ["a,,,0,0,1"] * 60_000 + ["a,blur,1,0,1,0.5"]
+    text = "source,corruption,severity,label,predicted,probability\n"
+    (tmp_path / "predictions.csv").write_text(text + "\n".join(rows) + "\n")
+    assert prediction_figures(tmp_path / "predictions.csv", 2).samples == 60_000
+
+
+@pytest.mark.parametrize("text", ["", "label,predicted\n0,0\n", "label,predicted,probability\na,b,c\n"])
+def test_another_csv_file_is_no_file_of_predictions(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.csv").write_text(text)
+    with pytest.raises(ModelError, match="expected predictions of a classifier"):
+        prediction_figures(tmp_path / "other.csv", 2)
 
 
 def test_predictions_of_another_evaluation_are_not_shown(runs: tuple[Path, Path], tmp_path: Path) -> None:
