@@ -73,16 +73,16 @@ def images(*, required: bool = False, multiple: bool = False, end: str = "") -> 
     )
 
 
-def out(what: str, *, folder: bool = False, callback: Callable[..., Any] | None = None) -> Decorator[Any]:
+def out(what: str, *, folder: bool = False, required: bool = True, **settings: Any) -> Decorator[Any]:
     """Return --out, the local path of the file or folder that the command writes, as a Path."""
     return click.option(
         "-o",
         "--out",
         metavar="PATH",
-        required=True,
+        required=required,
         type=click.Path(file_okay=not folder, dir_okay=folder, path_type=Path),
-        callback=callback,
         help=f"Where to write: {what}.",
+        **settings,
     )
 
 

@@ -9,13 +9,13 @@ import click
 from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
-from .network_options import defaults, explicit_options, network_options, vit_options
+from ..parameters import Choice
+from .network_options import defaults, network_options, vit_options
 
 _DEFAULTS = defaults("finetune")
 
 
 @click.command(epilog=EXIT_CODES)
-@options.existing_store()
 @network_options("finetune")
 @vit_options("finetune")
 @training_options.grid_size()
@@ -30,6 +30,13 @@ _DEFAULTS = defaults("finetune")
 )
 @training_options.held_out_option(_DEFAULTS["held_out"], "where the store has no --evaluate-split")
 @training_options.smoothing(_DEFAULTS["smoothing"], "of the labels")
+@option(
+    "--loss",
+    type=Choice(["cross-entropy", "bce"]),
+    default=_DEFAULTS["loss"],
+    help="Loss. bce: binary cross-entropy of each class by itself.",
+)
+@option("--attn-only", is_flag=True, help="Train the blocks' attention, the positions and the head alone.")
 @training_options.augment(
     ["finetune", "seit", "none"],
     "finetune: SeiT++'s; seit: SeiT's; none: the central part",
@@ -56,4 +63,4 @@ def finetune(context: click.Context, /, **_: Any) -> None:
 
     from .run_display import show_run
 
-    show_run(train, explicit_options(context))
+    show_run(train, context)

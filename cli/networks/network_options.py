@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from .. import options, training_options
 from ..options import Decorator, option
-from ..parameters import Choice
+from ..parameters import Choice, ExistingPlace
 
 _POSITIVE, _SHARE = click.FloatRange(0, min_open=True), click.FloatRange(0, 1)
 
@@ -67,6 +67,7 @@ def network_options(command: str) -> Decorator[Any]:
     """Return the options of every command that trains a network on a store, with the command's defaults."""
     default = defaults(command)
     return options.together(
+        click.argument("store", type=ExistingPlace("token store"), required=False),
         option(
             "--config",
             type=_Recipe(),
@@ -74,7 +75,13 @@ def network_options(command: str) -> Decorator[Any]:
             help="A YAML file of settings, which options override; or a recipe of the package: "
             f"{', '.join(_recipe_names())}.",
         ),
-        options.out("the folder of the run", folder=True),
+        options.out("the folder of the run", folder=True, required=False),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Write nothing: print every setting, as a YAML file that --config takes, and with STORE the "
+            "plan of the run, the groups of parameters and the steps of the augmentation.",
+        ),
         options.split(default=default["split"]),
         option(
             "--evaluate-split",
@@ -95,7 +102,31 @@ def network_options(command: str) -> Decorator[Any]:
             help="Epochs from one evaluation to the next; 0: only at the end.",
         ),
         training_options.checkpoint_minutes(),
+        _kept_weights(command),
         options.resume("the run in OUT"),
+    )
+
+
+def _kept_weights(command: str) -> Decorator[Any]:
+    default = defaults(command)
+    return options.together(
+        option(
+            "--keep-best", is_flag=True, help="Keep the weights of the best evaluation (best.safetensors)."
+        ),
+        option(
+            "--keep-last",
+            metavar="N",
+            type=click.IntRange(0),
+            default=default["keep_last"],
+            help="Last epochs whose weights are kept (epoch-N.safetensors).",
+        ),
+        option(
+            "--keep-every",
+            metavar="EPOCHS",
+            type=click.IntRange(0),
+            default=default["keep_every"],
+            help="Epochs from one whose weights are kept to the next; 0: none.",
+        ),
     )
 
 
@@ -138,6 +169,8 @@ def _optimiser(command: str) -> Decorator[Any]:
         options.batch_size(default["batch_size"], "of a step, of all processes together"),
         number("accumulation", at_least_one, "N", "Parts of a process's share of a step, for less memory."),
         training_options.learning_rate_option(default["learning_rate"]),
+        number("min-lr", click.FloatRange(0), "RATE", "Learning rate that the cosine ends at."),
+        number("warmup-lr", click.FloatRange(0), "RATE", "Learning rate that the warm-up begins at."),
         number("warmup-epochs", click.FloatRange(0), "EPOCHS", "Epochs before the cosine begins to fall."),
         number("weight-decay", click.FloatRange(0), "DECAY", "Weight decay of AdamW."),
         number("beta2", _SHARE, "DECAY", "Decay of AdamW's second moment."),
@@ -152,7 +185,12 @@ def _optimiser(command: str) -> Decorator[Any]:
             "ema",
             click.FloatRange(0, 1, max_open=True),
             "DECAY",
-            "Decay of the average of the weights that is evaluated and saved; 0: no average.",
+            "Decay of the average of the weights; 0: no average.",
+        ),
+        option(
+            "--evaluate-ema/--no-evaluate-ema",
+            default=default["evaluate_ema"],
+            help="Evaluate the average and save it as the network, or save it beside the network.",
         ),
     )
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from .. import options, training_options
+from .. import training_options
 from ..main import EXIT_CODES
 from ..options import option
-from .network_options import defaults, explicit_options, mask_options, network_options, start_option
+from .network_options import defaults, mask_options, network_options, start_option
 
 
 @click.command(epilog=EXIT_CODES)
-@options.existing_store()
 @network_options("pretrain")
 @start_option("masked-token model", "`seitpp pretrain`")
 @training_options.grid_size()
@@ -52,4 +51,4 @@ def pretrain(context: click.Context, /, **_: Any) -> None:
 
     from .run_display import show_run
 
-    show_run(train, explicit_options(context))
+    show_run(train, context)

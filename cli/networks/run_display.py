@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import click
+
 from ..console import echo, hint
 from ..main import spoken
 from ..training import RunDisplay
+from .network_options import explicit_options
+from .planned_display import print_planned
 
 
-def show_run(train: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Call `train(**settings)` and print its progress; of several processes, one prints."""
+def show_run(train: Callable[..., Any], context: click.Context) -> None:
+    """Call `train` with the options of a command, and print its progress; of several processes, one prints.
+
+    With --dry-run the plan of the run is printed instead. Raises click.MissingParameter without a store or a
+    folder to write to.
+    """
+    settings = explicit_options(context)
+    if settings.pop("dry_run", False):
+        from seitpp_models.training import planned
+
+        settings.pop("out", None)
+        print_planned(planned(train.__name__, **settings))  # type: ignore[arg-type]
+        return
+    for parameter in context.command.params:
+        if parameter.name in ("store", "out") and settings.get(parameter.name) is None:
+            raise click.MissingParameter(ctx=context, param=parameter)
     display = RunDisplay()
 
     def begin(plan: Any) -> None:

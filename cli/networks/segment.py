@@ -10,13 +10,12 @@ from .. import options, training_options
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import Choice
-from .network_options import defaults, explicit_options, network_options, vit_options
+from .network_options import defaults, network_options, vit_options
 
 _DEFAULTS = defaults("segment")
 
 
 @click.command(epilog=EXIT_CODES)
-@options.existing_store()
 @network_options("segment")
 @vit_options("segment")
 @option(
@@ -50,4 +49,4 @@ def segment(context: click.Context, /, **_: Any) -> None:
 
     from .run_display import show_run
 
-    show_run(train, explicit_options(context))
+    show_run(train, context)

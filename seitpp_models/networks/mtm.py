@@ -214,9 +214,7 @@ class MaskedTokenModel(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
-        for token in (self.cls_token, self.mask_token_label, self.decoder_pos_embed_learned):
-            trunc_normal_(token, std=_INITIAL_DEVIATION)
+        trunc_normal_(self.cls_token, std=_INITIAL_DEVIATION)
 
     def forward(self, codes: Tensor, mask: PatchMask) -> MaskedTokenOutput:
         """Return the loss, logits and targets of the masked patches of codes (B, H, W)."""
@@ -250,8 +248,8 @@ class MaskedTokenModel(nn.Module):
         return replace(output, loss=loss)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of the parameters without weight decay, for timm."""
-        return {"cls_token", "mask_token_label", "decoder_pos_embed_learned", "mlm_layer.bias"}
+        """Return the names of the parameters without weight decay, for timm: not the learned tokens."""
+        return {"mlm_layer.bias"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer."""

@@ -34,9 +34,9 @@ def recipe_names() -> list[str]:
 def read_recipe(config: str | Path) -> dict[str, Any]:
     """Return the settings of a packaged recipe, or of a YAML file, by their names.
 
-    The file may be the record of a run, whose settings may be null. Raises ArgumentError if `config` is
-    neither, if the file is longer than 16 KiB, or if a value is no text, truth value, or number of up to 64
-    bits.
+    The file may be the record of a run. A setting may be null, which is its default. Raises ArgumentError if
+    `config` is neither, if the file is longer than 16 KiB, or if a value is no text, truth value, or number
+    of up to 64 bits.
     """
     values, path = _read(config)
     is_record = isinstance(values.get(RUN), dict)
@@ -44,7 +44,7 @@ def read_recipe(config: str | Path) -> dict[str, Any]:
     if is_record:
         del settings[RUN]
     for name, value in settings.items():
-        if not isinstance(value, (str, int, float)) and not (value is None and is_record):
+        if value is not None and not isinstance(value, (str, int, float)):
             kind = type(value).__name__
             raise ArgumentError(f"{path}: {name:.80}: expected one value, found a {kind}")
         if isinstance(value, int) and not -_LARGEST < value < _LARGEST:

@@ -3,7 +3,7 @@
 Three front doors, each of which is one call for a whole run: `pretrain` trains a masked-token model without
 labels, `finetune` a classifier, and `segment` a network that gives each pixel a class. Their settings are
 keywords (`seitpp_models.training.settings`), a recipe (`seitpp_models.recipes`), or both. A run writes to a
-folder, can be interrupted at any time, and is resumed by `resume=True`.
+folder, can be interrupted at any time, and is resumed by `resume=True`. `planned` says what a run would do.
 
     from seitpp_models.training import finetune
     result = finetune("photos.zarr", "runs/photos", config="finetune-cpu", epochs=10)
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seitpp_models.training.finetuning import finetune
     from seitpp_models.training.network_run import NetworkStep
+    from seitpp_models.training.optimisers import ParameterGroup
+    from seitpp_models.training.planning import PlannedRun, planned
     from seitpp_models.training.pretraining import pretrain
     from seitpp_models.training.runs import TrainingPlan, TrainingResult
     from seitpp_models.training.segmenting import segment
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FinetuneSettings",
     "NetworkStep",
+    "ParameterGroup",
+    "PlannedRun",
     "PretrainSettings",
     "SegmentSettings",
     "TrainingPlan",
     "TrainingResult",
     "finetune",
+    "planned",
     "pretrain",
     "segment",
 ]
@@ -41,11 +46,14 @@ __all__ = [
 _HOMES = {
     "FinetuneSettings": "settings",
     "NetworkStep": "network_run",
+    "ParameterGroup": "optimisers",
+    "PlannedRun": "planning",
     "PretrainSettings": "settings",
     "SegmentSettings": "settings",
     "TrainingPlan": "runs",
     "TrainingResult": "runs",
     "finetune": "finetuning",
+    "planned": "planning",
     "pretrain": "pretraining",
     "segment": "segmenting",
 }

@@ -27,7 +27,6 @@ from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
 __all__ = [
-    "adapter_name",
     "adapter_of",
     "classifier_backbone",
     "content_of",
@@ -35,9 +34,6 @@ __all__ = [
     "network_to_continue",
     "token_vit_backbone",
 ]
-
-_ADAPTED = ("mtm", "finetune", "crops")
-"""The augmentations that have the adapter of the settings without being asked."""
 
 
 def network_grid(
@@ -155,25 +151,15 @@ def token_vit_backbone(
     return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 
-def adapter_name(settings: Settings) -> str:
-    """Return the adapter that a run has, by its setting; "none" for none.
-
-    SeiT's own augmentation, and no augmentation, have an adapter only if one was asked for.
-    """
-    name: str = settings["adapter"]
-    has_own = settings["augment"] in _ADAPTED
-    return name if has_own or "adapter" in settings.requested else "none"
-
-
 def adapter_of(
     settings: Settings, store: TokenStore, shape: NetworkShape, device: torch.device
 ) -> TokenAdapt | None:
     """Return the TokenAdapt that augments, on a device; None for the setting "none".
 
-    An adapter of numbers takes them in the scales of a network of `shape`. Raises ModelError if one was asked
-    for without augmentation, AdapterError for an adapter of another tokenizer.
+    An adapter of numbers takes them in the scales of a network of `shape`. Raises ModelError if there is no
+    augmentation, AdapterError for an adapter of another tokenizer.
     """
-    name = adapter_name(settings)
+    name = settings["adapter"]
     if name == "none":
         return None
     if settings["augment"] == "none":

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.token_form import TokenForm, form_of
@@ -19,7 +20,7 @@ from seitpp_models.training.augmentations import (
     noise_identity,
     training_recipe,
 )
-from seitpp_models.training.backbones import adapter_name, adapter_of, classifier_backbone
+from seitpp_models.training.backbones import adapter_of, classifier_backbone
 from seitpp_models.training.inputs import (
     augmented_vectors,
     check_labels,
@@ -29,9 +30,10 @@ from seitpp_models.training.inputs import (
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
-from seitpp_models.training.resolving import Settings, resolve
+from seitpp_models.training.resolving import Settings
 from seitpp_models.training.runs import (
     Callbacks,
+    Door,
     Experiment,
     TrainingPlan,
     TrainingResult,
@@ -45,12 +47,18 @@ from tokenstore.errors import Parameter
 from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
-__all__ = ["finetune"]
+__all__ = ["DOOR", "finetune"]
 
 _SPARSE_CLASSES = 2**16
 """The number of classes up to which a network is made for whatever labels there are."""
 _SPARSE_FACTOR = 16
 """The classes of a network for each distinct label beyond which the labels are taken for other numbers."""
+
+
+_ATTENTION = ".attn."
+"""The part of the names of attention's parameters."""
+_TRAINED_TOO = ("pos_embed", "head")
+"""The first parts of the names of parameters that are trained beside attention."""
 
 
 def finetune(
@@ -90,13 +98,14 @@ def finetune(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    resolved = resolve("finetune", FinetuneSettings, config, settings)
-    noisy = Parameter("emb_noise")
-    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
-    adapter = Parameter("adapter")
-    resolved.refuse_idle(("mixup",), str(adapter), adapter_name(resolved) == "none", adapter)
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
-    return run_experiment(_experiment, store, out, resolved, callbacks)
+    return run_experiment(DOOR, store, out, DOOR.resolve(config, settings), callbacks)
+
+
+def _check(settings: Settings) -> None:
+    adapter = Parameter("adapter")
+    settings.refuse_idle_noise()
+    settings.refuse_idle(("mixup",), str(adapter), settings["adapter"] == "none", adapter)
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
@@ -164,8 +173,26 @@ def _network(
 ) -> TrainedModel:
     head = {"num_classes": classes, "drop_path_rate": settings["drop_path"]}
     network = classifier_backbone(settings, store, form, samples, settings["grid_size"], head)
+    if settings["attn_only"]:
+        _freeze_all_but_attention(network.model)
     names = store.class_names
     return replace(network, labels=names if names is not None and len(names) == classes else None)
+
+
+def _freeze_all_but_attention(model: nn.Module) -> None:
+    """Take the gradients of all parameters but those of attention, positions and head.
+
+    Raises ModelError for a network without blocks of attention.
+    """
+    parameters = dict(model.named_parameters())
+    if not any(_ATTENTION in name for name in parameters):
+        parameter = Parameter("attn_only", True)
+        raise ModelError(
+            f"{parameter}: expected a ViT, whose blocks have attention, found a {type(model).__name__}",
+            parameters=[parameter],
+        )
+    for name, weights in parameters.items():
+        weights.requires_grad_(_ATTENTION in name or name.split(".")[0] in _TRAINED_TOO)
 
 
 def _task(
@@ -188,4 +215,8 @@ def _task(
         synonyms=synonyms_of(store, form),
         symmetries=flips_of(store, form),
     )
-    return Classification(recipe.to(device), settings["smoothing"])
+    return Classification(recipe.to(device), settings["smoothing"], settings["loss"])
+
+
+DOOR = Door("finetune", FinetuneSettings, _check, _experiment)
+"""The training of classifiers."""

@@ -11,57 +11,23 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from typing_extensions import override
 
 from seitpp_models.errors import ModelError, SamplesError
+from seitpp_models.training.optimisers import OptimiserConfig, optimiser_of, schedule_of
 from seitpp_models.training.records import RunRecord
 from seitpp_models.training.tasks import StepRandom, Task
 from seitpp_models.weights.files import WEIGHTS, TrainedModel, save_model
-from tokenstore.errors import Parameter
 from tokenstore.loading import TokenLoader
 from tokenstore.networks.runs import ResumableRun
 from tokenstore.networks.states import load_optimizer
 
-__all__ = ["WEIGHTS", "NetworkRun", "NetworkStep", "OptimiserConfig"]
+__all__ = ["AVERAGE", "WEIGHTS", "NetworkRun", "NetworkStep"]
 
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """The optimiser of a run. The same config, store and processes give the same weights on a CPU."""
-
-    epochs: int
-    batch_size: int
-    """The samples of a step, of all processes together."""
-    learning_rate: float
-    """The peak of the learning rate."""
-    steps: int
-    """The steps of all epochs."""
-    warmup_steps: int = 0
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    """The factor of the learning rate from each layer to the one before it."""
-    clip: float = 0.0
-    """The largest norm of the gradients; 0: any."""
-    average_decay: float = 0.0
-    """The decay of the average of the weights that is evaluated and saved; 0: no average."""
-    accumulation: int = 1
-    """The number of parts that a process computes its share of a step in."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.learning_rate < math.inf and 0 <= self.warmup_steps < self.steps):
-            warmup = Parameter("warmup_epochs")
-            raise ModelError(
-                f"expected a learning rate above 0, and a warm-up shorter than the {self.steps} steps of "
-                f"{self.epochs} epochs, found {self.learning_rate} and {self.warmup_steps} steps; give "
-                f"fewer epochs, {warmup}",
-                parameters=[warmup],
-            )
+AVERAGE = "average.safetensors"
+"""The file of the average of the weights, where the network itself is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -110,30 +76,18 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         )
         self.record = record
         self.network, self.task, self.loader, self.accelerator = network, task, loader, accelerator
-        optimizer = create_optimizer_v2(
-            network.model,
-            opt="adamw",
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.betas,
-            layer_decay=None if config.layer_decay == 1 else config.layer_decay,
-            fused=True,
-        )
-        self.schedule = CosineLRScheduler(
-            optimizer,
-            t_initial=config.steps - config.warmup_steps + 1,  # the rate of the last step is above 0
-            warmup_t=config.warmup_steps,
-            warmup_lr_init=0.0,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        optimizer = optimiser_of(config, network.model)
+        self.schedule = schedule_of(config, optimizer)
         self.model, self.optimizer = accelerator.prepare(network.model, optimizer)
         self.average = ModelEmaV3(network.model, config.average_decay) if config.average_decay else None
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to evaluate and save: the average of the weights, if there is one."""
-        return self.network.model if self.average is None else self.average.module
+        """The network to evaluate and save: the average of the weights, if there is one to be evaluated."""
+        if self.average is None or not self.config.evaluate_average:
+            return self.network.model
+        averaged: nn.Module = self.average.module
+        return averaged
 
     @override
     def check_begun(self) -> None:
@@ -231,7 +185,13 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
 
     @override
     def save_weights(self) -> None:
-        save_model(replace(self.network, model=self.evaluated), self.out / WEIGHTS)
+        self.save_evaluated(WEIGHTS)
+        if self.average is not None and not self.config.evaluate_average:
+            save_model(replace(self.network, model=self.average.module), self.out / AVERAGE)
+
+    def save_evaluated(self, name: str) -> None:
+        """Write the network that is evaluated to a file of the folder; raises OSError."""
+        save_model(replace(self.network, model=self.evaluated), self.out / name)
 
     @override
     def save(self) -> None:

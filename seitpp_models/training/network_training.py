@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from seitpp_models.training.kept_weights import BEST, KEEP_NOTHING, KeptWeights, WhatToKeep
 from seitpp_models.training.network_run import NetworkRun, NetworkStep
-from seitpp_models.training.reports import RunReport
+from seitpp_models.training.reports import EVALUATIONS, RunReport
 from tokenstore.networks.runs import RunOptions, run_steps
 
 __all__ = ["train_network"]
@@ -20,29 +21,41 @@ def train_network(
     on_step: Callable[[NetworkStep], None] | None = None,
     on_evaluation: Callable[[int, Mapping[str, Any]], None] | None = None,
     reference: tuple[str, float] | None = None,
+    keep: WhatToKeep = KEEP_NOTHING,
 ) -> Mapping[str, Any]:
     """Train to the last step and return the figures that `evaluate` then gives.
 
     All processes that train together call it; the callbacks are called in the one that writes. `reference`
-    is the name and the value of a loss to compare with. Raises ModelError if the folder holds a run that is
-    not to be resumed, or if a loss is not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, with the last
-    step saved.
+    is the name and the value of a loss to compare with, and `keep` says which weights stay. Raises ModelError
+    if the folder holds a run that is not to be resumed, or if a loss is not finite; KeyboardInterrupt after
+    Ctrl-C or SIGTERM, with the last step saved.
     """
     report: RunReport | None = None
+    keeper: KeptWeights | None = None
 
     def begun() -> RunReport:
-        nonlocal report
+        nonlocal report, keeper
         if report is None:  # a resumed run knows its first step only now
             report = RunReport(run.out, run.step - 1, writes=run.writes, reference=reference)
+            keeper = KeptWeights.resumed(run.out, keep, run.out / EVALUATIONS)
         return report
 
     def noted_step(result: NetworkStep) -> None:
         begun().step(result)
+        if run.writes and keeper is not None:
+            name, outdated = keeper.after_step(result.step)
+            if name is not None:
+                run.save_evaluated(name)
+            for path in outdated:
+                path.unlink(missing_ok=True)
         if on_step is not None and run.writes:
             on_step(result)
 
     def noted_evaluation(step: int, figures: Mapping[str, Any]) -> None:
-        begun().evaluation(step, figures)
+        report = begun()
+        if run.writes and keeper is not None and keeper.is_best(figures):
+            run.save_evaluated(BEST)
+        report.evaluation(step, figures)
         if on_evaluation is not None and run.writes and figures:
             on_evaluation(step, figures)
 

@@ -29,9 +29,10 @@ from seitpp_models.training.inputs import (
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
-from seitpp_models.training.resolving import Settings, resolve
+from seitpp_models.training.resolving import Settings
 from seitpp_models.training.runs import (
     Callbacks,
+    Door,
     Experiment,
     TrainingPlan,
     TrainingResult,
@@ -45,7 +46,7 @@ from tokenstore.errors import Parameter
 from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
-__all__ = ["pretrain"]
+__all__ = ["DOOR", "pretrain"]
 
 _SIZES = ("model", "depth", "patch", "grid_size", "decoder_width", "decoder_depth")
 
@@ -87,13 +88,14 @@ def pretrain(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    resolved = resolve("pretrain", PretrainSettings, config, settings)
-    start = Parameter("start")
-    noisy = Parameter("emb_noise")
-    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
-    resolved.refuse_idle(_SIZES, f"models without {start}", resolved["start"] is not None, start)
     callbacks = Callbacks(on_begin, on_step, on_evaluation)
-    return run_experiment(_experiment, store, out, resolved, callbacks)
+    return run_experiment(DOOR, store, out, DOOR.resolve(config, settings), callbacks)
+
+
+def _check(settings: Settings) -> None:
+    start = Parameter("start")
+    settings.refuse_idle_noise()
+    settings.refuse_idle(_SIZES, f"models without {start}", settings["start"] is not None, start)
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
@@ -187,3 +189,7 @@ def _task(
     )
     rows, columns = model.config.patches
     return MaskedTokens(recipe.to(device), rows * columns, ratio)
+
+
+DOOR = Door("pretrain", PretrainSettings, _check, _experiment)
+"""The pre-training of masked-token models."""

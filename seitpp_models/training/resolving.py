@@ -19,6 +19,8 @@ __all__ = ["ARMS", "Settings", "resolve"]
 ARMS = ("token_eda", "emb_noise", "color_adapt", "flip", "cutmix", "mixup")
 """The settings that are single ingredients of an augmentation."""
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
+_ADAPTED = ("mtm", "finetune", "crops")
+"""The augmentations that have the default adapter; others have one only if it is asked for."""
 _LONGEST = 200
 """The most characters of a value that a message repeats."""
 
@@ -54,6 +56,11 @@ class Settings:
             if idle and name in self.arguments:
                 parameter = Parameter(name)
                 raise ArgumentError(f"{parameter} goes with {needed}", parameters=[parameter, *others])
+
+    def refuse_idle_noise(self) -> None:
+        """Raise ArgumentError if an argument is the strength of Emb-Noise, and no batch gets any."""
+        noisy = Parameter("emb_noise")
+        self.refuse_idle(("noise",), f"{noisy} above 0", not self["emb_noise"], noisy)
 
 
 def resolve(
@@ -93,6 +100,10 @@ def resolve(
     values = _with_ingredients({**_defaults()[command], **requested})
     values["start"] = None if values["start"] is None else Path(values["start"])
     given = requested.keys() if run is None else {*explicit, *_given(run)} & requested.keys()
+    if values["augment"] not in _ADAPTED and "adapter" not in given:
+        values["adapter"] = "none"
+    if values["min_lr"] > values["learning_rate"] and "min_lr" not in given:
+        values["min_lr"] = 0.0
     return Settings(values, frozenset(explicit), frozenset(given), command)
 
 

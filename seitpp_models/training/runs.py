@@ -19,10 +19,12 @@ from seitpp_models.training.augmentations import Augmentation
 from seitpp_models.training.backbones import content_of
 from seitpp_models.training.devices import devices_of
 from seitpp_models.training.inputs import opened
-from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep, OptimiserConfig
+from seitpp_models.training.kept_weights import WhatToKeep
+from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep
 from seitpp_models.training.network_training import train_network
+from seitpp_models.training.optimisers import OptimiserConfig, ParameterGroup, groups_of, optimiser_of
 from seitpp_models.training.records import RunRecord
-from seitpp_models.training.resolving import Settings
+from seitpp_models.training.resolving import Settings, resolve
 from seitpp_models.training.settings import (
     DataSettings,
     DeviceSettings,
@@ -41,9 +43,11 @@ from tokenstore.sources import Note
 
 __all__ = [
     "Callbacks",
+    "Door",
     "Experiment",
     "TrainingPlan",
     "TrainingResult",
+    "planned_experiment",
     "refuse_missing_split",
     "run_experiment",
 ]
@@ -117,6 +121,25 @@ class Experiment:
     """True to fill up the last batch of an epoch."""
 
 
+@dataclass(frozen=True)
+class Door:
+    """A kind of training run: its name, its settings, and the function that prepares its experiment."""
+
+    command: str
+    kinds: type[Any]
+    """The TypedDict of the settings."""
+    check: Callable[[Settings], None]
+    """The function that raises ArgumentError for settings that contradict each other."""
+    prepare: Callable[[Settings, TokenStore, str, Accelerator], Experiment]
+    """The function from settings, a store, its name for messages and devices to an experiment."""
+
+    def resolve(self, config: str | Path | None, arguments: Mapping[str, Any]) -> Settings:
+        """Return the settings of a run; raises what `resolving.resolve` and `check` raise."""
+        resolved = resolve(self.command, self.kinds, config, arguments)
+        self.check(resolved)
+        return resolved
+
+
 def refuse_missing_split(settings: Settings, store: TokenStore) -> None:
     """Raise ModelError if the caller asked for an `evaluate_split` that the store does not have."""
     split = settings["evaluate_split"]
@@ -130,7 +153,7 @@ def refuse_missing_split(settings: Settings, store: TokenStore) -> None:
 
 
 def run_experiment(
-    prepare: Callable[[Settings, TokenStore, str, Accelerator], Experiment],
+    door: Door,
     store: str | Path | TokenStore,
     out: str | Path,
     settings: Settings,
@@ -138,15 +161,13 @@ def run_experiment(
 ) -> TrainingResult:
     """Open a store, prepare an experiment on it, and train; write to the folder `out` and return the result.
 
-    `prepare(settings, store, where, devices)` is called with the store's name for messages, `where`.
-
-    Raises the errors of `prepare`; StoreError if there is no store; ModelError for devices that cannot be
-    used, a batch that processes and parts do not divide, a warm-up as long as the run, a loss that is not
+    Raises the errors of `door.prepare`; StoreError if there is no store; ModelError for devices that cannot
+    be used, a batch that processes and parts do not divide, a warm-up as long as the run, a loss that is not
     finite, and if `out` holds a run that is not to be resumed, or one of other settings.
     """
     with devices_of(settings.group(DeviceSettings)) as devices:
         source, where = opened(store)
-        return _train(prepare(settings, source, where, devices), settings, Path(out), devices, callbacks)
+        return _train(door.prepare(settings, source, where, devices), settings, Path(out), devices, callbacks)
 
 
 def _train(
@@ -170,13 +191,7 @@ def _train(
         store=experiment.store.files.storage.url,
         fingerprint=experiment.samples.fingerprint,
         processes=devices.num_processes,
-        facts={
-            "network": {"kind": network.kind, "arguments": network.arguments},
-            "augmentation": experiment.augmentation.facts(
-                None if getattr(experiment.task.recipe, "adapter", None) is None else settings["adapter"],
-                experiment.store.symmetries if _flips_exactly(experiment.task) else NO_SYMMETRIES,
-            ),
-        },
+        facts=_facts(experiment, settings),
     )
     run = NetworkRun(config, network, experiment.task, loader, out, identity, devices, record)
     evaluated = _evaluated_split(experiment, data)
@@ -206,9 +221,31 @@ def _train(
             on_step=callbacks.on_step,
             on_evaluation=callbacks.on_evaluation,
             reference=experiment.reference,
+            keep=WhatToKeep(
+                run_settings.keep_best, run_settings.keep_last, run_settings.keep_every, len(loader)
+            ),
         )
     trained = replace(network, model=run.evaluated.eval())
     return TrainingResult(trained, out / WEIGHTS, run.step, run.seconds, figures)
+
+
+def planned_experiment(
+    door: Door, store: str | Path | TokenStore, settings: Settings
+) -> tuple[Experiment, TrainingPlan, Sequence[ParameterGroup]]:
+    """Prepare an experiment, and return it with the plan of its run and the optimiser's groups of parameters.
+
+    Nothing is trained or written. Raises what `run_experiment` raises before the first step.
+    """
+    with devices_of(settings.group(DeviceSettings)) as devices:
+        source, where = opened(store)
+        experiment = door.prepare(settings, source, where, devices)
+        learning, data = settings.group(LearningSettings), settings.group(DataSettings)
+        batch = _batch_of_a_process(learning, devices)
+        loader = _loader(experiment, replace(data, resident="none"), batch, learning.seed, devices)
+        config = _optimiser(learning, len(loader))
+        plan = _plan(experiment, config, devices, data, _evaluated_split(experiment, data))
+        model = experiment.network.model
+        return experiment, plan, groups_of(optimiser_of(config, model), model)
 
 
 def _batch_of_a_process(learning: LearningSettings, devices: Accelerator) -> int:
@@ -255,9 +292,23 @@ def _optimiser(learning: LearningSettings, steps: int) -> OptimiserConfig:
         layer_decay=learning.layer_decay,
         clip=learning.clip,
         average_decay=learning.ema,
+        evaluate_average=learning.evaluate_ema,
         accumulation=learning.accumulation,
         seed=learning.seed,
+        min_lr=learning.min_lr,
+        warmup_lr=learning.warmup_lr,
     )
+
+
+def _facts(experiment: Experiment, settings: Settings) -> dict[str, Any]:
+    """Return what the record of a run says beside its settings: the network, and what augments."""
+    network, recipe = experiment.network, experiment.task.recipe
+    adapter = None if getattr(recipe, "adapter", None) is None else settings["adapter"]
+    symmetries = experiment.store.symmetries if _flips_exactly(experiment.task) else NO_SYMMETRIES
+    return {
+        "network": {"kind": network.kind, "arguments": network.arguments},
+        "augmentation": experiment.augmentation.facts(adapter, symmetries),
+    }
 
 
 def _identity(experiment: Experiment, settings: Settings, devices: Accelerator) -> dict[str, str]:

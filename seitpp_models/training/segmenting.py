@@ -22,9 +22,10 @@ from seitpp_models.training.inputs import (
     training_samples,
 )
 from seitpp_models.training.network_run import NetworkStep
-from seitpp_models.training.resolving import Settings, resolve
+from seitpp_models.training.resolving import Settings
 from seitpp_models.training.runs import (
     Callbacks,
+    Door,
     Experiment,
     TrainingPlan,
     TrainingResult,
@@ -39,7 +40,7 @@ from tokenstore.format import LABELS
 from tokenstore.loading import TokenDataset
 from tokenstore.reading import TokenStore
 
-__all__ = ["segment"]
+__all__ = ["DOOR", "segment"]
 
 
 def segment(
@@ -78,22 +79,23 @@ def segment(
         StoreError: The store, or the split to train on, does not exist.
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the steps done are saved.
     """
-    resolved = resolve("segment", SegmentSettings, config, settings)
+    callbacks = Callbacks(on_begin, on_step, on_evaluation)
+    return run_experiment(DOOR, store, out, DOOR.resolve(config, settings), callbacks)
+
+
+def _check(settings: Settings) -> None:
     upernet = Parameter("head", "upernet")
-    noisy = Parameter("emb_noise")
-    resolved.refuse_idle(("noise",), f"{noisy} above 0", not resolved["emb_noise"], noisy)
-    resolved.refuse_idle(("decoder_width",), str(upernet), resolved["head"] != "upernet", upernet)
-    if resolved["classes"] is None:
+    settings.refuse_idle_noise()
+    settings.refuse_idle(("decoder_width",), str(upernet), settings["head"] != "upernet", upernet)
+
+
+def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
+    if settings["classes"] is None:
         parameter = Parameter("classes")
         raise ArgumentError(
             f"expected the number of classes of the label maps, found none; give it by {parameter}",
             parameters=[parameter],
         )
-    callbacks = Callbacks(on_begin, on_step, on_evaluation)
-    return run_experiment(_experiment, store, out, resolved, callbacks)
-
-
-def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
     form = _form(store, where)
     samples = training_samples(store, settings["split"], [*Segmentation.columns, *form.columns])
     _refuse_small_batches(settings, devices)
@@ -187,3 +189,7 @@ def _task(
         symmetries=flips_of(store, form),
     )
     return Segmentation(recipe.to(devices.device), ignored)
+
+
+DOOR = Door("segment", SegmentSettings, _check, _experiment)
+"""The training of segmenters."""

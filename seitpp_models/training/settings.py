@@ -74,6 +74,10 @@ class TrainingSettings(TypedDict, total=False):
     """The number of parts that each process computes its share of a step in, for less memory."""
     learning_rate: _Positive
     """The peak of AdamW's learning rate."""
+    min_lr: _NotNegative
+    """The learning rate that the cosine ends at."""
+    warmup_lr: _NotNegative
+    """The learning rate that the warm-up begins at."""
     warmup_epochs: Annotated[float, Range(0)]
     """The epochs in which the learning rate rises, before the cosine begins to fall."""
     weight_decay: Annotated[float, Range(0)]
@@ -85,7 +89,9 @@ class TrainingSettings(TypedDict, total=False):
     clip: Annotated[float, Range(0)]
     """The largest norm of the gradients; 0: any."""
     ema: Annotated[float, Range(0, 1, open="most")]
-    """The decay of the average of the weights that is evaluated and saved; 0: no average."""
+    """The decay of the average of the weights; 0: no average."""
+    evaluate_ema: bool
+    """True to evaluate the average and save it as the network; False to save it beside the network."""
     seed: int
     """The seed of everything random."""
     adapter: str
@@ -106,6 +112,12 @@ class TrainingSettings(TypedDict, total=False):
     """The epochs from one evaluation to the next; 0: only at the end."""
     checkpoint_minutes: Annotated[float, Range(0)]
     """The minutes from one checkpoint to the next, which is what a crash may lose."""
+    keep_best: bool
+    """True to keep the weights of the best evaluation, as `best.safetensors`."""
+    keep_last: Annotated[int, Range(0)]
+    """The number of last epochs whose weights are kept, as `epoch-N.safetensors`."""
+    keep_every: Annotated[int, Range(0)]
+    """The epochs from one whose weights are kept to the next; 0: none."""
     resume: bool
     """True to resume the run in `out`, given the same settings; the run begins if `out` has none."""
 
@@ -169,6 +181,10 @@ class FinetuneSettings(TrainingSettings, total=False):
     """The share of the samples to evaluate on, if the store has no `evaluate_split`."""
     smoothing: _Share
     """The label smoothing."""
+    loss: Literal["cross-entropy", "bce"]
+    """The loss. bce: binary cross-entropy of each class by itself, for labels that are mixed and smoothed."""
+    attn_only: bool
+    """True to train the blocks' attention, the positions and the head alone."""
     augment: Literal["finetune", "seit", "none"]
     """The augmentation. finetune: SeiT++'s; seit: SeiT's; none: the central part."""
     token_eda: bool | None
@@ -251,12 +267,15 @@ class LearningSettings:
     batch_size: int
     accumulation: int
     learning_rate: float
+    min_lr: float
+    warmup_lr: float
     warmup_epochs: float
     weight_decay: float
     beta2: float
     layer_decay: float
     clip: float
     ema: float
+    evaluate_ema: bool
     seed: int
 
 
@@ -266,6 +285,9 @@ class RunSettings:
 
     evaluate_every: int
     checkpoint_minutes: float
+    keep_best: bool
+    keep_last: int
+    keep_every: int
     resume: bool
     compile: bool
 

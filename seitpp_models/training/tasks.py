@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from seitpp_models.evaluation.measures import (
 )
 from seitpp_models.networks.masking import MaskRatio, PatchMask, draw_mask, draw_ratio
 from seitpp_models.networks.segmentation import segmentation_loss
+from tokenstore.augment import soft_targets
 from tokenstore.format import LABELS, MASKS, TOKENS
 from tokenstore.randomness import derived_seed
 
 __all__ = ["Classification", "Loss", "MaskedTokens", "Segmentation", "StepRandom", "Task"]
+
+ClassLoss: TypeAlias = Literal["cross-entropy", "bce"]
 
 _COMMON = 0xFFFF
 """The number that stands for the rank if all processes draw the same."""
@@ -121,17 +124,26 @@ class Classification:
     columns = (TOKENS, LABELS)
     measure: Measure = ClassifierMeasure()
 
-    def __init__(self, recipe: nn.Module, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, recipe: nn.Module, label_smoothing: float = 0.0, loss: ClassLoss = "cross-entropy"
+    ) -> None:
         """Smooth labels by `label_smoothing`; the recipe has smoothed probabilities itself."""
-        self.recipe, self.label_smoothing = recipe, label_smoothing
+        self.recipe, self.label_smoothing, self.class_loss = recipe, label_smoothing, loss
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor], random: StepRandom) -> Loss:
-        """Return the cross-entropy of the labels (B,) or the probabilities (B, classes)."""
+        """Return the cross-entropy of the labels (B,) or the probabilities (B, classes).
+
+        With the loss "bce" it is the binary cross-entropy, a mean over classes too.
+        """
         inputs, targets = self.recipe(batch[0], batch[1], generator=random.own)
         logits = model(inputs)
         soft = targets.is_floating_point()
         smoothing = 0.0 if soft else self.label_smoothing
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        if self.class_loss == "bce":
+            share = targets if soft else soft_targets(targets, logits.shape[1], smoothing)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), share)
+        else:
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
         expected = targets.argmax(1) if soft else targets
         return Loss(loss, (logits.detach().argmax(1) == expected).float().mean(), len(logits))
 

@@ -19,7 +19,8 @@ from seitpp_models.networks.mtm import masked_token_config
 from seitpp_models.networks.segmentation import TokenSegmenter
 from seitpp_models.training.augmentations import Augmentation, training_recipe
 from seitpp_models.training.inputs import training_samples
-from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
+from seitpp_models.training.network_run import NetworkRun
+from seitpp_models.training.optimisers import OptimiserConfig
 from seitpp_models.training.tasks import Classification, MaskedTokens, Segmentation, Task
 from seitpp_models.weights.files import TrainedModel, build_model
 from tokenstore.format import Preprocessing

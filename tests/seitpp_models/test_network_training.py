@@ -209,7 +209,7 @@ def test_a_run_goes_on_wherever_its_first_weights_lie(store: Path, pretrained: P
 
 
 def test_pretraining_goes_on_from_other_weights(store: Path, pretrained: Path, tmp_path: Path) -> None:
-    options = [*QUICK[4:], "--from", pretrained / WEIGHTS, "--epochs", 1, "--learning-rate", 1e-9]
+    options = [*QUICK[4:], "--from", pretrained / WEIGHTS, "--epochs", 1, "--learning-rate", 1e-12]
     result = seitpp("pretrain", store, "--out", tmp_path / "run", *options)
     assert result.exit_code == 0, result.output
     (ours,), (*_, theirs) = (lines(run / "evaluations.jsonl") for run in (tmp_path / "run", pretrained))
