@@ -98,6 +98,11 @@ def _corruptions() -> list[str]:
     help="Write each sample's label, prediction and probability to FILE, a .csv or .parquet; or the label "
     "maps (N, h, w) of a segmenter, a .npy.",
 )
+@option(
+    "--average",
+    is_flag=True,
+    help="Measure the average of the weights that a published checkpoint has beside them.",
+)
 @options.seed(of="noise and masked patches")
 @options.as_json("the figures")
 @options.device()
@@ -113,8 +118,9 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
     A classifier gives top-1 and, of more than five classes, top-5; a segmenter, on a store with masks, mean
     IoU and the IoU of each class; a masked-token model its loss. Images are made tokens first, by the
     tokenizer of MODEL's training data, at the size and by the resize of that data. Of a store with views,
-    the central one is measured, which of ten crops is that of the centre. MODEL is a file, or the folder of a
-    training run, which then gets the figures and the predictions that `seitpp report` shows.
+    the central one is measured, which of ten crops is that of the centre. MODEL is a file, a published
+    checkpoint of SeiT or SeiT++ (.pth, .ckpt), or the folder of a training run, which then gets the figures
+    and the predictions that `seitpp report` shows.
 
     \b
     Examples:

@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
+from ..console import echo
 from ..main import spoken
 
 _WIDTH = 100
@@ -16,7 +15,7 @@ _WIDTH = 100
 def print_planned(planned: Any) -> None:
     """Print a plan (seitpp_models.training.PlannedRun) on standard output."""
     for line in planned_lines(planned):
-        click.echo(line)
+        echo(line)
 
 
 def planned_lines(planned: Any) -> Iterator[str]:

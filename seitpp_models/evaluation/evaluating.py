@@ -31,7 +31,8 @@ from seitpp_models.evaluation.settings import (
     idle,
     sorted_settings,
 )
-from seitpp_models.weights.files import TrainedModel, load_model
+from seitpp_models.weights.files import TrainedModel
+from seitpp_models.weights.transfer import trained_network
 from tokenstore.errors import ArgumentError, Parameter, SourceError
 from tokenstore.format import Preprocessing
 from tokenstore.machine import available_cores
@@ -71,7 +72,7 @@ def evaluate(
         evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
 
     Args:
-        model: A network, its file, or a run's folder, which then gets figures and predictions (`run_files`).
+        model: A network, its file, a published checkpoint, or a run's folder, which gets figures, too.
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
         images: A source of images with classes, as conversions read them.
         split: The split; by default val, or the only one.
@@ -113,12 +114,17 @@ def evaluate(
 def _opened(
     model: str | Path | TrainedModel, run: RunFiles | None, settings: MeasureSettings
 ) -> tuple[TrainedModel, MeasureSettings]:
-    """Return the network, and the settings with the file of predictions that its run's folder gets."""
+    """Return the network, and the settings with the file of predictions that its run's folder gets.
+
+    Raises ModelError if the file of the network cannot be read.
+    """
+    if (isinstance(model, TrainedModel) or run is not None) and settings.average:
+        raise idle("average", "a published checkpoint")
     if isinstance(model, TrainedModel):
         return model, settings
     if run is None:
-        return load_model(model), settings
-    trained = load_model(run.weights)
+        return trained_network(model, average=settings.average), settings
+    trained = trained_network(run.weights)
     return trained, settings.kept_at(run.predictions(trained))
 
 

@@ -77,6 +77,8 @@ class EvaluationSettings(TypedDict, total=False):
     """The severities of corruptions, 1 to 5; by default each of them."""
     seed: int
     """The seed of noise and of masked patches."""
+    average: bool
+    """True to measure the average of the weights that a published checkpoint has beside them."""
     by_class: bool
     """True to keep predictions, for `Evaluation.by_class` and `.confusion`; a segmenter's are of pixels."""
     confusion: str | Path | None
@@ -124,6 +126,7 @@ class MeasureSettings:
     ignore_index: int | None = None
     mask_ratio: float | None = None
     seed: int = 0
+    average: bool = False
     by_class: bool = False
     confusion: str | Path | None = None
     predictions: str | Path | None = None

@@ -30,6 +30,7 @@ from tokenstore.networks.tensor_files import (
     metadata_value,
     shapes_of,
 )
+from tokenstore.sources.base import UNKNOWN_TOKENIZER
 
 __all__ = ["WEIGHTS", "TrainedModel", "build_model", "load_model", "save_model"]
 
@@ -119,6 +120,8 @@ class TrainedModel:
     def check(self, tokenizer: TokenizerIdentity, where: str) -> None:
         """Raise ModelError if codes are of another tokenizer; `where` names their store in the message."""
         ours, theirs = self.tokenizer, tokenizer
+        if ours == TokenizerIdentity(UNKNOWN_TOKENIZER):  # a published checkpoint, which says nothing of it
+            return
         unknown = None in (ours.fingerprint, theirs.fingerprint)
         if (ours.fingerprint != theirs.fingerprint and not unknown) or ours.kept_codes != theirs.kept_codes:
             raise ModelError(

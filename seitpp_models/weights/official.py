@@ -24,18 +24,21 @@ from tokenstore.networks.transformer import HEAD_WIDTH
 __all__ = ["from_official", "load_official", "to_official"]
 
 _DECODER_HEADS = 16
+_AVERAGE = "model_ema"
+"""The key of the average of the weights."""
 
 
-def load_official(path: Path | str) -> TokenViT | MaskedTokenModel:
+def load_official(path: Path | str, *, average: bool = False) -> TokenViT | MaskedTokenModel:
     """Read the network in a published checkpoint, in eval mode.
 
     The checkpoint is one of supervised SeiT, of MTM pre-training or of MTM fine-tuning. Some contain
-    TokenAdapt's f and g too, which `tokenstore.augment.load_adapter` reads. Nothing in the file is executed.
+    TokenAdapt's f and g too, which `tokenstore.augment.load_adapter` reads. With `average`, it is the average
+    of the weights, which some checkpoints have beside them. Nothing in the file is executed.
 
     Raises ModelError if a tensor is missing, unknown, of another shape or not finite.
     """
     try:
-        return from_official(read_dense_tensors(Path(path)))
+        return from_official(read_dense_tensors(Path(path), _AVERAGE if average else None))
     except (TokenstoreError, OSError, ValueError) as error:
         raise ModelError(f"{path}: expected a checkpoint of SeiT or SeiT++: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,16 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
-from seitpp_models.weights.files import load_model
+from seitpp_models.weights.files import TrainedModel, load_model
 from seitpp_models.weights.official import load_official, to_official
 from tokenstore.format import TokenizerIdentity
+from tokenstore.sources import imagenet_classes
+from tokenstore.sources.base import UNKNOWN_TOKENIZER
 
-__all__ = ["backbone_arguments", "pretrained_network", "start_from"]
+__all__ = ["backbone_arguments", "pretrained_network", "start_from", "trained_network"]
 
+_OWN = ".safetensors"
+"""The end of the names of files of `save_model`."""
 _HEAD = "head."
 _HEAD_DEVIATION = 2e-5
 _POSITIONS = "pos_embed"
@@ -29,7 +34,7 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
     `tokenizer` made the codes of the store `where`, for messages. Raises ModelError if the file cannot be
     read, is for other codes, or contains another kind of network.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix != _OWN:
         return load_official(path)
     trained = load_model(path)
     trained.check(tokenizer, where)
@@ -39,6 +44,30 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
         )
     network: MaskedTokenModel | TokenViT = cast(Any, trained.model)
     return network
+
+
+def trained_network(path: Path | str, *, average: bool = False) -> TrainedModel:
+    """Read the network in a file of `save_model`, or in a published checkpoint, with what is known of it.
+
+    A checkpoint does not say which tokenizer's codes it takes, nor how images were prepared. Networks of
+    ImageNet's 1,000 classes have these. With `average`, it is the average of a checkpoint's weights. Raises
+    ModelError if the file cannot be read, and for an average of a file of `save_model`.
+    """
+    if Path(path).suffix == _OWN:
+        if average:
+            raise ModelError(
+                f"{path}: expected a published checkpoint with an average of its weights, found a file of "
+                "one network; a run writes its average to a file of its own"
+            )
+        return load_model(path)
+    network = load_official(path, average=average)
+    tokenizer = TokenizerIdentity(UNKNOWN_TOKENIZER)
+    if isinstance(network, MaskedTokenModel):
+        return TrainedModel(network, "masked", asdict(network.config), tokenizer)
+    classes = network.shape.classes
+    names = imagenet_classes()
+    arguments = {**backbone_arguments(network), "num_classes": classes}
+    return TrainedModel(network, "vit", arguments, tokenizer, names if len(names) == classes else None)
 
 
 def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any]:
@@ -67,7 +96,7 @@ def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None
     before, patches = pretrained.shape.patches, model.shape.patches
     if before != patches:
         source[_POSITIONS] = resample_abs_pos_embed(
-            source[_POSITIONS], list(patches), list(before), num_prefix_tokens=1
+            source[_POSITIONS], list(patches), list(before), num_prefix_tokens=1, antialias=False
         )
     for name, tensor in target.items():
         actual = tuple(source[name].shape) if name in source else "none"

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstore.errors import SourceError
-from tokenstore.sources import CodeSource, open_source, seit
+from tokenstore.sources import CodeSource, imagenet_classes, open_source, seit
 from tokenstore.sources.seit import open_seit
 
 RELEASE_SAMPLE = SHARED / "data/seit-sample"
@@ -313,3 +313,24 @@ def test_a_real_release_decodes_as_the_plain_loop_decodes_it() -> None:
         assert len(split) == samples
         data = gzip.decompress((RELEASE_SAMPLE / f"imagenet1k-{name}-token.data.bin.gz").read_bytes())
         assert split.codes(0, samples).ravel().tolist() == unescaped(data)
+
+
+def test_the_classes_of_imagenet_have_their_wordnet_ids_and_others_none(tmp_path: Path) -> None:
+    codes = random_codes(2)
+    source = release(tmp_path / "imagenet", codes, name="imagenet1k", split="val")
+    assert source.class_names == imagenet_classes()
+    assert (len(source.class_names), source.class_names[0], source.class_names[999]) == (
+        *(1000, "n01440764", "n15075141"),
+    )
+    assert release(tmp_path / "other", codes, name="imagenet100").class_names is None
+    beyond = write_release(tmp_path / "beyond", [escaped(sample) for sample in codes], name="imagenet1k")
+    (beyond / "imagenet1k-train-label.txt").write_text("3\n1000\n")
+    assert open_seit(beyond).class_names is None
+
+
+def test_synonyms_are_read_by_either_of_their_names(tmp_path: Path) -> None:
+    folder = write_release(tmp_path / "release", [escaped(np.zeros(CODES, int))])
+    (folder / "codebook-synonyms.json").write_text(json.dumps({"0": [1], "1": [0]}))
+    assert open_seit(folder).synonyms.tolist() == [[1], [0]]  # type: ignore[union-attr]
+    (folder / "synonyms.json").write_text(json.dumps({"0": [2], "1": [0], "2": [1]}))
+    assert open_seit(folder).synonyms.tolist() == [[2], [0], [1]]  # type: ignore[union-attr]

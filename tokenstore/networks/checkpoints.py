@@ -51,12 +51,19 @@ def read_checkpoint(path: Path, *, of_runs: bool = False) -> dict[str, object]:
     return _tensors_by_name(_read(path, of_runs), of_runs)
 
 
-def read_dense_tensors(path: Path) -> dict[str, Tensor]:
+def read_dense_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Return the tensors by name of a file that `read_checkpoint` reads, of whole runs too.
 
-    Raises TokenizerError, too, if the tensors claim to be larger than their file.
+    With a `key`, they are those under that key of the file. Raises TokenizerError, too, if the tensors claim
+    to be larger than their file, and if the file has no such key.
     """
-    values = read_checkpoint(path, of_runs=True)
+    loaded = _read(path, of_runs=True)
+    if key is not None:
+        if not isinstance(loaded, dict) or key not in loaded:
+            names = listed(map(str, loaded)) if isinstance(loaded, dict) else type(loaded).__name__
+            raise TokenizerError(f"expected tensors under the key {key!r}, found {names}")
+        loaded = loaded[key]
+    values = _tensors_by_name(loaded, of_runs=True)
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     strided = all(tensor.layout == torch.strided for tensor in tensors.values())
     if not strided or sum(tensor.nbytes for tensor in tensors.values()) > _SHARED * path.stat().st_size:

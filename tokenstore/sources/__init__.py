@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         count_classes,
     )
     from tokenstore.sources.detect import open_source
+    from tokenstore.sources.imagenet_classes import imagenet_classes
     from tokenstore.sources.options import LARGEST_VALUE, ImageOptions, Resize, SourceOptions
     from tokenstore.sources.registry import SourceKind, kind_names, load_kind
 
@@ -48,6 +49,7 @@ __all__ = [
     "SourceKind",
     "SourceOptions",
     "count_classes",
+    "imagenet_classes",
     "kind_names",
     "load_kind",
     "open_source",
@@ -63,6 +65,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("LARGEST_VALUE", "ImageOptions", "Resize", "SourceOptions"), "options"),
     **dict.fromkeys(("SourceKind", "kind_names", "load_kind"), "registry"),
+    "imagenet_classes": "imagenet_classes",
     "open_source": "detect",
 }
 

@@ -3,9 +3,10 @@
     <name>-<split>-token.data.bin.gz     all samples back to back
     <name>-<split>-token.index.npy.gz    N + 1 byte offsets into the uncompressed data
     <name>-<split>-label.txt             one integer a line
-    codebook.ckpt, synonyms.json         both optional
+    codebook.ckpt, synonyms.json         both optional; codebook-synonyms.json is such a file, too
 
-A code below 255 is one byte; a larger one is the byte 255 and then the byte `code - 255`.
+A code below 255 is one byte; a larger one is the byte 255 and then the byte `code - 255`. The classes of
+`imagenet1k` are ImageNet's 1,000, whose names are WordNet ids.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream, read_all
+from tokenstore.sources.imagenet_classes import imagenet_classes
 from tokenstore.sources.labels import check_labels, parse_label
 from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import parse_npy
@@ -43,6 +45,8 @@ _CODES_A_SAMPLE = math.prod(GRID)
 _INDEX_HEADER, _OFFSET_NBYTES, _MOST_INFLATED = 2**16, 8, 1032
 _LABEL_NBYTES = 16
 """The bytes of a line with a label."""
+_SYNONYMS = ("synonyms.json", "codebook-synonyms.json")
+_IMAGENET = "imagenet1k-"
 _MOST_SYNONYM_BYTES = 2**26
 _MOST_SYNONYMS = 2**26
 _ESCAPE = 255
@@ -145,7 +149,7 @@ def open_seit(location: str | Path) -> CodeSource:
     """
     folder = Path(location)
     names = _names_of_splits(folder)
-    synonyms = _synonyms(folder / "synonyms.json")
+    synonyms = _synonyms(_file_of_synonyms(folder))
     size = None if synonyms is None else len(synonyms)
     splits = {split: _open_split(folder, names[split], size) for split in in_usual_order(names)}
     codebook = folder / "codebook.ckpt"
@@ -157,7 +161,22 @@ def open_seit(location: str | Path) -> CodeSource:
         codebook_sizes=None if size is None else (size,),
         codebook_path=codebook if codebook.is_file() else None,
         synonyms=synonyms,
+        class_names=_class_names(splits),
     )
+
+
+def _class_names(splits: Mapping[str, SeitSplit]) -> tuple[str, ...] | None:
+    """Return ImageNet's classes for splits of that name and labels within them; else None."""
+    names = imagenet_classes()
+    are_imagenet = all(split.name.startswith(_IMAGENET) for split in splits.values())
+    largest = max((int(split.all_labels.max(initial=-1)) for split in splits.values()), default=-1)
+    return names if are_imagenet and largest < len(names) else None
+
+
+def _file_of_synonyms(folder: Path) -> Path:
+    """Return the path of the nearest codes, by either of its published names."""
+    paths = [folder / name for name in _SYNONYMS]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _names_of_splits(folder: Path) -> dict[str, str]:

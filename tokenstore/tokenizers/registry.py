@@ -141,7 +141,7 @@ TOKENIZERS = {
         grid="32 x 32 at 256 x 256",
         codebook="8,192 x 32",
         licence="of the checkpoint; the published ones CC BY-NC 4.0",
-        argument="CHECKPOINT",
+        argument="CHECKPOINT[#CODEBOOK]",
     ),
     "diffusers": TokenizerKind(
         "tokenstore.tokenizers.kinds.diffusers_vq",

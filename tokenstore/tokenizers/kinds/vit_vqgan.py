@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from tokenstore.errors import TokenizerError
+from tokenstore.networks.checkpoints import listed
 from tokenstore.networks.transformer import HEAD_WIDTH, Transformer, sin_cos_table
+from tokenstore.tokenizers.codebooks import load_codebook
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer, to_images, weights_fingerprint
 from tokenstore.tokenizers.strict_weights import fill, load_network, shapes_of
 
@@ -55,6 +57,8 @@ SMALL = ViTVQGANConfig(width=512, depth=8, heads=8, mlp=2048)
 BASE = ViTVQGANConfig(width=768, depth=12, heads=12, mlp=3072)
 LARGEST = ViTVQGANConfig(width=1 << 12, depth=64, heads=64, mlp=1 << 14, grid=128)
 """No size read from a checkpoint may be larger: a hostile file must not make us build an endless model."""
+_ENCODER_PARTS = ("encoder.", "pre_quant.")
+"""The beginnings of the names of an encoder's tensors."""
 
 
 class ViTEncoder(nn.Module):
@@ -239,8 +243,69 @@ class ViTVQGANTokenizer(ImageTokenizer):
         return to_images(self.network.rebuild(codes))
 
 
+class ViTVQGANEncoder(nn.Module):
+    """The encoder of a ViTVQGAN and the vectors of a codebook of one's own: images to codes, not back."""
+
+    codes = ViTVQGAN.codes
+    latents = ViTVQGAN.latents
+
+    def __init__(self, config: ViTVQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ViTEncoder(config)
+        self.pre_quant = nn.Linear(config.width, config.code_dim)
+        self.quantizer = Quantizer(config.codebook_size, config.code_dim)
+
+
+class ViTVQGANEncoderTokenizer(ViTVQGANTokenizer):
+    """The Tokenizer over a ViTVQGANEncoder, as SeiT's release has one: it encodes, and decodes nothing.
+
+    The codebook's vectors are as they are in their file, since networks of vectors were trained on these.
+    """
+
+    def __init__(self, model: ViTVQGANEncoder) -> None:
+        super().__init__(model)  # type: ignore[arg-type]
+        self.codebook = model.quantizer.embedding.weight.detach().cpu().numpy()
+
+    @override
+    def decode(self, codes: Tensor) -> Tensor:
+        raise TokenizerError(
+            f"{self.name}: expected a tokenizer with a decoder, found an encoder and a codebook; nothing can "
+            "be decoded by them"
+        )
+
+
+def load_encoder(path: Path, codebook: Path) -> ViTVQGANEncoder:
+    """Load the encoder of a checkpoint and the vectors (K, D) of a codebook, in float32 and eval mode.
+
+    Tensors of a decoder or of another codebook in the checkpoint are ignored. Raises TokenizerError as
+    `load_checkpoint` does, and for a file that holds no codebook.
+    """
+    vectors = torch.from_numpy(load_codebook(codebook))
+
+    def build(values: Mapping[str, object], file_nbytes: int) -> ViTVQGANEncoder:
+        own = {name: value for name, value in values.items() if name.startswith(_ENCODER_PARTS)}
+        shapes = shapes_of(own)
+        if not shapes or vectors.ndim != 2:
+            raise TokenizerError(
+                f"expected an encoder ({', '.join(part + '*' for part in _ENCODER_PARTS)}) and a codebook "
+                f"(K, D), found {listed(map(str, values))} and {tuple(vectors.shape)}"
+            )
+        config = replace(_recognise(shapes), codebook_size=len(vectors), code_dim=vectors.shape[1])
+        tensors = {**own, "quantizer.embedding.weight": vectors}
+        return fill(lambda: ViTVQGANEncoder(config), tensors, file_nbytes + vectors.nbytes, _label(config))
+
+    return load_network(path, build, of_runs=False)
+
+
 def load(argument: str | None) -> ViTVQGANTokenizer:
-    """Load the tokenizer of a checkpoint file; raise TokenizerError if it cannot be loaded."""
+    """Load the tokenizer of CHECKPOINT, or of CHECKPOINT#CODEBOOK, whose own file has the vectors.
+
+    Raises TokenizerError if it cannot be loaded.
+    """
     if argument is None:
         raise TokenizerError("expected vit-vqgan:CHECKPOINT, found no path of a checkpoint")
+    checkpoint, _, codebook = argument.partition("#")
+    if codebook and not Path(argument).exists():
+        return ViTVQGANEncoderTokenizer(load_encoder(Path(checkpoint), Path(codebook)))
     return ViTVQGANTokenizer(load_checkpoint(Path(argument)))
