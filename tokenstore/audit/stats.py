@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -158,7 +158,7 @@ def audit_store(
     """Audit an open store as `stats` does, and let others see its codes in the same pass.
 
     Of a store of more than `most_codes` codes, about as many are counted, in chunks evenly spaced over each
-    split. `observe(split, samples)` returns the observer of a split's codes, of which it sees those of about
+    split. `observe(split, samples)` returns the observer of a split's codes, of which it sees those of
     so many samples. Raises what `stats` does.
     """
     columns = compute_columns(store, options)  # first: a missing image is said before hours of counting
@@ -168,12 +168,14 @@ def audit_store(
     if most_codes is not None and total * math.prod(manifest.sample_shape) > most_codes:
         share = most_codes / (total * math.prod(manifest.sample_shape))
         counted = {name: math.ceil(samples * share) for name, samples in counted.items()}
+    spans = {name: sampled_spans(store[name], counted[name]) for name in store.splits}
+    counted = {name: sum(stop - start for start, stop in of_split) for name, of_split in spans.items()}
     splits: dict[str, SplitAudit] = {}
     for name in store.splits:
         done = sum(split.counted_samples for split in splits.values())
         report = partial(_report, on_progress, sum(counted.values()), done)
         observer = None if observe is None else observe(name, counted[name])
-        splits[name] = _audit_split(store, name, columns[name], counted[name], report, observer)
+        splits[name] = _audit_split(store, name, columns[name], spans[name], report, observer)
     parts = _nbytes_by_part(store)
     return StorageAudit(
         location=store.files.storage.url,
@@ -217,14 +219,13 @@ def _audit_split(
     store: TokenStore,
     name: str,
     columns: Mapping[str, Any],
-    samples: int,
+    spans: Sequence[tuple[int, int]],
     on_progress: Callable[[int], object],
     observer: CodeObserver | None,
 ) -> SplitAudit:
     manifest: Manifest = store.manifest
     reader = store[name]
     summary = manifest.splits[name]
-    spans = sampled_spans(reader, samples)
     codes_per_sample = math.prod(manifest.sample_shape)
     codebooks = codebook_use(reader, spans, on_progress, observer)
     tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.brightness import BrightnessTokenizer
 from helpers.stores import Samples, random_codes, write_store
+from PIL import Image
 from tokenstore_cli.main import cli
 
 import tokenstore
@@ -125,6 +126,10 @@ def test_what_the_caller_names_has_to_be_there(
         tokenstore.report(codes_store, images=tmp_path)
     with pytest.raises(SourceError):
         tokenstore.report(store, images=tmp_path / "nowhere", tokenizer=BrightnessTokenizer())
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "others" / "other.png")
+    with pytest.raises(SourceError, match="expected images to compare the store with, found none"):
+        tokenstore.report(store, images=tmp_path / "others", tokenizer=BrightnessTokenizer())
     with pytest.raises(TokenizerError):
         tokenstore.report(store, tokenizer="default")
 
@@ -145,7 +150,11 @@ def test_of_many_codes_a_part_is_counted_and_the_page_says_so(
 ) -> None:
     monkeypatch.setattr(gathering, "MOST_CODES", 64 * 190)
     monkeypatch.setattr(observing, "ENTROPY_CODES", 64 * 200)
-    made = tokenstore.report(codes_store)
+    seen: dict[str, tuple[int, int]] = {}
+    made = tokenstore.report(
+        codes_store, on_progress=lambda step, done, total: seen.update({step: (done, total)})
+    )
+    assert all(done == total for done, total in seen.values())
     (store,) = made.stores
     assert store.is_sampled
     assert store.stats.splits["train"].counted_samples == 128

@@ -82,6 +82,10 @@ class _Gatherer:
 
     def figures(self) -> StoreFigures:
         """Return all figures."""
+        worst = WorstRebuilt(self._store)
+        # first: that none of the images named can be read is said before minutes of counting
+        errors = TokenizerError if self._request.images is not None else (SourceError, TokenizerError)
+        quality = self._had("quality", errors, partial(self._quality, worst))
         verification = self._verification()
         observers: dict[str, SplitCodes] = {}
         audit = self._audit(observers)
@@ -95,8 +99,6 @@ class _Gatherer:
             self._on_step("columns", number, len(self._store.splits))
         bits = self._predictability()
         duplicates = self._duplicates()
-        worst = WorstRebuilt(self._store)
-        quality = self._had("quality", (SourceError, TokenizerError), partial(self._quality, worst))
         shown = StorePictures()
         if self._tokenizer is not None:
             drawn = self._had(
