@@ -16,6 +16,7 @@ from tokenstore_cli.main import cli
 import tokenstore
 from tokenstore.audit import column_use
 from tokenstore.audit.column_use import Spread
+from tokenstore.audit.report.tables import column_ranges
 
 
 def spread(values: Any) -> Spread:
@@ -44,6 +45,10 @@ def test_texts_lists_and_soft_labels_are_counted(
     assert (soft.empty, soft.lengths) == (0, None)
     assert soft.values is not None
     assert soft.values.mean == pytest.approx(0.2), "probabilities of five classes"
+    (shown,) = (
+        each for each in column_ranges(tokenstore.open(tmp_path / "a.zarr")["train"]) if "soft" in each.name
+    )
+    assert (shown.least, shown.most) == (soft.values.least, soft.values.greatest), "of a report"
     files = (tmp_path / "a.zarr" / "train" / "caption").rglob("*")
     assert texts.nbytes == sum(file.stat().st_size for file in files if file.is_file())
 
@@ -66,6 +71,16 @@ def test_numbers_are_counted_without_those_that_are_not_finite(
     found = tokenstore.stats(tmp_path / "a.zarr", further=True).splits["train"].further
     assert found is not None
     assert found["weight"].distinct is None
+
+
+@pytest.mark.parametrize("block", [2**22, 8])
+def test_nan_is_one_distinct_value(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(column_use, "_BLOCK_NBYTES", block)
+    columns = {"weight": np.array([np.nan, 1, np.nan, 2, np.nan, 1], np.float32)}
+    write_store(tmp_path / "a.zarr", {"train": (random_codes(6, (2, 2), 9), None, columns)}, 9)
+    found = tokenstore.stats(tmp_path / "a.zarr", further=True).splits["train"].further
+    assert found is not None
+    assert found["weight"].distinct == 3
 
 
 def test_columns_are_read_and_printed_only_if_asked_for(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ class _Distinct:
     def add(self, values: list[Any]) -> None:
         """Add values."""
         if self._known is not None:
-            self._known.update(values)
+            # subtle: NaN equals no other one, but a set has the same object once
+            self._known.update(math.nan if each != each else each for each in values)
             if len(self._known) > MOST_DISTINCT:
                 self._known = None
 

@@ -24,7 +24,8 @@ MOST_REASONS = 50
 EXAMPLES = 6
 """The pairs of duplicates that are shown."""
 
-_AT_ONCE = 2**12
+_AT_ONCE = 2**10
+"""The samples that are read together; soft labels of 65,536 classes then take 268 MB."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class ColumnRange:
 
 
 def column_ranges(split: SplitReader) -> list[ColumnRange]:
-    """Return the range of each aligned column but codes and labels; raises DamageError."""
+    """Return the range of each aligned column but codes and labels; raises DamageError.
+
+    Soft labels are read as probabilities.
+    """
     names = [name for name in split.columns if name not in (TOKENS, LABELS)]
     return [_range(split, name) for name in names]
 
@@ -56,7 +60,7 @@ def _range(split: SplitReader, name: str) -> ColumnRange:
     column, reader = split.column(name), split.array(name).streamed()
     least, most, total, values_read, samples = np.inf, -np.inf, 0.0, 0, 0
     for start, stop in _spans(len(split), reader.layout.chunk_samples):
-        values = reader.read_range(start, stop)
+        values = column.values(reader.read_range(start, stop))
         samples += stop - start
         numbers = _lengths(values) if column.is_ragged else values[np.isfinite(values)]
         if numbers.size:
