@@ -112,6 +112,14 @@ def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_report(folder: Path, tmp_path: Path) -> None:
+    said = json.loads(output("report", folder / "store", "--json", "--verify"))
+    assert said == json.loads(json.dumps(tokenstore.report(folder / "store", verify=True).to_dict()))
+    output("report", folder / "store", "--out", tmp_path / "a.html")
+    tokenstore.report(folder / "store", out=tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
 def test_dedupe(folder: Path, tmp_path: Path) -> None:
     tokenstore.copy(folder / "store", tmp_path / "twice")
     tokenstore.append(tmp_path / "twice", folder / "store", again=True)

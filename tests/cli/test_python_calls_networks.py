@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from seitpp_models.adapter import train_tokenadapt
 from seitpp_models.evaluation import evaluate
+from seitpp_models.reporting import report
 from seitpp_models.training import finetune, pretrain, segment
 from tokenstore.networks.runs import LOG
 
@@ -49,6 +50,7 @@ CALLS = {
     "tokenstore dedupe": "tokenstore.dedupe",
     "tokenstore relate": "tokenstore.relate",
     "tokenstore stats": "tokenstore.stats",
+    "tokenstore report": "tokenstore.report",
     "tokenstore verify": "tokenstore.verify",
     "tokenstore preview": "tokenstore.preview",
     "tokenstore reconstruct": "tokenstore.reconstruct",
@@ -60,6 +62,7 @@ CALLS = {
     "seitpp segment": "seitpp_models.training.segment",
     "seitpp train-tokenadapt": "seitpp_models.adapter.train_tokenadapt",
     "seitpp evaluate": "seitpp_models.evaluation.evaluate",
+    "seitpp report": "seitpp_models.reporting.report",
 }
 """The public function behind each command."""
 OF_THE_SHELL = {"tokenstore completion", "seitpp completion"}
@@ -136,6 +139,12 @@ def test_evaluate_gives_the_figures_of_its_call(store: Path, tmp_path: Path) -> 
     assert said.pop("model") == str(trained.weights)
     assert said == plain(evaluate(trained.weights, store=store, threads=1, workers=0).to_dict())
     assert said["top1"] == trained.figures["top1"]
+
+
+def test_report_gives_the_figures_of_its_call(store: Path, tmp_path: Path) -> None:
+    finetune(store, tmp_path / "run", **QUICK, augment="none")
+    said = json.loads(run("report", tmp_path / "run", "--json"))
+    assert said == plain(report(tmp_path / "run").to_dict())
 
 
 @pytest.mark.thorough

@@ -105,10 +105,12 @@ def test_a_store_says_that_it_was_decoded_fast_and_its_images_are_read_so_again(
 
 
 def test_views_and_tokenizers_of_files_refuse_it_and_so_does_an_unknown_filter(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(jpeg(64, 64))
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.jpg").write_bytes(jpeg(64, 64))
     with pytest.raises(ArgumentError, match="views are cut from images of full size"):
-        tokenstore.convert(tmp_path, tmp_path.parent / "out", views="flip", fast_decode=True)
+        tokenstore.convert(images, tmp_path / "out", views="flip", fast_decode=True)
     with pytest.raises(TokenizerError, match="encodes files, of which it needs every pixel"):
-        tokenstore.convert(tmp_path, tmp_path.parent / "out", tokenizer="dct", fast_decode=True)
+        tokenstore.convert(images, tmp_path / "out", tokenizer="dct", fast_decode=True)
     with pytest.raises(ManifestError, match="expected 'bicubic' or 'dct-bicubic', found 'lanczos'"):
         options_of(Preprocessing(8, 8, "squash", "lanczos"), "preprocessing")
