@@ -110,6 +110,11 @@ def test_a_file_fits_in_the_head() -> None:
     assert {name: size for name, size in sizes.items() if size > MAX_FILE_LINES} == {}
 
 
+def test_no_two_test_modules_have_one_name() -> None:
+    names = sorted(path.name for path in TESTS if path.name.startswith("test_"))
+    assert [name for name, following in itertools.pairwise(names) if name == following] == []
+
+
 def test_a_function_fits_on_a_page() -> None:
     sizes = {
         name: function.end_lineno - function.lineno + 1
