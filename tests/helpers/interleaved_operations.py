@@ -19,6 +19,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,10 @@ def _locks() -> list[str]:
 
 
 class _Stops:
-    """The calls that open or change files, counted, and what happens before one of them."""
+    """The calls that open or change files, counted, and what happens before one of them.
+
+    Meanwhile an operation's other threads wait before their next such call.
+    """
 
     def __init__(
         self, at: int, then: Callable[[], None], before_each: Callable[[], object] = lambda: None
@@ -122,14 +127,16 @@ class _Stops:
     def begin_anew(self, at: int, then: Callable[[], None]) -> None:
         """Count from 0, and call another function before another number."""
         self.done = 0
+        self._one_at_a_time = threading.RLock()  # a fork has one of its own: none waits for its parent
         self._at, self._then = at, then
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            self.done += 1
-            self._before_each()
-            if self.done == self._at:
-                self._then()
+            with self._one_at_a_time:
+                self.done += 1
+                self._before_each()
+                if self.done == self._at:
+                    self._then()
             return function(*args, **kwargs)
 
         return call
@@ -174,7 +181,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
         def meanwhile() -> None:
             its_own = ("second", ".second.lock")
-            before = tree(folder, its_own)
+            before = _settled(folder, its_own)
             tell(_told_by_a_fork(second))
             tell({"second_changed": tree(folder, its_own) != before, "left_if_killed": tree(folder)})
             if request["kill_first"]:
@@ -184,6 +191,19 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         tell({"first": _outcome(request["first"], folder / "a", folder / "first")})
 
     return {"first": None, "second": None, **_told_by_a_fork(first)}
+
+
+def _settled(folder: Path, its_own: tuple[str, ...]) -> str:
+    """Return the tree once what other threads of the first are writing is written."""
+    seen = tree(folder, its_own)
+    while (again := _after_a_moment(folder, its_own)) != seen:
+        seen = again
+    return seen
+
+
+def _after_a_moment(folder: Path, its_own: tuple[str, ...]) -> str:
+    time.sleep(0.002)
+    return tree(folder, its_own)
 
 
 def _states(request: dict[str, Any]) -> dict[str, Any]:
