@@ -23,6 +23,19 @@ def page(default: str) -> Decorator[Any]:
     )
 
 
+def samples(default: int, what: str) -> Decorator[Any]:
+    """Return -n, the number of samples that the page shows, as `samples`."""
+    return click.option(
+        "-n",
+        "samples",
+        metavar="N",
+        type=click.IntRange(1),
+        default=default,
+        show_default=True,
+        help=f"Number of samples, {what}.",
+    )
+
+
 def quality(end: str, *, default: int | None = None, least: int = 1) -> Decorator[Any]:
     """Return --quality, the reconstructions of each split that are compared with their images."""
     return option(

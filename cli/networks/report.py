@@ -11,7 +11,7 @@ import click
 from .. import options
 from ..console import echo_json
 from ..main import EXIT_CODES
-from ..report_options import page, page_or_json, print_page
+from ..report_options import page, page_or_json, print_page, samples
 
 _PAGE = "runs.html"
 
@@ -22,15 +22,7 @@ _PAGE = "runs.html"
 )
 @page(_PAGE)
 @options.as_json("the figures of the page; no page is then written unless --out is given")
-@click.option(
-    "-n",
-    "samples",
-    metavar="N",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Number of samples, of segmenters: image, label map and predicted label map.",
-)
+@samples(8, "of segmenters: image, label map and predicted label map")
 def report(runs: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any) -> None:
     """Make one HTML page that shows training runs: curves, classes, confusions, calibration, pictures.
 

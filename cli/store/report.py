@@ -13,7 +13,7 @@ import tokenstore
 from .. import options, source_options, training_options
 from ..console import echo_json, refuse_idle_options
 from ..main import EXIT_CODES
-from ..report_options import near, page, page_or_json, print_page, quality
+from ..report_options import near, page, page_or_json, print_page, quality, samples
 
 _PAGE = "report.html"
 
@@ -22,15 +22,7 @@ _PAGE = "report.html"
 @options.existing_store("stores", nargs=-1)
 @page(_PAGE)
 @options.as_json("the figures of the page; no page is then written unless --out is given")
-@click.option(
-    "-n",
-    "samples",
-    metavar="N",
-    type=click.IntRange(1),
-    default=24,
-    show_default=True,
-    help="Number of samples, by class where there are labels.",
-)
+@samples(24, "by class where there are labels")
 @quality("0 for none", default=32, least=0)
 @near(0.9)
 @training_options.augment(["seitpp"], "SeiT++'s, of which a few samples show a flip, a crop and ColorAdapt")

@@ -1,4 +1,4 @@
-"""What an open store gives: python read_store.py photos.zarr."""
+"""Read all that a store holds: python read_store.py photos.zarr."""
 
 import sys
 

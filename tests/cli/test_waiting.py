@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr
 
 import pytest
-from helpers.waiting import HANG
+from helpers.waiting import wait_until
 from tokenstore_cli import waiting as module
 from tokenstore_cli.console import echo, hint, human_rate
 from tokenstore_cli.waiting import waiting
@@ -26,16 +24,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    given_up = time.monotonic() + HANG
-    while not condition():
-        assert time.monotonic() < given_up
-        time.sleep(0.001)
-
-
 def test_a_silent_command_says_that_it_works_until_it_ends(terminal: Terminal) -> None:
     with redirect_stderr(terminal), waiting("tokenstore convert"):
-        until(lambda: "tokenstore convert ... " in terminal.getvalue())
+        wait_until(lambda: "tokenstore convert ... " in terminal.getvalue())
     assert terminal.getvalue().endswith("\r\x1b[K")
 
 
@@ -43,7 +34,7 @@ def test_the_line_goes_before_anything_is_printed(
     terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with redirect_stderr(terminal), waiting("tokenstore convert"):
-        until(lambda: bool(terminal.getvalue()))
+        wait_until(lambda: bool(terminal.getvalue()))
         echo("found")
         shown = terminal.getvalue()
         assert shown.endswith("\r\x1b[K")

@@ -71,7 +71,7 @@ def column_use(store: TokenStore, options: StatsOptions) -> Mapping[str, Mapping
 
 def _use_of(store: TokenStore, split: str, name: str) -> ColumnUse:
     column = store[split].column(name)
-    lengths, numbers, distinct = _Sums(), _Sums(), _Distinct()
+    lengths, numbers, distinct = RunningSpread(), RunningSpread(), _Distinct()
     empty = 0
     for values in _blocks(store[split], name):
         if column.is_ragged:
@@ -107,8 +107,8 @@ def _blocks(split: SplitReader, name: str) -> Iterator[Values]:
         yield column.values(reader.read_range(start, min(start + step, len(split))))
 
 
-class _Sums:
-    """The running least, sum and greatest of numbers."""
+class RunningSpread:
+    """The least, the sum and the greatest of numbers that come in parts."""
 
     def __init__(self) -> None:
         self._least, self._greatest = math.inf, -math.inf

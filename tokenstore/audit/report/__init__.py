@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tokenstore.audit.report.charts import (
         Chart,
         Line,
-        bar_chart,
         heat_map,
         histogram,
         line_chart,
@@ -33,7 +32,6 @@ __all__ = [
     "Line",
     "Report",
     "StoreFigures",
-    "bar_chart",
     "heat_map",
     "histogram",
     "line_chart",
@@ -48,7 +46,6 @@ _HOMES = {
     "Line": "charts",
     "Report": "report",
     "StoreFigures": "figures",
-    "bar_chart": "charts",
     "heat_map": "charts",
     "histogram": "charts",
     "line_chart": "charts",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Chart", "Line", "bar_chart", "heat_map", "histogram", "line_chart", "require_matplotlib"]
+__all__ = ["Chart", "Line", "heat_map", "histogram", "line_chart", "require_matplotlib"]
 
 SERIES = 8
 """The colours of series, after which they repeat."""
@@ -150,11 +150,6 @@ def histogram(
         axes.set_ylim(bottom=0)
         _name_axes(axes, x, y)
     return chart[0]
-
-
-def bar_chart(values: Sequence[float], text: str, *, x: str, y: str) -> Chart:
-    """Draw values (n,) side by side, without gaps; raises ArgumentError without matplotlib."""
-    return histogram(values, [0.5 + place for place in range(len(values) + 1)], text, x=x, y=y)  # type: ignore[arg-type]
 
 
 def heat_map(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.audit.column_use import RunningSpread
 from tokenstore.format import LABELS, SKIPPED_SCHEMA, SKIPPED_TABLE, TOKENS, table_batches
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.checked_files import checked_file
@@ -58,17 +59,14 @@ def column_ranges(split: SplitReader) -> list[ColumnRange]:
 
 def _range(split: SplitReader, name: str) -> ColumnRange:
     column, reader = split.column(name), split.array(name).streamed()
-    least, most, total, values_read, samples = np.inf, -np.inf, 0.0, 0, 0
+    running, samples = RunningSpread(), 0
     for start, stop in _spans(len(split), reader.layout.chunk_samples):
         values = column.values(reader.read_range(start, stop))
         samples += stop - start
-        numbers = _lengths(values) if column.is_ragged else values[np.isfinite(values)]
-        if numbers.size:
-            least, most = min(least, float(numbers.min())), max(most, float(numbers.max()))
-            total, values_read = total + float(numbers.sum(dtype=np.float64)), values_read + numbers.size
-    if not values_read:
-        return ColumnRange(name, str(column), samples, None, None, None, column.is_ragged)
-    return ColumnRange(name, str(column), samples, least, most, total / values_read, column.is_ragged)
+        running.add(_lengths(values) if column.is_ragged else values[np.isfinite(values)])
+    spread = running.spread
+    least, most, mean = (None, None, None) if spread is None else (spread.least, spread.greatest, spread.mean)
+    return ColumnRange(name, str(column), samples, least, most, mean, column.is_ragged)
 
 
 def _lengths(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
