@@ -17,7 +17,7 @@ def human_bytes(nbytes: float) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text is of Unicode's characters, which files can hold: half of a pair is none."""
+    """Return whether UTF-8 can hold a text. It cannot hold half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

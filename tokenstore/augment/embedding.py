@@ -13,7 +13,7 @@ from tokenstore.augment.codebooks import Codebook, check_codes, check_dtype, cod
 from tokenstore.augment.on_codes import SYNONYMS, nearest_codes
 from tokenstore.augment.requantise import Requantise
 
-__all__ = ["Codebook", "CodebookEmbedding", "TokenVectors", "Vectors", "deviation_of", "token_vectors"]
+__all__ = ["CodebookEmbedding", "TokenVectors", "Vectors", "deviation_of", "token_vectors"]
 
 
 class TokenVectors(nn.Module, ABC):

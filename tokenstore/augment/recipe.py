@@ -109,7 +109,7 @@ class Recipe(nn.Module):
             parts.append(self.plain(embeddings[:first], _part(targets, 0, first), generator))
         if first < count:
             parts.append(self.adapted(embeddings[first:], _part(targets, first, count), generator))
-        if self.colour is not None and self.colour_last:
+        if self._colours_last:
             parts = self._coloured(parts, first, generator)
         inputs = torch.cat([part for part, _ in parts])
         if any(side > most for side, most in zip(inputs.shape[-2:], grid, strict=True)):
@@ -128,7 +128,7 @@ class Recipe(nn.Module):
         Where colours come last, mixing and codes are left to what follows them.
         """
         inputs: Tensor = self.crop(embeddings, generator=generator)
-        if self.colour is not None and self.colour_last:
+        if self._colours_last:
             return inputs, targets
         inputs, targets = self._mixed(inputs, targets, generator)
         return (inputs if self.requantise is None else self.requantise(inputs)), targets
@@ -138,7 +138,7 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Augment the other half: f, image augmentation and mixing of f's map, g.
 
-        The result are codes where the recipe requantises and colours do not come last, else embeddings.
+        The result has codes where the recipe requantises and colours do not come last, else embeddings.
         """
         assert self.adapter is not None
         augmentation = self.adapter_geometry or self.adapter.augmentation
@@ -146,7 +146,7 @@ class Recipe(nn.Module):
         if self.adapter_mixing is not None and targets is not None:
             adapted, targets = self.adapter_mixing(adapted, targets, generator=generator)
         codes = self.adapter.to_codes(adapted)
-        gives_codes = self.requantise is not None and (self.colour is None or not self.colour_last)
+        gives_codes = self.requantise is not None and not self._colours_last
         return (codes if gives_codes else self.embedding(codes)), targets
 
     def _coloured(
@@ -190,6 +190,10 @@ class Recipe(nn.Module):
                         setattr(parent, name, bank)
                         bank.share = module.share
         return PerSample(recipe, seed)
+
+    @property
+    def _colours_last(self) -> bool:
+        return self.colour is not None and self.colour_last
 
     @property
     def _softens(self) -> bool:

@@ -23,9 +23,9 @@ class TokenEDA(nn.Module):
 
     A sample (H, W) has synonyms with probability `synonym_p`, swapped patches with `swap_p`, and never both.
     `synonyms` (K, M) are as for `SynonymReplacement`; with None, for tokens that have no nearest codes, only
-    patches are swapped. The patches' side is drawn from 0 to below a quarter of
-    the grid's shorter side, 0 to 7 of 32, as in the published runs. Raises ValueError for probabilities that
-    are not from 0 to 1, or have a sum above 1, and as `SynonymReplacement` does.
+    patches are swapped. The patches' side is drawn from 0 to below a quarter of the grid's shorter side, 0 to
+    7 of 32, as in the published runs. Raises ValueError for probabilities that are not from 0 to 1, or have a
+    sum above 1, and as `SynonymReplacement` does.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TokenEDA(nn.Module):
         self.swap = PatchSwap(shortest=0)
 
     def forward(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Return the codes (B, ..., H, W). Raises CodecError for codes to replace that are no integers."""
+        """Return the codes (B, ..., H, W). Raises CodecError as `SynonymReplacement` does."""
         chance = torch.rand(len(codes), generator=generator, device=generator.device)
         if self.synonyms is not None:
             codes = self.synonyms.replaced(codes, chance < self.synonym_p, generator)

@@ -18,7 +18,7 @@ Box: TypeAlias = tuple[int, int, int, int, int]
 
 ROLES = ("same", "mirrored", "second", "apart")
 """The references of a view: the best aligned view of the same orientation, the best aligned mirrored one, the
-second best of the same orientation, and, if none of this orientation is aligned, the best other one of it."""
+second best of the same orientation, and, if none of that orientation is aligned, the best other one of it."""
 ALIGNED = 0.25
 """The most, in cells, that the middles of the cells of aligned views are apart along an axis."""
 MAX_VIEWS = 256

@@ -117,7 +117,10 @@ def fitted_planes(
 
 
 def sampled(codes: Codes, seed: int, most_codes: int | None = None) -> Codes:
-    """Draw samples (n, *grid) of at most MAX_FIT_CODES codes in all, without replacement, in order."""
+    """Draw samples (n, *grid) without replacement, in order.
+
+    All together have at most `most_codes` codes, by default MAX_FIT_CODES.
+    """
     most = max(1, (most_codes or MAX_FIT_CODES) // math.prod(codes.shape[1:]))
     if len(codes) <= most:
         return codes

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_s
 from tokenstore.storage import public_url
 
 ENDINGS = (".jsonl", ".ndjson")
+Line: TypeAlias = dict[Any, Any]
+"""A line's object, by the names of its fields."""
 
 _BLOCK_NBYTES = 2**22
 _MOST_LINE_NBYTES = 2**26
@@ -207,7 +209,7 @@ def open_json_lines(
     where = public_url(str(location))
     requested = requested_fields(columns, where)
     shards = find_shards(location, ENDINGS, source_storage_options)
-    firsts = [files[0] for files in shards.splits.values()]
+    firsts = {str(files[0]): _first_line(files[0]) for files in shards.splits.values()}
     fields = _fields(firsts, token_column, label_column, tuple(requested.values()))
     extents = {name: Extent(f"{where}: field {name!r}") for name in fields.further}
     splits, listed = {}, {}
@@ -225,28 +227,28 @@ def open_json_lines(
         location=where,
         splits=splits,
         grid=grid_of({split: of_split.stored for split, of_split in splits.items()}, where),
-        notes=(*shards.notes, *_unused(firsts, fields), *_unlabelled(splits, fields.label)),
+        notes=(*shards.notes, *_unused(firsts.values(), fields), *_unlabelled(splits, fields.label)),
         further=further if requested else {},
     )
 
 
 def _fields(
-    files: Sequence[SourceFile], tokens: str | None, label: str | None, further: tuple[str, ...]
+    firsts: Mapping[str, Line], tokens: str | None, label: str | None, further: tuple[str, ...]
 ) -> _Fields:
-    """Return the fields that the first lines of the splits have; raise SourceError where one is missing."""
-    file, firsts = files[0], [_first_line(each) for each in files]
-    first = firsts[0]
+    """Return the fields that first lines, by their files, have; raise SourceError where one is missing."""
+    file, first = next(iter(firsts.items()))
     shapes = {name: _shape(value) for name, value in first.items() if isinstance(name, str)}
-    name = chosen_tokens(tokens, {name: bool(shape) for name, shape in shapes.items()}, str(file), "field")
+    name = chosen_tokens(tokens, {name: bool(shape) for name, shape in shapes.items()}, file, "field")
     shape = shapes[name]
     check_shape(np.dtype(_leaf_type(first[name])), (1, *(shape or ())), f"{file}: field {name!r}")
-    if label is not None and not any(label in line for line in firsts):
+    lines = firsts.values()
+    if label is not None and not any(label in line for line in lines):
         parameter = Parameter("label_column", label)
         raise SourceError(f"{file}: {parameter}: the first line has no such field", parameters=[parameter])
     for each in further:
         if each not in first:
-            raise missing_field(str(file), each, list(first))
-    names = (each for each in LABEL_NAMES for line in firsts if type(line.get(each)) is int and each != name)
+            raise missing_field(file, each, list(first))
+    names = (each for each in LABEL_NAMES for line in lines if type(line.get(each)) is int and each != name)
     return _Fields(name, shape or (), next(names, None) if label is None else label, further)
 
 
@@ -265,7 +267,7 @@ def _unlabelled(splits: Mapping[str, LayoutSplit], field: str | None) -> tuple[s
     return tuple(f"split {name} has no labels: its lines have no {field!r}" for name in names if field)
 
 
-def _first_line(file: SourceFile) -> dict[Any, Any]:
+def _first_line(file: SourceFile) -> Line:
     """Return the object in a file's first line; raise SourceError for another line."""
     line = next((line for block in _blocks(file) for line in block.split(b"\n") if line.strip()), b"")
     try:
@@ -277,12 +279,11 @@ def _first_line(file: SourceFile) -> dict[Any, Any]:
     return first
 
 
-def _unused(files: Iterable[SourceFile], fields: _Fields) -> tuple[str, ...]:
-    """Return a note on the fields, in the first lines of files, that become no codes, labels or columns."""
+def _unused(lines: Iterable[Line], fields: _Fields) -> tuple[str, ...]:
+    """Return a note on the fields of lines that become no codes, labels or columns."""
     used = {fields.tokens, fields.label, *fields.further}
-    names = dict.fromkeys(name for file in files for name in _first_line(file))
-    rest = [name for name in names if name not in used]
-    return not_used("fields", rest)
+    names = dict.fromkeys(name for line in lines for name in line)
+    return not_used("fields", [name for name in names if name not in used])
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -114,7 +114,25 @@ class Quantizer(nn.Module):
         return F.normalize(self.embedding.weight, dim=1)
 
 
-class ViTVQGAN(nn.Module):
+class _EncodingNetwork(nn.Module):
+    """The base of networks that encode: images are floats in 0..1, (B, 3, H, W), codes (B, h, w)."""
+
+    config: ViTVQGANConfig
+    encoder: ViTEncoder
+    pre_quant: nn.Linear
+    quantizer: Quantizer
+
+    def latents(self, unit: Tensor) -> Tensor:
+        """Return unit vectors (B, h * w, D) of images."""
+        return F.normalize(self.pre_quant(self.encoder(unit)), dim=2)
+
+    def codes(self, unit: Tensor) -> Tensor:
+        """Return codes int64 of images: the codebook's row of the largest cosine similarity."""
+        similarity = self.latents(unit) @ self.quantizer.rows().T
+        return similarity.argmax(dim=2).reshape(len(unit), self.config.grid, self.config.grid)
+
+
+class ViTVQGAN(_EncodingNetwork):
     """Encoder, codebook and decoder; images are floats in 0..1, (B, 3, H, W), codes (B, h, w)."""
 
     def __init__(self, config: ViTVQGANConfig) -> None:
@@ -125,15 +143,6 @@ class ViTVQGAN(nn.Module):
         self.pre_quant = nn.Linear(config.width, config.code_dim)
         self.post_quant = nn.Linear(config.code_dim, config.width)
         self.quantizer = Quantizer(config.codebook_size, config.code_dim)
-
-    def latents(self, unit: Tensor) -> Tensor:
-        """Return unit vectors (B, h * w, D) of images."""
-        return F.normalize(self.pre_quant(self.encoder(unit)), dim=2)
-
-    def codes(self, unit: Tensor) -> Tensor:
-        """Return codes int64 of images: the codebook's row of the largest cosine similarity."""
-        similarity = self.latents(unit) @ self.quantizer.rows().T
-        return similarity.argmax(dim=2).reshape(len(unit), self.config.grid, self.config.grid)
 
     def rebuild(self, codes: Tensor) -> Tensor:
         """Rebuild images from codes; floats may lie a little outside 0..1."""
@@ -243,11 +252,8 @@ class ViTVQGANTokenizer(ImageTokenizer):
         return to_images(self.network.rebuild(codes))
 
 
-class ViTVQGANEncoder(nn.Module):
+class ViTVQGANEncoder(_EncodingNetwork):
     """The encoder of a ViTVQGAN and the vectors of a codebook of one's own: images to codes, not back."""
-
-    codes = ViTVQGAN.codes
-    latents = ViTVQGAN.latents
 
     def __init__(self, config: ViTVQGANConfig) -> None:
         super().__init__()

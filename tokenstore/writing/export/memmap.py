@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from tokenstore.codecs import Column
 from tokenstore.format import encode_json
+from tokenstore.sources.layouts.memory_maps import METADATA
 from tokenstore.writing.export.array_files import codebook_file, column_path, read_rows, stored_dtype
 from tokenstore.writing.export.base import Exported, Layout, PlainLayout, Stream, Unit
 from tokenstore.writing.export.contents import Values
@@ -69,7 +70,7 @@ class Memmap(PlainLayout, Layout):
             "tokenizer": manifest.tokenizer.to_dict(),
             "class_names": None if manifest.class_names is None else list(manifest.class_names),
         }
-        return {**codebook_file(exported), "metadata.json": encode_json(metadata)}
+        return {**codebook_file(exported), METADATA: encode_json(metadata)}
 
     def _array(self, exported: Exported, unit: Unit) -> tuple[np.dtype[Any], tuple[int, ...]]:
         kind = exported.splits[unit.split].kind(unit.columns[0])
