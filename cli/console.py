@@ -1,4 +1,4 @@
-"""Texts that commands share: printed lines, sizes, and the refusal of options without use."""
+"""Texts that commands share: the lines, JSON and hints they print, sizes, and the refusal of idle options."""
 
 from __future__ import annotations
 

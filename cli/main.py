@@ -175,7 +175,7 @@ def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:
             option += f" {parameter.value}"
         if _is_of_convert_alone(option.split()[0]):
             option += " of `tokenstore convert`"
-        # a longer name may end in this one, as emb_noise does in noise
+        # a longer name may end in this one: emb_noise ends in noise
         parts = re.split(rf"(?<!\w){re.escape(str(parameter))}", text)
         text = option.join(parts)
     return text

@@ -75,7 +75,7 @@ def images(*, required: bool = False, multiple: bool = False, end: str = "") -> 
 
 def out(what: str, *, folder: bool = False, required: bool = True, **settings: Any) -> Decorator[Any]:
     """Return --out, the local path of the file or folder that the command writes, as a Path."""
-    return click.option(
+    return option(
         "-o",
         "--out",
         metavar="PATH",

@@ -1,4 +1,4 @@
-"""The types of parameters that click does not have: places that have to exist, JSON."""
+"""The types of parameters that click does not have, such as places that have to exist, grids and JSON."""
 
 from __future__ import annotations
 

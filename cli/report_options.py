@@ -8,19 +8,13 @@ from typing import Any
 import click
 
 from .console import echo, human_bytes
-from .options import Decorator, option
+from .options import Decorator, option, out
 
 
 def page(default: str) -> Decorator[Any]:
     """Return -o/--out, the local path of the page that the command writes, as a Path or None."""
-    return click.option(
-        "-o",
-        "--out",
-        metavar="PATH",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Where to write: the page, whose name ends in .html; a file of that name is replaced. "
-        f"[default: {default}, and with --json no page]",
-    )
+    what = "the page, whose name ends in .html; a file of that name is replaced"
+    return out(what, required=False, otherwise=f"{default}, and with --json no page")
 
 
 def samples(default: int, what: str) -> Decorator[Any]:
@@ -36,7 +30,7 @@ def samples(default: int, what: str) -> Decorator[Any]:
     )
 
 
-def quality(end: str, *, default: int | None = None, least: int = 1) -> Decorator[Any]:
+def quality(end: str = "", *, default: int | None = None, least: int = 1) -> Decorator[Any]:
     """Return --quality, the reconstructions of each split that are compared with their images."""
     return option(
         "--quality",
@@ -59,9 +53,9 @@ def near(default: float | None = None) -> Decorator[Any]:
     )
 
 
-def page_or_json(out: Path | None, default: str, as_json: bool) -> Path | None:
+def page_or_json(path: Path | None, default: str, as_json: bool) -> Path | None:
     """Return the path of the page that is written; None if JSON alone is asked for."""
-    return Path(default) if out is None and not as_json else out
+    return Path(default) if path is None and not as_json else path
 
 
 def print_page(path: Path, nbytes: int, seconds: float) -> None:

@@ -21,7 +21,7 @@ _SHUFFLE_OPTIONS = {"batch_size": "--batch-size", "shuffle_window": "--shuffle-w
 @click.command(epilog=EXIT_CODES)
 @options.existing_store()
 @options.as_json("the audit")
-@quality_option("")
+@quality_option()
 @click.option("--shuffle", is_flag=True, help="Also say how well the orders of an epoch mix each split.")
 @options.batch_size(BATCH_SIZE, "a batch of an epoch, for --shuffle", least=2)
 @click.option(

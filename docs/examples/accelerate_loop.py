@@ -1,4 +1,4 @@
-"""The same loop under Accelerate: accelerate launch accelerate_loop.py photos.zarr checkpoint/."""
+"""A training loop under Accelerate: accelerate launch accelerate_loop.py photos.zarr checkpoint/."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tokenstore import TokenDataset, TokenLoader
 
 
 def main(store: str, checkpoint: str, codes: str = "2048") -> None:
-    """Train on whatever Accelerate was started with; each rank's loader gives its part of every batch."""
+    """Train on whatever Accelerate was started with; each rank's loader gives that rank's batches."""
     accelerator = Accelerator()
     dataset = TokenDataset(store)
     loader = TokenLoader(dataset, 64, shuffle=True, device=accelerator.device)

@@ -1,4 +1,4 @@
-"""SeiT++'s augmentation of a batch of codes: python augment.py photos.zarr."""
+"""The augmentation of SeiT++ on a batch of codes: python augment.py photos.zarr."""
 
 import sys
 
@@ -9,7 +9,7 @@ from tokenstore.augment import load_adapter, recipes
 
 
 def main(path: str) -> None:
-    """Augment a batch, as trainings of `seitpp` do it, and sample by sample in a dataset."""
+    """Augment the first eight samples of a store, as trainings of `seitpp` do it."""
     store = tokenstore.open(path)
     dataset = tokenstore.TokenDataset(store)
     adapter = load_adapter(tokenizer=store.manifest.tokenizer)  # the packaged TokenAdapt

@@ -1,4 +1,4 @@
-"""Images become a checked store: python convert_images.py photos/ photos.zarr."""
+"""A conversion of images to a checked store: python convert_images.py photos/ photos.zarr."""
 
 import sys
 

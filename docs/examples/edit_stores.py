@@ -1,4 +1,4 @@
-"""Stores made of stores: python edit_stores.py photos.zarr folder/."""
+"""Edits that make new stores of a store: python edit_stores.py photos.zarr folder/."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import tokenstore
 
 
 def main(store: str, folder: str) -> None:
-    """Select, divide, code anew and export; the store that is read stays as it is."""
+    """Select, split, recode and export; the store that is read stays as it is."""
     out = Path(folder)
     tokenstore.select(store, out / "tenth.zarr", share=0.1, seed=1)
     tokenstore.split(store, out / "divided.zarr", shares={"val": 0.2}, stratified=True)

@@ -1,4 +1,4 @@
-"""Lightning trains on a TokenLoader as on any: python lightning_loop.py photos.zarr."""
+"""A Lightning training on a TokenLoader: python lightning_loop.py photos.zarr."""
 
 import sys
 

@@ -30,7 +30,7 @@ class Greys(TokenizerBase, torch.nn.Module):
 
 
 def main(images: str, store: str) -> None:
-    """Convert images by it, and show what comes back."""
+    """Convert images by the tokenizer, and draw what its codes decode to."""
     tokenstore.convert(images, store, tokenizer=Greys())
     tokenstore.preview(store, f"{store}.png", tokenizer=Greys())
 

@@ -16,7 +16,7 @@ def report(progress: Progress) -> None:
 
 
 def main(src: str, out: str, actors: str = "1", device: str = "cpu", address: str = "auto") -> None:
-    """Convert `src` to `out` by so many actors, or go on with it where an earlier job stood."""
+    """Convert `src` to `out` by `actors` actors, or go on where an earlier job stopped."""
     executor = RayExecutor(address, actors=int(actors), cpus_per_actor=4 if device != "cpu" else 1)
     conversion = tokenstore.convert(
         src, out, device=device, executor=executor, resume=True, on_error="skip", on_progress=report

@@ -11,7 +11,7 @@ def main(url: str, cache: str) -> None:
         url,
         cache_dir=cache,
         cache_limit="100GB",
-        retries=Retries(deadline=120),  # seconds that a request is tried
+        retries=Retries(deadline=120),  # seconds for which a request is retried
     )
     samples = sum(len(tokens) for tokens, *_ in TokenLoader(dataset, 256, shuffle=True))
     print(f"{samples:,} samples")

@@ -1,4 +1,4 @@
-"""The order of an epoch, and a state that goes on in it: python resume.py photos.zarr."""
+"""The state of a loader, which goes on in the middle of an epoch: python resume.py photos.zarr."""
 
 import json
 import sys

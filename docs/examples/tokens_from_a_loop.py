@@ -1,4 +1,4 @@
-"""Codes of your own loop become a store: python tokens_from_a_loop.py codes.zarr."""
+"""A store written from the codes of your own loop: python tokens_from_a_loop.py codes.zarr."""
 
 import sys
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def batches(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
 
 
 def main(path: str) -> None:
-    """Write a store batch by batch; after a kill, the same call goes on behind the samples that are safe."""
+    """Write a store batch by batch; after a kill, the same call goes on after the samples that are safe."""
     names = [f"class {label}" for label in range(10)]
     with tokenstore.write(path, grid=GRID, codebook_size=CODES, class_names=names, resume=True) as writer:
         done = writer.samples.get("train", 0)

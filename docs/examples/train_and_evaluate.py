@@ -1,4 +1,4 @@
-"""Masked tokens, then classes, then a figure: python train_and_evaluate.py photos.zarr runs/."""
+"""A pre-training, a fine-tuning and an evaluation: python train_and_evaluate.py photos.zarr runs/."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,11 @@ from seitpp_models.evaluation import evaluate
 from seitpp_models.training import finetune, pretrain
 
 SMALL = {"batch_size": 32, "epochs": 1, "warmup_epochs": 0, "adapter": "none", "threads": 1}
-"""Settings for seconds on a CPU; leave them out, and choose a recipe by `config="pretrain-one-gpu"`."""
+"""The settings of a run of seconds on a CPU; for a real one, a recipe such as `config="pretrain-one-gpu"`."""
 
 
 def main(store: str, runs: str) -> None:
-    """Train without labels, go on from those weights with labels, and evaluate on what was held out."""
+    """Train without labels, go on from those weights with labels, and evaluate on the store."""
     network = {"model": "tiny", "depth": 2, "decoder_depth": 1}
     pretrained = pretrain(store, Path(runs, "pretrained"), **network, **SMALL)
     tuned = finetune(store, Path(runs, "tuned"), **SMALL, start=pretrained.weights, held_out=0.2)

@@ -1,4 +1,4 @@
-"""Writes the pages of the commands, docs/reference/tokenstore.md and seitpp.md, from what `--help` shows.
+"""The writer of the commands' pages, docs/reference/tokenstore.md and seitpp.md, from what `--help` shows.
 
     .venv/bin/python docs/hooks/cli_reference.py
 

@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn the links of a file into those of its page."""
     uri = page.file.src_uri
     if uri == "index.md":
-        page.meta["hide"] = ["navigation"]  # one page is no list
+        page.meta["hide"] = ["navigation"]  # a list of this one page alone
     source = next((path for path, name in PAGES.items() if name == uri), f"docs/{uri}")
     return LINK.sub(lambda match: match[1] + _on_site(match[2], source, uri), markdown)
 

@@ -1,4 +1,4 @@
-"""Draws docs/pictures/concepts.svg: from an image to a store.
+"""The drawing docs/pictures/concepts.svg: from an image to a store.
 
 python docs/pictures/concepts.py
 """

@@ -1,4 +1,4 @@
-"""Draws docs/pictures/overview.jpg: two photographs, their tokens, and what augmentation makes of these.
+"""The picture docs/pictures/overview.jpg: two photographs, their tokens, and these augmented.
 
     python docs/pictures/overview.py
 
