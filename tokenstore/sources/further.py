@@ -48,16 +48,18 @@ def requested_fields(columns: Sequence[str] | None, where: str) -> dict[str, str
     return fields
 
 
-def not_used(what: str, names: Sequence[str]) -> tuple[Note, ...]:
+def not_used(what: str, names: Sequence[str], *, needed: Sequence[Parameter] = ()) -> tuple[Note, ...]:
     """Return a note that names what is not stored, and how it would be; none without names.
 
-    `what` is the source's word for several of them, such as "columns".
+    `what` is the source's word for several of them, such as "columns". Beside the parameter that names a
+    column, those `needed` have to be given.
     """
     if not names:
         return ()
-    named = Parameter("columns", "NAME")
-    text = f"{what} not used: {len(names)} ({shortened(names)}); {named} stores one as a further column"
-    return (Note(text, [named]),)
+    parameters = [*needed, Parameter("columns", "NAME")]
+    way = " with ".join(map(str, parameters))
+    text = f"{what} not used: {len(names)} ({shortened(names)}); {way} stores one as a further column"
+    return (Note(text, parameters),)
 
 
 def missing_field(where: str, field: str, known: Sequence[str]) -> SourceError:

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from tokenstore.errors import Parameter, SourceError
-from tokenstore.sources.base import Note
 from tokenstore.sources.files import SourceFile, whole_file
+from tokenstore.sources.further import not_used
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.names import printable, shortened
 
@@ -162,18 +162,9 @@ def _columns(
             parameters=[what],
         )
     rest = [head[place] for place in range(len(head)) if place not in (paths, labels) and names[place]]
-    return (paths, labels), True, _not_used(rest, file) if rest else ()
-
-
-def _not_used(names: list[str], file: SourceFile) -> tuple[Note]:
-    """Return a note that names columns of a table which are not stored, and how they would be."""
-    shown = shortened([_printable(name) for name in names])
-    table, column = Parameter("table", file.name), Parameter("columns", "NAME")
-    text = (
-        f"columns of {file.name} not used: {len(names)} ({shown}); {table} with {column} stores one as a "
-        "further column"
-    )
-    return (Note(text, [table, column]),)
+    table = Parameter("table", file.name)
+    notes = not_used(f"columns of {file.name}", [_printable(name) for name in rest], needed=[table])
+    return (paths, labels), True, notes
 
 
 def _is_index(name: str) -> bool:

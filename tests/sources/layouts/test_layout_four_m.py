@@ -31,7 +31,9 @@ def test_modalities_become_views_boxes_labels_and_columns(root: Path) -> None:
     source = opened(root, "4m")
     read_everywhere(source.splits["train"], RGB.reshape(8, 3, 4, 4))
     assert source.class_names == ("cat", "dog")
-    assert source.notes == ("modalities not used: 1 (tok_depth)",)
+    assert source.notes == (
+        "modalities not used: 1 (tok_depth); columns='NAME' stores one as a further column",
+    )
     store = converted(root, root.with_name("out"), columns=["depth=tok_depth"], codec="zstd")
     split = store["train"]
     assert np.array_equal(split.read("tokens", range(8)), RGB.reshape(8, 3, 4, 4))

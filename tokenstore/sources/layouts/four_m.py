@@ -27,7 +27,7 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import check_shape
 from tokenstore.sources.folders import folders_in
-from tokenstore.sources.further import missing_field, requested_fields
+from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import label_splits
 from tokenstore.sources.layouts.modalities import Modality, class_texts, open_modality
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit, grid_of
@@ -132,12 +132,11 @@ def open_four_m(
     }
     sample = grid_of({split: each.stored for split, each in splits.items()}, str(location))
     count = next(iter(opened.values())).tokens.kind.shape[0]
-    notes = []
+    notes: list[str] = []
     if count > 1 and not all(_BOXES in one.further for one in opened.values()):
         notes.append(f"samples have {count} views of unknown boxes: there is no folder {_CROPS}")
     rest = [each for each in _modalities(first) if each not in (name, _CROPS, *fields.values())]
-    if rest:
-        notes.append(f"modalities not used: {len(rest)} ({shortened(rest)})")
+    notes += not_used("modalities", rest)
     return CodeSource(
         kind="4m",
         location=str(location),

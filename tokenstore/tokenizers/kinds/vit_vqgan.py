@@ -212,7 +212,7 @@ class ViTVQGANTokenizer(ImageTokenizer):
 
     network: ViTVQGAN
 
-    def __init__(self, model: ViTVQGAN) -> None:
+    def __init__(self, model: _EncodingNetwork) -> None:
         super().__init__(model)
         config = model.config
         self.name = config.name
@@ -270,7 +270,7 @@ class ViTVQGANEncoderTokenizer(ViTVQGANTokenizer):
     """
 
     def __init__(self, model: ViTVQGANEncoder) -> None:
-        super().__init__(model)  # type: ignore[arg-type]
+        super().__init__(model)
         self.codebook = model.quantizer.embedding.weight.detach().cpu().numpy()
 
     @override
