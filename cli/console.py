@@ -21,10 +21,10 @@ def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
     click.secho(printable(line), err=err, bold=bold or None)
 
 
-def echo_json(values: object) -> None:
-    """Print JSON values, for programs."""
+def echo_json(values: object, indent: int | None = 2) -> None:
+    """Print JSON values, for programs; on one line where `indent` is None."""
     settle()
-    click.echo(json.dumps(values, indent=2))
+    click.echo(json.dumps(values, indent=indent))
 
 
 def hint(line: str) -> None:

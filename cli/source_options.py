@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tokenstore.sources.options import MAX_PIXELS
+from tokenstore.sources.registry import kind_names
 
 from . import options
 from .options import Decorator, together
@@ -116,6 +117,13 @@ def ready_codes() -> Decorator[Any]:
             type=click.IntRange(1),
             help="Frames from the begin of a --window to the next; by default those of a window.",
         ),
+    )
+
+
+def source_kind() -> Decorator[Any]:
+    """Return --source, the kind of source that SRC is, as `source_kind`; None for what its content says."""
+    return click.option(
+        "--source", "source_kind", type=Choice(kind_names()), help="Kind of SRC; by default by its content."
     )
 
 

@@ -8,21 +8,16 @@ import click
 from click.core import ParameterSource
 
 import tokenstore
-from tokenstore.sources.registry import kind_names
 
 from .. import options, source_options
 from ..editing import edited
 from ..main import EXIT_CODES
-from ..parameters import Choice
-
-_NAMES = {"source": "source_kind"}
-"""The parameters of the Python call whose options have another name."""
 
 
 @click.command(epilog=EXIT_CODES)
 @options.existing_store()
 @options.existing_source("src")
-@click.option("--source", type=Choice(kind_names()), help="Kind of SRC; by default by its content.")
+@source_options.source_kind()
 @source_options.class_names()
 @source_options.labels()
 @source_options.label_column()
@@ -61,6 +56,5 @@ def append(store: str, src: str, **settings: Any) -> None:
     given = {
         name: value for name, value in settings.items() if source_of(name) is ParameterSource.COMMANDLINE
     }
-    given = {_NAMES.get(name, name): value for name, value in given.items()}
     with edited("appended") as (on_progress, report):
         report(tokenstore.append(store, src, on_progress=on_progress, **given))

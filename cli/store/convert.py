@@ -13,14 +13,12 @@ from click.core import ParameterSource
 import tokenstore
 from tokenstore.errors import ConversionError
 from tokenstore.sources.options import LARGEST_VALUE
-from tokenstore.sources.registry import kind_names
 from tokenstore.writing.choices import CHUNK_SAMPLES
 
 from .. import options, source_options
 from ..actors import ray_executor
 from ..console import refuse_idle_options
 from ..main import EXIT_CODES, spoken
-from ..parameters import Choice
 
 if TYPE_CHECKING:
     from tokenstore.conversion import Executor
@@ -45,7 +43,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @click.command(epilog=EXIT_CODES)
 @options.existing_source("src")
 @click.argument("out")
-@click.option("--source", type=Choice(kind_names()), help="Kind of SRC; by default by its content.")
+@source_options.source_kind()
 @source_options.labels()
 @source_options.label_column()
 @source_options.image_column()
@@ -120,7 +118,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 def convert(
     src: str,
     out: str,
-    source: str | None,
+    source_kind: str | None,
     masks: str | None,
     splits: tuple[str, ...],
     on_error: str | None,
@@ -157,7 +155,7 @@ def convert(
         log.begin(listed)
 
     settings |= {
-        "source_kind": source,
+        "source_kind": source_kind,
         "masks": masks,
         "splits": splits or None,
         "on_error": on_error or "limit",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
 from tokenstore.sources import MaskedSplit, count_classes
 
-from ..console import echo, hint, human_bytes, human_rate
+from ..console import echo, echo_json, hint, human_bytes, human_rate
 from ..main import spoken
 from ..progress import progress_bar
 
@@ -225,4 +223,4 @@ class JsonLog:
         )
 
     def _write(self, event: str, **values: Any) -> None:
-        click.echo(json.dumps({"event": event, **values}))
+        echo_json({"event": event, **values}, indent=None)
