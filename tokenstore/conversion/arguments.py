@@ -20,6 +20,7 @@ from tokenstore.sources.base import ImageSource, Source, Split
 from tokenstore.storage import Storage, is_remote, public_url
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer, check_tokenizer
+from tokenstore.tokenizers.registry import DEFAULT
 from tokenstore.writing.spec import StoreSpec
 
 _OWN_ARGUMENTS = (
@@ -64,7 +65,7 @@ def loaded_tokenizer(
     if tokenizer is None:
         if not isinstance(source, ImageSource):
             return None
-        tokenizer = "default"
+        tokenizer = DEFAULT
     if isinstance(tokenizer, str):
         return LoadedTokenizer(load_tokenizer(tokenizer, device), tokenizer)
     return LoadedTokenizer(tokenizer)

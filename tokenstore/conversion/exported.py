@@ -104,7 +104,7 @@ def _with_classes(source: CodeSource, names: tuple[str, ...]) -> CodeSource:
 
 
 def _notes(source: CodeSource, facts: StoreFields) -> tuple[str, ...]:
-    """Return the note on the tokenizer, whose identity is taken on nobody's word."""
+    """Return the note on the tokenizer, whose identity no list of an export can prove."""
     name = facts.tokenizer.name
     if name == UNKNOWN_TOKENIZER or source.tokenizer_name != UNKNOWN_TOKENIZER:
         return ()

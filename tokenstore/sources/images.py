@@ -62,7 +62,7 @@ EXTENSIONS = frozenset(
 _EIGHTHS = (1, 2, 3, 4)
 """The scales, in eighths, at which `fast_decode` decodes. Larger ones gain nothing."""
 _SPARE = 2
-"""The times of an input's sides that an image has at least when it is decoded at a reduced scale."""
+"""The least ratio of the sides of an image that is decoded at a reduced scale to those of its input."""
 _STRIP_PIXELS = 2**20
 """The pixels with transparency that are drawn at a time."""
 _ORIENTATION_TAG = 0x0112
@@ -233,7 +233,7 @@ def _scaled(image: Image.Image, size: tuple[int, int], orientation: Any, eighths
 
 
 def _enough_eighths(size: tuple[int, int], orientation: Any, options: ImageOptions) -> int:
-    """Return the least scale, in eighths, at which an image has `_SPARE` times the pixels of its input."""
+    """Return the least scale, in eighths, at which an image has `_SPARE` times the sides of its input."""
     width, height = size[::-1] if orientation in _ON_THEIR_SIDE else size
     box, _, (columns, rows) = place(width, height, options)
     least = _SPARE * max(columns / (box[2] - box[0]), rows / (box[3] - box[1]))

@@ -106,7 +106,7 @@ class ImageOptions:
     fast_decode: bool = False
     """True to decode JPEG images at an eighth to a half of their sides, where that leaves twice the input's.
 
-    Pixels of photographs differ by 0.25 of 255 in the mean, so that a few codes do. An image of less than
+    Pixels of photographs differ by 0.25 of 255 in the mean, and so a few codes differ. An image of less than
     four times the input's sides is decoded in full."""
 
     def __post_init__(self) -> None:

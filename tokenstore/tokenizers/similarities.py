@@ -27,11 +27,11 @@ def most_similar(rows: Tensor, table: Tensor, bias: Tensor | None = None) -> Ten
     `bias` (K,) is added to the products. Of equal ones the first counts. Rows are taken in parts, so that
     memory does not grow with N * K.
     """
-    found = []
+    codes = []
     for part in in_parts(rows, len(table)):
         products = similarities(table, part)
-        found.append(largest(products if bias is None else products.add_(bias[:, None])))
-    return torch.cat(found)
+        codes.append(largest(products if bias is None else products.add_(bias[:, None])))
+    return torch.cat(codes)
 
 
 def in_parts(rows: Tensor, size: int) -> Iterator[Tensor]:

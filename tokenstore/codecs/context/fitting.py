@@ -328,13 +328,14 @@ def _cheapest(planes: list[FittedPlane], trial: _Trial, *, may_pack: bool = True
         tried: Iterable[float], candidate: Callable[[float], ContextModel]
     ) -> tuple[float, float, ContextModel]:
         """Return the cheapest of ever coarser models, behind its cost and step; stop after two worse ones."""
-        found = []
+        trials: list[tuple[float, float, ContextModel]] = []
         for step in tried:
             model = candidate(step)
-            found.append((trial.cost(model), step, model))
-            if len(found) > 2 and min(found, key=lambda one: one[0]) not in found[-2:]:
+            trials.append((trial.cost(model), step, model))
+            cheapest = min(trials, key=lambda one: one[0])
+            if len(trials) > 2 and cheapest not in trials[-2:]:
                 break
-        return min(found, key=lambda one: one[0])
+        return cheapest
 
     turned = [plane.principal() for plane in planes]
 
