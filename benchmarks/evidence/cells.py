@@ -60,6 +60,11 @@ class Cell:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
 
+    @property
+    def whole_store(self) -> Cell:
+        """The cell of the store that images were turned into, of a training or of a share of the store."""
+        return self.needs["store"].whole_store if "store" in self.needs else self
+
     def to_dict(self) -> dict[str, Any]:
         """Return the cell as JSON values."""
         return {

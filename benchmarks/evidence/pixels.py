@@ -26,8 +26,9 @@ from evidence.stores import LABEL_BYTES, store_place
 from evidence.trainings import OnStep, run_settings
 from seitpp_models.evaluation.figures import evaluate_classifier
 from seitpp_models.training.devices import devices_of
-from seitpp_models.training.network_run import NetworkRun, OptimiserConfig
+from seitpp_models.training.network_run import NetworkRun
 from seitpp_models.training.network_training import train_network
+from seitpp_models.training.optimisers import OptimiserConfig
 from seitpp_models.training.settings import DeviceSettings
 from seitpp_models.training.tasks import Classification
 from seitpp_models.weights.files import TrainedModel, build_model

@@ -12,7 +12,7 @@ from evidence.results import Result
 from evidence.tables import Table
 from tokenstore.files import whole_file
 
-__all__ = ["Group", "groups_of", "markdown", "plot"]
+__all__ = ["Group", "groups_of", "markdown", "plot", "provenance"]
 
 _PERCENT = 100
 

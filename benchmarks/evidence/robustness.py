@@ -29,15 +29,14 @@ def evaluate_corrupted(cell: Cell, work: Workplace) -> dict[str, Any]:
     store = store_place(trained, work)
     images = work.place(cell) / "images"
     count = images_of_split(store, Path(decisions["source"]), images, decisions["images_of_a_class"])
-    store_options = (trained.needs["store"].needs.get("store") or trained.needs["store"]).decisions["options"]
-    tokenizer = work.filled(Cell("", {"tokenizer": store_options.get("tokenizer")}, names=cell.names))
+    tokenizer = work.filled(trained.whole_store)["options"].get("tokenizer")
     evaluation = evaluate(
         place_of_model(work.place(trained)),
         images=images,
         device=work.device or "cpu",
         workers=0,
         threads=work.threads,
-        tokenizer=None if tokenizer["tokenizer"] == "default" else tokenizer["tokenizer"],
+        tokenizer=None if tokenizer == "default" else tokenizer,
         corruptions=decisions["corruptions"],
         severities=decisions["severities"],
         seed=decisions["seed"],

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tokenstore
 from evidence.cells import Cell, EvidenceError, Workplace
 from seitpp_models.networks.token_form import form_of
+from seitpp_models.training.inputs import rows_of_share
 from tokenstore.networks.threads import torch_threads
 
 __all__ = [
@@ -93,12 +94,7 @@ def training_rows(labels: npt.NDArray[np.integer[Any]] | None, share: float) -> 
     """
     if labels is None:
         raise EvidenceError("expected labels to take a share of each class, found none")
-    rng = np.random.default_rng(_DRAW)
-    drawn = []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        drawn.append(members[: max(1, round(share * len(members)))])
-    return np.sort(np.concatenate(drawn)).astype(np.int64)
+    return rows_of_share(labels, share, _DRAW)
 
 
 def stored_bytes(store: Path) -> int:

@@ -160,7 +160,7 @@ def _robustness_table(path: Path, values: Mapping[str, Any], held_out: float) ->
         Cell(
             "robustness",
             {
-                "source": _source_of(cell),
+                "source": cell.whole_store.decisions["source"],
                 "corruptions": values["corruptions"],
                 "severities": values.get("severities", [1, 2, 3, 4, 5]),
                 "images_of_a_class": values.get("images_of_a_class"),
@@ -173,13 +173,6 @@ def _robustness_table(path: Path, values: Mapping[str, Any], held_out: float) ->
         if cell.names.arm in values["arms"]
     ]
     return Table(path.stem, values["title"], tuple(cells), {})
-
-
-def _source_of(cell: Cell) -> str:
-    """Return the images that a cell's store was made of."""
-    store = cell.needs["store"]
-    source: str = (store.needs.get("store") or store).decisions["source"]
-    return source
 
 
 def _check_names(where: object, values: object, known: Sequence[str], required: Collection[str] = ()) -> None:

@@ -13,13 +13,12 @@ from evidence.cells import Cell, EvidenceError, Workplace
 from evidence.stores import store_place, stored_bytes
 from seitpp_models.evaluation import Batches, evaluate_store
 from seitpp_models.training import NetworkStep, TrainingResult, finetune, pretrain, segment
+from seitpp_models.weights.files import WEIGHTS
 
-__all__ = ["MODEL", "OnStep", "epochs_of", "place_of_model", "run_settings", "train"]
+__all__ = ["OnStep", "epochs_of", "place_of_model", "run_settings", "train"]
 
 OnStep = Callable[[NetworkStep], None]
 """A progress callback, which is called after each step."""
-MODEL = "model.safetensors"
-"""The file of a trained network in the folder of its cell."""
 
 _TRAINERS: Mapping[str, Callable[..., TrainingResult]] = {
     "pretrain": pretrain,
@@ -101,6 +100,6 @@ def epochs_of(steps: int, samples: int, batch_size: int) -> int:
 
 def place_of_model(folder: Path) -> Path:
     """Return the file of a trained network; raises EvidenceError if there is none."""
-    if not (folder / MODEL).is_file():
-        raise EvidenceError(f"{folder / MODEL}: expected a trained network, found nothing there")
-    return folder / MODEL
+    if not (folder / WEIGHTS).is_file():
+        raise EvidenceError(f"{folder / WEIGHTS}: expected a trained network, found nothing there")
+    return folder / WEIGHTS

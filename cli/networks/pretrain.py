@@ -37,8 +37,8 @@ from .network_options import defaults, mask_options, network_options, start_opti
 def pretrain(context: click.Context, /, **_: Any) -> None:
     """Train a masked-token model on the codes of STORE, without labels.
 
-    The defaults are the published ones, for ImageNet on eight GPUs, but that Emb-Noise is as strong as the
-    store's codebook.
+    The defaults are the published ones, for ImageNet on eight GPUs: no colours are changed unless --emb-noise
+    or --color-adapt ask for it.
 
     \b
     Examples:

@@ -49,7 +49,7 @@ def start_from_vectors(adapter: TokenAdapt, vectors: TokenVectors) -> None:
         most, loudness = width - span.shape[1], _SOFTNESS
     if channels > most:
         raise AdapterError(
-            f"expected a width larger than {width} for {channels} channels beside the positions, found it"
+            f"expected a width above {width}, for {channels} channels beside the positions, found {width}"
         )
     basis = torch.linalg.qr(drawn).Q[:, :channels]
     length = loudness * (width / 2) ** 0.5

@@ -34,8 +34,8 @@ class TokenClassifier(nn.Module):
     convolution first makes `enlarge` x `enlarge` pixels of each token. The default of 4 leaves a ConvNeXt a
     quarter of the work it has on images. `grid` (H, W) is the network's grid of tokens, which some backbones
     must know; without it, the network takes any. A `codebook_size` of several numbers, and `scales`, are as a
-    TokenViT's. `channels` and `num_classes` are by default those of
-    `store`, or 32 and 1000. Further arguments are the backbone's.
+    TokenViT's. `channels` and `num_classes` are by default those of `store`, or 32 and 1000. Further
+    arguments are the backbone's.
 
     Raises ValueError for a name that timm does not know, for `enlarge` below 1, and if the backbone does not
     take the grid.

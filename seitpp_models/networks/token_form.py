@@ -226,7 +226,7 @@ def _form(
 
 
 def _splits(digits: ImplicitCodebook | None) -> bool:
-    """Return whether codes of an implicit codebook have several digits."""
+    """Return True if codes of an implicit codebook have several digits."""
     return digits is not None and len(digits.levels) > 1
 
 

@@ -32,17 +32,15 @@ from tokenstore.errors import Parameter
 from tokenstore.format import FLIP, NO_SYMMETRIES, Symmetries
 
 __all__ = [
-    "NO_AUGMENTATION",
     "Augmentation",
     "CentralPart",
     "CodesAndMasks",
-    "check_flip",
     "noise_identity",
     "segmentation_recipe",
     "training_recipe",
 ]
 
-NO_AUGMENTATION = "none"
+_NO_AUGMENTATION = "none"
 """The name of the augmentation without ingredients."""
 
 
@@ -65,7 +63,7 @@ class Augmentation:
     def of(cls, settings: Settings) -> Augmentation:
         """Return the augmentation of a run's settings."""
         name = settings["augment"]
-        if name == NO_AUGMENTATION:
+        if name == _NO_AUGMENTATION:
             return cls(name, None, settings["noise"])
         arms = {arm: settings[arm] for arm in ARMS if arm in settings.values}
         if "smoothing" in settings.values and INGREDIENTS[name].smoothing:
@@ -143,7 +141,7 @@ def training_recipe(
             raise ModelError(f"augment: expected another one with an adapter, found {augmentation.name}")
         return CentralPart(size, None if gives_codes else codebook)
     assert codebook is not None  # inputs.augmented_vectors gives some, or raises
-    check_flip(ingredients, symmetries)
+    _check_flip(ingredients, symmetries)
     if size[0] == 1:
         _check_lists(ingredients, adapter)
     _check_adapter(adapter, token_vectors(codebook))
@@ -188,7 +186,7 @@ def _check_lists(ingredients: Ingredients, adapter: TokenAdapt | None) -> None:
         )
 
 
-def check_flip(ingredients: Ingredients, symmetries: Symmetries) -> None:
+def _check_flip(ingredients: Ingredients, symmetries: Symmetries) -> None:
     """Raise ModelError for an exact flip of codes that have no symmetry for it."""
     if ingredients.flip == "exact" and FLIP not in symmetries:
         parameters = Parameter("flip", "exact"), Parameter("flip", "naive")
@@ -287,7 +285,7 @@ def segmentation_recipe(
             raise ModelError("augment: expected crops with an adapter, found none")
         return CentralPart(size, None if gives_codes else codebook)
     assert codebook is not None  # inputs.augmented_vectors gives some, or raises
-    check_flip(ingredients, symmetries)
+    _check_flip(ingredients, symmetries)
     _check_adapter(adapter, token_vectors(codebook))
     return CodesAndMasks(
         codebook,

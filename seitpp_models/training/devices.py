@@ -17,7 +17,7 @@ from tokenstore.machine import available_cores
 from tokenstore.networks.precision import has_bfloat16
 from tokenstore.networks.threads import torch_threads
 
-__all__ = ["devices_of"]
+__all__ = ["devices_of", "precision_of"]
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -37,6 +37,11 @@ def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
         gpus = [devices.device] if devices.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
             yield devices
+
+
+def precision_of(devices: Accelerator) -> str:
+    """Return the precision of a run: fp32, bf16 or fp16."""
+    return {theirs: ours for ours, theirs in _PRECISIONS.items()}[devices.mixed_precision]
 
 
 def _accelerator(settings: DeviceSettings) -> Accelerator:

@@ -53,8 +53,6 @@ _SPARSE_CLASSES = 2**16
 """The number of classes up to which a network is made for whatever labels there are."""
 _SPARSE_FACTOR = 16
 """The classes of a network for each distinct label beyond which the labels are taken for other numbers."""
-
-
 _ATTENTION = ".attn."
 """The part of the names of attention's parameters."""
 _TRAINED_TOO = ("pos_embed", "head")

@@ -30,6 +30,7 @@ __all__ = [
     "input_arguments",
     "number_scales",
     "opened",
+    "rows_of_share",
     "share_of",
     "synonyms_of",
     "training_samples",
@@ -72,14 +73,22 @@ def share_of(dataset: TokenDataset, share: float, seed: int) -> TokenDataset:
     """Return a random share of each class, at least one sample: a function of `seed` and the dataset."""
     if share == 1:
         return dataset
-    rng = np.random.default_rng(seed)
     labels = dataset.rows.labels
     groups = np.zeros(len(dataset), np.int64) if labels is None else labels
+    return dataset.select(rows_of_share(groups, share, seed))
+
+
+def rows_of_share(labels: npt.NDArray[np.integer[Any]], share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Return the row numbers (m,) of a random share of each class of labels (N,), in order.
+
+    Each class has at least one. A smaller share's rows of the same seed are among those of a larger one.
+    """
+    rng = np.random.default_rng(seed)
     drawn = [
         rng.permutation(members)[: max(1, round(share * len(members)))]
-        for members in (np.flatnonzero(groups == group) for group in np.unique(groups))
+        for members in (np.flatnonzero(labels == label) for label in np.unique(labels))
     ]
-    return dataset.select(np.sort(np.concatenate(drawn)))
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
 def code_entropy(dataset: TokenDataset, form: TokenForm | None = None, most: int = 10_000) -> float:

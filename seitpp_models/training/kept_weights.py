@@ -16,7 +16,7 @@ BEST = "best.safetensors"
 """The file of the weights with the best evaluation."""
 _EPOCH = "epoch-{}.safetensors"
 _NUMBER = re.compile(r"epoch-(\d+)\.safetensors")
-_BETTER_IF_LARGER = ("top1", "mean_iou")
+_BETTER_IF_LARGER = ("top1", "miou")
 """The figures by which an evaluation is compared, if it has one of them; else its loss is."""
 
 
@@ -38,7 +38,7 @@ class WhatToKeep:
         return None if rest or not (self.last or self._stays(epoch)) else epoch
 
     def outdated(self, epoch: int, written: int) -> bool:
-        """Return True if the weights of an epoch have no reason to stay when those of `written` are there."""
+        """Return True if the weights of an epoch are to be removed when those of `written` exist."""
         return epoch <= written - self.last and not self._stays(epoch)
 
     def _stays(self, epoch: int) -> bool:
@@ -69,7 +69,7 @@ class KeptWeights:
         matches = [(path, _NUMBER.fullmatch(path.name)) for path in self._folder.glob(_EPOCH.format("*"))]
         numbers = {path: int(match[1]) for path, match in matches if match}
         return _EPOCH.format(epoch), [
-            path for path, number in numbers.items() if number < epoch and self._what.outdated(number, epoch)
+            path for path, number in numbers.items() if self._what.outdated(number, epoch)
         ]
 
     def is_best(self, figures: Mapping[str, Any]) -> bool:

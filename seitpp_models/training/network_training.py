@@ -30,30 +30,30 @@ def train_network(
     if the folder holds a run that is not to be resumed, or if a loss is not finite; KeyboardInterrupt after
     Ctrl-C or SIGTERM, with the last step saved.
     """
-    report: RunReport | None = None
-    keeper: KeptWeights | None = None
+    begun: tuple[RunReport, KeptWeights] | None = None
 
-    def begun() -> RunReport:
-        nonlocal report, keeper
-        if report is None:  # a resumed run knows its first step only now
+    def begin() -> tuple[RunReport, KeptWeights]:
+        nonlocal begun
+        if begun is None:  # a resumed run knows its first step only now
             report = RunReport(run.out, run.step - 1, writes=run.writes, reference=reference)
-            keeper = KeptWeights.resumed(run.out, keep, run.out / EVALUATIONS)
-        return report
+            what = keep if run.writes else KEEP_NOTHING
+            begun = report, KeptWeights.resumed(run.out, what, run.out / EVALUATIONS)
+        return begun
 
     def noted_step(result: NetworkStep) -> None:
-        begun().step(result)
-        if run.writes and keeper is not None:
-            name, outdated = keeper.after_step(result.step)
-            if name is not None:
-                run.save_evaluated(name)
-            for path in outdated:
-                path.unlink(missing_ok=True)
+        report, keeper = begin()
+        report.step(result)
+        name, outdated = keeper.after_step(result.step)
+        if name is not None:
+            run.save_evaluated(name)
+        for path in outdated:
+            path.unlink(missing_ok=True)
         if on_step is not None and run.writes:
             on_step(result)
 
     def noted_evaluation(step: int, figures: Mapping[str, Any]) -> None:
-        report = begun()
-        if run.writes and keeper is not None and keeper.is_best(figures):
+        report, keeper = begin()
+        if keeper.is_best(figures):
             run.save_evaluated(BEST)
         report.evaluation(step, figures)
         if on_evaluation is not None and run.writes and figures:
@@ -68,5 +68,5 @@ def train_network(
             on_evaluation=noted_evaluation,
         )
     finally:
-        if report is not None:
-            report.close()
+        if begun is not None:
+            begun[0].close()

@@ -17,7 +17,7 @@ from seitpp_models.evaluation.on_stores import Batches, evaluate_store
 from seitpp_models.networks.token_form import ArrangedTokens
 from seitpp_models.training.augmentations import Augmentation
 from seitpp_models.training.backbones import content_of
-from seitpp_models.training.devices import devices_of
+from seitpp_models.training.devices import devices_of, precision_of
 from seitpp_models.training.inputs import opened
 from seitpp_models.training.kept_weights import WhatToKeep
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep
@@ -187,7 +187,7 @@ def _train(
     identity = _identity(experiment, settings, devices)
     record = RunRecord.of(
         settings,
-        precision=devices.mixed_precision.replace("no", "fp32"),
+        precision=precision_of(devices),
         store=experiment.store.files.storage.url,
         fingerprint=experiment.samples.fingerprint,
         processes=devices.num_processes,
@@ -347,7 +347,7 @@ def _plan(
         batch_size=config.batch_size,
         processes=devices.num_processes,
         device=str(devices.device),
-        precision=devices.mixed_precision.replace("no", "fp32"),
+        precision=precision_of(devices),
         evaluate_split=evaluated,
         reference=experiment.reference,
         notes=(*_noise_notes(experiment), *_evaluation_notes(experiment, data, evaluated)),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from seitpp_models.evaluation.figures import evaluate_segmenter
 from seitpp_models.training.kept_weights import BEST, KeptWeights, WhatToKeep
 from seitpp_models.training.network_run import AVERAGE, WEIGHTS
 from seitpp_models.training.tasks import Classification
@@ -61,6 +62,29 @@ def test_the_best_evaluation_is_that_of_the_figure_that_counts(tmp_path: Path) -
     (tmp_path / "evaluations.jsonl").write_text("\n".join(map(json.dumps, figures)) + "\n")
     resumed = KeptWeights.resumed(tmp_path, WhatToKeep(best=True), tmp_path / "evaluations.jsonl")
     assert [resumed.is_best({"top1": top1}) for top1 in (0.55, 0.65)] == [False, True]
+
+
+class Prefers(torch.nn.Module):
+    """A segmenter that gives each pixel the class 0 with a logit."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = torch.nn.Parameter(torch.tensor(logit))
+
+    def forward(self, codes: Tensor, size: tuple[int, int]) -> Tensor:
+        return torch.stack((self.logit, -self.logit)).view(1, 2, 1, 1).expand(len(codes), 2, *size)
+
+
+def test_evaluations_of_segmenters_are_compared_by_mean_iou(tmp_path: Path) -> None:
+    codes = torch.zeros((1, 2, 2), dtype=torch.long)
+    masks = torch.tensor([[[0, 0], [0, 1]]])
+    worse, better = (  # the better one is so sure that its loss is the larger one
+        evaluate_segmenter(Prefers(logit), [(codes, masks)], classes=2, ignore_index=255)
+        for logit in (-0.01, 9.0)
+    )
+    assert worse["loss"] < better["loss"]
+    kept = KeptWeights(tmp_path, WhatToKeep(best=True))
+    assert [kept.is_best(worse), kept.is_best(better)] == [True, True]
 
 
 def test_a_run_keeps_its_weights_and_saves_an_average_that_it_does_not_evaluate(

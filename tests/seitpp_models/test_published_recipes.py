@@ -26,8 +26,8 @@ DOORS = {
 }
 OF_THE_DATA = {
     *("split", "evaluate_split", "start", "classes", "share", "share_seed", "held_out", "ignore_index"),
-    *("depth", "patch", "grid_size", "decoder_width", "flip", "noise"),
-    "combination",  # of several codebooks  # null: what the model or store has
+    *("depth", "patch", "grid_size", "decoder_width", "flip", "noise"),  # null: what the model or store has
+    "combination",  # of several codebooks
 }
 OF_THE_MACHINE = {
     *("device", "threads", "loader_threads", "precision", "resident", "compile", "seed"),
