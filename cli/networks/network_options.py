@@ -125,7 +125,7 @@ def _kept_weights(command: str) -> Decorator[Any]:
             metavar="EPOCHS",
             type=click.IntRange(0),
             default=default["keep_every"],
-            help="Epochs from one whose weights are kept to the next; 0: none.",
+            help="Epochs from one kept file of weights to the next; 0: none.",
         ),
     )
 

@@ -72,7 +72,7 @@ def evaluate(
         evaluate("model.safetensors", images="imagenet/val", corruptions=["gaussian_noise"], severities=[3])
 
     Args:
-        model: A network, its file, a published checkpoint, or a run's folder, which gets figures, too.
+        model: A network, its file, a published checkpoint, or a run's folder, which gets the figures too.
         store: A token store: an open one, or its path or fsspec URL. Either `store` or `images` is given.
         images: A source of images with classes, as conversions read them.
         split: The split; by default val, or the only one.

@@ -64,9 +64,9 @@ class RunFiles:
 
 
 def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, Path | None]:
-    """Return the figures of a run's last evaluation, and the file of its predictions if it is still that.
+    """Return the figures of a run's last evaluation, and the file of its predictions if it is unchanged.
 
-    Both are None where the run was not evaluated. Raises ModelError for a file of anything else.
+    Both are None if the run was not evaluated. Raises ModelError for a file of anything else.
     """
     path = folder / EVALUATION
     if not path.exists():

@@ -48,7 +48,7 @@ class RunFigures:
     pictures: list[MapPicture] = field(default_factory=list)
     """Some samples of a segmenter."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The reasons of what is missing, by its name."""
+    """The reasons why figures are missing, by the names of the figures."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""

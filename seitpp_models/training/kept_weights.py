@@ -26,9 +26,9 @@ class WhatToKeep:
 
     best: bool = False
     last: int = 0
-    """The number of last epochs."""
+    """The number of last epochs whose weights are kept."""
     every: int = 0
-    """The epochs from one to the next; 0: none."""
+    """The epochs from one kept file to the next; 0: none."""
     epoch_steps: int = 1
     """The steps of an epoch."""
 

@@ -117,7 +117,7 @@ class TrainingSettings(TypedDict, total=False):
     keep_last: Annotated[int, Range(0)]
     """The number of last epochs whose weights are kept, as `epoch-N.safetensors`."""
     keep_every: Annotated[int, Range(0)]
-    """The epochs from one whose weights are kept to the next; 0: none."""
+    """The epochs from one kept file of weights to the next; 0: none."""
     resume: bool
     """True to resume the run in `out`, given the same settings; the run begins if `out` has none."""
 

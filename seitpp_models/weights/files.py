@@ -120,7 +120,7 @@ class TrainedModel:
     def check(self, tokenizer: TokenizerIdentity, where: str) -> None:
         """Raise ModelError if codes are of another tokenizer; `where` names their store in the message."""
         ours, theirs = self.tokenizer, tokenizer
-        if ours == TokenizerIdentity(UNKNOWN_TOKENIZER):  # a published checkpoint, which says nothing of it
+        if ours == TokenizerIdentity(UNKNOWN_TOKENIZER):  # a published checkpoint, which names none
             return
         unknown = None in (ours.fingerprint, theirs.fingerprint)
         if (ours.fingerprint != theirs.fingerprint and not unknown) or ours.kept_codes != theirs.kept_codes:

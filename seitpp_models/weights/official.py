@@ -32,8 +32,8 @@ def load_official(path: Path | str, *, average: bool = False) -> TokenViT | Mask
     """Read the network in a published checkpoint, in eval mode.
 
     The checkpoint is one of supervised SeiT, of MTM pre-training or of MTM fine-tuning. Some contain
-    TokenAdapt's f and g too, which `tokenstore.augment.load_adapter` reads. With `average`, it is the average
-    of the weights, which some checkpoints have beside them. Nothing in the file is executed.
+    TokenAdapt's f and g too, which `tokenstore.augment.load_adapter` reads. With `average`, the network has
+    the average of the weights, which some checkpoints contain too. Nothing in the file is executed.
 
     Raises ModelError if a tensor is missing, unknown, of another shape or not finite.
     """

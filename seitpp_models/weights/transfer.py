@@ -49,9 +49,10 @@ def pretrained_network(path: Path, tokenizer: TokenizerIdentity, where: str) -> 
 def trained_network(path: Path | str, *, average: bool = False) -> TrainedModel:
     """Read the network in a file of `save_model`, or in a published checkpoint, with what is known of it.
 
-    A checkpoint does not say which tokenizer's codes it takes, nor how images were prepared. Networks of
-    ImageNet's 1,000 classes have these. With `average`, it is the average of a checkpoint's weights. Raises
-    ModelError if the file cannot be read, and for an average of a file of `save_model`.
+    A checkpoint does not say which tokenizer's codes it takes, nor how images were prepared. A network of
+    1,000 classes gets the names of ImageNet's. With `average`, the network has the average of the weights
+    that a checkpoint contains too. Raises ModelError if the file cannot be read, and for an average of a file
+    of `save_model`.
     """
     if Path(path).suffix == _OWN:
         if average:
