@@ -8,6 +8,7 @@ reads matters. A shard's index is read and checked once, and stays in flat array
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 
 import numpy as np
@@ -72,12 +73,11 @@ class LocalShards(Shards):
 
     def _payloads(self, chunks: Indices, maps: bool) -> Payloads:
         shards = chunks // self._files.layout.chunks_per_shard
-        starts = np.flatnonzero(np.diff(shards, prepend=-1))
+        bounds = (0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(chunks))
         payloads: list[Bytes] = []
         lasting = np.zeros(len(chunks), np.bool_)
-        for shard, start, stop in zip(
-            shards[starts].tolist(), starts, (*starts[1:], len(chunks)), strict=True
-        ):
+        for start, stop in itertools.pairwise(bounds if len(chunks) else ()):
+            shard = int(shards[start])
             of_shard, lasting[start:stop] = self._payloads_of(shard, chunks[start:stop].tolist(), maps)
             payloads += of_shard
         if not lasting.all():
