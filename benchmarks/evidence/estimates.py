@@ -17,6 +17,8 @@ from evidence.cells import Cell, Workplace, in_order, missing_inputs
 from evidence.kinds import TRAININGS
 from evidence.results import Result
 from evidence.stores import conversion, store_place
+from evidence.trainings import TRAINING_SAMPLES
+from evidence.views import drawn_views
 from seitpp_models.training import NetworkStep
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import open_source
@@ -26,6 +28,8 @@ __all__ = ["Estimate", "estimated"]
 _IMAGES = 256
 _FIRST_STEP, _LAST_STEP = 3, 9
 """The steps between which time is taken: the first ones prepare, and are slower."""
+_VIEWS = 100
+"""The samples whose views are drawn."""
 _EVALUATION = 1 / 3
 """The time of a sample in evaluation, as a share of that in a step."""
 
@@ -57,7 +61,7 @@ def estimated(cells: Iterable[Cell], work: Workplace, results: Mapping[str, Resu
         here = replace(work, folder=Path(folder), places=places)
         pending = [cell for cell in ordered if cell.key not in results]
         estimates = _of_stores(pending, work, rates) + _of_trainings(pending, here)
-        return estimates + _of_images(pending, here, rates)
+        return estimates + _of_views(pending, here) + _of_images(pending, here, rates)
 
 
 def _small_stores(
@@ -92,7 +96,8 @@ def _of_stores(cells: Sequence[Cell], work: Workplace, rates: Mapping[str, float
     for cell in cells:
         if cell.kind == "store":
             source = open_source(work.filled(cell)["source"])
-            images = sum(len(split) for split in source.splits.values())
+            shares = {"train": cell.decisions.get("share", 1.0)}
+            images = sum(shares.get(name, 1.0) * len(split) for name, split in source.splits.items())
             estimates.append(Estimate(cell.names.arm, 1, images * rates[cell.key]))
     return estimates
 
@@ -110,9 +115,25 @@ def _of_trainings(cells: Sequence[Cell], work: Workplace) -> list[Estimate]:
         steps = members[0].decisions["steps"]
         store = tokenstore.open(store_place(members[0], work))
         evaluated = sum(len(store[name]) for name in store.splits if name != "train")
+        if members[0].kind in ("finetune", "pixels"):
+            evaluated += min(len(store["train"]), TRAINING_SAMPLES)
         batches = evaluated / members[0].decisions["settings"].get("batch_size", 1)
         names = members[0].names.arm
         estimates.append(Estimate(names, len(members), each * (steps + _EVALUATION * batches)))
+    return estimates
+
+
+def _of_views(cells: Sequence[Cell], work: Workplace) -> list[Estimate]:
+    """Return the time of drawing views, from those of a few samples."""
+    estimates = []
+    for cell in cells:
+        if cell.kind == "views":
+            split = tokenstore.open(store_place(cell, work))["train"]
+            start = time.monotonic()
+            with torch_threads(work.threads):
+                drawn = drawn_views(cell, work, 0, _VIEWS)
+            each = (time.monotonic() - start) / len(drawn)
+            estimates.append(Estimate(cell.names.arm, 1, each * len(split) * cell.decisions["count"]))
     return estimates
 
 

@@ -12,6 +12,7 @@ from evidence.results import Result, code_commit, finished
 from evidence.robustness import evaluate_corrupted
 from evidence.stores import make_store, make_subset
 from evidence.trainings import OnStep, train
+from evidence.views import make_views
 
 __all__ = ["KINDS", "TRAININGS", "run_cell"]
 
@@ -25,6 +26,7 @@ TRAININGS: Mapping[str, Callable[[Cell, Workplace, OnStep | None], dict[str, Any
 KINDS: Mapping[str, Callable[[Cell, Workplace], dict[str, Any]]] = {
     "store": make_store,
     "subset": make_subset,
+    "views": make_views,
     "robustness": evaluate_corrupted,
     **{kind: lambda cell, work, run=function: run(cell, work, None) for kind, function in TRAININGS.items()},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evidence.cells import Cell, EvidenceError, Workplace
 from seitpp_models.networks.token_form import form_of
 from seitpp_models.training.inputs import rows_of_share
 from tokenstore.networks.threads import torch_threads
+from tokenstore.sources import open_source
 
 __all__ = [
     "LABEL_BYTES",
@@ -39,11 +41,48 @@ def store_place(cell: Cell, work: Workplace) -> Path:
 
 
 def make_store(cell: Cell, work: Workplace) -> dict[str, Any]:
-    """Turn images into a store, and return its bytes and samples."""
+    """Turn images into a store, and return its bytes and samples.
+
+    Of a cell with a `share`, only those training images are turned into tokens that a share of the store of
+    all images would have. Raises EvidenceError if the images are in no folders of classes.
+    """
     out = work.place(cell)
+    arguments = conversion(cell, work)
+    if _is_complete(out):
+        shutil.rmtree(_linked(out), ignore_errors=True)  # of a process that was killed just before its end
+        return _facts(out)
+    if "share" in cell.decisions:
+        link_share(Path(arguments["source"]), _linked(out), cell.decisions["share"])
+        arguments["source"] = _linked(out)
     with torch_threads(work.threads):
-        tokenstore.convert(target=out, resume=True, **conversion(cell, work))
+        tokenstore.convert(target=out, resume=True, **arguments)
+    shutil.rmtree(_linked(out), ignore_errors=True)
     return _facts(out)
+
+
+def _linked(out: Path) -> Path:
+    return out.with_name(f"{out.name}.images")
+
+
+def link_share(source: Path, folder: Path, share: float) -> None:
+    """Link the images of a source to a folder: of its training images a share of each class, and all others.
+
+    The images are those that `make_subset` takes. Raises EvidenceError for a source that is no folder with a
+    split train of classes.
+    """
+    splits = open_source(str(source)).splits if source.is_dir() else {}
+    labels = splits["train"].labels(0, len(splits["train"])) if "train" in splits else None
+    if labels is None:
+        raise EvidenceError(f"{source}: expected a folder train with folders of classes, found none")
+    rows = {name: np.arange(len(part)) for name, part in splits.items()}
+    rows["train"] = training_rows(labels, share)
+    for name, part in splits.items():
+        images = part.names(0, len(part)).take(rows[name]).to_pylist()
+        for image in images:
+            link = folder / image
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                os.link(source / image, link)
 
 
 def conversion(cell: Cell, work: Workplace) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     title: SeiT and SeiT++ from fewer samples     # of the table
     source: "{tiny}"                              # the images: an input, given as tiny=PATH
-    stores:                                       # arguments of tokenstore.convert, by a name
+    stores:                                       # arguments of tokenstore.convert, by a name, and
+                                                  # share_alone: true, which converts a budget's images alone
       default: {image_size: 128, codec: context}
     budgets: {100 %: 1.0, 20 %: 0.2}              # shares of the training samples, of each class alike
     seeds: [0, 1]
@@ -10,11 +11,14 @@
     arms:
       SeiT: {store: default, finetune: {...}}     # settings of the arm's own come on top
       SeiT with MTM: {store: default, pretrain: {steps: 3200, ...}}
+      + TokenAdapt: {store: default, views: {adapter: default, count: 10}}
 
-An arm with `pixels` learns from images, one with `segment` from label maps. A setting `steps` is turned into
-epochs, and `warmup` is a share of the steps, so that all budgets take the same steps; all others are settings
-of `seitpp_models.training.finetune`, `pretrain` and `segment`. A table with `of: OTHER.yaml` evaluates
-networks of another table on corrupted images. Names that begin with x- are not read.
+An arm with `views` has half of each batch of stored views: each sample's are drawn `count` times by
+TokenAdapt, without flips where its training flips by itself or not at all. An arm with `pixels` learns from
+images, one with `segment` from label maps. A setting `steps` is turned into epochs, and `warmup` is a share
+of the steps, so that all budgets take the same steps; all others are settings of
+`seitpp_models.training.finetune`, `pretrain` and `segment`. A table with `of: OTHER.yaml` evaluates networks
+of another table on corrupted images. Names that begin with x- are not read.
 """
 
 from __future__ import annotations
@@ -33,8 +37,11 @@ __all__ = ["Table", "read_table"]
 
 _TRAININGS = ("finetune", "segment")
 _TABLE = ("title", "source", "stores", "budgets", "seeds", "finetune", "pretrain", "segment", "arms")
-_ARM = ("store", "pretrain", "pixels", "finetune", "segment", "note")
+_ARM = ("store", "views", "pretrain", "pixels", "finetune", "segment", "note")
+_VIEWS = ("adapter", "count")
 _ROBUSTNESS = ("title", "of", "arms", "corruptions", "severities", "images_of_a_class")
+_SHARE_ALONE = "share_alone"
+"""The name of a store's option by which only a share's images are turned into tokens."""
 _SEEDS = (0, 1)
 _ASIDE = "x-"
 """The beginning of names that are not read: their values are referred to elsewhere in the file."""
@@ -101,11 +108,13 @@ def _cell(
     kind = next((task for task in _TRAININGS if task in arm or task in table), "finetune")
     settings = {**table.get(kind, {}), **(arm.get(kind) or {})}
     needs = {"store": store}
+    if "views" in arm:
+        needs["views"] = _views(path, arm["views"], settings, store, names)
     if "pretrain" in arm:
         before = {**table.get("pretrain", {}), **(arm["pretrain"] or {})}
         seed = before.pop("seed", names.seed)
         stage = replace(names, arm=f"{names.arm}, pre-training", seed=seed)
-        needs["start"] = _training(path, "pretrain", before, seed, {"store": store}, stage)
+        needs["start"] = _training(path, "pretrain", before, seed, dict(needs), stage)
     if "pixels" in arm:
         decisions = {"source": table["source"], **(arm["pixels"] or {})}
         return _training(path, "pixels", settings, names.seed, needs, names, decisions)
@@ -114,14 +123,25 @@ def _cell(
 
 def _store(table: Mapping[str, Any], name: str, names: Names, share: float, held_out: float) -> Cell:
     """Return the cell of a store, which needs the store of all samples if it has fewer or other splits."""
-    everything = Cell(
-        "store",
-        {"source": table["source"], "options": table["stores"][name]},
-        names=replace(names, budget=""),
-    )
+    options = dict(table["stores"][name])
+    alone = options.pop(_SHARE_ALONE, False)
+    decisions = {"source": table["source"], "options": options}
+    if alone and share < 1 and not held_out:
+        return Cell("store", {**decisions, "share": share}, names=names)
+    everything = Cell("store", decisions, names=replace(names, budget=""))
     if share == 1 and not held_out:
         return everything
     return Cell("subset", {"share": share, "held_out": held_out}, {"store": everything}, names)
+
+
+def _views(path: Path, views: object, settings: Mapping[str, Any], store: Cell, names: Names) -> Cell:
+    """Return the cell of stored views of a store's samples; raises EvidenceError for other settings."""
+    _check_names(f"{path}, arm {names.arm}, views", views, _VIEWS, required=_VIEWS)
+    assert isinstance(views, Mapping)  # or it would have been refused
+    flip = settings.get("flip") is None
+    return Cell(
+        "views", {**views, "flip": flip}, {"store": store}, replace(names, arm=f"views, {names.arm}", seed=0)
+    )
 
 
 def _training(

@@ -11,11 +11,13 @@ import numpy as np
 import tokenstore
 from evidence.cells import Cell, EvidenceError, Workplace
 from evidence.stores import store_place, stored_bytes
+from evidence.view_trainings import train_on_views
+from evidence.views import stored_views
 from seitpp_models.evaluation import Batches, evaluate_store
 from seitpp_models.training import NetworkStep, TrainingResult, finetune, pretrain, segment
 from seitpp_models.weights.files import WEIGHTS
 
-__all__ = ["OnStep", "epochs_of", "place_of_model", "run_settings", "train"]
+__all__ = ["TRAINING_SAMPLES", "OnStep", "epochs_of", "place_of_model", "run_settings", "train"]
 
 OnStep = Callable[[NetworkStep], None]
 """A progress callback, which is called after each step."""
@@ -29,7 +31,7 @@ _OF_NEW_NETWORKS = ("model", "depth", "patch", "input")
 """The settings that a pre-trained network has decided."""
 _SLACK = 0.02
 """The share of the steps by which whole epochs may differ from them."""
-_TRAINING_SAMPLES = 5_000
+TRAINING_SAMPLES = 5_000
 """The most training samples that a trained network is evaluated on, to tell how far it overfits."""
 
 
@@ -43,10 +45,14 @@ def train(cell: Cell, work: Workplace, on_step: OnStep | None = None) -> dict[st
     if "start" in cell.needs:
         settings = {name: value for name, value in settings.items() if name not in _OF_NEW_NETWORKS}
         settings["start"] = place_of_model(work.place(cell.needs["start"]))
-    result = _TRAINERS[cell.kind](store, out, on_step=on_step, **settings)
+    if "views" in cell.needs:
+        views = stored_views(cell.needs["views"], work)
+        result = train_on_views(cell.kind, store, out, views, settings, on_step)
+    else:
+        result = _TRAINERS[cell.kind](store, out, on_step=on_step, **settings)
     figures = {name: value for name, value in result.figures.items() if isinstance(value, float)}
     if cell.kind == "finetune":
-        rows = np.linspace(0, samples - 1, min(samples, _TRAINING_SAMPLES)).astype(np.int64)
+        rows = np.linspace(0, samples - 1, min(samples, TRAINING_SAMPLES)).astype(np.int64)
         batches = Batches(settings["batch_size"], settings["loader_threads"], work.device or "cpu")
         on_training = evaluate_store(result.network, store, "train", row_numbers=rows, batches=batches)
         figures["training_top1"] = on_training["top1"]

@@ -13,6 +13,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from seitpp_models.errors import ModelError
+from seitpp_models.training.settings import LearningSettings
 from tokenstore.errors import Parameter
 
 __all__ = ["OptimiserConfig", "ParameterGroup", "groups_of", "optimiser_of", "schedule_of"]
@@ -64,6 +65,27 @@ class OptimiserConfig:
                 raise ModelError(
                     f"{parameters[0]}: expected a rate up to the peak, {parameters[1]}", parameters=parameters
                 )
+
+    @classmethod
+    def of(cls, learning: LearningSettings, steps: int) -> OptimiserConfig:
+        """Return the config of a run whose epochs have `steps`; raises ModelError as the class does."""
+        return cls(
+            epochs=learning.epochs,
+            batch_size=learning.batch_size,
+            learning_rate=learning.learning_rate,
+            steps=learning.epochs * steps,
+            warmup_steps=round(learning.warmup_epochs * steps),
+            betas=(0.9, learning.beta2),
+            weight_decay=learning.weight_decay,
+            layer_decay=learning.layer_decay,
+            clip=learning.clip,
+            average_decay=learning.ema,
+            evaluate_average=learning.evaluate_ema,
+            accumulation=learning.accumulation,
+            seed=learning.seed,
+            min_lr=learning.min_lr,
+            warmup_lr=learning.warmup_lr,
+        )
 
 
 @dataclass(frozen=True)

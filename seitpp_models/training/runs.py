@@ -177,7 +177,7 @@ def _train(
     data = settings.group(DataSettings)
     batch = _batch_of_a_process(learning, devices)
     loader = _loader(experiment, data, batch, learning.seed, devices)
-    config = _optimiser(learning, len(loader))
+    config = OptimiserConfig.of(learning, len(loader))
     network = experiment.network
     if devices.num_processes > 1 and devices.device.type == "cuda":
         synchronised: Any = nn.SyncBatchNorm
@@ -242,7 +242,7 @@ def planned_experiment(
         learning, data = settings.group(LearningSettings), settings.group(DataSettings)
         batch = _batch_of_a_process(learning, devices)
         loader = _loader(experiment, replace(data, resident="none"), batch, learning.seed, devices)
-        config = _optimiser(learning, len(loader))
+        config = OptimiserConfig.of(learning, len(loader))
         plan = _plan(experiment, config, devices, data, _evaluated_split(experiment, data))
         model = experiment.network.model
         return experiment, plan, groups_of(optimiser_of(config, model), model)
@@ -276,27 +276,6 @@ def _loader(
         pad=experiment.whole_batches,
         batch_transform=None if experiment.tokens.is_identity else experiment.tokens.of_batch,
         resident=None if data.resident == "none" else data.resident,  # type: ignore[arg-type]
-    )
-
-
-def _optimiser(learning: LearningSettings, steps: int) -> OptimiserConfig:
-    """Return the config of a run whose epochs have `steps`."""
-    return OptimiserConfig(
-        epochs=learning.epochs,
-        batch_size=learning.batch_size,
-        learning_rate=learning.learning_rate,
-        steps=learning.epochs * steps,
-        warmup_steps=round(learning.warmup_epochs * steps),
-        betas=(0.9, learning.beta2),
-        weight_decay=learning.weight_decay,
-        layer_decay=learning.layer_decay,
-        clip=learning.clip,
-        average_decay=learning.ema,
-        evaluate_average=learning.evaluate_ema,
-        accumulation=learning.accumulation,
-        seed=learning.seed,
-        min_lr=learning.min_lr,
-        warmup_lr=learning.warmup_lr,
     )
 
 

@@ -17,12 +17,14 @@ from evidence.pixel_images import Form, as_jpeg, read_images, shared_bytes
 from evidence.report import groups_of, markdown, plot
 from evidence.results import read_results
 from evidence.schedule import run_cells
-from evidence.stores import conversion, make_subset, stored_bytes
+from evidence.stores import conversion, make_store, make_subset, stored_bytes
 from evidence.tables import Table, read_table
+from evidence.views import ViewLoader, make_views, stored_views
 from helpers.paths import ROOT
 from PIL import Image
 
 import tokenstore
+from tokenstore.loading import TokenDataset, TokenLoader
 
 EVIDENCE = ROOT / "benchmarks" / "evidence"
 CLASSES, OF_A_CLASS, SIDE = ("dark", "bright"), {"train": 8, "val": 4}, 32
@@ -44,6 +46,11 @@ TABLE: dict[str, Any] = {
     "finetune": TRAINING,
     "arms": {
         "codes": {"store": "small", "finetune": {"augment": "none", "adapter": "none"}},
+        "views": {
+            "store": "small",
+            "views": {"adapter": "default", "count": 2},
+            "finetune": {"augment": "seit", "adapter": "none", "input": "vectors", "grid_size": 4},
+        },
         "pixels": {
             "store": "small",
             "pixels": {"side": 16, "quality": 20, "sight": {"side": 32, "crop": 32, "patch": 8}},
@@ -79,7 +86,7 @@ def done(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table,
     table = read_table(written(folder))
     work = Workplace(folder / "out", {"images": str(images)})
     outcomes = run_cells(table.cells, work, jobs=0)
-    assert [outcome.problem for outcome in outcomes] == [""] * 6  # two stores, and four trainings
+    assert [outcome.problem for outcome in outcomes] == [""] * 10  # two stores, their views, six trainings
     return table, work
 
 
@@ -127,7 +134,7 @@ def test_reports_have_every_arm_and_the_same_picture_each_time(
 ) -> None:
     table, work = done
     text = markdown(table, results(work))
-    assert text.count("1 of 1") == 4
+    assert text.count("1 of 1") == 6
     assert "| codes | 50 % |" in text
     assert plot(table, results(work), tmp_path / "a.svg")
     assert plot(table, results(work), tmp_path / "b.svg")
@@ -142,7 +149,13 @@ def test_an_estimate_measures_each_kind_of_cell_and_leaves_nothing(
 ) -> None:
     table, _ = done
     estimates = estimated(table.cells, Workplace(tmp_path, {"images": str(images)}), {})
-    assert {each.name: each.cells for each in estimates} == {"store small": 1, "codes": 2, "pixels": 2}
+    assert {each.name: each.cells for each in estimates} == {
+        "store small": 1,
+        "codes": 2,
+        "views, views": 1,  # of each budget
+        "views": 2,
+        "pixels": 2,
+    }
     assert all(each.seconds > 0 for each in estimates)
     assert list(tmp_path.iterdir()) == []
 
@@ -229,6 +242,71 @@ def test_bytes_of_images_are_those_of_their_form(images: Path) -> None:
 def test_a_form_that_no_image_has_is_refused(side: int, quality: Any) -> None:
     with pytest.raises(EvidenceError, match="expected"):
         Form(side, quality)
+
+
+def test_half_of_a_batch_are_stored_views_of_its_samples(done: tuple[Table, Workplace]) -> None:
+    table, work = done
+    [cell] = [cell for cell in table.cells if (cell.names.arm, cell.names.budget) == ("views", "100 %")]
+    views = stored_views(cell.needs["views"], work)
+    store = tokenstore.open(work.place(cell.needs["store"]))
+    split = store["train"]
+    own = np.asarray(split.read("tokens", np.arange(len(split))))
+    assert [each.shape for each in views] == [own.shape] * 2
+    assert not np.array_equal(views[0], views[1])
+    tokens = TokenLoader(TokenDataset(store, "train"), 6, shuffle=True, seed=3, num_threads=0)
+    drawn = set()
+    for epoch in range(4):
+        tokens.set_epoch(epoch)
+        for codes, labels in ViewLoader(tokens, views):
+            rows, first = tokens.last_rows, len(codes) - len(codes) // 2
+            assert np.array_equal(labels.numpy(), split.labels[rows])
+            assert np.array_equal(codes[:first].numpy(), own[rows[:first]])
+            for row, seen in zip(rows[first:], codes[first:].numpy(), strict=True):
+                drawn |= {time for time in range(2) if np.array_equal(seen, views[time][row])}
+                assert any(np.array_equal(seen, view[row]) for view in views)
+    assert drawn == {0, 1}
+
+
+def test_views_that_are_drawn_are_not_drawn_again(done: tuple[Table, Workplace], tmp_path: Path) -> None:
+    table, work = done
+    [cell] = [each for each in in_order(table.cells) if each.kind == "views" and each.names.budget == "50 %"]
+    store = cell.needs["store"]
+    here = Workplace(tmp_path, work.inputs, places={store.key: work.place(store)})
+    facts = make_views(cell, here)
+    first = here.place(cell) / "views-00.npy"
+    assert facts["views_bytes"] == 2 * first.stat().st_size
+    expected = [view.copy() for view in stored_views(cell, here)]
+    assert all(np.array_equal(*pair) for pair in zip(expected, stored_views(cell, work), strict=True))
+    (here.place(cell) / "views-01.npy").unlink()  # as of a process that was killed between the two
+    written = first.stat().st_mtime_ns
+    make_views(cell, here)
+    assert first.stat().st_mtime_ns == written
+    assert all(np.array_equal(*pair) for pair in zip(expected, stored_views(cell, here), strict=True))
+
+
+def test_a_share_converted_alone_has_the_samples_of_the_share_of_all(
+    done: tuple[Table, Workplace], tmp_path: Path
+) -> None:
+    _, work = done
+    own = {"small": {"image_size": SIDE, "share_alone": True}}
+    [alone] = [
+        cell
+        for cell in in_order(read_table(written(tmp_path, stores=own)).cells)
+        if "share" in cell.decisions
+    ]
+    here = Workplace(tmp_path, work.inputs)
+    facts = make_store(alone, here)
+    [subset] = [cell for cell in in_order(done[0].cells) if cell.kind == "subset"]
+    assert facts["splits"] == {"train": 8, "val": 8}
+    first, second = (tokenstore.open(place) for place in (here.place(alone), work.place(subset)))
+    for name in ("train", "val"):
+        ours, theirs = (store[name].samples_table()["source"].to_pylist() for store in (first, second))
+        assert ours == theirs
+        assert np.array_equal(
+            *(np.asarray(store[name].read("tokens", np.arange(8))) for store in (first, second))
+        )
+    assert list(here.place(alone).parent.iterdir()) == [here.place(alone)]  # no links are left
+    assert make_store(alone, here) == facts
 
 
 @pytest.mark.thorough
