@@ -74,6 +74,7 @@ def test_saved_listings_are_used_while_the_files_are_what_they_were(
     assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
     assert Counted.listed == []
     os.utime(tars[1].path, ns=(1, 1))
+    tars[1] = LocalFile.of(Path(tars[1].path))
     assert equal(list(list_files(tars, Counted(False), saved(tmp_path))), first)
     assert Counted.listed == ["1.tar"]
     Counted.listed.clear()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import SourceChangedError, SourceError
 from tokenstore.format import codebook_sizes
 from tokenstore.sources import open_source
 from tokenstore.sources.arrays import open_arrays
@@ -101,7 +101,7 @@ def test_an_npy_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) ->
     path = npy(tmp_path / "x.npy", CODES)
     split = open_arrays(path).splits["train"]
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(SourceError, match=r"x.npy: truncated"):
+    with pytest.raises(SourceChangedError, match=r"x.npy: was replaced after it was listed"):
         split.codes(0, 9)
 
 

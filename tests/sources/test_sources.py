@@ -19,6 +19,7 @@ from PIL import Image
 
 from tokenstore.errors import SourceError
 from tokenstore.sources import KINDS, ImageSource, open_source
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.forward_stream import ForwardStream
 from tokenstore.sources.split_names import group_files, group_folders, split_of_file, split_of_folder
 
@@ -173,7 +174,7 @@ class TestForwardStream:
         return tmp_path / "x.gz"
 
     def test_ranges_come_in_any_order(self, path: Path) -> None:
-        stream = ForwardStream(partial(gzip.open, path), "x")
+        stream = ForwardStream(partial(gzip.open, path), "x", LocalFile.of(path))
         for start, count in [(0, 10), (10, 5), (100, 100), (3, 2), (199, 1), (0, 0)]:
             assert stream.read(start, count) == bytes(range(start, start + count))
         stream.check_nothing_after(200)
@@ -181,21 +182,22 @@ class TestForwardStream:
             stream.check_nothing_after(150)
 
     def test_the_end_is_not_passed(self, path: Path) -> None:
-        stream = ForwardStream(partial(gzip.open, path), "x")
+        stream = ForwardStream(partial(gzip.open, path), "x", LocalFile.of(path))
         with pytest.raises(SourceError, match=r"x: truncated: 10 bytes expected at 195, found 5"):
             stream.read(195, 10)
         assert stream.read(195, 5) == bytes(range(195, 200))
 
     def test_it_opens_again_in_another_process(self, path: Path) -> None:
-        stream = ForwardStream(partial(gzip.open, path), "x")
+        stream = ForwardStream(partial(gzip.open, path), "x", LocalFile.of(path))
         stream.read(50, 3)
         assert pickle.loads(pickle.dumps(stream)).read(10, 2) == bytes([10, 11])
 
     def test_a_missing_file_is_a_source_error(self, tmp_path: Path) -> None:
+        missing = tmp_path / "none.gz"
         with pytest.raises(SourceError, match=r"x: damaged or truncated near byte 0: .*No such file"):
-            ForwardStream(partial(gzip.open, tmp_path / "none.gz"), "x").read(0, 1)
+            ForwardStream(partial(gzip.open, missing), "x", LocalFile.of(missing)).read(0, 1)
 
-    def test_it_starts_afresh_after_an_error(self) -> None:
+    def test_it_starts_afresh_after_an_error(self, tmp_path: Path) -> None:
         files = [io.BytesIO(b"good"), None]
 
         def open_stream() -> io.BytesIO:
@@ -204,7 +206,7 @@ class TestForwardStream:
                 raise OSError("once")
             return file
 
-        stream = ForwardStream(open_stream, "x")
+        stream = ForwardStream(open_stream, "x", LocalFile.of(tmp_path))
         with pytest.raises(SourceError, match=r"once"):
             stream.read(0, 4)
         assert stream.read(0, 4) == b"good"

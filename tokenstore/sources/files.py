@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from typing_extensions import override
 
-from tokenstore.errors import DamageError, SampleError, SourceError, StorageError
+from tokenstore.errors import DamageError, SampleError, SourceChangedError, SourceError, StorageError
 from tokenstore.sources.file_bytes import read_file_below
 from tokenstore.sources.names import printable
 from tokenstore.storage.regular import open_regular, read_at
 
-__all__ = ["ExpectingReader", "LocalFile", "Reader", "SourceFile", "reading", "whole_file"]
+__all__ = ["ExpectingReader", "LocalFile", "Reader", "SourceFile", "reading", "replaced", "whole_file"]
 
 
 class Reader(Protocol):
@@ -86,7 +86,14 @@ class SourceFile(Protocol):
     def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | SampleError]:
         """Return the bytes of each range (offset, size), or the reason why it cannot be read.
 
-        Raises StorageError where remote storage does not answer, which is no fault of a sample.
+        Raises StorageError where remote storage does not answer, SourceChangedError for a file that was
+        replaced after it was listed: neither is a fault of a sample.
+        """
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if what was read through `arrow_source` may be of another file.
+
+        A remote file checks each read by itself.
         """
 
 
@@ -97,11 +104,20 @@ class LocalFile(SourceFile):
     path: str
     shown: str
     """The path as the user gave it, for messages."""
+    listed: tuple[int, int] | None = None
+    """Size in bytes and time of the last change when the file was listed; None: any file at the path will do.
+
+    Inodes are not compared: some network file systems give a file another one each time.
+    """
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Return the file at a path."""
-        return cls(str(path.absolute()), str(path))
+        """Return the file at a path, as it is now."""
+        try:
+            listed = _state(path.stat())
+        except (OSError, ValueError):  # reading it will say why
+            listed = None
+        return cls(str(path.absolute()), str(path), listed)
 
     def __str__(self) -> str:
         return self.shown
@@ -152,9 +168,20 @@ class LocalFile(SourceFile):
         except (OSError, DamageError) as error:
             return [self._unreadable(error) for _ in ranges]
         try:
-            return [self._read_range(descriptor, offset, size) for offset, size in ranges]
+            answers = [self._read_range(descriptor, offset, size) for offset, size in ranges]
+            self._compare(os.fstat(descriptor))
         finally:
             os.close(descriptor)
+        return answers
+
+    @override
+    def check_unchanged(self) -> None:
+        with contextlib.suppress(OSError):  # a file that has gone is found by who reads it
+            self._compare(Path(self.path).stat())
+
+    def _compare(self, status: os.stat_result) -> None:
+        if self.listed is not None and self.listed != _state(status):
+            raise replaced(self)
 
     def _read_range(self, descriptor: int, offset: int, size: int) -> bytes | SampleError:
         try:
@@ -167,13 +194,29 @@ class LocalFile(SourceFile):
         return SampleError(f"{self} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-@contextmanager
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def replaced(file: SourceFile) -> SourceChangedError:
+    """Return the error for a file that is not the one that was listed."""
+    return SourceChangedError(
+        f"{file}: was replaced after it was listed. Leave the files of a source as they are until the "
+        "conversion has ended, and begin it again"
+    )
+
+
+@contextlib.contextmanager
 def reading(file: SourceFile, what: str = "") -> Iterator[Reader]:
-    """Open a file, `what` in messages, while the block runs; raise SourceError where it cannot be read."""
+    """Open a file, `what` in messages, while the block runs; raise SourceError where it cannot be read.
+
+    Raises SourceChangedError after the block if the file was replaced after it was listed.
+    """
     reader = None
     try:
         reader = file.open()
         yield reader
+        file.check_unchanged()
     except StorageError:  # which is an OSError, and says more
         raise
     except OSError as error:

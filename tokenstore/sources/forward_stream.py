@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import IO
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import SourceFile
 from tokenstore.storage.inflating import ZIP_ERRORS
 
 STREAM_ERRORS = (*ZIP_ERRORS, OSError)
@@ -31,16 +32,21 @@ class ForwardStream:
     """A stream that is cheap to read forwards and has to start anew to go back.
 
     `open_stream` must pickle, as a stream that is sent to another process is opened again in that process.
+    It opens `file`, which is still the one that was listed after each read.
     """
 
-    def __init__(self, open_stream: Callable[[], IO[bytes]], where: str) -> None:
-        self._open_stream, self._where = open_stream, where
+    def __init__(self, open_stream: Callable[[], IO[bytes]], where: str, file: SourceFile) -> None:
+        self._open_stream, self._where, self._file = open_stream, where, file
         self._stream: IO[bytes] | None = None
         self._lock = threading.Lock()
 
     def read(self, start: int, count: int) -> bytes:
-        """Read bytes [start, start + count); raise SourceError if the stream is damaged or ends before."""
+        """Read bytes [start, start + count); raise SourceError if the stream is damaged or ends before.
+
+        Raises SourceChangedError if another file has taken the place of this one.
+        """
         data = self._read(start, count)
+        self._file.check_unchanged()
         if len(data) < count:
             raise SourceError(
                 f"{self._where}: truncated: {count} bytes expected at {start}, found {len(data)}"
@@ -76,5 +82,5 @@ class ForwardStream:
             self._stream.close()
         self._stream = None
 
-    def __reduce__(self) -> tuple[type[ForwardStream], tuple[Callable[[], IO[bytes]], str]]:
-        return ForwardStream, (self._open_stream, self._where)
+    def __reduce__(self) -> tuple[type[ForwardStream], tuple[Callable[[], IO[bytes]], str, SourceFile]]:
+        return ForwardStream, (self._open_stream, self._where, self._file)

@@ -19,6 +19,7 @@ import numpy.lib.format as npy_format
 import numpy.typing as npt
 
 from tokenstore.errors import SourceError
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream
 
 _HEADER_BYTES = 2**16
@@ -102,11 +103,12 @@ class StoredArray:
 def open_npy(path: Path) -> StoredArray:
     """Open the array of a `.npy` file; raise SourceError for objects, Fortran order and cut-off files."""
     try:
-        size = path.stat().st_size
-        head = _read_range(path, 0, min(size, _HEADER_BYTES))
+        file = LocalFile.of(path)
+        size = file.nbytes
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _parse(head, size, str(path), partial(_read_range, path.absolute()))
+    head = _read_range(file, 0, min(size, _HEADER_BYTES))
+    return _parse(head, size, str(path), partial(_read_range, file))
 
 
 def open_npz(path: Path) -> dict[str, StoredArray]:
@@ -114,10 +116,11 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 
     Raises SourceError for a damaged archive, objects, and Fortran order.
     """
+    file = LocalFile.of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(_NPY)]
-        length = path.stat().st_size
+        length = file.nbytes
     except STREAM_ERRORS as error:
         raise SourceError(f"{path}: expected an .npz archive: {error}") from error
     names = [member.filename.removesuffix(_NPY) for member in members]
@@ -126,7 +129,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
             f"{path}: expected up to {_MAX_ARRAYS} arrays of different names, found {len(names)} arrays of "
             f"{len(set(names))} names"
         )
-    return {name: _open_array(path, member, length) for name, member in zip(names, members, strict=True)}
+    return {name: _open_array(file, member, length) for name, member in zip(names, members, strict=True)}
 
 
 def parse_npy(data: bytes, where: str) -> npt.NDArray[np.generic]:
@@ -151,9 +154,9 @@ def npy_header(head: bytes, size: int, where: str) -> tuple[np.dtype[np.generic]
     return stored.dtype, stored.shape, stored.offset
 
 
-def _open_array(path: Path, member: zipfile.ZipInfo, length: int) -> StoredArray:
+def _open_array(file: LocalFile, member: zipfile.ZipInfo, length: int) -> StoredArray:
     """Open the array in a member of an archive of `length` bytes."""
-    where = f"{path}: array {member.filename.removesuffix(_NPY)!r}"
+    where = f"{file}: array {member.filename.removesuffix(_NPY)!r}"
     if member.compress_type not in _METHODS or member.flag_bits & 1:
         raise SourceError(f"{where}: neither stored nor deflated; write the file with np.savez_compressed")
     most = member.compress_size * (1 if member.compress_type == zipfile.ZIP_STORED else _MOST_INFLATED)
@@ -161,31 +164,32 @@ def _open_array(path: Path, member: zipfile.ZipInfo, length: int) -> StoredArray
         raise SourceError(
             f"{where}: {member.file_size} bytes cannot come of {member.compress_size}: the archive is damaged"
         )
-    stream = ForwardStream(partial(_open_member, path.absolute(), member.filename), where)
+    stream = ForwardStream(partial(_open_member, file.path, member.filename), where, file)
     head = stream.read(0, min(member.file_size, _HEADER_BYTES))
     stream.close()  # an archive may have more arrays than a process may have open files
     stored = _parse(head, member.file_size, where, stream.read)
     return replace(stored, close=stream.close, checksum=member.CRC)
 
 
-def _open_member(path: Path, name: str) -> IO[bytes]:
+def _open_member(path: str, name: str) -> IO[bytes]:
     # subtle: the member keeps the archive's file open until the member is closed
     with zipfile.ZipFile(path) as archive:
         return archive.open(name)
 
 
-def _read_range(path: Path, start: int, count: int) -> bytearray:
+def _read_range(file: LocalFile, start: int, count: int) -> bytearray:
     try:
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
+        with Path(file.path).open("rb", buffering=0) as opened:
+            opened.seek(start)
             data = bytearray(count)
             view, done = memoryview(data), 0
-            while done < count and (read := file.readinto(view[done:])):
+            while done < count and (read := opened.readinto(view[done:])):
                 done += read
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{file}: cannot be read: {error.strerror or error}") from error
+    file.check_unchanged()
     if done < count:
-        raise SourceError(f"{path}: truncated: {count} bytes expected at {start}, found {done}")
+        raise SourceError(f"{file}: truncated: {count} bytes expected at {start}, found {done}")
     return data
 
 

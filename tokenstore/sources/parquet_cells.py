@@ -63,6 +63,7 @@ class ParquetRequest(PlacedRequest):
                     of_cells = _images(cells, file, self.allow_outside_paths)
                     images += [_once(image, large) for image in of_cells]
                     start += len(cells)
+                file.check_unchanged()
             except (StorageError, SourceChangedError):  # no fault of the samples
                 _opened.version = None
                 raise
@@ -84,10 +85,12 @@ def _once(image: bytes | SampleError, large: dict[bytes, bytes]) -> bytes | Samp
 def column_cells(file: SourceFile, group: int, column: str, start: int, stop: int) -> Iterator[pa.Array]:
     """Yield the cells of rows [start, stop) of a row group, a few at a time.
 
-    Raises SourceError for cells that cannot be read, and StorageError where storage does not answer.
+    Raises SourceError for cells that cannot be read or a file that was replaced, and StorageError where
+    storage does not answer.
     """
     try:
         yield from _rows_of(file).read(group, column, start, stop)
+        file.check_unchanged()
     except StorageError:  # which is an OSError
         _opened.version = None
         raise

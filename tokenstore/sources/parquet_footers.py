@@ -115,7 +115,9 @@ def _open(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
         with open_parquet(file.arrow_source()) as opened:
             schema = opened.schema_arrow
             "".join(schema.names).encode()  # names that are not UTF-8 raise here
-            return opened.metadata, schema
+            metadata = opened.metadata
+        file.check_unchanged()
+        return metadata, schema
     except (StorageError, SourceChangedError):
         raise
     except READ_ERRORS as error:

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 from typing_extensions import override
 
-from tokenstore.errors import DamageError, SampleError, SourceChangedError, SourceError, StorageError
+from tokenstore.errors import DamageError, SampleError, SourceError, StorageError
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES, MAX_PATH_BYTES, outside_error
-from tokenstore.sources.files import SourceFile
+from tokenstore.sources.files import SourceFile, replaced
 from tokenstore.storage import public_url
 from tokenstore.storage.remote.entries import plain_version
 from tokenstore.storage.remote.faults import ReplacedError
@@ -206,14 +206,14 @@ class RemoteFile(SourceFile):
         except ReplacedError:
             if self._is_as_listed():  # the servers of one place may tell versions of their own
                 return storage.read_ranges(requests, CONCURRENCY)
-            raise self._replaced() from None
+            raise replaced(self) from None
         except DamageError as error:
             if self._is_as_listed():
                 raise StorageError(
                     f"{self}: expected an answer from the {self.size:,} bytes that the server says the file "
                     f"has, found another: {error}"
                 ) from error
-            raise self._replaced() from None
+            raise replaced(self) from None
 
     def _is_as_listed(self) -> bool:
         """Return True if the place says of the file what it said when it was listed."""
@@ -223,11 +223,9 @@ class RemoteFile(SourceFile):
             entry.nbytes == self.size and plain_version(entry.version) in versions for entry in entries
         )
 
-    def _replaced(self) -> SourceChangedError:
-        return SourceChangedError(
-            f"{self}: was replaced after it was listed. Leave the files of a source as they are until the "
-            "conversion has ended, and begin it again"
-        )
+    @override
+    def check_unchanged(self) -> None:
+        pass
 
 
 def _below(folder: str, path: bytes, allow_outside: bool) -> str | SampleError:

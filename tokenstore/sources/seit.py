@@ -29,6 +29,7 @@ from typing_extensions import override
 
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, CodeSplit, Labels
+from tokenstore.sources.files import LocalFile
 from tokenstore.sources.folders import files_ending
 from tokenstore.sources.forward_stream import STREAM_ERRORS, ForwardStream, read_all
 from tokenstore.sources.imagenet_classes import imagenet_classes
@@ -201,7 +202,7 @@ def _open_split(folder: Path, name: str, codebook_size: int | None) -> SeitSplit
     labels = _labels(folder / f"{name}-label.txt", len(offsets) - 1)
     if len(labels) != len(offsets) - 1:
         raise SourceError(f"{folder}: {len(labels)} labels of {name}, but its index is of {len(offsets) - 1}")
-    stream = ForwardStream(partial(_open_gzip, data), str(data))
+    stream = ForwardStream(partial(_open_gzip, data), str(data), LocalFile.of(data))
     return SeitSplit(name, stream, offsets, labels, codebook_size)
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,8 +39,9 @@ from helpers.layout_files import (
 )
 from helpers.mutations import mutated, survive
 
-from tokenstore.errors import SourceError
-from tokenstore.sources import open_source
+from tokenstore.errors import SourceChangedError, SourceError
+from tokenstore.sources import CodeSource, open_source
+from tokenstore.sources.base import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SEEDS = [range(60), pytest.param(range(20_000), marks=pytest.mark.slow, id="20,000")]
@@ -60,7 +64,8 @@ def put_zarr(root: Path, format: int) -> Path:
 
 
 def put_commavq(root: Path) -> Path:
-    videos = {key: random_codes(4, 8, 16, seed=len(key)) for key in ("a", "bb")}
+    seed = int(CODES.sum())
+    videos = {key: random_codes(4, 8, 16, seed=seed + len(key)) for key in ("a", "bb")}
     (root / "x.tar.gz").write_bytes(gzip.compress(tar_bytes(commavq_members(videos)), 1, mtime=0))
     return root / "x.tar.gz"
 
@@ -137,6 +142,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
     "4m": (lambda root: put_four_m(root, 0), "4m", {}),
     "4m-tars": (lambda root: put_four_m(root, 2), "4m", {}),
 }
+A_FILE_A_SAMPLE = "llamagen", "4m"
+"""The layouts in which each sample is a file, as in a folder of images: whatever is there is read."""
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
@@ -177,3 +184,32 @@ def test_a_source_stays_where_it_was_opened(
     source = open_source(place, kind, **options)
     monkeypatch.chdir("/")
     read_all(source)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in A_FILE_A_SAMPLE])
+def test_replaced_files_are_never_read_as_the_listed_ones(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files of the same names and sizes take the place of a source that is open."""
+    put, kind, options = LAYOUTS[layout]
+    places = []
+    for name in ("listed", "other"):
+        (tmp_path / name).mkdir()
+        places.append(put(tmp_path / name))
+        monkeypatch.setattr(sys.modules[__name__], "CODES", CODES[:, ::-1] ^ 1)
+    source, other = (open_source(place, kind, **options) for place in places)
+    expected, replaced = all_codes(open_source(places[0], kind, **options)), all_codes(other)
+    assert not np.array_equal(expected, replaced)
+    for path in sorted((tmp_path / "other").rglob("*")):
+        if path.is_file():
+            path.replace(tmp_path / "listed" / path.relative_to(tmp_path / "other"))
+    for each in (source, pickle.loads(pickle.dumps(source))):
+        try:
+            assert np.array_equal(all_codes(each), expected)
+        except SourceChangedError as error:
+            assert "was replaced after it was listed" in str(error)  # noqa: PT017 - either may happen
+
+
+def all_codes(source: Source) -> npt.NDArray[Any]:
+    assert isinstance(source, CodeSource)
+    return np.concatenate([split.codes(0, len(split)) for split in source.splits.values()])

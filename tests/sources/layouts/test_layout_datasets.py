@@ -129,7 +129,7 @@ def test_negative_codes_and_replaced_files_end_the_conversion(tmp_path: Path) ->
     with pytest.raises(SourceError, match=r"sample 1: expected codes 0.*found -4"):
         split.codes(0, 2)
     (path / NAME).write_bytes((path / NAME).read_bytes()[:-20])
-    with pytest.raises(SourceError, match=r"was replaced since it was listed"):
+    with pytest.raises(SourceError, match=r"was replaced after it was listed"):
         split.codes(0, 2)
 
 

@@ -14,7 +14,7 @@ from helpers.code_sources import converted, opened, read_everywhere
 from helpers.layout_files import random_codes, safetensors_bytes
 from safetensors.numpy import save_file
 
-from tokenstore.errors import SourceError
+from tokenstore.errors import SourceChangedError, SourceError
 from tokenstore.sources import open_source
 
 CODES = random_codes(9, 4, 5, size=64_000)
@@ -177,5 +177,5 @@ def test_a_file_that_is_cut_after_it_was_opened_is_an_error(tmp_path: Path) -> N
     path = put(tmp_path / "x.safetensors", {"tokens": CODES})
     source = open_source(path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(SourceError, match=r"ends within"):
+    with pytest.raises(SourceChangedError, match=r"was replaced after it was listed"):
         source.splits["train"].codes(0, 9)

@@ -25,7 +25,6 @@ class ArrowStream:
     """A file of record batches, whose places are known."""
 
     file: LocalFile
-    version: str
     offsets: npt.NDArray[np.int64]
     """The offset of each record batch."""
     starts: npt.NDArray[np.int64]
@@ -54,9 +53,7 @@ class ArrowStream:
 
     def _column(self, batch: int, name: str, rows: int) -> pa.Array:
         try:
-            if self.file.version != self.version:
-                raise SourceChangedError(f"{self.file}: was replaced since it was listed; begin again")
-            key = (self.file.key, self.version, batch, name)
+            key = (self.file, batch, name)
             if getattr(_latest, "key", None) != key:
                 with pa.memory_map(self.file.path) as source:
                     source.seek(int(self.offsets[batch]))
@@ -66,6 +63,7 @@ class ArrowStream:
                 if len(column) != rows:
                     raise ValueError(f"expected {rows} rows, found {len(column)}")
                 _latest.column, _latest.key = column, key
+            self.file.check_unchanged()
             return _latest.column
         except SourceChangedError:
             raise
@@ -108,7 +106,8 @@ def open_stream(file: LocalFile) -> ArrowStream:
         raise SourceError(f"{file}: expected a stream of Arrow: {text}") from error
     starts = np.concatenate(([0], np.cumsum(rows, dtype=np.int64)))
     encoded = schema.serialize().to_pybytes()
-    return ArrowStream(file, file.version, np.array(offsets, np.int64), starts, encoded)
+    file.check_unchanged()
+    return ArrowStream(file, np.array(offsets, np.int64), starts, encoded)
 
 
 def _message(source: pa.NativeFile, kind: str) -> pa.ipc.Message:

@@ -180,7 +180,7 @@ def _frames(file: SourceFile, table: pa.Table, name: str) -> FrameRows:
             f"{file}: expected members .{name}{_ENDING} of one type and shape, a row a frame, found "
             f"{dtypes[:3]} of {sorted(map(tuple, shapes))[:3]}"
         )
-    stream = ForwardStream(cast(Any, partial(PackedFile, file)), str(file))
+    stream = ForwardStream(cast(Any, partial(PackedFile, file)), str(file), file)
     starts = np.concatenate(([0], np.cumsum([shape[0] for shape in shapes], dtype=np.int64)))
     offsets = table["offset"].to_numpy()
     return FrameRows(file, stream, keys, offsets, starts, np.dtype(dtypes[0]), kinds.pop())

@@ -96,6 +96,7 @@ def inflated(file: SourceFile) -> Iterator[tuple[Reader, int | None]]:
     try:
         with PackedFile(file) as packed:
             yield packed, sys.maxsize
+        file.check_unchanged()
     except StorageError:
         raise
     except STREAM_ERRORS as error:

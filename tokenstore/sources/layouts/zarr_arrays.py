@@ -67,6 +67,8 @@ class ZarrRows(CodeRows):
     dtype: np.dtype[np.generic]
     band: int
     """The rows of a chunk."""
+    metadata: LocalFile
+    """The file that tells another array of the same shape that was written in its place."""
     _state: threading.local = field(default_factory=threading.local, compare=False, repr=False)
 
     @property
@@ -101,6 +103,7 @@ class ZarrRows(CodeRows):
                 if not hasattr(state, "array"):
                     state.array = _array(self.path)
                 state.band = np.asarray(state.array[begin:stop])
+                self.metadata.check_unchanged()
             except _UNREADABLE as error:
                 raise SourceError(
                     f"{self.path}: rows [{begin}, {stop}) cannot be read: {type(error).__name__}: {error}"
@@ -121,7 +124,7 @@ class ZarrRows(CodeRows):
         return digest(Path(self.path).name, repr(self.shape), self.dtype.str)
 
     def __reduce__(self) -> Any:
-        return ZarrRows, (self.path, self.shape, self.dtype, self.band)
+        return ZarrRows, (self.path, self.shape, self.dtype, self.band, self.metadata)
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,7 @@ def _open(folder: Path) -> ZarrRows:
             raise SourceError(
                 f"{folder}: its codec holds pickled objects, which are not read; write the codes as integers"
             )
+    metadata = LocalFile.of(next(path for name in _ARRAY_FILES if (path := folder / name).is_file()))
     try:
         array = _array(str(folder))
         shape, dtype, chunks = tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks)
@@ -270,7 +274,7 @@ def _open(folder: Path) -> ZarrRows:
             f"{folder}: expected chunks of few rows, found {band} rows of {nbytes:,} bytes; write smaller "
             "chunks"
         )
-    return ZarrRows(str(folder), shape, dtype, band)
+    return ZarrRows(str(folder), shape, dtype, band, metadata)
 
 
 def _array(path: str) -> Any:
