@@ -1,7 +1,8 @@
 """A benchmark: how fast is a conversion whose source is on S3, beside one of the same files on a local disk?
 
-    python benchmarks/bench_remote_source.py [--kind tar|parquet|images] [--images 10000] [--files 10]
-        [--tokenizer cheap|default|SECONDS] [--latency 0.02] [--workers 2] [--gateway DIR | --moto]
+    python benchmarks/bench_remote_source.py [--kind tar] [--kind parquet] [--kind images] [--images 10000]
+        [--files 10] [--tokenizer cheap|default|SECONDS] [--latency 0.02] [--workers 2] [--apart]
+        [--gateway DIR | --moto]
 
 JPEG files of noise on a gradient are packed into tar shards, Parquet files or class folders, and copied to
 a Ceph gateway that is started on this machine (`tests/helpers/radosgw.sh`; its packages stay in
@@ -10,8 +11,9 @@ requests.
 
 `cheap` takes the mean of patches. A number is the seconds that a tokenizer sleeps for each batch of 32, as
 if a GPU encoded. Both sources take turns, each conversion in a process of its own on the same cores as
-server and proxy. The bar of the project is a rate of 0.9 of the local one. CPU seconds are those of the
-conversion's processes alone, decode processes included, until all images are converted.
+server and proxy; with `--apart` all its processes are on the first core, and server and proxy on the others,
+as where the storage is another machine. The bar of the project is a rate of 0.9 of the local one. CPU seconds
+are those of the conversion's processes alone, decode processes included, until all images are converted.
 
 At the end a conversion from S3 is killed by SIGKILL half way, and resumed; `listing` are the requests before
 the source of the resumed conversion is listed.
@@ -30,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,7 @@ from tokenstore.tokenizers.base import TokenizerBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from helpers.fault_proxy import FaultProxy
-from helpers.object_storage import moto_server, radosgw
+from helpers.object_storage import S3Server, moto_server, radosgw
 from helpers.tar_files import write_tar
 
 DISTINCT = 200
@@ -138,6 +141,8 @@ def put(folder: Path, url: str, options: dict[str, Any]) -> int:
 def work() -> None:
     """Convert as standard input says, in this process, and print what it took."""
     task = json.loads(sys.stdin.readline())
+    if task["core"] is not None:
+        os.sched_setaffinity(0, {task["core"]})
     name = task["tokenizer"]
     tokenizer: Any = "default"
     if name != "default":
@@ -201,8 +206,64 @@ class Runs:
         return Counter(kinds)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The numbers of one benchmark."""
+
+    images: int
+    files: int
+    side: int
+    repeats: int
+
+    def print_of(self, kind: str, server: S3Server, latency: float, task: dict[str, Any]) -> None:
+        """Convert the source of a kind from both places, in turn, and print a table."""
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()), "source")
+            write_source(folder, kind, self.images, self.files, self.side)
+            url = f"s3://{server.new_bucket()}/source"
+            nbytes = put(folder, url, server.storage_options())
+            proxy = stack.enter_context(FaultProxy(server.endpoint, latency))
+            options = server.storage_options(proxy.url)
+            runs = Runs(proxy, task)
+            table = Table("source", "listed, s", "CPU", "images/s", "images a CPU s", *KINDS)
+            rates = self._compare(runs, {"local": (str(folder), None), "S3": (url, options)}, table)
+            console = Console()
+            console.print(f"{kind}: {self.images:,} images, {nbytes:,} bytes, tokenizer {task['tokenizer']}")
+            console.print(table)
+            console.print(f"S3 against local: {rates[0]:.2f}x by time, {rates[1]:.2f}x by CPU seconds")
+            if task["tokenizer"] != "default":
+                resumed = {"source": url, "options": options, "target": str(folder.parent / "resumed.zarr")}
+                runs.run(**resumed, killed_at=self.images // BATCH // 2)
+                listing, requests, _ = runs.run(**resumed, resume=True)
+                console.print(
+                    f"resumed after SIGKILL: {dict(listing)} for the listing, {dict(requests)} in all"
+                )
+
+    def _compare(self, runs: Runs, places: dict[str, tuple[str, Any]], table: Table) -> list[float]:
+        """Fill the table, and return the best rates of S3 beside the local ones: by time and by CPU."""
+        best: dict[str, list[float]] = {}
+        for _ in range(self.repeats):
+            for place, (source, options) in places.items():
+                listing, requests, seconds = runs.run(source=source, options=options)
+                assert seconds is not None, "the conversion failed"
+                (listed, cpu), (wall, work_cpu) = seconds
+                rates = [self.images / wall, self.images / work_cpu]
+                best[place] = [max(pair) for pair in zip(best.get(place, rates), rates, strict=True)]
+                counts = [f"{listing[name]} + {requests[name] - listing[name]}" for name in KINDS]
+                shown = [f"{listed:.1f}", f"{cpu:.1f}", *(f"{rate:.0f}" for rate in rates)]
+                table.add_row(place, *shown, *(counts if options else ()))
+        return [remote / local for remote, local in zip(best["S3"], best["local"], strict=True)]
+
+
 @click.command()
-@click.option("--kind", type=click.Choice(["tar", "parquet", "images"]), default="tar", show_default=True)
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(["tar", "parquet", "images"]),
+    multiple=True,
+    default=["tar"],
+    show_default=True,
+)
 @click.option("--images", default=10_000, show_default=True)
 @click.option("--files", default=10, show_default=True, help="Tar or Parquet files; or classes.")
 @click.option("--side", default=256, show_default=True, help="The side of the images in pixels.")
@@ -210,57 +271,23 @@ class Runs:
 @click.option("--latency", default=0.02, show_default=True, help="Seconds that each request takes longer.")
 @click.option("--workers", default=2, show_default=True)
 @click.option("--repeats", default=2, show_default=True)
+@click.option("--apart", is_flag=True, help="Conversions on the first core, server and proxy on the others.")
 @click.option("--gateway", type=click.Path(path_type=Path), help="Folder that keeps the gateway's packages.")
 @click.option("--moto", is_flag=True, help="Use moto instead of a gateway.")
-def main(
-    kind: str,
-    images: int,
-    files: int,
-    side: int,
-    tokenizer: str,
-    latency: float,
-    workers: int,
-    repeats: int,
-    gateway: Path | None,
-    moto: bool,
-) -> None:
-    """Convert from both places, and print a table."""
+def main(kinds: tuple[str, ...], gateway: Path | None, moto: bool, apart: bool, **settings: Any) -> None:
+    """Convert from both places, and print a table of each kind of source."""
+    core = None
+    if apart:
+        core, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others)
     if gateway is not None:
         os.environ["TOKENSTORE_RADOSGW"] = str(gateway.absolute())
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()), "source")
-        write_source(folder, kind, images, files, side)
-        server = stack.enter_context(moto_server() if moto else radosgw())
-        url = f"s3://{server.new_bucket()}/source"
-        nbytes = put(folder, url, server.storage_options())
-        proxy = stack.enter_context(FaultProxy(server.endpoint, latency))
-        options = server.storage_options(proxy.url)
-        runs = Runs(proxy, {"tokenizer": tokenizer, "workers": workers})
-        places = {"local": (str(folder), None), "S3": (url, options)}
-        table = Table("source", "listed, s", "CPU", "images/s", "images a CPU s", *KINDS)
-        best: dict[str, list[float]] = {}
-        for _ in range(repeats):
-            for place, (source, given) in places.items():
-                listing, requests, seconds = runs.run(source=source, options=given)
-                assert seconds is not None, "the conversion failed"
-                (listed, cpu), (wall, work_cpu) = seconds
-                rates = [images / wall, images / work_cpu]
-                best[place] = [max(pair) for pair in zip(best.get(place, rates), rates, strict=True)]
-                pairs = [(listing[name], requests[name] - listing[name]) for name in KINDS]
-                counts = [f"{before} + {after}" for before, after in pairs]
-                shown = [f"{listed:.1f}", f"{cpu:.1f}", *(f"{rate:.0f}" for rate in rates)]
-                table.add_row(place, *shown, *(counts if given else ()))
-        console = Console()
-        console.print(f"{kind}: {images:,} images, {nbytes:,} bytes, tokenizer {tokenizer}")
-        console.print(table)
-        rates = [remote / local for remote, local in zip(best["S3"], best["local"], strict=True)]
-        console.print(f"S3 against local: {rates[0]:.2f}x by time, {rates[1]:.2f}x by CPU seconds")
-        if tokenizer != "default":
-            target = str(folder.parent / "resumed.zarr")
-            resumed = {"source": url, "options": options, "target": target}
-            runs.run(**resumed, killed_at=images // BATCH // 2)
-            listing, requests, _ = runs.run(**resumed, resume=True)
-            console.print(f"resumed after SIGKILL: {dict(listing)} for the listing, {dict(requests)} in all")
+    task = {"tokenizer": settings.pop("tokenizer"), "workers": settings.pop("workers"), "core": core}
+    latency = settings.pop("latency")
+    comparison = Comparison(**settings)
+    with moto_server() if moto else radosgw() as server:
+        for kind in kinds:
+            comparison.print_of(kind, server, latency, task)
 
 
 if __name__ == "__main__":

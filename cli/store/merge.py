@@ -50,6 +50,7 @@ def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
       tokenstore merge photos.zarr parts/*
       tokenstore merge both.zarr photos.zarr drawings.zarr --split-names "{split}-{store}"
       tokenstore merge s3://bucket/photos.zarr s3://bucket/parts/{1..100} --jobs 8
+      tokenstore merge s3://bucket/all.zarr s3://bucket/{photos,more}.zarr --ray auto --actors 8
     """
     from ..progress import step_bars
 

@@ -270,6 +270,17 @@ def test_the_command_converts_on_a_cluster(tmp_path: Path, cluster: Any) -> None
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
     assert contents(tmp_path / "c") == contents(tmp_path / "d")
+    write_grey_folder(tmp_path / "images", 3)
+    result = CliRunner().invoke(
+        cli,
+        ["convert", str(tmp_path / "images"), str(tmp_path / "e"), "--image-size", "32", "--workers", "1"],
+    )
+    assert result.exit_code == 0, result.output
+    tokenstore.merge(tmp_path / "f", [tmp_path / "a", tmp_path / "e"])
+    words = ["merge", *(str(tmp_path / name) for name in ("g", "a", "e")), "--ray", cluster.address]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "f") == contents(tmp_path / "g")
 
 
 def test_a_tokenizer_that_an_actor_cannot_load_ends_the_conversion(

@@ -21,7 +21,7 @@ from tokenstore.errors import ArgumentError
 from tokenstore.sources import open_source
 from tokenstore.storage import open_storage
 from tokenstore.writing import encoded, prune
-from tokenstore.writing.blocks import Block, BlockReader, BlockTask, reachable
+from tokenstore.writing.blocks import Block, BlockTask, reachable
 from tokenstore.writing.prune import codes_that_occur, prune_codebook
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
@@ -37,7 +37,7 @@ class Elsewhere(LocalExecutor):
 
     def blocks(self, task: BlockTask[Any], blocks: Iterable[Block]) -> Generator[Any, None, None]:
         there = pickle.loads(pickle.dumps(task))
-        own, other = BlockReader(task.stores, 1), BlockReader(there.stores, 1)
+        own, other = task.reader(1), there.reader(1)
         assert reachable(there.stores) == frozenset(range(len(task.stores)))
         for block in blocks:
             request = pickle.loads(pickle.dumps((block, None if self.reaches else own.read(block))))
@@ -132,6 +132,49 @@ def test_parts_merged_elsewhere_have_the_bytes_of_one_conversion(tmp_path: Path,
     tokenstore.merge(tmp_path / "out", parts, executor=executor)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert {block.array for block in executor.done} == {"tokens", "labels"}
+
+
+def merged_wholes(folder: Path) -> list[Path]:
+    """Write stores that share no cut but that of their first shards, and number classes otherwise."""
+    codes = np.random.default_rng(1).integers(0, 390, (100, 2, 2))
+    stores = [folder / name for name in ("one", "two", "three")]
+    for store, rows, names in zip(
+        stores,
+        (slice(0, 40), slice(40, 57), slice(57, 100)),
+        (("ant", "bee", "cat"), ("cat", "ant", "dog"), ("ant", "bee", "cat")),
+        strict=True,
+    ):
+        labels = (np.arange(100) % 3).astype(np.int32)[rows]
+        content = {"train": Samples(codes[rows], labels, {"score": np.arange(100.0)[rows]})}
+        write_store(store, content, 391, class_names=names, chunk_samples=4, shard_samples=32)
+    return stores
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+def test_whole_stores_merged_elsewhere_have_the_bytes_of_threads(tmp_path: Path, reaches: bool) -> None:
+    stores, executor = merged_wholes(tmp_path), Elsewhere(reaches)
+    tokenstore.merge(tmp_path / "alone", stores)
+    tokenstore.merge(tmp_path / "out", stores, executor=executor)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    first = tmp_path / "out" / "train/tokens/c/0/0/0"
+    assert first.stat().st_nlink > 1, "a shard that stays the same is linked"
+    tokens = [block for block in executor.done if block.array == "tokens"]
+    assert min(block.start for block in tokens) == 32
+    assert {block.array for block in executor.done} == {"tokens", "labels", "score"}
+
+
+def test_a_merge_of_whole_stores_that_an_executor_began_is_finished_by_threads(tmp_path: Path) -> None:
+    def stop(step: str, done: int, total: int) -> None:
+        if done >= 64:
+            raise StoppedError
+
+    stores, executor = merged_wholes(tmp_path), Elsewhere()
+    tokenstore.merge(tmp_path / "alone", stores)
+    with pytest.raises(StoppedError):
+        tokenstore.merge(tmp_path / "out", stores, executor=Elsewhere(), on_progress=stop)
+    tokenstore.merge(tmp_path / "out", stores, executor=executor, resume=True)
+    assert min(block.start for block in executor.done) == 64
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
 def test_a_pass_that_an_executor_began_is_finished_by_threads(tmp_path: Path, store: Path) -> None:

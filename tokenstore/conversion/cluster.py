@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -22,7 +22,6 @@ from tokenstore.conversion.plans import RangePlan, WorkerRecipe
 from tokenstore.conversion.ranges import MOST_DEATHS, RangeRequest, SampleRange, Segment
 from tokenstore.conversion.work import Work
 from tokenstore.errors import ArgumentError, DependencyError, Parameter, WorkerError
-from tokenstore.reading.array import Values
 from tokenstore.writing.blocks import Block, BlockExecutor, BlockReader, BlockTask, reachable
 
 __all__ = ["RayExecutor"]
@@ -95,7 +94,7 @@ class RayExecutor(Executor, BlockExecutor):
         Raises WorkerError for a block that workers die of.
         """
         ray = _imported()
-        job = _BlockJob(BlockReader(task.stores, 1))
+        job = _BlockJob(task.reader(1))
         work: Work[Block, _Result] = Work(job, iter(blocks), RayNodes(ray))
         if work.is_done:
             return
@@ -158,16 +157,24 @@ class _BlockRecipe(ActorRecipe):
 
     @override
     def begin(self, workers: int) -> Engine:
-        task, reader = self.task, BlockReader(self.task.stores, workers)
+        task, reader = self.task, self.task.reader(workers)
 
-        def run(request: tuple[Block, Values | None]) -> Any:
-            block, values = request
-            return task(block, reader.read(block) if values is None else values)
+        def run(request: _BlockRequest) -> Any:
+            contents = request.contents if request.is_read else reader.read(request.block)
+            return task(request.block, contents)
 
         return Engine(reachable(task.stores), run, _do_nothing)
 
 
 def _do_nothing() -> None: ...
+
+
+class _BlockRequest(NamedTuple):
+    """A request for a block, with the contents that an actor does not find itself."""
+
+    block: Block
+    is_read: bool
+    contents: Any
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,9 @@ class _BlockJob(ActorJob[Block, Any]):
     reader: BlockReader
 
     @override
-    def request(self, item: Block, facts: frozenset[int]) -> tuple[Block, Values | None]:
-        return item, None if facts.issuperset(self.reader.places(item)) else self.reader.read(item)
+    def request(self, item: Block, facts: frozenset[int]) -> _BlockRequest:
+        is_read = not facts.issuperset(self.reader.places(item))
+        return _BlockRequest(item, is_read, self.reader.read(item) if is_read else None)
 
     @override
     def halves(self, item: Block) -> Sequence[Block]:

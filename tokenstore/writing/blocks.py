@@ -7,10 +7,10 @@ codes. Threads of this process do it, or an executor has it done elsewhere; the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from typing_extensions import override
 
@@ -22,7 +22,16 @@ from tokenstore.reading.array import Values
 from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.joined import JoinedSplit
 
-__all__ = ["Block", "BlockExecutor", "BlockReader", "BlockTask", "Threads", "block_executor", "reachable"]
+__all__ = [
+    "Block",
+    "BlockExecutor",
+    "BlockReader",
+    "BlockTask",
+    "StoredBlocks",
+    "Threads",
+    "block_executor",
+    "reachable",
+]
 
 _OPENED_AT_ONCE = 16
 _Result = TypeVar("_Result")
@@ -42,15 +51,28 @@ class Block:
         return f"{self.split}/{self.array}, samples {self.start} to {self.stop - 1}"
 
 
+class BlockReader(Protocol):
+    """A reader of the blocks of one pass over stores."""
+
+    def read(self, block: Block) -> Any:
+        """Return the contents of a block, picklable: for most tasks its values (n, ...)."""
+
+    def places(self, block: Block) -> Collection[int]:
+        """Return the numbers of the stores that a block has samples of."""
+
+
 class BlockTask(Protocol[_ResultOf]):
-    """A picklable task that is done for each block: a pure function of its values."""
+    """A picklable task that is done for each block: a pure function of its contents."""
 
     @property
     def stores(self) -> Sequence[StoreFiles]:
         """The stores that the blocks are of."""
 
-    def __call__(self, block: Block, values: Values) -> _ResultOf:
-        """Return the result of a block with the values (n, ...)."""
+    def reader(self, threads: int) -> BlockReader:
+        """Return a reader of the blocks, for so many threads at a time."""
+
+    def __call__(self, block: Block, contents: Any, /) -> _ResultOf:
+        """Return the result of a block with the contents that a reader returned."""
 
 
 @runtime_checkable
@@ -73,7 +95,7 @@ class Threads(BlockExecutor):
 
     @override
     def blocks(self, task: BlockTask[_Result], blocks: Iterable[Block]) -> Generator[_Result, None, None]:
-        reader = BlockReader(task.stores, self.jobs)
+        reader = task.reader(self.jobs)
         yield from in_order(lambda block: task(block, reader.read(block)), blocks, self.jobs)
 
 
@@ -93,20 +115,21 @@ def block_executor(jobs: int | None, executor: BlockExecutor | None) -> BlockExe
     return executor
 
 
-class BlockReader:
-    """A reader of the blocks of one pass over stores, by so many threads at a time."""
+class StoredBlocks(BlockReader):
+    """A reader of blocks of the splits of one name of all stores, by so many threads at a time."""
 
     def __init__(self, stores: Sequence[StoreFiles], threads: int) -> None:
         self._stores, self._threads = stores, threads
         self._splits: dict[str, JoinedSplit] = {}
         self._lock = Lock()
 
+    @override
     def read(self, block: Block) -> Values:
         """Return the values (n, ...) of a block; raises what `JoinedSplit.read_range` raises."""
         return self._joined(block).read_range(block.array, block.start, block.stop)
 
+    @override
     def places(self, block: Block) -> range:
-        """Return the numbers of the stores that a block has samples of."""
         return self._joined(block).places(block.start, block.stop)
 
     def _joined(self, block: Block) -> JoinedSplit:

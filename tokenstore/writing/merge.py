@@ -12,12 +12,11 @@ from typing import Any
 
 from tokenstore.errors import ArgumentError, Parameter, StoreError, StoreExistsError
 from tokenstore.format import LABELS, TOKENS, Manifest
-from tokenstore.machine import available_cores, in_order
+from tokenstore.machine import in_order
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_storage, as_store, takes_options
 from tokenstore.storage import STAGING, Storage, refuse_options
 from tokenstore.writing.blocks import BlockExecutor, block_executor
-from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress
 from tokenstore.writing.editing.join import Joining, join_stores
 from tokenstore.writing.parts import WholeConversion, check_bad, columns_of, whole_of
@@ -68,27 +67,25 @@ def merge(
     are linked or copied as they are, all others are cut anew.
 
     Parts were converted with `part=(number, count)`. The merged store has the same bytes as one conversion of
-    the
-    whole: a codec or pruned codebook that depends on all codes is chosen here, and as many samples may be bad
-    as there, any number with `on_error="skip"`. `executor` has their pieces encoded elsewhere, such as
-    `tokenstore.conversion.RayExecutor`; else `jobs` are worked on at a time, by default one a core.
+    the whole: a codec or pruned codebook that depends on all codes is chosen here, and as many samples may be
+    bad as there, any number with `on_error="skip"`.
 
-    `resume` goes on with an interrupted merge. `storage_options` are those of the parts, or of `out` where
-    the parts are local; `target_storage_options` are those of `out`. `on_progress` is called with a step's
-    name, the samples done and in all.
+    `executor` has pieces of shards encoded elsewhere, such as `tokenstore.conversion.RayExecutor`; else
+    `jobs` are worked on at a time, by default one a core. The bytes are the same for any. `resume` goes on
+    with an interrupted merge. `storage_options` are those of the parts, or of `out` where the parts are
+    local; `target_storage_options` are those of `out`. `on_progress` is called with a step's name, the
+    samples done and in all.
 
     Raises StoreError for stores that cannot be merged, or if parts are not all of one conversion, each once;
     ConversionError for too many bad samples, or an unfinished store at `out` of other parts; StoreExistsError
     if something else is at `out`; ArgumentError; DamageError; and the errors of `tokenstore.open`.
     """
-    given = executor
     executor = block_executor(jobs, executor)
     place, stores = _opened(out, parts, storage_options, target_storage_options)
     how = Joining(split_names, common_columns)
     if not any(store.manifest.part for store in stores):
-        _check_use(stores, {"on_error": on_error, "executor": given})
-        workers = checked_jobs(jobs, available_cores())
-        joined = join_stores(stores, place, how, jobs=workers, resume=resume, on_progress=on_progress)
+        _check_whole(stores, on_error)
+        joined = join_stores(stores, place, how, executor=executor, resume=resume, on_progress=on_progress)
         return MergeResult(
             joined.location, joined.manifest, joined.nbytes, already_complete=joined.already_complete
         )
@@ -119,18 +116,17 @@ def _opened(
     return place, list(in_order(opened, parts, _OPENED_AT_ONCE))
 
 
-def _check_use(stores: Sequence[TokenStore], arguments: Mapping[str, object]) -> None:
-    """Raise ArgumentError for arguments that only parts have a use for, and StoreError for no store."""
+def _check_whole(stores: Sequence[TokenStore], on_error: str | None) -> None:
+    """Raise StoreError for no store, and ArgumentError for `on_error`, for which only parts have a use."""
     if not stores:
         raise StoreError("expected stores to merge, or the parts of a conversion, found none")
-    for name, value in arguments.items():
-        if value is not None:
-            named = Parameter(name)
-            raise ArgumentError(
-                f"{named} is for parts of a conversion, and {stores[0].files.storage} is a whole store. "
-                "Leave it out",
-                parameters=[named],
-            )
+    if on_error is not None:
+        named = Parameter("on_error")
+        raise ArgumentError(
+            f"{named} is for parts of a conversion, and {stores[0].files.storage} is a whole store. Leave it "
+            "out",
+            parameters=[named],
+        )
 
 
 def _merge_parts(

@@ -26,7 +26,7 @@ from tokenstore.format import (
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.array import Values
 from tokenstore.storage import Storage
-from tokenstore.writing.blocks import Block, BlockExecutor, block_executor
+from tokenstore.writing.blocks import Block, BlockExecutor, StoredBlocks, block_executor
 from tokenstore.writing.codec_choice import OnProgress
 from tokenstore.writing.rewrite import RewritePlan, rewrite_into, spec_of
 from tokenstore.writing.writer import StoreWriter
@@ -133,7 +133,10 @@ class _Counting:
     stores: Sequence[StoreFiles]
     fields: StoreFields
 
-    def __call__(self, block: Block, values: Values) -> list[npt.NDArray[np.uint8]]:
+    def reader(self, threads: int) -> StoredBlocks:
+        return StoredBlocks(self.stores, threads)
+
+    def __call__(self, block: Block, values: Values, /) -> list[npt.NDArray[np.uint8]]:
         sizes = self.fields.codebook_sizes
         marks = [np.zeros(size, np.bool_) for size in sizes]
         for occurs, (codes, _) in zip(marks, code_planes(self.fields.grids(values), sizes), strict=True):

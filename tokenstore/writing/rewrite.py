@@ -25,7 +25,7 @@ from tokenstore.format import (
 )
 from tokenstore.reading import SplitReader, StoreFiles, TokenStore
 from tokenstore.reading.array import Values
-from tokenstore.writing.blocks import Block, BlockExecutor, block_executor
+from tokenstore.writing.blocks import Block, BlockExecutor, StoredBlocks, block_executor
 from tokenstore.writing.checks import check_codes
 from tokenstore.writing.choices import MIN_DECODE_RATE, choices
 from tokenstore.writing.codec_choice import CodecChoice, OnProgress, choose_codec
@@ -168,7 +168,10 @@ class _Encoding:
     shard_samples: int
     renumber: Renumber
 
-    def __call__(self, block: Block, values: Values) -> list[bytes]:
+    def reader(self, threads: int) -> StoredBlocks:
+        return StoredBlocks(self.stores, threads)
+
+    def __call__(self, block: Block, values: Values, /) -> list[bytes]:
         shard, first = divmod(block.start, self.shard_samples)
         if block.array == TOKENS:
             spec = self.spec

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from typing_extensions import override
 
-from tokenstore.storage.remote.entries import Entry, Page, entries_of, entry_of
+from tokenstore.storage.remote.entries import Entry, Page, entries_of, entry_of, tree_entries
 
 _KEYS_AT_ONCE = 1000
 """The number of objects that S3 removes in one request."""
@@ -52,11 +52,11 @@ class Files(Protocol):
     async def exists(self, key: str) -> bool:
         """Return True if the key is a file or a folder."""
 
-    async def find(self, prefix: str) -> list[str]:
-        """Return the keys of all files below a prefix."""
+    async def tree(self, prefix: str, token: str | None) -> Page:
+        """Return a part of the files below a prefix, at any depth and in any order, as `page` does.
 
-    async def sizes(self, prefix: str) -> dict[str, int]:
-        """Return the sizes of all files below a prefix, by their keys."""
+        Folders may be among them. A file at the prefix itself has an empty name.
+        """
 
     async def write(self, key: str, data: bytes) -> None:
         """Write a file, replacing one of the same key."""
@@ -119,14 +119,9 @@ class AsyncFiles(_SlashKeys):
         return False
 
     @override
-    async def find(self, prefix: str) -> list[str]:
+    async def tree(self, prefix: str, token: str | None) -> Page:
         self._fs.invalidate_cache()
-        return list(await self._fs._find(prefix))
-
-    @override
-    async def sizes(self, prefix: str) -> dict[str, int]:
-        self._fs.invalidate_cache()
-        return _sizes(await self._fs._find(prefix, detail=True))
+        return Page(tree_entries(await self._fs._find(prefix, detail=True), prefix), None)
 
     @override
     async def write(self, key: str, data: bytes) -> None:
@@ -143,7 +138,7 @@ class AsyncFiles(_SlashKeys):
     @override
     async def remove(self, key: str) -> None:
         # subtle: fsspec's own rm() starts tasks that live on when it is cancelled, and S3's hides errors
-        keys = await self.find(key)
+        keys = await self._find(key)
         remove_many = getattr(self._fs, "_bulk_delete", None)
         if remove_many is not None:
             for start in range(0, len(keys), _KEYS_AT_ONCE):
@@ -151,8 +146,12 @@ class AsyncFiles(_SlashKeys):
         else:
             for one in keys:
                 await self._fs._rm_file(one)
-        if left := await self.find(key):
+        if left := await self._find(key):
             raise OSError(f"{len(left)} of {len(keys)} files were not removed")
+
+    async def _find(self, prefix: str) -> list[str]:
+        self._fs.invalidate_cache()
+        return list(await self._fs._find(prefix))
 
     @override
     async def close(self) -> None:
@@ -204,14 +203,9 @@ class ThreadedFiles(_SlashKeys):
         return await self._call(self._fs.info, key)
 
     @override
-    async def find(self, prefix: str) -> list[str]:
+    async def tree(self, prefix: str, token: str | None) -> Page:
         self._fs.invalidate_cache()
-        return list(await self._call(self._fs.find, prefix))
-
-    @override
-    async def sizes(self, prefix: str) -> dict[str, int]:
-        self._fs.invalidate_cache()
-        return _sizes(await self._call(self._fs.find, prefix, detail=True))
+        return Page(tree_entries(await self._call(self._fs.find, prefix, detail=True), prefix), None)
 
     @override
     async def write(self, key: str, data: bytes) -> None:
@@ -239,8 +233,3 @@ class ThreadedFiles(_SlashKeys):
     @override
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _sizes(infos: dict[str, Any]) -> dict[str, int]:
-    """Return the sizes in a listing of files, as far as it tells them."""
-    return {key: int(info["size"]) for key, info in infos.items() if info.get("size") is not None}

@@ -16,9 +16,10 @@ class Entry(NamedTuple):
     """A file or a folder below some folder."""
 
     name: str
-    """The last part of its path."""
+    """The last part of its path; in the listing of a tree, the path below the tree's root."""
     is_folder: bool
     nbytes: int
+    """The size of a file; in the listing of a tree, -1 where it tells none."""
     version: str
     """A text that changes when the file is replaced; empty for a folder and where the storage tells none."""
 
@@ -48,6 +49,17 @@ def entries_of(infos: Iterable[Mapping[str, Any]], prefix: str) -> list[Entry]:
     """Return the entries of a listing, without the folder itself, which object storage may list with it."""
     own = prefix.strip("/")
     return [_entry(info) for info in infos if str(info["name"]).strip("/") != own]
+
+
+def tree_entries(infos: Mapping[str, Mapping[str, Any]], root: str) -> list[Entry]:
+    """Return the entries of the listing of all files below a root, by their keys."""
+    length = len(root.strip("/"))
+    entries = []
+    for key, info in infos.items():
+        if not key.endswith("/"):
+            entry = _entry(info if info.get("size") is not None else {**info, "size": -1})
+            entries.append(entry._replace(name=key.strip("/")[length:].lstrip("/")))
+    return entries
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

@@ -251,9 +251,13 @@ class RemoteFolder(Storage):
 
         Raises StorageError for a plain web server, which cannot list its files.
         """
+        return self._pages(path, lambda files, key, token: files.page(key, token))
 
+    def _pages(
+        self, path: str, ask: Callable[[Files, str, str | None], Coroutine[Any, Any, Page]]
+    ) -> Iterator[list[Entry]]:
         async def attempt(files: Files, key: str) -> Page:
-            return await files.page(key, token)
+            return await ask(files, key, token)
 
         token: str | None = None
         while True:
@@ -274,19 +278,16 @@ class RemoteFolder(Storage):
 
     @override
     def files(self) -> list[str]:
-        async def find(connection: Connection) -> list[str]:
-            keys = await self._retried(connection, "", lambda files, key: files.find(key), long=True)
-            return sorted(_path(connection, key) for key in keys if not key.endswith("/"))
-
-        return self._run(find)
+        return sorted(entry.name for entry in self._tree())
 
     @override
     def sizes(self) -> dict[str, int]:
-        async def find(connection: Connection) -> dict[str, int]:
-            sizes = await self._retried(connection, "", lambda files, key: files.sizes(key), long=True)
-            return {_path(connection, key): size for key, size in sizes.items() if not key.endswith("/")}
+        return {entry.name: entry.nbytes for entry in self._tree() if entry.nbytes >= 0}
 
-        return self._run(find)
+    def _tree(self) -> Iterator[Entry]:
+        """Yield all files below the root, named by their paths."""
+        for page in self._pages("", lambda files, key, token: files.tree(key, token)):
+            yield from (entry for entry in page if not entry.is_folder)
 
     @override
     def write(self, path: str, data: bytes) -> None:
@@ -343,12 +344,6 @@ class RemoteFolder(Storage):
                 await files.remove(key)
 
         self._run(lambda connection: self._retried(connection, path, attempt, long=True))
-
-
-def _path(connection: Connection, key: str) -> str:
-    """Return the path below the root of a key in a listing."""
-    prefix = connection.prefix.strip("/")
-    return key.strip("/")[len(prefix) :].lstrip("/")
 
 
 async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -56,35 +58,74 @@ class S3Files(Versions, AsyncFiles):
 
     @override
     async def page(self, prefix: str, token: str | None) -> Page:
-        # subtle: s3fs would have a dictionary of a kilobyte for each of all names, and keep them
         bucket, folder, _ = self._fs.split_path(prefix)
         if not bucket:
             return await super().page(prefix, token)
-        await self._fs.set_session()
-        client = await self._fs.get_s3(bucket)
         below = f"{folder.rstrip('/')}/" if folder else ""
-        going_on = {} if token is None else {"ContinuationToken": token}
-        answer = await client.list_objects_v2(
-            Bucket=bucket, Prefix=below, Delimiter="/", **going_on, **self._fs.req_kw
-        )
+        answer, following = await self._answer(bucket, below, token, Delimiter="/")
         entries = []
         for part in answer.get("CommonPrefixes", ()):
             entries.append(Entry(_name(part["Prefix"].removesuffix("/"), below), True, 0, ""))
         for item in answer.get("Contents", ()):
             if item["Key"] != below:  # the empty object that stands for the folder itself
-                version = item.get("ETag") or str(item.get("LastModified", ""))
-                entries.append(Entry(_name(item["Key"], below), False, int(item["Size"]), version))
+                entries.append(_file(item, _name(item["Key"], below)))
+        return Page(entries, following)
+
+    @override
+    async def tree(self, prefix: str, token: str | None) -> Page:
+        bucket, folder, _ = self._fs.split_path(prefix)
+        if not bucket:
+            return await super().tree(prefix, token)
+        below = f"{folder.rstrip('/')}/" if folder else ""
+        answer, following = await self._answer(bucket, below, token)
+        entries = [
+            _file(item, _path(item["Key"], below))
+            for item in answer.get("Contents", ())
+            if not item["Key"].endswith("/")  # an empty object that stands for a folder
+        ]
+        if folder and token is following is None and not answer.get("Contents"):
+            with contextlib.suppress(FileNotFoundError):
+                entries.append((await self.entry(prefix))._replace(name=""))
+        return Page(entries, following)
+
+    async def _answer(
+        self, bucket: str, below: str, token: str | None, **more: str
+    ) -> tuple[Mapping[str, Any], str | None]:
+        """Return the server's next part of a listing, and the token of the part behind it."""
+        # subtle: s3fs would have a dictionary of a kilobyte for each of all names, and keep them
+        await self._fs.set_session()
+        client = await self._fs.get_s3(bucket)
+        going_on = {} if token is None else {"ContinuationToken": token}
+        answer = await client.list_objects_v2(
+            Bucket=bucket, Prefix=below, **more, **going_on, **self._fs.req_kw
+        )
         following = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
         if answer.get("IsTruncated") and following is None:
             raise UnsupportedError("the server ends its listing early, and does not say how to go on")
         if following is not None and following == token:
             raise UnsupportedError("the server gives the same part of its listing again and again")
-        return Page(entries, following)
+        return answer, following
+
+
+def _file(item: Mapping[str, Any], name: str) -> Entry:
+    version = item.get("ETag") or str(item.get("LastModified", ""))
+    return Entry(name, False, int(item["Size"]), version)
 
 
 def _name(key: str, folder: str) -> str:
     """Return a key's name in a folder, empty where two slashes follow each other."""
-    name = key.removeprefix(folder)
-    if not key.startswith(folder) or "/" in name:
-        raise UnsupportedError(f"the server lists {key[:_LONGEST_NAME]!r}, which is not in {folder!r}")
+    name = _path(key, folder)
+    if "/" in name:
+        raise _stray(key, folder)
     return name
+
+
+def _path(key: str, folder: str) -> str:
+    """Return a key's path below a folder."""
+    if not key.startswith(folder):
+        raise _stray(key, folder)
+    return key.removeprefix(folder)
+
+
+def _stray(key: str, folder: str) -> UnsupportedError:
+    return UnsupportedError(f"the server lists {key[:_LONGEST_NAME]!r}, which is not in {folder!r}")

@@ -128,7 +128,7 @@ class WebFiles(Versions, Files):
         raise UnsupportedError("a plain web server cannot list its files")
 
     @override
-    async def sizes(self, prefix: str) -> dict[str, int]:
+    async def tree(self, prefix: str, token: str | None) -> Page:
         raise UnsupportedError("a plain web server cannot list its files")
 
     @override
@@ -137,10 +137,6 @@ class WebFiles(Versions, Files):
             if answer.status >= 400 and answer.status not in _NOT_SERVED | {416}:
                 raise AnswerError(answer.status)
             return answer.status not in _NOT_SERVED
-
-    @override
-    async def find(self, prefix: str) -> list[str]:
-        raise UnsupportedError("a plain web server cannot list its files")
 
     @override
     async def write(self, key: str, data: bytes) -> None:

@@ -15,6 +15,7 @@ from tokenstore.format import SAMPLES_TABLE, SKIPPED_TABLE
 from tokenstore.machine import available_cores
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath
+from tokenstore.writing.blocks import Threads
 from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.editing.edition import Edition, Editor, edit
 from tokenstore.writing.editing.extended import ExtendedSplit
@@ -111,13 +112,13 @@ def _appended(
         parts = [PickedRows(source[name], labels=labels)]
         if name in store.splits:
             parts.insert(0, PickedRows(store[name]))
-        split = ExtendedSplit(edition, spec, name, JoinedRows(parts, jobs))
+        split = ExtendedSplit(edition, spec, name, JoinedRows(parts, 1))
 
         def report(done: int, total: int, step: str = f"{name}, appending") -> None:
             if on_progress is not None:
                 on_progress(step, done, total)
 
-        split.write_shards(jobs, report)
+        split.write_shards(Threads(jobs), report)
         splits[name] = split.write_tables()
         features |= dict.fromkeys(split.features)
         rewritten += [f"{name}/{SAMPLES_TABLE}", f"{name}/{SKIPPED_TABLE}"]

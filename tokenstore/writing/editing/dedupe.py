@@ -22,6 +22,7 @@ from tokenstore.reading import SplitReader, Subset, TokenStore
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.reading.row_numbers import Indices, rows_where
 from tokenstore.storage import Storage
+from tokenstore.writing.blocks import Threads
 from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.editing.duplicates import CodeHashes, Pairs, exact_pairs, near_pairs
 from tokenstore.writing.editing.new_store import (
@@ -160,7 +161,7 @@ def dedupe(
     done = operation("dedupe", [opened], splits=list(counts), removed=counts, **how)
 
     def write(writer: StoreWriter) -> None:
-        write_picked(writer, picked, writer.spec, jobs, on_progress)
+        write_picked(writer, picked, writer.spec, Threads(jobs), on_progress)
 
     return Deduped(found, counts, new_store(target, same_spec(opened, done), resume, write))
 

@@ -27,6 +27,7 @@ from tokenstore.format import (
 )
 from tokenstore.reading import SplitReader
 from tokenstore.writing import choices
+from tokenstore.writing.blocks import BlockExecutor
 from tokenstore.writing.editing.edition import Edition
 from tokenstore.writing.editing.rows import JoinedRows
 from tokenstore.writing.editing.select import shard_samples_of
@@ -82,7 +83,7 @@ class ExtendedSplit:
         }
         return {TOKENS: spec.tokens_layout(samples, size), **layouts}, size
 
-    def write_shards(self, jobs: int, report: Report) -> None:
+    def write_shards(self, executor: BlockExecutor, report: Report) -> None:
         """Write the shards that the split before does not have, and the lists and metadata of all arrays."""
         edition, shards = self._edition, self._layouts[TOKENS].shards
         for array in self._layouts:
@@ -92,7 +93,7 @@ class ExtendedSplit:
                 self.features.add(SHARD_MANIFESTS)
         records: dict[str, list[FileRecord]] = {array: [] for array in self._layouts}
         cut = ShardCut(self.name, self._spec, self._layouts, self._size, self._first)
-        with contextlib.closing(encoded_shards(self._rows, cut, jobs)) as encoded:
+        with contextlib.closing(encoded_shards(self._rows, cut, executor)) as encoded:
             for shard in encoded:
                 for path, (data, _) in shard.arrays.items():
                     edition.write(path, data)

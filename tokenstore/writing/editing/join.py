@@ -17,6 +17,7 @@ from tokenstore.format import CODEBOOK, LABELS, NAME, SYMMETRIES, SYNONYMS, TOKE
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.views import check_same_tokenizer
 from tokenstore.storage import Storage
+from tokenstore.writing.blocks import BlockExecutor
 from tokenstore.writing.editing.label_files import check_label_maps, told_apart
 from tokenstore.writing.editing.new_store import EditedStore, OnSamples, new_store, operation, same_spec
 from tokenstore.writing.editing.rows import PickedRows
@@ -69,7 +70,7 @@ def join_stores(
     target: Storage,
     how: Joining,
     *,
-    jobs: int,
+    executor: BlockExecutor,
     resume: bool,
     on_progress: OnSamples | None,
 ) -> EditedStore:
@@ -88,7 +89,7 @@ def join_stores(
     spec = _spec(stores, how, names)
 
     def write(writer: StoreWriter) -> None:
-        write_picked(writer, picked, writer.spec, jobs, on_progress, columns)
+        write_picked(writer, picked, writer.spec, executor, on_progress, columns)
 
     return new_store(target, spec, resume, write)
 

@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from tokenstore.errors import ArgumentError, ManifestError, Parameter, StoreError, did_you_mean
 from tokenstore.format import NAME
-from tokenstore.machine import available_cores
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath
 from tokenstore.reading.row_numbers import Indices, Member, RowNumbers, row_list, rows_where
 from tokenstore.storage import Storage
-from tokenstore.writing.choices import checked_jobs
+from tokenstore.writing.blocks import block_executor
 from tokenstore.writing.drawing import drawn
 from tokenstore.writing.editing.new_store import (
     EditedStore,
@@ -59,7 +58,7 @@ def split(
     one without labels where these are needed; DamageError; StoreExistsError if something else is at `out`;
     ConversionError if an unfinished store there is of another operation; and the errors of `tokenstore.open`.
     """
-    jobs = checked_jobs(jobs, available_cores())
+    executor = block_executor(jobs, None)
     check_seed(seed)
     places = opened_places([store], out, storage_options, target_storage_options)
     (opened,) = places.stores
@@ -79,7 +78,7 @@ def split(
             picked[each] = [PickedRows(opened[each])]
 
     def write(writer: StoreWriter) -> None:
-        write_picked(writer, picked, writer.spec, jobs, on_progress)
+        write_picked(writer, picked, writer.spec, executor, on_progress)
 
     return new_store(places.target, same_spec(opened, done), resume, write)
 

@@ -183,6 +183,10 @@ class JoinedRows:
         is_new = array == LABELS and self.parts[place].labels is not None
         return None if row is None or is_new else _Run(place, row)
 
+    def places(self, start: int, stop: int) -> list[int]:
+        """Return the numbers of the parts that have samples [start, stop)."""
+        return [place for place, _, _ in self._by_part(start, stop)]
+
     def _by_part(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield the parts that have samples [start, stop): the place, and the first and last in the part."""
         first = int(np.searchsorted(self._stops, start, side="right"))

@@ -13,13 +13,12 @@ import numpy.typing as npt
 
 from tokenstore.errors import ArgumentError, Parameter, StoreError, did_you_mean
 from tokenstore.format import TOKENS
-from tokenstore.machine import available_cores
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath
 from tokenstore.reading.row_files import read_rows
 from tokenstore.reading.row_numbers import RowNumbers, row_list
 from tokenstore.storage import Storage
-from tokenstore.writing.choices import checked_jobs
+from tokenstore.writing.blocks import BlockExecutor, block_executor
 from tokenstore.writing.drawing import drawn
 from tokenstore.writing.editing.conditions import rows_that_hold
 from tokenstore.writing.editing.expressions import Condition
@@ -75,7 +74,7 @@ def select(
     ConversionError if an unfinished store there is of another operation; and the errors of `tokenstore.open`.
     """
     condition = _checked_arguments(where, indices, share, seed)
-    jobs = checked_jobs(jobs, available_cores())
+    executor = block_executor(jobs, None)
     places = opened_places([store], out, storage_options, target_storage_options)
     (opened,) = places.stores
     names = chosen_splits(opened, splits)
@@ -89,7 +88,7 @@ def select(
         raise ArgumentError(f"{opened!r}: expected samples to select, found none that are asked for")
 
     def write(writer: StoreWriter) -> None:
-        write_picked(writer, picked, writer.spec, jobs, on_progress)
+        write_picked(writer, picked, writer.spec, executor, on_progress)
 
     return new_store(places.target, same_spec(opened, done), resume, write)
 
@@ -157,14 +156,14 @@ def write_picked(
     writer: StoreWriter,
     picked: Mapping[str, Sequence[PickedRows]],
     spec: StoreSpec,
-    jobs: int,
+    executor: BlockExecutor,
     on_progress: OnSamples | None,
     columns: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write and commit the splits of a new store, each of samples of some splits.
 
-    `columns` are the arrays beside the tokens of each split, by default all of its first part. Raises
-    DamageError, and what `StoreWriter` raises.
+    `columns` are the arrays beside the tokens of each split, by default all of its first part. An executor
+    has their pieces encoded. Raises DamageError, and what `StoreWriter` raises.
     """
     for name, parts in picked.items():
 
@@ -172,11 +171,11 @@ def write_picked(
             if on_progress is not None:
                 on_progress(step, done, total)
 
-        rows = JoinedRows(parts, jobs)
+        rows = JoinedRows(parts, 1)
         size = spec.shard_samples or shard_samples_of(parts, len(rows))
         writer.spec = replace(spec, shard_samples=size)
         arrays = parts[0].split.columns if columns is None else columns[name]
-        write_split(writer, name, rows, arrays, jobs=jobs, report=report)
+        write_split(writer, name, rows, arrays, executor=executor, report=report)
     writer.spec = spec
     writer.commit()
 

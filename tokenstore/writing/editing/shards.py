@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
+from typing_extensions import override
 
 from tokenstore.format import LABELS, SAMPLES_SCHEMA, TOKENS, ArrayLayout
-from tokenstore.machine import in_order
-from tokenstore.writing.blocks import Block
+from tokenstore.reading import StoreFiles
+from tokenstore.reading.array import Values
+from tokenstore.writing.blocks import Block, BlockExecutor, BlockReader
 from tokenstore.writing.checks import check_codes
-from tokenstore.writing.editing.rows import JoinedRows
+from tokenstore.writing.editing.rows import JoinedRows, PickedRows
 from tokenstore.writing.encoded import EncodedShard, assembled, encode_piece, pieces
 from tokenstore.writing.linked import StoredFile
 from tokenstore.writing.rewrite import TableRows
@@ -55,28 +57,30 @@ def write_split(
     rows: JoinedRows,
     columns: tuple[str, ...],
     *,
-    jobs: int,
+    executor: BlockExecutor,
     report: Report,
 ) -> None:
     """Write a split of some rows, as far as it is not written yet; the writer's spec says how.
 
     `columns` are the arrays beside the tokens; all parts of the rows have them. A shard that a store has
-    already is linked, or copied, and so is a chunk; all else is decoded and encoded by `jobs` threads. Raises
+    already is linked, or copied, and so is a chunk; an executor has all else decoded and encoded. Raises
     DamageError, and what `StoreWriter` raises.
     """
     first = rows.parts[0].split
     further = {array: first.column(array) for array in columns if array not in (TOKENS, LABELS)}
     part = writer.split(name, len(rows), labels=LABELS in columns, columns=further)
-    _write_shards(part, rows, writer.spec, jobs, report)
+    _write_shards(part, rows, writer.spec, executor, report)
     part.finish(rows.skips())
 
 
-def _write_shards(part: SplitWriter, rows: JoinedRows, spec: StoreSpec, jobs: int, report: Report) -> None:
+def _write_shards(
+    part: SplitWriter, rows: JoinedRows, spec: StoreSpec, executor: BlockExecutor, report: Report
+) -> None:
     layouts = part.layouts(max(1, min(part.shard_samples, len(rows))))
     cut = ShardCut(part.name, spec, layouts, part.shard_samples, part.source_position)
     batches = rows.batches(part.source_position)
     table = TableRows(batches if LABELS in layouts else _without_label_names(batches))
-    with contextlib.closing(encoded_shards(rows, cut, jobs, table)) as shards:
+    with contextlib.closing(encoded_shards(rows, cut, executor, table)) as shards:
         for shard in shards:
             stop = shard.number * part.shard_samples + shard.samples
             part.write_encoded(shard, stop, [])
@@ -92,9 +96,9 @@ def _without_label_names(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Recor
 
 
 def encoded_shards(
-    rows: JoinedRows, cut: ShardCut, jobs: int, table: TableRows | None = None
+    rows: JoinedRows, cut: ShardCut, executor: BlockExecutor, table: TableRows | None = None
 ) -> Generator[EncodedShard, None, None]:
-    """Yield the shards of some rows in order, encoded by `jobs` threads, or as some store has them already.
+    """Yield the shards of some rows in order, encoded by an executor, or as some store has them already.
 
     Without `table`, the rows of the samples table from the cut's first sample on, they are left out. Raises
     DamageError, and CodecError for values that the codec cannot store.
@@ -102,7 +106,7 @@ def encoded_shards(
     layouts = cut.layouts
     shards, ahead = itertools.tee(_shards(rows, cut))
     blocks = (block for shard in ahead for block in _blocks(cut, shard))
-    payloads = in_order(lambda block: _payloads(rows, cut, block), blocks, jobs)
+    payloads = executor.blocks(_Cutting(rows.parts, cut), blocks)
     with contextlib.closing(payloads):
         for shard in shards:
             of_arrays: dict[str, list[bytes]] = {array: [] for array in layouts if array not in shard.stored}
@@ -131,14 +135,52 @@ def _blocks(cut: ShardCut, shard: _Shard) -> Iterator[Block]:
     return pieces(cut.split, new, shard.start, shard.stop)
 
 
-def _payloads(rows: JoinedRows, cut: ShardCut, block: Block) -> list[bytes]:
-    """Return the payloads of the chunks of a block: those that are stored, or new ones."""
-    layout, spec = cut.layouts[block.array], cut.spec
-    stored = rows.payloads(block.array, layout, block.start, block.stop)
-    if stored is not None:
-        return stored
-    values = rows.read_range(block.array, block.start, block.stop)
-    if block.array == TOKENS:
-        check_codes(values, spec.codebook_sizes, spec.grid, str(block), views=spec.views)
-        values = values.astype(layout.dtype, copy=False)
-    return encode_piece(layout, values, str(block))
+class _Contents(NamedTuple):
+    """The contents of a block: the payloads of its chunks where a store has them, else its values."""
+
+    payloads: list[bytes] | None
+    values: Values | None
+
+
+class _RowBlocks(BlockReader):
+    """A reader of blocks of picked samples, by so many threads at a time."""
+
+    def __init__(self, parts: Sequence[PickedRows], cut: ShardCut, threads: int) -> None:
+        self._rows, self._layouts = JoinedRows(parts, threads), cut.layouts
+
+    @override
+    def read(self, block: Block) -> _Contents:
+        layout = self._layouts[block.array]
+        stored = self._rows.payloads(block.array, layout, block.start, block.stop)
+        if stored is not None:
+            return _Contents(stored, None)
+        return _Contents(None, self._rows.read_range(block.array, block.start, block.stop))
+
+    @override
+    def places(self, block: Block) -> Collection[int]:
+        return self._rows.places(block.start, block.stop)
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """The task of cutting picked samples to the payloads of chunks: those that are stored, or new ones."""
+
+    parts: Sequence[PickedRows]
+    cut: ShardCut
+
+    @property
+    def stores(self) -> Sequence[StoreFiles]:
+        return [part.split.store for part in self.parts]
+
+    def reader(self, threads: int) -> _RowBlocks:
+        return _RowBlocks(self.parts, self.cut, threads)
+
+    def __call__(self, block: Block, contents: _Contents, /) -> list[bytes]:
+        payloads, values = contents
+        if values is None:
+            return payloads or []
+        layout, spec = self.cut.layouts[block.array], self.cut.spec
+        if block.array == TOKENS:
+            check_codes(values, spec.codebook_sizes, spec.grid, str(block), views=spec.views)
+            values = values.astype(layout.dtype, copy=False)
+        return encode_piece(layout, values, str(block))
