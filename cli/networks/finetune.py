@@ -37,6 +37,7 @@ _DEFAULTS = defaults("finetune")
     help="Loss. bce: binary cross-entropy of each class by itself.",
 )
 @option("--attn-only", is_flag=True, help="Train the blocks' attention, the positions and the head alone.")
+@option("--keep-head", is_flag=True, help="Begin with the head of --from too, of the same classes.")
 @training_options.augment(
     ["finetune", "seit", "none"],
     "finetune: SeiT++'s; seit: SeiT's; none: the central part",

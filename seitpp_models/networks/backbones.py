@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenClassifier"]
 
-_BACKBONE = "backbone."
+_BACKBONE, _EMBEDDING = "backbone.", "token_emb."
 _MOST_TRIED = 1 << 20
 """The most pixels of an image that a backbone is tried with in memory."""
 
@@ -93,10 +93,16 @@ class TokenClassifier(nn.Module):
         return {f"{_BACKBONE}{name}" for name in names()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Return a function from a parameter's name to its layer, for timm's learning rates by layer."""
+        """Return a function from a parameter's name to its layer, for timm's learning rates by layer.
+
+        The embedding of codes counts with the last layer, so that it learns at the full rate.
+        """
         matcher: Any = getattr(self.backbone, "group_matcher", lambda coarse: lambda name: 0)
         layers = group_parameters(self.backbone, matcher(coarse=coarse), reverse=True)
-        return lambda name: layers.get(name.removeprefix(_BACKBONE), 0)
+        last = max(layers.values(), default=0)
+        return lambda name: (
+            last if name.startswith(_EMBEDDING) else layers.get(name.removeprefix(_BACKBONE), 0)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (B, classes) of vectors (B, C, H, W), or of codes (B, H, W) of an integer dtype.

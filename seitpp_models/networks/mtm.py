@@ -252,9 +252,12 @@ class MaskedTokenModel(nn.Module):
         return {"mlm_layer.bias"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer."""
+        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer.
+
+        The embedding of codes is in no layer, so that it learns at the full rate.
+        """
         return {
-            "stem": r"^(?:cls_token|mask_token_label|token_emb|patch_embed)",
+            "stem": r"^(?:cls_token|mask_token_label|patch_embed)",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 

@@ -72,9 +72,12 @@ class TokenSegmenter(nn.Module):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer."""
+        """Return patterns of parameters' names by layer, for timm's decay of learning rates by layer.
+
+        The embedding of codes is in no layer, so that it learns at the full rate.
+        """
         return {
-            "stem": r"^backbone\.(?:cls_token|pos_embed|patch_embed)",
+            "stem": r"^backbone\.(?:cls_token|pos_embed|patch_embed\.(?!token_emb))",
             "blocks": [(r"^backbone\.blocks\.(\d+)", None), (r"^backbone\.norm", (99999,))],
         }
 

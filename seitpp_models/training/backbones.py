@@ -147,7 +147,7 @@ def token_vit_backbone(
     arguments = {**arguments, "grid": grid, **head}
     model: Any = build_model("vit", arguments)
     if pretrained is not None:
-        start_from(model, pretrained)
+        start_from(model, pretrained, keep_head=settings.values.get("keep_head", False))
     return TrainedModel.for_store(model, "vit", arguments, store.manifest)
 
 

@@ -104,6 +104,8 @@ def _check(settings: Settings) -> None:
     adapter = Parameter("adapter")
     settings.refuse_idle_noise()
     settings.refuse_idle(("mixup",), str(adapter), settings["adapter"] == "none", adapter)
+    start = Parameter("start")
+    settings.refuse_idle(("keep_head",), str(start), settings["start"] is None, start)
 
 
 def _experiment(settings: Settings, store: TokenStore, where: str, devices: Accelerator) -> Experiment:
@@ -119,6 +121,7 @@ def _experiment(settings: Settings, store: TokenStore, where: str, devices: Acce
         "noise": noise_identity(settings["noise"]),
         "share": (settings["share"], settings["share_seed"]),
         "smoothing": settings["smoothing"],
+        "keep_head": settings["keep_head"],
     }
     augmentation = Augmentation.of(settings)
     tokens = network.shape.arranged(form)

@@ -89,6 +89,17 @@ class NetworkRun(ResumableRun[Sequence[Tensor], NetworkStep]):
         averaged: nn.Module = self.average.module
         return averaged
 
+    @property
+    def beside(self) -> tuple[str, nn.Module] | None:
+        """The network that is evaluated beside `evaluated`, and its name in figures; None without an average.
+
+        It is the average of the weights, or the network itself where the average is evaluated.
+        """
+        if self.average is None:
+            return None
+        averaged: nn.Module = self.average.module
+        return ("raw", self.network.model) if self.config.evaluate_average else ("average", averaged)
+
     @override
     def check_begun(self) -> None:
         if self.record is not None:

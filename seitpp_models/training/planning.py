@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seitpp_models.training import finetuning, pretraining, segmenting
+from seitpp_models.training.fitting import fitted_to
+from seitpp_models.training.inputs import opened
 from seitpp_models.training.optimisers import ParameterGroup
 from seitpp_models.training.runs import TrainingPlan, planned_experiment
 from tokenstore.reading import TokenStore
@@ -52,5 +54,7 @@ def planned(
     values = {name: value for name, value in resolved.values.items() if name != "resume"}
     if store is None:
         return PlannedRun(command, values)
-    experiment, plan, groups = planned_experiment(door, store, resolved)
+    source, _ = opened(store)
+    values["adapter"] = fitted_to(resolved, source)["adapter"]
+    experiment, plan, groups = planned_experiment(door, source, resolved)
     return PlannedRun(command, values, plan, groups, str(experiment.task.recipe))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from seitpp_models.recipes import read_recipe, read_run
 from tokenstore.augment import INGREDIENTS
 from tokenstore.errors import ArgumentError, Parameter, did_you_mean
+from tokenstore.sources import Note
 
 __all__ = ["ARMS", "Settings", "resolve"]
 
@@ -39,6 +40,8 @@ class Settings:
     """The names of the settings that were given as arguments or by the recipe."""
     command: str
     """The name of the front door: pretrain, finetune or segment."""
+    notes: tuple[Note, ...] = ()
+    """The sentences on settings that a store decided."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]

@@ -18,6 +18,7 @@ from seitpp_models.networks.token_form import ArrangedTokens
 from seitpp_models.training.augmentations import Augmentation
 from seitpp_models.training.backbones import content_of
 from seitpp_models.training.devices import devices_of, precision_of
+from seitpp_models.training.fitting import fitted_to
 from seitpp_models.training.inputs import opened
 from seitpp_models.training.kept_weights import WhatToKeep
 from seitpp_models.training.network_run import WEIGHTS, NetworkRun, NetworkStep
@@ -167,6 +168,7 @@ def run_experiment(
     """
     with devices_of(settings.group(DeviceSettings)) as devices:
         source, where = opened(store)
+        settings = fitted_to(settings, source)
         return _train(door.prepare(settings, source, where, devices), settings, Path(out), devices, callbacks)
 
 
@@ -195,29 +197,17 @@ def _train(
     )
     run = NetworkRun(config, network, experiment.task, loader, out, identity, devices, record)
     evaluated = _evaluated_split(experiment, data)
-
-    def evaluate() -> Mapping[str, Any]:
-        if evaluated is None:
-            return {}
-        return evaluate_store(
-            replace(network, model=run.evaluated),
-            experiment.store,
-            evaluated,
-            measure=experiment.task.measure,
-            row_numbers=experiment.held_out,
-            batches=Batches(batch, data.loader_threads, devices.device),
-        )
-
+    batches = Batches(batch, data.loader_threads, devices.device)
     options = RunOptions(
         run_settings.resume, 60 * run_settings.checkpoint_minutes, run_settings.evaluate_every * len(loader)
     )
     with run.locked():
         if run.writes and callbacks.on_begin is not None:
-            callbacks.on_begin(_plan(experiment, config, devices, data, evaluated))
+            callbacks.on_begin(_plan(experiment, config, devices, settings, evaluated))
         figures = train_network(
             run,
             options,
-            evaluate=evaluate,
+            evaluate=lambda: {} if evaluated is None else _figures(run, experiment, evaluated, batches),
             on_step=callbacks.on_step,
             on_evaluation=callbacks.on_evaluation,
             reference=experiment.reference,
@@ -229,6 +219,27 @@ def _train(
     return TrainingResult(trained, out / WEIGHTS, run.step, run.seconds, figures)
 
 
+def _figures(run: NetworkRun, experiment: Experiment, split: str, batches: Batches) -> Mapping[str, Any]:
+    """Return the figures of a run's network on a split; of a run with an average those of both."""
+
+    def of(model: nn.Module) -> dict[str, Any]:
+        return evaluate_store(
+            replace(run.network, model=model),
+            experiment.store,
+            split,
+            measure=experiment.task.measure,
+            row_numbers=experiment.held_out,
+            batches=batches,
+        )
+
+    figures = of(run.evaluated)
+    if run.beside is None:
+        return figures
+    name, model = run.beside
+    others = {f"{name}_{figure}": value for figure, value in of(model).items() if isinstance(value, float)}
+    return {**figures, **others}
+
+
 def planned_experiment(
     door: Door, store: str | Path | TokenStore, settings: Settings
 ) -> tuple[Experiment, TrainingPlan, Sequence[ParameterGroup]]:
@@ -238,12 +249,13 @@ def planned_experiment(
     """
     with devices_of(settings.group(DeviceSettings)) as devices:
         source, where = opened(store)
+        settings = fitted_to(settings, source)
         experiment = door.prepare(settings, source, where, devices)
         learning, data = settings.group(LearningSettings), settings.group(DataSettings)
         batch = _batch_of_a_process(learning, devices)
         loader = _loader(experiment, replace(data, resident="none"), batch, learning.seed, devices)
         config = OptimiserConfig.of(learning, len(loader))
-        plan = _plan(experiment, config, devices, data, _evaluated_split(experiment, data))
+        plan = _plan(experiment, config, devices, settings, _evaluated_split(experiment, data))
         model = experiment.network.model
         return experiment, plan, groups_of(optimiser_of(config, model), model)
 
@@ -316,9 +328,10 @@ def _plan(
     experiment: Experiment,
     config: OptimiserConfig,
     devices: Accelerator,
-    data: DataSettings,
+    settings: Settings,
     evaluated: str | None,
 ) -> TrainingPlan:
+    evaluation = _evaluation_notes(experiment, settings.group(DataSettings), evaluated)
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in experiment.network.model.parameters()),
         samples=len(experiment.samples),
@@ -329,7 +342,7 @@ def _plan(
         precision=precision_of(devices),
         evaluate_split=evaluated,
         reference=experiment.reference,
-        notes=(*_noise_notes(experiment), *_evaluation_notes(experiment, data, evaluated)),
+        notes=(*settings.notes, *_noise_notes(experiment), *evaluation),
     )
 
 

@@ -91,7 +91,7 @@ class TrainingSettings(TypedDict, total=False):
     ema: Annotated[float, Range(0, 1, open="most")]
     """The decay of the average of the weights; 0: no average."""
     evaluate_ema: bool
-    """True to evaluate the average and save it as the network; False to save it beside the network."""
+    """True to save the average as the network; False to save it beside the network. Both are evaluated."""
     seed: int
     """The seed of everything random."""
     adapter: str
@@ -185,6 +185,8 @@ class FinetuneSettings(TrainingSettings, total=False):
     """The loss. bce: binary cross-entropy of each class by itself, for labels that are mixed and smoothed."""
     attn_only: bool
     """True to train the blocks' attention, the positions and the head alone."""
+    keep_head: bool
+    """True to begin with the head of `start` too, a classifier of the same classes."""
     augment: Literal["finetune", "seit", "none"]
     """The augmentation. finetune: SeiT++'s; seit: SeiT's; none: the central part."""
     token_eda: bool | None

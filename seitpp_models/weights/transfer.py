@@ -15,6 +15,7 @@ from seitpp_models.networks.mtm import MaskedTokenModel
 from seitpp_models.networks.vit import TokenViT
 from seitpp_models.weights.files import TrainedModel, load_model
 from seitpp_models.weights.official import load_official, to_official
+from tokenstore.errors import Parameter
 from tokenstore.format import TokenizerIdentity
 from tokenstore.sources import imagenet_classes
 from tokenstore.sources.base import UNKNOWN_TOKENIZER
@@ -86,14 +87,18 @@ def backbone_arguments(pretrained: MaskedTokenModel | TokenViT) -> dict[str, Any
 
 
 @torch.no_grad()
-def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None:
+def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT, *, keep_head: bool = False) -> None:
     """Copy all weights but the head's from a network of the same sizes; the head starts near zero.
 
-    Positions are interpolated if the grids differ. Raises ModelError if a tensor is missing, or of another
-    shape.
+    With `keep_head`, the head is copied too, from a classifier of as many classes. Positions are interpolated
+    if the grids differ. Raises ModelError if a tensor is missing, or of another shape.
     """
     source = to_official(pretrained)
-    target = {name: tensor for name, tensor in to_official(model).items() if not name.startswith(_HEAD)}
+    if keep_head:
+        _check_head(model, pretrained)
+    target = {
+        name: tensor for name, tensor in to_official(model).items() if keep_head or not name.startswith(_HEAD)
+    }
     before, patches = pretrained.shape.patches, model.shape.patches
     if before != patches:
         source[_POSITIONS] = resample_abs_pos_embed(
@@ -107,6 +112,18 @@ def start_from(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None
                 "same size, patch, codebook and kind of input"
             )
     model.load_published({name: source[name] for name in target}, strict=False)
-    if isinstance(model.head, nn.Linear):
+    if isinstance(model.head, nn.Linear) and not keep_head:
         nn.init.trunc_normal_(model.head.weight, std=_HEAD_DEVIATION)
         nn.init.zeros_(model.head.bias)
+
+
+def _check_head(model: TokenViT, pretrained: MaskedTokenModel | TokenViT) -> None:
+    """Raise ModelError unless a network is a classifier of as many classes as `model`."""
+    shape = pretrained.shape
+    if (shape.output, shape.classes) != (model.shape.output, model.shape.classes):
+        choice = Parameter("keep_head", True)
+        found = f"one of {shape.classes}" if shape.output == "class" else "a network without classes"
+        raise ModelError(
+            f"{choice}: expected a classifier of {model.shape.classes} classes to begin with, found {found}",
+            parameters=[choice],
+        )

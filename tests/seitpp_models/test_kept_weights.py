@@ -105,6 +105,11 @@ def test_a_run_keeps_its_weights_and_saves_an_average_that_it_does_not_evaluate(
     averaged = tmp_path / "averaged"
     assert seitpp("finetune", store, "--out", averaged, *QUICK, *options).exit_code == 0
     assert same(load_file(averaged / WEIGHTS), average)
+    both = lines(run / "evaluations.jsonl")[-1], lines(averaged / "evaluations.jsonl")[-1]
+    for figure in ("loss", "top1"):
+        assert both[0][figure] == both[1][f"raw_{figure}"]
+        assert both[0][f"average_{figure}"] == both[1][figure]
+    assert both[0]["loss"] != both[0]["average_loss"]
     assert not (averaged / AVERAGE).exists()
 
 
@@ -133,6 +138,21 @@ def test_attention_alone_is_trained_with_positions_and_head(store: Path, tmp_pat
         *("--batch-size", 32, "--device", "cpu", "--attn-only"),
     )
     assert "--attn-only: expected a ViT, whose blocks have attention" in " ".join(text.split())
+
+
+def test_a_run_goes_on_with_the_head_of_its_beginning(store: Path, tmp_path: Path) -> None:
+    options = [*QUICK, "--augment", "none", "--epochs", 1]
+    assert seitpp("finetune", store, "--out", tmp_path / "first", *options).exit_code == 0
+    going_on = ["--from", tmp_path / "first" / WEIGHTS, *options[4:], "--min-lr", 0]
+    for name, kept in (("on", ["--keep-head"]), ("anew", [])):
+        rate = ["--learning-rate", 1e-12]
+        done = seitpp("finetune", store, "--out", tmp_path / name, *going_on, *rate, *kept)
+        assert done.exit_code == 0, done.output
+    first, on, anew = (load_file(tmp_path / name / WEIGHTS) for name in ("first", "on", "anew"))
+    assert torch.allclose(on["head.weight"], first["head.weight"], atol=1e-9)
+    assert not torch.allclose(anew["head.weight"], first["head.weight"], atol=1e-3)
+    idle = seitpp("finetune", store, "--out", tmp_path / "none", *options, "--keep-head")
+    assert (idle.exit_code, idle.output.split("Error: ")[-1]) == (2, "--keep-head goes with --from\n")
 
 
 def test_the_binary_loss_is_a_mean_over_classes() -> None:

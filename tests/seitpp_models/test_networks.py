@@ -137,6 +137,20 @@ def test_a_vit_begins_with_a_masked_token_model() -> None:
         start_from(vit(codebook_size=None), before)
 
 
+def test_a_head_is_kept_where_it_is_asked_for_and_has_the_classes() -> None:
+    before, model = vit(), vit()
+    torch.nn.init.normal_(before.head.weight)
+    start_from(model, before, keep_head=True)
+    codes = codes_of(4)
+    assert torch.equal(model.eval()(codes), before.eval()(codes))
+    start_from(model, before)
+    assert not torch.equal(model.head.weight, before.head.weight)
+    with pytest.raises(ModelError, match=f"keep_head.*of {CLASSES + 1} classes.*found one of {CLASSES}"):
+        start_from(vit(num_classes=CLASSES + 1), before, keep_head=True)
+    with pytest.raises(ModelError, match=r"keep_head.*found a network without classes"):
+        start_from(vit(), masked(), keep_head=True)
+
+
 def test_label_maps_move_with_the_codes() -> None:
     codes = codes_of(40, (8, 8)) % 4
     masks = codes.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint8)
@@ -322,6 +336,14 @@ def test_rates_decay_by_layer() -> None:
     of_backbone = scales(TokenClassifier("resnet10t", 3, CHANNELS, codebook_size=CODES))
     names = ("token_emb.word_embeddings", "enlarge", "backbone.conv1.0", "backbone.layer4.0.conv1")
     rates = [of_backbone[f"{name}.weight"][0] for name in (*names, "backbone.fc")]
-    assert rates == [0.5**5, 0.5**5, 0.5**5, 0.5, 1.0]
+    assert rates == [1.0, 0.5**5, 0.5**5, 0.5, 1.0]
+    scales_of_embeddings = [
+        scale
+        for found in (of_masked, of_segmenter, of_backbone)
+        for name, (scale, _) in found.items()
+        if "token_emb." in name
+    ]
+    assert len(scales_of_embeddings) == 9  # as in the published runs, whose layers have no embedding
+    assert set(scales_of_embeddings) == {1.0}
     of_backbone = scales(TokenClassifier("vit_tiny_patch16_224", 3, CHANNELS, grid=(8, 8)))
     assert of_backbone["backbone.pos_embed"] == (0.5**13, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.network_commands import PRETRAIN, QUICK, lines, losses, refused, seitpp
 from helpers.network_stores import CLASSES, write_labelled
 from helpers.stores import write_store
@@ -27,7 +28,7 @@ import tokenstore
 from seitpp_models import ModelError, load_model
 from seitpp_models.evaluation import evaluate
 from seitpp_models.networks import form_of
-from seitpp_models.training import finetune, pretrain
+from seitpp_models.training import finetune, planned, pretrain
 from seitpp_models.training.network_run import WEIGHTS
 from tokenstore.tokenizers import load_tokenizer
 
@@ -155,6 +156,26 @@ def test_classifiers_of_dct_coefficients_are_measured_on_images(
     pictures = store("dct").with_suffix(".pictures") / "val"
     on_images = evaluate(run / WEIGHTS, images=pictures, workers=0, threads=1)
     assert on_images.figures["loss"] == pytest.approx(lines(run / "evaluations.jsonl")[-1]["loss"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("lists", "have no places in the image"), ("residual", "none is packaged for the codes of")],
+)
+def test_a_run_without_options_has_no_adapter_where_the_package_has_none(
+    kind: str, reason: str, store: Callable[[str], Path], tmp_path: Path
+) -> None:
+    place = QUICK.index("--adapter")
+    options = [*QUICK[:place], *QUICK[place + 2 :], "--epochs", 1]
+    output = " ".join(ran("finetune", store(kind), "--out", tmp_path / "run", *options).split())
+    assert "no TokenAdapt, as" in output
+    assert reason in output
+    record = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (record["adapter"], record["run"]["augmentation"]["adapter"]) == ("none", "none")
+    plan = planned("finetune", store(kind), epochs=1, batch_size=32, warmup_epochs=0, device="cpu")
+    assert plan.settings["adapter"] == "none"
+    told = refused("finetune", store(kind), "--out", tmp_path / "asked", *options, "--adapter", "default")
+    assert "adapter" in told
 
 
 def test_codes_without_vectors_are_learned_from_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tokenstore.format.fields import FieldError, Reader, fields_of, integer, lis
 from tokenstore.networks.checkpoints import read_dense_tensors
 from tokenstore.networks.tensor_files import check_shapes, check_sizes, declared_shapes, metadata_value
 
-__all__ = ["load_adapter", "save_adapter"]
+__all__ = ["has_packaged_adapter", "load_adapter", "save_adapter"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 PACKAGED_ADAPTERS = {"conv-vq-8x-2k": _WEIGHTS / "conv-vq-8x-2k.safetensors"}
@@ -62,6 +62,11 @@ def load_adapter(
     """
     adapter = _loaded(_packaged(tokenizer) if path == "default" else Path(path), augmentation)
     return adapter if tokenizer is None else _fitted(adapter, tokenizer, path)
+
+
+def has_packaged_adapter(tokenizer: TokenizerIdentity) -> bool:
+    """Return True if the package has an adapter for the codes of a tokenizer."""
+    return tokenizer.name in PACKAGED_ADAPTERS
 
 
 def _packaged(tokenizer: TokenizerIdentity | None) -> Path:
