@@ -43,7 +43,7 @@ from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.image_tokenizer import on_threads
+from tokenstore.tokenizers.passes import on_threads
 from tokenstore.tokenizers.quality import Quality, evaluate
 from tokenstore.tokenizers.registry import load_tokenizer
 from tokenstore.tokenizers.train.images import ImageRef

@@ -145,6 +145,15 @@ def views() -> Decorator[Any]:
     )
 
 
+def compiled() -> Decorator[Any]:
+    """Return --compile, for the network of a tokenizer."""
+    return click.option(
+        "--compile",
+        is_flag=True,
+        help="Compile the network by torch.compile: minutes once; a few of the codes may differ.",
+    )
+
+
 def on_error() -> Decorator[Any]:
     """Return --on-error, the treatment of bad samples; None for the usual one."""
     return click.option(

@@ -35,6 +35,7 @@ from ..main import EXIT_CODES
 @options.device()
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
+@source_options.compiled()
 @click.option("--again", is_flag=True, help="Append SRC even if it was appended before.")
 @options.jobs("parts of shards; the store is the same for any number")
 @options.storage_options(of="store, or another source, that SRC is")

@@ -35,6 +35,7 @@ _IMAGE_OPTIONS = (
     "views",
     "workers",
     "batch_size",
+    "compile",
 )
 _SECRET_OPTIONS = ("--storage-options", "--source-storage-options")
 _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
@@ -100,6 +101,7 @@ _MASK_OPTIONS = {"mask_size": "--mask-size", "ignore_index": "--ignore-index"}
 @options.codebook_size(otherwise="the largest of the ready codes + 1")
 @options.workers("processes that decode images; 0: none")
 @options.batch_size(32, "images that the tokenizer takes at once")
+@source_options.compiled()
 @options.ray_cluster("a process that decodes images", gpus=True)
 @click.option(
     "--prune-codebook",

@@ -156,7 +156,7 @@ def _rule(identity: TokenizerIdentity) -> str:
 
 
 def _tokenizer(identity: TokenizerIdentity) -> str:
-    computed = "" if identity.device is None else f", computed in {identity.device} {identity.dtype}"
+    computed = "" if identity.arithmetic is None else f", computed in {identity.arithmetic}"
     pruned = "" if identity.kept_codes is None else ", codebook pruned"
     named = "" if identity.spec is None else f", named {identity.spec}"
     return f"{identity}{named}{pruned}{computed}"

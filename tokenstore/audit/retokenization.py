@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from tokenstore.audit.originals import ComparedSamples, Comparison, check_some_compared, image_options
 from tokenstore.errors import TokenizerError
-from tokenstore.format import TOKENS, TokenizerIdentity
+from tokenstore.format import TOKENS
 from tokenstore.reading import TokenStore
 from tokenstore.sources.base import ImageSource
 from tokenstore.tokenizers.base import Tokenizer
 from tokenstore.tokenizers.encoder import Encoder, identity_of
+
+EXACT = "exact"
+"""The arithmetic of codes that no float decides."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Retokenization:
         if self.must_agree:
             why = (
                 "the images or the codes are not those of the conversion"
-                if self.arithmetic == "exact"
+                if self.arithmetic == EXACT
                 else "the images or the codes are not those of the conversion, or another processor or "
                 "version of torch rounds otherwise, which tips a code now and then"
             )
@@ -110,16 +113,10 @@ def retokenize(store: TokenStore, tokenizer: Tokenizer, source: ImageSource, sam
         )
     check_some_compared(splits)
     stored, now = store.manifest.tokenizer, identity_of(tokenizer)
-    return Retokenization(splits, _arithmetic(now), _arithmetic(stored))
+    return Retokenization(splits, now.arithmetic or EXACT, stored.arithmetic or EXACT)
 
 
 def _codes_of_views(encoder: Encoder, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """Return the codes (n, V, *grid) of images (n, V, H, W, 3), of which a batch has one view."""
     views = [np.ascontiguousarray(images[:, view]) for view in range(images.shape[1])]
     return np.stack([encoder.encode_batch(view) for view in views], axis=1)
-
-
-def _arithmetic(identity: TokenizerIdentity) -> str:
-    if identity.device is None and identity.dtype is None:
-        return "exact"
-    return f"{identity.device} {identity.dtype}"

@@ -128,9 +128,10 @@ class _Staging:
 
     def _convert(self, before: StoreFiles, source: StorePath | Source) -> TokenStore:
         from tokenstore.conversion.convert import convert  # imports torch, which stores do not need
+        from tokenstore.tokenizers.store_tokenizer import spec_of
 
         manifest = before.manifest
-        settings: dict[str, Any] = {"tokenizer": self._tokenizer or manifest.tokenizer.spec}
+        settings: dict[str, Any] = {"tokenizer": self._tokenizer or spec_of(manifest.tokenizer)}
         steps, name = manifest.preprocessing, manifest.tokenizer.name
         if steps is not None:
             settings |= {"image_size": steps.height, "resize": steps.resize}

@@ -156,7 +156,8 @@ def inputs_of_whole(
     return {
         "source": {"kind": source.kind, "splits": lists, **({"columns": further} if further else {})},
         "tokenizer": str(spec.tokenizer),
-        "computed": [spec.tokenizer.device, spec.tokenizer.dtype],
+        # subtle: of plain networks as they were before others could be compiled, so that their parts go on
+        "computed": [spec.tokenizer.device, spec.tokenizer.dtype, *["compiled"] * spec.tokenizer.compiled],
         "grid": spec.grid,
         "codebook_sizes": spec.codebook_sizes,
         "class_names": hashlib.sha256(repr(source.class_names).encode()).hexdigest(),

@@ -69,8 +69,7 @@ def _facts(
 
 
 def _computed(of: Manifest | StoreSpec) -> str:
-    tokenizer = of.tokenizer
-    return "any device" if tokenizer.device is None else f"{tokenizer.device} in {tokenizer.dtype}"
+    return of.tokenizer.arithmetic or "any device"
 
 
 def _boxes(of: Manifest | StoreSpec) -> str:

@@ -25,7 +25,7 @@ from tokenstore.sources.masks import MaskDecoder
 from tokenstore.sources.views import ViewRule
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.encoder import Encoder
+from tokenstore.tokenizers.encoder import Encoder, compiled_tokenizer
 
 __all__ = ["EncoderRecipe", "RangeEncoder"]
 
@@ -44,6 +44,8 @@ class EncoderRecipe:
     masks: MaskDecoder | None
     batch_size: int
     views: ViewRule | None = None
+    compile: bool = False
+    """True to compile the tokenizer's network."""
 
     def on(self, device: str) -> EncoderRecipe:
         """Return the recipe of an encoder on another device."""
@@ -65,6 +67,8 @@ class EncoderRecipe:
                 f"{loaded.name}: expected the tokenizer of fingerprint {self.fingerprint}, found "
                 f"{loaded.fingerprint}. Give all machines the same weights"
             )
+        if self.compile:
+            loaded = compiled_tokenizer(loaded)
         return Encoder(loaded, self.images, self.masks, self.views)
 
 

@@ -21,7 +21,7 @@ from tokenstore.sources.decoding import decode_tasks
 from tokenstore.sources.images import ImageOptions
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.tokenizers.base import Tokenizer
-from tokenstore.tokenizers.encoder import Encoder, identity_of, symmetries_of
+from tokenstore.tokenizers.encoder import Encoder, compiled_tokenizer, identity_of, symmetries_of
 from tokenstore.writing.spec import StoreSpec
 
 __all__ = ["ConversionPlan", "LoadedTokenizer", "plan_images"]
@@ -101,12 +101,14 @@ def plan_images(
 ) -> ConversionPlan:
     """Plan a conversion of the splits `names` by a tokenizer.
 
-    Raises TokenizerError for a tokenizer that does not take images of the size, or views, and ArgumentError
-    for views beside label maps or a column of boxes.
+    Raises TokenizerError for a tokenizer that does not take images of the size, or views, or that cannot be
+    compiled where that is asked for, and ArgumentError for views beside label maps or a column of boxes.
     """
-    tokenizer = loaded.tokenizer
+    tokenizer = compiled_tokenizer(loaded.tokenizer) if options.compile else loaded.tokenizer
     size = _chosen_size(source, tokenizer, options)
     encoder = _encoder(source, tokenizer, options, size.side)
+    if options.compile:
+        encoder.warm_up()
     images = encoder.options
     symmetries, permutations = symmetries_of(tokenizer)
     spec = StoreSpec(
@@ -127,13 +129,14 @@ def plan_images(
         permutations=permutations,
     )
     recipe = EncoderRecipe(
-        loaded.spec or tokenizer,
+        loaded.spec or loaded.tokenizer,
         tokenizer.fingerprint,
         str(tokenizer.device),
         images,
         encoder.masks,
         options.batch_size,
         encoder.rule,
+        options.compile,
     )
     return ConversionPlan(source, names, spec, recipe, encoder, options, size.note)
 

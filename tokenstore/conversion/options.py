@@ -22,8 +22,8 @@ MAX_PIXELS = ImageOptions(1).max_pixels
 BATCH_SIZE = 32
 """The images that a tokenizer takes at once, by default."""
 
-_NO_DECISIONS = ("batch_size", "workers", "on_error", "part")
-"""The options that do not decide the bytes of a whole conversion."""
+_NO_DECISIONS = ("batch_size", "compile", "workers", "on_error", "part")
+"""The options that do not decide the bytes of a whole conversion, or by the spec of its store."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class ConvertOptions:
     codebook_size: int | None = None
     """The codebook's size, for codes whose source does not say; else the largest code + 1."""
     batch_size: int = BATCH_SIZE
+    compile: bool = False
+    """True to compile the tokenizer's network by torch.compile, as the manifest then says. That takes
+    seconds to minutes once, and a few codes may differ."""
     workers: int = field(default_factory=available_cores)
     part: tuple[int, int] | None = None
     """The part of the conversion that is made: (3, 100) is the third of 100, to be merged with the others

@@ -50,6 +50,8 @@ class TokenizerIdentity:
     """The device that computed the codes; None if they are the same on every device."""
     dtype: str | None = field(default=None, compare=False)
     """The float type that the codes were computed in; None if they are exact."""
+    compiled: bool = field(default=False, compare=False)
+    """True if a compiler chose how the network computes, which may round otherwise."""
     implicit_codebook: ImplicitCodebook | None = None
     """The rule that vectors follow from; None if they are stored, or there are none."""
 
@@ -57,6 +59,13 @@ class TokenizerIdentity:
         return (
             f"{self.name} ({self.fingerprint[:12]})" if self.fingerprint else f"{self.name} (no fingerprint)"
         )
+
+    @property
+    def arithmetic(self) -> str | None:
+        """The arithmetic of codes, such as `cpu float32` or `cuda float32, compiled`; None of exact codes."""
+        if self.device is None and self.dtype is None:
+            return None
+        return f"{self.device} {self.dtype}{', compiled' if self.compiled else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, without those that are None, but always with the fingerprint."""
@@ -66,6 +75,7 @@ class TokenizerIdentity:
             "spec": self.spec,
             "device": self.device,
             "dtype": self.dtype,
+            "compiled": self.compiled or None,
             "kept_codes": self.kept_codes and [list(codes) for codes in self.kept_codes],
             "implicit_codebook": self.implicit_codebook and self.implicit_codebook.to_dict(),
         }
@@ -264,6 +274,7 @@ read_identity = record(
         "spec": text,
         "device": text,
         "dtype": text,
+        "compiled": exactly(bool),
         "implicit_codebook": read_implicit_codebook,
     },
 )

@@ -115,6 +115,18 @@ class NumberTokenizer(Tokenizer, Protocol):
         """Return the codes (B, *grid) int64 whose numbers are nearest to numbers (B, C, h, w)."""
 
 
+@runtime_checkable
+class CompilableTokenizer(Tokenizer, Protocol):
+    """A tokenizer with a network that torch.compile may compile."""
+
+    @property
+    def is_compiled(self) -> bool:
+        """True if the network is compiled, by which a few codes may differ."""
+
+    def compiled(self) -> Tokenizer:
+        """Return the tokenizer with its network compiled; raise TokenizerError where it cannot be."""
+
+
 class TokenizerBase(ABC):
     """A base for a tokenizer of one's own, which needs `name`, `encode` and `codebook` or `codebook_sizes`.
 

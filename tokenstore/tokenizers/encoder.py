@@ -25,7 +25,14 @@ from tokenstore.sources.images import Decoder, ImageOptions, PixelDecoder, Resiz
 from tokenstore.sources.masks import MaskDecoder
 from tokenstore.sources.options import FAST_FILTER, FILTER
 from tokenstore.sources.views import ViewDecoder, ViewRule
-from tokenstore.tokenizers.base import FileTokenizer, SymmetricTokenizer, Tokenizer, check_encoded
+from tokenstore.tokenizers.base import (
+    CompilableTokenizer,
+    FileTokenizer,
+    SymmetricTokenizer,
+    Tokenizer,
+    check_encoded,
+)
+from tokenstore.tokenizers.passes import refuse_compiling
 
 
 class Encoder:
@@ -120,6 +127,10 @@ class Encoder:
                 )
         return array.astype(self.dtype)
 
+    def warm_up(self) -> None:
+        """Encode a black image, so that a network to compile is; raise TokenizerError if it cannot be."""
+        self.encode_batch(np.zeros((1, self.options.height, self.options.width, 3), np.uint8))
+
     def column_values(
         self, inputs: npt.NDArray[Any], masks: npt.NDArray[np.uint8]
     ) -> Mapping[str, npt.NDArray[Any]]:
@@ -133,6 +144,13 @@ class Encoder:
         }
 
 
+def compiled_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with its network compiled; raise TokenizerError for one that has none to compile."""
+    if not isinstance(tokenizer, CompilableTokenizer):
+        refuse_compiling(tokenizer.name)
+    return tokenizer.compiled()
+
+
 def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdentity:
     """Return the identity of a tokenizer for a manifest; `spec` is the user's name for it."""
     exact = tokenizer.dtype is None
@@ -142,6 +160,7 @@ def identity_of(tokenizer: Tokenizer, spec: str | None = None) -> TokenizerIdent
         spec=spec,
         device=None if exact else tokenizer.device.type,
         dtype=None if exact else str(tokenizer.dtype).removeprefix("torch."),
+        compiled=isinstance(tokenizer, CompilableTokenizer) and tokenizer.is_compiled,
         implicit_codebook=getattr(tokenizer, "implicit_codebook", None),
     )
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
-
-ACCELERATOR_BATCH = 32
-"""The inputs of one pass on a GPU, always as many, so that codes don't depend on the batch."""
+from tokenstore.tokenizers.passes import Pass, compiled_pass, full_passes, on_threads, refuse_compiling
 
 
 class ImageTokenizer(ABC):
@@ -37,10 +32,17 @@ class ImageTokenizer(ABC):
     image_size: int
     stride: int
     """The side in pixels of the part of an image that is one position of the grid."""
+    compiles: bool = True
+    """False for a tokenizer whose codes no network computes that torch could compile."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
         self._threads = torch.get_num_threads()
+        self._backend: str | None = None
+        self._compiled: dict[str, Pass] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_compiled": {}}  # compiled functions belong to a process, and to this network
 
     @abstractmethod
     def encode_pass(self, images: Tensor) -> Tensor:
@@ -69,6 +71,25 @@ class ImageTokenizer(ABC):
         """Return the tokenizer on another device."""
         tokenizer = copy.copy(self)
         tokenizer.network = copy.deepcopy(self.network).to(device)
+        return tokenizer
+
+    @property
+    def is_compiled(self) -> bool:
+        """True for a tokenizer that `compiled` returned."""
+        return self._backend is not None
+
+    def compiled(self, backend: str = "inductor") -> Self:
+        """Return the tokenizer with its network compiled by torch.compile, for a `backend` of torch.
+
+        A network is compiled when it is first used, for each size of images, which takes seconds to minutes.
+        A few codes may differ from those of the plain network, by rounding.
+
+        Raises TokenizerError for a tokenizer that `compiles` is False of.
+        """
+        if not self.compiles:
+            refuse_compiling(self.name)
+        tokenizer = copy.copy(self)
+        tokenizer._backend = backend
         return tokenizer
 
     def grid(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -107,53 +128,22 @@ class ImageTokenizer(ABC):
             return torch.empty((0, 3, height, width), dtype=torch.uint8, device=self.device)
         return self.in_passes(self.decode_pass, codes.to(torch.int64))
 
-    def in_passes(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    def in_passes(self, function: Pass, batch: Tensor) -> Tensor:
         """Apply a function to a batch in passes of a constant size, and join the results."""
-        batch = batch.contiguous()  # subtle: by their strides torch chooses kernels, which round differently
+        function = self._as_compiled(function)
         if self.device.type == "cpu":
-            return on_threads(function, batch, self._threads)
-        passes = torch.split(batch, ACCELERATOR_BATCH)
-        return torch.cat([self._filled_pass(function, part) for part in passes])
+            # subtle: by their strides torch chooses kernels, which round differently
+            return on_threads(function, batch.contiguous(), self._threads)
+        return full_passes(function, batch, self.device)
 
-    def _filled_pass(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        fill = [0] * (2 * (batch.ndim - 1)) + [0, ACCELERATOR_BATCH - len(batch)]
-        return function(F.pad(batch, fill).to(self.device))[: len(batch)]
-
-
-def on_threads(function: Callable[[Tensor], Tensor], batch: Tensor, threads: int) -> Tensor:
-    """Apply a function to each element of a batch, as a batch of one on a thread, and join the results.
-
-    subtle: torch's threads inside an operation wait for each other at its end, which costs a factor of
-    ten where other processes use the same cores.
-    """
-    with _one_thread_an_operation, ThreadPoolExecutor(threads) as pool:
-        # subtle: torch's modes belong to a thread
-        return torch.cat(list(pool.map(torch.no_grad()(function), torch.split(batch, 1))))
-
-
-class _OneThreadAnOperation:
-    """A limit of one thread for each operation of torch, in the whole process, while any thread is within."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-        self._before = 1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._within:
-                self._before = torch.get_num_threads()
-                torch.set_num_threads(1)
-            self._within += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._within -= 1
-            if not self._within:
-                torch.set_num_threads(self._before)
-
-
-_one_thread_an_operation = _OneThreadAnOperation()
+    def _as_compiled(self, function: Pass) -> Pass:
+        """Return a method of this tokenizer compiled, if its network is."""
+        if self._backend is None:
+            return function
+        name = function.__name__
+        if name not in self._compiled:
+            self._compiled[name] = compiled_pass(function, self.name, self._backend)
+        return self._compiled[name]
 
 
 def check_codes(name: str, codes: Tensor, sizes: tuple[int, ...]) -> None:

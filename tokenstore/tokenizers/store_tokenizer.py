@@ -42,9 +42,7 @@ def load_named(
     The fingerprint is not compared. Raises TokenizerError if no tokenizer is known, or the tokenizer cannot
     be loaded or would have to be fetched from a hub.
     """
-    kind = find_kind(identity.name)
-    is_named = kind is not None and not kind.fetches and (kind.argument is None or kind.argument_is_optional)
-    if is_named and identity.spec in (None, DEFAULT):
+    if identity.spec in (None, DEFAULT) and _is_a_kind(identity.name):
         return load_tokenizer(identity.name, device)
     if identity.spec is not None:
         _refuse_to_fetch(identity.spec, where)
@@ -61,6 +59,20 @@ def load_named(
         f"which tokenizer made the codes? {where[0].upper()}{where[1:]} {what}; {_NAME_IT}",
         parameters=[_ANY_TOKENIZER],
     )
+
+
+def spec_of(identity: TokenizerIdentity) -> str | None:
+    """Return the user's name for a tokenizer, or its own if the user called it the default.
+
+    Whichever is the default now, the result means the tokenizer that was used; None if the user named none.
+    """
+    return identity.name if identity.spec == DEFAULT and _is_a_kind(identity.name) else identity.spec
+
+
+def _is_a_kind(name: str) -> bool:
+    """Return whether a tokenizer's name is that of a kind which needs no argument and fetches nothing."""
+    kind = find_kind(name)
+    return kind is not None and not kind.fetches and (kind.argument is None or kind.argument_is_optional)
 
 
 def _refuse_to_fetch(spec: str, where: str) -> None:

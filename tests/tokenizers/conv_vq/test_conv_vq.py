@@ -14,6 +14,7 @@ from tokenstore.errors import TokenizerError
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 from tokenstore.tokenizers.kinds.conv_vq import PACKAGED_WEIGHTS, ConvVQTokenizer
+from tokenstore.tokenizers.passes import full_passes
 
 FINGERPRINT = "5119381817ea056acf67a88d698557de40ac08fe383d6d62f6cd2a55ba146680"
 
@@ -123,7 +124,9 @@ def test_single_passes_agree_with_a_pass_over_the_whole_batch(tokenizer: ConvVQT
 
 def test_a_part_filled_pass_gives_the_codes_of_a_full_one(tokenizer: ConvVQTokenizer) -> None:
     images = noise(8, 3, 64, 64)
-    full, part = (tokenizer._filled_pass(tokenizer.encode_pass, batch) for batch in (images, images[:3]))
+    full, part = (
+        full_passes(tokenizer.encode_pass, batch, tokenizer.device) for batch in (images, images[:3])
+    )
     assert torch.equal(part, full[:3])
 
 

@@ -47,6 +47,7 @@ class CosmosTokenizer(ImageTokenizer):
 
     name = "cosmos-di"
     network: Programs
+    compiles = False
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, digests: dict[str, str]) -> None:
         """Encode an image of noise; raise TokenizerError unless its codes are those of its vectors."""

@@ -109,6 +109,7 @@ class DctTokenizer(ImageTokenizer):
 
     name = "dct"
     codebook = None
+    compiles = False
     columns: Mapping[str, Column] = {QUANTIZATION: Column(np.dtype(np.uint16), (COMPONENTS, COEFFICIENTS))}
 
     def __init__(self, options: DctOptions) -> None:

@@ -204,11 +204,17 @@ class SymmetricVQ(nn.Module):
         a, b = latents.permute(0, 2, 3, 1).flatten(0, 2).chunk(2, dim=1)
         rows = torch.cat((a + b, a - b), dim=1)
         table = self._sums_and_differences
-        codes = torch.cat([self._nearest(similarities(table, part)) for part in in_parts(rows, len(table))])
+        asks = latents.device.type == "cpu"
+        codes = torch.cat(
+            [self._nearest(similarities(table, part), asks=asks) for part in in_parts(rows, len(table))]
+        )
         return codes.view(len(latents), *latents.shape[2:])
 
-    def _nearest(self, products: Tensor) -> Tensor:
-        """Return codes (n,) for products (self-paired and pairs, pairs; n) of sums, then of differences."""
+    def _nearest(self, products: Tensor, *, asks: bool) -> Tensor:
+        """Return codes (n,) for products (self-paired and pairs, pairs; n) of sums, then of differences.
+
+        `asks` says to ask first whether any latent is between two partners, for which a GPU would be waited.
+        """
         fixed, size = self.config.self_paired, self.config.codebook_size
         along, across = torch.split(products, [(size + fixed) // 2, (size - fixed) // 2])
         if not len(across):
@@ -219,7 +225,11 @@ class SymmetricVQ(nn.Module):
         side = across.gather(0, pair[None])[0]
         codes = torch.where(best < fixed, best, fixed + 2 * pair + (side < 0))
         between = (best >= fixed) & (side.abs() <= TIE)
-        if fixed and bool(between.any()):
+        if not fixed:
+            return codes
+        if not asks:
+            return torch.where(between, largest(along[:fixed]), codes)
+        if bool(between.any()):
             codes[between] = largest(along[:fixed, between])
         return codes
 

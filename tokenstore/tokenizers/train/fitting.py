@@ -21,7 +21,7 @@ from torch import Tensor
 from tokenstore.errors import SampleError, TokenizerError
 from tokenstore.sources.base import ImageSplit
 from tokenstore.sources.images import ImageOptions, decode_image
-from tokenstore.tokenizers.image_tokenizer import ACCELERATOR_BATCH, on_threads
+from tokenstore.tokenizers.passes import ACCELERATOR_BATCH, on_threads
 from tokenstore.tokenizers.quality import Quality, evaluate
 from tokenstore.tokenizers.quantisers import (
     FiniteScalar,
