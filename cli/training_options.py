@@ -180,6 +180,17 @@ def colours() -> Decorator[Any]:
     )
 
 
+def adapter_draws() -> Decorator[Any]:
+    """Return --adapter-draws, the samples that share a flip and an affine map of TokenAdapt."""
+    return option(
+        "--adapter-draws",
+        type=Choice(["sample", "batch"]),
+        otherwise="as --augment",
+        help="Samples with one flip and one affine map of TokenAdapt. sample: each has its own; batch: all "
+        "of a process's half batch have one, as the published runs draw.",
+    )
+
+
 def token_eda() -> Decorator[Any]:
     """Return --token-eda and --no-token-eda."""
     return option(

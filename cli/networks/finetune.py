@@ -45,6 +45,7 @@ _DEFAULTS = defaults("finetune")
 )
 @training_options.token_eda()
 @training_options.colours()
+@training_options.adapter_draws()
 @training_options.mixing()
 @click.pass_context
 def finetune(context: click.Context, /, **_: Any) -> None:

@@ -33,6 +33,7 @@ from .network_options import defaults, mask_options, network_options, start_opti
 )
 @training_options.token_eda()
 @training_options.colours()
+@training_options.adapter_draws()
 @click.pass_context
 def pretrain(context: click.Context, /, **_: Any) -> None:
     """Train a masked-token model on the codes of STORE, without labels.

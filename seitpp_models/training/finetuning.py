@@ -103,7 +103,7 @@ def finetune(
 def _check(settings: Settings) -> None:
     adapter = Parameter("adapter")
     settings.refuse_idle_noise()
-    settings.refuse_idle(("mixup",), str(adapter), settings["adapter"] == "none", adapter)
+    settings.refuse_idle(("mixup", "adapter_draws"), str(adapter), settings["adapter"] == "none", adapter)
     start = Parameter("start")
     settings.refuse_idle(("keep_head",), str(start), settings["start"] is None, start)
 

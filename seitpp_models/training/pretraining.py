@@ -93,8 +93,9 @@ def pretrain(
 
 
 def _check(settings: Settings) -> None:
-    start = Parameter("start")
+    start, adapter = Parameter("start"), Parameter("adapter")
     settings.refuse_idle_noise()
+    settings.refuse_idle(("adapter_draws",), str(adapter), settings["adapter"] == "none", adapter)
     settings.refuse_idle(_SIZES, f"models without {start}", settings["start"] is not None, start)
 
 

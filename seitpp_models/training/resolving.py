@@ -17,7 +17,7 @@ from tokenstore.sources import Note
 
 __all__ = ["ARMS", "Settings", "resolve"]
 
-ARMS = ("token_eda", "emb_noise", "color_adapt", "flip", "cutmix", "mixup")
+ARMS = ("token_eda", "emb_noise", "color_adapt", "flip", "cutmix", "mixup", "adapter_draws")
 """The settings that are single ingredients of an augmentation."""
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _ADAPTED = ("mtm", "finetune", "crops")

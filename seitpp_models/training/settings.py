@@ -149,6 +149,9 @@ class PretrainSettings(TrainingSettings, total=False):
     """The probability that a batch gets Emb-Noise; by default that of `augment`."""
     color_adapt: _Share | None
     """The probability that a batch gets ColorAdapt; by default that of `augment`."""
+    adapter_draws: Literal["sample", "batch"] | None
+    """The samples that share a flip and an affine map of TokenAdapt. sample: each has its own; batch: one for
+    all of a process's half batch, as the published runs draw; by default that of `augment`."""
     flip: Literal["exact", "naive", "none"] | None
     """The flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes change
     places; none: nothing is flipped, not by TokenAdapt either. By default exact where the store has the
@@ -195,6 +198,9 @@ class FinetuneSettings(TrainingSettings, total=False):
     """The probability that a batch gets Emb-Noise; by default that of `augment`."""
     color_adapt: _Share | None
     """The probability that a batch gets ColorAdapt; by default that of `augment`."""
+    adapter_draws: Literal["sample", "batch"] | None
+    """The samples that share a flip and an affine map of TokenAdapt. sample: each has its own; batch: one for
+    all of a process's half batch, as the published runs draw; by default that of `augment`."""
     flip: Literal["exact", "naive", "none"] | None
     """The flip of half of all samples. exact: by the symmetry of the store's codes; naive: codes change
     places; none: nothing is flipped, not by TokenAdapt either. By default exact where the store has the

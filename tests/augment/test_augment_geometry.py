@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenstore.augment import DrawnGeometry, Geometry, HorizontalFlip, RandomAffine, RandomResizedCrop
+from tokenstore.augment import (
+    DrawnGeometry,
+    Geometry,
+    HorizontalFlip,
+    RandomAffine,
+    RandomResizedCrop,
+    adapter_geometry,
+)
 from tokenstore.augment.crops import nearest_crop
 from tokenstore.augment.geometry import affine, affine_maps
 
@@ -232,3 +239,45 @@ def test_a_draw_can_be_written_by_hand() -> None:
     drawn_once = DrawnGeometry((2, 2), torch.tensor([True, False]), None, None, (2, 2))
     grids = torch.arange(8.0).view(2, 1, 2, 2)
     assert drawn_once.apply(grids).flatten(1).tolist() == [[1, 0, 3, 2], [4, 5, 6, 7]]
+
+
+def test_shared_draws_are_one_flip_and_one_map_for_a_batch_and_a_crop_for_each_sample() -> None:
+    geometry = adapter_geometry((28, 28), shared=True)
+    grid, whole, flips, shears = (64, 64), [], [], []
+    for seed in range(200):
+        drawn = geometry.draw(6, grid, seeded(seed))
+        assert drawn.flip is not None
+        assert drawn.maps is not None
+        assert drawn.boxes is not None
+        assert len(drawn.flip) == len(drawn.maps) == len(drawn.boxes) == 6
+        assert len(drawn.flip.unique()) == 1
+        assert len(drawn.maps.unique(dim=0)) == 1
+        whole.append(len(drawn.boxes.unique(dim=0)) > 1)
+        flips.append(bool(drawn.flip[0]))
+        shears.append(drawn.maps[0])
+    assert all(whole)
+    assert 70 < sum(flips) < 130
+    # of one that is neither turned nor sheared, the translation is of whole positions
+    moved = [found for found in shears if torch.equal(found[:, :2], torch.eye(2)) and found[:, 2].any()]
+    assert len(moved) > 5
+    for found in moved:
+        positions = found[:, 2] * 32  # torch's unit is half a side
+        torch.testing.assert_close(positions, positions.round(), atol=1e-4, rtol=0)
+        assert positions.abs().max() <= 0.2 * 64
+
+
+def test_shared_shears_are_from_zero_degrees() -> None:
+    apart, shared = (
+        RandomAffine(degrees=0, translate=0, p=1, group_p=1, shared=shared) for shared in (False, True)
+    )
+    signs = {False: set[int](), True: set[int]()}
+    for seed in range(40):
+        for module in (apart, shared):
+            [[_, along_x, _], _] = module.draw(1, (64, 64), seeded(seed))[0].tolist()
+            signs[module.shared].add(int(along_x > 0))
+    assert signs == {
+        False: {0, 1},
+        True: {0},
+    }  # the map goes from the result to the source: -tan(15 degrees) to 0
+    single, several = (HorizontalFlip(shared=True).draw(count, seeded(5)) for count in (1, 7))
+    assert torch.equal(single.repeat(7), several)

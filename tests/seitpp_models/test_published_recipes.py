@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_recipe_says_every_setting_that_decides_its_losses(name: str) -> None:
     if not given["ema"]:
         needed -= {"evaluate_ema"}
     if given["augment"] == "none":
-        needed -= {"token_eda", "emb_noise", "color_adapt", "cutmix", "mixup"}
+        needed -= {"token_eda", "emb_noise", "color_adapt", "cutmix", "mixup", "adapter_draws"}
     assert needed - given.keys() == set()
     settings = door.resolve(name, {})
     assert all(settings[setting] == value for setting, value in given.items())
@@ -75,6 +76,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "attn_only": False,
         "augment": "seit",
         "adapter": "none",
+        "adapter_draws": "sample",
     },
     "finetune-imagenet": {
         **COMMON,
@@ -95,6 +97,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "attn_only": False,
         "augment": "finetune",
         "adapter": "default",
+        "adapter_draws": "batch",
     },
     "pretrain-imagenet": {
         **COMMON,
@@ -118,6 +121,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "smoothing": 0.0,
         "augment": "mtm",
         "adapter": "default",
+        "adapter_draws": "batch",
     },
 }
 
@@ -128,7 +132,8 @@ def test_the_settings_of_a_published_recipe_are_those_of_the_published_run(name:
     found = {setting: settings[setting] for setting in expected}
     assert found == {setting: pytest.approx(value) for setting, value in expected.items()}
     augmentation = Augmentation.of(settings)
-    assert augmentation.ingredients == INGREDIENTS[expected["augment"]]
+    drawn = replace(INGREDIENTS[expected["augment"]], adapter_draws=expected["adapter_draws"])
+    assert augmentation.ingredients == drawn
     assert augmentation.noise == "published"
 
 

@@ -20,16 +20,19 @@ class HorizontalFlip(nn.Module):
     """A flip of each sample (B, ..., H, W), left to right, with probability `p`.
 
     A flip of codes is naive: the codes change places, but each still stands for a patch that was not flipped.
-    Raises ValueError for a probability that is not from 0 to 1.
+    With `shared`, all samples of a batch are flipped, or none. Raises ValueError for a probability that is
+    not from 0 to 1.
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, *, shared: bool = False) -> None:
         super().__init__()
-        self.p = probability("p", p)
+        self.p, self.shared = probability("p", p), shared
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw the samples to flip as a mask (count,) bool on the generator's device."""
-        return torch.rand(count, generator=generator, device=generator.device) < self.p
+        number = 1 if self.shared else count
+        drawn = torch.rand(number, generator=generator, device=generator.device) < self.p
+        return drawn.repeat(count) if self.shared else drawn
 
     def forward(self, grids: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the grids, some of them flipped."""
@@ -45,7 +48,7 @@ class HorizontalFlip(nn.Module):
 
     @override
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, shared=True" if self.shared else f"p={self.p}"
 
 
 class RandomAffine(nn.Module):
@@ -53,8 +56,9 @@ class RandomAffine(nn.Module):
 
     A sample is changed with probability `group_p`, and then each of five parts is made with probability `p`:
     a rotation by up to `degrees`, a translation by up to `translate` of the width and of the height, and a
-    shear along x and along y by up to `shear` degrees. The parts make one map and one interpolation. Raises
-    ValueError for numbers out of range.
+    shear along x and along y by up to `shear` degrees. The parts make one map and one interpolation. With
+    `shared`, as SeiT++'s code draws, all samples of a batch have the same map, shears are from 0 degrees, and
+    translations by whole positions. Raises ValueError for numbers out of range.
     """
 
     def __init__(
@@ -64,8 +68,11 @@ class RandomAffine(nn.Module):
         shear: float = 15.0,
         p: float = 0.5,
         group_p: float = 0.5,
+        *,
+        shared: bool = False,
     ) -> None:
         super().__init__()
+        self.shared = shared
         for name, value, most in (
             ("degrees", degrees, 180),
             ("translate", translate, 1),
@@ -79,13 +86,19 @@ class RandomAffine(nn.Module):
     def draw(self, count: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Draw maps (count, 2, 3) float32 for grids of the shape of `grid`, as `affine` takes them."""
         device = generator.device
-        changed = torch.rand(count, generator=generator, device=device) < self.group_p
-        chance, size = torch.rand((2, 5, count), generator=generator, device=device)
+        number = 1 if self.shared else count
+        changed = torch.rand(number, generator=generator, device=device) < self.group_p
+        chance, size = torch.rand((2, 5, number), generator=generator, device=device)
         size = (2 * size - 1) * (changed & (chance < self.p))
+        if self.shared:
+            size[3:] = size[3:].abs()
         turn = math.radians(self.degrees) * size[0]
         across, down = self.translate * size[1], self.translate * size[2]
+        if self.shared:
+            across, down = (across * grid[1]).round() / grid[1], (down * grid[0]).round() / grid[0]
         along_x, along_y = (math.radians(self.shear) * size[3:]).tan()
-        return affine_maps(turn, across, down, along_x, along_y, grid)
+        maps = affine_maps(turn, across, down, along_x, along_y, grid)
+        return maps.repeat(count, 1, 1) if self.shared else maps
 
     def forward(self, embeddings: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the embeddings, some of them mapped."""
@@ -97,7 +110,7 @@ class RandomAffine(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"degrees={self.degrees}, translate={self.translate}, shear={self.shear}, p={self.p}, "
-            f"group_p={self.group_p}"
+            f"group_p={self.group_p}{', shared=True' if self.shared else ''}"
         )
 
 

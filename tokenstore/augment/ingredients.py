@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-__all__ = ["FLIPS", "INGREDIENTS", "Flip", "Ingredients"]
+__all__ = ["ADAPTER_DRAWS", "FLIPS", "INGREDIENTS", "AdapterDraws", "Flip", "Ingredients"]
 
 Flip: TypeAlias = Literal["exact", "naive", "none"]
 """A way to flip codes left to right.
@@ -18,6 +18,14 @@ exact: by the symmetries of a store; naive: codes change places, but each stands
 flipped; none: nothing is flipped, not by TokenAdapt either.
 """
 FLIPS: Final[tuple[Flip, ...]] = get_args(Flip)
+
+AdapterDraws: TypeAlias = Literal["sample", "batch"]
+"""The samples that share a flip and an affine map of TokenAdapt.
+
+sample: each has its own; batch: one for all of the half batch, with shears from 0 degrees and translations by
+whole positions, as in SeiT++'s code. The crop is drawn for each sample either way.
+"""
+ADAPTER_DRAWS: Final[tuple[AdapterDraws, ...]] = get_args(AdapterDraws)
 
 _TRAINING_SCALE = (0.08, 1.0)
 """The bounds of a crop's share of the area in supervised training."""
@@ -51,6 +59,8 @@ class Ingredients:
     """The bounds of a crop's share of the area."""
     colour_last: bool = False
     """True to change colours after the crop, False to change them before it."""
+    adapter_draws: AdapterDraws = "sample"
+    """The samples that share a flip and an affine map of TokenAdapt."""
 
     def __post_init__(self) -> None:
         for name in ("emb_noise", "color_adapt", "smoothing"):
@@ -66,6 +76,10 @@ class Ingredients:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a number from 0, found {value}")
+        if self.adapter_draws not in ADAPTER_DRAWS:
+            raise ValueError(
+                f"adapter_draws: expected one of {', '.join(ADAPTER_DRAWS)}, found {self.adapter_draws!r}"
+            )
         if self.flip is not None and self.flip not in FLIPS:
             raise ValueError(f"flip: expected one of {', '.join(FLIPS)}, found {self.flip!r}")
 

@@ -147,7 +147,12 @@ def made_of(
         adapter=adapter,
         adapter_geometry=None
         if adapter is None
-        else adapter_geometry(size, ingredients.scale, flip_p=0.5 if flips_alone else 0.0),
+        else adapter_geometry(
+            size,
+            ingredients.scale,
+            flip_p=0.5 if flips_alone else 0.0,
+            shared=ingredients.adapter_draws == "batch",
+        ),
         adapter_mixing=None if adapter is None else both,
         colour_last=ingredients.colour_last,
         classes=classes,

@@ -287,19 +287,24 @@ class TokenAdapt(nn.Module):
 
 
 def adapter_geometry(
-    size: tuple[int, int] | None, scale: tuple[float, float] = (0.08, 1.0), flip_p: float = 0.5
+    size: tuple[int, int] | None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    flip_p: float = 0.5,
+    *,
+    shared: bool = False,
 ) -> Geometry:
     """Return SeiT++'s image augmentation A for g's size (h, w): a flip, an affine map, a random resized crop.
 
     A size of None is that which networks usually see of each grid (`seen_size`). The affine map has
-    probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with (0.2, 1). Raises
-    ValueError for numbers out of range.
+    probability 0.5. `scale` bounds the crop's share of the area: SeiT++ pre-trains with (0.2, 1). With
+    `shared`, all samples of a batch have one flip and one affine map, as in SeiT++'s code. Raises ValueError
+    for numbers out of range.
     """
     if size is None:
         crop: RandomResizedCrop = RandomPart(scale, PATCH_SIDE)
     else:
         crop = RandomResizedCrop((PATCH_SIDE * size[0], PATCH_SIDE * size[1]), scale)
-    return Geometry(HorizontalFlip(flip_p), RandomAffine(), crop)
+    return Geometry(HorizontalFlip(flip_p, shared=shared), RandomAffine(shared=shared), crop)
 
 
 def _positions(table: Tensor, own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
