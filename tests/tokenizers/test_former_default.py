@@ -17,6 +17,7 @@ from tokenstore.augment import load_adapter, recipes
 from tokenstore.conversion.convert import convert_source
 from tokenstore.conversion.images import LoadedTokenizer
 from tokenstore.conversion.options import ConvertOptions
+from tokenstore.errors import StoreExistsError
 from tokenstore.sources import open_source
 from tokenstore.tokenizers import load_tokenizer, registry, tokenizer_of
 from tokenstore.tokenizers.registry import TOKENIZERS
@@ -84,6 +85,8 @@ def test_samples_are_appended_by_its_own_tokenizer(store: Path, tmp_path: Path) 
     with Image.open(more / "train" / "soft" / "1.png") as image:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     np.testing.assert_array_equal(tokenstore.open(store)["train"][5:6], loaded.encode(pixels).numpy())
+    with pytest.raises(StoreExistsError, match="are in it already"):
+        tokenstore.append(store, more, workers=0)
 
 
 def test_it_is_augmented_by_its_own_adapter(store: Path, tmp_path: Path) -> None:

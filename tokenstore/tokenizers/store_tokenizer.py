@@ -62,11 +62,15 @@ def load_named(
 
 
 def spec_of(identity: TokenizerIdentity) -> str | None:
-    """Return the user's name for a tokenizer, or its own if the user called it the default.
+    """Return the user's name for a tokenizer, or its own if it was the default and another one is now.
 
-    Whichever is the default now, the result means the tokenizer that was used; None if the user named none.
+    The result means the tokenizer that was used; None if the user named none.
     """
-    return identity.name if identity.spec == DEFAULT and _is_a_kind(identity.name) else identity.spec
+    kind, default = find_kind(identity.name), find_kind(DEFAULT)
+    was_default = identity.spec == DEFAULT and _is_a_kind(identity.name)
+    if was_default and kind is not None and default is not None and kind.module != default.module:
+        return identity.name
+    return identity.spec
 
 
 def _is_a_kind(name: str) -> bool:
