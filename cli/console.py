@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import time
+from collections.abc import Mapping, Sequence
 
 import click
 from click.core import ParameterSource
 
-from tokenstore.texts import human_bytes, printable
+from tokenstore.texts import counted, human_bytes, human_seconds, printable
 
 from .waiting import settle
 
-__all__ = ["counted", "echo", "echo_json", "hint", "human_bytes", "human_rate", "refuse_idle_options"]
+__all__ = [
+    "counted",
+    "echo",
+    "echo_facts",
+    "echo_json",
+    "exit_with",
+    "finished",
+    "hint",
+    "hint_commands",
+    "human_bytes",
+    "human_rate",
+    "human_seconds",
+    "refuse_idle_options",
+]
 
 
 def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
@@ -39,9 +55,34 @@ def human_rate(number: float) -> str:
     return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural where the number is not 1."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def echo_facts(facts: Mapping[str, str], indent: str = "") -> None:
+    """Print facts by their names, a line each, one below the other."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        echo(f"{indent}{name:<{width}}  {value}")
+
+
+def finished(place: object, facts: str, started: float, *following: Sequence[object]) -> None:
+    """Print the last line of a command: what it wrote, facts about it, and the time since `started`.
+
+    `following` are the words of the commands that may come next, each of which gets a hint.
+    """
+    echo(f"{place}: {facts}; {human_seconds(time.monotonic() - started)}")
+    hint_commands(*following)
+
+
+def hint_commands(*following: Sequence[object]) -> None:
+    """Hint at commands that may come next, each given by its words."""
+    if following:
+        hint("; ".join(shlex.join(map(str, words)) for words in following))
+
+
+def exit_with(problems: Sequence[str]) -> None:
+    """Print what is wrong with a command's input on stderr, and exit with 1 if anything is."""
+    for problem in problems:
+        echo(f"problem: {problem}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)
 
 
 def refuse_idle_options(options: dict[str, str], needed: str, idle: bool) -> None:

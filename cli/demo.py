@@ -16,7 +16,7 @@ from PIL import Image
 
 import tokenstore
 
-from .console import echo
+from .console import counted, echo
 from .main import cli
 from .seitpp import cli as networks
 
@@ -89,7 +89,8 @@ def demo(images: Path | None) -> None:
     batches = [len(batch[0] if len(dataset.columns) > 1 else batch) for batch in loader]
     seconds = time.monotonic() - started
     echo(
-        f"read {sum(batches):,} samples in {len(batches)} batches, {sum(batches) / seconds:,.0f} samples/s; "
+        f"read {counted(sum(batches), 'sample')} in {counted(len(batches), 'batch', 'batches')}, "
+        f"{sum(batches) / seconds:,.0f} samples/s; "
         f"a sample is {tuple(dataset.reader[0].shape)} codes"
     )
     _train(store, dataset)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .console import echo, hint, human_bytes
+from .console import counted, echo, finished, human_bytes
 
 if TYPE_CHECKING:
+    from tokenstore.format import SplitSummary
     from tokenstore.writing.editing.new_store import EditedStore
 
 Report = Callable[["EditedStore"], None]
@@ -29,7 +30,13 @@ def edited(how: str) -> Iterator[tuple[Callable[[str, int, int], Any], Report]]:
         if result.already_complete:
             echo(f"{result.location}: already {how}")
             continue
-        sizes = ", ".join(f"{name} {split.samples:,}" for name, split in result.manifest.splits.items())
-        took = time.monotonic() - started
-        echo(f"{result.location}: {how}, {sizes} samples, {human_bytes(result.nbytes)}; {took:.1f} s")
-        hint(f"tokenstore info {result.location}; tokenstore verify {result.location}")
+        place, splits = result.location, result.manifest.splits
+        facts = f"{how}, {samples_by_split(splits)}, {human_bytes(result.nbytes)}"
+        finished(place, facts, started, ("tokenstore", "info", place), ("tokenstore", "verify", place))
+
+
+def samples_by_split(splits: Mapping[str, SplitSummary]) -> str:
+    """Return the samples of a store, in all and of each split."""
+    samples = sum(split.samples for split in splits.values())
+    each = ", ".join(f"{name} {split.samples:,}" for name, split in splits.items())
+    return f"{counted(samples, 'sample')} ({each})"

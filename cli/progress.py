@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.progress import (
@@ -84,9 +84,12 @@ class _LinesOrBar(Progress):
 def step_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar for each step of the work; the progress callback gets its name, what is done, and all."""
     tasks: dict[str, TaskID] = {}
-    with progress_bar("") as bar:
+    with ExitStack() as shown:
+        bar = progress_bar("")
 
         def on_progress(step: str, done: int, total: int) -> None:
+            if not tasks:  # until then the line of a silent command is shown
+                shown.enter_context(bar)
             if step not in tasks:
                 tasks[step] = bar.add_task(step, total=total, note="")
             bar.update(tasks[step], completed=done)

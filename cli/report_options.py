@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from .console import echo, human_bytes
 from .options import Decorator, option, out
 
 
@@ -56,8 +55,3 @@ def near(default: float | None = None) -> Decorator[Any]:
 def page_or_json(path: Path | None, default: str, as_json: bool) -> Path | None:
     """Return the path of the page that is written; None if JSON alone is asked for."""
     return Path(default) if path is None and not as_json else path
-
-
-def print_page(path: Path, nbytes: int, seconds: float) -> None:
-    """Print the last line of a command that wrote a page."""
-    echo(f"{path}: {human_bytes(nbytes)}, {seconds:.1f} s; open it in a browser")

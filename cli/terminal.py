@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.text import Text
 from typing_extensions import override
 
@@ -12,15 +12,26 @@ from tokenstore.texts import printable
 
 from .waiting import settle
 
+_ENDLESS = 10_000
+"""The characters of a line where there is no terminal."""
+
 
 class Terminal(Console):
     """A console that prints every text as one line and as it is: no markup, no emoji, no control sequence.
 
-    `options` are those of `rich.console.Console`. A `rich.text.Text` is printed as its maker styled it.
+    `options` are those of `rich.console.Console`. A `rich.text.Text` is printed as its maker styled it. Where
+    output is a file or a pipe, no row of a table is wrapped.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    @property
+    @override
+    def options(self) -> ConsoleOptions:
+        """The options of printing, with the width of the terminal, or of a line that does not end."""
+        found = super().options
+        return found if self.is_terminal else found.update(width=_ENDLESS)
 
     @override
     def print(self, *objects: Any, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import TaskID
 
-from .console import echo
+from .console import counted, echo, human_seconds
 from .progress import err, progress_bar
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class RunDisplay:
         self._bar.update(self._task, completed=steps, note=text)
         if not err.is_terminal and time.monotonic() - self._printed > _LINE_SECONDS:
             self._printed = time.monotonic()
-            echo(f"step {steps:,} of {self._total:,}: {text}, {seconds / 60:.1f} minutes")
+            echo(f"step {steps:,} of {self._total:,}: {text}, {human_seconds(seconds)}")
 
     def end(self, trained: Any) -> None:
         """Print a run's result, which has `steps`, `seconds` and `weights`."""
         if self._total is not None:
-            echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes: {trained.weights}")
+            echo(f"{counted(trained.steps, 'step')} in {human_seconds(trained.seconds)}: {trained.weights}")
 
 
 def show_training(

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tokenstore.errors import StoreError
 
+__all__ = ["GAP", "MAX_PIXELS", "draw_sheet", "shortened"]
+
 MIN_WIDTH = 128
 """The width in pixels of an image below which a sheet enlarges it, for captions to fit."""
 MAX_PIXELS = 200_000_000

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from ..console import echo
+from ..console import counted, echo
 from ..terminal import Terminal
 
 _HEADS = {
@@ -30,7 +30,7 @@ def print_evaluation(evaluation: Any, *, by_class: bool = False) -> None:
     """Print an evaluation (seitpp_models.evaluation.Evaluation), a classifier's also `by_class`."""
     place, split, count = evaluation.place, evaluation.split, evaluation.samples
     if evaluation.images is None:
-        echo(f"{place}: {count:,} samples of split {split}")
+        echo(f"{place}: {counted(count, 'sample')} of split {split}")
     else:
         _print_images(place, split, count, evaluation.images)
     for note in evaluation.notes:
@@ -46,13 +46,13 @@ def print_evaluation(evaluation: Any, *, by_class: bool = False) -> None:
 
 def _print_images(place: str, split: str, count: int, facts: Any) -> None:
     echo(
-        f"{place}: {count:,} images of split {split}; {_sides(facts.image_size)} pixels are "
+        f"{place}: {counted(count, 'image')} of split {split}; {_sides(facts.image_size)} pixels are "
         f"{_sides(facts.grid)} codes of {facts.tokenizer}, and the network sees {_sides(facts.crop)}"
         + ("" if facts.resize == "squash" else f"; images are resized by {facts.resize}")
     )
     if facts.skipped:
         name, reason = facts.skipped[0]
-        echo(f"note: {len(facts.skipped):,} images cannot be read and count nowhere; {name}: {reason}")
+        echo(f"note: {counted(len(facts.skipped), 'image')} left out as unreadable; {name}: {reason}")
 
 
 def _sides(sides: Sequence[int]) -> str:

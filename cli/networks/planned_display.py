@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from ..console import echo
+from ..console import counted, echo
 from ..main import spoken
 
 _WIDTH = 100
@@ -31,8 +31,9 @@ def planned_lines(planned: Any) -> Iterator[str]:
         return
     plan = planned.plan
     yield (
-        f"# {plan.parameters:,} parameters, {plan.samples:,} samples, {plan.steps:,} steps of "
-        f"{plan.batch_size} on {plan.processes} x {plan.device}, {plan.precision}"
+        f"# {plan.parameters:,} parameters, {counted(plan.samples, 'sample')}, "
+        f"{counted(plan.steps, 'step')} of {plan.batch_size} on {plan.processes} x {plan.device}, "
+        f"{plan.precision}"
     )
     for note in plan.notes:
         yield from _comment(spoken(note))

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from .. import options
-from ..console import echo_json
-from ..main import EXIT_CODES
-from ..report_options import page, page_or_json, print_page, samples
+from ..console import echo_json, exit_with, finished, human_bytes
+from ..main import EXIT_CODES, spoken
+from ..report_options import page, page_or_json, samples
 
 _PAGE = "runs.html"
 
@@ -27,7 +27,9 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool, **settings: A
     """Make one HTML page that shows training runs: curves, classes, confusions, calibration, pictures.
 
     RUNS are the folders of runs. Figures by class, confusions, calibration and pictures are of runs whose
-    folder was evaluated: `seitpp evaluate RUN --store STORE` writes them there. The page needs no network.
+    folder was evaluated: `seitpp evaluate RUN --store STORE` writes them there. Files of a run that are
+    damaged, and folders that hold none, are named, all else is shown, and the exit code is 1. The page needs
+    no network.
 
     \b
     Examples:
@@ -46,4 +48,5 @@ def report(runs: tuple[str, ...], out: Path | None, as_json: bool, **settings: A
     if as_json:
         echo_json(made.to_dict())
     elif made.path is not None:
-        print_page(made.path, made.nbytes, time.monotonic() - started)
+        finished(made.path, f"{human_bytes(made.nbytes)}; open it in a browser", started)
+    exit_with([spoken(problem) for problem in made.problems])

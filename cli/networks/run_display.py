@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..console import echo, hint
+from ..console import counted, echo, hint_commands
 from ..main import spoken
 from ..training import RunDisplay
 from .network_options import explicit_options
@@ -43,14 +43,16 @@ def show_run(train: Callable[..., Any], context: click.Context) -> None:
     with display:
         trained = train(**settings, on_begin=begin, on_step=on_step, on_evaluation=_print_evaluation)
     display.end(trained)
-    hint(f"seitpp evaluate {trained.weights} --store {settings.get('store', 'STORE')}")
+    run = settings["out"]
+    hint_commands(("seitpp", "evaluate", run, "--store", settings["store"]), ("seitpp", "report", run))
 
 
 def _print_plan(plan: Any) -> None:
     """Print a run's plan (seitpp_models.training.TrainingPlan)."""
     echo(
-        f"{plan.parameters / 1e6:.1f} M parameters, {plan.samples:,} samples, {plan.steps:,} steps of "
-        f"{plan.batch_size} on {plan.processes} x {plan.device}, {plan.precision}"
+        f"{plan.parameters / 1e6:.1f} M parameters, {counted(plan.samples, 'sample')}, "
+        f"{counted(plan.steps, 'step')} of {plan.batch_size} on {plan.processes} x {plan.device}, "
+        f"{plan.precision}"
     )
     for note in plan.notes:
         echo(f"note: {spoken(note)}")

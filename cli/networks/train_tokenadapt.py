@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
-from ..console import echo
+from ..console import counted, echo
 from ..main import EXIT_CODES
 from ..options import option
 from ..training_options import training_options
@@ -68,7 +68,7 @@ def _print_images(run: AdapterTrainer, listed: ImageSet) -> None:
     held_out = len(listed.held_out_photographs) + len(listed.held_out_thumbnails)
     trained_on = len(listed.photographs) + len(listed.thumbnails)
     size = f"{run.options.width}x{run.options.height}"
-    echo(f"training on {trained_on:,} images of {size} pixels; held out: {held_out:,}")
+    echo(f"training on {counted(trained_on, 'image')} of {size} pixels; held out: {held_out:,}")
     note_unless_held_out(held_out)
 
 

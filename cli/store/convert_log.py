@@ -9,8 +9,9 @@ from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
 from tokenstore.sources import MaskedSplit, count_classes
+from tokenstore.texts import percent
 
-from ..console import echo, echo_json, hint, human_bytes, human_rate
+from ..console import counted, echo, echo_json, hint_commands, human_bytes, human_rate, human_seconds
 from ..main import spoken
 from ..progress import progress_bar
 
@@ -38,7 +39,7 @@ def _class_line(source: Source) -> str:
     """Return the numbers of classes of the splits, and the first names of classes."""
     classes = count_classes(source)
     numbers = [
-        f"{name}: {f'{classes[name]:,} classes' if name in classes else _without(split)}"
+        f"{name}: {_classes(classes[name]) if name in classes else _without(split)}"
         for name, split in source.splits.items()
     ]
     names = ""
@@ -48,12 +49,8 @@ def _class_line(source: Source) -> str:
     return ", ".join(numbers) + names
 
 
-def _duration(seconds: float) -> str:
-    """Return a time in words, in the unit that fits."""
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 2 else f"{seconds:.1f} seconds"
+def _classes(number: int) -> str:
+    return counted(number, "class", "classes")
 
 
 class TextLog:
@@ -71,7 +68,7 @@ class TextLog:
 
     def begin(self, source: Source) -> None:
         """Print the listed source."""
-        sizes = ", ".join(f"{name}: {len(split):,} samples" for name, split in source.splits.items())
+        sizes = ", ".join(f"{name}: {counted(len(split), 'sample')}" for name, split in source.splits.items())
         echo(f"{source.location}: {source.kind}, {sizes}")
         for note in (*source.notes, *source.unused_labels):
             echo(f"  note: {spoken(note)}")
@@ -95,9 +92,10 @@ class TextLog:
     def planned(self, plan: Estimate, out: str) -> None:
         """Print the plan of a conversion that is not made."""
         for name, split in plan.splits.items():
-            classes = "no labels" if split.classes is None else f"{split.classes:,} classes"
+            classes = "no labels" if split.classes is None else _classes(split.classes)
             columns = ", ".join(["tokens", *split.columns])
-            echo(f"{name}: {split.samples:,} samples, {classes}, {split.shards:,} shards of {columns}")
+            samples, shards = counted(split.samples, "sample"), counted(split.shards, "shard")
+            echo(f"{name}: {samples}, {classes}, {shards} of {columns}")
         size = "" if plan.image_size is None else f"images of {plan.image_size[1]}x{plan.image_size[0]}, "
         grid = "x".join(map(str, plan.grid))
         views = "" if plan.views is None else f"{plan.views} views of each, "
@@ -107,14 +105,14 @@ class TextLog:
         for name, reason in plan.bad[:_SHOWN]:
             echo(f"  cannot read {name}: {reason}")
         if plan.bad:
-            echo(f"{len(plan.bad):,} of {plan.measured:,} samples that were tried cannot be read")
+            echo(f"{len(plan.bad):,} of {counted(plan.measured, 'sample')} tried cannot be read")
         if plan.already_complete:
             echo(f"{out}: {_COMPLETE}, {human_bytes(plan.nbytes)}. Nothing was written")
             return
         source = "" if plan.source_nbytes is None else f" of {human_bytes(plan.source_nbytes)} of images"
         echo(
-            f"about {human_bytes(plan.nbytes)} ({plan.codec}){source}, {_duration(plan.seconds)} here, "
-            f"estimated from {plan.measured:,} samples"
+            f"about {human_bytes(plan.nbytes)} ({plan.codec}){source}, {human_seconds(plan.seconds)} here, "
+            f"estimated from {counted(plan.measured, 'sample')}"
         )
         state = "an unfinished conversion is there, to go on with" if plan.resumes else "nothing is there yet"
         free = "" if plan.free_nbytes is None else f"; {human_bytes(plan.free_nbytes)} are free"
@@ -134,10 +132,10 @@ class TextLog:
             return
         for name, position in conversion.resumed_at.items():
             if position:
-                echo(f"{name}: went on after {position:,} samples")
+                echo(f"{name}: went on after {counted(position, 'sample')}")
         nbytes = conversion.nbytes
         for name, split in manifest.splits.items():
-            echo(f"{name}: {split.samples:,} samples stored, {split.skipped:,} skipped")
+            echo(f"{name}: {counted(split.samples, 'sample')} stored, {split.skipped:,} skipped")
             self.skipped([vars(skip) for skip in conversion.skipped[name]])
             if split.skipped > _SHOWN:
                 echo(f"  ... all {split.skipped:,} are listed in {out}/{name}/skipped.parquet")
@@ -148,17 +146,18 @@ class TextLog:
         samples = sum(split.samples for split in manifest.splits.values())
         source_nbytes = _source_nbytes(manifest)
         share = (
-            f", {nbytes / source_nbytes:.2%} of the images' {human_bytes(source_nbytes)}"
+            f", {percent(nbytes / source_nbytes, 2)} of the images' {human_bytes(source_nbytes)}"
             if source_nbytes
             else ""
         )
         rate = human_rate(samples / seconds)
-        echo(f"{out}: {human_bytes(nbytes)}{share}; {seconds:.1f} s, {rate} samples/s")
+        echo(f"{out}: {human_bytes(nbytes)}{share}; {human_seconds(seconds)}, {rate} samples/s")
         if conversion.unused_labels:
             notes = "; ".join(map(spoken, conversion.unused_labels))
             splits = ", ".join(conversion.unlabelled)
             echo(f"{out}: stored without labels, though SRC seems to have some ({splits}): {notes}")
-        hint(f"tokenstore preview {out} -o sheet.png; tokenstore verify {out}")
+        look = ("stats", out) if manifest.preprocessing is None else ("preview", out, "-o", "sheet.png")
+        hint_commands(("tokenstore", *look), ("tokenstore", "verify", out))
 
 
 class JsonLog:

@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.writing.choices import COPY_JOBS
 
 from .. import options
-from ..console import echo, hint, human_bytes
+from ..console import counted, finished, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -47,7 +47,5 @@ def copy(src: str, dst: str, **settings: Any) -> None:
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             **settings,
         )
-    took = time.monotonic() - started
-    size = human_bytes(copied.nbytes)
-    echo(f"{copied.location}: {copied.files:,} files, {size}, verified; {took:.1f} s")
-    hint(f"tokenstore info {copied.location}")
+    facts = f"{counted(copied.files, 'file')}, {human_bytes(copied.nbytes)}, verified"
+    finished(copied.location, facts, started, ("tokenstore", "info", copied.location))

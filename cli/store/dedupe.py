@@ -10,7 +10,7 @@ import click
 import tokenstore
 
 from .. import options
-from ..console import echo
+from ..console import counted, echo, hint_commands
 from ..editing import edited
 from ..main import EXIT_CODES
 from ..report_options import near
@@ -59,6 +59,8 @@ def dedupe(store: str, out: str | None, splits: tuple[str, ...], **settings: Any
         if found.store is not None:
             report(found.store)
     _print(found)
+    if out is None and any(found.removed.values()):
+        hint_commands(("tokenstore", "dedupe", store, "OUT"))
 
 
 def _print(found: Deduped) -> None:
@@ -69,4 +71,4 @@ def _print(found: Deduped) -> None:
     removed = ", ".join(f"{name} {count:,}" for name, count in found.removed.items())
     echo(f"removed: {removed}" if found.store is not None else f"to remove: {removed}")
     if not found.duplicates.near.is_complete:
-        echo(f"near: only the first {len(found.duplicates.near):,} pairs are listed")
+        echo(f"near: only the first {counted(len(found.duplicates.near), 'pair')} are listed")

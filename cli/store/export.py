@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.writing.export.layouts import LAYOUTS
 
 from .. import options
-from ..console import counted, echo, human_bytes
+from ..console import counted, echo, finished, human_bytes
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -83,8 +83,5 @@ def export(store: str, out: str, **settings: Any) -> None:
     if result.already_complete:
         echo(f"{out}: already complete")
         return
-    samples = sum(result.samples.values())
-    took = time.monotonic() - started
-    size = human_bytes(result.nbytes)
-    files = counted(result.files, "file")
-    echo(f"{out}: {samples:,} samples in {files} as {result.layout}, {size}; {took:.1f} s")
+    samples, files = counted(sum(result.samples.values()), "sample"), counted(result.files, "file")
+    finished(out, f"{samples} in {files} as {result.layout}, {human_bytes(result.nbytes)}", started)

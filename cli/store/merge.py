@@ -11,7 +11,8 @@ import tokenstore
 
 from .. import options
 from ..actors import ray_executor
-from ..console import echo, hint, human_bytes
+from ..console import counted, echo, finished, human_bytes
+from ..editing import samples_by_split
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -63,7 +64,6 @@ def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
         return
     if result.choice is not None:
         echo(f"codec {result.choice}")
-    samples = sum(split.samples for split in result.manifest.splits.values())
-    took = time.monotonic() - started
-    echo(f"{out}: {len(parts):,} parts, {samples:,} samples, {human_bytes(result.nbytes)}; {took:.1f} s")
-    hint(f"tokenstore verify {out}")
+    samples = samples_by_split(result.manifest.splits)
+    facts = f"{counted(len(parts), 'part')}, {samples}, {human_bytes(result.nbytes)}"
+    finished(out, facts, started, ("tokenstore", "info", out), ("tokenstore", "verify", out))

@@ -11,7 +11,7 @@ import tokenstore
 from tokenstore.audit.pictures import FORMATS
 
 from .. import options, source_options, training_options
-from ..console import echo, refuse_idle_options
+from ..console import counted, echo, refuse_idle_options
 from ..main import EXIT_CODES
 
 
@@ -77,7 +77,7 @@ def preview(
     refuse_idle_options({"adapter": "--adapter"}, "--augment", augment is None)
     refuse_idle_options(source_options.ORIGINALS, "a sheet without --augment", augment is not None)
     sheet = tokenstore.preview(store, out, indices=indices, count=count, augment=augment, **settings)
-    which = f"{len(sheet.indices):,} samples of split {sheet.split}"
+    which = f"{counted(len(sheet.indices), 'sample')} of split {sheet.split}"
     if sheet.headings:
         echo(f"{out}: {which}: {', '.join(sheet.headings)} (all decoded by the tokenizer)")
         return

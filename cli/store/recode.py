@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import click
-from rich.progress import TaskID
 
 import tokenstore
+from tokenstore.texts import percent
 
 from .. import options
 from ..actors import ray_executor
-from ..console import echo, hint, human_bytes
+from ..console import echo, finished, human_bytes
 from ..main import EXIT_CODES
 
 
@@ -41,21 +41,13 @@ def recode(store: str, out: str | None, **settings: Any) -> None:
     """
     started = time.monotonic()
     executor = ray_executor(settings, "jobs")
-    tasks: dict[str, TaskID] = {}
-    from ..progress import progress_bar
+    from ..progress import step_bars
 
-    with progress_bar("") as bar:
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, note="")
-            bar.update(tasks[what], completed=done)
-
+    with step_bars() as on_progress:
         result = tokenstore.recode(store, out, executor=executor, on_progress=on_progress, **settings)
     if result.choice is not None:
         echo(f"codec {result.choice}")
     before = result.nbytes_before
-    share = f", {result.nbytes / before:.1%} of {human_bytes(before)}" if before else ""
-    took = time.monotonic() - started
-    echo(f"{out or store}: {human_bytes(result.nbytes)}{share}; {took:.1f} s")
-    hint(f"tokenstore verify {out or store}")
+    share = f", {percent(result.nbytes / before)} of {human_bytes(before)}" if before else ""
+    place = out or store
+    finished(place, f"{human_bytes(result.nbytes)}{share}", started, ("tokenstore", "verify", place))

@@ -12,7 +12,7 @@ import tokenstore
 from tokenstore.audit.pictures import FORMATS
 
 from .. import options
-from ..console import echo
+from ..console import counted, echo
 from ..main import EXIT_CODES
 from ..parameters import Choice
 
@@ -58,5 +58,5 @@ def reconstruct(store: str, indices: tuple[int, ...], out: Path, ending: str, **
       tokenstore reconstruct photos.zarr -1 --out images/ --split val --format jpg
     """
     written = tokenstore.reconstruct(store, indices, out, format=ending, **settings)
-    files, samples = len(written.files), written.samples
-    echo(f"{written.folder}: {files:,} images of {samples:,} samples of split {written.split}")
+    files, samples = counted(len(written.files), "image"), counted(written.samples, "sample")
+    echo(f"{written.folder}: {files} of {samples} of split {written.split}")

@@ -11,9 +11,9 @@ import click
 import tokenstore
 
 from .. import options, source_options, training_options
-from ..console import echo_json, refuse_idle_options
-from ..main import EXIT_CODES
-from ..report_options import near, page, page_or_json, print_page, quality, samples
+from ..console import echo_json, exit_with, finished, human_bytes, refuse_idle_options
+from ..main import EXIT_CODES, spoken
+from ..report_options import near, page, page_or_json, quality, samples
 
 _PAGE = "report.html"
 
@@ -38,7 +38,8 @@ def report(stores: tuple[str, ...], out: Path | None, as_json: bool, **settings:
     The page needs no network, and opens in any browser. Its figures are those of `tokenstore stats`, `verify`
     and `dedupe`. Of a store of more than 67 million codes, codes are counted in a part of the samples, and
     the page says in which. Pictures are left out, with the reason, where the tokenizer or the images cannot
-    be had.
+    be had. A damaged store is shown as far as it can be read, and one store of two if the other cannot be
+    opened; the page and the command say what is wrong, and the exit code is 1.
 
     \b
     Examples:
@@ -57,4 +58,5 @@ def report(stores: tuple[str, ...], out: Path | None, as_json: bool, **settings:
     if as_json:
         echo_json(made.to_dict())
     elif made.path is not None:
-        print_page(made.path, made.nbytes, time.monotonic() - started)
+        finished(made.path, f"{human_bytes(made.nbytes)}; open it in a browser", started)
+    exit_with([spoken(problem) for problem in made.problems])

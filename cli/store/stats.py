@@ -10,7 +10,7 @@ import tokenstore
 from tokenstore.audit.columns import BATCH_SIZE
 
 from .. import options, source_options
-from ..console import echo_json, refuse_idle_options
+from ..console import echo_json, hint_commands, refuse_idle_options
 from ..main import EXIT_CODES
 from ..report_options import quality as quality_option
 
@@ -74,3 +74,4 @@ def stats(store: str, as_json: bool, quality: int | None, shuffle: bool, **setti
     from .stats_tables import print_stats  # imports numba
 
     print_stats(result)
+    hint_commands(("tokenstore", "report", store, "-o", "report.html"))

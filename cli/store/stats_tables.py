@@ -8,15 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenstore.audit.codes import CodebookUse
-from tokenstore.audit.stats import MILLION, SplitAudit, StorageAudit
+from tokenstore.audit.overview import bits_line
+from tokenstore.audit.stats import SplitAudit, StorageAudit
 from tokenstore.loading import Mixing
-from tokenstore.texts import printable
+from tokenstore.texts import percent, printable
 
-from ..console import human_bytes
+from ..console import counted, echo_facts, human_bytes
 from ..terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tokenstore.audit.column_use import ColumnUse, Spread
     from tokenstore.audit.originals import ComparedSamples
@@ -36,7 +37,7 @@ _CODEBOOKS_SHOWN = 8
 def print_stats(result: StorageAudit) -> None:
     """Print an audit: the store's bytes, then each split's codes, classes and whatever else was asked for."""
     console = Terminal(soft_wrap=True)
-    _print_bytes(console, result)
+    _print_overview(console, result)
     for name, split in result.splits.items():
         _print_split(console, name, split, result.class_names)
         if split.further is not None:
@@ -54,44 +55,43 @@ def missing_images(compared: ComparedSamples) -> str:
     """Return the end of a line about samples whose images are missing, or nothing."""
     if not compared.missing:
         return ""
-    return f"; {compared.missing:,} images are missing, the first: {compared.reason}"
+    return f"; {counted(compared.missing, 'image')} missing, the first: {compared.reason}"
 
 
 def _quality_line(quality: SplitQuality) -> str:
     if quality.psnr is None or quality.ssim is None:
         return f"reconstructions: none compared{missing_images(quality)}"
     return (
-        f"reconstructions: PSNR {quality.psnr:.2f} dB, SSIM {quality.ssim:.4f}, means of {quality.samples:,} "
-        f"samples{missing_images(quality)}"
+        f"reconstructions: PSNR {quality.psnr:.2f} dB, SSIM {quality.ssim:.4f}, means of "
+        f"{counted(quality.samples, 'sample')}{missing_images(quality)}"
     )
 
 
-def _print_bytes(console: Terminal, result: StorageAudit) -> None:
-    """Print the store's bytes, part by part."""
-    console.print(f"{result.location}: {result.samples:,} samples, codec {result.codec}", style="bold")
-    table = Table("part", "size", "share", "", box=None, header_style="dim")
-    for part, nbytes in result.nbytes_by_part.items():
-        share = nbytes / max(1, result.nbytes)
-        table.add_row(part, human_bytes(nbytes), f"{share:.1%}", _bar(share))
-    table.add_row(
-        "store",
-        human_bytes(result.nbytes),
-        "",
-        f"{result.nbytes / max(1, result.samples):,.0f} bytes a sample",
+def _print_overview(console: Terminal, result: StorageAudit) -> None:
+    """Print what the store is, and how its bytes compare: what the first screen of a report shows."""
+    shown = result.overview
+    console.print(shown.headline, style="bold")
+    console.print()
+    names, values = (max(map(len, texts)) for texts in list(zip(*shown.figures, strict=True))[:2])
+    for name, value, remark in shown.figures:
+        console.print(f"{name:<{names}}  {value:>{values}}  {remark}")
+    console.print()
+    echo_facts(shown.facts)
+    if shown.sizes:
+        console.print()
+        _print_bars(console, [(bar.name, human_bytes(bar.value), bar.share) for bar in shown.sizes])
+    console.print()
+    _print_bars(
+        console,
+        [(part, f"{human_bytes(size):>7}  {percent(share):>7}", share) for part, size, share in shown.parts],
     )
-    console.print(table)
-    if result.source_nbytes:
-        console.print(
-            f"source images {human_bytes(result.source_nbytes)}: the store is "
-            f"{result.nbytes / result.source_nbytes:.2%} of them"
-        )
-    if result.million_nbytes is None:
-        return
-    of_images = ""
-    if result.source_nbytes:
-        images = result.source_nbytes / result.samples * MILLION
-        of_images = f", {result.million_nbytes / images:.2%} of their {human_bytes(round(images))} of images"
-    console.print(f"a million such samples: about {human_bytes(result.million_nbytes)}{of_images}")
+
+
+def _print_bars(console: Terminal, bars: Sequence[tuple[str, str, float]]) -> None:
+    """Print names, values and shares as bars, one below the other."""
+    names, values = (max(map(len, texts)) for texts in list(zip(*bars, strict=True))[:2])
+    for name, value, share in bars:
+        console.print(f"{name:<{names}}  {value:>{values}}  {_bar(share)}".rstrip())
 
 
 def _print_split(console: Terminal, name: str, split: SplitAudit, classes: tuple[str, ...] | None) -> None:
@@ -99,13 +99,11 @@ def _print_split(console: Terminal, name: str, split: SplitAudit, classes: tuple
     console.print()
     console.print(
         Text.assemble(
-            (f"split {printable(name)}", "bold"), f": {split.samples:,} samples, {split.skipped:,} skipped"
+            (f"split {printable(name)}", "bold"),
+            f": {counted(split.samples, 'sample')}, {split.skipped:,} skipped",
         )
     )
-    console.print(
-        f"  {split.bits_per_code:.3f} bits a code; fixed width {split.fixed_width_bits}, "
-        f"order-0 entropy {split.entropy_bits:.3f}"
-    )
+    console.print(f"  {split.bits_per_code:.3f} bits a code: {bits_line(split)}")
     if len(split.codebooks) > _CODEBOOKS_SHOWN:
         used = sum(use.used for use in split.codebooks)
         perplexity = sum(use.perplexity for use in split.codebooks) / len(split.codebooks)

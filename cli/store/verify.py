@@ -9,7 +9,7 @@ import click
 import tokenstore
 
 from .. import options, source_options
-from ..console import echo, echo_json, human_bytes, refuse_idle_options
+from ..console import counted, echo, echo_json, human_bytes, refuse_idle_options
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -72,9 +72,11 @@ def _print(store: str, result: Verification) -> None:
         echo(f"note: {note}")
     for problem in result.problems:
         echo(f"damage: {problem}")
-    verdict = "ok" if result.ok else f"damaged, {len(result.problems)} findings"
-    checked = f"{result.files:,} files, {human_bytes(result.nbytes)}, {result.chunks:,} chunks"
-    echo(f"{store}: {verdict}; checked {checked}, {result.samples:,} samples")
+    verdict = "ok" if result.ok else f"damaged, {counted(len(result.problems), 'finding')}"
+    checked = (
+        f"{counted(result.files, 'file')}, {human_bytes(result.nbytes)}, {counted(result.chunks, 'chunk')}"
+    )
+    echo(f"{store}: {verdict}; checked {checked}, {counted(result.samples, 'sample')}")
 
 
 def _print_retokenization(again: Retokenization) -> None:
@@ -84,6 +86,6 @@ def _print_retokenization(again: Retokenization) -> None:
     for name, split in again.splits.items():
         share = f", {split.equal_codes / split.codes:.4%} of their codes" if split.codes else ""
         echo(
-            f"split {name}: {split.equal_samples:,} of {split.samples:,} samples encoded again are equal"
-            f"{share}{missing_images(split)}"
+            f"split {name}: {split.equal_samples:,} of {counted(split.samples, 'sample')} encoded again are "
+            f"equal{share}{missing_images(split)}"
         )

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import options
-from ..console import echo
+from ..console import counted, echo, hint_commands
 from ..main import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -110,12 +110,13 @@ def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **setti
 
     def begin(source: ImageSource, split: str, count: int) -> None:
         total = len(source.splits[split])
-        echo(f"{images}: {source.kind}, {split}: {count:,} of {total:,} images")
+        echo(f"{images}: {source.kind}, {split}: {count:,} of {counted(total, 'image')}")
 
     with StageProgress("steps") as progress:
         fitted = fit(images, out, levels=levels, on_start=begin, on_progress=progress.on_progress, **settings)
     echo(f"{out}: {fitted.tokenizer.name}, fingerprint {fitted.tokenizer.fingerprint[:16]}")
     _print(fitted)
+    hint_commands(("tokenstore", "convert", images, "OUT", "--tokenizer", f"autoencoder:{out}"))
 
 
 def _refuse_codebooks_with(levels: tuple[int, ...] | None) -> None:
@@ -129,7 +130,7 @@ def _refuse_codebooks_with(levels: tuple[int, ...] | None) -> None:
 
 def _print(fitted: FittedCodebook) -> None:
     report, sizes = fitted.report, fitted.tokenizer.codebook_sizes
-    echo(f"learned from {report.images:,} images, {report.vectors:,} latent vectors")
+    echo(f"learned from {counted(report.images, 'image')}, {counted(report.vectors, 'latent vector')}")
     for name, reason in report.skipped[:_EXAMPLES]:
         echo(f"  skipped {name}: {reason}")
     if len(report.skipped) > _EXAMPLES:
@@ -137,5 +138,5 @@ def _print(fitted: FittedCodebook) -> None:
     echo(f"error: {report.relative_error:.2%} of the latents' variance")
     for number, (perplexity, unused) in enumerate(zip(report.perplexity, report.unused_codes, strict=True)):
         label = "codebook" if len(sizes) == 1 else f"codebook {number + 1}"
-        echo(f"{label}: perplexity {perplexity:,.0f} of {sizes[number]:,}, {unused:,} codes unused")
+        echo(f"{label}: perplexity {perplexity:,.0f} of {sizes[number]:,}, unused: {counted(unused, 'code')}")
     echo(f"held out: {report.held_out or 'nothing to measure with, for there were too few images'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
-from ..console import echo
+from ..console import counted, echo
 from ..main import EXIT_CODES
 from ..training_options import training_options
 
@@ -106,7 +106,8 @@ def _print_images(_: object, listed: ImageSet) -> None:
 
     photographs, thumbnails = len(listed.held_out_photographs), len(listed.held_out_thumbnails)
     echo(
-        f"training on {len(listed.photographs):,} photographs and {len(listed.thumbnails):,} thumbnails; "
+        f"training on {counted(len(listed.photographs), 'photograph')} and "
+        f"{counted(len(listed.thumbnails), 'thumbnail')}; "
         f"held out: {photographs:,} and {thumbnails:,}"
     )
     note_unless_held_out(photographs + thumbnails)

@@ -79,9 +79,41 @@ def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, Path | None]:
         values = json.loads(data)
         if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"expected figures of schema version {SCHEMA_VERSION}")
+        _check(values)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: expected the figures of an evaluation: {error}. Evaluate again") from error
     return values, _same(folder, values.pop("predictions", None))
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raise ValueError for figures that no evaluation writes, so that readers can rely on their kinds."""
+    place = values.get("store", values.get("images"))
+    if not isinstance(place, str) or not isinstance(values.get("split"), str):
+        raise ValueError("expected the place and the split of its samples")
+    if not isinstance(values.get("samples"), int):
+        raise ValueError("expected the number of its samples")
+    results = values.get("results", [values])
+    if not isinstance(results, list) or not results or not all(isinstance(each, dict) for each in results):
+        raise ValueError("expected the figures of each condition")
+    classes = values.get("by_class", [])
+    if not isinstance(classes, list) or not all(map(_is_class, classes)):
+        raise ValueError("expected the figures of each class")
+    iou = values.get("iou", [None] * len(classes))
+    if not isinstance(iou, list) or not all(map(_is_share, iou)) or (classes and len(iou) != len(classes)):
+        raise ValueError("expected the IoU of each class")
+
+
+def _is_class(values: Any) -> bool:
+    return (
+        isinstance(values, dict)
+        and all(isinstance(values.get(name), int) for name in ("label", "samples"))
+        and isinstance(values.get("name", 0), (str, type(None)))
+        and _is_share(values.get("recall", ""))
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
 def _same(folder: Path, record: Any) -> Path | None:

@@ -38,6 +38,8 @@ def map_pictures(evaluation: dict[str, Any], predictions: Path, count: int) -> l
     `predictions` is the file of label maps (N, h, w). Raises ModelError if it does not fit the store, and the
     errors of opening the store and its tokenizer.
     """
+    if "store" not in evaluation:
+        raise ModelError("label maps are drawn of a store, and the evaluation was on images")
     store = open_store(evaluation["store"])
     split = store[evaluation["split"]]
     maps = np.load(predictions, mmap_mode="r", allow_pickle=False)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from seitpp_models.errors import ModelError
 from seitpp_models.reporting.runs import RunFigures, run_figures, run_names
 from seitpp_models.reporting.runs_page import run_views
 from tokenstore.audit.report import page_path, render_page, require_matplotlib, write_page
-from tokenstore.errors import ArgumentError
+from tokenstore.errors import ArgumentError, TokenstoreError
 from tokenstore.version import __version__
 
 SCHEMA_VERSION = 1
@@ -30,6 +31,14 @@ class RunsReport:
     """The file of the page; None if none was written."""
     nbytes: int = 0
     """The bytes of that file."""
+    unread: Mapping[str, TokenstoreError] = field(default_factory=dict)
+    """The error because of which a run is not shown, by the run's name."""
+
+    @property
+    def problems(self) -> tuple[TokenstoreError | str, ...]:
+        """The problems of the runs: folders that hold none, and files that are not a run's."""
+        damage = (problem for run in self.runs for problem in run.problems.values())
+        return (*self.unread.values(), *damage)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, with the version of their names as `schema_version`."""
@@ -38,11 +47,12 @@ class RunsReport:
             "schema_version": SCHEMA_VERSION,
             "created_by": f"tokenstore {__version__}",
             "runs": [run.to_dict() for run in self.runs],
+            "unread": {name: str(error) for name, error in self.unread.items()},
         }
 
     def html(self) -> str:
         """Return the page; raises ArgumentError without matplotlib."""
-        return render_page("runs.html", _TEMPLATES, **run_views(self.runs))
+        return render_page("runs.html", _TEMPLATES, unread=self.unread, **run_views(self.runs))
 
 
 def report(
@@ -58,8 +68,11 @@ def report(
     segmenters `samples` pictures, by default 8. `runs` are the runs' folders, `out` is the file of the page,
     None for none. `on_progress` is called with a step's name, the runs that are done, and all runs.
 
-    Raises ArgumentError for arguments that cannot be used and without matplotlib, ModelError for a folder
-    that is no run's or files that are none of a run's, and OSError if the page cannot be written.
+    A file of a run that is damaged is named with what is wrong, and all other figures of the run are shown.
+    So is a folder that holds no run, beside other runs: `RunsReport.problems` says what is wrong.
+
+    Raises ArgumentError for arguments that cannot be used and without matplotlib, ModelError if no folder
+    holds a run, and OSError if the page cannot be written.
     """
     if not runs:
         raise ArgumentError("expected the folders of training runs, found none")
@@ -67,10 +80,16 @@ def report(
     if path is not None:
         require_matplotlib()
     folders = [Path(run) for run in runs]
-    gathered = []
+    gathered: list[RunFigures] = []
+    unread: dict[str, TokenstoreError] = {}
     for number, (folder, name) in enumerate(zip(folders, run_names(folders), strict=True), 1):
-        gathered.append(run_figures(folder, name, samples))
+        try:
+            gathered.append(run_figures(folder, name, samples))
+        except ModelError as error:
+            unread[name] = error
         if on_progress is not None:
             on_progress("reading runs", number, len(folders))
-    made = RunsReport(tuple(gathered))
-    return made if path is None else RunsReport(made.runs, path, write_page(path, made.html()))
+    if not gathered:
+        raise next(iter(unread.values()))
+    made = RunsReport(tuple(gathered), unread=unread)
+    return made if path is None else replace(made, path=path, nbytes=write_page(path, made.html()))

@@ -57,8 +57,8 @@ def _view(run: RunFigures, number: int) -> dict[str, Any]:
         "number": number,
         "name": printable(run.name),
         "begun": printable(begun),
-        "command": run.run.get("command", "–"),
-        "network": network.get("kind", "–") if isinstance(network, dict) else "–",
+        "command": str(run.run.get("command", "–")),
+        "network": str(network.get("kind", "–")) if isinstance(network, dict) else "–",
         "steps": run.steps,
         "minutes": run.seconds / 60,
         "evaluated": None if where is None else printable(where),
@@ -67,6 +67,7 @@ def _view(run: RunFigures, number: int) -> dict[str, Any]:
         "confused": _confused(run),
         "pictures": run.pictures,
         "reasons": run.reasons,
+        "problems": run.problems,
     }
 
 
@@ -200,7 +201,8 @@ def _settings(runs: Sequence[RunFigures]) -> list[list[str]]:
     """Return the settings that differ between runs; of one run, those that were asked for."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     if len(runs) == 1:
-        asked = runs[0].run.get("given", [])
+        given = runs[0].run.get("given", [])
+        asked = given if isinstance(given, list) else []
         return [[name, printable(str(runs[0].settings[name]))] for name in names if name in asked]
     rows = []
     for name in names:

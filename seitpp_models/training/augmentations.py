@@ -229,10 +229,8 @@ class CodesAndMasks(nn.Module):
         self.geometry = Geometry(crop=RandomResizedCrop(size, ingredients.scale))
         places = (PATCH_SIDE * size[0], PATCH_SIDE * size[1])
         self.adapter = adapter
-        flips_alone = self.flip is None and ingredients.flip != "none"
-        self.adapter_geometry = Geometry(
-            HorizontalFlip() if flips_alone else None, crop=RandomResizedCrop(places, ingredients.scale)
-        )
+        flip = HorizontalFlip() if ingredients.is_flipped_by_adapter(self.flip) else None
+        self.adapter_geometry = Geometry(flip, crop=RandomResizedCrop(places, ingredients.scale))
         self.requantise = self.embedding.requantiser() if gives_codes else None
         self.ignore_index = ignore_index
 

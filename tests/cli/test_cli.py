@@ -278,7 +278,7 @@ def test_the_demo_touches_only_what_it_made(
     demo(Path("demo/mine"))
     assert (tmp_path / "demo" / "thesis.tex").read_text() == "important"
     assert len(list((tmp_path / "demo" / "mine").rglob("*.png"))) == 9
-    assert "read 9 samples in 1 batches" in capsys.readouterr().out
+    assert "read 9 samples in 1 batch" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["demo", "nothing"])
     with pytest.raises(SystemExit) as left:
         run_demo()

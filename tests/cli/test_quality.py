@@ -44,7 +44,7 @@ def test_stats_without_any_image_to_compare_with_fail(store: Path, tmp_path: Pat
     for photo in (tmp_path / "moved" / "train").rglob("*.png"):
         photo.write_bytes(b"")
     text = run("stats", store, "--quality", 4, "--images", tmp_path / "moved").output
-    assert "none compared; 4 images are missing, the first: " in text
+    assert "none compared; 4 images missing, the first: " in text
     assert "means of 2 samples" in text
 
 

@@ -62,7 +62,7 @@ def test_a_sheet_shows_four_frames_of_a_film(film: Path, tmp_path: Path) -> None
 
 def test_a_film_is_written_frame_by_frame(film: Path, tmp_path: Path) -> None:
     said = lines(run("reconstruct", film, 1, "--out", tmp_path / "frames"))
-    assert said == [f"{tmp_path / 'frames'}: 6 images of 1 samples of split clips"]
+    assert said == [f"{tmp_path / 'frames'}: 6 images of 1 sample of split clips"]
     for frame in range(6):
         assert (pixels(tmp_path / "frames" / f"1-{frame}.png") == 10 + frame).all()
 

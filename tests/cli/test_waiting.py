@@ -1,15 +1,19 @@
-"""The line on a terminal while a command is silent, hints of what to do next, and rates."""
+"""The line on a terminal while a command is silent, its last line, hints of what to do next, and rates."""
 
 from __future__ import annotations
 
 import io
+import time
 from contextlib import redirect_stderr
 
 import pytest
 from helpers.waiting import wait_until
 from tokenstore_cli import waiting as module
-from tokenstore_cli.console import echo, hint, human_rate
+from tokenstore_cli.console import echo, finished, hint, human_rate
+from tokenstore_cli.progress import step_bars
 from tokenstore_cli.waiting import waiting
+
+from tokenstore.texts import human_seconds
 
 
 class Terminal(io.StringIO):
@@ -63,3 +67,31 @@ def test_a_hint_is_for_people_on_a_terminal(terminal: Terminal) -> None:
 )
 def test_a_slow_rate_has_digits(number: float, text: str) -> None:
     assert human_rate(number) == text
+
+
+def test_the_line_stays_until_a_step_of_the_work_has_begun(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), waiting("tokenstore relabel"), step_bars() as on_progress:
+        before = len(terminal.getvalue())
+        wait_until(lambda: "tokenstore relabel ... " in terminal.getvalue()[before:])
+        on_progress("keeping files", 1, 2)
+        assert "..." not in terminal.getvalue().rpartition("\r\x1b[K")[2]
+
+
+def test_a_last_line_says_where_what_and_how_long_and_hints_are_commands_to_copy(
+    terminal: Terminal, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 303.0)
+    with redirect_stderr(terminal):
+        finished(
+            "my photos.zarr", "1 file, 2.34 kB", 3.0, ("tokenstore", "verify", "my photos.zarr"), ("ls",)
+        )
+    assert capsys.readouterr().out == "my photos.zarr: 1 file, 2.34 kB; 5.0 minutes\n"
+    assert "next: tokenstore verify 'my photos.zarr'; ls" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (119.9, "119.9 s"), (120, "2.0 minutes"), (7200, "2.0 hours"), (200_000, "2.3 days")],
+)
+def test_a_time_is_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text

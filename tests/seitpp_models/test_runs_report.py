@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -180,20 +181,113 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert len(set(run_names([tmp_path, tmp_path]))) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("log.jsonl", "no json\n"), ("log.jsonl", "[1]\n"), (EVALUATION, "{}"), (EVALUATION, "[" * 100_000)],
+_WITHOUT_PLACE = '{"schema_version": 1, "samples": 3, "split": "val"}'
+_ODD_CLASSES = (
+    '{"schema_version": 1, "samples": 3, "split": "val", "store": "a", "by_class": [{"label": "a"}]}'
 )
-def test_files_that_are_no_runs_are_refused(tmp_path: Path, name: str, text: str) -> None:
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "text"),
+    [
+        ("log", "log.jsonl", "no json\n"),
+        ("log", "log.jsonl", "[1]\n"),
+        ("log", "log.jsonl", '{"step": 1, "seconds": "one"}\n'),
+        ("evaluations", "evaluations.jsonl", "[1]\n"),
+        ("settings", "config.yaml", "a: [1, 2]\n"),
+        ("settings", "config.yaml", "- a\n"),
+        ("evaluation", EVALUATION, "{}"),
+        ("evaluation", EVALUATION, "[" * 100_000),
+        ("evaluation", EVALUATION, _WITHOUT_PLACE),
+        ("evaluation", EVALUATION, _ODD_CLASSES),
+    ],
+)
+def test_a_damaged_file_is_named_and_all_else_is_shown(
+    runs: tuple[Path, Path], tmp_path: Path, part: str, name: str, text: str
+) -> None:
     folder = run_folder(tmp_path / "run", "vit", VIT, 3)
     (folder / name).write_text(text)
-    with pytest.raises(ModelError, match=name):
-        report(folder)
+    made = report(folder, runs[0], out=tmp_path / "page.html")
+    damaged, sound = made.runs
+    assert list(damaged.problems) == [part]
+    assert name in damaged.problems[part]
+    assert made.problems == (damaged.problems[part],)
+    assert sound.to_dict() == {**report(runs[0]).runs[0].to_dict(), "name": sound.name}
+    assert (damaged.curves == {}) == (part == "log")
+    assert (damaged.evaluations == []) == (part == "evaluations")
+    page = (tmp_path / "page.html").read_text()
+    assert f"run, {part}:" in page
+    assert "Confusion matrix" in page  # of the other run
+    assert made.to_dict()["runs"][0]["problems"] == damaged.problems
 
 
-def test_a_folder_without_a_run_and_no_folder_are_refused(tmp_path: Path) -> None:
+def test_a_curve_ends_before_a_damaged_line_of_the_log(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", "vit", VIT, 30)
+    with (folder / "log.jsonl").open("r+b") as log:
+        log.seek(len(log.read()) // 2)
+        log.write(b"\0" * 10)
+    (found,) = report(folder).runs
+    assert 10 < found.steps < 20
+    assert found.curves["loss"] == [(step, 1 / step) for step in range(1, found.steps + 1)]
+    assert f"line {found.steps + 1}" in found.problems["log"]
+
+
+def test_predictions_that_are_damaged_leave_the_figures(
+    runs: tuple[Path, Path], store: Path, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path / "run", "vit", VIT, 3)
+    (folder / "model.safetensors").write_bytes((runs[0] / "model.safetensors").read_bytes())
+    evaluate(folder, store=store, workers=0, threads=1, predictions=tmp_path / "own.csv")
+    text = "label,predicted,probability\n99,0,1\n"
+    (tmp_path / "own.csv").write_text(text)
+    values = json.loads((folder / EVALUATION).read_text())
+    values["predictions"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / EVALUATION).write_text(json.dumps(values))
+    made = report(folder)
+    (found,) = made.runs
+    assert found.evaluation is not None
+    assert found.predictions is None
+    assert "own.csv" in found.problems["predictions"]
+    assert "own.csv" in made.html()
+
+
+def test_folders_without_a_run_are_named_beside_others(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    made = report(tmp_path / "empty", runs[1])
+    assert [run.folder for run in made.runs] == [runs[1]]
+    assert "log.jsonl" in str(made.unread["empty"])
+    assert "empty cannot be shown" in made.html()
+    assert made.to_dict()["unread"] == {"empty": str(made.problems[0])}
+    words = ["report", str(tmp_path / "empty"), str(runs[1]), "-o", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 1
+    assert "page.html: " in result.stdout
+    assert "problem: " in result.stderr
+    assert "log.jsonl" in result.stderr
+    result = CliRunner().invoke(cli, [*words[:-2], "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["unread"]["empty"] in result.stderr
+
+
+def test_a_run_that_has_only_begun_is_shown_as_unfinished(tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("epochs: 30\nrun:\n  command: finetune\n")
+    (found,) = report(folder).runs
+    assert found.problems == {}
+    assert found.reasons["training"] == "training is not at its end: epoch 0.00 of 30"
+    (folder / "log.jsonl").write_text('{"step": 7, "epoch": 29.5, "loss": 1, "seconds": 3}\n')
+    made = report(folder)
+    assert "epoch 29.50 of 30" in made.html()
+    assert made.problems == ()
+    (folder / "log.jsonl").write_text('{"step": 8, "epoch": 30.0, "loss": 1, "seconds": 3}\n')
+    assert "training" not in report(folder).runs[0].reasons
+
+
+def test_no_folder_with_a_run_and_no_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     with pytest.raises(ModelError, match=r"log\.jsonl"):
-        report(tmp_path)
+        report(tmp_path, tmp_path / "other")
     with pytest.raises(ArgumentError, match="found none"):
         report()
 

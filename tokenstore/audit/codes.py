@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tokenstore.errors import DamageError
 from tokenstore.format import TOKENS, code_planes
-from tokenstore.reading import SplitReader
+from tokenstore.reading import ArrayReader, SplitReader
 
 BLOCK_CODES = 2**20
 """The number of codes that are read at once, at least."""
@@ -20,6 +21,8 @@ DENSE_CODES = 2**24
 """The largest codebook that is counted in an array; larger ones are counted by their distinct codes."""
 
 Counts: TypeAlias = npt.NDArray[np.int64]
+OnDamage: TypeAlias = Callable[[DamageError], object]
+"""A function that is called with the error of each damaged chunk that is left out."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ def codebook_use(
     spans: Iterable[tuple[int, int]],
     on_progress: Callable[[int], object],
     observer: CodeObserver | None = None,
-) -> list[CodebookUse]:
+    on_damage: OnDamage | None = None,
+) -> tuple[list[CodebookUse], int]:
     """Count the codes of a split, of all views, for each of its codebooks, in the samples of `spans`.
 
-    `on_progress` is called with the number of samples done. Raises DamageError for damaged codes.
+    Returns the uses, and the number of samples that were counted. `on_progress` is called with the number of
+    samples done. Damaged chunks are left out, each with a call of `on_damage`; without it, DamageError is
+    raised for them.
     """
     manifest = reader.store.manifest
     sizes = manifest.codebook_sizes
@@ -65,21 +71,47 @@ def codebook_use(
     tokens = reader.array(TOKENS).streamed()
     # a large codebook's counts take long to add up: once for as many codes as it has
     codes_at_once = max(BLOCK_CODES, min(max(sizes), _MOST_BLOCK_CODES))
-    block, done = max(1, codes_at_once // math.prod(manifest.sample_shape)), 0
+    block, done, counted = max(1, codes_at_once // math.prod(manifest.sample_shape)), 0, 0
     for first, last in spans:
         for start in range(first, last, block):
             stop = min(start + block, last)
-            values = tokens.read_range(start, stop)
-            for (codes, _), counter in zip(code_planes(manifest.grids(values), sizes), counters, strict=True):
-                counter.add(codes.ravel())
-            if observer is not None:
-                observer.block(start, values)
+            for at, values in _read(tokens, start, stop, on_damage):
+                planes = code_planes(manifest.grids(values), sizes)
+                for (codes, _), counter in zip(planes, counters, strict=True):
+                    counter.add(codes.ravel())
+                if observer is not None:
+                    observer.block(at, values)
+                counted += len(values)
             done += stop - start
             on_progress(done)
     if observer is not None:
         for number, counter in enumerate(counters):
             observer.counted(number, *counter.counts())
-    return [_use(*counter.counts(), size) for counter, size in zip(counters, sizes, strict=True)]
+    return [_use(*counter.counts(), size) for counter, size in zip(counters, sizes, strict=True)], counted
+
+
+def _read(
+    tokens: ArrayReader, start: int, stop: int, on_damage: OnDamage | None
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield codes of the samples [start, stop) and the first of them; past damage, whole chunks."""
+    try:
+        values = tokens.read_range(start, stop)
+    except DamageError as error:
+        if on_damage is None:
+            raise
+        on_damage(error)
+    else:
+        yield start, values
+        return
+    chunk = tokens.layout.chunk_samples
+    for first in range(start - start % chunk, stop, chunk):
+        low = max(first, start)
+        try:
+            values = tokens.read_range(low, min(first + chunk, stop))
+        except DamageError as error:
+            on_damage(error)
+        else:
+            yield low, values
 
 
 def sampled_spans(reader: SplitReader, samples: int) -> list[tuple[int, int]]:

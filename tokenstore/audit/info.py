@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tokenstore.audit.facts import manifest_facts, split_facts
 from tokenstore.format import Manifest
 from tokenstore.reading import StoreFiles, TokenStore
 from tokenstore.reading.open import StorePath, as_store
@@ -37,6 +38,11 @@ class StoreInfo:
     manifest: Manifest
     arrays: Mapping[str, ArrayInfo]
     """The arrays by name, such as `train/tokens`."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The statements of the manifest, and the samples of each split, as texts by their names."""
+        return {**manifest_facts(self.manifest), **split_facts(self.manifest)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""

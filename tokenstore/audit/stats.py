@@ -6,16 +6,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from typing_extensions import Unpack
 
-from tokenstore.audit.codes import CodebookUse, CodeObserver, DistinctCounts, codebook_use, sampled_spans
+from tokenstore.audit.codes import (
+    CodebookUse,
+    CodeObserver,
+    DistinctCounts,
+    OnDamage,
+    codebook_use,
+    sampled_spans,
+)
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
 from tokenstore.audit.info import file_nbytes
+from tokenstore.audit.overview import MILLION, Overview, overview
 from tokenstore.codecs import bit_width
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.errors import ArgumentError, DamageError, Parameter
 from tokenstore.format import CODEBOOK, LABELS, ROOT, SYMMETRIES, SYNONYMS, TOKENS, Manifest
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.open import StorePath, as_store
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
     from tokenstore.loading import Mixing
     from tokenstore.tokenizers.base import Tokenizer
 
-MILLION = 10**6
-"""The samples that a store's bytes are projected to."""
 LEAST_PROJECTED = 1000
 """The samples below which nothing is projected: files that do not grow with the samples weigh
 most."""
@@ -36,6 +42,8 @@ most."""
 _LISTED_CLASSES = 2**20
 """The most classes that counts are a list of; with larger labels, only labels that occur are counted."""
 _LABELS_AT_ONCE = 2**20
+
+_Made = TypeVar("_Made")
 
 CONTEXT_MODEL = "context model"
 """The part that is the metadata of tokens, most of which is the model they are coded by."""
@@ -59,7 +67,7 @@ class SplitAudit:
     class_counts: list[int] | dict[int, int] | None
     """The samples of each class by its index; of labels too large for a list, only those that occur."""
     counted_samples: int = 0
-    """The samples whose codes were counted: all, but in a report of a very large store."""
+    """The samples whose codes were counted: all, but in a report of a very large or damaged store."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The values of the optional columns that were asked for, by name: see `tokenstore.audit.columns`."""
 
@@ -98,12 +106,23 @@ class StorageAudit:
     million_nbytes: int | None
     """The bytes, about, of a million samples like the store's; None for a store of few samples."""
     splits: dict[str, SplitAudit]
-    class_names: tuple[str, ...] | None = None
+    manifest: Manifest
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the store's classes, if it has any."""
+        return self.manifest.class_names
+
+    @property
+    def overview(self) -> Overview:
+        """The store and how small it is, as `tokenstore stats` and the report show it first."""
+        return overview(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as JSON values, without the names of classes."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "class_names"}
-        return {**values, "splits": {name: split.to_dict() for name, split in self.splits.items()}}
+        """Return the audit and its overview as JSON values, without the manifest."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "manifest"}
+        splits = {name: split.to_dict() for name, split in self.splits.items()}
+        return {**values, "splits": splits, "overview": self.overview.to_dict()}
 
 
 def stats(
@@ -154,14 +173,17 @@ def audit_store(
     *,
     most_codes: int | None = None,
     observe: Callable[[str, int], CodeObserver] | None = None,
+    on_damage: OnDamage | None = None,
 ) -> StorageAudit:
     """Audit an open store as `stats` does, and let others see its codes in the same pass.
 
     Of a store of more than `most_codes` codes, about as many are counted, in chunks evenly spaced over each
     split. `observe(split, samples)` returns the observer of a split's codes, of which it sees those of
-    so many samples. Raises what `stats` does.
+    so many samples. With `on_damage`, which is called with each error, damaged chunks are not counted, and
+    labels and columns that are damaged are left out. Raises what `stats` does.
     """
-    columns = compute_columns(store, options)  # first: a missing image is said before hours of counting
+    # first: a missing image is said before hours of counting
+    columns = _past_damage(on_damage, partial(compute_columns, store, options)) or {}
     manifest: Manifest = store.manifest
     total = sum(split.samples for split in manifest.splits.values())
     counted = {name: split.samples for name, split in manifest.splits.items()}
@@ -171,11 +193,13 @@ def audit_store(
     spans = {name: sampled_spans(store[name], counted[name]) for name in store.splits}
     counted = {name: sum(stop - start for start, stop in of_split) for name, of_split in spans.items()}
     splits: dict[str, SplitAudit] = {}
+    done = 0
     for name in store.splits:
-        done = sum(split.counted_samples for split in splits.values())
         report = partial(_report, on_progress, sum(counted.values()), done)
         observer = None if observe is None else observe(name, counted[name])
-        splits[name] = _audit_split(store, name, columns[name], spans[name], report, observer)
+        of_split = columns.get(name, {})
+        splits[name] = _audit_split(store, name, of_split, spans[name], report, observer, on_damage)
+        done += counted[name]
     parts = _nbytes_by_part(store)
     return StorageAudit(
         location=store.files.storage.url,
@@ -186,7 +210,7 @@ def audit_store(
         source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
         million_nbytes=_projected(parts, total),
         splits=splits,
-        class_names=store.class_names,
+        manifest=manifest,
     )
 
 
@@ -222,12 +246,13 @@ def _audit_split(
     spans: Sequence[tuple[int, int]],
     on_progress: Callable[[int], object],
     observer: CodeObserver | None,
+    on_damage: OnDamage | None,
 ) -> SplitAudit:
     manifest: Manifest = store.manifest
     reader = store[name]
     summary = manifest.splits[name]
     codes_per_sample = math.prod(manifest.sample_shape)
-    codebooks = codebook_use(reader, spans, on_progress, observer)
+    codebooks, counted = codebook_use(reader, spans, on_progress, observer, on_damage)
     tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")
     return SplitAudit(
         samples=summary.samples,
@@ -240,10 +265,21 @@ def _audit_split(
         entropy_bits=sum(use.entropy_bits for use in codebooks) / len(codebooks),
         source_nbytes=summary.source_bytes,
         codebooks=codebooks,
-        class_counts=_class_counts(reader, manifest),
-        counted_samples=sum(stop - start for start, stop in spans),
+        class_counts=_past_damage(on_damage, partial(_class_counts, reader, manifest)),
+        counted_samples=counted,
         columns=columns,
     )
+
+
+def _past_damage(on_damage: OnDamage | None, made: Callable[[], _Made]) -> _Made | None:
+    """Return what `made` returns; None after damage, if there is someone to call with its error."""
+    try:
+        return made()
+    except DamageError as error:
+        if on_damage is None:
+            raise
+        on_damage(error)
+        return None
 
 
 def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[int, int] | None:

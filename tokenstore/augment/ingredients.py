@@ -83,6 +83,10 @@ class Ingredients:
         if self.flip is not None and self.flip not in FLIPS:
             raise ValueError(f"flip: expected one of {', '.join(FLIPS)}, found {self.flip!r}")
 
+    def is_flipped_by_adapter(self, flip: object | None) -> bool:
+        """Return whether TokenAdapt flips: nothing `flip`s the codes, and flips are not left out."""
+        return flip is None and self.flip != "none"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the ingredients by their names, as JSON values."""
         return {**asdict(self), "scale": list(self.scale)}

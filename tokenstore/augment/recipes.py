@@ -137,7 +137,7 @@ def made_of(
     cutmix = CutMix(ingredients.cutmix) if ingredients.cutmix and classes else None
     mixup = Mixup(ingredients.mixup) if ingredients.mixup and classes else None
     both = CutMixOrMixup(cutmix, mixup) if cutmix is not None and mixup is not None else cutmix or mixup
-    flips_alone = flip is None and ingredients.flip != "none"
+    flip_p = 0.5 if ingredients.is_flipped_by_adapter(flip) else 0.0
     return Recipe(
         vectors,
         RandomPart(ingredients.scale) if size is None else RandomResizedCrop(size, ingredients.scale),
@@ -148,10 +148,7 @@ def made_of(
         adapter_geometry=None
         if adapter is None
         else adapter_geometry(
-            size,
-            ingredients.scale,
-            flip_p=0.5 if flips_alone else 0.0,
-            shared=ingredients.adapter_draws == "batch",
+            size, ingredients.scale, flip_p=flip_p, shared=ingredients.adapter_draws == "batch"
         ),
         adapter_mixing=None if adapter is None else both,
         colour_last=ingredients.colour_last,

@@ -15,7 +15,8 @@ from tokenstore.codecs import NAME, Column
 from tokenstore.errors import Parameter, SourceError, did_you_mean
 from tokenstore.sources.arrow_values import Extent, column_values
 from tokenstore.sources.base import Note, SourceColumn
-from tokenstore.sources.names import digest, shortened, sliced
+from tokenstore.sources.names import digest, sliced
+from tokenstore.texts import shortened
 
 __all__ = ["ArrowColumn", "arrow_columns", "missing_field", "not_used", "requested_fields"]
 

@@ -20,7 +20,8 @@ from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.files import SourceFile, whole_file
 from tokenstore.sources.further import not_used
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
-from tokenstore.sources.names import printable, shortened
+from tokenstore.sources.names import printable
+from tokenstore.texts import shortened
 
 PATH_NAMES = (
     *("path", "file", "filename", "file_name", "image", "filepath", "file_path", "image_path", "img_path"),

@@ -22,7 +22,6 @@ __all__ = [
     "is_plain_name",
     "printable",
     "printable_names",
-    "shortened",
     "sliced",
 ]
 
@@ -121,11 +120,6 @@ def first_indices(names: pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> 
 def counted(what: str, count: int, example: str) -> str:
     """Return a message such as `links skipped: 3 (first: a/b)`."""
     return f"{what}: {count} (first: {example})"
-
-
-def shortened(names: Sequence[str], count: int = 5) -> str:
-    """Return the first names, with commas between and dots behind if more follow."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def is_plain_name(name: object) -> bool:

@@ -15,7 +15,7 @@ from tokenstore.sources.base import Note
 from tokenstore.sources.further import not_used
 from tokenstore.sources.labels import LABEL_NAMES, looks_like_label
 from tokenstore.sources.layouts.rows import TOKEN_NAMES
-from tokenstore.sources.names import shortened
+from tokenstore.texts import shortened
 
 _T = TypeVar("_T")
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")

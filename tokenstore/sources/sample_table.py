@@ -20,8 +20,9 @@ from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.further import arrow_columns, missing_field, requested_fields
 from tokenstore.sources.label_paths import match_paths
 from tokenstore.sources.label_table import PATH_NAMES, csv_content
-from tokenstore.sources.names import counted, first_indices, printable, shortened
+from tokenstore.sources.names import counted, first_indices, printable
 from tokenstore.sources.places import file_at
+from tokenstore.texts import shortened
 
 __all__ = ["table_columns"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,13 +26,13 @@ from torch import Tensor
 
 from tokenstore.errors import TokenizerError
 from tokenstore.networks.checkpoints import SUFFIXES
+from tokenstore.texts import shortened
 from tokenstore.tokenizers.image_tokenizer import ImageTokenizer
 
 CONFIG = "config.json"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 HUB_TIMEOUT = 10.0
 """The seconds to wait for the hub's first answer before only its local cache is used."""
-NAMES_SHOWN = 5
 
 
 class Files(Protocol):
@@ -63,7 +63,7 @@ class LocalFiles:
 
     def listing(self) -> str:
         """Return the known contents, for error messages."""
-        return _some(sorted(path.name for path in self.root.iterdir()), at_most=12) or "nothing"
+        return shortened(sorted(path.name for path in self.root.iterdir()), 12) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def checkpoint_at(argument: str) -> Path:
         if len(names) != 1:
             raise TokenizerError(
                 f"{argument}: expected a checkpoint file, or a folder with one, found "
-                f"{_some(names) or 'none'}; name the file in it"
+                f"{shortened(names) or 'none'}; name the file in it"
             )
         return path / names[0]
     if path.exists() or "#" not in argument:
@@ -255,8 +255,9 @@ def weight_files(folder: ModelFolder, stem: str, part: str = "") -> list[Path]:
     if index is None:
         others = sorted(path.name for path in folder.path.iterdir() if path.name != CONFIG)
         raise TokenizerError(
-            f"{folder.where}: expected weights {stem}.safetensors, found {_some(others) or 'none'}; pickles "
-            "(.bin) are never read: save the model again with save_pretrained(..., safe_serialization=True)"
+            f"{folder.where}: expected weights {stem}.safetensors, found {shortened(others) or 'none'}; "
+            "pickles (.bin) are never read: save the model again with save_pretrained(..., "
+            "safe_serialization=True)"
         )
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
@@ -351,8 +352,8 @@ def check_names(where: str, missing: Collection[str], unexpected: Collection[str
     if missing or unexpected:
         raise TokenizerError(
             f"{where}: expected the tensors that {CONFIG} asks for, found {len(missing)} missing "
-            f"({_some(sorted(missing))}) and {len(unexpected)} unexpected ({_some(sorted(unexpected))}); "
-            "config and weights are of different models"
+            f"({shortened(sorted(missing))}) and {len(unexpected)} unexpected "
+            f"({shortened(sorted(unexpected))}); config and weights are of different models"
         )
 
 
@@ -391,8 +392,3 @@ def whole_positions(side: int, stride: int) -> int:
 def reason(error: BaseException) -> str:
     """Return an exception of another library as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _some(names: Iterable[str], at_most: int = NAMES_SHOWN) -> str:
-    names = list(names)
-    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers.brightness import BrightnessTokenizer
+from helpers.brightness_stores import converted
 from helpers.stores import Samples, random_codes, write_store
 from PIL import Image
 from tokenstore_cli.main import cli
@@ -20,7 +21,7 @@ from tokenstore.audit.originals import open_images
 from tokenstore.audit.quality import measure_quality
 from tokenstore.audit.report import gathering, observing, page
 from tokenstore.audit.report import report as report_module
-from tokenstore.errors import ArgumentError, DamageError, SourceError, TokenizerError
+from tokenstore.errors import ArgumentError, DamageError, SourceError, StoreError, TokenizerError
 from tokenstore.format.store_fields import TokenizerIdentity
 from tokenstore.format.tables import Skip
 
@@ -203,17 +204,92 @@ def test_a_report_of_no_store_or_of_three_is_refused(codes_store: Path) -> None:
             tokenstore.report(*stores)
 
 
-def test_damaged_codes_are_an_error_and_an_old_page_stays(codes_store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "page.html"
-    out.write_text("old")
-    files = (codes_store / "train" / "tokens").rglob("*")
-    (shard,) = [path for path in files if path.is_file() and path.suffix != ".json"]
+def damage(folder: Path, offset: int = 10) -> None:
+    """Change a byte of the one shard of an array in a folder."""
+    (shard,) = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
     data = bytearray(shard.read_bytes())
-    data[10] ^= 255
+    data[offset] ^= 255
     shard.write_bytes(data)
+
+
+def test_a_damaged_chunk_is_named_and_all_others_are_counted(codes_store: Path, tmp_path: Path) -> None:
+    sound = tokenstore.stats(codes_store).splits
+    damage(codes_store / "train" / "tokens")
     with pytest.raises(DamageError):
-        tokenstore.report(codes_store, out=out)
+        tokenstore.stats(codes_store)
+    made = tokenstore.report(codes_store, out=tmp_path / "page.html", verify=True)
+    (store,) = made.stores
+    codes = tokenstore.open(codes_store)["train"].read("tokens", np.arange(64, 300))
+    (use,) = store.stats.splits["train"].codebooks
+    assert store.stats.splits["train"].counted_samples == 300 - 64
+    assert sum(count for _, count in use.top_codes) == np.sort(np.bincount(codes.ravel()))[-10:].sum()
+    assert use.used == len(np.unique(codes))
+    assert store.stats.splits["val"].codebooks == sound["val"].codebooks
+    assert store.stats.splits["train"].class_counts == sound["train"].class_counts
+    assert [column.name for column in store.splits["train"].columns] == ["weight"]
+    assert store.duplicates is None
+    assert all("train/tokens" in problem for problem in store.damage)
+    assert store.verification is not None
+    assert set(store.verification.problems) <= set(made.problems)
+    page = (tmp_path / "page.html").read_text()
+    for part in (
+        "This store is damaged",
+        "236 of 300 in train",
+        "Duplicates were not looked for",
+    ):
+        assert part in page
+    assert made.to_dict()["stores"][0]["damage"] == list(store.damage)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("labels", "The labels of train cannot be read"), ("weight", "The columns cannot be read")],
+)
+def test_damaged_labels_and_columns_are_named(codes_store: Path, place: str, words: str) -> None:
+    damage(codes_store / "train" / place, 3)
+    made = tokenstore.report(codes_store)
+    assert any(f"train/{place}" in str(problem) for problem in made.problems)
+    assert made.stores[0].stats.splits["train"].counted_samples == 300
+    assert words in made.html()
+
+
+def test_sound_samples_of_a_damaged_store_are_drawn(images: Path, tmp_path: Path) -> None:
+    converted(images, tmp_path / "chunks", chunk_samples=3)
+    damage(tmp_path / "chunks" / "train" / "tokens", 0)
+    made = tokenstore.report(tmp_path / "chunks", tokenizer=BrightnessTokenizer(), augment="seitpp")
+    sheet = made.stores[0].pictures.sheet
+    assert [picture.row for picture in sheet] == [3, 4, 5, 6, 7, 8]
+    assert all((picture.rebuilt == picture.row).all() for picture in sheet)
+    assert made.problems
+    assert "Reconstructions were not compared" in made.html()
+
+
+def test_one_store_of_two_is_shown_if_the_other_cannot_be_opened(codes_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    made = tokenstore.report(tmp_path / "nothing", codes_store, out=out)
+    assert [store.info.location for store in made.stores] == [str(codes_store)]
+    assert list(made.unread) == [str(tmp_path / "nothing")]
+    assert "nothing cannot be shown" in out.read_text()
+    assert made.to_dict()["unread"] == {place: str(error) for place, error in made.unread.items()}
+    (codes_store / "val" / "zarr.json").write_text("{}")
+    (codes_store / "zarr.json").write_text("{}")
+    out.write_text("old")
+    with pytest.raises(StoreError):
+        tokenstore.report(tmp_path / "nothing", codes_store, out=out)
     assert out.read_text() == "old"
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_1(codes_store: Path, tmp_path: Path) -> None:
+    damage(codes_store / "train" / "tokens")
+    out = tmp_path / "page.html"
+    result = CliRunner().invoke(cli, ["report", str(codes_store), "-o", str(out)])
+    assert result.exit_code == 1
+    assert "open it in a browser" in result.stdout
+    assert "problem: " in result.stderr
+    assert "train/tokens" in result.stderr
+    result = CliRunner().invoke(cli, ["report", str(codes_store), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["stores"][0]["damage"][0] in result.stderr
 
 
 def test_a_store_without_samples_has_a_page(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ class StoreFigures:
     duplicates: DuplicateFigures | None = None
     verification: Verification | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
+    """The damage that was met, up to 50 findings; figures are of what could be read."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The damage that was met, and what a verification found."""
+        found = () if self.verification is None else map(str, self.verification.problems)
+        return tuple(dict.fromkeys((*self.damage, *found)))
 
     @property
     def is_sampled(self) -> bool:
@@ -123,4 +131,5 @@ class StoreFigures:
             "verify": None if self.verification is None else self.verification.to_dict(),
             "shown": self.pictures.to_dict(),
             "missing": dict(self.reasons),
+            "damage": list(self.damage),
         }

@@ -22,13 +22,15 @@ from tokenstore.audit.report.pictures import Picture, WorstRebuilt, code_patches
 from tokenstore.audit.report.predictability import Predictability, predictabilities
 from tokenstore.audit.report.tables import (
     DuplicateFigures,
+    SkippedSamples,
     column_ranges,
     duplicate_figures,
     skipped_samples,
 )
 from tokenstore.audit.stats import StorageAudit, audit_store
 from tokenstore.audit.verify import Verification, verify
-from tokenstore.errors import AdapterError, SourceError, TokenizerError
+from tokenstore.errors import AdapterError, DamageError, SourceError, TokenizerError
+from tokenstore.format import TOKENS
 from tokenstore.reading import Indices, TokenStore
 from tokenstore.reading.open import StorePath
 from tokenstore.sources.base import ImageSource
@@ -39,6 +41,8 @@ MOST_CODES = 2**26
 """The codes of a store that are counted: of a store of more, those of evenly spaced chunks."""
 EXTREMES = 6
 """The samples of the fewest and of the most bits that are shown."""
+MOST_DAMAGE = 50
+"""The findings of damage that are listed."""
 AUGMENTED = 4
 """The samples that the augmentation is shown on."""
 
@@ -75,6 +79,7 @@ class _Gatherer:
     def __init__(self, store: TokenStore, request: Request, on_step: OnStep) -> None:
         self._store, self._request, self._on_step = store, request, on_step
         self._reasons: dict[str, str] = {}
+        self._damage: dict[str, None] = {}
         # what the caller named has to be there; what the manifest names may be gone
         named, where = request.tokenizer is not None, request.images is not None
         self._tokenizer = self._had("pictures", () if named else TokenizerError, self._open_tokenizer)
@@ -82,6 +87,7 @@ class _Gatherer:
 
     def figures(self) -> StoreFigures:
         """Return all figures."""
+        about = info(self._store)
         worst = WorstRebuilt(self._store)
         # first: that none of the images named can be read is said before minutes of counting
         errors = TokenizerError if self._request.images is not None else (SourceError, TokenizerError)
@@ -93,9 +99,11 @@ class _Gatherer:
         splits = {}
         for number, name in enumerate(self._store.splits, 1):
             split, seen = self._store[name], observers[name]
-            splits[name] = SplitFigures(
-                seen.curves, seen.entropy(), column_ranges(split), skipped_samples(self._store, name)
-            )
+            columns = self._had("columns", (), partial(column_ranges, split))
+            skipped = self._had("skipped", (), partial(skipped_samples, self._store, name))
+            if skipped is None:
+                skipped = SkippedSamples(self._store.manifest.splits[name].skipped, [])
+            splits[name] = SplitFigures(seen.curves, seen.entropy(), columns or [], skipped)
             self._on_step("columns", number, len(self._store.splits))
         bits = self._predictability()
         duplicates = self._duplicates()
@@ -108,16 +116,33 @@ class _Gatherer:
             )
             shown = shown if drawn is None else drawn
         return StoreFigures(
-            info(self._store), audit, splits, shown, quality, bits, duplicates, verification, self._reasons
+            about,
+            audit,
+            splits,
+            shown,
+            quality,
+            bits,
+            duplicates,
+            verification,
+            self._reasons,
+            tuple(self._damage),
         )
 
     def _had(self, part: str, errors: Any, made: Callable[[], Any]) -> Any:
-        """Return what `made` returns; None after one of `errors`, which is noted as the part's reason."""
+        """Return what `made` returns; None after damage or one of `errors`, noted as the part's reason."""
         try:
             return made()
+        except DamageError as error:
+            self._damaged(error)
+            self._reasons[part] = str(error)
+            return None
         except errors as error:
             self._reasons[part] = str(error)
             return None
+
+    def _damaged(self, error: DamageError) -> None:
+        if len(self._damage) < MOST_DAMAGE:
+            self._damage[str(error)] = None
 
     def _open_tokenizer(self) -> Tokenizer:
         return tokenizer_for(self._store.manifest, self._request.tokenizer, self._request.device)
@@ -142,21 +167,25 @@ class _Gatherer:
             partial(self._on_step, "counting codes"),
             most_codes=MOST_CODES,
             observe=observe,
+            on_damage=self._damaged,
         )
 
     def _predictability(self) -> Mapping[str, Predictability] | None:
         self._on_step("bits of samples", 0, 1)
-        bits = predictabilities(self._store)
+        bits = self._had("predictability", (), partial(predictabilities, self._store))
         self._on_step("bits of samples", 1, 1)
         if isinstance(bits, str):
             self._reasons["predictability"] = bits
             return None
-        return bits
+        measured: Mapping[str, Predictability] | None = bits
+        return measured
 
     def _duplicates(self) -> DuplicateFigures | None:
         if not any(len(self._store[name]) for name in self._store.splits):
             return None
-        return duplicate_figures(self._store, self._request.near, self._on_step)
+        find = partial(duplicate_figures, self._store, self._request.near, self._on_step)
+        found: DuplicateFigures | None = self._had("duplicates", (), find)
+        return found
 
     def _quality(self, worst: WorstRebuilt) -> QualityFigures | None:
         """Compare some reconstructions with their images."""
@@ -212,8 +241,15 @@ class _Gatherer:
     def _drawn(
         self, tokenizer: Tokenizer, split: str, rows: Indices, notes: list[str] | None = None
     ) -> list[Picture]:
-        """Decode samples, with their originals where they are."""
-        rebuilt = decode_samples(self._store, split, rows, tokenizer, DECODED_AT_ONCE)
+        """Decode samples, with their originals where they are; damaged samples are left out."""
+        try:
+            rebuilt = decode_samples(self._store, split, rows, tokenizer, DECODED_AT_ONCE)
+        except DamageError:
+            sound = [place for place, row in enumerate(rows.tolist()) if self._is_sound(split, row)]
+            rows, notes = rows[sound], [notes[place] for place in sound] if notes else []
+            if not sound:
+                return []
+            rebuilt = decode_samples(self._store, split, rows, tokenizer, DECODED_AT_ONCE)
         originals: list[Any] = [None] * len(rows)
         if self._source is not None:
             read = read_originals(self._store, split, rows, self._source)
@@ -221,6 +257,14 @@ class _Gatherer:
             if read.reason is not None:
                 self._reasons.setdefault("originals", read.reason)
         return pictures(self._store, split, rows, rebuilt, originals, notes or [])
+
+    def _is_sound(self, split: str, row: int) -> bool:
+        try:
+            self._store[split].read(TOKENS, [row])
+        except DamageError as error:
+            self._damaged(error)
+            return False
+        return True
 
     def _extremes(
         self, tokenizer: Tokenizer, split: str, bits: Mapping[str, Predictability] | None

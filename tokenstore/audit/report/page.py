@@ -9,7 +9,6 @@ import base64
 import io
 import itertools
 import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from tokenstore.audit.report.charts import Chart, numbered
 from tokenstore.errors import ArgumentError
 from tokenstore.files import whole_file
-from tokenstore.texts import human_bytes, printable
+from tokenstore.texts import counted, human_bytes, percent, printable
 from tokenstore.version import __version__
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ def _environment(side: int, folder: Path | None) -> Environment:
     environment.filters |= {
         "bytes": human_bytes,
         "chart": drawn,
+        "counted": counted,
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "picture": lambda image: picture(image, side),
@@ -104,13 +104,6 @@ def _environment(side: int, folder: Path | None) -> Environment:
 @cache
 def _asset(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text()
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Return a share as per cent: 12.3 %; shares that would round to nothing have two digits that count."""
-    if share and abs(share) < 0.5 * 10 ** (-2 - digits):
-        return f"{100 * share:.2g} %"
-    return f"{100 * share:.{digits}f} %"
 
 
 def picture(image: npt.NDArray[np.uint8], side: int) -> str:
@@ -128,8 +121,3 @@ def picture(image: npt.NDArray[np.uint8], side: int) -> str:
     else:
         drawn.save(file, "WEBP", quality=_QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def tiles(values: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the names and values of a page's first figures, without empty ones."""
-    return [(name, value) for name, value in values.items() if value]

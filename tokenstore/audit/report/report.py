@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,14 @@ from tokenstore.audit.report.figures import StoreFigures
 from tokenstore.audit.report.gathering import OnStep, Request, gather
 from tokenstore.audit.report.page import page_path, render_page, write_page
 from tokenstore.audit.report.store_page import store_views
-from tokenstore.errors import ArgumentError, Parameter
+from tokenstore.errors import (
+    ArgumentError,
+    DamageError,
+    ManifestError,
+    Parameter,
+    StoreError,
+    TokenstoreError,
+)
 from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath, as_store
 from tokenstore.sources.options import OriginalsOptions, refuse_unknown
@@ -41,6 +48,14 @@ class Report:
     """The file of the page; None if none was written."""
     nbytes: int = 0
     """The bytes of that file."""
+    unread: Mapping[str, TokenstoreError] = field(default_factory=dict)
+    """The error because of which one store of two is not shown, by its place."""
+
+    @property
+    def problems(self) -> tuple[TokenstoreError | str, ...]:
+        """The problems of the stores: the error of one that is not shown, and damage that was met."""
+        damage = (problem for store in self.stores for problem in store.problems)
+        return (*self.unread.values(), *damage)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values, with the version of their names as `schema_version`."""
@@ -49,11 +64,12 @@ class Report:
             "schema_version": SCHEMA_VERSION,
             "created_by": f"tokenstore {__version__}",
             "stores": [store.to_dict() for store in self.stores],
+            "unread": {place: str(error) for place, error in self.unread.items()},
         }
 
     def html(self) -> str:
         """Return the page; raises ArgumentError without matplotlib."""
-        return render_page("store.html", stores=store_views(self.stores))
+        return render_page("store.html", stores=store_views(self.stores), unread=self.unread)
 
 
 def report(
@@ -76,7 +92,9 @@ def report(
     """Gather what can be said of a store, or of two side by side, and write it as one HTML page.
 
     Figures are those of `stats`, `verify` and `dedupe`, pictures those of `preview`. Of a store of more than
-    67 million codes, codes are counted in evenly spaced chunks, and the page says so.
+    67 million codes, codes are counted in evenly spaced chunks, and the page says so. A damaged store is
+    shown as far as it can be read, with its damage, and so is one store of two if the other cannot be opened:
+    `Report.problems` says what is wrong.
 
     Args:
         *stores: One store, or two, each open or by its path or URL.
@@ -96,7 +114,8 @@ def report(
         **of_images: The options that the images are opened with.
 
     Raises ArgumentError for arguments that cannot be used, SourceError, TokenizerError and AdapterError for
-    what is named here and does not fit, DamageError, OSError, and the errors of `tokenstore.open`.
+    what is named here and does not fit, OSError, and, if no store can be shown, DamageError or the errors of
+    `tokenstore.open`.
     """
     refuse_unknown(of_images, OriginalsOptions.__annotations__, "report")
     _check_arguments(stores, samples, quality, augment, adapter)
@@ -106,24 +125,37 @@ def report(
     request = Request(
         samples, quality, near, shuffle, augment, verify, adapter, images, tokenizer, device, of_images
     )
-    made = Report(_gathered([as_store(store, storage_options) for store in stores], request, on_progress))
-    return made if path is None else Report(made.stores, path, write_page(path, made.html()))
+    made = _gathered(stores, storage_options, request, on_progress)
+    return made if path is None else replace(made, path=path, nbytes=write_page(path, made.html()))
 
 
 def _gathered(
-    stores: Sequence[TokenStore], request: Request, on_progress: OnStep | None
-) -> tuple[StoreFigures, ...]:
-    """Gather the figures of each store; steps are named by the number of the store where there are two."""
+    stores: Sequence[StorePath | TokenStore],
+    storage_options: Mapping[str, Any] | None,
+    request: Request,
+    on_progress: OnStep | None,
+) -> Report:
+    """Gather the figures of each store; steps are named by the number of the store where there are two.
+
+    Raises the error of a store that cannot be shown if there is no other that can.
+    """
 
     def on_step(prefix: str, step: str, done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(prefix + step, done, total)
 
-    prefixes = [f"store {number}: " if len(stores) > 1 else "" for number in range(1, len(stores) + 1)]
-    return tuple(
-        gather(store, request, partial(on_step, prefix))
-        for store, prefix in zip(stores, prefixes, strict=True)
-    )
+    shown: list[StoreFigures] = []
+    errors: dict[str, TokenstoreError] = {}
+    for number, store in enumerate(stores, 1):
+        prefix = f"store {number}: " if len(stores) > 1 else ""
+        try:
+            shown.append(gather(as_store(store, storage_options), request, partial(on_step, prefix)))
+        except (StoreError, ManifestError, DamageError) as error:
+            place = str(store.files.storage if isinstance(store, TokenStore) else store)
+            errors[place] = error
+    if not shown:
+        raise next(iter(errors.values()))
+    return Report(tuple(shown), unread=errors)
 
 
 def _check_arguments(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tokenstore.audit.overview import Figure
 from tokenstore.audit.report import store_charts as charts
 from tokenstore.audit.report.figures import StoreFigures
-from tokenstore.audit.report.page import percent
-from tokenstore.audit.stats import MILLION
-from tokenstore.texts import human_bytes, printable
+from tokenstore.format import LABELS
+from tokenstore.texts import printable
 
 CLASSES_LISTED = 1000
 """The most classes that a table lists."""
@@ -26,15 +26,8 @@ def _view(store: StoreFigures, letter: str) -> dict[str, Any]:
     return {
         "letter": letter,
         "name": printable(store.info.location.rstrip("/").rsplit("/", 1)[-1]),
-        "headline": _headline(store),
+        "overview": store.stats.overview,
         "tiles": _tiles(store),
-        "facts": _facts(store),
-        "sizes": _sizes(store),
-        "parts": [
-            (part, nbytes, nbytes / max(1, store.stats.nbytes))
-            for part, nbytes in store.stats.nbytes_by_part.items()
-        ],
-        "rates": _rates(store),
         "shown": store.pictures,
         "has_originals": any(each.original is not None for each in store.pictures.sheet),
         "quality": _quality(store),
@@ -42,6 +35,11 @@ def _view(store: StoreFigures, letter: str) -> dict[str, Any]:
         "codebook": _codebook(store),
         "entropy": charts.entropy_maps(store),
         "labels": _labels(store),
+        "unread_labels": [
+            name
+            for name, split in store.stats.splits.items()
+            if split.class_counts is None and split.samples and f"{name}/{LABELS}" in store.info.arrays
+        ],
         "columns": [(name, column) for name, split in store.splits.items() for column in split.columns],
         "skipped": [
             (name, *reason) for name, split in store.splits.items() for reason in split.skipped.reasons
@@ -52,105 +50,24 @@ def _view(store: StoreFigures, letter: str) -> dict[str, Any]:
         "verification": store.verification,
         "sampled": _sampled(store),
         "reasons": store.reasons,
+        "damage": store.damage,
     }
 
 
-def _headline(store: StoreFigures) -> str:
-    manifest, audit = store.info.manifest, store.stats
-    grid = " × ".join(map(str, manifest.grid))
-    splits = ", ".join(f"{split.samples:,} in {name}" for name, split in audit.splits.items())
-    of_classes = (
-        "" if audit.class_names is None else f" of {_counted(len(audit.class_names), 'class', 'classes')}"
-    )
-    samples = f"{_counted(audit.samples, 'sample')}{of_classes}"
-    views = "" if manifest.views is None else f", {manifest.views.count} views of each"
-    return f"{samples} ({splits}): grids of {grid} codes by {printable(manifest.tokenizer.name)}{views}"
-
-
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _tiles(store: StoreFigures) -> list[tuple[str, str, str]]:
-    """Return the names, values and remarks of the figures that come first."""
-    audit = store.stats
-    tiles = [
-        ("size", human_bytes(audit.nbytes), f"{audit.nbytes / max(1, audit.samples):,.0f} bytes a sample")
-    ]
-    if audit.source_nbytes:
-        share = percent(audit.nbytes / audit.source_nbytes, 2)
-        tiles.append(("of the images", share, f"which take {human_bytes(audit.source_nbytes)}"))
-    split = max(audit.splits.values(), key=lambda each: each.samples, default=None)
-    if split is not None and split.samples:
-        saved = f"fixed width takes {split.fixed_width_bits}, order-0 entropy is {split.entropy_bits:.2f}"
-        tiles.append(("bits a code", f"{split.bits_per_code:.2f}", saved))
-        used = sum(use.used for use in split.codebooks) / max(1, sum(use.size for use in split.codebooks))
-        perplexity = sum(use.perplexity for use in split.codebooks) / len(split.codebooks)
-        tiles.append(("codes used", percent(used, 0), f"perplexity {perplexity:,.0f}"))
+def _tiles(store: StoreFigures) -> list[Figure]:
+    """Return the first figures of the overview, and those that only a report has."""
+    tiles = list(store.stats.overview.figures)
     measured = [
         each for each in ([] if store.quality is None else store.quality.splits.values()) if each.psnr
     ]
     if measured:
         best = max(measured, key=lambda each: each.samples)
-        tiles.append(("PSNR", f"{best.psnr:.1f} dB", f"SSIM {best.ssim:.3f}, mean of {best.samples:,}"))
+        tiles.append(Figure("PSNR", f"{best.psnr:.1f} dB", f"SSIM {best.ssim:.3f}, mean of {best.samples:,}"))
     if store.duplicates is not None:
         again = sum(count for _, _, count in store.duplicates.exact)
         between = sum(count for one, two, count in store.duplicates.exact if one != two)
-        tiles.append(("duplicates", f"{again:,}", f"by codes, {between:,} of them between splits"))
+        tiles.append(Figure("duplicates", f"{again:,}", f"by codes, {between:,} of them between splits"))
     return tiles
-
-
-def _facts(store: StoreFigures) -> list[tuple[str, str]]:
-    manifest = store.info.manifest
-    identity = manifest.tokenizer
-    facts = [
-        ("place", store.info.location),
-        ("tokenizer", identity.name + (f", named {identity.spec}" if identity.spec else "")),
-        ("fingerprint", identity.fingerprint or "none: the tokenizer is unknown"),
-        ("codec", store.stats.codec),
-        ("grid", " × ".join(map(str, manifest.grid))),
-        ("codebook", " + ".join(f"{size:,}" for size in manifest.codebook_sizes) + " codes"),
-        ("made from", f"{manifest.source_kind or 'unknown'}"),
-    ]
-    if manifest.source_location is not None:
-        facts.append(("source", manifest.source_location))
-    if manifest.preprocessing is not None:
-        steps = manifest.preprocessing
-        facts.append(("images", f"{steps.width} × {steps.height} pixels, {steps.resize}, {steps.filter}"))
-    facts.append(("written by", f"{manifest.created_by}, format version {manifest.format_version}"))
-    if manifest.history:
-        facts.append(("history", ", then ".join(done.operation for done in manifest.history[-8:])))
-    if store.stats.million_nbytes is not None:
-        facts.append((f"{MILLION:,} samples", f"about {human_bytes(store.stats.million_nbytes)}"))
-    return [(name, printable(value)) for name, value in facts]
-
-
-def _sizes(store: StoreFigures) -> list[tuple[str, int, float]]:
-    """Return the names of the store and of its images, their bytes, and their share of the larger."""
-    audit = store.stats
-    if not audit.source_nbytes:
-        return []
-    most = max(audit.source_nbytes, audit.nbytes)
-    return [
-        ("source images", audit.source_nbytes, audit.source_nbytes / most),
-        ("this store", audit.nbytes, audit.nbytes / most),
-    ]
-
-
-def _rates(store: StoreFigures) -> list[tuple[str, list[tuple[str, float, float]]]]:
-    """Return each split's bits a code as stored, by order 0 and at a fixed width, and their shares."""
-    rates = []
-    for name, split in store.stats.splits.items():
-        if split.samples:
-            fixed = float(split.fixed_width_bits)
-            bits = (
-                ("stored", split.bits_per_code),
-                ("order-0 entropy", split.entropy_bits),
-                ("fixed width", fixed),
-            )
-            most = max(value for _, value in bits) or 1.0
-            rates.append((name, [(what, value, value / most) for what, value in bits]))
-    return rates
 
 
 def _quality(store: StoreFigures) -> dict[str, Any] | None:
@@ -234,4 +151,5 @@ def _sampled(store: StoreFigures) -> str:
         f"{split.counted_samples:,} of {split.samples:,} in {name}"
         for name, split in store.stats.splits.items()
     )
-    return f"Codes were counted in a part of the samples, chunks evenly spaced over each split: {counted}."
+    which = "that can be read" if store.damage else "evenly spaced over each split"
+    return f"Codes were counted in a part of the samples, chunks {which}: {counted}."

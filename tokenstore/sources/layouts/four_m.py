@@ -32,9 +32,10 @@ from tokenstore.sources.labels import label_splits
 from tokenstore.sources.layouts.modalities import Modality, class_texts, open_modality
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit, grid_of
 from tokenstore.sources.listings import SavedListings
-from tokenstore.sources.names import digest, printable_names, shortened, sliced
+from tokenstore.sources.names import digest, printable_names, sliced
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+from tokenstore.texts import shortened
 
 _CROPS, _BOXES = "crop_settings", "view_boxes"
 _TOKENISED = "tok_"

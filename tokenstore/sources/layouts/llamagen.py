@@ -32,9 +32,10 @@ from tokenstore.sources.folders import folders_in
 from tokenstore.sources.labels import check_labels
 from tokenstore.sources.layouts.npy_stacks import ArrayKind, read_many
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
-from tokenstore.sources.names import counted, digest, shortened
+from tokenstore.sources.names import counted, digest
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, split_of_file
+from tokenstore.texts import shortened
 
 _CODES, _LABELS = "_codes", "_labels"
 _FILE = re.compile(r"(0|[1-9][0-9]{0,17})\.npy")

@@ -32,9 +32,10 @@ from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_labels, label_splits
 from tokenstore.sources.layouts.mds_values import Cells, Encoding, encoding_of
 from tokenstore.sources.layouts.rows import CodeRows, JoinedRows, LayoutSplit, chosen_tokens, grid_of
-from tokenstore.sources.names import digest, is_plain_name, shortened
+from tokenstore.sources.names import digest, is_plain_name
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+from tokenstore.texts import shortened
 
 _INDEX = "index.json"
 _FORMAT = "mds"

@@ -17,8 +17,9 @@ from tokenstore.sources.base import CodeSplit, Labels
 from tokenstore.sources.code_values import unsigned_codes
 from tokenstore.sources.files import LocalFile, SourceFile
 from tokenstore.sources.labels import check_label_kind, check_labels
-from tokenstore.sources.names import check_range, digest, shortened
+from tokenstore.sources.names import check_range, digest
 from tokenstore.sources.npy_files import StoredArray
+from tokenstore.texts import shortened
 
 __all__ = [
     "TOKEN_NAMES",

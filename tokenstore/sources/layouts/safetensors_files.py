@@ -36,11 +36,11 @@ from tokenstore.sources.layouts.rows import (
     grid_of,
     joined_labels,
 )
-from tokenstore.sources.names import shortened
 from tokenstore.sources.npy_files import StoredArray
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.shard_files import find_shards, folder_has_shards, has_shards
 from tokenstore.storage import public_url
+from tokenstore.texts import shortened
 
 ENDINGS = (".safetensors",)
 

@@ -24,9 +24,10 @@ from tokenstore.sources.code_values import check_shape
 from tokenstore.sources.files import SourceFile, reading
 from tokenstore.sources.layouts.pickles import pickle_advice
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
-from tokenstore.sources.names import digest, printable, printable_names, shortened, sliced
+from tokenstore.sources.names import digest, printable, printable_names, sliced
 from tokenstore.sources.tar_columns import Values, tar_columns
 from tokenstore.sources.tar_headers import walk_headers
+from tokenstore.texts import shortened
 
 __all__ = ["no_images", "tar_codes"]
 

@@ -33,9 +33,10 @@ from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_label_kind, check_labels
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit, chosen_tokens, grid_of
-from tokenstore.sources.names import digest, shortened
+from tokenstore.sources.names import digest
 from tokenstore.sources.registry import SourceKind
 from tokenstore.sources.split_names import DEFAULT_SPLIT, group_folders, in_usual_order, split_of_folder
+from tokenstore.texts import shortened
 
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
 _ARRAY_FILES = ("zarr.json", ".zarray")

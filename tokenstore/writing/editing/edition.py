@@ -26,7 +26,7 @@ from tokenstore.reading.open import StorePath, as_storage
 from tokenstore.storage import STAGING, Storage
 from tokenstore.version import __version__
 from tokenstore.writing.copy import Progress, copy_file
-from tokenstore.writing.editing.new_store import EditedStore, new_store, opened_places, operation
+from tokenstore.writing.editing.new_store import EditedStore, OnSamples, new_store, opened_places, operation
 from tokenstore.writing.in_place import replace_store
 from tokenstore.writing.linked import StoredFile, linked, take
 from tokenstore.writing.spec import StoreSpec
@@ -99,12 +99,18 @@ class Edition:
     def _has(self, path: str) -> bool:
         return path in self.files or path in self._unlisted
 
-    def keep_rest(self, but: Collection[str] = ()) -> None:
-        """Keep all files but those that are written, and those of some arrays and tables (by path)."""
+    def keep_rest(self, but: Collection[str] = (), on_progress: OnSamples | None = None) -> None:
+        """Keep all files but those that are written, and those of some arrays and tables (by path).
+
+        `on_progress` is called with the name of this step, the files that are done, and all files.
+        """
         folders = tuple(f"{path}/" for path in but)
-        for path, record in self.store.files.records():
+        total = sum(1 for _ in self.store.files.records())
+        for done, (path, record) in enumerate(self.store.files.records(), 1):
             if not self._has(path) and path not in but and not path.startswith(folders):
                 self.keep(path, record)
+            if on_progress is not None:
+                on_progress("keeping files", done, total)
 
     def commit(self, fields: Mapping[str, Any]) -> Manifest:
         """Write the manifest last, with some fields changed; the new edition is complete."""

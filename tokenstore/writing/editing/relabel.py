@@ -33,7 +33,7 @@ from tokenstore.writing.editing.label_files import (
     read_class_map,
     read_labels,
 )
-from tokenstore.writing.editing.new_store import EditedStore
+from tokenstore.writing.editing.new_store import EditedStore, OnSamples
 from tokenstore.writing.editing.rows import PickedRows
 from tokenstore.writing.rewrite import TableRows, spec_of
 
@@ -54,6 +54,7 @@ def relabel(
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnSamples | None = None,
 ) -> EditedStore:
     """Give the samples of `store` other labels: at `out`, or in its place.
 
@@ -67,7 +68,7 @@ def relabel(
     to be a local folder or zip file; the new one is whole beside it before they change places, and a call
     after a crash goes on by itself. `resume` goes on with what an interrupted call left at `out`.
     `storage_options` are those of `store`, or of `out` where `store` is local; `target_storage_options` are
-    those of `out`.
+    those of `out`. `on_progress` is called with a step's name, the files that are done, and all files.
 
     Raises ArgumentError for labels, names or options that cannot be used; StoreError for a store without
     names of classes to map, or one that cannot be replaced in its place; DamageError; StoreExistsError if
@@ -86,7 +87,7 @@ def relabel(
     if class_map is not None:
         names = read_class_map(class_map)
         done = {"name": "relabel", "class_map": names}
-        return edit(store, out, done, lambda opened: _mapped(opened, names), **options)
+        return edit(store, out, done, lambda opened: _mapped(opened, names, on_progress), **options)
     assert labels is not None
     given = read_labels(labels)
     done = {"name": "relabel", "labels": given.digest}
@@ -94,7 +95,7 @@ def relabel(
     def editor(opened: TokenStore) -> Editor:
         by_split, class_names = given_labels(opened, given)
         new = {name: _slices(values) for name, values in by_split.items()}
-        return lambda edition: _write(edition, new, class_names)
+        return lambda edition: _write(edition, new, class_names, on_progress)
 
     return edit(store, out, done, editor, **options)
 
@@ -108,6 +109,7 @@ def rename_class(
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnSamples | None = None,
 ) -> EditedStore:
     """Give the class `old` of `store` the name `new`: at `out`, or in its place; its label stays.
 
@@ -136,7 +138,7 @@ def rename_class(
                 parameters=[merging],
             )
         renamed = tuple(new if name == old else name for name in names)
-        return lambda edition: _write(edition, {}, renamed)
+        return lambda edition: _write(edition, {}, renamed, on_progress)
 
     return edit(
         store,
@@ -149,7 +151,7 @@ def rename_class(
     )
 
 
-def _mapped(store: TokenStore, names: Mapping[str, str]) -> Editor:
+def _mapped(store: TokenStore, names: Mapping[str, str], on_progress: OnSamples | None) -> Editor:
     """Return the editor that maps classes; raises what `mapped_classes` raises."""
     classes = mapped_classes(store, names)
     check_label_maps(store, classes.labels, "classes become one, or another order")
@@ -158,7 +160,7 @@ def _mapped(store: TokenStore, names: Mapping[str, str]) -> Editor:
         for name in store.splits
         if LABELS in store[name].columns
     }
-    return lambda edition: _write(edition, new, classes.names)
+    return lambda edition: _write(edition, new, classes.names, on_progress)
 
 
 def _mapped_labels(rows: PickedRows) -> LabelsOf:
@@ -170,7 +172,12 @@ def _slices(values: Labels) -> LabelsOf:
     return lambda start, stop: values[start:stop]
 
 
-def _write(edition: Edition, new: Mapping[str, LabelsOf], names: tuple[str, ...] | None) -> dict[str, Any]:
+def _write(
+    edition: Edition,
+    new: Mapping[str, LabelsOf],
+    names: tuple[str, ...] | None,
+    on_progress: OnSamples | None,
+) -> dict[str, Any]:
     """Write the labels of some splits and the tables of all, and keep all other files."""
     store, replaced = edition.store, []
     for name in store.splits:
@@ -184,7 +191,7 @@ def _write(edition: Edition, new: Mapping[str, LabelsOf], names: tuple[str, ...]
         if labels is not None and names is not None:
             _write_tables(edition, split, labels, names)
             replaced.append(f"{name}/{SAMPLES_TABLE}")
-    edition.keep_rest(but=replaced)
+    edition.keep_rest(replaced, on_progress)
     return {"class_names": names}
 
 

@@ -19,7 +19,7 @@ from tokenstore.storage import Storage
 from tokenstore.tokenizers import Tokenizer, load_tokenizer, symmetries_of
 from tokenstore.tokenizers.related import codebook_fingerprint, related_identity
 from tokenstore.writing.editing.edition import Edition, Editor, edit
-from tokenstore.writing.editing.new_store import EditedStore
+from tokenstore.writing.editing.new_store import EditedStore, OnSamples
 
 __all__ = ["relate"]
 
@@ -32,6 +32,7 @@ def relate(
     resume: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     target_storage_options: Mapping[str, Any] | None = None,
+    on_progress: OnSamples | None = None,
 ) -> EditedStore:
     """Write into the manifest of `store` which tokenizer made its codes: at `out`, or in its place.
 
@@ -53,7 +54,7 @@ def relate(
         names, permutations = symmetries_of(loaded, identity.kept_codes)
 
         def write(edition: Edition) -> dict[str, Any]:
-            edition.keep_rest(but=(SYMMETRIES,))
+            edition.keep_rest((SYMMETRIES,), on_progress)
             if permutations is not None:
                 edition.write_document(
                     SYMMETRIES, table_array_document(permutations, symmetry_axes(permutations))
