@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from types import SimpleNamespace
 from typing import Any
 
+import botocore.parsers
 import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
@@ -11,7 +14,7 @@ from helpers.object_storage import S3Server
 
 from tokenstore.errors import StorageError
 from tokenstore.storage.remote import RemoteFolder
-from tokenstore.storage.remote.s3 import S3Files
+from tokenstore.storage.remote.s3 import S3Files, _leave_out_times
 
 FILES = {
     "zarr.json": 3,
@@ -65,6 +68,33 @@ def test_all_files_below_a_folder_are_listed_page_by_page(
         assert RemoteFolder(f"s3://{bucket}{path}", options).sizes() == expected
 
 
+def test_the_times_of_a_listing_are_not_read_where_files_have_etags(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(time: object) -> None:
+        raise AssertionError(f"expected no time to be read, found {time!r}")
+
+    folder = RemoteFolder(f"s3://{bucket}/store", s3_server.storage_options())
+    folder.read("zarr.json")
+    monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", read)
+    assert folder.sizes() == FILES
+    entries = {entry.name: entry for entry in folder.entries()}
+    assert set(entries) == {"a", "train", "zarr.json"}
+    assert entries["zarr.json"].version == f'"{hashlib.md5(bytes(3)).hexdigest()}"'
+
+
+def test_a_listing_without_an_etag_for_each_file_keeps_its_times() -> None:
+    bare, whole = (
+        b"<Contents><Key>a</Key><LastModified>2026-11-30T00:00:00Z</LastModified>%b</Contents>" % etag
+        for etag in (b"", b"<ETag>1</ETag>")
+    )
+    answers = [{"body": bare}, {"body": whole + bare}, {"body": whole}, {}]
+    for answer in answers:
+        _leave_out_times(answer, operation_model=None)
+    assert answers[:2] == [{"body": bare}, {"body": whole + bare}]
+    assert answers[2:] == [{"body": b"<Contents><Key>a</Key><ETag>1</ETag></Contents>"}, {}]
+
+
 def test_a_file_at_the_url_itself_is_listed_without_a_name(s3_server: S3Server, bucket: str) -> None:
     assert RemoteFolder(f"s3://{bucket}/store/zarr.json", s3_server.storage_options()).sizes() == {"": 3}
 
@@ -92,6 +122,8 @@ def test_a_server_that_lists_what_is_elsewhere_or_without_an_end_is_refused(
     s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], message: str
 ) -> None:
     class Client:
+        meta = SimpleNamespace(events=SimpleNamespace(register=lambda *_: None))
+
         async def list_objects_v2(self, **_: Any) -> dict[str, Any]:
             return answer
 

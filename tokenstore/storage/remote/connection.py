@@ -22,6 +22,7 @@ from tokenstore.storage.remote.access import AsyncFiles, Files, ThreadedFiles
 from tokenstore.storage.remote.retries import Retries
 from tokenstore.storage.remote.s3 import S3Files
 from tokenstore.storage.remote.web import WebFiles
+from tokenstore.version import __version__
 
 _MAX_CONNECTIONS = 64
 _CLOSING_SECONDS = 1.0
@@ -117,6 +118,7 @@ def _opened(url: str, storage_options: Mapping[str, Any], retries: Retries) -> t
                 "read_timeout": retries.timeout,
                 "max_pool_connections": _MAX_CONNECTIONS,
                 "retries": {"total_max_attempts": 1},
+                "user_agent": f"tokenstore/{__version__}",  # botocore makes its own anew for each request
                 **options.get("config_kwargs", {}),
             }
         if protocol in ("http", "https"):
