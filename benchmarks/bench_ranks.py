@@ -3,7 +3,8 @@
     python benchmarks/bench_ranks.py [--samples N] [--batch-size B] [--window RUNS]
 
 No network and no store: the orders and the steps that TokenLoader uses say which runs each rank reads. The
-shards are those of 32x32 codes of 11 bits: 23,872 samples, cut into runs of 64.
+shards are those of 32x32 codes of 11 bits: 23,872 samples, cut into runs of 64. The second table is of a view
+whose runs are joined, as those of 5 billion samples are: `--joined` of them count as one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokenstore.loading.sampling import BlockShuffle, EqualRuns, LaneShuffle, Order, Steps, shuffle_quality
+from tokenstore.loading.sampling import (
+    BlockShuffle,
+    EqualRuns,
+    LaneShuffle,
+    Order,
+    Steps,
+    bounded_starts,
+    shuffle_quality,
+)
 
 SHARD, RUN, CLASSES = 23_872, 64, 1000
 WORLDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 384, 5, 7, 10, 20, 40, 56, 72, 80, 256, 512)
@@ -63,14 +72,33 @@ def cpu_and_memory(make: Callable[[], Order], batch_size: int) -> tuple[float, f
     return made * 1e3, best * 1e6, megabytes
 
 
+def print_joined(runs: EqualRuns, joined: int, window: int, batch_size: int) -> None:
+    """Print how often ranks fetch the runs of a view that joins them, and how many are in a batch."""
+    starts = bounded_starts(runs.starts, len(runs) // joined)
+    orders = {
+        "read whole": LaneShuffle(starts, round(window / joined), 0, 0),
+        "read in parts": LaneShuffle(starts, window, 0, 0, joined),
+    }
+    print(f"\nA view in which {joined} runs are joined to a block:\n")
+    print("| blocks are | lanes | blocks in a batch | runs fetched by 1 rank, times | by 8 | by 64 |")
+    print("|---|---|---|---|---|---|")
+    for name, order in orders.items():
+        found = shuffle_quality(order, starts, batch_size, 100)
+        times = [times_fetched(order, runs, world, batch_size, window * RUN) for world in (1, 8, 64)]
+        print(
+            f"| {name} | {order.lanes} | {found.blocks:.0f} | {' | '.join(f'{each:.2f}' for each in times)} |"
+        )
+
+
 def main() -> None:
-    """Print the three tables."""
+    """Print the four tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=1_281_167)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--window", type=int, default=745, help="the runs of a window, by default of 64 MB")
+    parser.add_argument("--joined", type=int, default=50, help="the runs that count as one in a view")
     options = parser.parse_args()
     runs = EqualRuns(options.samples, SHARD, RUN)
     window = options.window * RUN
@@ -85,6 +113,7 @@ def main() -> None:
             times_fetched(order, runs, world_size, options.batch_size, window) for order in orders.values()
         ]
         print(f"| {world_size} | {times[0]:.2f} | {times[1]:.2f} |")
+    print_joined(runs, options.joined, options.window, options.batch_size)
     labels = np.arange(options.samples) * CLASSES // options.samples
     print("\nQuality of the shuffle, of samples sorted by class:\n")
     print("| batch | order | runs | of expected | classes | of expected | figure |")

@@ -37,14 +37,16 @@ def size_of(text: str) -> Size:
     return Size(int(samples), int(shards)).rounded()
 
 
-def measured(name: str, store: Path, repeats: int, open_files: int | None) -> dict[str, float]:
+def measured(
+    name: str, store: Path, repeats: int, open_files: int | None, mappings: int | None
+) -> dict[str, float]:
     """Return the figures of the process with the least CPU time."""
 
     def limit() -> None:
         if open_files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
-    line = [sys.executable, str(MEASURES), name, str(store)]
+    line = [sys.executable, str(MEASURES), name, str(store), *([] if mappings is None else [str(mappings)])]
     runs = [
         json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, preexec_fn=limit).stdout)
         for _ in range(repeats)
@@ -60,6 +62,7 @@ def measured(name: str, store: Path, repeats: int, open_files: int | None) -> di
 @click.option("--folder", type=click.Path(path_type=Path), help="Where stores stay for the next run.")
 @click.option("--hard-links", is_flag=True, help="Equal shards are one file with many names.")
 @click.option("--open-files", type=int, help="The hard limit of open files that processes have.")
+@click.option("--mappings", type=int, help="The most files that a process maps, instead of the system's.")
 def main(
     sizes: tuple[str, ...],
     only: tuple[str, ...],
@@ -67,6 +70,7 @@ def main(
     folder: Path | None,
     hard_links: bool,
     open_files: int | None,
+    mappings: int | None,
 ) -> None:
     """Print growth tables of CPU time and memory."""
     columns = [size_of(text) for text in sizes]
@@ -75,7 +79,7 @@ def main(
         for size in columns:
             store = write(folder or Path(temporary), size, hard_links=hard_links)
             for name, cells in rows.items():
-                cells.append(measured(name, store, repeats, open_files))
+                cells.append(measured(name, store, repeats, open_files, mappings))
     console = Console()
     for title, unit in (("CPU time, ms", "cpu"), ("memory, MB", "memory")):
         table = Table(title, *map(str, columns))

@@ -1,9 +1,10 @@
 """The operations that `bench_scale.py` measures, by name, and the process that measures one of them.
 
-    python benchmarks/scale_measures.py NAME STORE
+    python benchmarks/scale_measures.py NAME STORE [MAPPINGS]
 
-An operation is prepared outside the clock and returns what the clock runs. To add one, write a function
-below with the decorator `operation`: it takes the store's path and an empty folder for what it writes.
+The process maps as many files as the system allows, or MAPPINGS. An operation is prepared outside the clock
+and returns what the clock runs. To add one, write a function below with the decorator `operation`: it takes
+the store's path and an empty folder for what it writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ import scale_stores
 
 import tokenstore
 from tokenstore.format import FileRecord, samples_table
-from tokenstore.storage import open_storage
+from tokenstore.storage import mapping, open_storage
 from tokenstore.writing import StoreSpec, StoreWriter
 from tokenstore.writing.encoded import encode_rows
 from tokenstore.writing.journal import Entry, LocalJournal
@@ -250,9 +252,11 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def main(name: str, store: str) -> None:
+def main(name: str, store: str, mappings: str | None = None) -> None:
     """Measure one operation, and print CPU seconds, seconds and MB of memory as JSON."""
     prepare, times = OPERATIONS[name]
+    if mappings is not None:
+        mapping._unused = deque([None] * int(mappings))
     with tempfile.TemporaryDirectory(dir=Path(store).parent) as scratch:
         action = prepare(Path(store), Path(scratch))
         before = Memory.now()

@@ -21,12 +21,14 @@ from tokenstore.loading.sampling import (
     Mixture,
     Order,
     Steps,
+    bounded_starts,
     lanes,
     shuffle_quality,
 )
 
 EQUAL = st.builds(EqualRuns, st.integers(0, 700), st.integers(1, 90), st.integers(1, 40))
 BLOCKS = EQUAL | st.lists(st.integers(1, 20), min_size=1, max_size=30).map(starts_of)
+JOINED = st.lists(st.integers(1, 90), min_size=1, max_size=30).map(starts_of)
 WINDOWS = st.integers(1, 5) | st.integers(1, 800)
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -54,8 +56,12 @@ def plain_blocks(starts: Any, seed: int, epoch: int) -> list[tuple[int, int]]:
     return [moved.get(run, run) for run in runs]
 
 
-def plain_rows(starts: Any, order: LaneShuffle, window: int, seed: int, epoch: int) -> list[int]:
+def plain_rows(
+    starts: Any, order: LaneShuffle, window: int, seed: int, epoch: int, joined: int = 1
+) -> list[int]:
     """Return the rows of an epoch, lane by lane and window by window."""
+    runs = joined * len(starts[1:]) if joined > 1 else 0
+    places = max(1, math.ceil(len(order) * max(window, order.lanes) / max(1, runs)) // order.lanes)
     blocks = plain_blocks(starts, seed, epoch)
     sequence = [(row, slot) for slot, block in enumerate(blocks) for row in range(*block)]
     by_lane: list[list[int]] = [[] for _ in range(order.lanes)]
@@ -65,8 +71,9 @@ def plain_rows(starts: Any, order: LaneShuffle, window: int, seed: int, epoch: i
         before, after = (at * max(window, order.lanes) // order.lanes for at in (place, place + 1))
         slots = after - before
         mine = [sequence.pop(0) for _ in range(lane, len(order), order.lanes)]
-        for number in sorted({slot // slots for _, slot in mine}):
-            rows = [row for row, slot in mine if slot // slots == number]
+        numbers = [place // places if joined > 1 else slot // slots for place, (_, slot) in enumerate(mine)]
+        for number in sorted(set(numbers)):
+            rows = [row for (row, _), own in zip(mine, numbers, strict=True) if own == number]
             key = plain_key(seed, epoch, 0x6C616E65, lane, number)
             rounds = 8 if len(rows) >= 32 else 24
             by_lane[lane] += [rows[plain_network(len(rows), key, rounds, at)] for at in range(len(rows))]
@@ -83,6 +90,36 @@ def test_the_compiled_lanes_are_the_plain_ones(starts: Any, window: int, seed: i
     rows = whole(order).tolist()
     assert rows == plain_rows(starts, order, min(window, max(1, blocks)), seed, epoch)
     assert sorted(rows) == list(range(len(order)))
+
+
+@settings(deadline=None, max_examples=8)
+@given(JOINED, st.integers(2, 30), WINDOWS, KEYS)
+def test_lanes_of_joined_runs_are_the_plain_ones(starts: Any, joined: int, window: int, seed: int) -> None:
+    order = LaneShuffle(starts, window, seed, 2, joined)
+    rows = whole(order).tolist()
+    assert rows == plain_rows(starts, order, min(window, joined * (len(starts) - 1)), seed, 2, joined)
+    assert sorted(rows) == list(range(len(order)))
+
+
+@settings(deadline=None, max_examples=12)
+@given(JOINED, st.integers(2, 30), WINDOWS, KEYS, st.data())
+def test_of_joined_runs_the_present_windows_are_fetched(
+    starts: Any, joined: int, window: int, seed: int, data: st.DataObject
+) -> None:
+    order = LaneShuffle(starts, window, seed, 1, joined)
+    positions = np.array(data.draw(st.lists(st.integers(0, len(order) - 1), min_size=1, max_size=5)))
+    fetched = order.fetched_rows(positions).tolist()
+    assert set(order(positions).tolist()) <= set(fetched)
+    assert len(set(fetched)) == len(fetched)
+    of_their_lanes = np.flatnonzero(np.isin(np.arange(len(order)) % order.lanes, positions % order.lanes))
+    assert set(fetched) <= set(order(of_their_lanes).tolist())
+    if len(positions) == 1:
+        assert len(fetched) <= max(1, order.window_samples // order.lanes)
+
+
+def test_equal_runs_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="joined: expected a whole number in"):
+        LaneShuffle(EqualRuns(100, 10, 5), 3, 0, 0, joined=2)
 
 
 @settings(deadline=None, max_examples=30)
@@ -172,6 +209,17 @@ def test_each_block_is_fetched_once_by_all_ranks_together(world_size: int) -> No
     """Take 20,000 runs of 16 samples, as many as ImageNet-1k has; today's order has 512 in a window."""
     runs = EqualRuns(320_000, 373 * 16, 16)
     assert fetched_by_all(LaneShuffle(runs, 500, 1, 0), runs.starts, world_size, 32) <= 1.05
+
+
+@pytest.mark.parametrize("world_size", [1, 64, *thorough(8, 12)])
+def test_each_run_of_a_view_whose_runs_are_joined_is_fetched_once(world_size: int) -> None:
+    """Join 50 runs of 16 samples, as those of a view of 5 billion samples are; a window has 500 runs."""
+    runs = np.arange(0, 320_001, 16)
+    order = LaneShuffle(bounded_starts(runs, 400), 500, 1, 0, joined=50)
+    assert fetched_by_all(order, runs, world_size, 32) <= 1.1
+    for first in (0, 160_000):
+        drawn = order(np.arange(first, first + 256))
+        assert len(np.unique(drawn // 800)) >= 180, "of 400 blocks; those of the lanes' borders twice"
 
 
 @pytest.mark.parametrize(("world_size", "most"), [(5, 1.1), *thorough((10, 1.2), (40, 1.4), (256, 2.05))])

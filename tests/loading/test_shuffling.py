@@ -13,8 +13,9 @@ from helpers.stores import random_codes, write_store
 import tokenstore
 from tokenstore import TokenDataset, TokenLoader
 from tokenstore.format.tables import Skip
+from tokenstore.loading import orders
 from tokenstore.loading.orders import Mixing, measure_mixing, order_of, packed_nbytes
-from tokenstore.reading import Subset
+from tokenstore.reading import Concatenated, Subset, shards
 
 SAMPLES = 1000
 RUN = 20
@@ -133,3 +134,37 @@ def test_a_window_is_the_nearest_number_of_whole_runs_and_one_at_least(
     runs = max(1, round(window / RUN))
     drawn = order_of(store["train"], "block", window, 0, 0)(np.arange(runs * RUN))
     assert len(np.unique(drawn // RUN)) == runs
+
+
+@pytest.mark.parametrize("view", ["filtered", "listed", "two splits"])
+@pytest.mark.parametrize("joined_by", ["split", "order"])
+def test_lanes_of_a_view_are_no_fewer_where_its_runs_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined_by: str, view: str
+) -> None:
+    """Join about 10 runs of 5 samples each: as many lanes and runs are in a batch as without."""
+    monkeypatch.setattr(shards, "RUN_NBYTES", 1)
+    write_store(
+        tmp_path / "a", {"train": (random_codes(SAMPLES, GRID, 391),)}, chunk_samples=5, shard_samples=100
+    )
+    found = []
+    for joins in (False, True):
+        if joins and joined_by == "split":
+            monkeypatch.setattr(shards, "_MOST_RUNS", SAMPLES // 50)
+        elif joins:
+            monkeypatch.setattr(orders, "_MOST_BLOCKS", SAMPLES // 50)
+        split = tokenstore.open(tmp_path / "a")["train"]
+        rows: Any = {
+            "filtered": lambda: Subset.where(split, lambda row: row % 7 > 0),  # noqa: B023
+            "listed": lambda: Subset(split, np.arange(SAMPLES)[::-1]),  # noqa: B023
+            "two splits": lambda: Concatenated([split, split]),  # noqa: B023
+        }[view]()
+        assert rows.joined == (10 if joins and joined_by == "split" else 1)
+        order: Any = order_of(rows, "lanes", 200, 1, 0)
+        drawn = order(np.arange(len(rows)))
+        assert sorted(drawn.tolist()) == list(range(len(rows)))
+        chunks = drawn // 5
+        batches = [len(np.unique(chunks[start : start + 32])) for start in range(0, len(rows) - 32, 32)]
+        found.append((order.lanes, np.mean(batches)))
+    (lanes, runs), (lanes_joined, runs_joined) = found
+    assert lanes_joined == lanes == 48
+    assert runs_joined >= 0.8 * runs

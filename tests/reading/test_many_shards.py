@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import tokenstore
 from tokenstore.errors import DamageError, StoreChangedError
-from tokenstore.reading import local_shards
+from tokenstore.reading import chunk_array, local_shards, sample_array
 from tokenstore.storage import mapping
 from tokenstore.storage.local import LocalFolder
 
@@ -33,9 +33,9 @@ LABELS = np.arange(SAMPLES, dtype=np.int32)
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write the same samples with each codec, in 15 shards of two chunks."""
     folder = tmp_path_factory.mktemp("many")
-    for codec in ("bitpack", "context", "zstd"):
-        rows = (CODES, LABELS, {"masks": MASKS})
-        write_store(folder / codec, {"train": rows}, codec=codec, chunk_samples=2, shard_samples=SHARD)
+    for name in ("bitpack", "bitpack.zip", "context", "zstd"):
+        rows, codec = (CODES, LABELS, {"masks": MASKS}), name.removesuffix(".zip")
+        write_store(folder / name, {"train": rows}, codec=codec, chunk_samples=2, shard_samples=SHARD)
     return {path.name: path for path in folder.iterdir()}
 
 
@@ -55,7 +55,7 @@ def allow(monkeypatch: pytest.MonkeyPatch, mappings: int) -> deque[None]:
 @settings(deadline=None, max_examples=15)
 @given(
     mappings=st.integers(0, 20),
-    codec=st.sampled_from(["bitpack", "context", "zstd"]),
+    codec=st.sampled_from(["bitpack", "bitpack.zip", "context", "zstd"]),
     batches=st.lists(st.lists(st.integers(0, SAMPLES - 1), max_size=30), min_size=1, max_size=4),
 )
 def test_samples_are_the_same_however_many_shards_stay_mapped(
@@ -193,21 +193,85 @@ def test_a_store_replaced_between_two_reads_of_a_shard_is_noticed(
                 split[row]
 
 
-@pytest.mark.parametrize("damage", ["changed", "shortened", "removed"])
+@pytest.mark.parametrize("damage", ["changed", "changed in place", "shortened", "removed"])
 def test_a_shard_that_is_damaged_between_two_reads_is_noticed(
     store: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     allow(monkeypatch, 0)
+    shard = store / "train/tokens/c/3/0/0"
+    os.utime(shard, (1, 1))  # older kernels give two changes at once the same time
     split = tokenstore.open(store)["train"]
     np.testing.assert_array_equal(split[:], CODES)
-    shard = store / "train/tokens/c/3/0/0"
     data = shard.read_bytes()
-    shard.unlink()
+    if damage != "changed in place":
+        shard.unlink()
     if damage != "removed":
         shard.write_bytes(data[:-1] if damage == "shortened" else bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(DamageError, match=r"shard 3 chunk 0|c/3/0/0"):
         split[3 * SHARD]
     np.testing.assert_array_equal(split[2 * SHARD], CODES[2 * SHARD])
+
+
+@pytest.mark.parametrize("codec", ["bitpack", "bitpack.zip", "context"])
+def test_of_a_shard_that_is_not_mapped_a_chunk_is_verified_once_and_then_samples_are_read_alone(
+    stores: dict[str, Path], monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    allow(monkeypatch, 0)
+    monkeypatch.setattr(chunk_array, "CACHE_NBYTES", 0)
+    monkeypatch.setattr(sample_array, "CACHE_NBYTES", 0)
+    verified, read = [], []
+    checked, read_into = local_shards.sharding.checked_payload, local_shards.read_into
+
+    def checked_payload(stored: Any) -> Any:
+        verified.append(len(stored))
+        return checked(stored)
+
+    def read_counted(descriptor: int, start: int, room: memoryview) -> int:
+        read.append(len(room))
+        return read_into(descriptor, start, room)
+
+    monkeypatch.setattr(local_shards.sharding, "checked_payload", checked_payload)
+    monkeypatch.setattr(local_shards, "read_into", read_counted)
+    tokens = tokenstore.open(stores[codec])["train"].arrays["tokens"]
+    rows = np.random.default_rng(0).permutation(SAMPLES)
+    np.testing.assert_array_equal(tokens.read(rows), CODES[rows])
+    chunks = SAMPLES // 2
+    assert len(verified) == chunks
+    read.clear()
+    np.testing.assert_array_equal(tokens.read(rows), CODES[rows])
+    np.testing.assert_array_equal(tokens.read([7, 7, 5]), CODES[[7, 7, 5]])
+    assert len(verified) == chunks
+    sample = 7  # 6 codes of 9 bits
+    assert read == [sample] * (SAMPLES + 3) if codec.startswith("bitpack") else min(read) > sample
+
+
+def test_shards_are_mapped_once_that_is_possible(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = allow(monkeypatch, 0)
+    tokens = tokenstore.open(store)["train"].arrays["tokens"]
+    tokens.read(np.arange(SAMPLES))
+    unused.extend([None] * 2)
+    for _ in range(2):
+        np.testing.assert_array_equal(tokens.read([0, 50, 59, 3]), CODES[[0, 50, 59, 3]])
+    assert len(tokens._shards._mappings) == 2
+    assert not unused
+
+
+def test_a_shard_whose_file_may_have_changed_is_verified_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, 0)
+    verified = []
+    checked = local_shards.sharding.checked_payload
+    monkeypatch.setattr(
+        local_shards.sharding, "checked_payload", lambda stored: verified.append(1) or checked(stored)
+    )
+    split = tokenstore.open(store)["train"]
+    for changed, expected in ((False, 2), (False, 0), (True, 2), (False, 0)):
+        if changed:
+            os.utime(store / "train/tokens/c/0/0/0", (1, 1))
+        verified.clear()
+        np.testing.assert_array_equal(split.read("tokens", [3, 0, 1, 3]), CODES[[3, 0, 1, 3]])
+        assert len(verified) == expected
 
 
 def test_bytes_that_were_read_anew_never_count_as_mapped(

@@ -52,14 +52,18 @@ def order_of(rows: Rows, shuffle: Shuffle, window: int, seed: int, epoch: int) -
         return Permutation(len(rows), seed, epoch)
     if shuffle == "none":
         return Sequential(len(rows))
+
+    def blocks_of_window(blocks: int) -> int:
+        return max(1, round(window * blocks / max(1, len(rows))))
+
     if shuffle == "lanes" and rows.equal_runs is not None:
         runs = EqualRuns(len(rows), *rows.equal_runs)
-        return LaneShuffle(runs, max(1, round(window * len(runs) / max(1, len(rows)))), seed, epoch)
+        return LaneShuffle(runs, blocks_of_window(len(runs)), seed, epoch)
     starts = bounded_starts(rows.starts, _MOST_BLOCKS)
-    blocks = max(1, round(window * (len(starts) - 1) / max(1, len(rows))))
-    if shuffle == "lanes":
-        return LaneShuffle(starts, blocks, seed, epoch)
-    return BlockShuffle(starts, blocks, seed, epoch)
+    if shuffle == "block":
+        return BlockShuffle(starts, blocks_of_window(len(starts) - 1), seed, epoch)
+    joined = rows.joined * max(1, math.ceil((len(rows.starts) - 1) / max(1, len(starts) - 1)))
+    return LaneShuffle(starts, blocks_of_window((len(starts) - 1) * joined), seed, epoch, joined)
 
 
 @dataclass(frozen=True)

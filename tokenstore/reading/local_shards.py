@@ -1,15 +1,18 @@
 """Shards on this machine's disk.
 
-As many shards stay mapped as the process may map (`storage/mapping.py`). The chunks of any other shard are
-read each time, from a file that is opened for them: neither how many files may be open nor the order of the
+As many shards stay mapped as the process may map (`storage/mapping.py`). What is needed of any other shard is
+read each time, from a file that is opened for it: neither how many files may be open nor the order of the
 reads matters. A shard's index is read and checked once, and stays in flat arrays (`shard_indexes.py`).
+
+A chunk's checksum is verified on its first access. In a shard that is not mapped, it is verified again where
+the file has changed since, or another one is in its place. Else no more is read than the samples' own bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
+from typing import Self
 
 import numpy as np
 from typing_extensions import override
@@ -17,19 +20,21 @@ from typing_extensions import override
 from tokenstore.errors import CodecError, DamageError
 from tokenstore.format import sharding
 from tokenstore.reading.shard_indexes import AllIndexes, RecentIndexes, ShardIndexes, Stops, span
-from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Shards
-from tokenstore.storage.mapping import map_file
-from tokenstore.storage.regular import read_into
+from tokenstore.reading.shards import ArrayFiles, Bytes, Check, Indices, Payloads, Pieces, Shards
+from tokenstore.storage.mapping import map_file, may_map
+from tokenstore.storage.regular import read_into, version_of
 
 __all__ = ["LocalShards"]
+
+_EDITIONS = 2**32 - 1
 
 
 class LocalShards(Shards):
     """The shards on this machine's disk.
 
-    A chunk is verified on its first access, and whenever it is read anew. Without `mapped`, no shard is
-    mapped: that is for chunks that are needed once. With `in_turn`, shards are read one after another: none
-    is mapped, and nothing of those that were read stays in memory.
+    Without `mapped`, no shard is mapped, and a chunk is verified whenever it is read: that is for chunks that
+    are needed once. With `in_turn`, shards are read one after another: none is mapped, and nothing of those
+    that were read stays in memory.
     """
 
     fetches = False
@@ -42,8 +47,14 @@ class LocalShards(Shards):
         self._maps = mapped and not in_turn
         self._mappings: dict[int, Bytes] = {}
         self._indexes: ShardIndexes = RecentIndexes() if in_turn else AllIndexes(files)
-        self._verified = np.zeros(files.chunks if self._maps else 0, np.bool_)
+        chunks = files.chunks if self._maps else 0
+        self._verified = np.zeros(chunks, np.bool_)
         """True for chunks that were verified in their mapped shard."""
+        self._verified_in = np.zeros(chunks, np.uint32)
+        """The edition of the file in which a chunk of a shard that is not mapped was verified, or 0.
+
+        subtle: one for each chunk, since threads may have opened different files of one name.
+        """
 
     @override
     def keeps(self, chunk: int) -> bool:
@@ -62,9 +73,29 @@ class LocalShards(Shards):
         return self._payloads(chunks, maps=False)
 
     @override
+    def pieces(self, chunks: Indices, offsets: Indices, nbytes: int) -> Pieces | None:
+        if not isinstance(self._indexes, AllIndexes) or not self._maps or may_map():
+            return None
+        known = np.flatnonzero(self._verified_in[chunks])
+        if not len(known):
+            return None
+        known = known[np.argsort(chunks[known], kind="stable")]
+        chunks, pieces = chunks[known], Pieces(len(chunks), known, nbytes)
+        editions = self._verified_in[chunks].tolist()
+        starts = (self._indexes.starts(chunks) + offsets[known]).tolist()
+        shards = (chunks // self._files.layout.chunks_per_shard).tolist()
+        for shard, numbers in itertools.groupby(range(len(known)), shards.__getitem__):
+            with self._opened(shard) as file:
+                for number in numbers:
+                    if editions[number] == file.edition:
+                        file.read_into(starts[number], pieces.room(number))
+        self._files.store.check_unchanged()
+        return pieces
+
+    @override
     def open(self, shard: int) -> None:
         if shard not in self._mappings:
-            with contextlib.closing(self._opened(shard)) as file:
+            with self._opened(shard) as file:
                 self._stops(shard, file)
 
     @override
@@ -94,12 +125,12 @@ class LocalShards(Shards):
         mapping = self._mappings.get(shard)
         stops = None if mapping is None else self._indexes.get(shard)
         if mapping is None or stops is None:
-            with contextlib.closing(self._opened(shard)) as file:
+            with self._opened(shard) as file:
                 stops = self._stops(shard, file)
                 mapping = file.mapped() if maps else None
                 if mapping is None:
-                    read = (file.read(*span(stops, chunk - first)) for chunk in chunks)
-                    return list(map(self._checked, chunks, read)), False
+                    spans = ((chunk, *span(stops, chunk - first)) for chunk in chunks)
+                    return [self._read_payload(file, *each, again=maps) for each in spans], False
             self._files.store.check_unchanged()
             # subtle: the first thread's mapping stays, since addresses in it may be in use
             mapping = self._mappings.setdefault(shard, mapping)
@@ -110,6 +141,16 @@ class LocalShards(Shards):
             return mapping[start : stop - sharding.CHECKSUM_NBYTES]
         payload = self._checked(chunk, mapping[start:stop])
         self._verified[chunk] = True
+        return payload
+
+    def _read_payload(self, file: _ShardFile, chunk: int, start: int, stop: int, *, again: bool) -> Bytes:
+        """Read a chunk's payload, verified; if it may be read `again`, once in each edition of the file."""
+        stored = file.read(start, stop)
+        if again and self._verified_in[chunk] == file.edition:
+            return stored[: -sharding.CHECKSUM_NBYTES]
+        payload = self._checked(chunk, stored)
+        if again:
+            self._verified_in[chunk] = file.edition
         return payload
 
     def _checked(self, chunk: int, stored: Bytes) -> Bytes:
@@ -159,16 +200,22 @@ class _ShardFile:
             raise DamageError(f"{self.where}: the shard is missing. Restore it from a copy") from error
         assert file is not None, "only files that can be mapped are read here"
         self._descriptor, self._offset, size = file
-        if size != self.nbytes or size < files.layout.index_nbytes:
-            self.close()
+        if size != self.nbytes:
+            os.close(self._descriptor)
             raise self._other_size(self.nbytes, size)
+        # subtle: before any byte is read, so that bytes that change meanwhile are not of this edition
+        self.edition = hash(version_of(os.fstat(self._descriptor))) % _EDITIONS + 1
+        """A number, from 1 to 2**32 - 1, of this file as it is now: another one after a change."""
 
     @property
     def where(self) -> str:
         """The place of the shard, for a message."""
         return f"{self._files.store.storage}/{self._files.path(self._shard)}"
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def mapped(self) -> Bytes | None:
@@ -178,10 +225,14 @@ class _ShardFile:
     def read(self, start: int, stop: int) -> Bytes:
         """Return the bytes [start, stop) of the file; raises DamageError if it has become shorter."""
         data = np.empty(stop - start, np.uint8)
-        count = read_into(self._descriptor, self._offset + start, data.data)
-        if count < len(data):
-            raise self._other_size(self.nbytes, start + count)
+        self.read_into(start, data.data)
         return data
+
+    def read_into(self, start: int, room: memoryview) -> None:
+        """Fill `room` with the bytes from `start` on; raises DamageError if the file has become shorter."""
+        count = read_into(self._descriptor, self._offset + start, room)
+        if count < len(room):
+            raise self._other_size(self.nbytes, start + count)
 
     def _other_size(self, expected: int, actual: int) -> DamageError:
         return DamageError(

@@ -109,14 +109,29 @@ class SampleArrayReader(ArrayReader):
         self, view_nbytes: int, chunk: Indices, row: Indices, out: Values, prefetched: Payloads | None
     ) -> None:
         """Read samples that all have the same number of bytes: their addresses follow from their chunk's."""
-        base, payloads = self._placed(chunk, prefetched)
-        addresses = base + (row * view_nbytes).astype(np.uint64)
+        addresses, holders = self._view_addresses(chunk, row * view_nbytes, view_nbytes, prefetched)
 
         def decode(samples: slice) -> None:
             self._sample_codec.decode_at(addresses[samples], out[samples])
 
         self._decode_all(decode, chunk, row)
-        del payloads  # which keep their place until here
+        del holders  # whose bytes keep their place until here
+
+    def _view_addresses(
+        self, chunk: Indices, offset: Indices, nbytes: int, prefetched: Payloads | None
+    ) -> tuple[npt.NDArray[np.uint64], object]:
+        """Return the addresses (m,) of bytes at offsets (m,) of payloads, and what has them in memory."""
+        unknown = np.empty(0, np.int64) if self._shards.fetches else np.flatnonzero(self._address[chunk] == 0)
+        pieces = self._shards.pieces(chunk[unknown], offset[unknown], nbytes) if len(unknown) else None
+        if pieces is None:
+            base, payloads = self._placed(chunk, prefetched)
+            return base + offset.astype(np.uint64), payloads
+        addresses = self._address[chunk] + offset.astype(np.uint64)
+        addresses[unknown] = pieces.addresses
+        rest = np.flatnonzero(addresses == 0)
+        base, payloads = self._placed(chunk[rest], None)
+        addresses[rest] = base + offset[rest].astype(np.uint64)
+        return addresses, (pieces, payloads)
 
     def _placed(
         self, chunk: Indices, prefetched: Payloads | None

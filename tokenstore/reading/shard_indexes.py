@@ -14,7 +14,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from tokenstore.format import sharding
-from tokenstore.reading.shards import ArrayFiles, drop_oldest
+from tokenstore.reading.shards import ArrayFiles, Indices, drop_oldest
 
 __all__ = ["AllIndexes", "RecentIndexes", "ShardIndexes", "Stops", "span"]
 
@@ -59,6 +59,12 @@ class AllIndexes(ShardIndexes):
         stops[:] = index.sum(axis=1)
         self._has[shard] = True  # subtle: after the numbers, which other threads read from now on
         return stops
+
+    def starts(self, chunks: Indices) -> Indices:
+        """Return where chunks (m,) begin in their shards, whose indexes are here."""
+        starts = self._stops[chunks - 1].astype(np.int64)
+        starts[chunks % self._per_shard == 0] = 0
+        return starts
 
     def missing(self, shards: set[int]) -> list[int]:
         """Return those of some shards whose indexes are not here, ascending."""

@@ -19,7 +19,7 @@ from tokenstore.errors import DamageError
 from tokenstore.format import ArrayLayout
 from tokenstore.reading.store_files import StoreFiles
 
-__all__ = ["ArrayFiles", "InMemoryShards", "Payloads", "Shards"]
+__all__ = ["ArrayFiles", "InMemoryShards", "Payloads", "Pieces", "Shards"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -57,6 +57,11 @@ class ArrayFiles:
         """The chunks of a run: neighbours that are fetched at once where most of them are needed."""
         nbytes = int(self.nbytes.sum())
         return max(1, round(RUN_NBYTES * self.chunks / max(1, nbytes)))
+
+    @property
+    def joined_runs(self) -> int:
+        """The most neighbouring runs that `run_starts` joins: 1 up to about 2**20 runs."""
+        return max(1, -(-self.chunks // (_MOST_RUNS * self.run_chunks)))
 
     @cached_property
     def run_starts(self) -> Indices:
@@ -135,6 +140,33 @@ class Payloads:
         return places if np.array_equal(self.chunks[places], chunks) else None
 
 
+class Pieces:
+    """The bytes of some of `count` views or samples, `nbytes` each, in memory as long as this object lives.
+
+    `at` (k,) are the places among all of those that there is room for.
+    """
+
+    def __init__(self, count: int, at: Indices, nbytes: int) -> None:
+        self._at, self._nbytes = at, nbytes
+        self._bytes = np.empty(len(at) * nbytes, np.uint8)
+        self._is_read = np.zeros(len(at), np.bool_)
+        self._count = count
+
+    def room(self, number: int) -> memoryview:
+        """Return the memory of one of the places `at`, which counts as read from now on."""
+        self._is_read[number] = True
+        return self._bytes.data[number * self._nbytes : (number + 1) * self._nbytes]
+
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]:
+        """The addresses (count,) of the bytes that were read; 0 for all others."""
+        addresses = np.zeros(self._count, np.uint64)
+        read = np.flatnonzero(self._is_read)
+        first = self._bytes.__array_interface__["data"][0]
+        addresses[self._at[read]] = np.uint64(first) + (read * self._nbytes).astype(np.uint64)
+        return addresses
+
+
 class Shards(Protocol):
     """A source of checked payloads of an array's chunks. Safe to share between threads and after a fork."""
 
@@ -153,6 +185,13 @@ class Shards(Protocol):
 
     def payloads(self, chunks: Indices) -> Payloads:
         """Return the payloads of chunks (m,), ascending and each once; raises DamageError."""
+
+    def pieces(self, chunks: Indices, offsets: Indices, nbytes: int) -> Pieces | None:
+        """Read `nbytes` bytes at offsets (m,) of payloads, of those chunks (m,) that need not be read whole.
+
+        These were verified in the file as it is now. Returns None if there are none. Raises DamageError.
+        """
+        return None
 
     def read_once(self, chunks: Indices) -> Payloads:
         """Return the same, for a reader of all chunks in turn, who will not need them again."""

@@ -163,6 +163,11 @@ class SplitReader:
         return self.arrays[TOKENS].files.run_starts
 
     @property
+    def joined(self) -> int:
+        """The most neighbouring runs that count as one in `starts`: 1 up to about 2**20 runs."""
+        return self.arrays[TOKENS].files.joined_runs
+
+    @property
     def equal_runs(self) -> tuple[int, int, int]:
         """The samples of a shard, of each of its runs but the last, and of a chunk."""
         files = self.arrays[TOKENS].files

@@ -126,6 +126,11 @@ class Subset(Rows):
         run = np.searchsorted(self._rows.starts, self._numbers.listed(), side="right")
         return np.append(np.flatnonzero(np.diff(run, prepend=-1)), len(self))
 
+    @property
+    @override
+    def joined(self) -> int:
+        return self._rows.joined
+
     @override
     def column(self, name: str) -> Column:
         return self._rows.column(name)

@@ -74,7 +74,14 @@ class Rows(Protocol):
 
     @property
     def starts(self) -> Indices:
-        """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,)."""
+        """The first sample of every run that is fetched at once, and the number of samples: (runs + 1,).
+
+        Where a split has more than 2**20 runs, `joined` neighbours count as one.
+        """
+
+    @property
+    def joined(self) -> int:
+        """The most neighbouring runs that count as one in `starts`: 1 where none are joined."""
 
     @property
     def equal_runs(self) -> tuple[int, int, int] | None:
@@ -204,6 +211,11 @@ class Concatenated(Rows):
         before = self._stops - [len(part) for part in self.parts]
         runs = [part.starts[:-1] + first for part, first in zip(self.parts, before, strict=True)]
         return np.append(np.concatenate(runs), len(self))
+
+    @property
+    @override
+    def joined(self) -> int:
+        return max(part.joined for part in self.parts)
 
     @override
     def column(self, name: str) -> Column:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["map_file"]
+__all__ = ["map_file", "may_map"]
 
 _CALLS_SYSTEM = os.name == "posix" and sys.maxsize > 2**32
 _UNKNOWN_LIMIT = 2**15
@@ -51,6 +51,11 @@ def most_mappings() -> int:
 _unused: deque[None] = deque([None] * most_mappings())
 """An item for each further mapping that this process may have. subtle: taking and returning an item needs no
 lock, which another thread may have at a fork."""
+
+
+def may_map() -> bool:
+    """Return whether this process may map a further file."""
+    return bool(_unused)
 
 
 def map_file(descriptor: int, offset: int, nbytes: int) -> npt.NDArray[np.uint8] | None:

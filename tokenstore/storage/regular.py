@@ -31,6 +31,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_HAS_PREADV = hasattr(os, "preadv")
 _position_lock = threading.Lock()
 
 
@@ -74,8 +75,8 @@ def read_into(descriptor: int, start: int, room: memoryview) -> int:
     """Fill bytes (nbytes,) with those of an open file from `start` on; return how many there were."""
     done = 0
     while done < len(room):
-        if hasattr(os, "preadv"):
-            count = os.preadv(descriptor, [room[done:]], start + done)
+        if _HAS_PREADV:
+            count = os.preadv(descriptor, [room[done:] if done else room], start + done)
         else:  # Windows
             data = _pread(descriptor, min(len(room) - done, 2**20), start + done)
             count = len(data)

@@ -1,7 +1,7 @@
 """The rows at the positions of a lane shuffle, compiled; `LaneShuffle` in lanes.py says what they are.
 
 The blocks of an epoch stand in a sequence of slots, and a place counts the rows of that sequence. The slots
-are described by `shape`, the numbers of `Shape` as an array (7,) int64, and by arrays:
+are described by `shape`, the numbers of `Shape` as an array (8,) int64, and by arrays:
 
 - Blocks of unequal sizes: `edges` (slots + 1,) int64 are the first place of every slot and the number of
   rows, `table` (slots,) int64 the first row of every slot's block.
@@ -10,8 +10,8 @@ are described by `shape`, the numbers of `Shape` as an array (7,) int64, and by 
   all others of its kind. `table` has the permuted numbers of full runs, or is (0,) where these would take too
   much memory, and `full_keys` permute full runs. `tail_keys` permute shorter ones.
 
-Of the lanes, `lanes` (lanes, 3) int64 has the first place of each, the number of slots of its windows, and
-1 where its places are taken from the last to the first, else 0.
+Of the lanes, `lanes` (lanes, 3) int64 has the first place of each, the number of slots of its windows (or of
+their places, if `Shape.by_places`), and 1 where its places are taken from the last to the first, else 0.
 
 The module imports numba. `LaneShuffle` imports the module on first use.
 """
@@ -25,14 +25,14 @@ import numpy as np
 from tokenstore.loading.sampling.feistel import ROUNDS, SMALL_ROUNDS, forward, keyed, sides, written_keys
 from tokenstore.machine import compiled
 
-__all__ = ["Shape", "lane_rows", "slot_rows", "window_slots"]
+__all__ = ["Shape", "lane_rows", "slot_rows", "slots_of", "window_places"]
 
 _FEW = 32
 """The rows of a window below which few rounds of its permutation are too few."""
 
 
 class Shape(NamedTuple):
-    """The numbers that describe slots; all but the first are 0 for blocks of unequal sizes."""
+    """The numbers that describe slots; for blocks of unequal sizes all are 0 but `rows` and `by_places`."""
 
     rows: int
     shard: int = 0
@@ -47,9 +47,11 @@ class Shape(NamedTuple):
     """The full runs of all shards."""
     tails: int = 0
     """The shorter runs of all whole shards."""
+    by_places: int = 0
+    """1 if windows have a number of places each, which may be parts of blocks; 0 if one of slots."""
 
 
-_ROWS, _SHARD, _RUN, _FULL, _PER_SHARD, _FULL_RUNS, _TAILS = range(7)
+_ROWS, _SHARD, _RUN, _FULL, _PER_SHARD, _FULL_RUNS, _TAILS, _BY_PLACES = range(8)
 
 
 @compiled
@@ -114,6 +116,10 @@ def _window(position: Any, lanes: Any, shape: Any, edges: Any) -> Any:
     low, window = lanes[lane, 0], lanes[lane, 1]
     high = low + (shape[_ROWS] - lane + len(lanes) - 1) // len(lanes)
     place = high - 1 - turn if lanes[lane, 2] else low + turn
+    if shape[_BY_PLACES]:
+        number = (place - low) // window
+        start = low + number * window
+        return place, lane, number, start, min(high, start + window)
     number = _slot_of(place, shape, edges, 0, len(edges) - 1) // window
     start = max(low, _start_of(number * window, shape, edges))
     stop = min(high, _start_of((number + 1) * window, shape, edges))
@@ -150,22 +156,31 @@ def lane_rows(
         else:
             written_keys(key, many_keys)
             image = start + np.int64(forward(np.uint64(place - start), size, a, b, many_keys))
-        low = number * lanes[lane, 1]
-        slot = _slot_of(image, shape, edges, low, min(low + lanes[lane, 1], slots))
+        low, high = 0, slots
+        if not shape[_BY_PLACES]:
+            low = number * lanes[lane, 1]
+            high = min(low + lanes[lane, 1], slots)
+        slot = _slot_of(image, shape, edges, low, high)
         offset = image - _start_of(slot, shape, edges)
         positions[at] = _first_row(slot, shape, table, full_keys, tail_keys) + offset
 
 
 @compiled
-def window_slots(positions: Any, lanes: Any, shape: Any, edges: Any) -> Any:
-    """Return the first and last slot (n, 2) int64 of the part of a window that a position's lane has."""
+def window_places(positions: Any, lanes: Any, shape: Any, edges: Any) -> Any:
+    """Return the places [start, stop) (n, 2) int64 of the part of a window that a position's lane has."""
     spans = np.empty((len(positions), 2), np.int64)
-    slots = len(edges) - 1
     for at in range(len(positions)):
-        _, _, _, start, stop = _window(positions[at], lanes, shape, edges)
-        spans[at, 0] = _slot_of(start, shape, edges, 0, slots)
-        spans[at, 1] = _slot_of(stop - 1, shape, edges, 0, slots)
+        _, _, _, spans[at, 0], spans[at, 1] = _window(positions[at], lanes, shape, edges)
     return spans
+
+
+@compiled
+def slots_of(places: Any, shape: Any, edges: Any) -> Any:
+    """Return the slots (n,) int64 of places (n,)."""
+    slots = np.empty(len(places), np.int64)
+    for at in range(len(places)):
+        slots[at] = _slot_of(places[at], shape, edges, 0, len(edges) - 1)
+    return slots
 
 
 @compiled

@@ -78,17 +78,25 @@ class LaneShuffle(Order):
     together have `window` blocks, and a block in each lane at least. Where all of a rank's positions are in
     lanes of its own, each block is fetched by one rank, apart from the few blocks that two lanes share.
 
-    The number of lanes is 384, or in a smaller window that of its blocks, or up to twice that. Raises
-    ValueError for starts (blocks + 1,) that are not integers ascending from 0, a window below 1, or a seed or
-    epoch that `Permutation` refuses.
+    Where blocks are `joined` runs that can be fetched one by one, `window` counts runs. A window then has
+    equally many rows in each lane, and a lane reads a block part by part.
+
+    The number of lanes is 384, or in a smaller window that of its blocks or runs, or up to twice that. Raises
+    ValueError for starts (blocks + 1,) that are not integers ascending from 0, a window below 1, a seed or
+    epoch that `Permutation` refuses, or `EqualRuns` that are joined.
     """
 
-    def __init__(self, starts: Indices | EqualRuns, window: int, seed: int, epoch: int) -> None:
+    def __init__(
+        self, starts: Indices | EqualRuns, window: int, seed: int, epoch: int, joined: int = 1
+    ) -> None:
         if isinstance(starts, EqualRuns):
             blocks, self._rows = len(starts), starts.samples
+            whole_number("joined", joined, 1, 1)
         else:
             starts = checked_starts(starts)
             blocks, self._rows = len(starts) - 1, int(starts[-1])
+        self._by_places = whole_number("joined", joined, 1) > 1
+        blocks *= joined
         self._window = min(whole_number("window", window, 1), max(1, blocks))
         self.lanes = next((lanes for lanes in _LANES if lanes >= self._window), _LANES[-1])
         self._seed, self._epoch, self._blocks = seed, epoch, blocks
@@ -101,6 +109,8 @@ class LaneShuffle(Order):
         self._lanes[together, 0] = np.cumsum(sizes) - sizes
         parts = np.arange(self.lanes + 1) * max(self.lanes, self._window) // self.lanes
         self._lanes[together, 1] = np.diff(parts)
+        if self._by_places:
+            self._lanes[:, 1] = max(1, self.window_samples // self.lanes)
         # Two lanes that share a block read it at the same time: both at their starts, or both at their ends.
         self._lanes[together, 2] = np.arange(self.lanes) % 2
 
@@ -118,9 +128,10 @@ class LaneShuffle(Order):
         """The slots of blocks, as lane_rows.py describes them: shape, edges, table, full_keys, tail_keys."""
         if isinstance(self._starts, EqualRuns):
             return _equal_slots(self._starts, self._seed, self._epoch)
-        permuted = Permutation(self._blocks, self._seed, self._epoch)(np.arange(self._blocks))
+        blocks = len(self._starts) - 1
+        permuted = Permutation(blocks, self._seed, self._epoch)(np.arange(blocks))
         edges = np.append(0, np.cumsum(np.diff(self._starts)[permuted]))
-        shape = np.array(_kernels().Shape(self._rows), np.int64)
+        shape = np.array(_kernels().Shape(self._rows, by_places=self._by_places), np.int64)
         no_keys = np.empty(0, np.uint64)
         return shape, edges, self._starts[permuted], no_keys, no_keys
 
@@ -156,10 +167,16 @@ class LaneShuffle(Order):
         by_lane[0, checked % self.lanes] = checked
         by_lane[1, checked[::-1] % self.lanes] = checked[::-1]
         ends = by_lane[:, by_lane[0] >= 0]
-        last, first = (_kernels().window_slots(end, self._lanes, *self._slots[:2]) for end in ends)
-        start, stop = np.minimum(first[:, 0], last[:, 0]), np.maximum(first[:, 1], last[:, 1]) + 1
-        slots = np.unique(_joined(start, stop - start))
-        blocks = _kernels().slot_rows(slots, *self._slots)
+        last, first = (_kernels().window_places(end, self._lanes, *self._slots[:2]) for end in ends)
+        start, stop = np.minimum(first[:, 0], last[:, 0]), np.maximum(first[:, 1], last[:, 1])
+        first_slot, last_slot = (_kernels().slots_of(of, *self._slots[:2]) for of in (start, stop - 1))
+        slots = _joined(first_slot, last_slot + 1 - first_slot)
+        if self._by_places:
+            edges, table = self._slots[1:3]
+            begin = np.maximum(edges[slots], np.repeat(start, last_slot + 1 - first_slot))
+            end = np.minimum(edges[slots + 1], np.repeat(stop, last_slot + 1 - first_slot))
+            return _joined(table[slots] + begin - edges[slots], end - begin)
+        blocks = _kernels().slot_rows(np.unique(slots), *self._slots)
         chunk = self._starts.chunk if isinstance(self._starts, EqualRuns) else 1
         return _joined(blocks[:, 0], -(-blocks[:, 1] // chunk), chunk)
 
