@@ -12,8 +12,7 @@ def convolutions(monkeypatch):
     """Let features of any CPU go through convolutions, and count the calls."""
     calls = []
     convolve = F.conv2d
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr("tokenstore.networks.pointwise._ONEDNN_IS_FASTER", True)
     monkeypatch.setattr(F, "conv2d", lambda *a, **k: calls.append(a) or convolve(*a, **k))
     return calls
 

@@ -187,6 +187,15 @@ def test_a_compiled_network_gives_the_codes_and_images_of_the_plain_one(
     assert compiled.fingerprint == plain.fingerprint
 
 
+@pytest.mark.parametrize("name", ["conv-vq-8x-2k", "conv-vq-symmetric-8x-2k"])
+def test_encoding_by_a_packaged_tokenizer_compiles_in_one_piece(name: str) -> None:
+    tokenizer: Any = load_tokenizer(name)
+    batch = smooth_images(1, 256, 256)
+    whole: Any = torch.compile(tokenizer.encode_pass, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(whole(batch), tokenizer.encode_pass(batch))
+
+
 def test_a_compiled_tokenizer_is_copied_moved_and_pickled_as_one_whose_network_is_compiled_anew() -> None:
     compiled = random_tokenizer().compiled("eager")
     batch = smooth_images(2, 64, 64)

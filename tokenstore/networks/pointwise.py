@@ -15,6 +15,11 @@ __all__ = ["Pointwise", "pointwise"]
 
 _ONEDNN_NUMBERS = 20_480
 """The numbers in an input above which torch computes convolutions with oneDNN."""
+_ONEDNN_IS_FASTER = (
+    torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
+"""True on a processor where MKL is the slower one. A constant, so that torch can compile layers whole."""
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -35,8 +40,7 @@ def _is_faster_by_convolution(x: Tensor) -> bool:
         and x.is_contiguous()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and _ONEDNN_IS_FASTER
     )
 
 

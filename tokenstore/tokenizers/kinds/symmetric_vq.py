@@ -204,7 +204,7 @@ class SymmetricVQ(nn.Module):
         a, b = latents.permute(0, 2, 3, 1).flatten(0, 2).chunk(2, dim=1)
         rows = torch.cat((a + b, a - b), dim=1)
         table = self._sums_and_differences
-        asks = latents.device.type == "cpu"
+        asks = latents.device.type == "cpu" and not torch.compiler.is_compiling()
         codes = torch.cat(
             [self._nearest(similarities(table, part), asks=asks) for part in in_parts(rows, len(table))]
         )
