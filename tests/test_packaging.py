@@ -51,6 +51,8 @@ def test_a_wheel_holds_every_module_the_weights_and_the_type_markers(wheel: set[
     assert "tokenstore/tokenizers/weights/MODEL_CARD.md" in wheel
     assert "tokenstore/tokenizers/weights/conv-vq-symmetric-8x-2k.md" in wheel
     assert "tokenstore/augment/weights/conv-vq-8x-2k.safetensors" in wheel
+    assert "tokenstore/augment/weights/conv-vq-symmetric-8x-2k.safetensors" in wheel
+    assert "tokenstore/augment/weights/conv-vq-symmetric-8x-2k.md" in wheel
     assert "tokenstore/augment/weights/MODEL_CARD.md" in wheel
 
 

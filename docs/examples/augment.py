@@ -13,7 +13,7 @@ def main(path: str) -> None:
     store = tokenstore.open(path)
     dataset = tokenstore.TokenDataset(store)
     adapter = load_adapter(tokenizer=store.manifest.tokenizer)  # the packaged TokenAdapt
-    recipe = recipes.finetune(store.codebook, adapter, classes=10)
+    recipe = recipes.finetune(store.codebook, adapter, classes=10, symmetries=store.symmetries)
 
     codes, labels = dataset[0:8]
     inputs, targets = recipe(codes, labels, generator=torch.Generator().manual_seed(0))

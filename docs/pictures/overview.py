@@ -28,7 +28,7 @@ OUT = Path(__file__).with_suffix(".png")
 CODE_BYTES = 32 * 32 * 11 // 8
 SIDE = 256
 """The pixels of a photograph's side as the tokenizer takes it."""
-TITLES = ("photograph", "tokens", "decoded", "codes flipped", "TokenAdapt", "ColorAdapt")
+TITLES = ("photograph", "tokens", "decoded", "exact flip", "TokenAdapt, a crop", "ColorAdapt")
 INK, QUIET = "#1f2328", "#57606a"
 
 Images = npt.NDArray[np.uint8]
@@ -41,8 +41,8 @@ def panels(photos: list[Image.Image]) -> list[list[Images]]:
     codes = tokenizer.encode(torch.from_numpy(inputs).movedim(-1, 1))
     codebook = tokenizer.codebook
     assert codebook is not None
-    adapted = augmented_examples(codes, codebook, load_adapter())
-    chosen = (codes, adapted["naive flip"], adapted["TokenAdapt flip"], adapted["ColorAdapt"])
+    adapted = augmented_examples(codes, codebook, load_adapter(), symmetries=tokenizer.symmetries)
+    chosen = (codes, adapted["exact flip"], adapted["TokenAdapt crop"], adapted["ColorAdapt"])
     decoded = [tokenizer.decode(part).movedim(1, -1).numpy() for part in chosen]
     colours = code_colours(len(codebook), codebook)[codes.numpy()].repeat(8, 1).repeat(8, 2)
     return [[inputs[n], colours[n], *(images[n] for images in decoded)] for n in range(len(photos))]

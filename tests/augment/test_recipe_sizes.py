@@ -55,13 +55,22 @@ def surviving(codebook: Tensor, noise: EmbNoise) -> float:
     return float((Requantise(codebook)(noise(vectors, generator=seeded(1))) == codes).float().mean())
 
 
-def test_the_default_noise_leaves_the_default_tokenizers_codes_recognisable() -> None:
-    codebook = torch.as_tensor(load_tokenizer("default").codebook)
-    assert noise_strength(codebook) == pytest.approx(0.1768, abs=1e-3)
-    by_default = surviving(codebook, EmbNoise(noise_strength(codebook), share=1))
-    published = surviving(codebook, EmbNoise(noise_strength(codebook, "published"), share=1))
-    assert by_default > 0.05
-    assert published < 0.01, "noise of strength 1 drowns vectors of length 1"
+@pytest.mark.parametrize(
+    ("name", "deviation"), [("conv-vq-8x-2k", 0.1768), ("conv-vq-symmetric-8x-2k", 0.998)]
+)
+def test_the_default_noise_leaves_the_packaged_tokenizers_codes_recognisable(
+    name: str, deviation: float
+) -> None:
+    codebook = torch.as_tensor(load_tokenizer(name).codebook)
+    assert noise_strength(codebook) == pytest.approx(deviation, abs=1e-3)
+    assert surviving(codebook, EmbNoise(noise_strength(codebook), share=1)) > 0.05
+
+
+def test_the_published_noise_drowns_vectors_of_length_1_and_not_the_default_tokenizers() -> None:
+    for name, is_left in (("conv-vq-8x-2k", False), ("default", True)):
+        codebook = torch.as_tensor(load_tokenizer(name).codebook)
+        left = surviving(codebook, EmbNoise(noise_strength(codebook, "published"), share=1))
+        assert left > 0.05 if is_left else left < 0.01
 
 
 def test_a_codebook_of_one_number_has_no_noise() -> None:

@@ -86,19 +86,25 @@ def test_augmented_samples_are_shown_beside_each_other(store: Path, tmp_path: Pa
         "TokenAdapt flip",
         "naive crop",
         "TokenAdapt crop",
+        "exact flip",
         "ColorAdapt",
     )
     assert said == [f"{out}: 2 samples of split train: {', '.join(names)} (all decoded by the tokenizer)"]
     tokenizer = load_tokenizer("default")
     codes = torch.from_numpy(tokenstore.open(store)["train"].read("tokens", [4, 1]).astype(np.int64))
-    examples = augmented_examples(codes, torch.from_numpy(tokenizer.codebook), load_adapter(adapter))
+    examples = augmented_examples(
+        codes,
+        torch.from_numpy(tokenizer.codebook),
+        load_adapter(adapter),
+        symmetries=tokenizer.symmetries,
+    )
     assert tuple(examples) == names[1:]
     assert torch.equal(examples["naive flip"], codes.flip(2))
     sheet = pixels(out)[module.CAPTION_HEIGHT :]
     for number in range(2):
         for column, each in enumerate((codes, *examples.values())):
             expected = tokenizer.decode(each[number : number + 1])[0].permute(1, 2, 0).numpy()
-            np.testing.assert_array_equal(place(sheet, number, column, SIZE, 1, 6), expected)
+            np.testing.assert_array_equal(place(sheet, number, column, SIZE, 1, 7), expected)
 
 
 def test_label_maps_are_drawn_beside_what_the_codes_give(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_the_command_measures_a_classifier_on_images(
     noise = ["--corruption", "contrast", "--corruption", "pixelate", "--severity", 5, "--severity", 2]
     done = run(file, "--images", photos, *words, *noise)
     assert done.exit_code == 0, done.output
-    assert "6 images of split train; 64x64 pixels are 8x8 codes of conv-vq-8x-2k" in said(done)
+    assert "6 images of split train; 64x64 pixels are 8x8 codes of conv-vq-symmetric-8x-2k" in said(done)
     found = json.loads(run(file, "--images", photos, *words, *noise, "--json").stdout)
     rows = [(row["corruption"], row["severity"]) for row in found["results"]]
     assert rows == [(None, 0), ("contrast", 2), ("contrast", 5), ("pixelate", 2), ("pixelate", 5)]
@@ -253,9 +253,9 @@ def test_another_tokenizer_and_another_kind_of_network_are_refused(
     file = saved(photo_model, tmp_path / "model.safetensors")
     jpeg = run(file, "--images", photos, "--tokenizer", "dct")
     assert jpeg.exit_code == 1
-    assert "the tokenizer dct: expected codes of conv-vq-8x-2k" in said(jpeg)
+    assert "the tokenizer dct: expected codes of conv-vq-symmetric-8x-2k" in said(jpeg)
     identity = photo_model.tokenizer
-    with pytest.raises(ModelError, match=r"expected codes of conv-vq-8x-2k \(bbbbbbbbbbbb\)"):
+    with pytest.raises(ModelError, match=r"expected codes of conv-vq-symmetric-8x-2k \(bbbbbbbbbbbb\)"):
         tokenizer_for(replace(photo_model, tokenizer=replace(identity, fingerprint="b" * 64)))
     unknown = replace(photo_model, tokenizer=TokenizerIdentity("mine", "b" * 64))
     with pytest.raises(Exception, match="The network's file names it 'mine'; name the tokenizer by tok"):

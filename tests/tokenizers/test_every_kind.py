@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tokenstore_cli.main import cli
 
 import tokenstore
+from tokenstore.format import FLIP
 from tokenstore.sources.images import ImageOptions
 from tokenstore.tokenizers import TOKENIZERS, load_tokenizer
 from tokenstore.tokenizers.encoder import Encoder
@@ -201,8 +202,10 @@ def test_a_pruned_store_can_be_looked_at_like_any_other(photographs: Path, tmp_p
     run(*options, before=["convert", str(photographs), out])
     run("--image-size", "64", "--workers", "0", before=["convert", str(photographs), f"{out}.whole"])
     pruned, whole = tokenstore.open(out), tokenstore.open(f"{out}.whole")
-    assert pruned.manifest.codebook_size == len(np.unique(whole["train"][:])) < whole.manifest.codebook_size
+    used = np.unique(whole["train"][:])
     kept = np.array(pruned.manifest.tokenizer.kept_codes[0])
+    np.testing.assert_array_equal(kept, np.union1d(used, whole.symmetries[FLIP][used]))
+    assert pruned.manifest.codebook_size == len(kept) < whole.manifest.codebook_size
     np.testing.assert_array_equal(kept[pruned["train"][:]], whole["train"][:])
     for name, store in (("a", out), ("b", f"{out}.whole")):
         run("0", "5", "--out", str(tmp_path / name), before=["reconstruct", store])

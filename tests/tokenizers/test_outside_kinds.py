@@ -94,14 +94,14 @@ def test_a_kind_that_cannot_be_imported_is_named_with_its_place(outside: Path) -
         load_tokenizer("brightness")
     with pytest.raises(SourceError, match=r"outside_kinds:SOURCE cannot be imported .*broken"):
         open_source(outside, "pointer")
-    assert load_tokenizer("default").name == "conv-vq-8x-2k"
+    assert load_tokenizer("default").name == "conv-vq-symmetric-8x-2k"
 
 
 def test_a_name_of_this_package_cannot_be_taken(outside: Path) -> None:
     info = outside / "outside_kinds-1.0.dist-info" / "entry_points.txt"
     info.write_text(ENTRY_POINTS.replace("brightness", "default").replace("pointer =", "tar ="))
     assert list(tokenizer_kinds()).count("default") == 1
-    assert load_tokenizer("default").name == "conv-vq-8x-2k"
+    assert load_tokenizer("default").name == "conv-vq-symmetric-8x-2k"
     assert "pointer" not in kind_names()
     assert kind_names().count("tar") == 1
 

@@ -24,7 +24,9 @@ from tokenstore.networks.tensor_files import check_shapes, check_sizes, declared
 __all__ = ["has_packaged_adapter", "load_adapter", "save_adapter"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
-PACKAGED_ADAPTERS = {"conv-vq-8x-2k": _WEIGHTS / "conv-vq-8x-2k.safetensors"}
+PACKAGED_ADAPTERS = {
+    name: _WEIGHTS / f"{name}.safetensors" for name in ("conv-vq-symmetric-8x-2k", "conv-vq-8x-2k")
+}
 """The packaged adapters by the names of their tokenizers; the first one is the default tokenizer's."""
 
 _FORMAT = "tokenstore.token_adapt.1"

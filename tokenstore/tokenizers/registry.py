@@ -99,22 +99,22 @@ class TrustedSpec(str):
 
 TOKENIZERS = {
     DEFAULT: TokenizerKind(
-        "tokenstore.tokenizers.kinds.conv_vq",
-        "light convolutional VQ; its weights ship with the package",
+        "tokenstore.tokenizers.kinds.symmetric_vq",
+        "light convolutional VQ whose tokens flip exactly; its weights ship with the package",
         grid="H/8 x W/8",
         codebook="2,048 x 32",
         licence="Apache-2.0",
     ),
     "conv-vq-8x-2k": TokenizerKind(
         "tokenstore.tokenizers.kinds.conv_vq",
-        "the default tokenizer by its own name, which goes on to mean these weights",
+        "the default tokenizer before, light convolutional VQ; its weights ship with the package",
         grid="H/8 x W/8",
         codebook="2,048 x 32",
         licence="Apache-2.0",
     ),
     "conv-vq-symmetric-8x-2k": TokenizerKind(
         "tokenstore.tokenizers.kinds.symmetric_vq",
-        "one whose tokens flip exactly; its weights ship with the package",
+        "the default tokenizer by its own name, which goes on to mean these weights",
         grid="H/8 x W/8",
         codebook="2,048 x 32",
         licence="Apache-2.0",

@@ -7,12 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenstore.augment.adapters import load_adapter
-from tokenstore.errors import AdapterError
 from tokenstore.format import FLIP
 from tokenstore.sources.images import ImageOptions, decode_image
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.encoder import identity_of
 from tokenstore.tokenizers.kinds.symmetric_vq import PACKAGED_WEIGHTS
 
 NAME = "conv-vq-symmetric-8x-2k"
@@ -67,8 +64,3 @@ def test_photographs_are_rebuilt_well_with_many_different_codes(tokenizer, photo
     assert church > 23.2
     assert flower > 26.5
     assert torch.unique(codes).numel() > 690
-
-
-def test_the_adapter_of_another_tokenizer_is_refused_for_its_codes(tokenizer):
-    with pytest.raises(AdapterError, match=f"expected an adapter for the codes of {NAME}"):
-        load_adapter(tokenizer=identity_of(tokenizer))
