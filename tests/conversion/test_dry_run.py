@@ -103,7 +103,7 @@ def test_the_command_prints_the_plan(tmp_path: Path) -> None:
     command = ["convert", str(tmp_path / "codes.npy"), str(tmp_path / "out"), "--dry-run"]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0
-    assert "train: 30 samples, no labels, 1 shards of tokens" in result.output
+    assert "train: 30 samples, no labels, 1 shard of tokens" in result.output
     assert "nothing is there yet" in result.output
     assert "estimated from 30 samples" in result.output
     printed = CliRunner().invoke(cli, [*command, "--log-json"]).output

@@ -14,13 +14,13 @@ from helpers import magvit_models, maskgit_models, titok_models, vqgan_models
 from helpers.brightness import BrightnessTokenizer
 from helpers.symmetric_models import random_tokenizer, smooth_images
 from helpers.vit_vqgan_models import random_tensors, saved
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenstore.errors import Parameter, TokenizerError
 from tokenstore.tokenizers import load_tokenizer, passes
 from tokenstore.tokenizers.encoder import compiled_tokenizer, identity_of
-from tokenstore.tokenizers.passes import ACCELERATOR_BATCH, full_pass, full_passes
+from tokenstore.tokenizers.passes import ACCELERATOR_BATCH, full_pass, full_passes, lay_weights
 
 CPU = torch.device("cpu")
 
@@ -130,6 +130,26 @@ SPECS: dict[str, Callable[[Path], str]] = {
     "open-magvit2": lambda folder: f"open-magvit2:{magvit_models.write_checkpoint(folder / 'model.ckpt')}",
     "diffusers": diffusers,
 }
+
+
+def test_weights_of_convolutions_lie_channels_last_on_a_gpu_and_as_ever_on_a_cpu(tmp_path: Path) -> None:
+    tokenizer: Any = load_tokenizer(SPECS["vqgan"](tmp_path))
+    batch = images(2, 8 * tokenizer.stride)
+    codes = tokenizer.encode(batch)
+
+    def lying(network: nn.Module, order: torch.memory_format) -> list[bool]:
+        kernels = [weight for weight in network.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
+        assert len(kernels) > 10
+        return [weight.is_contiguous(memory_format=order) for weight in kernels]
+
+    assert all(lying(tokenizer.to("meta").network, torch.channels_last))
+    assert all(lying(tokenizer.network, torch.contiguous_format))
+    elsewhere = copy.deepcopy(tokenizer)
+    lay_weights(elsewhere.network, torch.device("cuda"))
+    assert not any(lying(elsewhere.network, torch.contiguous_format))
+    assert (elsewhere.encode(batch) == codes).double().mean() > 0.99, "the numbers are others"
+    assert all(lying(elsewhere.to("cpu").network, torch.contiguous_format))
+    assert torch.equal(elsewhere.to("cpu").encode(batch), codes)
 
 
 ASKING = ("vqgan", "maskgit-vqgan")

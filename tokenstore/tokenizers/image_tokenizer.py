@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
-from tokenstore.tokenizers.passes import Pass, compiled_pass, full_passes, on_threads, refuse_compiling
+from tokenstore.tokenizers.passes import (
+    Pass,
+    compiled_pass,
+    full_passes,
+    lay_weights,
+    on_threads,
+    refuse_compiling,
+)
 
 
 class ImageTokenizer(ABC):
@@ -71,6 +78,7 @@ class ImageTokenizer(ABC):
         """Return the tokenizer on another device."""
         tokenizer = copy.copy(self)
         tokenizer.network = copy.deepcopy(self.network).to(device)
+        lay_weights(tokenizer.network, torch.device(device))
         return tokenizer
 
     @property
