@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 import click
 from click.core import ParameterSource
@@ -28,13 +31,30 @@ __all__ = [
     "human_rate",
     "human_seconds",
     "refuse_idle_options",
+    "wrapped",
 ]
 
 
 def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
     """Print one line; whatever in it is not printable, such as a control sequence in a name, is escaped."""
     settle()
-    click.secho(printable(line), err=err, bold=bold or None)
+    click.secho(wrapped(printable(line), sys.stderr if err else sys.stdout), err=err, bold=bold or None)
+
+
+def wrapped(line: str, stream: TextIO, indent: int = 2) -> str:
+    """Return a line as a terminal shows it without breaking words; anywhere else, a line stays one."""
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width or not stream.isatty():
+        return line
+    before = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=before,
+        subsequent_indent=before + " " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def echo_json(values: object, indent: int | None = 2) -> None:
@@ -55,11 +75,13 @@ def human_rate(number: float) -> str:
     return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
 
 
-def echo_facts(facts: Mapping[str, str], indent: str = "") -> None:
+def echo_facts(facts: Mapping[str, str]) -> None:
     """Print facts by their names, a line each, one below the other."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        echo(f"{indent}{name:<{width}}  {value}")
+        settle()
+        line = printable(f"{name:<{width}}  {value}")
+        click.echo(wrapped(line, sys.stdout, width + 2))
 
 
 def finished(place: object, facts: str, started: float, *following: Sequence[object]) -> None:

@@ -18,13 +18,13 @@ Report = Callable[["EditedStore"], None]
 
 
 @contextlib.contextmanager
-def edited(how: str) -> Iterator[tuple[Callable[[str, int, int], Any], Report]]:
-    """Show the progress of an operation in the block, and at its end the store that it reported."""
+def edited(how: str, unit: str = "samples") -> Iterator[tuple[Callable[[str, int, int], Any], Report]]:
+    """Show the progress of an operation, counted in `unit`, and at its end the store that it reported."""
     from .progress import step_bars
 
     started = time.monotonic()
     results: list[EditedStore] = []
-    with step_bars() as on_progress:
+    with step_bars(unit) as on_progress:
         yield on_progress, results.append
     for result in results:
         if result.already_complete:

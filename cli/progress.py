@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 from typing_extensions import override
 
@@ -34,18 +35,23 @@ LINE_SECONDS = 30.0
 """The seconds from one line to the next where stderr is no terminal."""
 
 
+def _unwrapped() -> Column:
+    """Return a column that a narrow terminal makes no second line of: the bar gets shorter instead."""
+    return Column(no_wrap=True)
+
+
 class RateColumn(ProgressColumn):
     """A column of the work done a second, over the last half minute."""
 
     def __init__(self, unit: str) -> None:
         """Take the `unit` of the work, such as "samples"."""
-        super().__init__()
+        super().__init__(_unwrapped())
         self._unit = unit
 
     def render(self, task: Task) -> Text:
         """Return the rate of a task, or nothing as long as none is known."""
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{human_rate(speed)} {self._unit}/s")
+        return Text("" if speed is None else f"{human_rate(speed)} {self._unit}/s".replace(" /s", "/s"))
 
 
 class _LineColumn(TextColumn):
@@ -81,11 +87,14 @@ class _LinesOrBar(Progress):
 
 
 @contextmanager
-def step_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each step of the work; the progress callback gets its name, what is done, and all."""
+def step_bars(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each step of the work, which is counted in `unit`.
+
+    The progress callback gets the step's name, what is done, and all.
+    """
     tasks: dict[str, TaskID] = {}
     with ExitStack() as shown:
-        bar = progress_bar("")
+        bar = progress_bar(unit)
 
         def on_progress(step: str, done: int, total: int) -> None:
             if not tasks:  # until then the line of a silent command is shown
@@ -111,14 +120,17 @@ def progress_bar(unit: str, *, quiet: bool = False, lines: bool = True) -> Progr
 
     With "bytes" as the `unit`, sizes and rates are in units of bytes. A `quiet` bar prints nothing.
     """
-    columns: list[ProgressColumn] = [MofNCompleteColumn(), RateColumn(unit)]
+    columns: list[ProgressColumn] = [MofNCompleteColumn(table_column=_unwrapped()), RateColumn(unit)]
     if unit == "bytes":
-        columns = [DownloadColumn(), TransferSpeedColumn()]
+        columns = [
+            DownloadColumn(table_column=_unwrapped()),
+            TransferSpeedColumn(table_column=_unwrapped()),
+        ]
     return _LinesOrBar(
         _LineColumn("{task.description}"),
         BarColumn(),
         *columns,
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=_unwrapped()),
         _LineColumn("{task.fields[note]}"),
         console=err,
         disable=quiet or not err.is_terminal,

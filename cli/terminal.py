@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console, ConsoleOptions
+from rich.console import Console
 from rich.text import Text
 from typing_extensions import override
 
@@ -26,16 +26,11 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
-    @property
-    @override
-    def options(self) -> ConsoleOptions:
-        """The options of printing, with the width of the terminal, or of a line that does not end."""
-        found = super().options
-        return found if self.is_terminal else found.update(width=_ENDLESS)
-
     @override
     def print(self, *objects: Any, **options: Any) -> None:
         settle()
+        if not self.is_terminal:
+            self.width = _ENDLESS
         super().print(*objects, **options)
 
     @override

@@ -67,7 +67,8 @@ def _print(found: Deduped) -> None:
     """Print how many pairs there are between which splits."""
     for kind, pairs in (("exact", found.duplicates.exact), ("near", found.duplicates.near)):
         for (one, two), count in found.duplicates.counts(pairs).items():
-            echo(f"{kind}: {count:,} in {one}" if one == two else f"{kind}: {count:,} of {two} are in {one}")
+            where = f"in {one}" if one == two else f"of {two} and {one}"
+            echo(f"{kind}: {counted(count, 'sample' if kind == 'exact' else 'pair')} {where}")
     removed = ", ".join(f"{name} {count:,}" for name, count in found.removed.items())
     echo(f"removed: {removed}" if found.store is not None else f"to remove: {removed}")
     if not found.duplicates.near.is_complete:

@@ -76,7 +76,7 @@ def export(store: str, out: str, **settings: Any) -> None:
 
     started = time.monotonic()
     chosen: dict[str, Any] = {name: settings.pop(name) or None for name in ("splits", "columns")}
-    with step_bars() as on_progress:
+    with step_bars("samples") as on_progress:
         result = tokenstore.export(store, out, on_progress=on_progress, **chosen, **settings)
     for note in result.notes:
         echo(note)

@@ -57,7 +57,7 @@ def merge(out: str, parts: tuple[str, ...], **settings: Any) -> None:
 
     started = time.monotonic()
     executor = ray_executor(settings, "jobs")
-    with step_bars() as on_progress:
+    with step_bars("samples") as on_progress:
         result = tokenstore.merge(out, parts, executor=executor, on_progress=on_progress, **settings)
     if result.already_complete:
         echo(f"{out}: already complete, of as many samples")

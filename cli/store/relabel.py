@@ -43,5 +43,5 @@ def relabel(store: str, out: str | None, **settings: Any) -> None:
       tokenstore relabel photos.zarr coarse.zarr --map coarse.csv
       tokenstore relabel photos.zarr --labels corrected.csv
     """
-    with edited("relabelled") as (on_progress, report):
+    with edited("relabelled", "files") as (on_progress, report):
         report(tokenstore.relabel(store, out, on_progress=on_progress, **settings))

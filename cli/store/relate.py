@@ -31,5 +31,5 @@ def relate(store: str, tokenizer: str, out: str | None, **settings: Any) -> None
       tokenstore relate seit.zarr vit-vqgan:imagenet_vitvq_base.ckpt
       tokenstore relate codes.zarr default related.zarr
     """
-    with edited("related") as (on_progress, report):
+    with edited("related", "files") as (on_progress, report):
         report(tokenstore.relate(store, tokenizer, out, on_progress=on_progress, **settings))

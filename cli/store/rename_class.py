@@ -29,5 +29,5 @@ def rename_class(store: str, old: str, new: str, out: str | None, **settings: An
       tokenstore rename-class photos.zarr n02123045 "tabby cat"
       tokenstore rename-class photos.zarr n02123045 "tabby cat" renamed.zarr
     """
-    with edited("renamed") as (on_progress, report):
+    with edited("renamed", "files") as (on_progress, report):
         report(tokenstore.rename_class(store, old, new, out, on_progress=on_progress, **settings))

@@ -36,7 +36,7 @@ _CODEBOOKS_SHOWN = 8
 
 def print_stats(result: StorageAudit) -> None:
     """Print an audit: the store's bytes, then each split's codes, classes and whatever else was asked for."""
-    console = Terminal(soft_wrap=True)
+    console = Terminal()
     _print_overview(console, result)
     for name, split in result.splits.items():
         _print_split(console, name, split, result.class_names)
@@ -179,7 +179,8 @@ def _print_classes(
     listed = f"{len(by_label):,}"
     if isinstance(counts, dict):
         listed = f"labels up to {max(counts):,}, but only {len(counts):,} distinct"
-    console.print(f"  classes: {listed}, with {least:,} to {most:,} samples")
+    samples = f"{counted(least, 'sample')} each" if least == most else f"{least:,} to {most:,} samples"
+    console.print(f"  classes: {listed}, with {samples}")
     largest = sorted(by_label, key=lambda label: -by_label[label])[:_CLASSES_SHOWN]
     for label in largest:
         name = str(label) if names is None else names[label]

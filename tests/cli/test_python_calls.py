@@ -124,7 +124,7 @@ def test_dedupe(folder: Path, tmp_path: Path) -> None:
     tokenstore.copy(folder / "store", tmp_path / "twice")
     tokenstore.append(tmp_path / "twice", folder / "store", again=True)
     said = output("dedupe", tmp_path / "twice", tmp_path / "a", "--report", tmp_path / "r.csv", "--near", 0.9)
-    assert "exact: 4 in train\n" in said
+    assert "exact: 4 samples in train\n" in said
     assert "removed: train 4\n" in said
     found = tokenstore.dedupe(tmp_path / "twice", tmp_path / "b", near=0.9, report=tmp_path / "s.csv")
     assert (tmp_path / "r.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()

@@ -8,8 +8,10 @@ from contextlib import redirect_stderr
 
 import pytest
 from helpers.waiting import wait_until
+from rich.table import Table
+from tokenstore_cli import terminal as console
 from tokenstore_cli import waiting as module
-from tokenstore_cli.console import echo, finished, hint, human_rate
+from tokenstore_cli.console import echo, echo_facts, finished, hint, human_rate, wrapped
 from tokenstore_cli.progress import step_bars
 from tokenstore_cli.waiting import waiting
 
@@ -95,3 +97,19 @@ def test_a_last_line_says_where_what_and_how_long_and_hints_are_commands_to_copy
 )
 def test_a_time_is_in_the_unit_that_fits(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
+
+
+def test_lines_break_between_words_on_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    line = "  the store /a/path/that/does/not/fit has two"
+    assert wrapped(line, Terminal()) == "  the store\n    /a/path/that/does/not/fit\n    has two"
+    assert wrapped("short", Terminal()) == "short"
+    echo(line)
+    echo_facts({"a": "b " * 20, "long": "c"})
+    table = Table("name", box=None, show_header=False)
+    table.add_row("word " * 20)
+    console.Terminal().print(table)
+    printed = [text.strip() for text in capsys.readouterr().out.splitlines()]
+    assert printed == [line.strip(), f"a     {'b ' * 20}".strip(), "long  c", ("word " * 20).strip()]
