@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 import uuid
@@ -18,13 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.image_sources import contents, labels, listed
 from helpers.tar_files import shard, write_tar
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tokenstore.errors import ArgumentError, SampleError, SourceChangedError, SourceError, StorageError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import ImageSource, MaskedSplit
-from tokenstore.sources.remote_files import RemoteFile, RemotePlace, RemoteReader
+from tokenstore.sources.remote_files import RemoteFile, RemotePlace
 from tokenstore.storage.remote.folder import RemoteFolder
 
 Put = Callable[[Path], str]
@@ -246,35 +243,6 @@ def test_a_size_that_is_no_images_is_refused_before_anything_is_fetched(
         "5000 bytes are more than the 1000 allowed",
         "b'small'",
     ]
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 90)), min_size=1, max_size=12), st.data())
-def test_a_remote_file_reads_like_its_bytes(steps: list[tuple[int, int]], data: st.DataObject) -> None:
-    content = os.urandom(300)
-    blocks = data.draw(st.tuples(st.integers(1, 8), st.integers(8, 40)))
-
-    class Memory:
-        def read_range(self, path: str, start: int, stop: int) -> bytes:
-            return content[start:stop]
-
-        def read_ranges(
-            self, requests: list[tuple[str, int, int]], concurrency: int, version: str
-        ) -> list[bytes]:
-            return [content[start:stop] for _, start, stop in requests]
-
-    class Place:
-        storage = Memory()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenstore.sources.remote_files._BLOCK_NBYTES", blocks)
-        patch.setattr("tokenstore.sources.remote_files._PART_NBYTES", 16)
-        patch.setattr("tokenstore.sources.remote_files._NEAR_NBYTES", 20)
-        with RemoteReader(RemoteFile(Place(), "x", len(content), "")) as reader:  # type: ignore[arg-type]
-            for offset, size in steps:
-                reader.seek(offset)
-                assert reader.read(size) == content[offset : offset + size]
-                assert reader.tell() == min(len(content), offset + size)
 
 
 def test_neighbouring_samples_are_fetched_together(

@@ -312,7 +312,7 @@ class RemoteReader(SeekableStream):
         super().close()
 
     def _fetch(self, start: int, stop: int) -> None:
-        """Fetch the block that begins at `start` and goes to `stop` at least."""
+        """Have a block with the bytes from `start` to `stop`; those that are here are not fetched again."""
         least, most = _BLOCK_NBYTES
         is_near = 0 <= start - self._last <= _NEAR_NBYTES
         last = self._file.nbytes
@@ -321,15 +321,27 @@ class RemoteReader(SeekableStream):
         else:
             self._origin = start if self._origin is None else self._origin
             self._block_nbytes, last = most, min(last, self._origin + self._expected)
-        while self._ahead and self._ahead[0][1] < stop:
-            self._ahead.popleft()
-        if self._ahead and self._ahead[0][0] <= start:
-            self._start, _, future = self._ahead.popleft()
-            self._block = future.result()
+        if stop > last:  # more is read than was expected
+            last = min(self._file.nbytes, stop + least)
+        first, blocks = start, []
+        end = self._start + len(self._block)
+        if self._start <= start < end:
+            blocks.append(self._block[start - self._start :])
         else:
-            self._ahead.clear()
-            end = max(stop, min(last, start + self._block_nbytes))
-            self._start, self._block = start, self._read(start, end)
+            end = start
+        while self._ahead and self._ahead[0][1] <= end:
+            self._ahead.popleft()
+        if self._ahead and self._ahead[0][0] <= end and not blocks:
+            first = end = self._ahead[0][0]
+        while end < stop:
+            if self._ahead and self._ahead[0][0] == end:
+                block = self._ahead.popleft()[2].result()
+            else:
+                self._ahead.clear()
+                block = self._read(end, max(stop, min(last, end + self._block_nbytes)))
+            blocks.append(block)
+            end += len(block)
+        self._start, self._block = first, b"".join(blocks)
         if is_near and self._block_nbytes == most:
             self._fetch_ahead(most, last)
 
