@@ -38,7 +38,7 @@ def size_of(text: str) -> Size:
 
 
 def measured(
-    name: str, store: Path, repeats: int, open_files: int | None, mappings: int | None
+    name: str, store: Path, repeats: int, open_files: int | None, limits: dict[str, int]
 ) -> dict[str, float]:
     """Return the figures of the process with the least CPU time."""
 
@@ -46,7 +46,7 @@ def measured(
         if open_files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
-    line = [sys.executable, str(MEASURES), name, str(store), *([] if mappings is None else [str(mappings)])]
+    line = [sys.executable, str(MEASURES), name, str(store), json.dumps(limits)]
     runs = [
         json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, preexec_fn=limit).stdout)
         for _ in range(repeats)
@@ -63,6 +63,7 @@ def measured(
 @click.option("--hard-links", is_flag=True, help="Equal shards are one file with many names.")
 @click.option("--open-files", type=int, help="The hard limit of open files that processes have.")
 @click.option("--mappings", type=int, help="The most files that a process maps, instead of the system's.")
+@click.option("--fit-codes", type=int, help="The most codes that a fit of the codec context takes.")
 def main(
     sizes: tuple[str, ...],
     only: tuple[str, ...],
@@ -70,16 +71,17 @@ def main(
     folder: Path | None,
     hard_links: bool,
     open_files: int | None,
-    mappings: int | None,
+    **limits: int | None,
 ) -> None:
     """Print growth tables of CPU time and memory."""
+    lowered = {name: most for name, most in limits.items() if most is not None}
     columns = [size_of(text) for text in sizes]
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in only or OPERATIONS}
     with tempfile.TemporaryDirectory() as temporary:
         for size in columns:
             store = write(folder or Path(temporary), size, hard_links=hard_links)
             for name, cells in rows.items():
-                cells.append(measured(name, store, repeats, open_files, mappings))
+                cells.append(measured(name, store, repeats, open_files, lowered))
     console = Console()
     for title, unit in (("CPU time, ms", "cpu"), ("memory, MB", "memory")):
         table = Table(title, *map(str, columns))

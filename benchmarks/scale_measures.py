@@ -1,10 +1,11 @@
 """The operations that `bench_scale.py` measures, by name, and the process that measures one of them.
 
-    python benchmarks/scale_measures.py NAME STORE [MAPPINGS]
+    python benchmarks/scale_measures.py NAME STORE [LIMITS]
 
-The process maps as many files as the system allows, or MAPPINGS. An operation is prepared outside the clock
-and returns what the clock runs. To add one, write a function below with the decorator `operation`: it takes
-the store's path and an empty folder for what it writes.
+LIMITS is a JSON object: the process maps at most so many files ("mappings"), and fits the codec `context`
+to at most so many codes ("fit_codes"). An operation is prepared outside the clock and returns what the clock
+runs. To add one, write a function below with the decorator `operation`: it takes the store's path and an
+empty folder for what it writes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ import numpy as np
 import scale_stores
 
 import tokenstore
+from tokenstore.codecs.context import fitting
 from tokenstore.format import FileRecord, samples_table
 from tokenstore.storage import mapping, open_storage
-from tokenstore.writing import StoreSpec, StoreWriter
+from tokenstore.writing import StoreSpec, StoreWriter, codec_choice
 from tokenstore.writing.encoded import encode_rows
 from tokenstore.writing.journal import Entry, LocalJournal
 from tokenstore.writing.rewrite import spec_of
@@ -252,11 +254,19 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def main(name: str, store: str, mappings: str | None = None) -> None:
+def limit(mappings: int | None = None, fit_codes: int | None = None) -> None:
+    """Lower limits of the code in this process."""
+    if mappings is not None:
+        mapping._unused = deque([None] * mappings)
+    if fit_codes is not None:
+        fitting.MAX_FIT_CODES = codec_choice.MAX_FIT_CODES = fit_codes
+        codec_choice._MOST_FIT_CODES = 2 * fit_codes
+
+
+def main(name: str, store: str, limits: str = "{}") -> None:
     """Measure one operation, and print CPU seconds, seconds and MB of memory as JSON."""
     prepare, times = OPERATIONS[name]
-    if mappings is not None:
-        mapping._unused = deque([None] * int(mappings))
+    limit(**json.loads(limits))
     with tempfile.TemporaryDirectory(dir=Path(store).parent) as scratch:
         action = prepare(Path(store), Path(scratch))
         before = Memory.now()
