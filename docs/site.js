@@ -1,6 +1,7 @@
-// Wide tables scroll inside a frame of the theme: make each frame one that the keyboard reaches.
+// Wide tables and lines of notebooks scroll inside frames: make each frame one that the keyboard reaches.
+const FRAMES = ".md-typeset__scrollwrap:not([tabindex]), .highlight-ipynb:not([tabindex])";
 function reachFrames() {
-  for (const frame of document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])")) {
+  for (const frame of document.querySelectorAll(FRAMES)) {
     frame.tabIndex = 0;
   }
 }

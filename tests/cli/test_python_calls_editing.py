@@ -99,3 +99,16 @@ def test_append_takes_the_names_of_the_classes_of_arrays(store: Path, tmp_path: 
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert tokenstore.open(tmp_path / "a").class_names == (*CLASSES, "wolf")
     assert tokenstore.open(tmp_path / "a")["train"].labels[-2:].tolist() == [1, 3]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("place", ["new", None])
+def test_files_that_are_kept_are_counted(store: Path, tmp_path: Path, place: str | None) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    seen: list[tuple[str, int, int]] = []
+    out = None if place is None else tmp_path / place
+    tokenstore.rename_class(
+        tmp_path / "store", "dog", "wolf", out, on_progress=lambda *step: seen.append(step)
+    )
+    total = seen[0][2]
+    assert seen == [("keeping files", done, total) for done in range(1, total + 1)]
+    assert total > 3
