@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedType
 
 from seitpp_models.errors import ModelError
@@ -28,15 +29,30 @@ _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
     """Give the Accelerator of a run, and restore torch's threads and random state when the block ends.
 
-    Raises ModelError for a device or precision that this machine does not have, and for processes that
-    torchrun did not launch.
+    Raises ModelError for a device or precision that this machine does not have, for another device or
+    precision than those of an Accelerator that the program made itself, and for processes that torchrun did
+    not launch.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    with torch_threads(settings.threads or max(1, available_cores() // processes)):
+    with torch_threads(settings.threads or max(1, available_cores() // processes)), _own_state():
         devices = _accelerator(settings)
         gpus = [devices.device] if devices.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
             yield devices
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Forget the device and precision of this run at its end, unless an Accelerator had set them before.
+
+    Accelerate keeps those of a process's first Accelerator, and refuses a later one that differs.
+    """
+    is_own = not is_initialized()
+    try:
+        yield
+    finally:
+        if is_own:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def precision_of(devices: Accelerator) -> str:
@@ -60,7 +76,17 @@ def _accelerator(settings: DeviceSettings) -> Accelerator:
     if precision == "fp16" and device.type == "cpu":
         parameter = Parameter("precision", precision)
         raise ModelError(f"{parameter}: expected fp32 or bf16 on a CPU", parameters=[parameter])
-    devices = Accelerator(cpu=on_cpu, mixed_precision=_PRECISIONS[precision])
+    try:
+        devices = Accelerator(cpu=on_cpu, mixed_precision=_PRECISIONS[precision])
+    except ValueError as error:
+        if not is_initialized():
+            raise
+        asked = Parameter("device", settings.device), Parameter("precision", precision)
+        raise ModelError(
+            f"{asked[0]}, {asked[1]}: this process has made an Accelerator of another device or precision; "
+            "ask for that one's, or train in a process of its own",
+            parameters=asked,
+        ) from error
     if devices.distributed_type not in _SUPPORTED:
         raise ModelError(
             f"expected one process, or several by DDP, found {devices.distributed_type}; launch them by "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from click.testing import CliRunner
 from helpers.commands import PROGRAMS, all_commands
 from helpers.network_stores import CLASSES, write_labelled
@@ -67,14 +66,6 @@ CALLS = {
 """The public function behind each command."""
 OF_THE_SHELL = {"tokenstore completion", "seitpp completion"}
 """Commands about the command line itself."""
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Forget the precision of a process's first run, which Accelerate keeps."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from helpers.network_stores import PREPARED, write_labelled
 
 
 @pytest.fixture(autouse=True)
-def _fresh_accelerator() -> None:
-    """Forget the precision of a process's first command, which Accelerate keeps."""
+def _no_accelerator_stays() -> Iterator[None]:
+    """Forget the Accelerator that a test made itself."""
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -29,7 +31,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    AcceleratorState._reset_state(reset_partial_state=True)
     out = tmp_path_factory.mktemp("pretrained") / "run"
     result = seitpp("pretrain", labelled, "--out", out, *PRETRAIN, "--epochs", 2)
     assert result.exit_code == 0, result.output

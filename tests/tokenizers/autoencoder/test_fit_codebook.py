@@ -34,7 +34,7 @@ def test_the_command_learns_a_codebook_and_does_not_overwrite(words: list[object
     assert f"{out}: autoencoder-tiny-k16" in done.output
     assert "learned from 10 images, 640 latent vectors" in done.output
     assert "skipped 03.png: not an image" in done.output
-    assert "of 16, 0 codes unused" in done.output
+    assert "of 16, unused: 0 codes" in done.output
     assert "held out: 1 images: PSNR" in done.output
     assert load_tokenizer(f"autoencoder:{out}").encode(smooth_images(2)).shape == (2, 8, 8)
     before = out.read_bytes()

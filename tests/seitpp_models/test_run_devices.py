@@ -1,0 +1,45 @@
+"""Runs of several precisions in one process, beside an Accelerator of the program's own or without one."""
+
+from __future__ import annotations
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import is_initialized
+
+from seitpp_models.errors import ModelError
+from seitpp_models.training.devices import devices_of, precision_of
+from seitpp_models.training.settings import DeviceSettings
+
+
+def on_cpu(precision: str) -> DeviceSettings:
+    return DeviceSettings(device="cpu", precision=precision, threads=1)
+
+
+@pytest.fixture
+def own_accelerator() -> Accelerator:
+    """Make the Accelerator of a program that trains by itself, too."""
+    return Accelerator(cpu=True, mixed_precision="bf16")
+
+
+def test_runs_of_one_process_may_differ_in_precision() -> None:
+    for precision in ("bf16", "fp32", "bf16"):
+        with devices_of(on_cpu(precision)) as devices:
+            assert precision_of(devices) == precision
+    assert not is_initialized()
+
+
+def test_a_run_that_fails_leaves_no_precision_to_the_next() -> None:
+    with pytest.raises(KeyError), devices_of(on_cpu("bf16")):
+        raise KeyError
+    assert not is_initialized()
+
+
+def test_an_accelerator_of_the_program_stays_as_it_is(own_accelerator: Accelerator) -> None:
+    with devices_of(on_cpu("bf16")) as devices:
+        assert precision_of(devices) == "bf16"
+    with (
+        pytest.raises(ModelError, match=r"made an Accelerator of another device or precision"),
+        devices_of(on_cpu("fp32")),
+    ):
+        pass
+    assert own_accelerator.mixed_precision == "bf16"
