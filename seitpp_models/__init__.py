@@ -12,9 +12,9 @@ import tokenstore; nothing in tokenstore imports this package.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tokenstore.doors import lazy_names
 from tokenstore.networks.torchvision import import_torchvision
 
 import_torchvision()  # timm imports it, and its own error would not say what to do
@@ -70,13 +70,4 @@ _HOMES = {
 """The modules of the public names that are imported when they are first used."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

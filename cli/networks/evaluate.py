@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import options, source_options
-from ..console import echo_json
+from ..console import echo_json, hint_commands
 from ..main import EXIT_CODES
 from ..options import option
 from ..parameters import Choice, ExistingPlace
@@ -149,3 +150,5 @@ def evaluate(context: click.Context, /, model: str, as_json: bool, **_: Any) -> 
         echo_json({"model": model, **evaluation.to_dict()})
     else:
         print_evaluation(evaluation, by_class="by_class" in settings)
+        if Path(model).is_dir():
+            hint_commands(("seitpp", "report", model))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
-from ..console import counted, echo
+from ..console import counted, echo, hint_commands
 from ..main import EXIT_CODES
 from ..options import option
 from ..training_options import training_options
@@ -56,6 +56,7 @@ def train_tokenadapt(images: tuple[str, ...], out: Path, **settings: Any) -> Non
     from ..training import show_training
 
     show_training(partial(train, images, out, **settings), _described, _print_images, _print_quality)
+    hint_commands(("seitpp", "finetune", "STORE", "--out", "RUN", "--adapter", out))
 
 
 def _described(result: StepResult) -> str:

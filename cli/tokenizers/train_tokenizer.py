@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import options
-from ..console import counted, echo
+from ..console import counted, echo, hint_commands
 from ..main import EXIT_CODES
 from ..training_options import training_options
 
@@ -95,6 +95,9 @@ def train_tokenizer(images: tuple[str, ...], out: Path, **settings: Any) -> None
     from ..training import show_training
 
     show_training(partial(train, images, out, **settings), _described, _print_images, _print_quality)
+    kind = "conv-vq-symmetric" if settings["symmetric"] else "conv-vq"
+    weights = out / "weights.safetensors"
+    hint_commands(("tokenstore", "convert", images[0], "OUT", "--tokenizer", f"{kind}:{weights}"))
 
 
 def _described(result: StepResult) -> str:

@@ -9,8 +9,9 @@ evaluation and training. Names are imported on use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from seitpp_models.reporting.report import RunsReport, report
@@ -22,13 +23,4 @@ _HOMES = {"RunFigures": "runs", "RunsReport": "report", "report": "report"}
 """The module of each name."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

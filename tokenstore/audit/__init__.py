@@ -13,8 +13,9 @@ it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.audit.codes import CodebookUse
@@ -90,14 +91,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # imported on first use, so that a wing costs only what is used of it
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# imported on first use, so that a wing costs only what is used of it
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,8 +11,9 @@ May import: `errors`, `machine`, `codecs`, `storage`, `format`; never zarr, pyar
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.reading.array import ArrayReader, Indices, Values, normalised
@@ -65,14 +66,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use, so that who needs one module of this wing does not wait for the others.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# Imported on first use, so that who needs one module of this wing does not wait for the others.
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

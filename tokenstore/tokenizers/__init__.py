@@ -12,8 +12,9 @@ use: listing the kinds needs no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import (
@@ -70,13 +71,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tokenstore.tokenizers' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tokenstore.tokenizers.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

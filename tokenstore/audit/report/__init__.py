@@ -11,8 +11,9 @@ Other packages make pages by `render_page` and `write_page`. May import all that
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.audit.report.charts import (
@@ -56,14 +57,5 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # imported on first use, so that charts alone need no torch
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# imported on first use, so that charts alone need no torch
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -7,8 +7,9 @@ fits a model to codes (`fit_context`). May import: `bitpack`, `chunks` and `addr
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.codecs.context.codec import Context
@@ -20,10 +21,5 @@ __all__ = ["Context", "ContextModel", "fit_context"]
 _HOMES = {"Context": "codec", "ContextModel": "model", "fit_context": "fitting"}
 
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use: fitting imports numba, which reading a manifest does not need.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+# Imported on first use: fitting imports numba, which reading a manifest does not need.
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,8 +11,9 @@ Importing this package alone does not import fsspec, so that `Retries` is cheap.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.storage.remote.folder import RemoteFolder
@@ -25,10 +26,5 @@ __all__ = ["RemoteFolder", "RemoteZip", "Retries", "open_remote"]
 _HOMES = {"RemoteFolder": "folder", "RemoteZip": "zipped", "Retries": "retries", "open_remote": "opening"}
 
 
-def __getattr__(name: str) -> Any:
-    # imported on first use: a folder imports fsspec and asyncio, Retries neither
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+# imported on first use: a folder imports fsspec and asyncio, Retries neither
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

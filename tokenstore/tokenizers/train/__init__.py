@@ -10,8 +10,9 @@ This package imports `networks`, `sources` and the rest of `tokenizers`. Its nam
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tokenstore.doors import lazy_names
 
 if TYPE_CHECKING:
     from tokenstore.tokenizers.train.fit import FittedCodebook, fit_codebook
@@ -39,13 +40,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tokenstore.tokenizers.train' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"tokenstore.tokenizers.train.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
