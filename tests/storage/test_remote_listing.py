@@ -1,8 +1,9 @@
-"""Listings of all files at a URL: the same as fsspec's own, a page at a time on S3."""
+"""All files at a URL, listed as fsspec lists them and removed: on S3 a page at a time."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from helpers.object_storage import S3Server
 
 from tokenstore.errors import StorageError
+from tokenstore.storage import Retries
 from tokenstore.storage.remote import RemoteFolder
 from tokenstore.storage.remote.s3 import S3Files, _leave_out_times
 
@@ -134,6 +136,52 @@ def test_a_server_that_lists_what_is_elsewhere_or_without_an_end_is_refused(
     monkeypatch.setattr(s3fs.S3FileSystem, "get_s3", lambda self, bucket: client(bucket))
     with pytest.raises(StorageError, match=message):
         folder.files()
+
+
+def test_a_folder_is_removed_page_by_page_and_what_begins_alike_stays(
+    s3_server: S3Server, bucket: str, small_pages: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, plain = [], S3Files.remove
+
+    async def noted(self: S3Files, key: str, token: str | None) -> str | None:
+        steps.append(token)
+        return await plain(self, key, token)
+
+    monkeypatch.setattr(S3Files, "remove", noted)
+    options = s3_server.storage_options()
+    whole, folder = RemoteFolder(f"s3://{bucket}", options), RemoteFolder(f"s3://{bucket}/store", options)
+    folder.remove("a/b.c")
+    assert folder.sizes() == {path: size for path, size in FILES.items() if path != "a/b.c"}
+    steps.clear()
+    folder.remove()
+    assert len(steps) == 2, "a page and its own time for every three files"
+    assert whole.files() == ["store-old/x", "store.zarr/x", "store2", "stores/x"]
+    folder.remove()
+    folder.remove("nothing")
+
+
+def test_what_a_server_does_not_remove_is_an_error(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = s3_server.storage_options()
+    folder = RemoteFolder(f"s3://{bucket}/store", options, replace(Retries(), deadline=0.5, timeout=0.5))
+    plain, answer = s3fs.S3FileSystem.get_s3, dict[str, Any]()
+
+    async def get_s3(self: Any, bucket: str) -> Any:
+        client = await plain(self, bucket)
+
+        async def delete_objects(**_: Any) -> dict[str, Any]:
+            return answer
+
+        listing = client.list_objects_v2
+        return SimpleNamespace(meta=client.meta, list_objects_v2=listing, delete_objects=delete_objects)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "get_s3", get_s3)
+    with pytest.raises(StorageError, match="a/b: was not removed"):
+        folder.remove()
+    answer["Errors"] = [{"Key": "store/zarr.json", "Code": "AccessDenied"}]
+    with pytest.raises(StorageError, match=r"store/zarr\.json: was not removed: AccessDenied"):
+        folder.remove()
 
 
 def test_another_kind_of_storage_lists_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

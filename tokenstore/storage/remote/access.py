@@ -18,9 +18,6 @@ from typing_extensions import override
 
 from tokenstore.storage.remote.entries import Entry, Page, entries_of, entry_of, tree_entries
 
-_KEYS_AT_ONCE = 1000
-"""The number of objects that S3 removes in one request."""
-
 
 class Files(Protocol):
     """The requests that every kind of remote storage is asked for."""
@@ -67,8 +64,12 @@ class Files(Protocol):
     async def put(self, local_path: str, key: str) -> None:
         """Write a file with the bytes of a local file."""
 
-    async def remove(self, key: str) -> None:
-        """Remove a file or all files below a prefix. May raise FileNotFoundError if neither exists."""
+    async def remove(self, key: str, token: str | None) -> str | None:
+        """Remove a file, or a part of the files below a prefix; return the token of the part behind it.
+
+        Without a token, the part is the first; None is returned for the last one. May raise FileNotFoundError
+        where nothing is there.
+        """
 
     async def close(self) -> None:
         """Close all sockets and threads."""
@@ -136,18 +137,14 @@ class AsyncFiles(_SlashKeys):
         await self._fs._put_file(local_path, key)
 
     @override
-    async def remove(self, key: str) -> None:
-        # subtle: fsspec's own rm() starts tasks that live on when it is cancelled, and S3's hides errors
+    async def remove(self, key: str, token: str | None) -> str | None:
+        # subtle: fsspec's own rm() starts tasks that live on when it is cancelled
         keys = await self._find(key)
-        remove_many = getattr(self._fs, "_bulk_delete", None)
-        if remove_many is not None:
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                await remove_many(keys[start : start + _KEYS_AT_ONCE])
-        else:
-            for one in keys:
-                await self._fs._rm_file(one)
+        for one in keys:
+            await self._fs._rm_file(one)
         if left := await self._find(key):
             raise OSError(f"{len(left)} of {len(keys)} files were not removed")
+        return None
 
     async def _find(self, prefix: str) -> list[str]:
         self._fs.invalidate_cache()
@@ -227,8 +224,9 @@ class ThreadedFiles(_SlashKeys):
             await self._call(self._fs.makedirs, key.rpartition("/")[0], exist_ok=True)
 
     @override
-    async def remove(self, key: str) -> None:
+    async def remove(self, key: str, token: str | None) -> str | None:
         await self._call(self._fs.rm, key, recursive=True)
+        return None
 
     @override
     async def close(self) -> None:

@@ -339,11 +339,16 @@ class RemoteFolder(Storage):
 
     @override
     def remove(self, path: str = "") -> None:
-        async def attempt(files: Files, key: str) -> None:
+        async def attempt(files: Files, key: str) -> str | None:
             with contextlib.suppress(FileNotFoundError):
-                await files.remove(key)
+                return await files.remove(key, token)
+            return None
 
-        self._run(lambda connection: self._retried(connection, path, attempt, long=True))
+        token: str | None = None
+        while True:
+            token = self._run(lambda connection: self._retried(connection, path, attempt, long=True))
+            if token is None:
+                return
 
 
 async def _block(files: Files, key: str, *, start: int, stop: int) -> bytes:

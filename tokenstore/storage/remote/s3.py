@@ -92,6 +92,24 @@ class S3Files(Versions, AsyncFiles):
                 entries.append((await self.entry(prefix))._replace(name=""))
         return Page(entries, following)
 
+    @override
+    async def remove(self, key: str, token: str | None) -> str | None:
+        bucket, folder, _ = self._fs.split_path(key)
+        page = await self.tree(key, token)
+        below = f"{folder.rstrip('/')}/" if folder else ""
+        objects = [{"Key": below + entry.name if entry.name else folder} for entry in page.entries]
+        if objects:
+            client = await self._fs.get_s3(bucket)
+            answer = await client.delete_objects(
+                Bucket=bucket, Delete={"Objects": objects, "Quiet": True}, **self._fs.req_kw
+            )
+            for error in answer.get("Errors", ())[:1]:
+                raise OSError(f"{error.get('Key')}: was not removed: {error.get('Code')}")
+        is_last = page.token is None and (objects or token is not None)
+        if is_last and (left := (await self.tree(key, None)).entries):
+            raise OSError(f"{left[0].name or key}: was not removed")
+        return page.token
+
     async def _answer(
         self, bucket: str, below: str, token: str | None, **more: str
     ) -> tuple[Mapping[str, Any], str | None]:

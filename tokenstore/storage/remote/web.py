@@ -151,7 +151,7 @@ class WebFiles(Versions, Files):
         raise UnsupportedError("a plain web server can only be read from")
 
     @override
-    async def remove(self, key: str) -> None:
+    async def remove(self, key: str, token: str | None) -> str | None:
         raise UnsupportedError("a plain web server can only be read from")
 
     @override
