@@ -33,6 +33,12 @@ FILES = ("LICENSE", "CITATION.cff")
 LINK = re.compile(r"(\]\(|^\[[^\]\n]+\]: )([^)\s]+)", re.MULTILINE)
 """A link, or the definition of one: what stands before its target, and the target."""
 
+WIDGETS = re.compile(
+    r"<script(?: type=\"application/vnd\.jupyter\.widget-(?:view|state)\+json\")?>"
+    r"(?=[^<]*(?:addWidgetsRenderer|\"model_id\"|\"state\"))[^<]*(?:<(?!/script>)[^<]*)*</script>"
+)
+"""The scripts of a notebook's widgets: their values, and what fetches a program that draws them."""
+
 log = logging.getLogger("mkdocs.hooks.pages")
 
 
@@ -52,6 +58,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page.meta["hide"] = ["navigation"]  # a list of this one page alone
     source = next((path for path, name in PAGES.items() if name == uri), f"docs/{uri}")
     return LINK.sub(lambda match: match[1] + _on_site(match[2], source, uri), markdown)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Take the widgets of notebooks out: what draws them would be fetched from a network."""
+    return WIDGETS.sub("", output) if page.file.src_uri.endswith(".ipynb") else output
 
 
 def _on_site(target: str, source: str, uri: str) -> str:
