@@ -14,6 +14,7 @@ import tokenstore
 from evidence.cells import Cell, EvidenceError, Workplace
 from seitpp_models.networks.token_form import form_of
 from seitpp_models.training.inputs import rows_of_share
+from tokenstore.files import whole_file
 from tokenstore.networks.threads import torch_threads
 from tokenstore.sources import open_source
 
@@ -67,8 +68,8 @@ def _linked(out: Path) -> Path:
 def link_share(source: Path, folder: Path, share: float) -> None:
     """Link the images of a source to a folder: of its training images a share of each class, and all others.
 
-    The images are those that `make_subset` takes. Raises EvidenceError for a source that is no folder with a
-    split train of classes.
+    The images are those that `make_subset` takes; where there can be no links, they are copied. Raises
+    EvidenceError for a source that is no folder with a split train of classes.
     """
     splits = open_source(str(source)).splits if source.is_dir() else {}
     labels = splits["train"].labels(0, len(splits["train"])) if "train" in splits else None
@@ -82,7 +83,15 @@ def link_share(source: Path, folder: Path, share: float) -> None:
             link = folder / image
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
-                os.link(source / image, link)
+                _link_or_copy(source / image, link)
+
+
+def _link_or_copy(original: Path, link: Path) -> None:
+    try:
+        os.link(original, link)
+    except OSError:  # another file system, or one without links
+        with original.open("rb") as image, whole_file(link, sync=False) as file:
+            shutil.copyfileobj(image, file)
 
 
 def conversion(cell: Cell, work: Workplace) -> dict[str, Any]:

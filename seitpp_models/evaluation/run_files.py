@@ -17,7 +17,7 @@ from seitpp_models.networks.shape import Output
 from seitpp_models.weights.files import WEIGHTS, TrainedModel
 from tokenstore.files import write_file
 
-__all__ = ["EVALUATION", "RunFiles", "read_evaluation"]
+__all__ = ["EVALUATION", "RunFiles", "json_figures", "read_evaluation"]
 
 EVALUATION = "evaluation.json"
 """The file of the figures in a run's folder."""
@@ -26,6 +26,8 @@ SCHEMA_VERSION = 1
 
 _PREDICTIONS: dict[Output, str] = {"class": "predictions.parquet", "label map": "predictions.npy"}
 """The file of predictions, by the thing that a network's logits are of."""
+_DIGITS = 18
+"""The digits of a whole number that certainly fits 64 bits."""
 _LONGEST = 1 << 26
 """The most bytes of a file of figures: each of 21,000 classes takes about 150."""
 
@@ -76,13 +78,27 @@ def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, Path | None]:
             data = file.read(_LONGEST + 1)
         if len(data) > _LONGEST:
             raise ValueError(f"expected at most {_LONGEST} bytes, found more")
-        values = json.loads(data)
+        values = json_figures(data)
         if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"expected figures of schema version {SCHEMA_VERSION}")
         _check(values)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: expected the figures of an evaluation: {error}. Evaluate again") from error
     return values, _same(folder, values.pop("predictions", None))
+
+
+def json_figures(data: bytes) -> Any:
+    """Return the values of JSON text; raises ValueError or RecursionError for text that is none of figures.
+
+    Whole numbers are of up to 18 digits, so that each can be a float.
+    """
+    return json.loads(data, parse_int=_whole)
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > _DIGITS:
+        raise ValueError(f"expected whole numbers of up to {_DIGITS} digits, found one of {len(text)}")
+    return int(text)
 
 
 def _check(values: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seitpp_models.errors import ModelError
-from seitpp_models.evaluation.run_files import read_evaluation
+from seitpp_models.evaluation.run_files import json_figures, read_evaluation
 from seitpp_models.recipes import read_recipe, read_run
 from seitpp_models.reporting.pictures import MapPicture, map_pictures
 from seitpp_models.reporting.predictions import PredictionFigures, prediction_figures
@@ -167,7 +166,7 @@ def _lines(part: str, problems: dict[str, str], path: Path) -> list[dict[str, An
 def _line(line: bytes, where: str) -> dict[str, Any]:
     """Return the values of a line of figures; raises ModelError."""
     try:
-        values = json.loads(line)
+        values = json_figures(line)
         if not isinstance(values, dict) or not isinstance(values.get("step"), int):
             raise ValueError("expected a step")
         if not isinstance(values.get("seconds", 0.0), (int, float)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import DistributedType
 
 from seitpp_models.errors import ModelError
@@ -43,16 +43,18 @@ def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
 
 @contextmanager
 def _own_state() -> Iterator[None]:
-    """Forget the device and precision of this run at its end, unless an Accelerator had set them before.
+    """Forget the device and precision of this run at its end, unless the program had set them before.
 
-    Accelerate keeps those of a process's first Accelerator, and refuses a later one that differs.
+    Accelerate keeps those of a process's first Accelerator, and refuses a later one that differs. The device
+    alone may have been set before, by a PartialState.
     """
     is_own = not is_initialized()
+    has_device = PartialState.__new__(PartialState).initialized  # subtle: to make one would set the device
     try:
         yield
     finally:
         if is_own:
-            AcceleratorState._reset_state(reset_partial_state=True)
+            AcceleratorState._reset_state(reset_partial_state=not has_device)
 
 
 def precision_of(devices: Accelerator) -> str:
@@ -76,10 +78,11 @@ def _accelerator(settings: DeviceSettings) -> Accelerator:
     if precision == "fp16" and device.type == "cpu":
         parameter = Parameter("precision", precision)
         raise ModelError(f"{parameter}: expected fp32 or bf16 on a CPU", parameters=[parameter])
+    had_state = is_initialized()
     try:
         devices = Accelerator(cpu=on_cpu, mixed_precision=_PRECISIONS[precision])
     except ValueError as error:
-        if not is_initialized():
+        if not had_state:
             raise
         asked = Parameter("device", settings.device), Parameter("precision", precision)
         raise ModelError(

@@ -21,6 +21,7 @@ from seitpp_models.training.augmentations import (
     training_recipe,
 )
 from seitpp_models.training.backbones import adapter_of, classifier_backbone
+from seitpp_models.training.fitting import OF_THE_ADAPTER
 from seitpp_models.training.inputs import (
     augmented_vectors,
     check_labels,
@@ -103,7 +104,7 @@ def finetune(
 def _check(settings: Settings) -> None:
     adapter = Parameter("adapter")
     settings.refuse_idle_noise()
-    settings.refuse_idle(("mixup", "adapter_draws"), str(adapter), settings["adapter"] == "none", adapter)
+    settings.refuse_idle(OF_THE_ADAPTER, str(adapter), settings["adapter"] == "none", adapter)
     start = Parameter("start")
     settings.refuse_idle(("keep_head",), str(start), settings["start"] is None, start)
 

@@ -11,8 +11,10 @@ from tokenstore.errors import Parameter
 from tokenstore.reading import TokenStore
 from tokenstore.sources import Note
 
-__all__ = ["fitted_to"]
+__all__ = ["OF_THE_ADAPTER", "fitted_to"]
 
+OF_THE_ADAPTER = ("mixup", "adapter_draws")
+"""The settings that have no effect without TokenAdapt."""
 _DEFAULT = "default"
 
 
@@ -20,7 +22,8 @@ def fitted_to(settings: Settings, store: TokenStore) -> Settings:
     """Return the settings of a run on a store, with a note on each that the store decides.
 
     The default TokenAdapt is left out where the package has none for the store's codes, unless an argument or
-    a recipe asks for it: a run without options then learns from every kind of tokens.
+    a recipe asks for it: a run without options then learns from every kind of tokens. Raises ArgumentError
+    for arguments that have no effect without it.
     """
     if settings["adapter"] != _DEFAULT or "adapter" in settings.requested:
         return settings
@@ -31,5 +34,6 @@ def fitted_to(settings: Settings, store: TokenStore) -> Settings:
         return settings
     else:
         text = f"no TokenAdapt, as none is packaged for the codes of {tokenizer}; {way} takes a file of one"
+    settings.refuse_idle(OF_THE_ADAPTER, str(way), True, way)
     note = Note(text, [way] if str(way) in text else [])
     return replace(settings, values={**settings.values, "adapter": "none"}, notes=(*settings.notes, note))

@@ -20,6 +20,7 @@ from seitpp_models.training.augmentations import (
     training_recipe,
 )
 from seitpp_models.training.backbones import adapter_of, network_grid, network_to_continue
+from seitpp_models.training.fitting import OF_THE_ADAPTER
 from seitpp_models.training.inputs import (
     augmented_vectors,
     code_entropy,
@@ -95,7 +96,7 @@ def pretrain(
 def _check(settings: Settings) -> None:
     start, adapter = Parameter("start"), Parameter("adapter")
     settings.refuse_idle_noise()
-    settings.refuse_idle(("adapter_draws",), str(adapter), settings["adapter"] == "none", adapter)
+    settings.refuse_idle(OF_THE_ADAPTER, str(adapter), settings["adapter"] == "none", adapter)
     settings.refuse_idle(_SIZES, f"models without {start}", settings["start"] is not None, start)
 
 

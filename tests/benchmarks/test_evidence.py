@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -284,10 +286,20 @@ def test_views_that_are_drawn_are_not_drawn_again(done: tuple[Table, Workplace],
     assert all(np.array_equal(*pair) for pair in zip(expected, stored_views(cell, here), strict=True))
 
 
+@pytest.mark.parametrize("linked", [True, False])
 def test_a_share_converted_alone_has_the_samples_of_the_share_of_all(
-    done: tuple[Table, Workplace], tmp_path: Path
+    done: tuple[Table, Workplace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     _, work = done
+    link = os.link
+
+    def refuse_images(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".png":
+            raise OSError(errno.EXDEV, "another file system")
+        link(source, target)
+
+    if not linked:
+        monkeypatch.setattr(os, "link", refuse_images)
     own = {"small": {"image_size": SIDE, "share_alone": True}}
     [alone] = [
         cell

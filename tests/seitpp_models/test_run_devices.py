@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import is_initialized
 
 from seitpp_models.errors import ModelError
@@ -43,3 +43,12 @@ def test_an_accelerator_of_the_program_stays_as_it_is(own_accelerator: Accelerat
     ):
         pass
     assert own_accelerator.mixed_precision == "bf16"
+
+
+def test_a_device_that_the_program_has_set_stays() -> None:
+    own = PartialState(cpu=True)
+    for precision in ("bf16", "fp32"):
+        with devices_of(on_cpu(precision)) as devices:
+            assert precision_of(devices) == precision
+        assert (own.device.type, own.is_main_process) == ("cpu", True)
+    assert not is_initialized()

@@ -182,6 +182,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 _WITHOUT_PLACE = '{"schema_version": 1, "samples": 3, "split": "val"}'
+_LONG = "1" + 400 * "0"  # a whole number that is no float
 _ODD_CLASSES = (
     '{"schema_version": 1, "samples": 3, "split": "val", "store": "a", "by_class": [{"label": "a"}]}'
 )
@@ -193,13 +194,16 @@ _ODD_CLASSES = (
         ("log", "log.jsonl", "no json\n"),
         ("log", "log.jsonl", "[1]\n"),
         ("log", "log.jsonl", '{"step": 1, "seconds": "one"}\n'),
+        ("log", "log.jsonl", f'{{"step": 1, "loss": {_LONG}}}\n'),
         ("evaluations", "evaluations.jsonl", "[1]\n"),
+        ("evaluations", "evaluations.jsonl", f'{{"step": 1, "top1": {_LONG}}}\n'),
         ("settings", "config.yaml", "a: [1, 2]\n"),
         ("settings", "config.yaml", "- a\n"),
         ("evaluation", EVALUATION, "{}"),
         ("evaluation", EVALUATION, "[" * 100_000),
         ("evaluation", EVALUATION, _WITHOUT_PLACE),
         ("evaluation", EVALUATION, _ODD_CLASSES),
+        ("evaluation", EVALUATION, f'{_WITHOUT_PLACE[:-1]}, "store": "a", "top1": {_LONG}}}'),
     ],
 )
 def test_a_damaged_file_is_named_and_all_else_is_shown(

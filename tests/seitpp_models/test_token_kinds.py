@@ -176,6 +176,9 @@ def test_a_run_without_options_has_no_adapter_where_the_package_has_none(
     assert plan.settings["adapter"] == "none"
     told = refused("finetune", store(kind), "--out", tmp_path / "asked", *options, "--adapter", "default")
     assert "adapter" in told
+    idle = seitpp("finetune", store(kind), "--out", tmp_path / "idle", *options, "--mixup", 0.8)
+    assert (idle.exit_code, idle.output.split("Error: ")[-1]) == (2, "--mixup goes with --adapter\n")
+    assert not (tmp_path / "idle").exists()
 
 
 def test_codes_without_vectors_are_learned_from_alone(tmp_path: Path) -> None:
