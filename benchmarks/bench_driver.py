@@ -6,7 +6,7 @@ Ready codes of a 2,048-code codebook are converted by this process alone and wit
 of this machine, and the store is recoded both ways. Actors encode nothing but read the codes, so the driver's
 work is all there is: taking segments, packing shards, writing them. CPU seconds are those of this process,
 threads included, once a third of the samples is done. `samples/s` is what one core of a driver can take,
-`images` the tokenizers of 1,000 images a second that keep it busy, `MB/s` the codes that come with them.
+`tokenizers` those of 1,000 images a second that keep it busy, `MB/s` the codes that come with them.
 
 `--target s3` writes to moto on this machine.
 """

@@ -65,10 +65,14 @@ def dedupe(store: str, out: str | None, splits: tuple[str, ...], **settings: Any
 
 def _print(found: Deduped) -> None:
     """Print how many pairs there are between which splits."""
-    for kind, pairs in (("exact", found.duplicates.exact), ("near", found.duplicates.near)):
+    kinds = (
+        ("exact", found.duplicates.exact, "sample", "also in"),
+        ("near", found.duplicates.near, "pair", "and"),
+    )
+    for kind, pairs, noun, joint in kinds:
         for (one, two), count in found.duplicates.counts(pairs).items():
-            where = f"in {one}" if one == two else f"of {two} and {one}"
-            echo(f"{kind}: {counted(count, 'sample' if kind == 'exact' else 'pair')} {where}")
+            where = f"in {one}" if one == two else f"of {two} {joint} {one}"
+            echo(f"{kind}: {counted(count, noun)} {where}")
     removed = ", ".join(f"{name} {count:,}" for name, count in found.removed.items())
     echo(f"removed: {removed}" if found.store is not None else f"to remove: {removed}")
     if not found.duplicates.near.is_complete:

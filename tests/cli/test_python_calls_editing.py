@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.stores import contents, random_codes
+from helpers.stores import contents, random_codes, write_store
 from tokenstore_cli.main import cli
 
 import tokenstore
@@ -112,3 +112,16 @@ def test_files_that_are_kept_are_counted(store: Path, tmp_path: Path, place: str
     total = seen[0][2]
     assert seen == [("keeping files", done, total) for done in range(1, total + 1)]
     assert total > 3
+
+
+def test_duplicates_are_said_to_be_of_the_later_split(tmp_path: Path) -> None:
+    codes = random_codes(6, (4, 4), 50)
+    nearly = codes[3:4].copy()
+    nearly[0, 0, 0] ^= 1
+    write_store(tmp_path / "store", {"train": (codes,), "val": (np.concatenate([codes[:2], nearly]),)}, 52)
+    said = output("dedupe", tmp_path / "store", "--near", 0.9).splitlines()
+    assert said[:3] == [
+        "exact: 2 samples of val also in train",
+        "near: 1 pair of val and train",
+        "to remove: train 0, val 0",
+    ]

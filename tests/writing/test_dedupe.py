@@ -133,6 +133,22 @@ def test_near_samples_are_found_by_their_share_of_equal_codes(tmp_path: Path) ->
     assert pq.read_table(tmp_path / "r.parquet").num_rows == len(pairs)
 
 
+@pytest.mark.parametrize(("grid", "near", "others"), [((4, 4), 0.9, 1), ((3, 3), 0.75, 2), ((8, 8), 0.9, 6)])
+def test_of_pairs_with_just_the_least_share_99_of_100_are_found(
+    tmp_path: Path, grid: tuple[int, int], near: float, others: int
+) -> None:
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 390, (1000, *grid))
+    changed = codes.reshape(1000, -1).copy()
+    for row in changed:
+        row[rng.permutation(row.size)[:others]] ^= 1
+    write_store(tmp_path / "s", {"train": (np.concatenate([codes, changed.reshape(codes.shape)]),)}, 391)
+    found = tokenstore.dedupe(tmp_path / "s", near=near).duplicates.near
+    assert set(found.shares.tolist()) == {1 - others / codes[0].size}
+    np.testing.assert_array_equal(found.second - found.first, 1000)
+    assert len(found) >= 980
+
+
 def test_near_samples_are_removed_if_an_earlier_one_that_stays_is_near(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     chain = [random_codes(1, (8, 8), K)[0]]

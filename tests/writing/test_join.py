@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,31 @@ def shared(path: Path, *others: Path) -> list[str]:
     inodes = {(other / name).stat().st_ino for other in others for name in store_files(other)}
     shards = [name for name in store_files(path) if "/tokens/c/" in name]
     return [name for name in shards if (path / name).stat().st_ino in inodes]
+
+
+@pytest.mark.parametrize("compiled", [(False, True), (True, False), (False, False)])
+@pytest.mark.parametrize("way", ["merge", "append"])
+def test_a_store_says_compiled_if_any_of_its_codes_are(
+    tmp_path: Path, compiled: tuple[bool, bool], way: str
+) -> None:
+    """Else `verify --retokenize` would take codes that a compiler rounded otherwise for damage."""
+    one, two = (
+        written(
+            tmp_path / name,
+            rows,
+            tokenizer=replace(TOKENIZER, device="cpu", dtype="float32", compiled=is_compiled),
+        )
+        for name, rows, is_compiled in zip(
+            ("one", "two"), (slice(0, 17), slice(17, 40)), compiled, strict=True
+        )
+    )
+    if way == "append":
+        tokenstore.append(one, two)
+    else:
+        tokenstore.merge(tmp_path / "out", [one, two])
+    opened = assert_whole(one if way == "append" else tmp_path / "out")
+    assert opened.manifest.tokenizer.compiled == any(compiled)
+    assert opened.manifest.tokenizer.device == "cpu"
 
 
 def test_classes_are_unified_by_name_and_rows_follow_each_other(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tokenstore.writing.blocks import Threads
 from tokenstore.writing.choices import checked_jobs
 from tokenstore.writing.editing.edition import Edition, Editor, edit
 from tokenstore.writing.editing.extended import ExtendedSplit
-from tokenstore.writing.editing.join import agreed_columns, check_agreement, unified_classes
+from tokenstore.writing.editing.join import agreed_columns, check_agreement, joined_identity, unified_classes
 from tokenstore.writing.editing.new_store import EditedStore, OnSamples, spec_like
 from tokenstore.writing.editing.rows import JoinedRows, PickedRows
 
@@ -126,6 +126,7 @@ def _appended(
     ignored = store.manifest.ignore_index
     same_place = store.manifest.source_location == source.manifest.source_location
     return {
+        "tokenizer": joined_identity([store, source]),
         "class_names": names,
         "splits": splits,
         "features": tuple(features),

@@ -229,8 +229,13 @@ def _not_in(pairs: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.N
 
 def _bands(rng: np.random.Generator, positions: int, least: float) -> list[tuple[Indices, Keys]]:
     """Draw the positions of each band, and the weights of their codes."""
-    size = max(1, min(positions, round(math.log(_SAME_BAND) / math.log(least)))) if least < 1 else positions
-    chance = least**size
+    fewest = range(math.floor(least * positions), positions + 1)
+    equal = next(count for count in fewest if count / positions >= least)
+    # subtle: a band has no position twice, so in small grids fewer are equal than by powers of the share
+    drawn = np.arange(equal)
+    chances = np.cumprod((equal - drawn) / (positions - drawn))
+    size = max(1, int((chances >= _SAME_BAND).sum()))
+    chance = chances[size - 1]
     number = 1 if chance >= 1 - _MISSED else math.ceil(math.log(_MISSED) / math.log(1 - chance))
     return [(np.sort(rng.permutation(positions)[:size]), _odd(rng, size)) for _ in range(number)]
 

@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import ArgumentError, ManifestError, Parameter, StoreError
-from tokenstore.format import CODEBOOK, LABELS, NAME, SYMMETRIES, SYNONYMS, TOKENS, Column, FileRecord
+from tokenstore.format import (
+    CODEBOOK,
+    LABELS,
+    NAME,
+    SYMMETRIES,
+    SYNONYMS,
+    TOKENS,
+    Column,
+    FileRecord,
+    TokenizerIdentity,
+)
 from tokenstore.reading import SplitReader, TokenStore
 from tokenstore.reading.views import check_same_tokenizer
 from tokenstore.storage import Storage
@@ -116,6 +126,7 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
     symmetric = next((store.files for store in stores if store.manifest.symmetries), stores[0].files)
     return replace(
         same_spec(stores[0], done),
+        tokenizer=joined_identity(stores),
         class_names=names,
         preprocessing=agreed("preprocessing"),
         source_kind=agreed("source_kind"),
@@ -127,6 +138,12 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
         permutations=symmetric.permutations,
         history=(done,),
     )
+
+
+def joined_identity(stores: Sequence[TokenStore]) -> TokenizerIdentity:
+    """Return the identity of the tokenizer of all stores: the first one's, and compiled if any one's is."""
+    identities = [store.manifest.tokenizer for store in stores]
+    return replace(identities[0], compiled=any(identity.compiled for identity in identities))
 
 
 def check_agreement(stores: Sequence[TokenStore]) -> None:
