@@ -39,17 +39,19 @@ def train_on_views(
 ) -> TrainingResult:
     """Train as `finetune` or `pretrain` do, with stored views in the second half of each batch.
 
-    Raises EvidenceError for a network that sees another grid than that of the views, and what the front doors
-    raise.
+    Raises EvidenceError for a network that sees another grid than that of the views, and for batches that are
+    cut for accumulation, whose parts would have no halves; and what the front doors raise.
     """
     door = _DOORS[command]
     resolved = door.resolve(None, settings)
+    learning = resolved.group(LearningSettings)
+    if learning.accumulation != 1:
+        raise EvidenceError(f"accumulation: expected 1 with stored views, found {learning.accumulation}")
     with devices_of(resolved.group(DeviceSettings)) as devices:
         experiment = door.prepare(resolved, store, str(out), devices)
         _check_grid(experiment, views)
         recipe: Any = experiment.task.recipe
         recipe.crop = FirstHalf(recipe.crop)
-        learning = resolved.group(LearningSettings)
         run = _run(experiment, learning, views, out, devices)
         batches = Batches(learning.batch_size, settings["loader_threads"], devices.device)
         figures = train_network(

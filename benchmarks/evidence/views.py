@@ -32,6 +32,8 @@ __all__ = ["FirstHalf", "ViewLoader", "drawn_views", "make_views", "stored_views
 
 _BATCH = 50
 """The samples that are drawn at once, which does not decide what is drawn for others."""
+_MOST_CODES = 2**16
+"""The most codes of a codebook: views are stored as uint16."""
 _SCALE = (0.08, 1.0)
 """The bounds of a crop's share of the area, as in supervised training."""
 
@@ -39,7 +41,7 @@ _SCALE = (0.08, 1.0)
 def make_views(cell: Cell, work: Workplace) -> dict[str, Any]:
     """Draw the views of a cell's store, a file for each time; times that are done are not drawn again.
 
-    Raises EvidenceError for tokens that are no grids of one codebook.
+    Raises EvidenceError for tokens that are no grids of one codebook of up to 65,536 codes.
     """
     out, count = work.place(cell), cell.decisions["count"]
     out.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,11 @@ def _vectors_and_adapter(
     form = form_of(store)
     if len(form.codebook_sizes) != 1 or form.is_list or form.numbers is not None:
         raise EvidenceError(f"{form.where}: expected grids of one codebook to store views of, found others")
+    if form.codebook_sizes[0] > _MOST_CODES:
+        raise EvidenceError(
+            f"{form.where}: expected up to {_MOST_CODES:,} codes to store views of, found "
+            f"{form.codebook_sizes[0]:,}"
+        )
     adapter = load_adapter(decisions["adapter"], tokenizer=store.manifest.tokenizer)
     adapter.augmentation = adapter_geometry(form.grid, _SCALE, flip_p=0.5 if decisions["flip"] else 0.0)
     return form.vectors("sum"), adapter

@@ -21,6 +21,7 @@ from evidence.results import read_results
 from evidence.schedule import run_cells
 from evidence.stores import conversion, make_store, make_subset, stored_bytes
 from evidence.tables import Table, read_table
+from evidence.view_trainings import train_on_views
 from evidence.views import ViewLoader, make_views, stored_views
 from helpers.paths import ROOT
 from PIL import Image
@@ -267,6 +268,22 @@ def test_half_of_a_batch_are_stored_views_of_its_samples(done: tuple[Table, Work
                 drawn |= {time for time in range(2) if np.array_equal(seen, views[time][row])}
                 assert any(np.array_equal(seen, view[row]) for view in views)
     assert drawn == {0, 1}
+
+
+def test_stored_views_go_with_whole_batches_and_few_codes(
+    done: tuple[Table, Workplace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, work = done
+    [cell] = [cell for cell in table.cells if (cell.names.arm, cell.names.budget) == ("views", "100 %")]
+    base = cell.needs["store"]
+    store = tokenstore.open(work.place(base))
+    with pytest.raises(EvidenceError, match="accumulation: expected 1 with stored views, found 2"):
+        train_on_views("finetune", store, tmp_path / "run", [], {"accumulation": 2})
+    assert not (tmp_path / "run").exists()
+    most = store.manifest.codebook_sizes[0]
+    monkeypatch.setattr("evidence.views._MOST_CODES", most - 1)
+    with pytest.raises(EvidenceError, match=f"expected up to {most - 1:,} codes"):
+        make_views(cell.needs["views"], Workplace(tmp_path, work.inputs, places={base.key: work.place(base)}))
 
 
 def test_views_that_are_drawn_are_not_drawn_again(done: tuple[Table, Workplace], tmp_path: Path) -> None:
