@@ -270,6 +270,16 @@ def test_half_of_a_batch_are_stored_views_of_its_samples(done: tuple[Table, Work
     assert drawn == {0, 1}
 
 
+def test_arms_of_flips_differ_in_tokenizer_views_and_flips_alone() -> None:
+    cells = [cell for cell in read_table(EVIDENCE / "flips.yaml").cells if cell.names.seed == 0]
+    first, *others = (
+        {name: value for name, value in cell.decisions["settings"].items() if name != "flip"}
+        for cell in cells
+    )
+    assert len(others) == 4
+    assert all(each == first for each in others)
+
+
 def test_stored_views_go_with_whole_batches_and_few_codes(
     done: tuple[Table, Workplace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
