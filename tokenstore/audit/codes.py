@@ -96,10 +96,9 @@ def _read(
     """Yield codes of the samples [start, stop) and the first of them; past damage, whole chunks."""
     try:
         values = tokens.read_range(start, stop)
-    except DamageError as error:
+    except DamageError:
         if on_damage is None:
             raise
-        on_damage(error)
     else:
         yield start, values
         return

@@ -17,10 +17,12 @@ from PIL import Image
 from tokenstore_cli.main import cli
 
 import tokenstore
+from tokenstore.audit.columns import StatsOptions
 from tokenstore.audit.originals import open_images
 from tokenstore.audit.quality import measure_quality
 from tokenstore.audit.report import gathering, observing, page
 from tokenstore.audit.report import report as report_module
+from tokenstore.audit.stats import audit_store
 from tokenstore.errors import ArgumentError, DamageError, SourceError, StoreError, TokenizerError
 from tokenstore.format.store_fields import TokenizerIdentity
 from tokenstore.format.tables import Skip
@@ -239,6 +241,14 @@ def test_a_damaged_chunk_is_named_and_all_others_are_counted(codes_store: Path, 
     ):
         assert part in page
     assert made.to_dict()["stores"][0]["damage"] == list(store.damage)
+
+
+def test_each_damaged_chunk_is_told_once(codes_store: Path) -> None:
+    damage(codes_store / "train" / "tokens")
+    told: list[DamageError] = []
+    audit = audit_store(tokenstore.open(codes_store), StatsOptions(), on_damage=told.append)
+    assert audit.splits["train"].counted_samples == 300 - 64
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
