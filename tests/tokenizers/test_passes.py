@@ -53,16 +53,17 @@ def test_codes_of_any_grid_fill_a_pass(shape: tuple[int, ...]) -> None:
     assert not full[3:].any()
 
 
-def test_full_passes_give_a_row_for_each_input() -> None:
-    batch = images(2 * ACCELERATOR_BATCH + 3)
+@pytest.mark.parametrize("size", [ACCELERATOR_BATCH, 1])
+def test_full_passes_give_a_row_for_each_input(size: int) -> None:
+    batch = images(2 * size + 3)
     sizes = []
 
     def means(part: Tensor) -> Tensor:
         sizes.append(len(part))
         return part.double().mean((1, 2, 3))
 
-    assert torch.equal(full_passes(means, batch, CPU), batch.double().mean((1, 2, 3)))
-    assert sizes == [ACCELERATOR_BATCH] * 3
+    assert torch.equal(full_passes(means, batch, CPU, size), batch.double().mean((1, 2, 3)))
+    assert sizes == [size] * (3 if size > 1 else 5)
 
 
 class TorchOfAGpu:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.passes import (
+    ACCELERATOR_BATCH,
     Pass,
     compiled_pass,
     full_passes,
@@ -41,6 +42,8 @@ class ImageTokenizer(ABC):
     """The side in pixels of the part of an image that is one position of the grid."""
     compiles: bool = True
     """False for a tokenizer whose codes no network computes that torch could compile."""
+    accelerator_batch: int = ACCELERATOR_BATCH
+    """The inputs of one pass on a GPU."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -142,7 +145,7 @@ class ImageTokenizer(ABC):
         if self.device.type == "cpu":
             # subtle: by their strides torch chooses kernels, which round differently
             return on_threads(function, batch.contiguous(), self._threads)
-        return full_passes(function, batch, self.device)
+        return full_passes(function, batch, self.device, self.accelerator_batch)
 
     def _as_compiled(self, function: Pass) -> Pass:
         """Return a method of this tokenizer compiled, if its network is."""

@@ -34,24 +34,24 @@ PINNED = ("cuda",)
 """The devices that copy page-locked memory while they compute."""
 
 
-def full_passes(function: Pass, batch: Tensor, device: torch.device) -> Tensor:
-    """Apply a function to a batch in passes of `ACCELERATOR_BATCH` inputs on a device, and join the results.
+def full_passes(function: Pass, batch: Tensor, device: torch.device, size: int = ACCELERATOR_BATCH) -> Tensor:
+    """Apply a function to a batch in passes of `size` inputs on a device, and join the results.
 
     Nothing here waits for the device: while it computes a pass, the next one is copied.
     """
-    parts = torch.split(batch, ACCELERATOR_BATCH)
-    return torch.cat([function(full_pass(part, device))[: len(part)] for part in parts])
+    parts = torch.split(batch, size)
+    return torch.cat([function(full_pass(part, device, size))[: len(part)] for part in parts])
 
 
-def full_pass(part: Tensor, device: torch.device) -> Tensor:
-    """Return a pass on a device of inputs (n, ...), n <= `ACCELERATOR_BATCH`, filled up with zeros.
+def full_pass(part: Tensor, device: torch.device, size: int = ACCELERATOR_BATCH) -> Tensor:
+    """Return a pass of `size` inputs on a device, of inputs (n, ...), n <= size, filled up with zeros.
 
     Pixels (n, 3, H, W) that lie channels last in memory, as decoded images do, are copied as they lie, and
     turned round on the device.
     """
-    shape = ACCELERATOR_BATCH, *part.shape[1:]
+    shape = size, *part.shape[1:]
     if part.device.type != "cpu":
-        fill = [0] * (2 * (part.ndim - 1)) + [0, ACCELERATOR_BATCH - len(part)]
+        fill = [0] * (2 * (part.ndim - 1)) + [0, size - len(part)]
         return F.pad(part, fill).to(device).contiguous()
     lies_last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if lies_last else torch.contiguous_format

@@ -212,3 +212,12 @@ def test_models_of_frames_that_are_no_power_of_two_are_refused(tmp_path: Path) -
     transformers.Emu3VQVAE(CONFIGS["emu3"](temporal_downsample_factor=3)).save_pretrained(tmp_path)
     with pytest.raises(TokenizerError, match="cannot take them"):
         load(str(tmp_path))
+
+
+def test_on_a_gpu_each_image_is_a_pass_of_its_own_compiled_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TOKENIZERS["chameleon"](build("chameleon"), TOKENIZERS["chameleon"].published)
+    monkeypatch.setattr(type(tokenizer), "device", torch.device("meta"))
+    passes: list[int] = []
+    monkeypatch.setattr(tokenizer, "_as_compiled", lambda _: lambda part: passes.append(len(part)) or part)
+    assert tokenizer.in_passes(tokenizer.encode_pass, torch.zeros(3, 3, 16, 16)).shape == (3, 3, 16, 16)
+    assert passes == [1, 1, 1]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -91,6 +91,7 @@ class TransformersVQTokenizer(ImageTokenizer):
     decisive: ClassVar[tuple[str, ...]]
     """Fields of the config that decide codes, where the weights' names and shapes do not say it all."""
     decodes: ClassVar[bool] = True
+    accelerator_batch = 1  # one image fills a GPU, and 32 of them its memory
 
     network: Any
 
@@ -108,12 +109,6 @@ class TransformersVQTokenizer(ImageTokenizer):
 
     def _image_size(self, config: Any) -> int:
         return DEFAULT_IMAGE_SIZE
-
-    def in_passes(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """Apply a function to inputs one by one: one alone fills a GPU, and 32 of them its memory."""
-        if self.device.type == "cpu":
-            return super().in_passes(function, batch)
-        return torch.cat([function(one.to(self.device)) for one in torch.split(batch, 1)])
 
     @override
     def encode_pass(self, images: Tensor) -> Tensor:
