@@ -163,11 +163,11 @@ def _print_mixing(console: Terminal, mixing: Mixing | None) -> None:
 def _print_codebook(console: Terminal, label: str, use: CodebookUse) -> None:
     console.print(
         f"  codebook{label}: {use.used:,} of {use.size:,} codes used, {use.dead:,} dead, "
-        f"perplexity {use.perplexity:,.1f} ({use.perplexity / use.size:.1%} of the codebook)"
+        f"perplexity {use.perplexity:,.1f} ({percent(use.perplexity / use.size)} of the codebook)"
     )
     console.print("  share of all codes by tenths of the codebook, most frequent first:")
     for tenth, share in enumerate(use.rank_histogram):
-        console.print(f"    {tenth * 10:>3}-{tenth * 10 + 10:>3} %  {share:6.1%}  {_bar(share)}")
+        console.print(f"    {tenth * 10:>3}-{tenth * 10 + 10:>3} %  {percent(share):>7}  {_bar(share)}")
     console.print("  most frequent: " + ", ".join(f"{code} ({count:,})" for code, count in use.top_codes[:5]))
 
 

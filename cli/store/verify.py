@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tokenstore
+from tokenstore.texts import percent
 
 from .. import options, source_options
 from ..console import counted, echo, echo_json, human_bytes, refuse_idle_options
@@ -84,7 +85,7 @@ def _print_retokenization(again: Retokenization) -> None:
 
     echo(f"codes were computed in: {again.stored_arithmetic}; now: {again.arithmetic}")
     for name, split in again.splits.items():
-        share = f", {split.equal_codes / split.codes:.4%} of their codes" if split.codes else ""
+        share = f", {percent(split.equal_codes / split.codes, 4)} of their codes" if split.codes else ""
         echo(
             f"split {name}: {split.equal_samples:,} of {counted(split.samples, 'sample')} encoded again are "
             f"equal{share}{missing_images(split)}"

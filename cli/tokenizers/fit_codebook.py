@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from tokenstore.texts import percent
+
 from .. import options
 from ..console import counted, echo, hint_commands
 from ..main import EXIT_CODES
@@ -135,7 +137,7 @@ def _print(fitted: FittedCodebook) -> None:
         echo(f"  skipped {name}: {reason}")
     if len(report.skipped) > _EXAMPLES:
         echo(f"  ... and {len(report.skipped) - _EXAMPLES:,} more skipped")
-    echo(f"error: {report.relative_error:.2%} of the latents' variance")
+    echo(f"error: {percent(report.relative_error, 2)} of the latents' variance")
     for number, (perplexity, unused) in enumerate(zip(report.perplexity, report.unused_codes, strict=True)):
         label = "codebook" if len(sizes) == 1 else f"codebook {number + 1}"
         echo(f"{label}: perplexity {perplexity:,.0f} of {sizes[number]:,}, unused: {counted(unused, 'code')}")

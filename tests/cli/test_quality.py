@@ -52,8 +52,8 @@ def test_verify_finds_codes_equal_when_they_are_encoded_again(store: Path) -> No
     said = lines(run("verify", store, "--retokenize", 3))
     assert said[:3] == [
         "codes were computed in: cpu float32; now: cpu float32",
-        "split train: 3 of 3 samples encoded again are equal, 100.0000% of their codes",
-        "split val: 2 of 2 samples encoded again are equal, 100.0000% of their codes",
+        "split train: 3 of 3 samples encoded again are equal, 100.0000 % of their codes",
+        "split val: 2 of 2 samples encoded again are equal, 100.0000 % of their codes",
     ]
     values = json.loads("\n".join(lines(run("verify", store, "--retokenize", 3, "--json"))))
     assert values["ok"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ from tokenstore.sources.file_bytes import read_file_below
 from tokenstore.sources.names import printable
 from tokenstore.storage.regular import open_regular, read_at
 
-__all__ = ["ExpectingReader", "LocalFile", "Reader", "SourceFile", "reading", "replaced", "whole_file"]
+__all__ = [
+    "ExpectingReader",
+    "LocalFile",
+    "Reader",
+    "SourceFile",
+    "json_object",
+    "reading",
+    "replaced",
+    "whole_file",
+]
 
 
 class Reader(Protocol):
@@ -236,3 +246,18 @@ def whole_file(file: SourceFile, most: int, what: str) -> bytes:
         if max(file.nbytes, len(data)) > most:
             raise SourceError(f"{file}: expected {what} of at most {most:,} bytes, found more")
         return data
+
+
+def json_object(path: Path, most: int, what: str) -> dict[str, Any]:
+    """Return the object in a local file of JSON that is `what`; raise SourceError for another file.
+
+    Raises SourceError for a file of more than `most` bytes, and for one that cannot be read, too.
+    """
+    data = whole_file(LocalFile.of(path), most, what)
+    try:
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError(f"a {type(document).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: expected {what}: {error}") from error
+    return document

@@ -8,7 +8,6 @@ The files are Arrow's streams of record batches, which are mapped. A single `.ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from tokenstore.sources.arrow_types import READ_ERRORS, is_text, type_name
 from tokenstore.sources.arrow_values import Extent, column_values
 from tokenstore.sources.base import CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import check_shape
-from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.files import LocalFile, json_object
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.arrow_streams import ArrowStream, open_stream
 from tokenstore.sources.layouts.rows import CodeRows, LayoutSplit
@@ -207,13 +206,7 @@ def _files_of_split(folder: Path) -> list[LocalFile]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(whole_file(LocalFile.of(path), _MOST_NBYTES, "JSON"))
-        if not isinstance(document, dict):
-            raise ValueError(f"a {type(document).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected an object in JSON: {error}") from error
-    return document
+    return json_object(path, _MOST_NBYTES, "an object in JSON")
 
 
 def _schemas(files: Mapping[str, tuple[ArrowStream, ...]], where: str) -> dict[str, pa.Schema]:

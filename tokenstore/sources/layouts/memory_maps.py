@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tokenstore.errors import SourceError
 from tokenstore.sources.array_columns import array_column
 from tokenstore.sources.base import CodeSource, SourceColumn
 from tokenstore.sources.code_values import LARGEST_CODE, check_shape
-from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.files import json_object
 from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import check_class_range
 from tokenstore.sources.layouts.rows import (
@@ -94,13 +93,9 @@ def open_memory_maps(location: str | Path, *, columns: Sequence[str] | None = No
 
 def _facts(path: Path) -> dict[str, Any]:
     """Return the metadata, whose `arrays` is an object; raise SourceError for other metadata."""
-    data = whole_file(LocalFile.of(path), _MOST_METADATA_NBYTES, "metadata")
-    try:
-        facts = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected JSON: {error}") from error
-    arrays = facts.get("arrays") if isinstance(facts, dict) else None
-    if not isinstance(facts, dict) or not isinstance(arrays, dict) or not arrays:
+    facts = json_object(path, _MOST_METADATA_NBYTES, "metadata in JSON")
+    arrays = facts.get("arrays")
+    if not isinstance(arrays, dict) or not arrays:
         raise SourceError(
             f"{path}: expected an object with `arrays`, the split, column, dtype and shape by file"
         )

@@ -10,7 +10,6 @@ A sample is a frame, or a window of frames that never crosses a segment. Folders
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from tokenstore.errors import SourceError
 from tokenstore.sources.base import CodeSource, SourceColumn
 from tokenstore.sources.code_values import LARGEST_CODE, check_shape
-from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.files import json_object
 from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, requested_fields
 from tokenstore.sources.layouts.rows import ArrayRows, LayoutSplit, grid_of, whole_file_array
@@ -99,16 +98,11 @@ def _folders(root: Path) -> dict[str, Path]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    data = whole_file(LocalFile.of(path), _MOST_METADATA_NBYTES, "metadata")
-    try:
-        facts = json.loads(data)
-        if not isinstance(facts, dict):
-            raise ValueError(f"a {type(facts).__name__}")
-        for name, most in (("num_images", 2**48), ("s", _MOST_SIDE)):
-            if type(facts.get(name)) is not int or not 0 < facts[name] <= most:
-                raise ValueError(f"{name} is {facts.get(name)!r}"[:200])
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected metadata with num_images and s: {error}") from error
+    what = "metadata with num_images and s"
+    facts = json_object(path, _MOST_METADATA_NBYTES, what)
+    for name, most in (("num_images", 2**48), ("s", _MOST_SIDE)):
+        if type(facts.get(name)) is not int or not 0 < facts[name] <= most:
+            raise SourceError(f"{path}: expected {what}: {f'{name} is {facts.get(name)!r}'[:200]}")
     return facts
 
 

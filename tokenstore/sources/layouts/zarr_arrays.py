@@ -11,7 +11,6 @@ that name a codec of pickled objects are refused before anything is opened.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from tokenstore.codecs import TEXT, Column
 from tokenstore.errors import Parameter, SourceError
 from tokenstore.sources.base import UNKNOWN_TOKENIZER, CodeSource, Labels, SourceColumn
 from tokenstore.sources.code_values import MOST_CODES, check_shape
-from tokenstore.sources.files import LocalFile, whole_file
+from tokenstore.sources.files import LocalFile, json_object
 from tokenstore.sources.folders import folders_in
 from tokenstore.sources.further import missing_field, not_used, requested_fields
 from tokenstore.sources.labels import LABEL_NAMES, check_class_range, check_label_kind, check_labels
@@ -231,14 +230,7 @@ def _is_array(folder: Path) -> bool:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """Return what a file of metadata holds; raise SourceError unless it is an object."""
-    data = whole_file(LocalFile.of(path), _MOST_METADATA_NBYTES, "Zarr metadata")
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: expected Zarr metadata in JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise SourceError(f"{path}: expected Zarr metadata in JSON, found a {type(document).__name__}")
-    return document
+    return json_object(path, _MOST_METADATA_NBYTES, "Zarr metadata in JSON")
 
 
 def _attributes(folder: Path) -> dict[str, Any]:

@@ -62,10 +62,9 @@ class S3Files(Versions, AsyncFiles):
 
     @override
     async def page(self, prefix: str, token: str | None) -> Page:
-        bucket, folder, _ = self._fs.split_path(prefix)
+        bucket, _, below = self._place(prefix)
         if not bucket:
             return await super().page(prefix, token)
-        below = f"{folder.rstrip('/')}/" if folder else ""
         answer, following = await self._answer(bucket, below, token, Delimiter="/")
         entries = []
         for part in answer.get("CommonPrefixes", ()):
@@ -77,10 +76,9 @@ class S3Files(Versions, AsyncFiles):
 
     @override
     async def tree(self, prefix: str, token: str | None) -> Page:
-        bucket, folder, _ = self._fs.split_path(prefix)
+        bucket, folder, below = self._place(prefix)
         if not bucket:
             return await super().tree(prefix, token)
-        below = f"{folder.rstrip('/')}/" if folder else ""
         answer, following = await self._answer(bucket, below, token)
         entries = [
             _file(item, _path(item["Key"], below))
@@ -94,9 +92,8 @@ class S3Files(Versions, AsyncFiles):
 
     @override
     async def remove(self, key: str, token: str | None) -> str | None:
-        bucket, folder, _ = self._fs.split_path(key)
+        bucket, folder, below = self._place(key)
         page = await self.tree(key, token)
-        below = f"{folder.rstrip('/')}/" if folder else ""
         objects = [{"Key": below + entry.name if entry.name else folder} for entry in page.entries]
         if objects:
             client = await self._fs.get_s3(bucket)
@@ -109,6 +106,11 @@ class S3Files(Versions, AsyncFiles):
         if is_last and (left := (await self.tree(key, None)).entries):
             raise OSError(f"{left[0].name or key}: was not removed")
         return page.token
+
+    def _place(self, key: str) -> tuple[str, str, str]:
+        """Return the bucket of a key, its path there, and what the paths below it begin with."""
+        bucket, folder, _ = self._fs.split_path(key)
+        return bucket, folder, f"{folder.rstrip('/')}/" if folder else ""
 
     async def _answer(
         self, bucket: str, below: str, token: str | None, **more: str
