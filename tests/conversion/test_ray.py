@@ -20,7 +20,15 @@ from helpers.brightness import BrightnessTokenizer, write_grey_folder
 from helpers.deadly_sources import DeadlySplit
 from helpers.grey_conversions import OPTIONS, StoppedError
 from helpers.object_storage import S3Server
-from helpers.ray_clusters import EndsMachines, KillsOnce, OtherElsewhere, cluster_of, two_nodes
+from helpers.ray_clusters import (
+    EndsMachines,
+    KillsOnce,
+    OnGPU,
+    OtherElsewhere,
+    autoscaled,
+    cluster_of,
+    two_nodes,
+)
 from helpers.stores import contents
 from helpers.waiting import HANG
 from tokenstore_cli.main import cli
@@ -187,6 +195,32 @@ def kill_an_actor() -> None:
         each for each in psutil.process_iter(["cmdline"]) if "ray::_Worker" in str(each.info["cmdline"])
     ]
     actors[0].kill()
+
+
+def test_a_cluster_without_room_grows_and_converts(
+    tmp_path: Path, images: Path, whole: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    with autoscaled(tmp_path, 2) as address, ray.init(address, log_to_driver=False, logging_level="error"):
+        assert "CPU" not in ray.cluster_resources()
+        where = RayExecutor("auto", actors=2, range_samples=6)
+        assert converted(images, tmp_path / "out", executor=where) == whole
+        assert ray.cluster_resources()["CPU"] >= 1
+    assert "an actor died" not in caplog.text
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, ["0", "1"]), (0.5, ["0", "0"])])
+def test_each_actor_has_its_own_gpu_or_its_share_of_one(
+    tmp_path: Path, images: Path, whole: dict[str, bytes], share: float | None, expected: list[str]
+) -> None:
+    gpus = 2 if share is None else 1
+    with cluster_of(0, **{**ray_clusters.NODE, "num_cpus": 2, "num_gpus": gpus}) as machine:
+        where = executor(machine, gpus_per_actor=share)
+        tokenizer = OnGPU(tmp_path / "seen")
+        done = converted(images, tmp_path / "out", tokenizer=tokenizer, executor=where)
+    assert sorted(path.name.partition("-")[0] for path in tokenizer.seen.iterdir()) == expected
+    assert {name for name in done if done[name] != whole[name]} <= {"tokenstore.json", "zarr.json"}
 
 
 def test_a_store_is_recoded_on_a_cluster_whether_actors_find_it_or_not_and_when_one_is_killed(

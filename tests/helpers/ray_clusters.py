@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from helpers.brightness import BrightnessTokenizer
 from helpers.paths import ROOT
+from helpers.waiting import wait_until
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
@@ -68,6 +72,22 @@ class OtherElsewhere(BrightnessTokenizer):
         return ("b" if os.getpid() == self.pid else "c") * 64
 
 
+class OnGPU(BrightnessTokenizer):
+    """A tokenizer on a GPU, which notes in a folder what GPUs its process sees as it moves there."""
+
+    def __init__(self, seen: Path) -> None:
+        super().__init__()
+        self.seen = seen
+        self.device = torch.device("cuda")
+
+    def to(self, device: object) -> OnGPU:
+        assert str(device) == "cuda"
+        self.seen.mkdir(exist_ok=True)
+        (self.seen / f"{os.environ['CUDA_VISIBLE_DEVICES']}-{os.getpid()}").touch()
+        self.device = torch.device("cpu")  # which has what a GPU would be given
+        return self
+
+
 @contextlib.contextmanager
 def two_nodes() -> Iterator[Any]:
     """Run a cluster of two nodes of one core each; skip the test where there can be none."""
@@ -78,19 +98,10 @@ def two_nodes() -> Iterator[Any]:
 @contextlib.contextmanager
 def cluster_of(nodes: int, **head: Any) -> Iterator[Any]:
     """Run a cluster of a head and so many nodes of one core each; skip the test where there can be none."""
-    pytest.importorskip("ray", reason="ray is not installed; run make test-ray")
+    _own_address()
     from ray.cluster_utils import Cluster
-    from ray.util import get_node_ip_address
 
-    if not _routes(get_node_ip_address()):
-        pytest.skip(
-            "this machine's address does not lead to itself; run make test-ray, in a network of its own"
-        )
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(ROOT), str(ROOT / "tests"), *([before] if before else [])]
-    )
-    try:
+    with _tests_importable():
         cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
         try:
             for _ in range(nodes):
@@ -98,6 +109,93 @@ def cluster_of(nodes: int, **head: Any) -> Iterator[Any]:
             yield cluster
         finally:
             cluster.shutdown()
+
+
+@contextlib.contextmanager
+def autoscaled(folder: Path, most: int) -> Iterator[str]:
+    """Run a cluster whose head has no cores, and whose autoscaler adds up to `most` nodes of one core each.
+
+    Its files are in `folder`. Yields its address; skips the test where there can be no cluster.
+    """
+    host = _own_address()
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    address, config = f"{host}:{port}", folder / "autoscaler.json"
+    config.write_text(json.dumps(_autoscaling(address, most)))
+    options = {
+        "--autoscaling-config": config,
+        "--port": port,
+        "--num-cpus": 0,
+        "--object-store-memory": NODE["object_store_memory"],
+        "--include-dashboard": "false",
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    with _tests_importable(), (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(
+            [*command, *(f"{name}={value}" for name, value in options.items())],
+            env={**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(lambda: _routes_to(host, int(port)), process=head)
+            yield address
+        finally:
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            head.wait()
+
+
+def _autoscaling(address: str, most: int) -> dict[str, Any]:
+    """Return the configuration of an autoscaler whose nodes are processes on this machine."""
+    resources = {"CPU": NODE["num_cpus"], "object_store_memory": NODE["object_store_memory"]}
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": most},
+    }
+    lists = (
+        "cluster_synced_files rsync_exclude rsync_filter initialization_commands setup_commands "
+        "head_setup_commands worker_setup_commands head_start_ray_commands worker_start_ray_commands"
+    )
+    return {
+        "cluster_name": "tests",
+        "max_workers": most,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        "head_node_type": "ray.head.default",
+        "available_node_types": kinds,
+        **{name: [] for name in lists.split()},
+    }
+
+
+def _own_address() -> str:
+    """Return the address of this machine; skip the test where no cluster can run by it."""
+    pytest.importorskip("ray", reason="ray is not installed; run make test-ray")
+    from ray.util import get_node_ip_address
+
+    address: str = get_node_ip_address()
+    if not _routes(address):
+        pytest.skip(
+            "this machine's address does not lead to itself; run make test-ray, in a network of its own"
+        )
+    return address
+
+
+@contextlib.contextmanager
+def _tests_importable() -> Iterator[None]:
+    """Let the processes of a cluster import the project and its tests."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), *([before] if before else [])]
+    )
+    try:
+        yield
     finally:
         if before is None:
             del os.environ["PYTHONPATH"]
@@ -109,8 +207,13 @@ def _routes(address: str) -> bool:
     with socket.socket() as server, contextlib.suppress(OSError):
         server.bind((address, 0))
         server.listen()
-        with socket.create_connection(server.getsockname(), timeout=2):
-            return True
+        return _routes_to(*server.getsockname())
+    return False
+
+
+def _routes_to(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+        return True
     return False
 
 
