@@ -132,12 +132,15 @@ def test_a_store_is_the_same_whether_its_source_is_local_or_on_s3(
 
 
 @pytest.mark.thorough
-def test_decode_processes_fetch_their_images_themselves(tmp_path: Path, s3_server: S3Server) -> None:
+@pytest.mark.parametrize("kind", ["tar", "images"])
+def test_a_store_is_the_same_with_decode_processes_and_without(
+    tmp_path: Path, s3_server: S3Server, kind: str
+) -> None:
     sources = write_sources(tmp_path / "sources")
     url, options = on_s3(sources, s3_server), s3_server.storage_options()
     for workers in (0, 2):
         tokenstore.convert(
-            f"{url}/tar/{{0..2}}.tar",
+            f"{url}/{kind}",
             tmp_path / f"{workers}.zarr",
             tokenizer=BrightnessTokenizer(),
             source_storage_options=options,

@@ -139,7 +139,7 @@ def test_images_that_take_much_memory_are_not_fetched_ahead(
     split: Any = NumberSplit(tmp_path, 1000)
     tasks = list(decode_tasks(split, 100, 120, samples=1))  # of three bytes each
     for most, expected in ((2, 1), (3, 2), (7, 3), (100, 1 + TASKS_AHEAD)):
-        monkeypatch.setattr("tokenstore.sources.fetching._MOST_NBYTES", most)
+        monkeypatch.setattr("tokenstore.sources.fetching.MOST_NBYTES", most)
         fetcher, folder = TaskFetcher(), tmp_path
         for path in folder.iterdir():
             path.unlink()

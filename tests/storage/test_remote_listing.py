@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 from helpers.object_storage import S3Server
+from helpers.waiting import RESIGNED
 
 from tokenstore.errors import StorageError
-from tokenstore.storage import Retries
 from tokenstore.storage.remote import RemoteFolder
 from tokenstore.storage.remote.s3 import S3Files, _leave_out_times
 
@@ -70,7 +69,7 @@ def test_all_files_below_a_folder_are_listed_page_by_page(
         assert RemoteFolder(f"s3://{bucket}{path}", options).sizes() == expected
 
 
-def test_the_times_of_a_listing_are_not_read_where_files_have_etags(
+def test_the_times_of_files_are_not_read_where_they_have_etags(
     s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(time: object) -> None:
@@ -79,6 +78,7 @@ def test_the_times_of_a_listing_are_not_read_where_files_have_etags(
     folder = RemoteFolder(f"s3://{bucket}/store", s3_server.storage_options())
     folder.read("zarr.json")
     monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", read)
+    assert len(folder.read_range("zarr.json", 0, 3)) == 3
     assert folder.sizes() == FILES
     entries = {entry.name: entry for entry in folder.entries()}
     assert set(entries) == {"a", "train", "zarr.json"}
@@ -160,11 +160,12 @@ def test_a_folder_is_removed_page_by_page_and_what_begins_alike_stays(
     folder.remove("nothing")
 
 
+@pytest.mark.usefixtures("no_delays")
 def test_what_a_server_does_not_remove_is_an_error(
     s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = s3_server.storage_options()
-    folder = RemoteFolder(f"s3://{bucket}/store", options, replace(Retries(), deadline=0.5, timeout=0.5))
+    folder = RemoteFolder(f"s3://{bucket}/store", options, RESIGNED)
     plain, answer = s3fs.S3FileSystem.get_s3, dict[str, Any]()
 
     async def get_s3(self: Any, bucket: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -54,8 +55,20 @@ class PlacedRequest(ImageRequest, Protocol):
     def is_shared(self) -> bool:
         """True if the bytes are best fetched together with those of the neighbouring requests.
 
-        The process that hands out the tasks of several decode processes fetches them in order, once for all.
+        The process that hands out the tasks of several decode processes fetches them, once for all.
         """
+
+
+@runtime_checkable
+class JoinableRequest(PlacedRequest, Protocol):
+    """A request that can be read together with those of the samples behind it, which takes less time."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its samples."""
+
+    def joined(self, following: Sequence[Self]) -> Self:
+        """Return the request for the samples of this one and, in order, of those `following` it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,11 @@ class FetchedRequest(ImageRequest):
     """A request whose samples were read already."""
 
     images: Sequence[bytes | SampleError]
+
+    @cached_property
+    def nbytes(self) -> int:
+        """The bytes of the samples, which are in memory."""
+        return sum(len(image) for image in self.images if isinstance(image, bytes))
 
     def read(self) -> Sequence[bytes | SampleError]:
         """Return the samples."""

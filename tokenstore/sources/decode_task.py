@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.base import ImageRequest, MaskRequest, PlacedRequest
+from tokenstore.sources.base import FetchedRequest, ImageRequest, MaskRequest, PlacedRequest
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
@@ -61,6 +61,11 @@ class DecodeTask:
         """True if images or label maps come over a network."""
         requests = self.images, self.masks
         return any(isinstance(request, PlacedRequest) and request.is_remote for request in requests)
+
+    @property
+    def fetched_nbytes(self) -> int:
+        """The bytes of images that were fetched already, and are in memory."""
+        return self.images.nbytes if isinstance(self.images, FetchedRequest) else 0
 
     @property
     def is_shared(self) -> bool:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from tokenstore.sources.decode_task import (
     Records,
     decode_task,
 )
-from tokenstore.sources.fetching import TASKS_AHEAD, fetched_ahead
+from tokenstore.sources.fetching import MOST_NBYTES, TASKS_AHEAD, fetched_ahead
 from tokenstore.sources.images import Decoder, Pixels
 from tokenstore.sources.masks import MaskDecoder
 
@@ -39,6 +39,8 @@ __all__ = [
     "decode_tasks",
 ]
 
+_Running: TypeAlias = tuple[Assigned, int, Future[Outcomes]]
+"""A task that a process decodes, the slot that it fills, and what becomes of it."""
 TASK_SAMPLES = 32
 """The number of samples of one task of a decode process, if shared memory has room for them."""
 
@@ -154,11 +156,11 @@ class DecodePool:
 
     def _decode_in_processes(self, tasks: Iterator[DecodeTask], slots: Slots) -> Iterator[DecodedBatch]:
         ahead = deque[Assigned]()
-        running = deque[tuple[Assigned, int, Future[Outcomes]]]()
+        running = deque[_Running]()
         try:
             while True:
                 self._assign(tasks, ahead)
-                while ahead and (slot := slots.take(wait=not running)) is not None:
+                while self._may_run(ahead, running) and (slot := slots.take(wait=not running)) is not None:
                     running.append((ahead[0], slot, self._processes.decode(ahead[0], slot)))
                     ahead.popleft()
                     self._assign(tasks, ahead)
@@ -187,6 +189,16 @@ class DecodePool:
                 return
             self._check(task)
             ahead.append(self._processes.assign(task))
+
+    def _may_run(self, ahead: deque[Assigned], running: deque[_Running]) -> bool:
+        """Return True if there is a next task, and memory has room for its images beside those of `running`.
+
+        Each process may have a task of any size.
+        """
+        if not ahead or len(running) < len(self._processes):
+            return bool(ahead)
+        nbytes = ahead[0].task.fetched_nbytes + sum(each.task.fetched_nbytes for each, _, _ in running)
+        return nbytes <= MOST_NBYTES * len(self._processes)
 
     def _check(self, task: DecodeTask) -> None:
         if task.stop - task.start > self.task_samples:

@@ -11,17 +11,19 @@ from itertools import chain, count, islice
 from typing_extensions import override
 
 from tokenstore.errors import SampleError
-from tokenstore.sources.base import FetchedRequest, MaskRequest
+from tokenstore.sources.base import FetchedRequest, JoinableRequest, MaskRequest
 from tokenstore.sources.decode_task import DecodeTask
 
-__all__ = ["TASKS_AHEAD", "TaskFetcher", "fetched_ahead", "fetched_many"]
+__all__ = ["MOST_NBYTES", "TASKS_AHEAD", "TaskFetcher", "fetched_ahead", "fetched_many"]
 
+MOST_NBYTES = 2**26
+"""The bytes of images up to which the next task's are fetched too, if they take as many as the largest."""
 TASKS_AHEAD = 4
 """The tasks whose images one process fetches at a time, before they are decoded."""
 _MANY = 16
 """The tasks of samples here and there that are fetched at a time."""
-_MOST_NBYTES = 2**26
-"""The bytes of images up to which the next task's are fetched too, if they take as many as the largest."""
+_GROUP_NBYTES = 2**22
+"""The bytes of the images of neighbouring tasks that are read together, unless one task has more."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class TaskFetcher:
 
     def _fill(self) -> None:
         while self._waiting and len(self._running) < TASKS_AHEAD:
-            if self._largest * (len(self._running) + 1) > _MOST_NBYTES:
+            if self._largest * (len(self._running) + 1) > MOST_NBYTES:
                 return
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._threads, "tokenstore-fetching")
@@ -118,8 +120,8 @@ def fetched_many(tasks: Iterable[DecodeTask]) -> Iterator[DecodeTask]:
 def fetched_ahead(tasks: Iterator[DecodeTask], *, alone: bool) -> Iterator[DecodeTask]:
     """Yield tasks in order, with their images where this process is the one to fetch them.
 
-    This process fetches shared requests, in order, so that it reads each row group of a Parquet file once.
-    Remote ones are left to the decode processes, unless this process is `alone`.
+    This process fetches shared requests: it reads each row group of a Parquet file once, and neighbours of a
+    tar file together. Other remote ones are left to the decode processes, unless this process is `alone`.
     """
     first = next(tasks, None)
     if first is None:
@@ -127,6 +129,9 @@ def fetched_ahead(tasks: Iterator[DecodeTask], *, alone: bool) -> Iterator[Decod
     tasks = chain([first], tasks)
     if not first.is_shared and not (alone and first.is_remote):
         yield from tasks
+        return
+    if isinstance(first.images, JoinableRequest):
+        yield from _fetched_in_groups(tasks)
         return
     fetcher, numbers, ahead = TaskFetcher(1 if first.is_shared else TASKS_AHEAD), count(), deque[int]()
     try:
@@ -139,6 +144,60 @@ def fetched_ahead(tasks: Iterator[DecodeTask], *, alone: bool) -> Iterator[Decod
             yield fetcher.take(ahead.popleft())
     finally:
         fetcher.close()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The neighbouring tasks whose images are read together."""
+
+    tasks: list[DecodeTask]
+    nbytes: int
+    """The bytes of their images."""
+
+
+def _fetched_in_groups(tasks: Iterator[DecodeTask]) -> Iterator[DecodeTask]:
+    """Yield tasks in order, with their images: many groups of neighbours are read at a time."""
+    threads = ThreadPoolExecutor(_MANY, "tokenstore-fetching")
+    running = deque[tuple[_Group, Future[list[DecodeTask]]]]()
+    groups = _groups(tasks)
+    group, nbytes = next(groups, None), 0
+    try:
+        while True:
+            while group and len(running) < _MANY and not (running and nbytes + group.nbytes > MOST_NBYTES):
+                running.append((group, threads.submit(_fetched_group, group)))
+                nbytes += group.nbytes
+                group = next(groups, None)
+            if not running:
+                return
+            done, future = running.popleft()
+            yield from future.result()
+            nbytes -= done.nbytes
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _groups(tasks: Iterator[DecodeTask]) -> Iterator[_Group]:
+    """Cut tasks into groups, of which the first is one task, since decoding waits for it, and others grow."""
+    group, nbytes, most = list[DecodeTask](), 0, 0
+    for task in tasks:
+        size = task.images.nbytes if isinstance(task.images, JoinableRequest) else _GROUP_NBYTES
+        if group and nbytes + size > most:
+            yield _Group(group, nbytes)
+            group, nbytes, most = [], 0, min(2 * max(most, nbytes), _GROUP_NBYTES)
+        group.append(task)
+        nbytes += size
+    if group:
+        yield _Group(group, nbytes)
+
+
+def _fetched_group(group: _Group) -> list[DecodeTask]:
+    """Return tasks with their images instead of the requests for them."""
+    requests = [task.images for task in group.tasks if isinstance(task.images, JoinableRequest)]
+    if len(requests) < len(group.tasks):
+        return [_fetched(task) for task in group.tasks]
+    images = iter(requests[0].joined(requests[1:]).read())
+    parts = [list(islice(images, task.stop - task.start)) for task in group.tasks]
+    return [replace(task, images=FetchedRequest(part)) for task, part in zip(group.tasks, parts, strict=True)]
 
 
 def _fetched(task: DecodeTask) -> DecodeTask:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from typing_extensions import override
 
 from tokenstore.errors import Parameter, SampleError, SourceError
-from tokenstore.sources.base import CodeSource, ImageSource, ImageSplit, Labels, PlacedRequest
+from tokenstore.sources.base import CodeSource, ImageSource, ImageSplit, JoinableRequest, Labels
 from tokenstore.sources.file_bytes import MAX_FILE_BYTES
 from tokenstore.sources.files import SourceFile
 from tokenstore.sources.further import requested_fields
@@ -52,7 +52,7 @@ ENDINGS = (".tar",)
 
 
 @dataclass(frozen=True)
-class TarRequest(PlacedRequest):
+class TarRequest(JoinableRequest):
     """A request for byte ranges of tar files."""
 
     files: tuple[SourceFile, ...]
@@ -67,7 +67,23 @@ class TarRequest(PlacedRequest):
     @property
     @override
     def is_shared(self) -> bool:
-        return False
+        return self.is_remote
+
+    @property
+    @override
+    def nbytes(self) -> int:
+        return sum(size for _, _, size in self.ranges)
+
+    @override
+    def joined(self, following: Sequence[TarRequest]) -> TarRequest:
+        requests = [self, *following]
+        numbers: dict[SourceFile, int] = {}
+        ranges = [
+            (numbers.setdefault(request.files[file], len(numbers)), offset, size)
+            for request in requests
+            for file, offset, size in request.ranges
+        ]
+        return TarRequest(tuple(numbers), tuple(ranges))
 
     @override
     def read(self) -> Sequence[bytes | SampleError]:
