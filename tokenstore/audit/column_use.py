@@ -91,7 +91,7 @@ def _use_of(store: TokenStore, split: str, name: str) -> ColumnUse:
     is_counted = column == TEXT or not (column.is_ragged or column.shape)
     return ColumnUse(
         kind=str(column),
-        nbytes=file_nbytes(store.files, f"{split}/{name}/"),
+        nbytes=file_nbytes(store, f"{split}/{name}/"),
         empty=empty,
         distinct=distinct.count if is_counted else None,
         lengths=lengths.spread,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tokenstore.audit.facts import manifest_facts, split_facts
 from tokenstore.format import Manifest
-from tokenstore.reading import StoreFiles, TokenStore
+from tokenstore.reading import TokenStore
 from tokenstore.reading.open import StorePath, as_store
 
 
@@ -68,14 +68,25 @@ def info(store: StorePath | TokenStore, *, storage_options: Mapping[str, Any] | 
                 layout.chunk_samples,
                 layout.shard_samples,
                 layout.shards,
-                file_nbytes(opened.files, f"{split}/{name}/"),
+                file_nbytes(opened, f"{split}/{name}/"),
             )
     return StoreInfo(opened.files.storage.url, opened.manifest, arrays)
 
 
-def file_nbytes(store: StoreFiles, prefix: str) -> int:
+def file_nbytes(store: TokenStore, prefix: str) -> int:
     """Return the bytes of all files below `prefix`, the folder of a split or an array and a slash."""
-    listed = [array for array in store.listed_arrays if f"{array}/".startswith(prefix)]
-    shards = sum(int(store.shard_nbytes(array).sum()) for array in listed)
-    files = store.manifest.files.items()
-    return shards + sum(record.size for path, record in files if path.startswith(prefix))
+    return sum(size for path, size in file_sizes(store) if f"{path}/".startswith(prefix))
+
+
+def file_sizes(store: TokenStore) -> Iterator[tuple[str, int]]:
+    """Yield the path and the bytes of each file of an open store but the root.
+
+    The shards of an array that has a list of them are one size, by the array's name.
+    """
+    for path, record in store.manifest.files.items():
+        yield path, record.size
+    for split in store.splits:
+        for name in store[split].arrays:
+            array = f"{split}/{name}"
+            if array in store.files.listed_arrays:
+                yield array, int(store.files.shard_nbytes(array).sum())

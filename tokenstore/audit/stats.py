@@ -20,7 +20,7 @@ from tokenstore.audit.codes import (
     sampled_spans,
 )
 from tokenstore.audit.columns import BATCH_SIZE, StatsOptions, compute_columns, json_value
-from tokenstore.audit.info import file_nbytes
+from tokenstore.audit.info import file_nbytes, file_sizes
 from tokenstore.audit.overview import MILLION, Overview, overview
 from tokenstore.codecs import bit_width
 from tokenstore.errors import ArgumentError, DamageError, Parameter
@@ -253,13 +253,13 @@ def _audit_split(
     summary = manifest.splits[name]
     codes_per_sample = math.prod(manifest.sample_shape)
     codebooks, counted = codebook_use(reader, spans, on_progress, observer, on_damage)
-    tokens_nbytes = file_nbytes(store.files, f"{name}/{TOKENS}/")
+    tokens_nbytes = file_nbytes(store, f"{name}/{TOKENS}/")
     return SplitAudit(
         samples=summary.samples,
         skipped=summary.skipped,
         codes_per_sample=codes_per_sample,
         tokens_nbytes=tokens_nbytes,
-        nbytes=file_nbytes(store.files, f"{name}/"),
+        nbytes=file_nbytes(store, f"{name}/"),
         bits_per_code=8 * tokens_nbytes / max(1, summary.samples * codes_per_sample),
         fixed_width_bits=bit_width(manifest.codebook_size),
         entropy_bits=sum(use.entropy_bits for use in codebooks) / len(codebooks),
@@ -300,9 +300,7 @@ def _class_counts(reader: SplitReader, manifest: Manifest) -> list[int] | dict[i
 def _nbytes_by_part(store: TokenStore) -> dict[str, int]:
     manifest: Manifest = store.manifest
     parts: dict[str, int] = {}
-    files = [(path, record.size) for path, record in manifest.files.items()]
-    files += [(array, int(store.files.shard_nbytes(array).sum())) for array in store.files.listed_arrays]
-    for path, nbytes in files:
+    for path, nbytes in file_sizes(store):
         first, *rest = path.split("/")
         if path.endswith(f"/{TOKENS}/{ROOT}") and manifest.has_codec_tables:
             part = CONTEXT_MODEL

@@ -27,12 +27,12 @@ _SPARE = 2
 
 
 class SplitReader:
-    """A reader of one split: its tokens and every array aligned with them.
+    """A reader of one split: its tokens and every array aligned with them, or those of `arrays`.
 
     Raises StoreError for a split that the store does not have, ManifestError for one without tokens.
     """
 
-    def __init__(self, store: StoreFiles, split: str) -> None:
+    def __init__(self, store: StoreFiles, split: str, arrays: Sequence[str] | None = None) -> None:
         if split not in store.splits:
             raise StoreError(
                 f"{store.storage}: no split {split!r}; it has {', '.join(store.splits) or 'none'}"
@@ -40,15 +40,17 @@ class SplitReader:
             )
         self.store = store
         self.name = split
-        self.arrays = {name: array_reader(store, f"{split}/{name}") for name in store.split_arrays(split)}
+        self._names = arrays
+        names = store.split_arrays(split) if arrays is None else arrays
+        self.arrays = {name: array_reader(store, f"{split}/{name}") for name in names}
         if TOKENS not in self.arrays:
             raise ManifestError(
                 f"{store.storage}/{split}: expected the array {TOKENS} in the manifest's files"
             )
         self._in_memory: WeakValueDictionary[tuple[str, ...], SplitReader] = WeakValueDictionary()
 
-    def __reduce__(self) -> tuple[type[SplitReader], tuple[StoreFiles, str]]:
-        return SplitReader, (self.store, self.name)
+    def __reduce__(self) -> tuple[type[SplitReader], tuple[Any, ...]]:
+        return SplitReader, (self.store, self.name, self._names)
 
     def __len__(self) -> int:
         return self.store.manifest.splits[self.name].samples
@@ -207,7 +209,7 @@ class SplitReader:
         names = tuple(sorted(set(columns)))
         split = self._in_memory.get(names)  # several views of a split share it
         if split is None:
-            split = self._in_memory[names] = SplitReader(self.store, self.name)
+            split = self._in_memory[names] = SplitReader(self.store, self.name, self._names)
             split.arrays.update({name: self.array(name).in_memory() for name in names})
         return split
 

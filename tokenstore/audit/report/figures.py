@@ -97,6 +97,8 @@ class StoreFigures:
     reasons: Mapping[str, str] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
     """The damage that was met, up to 50 findings; figures are of what could be read."""
+    is_spaced: bool = False
+    """True if the store has so many codes that those of evenly spaced chunks were to be counted."""
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from tokenstore.audit.report.figures import QualityFigures, SplitFigures, StoreF
 from tokenstore.audit.report.observing import SplitCodes
 from tokenstore.audit.report.pictures import Picture, WorstRebuilt, code_patches, pictures, sheet_rows
 from tokenstore.audit.report.predictability import Predictability, predictabilities
+from tokenstore.audit.report.readable import ReadableStore
 from tokenstore.audit.report.tables import (
     DuplicateFigures,
     SkippedSamples,
@@ -67,6 +69,11 @@ class Request:
     of_images: OriginalsOptions = field(default_factory=OriginalsOptions)
 
 
+def _codes(store: TokenStore) -> int:
+    manifest = store.manifest
+    return sum(split.samples for split in manifest.splits.values()) * math.prod(manifest.sample_shape)
+
+
 def gather(store: TokenStore, request: Request, on_step: OnStep) -> StoreFigures:
     """Gather the figures of an open store; raises as `tokenstore.report` does."""
     gatherer = _Gatherer(store, request, on_step)
@@ -77,9 +84,10 @@ class _Gatherer:
     """The gathering of one store's figures, step by step."""
 
     def __init__(self, store: TokenStore, request: Request, on_step: OnStep) -> None:
-        self._store, self._request, self._on_step = store, request, on_step
+        self._request, self._on_step = request, on_step
         self._reasons: dict[str, str] = {}
         self._damage: dict[str, None] = {}
+        self._store = ReadableStore(store, self._damaged)
         # what the caller named has to be there; what the manifest names may be gone
         named, where = request.tokenizer is not None, request.images is not None
         self._tokenizer = self._had("pictures", () if named else TokenizerError, self._open_tokenizer)
@@ -126,6 +134,7 @@ class _Gatherer:
             verification,
             self._reasons,
             tuple(self._damage),
+            is_spaced=_codes(self._store) > MOST_CODES,
         )
 
     def _had(self, part: str, errors: Any, made: Callable[[], Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from tokenstore.audit.overview import Figure
 from tokenstore.audit.report import store_charts as charts
 from tokenstore.audit.report.figures import StoreFigures
-from tokenstore.format import LABELS
+from tokenstore.format import LABELS, ROOT
 from tokenstore.texts import printable
 
 CLASSES_LISTED = 1000
@@ -23,6 +23,7 @@ def store_views(stores: Sequence[StoreFigures]) -> list[dict[str, Any]]:
 
 
 def _view(store: StoreFigures, letter: str) -> dict[str, Any]:
+    files = store.info.manifest.files
     return {
         "letter": letter,
         "name": printable(store.info.location.rstrip("/").rsplit("/", 1)[-1]),
@@ -38,8 +39,9 @@ def _view(store: StoreFigures, letter: str) -> dict[str, Any]:
         "unread_labels": [
             name
             for name, split in store.stats.splits.items()
-            if split.class_counts is None and split.samples and f"{name}/{LABELS}" in store.info.arrays
+            if split.class_counts is None and split.samples and f"{name}/{LABELS}/{ROOT}" in files
         ],
+        "unread_splits": [name for name in store.info.manifest.splits if name not in store.splits],
         "columns": [(name, column) for name, split in store.splits.items() for column in split.columns],
         "skipped": [
             (name, *reason) for name, split in store.splits.items() for reason in split.skipped.reasons
@@ -151,5 +153,9 @@ def _sampled(store: StoreFigures) -> str:
         f"{split.counted_samples:,} of {split.samples:,} in {name}"
         for name, split in store.stats.splits.items()
     )
-    which = "that can be read" if store.damage else "evenly spaced over each split"
-    return f"Codes were counted in a part of the samples, chunks {which}: {counted}."
+    which = {
+        (True, False): "chunks evenly spaced over each split",
+        (True, True): "those of chunks evenly spaced over each split that can be read",
+        (False, True): "chunks that can be read",
+    }[store.is_spaced, bool(store.damage)]
+    return f"Codes were counted in a part of the samples, {which}: {counted}."
