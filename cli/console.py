@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -35,39 +36,59 @@ __all__ = [
 ]
 
 
+_UNIT_SPACE = re.compile(r"(?<=\d) (?=[^\W\d]|%)")
+"""The space between a number and its unit."""
+_JOINT = "\ue000"
+"""A character that `printable` leaves in no text."""
+_CONTINUED = " \\"
+"""The end of a line that a shell takes together with the next."""
+
+
 def echo(line: str = "", *, err: bool = False, bold: bool = False) -> None:
     """Print one line; whatever in it is not printable, such as a control sequence in a name, is escaped."""
+    _write(wrapped(printable(line), sys.stderr if err else sys.stdout), err, bold=bold or None)
+
+
+def _write(text: str, err: bool = False, **style: Any) -> None:
+    """Write text and a line break to a standard stream, above any bar on the terminal."""
     settle()
-    click.secho(wrapped(printable(line), sys.stderr if err else sys.stdout), err=err, bold=bold or None)
+    stream = sys.stderr if err else sys.stdout
+    # a bar sets a proxy there, behind which click would write to the terminal itself
+    proxy = stream if hasattr(stream, "rich_proxied_file") else None
+    click.secho(text, file=proxy, err=err, **style)
 
 
 def wrapped(line: str, stream: TextIO, indent: int = 2) -> str:
-    """Return a line as a terminal shows it without breaking words; anywhere else, a line stays one."""
+    """Return a line as a terminal shows it without breaking words; anywhere else, a line stays one.
+
+    A number stays on one line with its unit.
+    """
     width = shutil.get_terminal_size().columns
     if len(line) <= width or not stream.isatty():
         return line
     before = " " * (len(line) - len(line.lstrip()))
-    return textwrap.fill(
-        line.strip(),
+    filled = textwrap.fill(
+        _UNIT_SPACE.sub(_JOINT, line.strip()),
         width,
         initial_indent=before,
         subsequent_indent=before + " " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return filled.replace(_JOINT, " ")
 
 
 def echo_json(values: object, indent: int | None = 2) -> None:
     """Print JSON values, for programs; on one line where `indent` is None."""
-    settle()
-    click.echo(json.dumps(values, indent=indent))
+    _write(json.dumps(values, indent=indent))
 
 
-def hint(line: str) -> None:
+def hint(*lines: str) -> None:
     """Say what to do next, on stderr if that is a terminal: it is for people, and no part of the output."""
-    if sys.stderr.isatty():
-        settle()
-        click.secho(f"next: {printable(line)}", err=True, dim=True)
+    if not sys.stderr.isatty():
+        return
+    for number, line in enumerate(lines):
+        _write(f"{'      ' if number else 'next: '}{printable(line)}", err=True, dim=True)
 
 
 def human_rate(number: float) -> str:
@@ -79,9 +100,7 @@ def echo_facts(facts: Mapping[str, str]) -> None:
     """Print facts by their names, a line each, one below the other."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        settle()
-        line = printable(f"{name:<{width}}  {value}")
-        click.echo(wrapped(line, sys.stdout, width + 2))
+        _write(wrapped(printable(f"{name:<{width}}  {value}"), sys.stdout, width + 2))
 
 
 def finished(place: object, facts: str, started: float, *following: Sequence[object]) -> None:
@@ -94,9 +113,25 @@ def finished(place: object, facts: str, started: float, *following: Sequence[obj
 
 
 def hint_commands(*following: Sequence[object]) -> None:
-    """Hint at commands that may come next, each given by its words."""
-    if following:
-        hint("; ".join(shlex.join(map(str, words)) for words in following))
+    """Hint at commands that may come next, each given by its words and on a line of its own.
+
+    A command that is longer than the terminal is broken as a shell reads it, by a backslash.
+    """
+    room = shutil.get_terminal_size().columns - len("next: ")
+    hint(*(line for words in following for line in _command_lines([*map(str, words)], room)))
+
+
+def _command_lines(words: Sequence[str], room: int) -> list[str]:
+    """Return a command as lines of at most `room` characters, as far as its words allow that."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        line = f"{lines[-1]} {word}" if lines[-1] else word
+        if len(line) + len(_CONTINUED) <= room or not lines[-1].strip():
+            lines[-1] = line
+        else:
+            lines[-1] += _CONTINUED
+            lines.append(f"  {word}")
+    return lines
 
 
 def exit_with(problems: Sequence[str]) -> None:

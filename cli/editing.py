@@ -31,12 +31,16 @@ def edited(how: str, unit: str = "samples") -> Iterator[tuple[Callable[[str, int
             echo(f"{result.location}: already {how}")
             continue
         place, splits = result.location, result.manifest.splits
-        facts = f"{how}, {samples_by_split(splits)}, {human_bytes(result.nbytes)}"
+        facts = f"{how}, holds {samples_by_split(splits)}, {human_bytes(result.nbytes)}"
         finished(place, facts, started, ("tokenstore", "info", place), ("tokenstore", "verify", place))
 
 
 def samples_by_split(splits: Mapping[str, SplitSummary]) -> str:
     """Return the samples of a store, in all and of each split."""
-    samples = sum(split.samples for split in splits.values())
-    each = ", ".join(f"{name} {split.samples:,}" for name, split in splits.items())
-    return f"{counted(samples, 'sample')} ({each})"
+    return counted_by_split({name: split.samples for name, split in splits.items()})
+
+
+def counted_by_split(samples: Mapping[str, int]) -> str:
+    """Return numbers of samples, in all and of each split."""
+    each = ", ".join(f"{name} {count:,}" for name, count in samples.items())
+    return f"{counted(sum(samples.values()), 'sample')} ({each})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tokenstore.errors import ArgumentError, TokenstoreError, did_you_mean
 from tokenstore.texts import printable
 from tokenstore.version import __version__
 
-from .console import echo
+from .console import echo, wrapped
 from .waiting import waiting
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ OPTION_NAMES = {
     "start": "--from",
 }
 """The options of parameters that are called otherwise in Python."""
+_ERROR = "Error: "
+"""The word before the message of an error, which click writes."""
 
 
 class LazyCommands(click.Group):
@@ -145,7 +148,9 @@ class LazyCommands(click.Group):
         except KeyboardInterrupt:
             echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except click.ClickException as error:
+            raise _fitted(error) from error
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.params["debug"]:
@@ -155,12 +160,24 @@ class LazyCommands(click.Group):
                 raise click.exceptions.Exit(130) from None
             text = printable(" ".join(spoken(error).split()))
             if isinstance(error, ArgumentError):
-                raise click.UsageError(text) from error
+                raise _fitted(click.UsageError(text)) from error
             if not isinstance(error, (TokenstoreError, OSError)):
                 text = f"unexpected {type(error).__name__}: {text}. `{ctx.info_name} --debug ...` shows where"
-            raise click.ClickException(text) from error
+            raise _fitted(click.ClickException(text)) from error
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _fitted(error: click.ClickException) -> click.ClickException:
+    """Return the error, or one that says the same in lines that fit the terminal."""
+    message = error.format_message()
+    lines = f"{_ERROR}{message}".split("\n")
+    fitted = "\n".join(wrapped(line, sys.stderr) for line in lines).removeprefix(_ERROR)
+    if fitted == message:
+        return error
+    if isinstance(error, click.UsageError):
+        return click.UsageError(fitted, error.ctx)
+    return click.ClickException(fitted)
 
 
 def spoken(message: object, parameters: Sequence[Parameter] = ()) -> str:

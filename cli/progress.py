@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -135,6 +136,7 @@ def progress_bar(unit: str, *, quiet: bool = False, lines: bool = True) -> Progr
         console=err,
         disable=quiet or not err.is_terminal,
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else what libraries print would go to stderr
         unit=unit,
         lines=lines and not quiet and not err.is_terminal,
     )

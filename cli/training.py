@@ -7,8 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import TaskID
-
 from .console import counted, echo, human_seconds
 from .progress import err, progress_bar
 
@@ -87,24 +85,3 @@ def show_training(
     with display:
         trained = train(on_start=begin, on_step=on_step, on_evaluation=print_quality)
     display.end(trained)
-
-
-class StageProgress:
-    """The display of work in stages: a progress bar for each."""
-
-    def __init__(self, unit: str) -> None:
-        self._bar = progress_bar(unit)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> StageProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def on_progress(self, stage: str, done: int, total: int) -> None:
-        """Show how much of a stage is done."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total, note="")
-        self._bar.update(self._tasks[stage], completed=done)

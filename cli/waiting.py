@@ -43,7 +43,8 @@ class _Line:
             pause = 1.0
             with self._writing:
                 if not self._settled.is_set():
-                    self._stream.write(f"{_ERASE}{self._words} ... {time.monotonic() - started:.0f} s")
+                    # the cursor goes back, for a library may print something itself
+                    self._stream.write(f"{_ERASE}{self._words} ... {time.monotonic() - started:.0f} s\r")
                     self._stream.flush()
                     self._is_shown = True
 

@@ -11,7 +11,7 @@ import tokenstore
 
 from .. import options
 from ..console import counted, echo, hint_commands
-from ..editing import edited
+from ..editing import counted_by_split, edited
 from ..main import EXIT_CODES
 from ..report_options import near
 
@@ -58,7 +58,7 @@ def dedupe(store: str, out: str | None, splits: tuple[str, ...], **settings: Any
         found = tokenstore.dedupe(store, out, splits=splits or None, on_progress=on_progress, **settings)
         if found.store is not None:
             report(found.store)
-    _print(found)
+        _print(found)
     if out is None and any(found.removed.values()):
         hint_commands(("tokenstore", "dedupe", store, "OUT"))
 
@@ -73,7 +73,7 @@ def _print(found: Deduped) -> None:
         for (one, two), count in found.duplicates.counts(pairs).items():
             where = f"in {one}" if one == two else f"of {two} {joint} {one}"
             echo(f"{kind}: {counted(count, noun)} {where}")
-    removed = ", ".join(f"{name} {count:,}" for name, count in found.removed.items())
+    removed = counted_by_split(found.removed)
     echo(f"removed: {removed}" if found.store is not None else f"to remove: {removed}")
     if not found.duplicates.near.is_complete:
         echo(f"near: only the first {counted(len(found.duplicates.near), 'pair')} are listed")

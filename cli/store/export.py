@@ -84,4 +84,5 @@ def export(store: str, out: str, **settings: Any) -> None:
         echo(f"{out}: already complete")
         return
     samples, files = counted(sum(result.samples.values()), "sample"), counted(result.files, "file")
-    finished(out, f"{samples} in {files} as {result.layout}, {human_bytes(result.nbytes)}", started)
+    facts = f"{samples} in {files} as {result.layout}, {human_bytes(result.nbytes)}"
+    finished(out, facts, started, ("tokenstore", "convert", out, "OUT"))

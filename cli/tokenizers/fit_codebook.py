@@ -108,14 +108,14 @@ def fit_codebook(images: str, out: Path, levels: tuple[int, ...] | None, **setti
     _refuse_codebooks_with(levels)
     from tokenstore.tokenizers.train import fit_codebook as fit
 
-    from ..training import StageProgress
+    from ..progress import step_bars
 
     def begin(source: ImageSource, split: str, count: int) -> None:
         total = len(source.splits[split])
         echo(f"{images}: {source.kind}, {split}: {count:,} of {counted(total, 'image')}")
 
-    with StageProgress("steps") as progress:
-        fitted = fit(images, out, levels=levels, on_start=begin, on_progress=progress.on_progress, **settings)
+    with step_bars() as on_progress:
+        fitted = fit(images, out, levels=levels, on_start=begin, on_progress=on_progress, **settings)
     echo(f"{out}: {fitted.tokenizer.name}, fingerprint {fitted.tokenizer.fingerprint[:16]}")
     _print(fitted)
     hint_commands(("tokenstore", "convert", images, "OUT", "--tokenizer", f"autoencoder:{out}"))

@@ -94,7 +94,7 @@ def test_recode(folder: Path, tmp_path: Path, in_place: bool) -> None:
 
 def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     said = output("select", folder / "store", tmp_path / "a", "--where", "label == 1", "--share", 0.5)
-    assert "selected, 1 sample (train 1)" in said
+    assert "selected, holds 1 sample (train 1)" in said
     tokenstore.select(folder / "store", tmp_path / "b", where="label == 1", share=0.5)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     output("select", folder / "store", tmp_path / "c", "--indices", "0,3", "--split", "train")
@@ -104,7 +104,7 @@ def test_select_and_split(folder: Path, tmp_path: Path) -> None:
     assert "history " in output("info", tmp_path / "a")
     assert "select: where 'label == 1', share 0.5" in output("info", tmp_path / "a")
     said = output("split", folder / "store", tmp_path / "e", "--val", 0.5, "--stratified", "--seed", 3)
-    assert "divided, 4 samples (train 2, val 2)" in said
+    assert "divided, holds 4 samples (train 2, val 2)" in said
     tokenstore.split(folder / "store", tmp_path / "f", shares={"val": 0.5}, stratified=True, seed=3)
     assert contents(tmp_path / "e") == contents(tmp_path / "f")
     assert "already divided" in output(
@@ -125,12 +125,12 @@ def test_dedupe(folder: Path, tmp_path: Path) -> None:
     tokenstore.append(tmp_path / "twice", folder / "store", again=True)
     said = output("dedupe", tmp_path / "twice", tmp_path / "a", "--report", tmp_path / "r.csv", "--near", 0.9)
     assert "exact: 4 samples in train\n" in said
-    assert "removed: train 4\n" in said
+    assert "removed: 4 samples (train 4)\n" in said
     found = tokenstore.dedupe(tmp_path / "twice", tmp_path / "b", near=0.9, report=tmp_path / "s.csv")
     assert (tmp_path / "r.csv").read_bytes() == (tmp_path / "s.csv").read_bytes()
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert found.removed == {"train": 4}
-    assert "to remove: train 4" in output("dedupe", tmp_path / "twice")
+    assert "to remove: 4 samples (train 4)" in output("dedupe", tmp_path / "twice")
     output("dedupe", tmp_path / "twice", tmp_path / "c", "--near", 0.01, "--remove-near")
     tokenstore.dedupe(tmp_path / "twice", tmp_path / "d", near=0.01, remove_near=True)
     assert contents(tmp_path / "c") == contents(tmp_path / "d")
@@ -142,7 +142,7 @@ def test_append(folder: Path, tmp_path: Path) -> None:
         tokenstore.copy(folder / "store", tmp_path / name)
     write_grey_image(tmp_path / "more" / "class-1" / "9.png", 33)
     said = output("append", tmp_path / "a", tmp_path / "more", "--tokenizer", "default")
-    assert "appended, 5 samples (train 5)" in said
+    assert "appended, holds 5 samples (train 5)" in said
     tokenstore.append(tmp_path / "b", tmp_path / "more", tokenizer="default")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     result = CliRunner().invoke(cli, ["append", str(tmp_path / "a"), str(tmp_path / "more")])
@@ -168,7 +168,7 @@ def test_relate(tmp_path: Path) -> None:
     np.savez(tmp_path / "codes.npz", tokens=codes, codebook=vectors)
     tokenstore.convert(tmp_path / "codes.npz", tmp_path / "store")
     said = output("relate", tmp_path / "store", "default", tmp_path / "a")
-    assert "related, 4 samples (train 4)" in said
+    assert "related, holds 4 samples (train 4)" in said
     tokenstore.relate(tmp_path / "store", "default", tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 

@@ -123,5 +123,5 @@ def test_duplicates_are_said_to_be_of_the_later_split(tmp_path: Path) -> None:
     assert said[:3] == [
         "exact: 2 samples of val also in train",
         "near: 1 pair of val and train",
-        "to remove: train 0, val 0",
+        "to remove: 0 samples (train 0, val 0)",
     ]

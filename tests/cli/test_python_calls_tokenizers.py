@@ -97,7 +97,7 @@ def test_fit_codebook_writes_the_file_of_its_call(photos: Path, tmp_path: Path) 
         on_progress=lambda stage, done, total: stages.add(stage),
     )
     assert fitted.tokenizer.fingerprint == load_tokenizer(f"autoencoder:{command}").fingerprint
-    assert "encoding" in stages
+    assert "encoding images" in stages
     for path in (command, call):
         record = yaml.safe_load(path.with_suffix(".yaml").read_text())
         assert (record["codebook_size"], record["image_size"], record["autoencoder"]) == (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
 import time
 from contextlib import redirect_stderr
 
@@ -11,7 +13,7 @@ from helpers.waiting import wait_until
 from rich.table import Table
 from tokenstore_cli import terminal as console
 from tokenstore_cli import waiting as module
-from tokenstore_cli.console import echo, echo_facts, finished, hint, human_rate, wrapped
+from tokenstore_cli.console import echo, echo_facts, finished, hint, hint_commands, human_rate, wrapped
 from tokenstore_cli.progress import step_bars
 from tokenstore_cli.waiting import waiting
 
@@ -21,6 +23,11 @@ from tokenstore.texts import human_seconds
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def unstyled(text: str) -> str:
+    """Return what a terminal shows of lines in colours."""
+    return re.sub(r"\x1b\[\d*m", "", text)
 
 
 @pytest.fixture
@@ -34,6 +41,11 @@ def test_a_silent_command_says_that_it_works_until_it_ends(terminal: Terminal) -
     with redirect_stderr(terminal), waiting("tokenstore convert"):
         wait_until(lambda: "tokenstore convert ... " in terminal.getvalue())
     assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_the_cursor_is_left_where_a_library_that_prints_covers_the_line(terminal: Terminal) -> None:
+    with redirect_stderr(terminal), waiting("tokenstore convert"):
+        wait_until(lambda: terminal.getvalue().endswith(" s\r"))
 
 
 def test_the_line_goes_before_anything_is_printed(
@@ -88,7 +100,32 @@ def test_a_last_line_says_where_what_and_how_long_and_hints_are_commands_to_copy
             "my photos.zarr", "1 file, 2.34 kB", 3.0, ("tokenstore", "verify", "my photos.zarr"), ("ls",)
         )
     assert capsys.readouterr().out == "my photos.zarr: 1 file, 2.34 kB; 5.0 minutes\n"
-    assert "next: tokenstore verify 'my photos.zarr'; ls" in terminal.getvalue()
+    assert "next: tokenstore verify 'my photos.zarr'\n      ls\n" in unstyled(terminal.getvalue())
+
+
+def test_a_hint_that_is_longer_than_the_terminal_is_still_the_same_command_to_a_shell(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = [
+        "echo",
+        "convert",
+        "my photos",
+        "OUT",
+        "--tokenizer",
+        "conv-vq:a/long/folder/weights.safetensors",
+    ]
+    with redirect_stderr(terminal):
+        hint_commands(words, ("true",))
+    shown = unstyled(terminal.getvalue())
+    assert shown == (
+        "next: echo convert 'my photos' OUT \\\n"
+        "        --tokenizer \\\n"
+        "        conv-vq:a/long/folder/weights.safetensors\n"
+        "      true\n"
+    )
+    pasted = subprocess.run(["sh", "-c", shown.removeprefix("next: ")], capture_output=True, text=True)
+    assert pasted.stdout == f"{' '.join(words[1:])}\n"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +143,8 @@ def test_lines_break_between_words_on_a_terminal_and_nowhere_else(
     line = "  the store /a/path/that/does/not/fit has two"
     assert wrapped(line, Terminal()) == "  the store\n    /a/path/that/does/not/fit\n    has two"
     assert wrapped("short", Terminal()) == "short"
+    assert wrapped("store: 600 kB; 123 s, 12.5 %", Terminal()) == "store: 600 kB;\n  123 s, 12.5 %"
+    assert wrapped("all 20 columns, 100 kB", Terminal()) == "all 20 columns,\n  100 kB"
     echo(line)
     echo_facts({"a": "b " * 20, "long": "c"})
     table = Table("name", box=None, show_header=False)

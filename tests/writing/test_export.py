@@ -95,6 +95,26 @@ def test_a_split_of_several_files_has_all_samples_in_order(store: Path, tmp_path
 
 
 @pytest.mark.parametrize("layout", DECODERS)
+def test_each_batch_counts_as_samples_written_and_read_back(
+    store: Path, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SplitContents, "batch_samples", 4)
+    seen: dict[str, list[int]] = {}
+
+    def on_progress(step: str, done: int, total: int) -> None:
+        assert total == 23
+        seen.setdefault(step, []).append(done)
+
+    settings: dict[str, Any] = {"to": layout, "columns": columns_of(layout), "splits": "train"}
+    tokenstore.export(store, tmp_path / "out", **settings, on_progress=on_progress)
+    assert seen.keys() == {"train, writing", "train, reading back"}
+    for counts in seen.values():
+        assert counts == sorted(counts)
+        assert counts[-1] == 23
+    assert len(set(seen["train, writing"])) > 3
+
+
+@pytest.mark.parametrize("layout", DECODERS)
 def test_an_export_is_the_same_bytes_again(store: Path, tmp_path: Path, layout: str) -> None:
     for name in ("a", "b"):
         tokenstore.export(store, tmp_path / name, to=layout, columns=["labels"], splits="val")
@@ -227,7 +247,9 @@ def test_a_killed_export_goes_on_and_an_export_of_other_things_is_refused(
         tokenstore.export(store, out, resume=True, to="jsonl", rows_per_file=6)
     kept = (out / "train-00001-of-00005.jsonl").stat().st_mtime_ns
     (out / "train-00002-of-00005.jsonl").unlink()  # as an impatient user might
-    tokenstore.export(store, out, resume=True, **settings)
+    steps: list[tuple[str, int, int]] = []
+    tokenstore.export(store, out, resume=True, **settings, on_progress=lambda *step: steps.append(step))
+    assert steps[:2] == [("train, writing", 5, 23), ("train, reading back", 5, 23)]
     assert (out / "train-00001-of-00005.jsonl").stat().st_mtime_ns == kept
     assert contents(out) == contents(tmp_path / "whole")
     assert tokenstore.export(store, out, resume=True, **settings).already_complete

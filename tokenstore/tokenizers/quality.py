@@ -94,8 +94,8 @@ class Quality:
     def __str__(self) -> str:
         return (
             f"{self.images} images: PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}, perplexity "
-            f"{self.perplexity:.0f}, unused codes {self.unused_codes}, encoded one by one at "
-            f"{self.images_per_second:.1f}/s"
+            f"{self.perplexity:.0f}, unused codes {self.unused_codes:,}, encoded one by one at "
+            f"{self.images_per_second:.1f} images/s"
         )
 
 

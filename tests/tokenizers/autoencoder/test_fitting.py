@@ -198,9 +198,9 @@ def test_a_fit_reports_what_it_learned(split: ImageSplit, models: dict[str, Path
     codes = tokenizer.encode(smooth_images(12))
     assert codes.shape == (12, SIZE // tokenizer.stride, SIZE // tokenizer.stride)
     assert len(codes.unique()) > 16
-    assert told[0] == ("encoding", 11, 11)
-    assert ("codebook, k-means", 20, 20) in told
-    assert told[-1] == ("evaluating", 1, 1)
+    assert told[0] == ("encoding images", 11, 11)
+    assert ("codebook, steps of k-means", 20, 20) in told
+    assert told[-1] == ("evaluating images", 1, 1)
 
 
 def test_a_seed_gives_one_codebook(

@@ -134,7 +134,7 @@ class S3Files(Versions, AsyncFiles):
 
 
 def _leave_out_time(response_dict: dict[str, Any], **_: Any) -> None:
-    """Leave the time of a file out of an answer with its bytes: no one asks for it, and it is slow to read."""
+    """Leave the time of a file out of an answer with its bytes: nobody reads it, and parsing it is slow."""
     response_dict["headers"].pop("last-modified", None)
 
 

@@ -185,14 +185,14 @@ class Images:
             images = list(self._read(positions))
             if images:
                 yield torch.stack(images)
-            on_progress("encoding", first + len(positions), len(self._learned))
+            on_progress("encoding images", first + len(positions), len(self._learned))
 
     def held_out(self, on_progress: OnProgress = _silence) -> Iterator[Tensor]:
         """Yield the held-out images one by one, at most EVALUATED of them."""
         positions = self._held_out[:: -(-len(self._held_out) // EVALUATED) or 1]
         for number, position in enumerate(positions):
             yield from self._read([position])
-            on_progress("evaluating", number + 1, len(positions))
+            on_progress("evaluating images", number + 1, len(positions))
 
     def _read(self, positions: Iterable[int]) -> Iterator[Tensor]:
         for position in positions:
@@ -273,7 +273,7 @@ def fit_quantiser(
         start = kmeans_start(
             rest, options.codebook_size, generator, partial(on_progress, f"{name}, first vectors")
         )
-        on_steps = partial(on_progress, f"{name}, k-means")
+        on_steps = partial(on_progress, f"{name}, steps of k-means")
         tables.append(kmeans(rest, start, options.iterations, options.batch_vectors, generator, on_steps))
         rest = rest - tables[-1][nearest(rest, tables[-1])]
     return NearestCodebook(tables[0]) if len(tables) == 1 else ResidualCodebooks(torch.stack(tables))

@@ -73,8 +73,8 @@ def export(
     column `image` of pictures, `picture_format` jpeg or png, decoded from the codes by the store's
     `tokenizer` on `device`, their longer side `picture_size` pixels. Every file is read back and compared
     before it counts; `resume` goes on with an interrupted export. `storage_options` are those of the store,
-    or of `out` where the store has no use for them. `on_progress` is called with a split, its values done and
-    their number.
+    or of `out` where the store has no use for them. `on_progress` is called with a split and
+    what is done with it, the samples that are done, and all of them.
 
     Raises ArgumentError for an unknown layout and options that it has no use for; StoreError for what the
     layout cannot hold; StoreExistsError if something else is at `out`; TokenizerError; DamageError; and the

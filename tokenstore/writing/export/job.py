@@ -33,12 +33,14 @@ EXPORT_LIST = "tokenstore-export.json"
 """The list of an export's files, and what they are of."""
 EXPORT_HEADER = f"{STAGING}/export.json"
 """The note of an unfinished export on what it is of."""
+WRITING = "writing"
+READING_BACK = "reading back"
 _UNITS = f"{STAGING}/units"
 _SCRATCH = "unit-"
 """The beginning of the name of a folder in which a unit's files are written."""
 
 OnProgress = Callable[[str, int, int], None]
-"""A progress callback: a split, its samples done in all of the columns together, and their number."""
+"""A progress callback: a split and what is done with it, the samples that are done, and all of them."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def write_export(
         if target.folder is not None:
             for scratch in (target.folder / STAGING).glob(f"{_SCRATCH}*"):  # of an export that was killed
                 shutil.rmtree(scratch)
-        job = _Job(target, layout, exported, owner, on_progress)
+        job = _Job(target, layout, exported, owner, _Progress(exported, on_progress))
         records = list(job.records())
         for path, data in layout.extras(exported).items():
             target.write(path, data)
@@ -167,6 +169,22 @@ def _look(target: Storage, resume: bool, inputs: Mapping[str, Any]) -> bool:
     return False
 
 
+class _Progress:
+    """The progress callback of an export, and how many values of each split and step are done."""
+
+    def __init__(self, exported: Exported, on_progress: OnProgress | None) -> None:
+        self._exported = exported
+        self._on_progress = on_progress
+        self._done: dict[str, int] = {}
+
+    def add(self, split: str, step: str, values: int) -> None:
+        """Count the values of some samples, of one or more columns, as done."""
+        contents, name = self._exported.splits[split], f"{split}, {step}"
+        self._done[name] = self._done.get(name, 0) + values
+        if self._on_progress is not None:
+            self._on_progress(name, self._done[name] // len(contents.names), len(contents))
+
+
 @dataclass(frozen=True)
 class _Job:
     """One export: its target, its layout, and what is exported."""
@@ -175,19 +193,18 @@ class _Job:
     layout: Layout
     exported: Exported
     owner: Owner
-    on_progress: OnProgress | None
+    progress: _Progress
 
     def records(self) -> Iterator[UnitRecord]:
         """Write the units that are not whole yet, and yield the records of all."""
-        done: dict[str, int] = {}
         for number, unit in enumerate(self.layout.units(self.exported)):
             record = self._noted(number, unit)
             if record is None:
                 record = self._written(number, unit)
-            done[unit.split] = done.get(unit.split, 0) + (unit.stop - unit.start) * len(unit.columns)
-            if self.on_progress is not None:
-                contents = self.exported.splits[unit.split]
-                self.on_progress(unit.split, done[unit.split], len(contents) * len(contents.names))
+            else:
+                values = (unit.stop - unit.start) * len(unit.columns)
+                self.progress.add(unit.split, WRITING, values)
+                self.progress.add(unit.split, READING_BACK, values)
             yield record
 
     def _noted(self, number: int, unit: Unit) -> UnitRecord | None:
@@ -232,6 +249,7 @@ class _Job:
             for values in contents.batches(columns, unit.start, unit.stop, size):
                 digests.add(values)
                 yield values
+                self.progress.add(unit.split, WRITING, sum(map(len, values.values())))
 
         for path in unit.paths:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -244,6 +262,7 @@ class _Job:
         try:
             for values in self.layout.read(self.exported, unit, folder):
                 digests.add(values, f"{unit.name}: ")
+                self.progress.add(unit.split, READING_BACK, sum(map(len, values.values())))
         except (OSError, TokenstoreError):
             raise
         except Exception as error:
