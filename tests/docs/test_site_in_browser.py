@@ -44,3 +44,18 @@ def test_a_page_is_quiet_fits_and_has_no_serious_fault(
         assert [url for url in seen.requests if not url.startswith(("file:", "blob:"))] == []
         assert seen.width() <= width
         assert seen.serious() == []
+
+
+@pytest.mark.parametrize("page", ["index.html", "reference/api/stores.html"])
+def test_a_site_that_is_opened_from_disk_can_be_searched(browser: Any, page: str) -> None:
+    asked: list[str] = []
+    with visit(browser, SITE / page) as seen:
+        seen.page.on("request", lambda request: asked.append(request.url))
+        seen.page.locator("input.md-search__input").press_sequentially("relabel")
+        first = seen.page.locator("a.md-search-result__link").first
+        first.wait_for()
+        assert "tokenstore" in first.inner_text()
+        first.click()
+        seen.page.wait_for_url("**/reference/tokenstore.html*")
+        assert seen.errors == []
+        assert [url for url in asked if not url.startswith(("file:", "blob:", "data:"))] == []
