@@ -18,17 +18,11 @@ from ..progress import progress_bar
 if TYPE_CHECKING:
     from tokenstore.conversion.dry_run import Estimate
     from tokenstore.conversion.options import Conversion, Progress
-    from tokenstore.format import Manifest
     from tokenstore.sources.base import Source, Split
 
 _SHOWN = 10
 """The samples that could not be read, of a split, that the text log prints."""
 _COMPLETE = "already complete, of samples of the same names and labels, with the same options"
-
-
-def _source_nbytes(manifest: Manifest) -> int:
-    """Return the bytes of all images that a store was made of."""
-    return sum(split.source_bytes or 0 for split in manifest.splits.values())
 
 
 def _without(split: Split) -> str:
@@ -144,7 +138,7 @@ class TextLog:
         if conversion.codec_reason:
             echo(f"codec {conversion.codec_reason}")
         samples = sum(split.samples for split in manifest.splits.values())
-        source_nbytes = _source_nbytes(manifest)
+        source_nbytes = manifest.source_nbytes
         share = (
             f", {percent(nbytes / source_nbytes, 2)} of the images' {human_bytes(source_nbytes)}"
             if source_nbytes

@@ -15,6 +15,7 @@ from torch import nn
 from seitpp_models.errors import ModelError
 from seitpp_models.training.settings import LearningSettings
 from tokenstore.errors import Parameter
+from tokenstore.texts import counted
 
 __all__ = ["OptimiserConfig", "ParameterGroup", "groups_of", "optimiser_of", "schedule_of"]
 
@@ -50,12 +51,15 @@ class OptimiserConfig:
     """The learning rate that the warm-up begins at."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.learning_rate < math.inf and 0 <= self.warmup_steps < self.steps):
+        if not 0 < self.learning_rate < math.inf:
+            rate = Parameter("learning_rate", self.learning_rate)
+            raise ModelError(f"{rate}: expected a finite number above 0", parameters=[rate])
+        if not 0 <= self.warmup_steps < self.steps:
             warmup = Parameter("warmup_epochs")
             raise ModelError(
-                f"expected a learning rate above 0, and a warm-up shorter than the {self.steps} steps of "
-                f"{self.epochs} epochs, found {self.learning_rate} and {self.warmup_steps} steps; give "
-                f"fewer epochs, {warmup}",
+                f"expected a warm-up shorter than the {counted(self.steps, 'step')} of "
+                f"{counted(self.epochs, 'epoch')}, found {counted(self.warmup_steps, 'step')}; shorten it by "
+                f"{warmup}, or train for more epochs",
                 parameters=[warmup],
             )
         for name in ("min_lr", "warmup_lr"):

@@ -6,11 +6,12 @@ import html
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.stores import Samples, random_codes, write_store
+from helpers.stores import Samples, edit_root, random_codes, write_store
 from tokenstore_cli.main import cli
 
 import tokenstore
@@ -108,3 +109,21 @@ def test_nouns_agree_with_their_numbers_and_small_shares_stay_visible() -> None:
         "0.00 %",
         "100.00 %",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"), [({"train": 900, "val": 100}, 1000), ({"train": 900}, None), ({}, None)]
+)
+def test_the_images_bytes_are_known_if_every_split_knows_its_own(
+    place: Path, known: dict[str, int], expected: int | None
+) -> None:
+    def enter(root: dict[str, Any]) -> None:
+        for name, split in root["attributes"]["tokenstore"]["splits"].items():
+            split["source_bytes"] = known.get(name)
+
+    edit_root(place, enter)
+    audit = tokenstore.stats(place)
+    assert audit.source_nbytes == expected
+    share = audit.overview.source_share
+    assert share == (None if expected is None else audit.nbytes / expected)
+    assert ("of the images" in [figure.name for figure in audit.overview.figures]) == (expected is not None)

@@ -81,8 +81,11 @@ def test_sizes_and_options_that_cannot_be_are_refused(store: Path, tmp_path: Pat
     assert "expected whole patches" in told("pretrain", *PRETRAIN, "--patch", 4)
     assert "decoder_heads: expected a divisor" in told("pretrain", *QUICK, "--decoder-width", 100)
     assert "0 < low <= high" in told("pretrain", *PRETRAIN, "--mask-low", 0.9, "--mask-high", 0.5)
-    assert "a warm-up shorter than the 3 steps" in told(
+    assert "a warm-up shorter than the 3 steps of 1 epoch, found 3 steps" in told(
         "finetune", *QUICK, "--epochs", 1, "--warmup-epochs", 1
+    )
+    assert "--learning-rate inf: expected a finite number above 0" in told(
+        "finetune", *QUICK, "--learning-rate", "inf"
     )
     assert "--evaluate-split vla: expected one of" in told("pretrain", *PRETRAIN, "--evaluate-split", "vla")
     assert "--adapter default: expected none with --augment none" in told(

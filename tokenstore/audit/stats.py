@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -207,7 +207,7 @@ def audit_store(
         nbytes=sum(parts.values()),
         nbytes_by_part=parts,
         samples=total,
-        source_nbytes=_sum_of_known(split.source_bytes for split in manifest.splits.values()),
+        source_nbytes=manifest.source_nbytes,
         million_nbytes=_projected(parts, total),
         splits=splits,
         manifest=manifest,
@@ -227,11 +227,6 @@ def _check_arguments(quality: int | None, **arguments: object) -> None:
         if quality is None and value not in (None, False):
             idle, needed = Parameter(name), Parameter("quality")
             raise ArgumentError(f"{idle} goes with {needed}", parameters=[idle, needed])
-
-
-def _sum_of_known(sizes: Iterable[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known else None
 
 
 def _report(on_progress: Callable[[int, int], None] | None, total: int, before: int, done: int) -> None:

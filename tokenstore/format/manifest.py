@@ -97,6 +97,13 @@ class Manifest(StoreFields):
     format_version: int = FORMAT_VERSION
 
     @property
+    def source_nbytes(self) -> int | None:
+        """The bytes of all images that the store was made of; None unless every split with samples knows."""
+        known = [split.source_bytes for split in self.splits.values() if split.samples]
+        sizes = [nbytes for nbytes in known if nbytes is not None]
+        return sum(sizes) if sizes and len(sizes) == len(known) else None
+
+    @property
     def codecs(self) -> tuple[str, ...]:
         """The names of the codecs among the features."""
         return tuple(name for name in self.features if name not in _OTHER_FEATURES)
