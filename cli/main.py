@@ -149,7 +149,9 @@ class LazyCommands(click.Group):
             echo("interrupted", err=True)
             raise click.exceptions.Exit(130) from None
         except click.ClickException as error:
-            raise _fitted(error) from error
+            if (fitted := _fitted(error)) is error:
+                raise
+            raise fitted from error
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
