@@ -77,6 +77,27 @@ def test_a_store_says_compiled_if_any_of_its_codes_are(
     assert opened.manifest.tokenizer.device == "cpu"
 
 
+@pytest.mark.parametrize("way", ["merge", "append"])
+def test_a_store_names_all_devices_and_types_that_computed_its_codes(tmp_path: Path, way: str) -> None:
+    """Else `verify --retokenize` would take codes that another device rounded otherwise for damage."""
+    places = [("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16"), (None, None)]
+    stores = [
+        written(
+            tmp_path / f"{number}",
+            slice(10 * number, 10 * number + 10),
+            tokenizer=replace(TOKENIZER, device=device, dtype=dtype),
+        )
+        for number, (device, dtype) in enumerate(places)
+    ]
+    if way == "append":
+        for store in stores[1:]:
+            tokenstore.append(stores[0], store)
+    else:
+        tokenstore.merge(tmp_path / "out", stores)
+    opened = assert_whole(stores[0] if way == "append" else tmp_path / "out")
+    assert opened.manifest.tokenizer.arithmetic == "cpu, cuda float32, bfloat16"
+
+
 def test_classes_are_unified_by_name_and_rows_follow_each_other(tmp_path: Path) -> None:
     one = written(tmp_path / "one", slice(0, 17))
     two = written(tmp_path / "two", slice(17, 40), ("cat", "dog", "ant"))

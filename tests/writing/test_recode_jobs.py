@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from tokenstore.errors import ArgumentError, CodecError, DamageError
 from tokenstore.format import TokenizerIdentity
 from tokenstore.machine import in_order
 from tokenstore.storage import open_storage
-from tokenstore.writing import StoreSpec, StoreWriter, encoded
+from tokenstore.writing import StoreSpec, StoreWriter, encoded, rewrite
 from tokenstore.writing.blocks import Threads
 from tokenstore.writing.checks import check_codes
 from tokenstore.writing.rewrite import rewrite_into, same_codes
+from tokenstore.writing.split import SplitWriter
 
 pytestmark = pytest.mark.usefixtures("quick_fits")
 
@@ -101,6 +104,26 @@ def test_a_recoding_that_was_cut_short_goes_on_with_other_jobs(store: Path, tmp_
     )
     assert steps[0] == 192
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_written_shard_is_forgotten_before_the_next_one_fills(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[weakref.ref[encoded.EncodedShard]] = []
+    write, encode_piece = SplitWriter.write_encoded, encoded.encode_piece
+
+    def noted(self: SplitWriter, shard: encoded.EncodedShard, *rest: Any) -> None:
+        write(self, shard, *rest)
+        written.append(weakref.ref(shard))
+
+    def checked(*arguments: Any) -> list[bytes]:
+        assert all(shard() is None for shard in written)
+        return encode_piece(*arguments)
+
+    monkeypatch.setattr(SplitWriter, "write_encoded", noted)
+    monkeypatch.setattr(rewrite, "encode_piece", checked)
+    tokenstore.recode(store, tmp_path / "out", codec="bitpack", shard_samples=64, jobs=1)
+    assert len(written) == 5 + 1
 
 
 def test_the_first_damage_in_the_order_of_samples_is_named(store: Path, tmp_path: Path) -> None:

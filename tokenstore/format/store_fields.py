@@ -47,9 +47,9 @@ class TokenizerIdentity:
     spec: str | None = field(default=None, compare=False)
     """The user's name for the tokenizer, from the conversion."""
     device: str | None = field(default=None, compare=False)
-    """The device that computed the codes; None if they are the same on every device."""
+    """The device that computed the codes, or several joined by `, `; None if codes are the same on each."""
     dtype: str | None = field(default=None, compare=False)
-    """The float type that the codes were computed in; None if they are exact."""
+    """The float type that the codes were computed in, or several joined by `, `; None if they are exact."""
     compiled: bool = field(default=False, compare=False)
     """True if a compiler chose how the network computes, which may round otherwise."""
     implicit_codebook: ImplicitCodebook | None = None

@@ -212,8 +212,9 @@ def write_joined(
             for piece in pieces(name, layouts, start, stop):
                 of_arrays[piece.array] += next(payloads)
             number = start // part.shard_samples
-            shard = assembled(name, number, stop - start, layouts, of_arrays, rows.take(stop - start))
-            part.write_encoded(shard, stop, [])
+            tables = rows.take(stop - start)
+            # subtle: a name for the shard would keep its bytes while the next one fills
+            part.write_encoded(assembled(name, number, stop - start, layouts, of_arrays, tables), stop, [])
             report(stop, samples)
     part.finish([skip for store in stores for skip in skips_of(SplitReader(store, name))])
 

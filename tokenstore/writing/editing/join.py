@@ -141,9 +141,23 @@ def _spec(stores: Sequence[TokenStore], how: Joining, names: tuple[str, ...] | N
 
 
 def joined_identity(stores: Sequence[TokenStore]) -> TokenizerIdentity:
-    """Return the identity of the tokenizer of all stores: the first one's, and compiled if any one's is."""
+    """Return the identity of the tokenizer of all stores: the first one's, with the arithmetic of all.
+
+    It names the device and the float type of each, and is compiled if any one is.
+    """
     identities = [store.manifest.tokenizer for store in stores]
-    return replace(identities[0], compiled=any(identity.compiled for identity in identities))
+    return replace(
+        identities[0],
+        device=_names([identity.device for identity in identities]),
+        dtype=_names([identity.dtype for identity in identities]),
+        compiled=any(identity.compiled for identity in identities),
+    )
+
+
+def _names(texts: Sequence[str | None]) -> str | None:
+    """Return the different names in some texts, in order, joined by `, `; None if there are none."""
+    names = dict.fromkeys(name for text in texts if text is not None for name in text.split(", "))
+    return ", ".join(names) or None
 
 
 def check_agreement(stores: Sequence[TokenStore]) -> None:
