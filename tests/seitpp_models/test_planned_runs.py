@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers.network_commands import PRETRAIN, QUICK, seitpp
+from tokenstore_cli.networks.planned_display import print_planned
 
 from seitpp_models.recipes import recipe_names
 from seitpp_models.training import planned
@@ -55,6 +57,20 @@ def test_what_a_store_makes_of_settings_is_a_value_in_python(labelled: Path) -> 
     assert "Requantise" in run.augmentation
     with pytest.raises(ArgumentError, match="learning_rate"):
         planned("pretrain", learning_rate=-1)
+
+
+def test_on_a_narrow_terminal_each_line_of_a_comment_is_one(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    run = planned("pretrain", labelled, config="pretrain-cpu", epochs=50, model="tiny")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_planned(run)
+    text = capsys.readouterr().out.replace("\x1b[0m", "")
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(comments) > 10
+    assert [line for line in comments if len(line) > 70] == []
+    assert len(yaml.safe_load(text)) == len(run.settings)
 
 
 def test_a_run_needs_a_store_and_a_folder(labelled: Path, tmp_path: Path) -> None:
