@@ -7,3 +7,6 @@ function reachFrames() {
 }
 new MutationObserver(reachFrames).observe(document.documentElement, { childList: true, subtree: true });
 reachFrames();
+
+// The theme's search is a dialog without a name, which screen readers ask for.
+document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
