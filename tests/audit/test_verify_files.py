@@ -15,11 +15,12 @@ from helpers.object_storage import S3Server
 from helpers.stores import Samples, contents, random_codes, replace_files, write_store
 
 import tokenstore
-from tokenstore.audit import sound_files, sound_shards
+from tokenstore.audit import sound_files, sound_shards, tables
 from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.verify import Verification, verify
 from tokenstore.errors import DamageError, StorageError
 from tokenstore.format import FileRecord
+from tokenstore.format import tables as format_tables
 from tokenstore.reading import ArrayReader, StoreFiles, checked_files
 from tokenstore.storage import open_storage
 from tokenstore.storage.remote import RemoteFolder
@@ -113,7 +114,29 @@ def test_the_first_wrong_name_of_a_label_is_reported(tmp_path: Path) -> None:
     assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
 
 
-@pytest.mark.parametrize("times", [1, 2, 10**6])
+@pytest.mark.parametrize("ahead", [1, 7, 16, 1000])
+def test_labels_are_compared_however_many_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    store, plain, read = write(tmp_path / "store"), ArrayReader.read_range, list[tuple[int, ...]]()
+
+    def noted(reader: ArrayReader, *rows: int) -> Any:
+        if reader.name == "train/labels":
+            read.append(rows)
+        return plain(reader, *rows)
+
+    monkeypatch.setattr(ArrayReader, "read_range", noted)
+    monkeypatch.setattr(tables, "_LABELS_AT_ONCE", ahead)
+    monkeypatch.setattr(format_tables, "BATCH_ROWS", 5)
+    assert verify(store).ok
+    assert read[-1][1] == 40
+    assert len(read) == {1: 10, 1000: 1}.get(ahead, len(read))
+    replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
+    (problem,) = verify(store).problems
+    assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
+
+
+@pytest.mark.parametrize("times", [1, 3, 4, 10**6])
 def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
@@ -128,7 +151,7 @@ def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
     monkeypatch.setattr(ArrayReader, "read_range", failing)
     replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
     (problem,) = verify(store).problems
-    if times == 1:
+    if times < 4:  # together, alone, and both again after the file's plain check
         assert "row 16 has the label name 'b'" in problem
     else:
         assert problem.endswith(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from tokenstore.errors import ManifestError, StorageError, TokenstoreError
 from tokenstore.format import LABELS, SKIPPED_TABLE
@@ -14,6 +15,9 @@ from tokenstore.reading import ArrayReader, StoreFiles, array_reader
 from tokenstore.reading.checked_files import checked_file
 
 __all__ = ["TableFindings", "check_table", "check_tables"]
+
+_LABELS_AT_ONCE = 2**20
+"""The labels that are read at once, for which a remote place is asked for many shards at a time."""
 
 
 @dataclass
@@ -86,7 +90,7 @@ def check_table(
 
     findings, at = TableFindings(), 0
     try:
-        labels = None if labelled is None else _LabelNames(store, *labelled)
+        labels = None if labelled is None else _LabelNames(store, *labelled, rows)
         for batch in table_batches(file, schema, rows, f"{store.storage}/{path}"):
             if labels is not None and not findings.problems:
                 problem = labels.first_wrong(batch, at)
@@ -99,14 +103,16 @@ def check_table(
 
 
 class _LabelNames:
-    """The names that a split's labels have, from one of its samples on."""
+    """The names that the labels of `rows` samples of a split have, from one of its samples on."""
 
-    def __init__(self, store: StoreFiles, split: str, start: int) -> None:
+    def __init__(self, store: StoreFiles, split: str, start: int, rows: int) -> None:
         self._names = store.manifest.class_names
-        self._start = start
+        self._start, self._stop = start, start + rows
         self.unreadable: str | None = None
         """The error for which labels could not be read."""
         self._labels: ArrayReader | None = None
+        self._ahead: tuple[int, npt.NDArray[Any]] = (start, np.empty(0, int))
+        """The first of the samples whose labels were read together, and these labels."""
         if self._names and LABELS in store.split_arrays(split):
             try:
                 self._labels = array_reader(store, f"{split}/{LABELS}").streamed()
@@ -124,7 +130,7 @@ class _LabelNames:
             return None
         begin = self._start + at
         try:
-            labels = self._labels.read_range(begin, begin + len(batch))
+            labels = self._read(self._labels, begin, begin + len(batch))
         except StorageError:  # no fault of the array, whose check may find it right
             raise
         except (TokenstoreError, IndexError) as error:
@@ -141,3 +147,19 @@ class _LabelNames:
             f"row {at + row} has the label name {stored[row].as_py()!r:.80}, "
             f"but its sample has the label {labels[row]}, {self._names[labels[row]]!r:.80}"
         )
+
+    def _read(self, reader: ArrayReader, begin: int, end: int) -> npt.NDArray[Any]:
+        """Return the labels of some samples, which are read together with those that follow.
+
+        Where those cannot be read, the ones asked for are read alone; raises what this raises.
+        """
+        first, labels = self._ahead
+        if end > first + len(labels):
+            stop = min(max(begin + _LABELS_AT_ONCE, end), max(self._stop, end))
+            try:
+                self._ahead = first, labels = begin, reader.read_range(begin, stop)
+            except StorageError:
+                raise
+            except (TokenstoreError, IndexError):
+                return reader.read_range(begin, end)
+        return labels[begin - first : end - first]
