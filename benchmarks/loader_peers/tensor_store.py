@@ -20,7 +20,7 @@ AHEAD = 2
 
 
 def write(source: Path, files: Path, variant: str) -> None:
-    """Write a store of the codec zstd."""
+    """Raise NotImplementedError, for this peer reads the store that tokenstore writes."""
     raise NotImplementedError("reads the store that tokenstore writes")
 
 

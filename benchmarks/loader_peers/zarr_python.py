@@ -37,7 +37,7 @@ class ZarrRows(Dataset[Any]):
 
 
 def write(source: Path, files: Path, variant: str) -> None:
-    """Write a store of the codec zstd."""
+    """Raise NotImplementedError, for this peer reads the store that tokenstore writes."""
     raise NotImplementedError("reads the store that tokenstore writes")
 
 

@@ -187,8 +187,8 @@ def audit_store(
     manifest: Manifest = store.manifest
     total = sum(split.samples for split in manifest.splits.values())
     counted = {name: split.samples for name, split in manifest.splits.items()}
-    if most_codes is not None and total * math.prod(manifest.sample_shape) > most_codes:
-        share = most_codes / (total * math.prod(manifest.sample_shape))
+    if most_codes is not None and manifest.codes > most_codes:
+        share = most_codes / manifest.codes
         counted = {name: math.ceil(samples * share) for name, samples in counted.items()}
     spans = {name: sampled_spans(store[name], counted[name]) for name in store.splits}
     counted = {name: sum(stop - start for start, stop in of_split) for name, of_split in spans.items()}

@@ -151,15 +151,16 @@ class _LabelNames:
     def _read(self, reader: ArrayReader, begin: int, end: int) -> npt.NDArray[Any]:
         """Return the labels of some samples, which are read together with those that follow.
 
-        Where those cannot be read, the ones asked for are read alone; raises what this raises.
+        Where those cannot be read, all others are read as they are asked for; raises what this raises.
         """
         first, labels = self._ahead
         if end > first + len(labels):
-            stop = min(max(begin + _LABELS_AT_ONCE, end), max(self._stop, end))
+            stop = max(end, min(begin + _LABELS_AT_ONCE, self._stop))
             try:
                 self._ahead = first, labels = begin, reader.read_range(begin, stop)
             except StorageError:
                 raise
             except (TokenstoreError, IndexError):
+                self._stop = end
                 return reader.read_range(begin, end)
         return labels[begin - first : end - first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -95,6 +96,11 @@ class Manifest(StoreFields):
     created_by: str = ""
     requires: str = REQUIRES
     format_version: int = FORMAT_VERSION
+
+    @property
+    def codes(self) -> int:
+        """The number of codes of all samples."""
+        return sum(split.samples for split in self.splits.values()) * math.prod(self.sample_shape)
 
     @property
     def source_nbytes(self) -> int | None:

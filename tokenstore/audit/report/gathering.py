@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,11 +68,6 @@ class Request:
     of_images: OriginalsOptions = field(default_factory=OriginalsOptions)
 
 
-def _codes(store: TokenStore) -> int:
-    manifest = store.manifest
-    return sum(split.samples for split in manifest.splits.values()) * math.prod(manifest.sample_shape)
-
-
 def gather(store: TokenStore, request: Request, on_step: OnStep) -> StoreFigures:
     """Gather the figures of an open store; raises as `tokenstore.report` does."""
     gatherer = _Gatherer(store, request, on_step)
@@ -134,7 +128,7 @@ class _Gatherer:
             verification,
             self._reasons,
             tuple(self._damage),
-            is_spaced=_codes(self._store) > MOST_CODES,
+            is_spaced=self._store.manifest.codes > MOST_CODES,
         )
 
     def _had(self, part: str, errors: Any, made: Callable[[], Any]) -> Any:
