@@ -212,8 +212,8 @@ def evaluate_masked(
             output = model(network_input(codes.to(device), crop, None), mask)
             evaluated = True
             # without the label smoothing that the model's own loss may have
-            loss.add(output.plain_loss() * len(codes), len(codes))
-            right.add(output.right() * len(codes), len(codes))
+            loss.add(output.plain_loss * len(codes), len(codes))
+            right.add(output.right * len(codes), len(codes))
             if on_batch is not None:
                 on_batch(len(codes))
     if not evaluated:

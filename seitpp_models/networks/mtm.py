@@ -6,7 +6,7 @@ SeiT++, https://arxiv.org/abs/2312.10105, section 3.1. Parameters have the names
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from seitpp_models.networks.blocks import LeanBlock
 from seitpp_models.networks.masking import PatchMask
-from seitpp_models.networks.mtm_heads import MaskedTokenOutput, NumberHead, TokenHead, cross_entropy
+from seitpp_models.networks.mtm_heads import MaskedTokenOutput, NumberHead, TokenHead
 from seitpp_models.networks.shape import NetworkShape, check_scales
 from seitpp_models.networks.sizes import size_named
 from seitpp_models.networks.token_embedding import EPSILON, TokenEmbedding
@@ -217,7 +217,7 @@ class MaskedTokenModel(nn.Module):
         trunc_normal_(self.cls_token, std=_INITIAL_DEVIATION)
 
     def forward(self, codes: Tensor, mask: PatchMask) -> MaskedTokenOutput:
-        """Return the loss, logits and targets of the masked patches of codes (B, H, W)."""
+        """Return the loss of the masked patches of codes (B, H, W), and what they were predicted as."""
         patches = self._embedded(codes)
         visible = mask.visible[..., None]
         hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=codes.device)
@@ -234,18 +234,15 @@ class MaskedTokenModel(nn.Module):
         decoded = torch.cat((token, places), 1) + self.decoder_pos_embed_learned
         decoded = self.decoder_norm(self.decoder_blocks(decoded))[:, 1:]
         masked = decoded.gather(1, mask.masked[..., None].expand(-1, -1, decoded.shape[2]))
-        sizes = self.config.codebook_sizes
-        logits = (
-            self.mlm_layer(masked)
-            if self.token_emb is None
-            else self.mlm_layer(masked, self.token_emb.tables())
-        )
         tokens = self._tokens(codes)
         places = mask.masked.view(*mask.masked.shape, *[1] * (tokens.ndim - 2))
         targets = tokens.gather(1, places.expand(-1, -1, *tokens.shape[2:]))
-        output = MaskedTokenOutput(logits.new_zeros(()), logits, targets, sizes)
-        loss = cross_entropy(output.planes(), self.label_smoothing) if sizes else output.plain_loss()
-        return replace(output, loss=loss)
+        output: MaskedTokenOutput = (
+            self.mlm_layer(masked, targets)
+            if self.token_emb is None
+            else self.mlm_layer(masked, targets, self.token_emb.tables(), self.label_smoothing)
+        )
+        return output
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters without weight decay, for timm: not the learned tokens."""

@@ -112,7 +112,7 @@ class MaskedTokens:
         mask = draw_mask(count * random.world_size, self.patches, share, self.ratio.low, random.common)
         here = slice(count * random.rank, count * (random.rank + 1))
         output = model(codes, PatchMask(mask.visible[here], mask.masked[here]).to(codes.device))
-        return Loss(output.loss, output.right(), count)
+        return Loss(output.loss, output.right, count)
 
 
 class Classification:
