@@ -72,12 +72,12 @@ class _CodeLoss(torch.autograd.Function):
                 expected = expected[:, None]
                 right = right + (likeliest == expected).sum()
                 mean = logits.mean(1, keepdim=True) if smoothing else 0.0
-                wanted = logits.gather(1, expected)
+                at_target = logits.gather(1, expected)
                 shares = logits.sub_(largest).exp_()
                 total = shares.sum(1, keepdim=True)
                 log_total = total.log() + largest
-                plain = plain + (log_total - wanted).sum()
-                loss = loss + (log_total - (1 - smoothing) * wanted - smoothing * mean).sum()
+                plain = plain + (log_total - at_target).sum()
+                loss = loss + (log_total - (1 - smoothing) * at_target - smoothing * mean).sum()
                 if vectors_gradient is not None or bias_gradient is not None:
                     shares.div_(total)
                     if smoothing:

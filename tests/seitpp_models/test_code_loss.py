@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from seitpp_models.networks import code_loss as module
 from seitpp_models.networks.code_loss import CodeLoss, code_loss
@@ -92,14 +92,14 @@ def test_torch_compile_takes_the_plain_formula(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(mine, right)
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchFunctionMode):
     """The elements of the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.numbers = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = function(*args, **(kwargs or {}))
         for each in found if isinstance(found, tuple | list) else [found]:
             if isinstance(each, Tensor):
