@@ -15,7 +15,7 @@ from helpers.object_storage import S3Server
 from helpers.stores import Samples, contents, random_codes, replace_files, write_store
 
 import tokenstore
-from tokenstore.audit import sound_files, sound_shards, tables
+from tokenstore.audit import checked_labels, sound_files, sound_shards, tables
 from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.verify import Verification, verify
 from tokenstore.errors import DamageError, StorageError
@@ -48,6 +48,12 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_files, "_PIECE_NBYTES", 50)
     monkeypatch.setattr(sound_files, "_LOCAL_PIECE_NBYTES", 70)
     monkeypatch.setattr(sound_shards, "_VALUES_NBYTES", 100)
+
+
+@pytest.fixture
+def no_labels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no labels stay in memory from the check of their shards, as in a store with millions of them."""
+    monkeypatch.setattr(checked_labels, "_IN_MEMORY_NBYTES", 0)
 
 
 def plainly(check: Callable[[], Verification]) -> Verification:
@@ -107,13 +113,18 @@ def test_findings_under_right_digests_are_those_of_the_plain_checks(tmp_path: Pa
             (store / name).write_bytes(old)
 
 
-def test_the_first_wrong_name_of_a_label_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nbytes", [0, 2**20])
+def test_the_first_wrong_name_of_a_label_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int
+) -> None:
+    monkeypatch.setattr(checked_labels, "_IN_MEMORY_NBYTES", nbytes)
     store = write(tmp_path / "store")
     replace_files(store, {"train/labels/c/1": (store / "train/labels/c/0").read_bytes()})
     (problem,) = verify(store).problems
     assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
 
 
+@pytest.mark.usefixtures("no_labels_in_memory")
 @pytest.mark.parametrize("ahead", [1, 7, 16, 1000])
 def test_labels_are_compared_however_many_are_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
@@ -136,6 +147,7 @@ def test_labels_are_compared_however_many_are_read_at_once(
     assert problem.endswith("row 16 has the label name 'b', but its sample has the label 0, 'a'"), problem
 
 
+@pytest.mark.usefixtures("no_labels_in_memory")
 @pytest.mark.parametrize("times", [1, 3, 4, 10**6])
 def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
@@ -158,6 +170,22 @@ def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
             "train/samples.parquet: the names of labels could not be compared with the labels: "
             "a chunk is damaged"
         )
+
+
+def test_labels_are_compared_as_the_checks_of_their_shards_decode_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise AssertionError("the labels were read again")
+
+    store = write(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayReader, "read_range", refused)
+        assert verify(store).ok
+    files = StoreFiles(open_storage(store))
+    sound, path = sound_files.SoundFiles(files), "train/samples.parquet"
+    assert sound.passes(path, files.record(path))  # before any shard of labels
+    assert sound.table_problems == {path: []}
 
 
 def test_labels_that_are_damaged_are_reported_once(tmp_path: Path) -> None:
@@ -225,8 +253,9 @@ def test_whole_files_are_fetched_with_few_requests(
     assert found.ok
     listed = open_storage(store).files()
     metadata = 2 * sum(path.endswith("zarr.json") for path in listed)  # which is looked at again
-    labels = 2 * sum(path.startswith("train/labels/c/") for path in listed)  # compared with the names
-    assert fault_proxy.count() <= found.nbytes / 4e6 + found.files + metadata + labels + 3
+    assert fault_proxy.count() <= found.nbytes / 4e6 + found.files + metadata + 3
+    (shards,) = {fault_proxy.count("GET", f"/{path}$") for path in listed if "labels/c/" in path}
+    assert shards == -(-(store / "train/labels/c/0").stat().st_size // sound_files.PIECE_NBYTES) == 1
 
 
 @pytest.mark.parametrize("nbytes", [1, 7, 50, 10**6])
@@ -276,6 +305,7 @@ def test_a_file_is_checked_while_its_other_pieces_are_fetched(
     assert events.index("taken") <= 3
 
 
+@pytest.mark.usefixtures("no_labels_in_memory")
 def test_names_that_could_not_be_compared_with_labels_do_not_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from helpers.growth import peak_nbytes
 from helpers.stores import Samples, write_store
 
 import tokenstore
-from tokenstore.audit import codes, sound_files, sound_shards, stats
+from tokenstore.audit import checked_labels, codes, sound_files, sound_shards, stats
 from tokenstore.codecs.context import fitting
 from tokenstore.format import ROOT, tables
 from tokenstore.reading import array, decoded, row_numbers
@@ -74,6 +74,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array, "_STREAM_NBYTES", 2**14)
     monkeypatch.setattr(decoded, "IN_MEMORY_NBYTES", 0)  # whose memory is only touched when it is used
     monkeypatch.setattr(encoded, "_PIECE_NBYTES", 2**13)
+    monkeypatch.setattr(checked_labels, "_IN_MEMORY_NBYTES", 2**12)
     monkeypatch.setattr(sound_files, "_LOCAL_PIECE_NBYTES", 2**14)
     monkeypatch.setattr(sound_shards, "_VALUES_NBYTES", 2**12)
     monkeypatch.setattr(local, "LOCAL_BLOCK_NBYTES", 2**14)

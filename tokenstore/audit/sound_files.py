@@ -11,20 +11,25 @@ import hashlib
 import itertools
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
+
+from tokenstore.audit.checked_labels import CheckedLabels
 from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.tables import check_table
 from tokenstore.errors import StorageError, TokenstoreError
-from tokenstore.format import ROOT, ArrayLayout, FileRecord, sharding
-from tokenstore.machine import available_cores, in_order
+from tokenstore.format import LABELS, ROOT, ArrayLayout, FileRecord, sharding
+from tokenstore.machine import available_cores
 from tokenstore.reading import StoreFiles
 from tokenstore.reading.checked_files import opened_file
 from tokenstore.storage import Storage
 from tokenstore.storage.regular import read_at, read_into
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 PIECE_NBYTES = 2**23
 """The bytes of one request for a part of a file."""
@@ -33,7 +38,7 @@ _PIECES_AT_ONCE = 4
 _LOCAL_PIECE_NBYTES = 2**20
 """The bytes of a file of this machine that are read at once: they fit into a processor's cache."""
 _LOOKS_AT_ONCE = 8
-"""The requests for sizes and metadata that are made at a time, before any file is checked."""
+"""The requests for sizes and metadata that are made at a time, beside those for files."""
 _LARGE_AT_ONCE = 4
 """The least number of large files in memory: some are checked while others are fetched."""
 
@@ -47,11 +52,12 @@ class SoundFiles:
     def __init__(self, store: StoreFiles) -> None:
         self._store = store
         self._storage = store.storage
-        self.sizes: dict[str, int] | None = None
-        """The sizes of all files of a remote place by their paths; None where no listing tells them."""
         self._large = threading.BoundedSemaphore(max(_LARGE_AT_ONCE, available_cores()))
-        self._layouts: dict[str, ArrayLayout] = {}
-        self._look()
+        arrays = [f"{split}/{name}" for split in store.splits for name in store.split_arrays(split)]
+        self._sizes, self._layouts = self._look(arrays)
+        self._lock = threading.Lock()
+        self._labels: dict[str, CheckedLabels | None] = {}
+        """The labels of each split of which a shard of labels is checked."""
         self._tables: dict[str, tuple[str, int, int]] = {}
         """The split, the first row and the rows of each file of a samples table, by its path."""
         for split in store.splits:
@@ -60,26 +66,31 @@ class SoundFiles:
                 for path, rows in store.samples_parts(split):
                     self._tables[path] = (split, start, rows)
                     start += rows
-        self.shards: dict[str, set[int]] = {array: set() for array in self._layouts}
+        self.shards: dict[str, set[int]] = {array: set() for array in arrays}
         """The numbers of the shards of each array that passed: digest, index, checksums and values."""
         self.table_problems: dict[str, list[str]] = {}
         """The problems of each file of a samples table whose digest is right."""
 
-    def _look(self) -> None:
-        """Find out the sizes of files and the layouts of arrays, of a remote place all at once."""
+    def _look(
+        self, arrays: Sequence[str]
+    ) -> tuple[Future[dict[str, int] | None] | None, dict[str, Future[ArrayLayout]]]:
+        """Begin to find out the sizes of the files of a remote place, and the layouts of arrays.
 
-        def size() -> None:
-            self.sizes = _listed_sizes(self._storage)
+        The check of a file waits for what it needs of them, while others are fetched already.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # not above, for a fast start
 
-        def layout(array: str) -> None:
-            with contextlib.suppress(TokenstoreError):
-                self._layouts[array] = self._store.layout(array)
+        is_remote = not self._storage.maps_files
+        pool = ThreadPoolExecutor(_LOOKS_AT_ONCE if is_remote else 1)
+        sizes = pool.submit(_listed_sizes, self._storage) if is_remote else None
+        layouts = {array: pool.submit(self._store.layout, array) for array in arrays}
+        pool.shutdown(wait=False)
+        return sizes, layouts
 
-        store, is_remote = self._store, not self._storage.maps_files
-        arrays = [f"{split}/{name}" for split in store.splits for name in store.split_arrays(split)]
-        tasks: list[Callable[[], None]] = [size] if is_remote else []
-        tasks += [partial(layout, array) for array in arrays]
-        deque(in_order(lambda task: task(), tasks, _LOOKS_AT_ONCE if is_remote else 1), maxlen=0)
+    @property
+    def sizes(self) -> dict[str, int] | None:
+        """The sizes of all files of a remote place by their paths; None where no listing tells them."""
+        return None if self._sizes is None else self._sizes.result()
 
     def passes(self, path: str, record: FileRecord) -> bool:
         """Return whether a file has its digest and, if it is a shard, all that its chunks must have."""
@@ -90,16 +101,14 @@ class SoundFiles:
 
     def _passes(self, path: str, record: FileRecord) -> bool:
         with contextlib.suppress(TokenstoreError, OSError, ValueError):
-            if not self._storage.maps_files and self._size(path) != record.size:
-                return False
             if path.endswith(ROOT) and not self._storage.maps_files:
                 self._store.read_checked(path)
-                return True
+                return self._has_size(path, record)
             if path in self._tables:
                 return self._passes_table(path, record)
             array, _, rest = path.partition("/c/")
             number = rest.partition("/")[0]
-            layout = self._layouts.get(array)
+            layout = self._layout(array)
             if layout is not None and number.isdecimal() and int(number) < layout.shards:
                 shard = int(number)
                 if path == f"{array}/{layout.shard_file(shard)}":
@@ -111,11 +120,21 @@ class SoundFiles:
                 digest = hashlib.sha256()
                 for piece in pieces:
                     digest.update(piece)
-                return digest.hexdigest() == record.sha256
+                return digest.hexdigest() == record.sha256 and self._has_size(path, record)
         return False
 
-    def _size(self, path: str) -> int | None:
-        return self._storage.size(path) if self.sizes is None else self.sizes.get(path)
+    def _layout(self, array: str) -> ArrayLayout | None:
+        looked = self._layouts.get(array)
+        with contextlib.suppress(TokenstoreError):
+            return None if looked is None else looked.result()
+        return None
+
+    def _has_size(self, path: str, record: FileRecord) -> bool:
+        """Return whether a remote file has no more bytes than were fetched; local ones are known to."""
+        if self._storage.maps_files:
+            return True
+        sizes = self.sizes
+        return (self._storage.size(path) if sizes is None else sizes.get(path)) == record.size
 
     def _passes_table(self, path: str, record: FileRecord) -> bool:
         from tokenstore.format import SAMPLES_SCHEMA  # imports pyarrow
@@ -129,25 +148,70 @@ class SoundFiles:
             opened: Any = file
             if hashlib.file_digest(opened, "sha256").hexdigest() != record.sha256:
                 return False
-            findings = check_table(self._store, file, SAMPLES_SCHEMA, rows, path, (split, start))
+            if not self._has_size(path, record):
+                return False
+            findings = check_table(
+                self._store,
+                file,
+                SAMPLES_SCHEMA,
+                rows,
+                path,
+                (split, start),
+                partial(self._known_labels, split),
+            )
         if findings.uncompared is not None:
             return False
         self.table_problems[path] = findings.problems
         return True
+
+    def _known_labels(self, split: str) -> npt.NDArray[Any] | None:
+        labels = self._labels.get(split)
+        return None if labels is None else labels.complete()
+
+    def _labels_of(self, array: str, layout: ArrayLayout) -> CheckedLabels | None:
+        """Return the place for the labels of an array; None for others, and where labels have no names."""
+        split, _, name = array.rpartition("/")
+        if name != LABELS or not self._store.manifest.class_names:
+            return None
+        with self._lock:
+            if split not in self._labels:
+                self._labels[split] = CheckedLabels.of(layout)
+            return self._labels[split]
 
     def _passes_shard(
         self, layout: ArrayLayout, array: str, shard: int, path: str, record: FileRecord
     ) -> bool:
         if record.size < layout.index_nbytes:
             return False
+        labels, passed = self._labels_of(array, layout), False
+        if labels is None:
+            return self._is_sound(layout, array, shard, path, record)
+        labels.begin()
+        try:
+            passed = self._is_sound(layout, array, shard, path, record, labels.values)
+        finally:
+            labels.end(passed)
+        return passed
+
+    def _is_sound(
+        self,
+        layout: ArrayLayout,
+        array: str,
+        shard: int,
+        path: str,
+        record: FileRecord,
+        kept: npt.NDArray[Any] | None = None,
+    ) -> bool:
         chunks, name = layout.shard_chunks(shard), array.rpartition("/")[2]
         with _pieces(self._storage, path, record.size, layout.index_nbytes) as (tail, pieces):
             index = sharding.decode_index(tail, chunks, record.size, path)
-            check, digest = ShardCheck(layout, name, self._store.manifest, shard, index), hashlib.sha256()
+            check = ShardCheck(layout, name, self._store.manifest, shard, index, kept)
+            digest = hashlib.sha256()
             for piece in pieces:
                 digest.update(piece)
                 check.take(piece)
-            return check.is_complete and digest.hexdigest() == record.sha256
+        is_whole = check.is_complete and digest.hexdigest() == record.sha256
+        return is_whole and self._has_size(path, record)
 
 
 def _listed_sizes(storage: Storage) -> dict[str, int] | None:

@@ -5,6 +5,8 @@ Chunks are checked where they lie in a piece. Only the chunk across the border o
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,16 +23,24 @@ _VALUES_NBYTES = 2**20
 class ShardCheck:
     """The chunks of one shard of an array, checked in order.
 
-    `index` (chunks, 2) is that of the shard, checked already.
+    `index` (chunks, 2) is that of the shard, checked already. If `kept` is given, which has the shape of the
+    array, the values are written to it.
     """
 
     def __init__(
-        self, layout: ArrayLayout, name: str, manifest: Manifest, shard: int, index: sharding.Index
+        self,
+        layout: ArrayLayout,
+        name: str,
+        manifest: Manifest,
+        shard: int,
+        index: sharding.Index,
+        kept: npt.NDArray[Any] | None = None,
     ) -> None:
         self._layout, self._name, self._manifest = layout, name, manifest
         self._first = shard * layout.chunks_per_shard
         self._bounds = np.concatenate([[0], index.sum(axis=1)]).astype(np.int64)
         """The beginning of each chunk, and the end of the last."""
+        self._kept = kept
         self._chunk, self._position = 0, 0
         self._left: list[npt.NDArray[np.uint8]] = []
         """The bytes of a chunk whose other bytes are in the next piece."""
@@ -84,4 +94,6 @@ class ShardCheck:
         problem = value_out_of_range(values, self._name, self._manifest, layout.form)
         if problem is not None:
             raise CodecError(problem)
+        if self._kept is not None:
+            self._kept[begin:end] = values
         self._chunk += len(payloads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -80,17 +80,19 @@ def check_table(
     rows: int,
     path: str,
     labelled: tuple[str, int] | None,
+    known_labels: Callable[[], npt.NDArray[Any] | None] = lambda: None,
 ) -> TableFindings:
     """Check a table's open file of so many rows, a batch at a time.
 
     `labelled` are the split and the first sample of a samples table: the names of labels in its rows are
-    compared with the labels, and the first wrong one is reported.
+    compared with the labels, and the first wrong one is reported. `known_labels` returns the labels of
+    the split (samples,), or None for them to be read.
     """
     from tokenstore.format import table_batches
 
     findings, at = TableFindings(), 0
     try:
-        labels = None if labelled is None else _LabelNames(store, *labelled, rows)
+        labels = None if labelled is None else _LabelNames(store, *labelled, rows, known_labels)
         for batch in table_batches(file, schema, rows, f"{store.storage}/{path}"):
             if labels is not None and not findings.problems:
                 problem = labels.first_wrong(batch, at)
@@ -105,7 +107,14 @@ def check_table(
 class _LabelNames:
     """The names that the labels of `rows` samples of a split have, from one of its samples on."""
 
-    def __init__(self, store: StoreFiles, split: str, start: int, rows: int) -> None:
+    def __init__(
+        self,
+        store: StoreFiles,
+        split: str,
+        start: int,
+        rows: int,
+        known: Callable[[], npt.NDArray[Any] | None],
+    ) -> None:
         self._names = store.manifest.class_names
         self._start, self._stop = start, start + rows
         self.unreadable: str | None = None
@@ -114,7 +123,10 @@ class _LabelNames:
         self._ahead: tuple[int, npt.NDArray[Any]] = (start, np.empty(0, int))
         """The first of the samples whose labels were read together, and these labels."""
         if self._names and LABELS in store.split_arrays(split):
+            labels = known()
             try:
+                if labels is not None:
+                    self._ahead = (0, labels)
                 self._labels = array_reader(store, f"{split}/{LABELS}").streamed()
             except StorageError:
                 raise
