@@ -200,12 +200,12 @@ class SoundFiles:
         shard: int,
         path: str,
         record: FileRecord,
-        kept: npt.NDArray[Any] | None = None,
+        copy_to: npt.NDArray[Any] | None = None,
     ) -> bool:
         chunks, name = layout.shard_chunks(shard), array.rpartition("/")[2]
         with _pieces(self._storage, path, record.size, layout.index_nbytes) as (tail, pieces):
             index = sharding.decode_index(tail, chunks, record.size, path)
-            check = ShardCheck(layout, name, self._store.manifest, shard, index, kept)
+            check = ShardCheck(layout, name, self._store.manifest, shard, index, copy_to)
             digest = hashlib.sha256()
             for piece in pieces:
                 digest.update(piece)

@@ -23,7 +23,7 @@ _VALUES_NBYTES = 2**20
 class ShardCheck:
     """The chunks of one shard of an array, checked in order.
 
-    `index` (chunks, 2) is that of the shard, checked already. If `kept` is given, which has the shape of the
+    `index` (chunks, 2) is that of the shard, checked already. If `copy_to` is given, which has the shape of the
     array, the values are written to it.
     """
 
@@ -34,13 +34,13 @@ class ShardCheck:
         manifest: Manifest,
         shard: int,
         index: sharding.Index,
-        kept: npt.NDArray[Any] | None = None,
+        copy_to: npt.NDArray[Any] | None = None,
     ) -> None:
         self._layout, self._name, self._manifest = layout, name, manifest
         self._first = shard * layout.chunks_per_shard
         self._bounds = np.concatenate([[0], index.sum(axis=1)]).astype(np.int64)
         """The beginning of each chunk, and the end of the last."""
-        self._kept = kept
+        self._copy_to = copy_to
         self._chunk, self._position = 0, 0
         self._left: list[npt.NDArray[np.uint8]] = []
         """The bytes of a chunk whose other bytes are in the next piece."""
@@ -94,6 +94,6 @@ class ShardCheck:
         problem = value_out_of_range(values, self._name, self._manifest, layout.form)
         if problem is not None:
             raise CodecError(problem)
-        if self._kept is not None:
-            self._kept[begin:end] = values
+        if self._copy_to is not None:
+            self._copy_to[begin:end] = values
         self._chunk += len(payloads)
