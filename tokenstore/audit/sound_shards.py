@@ -23,8 +23,8 @@ _VALUES_NBYTES = 2**20
 class ShardCheck:
     """The chunks of one shard of an array, checked in order.
 
-    `index` (chunks, 2) is that of the shard, checked already. If `copy_to` is given, which has the shape of the
-    array, the values are written to it.
+    `index` (chunks, 2) is that of the shard, checked already. The values are copied to
+    `copy_to`, if it is given, an array of the shape of the whole.
     """
 
     def __init__(
