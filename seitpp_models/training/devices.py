@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,8 @@ __all__ = ["devices_of", "precision_of"]
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """The names of precisions here, and Accelerate's."""
+_one_run = threading.Lock()
+"""Held by the run of this process that draws from torch's random state and has set Accelerate's."""
 
 
 @contextmanager
@@ -30,15 +33,29 @@ def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
     """Give the Accelerator of a run, and restore torch's threads and random state when the block ends.
 
     Raises ModelError for a device or precision that this machine does not have, for another device or
-    precision than those of an Accelerator that the program made itself, and for processes that torchrun did
-    not launch.
+    precision than those of an Accelerator that the program made itself, for processes that torchrun did not
+    launch, and while another run of this process is under way.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    with torch_threads(settings.threads or max(1, available_cores() // processes)), _own_state():
+    with _alone(), torch_threads(settings.threads or max(1, available_cores() // processes)), _own_state():
         devices = _accelerator(settings)
         gpus = [devices.device] if devices.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus):
             yield devices
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse a second run in this process: both would draw from torch's one random state in turn."""
+    if not _one_run.acquire(blocking=False):
+        raise ModelError(
+            "another training of this process is under way, and the two would share torch's random state; "
+            "train them one after the other, or each in a process of its own"
+        )
+    try:
+        yield
+    finally:
+        _one_run.release()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from accelerate import Accelerator, PartialState
 from accelerate.state import is_initialized
@@ -52,3 +54,25 @@ def test_a_device_that_the_program_has_set_stays() -> None:
             assert precision_of(devices) == precision
         assert (own.device.type, own.is_main_process) == ("cpu", True)
     assert not is_initialized()
+
+
+def test_a_second_run_of_a_process_is_refused_while_the_first_goes_on() -> None:
+    refused: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with devices_of(on_cpu("fp32")):
+                pass
+        except ModelError as error:
+            refused.append(error)
+
+    with devices_of(on_cpu("bf16")) as devices:
+        other = threading.Thread(target=second)
+        other.start()
+        other.join()
+        assert precision_of(devices) == "bf16"
+        assert is_initialized()
+    (error,) = refused
+    assert str(error).startswith("another training of this process is under way")
+    second()
+    assert len(refused) == 1
