@@ -46,6 +46,8 @@ GRID = (4, 4)
 CODEBOOK_SIZE = 2048
 CLASSES = 1000
 SPLIT = "train"
+_MOST_LINKS = 2**15
+"""The most names of one file; ext4 allows 65,000."""
 _TABLE_ROWS = 2**18
 """The rows of a samples table that are written at once."""
 
@@ -121,10 +123,11 @@ def _write_shards(
         path = f"{SPLIT}/{name}/{layout.shard_file(shard)}"
         file = store / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        if hard_links and file != first:
+        if hard_links and shard % _MOST_LINKS:
             os.link(first, file)
         else:
             file.write_bytes(data)
+            first = file
         if not is_large:
             yield path, record
     if is_large:

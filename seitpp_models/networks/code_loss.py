@@ -39,6 +39,8 @@ def code_loss(
     """
     if torch.compiler.is_compiling():
         return _all_at_once(vectors, table.detach(), bias, targets, label_smoothing)
+    if not torch.is_grad_enabled():  # subtle: a Function would still be told that parameters need gradients
+        vectors, bias = vectors.detach(), bias.detach()
     apply: Any = _CodeLoss.apply
     return CodeLoss(*apply(vectors, bias, table.detach(), targets, label_smoothing))
 

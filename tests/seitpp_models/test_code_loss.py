@@ -68,8 +68,14 @@ def test_only_the_loss_has_a_gradient_and_the_table_gets_none() -> None:
     assert table.grad is None
     assert vectors.grad is not None
     assert bias.grad is not None
-    with torch.no_grad():
-        assert not code_loss(vectors, table, bias, targets).loss.requires_grad
+
+
+def test_evaluation_computes_no_gradients() -> None:
+    for allowed, steps in ((False, 0), (True, 1)):
+        with torch.set_grad_enabled(allowed), _Called() as called:
+            loss = code_loss(*inputs(ROWS, CODES)).loss
+        assert loss.requires_grad == allowed
+        assert called.names.count("scatter_") == steps
 
 
 def test_half_precision_does_not_reach_the_loss() -> None:
@@ -90,6 +96,18 @@ def test_torch_compile_takes_the_plain_formula(monkeypatch: pytest.MonkeyPatch) 
     compiled = code_loss(*given_inputs, 0.1)
     for mine, right in zip(compiled, found, strict=True):
         torch.testing.assert_close(mine, right)
+
+
+class _Called(TorchFunctionMode):
+    """The names of the functions of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
 
 
 class _Largest(TorchFunctionMode):
