@@ -17,6 +17,7 @@ from tokenstore.texts import printable
 from tokenstore.version import __version__
 
 from .console import echo, wrapped
+from .help_pages import HelpContext
 from .waiting import waiting
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class LazyCommands(click.Group):
     Packages add commands by entry points of the group `PROGRAM.commands`, such as `tokenstore.commands`.
     """
 
+    context_class = HelpContext
     homes: Mapping[str, tuple[str, str]] = {}
     """The module of each command, and a sentence about it."""
     program = ""
@@ -112,11 +114,15 @@ class LazyCommands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command and return it; None if none has this name."""
+        command: click.Command | None = None
         if cmd_name in self.homes:
             module = importlib.import_module(f".{self.homes[cmd_name][0]}", __package__)
-            command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-            return command
-        return self.added[cmd_name].load() if cmd_name in self.added else None
+            command = getattr(module, cmd_name.replace("-", "_"))
+        elif cmd_name in self.added:
+            command = self.added[cmd_name].load()
+        if command is not None:
+            command.context_class = HelpContext
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -133,7 +133,9 @@ def _record(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _unfinished(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str | None:
     """Return how far a run is that has not logged its last epoch; None for any other."""
     epochs, done = settings.get("epochs"), log[-1].get("epoch") if log else 0
-    if not isinstance(epochs, (int, float)) or not isinstance(done, (int, float)) or done >= epochs - 0.01:
+    if not isinstance(epochs, (int, float)) or not isinstance(done, (int, float)):
+        return None
+    if not done < epochs - 0.01:  # NaN is no epoch, and below none
         return None
     return f"training is not at its end: epoch {done:.2f} of {epochs:g}"
 

@@ -88,6 +88,17 @@ def test_help_shows_each_example_on_a_line_of_its_own(words: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("words", [*PROGRAMS, *COMMANDS])
+@pytest.mark.parametrize("width", [60, 80, 81, 100])
+def test_help_breaks_no_name_at_its_hyphens(words: str, width: int) -> None:
+    program, *rest = words.split()
+    result = CliRunner().invoke(PROGRAMS[program], [*rest, "--help"], terminal_width=width)
+    shown = result.output.splitlines()
+    assert [line for line in shown if re.search(r"\w-$", line)] == []
+    assert max(map(len, shown)) > width / 2
+    assert result.output.isascii()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_is_and_what_it_takes(command: str) -> None:
     for parameter in COMMANDS[command].params:

@@ -284,8 +284,9 @@ def test_a_run_that_has_only_begun_is_shown_as_unfinished(tmp_path: Path) -> Non
     made = report(folder)
     assert "epoch 29.50 of 30" in made.html()
     assert made.problems == ()
-    (folder / "log.jsonl").write_text('{"step": 8, "epoch": 30.0, "loss": 1, "seconds": 3}\n')
-    assert "training" not in report(folder).runs[0].reasons
+    for epoch in ("30.0", "NaN", "null"):
+        (folder / "log.jsonl").write_text(f'{{"step": 8, "epoch": {epoch}, "loss": 1, "seconds": 3}}\n')
+        assert "training" not in report(folder).runs[0].reasons
 
 
 def test_no_folder_with_a_run_and_no_folder_are_refused(tmp_path: Path) -> None:
