@@ -76,8 +76,8 @@ class Size:
 def write(folder: Path, size: Size, *, hard_links: bool = False) -> Path:
     """Write a store of random codes with labels to a folder, unless it is there, and return its path.
 
-    With `hard_links`, the shards of an array are one file with many names, which takes no room on the disk;
-    some file systems allow 65,000 names.
+    With `hard_links`, the shards of an array are a few files with many names each, which take no room on the
+    disk.
     """
     size = size.rounded()
     path = folder / f"{size.samples}-{size.shards}{'-links' if hard_links else ''}.zarr"
@@ -118,16 +118,14 @@ def _write_shards(
     """Write all shards of an array, and yield the path and the record of each, or of the list of many."""
     data = layout.encode_shard(_values(name, layout))
     record = file_record(data)
-    first = store / SPLIT / name / layout.shard_file(0)
     for shard in range(layout.shards):
         path = f"{SPLIT}/{name}/{layout.shard_file(shard)}"
         file = store / path
         file.parent.mkdir(parents=True, exist_ok=True)
         if hard_links and shard % _MOST_LINKS:
-            os.link(first, file)
+            os.link(store / SPLIT / name / layout.shard_file(shard - shard % _MOST_LINKS), file)
         else:
             file.write_bytes(data)
-            first = file
         if not is_large:
             yield path, record
     if is_large:

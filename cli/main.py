@@ -120,7 +120,7 @@ class LazyCommands(click.Group):
             command = getattr(module, cmd_name.replace("-", "_"))
         elif cmd_name in self.added:
             command = self.added[cmd_name].load()
-        if command is not None:
+        if command is not None and command.context_class is click.Context:
             command.context_class = HelpContext
         return command
 

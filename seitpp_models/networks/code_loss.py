@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["CodeLoss", "code_loss"]
+__all__ = ["CodeLoss", "code_logits", "code_loss"]
 
 _LOGITS_AT_ONCE_CPU = 2**20
 """The logits that are in memory at a time: 4 MB, which stay in a processor's cache."""
@@ -18,7 +18,7 @@ _LOGITS_AT_ONCE = 2**25
 
 
 class CodeLoss(NamedTuple):
-    """The loss of predicted codes, and what it is worth."""
+    """The loss of predicted codes, with two figures to report."""
 
     loss: Tensor
     """The mean cross-entropy in nats, () float32, with label smoothing. Only this has a gradient."""
@@ -34,8 +34,8 @@ def code_loss(
     """Return the loss of the logits `vectors @ table.T + bias` for the codes in `targets`.
 
     `vectors` are (R, C), the `table` of codes (K, C), which gets no gradient, `bias` (K,) and `targets` (R,)
-    int64. It is computed in float32 at least, also under autocast. torch.compile makes its own kernels of the
-    plain formula.
+    int64. It is computed in float32 at least, also under autocast, and has a first derivative only. Under
+    torch.compile the plain formula is compiled, which has the logits of all rows in memory.
     """
     if torch.compiler.is_compiling():
         return _all_at_once(vectors, table.detach(), bias, targets, label_smoothing)
@@ -45,10 +45,17 @@ def code_loss(
     return CodeLoss(*apply(vectors, bias, table.detach(), targets, label_smoothing))
 
 
+def code_logits(vectors: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+    """Return the logits (R, K) of vectors (R, C), in float32 at least, also under autocast."""
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    with torch.autocast(vectors.device.type, enabled=False):
+        return F.linear(vectors.to(dtype), table.to(dtype), bias.to(dtype))
+
+
 def _all_at_once(
     vectors: Tensor, table: Tensor, bias: Tensor, targets: Tensor, label_smoothing: float
 ) -> CodeLoss:
-    logits = F.linear(vectors, table, bias).float()
+    logits = code_logits(vectors, table, bias)
     loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     plain = F.cross_entropy(logits.detach(), targets) if label_smoothing else loss.detach()
     return CodeLoss(loss, plain, (logits.detach().argmax(1) == targets).float().mean())
@@ -91,7 +98,7 @@ class _CodeLoss(torch.autograd.Function):
                     bias_gradient += shares.sum(0)
                 start += len(part)
         count = len(vectors)
-        ctx.count, ctx.dtypes = count, (vectors.dtype, bias.dtype)
+        ctx.count = count
         ctx.save_for_backward(vectors_gradient, bias_gradient)
         plain, right = plain / count, right / count
         ctx.mark_non_differentiable(plain, right)
@@ -101,10 +108,7 @@ class _CodeLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scale = loss / ctx.count
-        gradients = [
-            None if each is None else (each * scale).to(dtype)
-            for each, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        gradients = [None if each is None else each * scale for each in ctx.saved_tensors]
         return (*gradients, None, None, None)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seitpp_models.networks.code_loss import CodeLoss, code_loss
+from seitpp_models.networks.code_loss import CodeLoss, code_logits, code_loss
 
 __all__ = ["MaskedTokenOutput", "NumberHead", "TokenHead"]
 
@@ -79,7 +79,7 @@ class TokenHead(nn.Module):
 
 def _logits(vectors: Sequence[Tensor], tables: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     logits = [
-        F.linear(each, table.detach(), bias)
+        code_logits(each, table.detach(), bias)
         for each, table, bias in zip(vectors, tables, biases, strict=True)
     ]
     return torch.cat(logits, -1)

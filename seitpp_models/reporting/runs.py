@@ -135,7 +135,7 @@ def _unfinished(settings: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -
     epochs, done = settings.get("epochs"), log[-1].get("epoch") if log else 0
     if not isinstance(epochs, (int, float)) or not isinstance(done, (int, float)):
         return None
-    if not done < epochs - 0.01:  # NaN is no epoch, and below none
+    if not done < epochs - 0.01:  # NaN is not below it
         return None
     return f"training is not at its end: epoch {done:.2f} of {epochs:g}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,8 +23,11 @@ __all__ = ["devices_of", "precision_of"]
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """The names of precisions here, and Accelerate's."""
-_one_run = threading.Lock()
-"""Held by the run of this process that draws from torch's random state and has set Accelerate's."""
+_runs: dict[int, object] = {}
+"""The run of a process, by the process's number: it draws from torch's random state and has set Accelerate's.
+
+A forked process has a copy of its parent's run, which is none of its own.
+"""
 
 
 @contextmanager
@@ -47,7 +49,8 @@ def devices_of(settings: DeviceSettings) -> Iterator[Accelerator]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Refuse a second run in this process: both would draw from torch's one random state in turn."""
-    if not _one_run.acquire(blocking=False):
+    process, run = os.getpid(), object()
+    if _runs.setdefault(process, run) is not run:
         raise ModelError(
             "another training of this process is under way, and the two would share torch's random state; "
             "train them one after the other, or each in a process of its own"
@@ -55,7 +58,7 @@ def _alone() -> Iterator[None]:
     try:
         yield
     finally:
-        _one_run.release()
+        del _runs[process]
 
 
 @contextmanager

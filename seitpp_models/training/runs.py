@@ -163,8 +163,9 @@ def run_experiment(
     """Open a store, prepare an experiment on it, and train; write to the folder `out` and return the result.
 
     Raises the errors of `door.prepare`; StoreError if there is no store; ModelError for devices that cannot
-    be used, a batch that processes and parts do not divide, a warm-up as long as the run, a loss that is not
-    finite, and if `out` holds a run that is not to be resumed, or one of other settings.
+    be used, while another run of this process is under way, for a batch that processes and parts do not
+    divide, a warm-up as long as the run, a loss that is not finite, and if `out` holds a run that is not to
+    be resumed, or one of other settings.
     """
     with devices_of(settings.group(DeviceSettings)) as devices:
         source, where = opened(store)

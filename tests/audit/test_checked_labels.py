@@ -10,10 +10,14 @@ import pytest
 from helpers.stores import Samples, random_codes, write_store
 
 from tokenstore.audit import checked_labels
-from tokenstore.audit.checked_labels import CheckedLabels
-from tokenstore.format import ArrayLayout
+from tokenstore.audit.checked_labels import CheckedLabels, SplitLabels
+from tokenstore.format import ArrayLayout, FileRecord
 from tokenstore.reading import StoreFiles
 from tokenstore.storage import open_storage
+
+TABLE = "train/samples.parquet"
+SHARDS = [f"train/labels/c/{number}" for number in range(3)]
+SMALL = FileRecord(50, "0" * 64)
 
 
 @pytest.fixture
@@ -25,31 +29,65 @@ def layout(tmp_path: Path) -> ArrayLayout:
     return StoreFiles(open_storage(tmp_path / "s")).layout("train/labels")
 
 
-def test_labels_are_known_once_every_shard_has_passed(layout: ArrayLayout) -> None:
-    labels = CheckedLabels(layout)
-    for _ in range(layout.shards):
-        assert labels.complete() is None  # some check has not begun, and is not waited for
-        labels.begin()
-    found: list[object] = []
-    waiting = threading.Thread(target=lambda: found.append(labels.complete()))
-    waiting.start()
-    for _ in range(layout.shards):
-        assert not found
-        labels.end(passed=True)
-    waiting.join(60)
-    assert found == [labels.values]
+def announced(*paths: str) -> CheckedLabels:
+    labels = CheckedLabels({TABLE: "train"})
+    for path in paths:
+        labels.announce(path, SMALL)
+    return labels
+
+
+def passing(labels: CheckedLabels, layout: ArrayLayout, *numbers: int) -> SplitLabels:
+    """Let the checks of shards end that pass, and return the labels of the split."""
+    of_split = labels.of_split("train", layout)
+    assert of_split is not None
+    for number in numbers:
+        of_split.passed.add(number)
+        labels.end(SHARDS[number])
+    return of_split
+
+
+def test_a_table_waits_for_the_shards_that_were_announced_before_it(layout: ArrayLayout) -> None:
+    for last in range(3):
+        labels, found = announced(*SHARDS, TABLE), list[object]()
+        of_split = passing(labels, layout, *{0, 1, 2} - {last})
+        waiting = threading.Thread(target=lambda to, of: to.append(of.for_table(TABLE)), args=(found, labels))
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        passing(labels, layout, last)
+        waiting.join(60)
+        assert found == [of_split.values]
+
+
+@pytest.mark.parametrize("paths", [[TABLE, *SHARDS], [*SHARDS[:2], TABLE, SHARDS[2]], [*SHARDS]])
+def test_no_table_waits_for_a_shard_behind_it(layout: ArrayLayout, paths: list[str]) -> None:
+    labels = announced(*paths)
+    passing(labels, layout, *range(paths.index(TABLE) if TABLE in paths else 0))
+    assert labels.for_table(TABLE) is None
 
 
 def test_a_shard_that_does_not_pass_ends_the_wait(layout: ArrayLayout) -> None:
-    labels = CheckedLabels(layout)
-    for _ in range(layout.shards):
-        labels.begin()
-    labels.end(passed=False)
-    assert labels.complete() is None
+    labels = announced(*SHARDS, TABLE)
+    passing(labels, layout, 0, 2)
+    labels.end(SHARDS[1])
+    assert labels.for_table(TABLE) is None
 
 
-def test_only_labels_that_fit_are_kept(layout: ArrayLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_may_wait_for_the_end_of_a_table_is_not_waited_for(layout: ArrayLayout) -> None:
+    labels = announced(*SHARDS[1:])
+    labels.announce(SHARDS[0], FileRecord(2**23 + 1, "0" * 64))
+    labels.announce(TABLE, SMALL)
+    passing(labels, layout, 1, 2)
+    assert labels.for_table(TABLE) is None
+
+
+def test_only_labels_that_fit_in_memory_are_kept(
+    layout: ArrayLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = {f"{split}/samples.parquet": split for split in "abcd"}
     nbytes = layout.samples * layout.dtype.itemsize
-    for limit, kept in ((nbytes, True), (nbytes - 1, False)):
+    for limit, fits in ((3 * nbytes, 3), (3 * nbytes - 1, 2), (nbytes - 1, 0)):
         monkeypatch.setattr(checked_labels, "_IN_MEMORY_NBYTES", limit)
-        assert (CheckedLabels.of(layout) is not None) == kept
+        labels = CheckedLabels(tables)
+        assert [labels.of_split(split, layout) is not None for split in "abcd"].count(True) == fits
+    assert CheckedLabels({}).of_split("a", layout) is None  # no table asks for them

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,16 @@ import fsspec
 import numpy as np
 import pytest
 from helpers.fault_proxy import FaultProxy
+from helpers.growth import peak_nbytes
 from helpers.object_storage import S3Server
-from helpers.stores import Samples, contents, random_codes, replace_files, write_store
+from helpers.stores import Samples, contents, edit_root, random_codes, replace_files, write_store
 
 import tokenstore
 from tokenstore.audit import checked_labels, sound_files, sound_shards, tables
 from tokenstore.audit.sound_shards import ShardCheck
 from tokenstore.audit.verify import Verification, verify
 from tokenstore.errors import DamageError, StorageError
-from tokenstore.format import FileRecord
+from tokenstore.format import ArrayLayout, FileRecord
 from tokenstore.format import tables as format_tables
 from tokenstore.reading import ArrayReader, StoreFiles, checked_files
 from tokenstore.storage import open_storage
@@ -172,16 +175,31 @@ def test_labels_that_cannot_be_read_once_are_compared_again_or_reported(
         )
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize("slow", ["nothing", "train/labels", "train/labels/c/0"])
 def test_labels_are_compared_as_the_checks_of_their_shards_decode_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_url: str, is_remote: bool, slow: str
 ) -> None:
     def refused(*_: Any) -> Any:
         raise AssertionError("the labels were read again")
 
+    layout, passes_shard = StoreFiles.layout, sound_files.SoundFiles._passes_shard
+
+    def layout_in_time(self: StoreFiles, array: str) -> ArrayLayout:
+        time.sleep(0.2 * (array == slow))
+        return layout(self, array)
+
+    def passes_shard_in_time(self: sound_files.SoundFiles, *of: Any) -> bool:
+        time.sleep(0.2 * (slow in of))
+        return passes_shard(self, *of)
+
     store = write(tmp_path / "store")
+    tokenstore.copy(store, memory_url)
     with monkeypatch.context() as patch:
         patch.setattr(ArrayReader, "read_range", refused)
-        assert verify(store).ok
+        patch.setattr(StoreFiles, "layout", layout_in_time)
+        patch.setattr(sound_files.SoundFiles, "_passes_shard", passes_shard_in_time)
+        assert verify(memory_url if is_remote else store).ok
     files = StoreFiles(open_storage(store))
     sound, path = sound_files.SoundFiles(files), "train/samples.parquet"
     assert sound.passes(path, files.record(path))  # before any shard of labels
@@ -276,6 +294,44 @@ def test_chunks_are_checked_whatever_pieces_a_shard_comes_in(
             (store / path).write_bytes(changed)
             record = FileRecord(len(data), hashlib.sha256(changed).hexdigest())
             assert not sound.passes(path, record), (codec, place)
+
+
+@pytest.mark.parametrize("path", ["train/tokens/c/0/0/0", "train/labels/c/1", "train/samples.parquet"])
+def test_a_size_that_a_file_does_not_have_takes_no_memory(tmp_path: Path, memory_url: str, path: str) -> None:
+    store, size = write(tmp_path / "store"), 10**8
+    tokenstore.copy(store, memory_url)
+
+    def enter(root: dict[str, Any]) -> None:
+        root["attributes"]["tokenstore"]["files"][path][0] = size
+
+    edit_root(store, enter)
+    fs, root = fsspec.core.url_to_fs(memory_url)
+    fs.pipe_file(f"{root}/zarr.json", (store / "zarr.json").read_bytes())
+    found: list[Verification] = []
+    assert peak_nbytes(lambda: found.append(verify(memory_url))) < 20e6  # a list of all pieces has 200 MB
+    assert found[0].problems[0].startswith(f"{memory_url}/{path}: expected {size} bytes, found ")
+
+
+def test_no_request_follows_the_end_of_a_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, looks, begun = StoreFiles(open_storage(write(tmp_path / "store"))), list[str](), threading.Event()
+
+    layout = files.layout
+
+    def slow(array: str) -> ArrayLayout:
+        looks.append(array)
+        begun.wait(60)
+        return layout(array)
+
+    monkeypatch.setattr(files, "layout", slow)
+    before = set(threading.enumerate())
+    sound = sound_files.SoundFiles(files)
+    threading.Timer(0.05, begun.set).start()
+    sound.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert len(looks) <= 1 < len(sound.shards)
 
 
 def test_a_file_is_checked_while_its_other_pieces_are_fetched(

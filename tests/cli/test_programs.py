@@ -60,11 +60,17 @@ def test_another_package_adds_a_command_by_an_entry_point(
 ) -> None:
     (tmp_path / "shouting.py").write_text(
         "import click\n"
-        "@click.command()\n"
+        "class Context(click.Context):\n"
+        "    def said(self, word):\n"
+        "        click.echo(word.upper())\n"
+        "class Command(click.Command):\n"
+        "    context_class = Context\n"
+        "@click.command(cls=Command)\n"
         "@click.argument('word')\n"
-        "def shout(word):\n"
+        "@click.pass_context\n"
+        "def shout(context, word):\n"
         "    '''Say WORD loudly.'''\n"
-        "    click.echo(word.upper())\n"
+        "    context.said(word)\n"
     )
     facts = tmp_path / "shouting-1.dist-info"
     facts.mkdir()

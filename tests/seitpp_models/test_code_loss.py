@@ -85,17 +85,24 @@ def test_half_precision_does_not_reach_the_loss() -> None:
         assert torch.equal(code_loss(vectors, table, bias, targets).loss, exact)
         halves = code_loss(vectors.bfloat16(), table, bias, targets)
     assert halves.loss.dtype == torch.float32
-    (gradient,) = torch.autograd.grad(halves.loss, vectors)
-    assert gradient.dtype == torch.float32
+    rounded = vectors.bfloat16().float().requires_grad_()
+    torch.testing.assert_close(halves.loss, code_loss(rounded, table, bias, targets).loss)
+    for leaf, same in ((vectors, rounded), (bias, bias)):
+        (gradient,) = torch.autograd.grad(halves.loss, leaf, retain_graph=True)
+        (right,) = torch.autograd.grad(code_loss(rounded, table, bias, targets).loss, same)
+        torch.testing.assert_close(gradient, right, rtol=0.01, atol=1e-6)
 
 
-def test_torch_compile_takes_the_plain_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_torch_compile_takes_the_plain_formula_in_float32(autocast: bool) -> None:
     given_inputs = inputs(ROWS, CODES, dtype=torch.float32)
     found = code_loss(*given_inputs, 0.1)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    compiled = code_loss(*given_inputs, 0.1)
+    compiled_loss = torch.compile(code_loss, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        compiled = compiled_loss(*given_inputs, 0.1)
     for mine, right in zip(compiled, found, strict=True):
         torch.testing.assert_close(mine, right)
+    assert compiled.loss.requires_grad
 
 
 class _Called(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -59,9 +60,9 @@ def test_a_device_that_the_program_has_set_stays() -> None:
 def test_a_second_run_of_a_process_is_refused_while_the_first_goes_on() -> None:
     refused: list[BaseException] = []
 
-    def second() -> None:
+    def second(precision: str = "fp32") -> None:
         try:
-            with devices_of(on_cpu("fp32")):
+            with devices_of(on_cpu(precision)):
                 pass
         except ModelError as error:
             refused.append(error)
@@ -72,6 +73,11 @@ def test_a_second_run_of_a_process_is_refused_while_the_first_goes_on() -> None:
         other.join()
         assert precision_of(devices) == "bf16"
         assert is_initialized()
+        process = os.fork()
+        if not process:  # a forked process has no run, but its parent's in its memory
+            second("bf16")
+            os._exit(len(refused) - 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     (error,) = refused
     assert str(error).startswith("another training of this process is under way")
     second()

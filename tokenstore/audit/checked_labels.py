@@ -1,62 +1,83 @@
-"""The labels of a split that the checks of its shards have decoded, for the check of its samples table."""
+"""The labels that the checks of shards have decoded, for the checks of samples tables."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format import ArrayLayout
+from tokenstore.format import LABELS, ArrayLayout, FileRecord
 
-__all__ = ["CheckedLabels"]
+__all__ = ["CheckedLabels", "SplitLabels"]
 
 _IN_MEMORY_NBYTES = 2**23
-"""The most bytes of labels that are kept."""
+"""The most bytes of labels that are kept, of all splits together."""
+
+
+@dataclass(frozen=True)
+class SplitLabels:
+    """The labels of a split, as far as its shards have passed."""
+
+    values: npt.NDArray[Any]
+    """The labels (samples,), into which the checks of shards decode."""
+    shards: int
+    """The number of shards."""
+    passed: set[int] = field(default_factory=set)
+    """The numbers of the shards that passed."""
 
 
 class CheckedLabels:
-    """The labels of one split, which the checks of its shards fill in, each in any thread."""
+    """The labels of the splits whose samples tables are checked, from any number of threads.
 
-    def __init__(self, layout: ArrayLayout) -> None:
-        self.values: npt.NDArray[Any] = np.empty((layout.samples, *layout.sample_shape), layout.dtype)
-        """The labels (samples,) as far as their shards have been checked."""
-        self._shards = layout.shards
-        self._begun = self._ended = 0
-        self._all_passed = True
-        self._changed = threading.Condition()
+    `tables` has the split of each file of a samples table by its path. Files are announced in the order in
+    which their checks begin. The check of a table waits for the shards that were announced before it, so
+    that no check waits for one that is still to begin.
+    """
 
-    @classmethod
-    def of(cls, layout: ArrayLayout) -> CheckedLabels | None:
-        """Return the labels of an array; None if they need too much memory, or are no labels."""
-        is_plain = layout.dtype.kind in "iu" and not layout.sample_shape
-        fits = layout.samples * layout.dtype.itemsize <= _IN_MEMORY_NBYTES
-        return cls(layout) if is_plain and fits else None
+    def __init__(self, tables: Mapping[str, str]) -> None:
+        self._tables = tables
+        self._checks: dict[str, dict[str, threading.Event]] = {split: {} for split in tables.values()}
+        """The ends of the checks of the shards that were announced, by split and path."""
+        self._before: dict[str, list[threading.Event]] = {}
+        """Those that were announced before a table."""
+        self._labels: dict[str, SplitLabels | None] = {}
+        self._left_nbytes = _IN_MEMORY_NBYTES
+        self._lock = threading.Lock()
 
-    def begin(self) -> None:
-        """Say that the check of a shard has begun.
+    def announce(self, path: str, record: FileRecord) -> None:
+        """Say that the check of a file begins before those of all files that are announced later."""
+        split, is_shard, _ = path.rpartition(f"/{LABELS}/c/")
+        if path in self._tables:
+            self._before[path] = list(self._checks[self._tables[path]].values())
+        # subtle: the check of a large file may wait for that of a table to end
+        elif is_shard and split in self._checks and record.size <= _IN_MEMORY_NBYTES:
+            self._checks[split][path] = threading.Event()
 
-        subtle: `complete` waits for it, so after this call it may not wait for the check of a table.
-        """
-        with self._changed:
-            self._begun += 1
+    def of_split(self, split: str, layout: ArrayLayout) -> SplitLabels | None:
+        """Return the place for the labels of a split; None if they do not fit, are none, or no table asks."""
+        with self._lock:
+            if split not in self._labels:
+                nbytes = layout.samples * layout.dtype.itemsize
+                is_plain = layout.dtype.kind in "iu" and not layout.sample_shape
+                fits = is_plain and split in self._checks and nbytes <= self._left_nbytes
+                values = np.empty(layout.samples, layout.dtype) if fits else None
+                self._left_nbytes -= nbytes if fits else 0
+                self._labels[split] = None if values is None else SplitLabels(values, layout.shards)
+            return self._labels[split]
 
-    def end(self, passed: bool) -> None:
-        """Say that a check which had begun has ended."""
-        with self._changed:
-            self._ended += 1
-            self._all_passed &= passed
-            self._changed.notify_all()
+    def end(self, path: str) -> None:
+        """Say that the check of a file has ended."""
+        check = self._checks.get(path.rpartition(f"/{LABELS}/c/")[0], {}).get(path)
+        if check is not None:
+            check.set()
 
-    def complete(self) -> npt.NDArray[Any] | None:
-        """Return the labels (samples,) once all shards have passed.
-
-        Returns None at once if the check of a shard has not begun, for it may need this thread, and where a
-        shard has not passed.
-        """
-        with self._changed:
-            if self._begun < self._shards:
-                return None
-            self._changed.wait_for(lambda: self._ended >= self._shards or not self._all_passed)
-            return self.values if self._all_passed else None
+    def for_table(self, path: str) -> npt.NDArray[Any] | None:
+        """Return the labels (samples,) of a table's split; None where not all shards passed before it."""
+        for check in self._before.get(path, ()):
+            check.wait()
+        labels = self._labels.get(self._tables[path])
+        return labels.values if labels is not None and len(labels.passed) == labels.shards else None

@@ -11,9 +11,10 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy.typing as npt
 
@@ -27,9 +28,6 @@ from tokenstore.reading import StoreFiles
 from tokenstore.reading.checked_files import opened_file
 from tokenstore.storage import Storage
 from tokenstore.storage.regular import read_at, read_into
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 PIECE_NBYTES = 2**23
 """The bytes of one request for a part of a file."""
@@ -54,10 +52,8 @@ class SoundFiles:
         self._storage = store.storage
         self._large = threading.BoundedSemaphore(max(_LARGE_AT_ONCE, available_cores()))
         arrays = [f"{split}/{name}" for split in store.splits for name in store.split_arrays(split)]
+        self._looks = ThreadPoolExecutor(1 if self._storage.maps_files else _LOOKS_AT_ONCE)
         self._sizes, self._layouts = self._look(arrays)
-        self._lock = threading.Lock()
-        self._labels: dict[str, CheckedLabels | None] = {}
-        """The labels of each split of which a shard of labels is checked."""
         self._tables: dict[str, tuple[str, int, int]] = {}
         """The split, the first row and the rows of each file of a samples table, by its path."""
         for split in store.splits:
@@ -66,6 +62,8 @@ class SoundFiles:
                 for path, rows in store.samples_parts(split):
                     self._tables[path] = (split, start, rows)
                     start += rows
+        has_names = bool(store.manifest.class_names)
+        self._labels = CheckedLabels({path: of[0] for path, of in self._tables.items() if has_names})
         self.shards: dict[str, set[int]] = {array: set() for array in arrays}
         """The numbers of the shards of each array that passed: digest, index, checksums and values."""
         self.table_problems: dict[str, list[str]] = {}
@@ -78,14 +76,24 @@ class SoundFiles:
 
         The check of a file waits for what it needs of them, while others are fetched already.
         """
-        from concurrent.futures import ThreadPoolExecutor  # not above, for a fast start
-
         is_remote = not self._storage.maps_files
-        pool = ThreadPoolExecutor(_LOOKS_AT_ONCE if is_remote else 1)
-        sizes = pool.submit(_listed_sizes, self._storage) if is_remote else None
-        layouts = {array: pool.submit(self._store.layout, array) for array in arrays}
-        pool.shutdown(wait=False)
+        sizes = self._looks.submit(_listed_sizes, self._storage) if is_remote else None
+        layouts = {array: self._looks.submit(self._store.layout, array) for array in arrays}
+        self._looks.shutdown(wait=False)
         return sizes, layouts
+
+    def close(self) -> None:
+        """Begin no more requests, and wait for those under way."""
+        self._looks.shutdown(cancel_futures=True)
+
+    def announced(self, records: Iterable[tuple[str, FileRecord]]) -> Iterator[tuple[str, FileRecord]]:
+        """Yield the files, whose checks must begin in this order.
+
+        Then labels are decoded once, for their own check and for that of the names in the samples table.
+        """
+        for path, record in records:
+            self._labels.announce(path, record)
+            yield path, record
 
     @property
     def sizes(self) -> dict[str, int] | None:
@@ -94,10 +102,12 @@ class SoundFiles:
 
     def passes(self, path: str, record: FileRecord) -> bool:
         """Return whether a file has its digest and, if it is a shard, all that its chunks must have."""
-        if self._storage.maps_files or record.size <= PIECE_NBYTES:
-            return self._passes(path, record)
-        with self._large:
-            return self._passes(path, record)
+        is_large = record.size > PIECE_NBYTES and not self._storage.maps_files
+        try:
+            with self._large if is_large else contextlib.nullcontext():
+                return self._passes(path, record)
+        finally:
+            self._labels.end(path)
 
     def _passes(self, path: str, record: FileRecord) -> bool:
         with contextlib.suppress(TokenstoreError, OSError, ValueError):
@@ -130,7 +140,7 @@ class SoundFiles:
         return None
 
     def _has_size(self, path: str, record: FileRecord) -> bool:
-        """Return whether a remote file has no more bytes than were fetched; local ones are known to."""
+        """Return whether a remote file has the listed size; a local one that was opened has it."""
         if self._storage.maps_files:
             return True
         sizes = self.sizes
@@ -157,40 +167,24 @@ class SoundFiles:
                 rows,
                 path,
                 (split, start),
-                partial(self._known_labels, split),
+                partial(self._labels.for_table, path),
             )
         if findings.uncompared is not None:
             return False
         self.table_problems[path] = findings.problems
         return True
 
-    def _known_labels(self, split: str) -> npt.NDArray[Any] | None:
-        labels = self._labels.get(split)
-        return None if labels is None else labels.complete()
-
-    def _labels_of(self, array: str, layout: ArrayLayout) -> CheckedLabels | None:
-        """Return the place for the labels of an array; None for others, and where labels have no names."""
-        split, _, name = array.rpartition("/")
-        if name != LABELS or not self._store.manifest.class_names:
-            return None
-        with self._lock:
-            if split not in self._labels:
-                self._labels[split] = CheckedLabels.of(layout)
-            return self._labels[split]
-
     def _passes_shard(
         self, layout: ArrayLayout, array: str, shard: int, path: str, record: FileRecord
     ) -> bool:
         if record.size < layout.index_nbytes:
             return False
-        labels, passed = self._labels_of(array, layout), False
-        if labels is None:
-            return self._is_sound(layout, array, shard, path, record)
-        labels.begin()
-        try:
-            passed = self._is_sound(layout, array, shard, path, record, labels.values)
-        finally:
-            labels.end(passed)
+        split, _, name = array.rpartition("/")
+        labels = self._labels.of_split(split, layout) if name == LABELS else None
+        copy_to = None if labels is None else labels.values
+        passed = self._is_sound(layout, array, shard, path, record, copy_to)
+        if passed and labels is not None:
+            labels.passed.add(shard)
         return passed
 
     def _is_sound(
@@ -259,10 +253,12 @@ def _fetched_pieces(
     storage: Storage, path: str, nbytes: int, tail_nbytes: int
 ) -> Iterator[tuple[bytes, Iterator[bytes]]]:
     """Do the same as `_pieces` for a file that is fetched: the pieces with its last bytes come first."""
-    ranges = [(path, start, min(start + PIECE_NBYTES, nbytes)) for start in range(0, nbytes, PIECE_NBYTES)]
-    first = (nbytes - tail_nbytes) // PIECE_NBYTES if tail_nbytes else len(ranges)
-    fetched = storage.ranges_in_turn([*ranges[first:], *ranges[:first]], _PIECES_AT_ONCE)
+    starts = range(0, nbytes, PIECE_NBYTES)
+    first = (nbytes - tail_nbytes) // PIECE_NBYTES if tail_nbytes else len(starts)
+    in_turn = itertools.chain(starts[first:], starts[:first])  # no list: a damaged manifest may say any size
+    ranges = ((path, start, min(start + PIECE_NBYTES, nbytes)) for start in in_turn)
+    fetched = storage.ranges_in_turn(ranges, _PIECES_AT_ONCE)
     with contextlib.closing(fetched):
-        last = list(itertools.islice(fetched, len(ranges) - first))
+        last = list(itertools.islice(fetched, len(starts) - first))
         tail = (last[0] if len(last) == 1 else b"".join(last))[-tail_nbytes:] if tail_nbytes else b""
         yield tail, itertools.chain(fetched, last)

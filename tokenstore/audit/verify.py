@@ -173,33 +173,14 @@ def _check_store(
         findings.problems.append(str(error))
         return findings
     findings.files, findings.nbytes = 1, store.root_nbytes
-    total = _nbytes(store)
-    sound = SoundFiles(store)
-    damaged: set[str] = set()
-    unread: list[str] = []
-
-    def checked(file: tuple[str, FileRecord]) -> tuple[str, FileRecord, str | None]:
-        path, record = file
-        return path, record, None if sound.passes(path, record) else _check_file(storage, path, record)
-
-    jobs = available_cores() if storage.maps_files else max(_FETCHED_AT_ONCE, available_cores())
-    # the records of the second list depend on what is damaged in the first
-    for records in (store.manifest.files.items(), _shard_records(store, damaged, unread)):
-        with contextlib.closing(in_order(checked, records, jobs, _AHEAD)) as checks:
-            for path, record, problem in checks:
-                if problem is not None:
-                    findings.problems.append(f"{storage}/{path}: {problem}")
-                    damaged.add(path)
-                findings.files += 1
-                findings.nbytes += record.size
-                if on_progress is not None:
-                    on_progress(findings.nbytes, total)
-    try:
-        findings.problems += check_root(store, damaged)
-    except FileNotFoundError:
-        store.check_unchanged()
-        raise
-    problems, notes = check_listing(store, sound.sizes)
+    with contextlib.closing(SoundFiles(store)) as sound:
+        damaged, unread = _check_files(store, sound, findings, on_progress)
+        try:
+            findings.problems += check_root(store, damaged)
+        except FileNotFoundError:
+            store.check_unchanged()
+            raise
+        problems, notes = check_listing(store, sound.sizes)
     findings.problems += problems
     findings.notes += notes
     findings.problems += _table_problems(store, damaged)
@@ -212,6 +193,39 @@ def _check_store(
     if findings.problems:
         store.rule_out_change()  # a store that was replaced meanwhile is not damaged
     return findings
+
+
+def _check_files(
+    store: StoreFiles,
+    sound: SoundFiles,
+    findings: _Findings,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[set[str], list[str]]:
+    """Check every file, many at a time, and add up what is found.
+
+    Returns the paths of damaged files, and the reasons for which lists of shards could not be read.
+    """
+    storage, total = store.storage, _nbytes(store)
+    damaged: set[str] = set()
+    unread: list[str] = []
+
+    def checked(file: tuple[str, FileRecord]) -> tuple[str, FileRecord, str | None]:
+        path, record = file
+        return path, record, None if sound.passes(path, record) else _check_file(storage, path, record)
+
+    jobs = available_cores() if storage.maps_files else max(_FETCHED_AT_ONCE, available_cores())
+    # the records of the second list depend on what is damaged in the first
+    for records in (store.manifest.files.items(), _shard_records(store, damaged, unread)):
+        with contextlib.closing(in_order(checked, sound.announced(records), jobs, _AHEAD)) as checks:
+            for path, record, problem in checks:
+                if problem is not None:
+                    findings.problems.append(f"{storage}/{path}: {problem}")
+                    damaged.add(path)
+                findings.files += 1
+                findings.nbytes += record.size
+                if on_progress is not None:
+                    on_progress(findings.nbytes, total)
+    return damaged, unread
 
 
 def _table_problems(store: StoreFiles, damaged: set[str]) -> list[str]:
