@@ -43,7 +43,7 @@ class CheckedLabels:
         self._checks: dict[str, dict[str, threading.Event]] = {split: {} for split in tables.values()}
         """The ends of the checks of the shards that were announced, by split and path."""
         self._before: dict[str, list[threading.Event]] = {}
-        """Those that were announced before a table."""
+        """The ends of the checks that were announced before a table, by the path of the table."""
         self._labels: dict[str, SplitLabels | None] = {}
         self._left_nbytes = _IN_MEMORY_NBYTES
         self._lock = threading.Lock()
