@@ -11,13 +11,12 @@ from helpers.stores import Samples, random_codes, write_store
 
 from tokenstore.audit import checked_labels
 from tokenstore.audit.checked_labels import CheckedLabels, SplitLabels
-from tokenstore.format import ArrayLayout, FileRecord
+from tokenstore.format import ArrayLayout
 from tokenstore.reading import StoreFiles
 from tokenstore.storage import open_storage
 
 TABLE = "train/samples.parquet"
 SHARDS = [f"train/labels/c/{number}" for number in range(3)]
-SMALL = FileRecord(50, "0" * 64)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def layout(tmp_path: Path) -> ArrayLayout:
 def announced(*paths: str) -> CheckedLabels:
     labels = CheckedLabels({TABLE: "train"})
     for path in paths:
-        labels.announce(path, SMALL)
+        labels.announce(path)
     return labels
 
 
@@ -70,14 +69,6 @@ def test_a_shard_that_does_not_pass_ends_the_wait(layout: ArrayLayout) -> None:
     labels = announced(*SHARDS, TABLE)
     passing(labels, layout, 0, 2)
     labels.end(SHARDS[1])
-    assert labels.for_table(TABLE) is None
-
-
-def test_a_shard_that_may_wait_for_the_end_of_a_table_is_not_waited_for(layout: ArrayLayout) -> None:
-    labels = announced(*SHARDS[1:])
-    labels.announce(SHARDS[0], FileRecord(2**23 + 1, "0" * 64))
-    labels.announce(TABLE, SMALL)
-    passing(labels, layout, 1, 2)
     assert labels.for_table(TABLE) is None
 
 

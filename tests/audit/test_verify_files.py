@@ -197,6 +197,7 @@ def test_labels_are_compared_as_the_checks_of_their_shards_decode_them(
     tokenstore.copy(store, memory_url)
     with monkeypatch.context() as patch:
         patch.setattr(ArrayReader, "read_range", refused)
+        patch.setattr(sound_files, "PIECE_NBYTES", 1000)
         patch.setattr(StoreFiles, "layout", layout_in_time)
         patch.setattr(sound_files.SoundFiles, "_passes_shard", passes_shard_in_time)
         assert verify(memory_url if is_remote else store).ok
@@ -310,6 +311,29 @@ def test_a_size_that_a_file_does_not_have_takes_no_memory(tmp_path: Path, memory
     found: list[Verification] = []
     assert peak_nbytes(lambda: found.append(verify(memory_url))) < 20e6  # a list of all pieces has 200 MB
     assert found[0].problems[0].startswith(f"{memory_url}/{path}: expected {size} bytes, found ")
+
+
+def test_no_table_waits_for_a_large_shard_which_may_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_url: str
+) -> None:
+    store = write(tmp_path / "store")
+    tokenstore.copy(store, memory_url)
+    files = StoreFiles(open_storage(memory_url))
+    sizes = [record.size for path, record in files.records() if "labels/c/" in path]
+    for limit, waits in ((max(sizes), True), (min(sizes) - 1, False)):
+        monkeypatch.setattr(sound_files, "PIECE_NBYTES", limit)
+        sound, path = sound_files.SoundFiles(files), "train/samples.parquet"
+        assert len(list(sound.announced(files.records()))) == len(list(files.records()))
+        table = threading.Thread(target=sound.passes, args=(path, files.record(path)))
+        table.start()
+        table.join(0.2 if waits else 60)
+        assert table.is_alive() == waits
+        for shard, record in files.records():
+            if shard != path:
+                assert sound.passes(shard, record)
+        table.join(60)
+        assert not table.is_alive()
+        assert sound.table_problems == {path: []}
 
 
 def test_no_request_follows_the_end_of_a_verification(

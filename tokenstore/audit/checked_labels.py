@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokenstore.format import LABELS, ArrayLayout, FileRecord
+from tokenstore.format import LABELS, ArrayLayout
 
 __all__ = ["CheckedLabels", "SplitLabels"]
 
@@ -48,13 +48,12 @@ class CheckedLabels:
         self._left_nbytes = _IN_MEMORY_NBYTES
         self._lock = threading.Lock()
 
-    def announce(self, path: str, record: FileRecord) -> None:
+    def announce(self, path: str) -> None:
         """Say that the check of a file begins before those of all files that are announced later."""
         split, is_shard, _ = path.rpartition(f"/{LABELS}/c/")
         if path in self._tables:
             self._before[path] = list(self._checks[self._tables[path]].values())
-        # subtle: the check of a large file may wait for that of a table to end
-        elif is_shard and split in self._checks and record.size <= _IN_MEMORY_NBYTES:
+        elif is_shard and split in self._checks:
             self._checks[split][path] = threading.Event()
 
     def of_split(self, split: str, layout: ArrayLayout) -> SplitLabels | None:

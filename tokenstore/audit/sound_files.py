@@ -92,7 +92,9 @@ class SoundFiles:
         Then labels are decoded once, for their own check and for that of the names in the samples table.
         """
         for path, record in records:
-            self._labels.announce(path, record)
+            # subtle: a large shard may wait for a table to end, so that a table never waits for a large shard
+            if path in self._tables or not self._is_large(record):
+                self._labels.announce(path)
             yield path, record
 
     @property
@@ -102,12 +104,15 @@ class SoundFiles:
 
     def passes(self, path: str, record: FileRecord) -> bool:
         """Return whether a file has its digest and, if it is a shard, all that its chunks must have."""
-        is_large = record.size > PIECE_NBYTES and not self._storage.maps_files
         try:
-            with self._large if is_large else contextlib.nullcontext():
+            with self._large if self._is_large(record) else contextlib.nullcontext():
                 return self._passes(path, record)
         finally:
             self._labels.end(path)
+
+    def _is_large(self, record: FileRecord) -> bool:
+        """Return whether a file is fetched piece by piece, of which there are few at a time."""
+        return record.size > PIECE_NBYTES and not self._storage.maps_files
 
     def _passes(self, path: str, record: FileRecord) -> bool:
         with contextlib.suppress(TokenstoreError, OSError, ValueError):
