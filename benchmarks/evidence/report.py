@@ -15,6 +15,7 @@ from tokenstore.files import whole_file
 __all__ = ["Group", "groups_of", "markdown", "plot", "provenance"]
 
 _PERCENT = 100
+_MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def markdown(table: Table, results: Mapping[str, Result]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for group in groups:
         done = bool(group.results)
-        size = f"{group.mean('bytes') / 1e6:.2f}" if done and "bytes" in group.results[0] else ""
+        size = f"{group.mean('bytes') / _MEGABYTE:.2f}" if done and "bytes" in group.results[0] else ""
         minutes = f"{group.mean('seconds') / 60:.0f}" if done and "seconds" in group.results[0] else ""
         row = [
             group.arm,
@@ -116,7 +117,9 @@ def plot(table: Table, results: Mapping[str, Result], path: Path) -> bool:
             above = [high - mean for mean, high in zip(means, highs, strict=True)]
             axes.errorbar(sizes, means, yerr=[below, above], fmt="o-", capsize=3, markersize=4, label=arm)
         axes.set_xscale("log")
-        axes.set_xlabel("bytes of the training data")
+        for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            ticks("{x:g}")  # 2, not 2x10^0
+        axes.set_xlabel("MB of the training data")
         axes.set_ylabel(f"{table.figure}, %")
         axes.set_title(table.title, fontsize=10)
         axes.grid(alpha=0.3, which="both")
@@ -127,9 +130,9 @@ def plot(table: Table, results: Mapping[str, Result], path: Path) -> bool:
 
 
 def _point(group: Group, name: str) -> tuple[float, float, float, float]:
-    """Return bytes, mean, lowest and highest figure of a group."""
+    """Return MB, mean, lowest and highest figure of a group, figures in percent."""
     values = [_PERCENT * value for value in group.figures(name)]
-    return group.mean("bytes"), sum(values) / len(values), min(values), max(values)
+    return group.mean("bytes") / _MEGABYTE, sum(values) / len(values), min(values), max(values)
 
 
 def _figures(table: Table, groups: Sequence[Group]) -> list[str]:

@@ -20,13 +20,23 @@ from evidence.tables import read_table
 from tokenstore.errors import TokenstoreError
 
 
+def _svg(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".svg":
+        raise click.BadParameter(f"expected a file that ends in .svg, as plots are SVG, found {path}")
+    return path
+
+
 @click.command()
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument(
     "results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
-    "--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), help="An SVG file to draw."
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_svg,
+    help="An SVG file to draw.",
 )
 @click.option(
     "--choose",

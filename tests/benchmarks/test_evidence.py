@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from evidence.cells import Cell, EvidenceError, Names, Workplace, in_order
 from evidence.estimates import estimated
 from evidence.pixel_images import Form, as_jpeg, read_images, shared_bytes
@@ -20,6 +21,7 @@ from evidence.report import groups_of, markdown, plot
 from evidence.results import read_results
 from evidence.schedule import run_cells
 from evidence.stores import conversion, make_store, make_subset, stored_bytes
+from evidence.table import main as table_command
 from evidence.tables import Table, read_table
 from evidence.view_trainings import train_on_views
 from evidence.views import ViewLoader, make_views, stored_views
@@ -142,9 +144,20 @@ def test_reports_have_every_arm_and_the_same_picture_each_time(
     assert plot(table, results(work), tmp_path / "a.svg")
     assert plot(table, results(work), tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert "MB of the training data" in (tmp_path / "a.svg").read_text()
     assert not plot(table, {}, tmp_path / "none.svg")
     assert not (tmp_path / "none.svg").exists()
     assert all(not group.results for group in groups_of(table, {}))
+
+
+def test_a_plot_goes_to_an_svg_file_alone(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    results.touch()
+    arguments = [str(EVIDENCE / "table6.yaml"), str(results), "--plot", str(tmp_path / "plot.png")]
+    shown = CliRunner().invoke(table_command, arguments)
+    assert shown.exit_code == 2
+    assert "ends in .svg" in shown.output
+    assert not (tmp_path / "plot.png").exists()
 
 
 def test_an_estimate_measures_each_kind_of_cell_and_leaves_nothing(
